@@ -1,4 +1,5 @@
-//! Compiles the telephony contract. `protox` is a protobuf compiler in Rust: no `protoc` to install.
+//! Compiles the telephony contract. `protox` is a protobuf compiler in Rust: no `protoc` to
+//! install.
 
 #[cfg(feature = "io")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {

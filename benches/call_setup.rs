@@ -1,17 +1,21 @@
-//! What setting up and ending a call costs, against the bare receiving and sending of as many datagrams of the same sizes.
+//! What setting up and ending a call costs, against the bare receiving and sending of as many
+//! datagrams of the same sizes.
 //!
 //! ```text
 //! cargo bench --bench call_setup -- [--seconds 5] [--slots 32] [--workers 1] [--json]
 //! ```
 //!
-//! The whole SIP backend on real sockets: a trunk calls devices. A generator in one thread is the trunk and every device; its messages are
-//! prebuilt and patched. `--slots` calls are under way at any time, each INVITE, 100, 180, 200, ACK, BYE, 200 on both sides with its media
-//! ports opened and closed, and the next follows at once. It drives in turn the backend and a bare loop that answers each datagram with as
-//! many, of the sizes that one real call had, at as many calls a second as the backend has just reached: a loop that is faster than its
-//! generator never has to wake it, and would seem to cost half. CPU is what the kernel booked for the threads of either; the backend's counts while the
-//! bare loop is driven too, as that is when it ends what calls have left behind. What it does when transactions end, half a minute after
-//! their call, is only in it when that long is measured. All with the product's allocator. A ratio is that of a second of either, the
-//! median of all with the least and the most.
+//! The whole SIP backend on real sockets: a trunk calls devices. A generator in one thread is the
+//! trunk and every device; its messages are prebuilt and patched. `--slots` calls are under way at
+//! any time, each INVITE, 100, 180, 200, ACK, BYE, 200 on both sides with its media ports opened
+//! and closed, and the next follows at once. It drives in turn the backend and a bare loop that
+//! answers each datagram with as many, of the sizes that one real call had, at as many calls a
+//! second as the backend has just reached: a loop that is faster than its generator never has to
+//! wake it, and would seem to cost half. CPU is what the kernel booked for the threads of either;
+//! the backend's counts while the bare loop is driven too, as that is when it ends what calls have
+//! left behind. What it does when transactions end, half a minute after their call, is only in it
+//! when that long is measured. All with the product's allocator. A ratio is that of a second of
+//! either, the median of all with the least and the most.
 
 mod measure;
 
@@ -63,12 +67,7 @@ struct Options {
 }
 
 fn options() -> Result<Options, Box<dyn Error>> {
-    let mut options = Options {
-        seconds: 5,
-        slots: 32,
-        workers: 1,
-        json: false,
-    };
+    let mut options = Options { seconds: 5, slots: 32, workers: 1, json: false };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -162,7 +161,8 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
         .enable_all()
         .build()?;
     let config = config(&sockets, options)?;
-    let (_server, backend) = runtime.block_on(runtime.spawn(backend::start(config, store::in_memory())))??;
+    let (_server, backend) =
+        runtime.block_on(runtime.spawn(backend::start(config, store::in_memory())))??;
     let server = backend.local_addr(Protocol::Udp).ok_or("no UDP")?;
     let mut calls = Calls::new(sockets, server, options.slots)?;
     calls.register()?;
@@ -177,7 +177,8 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
     let mut kept = None;
     // A slice of the one, a slice of the other: what else the machine does disturbs both alike.
     for _ in 0..options.seconds {
-        let (ours, theirs, began) = (Threads::of("self", &OURS), Threads::of("self", &BARE), instant());
+        let (ours, theirs, began) =
+            (Threads::of("self", &OURS), Threads::of("self", &BARE), instant());
         let exchanges = bare.run(SLICE, rate)?;
         let bare_cpu = Threads::of("self", &BARE).since(&theirs);
         bare_time += began.elapsed();
@@ -208,7 +209,9 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
         return Err(format!("{open} legs are left over").into());
     }
     runtime.block_on(backend.shutdown());
-    let spread = |value: fn(&(f64, f64)) -> f64| Spread::of(slices.iter().map(value)).ok_or("no second was measured");
+    let spread = |value: fn(&(f64, f64)) -> f64| {
+        Spread::of(slices.iter().map(value)).ok_or("no second was measured")
+    };
     Ok(Row {
         calls: done,
         cpu: spread(|slice| slice.0)?,
@@ -228,45 +231,39 @@ fn config(sockets: &Sockets, options: &Options) -> Result<backend::BackendConfig
     let caller = sockets.caller.local_addr()?;
     let trunk = Trunk {
         // The devices are at the same address, and at another port.
-        sources: vec![TrunkSource {
-            address: caller.ip(),
-            port: Some(caller.port()),
-        }],
+        sources: vec![TrunkSource { address: caller.ip(), port: Some(caller.port()) }],
         prefixes: Vec::new(),
         ..Trunk::at("caller", caller, Protocol::Udp)
     };
     let limits = SipLimits {
-        transactions: Bounds {
-            total: usize::MAX,
-            per_source: usize::MAX,
-            ..Bounds::default()
-        },
+        transactions: Bounds { total: usize::MAX, per_source: usize::MAX, ..Bounds::default() },
         legs: usize::MAX,
         ..SipLimits::default()
     };
     Ok(backend::BackendConfig {
         sip: SipConfig {
-            listen: vec![ListenAddress::new(Protocol::Udp, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
+            listen: vec![ListenAddress::new(
+                Protocol::Udp,
+                SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            )],
             realm: REALM.into(),
             accounts: (0..options.slots)
                 .map(|slot| {
                     let number = number(slot);
-                    SipAccount::new(format!("device-{number}").into(), number.as_str().into(), REALM, PASSWORD)
+                    SipAccount::new(
+                        format!("device-{number}").into(),
+                        number.as_str().into(),
+                        REALM,
+                        PASSWORD,
+                    )
                 })
                 .collect(),
             trunks: vec![trunk],
             limits,
             ..SipConfig::default()
         },
-        b2bua: B2buaConfig {
-            grace: Duration::ZERO,
-            ..B2buaConfig::default()
-        },
-        media: MediaConfig {
-            ports: None,
-            workers: options.workers,
-            ..MediaConfig::default()
-        },
+        b2bua: B2buaConfig { grace: Duration::ZERO, ..B2buaConfig::default() },
+        media: MediaConfig { ports: None, workers: options.workers, ..MediaConfig::default() },
     })
 }
 
@@ -344,11 +341,7 @@ struct Calls {
 impl Calls {
     fn new(sockets: Sockets, server: SocketAddr, slots: usize) -> io::Result<Self> {
         let (caller, callee) = (sockets.caller.local_addr()?, sockets.callee.local_addr()?);
-        let slot = || Slot {
-            number: 0,
-            waits: Waits::ForEnd,
-            since: instant(),
-        };
+        let slot = || Slot { number: 0, waits: Waits::ForEnd, since: instant() };
         Ok(Self {
             sockets,
             server,
@@ -386,12 +379,9 @@ impl Calls {
                 socket.send_to(request.as_bytes(), self.server)?;
                 let (length, _) = socket.recv_from(&mut self.buffer)?;
                 let response = std::str::from_utf8(&self.buffer[..length])?;
-                let challenges: Vec<&[u8]> = fields(response, "WWW-Authenticate").map(str::as_bytes).collect();
-                let subject = DigestRequest {
-                    method: b"REGISTER",
-                    uri: uri.as_bytes(),
-                    body: b"",
-                };
+                let challenges: Vec<&[u8]> =
+                    fields(response, "WWW-Authenticate").map(str::as_bytes).collect();
+                let subject = DigestRequest { method: b"REGISTER", uri: uri.as_bytes(), body: b"" };
                 if let Some(answer) = credentials.answer(&challenges, "server", subject, "bench") {
                     authorization = format!("Authorization: {answer}\r\n");
                 } else if !response.starts_with("SIP/2.0 200") {
@@ -450,11 +440,7 @@ impl Calls {
     fn begin(&mut self, slot: usize) -> io::Result<()> {
         let call = self.next;
         self.next += 1;
-        self.slots[slot] = Slot {
-            number: call,
-            waits: Waits::ForAnswer,
-            since: instant(),
-        };
+        self.slots[slot] = Slot { number: call, waits: Waits::ForAnswer, since: instant() };
         let (server, caller, offer) = (self.server, self.caller, &self.offer);
         let message = format!(
             "INVITE sip:{number}@{server} SIP/2.0\r\nVia: SIP/2.0/UDP {caller};branch=z9hG4bKi{call};rport\r\nMax-Forwards: 70\r\n\
@@ -469,16 +455,9 @@ impl Calls {
 
     fn send(&mut self, from: u64, bytes: &[u8]) -> io::Result<()> {
         if let Some(steps) = &mut self.recorded {
-            steps.push(Step {
-                size: bytes.len(),
-                answers: Vec::new(),
-            });
+            steps.push(Step { size: bytes.len(), answers: Vec::new() });
         }
-        let socket = if from == CALLER {
-            &self.sockets.caller
-        } else {
-            &self.sockets.callee
-        };
+        let socket = if from == CALLER { &self.sockets.caller } else { &self.sockets.callee };
         match socket.send_to(bytes, self.server) {
             // The far side has it sent again, or the call is given up.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -493,15 +472,14 @@ impl Calls {
             let side = event.data();
             loop {
                 let mut buffer = std::mem::take(&mut self.buffer);
-                let socket = if side == CALLER {
-                    &self.sockets.caller
-                } else {
-                    &self.sockets.callee
-                };
+                let socket =
+                    if side == CALLER { &self.sockets.caller } else { &self.sockets.callee };
                 let received = socket.recv_from(&mut buffer);
                 let outcome = match received {
                     Ok((length, _)) => {
-                        if let Some(step) = self.recorded.as_mut().and_then(|steps| steps.last_mut()) {
+                        if let Some(step) =
+                            self.recorded.as_mut().and_then(|steps| steps.last_mut())
+                        {
                             step.answers.push(length);
                         }
                         let message = std::str::from_utf8(&buffer[..length])?;
@@ -529,7 +507,9 @@ impl Calls {
         };
         let call_id = field(message, "Call-ID");
         let ids = call_id.strip_suffix("@bench").and_then(|ids| ids.split_once('.'));
-        let Some((slot, call)) = ids.and_then(|(slot, call)| Some((slot.parse::<usize>().ok()?, call.parse::<u64>().ok()?))) else {
+        let Some((slot, call)) = ids.and_then(|(slot, call)| {
+            Some((slot.parse::<usize>().ok()?, call.parse::<u64>().ok()?))
+        }) else {
             return Ok(());
         };
         if self.slots[slot].number != call || status.starts_with('1') {
@@ -540,7 +520,8 @@ impl Calls {
             (Waits::ForAnswer, true, true) => {
                 let target = field(message, "Contact");
                 let target = target.trim_start_matches('<').split('>').next().unwrap_or_default();
-                let (from, to, caller) = (field(message, "From"), field(message, "To"), self.caller);
+                let (from, to, caller) =
+                    (field(message, "From"), field(message, "To"), self.caller);
                 let request = |method: &str, branch: char, cseq: u8| {
                     format!(
                         "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {caller};branch=z9hG4bK{branch}{call};rport\r\nMax-Forwards: 70\r\n\
@@ -595,7 +576,11 @@ impl Calls {
         if message.starts_with("INVITE ") {
             let contact = format!("Contact: <sip:callee@{callee}>\r\nUser-Agent: bench\r\n");
             let ringing = respond("180 Ringing", &contact, "");
-            let answered = respond("200 OK", &format!("{contact}Content-Type: application/sdp\r\n"), &self.answer);
+            let answered = respond(
+                "200 OK",
+                &format!("{contact}Content-Type: application/sdp\r\n"),
+                &self.answer,
+            );
             self.send(CALLEE, ringing.as_bytes())?;
             self.send(CALLEE, answered.as_bytes())
         } else if message.starts_with("BYE ") {
@@ -608,7 +593,9 @@ impl Calls {
 }
 
 fn session(port: u16, payload_types: &[u8]) -> String {
-    let mut text = format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {port} RTP/AVP");
+    let mut text = format!(
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {port} RTP/AVP"
+    );
     payload_types.iter().for_each(|kind| text += &format!(" {kind}"));
     text += "\r\n";
     for kind in payload_types {
@@ -623,8 +610,7 @@ fn session(port: u16, payload_types: &[u8]) -> String {
 
 fn fields<'a>(message: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
     let head = message.split("\r\n\r\n").next().unwrap_or_default();
-    head.split("\r\n")
-        .filter_map(move |line| line.strip_prefix(name)?.strip_prefix(": "))
+    head.split("\r\n").filter_map(move |line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
 fn field<'a>(message: &'a str, name: &'a str) -> &'a str {
@@ -655,7 +641,9 @@ impl Bare {
         let thread = std::thread::Builder::new().name("bare-0".into()).spawn(move || {
             let mut buffer = [0; DATAGRAM];
             while !stopping.load(Ordering::Relaxed) {
-                let Ok((_, from)) = server.recv_from(&mut buffer) else { continue };
+                let Ok((_, from)) = server.recv_from(&mut buffer) else {
+                    continue;
+                };
                 counter.fetch_add(1, Ordering::Relaxed);
                 for size in &script[usize::from(buffer[0])].answers {
                     // What is lost shows at the other end.
@@ -663,15 +651,7 @@ impl Bare {
                 }
             }
         })?;
-        Ok(Self {
-            steps,
-            address,
-            socket,
-            slots,
-            served,
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { steps, address, socket, slots, served, stop, thread: Some(thread) })
     }
 
     /// So many exchanges a second, at once at most as many as there were calls; how many came to

@@ -1,36 +1,47 @@
-//! Events of the event channel: how many a second, how late, and what a session costs, beside Faye and cometd-nodejs-server.
+//! Events of the event channel: how many a second, how late, and what a session costs, beside Faye
+//! and cometd-nodejs-server.
 //!
 //! ```text
 //! cargo bench --bench events -- [--short] [--sessions 1000] [--seconds 5] [--idle 10000] [--batch 1] [--rounds 1] [--json]
 //!     [--servers undertone,faye,cometd-nodejs] [--transports long-polling,websocket] [--patterns one-to-one,one-to-all]
 //! ```
 //!
-//! Each server is a process of its own on one core; the load is this process, one thread on another core. Each row has a fresh server.
-//! Other programs on those cores spoil it. Ours checks the user of each request and keeps its state on disk; the peers do neither.
-//! A publishing session posts events of 430 bytes, up to `--batch` in a request, over four connections; `--sessions` others hear them:
-//! one-to-one each on its own channel in turn, one-to-all everybody each event. Over long-polling each has a connection with a held
-//! connect and sends the next at once; cometd-nodejs-server has no websockets. While it is measured the load never sleeps: the kernel
-//! charges whoever writes for waking whoever sleeps on the other core, and that would be the server. Three things are measured:
+//! Each server is a process of its own on one core; the load is this process, one thread on another
+//! core. Each row has a fresh server. Other programs on those cores spoil it. Ours checks the user
+//! of each request and keeps its state on disk; the peers do neither. A publishing session posts
+//! events of 430 bytes, up to `--batch` in a request, over four connections; `--sessions` others
+//! hear them: one-to-one each on its own channel in turn, one-to-all everybody each event. Over
+//! long-polling each has a connection with a held connect and sends the next at once;
+//! cometd-nodejs-server has no websockets. While it is measured the load never sleeps: the kernel
+//! charges whoever writes for waking whoever sleeps on the other core, and that would be the
+//! server. Three things are measured:
 //!
-//! * `events/s`: deliveries a second, the median of five parts of `--seconds`, with a bounded number of events on their way, so that
-//!   the server never waits. `server` and `generator` is how busy each was, the load without its looking in vain. "generator-bound": the load was the limit,
-//!   and the server could have done more.
-//!   "cores shared": neither was at its limit, as other programs took their time; `µs/event`, the server's CPU time, still counts.
-//! * `p50`, `p99`: publish to delivery at 1,000 deliveries a second in either pattern, counted from when each event was due, for
-//!   `--seconds` and at least six events.
-//! * `KiB/session`: what the second half of `--idle` sessions, each with one subscription and a held connect, adds to the resident
-//!   memory, over their number: the median of three fresh servers. Before either reading the server rests until it gives back
-//!   no more memory: the allocator of ours keeps what a check of a password took for a second, and then until something else is
-//!   freed. Pages of files and sockets' kernel memory are not in it, nor is the garbage of the peers: they collect it before. A dash:
-//!   too small to measure, the three differ by more than the median.
+//! * `events/s`: deliveries a second, the median of five parts of `--seconds`, with a bounded
+//!   number of events on their way, so that the server never waits. `server` and `generator` is how
+//!   busy each was, the load without its looking in vain. "generator-bound": the load was the
+//!   limit, and the server could have done more. "cores shared": neither was at its limit, as other
+//!   programs took their time; `µs/event`, the server's CPU time, still counts.
+//! * `p50`, `p99`: publish to delivery at 1,000 deliveries a second in either pattern, counted from
+//!   when each event was due, for `--seconds` and at least six events.
+//! * `KiB/session`: what the second half of `--idle` sessions, each with one subscription and a
+//!   held connect, adds to the resident memory, over their number: the median of three fresh
+//!   servers. Before either reading the server rests until it gives back no more memory: the
+//!   allocator of ours keeps what a check of a password took for a second, and then until something
+//!   else is freed. Pages of files and sockets' kernel memory are not in it, nor is the garbage of
+//!   the peers: they collect it before. A dash: too small to measure, the three differ by more than
+//!   the median.
 //!
-//! Below each row is the least and the most of each figure: of the parts for `events/s` and `µs/event`, of three parts for the delays.
+//! Below each row is the least and the most of each figure: of the parts for `events/s` and
+//! `µs/event`, of three parts for the delays.
 //!
-//! `lost`, `doubled` and `disordered` events of all phases are counted for each session. The bars compare ours with the peers of the
-//! same run, of each round those that ran one after the other; with several `--rounds` the middle one counts, as machines that others
-//! use too are now slower, now faster; a ratio's spread is that of the rounds, or with one round that of its parts. Exit code 1 when ours lost or doubled an event; a missed bar is only said.
+//! `lost`, `doubled` and `disordered` events of all phases are counted for each session. The bars
+//! compare ours with the peers of the same run, of each round those that ran one after the other;
+//! with several `--rounds` the middle one counts, as machines that others use too are now slower,
+//! now faster; a ratio's spread is that of the rounds, or with one round that of its parts. Exit
+//! code 1 when ours lost or doubled an event; a missed bar is only said.
 //!
-//! The peers come from npm at the versions in `benches/peers/package-lock.json`. Without node only ours is measured.
+//! The peers come from npm at the versions in `benches/peers/package-lock.json`. Without node only
+//! ours is measured.
 
 #[path = "events/load.rs"]
 mod load;
@@ -104,7 +115,9 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--batch" => options.batch = value()?.parse::<usize>()?.clamp(1, 32),
             "--rounds" => options.rounds = value()?.parse::<usize>()?.max(1),
             "--servers" => options.servers = chosen(&Kind::ALL, Kind::name, &value()?)?,
-            "--transports" => options.transports = chosen(&Transport::ALL, Transport::name, &value()?)?,
+            "--transports" => {
+                options.transports = chosen(&Transport::ALL, Transport::name, &value()?)?
+            }
             "--patterns" => options.patterns = chosen(&Pattern::ALL, Pattern::name, &value()?)?,
             "--json" => options.json = true,
             "--short" => {
@@ -121,9 +134,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
 
 fn chosen<T: Copy>(all: &[T], name: fn(T) -> &'static str, list: &str) -> Result<Vec<T>, String> {
     let find = |word: &str| all.iter().copied().find(|one| name(*one) == word);
-    list.split(',')
-        .map(|word| find(word).ok_or(format!("{word} is none of them")))
-        .collect()
+    list.split(',').map(|word| find(word).ok_or(format!("{word} is none of them"))).collect()
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -151,12 +162,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     } else {
         print_bars(&rows);
     }
-    let is_whole = |row: &Row| row.server != Kind::Undertone || (row.tally.lost == 0 && row.tally.doubled == 0);
-    Ok(if rows.iter().all(is_whole) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let is_whole = |row: &Row| {
+        row.server != Kind::Undertone || (row.tally.lost == 0 && row.tally.doubled == 0)
+    };
+    Ok(if rows.iter().all(is_whole) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// For people, beside the document.
@@ -191,12 +200,20 @@ fn measure(options: &Options, cores: Cores, peers: &Path) -> Result<Vec<Row>, Bo
                     if transport == Transport::Websocket && !kind.has_websockets() {
                         continue;
                     }
-                    let mut row = deliver(options, &Server::start(kind, cores, peers)?, (kind, transport, pattern), cores)?;
-                    let known = rows.iter().find(|row| row.server == kind && row.transport == transport);
+                    let mut row = deliver(
+                        options,
+                        &Server::start(kind, cores, peers)?,
+                        (kind, transport, pattern),
+                        cores,
+                    )?;
+                    let known =
+                        rows.iter().find(|row| row.server == kind && row.transport == transport);
                     row.kb_per_session = match known {
                         Some(known) => known.kb_per_session,
                         None if options.idle == 0 => None,
-                        None => memory(kind, transport, options.idle, || Server::start(kind, cores, peers))?,
+                        None => memory(kind, transport, options.idle, || {
+                            Server::start(kind, cores, peers)
+                        })?,
                     };
                     if !options.json {
                         row.print();
@@ -220,7 +237,12 @@ fn memory(
     Ok(Spread::of(runs.collect::<Result<Vec<f64>, _>>()?))
 }
 
-fn added(kind: Kind, transport: Transport, idle: usize, server: &Server) -> Result<f64, Box<dyn Error>> {
+fn added(
+    kind: Kind,
+    transport: Transport,
+    idle: usize,
+    server: &Server,
+) -> Result<f64, Box<dyn Error>> {
     let mut load = Load::new(&server.target, transport, Pattern::OneToOne, idle, false)?;
     // The first half fills what the process had to spare already.
     let half = (idle / 2).max(1);
@@ -237,7 +259,12 @@ fn added(kind: Kind, transport: Transport, idle: usize, server: &Server) -> Resu
 
 /// Memory once it falls no more. An allocator gives back what was freed some time ago only when it
 /// is asked for something, so a tenth more sessions are opened after each rest.
-fn at_rest(kind: Kind, load: &mut Load, server: &Server, half: usize) -> Result<f64, Box<dyn Error>> {
+fn at_rest(
+    kind: Kind,
+    load: &mut Load,
+    server: &Server,
+    half: usize,
+) -> Result<f64, Box<dyn Error>> {
     let mut last = server.memory()?;
     for _ in 0..RESTS {
         load.run(REST)?;
@@ -252,7 +279,12 @@ fn at_rest(kind: Kind, load: &mut Load, server: &Server, half: usize) -> Result<
     Ok(last)
 }
 
-fn deliver(options: &Options, server: &Server, what: (Kind, Transport, Pattern), cores: Cores) -> Result<Row, Box<dyn Error>> {
+fn deliver(
+    options: &Options,
+    server: &Server,
+    what: (Kind, Transport, Pattern),
+    cores: Cores,
+) -> Result<Row, Box<dyn Error>> {
     let (kind, transport, pattern) = what;
     let mut load = Load::new(
         &server.target,
@@ -274,7 +306,8 @@ fn deliver(options: &Options, server: &Server, what: (Kind, Transport, Pattern),
         parts.push((events / passed, cpu * 1e6 / events));
     }
     let passed = begun.elapsed().as_secs_f64();
-    let (cpu, own_busy) = ((server.cpu()? - before).as_secs_f64(), (load.busy() - own_before).as_secs_f64());
+    let (cpu, own_busy) =
+        ((server.cpu()? - before).as_secs_f64(), (load.busy() - own_before).as_secs_f64());
     load.settle()?;
     let each = match pattern {
         Pattern::OneToOne => 1,
@@ -301,7 +334,8 @@ fn deliver(options: &Options, server: &Server, what: (Kind, Transport, Pattern),
     };
     let late = |share| {
         let middle = percentile(&all, share);
-        let parts = Spread::of(paced.iter().map(|delays| percentile(delays, share)).chain([middle]))?;
+        let parts =
+            Spread::of(paced.iter().map(|delays| percentile(delays, share)).chain([middle]))?;
         Some(Spread { middle, ..parts })
     };
     let nothing = || format!("{}, {}: nothing was delivered", kind.name(), transport.name());
@@ -428,17 +462,23 @@ fn print_bars(rows: &[Row]) {
     println!();
     for transport in Transport::ALL {
         let find = |server, pattern| -> Vec<&Row> {
-            let is_it = |row: &&Row| row.server == server && row.transport == transport && row.pattern == pattern;
+            let is_it = |row: &&Row| {
+                row.server == server && row.transport == transport && row.pattern == pattern
+            };
             rows.iter().filter(is_it).collect()
         };
         let name = transport.name();
         for (pattern, bar) in [(Pattern::OneToOne, 4.0), (Pattern::OneToAll, 6.0)] {
             let (ours, faye) = (find(Kind::Undertone, pattern), find(Kind::Faye, pattern));
             let pairs = || ours.iter().zip(&faye);
-            let Some(ratio) = self::ratio(pairs().map(|(ours, faye)| (&ours.events_per_s, &faye.events_per_s))) else {
+            let Some(ratio) =
+                self::ratio(pairs().map(|(ours, faye)| (&ours.events_per_s, &faye.events_per_s)))
+            else {
                 continue;
             };
-            let Some(by_cpu) = self::ratio(pairs().map(|(ours, faye)| (&faye.server_us, &ours.server_us))) else {
+            let Some(by_cpu) =
+                self::ratio(pairs().map(|(ours, faye)| (&faye.server_us, &ours.server_us)))
+            else {
                 continue;
             };
             let bound = match &ours {
@@ -449,7 +489,9 @@ fn print_bars(rows: &[Row]) {
             let of = pattern.name();
             print_bar(
                 ratio.middle >= bar,
-                &format!("{name} {of}: {ratio:.1} x Faye, bar {bar} x (by CPU time {by_cpu:.1} x){bound}"),
+                &format!(
+                    "{name} {of}: {ratio:.1} x Faye, bar {bar} x (by CPU time {by_cpu:.1} x){bound}"
+                ),
             );
         }
         let late = |server| {
@@ -463,13 +505,18 @@ fn print_bars(rows: &[Row]) {
         let best = peers.min_by(|one, other| one.middle.total_cmp(&other.middle));
         if let (Some(ours), Some(best)) = (late(Kind::Undertone), best) {
             let ratio = ours.middle / best.middle;
-            let text = format!("{name} one-to-one p99: {ratio:.2} of the better peer's, {ours:.2} of {best:.2} ms, bar 0.25");
+            let text = format!(
+                "{name} one-to-one p99: {ratio:.2} of the better peer's, {ours:.2} of {best:.2} ms, bar 0.25"
+            );
             print_bar(ratio <= 0.25, &text);
         }
         let ours = Pattern::ALL.into_iter().flat_map(|pattern| find(Kind::Undertone, pattern));
         if let Some(kib) = ours.filter_map(|row| row.kb_per_session).next() {
             match kib.is_clear() {
-                true => print_bar(kib.middle <= 12.0, &format!("{name} memory: {kib:.1} KiB a session, bar 12 KiB")),
+                true => print_bar(
+                    kib.middle <= 12.0,
+                    &format!("{name} memory: {kib:.1} KiB a session, bar 12 KiB"),
+                ),
                 false => println!(
                     "unknown {name} memory: too small to measure with so few sessions, {} KiB a session, bar 12 KiB",
                     kib.range(1)

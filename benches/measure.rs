@@ -23,11 +23,7 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let (least, most) = (*values.first()?, *values.last()?);
         let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-        Some(Self {
-            middle: f64::midpoint(low, high),
-            least,
-            most,
-        })
+        Some(Self { middle: f64::midpoint(low, high), least, most })
     }
 
     /// Of a difference: whether it stands out from the noise. No value is negative, and they differ
@@ -58,7 +54,8 @@ pub struct Threads(BTreeMap<String, Duration>);
 impl Threads {
     /// `process`: an id, or `self`. Every thread's name begins with `""`.
     pub fn of(process: &str, names: &[&str]) -> Self {
-        let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+        let tasks =
+            std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
         let times = tasks.filter_map(|task| {
             let read = |file: &str| std::fs::read_to_string(task.path().join(file)).ok();
             let name = read("comm")?;

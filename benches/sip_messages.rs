@@ -1,8 +1,10 @@
-//! SIP messages parsed per second on one core, beside rsip in the same run, both with the product's allocator. `--json` prints one
-//! object. Of several rounds the median counts; a ratio is that of a round, whose parsers take turns.
+//! SIP messages parsed per second on one core, beside rsip in the same run, both with the product's
+//! allocator. `--json` prints one object. Of several rounds the median counts; a ratio is that of a
+//! round, whose parsers take turns.
 //!
-//! Two rows a parser: the message alone (rsip leaves values unread until asked; ours has checked Via, From, To, Contact, Route, Call-ID, CSeq
-//! and Max-Forwards), and the message with what a transaction and a dialog ask of it.
+//! Two rows a parser: the message alone (rsip leaves values unread until asked; ours has checked
+//! Via, From, To, Contact, Route, Call-ID, CSeq and Max-Forwards), and the message with what a
+//! transaction and a dialog ask of it.
 
 mod measure;
 
@@ -50,7 +52,8 @@ fn main() {
         ],
         &messages,
     );
-    let spread = |value: fn(&[f64; 4]) -> f64| Spread::of(rounds.iter().map(value)).expect("a round");
+    let spread =
+        |value: fn(&[f64; 4]) -> f64| Spread::of(rounds.iter().map(value)).expect("a round");
     let rows = [
         (
             "message",
@@ -86,7 +89,9 @@ fn main() {
             })
         );
     } else {
-        println!("SIP messages parsed per second, one core, median of {ROUNDS} rounds (least to most)");
+        println!(
+            "SIP messages parsed per second, one core, median of {ROUNDS} rounds (least to most)"
+        );
         for (name, ours, rsip, ratio) in rows {
             println!("  {name:<18}  ours {ours:.0}   rsip {rsip:.0}   ratio {ratio:.2}");
         }

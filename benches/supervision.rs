@@ -1,13 +1,16 @@
-//! What a monitor costs at rest, and whether one fact or one request costs more where there are many.
+//! What a monitor costs at rest, and whether one fact or one request costs more where there are
+//! many.
 //!
 //! ```text
 //! cargo bench --bench supervision -- [--json]
 //! ```
 //!
-//! The pure machines alone, supervision and gateway: no socket, no clock. At each size every tenth monitor's agent is on a call and the
-//! supervisor has joined it. A fact is a hold or its end on one of those calls; a request changes what a supervisor does, at the gateway
-//! with its line in the audit; a read is the calls of somebody who is on one. Memory is what the allocator, the product's, holds. A time
-//! is the median of the rounds that follow a first one; below it the least and the most.
+//! The pure machines alone, supervision and gateway: no socket, no clock. At each size every tenth
+//! monitor's agent is on a call and the supervisor has joined it. A fact is a hold or its end on
+//! one of those calls; a request changes what a supervisor does, at the gateway with its line in
+//! the audit; a read is the calls of somebody who is on one. Memory is what the allocator, the
+//! product's, holds. A time is the median of the rounds that follow a first one; below it the least
+//! and the most.
 
 mod measure;
 
@@ -20,8 +23,9 @@ use std::time::Instant;
 use undertone::clock::instant;
 use undertone::gateway::{self, DeviceEntry, Directory, Gateway, Group, Restored, Token, User};
 use undertone::model::{
-    Activity, Answer, CallFact, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind, Fact, Feature, GroupId, LegState, Mode,
-    MonitorFact, MonitorState, Now, PartyFact, PartyRole, Query, Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp, UserId,
+    Activity, Answer, CallFact, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind,
+    Fact, Feature, GroupId, LegState, Mode, MonitorFact, MonitorState, Now, PartyFact, PartyRole,
+    Query, Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp, UserId,
 };
 use undertone::supervision::{LegOutcome, Supervision, SupervisionConfig, SupervisionOutput};
 
@@ -63,7 +67,8 @@ impl Row {
     }
 
     fn json(&self) -> serde_json::Value {
-        let mut row = serde_json::json!({ "monitors": self.monitors, "bytes_per_monitor": self.bytes });
+        let mut row =
+            serde_json::json!({ "monitors": self.monitors, "bytes_per_monitor": self.bytes });
         for (name, time) in self.times() {
             row[name] = (time.middle as u64).into();
             row[format!("{name}_range")] = serde_json::json!([time.least as u64, time.most as u64]);
@@ -82,14 +87,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         return Ok(());
     }
-    println!("                                                supervision                       gateway");
+    println!(
+        "                                                supervision                       gateway"
+    );
     println!(
         " monitors   live calls   bytes a monitor   one fact        one request        one fact        one request      one read   (× the smallest size)"
     );
     for row in &rows {
-        let cell = |ours: &Spread, smallest: &Spread| format!("{:>8.2} µs {:>4.1}×", ours.middle / 1e3, ours.middle / smallest.middle);
+        let cell = |ours: &Spread, smallest: &Spread| {
+            format!("{:>8.2} µs {:>4.1}×", ours.middle / 1e3, ours.middle / smallest.middle)
+        };
         let (times, smallest) = (row.times(), first.times());
-        let [fact, request, told, asked, read]: [String; 5] = std::array::from_fn(|at| cell(times[at].1, smallest[at].1));
+        let [fact, request, told, asked, read]: [String; 5] =
+            std::array::from_fn(|at| cell(times[at].1, smallest[at].1));
         println!(
             "{:>9}{:>13}{:>18}{fact}{request}   {told}{asked}{read}",
             row.monitors,
@@ -107,10 +117,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn measure(monitors: usize) -> Row {
-    let now = Now {
-        mono: instant(),
-        wall: Timestamp(0),
-    };
+    let now = Now { mono: instant(), wall: Timestamp(0) };
     let fact = |n| MonitorFact {
         supervisor: supervisor(n),
         target: agent(n),
@@ -130,7 +137,12 @@ fn measure(monitors: usize) -> Row {
     for n in (0..monitors).step_by(10) {
         machine.handle_call(&call(n, LegState::Established), now);
         drain(&mut machine);
-        machine.handle_leg(&supervisor(n), &call(n, LegState::Established).id, LegOutcome::Answered, now);
+        machine.handle_leg(
+            &supervisor(n),
+            &call(n, LegState::Established).id,
+            LegOutcome::Answered,
+            now,
+        );
         drain(&mut machine);
     }
     let facts = holds(monitors);
@@ -163,13 +175,7 @@ fn measure(monitors: usize) -> Row {
         rounds.push([a_step(begun, between), a_step(between, instant())]);
     }
     let [fact, request] = spreads(&rounds);
-    Row {
-        monitors,
-        bytes,
-        fact,
-        request,
-        gateway: measure_gateway(monitors, now),
-    }
+    Row { monitors, bytes, fact, request, gateway: measure_gateway(monitors, now) }
 }
 
 /// Whose turn it is.
@@ -184,7 +190,9 @@ fn a_step(from: Instant, until: Instant) -> f64 {
 
 /// Of the rounds that count.
 fn spreads<const N: usize>(rounds: &[[f64; N]]) -> [Spread; N] {
-    std::array::from_fn(|at| Spread::of(rounds.iter().skip(1).map(|round| round[at])).expect("a round"))
+    std::array::from_fn(|at| {
+        Spread::of(rounds.iter().skip(1).map(|round| round[at])).expect("a round")
+    })
 }
 
 /// What each supervisor does, so that every request changes it, in every round.
@@ -249,7 +257,12 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
         };
         directory.groups.insert(id, group);
     }
-    let mut gateway = Gateway::new(gateway::GatewayConfig::default(), Arc::new(directory), Restored::default(), "bench");
+    let mut gateway = Gateway::new(
+        gateway::GatewayConfig::default(),
+        Arc::new(directory),
+        Restored::default(),
+        "bench",
+    );
     gateway.handle_capabilities(
         Capabilities {
             activities: Activity::ALL.to_vec(),
@@ -283,7 +296,8 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
 
     let facts = holds(monitors);
     let mut activities = Activities::new(monitors);
-    let readers: Vec<UserId> = (0..STEPS).map(|step| user(&agent(who(step, monitors) / 10 * 10))).collect();
+    let readers: Vec<UserId> =
+        (0..STEPS).map(|step| user(&agent(who(step, monitors) / 10 * 10))).collect();
     let mut rounds = Vec::new();
     for round in 0..=ROUNDS {
         let requests: Vec<RequestEnvelope> = (0..STEPS)
@@ -294,10 +308,7 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
                 request_id: format!("r{round}.{step}").into(),
                 request: Ok(Request::StartMonitoring {
                     device: supervisor(n),
-                    target: TargetRef {
-                        device: Some(agent(n)),
-                        number: None,
-                    },
+                    target: TargetRef { device: Some(agent(n)), number: None },
                     activity: activities.next_of(n),
                     mode: Mode::AllCalls,
                     scope: Scope::Call,

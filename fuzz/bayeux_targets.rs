@@ -1,4 +1,5 @@
-//! What must hold for any bytes at the event channel. The fuzz targets and the tests that replay their corpora run the same code.
+//! What must hold for any bytes at the event channel. The fuzz targets and the tests that replay
+//! their corpora run the same code.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -6,16 +7,15 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use undertone::cometd::CometdConfig;
 use undertone::cometd::message::{self, ClientId, Pattern};
-use undertone::cometd::sessions::{ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, Output, Sessions, SocketId};
+use undertone::cometd::sessions::{
+    ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, Output, Sessions, SocketId,
+};
 use undertone::model::{Now, Timestamp, UserId};
 
 fn start() -> Now {
     #[allow(clippy::disallowed_methods)]
     let mono = Instant::now();
-    Now {
-        mono,
-        wall: Timestamp(1_700_000_000_000),
-    }
+    Now { mono, wall: Timestamp(1_700_000_000_000) }
 }
 
 fn peer(user: &str) -> ClientOrigin {
@@ -29,14 +29,17 @@ fn peer(user: &str) -> ClientOrigin {
     }
 }
 
-/// A request's body: nothing panics, every message gets one reply, and a session that has nothing to do with it goes on.
+/// A request's body: nothing panics, every message gets one reply, and a session that has nothing
+/// to do with it goes on.
 pub fn bayeux_message(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
         && let Some(pattern) = Pattern::parse(text)
     {
         let _ = pattern.matches(text);
     }
-    let Ok(messages) = message::parse(data, 16) else { return };
+    let Ok(messages) = message::parse(data, 16) else {
+        return;
+    };
     let now = start();
     let mut hub = Sessions::new(CometdConfig::default(), 1);
     let say = |hub: &mut Sessions, no: u64, user: &str, messages| {
@@ -64,7 +67,9 @@ pub fn bayeux_message(data: &[u8]) {
     let parsed = |text: &str| message::parse(text.as_bytes(), 16).expect("a message");
     say(&mut hub, 1, "anna", parsed(r#"{"channel":"/meta/handshake"}"#)).expect("an answer");
     let count = messages.len();
-    let shakes = |message: &message::ClientMessage| matches!(message.kind, message::MessageKind::Handshake { .. });
+    let shakes = |message: &message::ClientMessage| {
+        matches!(message.kind, message::MessageKind::Handshake { .. })
+    };
     let opens = messages.iter().any(shakes);
     if let Some(answer) = say(&mut hub, 2, "carl", messages) {
         let replies = answer.iter().filter(|message| message.get("successful").is_some()).count();
@@ -100,11 +105,13 @@ impl World {
         while let Some(output) = self.hub.poll_output() {
             match output {
                 Output::Answer { post, body, .. } => {
-                    let before = self.answers.insert(post, serde_json::from_str(&body).expect("JSON"));
+                    let before =
+                        self.answers.insert(post, serde_json::from_str(&body).expect("JSON"));
                     assert!(before.is_none(), "answered twice");
                 }
                 Output::Send { socket, body } => {
-                    let before = self.frames.insert(socket, serde_json::from_str(&body).expect("JSON"));
+                    let before =
+                        self.frames.insert(socket, serde_json::from_str(&body).expect("JSON"));
                     assert!(before.is_none(), "two frames under way");
                 }
                 Output::Abandon { post } => {
@@ -147,11 +154,8 @@ impl World {
 
 impl Client {
     fn connect(&self) -> String {
-        let ext = if self.acks {
-            format!(r#","ext":{{"ack":{}}}"#, self.ack)
-        } else {
-            String::new()
-        };
+        let ext =
+            if self.acks { format!(r#","ext":{{"ack":{}}}"#, self.ack) } else { String::new() };
         format!(r#"[{{"channel":"/meta/connect","clientId":"{}"{ext}}}]"#, self.id)
     }
 
@@ -194,8 +198,8 @@ impl Client {
     }
 }
 
-/// A sequence of operations, two bytes each: whatever is cut, slow or overtaken, each client hears each event of its user once and
-/// in order.
+/// A sequence of operations, two bytes each: whatever is cut, slow or overtaken, each client hears
+/// each event of its user once and in order.
 pub fn bayeux_session(data: &[u8]) {
     let config = CometdConfig {
         max_interval: Duration::from_secs(1_000_000),
@@ -212,17 +216,14 @@ pub fn bayeux_session(data: &[u8]) {
     let mut clients: Vec<Client> = Vec::new();
     for (number, user) in USERS.iter().enumerate() {
         let acks = number % 2 == 1;
-        let shaken = world.ask(user, &format!(r#"{{"channel":"/meta/handshake","ext":{{"ack":{acks}}}}}"#));
+        let shaken =
+            world.ask(user, &format!(r#"{{"channel":"/meta/handshake","ext":{{"ack":{acks}}}}}"#));
         let id = shaken[0]["clientId"].as_str().expect("an id").to_owned();
         world.ask(
             user,
             &format!(r#"{{"channel":"/meta/subscribe","clientId":"{id}","subscription":"/v2/me/devices"}}"#),
         );
-        let mut client = Client {
-            id,
-            acks,
-            ..Client::default()
-        };
+        let mut client = Client { id, acks, ..Client::default() };
         let first = world.ask(user, &client.connect());
         client.hear(&first);
         clients.push(client);

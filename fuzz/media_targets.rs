@@ -1,4 +1,5 @@
-//! What must hold for any bytes on a media port. The fuzz targets and the test that replays their corpora run the same code.
+//! What must hold for any bytes on a media port. The fuzz targets and the test that replays their
+//! corpora run the same code.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -6,7 +7,9 @@ use undertone::media::call::{Call, CallConfig, Leg, StreamStart, Transmit, Trans
 use undertone::media::codec::{Decoder, MAX_DECODED};
 use undertone::media::jitter::{Reader, Ring};
 use undertone::media::srtp::{MasterKey, Protect, Suite, Unprotect};
-use undertone::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegId, LegMedia, rtcp, rtp};
+use undertone::media::{
+    CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegId, LegMedia, rtcp, rtp,
+};
 use undertone::model::{Activity, Now, Timestamp};
 
 const ACTIVITIES: [Activity; 3] = [Activity::ListenIn, Activity::Coach, Activity::BargeIn];
@@ -21,11 +24,8 @@ fn start() -> Instant {
 }
 
 fn hearing(activity: Activity) -> Hearing {
-    let supervisor = HearingRole::Supervisor {
-        activity,
-        coached: Some(LegId(0)),
-        agent_side_only: false,
-    };
+    let supervisor =
+        HearingRole::Supervisor { activity, coached: Some(LegId(0)), agent_side_only: false };
     Hearing::of(&[
         (LegId(0), HearingRole::Agent),
         (LegId(1), HearingRole::Customer),
@@ -33,8 +33,9 @@ fn hearing(activity: Activity) -> Hearing {
     ])
 }
 
-/// A call and what happens to it: each happening is a byte that says what, a byte that says how much, and so many bytes. Whatever it
-/// is, only signalled addresses are sent to, what is sent is RTP, and in ListenIn and Coach the customer gets the agent's bytes.
+/// A call and what happens to it: each happening is a byte that says what, a byte that says how
+/// much, and so many bytes. Whatever it is, only signalled addresses are sent to, what is sent is
+/// RTP, and in ListenIn and Coach the customer gets the agent's bytes.
 pub fn media_call(mut data: &[u8]) {
     let start = start();
     let mut call = Call::new(CallKey(1), CallConfig::default());
@@ -92,7 +93,9 @@ pub fn media_call(mut data: &[u8]) {
                         || activity == Activity::BargeIn
                         || matches!(
                             packet.sent,
-                            TransmitKind::Unchanged | TransmitKind::Transcoded | TransmitKind::Silent
+                            TransmitKind::Unchanged
+                                | TransmitKind::Transcoded
+                                | TransmitKind::Silent
                         )
                 );
             }
@@ -128,13 +131,17 @@ pub fn media_call(mut data: &[u8]) {
 /// Bytes on an RTP port: they are refused, or their payload lies in them.
 pub fn media_rtp(data: &[u8]) {
     if let Ok(received) = rtp::parse(data) {
-        assert!(received.payload.start >= rtp::HEADER && received.payload.end <= data.len() && !received.payload.is_empty());
+        assert!(
+            received.payload.start >= rtp::HEADER
+                && received.payload.end <= data.len()
+                && !received.payload.is_empty()
+        );
         let _ = rtp::telephone_event(&data[received.payload]);
     }
 }
 
-/// What a network may do to a speaker: each happening is three octets: how far the timestamp goes, how much is said or heard, what. What is heard
-/// is never louder than what was said.
+/// What a network may do to a speaker: each happening is three octets: how far the timestamp goes,
+/// how much is said or heard, what. What is heard is never louder than what was said.
 pub fn media_jitter(data: &[u8]) {
     const LOUD: i16 = 4242;
     let mut now = start();
@@ -143,7 +150,9 @@ pub fn media_jitter(data: &[u8]) {
     let mut readers = [Reader::direct(&ring), Reader::buffered(&ring)];
     let mut timestamp = 0_u32;
     for happening in data.chunks_exact(3) {
-        let [ahead, much, what] = *happening else { return };
+        let [ahead, much, what] = *happening else {
+            return;
+        };
         let len = usize::from(much) * 2;
         timestamp = match what / 8 % 4 {
             0 => timestamp.wrapping_add(u32::from(ahead)),
@@ -180,7 +189,8 @@ pub fn media_jitter(data: &[u8]) {
     }
 }
 
-/// Bytes that claim to be SRTP or SRTCP under a key: nothing but what the key has made is taken, and refusing changes nothing.
+/// Bytes that claim to be SRTP or SRTCP under a key: nothing but what the key has made is taken,
+/// and refusing changes nothing.
 pub fn media_srtp(data: &[u8]) {
     for suite in Suite::ALL {
         let Some(key) = MasterKey::new(suite, &[9; 64][..suite.material_len()]) else {
@@ -203,8 +213,9 @@ pub fn media_rtcp(data: &[u8]) {
     let _ = rtcp::read(data, 1);
 }
 
-/// Opus packets of one stream (RFC 6716): a byte that says how long, and the packet; none: a lost one. Whatever they are, as much is decoded as the
-/// packet says, and the library stumbles over none.
+/// Opus packets of one stream (RFC 6716): a byte that says how long, and the packet; none: a lost
+/// one. Whatever they are, as much is decoded as the packet says, and the library stumbles over
+/// none.
 pub fn media_opus(mut data: &[u8]) {
     let mut decoder = Decoder::new(Codec::Opus);
     let mut samples = [0; MAX_DECODED];

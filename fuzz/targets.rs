@@ -1,15 +1,17 @@
-//! What must hold for any bytes. The fuzz targets and the tests that replay their corpora run the same code.
+//! What must hold for any bytes. The fuzz targets and the tests that replay their corpora run the
+//! same code.
 
-use undertone::sip::message::{Abilities, Framed, Method, ParseError, SipMessage, SipResponse, StreamFramer, parse_datagram, validate};
+use undertone::sip::message::{
+    Abilities, Framed, Method, ParseError, SipMessage, SipResponse, StreamFramer, parse_datagram,
+    validate,
+};
 use undertone::sip::sdp::{Direction, Local, SdpSession};
 
-const ABILITIES: Abilities<'_> = Abilities {
-    methods: &[Method::Invite],
-    extensions: &["timer"],
-    bodies: &["application/sdp"],
-};
+const ABILITIES: Abilities<'_> =
+    Abilities { methods: &[Method::Invite], extensions: &["timer"], bodies: &["application/sdp"] };
 
-/// A datagram: nothing panics, what is accepted prints to what reads the same, and every request can be answered.
+/// A datagram: nothing panics, what is accepted prints to what reads the same, and every request
+/// can be answered.
 pub fn sip_message(data: &[u8]) {
     match parse_datagram(data) {
         Ok(message) => look_at(&message),
@@ -19,7 +21,9 @@ pub fn sip_message(data: &[u8]) {
 
 /// A stream, cut by its first byte: however it is cut, the same messages come out.
 pub fn sip_stream(data: &[u8]) {
-    let Some((cut, stream)) = data.split_first() else { return };
+    let Some((cut, stream)) = data.split_first() else {
+        return;
+    };
     let whole = frames(&mut [stream].into_iter());
     let pieces = frames(&mut stream.chunks(usize::from(*cut % 61) + 1));
     assert_eq!(whole, pieces);
@@ -44,16 +48,20 @@ fn frames(pieces: &mut dyn Iterator<Item = &[u8]>) -> Vec<Result<Framed, ParseEr
     frames
 }
 
-/// A session description: nothing panics, our answer can be read and never allows more than the offer.
+/// A session description: nothing panics, our answer can be read and never allows more than the
+/// offer.
 pub fn sdp(data: &[u8]) {
-    let Ok(offer) = SdpSession::parse(data) else { return };
+    let Ok(offer) = SdpSession::parse(data) else {
+        return;
+    };
     let mut local = Local::new(1, ([192, 0, 2, 1], 20_000).into());
     let (body, agreed) = local.answer(&offer, Direction::SendRecv);
     assert!(!agreed.send || offer.audio.direction.receives());
     assert!(agreed.remote.is_none_or(|remote| !remote.ip().is_multicast() && remote.port() != 0));
     let answer = SdpSession::parse(&body).expect("our answer can be read");
     assert_eq!(answer.audio.direction, Direction::SendRecv.and(offer.audio.direction.reversed()));
-    let again = SdpSession::parse(&local.offer(Direction::SendRecv)).expect("our offer can be read");
+    let again =
+        SdpSession::parse(&local.offer(Direction::SendRecv)).expect("our offer can be read");
     assert_eq!(again.version, answer.version + 1);
     let _ = local.accept(&offer);
 }
@@ -61,7 +69,8 @@ pub fn sdp(data: &[u8]) {
 fn look_at_error(error: &ParseError) {
     if let Some(response) = &error.response {
         assert!(response.status >= 400);
-        // Its headers are the peer's, so that it may be as unreadable as they were; it is one message all the same.
+        // Its headers are the peer's, so that it may be as unreadable as they were; it is one
+        // message all the same.
         let _ = parse_datagram(&response.to_bytes());
     }
 }
@@ -115,7 +124,8 @@ fn look_at(message: &SipMessage) {
         if let Some(response) = &mut response {
             response.headers.stamp_source(([192, 0, 2, 1], 5060).into());
             response.headers.tag_to("t");
-            parse_datagram(&response.to_bytes()).expect("a response to what was accepted can be read");
+            parse_datagram(&response.to_bytes())
+                .expect("a response to what was accepted can be read");
         }
     }
 }

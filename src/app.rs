@@ -189,7 +189,11 @@ impl Drop for Running {
 ///
 /// # Errors
 /// One clear line.
-pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics>) -> Result<Running, StartError> {
+pub async fn start(
+    mut config: Config,
+    part: ServerRole,
+    metrics: Option<Metrics>,
+) -> Result<Running, StartError> {
     let rest = match part {
         ServerRole::Serve | ServerRole::Gateway => Some(bind("REST", config.rest_bind).await?),
         ServerRole::SipBackend => None,
@@ -221,19 +225,21 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
     };
     let (mut rest_made, mut sip_made) = (Vec::new(), Vec::new());
     let backend_server = match part {
-        ServerRole::Serve | ServerRole::SipBackend => Some(start_backend(&config, &mut running, &mut sip_made).await?),
+        ServerRole::Serve | ServerRole::SipBackend => {
+            Some(start_backend(&config, &mut running, &mut sip_made).await?)
+        }
         ServerRole::Gateway => None,
     };
     let (server, serving) = match (rest, backend_server) {
         (Some((listener, _)), backend) => {
             let channel = match backend {
                 Some(server) => telephony::connection::in_process(server),
-                None => telephony::connection::remote(&config.backend_url).map_err(|error| StartError::BackendUrl {
-                    url: config.backend_url.clone(),
-                    error,
+                None => telephony::connection::remote(&config.backend_url).map_err(|error| {
+                    StartError::BackendUrl { url: config.backend_url.clone(), error }
                 })?,
             };
-            let (gateway, router, fast_path) = start_gateway(&config, channel, &mut running, &mut rest_made).await?;
+            let (gateway, router, fast_path) =
+                start_gateway(&config, channel, &mut running, &mut rest_made).await?;
             let serving = connection::serve_within(
                 within_descriptors(&config.server_limits.rest),
                 listener,
@@ -245,7 +251,9 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
             let serving = gateway.readiness();
             (grpc::serve(gateway), serving)
         }
-        (None, Some(server)) => (server, running.backend.as_ref().map_or_else(never, SipBackend::running)),
+        (None, Some(server)) => {
+            (server, running.backend.as_ref().map_or_else(never, SipBackend::running))
+        }
         (None, None) => unreachable!("a process without REST has a backend"),
     };
     let contract = telephony::routes(server, serving, config.grpc_reflection).await;
@@ -254,7 +262,8 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
         (grpc_listener, contract, &config.server_limits.grpc),
         (admin_listener, admin, &config.server_limits.admin),
     ] {
-        let serving = server::serve(listener, router, within_descriptors(limits), until(stopped.clone()));
+        let serving =
+            server::serve(listener, router, within_descriptors(limits), until(stopped.clone()));
         running.servers.push(tokio::spawn(serving));
     }
     running.introduction = config.introduction(&rest_made, &sip_made);
@@ -265,7 +274,12 @@ pub async fn start(mut config: Config, part: ServerRole, metrics: Option<Metrics
 ///
 /// # Errors
 /// It can not start.
-pub async fn run(config: Config, part: ServerRole, metrics: Option<Metrics>, started: impl FnOnce(&Running)) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    part: ServerRole,
+    metrics: Option<Metrics>,
+    started: impl FnOnce(&Running),
+) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     raise_file_limit(&config, part);
@@ -321,11 +335,8 @@ async fn start_backend(
     let store = store::open(&config.state_file("sip-backend"))?;
     let (sip, new) = config.sip_with_credentials(&store)?;
     made.extend(new);
-    let parts = backend::BackendConfig {
-        sip,
-        b2bua: config.b2bua.clone(),
-        media: config.media.clone(),
-    };
+    let parts =
+        backend::BackendConfig { sip, b2bua: config.b2bua.clone(), media: config.media.clone() };
     let (server, backend) = backend::start(parts, store.clone()).await?;
     running.stores.push(store);
     running.backend = Some(backend);
@@ -344,8 +355,15 @@ async fn start_gateway(
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;
     let connection = telephony::connection::line(channel);
-    let gateway = GatewayHandle::start(config.gateway.clone(), config.directory.clone(), connection, audit, store.clone())?;
-    let cometd = Cometd::start(&config.http, config.cometd.clone(), gateway.clone(), store.clone())?;
+    let gateway = GatewayHandle::start(
+        config.gateway.clone(),
+        config.directory.clone(),
+        connection,
+        audit,
+        store.clone(),
+    )?;
+    let cometd =
+        Cometd::start(&config.http, config.cometd.clone(), gateway.clone(), store.clone())?;
     running.stores.push(store);
     running.gateway = Some(gateway.clone());
     running.cometd = Some(cometd.clone());
@@ -353,17 +371,28 @@ async fn start_gateway(
     Ok((gateway, router, fast_path))
 }
 
-/// REST and CometD behind their layers, and the fast path of polls, unless each request needs a token
-/// of its page. Serve both with [`connection::serve`].
-pub fn router(config: &HttpConfig, auth: Auth, gateway: GatewayHandle, cometd: Cometd) -> (Router, Option<FastPath<Cometd>>) {
-    let fast_path = (!config.csrf).then(|| FastPath::new(auth.clone(), cometd.clone(), Proxies::new(&config.trusted_proxies)));
+/// REST and CometD behind their layers, and the fast path of polls, unless each request needs a
+/// token of its page. Serve both with [`connection::serve`].
+pub fn router(
+    config: &HttpConfig,
+    auth: Auth,
+    gateway: GatewayHandle,
+    cometd: Cometd,
+) -> (Router, Option<FastPath<Cometd>>) {
+    let fast_path = (!config.csrf).then(|| {
+        FastPath::new(auth.clone(), cometd.clone(), Proxies::new(&config.trusted_proxies))
+    });
     let routes = rest::router(config, gateway).merge(long_polling::router(cometd));
     (layers::layered(config, auth, routes, long_polling::is_endpoint), fast_path)
 }
 
-async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+async fn bind(
+    what: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
     let listener = TcpListener::bind(address).await;
-    let bound = listener.and_then(|listener| listener.local_addr().map(|address| (listener, address)));
+    let bound =
+        listener.and_then(|listener| listener.local_addr().map(|address| (listener, address)));
     bound.map_err(|error| StartError::Bind { what, address, error })
 }
 
@@ -372,10 +401,7 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<(TcpListener, S
 fn within_descriptors(limits: &ConnectionLimits) -> ConnectionLimits {
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     let most = usize::try_from(descriptors / SHARE_OF_A_SERVER).unwrap_or(usize::MAX);
-    ConnectionLimits {
-        connections: limits.connections.min(most),
-        ..limits.clone()
-    }
+    ConnectionLimits { connections: limits.connections.min(most), ..limits.clone() }
 }
 
 /// The readiness of a part that this process does not have.
@@ -401,8 +427,12 @@ fn readiness(running: &Running) -> Ready {
     let (gateway, stores) = (running.gateway.clone(), running.stores.clone());
     let has_media = running.backend.as_ref().map(SipBackend::has_media);
     Arc::new(move || match &gateway {
-        _ if has_media.as_ref().is_some_and(|has_media| !has_media()) => Err("a media worker has stopped"),
-        Some(_) | None if !stores.iter().all(|store| store.is_writable()) => Err("the state can not be written"),
+        _ if has_media.as_ref().is_some_and(|has_media| !has_media()) => {
+            Err("a media worker has stopped")
+        }
+        Some(_) | None if !stores.iter().all(|store| store.is_writable()) => {
+            Err("the state can not be written")
+        }
         Some(gateway) if !gateway.is_ready() => Err("the telephony backend can not be reached"),
         Some(gateway) if !gateway.is_audited() => Err("the audit can not be written"),
         Some(_) | None => Ok(()),

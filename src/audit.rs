@@ -1,6 +1,7 @@
 //! Who listened to whom: one JSON object per line, on disk before anybody hears anything.
 //!
-//! A writer thread of its own gathers what waits, appends it in one write and asks the disk to keep it (fsync) before it says so.
+//! A writer thread of its own gathers what waits, appends it in one write and asks the disk to keep
+//! it (fsync) before it says so.
 
 use crate::model::Timestamp;
 use nix::errno::Errno;
@@ -75,13 +76,9 @@ impl AuditLog {
         writer.probe();
         let writable = writer.writable.clone();
         let (jobs, waiting) = sync_channel(WAITING_LINES);
-        thread::Builder::new()
-            .name("audit".into())
-            .spawn(move || writer.run(&waiting))
-            .map_err(|error| AuditError::Disk {
-                path: path.to_owned(),
-                problem: error.to_string(),
-            })?;
+        thread::Builder::new().name("audit".into()).spawn(move || writer.run(&waiting)).map_err(
+            |error| AuditError::Disk { path: path.to_owned(), problem: error.to_string() },
+        )?;
         Ok(Self { jobs, writable })
     }
 
@@ -90,21 +87,21 @@ impl AuditLog {
         self.writable.load(Ordering::Relaxed)
     }
 
-    /// Finds out whether lines can still be written, and leaves nothing in the file: room for some is set aside behind its end, and the disk
-    /// is asked to keep what it has. `done` as for [`Self::write`].
+    /// Finds out whether lines can still be written, and leaves nothing in the file: room for some
+    /// is set aside behind its end, and the disk is asked to keep what it has. `done` as for
+    /// [`Self::write`].
     pub fn check(&self, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
-        self.put(AuditJob {
-            line: Vec::new(),
-            done: Box::new(done),
-        });
+        self.put(AuditJob { line: Vec::new(), done: Box::new(done) });
     }
 
-    /// Appends a line; `done` is called on the writer's thread once it is on disk or has failed. Never blocks.
-    pub fn write(&self, line: &AuditLine<'_>, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
-        self.put(AuditJob {
-            line: line.to_bytes(),
-            done: Box::new(done),
-        });
+    /// Appends a line; `done` is called on the writer's thread once it is on disk or has failed.
+    /// Never blocks.
+    pub fn write(
+        &self,
+        line: &AuditLine<'_>,
+        done: impl FnOnce(Result<(), AuditError>) + Send + 'static,
+    ) {
+        self.put(AuditJob { line: line.to_bytes(), done: Box::new(done) });
     }
 
     fn put(&self, job: AuditJob) {
@@ -169,16 +166,19 @@ pub struct AuditLine<'a> {
 }
 
 impl AuditLine<'_> {
-    /// The line with its end. No control character, escape sequence or line separator survives unescaped.
+    /// The line with its end. No control character, escape sequence or line separator survives
+    /// unescaped.
     fn to_bytes(&self) -> Vec<u8> {
-        let json = serde_json::to_string(self).unwrap_or_else(|_| r#"{"event":"unwritable"}"#.to_owned());
+        let json =
+            serde_json::to_string(self).unwrap_or_else(|_| r#"{"event":"unwritable"}"#.to_owned());
         let mut line = escaped_json(&json).into_bytes();
         line.push(b'\n');
         line
     }
 }
 
-/// JSON with what serde_json leaves alone but a terminal may obey: DEL, C1 controls, line separators, bidirectional overrides.
+/// JSON with what serde_json leaves alone but a terminal may obey: DEL, C1 controls, line
+/// separators, bidirectional overrides.
 pub(crate) fn escaped_json(json: &str) -> String {
     let dangerous = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
     if !json.contains(dangerous) {
@@ -205,7 +205,8 @@ pub(crate) fn utc(at: Timestamp) -> String {
     // Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
@@ -234,7 +235,8 @@ impl AuditFile {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let batch: Vec<AuditJob> = std::iter::once(first).chain(waiting.try_iter().take(WAITING_LINES)).collect();
+            let batch: Vec<AuditJob> =
+                std::iter::once(first).chain(waiting.try_iter().take(WAITING_LINES)).collect();
             let lines: Vec<u8> = batch.iter().flat_map(|job| job.line.iter().copied()).collect();
             let written = self.append(&lines).map_err(|error| {
                 self.file = None;
@@ -248,10 +250,7 @@ impl AuditFile {
     }
 
     fn failed(&self, error: &io::Error) -> AuditError {
-        AuditError::Disk {
-            path: self.path.clone(),
-            problem: error.to_string(),
-        }
+        AuditError::Disk { path: self.path.clone(), problem: error.to_string() }
     }
 
     /// Finds out whether a line could be written, and leaves none.
@@ -281,7 +280,8 @@ impl AuditFile {
         let before = file.seek(SeekFrom::End(0))?;
         let kept = file.write_all(lines).and_then(|()| file.sync_data());
         if kept.is_err() {
-            // What was refused must not stand there as if it had been allowed; should this fail too, the line is cut off at reopening.
+            // What was refused must not stand there as if it had been allowed; should this fail
+            // too, the line is cut off at reopening.
             let _ = file.set_len(before);
         }
         kept
@@ -306,7 +306,8 @@ fn open(path: &Path) -> io::Result<File> {
     if let Some(directory) = directory {
         std::fs::create_dir_all(directory)?;
     }
-    let mut file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
+    let mut file =
+        OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
     end_torn_line(&mut file)?;
     if let Some(directory) = directory {
         File::open(directory)?.sync_all()?;
@@ -383,16 +384,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("audit.jsonl");
         let audit = AuditLog::open(&path).expect("it opens");
-        let evil = "a\r\n{\"event\":\"allowed\"}\u{1b}[2J\u{9b}2J\u{7f}\u{2028}\u{202e}\",\"level\":\"x";
-        written(
-            &audit,
-            &AuditLine {
-                event: "refused",
-                user: Some(evil),
-                ..AuditLine::default()
-            },
-        )
-        .expect("it is written");
+        let evil =
+            "a\r\n{\"event\":\"allowed\"}\u{1b}[2J\u{9b}2J\u{7f}\u{2028}\u{202e}\",\"level\":\"x";
+        written(&audit, &AuditLine { event: "refused", user: Some(evil), ..AuditLine::default() })
+            .expect("it is written");
         let text = std::fs::read_to_string(&path).expect("the file is there");
         assert!(
             text.trim_end_matches('\n').bytes().all(|byte| (0x20..0x7f).contains(&byte)),
@@ -410,11 +405,8 @@ mod tests {
         let (tell, told) = channel();
         for number in 0..500 {
             let tell = tell.clone();
-            let line = AuditLine {
-                event: "allowed",
-                heard_ms: Some(number),
-                ..AuditLine::default()
-            };
+            let line =
+                AuditLine { event: "allowed", heard_ms: Some(number), ..AuditLine::default() };
             audit.write(&line, move |outcome| tell.send(outcome).expect("the test waits"));
         }
         assert!(told.iter().take(500).all(|outcome| outcome.is_ok()));
@@ -428,10 +420,7 @@ mod tests {
         let path = directory.path().join("audit.jsonl");
         std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
         let audit = AuditLog::open(&path).expect("it opens");
-        let line = AuditLine {
-            event: "allowed",
-            ..AuditLine::default()
-        };
+        let line = AuditLine { event: "allowed", ..AuditLine::default() };
         assert!(!audit.is_writable(), "known before anybody asks");
         assert!(matches!(written(&audit, &line), Err(AuditError::Disk { .. })));
         assert!(!audit.is_writable());
@@ -467,16 +456,11 @@ mod tests {
         let path = directory.path().join("audit.jsonl");
         std::fs::write(&path, "{\"event\":\"allo").expect("half a line");
         let audit = AuditLog::open(&path).expect("it opens");
-        written(
-            &audit,
-            &AuditLine {
-                event: "joined",
-                ..AuditLine::default()
-            },
-        )
-        .expect("it is written");
+        written(&audit, &AuditLine { event: "joined", ..AuditLine::default() })
+            .expect("it is written");
         let text = std::fs::read_to_string(&path).expect("the file is there");
-        let last: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("whole");
+        let last: serde_json::Value =
+            serde_json::from_str(text.lines().last().expect("a line")).expect("whole");
         assert_eq!(last["event"], "joined");
     }
 }

@@ -110,26 +110,18 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         #[cfg(feature = "demo")]
-        CliCommand::Demo { json, split, scenario, .. } => show(demo::DemoOptions { json, split, scenario }),
+        CliCommand::Demo { json, split, scenario, .. } => {
+            show(demo::DemoOptions { json, split, scenario })
+        }
         #[cfg(feature = "demo")]
-        CliCommand::Events {
-            user,
-            password_file,
-            url,
-            channels,
-            after,
-            json,
-        } => match password(password_file) {
-            Ok(password) => tail(events::EventsOptions {
-                url,
-                user,
-                password,
-                channels,
-                after,
-                json,
-            }),
-            Err(error) => fail(error),
-        },
+        CliCommand::Events { user, password_file, url, channels, after, json } => {
+            match password(password_file) {
+                Ok(password) => {
+                    tail(events::EventsOptions { url, user, password, channels, after, json })
+                }
+                Err(error) => fail(error),
+            }
+        }
         CliCommand::Check { file } => check(file),
         CliCommand::Config => print(config::commented_defaults()),
     }
@@ -168,7 +160,9 @@ fn show(options: demo::DemoOptions) -> ExitCode {
 #[cfg(feature = "demo")]
 fn password(file: Option<PathBuf>) -> Result<String, String> {
     let Some(file) = file else {
-        return std::env::var("UNDERTONE_PASSWORD").map_err(|_| "no password: set UNDERTONE_PASSWORD, or give --password-file".to_owned());
+        return std::env::var("UNDERTONE_PASSWORD").map_err(|_| {
+            "no password: set UNDERTONE_PASSWORD, or give --password-file".to_owned()
+        });
     };
     let text = match file.as_os_str() == "-" {
         true => std::io::read_to_string(std::io::stdin()),

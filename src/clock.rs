@@ -5,10 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Both clocks: what every machine takes as `now`.
 pub fn now() -> Now {
-    Now {
-        mono: instant(),
-        wall: wall(),
-    }
+    Now { mono: instant(), wall: wall() }
 }
 
 /// The monotonic clock.
@@ -24,7 +21,8 @@ pub fn wall() -> Timestamp {
     Timestamp(since_epoch.as_millis() as u64)
 }
 
-/// What the calling thread has taken of its processor so far: for shares of it, not for time. Asks the system: some hundred nanoseconds.
+/// What the calling thread has taken of its processor so far: for shares of it, not for time. Asks
+/// the system: some hundred nanoseconds.
 #[cfg(feature = "io")]
 pub fn thread_time() -> Duration {
     use nix::time::{ClockId, clock_gettime};

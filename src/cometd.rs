@@ -34,7 +34,8 @@ pub struct CometdConfig {
     /// How long a connect is held: below every common idle limit of proxies (30 s).
     #[serde(deserialize_with = "setting::some_seconds")]
     pub hold: Duration,
-    /// How long a session lives without a connect: longer than a browser lets a background tab sleep.
+    /// How long a session lives without a connect: longer than a browser lets a background tab
+    /// sleep.
     #[serde(deserialize_with = "setting::some_seconds")]
     pub max_interval: Duration,
     /// What clients are told to wait between two connects.
@@ -43,8 +44,8 @@ pub struct CometdConfig {
     /// Longest hold that a client may ask for with `advice.timeout`.
     #[serde(deserialize_with = "setting::some_seconds")]
     pub longest_hold: Duration,
-    /// Connects that one browser may hold at once over HTTP/1.1, which allows it six connections to a host; further sessions of
-    /// the browser poll every `multi_interval`.
+    /// Connects that one browser may hold at once over HTTP/1.1, which allows it six connections to
+    /// a host; further sessions of the browser poll every `multi_interval`.
     #[serde(deserialize_with = "setting::positive")]
     pub max_held_per_browser: usize,
     /// What a session is told to wait when its browser holds all it may.
@@ -56,7 +57,8 @@ pub struct CometdConfig {
     pub callback_polling: bool,
     /// `SameSite` of the cookie `BAYEUX_BROWSER`.
     pub same_site: SameSite,
-    /// The cookie is `Partitioned`: each site that embeds our pages has its own. Browsers take it with Secure only.
+    /// The cookie is `Partitioned`: each site that embeds our pages has its own. Browsers take it
+    /// with Secure only.
     pub partitioned: bool,
     /// Sessions at once.
     #[serde(deserialize_with = "setting::positive")]
@@ -85,7 +87,8 @@ pub struct CometdConfig {
     /// Messages in one request.
     #[serde(deserialize_with = "setting::positive")]
     pub max_messages: usize,
-    /// Events that wait for one session; one more ends it, and its client starts again with the current state.
+    /// Events that wait for one session; one more ends it, and its client starts again with the
+    /// current state.
     #[serde(deserialize_with = "setting::positive")]
     pub max_queue: usize,
     /// The same in bytes.
@@ -104,7 +107,8 @@ pub struct CometdConfig {
     /// Going down, clients are told to come back spread over this long.
     #[serde(deserialize_with = "setting::seconds")]
     pub drain_window: Duration,
-    /// The loop is overloaded when what comes in waits longer than this; clients are then told to wait, too.
+    /// The loop is overloaded when what comes in waits longer than this; clients are then told to
+    /// wait, too.
     #[serde(deserialize_with = "setting::some_seconds")]
     pub overload: Duration,
     /// Channel patterns on which clients may publish to each other. Default none.

@@ -151,8 +151,11 @@ impl std::error::Error for Problems {}
 /// # Errors
 /// Everything that is wrong, each with its place.
 pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
-    let environment = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-    let Some(path) = file else { return parse(None, environment) };
+    let environment = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    let Some(path) = file else {
+        return parse(None, environment);
+    };
     match std::fs::read_to_string(path) {
         Ok(text) => parse(Some((path, &text)), environment),
         Err(error) => Err(Problems(vec![Problem {
@@ -167,15 +170,22 @@ pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
 ///
 /// # Errors
 /// Everything that is wrong, each with its place.
-pub fn parse(file: Option<(&Path, &str)>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
-    let environment: BTreeMap<String, String> = environment.into_iter().filter(|(key, _)| key.starts_with(PREFIX)).collect();
+pub fn parse(
+    file: Option<(&Path, &str)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, Problems> {
+    let environment: BTreeMap<String, String> =
+        environment.into_iter().filter(|(key, _)| key.starts_with(PREFIX)).collect();
     let source = ConfigFile::new(file, &environment).map_err(|problem| Problems(vec![problem]))?;
     let problem = |Finding { path, message }: Finding| source.problem(&path, message);
     let problems = |findings: Vec<Finding>| Problems(findings.into_iter().map(problem).collect());
-    let mut reader = ConfigReader::new(file.map(|(_, text)| text), &environment).map_err(problems)?;
+    let mut reader =
+        ConfigReader::new(file.map(|(_, text)| text), &environment).map_err(problems)?;
     let sections = Sections::read(&mut reader);
     match (sections, reader.finish()) {
-        (Some(sections), findings) if findings.is_empty() => sections.into_config().map_err(problems),
+        (Some(sections), findings) if findings.is_empty() => {
+            sections.into_config().map_err(problems)
+        }
         (_, findings) => Err(problems(findings)),
     }
 }

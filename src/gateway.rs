@@ -1,7 +1,8 @@
 //! Permissions, presence, views of devices and calls, audiences.
 //!
-//! [`Gateway`] is a core machine: it decides who may ask what, what each user's devices and calls look like now, and who is
-//! told. It holds no call: the backend does. It can die and come back without a call noticing.
+//! [`Gateway`] is a core machine: it decides who may ask what, what each user's devices and calls
+//! look like now, and who is told. It holds no call: the backend does. It can die and come back
+//! without a call noticing.
 //!
 //! ```text
 //!  handle_request ──▶ permission ──▶ Audit ──handle_audited──▶ Command ──handle_command_result──▶ Reply
@@ -34,8 +35,9 @@ pub use audit_record::{AuditEvent, AuditRecord, ListeningRecord};
 pub use directory::{DeviceEntry, Directory, Group, User, VoiceEnvironment};
 
 use crate::model::{
-    AgentState, Answer, CallFact, CallId, CallNotification, CallView, Capabilities, Command, CommandContext, DeviceId, DeviceView, Fact,
-    Failure, MonitorFact, Notice, NoticeBody, Now, Query, Reason, Refusal, RequestEnvelope, Timestamp, Topic, UserId, setting,
+    AgentState, Answer, CallFact, CallId, CallNotification, CallView, Capabilities, Command,
+    CommandContext, DeviceId, DeviceView, Fact, Failure, MonitorFact, Notice, NoticeBody, Now,
+    Query, Reason, Refusal, RequestEnvelope, Timestamp, Topic, UserId, setting,
 };
 use access::AccessDirectory;
 use known::BackendFacts;
@@ -82,7 +84,8 @@ impl Default for GatewayConfig {
 pub enum NotifyAgent {
     /// Nothing.
     None,
-    /// The agent's call carries `supervisorMonitoringState`, and `supervisorListeningIn` in ListenIn.
+    /// The agent's call carries `supervisorMonitoringState`, and `supervisorListeningIn` in
+    /// ListenIn.
     Event,
 }
 
@@ -155,7 +158,8 @@ pub struct Restored {
 #[error("the audit cannot be written")]
 pub struct AuditFailed;
 
-/// Who may ask what, what each user sees, and who is told. After every `handle_*`, drain [`Gateway::poll_output`].
+/// Who may ask what, what each user sees, and who is told. After every `handle_*`, drain
+/// [`Gateway::poll_output`].
 pub struct Gateway {
     config: GatewayConfig,
     access: AccessDirectory,
@@ -168,8 +172,14 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway that knows its directory and what was kept; `instance` is unlike that of any gateway before it.
-    pub fn new(config: GatewayConfig, directory: Arc<Directory>, kept: Restored, instance: &str) -> Self {
+    /// A gateway that knows its directory and what was kept; `instance` is unlike that of any
+    /// gateway before it.
+    pub fn new(
+        config: GatewayConfig,
+        directory: Arc<Directory>,
+        kept: Restored,
+        instance: &str,
+    ) -> Self {
         let mut gateway = Self {
             works: PendingWorks::new(&config, instance),
             config,
@@ -234,7 +244,9 @@ impl Gateway {
 
     /// Takes the outcome of an audit line.
     pub fn handle_audited(&mut self, id: WorkId, written: Result<(), AuditFailed>, now: Now) {
-        let Some(line) = self.works.take_line(id) else { return };
+        let Some(line) = self.works.take_line(id) else {
+            return;
+        };
         if written.is_err() {
             self.handle_audit_lost(now);
         }
@@ -244,7 +256,9 @@ impl Gateway {
                 let refusal = Refusal::new(Reason::Internal, UNAUDITED);
                 self.works.reply(token, Err(refusal));
             }
-            (PendingLine::Refused { token, refusal }, Ok(()) | Err(AuditFailed)) => self.works.reply(token, Err(refusal)),
+            (PendingLine::Refused { token, refusal }, Ok(()) | Err(AuditFailed)) => {
+                self.works.reply(token, Err(refusal))
+            }
             (PendingLine::Admission { user, asked }, written) => {
                 let (monitoring, mut ctx) = self.monitoring(now);
                 monitoring.handle_admission_audited(user, &asked, written.is_ok(), &mut ctx);
@@ -253,7 +267,8 @@ impl Gateway {
                 let (monitoring, mut ctx) = self.monitoring(now);
                 monitoring.end_unless_ending(&supervisor, &mut ctx);
             }
-            (PendingLine::Listening { .. } | PendingLine::Nothing, Ok(())) | (PendingLine::Nothing, Err(AuditFailed)) => {}
+            (PendingLine::Listening { .. } | PendingLine::Nothing, Ok(()))
+            | (PendingLine::Nothing, Err(AuditFailed)) => {}
         }
     }
 
@@ -262,8 +277,8 @@ impl Gateway {
         self.known.monitors.values().any(|monitor| joined(monitor).is_some())
     }
 
-    /// The audit cannot be written: every supervisor who hears a call, or is about to, hears it no more and is told why. Asked for at every
-    /// failure until it is so.
+    /// The audit cannot be written: every supervisor who hears a call, or is about to, hears it no
+    /// more and is told why. Asked for at every failure until it is so.
     pub fn handle_audit_lost(&mut self, now: Now) {
         let (monitoring, mut ctx) = self.monitoring(now);
         monitoring.handle_audit_lost(&mut ctx);
@@ -294,7 +309,8 @@ impl Gateway {
                     };
                     self.works.audit(record, PendingLine::Nothing, now);
                 }
-                let user = pending.context.user.as_ref().and_then(|user| self.access.user(user).ok());
+                let user =
+                    pending.context.user.as_ref().and_then(|user| self.access.user(user).ok());
                 let refusal = self.access.render_for(user, refusal);
                 self.works.reply(token, Err(refusal));
             }
@@ -312,7 +328,10 @@ impl Gateway {
             if is_line {
                 self.handle_audited(id, Err(AuditFailed), now);
             } else {
-                let refusal = Refusal::new(Reason::Unavailable, "The telephony backend did not answer in time.");
+                let refusal = Refusal::new(
+                    Reason::Unavailable,
+                    "The telephony backend did not answer in time.",
+                );
                 self.handle_command_result(id, Err(refusal), now);
             }
         }
@@ -326,21 +345,26 @@ impl Gateway {
     /// Answers a read: also while the backend is away, with what was known last.
     ///
     /// # Errors
-    /// `NotFound` for what the user may not see, `NotAuthenticated` for a user who is not in the directory.
+    /// `NotFound` for what the user may not see, `NotAuthenticated` for a user who is not in the
+    /// directory.
     pub fn read(&self, user: &UserId, query: &Query, now: Timestamp) -> Result<Answer, Refusal> {
         self.reader().read(self.access.user(user)?, query, now)
     }
 
-    /// What the user would be told if everything happened again: the user itself, each of its devices and each of its calls as they are,
-    /// for a new subscription.
+    /// What the user would be told if everything happened again: the user itself, each of its
+    /// devices and each of its calls as they are, for a new subscription.
     pub fn states(&mut self, user: &UserId, now: Timestamp) -> Vec<Notice> {
         self.notifications.note_read();
-        let Ok(user) = self.access.user(user) else { return Vec::new() };
+        let Ok(user) = self.access.user(user) else {
+            return Vec::new();
+        };
         let reader = self.reader();
         let itself = reader.user_view(user);
-        let itself = [Topic::Me, Topic::Channels].map(|topic| (topic, NoticeBody::UserStateChange(itself.clone())));
+        let itself = [Topic::Me, Topic::Channels]
+            .map(|topic| (topic, NoticeBody::UserStateChange(itself.clone())));
         let devices = reader.own_devices(user).into_iter();
-        let devices = devices.map(|view| (Topic::Devices, NoticeBody::DeviceStateChange(vec![view])));
+        let devices =
+            devices.map(|view| (Topic::Devices, NoticeBody::DeviceStateChange(vec![view])));
         let calls = reader.own_calls(user, now).into_iter().map(|call| {
             let notification = CallNotification::StatusChange;
             (Topic::Calls, NoticeBody::CallStateChange { notification, call })
@@ -372,12 +396,7 @@ impl Gateway {
     }
 
     fn monitoring(&mut self, now: Now) -> (&mut Monitoring, Ctx<'_>) {
-        let ctx = Ctx {
-            access: &self.access,
-            known: &self.known,
-            works: &mut self.works,
-            now,
-        };
+        let ctx = Ctx { access: &self.access, known: &self.known, works: &mut self.works, now };
         (&mut self.monitoring, ctx)
     }
 }
@@ -420,7 +439,9 @@ impl Gateway {
     }
 
     fn end_session(&mut self, asked: &RequestEnvelope, now: Now) {
-        let Ok(user) = self.access.user(&asked.user) else { return };
+        let Ok(user) = self.access.user(&asked.user) else {
+            return;
+        };
         let devices = user.devices.clone();
         let (monitoring, mut ctx) = self.monitoring(now);
         monitoring.handle_session_end(&devices, asked, &mut ctx);
@@ -435,12 +456,12 @@ impl Gateway {
         if before == presence {
             return;
         }
-        self.works.outputs.push_back(Output::Keep {
-            user: user.clone(),
-            presence,
-        });
-        let Ok(user) = self.access.user(user) else { return };
-        let (id, devices, view) = (user.id.clone(), user.devices.clone(), self.reader().user_view(user));
+        self.works.outputs.push_back(Output::Keep { user: user.clone(), presence });
+        let Ok(user) = self.access.user(user) else {
+            return;
+        };
+        let (id, devices, view) =
+            (user.id.clone(), user.devices.clone(), self.reader().user_view(user));
         for topic in [Topic::Me, Topic::Channels] {
             self.works.notify(&id, topic, NoticeBody::UserStateChange(view.clone()));
         }
@@ -472,7 +493,13 @@ impl Gateway {
     fn handle_monitor(&mut self, monitor: MonitorFact, now: Now) {
         let (before, found) = self.known.insert_monitor(monitor.clone());
         let (monitoring, mut ctx) = self.monitoring(now);
-        monitoring.handle_progress(&monitor.supervisor, before.as_ref(), Some(&monitor), found, &mut ctx);
+        monitoring.handle_progress(
+            &monitor.supervisor,
+            before.as_ref(),
+            Some(&monitor),
+            found,
+            &mut ctx,
+        );
         self.tell_device(&monitor.supervisor);
         let (monitoring, mut ctx) = self.monitoring(now);
         monitoring.check_permission(&monitor, &mut ctx);
@@ -490,10 +517,16 @@ impl Gateway {
     fn handle_failure(&mut self, failure: Failure, now: Now) {
         let (monitoring, mut ctx) = self.monitoring(now);
         monitoring.handle_failure(&failure, &mut ctx);
-        let Some(user) = self.access.owner(&failure.device) else { return };
+        let Some(user) = self.access.owner(&failure.device) else {
+            return;
+        };
         let topic = match self.notifications.topic_of(failure.request_id.as_ref()) {
             Some(topic) => topic,
-            None if failure.call.is_some() && !self.known.monitors.contains_key(&failure.device) => Topic::Calls,
+            None if failure.call.is_some()
+                && !self.known.monitors.contains_key(&failure.device) =>
+            {
+                Topic::Calls
+            }
             None => Topic::Devices,
         };
         let body = NoticeBody::Error {
@@ -524,7 +557,8 @@ impl Gateway {
         let is_no_news = self.notifications.meet();
         self.tell_everybody(now);
         if is_no_news {
-            // How things are is no news to those who were told by an earlier life, and the others ask.
+            // How things are is no news to those who were told by an earlier life, and the others
+            // ask.
             self.works.outputs.truncate(told);
         }
         let (monitoring, mut ctx) = self.monitoring(now);
@@ -543,7 +577,9 @@ impl Gateway {
         if !self.has_met() {
             return;
         }
-        let Some((user, view)) = self.device_news(device) else { return };
+        let Some((user, view)) = self.device_news(device) else {
+            return;
+        };
         self.works.notify(&user, Topic::Devices, NoticeBody::DeviceStateChange(vec![view]));
     }
 
@@ -573,11 +609,10 @@ impl Gateway {
     }
 
     fn tell_leg(&mut self, notification: CallNotification, leg: CallView, now: Now) {
-        let Some(user) = self.access.owner(&leg.device) else { return };
-        let body = NoticeBody::CallStateChange {
-            notification,
-            call: views::timed(leg, now.wall),
+        let Some(user) = self.access.owner(&leg.device) else {
+            return;
         };
+        let body = NoticeBody::CallStateChange { notification, call: views::timed(leg, now.wall) };
         self.works.notify(&user.id, Topic::Calls, body);
     }
 }

@@ -1,12 +1,14 @@
 //! The contract served by the gateway: Command ⇄ Request and reply.
 //!
-//! A gateway is itself a backend: other services speak to it as it speaks to its own, on behalf of users whose permissions it checks.
+//! A gateway is itself a backend: other services speak to it as it speaks to its own, on behalf of
+//! users whose permissions it checks.
 
 use crate::gateway::User;
 use crate::gateway::task::GatewayHandle;
 use crate::model::{
-    BadRequest, BadRequestOn, CallId, CallOperation, Command, CommandContext, DeviceId, DialString, NotDialable, Number, Operation, Reason,
-    Refusal, Request, RequestEnvelope, Subject, TargetRef, TransferStep,
+    BadRequest, BadRequestOn, CallId, CallOperation, Command, CommandContext, DeviceId, DialString,
+    NotDialable, Number, Operation, Reason, Refusal, Request, RequestEnvelope, Subject, TargetRef,
+    TransferStep,
 };
 use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::{CommandCall, TelephonyService, serve_facts};
@@ -38,10 +40,18 @@ async fn carry(gateway: GatewayHandle, mut placed: mpsc::Receiver<CommandCall>) 
 }
 
 /// What the user, on whose behalf it is commanded, would have asked.
-fn asked(gateway: &GatewayHandle, context: CommandContext, command: Command) -> Result<RequestEnvelope, Refusal> {
+fn asked(
+    gateway: &GatewayHandle,
+    context: CommandContext,
+    command: Command,
+) -> Result<RequestEnvelope, Refusal> {
     let user = context.user.ok_or_else(|| Refusal::missing("context.on_behalf_of"))?;
     let Some(known) = gateway.user(&user) else {
-        return Err(Refusal::about(Reason::NotPermitted, Subject::User(user), "User '{}' is not known."));
+        return Err(Refusal::about(
+            Reason::NotPermitted,
+            Subject::User(user),
+            "User '{}' is not known.",
+        ));
     };
     Ok(RequestEnvelope {
         request: request(known, command)?,
@@ -64,10 +74,7 @@ fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>,
             agent_side_only: false,
         } => Request::StartMonitoring {
             device: supervisor,
-            target: TargetRef {
-                device: Some(target),
-                number: None,
-            },
+            target: TargetRef { device: Some(target), number: None },
             activity,
             mode,
             scope,
@@ -80,31 +87,53 @@ fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>,
             ));
         }
         Command::StopMonitoring { supervisor } => Request::CancelMonitoring { device: supervisor },
-        Command::SwitchMonitoring {
-            supervisor,
-            call,
-            activity,
-        } => return on_leg(user, supervisor, call, CallOperation::Switch(activity)),
-        Command::AdmitMonitoring { .. } => return Err(Refusal::new(Reason::Forbidden, "The gateway confirms joins itself.")),
+        Command::SwitchMonitoring { supervisor, call, activity } => {
+            return on_leg(user, supervisor, call, CallOperation::Switch(activity));
+        }
+        Command::AdmitMonitoring { .. } => {
+            return Err(Refusal::new(Reason::Forbidden, "The gateway confirms joins itself."));
+        }
         Command::MuteMonitoredParty { supervisor, call, muted } => {
             return on_leg(user, supervisor, call, CallOperation::MuteMonitored(muted));
         }
         Command::SetDoNotDisturb { device, on } => Request::SetDoNotDisturb { device, on },
-        Command::SetForwarding { device, to } => match to.as_ref().map(|to| dial_string("destination", to)).transpose() {
-            Ok(to) => Request::SetForwarding { device, to },
-            Err(refusal) => return Ok(Err(bad(Operation::ForwardCallsOn, BadRequestOn::Device(device), refusal))),
-        },
+        Command::SetForwarding { device, to } => {
+            match to.as_ref().map(|to| dial_string("destination", to)).transpose() {
+                Ok(to) => Request::SetForwarding { device, to },
+                Err(refusal) => {
+                    return Ok(Err(bad(
+                        Operation::ForwardCallsOn,
+                        BadRequestOn::Device(device),
+                        refusal,
+                    )));
+                }
+            }
+        }
         Command::Dial { device, destination } => match dial_string("destination", &destination) {
             Ok(destination) => Request::Dial { device, destination },
-            Err(refusal) => return Ok(Err(bad(Operation::Dial, BadRequestOn::Device(device), refusal))),
+            Err(refusal) => {
+                return Ok(Err(bad(Operation::Dial, BadRequestOn::Device(device), refusal)));
+            }
         },
-        Command::Answer { device, call } => return on_leg(user, device, call, CallOperation::Answer),
-        Command::Hangup { device, call } => return on_leg(user, device, call, CallOperation::Hangup),
+        Command::Answer { device, call } => {
+            return on_leg(user, device, call, CallOperation::Answer);
+        }
+        Command::Hangup { device, call } => {
+            return on_leg(user, device, call, CallOperation::Hangup);
+        }
         Command::Hold { device, call } => return on_leg(user, device, call, CallOperation::Hold),
-        Command::Retrieve { device, call } => return on_leg(user, device, call, CallOperation::Retrieve),
-        Command::Mute { device, call, on } => return on_leg(user, device, call, CallOperation::Mute(on)),
+        Command::Retrieve { device, call } => {
+            return on_leg(user, device, call, CallOperation::Retrieve);
+        }
+        Command::Mute { device, call, on } => {
+            return on_leg(user, device, call, CallOperation::Mute(on));
+        }
         Command::SendDtmf { device, call, digits } => {
-            let refusal = Refusal::parameter(Reason::InvalidInput, "digits", "Parameter '{}' may contain 0-9, *, # and A-D.");
+            let refusal = Refusal::parameter(
+                Reason::InvalidInput,
+                "digits",
+                "Parameter '{}' may contain 0-9, *, # and A-D.",
+            );
             let fits = digits.as_str().len() <= DialString::LONGEST;
             let digits = fits.then_some(digits).ok_or((Operation::SendDtmf, refusal));
             return on_own_leg(user, device, call, digits.map(CallOperation::SendDtmf));
@@ -132,14 +161,20 @@ fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>,
         Command::RemoveParticipant { device, call, participant } => {
             let participant = dial_string("participant", &participant);
             let operation = participant.map(CallOperation::RemoveParticipant);
-            let operation = operation.map_err(|refusal| (Operation::RemoveParticipantFromConference, refusal));
+            let operation =
+                operation.map_err(|refusal| (Operation::RemoveParticipantFromConference, refusal));
             return on_own_leg(user, device, call, operation);
         }
     };
     Ok(Ok(request))
 }
 
-fn on_leg(user: &User, device: DeviceId, call: CallId, operation: CallOperation) -> Result<Result<Request, BadRequest>, Refusal> {
+fn on_leg(
+    user: &User,
+    device: DeviceId,
+    call: CallId,
+    operation: CallOperation,
+) -> Result<Result<Request, BadRequest>, Refusal> {
     on_own_leg(user, device, call, Ok(operation))
 }
 
@@ -164,6 +199,8 @@ fn bad(operation: Operation, on: BadRequestOn, refusal: Refusal) -> BadRequest {
 }
 
 fn dial_string(field: &str, number: &Number) -> Result<DialString, Refusal> {
-    let not_one = |_: NotDialable| Refusal::parameter(Reason::InvalidInput, field, "Parameter '{}' is not a telephone number.");
+    let not_one = |_: NotDialable| {
+        Refusal::parameter(Reason::InvalidInput, field, "Parameter '{}' is not a telephone number.")
+    };
     number.as_str().parse().map_err(not_one)
 }

@@ -29,13 +29,16 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
-    /// Scheme, host and port under which clients reach us, without a path: the prefix of every URI we write.
+    /// Scheme, host and port under which clients reach us, without a path: the prefix of every URI
+    /// we write.
     #[serde(skip)]
     pub public_url: String,
-    /// Origins (`https://desk.example.com`) of pages that may call us from a browser, besides our own.
+    /// Origins (`https://desk.example.com`) of pages that may call us from a browser, besides our
+    /// own.
     #[serde(rename = "allowed_origins")]
     pub cors_origins: Vec<String>,
-    /// Proxies in front of us with an `X-Forwarded-For` that is believed: limits count the client behind them, and the audit names it.
+    /// Proxies in front of us with an `X-Forwarded-For` that is believed: limits count the client
+    /// behind them, and the audit names it.
     pub trusted_proxies: Vec<IpAddr>,
     /// GET answers with a token that POST, PUT and DELETE by cookie must send back.
     pub csrf: bool,

@@ -5,8 +5,9 @@
 //!                                 └─ jitter ring ─▶ readers ─▶ gains ─▶ sum, saturate ─▶ codec ─▶ socket
 //! ```
 //!
-//! [`Hearing`] is the allow-list. [`call::Call`] is the quiet machine of one call: packets and time in, packets and events
-//! out. [`engine::Engine`] owns threads and sockets and drives the machines; `sip` talks to nothing else.
+//! [`Hearing`] is the allow-list. [`call::Call`] is the quiet machine of one call: packets and time
+//! in, packets and events out. [`engine::Engine`] owns threads and sockets and drives the machines;
+//! `sip` talks to nothing else.
 
 pub mod call;
 pub mod codec;
@@ -44,17 +45,19 @@ pub struct CallKey(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MediaConfig {
-    /// The address the sockets bind to. The default is the loopback: nothing is exposed unless configured.
+    /// The address the sockets bind to. The default is the loopback: nothing is exposed unless
+    /// configured.
     pub bind: IpAddr,
     /// The address told to phones, when it is another one. Needed when `bind` is unspecified.
     pub advertised: Option<IpAddr>,
-    /// The UDP ports: RTP on even ones, RTCP on the odd one after. `None`: any the system gives (tests).
+    /// The UDP ports: RTP on even ones, RTCP on the odd one after. `None`: any the system gives
+    /// (tests).
     #[serde(deserialize_with = "port_range")]
     pub ports: Option<RangeInclusive<u16>>,
     /// Whether legs have ports of their own.
     pub port_use: PortUse,
-    /// A pair of ports that was given back rests so long before another leg gets it: what is still on its way to the old call does not reach
-    /// the new one. 5 s.
+    /// A pair of ports that was given back rests so long before another leg gets it: what is still
+    /// on its way to the old call does not reach the new one. 5 s.
     #[serde(skip)]
     pub port_rest: Duration,
     /// Worker threads; 0: one per core. Each call stays with one.
@@ -62,7 +65,8 @@ pub struct MediaConfig {
     /// A leg that should send and does not, for so long, is reported. 15 s.
     #[serde(deserialize_with = "setting::some_seconds")]
     pub inactivity: Duration,
-    /// Between two RTCP reports to a leg, on average: each time half to one and a half of it (RFC 3550 6.2: 5 s).
+    /// Between two RTCP reports to a leg, on average: each time half to one and a half of it (RFC
+    /// 3550 6.2: 5 s).
     #[serde(deserialize_with = "setting::some_seconds")]
     pub rtcp_interval: Duration,
     /// The DSCP of what is sent; 46 is EF (RFC 3246).
@@ -86,7 +90,9 @@ impl Default for MediaConfig {
 }
 
 /// The first and the last port; among them must be an even one with an odd one after it.
-fn port_range<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RangeInclusive<u16>>, D::Error> {
+fn port_range<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<RangeInclusive<u16>>, D::Error> {
     let (first, last) = <(u16, u16)>::deserialize(deserializer)?;
     let pair = first.checked_add(first % 2).and_then(|even| even.checked_add(1));
     if first == 0 || pair.is_none_or(|odd| odd > last) {
@@ -104,9 +110,10 @@ pub enum PortUse {
     /// Each leg has.
     #[default]
     PerLeg,
-    /// Legs of which enough is known when they are opened ([`Expected`]) share a few pairs of ports, and are told apart by where their packets
-    /// come from. It takes the system less time, and legs are less protected from each other: a flood at one of these ports is a
-    /// flood for many calls.
+    /// Legs of which enough is known when they are opened ([`Expected`]) share a few pairs of
+    /// ports, and are told apart by where their packets come from. It takes the system less time,
+    /// and legs are less protected from each other: a flood at one of these ports is a flood for
+    /// many calls.
     Shared,
 }
 
@@ -115,7 +122,8 @@ pub enum PortUse {
 pub enum Expected {
     /// Nothing: it is behind a NAT, or it may use one port for several calls.
     Nothing,
-    /// A port of this telephone's. No two of its legs are at one pair: whatever port it uses for the next call, it is told apart.
+    /// A port of this telephone's. No two of its legs are at one pair: whatever port it uses for
+    /// the next call, it is told apart.
     Phone(String),
     /// This address: the offer of a trunk said so.
     Offered(SocketAddr),
@@ -124,11 +132,13 @@ pub enum Expected {
 /// What signalling has agreed for a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LegMedia {
-    /// Where its RTP comes from and goes to. `None`: nothing is sent and everything that comes is foreign.
+    /// Where its RTP comes from and goes to. `None`: nothing is sent and everything that comes is
+    /// foreign.
     ///
     /// With `nat` the host must be the one that the signalling came from; the port is learned.
     pub remote: Option<SocketAddr>,
-    /// Where its RTCP comes from and goes to; `None`: the port after `remote`'s. Without effect with `rtcp_mux`.
+    /// Where its RTCP comes from and goes to; `None`: the port after `remote`'s. Without effect
+    /// with `rtcp_mux`.
     pub remote_rtcp: Option<SocketAddr>,
     /// RTCP shares the ports of RTP, both ways (RFC 5761).
     pub rtcp_mux: bool,
@@ -142,21 +152,23 @@ pub struct LegMedia {
     pub dtmf_clock: u32,
     /// The payload type of the comfort noise (RFC 3389) that we send, if agreed.
     pub comfort_noise: Option<u8>,
-    /// What may come: every format that was agreed, under each of its numbers, and in any order (RFC 3264 6.1 and 7). Anything else is
-    /// dropped.
+    /// What may come: every format that was agreed, under each of its numbers, and in any order
+    /// (RFC 3264 6.1 and 7). Anything else is dropped.
     pub receives: Formats,
     /// We may send to it (its direction is sendrecv or recvonly).
     pub send: bool,
     /// We accept from it (its direction is sendrecv or sendonly).
     pub receive: bool,
-    /// It is behind a NAT: what is sent goes where its packets come from, once some have come. See [`SourceRule`] for what else holds.
+    /// It is behind a NAT: what is sent goes where its packets come from, once some have come. See
+    /// [`SourceRule`] for what else holds.
     pub nat: bool,
 }
 
 /// `sip` → media. Commands about legs or calls that are gone are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaCommand {
-    /// Sets or replaces what signalling agreed for a leg. Outgoing SSRC, sequence and timestamp go on unbroken.
+    /// Sets or replaces what signalling agreed for a leg. Outgoing SSRC, sequence and timestamp go
+    /// on unbroken.
     Describe {
         /// The leg that it is about.
         leg: LegId,
@@ -165,22 +177,24 @@ pub enum MediaCommand {
         /// The keys of its SRTP; `None`: RTP in clear, both ways.
         srtp: Option<Box<srtp::Keys>>,
     },
-    /// Sets what holds for a leg's addresses beside its description; before the `Describe` that it is about. Without one it is
-    /// [`SourceRule::default`].
+    /// Sets what holds for a leg's addresses beside its description; before the `Describe` that it
+    /// is about. Without one it is [`SourceRule::default`].
     Sources {
         /// The leg that it is about.
         leg: LegId,
         /// What holds from now on.
         rule: SourceRule,
     },
-    /// Replaces the whole allow-list of a call between two packets. Legs it does not name hear nobody and are heard by nobody.
+    /// Replaces the whole allow-list of a call between two packets. Legs it does not name hear
+    /// nobody and are heard by nobody.
     Hear {
         /// The call that it is about.
         call: CallKey,
         /// The new allow-list.
         hearing: Hearing,
     },
-    /// Sends digits as telephone-events (RFC 4733) in the name of the leg to every party that hears it, one after another. No supervisor gets them.
+    /// Sends digits as telephone-events (RFC 4733) in the name of the leg to every party that hears
+    /// it, one after another. No supervisor gets them.
     SendDigits {
         /// The leg that it is about.
         leg: LegId,
@@ -192,15 +206,16 @@ pub enum MediaCommand {
         /// The leg that it is about.
         leg: LegId,
     },
-    /// Moves a leg with its sockets and its stream into another call (attended transfer). In the new call it hears nobody and is
-    /// heard by nobody until that call's allow-list names it.
+    /// Moves a leg with its sockets and its stream into another call (attended transfer). In the
+    /// new call it hears nobody and is heard by nobody until that call's allow-list names it.
     Move {
         /// The leg that it is about.
         leg: LegId,
         /// The call it goes to.
         call: CallKey,
     },
-    /// Closes a leg's sockets; answered by [`MediaEvent::Closed`]. A call is gone with its last leg.
+    /// Closes a leg's sockets; answered by [`MediaEvent::Closed`]. A call is gone with its last
+    /// leg.
     Close {
         /// The leg that it is about.
         leg: LegId,
@@ -210,8 +225,8 @@ pub enum MediaCommand {
 /// media → `sip`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaEvent {
-    /// Nothing valid came from a leg that should send, for [`MediaConfig::inactivity`], or for a third of it from any party of its call. Said
-    /// once until something comes again.
+    /// Nothing valid came from a leg that should send, for [`MediaConfig::inactivity`], or for a
+    /// third of it from any party of its call. Said once until something comes again.
     Inactive {
         /// The leg that it is about.
         leg: LegId,
@@ -221,12 +236,14 @@ pub enum MediaEvent {
         /// The leg that it is about.
         leg: LegId,
     },
-    /// Nothing more is sent to a leg, because nothing has come from its address ([`SourceRule::unheard`]). Said when something was about to be.
+    /// Nothing more is sent to a leg, because nothing has come from its address
+    /// ([`SourceRule::unheard`]). Said when something was about to be.
     Withheld {
         /// The leg that it is about.
         leg: LegId,
     },
-    /// The worker of a leg has failed, and the leg with it: it is silent, and only [`MediaCommand::Close`] is understood of it. ERROR.
+    /// The worker of a leg has failed, and the leg with it: it is silent, and only
+    /// [`MediaCommand::Close`] is understood of it. ERROR.
     Failed {
         /// The leg that it is about.
         leg: LegId,
@@ -261,7 +278,8 @@ pub enum MediaEvent {
 pub enum LeakReason {
     /// Sound was about to reach a listener that must not hear it, by its role. WARN.
     NotPermitted,
-    /// Sound that the listener may hear is in a codec that it does not have, and nothing is there to transcode it. INFO.
+    /// Sound that the listener may hear is in a codec that it does not have, and nothing is there
+    /// to transcode it. INFO.
     CodecMismatch,
 }
 
@@ -277,9 +295,11 @@ pub struct LegStats {
     pub received: u64,
     /// RTP sent to it.
     pub sent: u64,
-    /// Of `sent`: another leg's payload, byte for byte. In ListenIn and Coach the `unchanged` of a customer equals its `sent`.
+    /// Of `sent`: another leg's payload, byte for byte. In ListenIn and Coach the `unchanged` of a
+    /// customer equals its `sent`.
     pub unchanged: u64,
-    /// Of `sent`: one other leg's sound in another codec, packet by packet, whichever it speaks at the time.
+    /// Of `sent`: one other leg's sound in another codec, packet by packet, whichever it speaks at
+    /// the time.
     pub transcoded: u64,
     /// Of `sent`: a sum.
     pub mixed: u64,
@@ -305,15 +325,19 @@ pub struct LegStats {
     pub rtcp_sent: u64,
     /// Interarrival jitter of what it sends (RFC 3550 6.4.1).
     pub jitter: Duration,
-    /// Of `sent`: those that never reached it, by its last RTCP report; 0 as well when it sends none.
+    /// Of `sent`: those that never reached it, by its last RTCP report; 0 as well when it sends
+    /// none.
     pub remote_lost: u64,
-    /// What its last RTCP report says it lost of ours, in 1/256 of the packets since the report before.
+    /// What its last RTCP report says it lost of ours, in 1/256 of the packets since the report
+    /// before.
     pub remote_fraction_lost: u8,
     /// Interarrival jitter of ours, by its last RTCP report.
     pub remote_jitter: Duration,
-    /// The last round trip between us, without what either kept the other waiting; `None` while it has answered no report of ours.
+    /// The last round trip between us, without what either kept the other waiting; `None` while it
+    /// has answered no report of ours.
     pub round_trip: Option<Duration>,
-    /// How good what it sends can sound, over all of it: MOS in hundredths, see [`quality`]. `None` while nothing came.
+    /// How good what it sends can sound, over all of it: MOS in hundredths, see [`quality`]. `None`
+    /// while nothing came.
     pub mos: Option<u16>,
     /// The same of what we send to it, by its RTCP reports; `None` while none came.
     pub remote_mos: Option<u16>,

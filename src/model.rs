@@ -28,12 +28,17 @@ pub use capability::Capability;
 pub use command::{Command, CommandContext, TransferStep};
 pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{
-    AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure, LegState, MonitorFact, MonitorState,
-    PartyFact, PartyRole, Quality, RemoteQuality, Revised,
+    AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure,
+    LegState, MonitorFact, MonitorState, PartyFact, PartyRole, Quality, RemoteQuality, Revised,
 };
 pub use ids::{CallId, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId};
 pub use monitoring::{Activity, Mode, Scope, UnknownWord};
-pub use notice::{CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView};
+pub use notice::{
+    CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView,
+};
 pub use operation::Operation;
 pub use refusal::{Reason, Refusal, Subject};
-pub use request::{AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, Query, Request, RequestEnvelope, Role, TargetRef};
+pub use request::{
+    AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, Query, Request,
+    RequestEnvelope, Role, TargetRef,
+};

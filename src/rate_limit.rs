@@ -1,8 +1,10 @@
-//! Rate limits: a token bucket (the generic cell rate algorithm, ITU-T I.371), the one of the whole crate.
+//! Rate limits: a token bucket (the generic cell rate algorithm, ITU-T I.371), the one of the whole
+//! crate.
 
 use std::time::{Duration, Instant};
 
-/// A token bucket: holds `most` tokens and gets one back every `each`. An empty default is a full bucket, and needs no clock to be made.
+/// A token bucket: holds `most` tokens and gets one back every `each`. An empty default is a full
+/// bucket, and needs no clock to be made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenBucket {
     /// When every token that was taken will have come back.

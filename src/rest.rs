@@ -9,8 +9,9 @@ use crate::http::error::{ErrorBody, HttpError};
 use crate::http::json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use crate::http::layers::RequestName;
 use crate::model::{
-    Activity, AgentState, Answer, BadRequest, BadRequestOn, CallId, CallOperation, DeviceId, Mode, Operation, Query as Wanted, Reason,
-    Refusal, Request as Words, RequestEnvelope, RequestId, Scope, TargetRef, TransferStep,
+    Activity, AgentState, Answer, BadRequest, BadRequestOn, CallId, CallOperation, DeviceId, Mode,
+    Operation, Query as Wanted, Reason, Refusal, Request as Words, RequestEnvelope, RequestId,
+    Scope, TargetRef, TransferStep,
 };
 use crate::telemetry::Pii;
 use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
@@ -46,11 +47,8 @@ struct Document;
 
 /// `/api/v2` without the layers that it shares with CometD.
 pub(crate) fn router(config: &HttpConfig, desk: GatewayHandle) -> Router {
-    let rest = RestState {
-        desk,
-        uris: Uris::new(&config.public_url),
-        body_limit: config.body_limit,
-    };
+    let rest =
+        RestState { desk, uris: Uris::new(&config.public_url), body_limit: config.body_limit };
     let (closed, document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(read_me, operate_me))
         .routes(routes!(read_my_devices))
@@ -63,7 +61,8 @@ pub(crate) fn router(config: &HttpConfig, desk: GatewayHandle) -> Router {
         .routes(routes!(read_device))
         .routes(routes!(read_voice_environment))
         .split_for_parts();
-    let (open, open_document) = OpenApiRouter::<RestState>::new().routes(routes!(read_version)).split_for_parts();
+    let (open, open_document) =
+        OpenApiRouter::<RestState>::new().routes(routes!(read_version)).split_for_parts();
     let document: Arc<str> = described(document.merge_from(open_document), &config.public_url)
         .to_json()
         .unwrap_or_else(|_| unreachable!("the document is made of our own literals"))
@@ -81,21 +80,22 @@ pub(crate) fn router(config: &HttpConfig, desk: GatewayHandle) -> Router {
         .layer(from_fn(auth::require));
     let open = open.route(
         "/api/v2/openapi.json",
-        axum::routing::get(async move || ([(axum::http::header::CONTENT_TYPE, "application/json")], document.to_string())),
+        axum::routing::get(async move || {
+            ([(axum::http::header::CONTENT_TYPE, "application/json")], document.to_string())
+        }),
     );
     open.method_not_allowed_fallback(wrong_method).merge(closed).with_state(rest)
 }
 
 /// What holds for every operation: where it is, who may ask, and how it is refused.
 fn described(mut document: openapi::OpenApi, public_url: &str) -> openapi::OpenApi {
-    use openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+    use openapi::security::{
+        ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+    };
     let components = document.components.get_or_insert_default();
     for (name, scheme) in [
         ("basic", SecurityScheme::Http(Http::new(HttpAuthScheme::Basic))),
-        (
-            "cookie",
-            SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE))),
-        ),
+        ("cookie", SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE)))),
     ] {
         components.security_schemes.insert(name.to_owned(), scheme.into());
     }
@@ -133,7 +133,8 @@ const REFUSALS: [(u16, &str); 9] = [
 
 fn refused_with(status: u16, text: &str) -> openapi::Response {
     let body = openapi::Content::new(Some(openapi::Ref::from_schema_name("ErrorBody")));
-    let response = openapi::ResponseBuilder::new().description(text).content("application/json", body);
+    let response =
+        openapi::ResponseBuilder::new().description(text).content("application/json", body);
     let response = match status {
         429 | 503 => response.header("Retry-After", openapi::Header::new(u32::schema())),
         _ => response,
@@ -170,7 +171,11 @@ fn shortened(text: &str) -> String {
 }
 
 impl RestState {
-    async fn ask(&self, from: &RequestContext, request: Result<Words, BadRequest>) -> Result<Json<Accepted>, HttpError> {
+    async fn ask(
+        &self,
+        from: &RequestContext,
+        request: Result<Words, BadRequest>,
+    ) -> Result<Json<Accepted>, HttpError> {
         let asked = RequestEnvelope {
             user: from.caller.user.clone(),
             from: from.caller.address,
@@ -188,25 +193,37 @@ impl RestState {
         Ok(self.desk.read(&from.caller.user, wanted).await?)
     }
 
-    async fn device(&self, from: &RequestContext, wanted: Wanted) -> Result<Json<Reply<OneDevice>>, HttpError> {
+    async fn device(
+        &self,
+        from: &RequestContext,
+        wanted: Wanted,
+    ) -> Result<Json<Reply<OneDevice>>, HttpError> {
         match self.read(from, wanted).await? {
-            Answer::Device(view) => Ok(reply(OneDevice {
-                device: json::device(&self.uris, &view),
-            })),
+            Answer::Device(view) => {
+                Ok(reply(OneDevice { device: json::device(&self.uris, &view) }))
+            }
             other => Err(unexpected(&other)),
         }
     }
 
-    async fn devices(&self, from: &RequestContext, wanted: Wanted) -> Result<Vec<DeviceJson>, HttpError> {
+    async fn devices(
+        &self,
+        from: &RequestContext,
+        wanted: Wanted,
+    ) -> Result<Vec<DeviceJson>, HttpError> {
         match self.read(from, wanted).await? {
-            Answer::Devices(views) => Ok(views.iter().map(|view| json::device(&self.uris, view)).collect()),
+            Answer::Devices(views) => {
+                Ok(views.iter().map(|view| json::device(&self.uris, view)).collect())
+            }
             other => Err(unexpected(&other)),
         }
     }
 
     async fn calls(&self, from: &RequestContext) -> Result<Vec<CallJson>, HttpError> {
         match self.read(from, Wanted::MyCalls).await? {
-            Answer::Calls(views) => Ok(views.iter().map(|view| json::call(&self.uris, view)).collect()),
+            Answer::Calls(views) => {
+                Ok(views.iter().map(|view| json::call(&self.uris, view)).collect())
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -215,7 +232,10 @@ impl RestState {
         reply(match read.fields {
             Some(_) => Devices::Whole { devices },
             None => Devices::Uris {
-                uris: devices.iter().map(|device| self.uris.device(&device.id.as_str().into())).collect(),
+                uris: devices
+                    .iter()
+                    .map(|device| self.uris.device(&device.id.as_str().into()))
+                    .collect(),
             },
         })
     }
@@ -250,7 +270,9 @@ async fn counted(mut request: Request, next: Next) -> Response {
     let counted = OperationLabel::default();
     request.extensions_mut().insert(counted.clone());
     let route = match request.extensions().get::<MatchedPath>() {
-        Some(path) if [Method::GET, Method::POST].contains(request.method()) => format!("{} {}", request.method(), path.as_str()),
+        Some(path) if [Method::GET, Method::POST].contains(request.method()) => {
+            format!("{} {}", request.method(), path.as_str())
+        }
         // No label is a client's to choose.
         _ => "none".to_owned(),
     };
@@ -271,8 +293,12 @@ impl RequestContext {
 impl<S: Send + Sync> axum::extract::FromRequestParts<S> for RequestContext {
     type Rejection = HttpError;
 
-    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, HttpError> {
-        let caller: Result<Extension<AuthenticatedUser>, ExtensionRejection> = Extension::from_request_parts(parts, state).await;
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        state: &S,
+    ) -> Result<Self, HttpError> {
+        let caller: Result<Extension<AuthenticatedUser>, ExtensionRejection> =
+            Extension::from_request_parts(parts, state).await;
         let Ok(Extension(caller)) = caller else {
             return Err(HttpError::access_denied());
         };
@@ -320,7 +346,9 @@ type ReadQuery = Result<Query<Read>, QueryRejection>;
 fn read(query: ReadQuery) -> Result<Read, Refusal> {
     match query {
         Ok(Query(read)) => Ok(read),
-        Err(rejection) => Err(Refusal::new(Reason::InvalidInput, shortened(&rejection.body_text()))),
+        Err(rejection) => {
+            Err(Refusal::new(Reason::InvalidInput, shortened(&rejection.body_text())))
+        }
     }
 }
 
@@ -385,7 +413,11 @@ struct Version {
 
 /// The user himself; with `subresources` also his devices, calls and channels.
 #[utoipa::path(get, path = "/api/v2/me", params(Read), responses((status = 200, body = Reply<OneUser>), (status = "default", body = ErrorBody)))]
-async fn read_me(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<OneUser>>, HttpError> {
+async fn read_me(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    query: ReadQuery,
+) -> Result<Json<Reply<OneUser>>, HttpError> {
     let read = read(query)?;
     let parts = Subresources::from_str(read.subresources.as_deref().unwrap_or_default())?;
     let view = match rest.read(&from, Wanted::Me).await? {
@@ -419,18 +451,15 @@ impl FromStr for Subresources {
         let mut parts = Self::default();
         for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
             match word {
-                "*" => {
-                    parts = Self {
-                        devices: true,
-                        calls: true,
-                        channels: true,
-                    }
-                }
+                "*" => parts = Self { devices: true, calls: true, channels: true },
                 "devices" => parts.devices = true,
                 "calls" => parts.calls = true,
                 "channels" => parts.channels = true,
                 _ => {
-                    let message = format!("'{}' is not a subresource: devices, calls, channels or *.", shortened(word));
+                    let message = format!(
+                        "'{}' is not a subresource: devices, calls, channels or *.",
+                        shortened(word)
+                    );
                     return Err(Refusal::new(Reason::InvalidInput, message));
                 }
             }
@@ -439,10 +468,15 @@ impl FromStr for Subresources {
     }
 }
 
-/// StartContactCenterSession, EndContactCenterSession, and the agent states as old clients ask for them.
+/// StartContactCenterSession, EndContactCenterSession, and the agent states as old clients ask for
+/// them.
 #[utoipa::path(post, path = "/api/v2/me", request_body = operations::MeOperation,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
-async fn operate_me(State(rest): State<RestState>, from: RequestContext, operation: OperationBody) -> Result<Json<Accepted>, HttpError> {
+async fn operate_me(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    operation: OperationBody,
+) -> Result<Json<Accepted>, HttpError> {
     let request = match operation.name() {
         "StartContactCenterSession" => {
             operation.parameters.channels()?;
@@ -478,7 +512,11 @@ fn agent_state(operation: &OperationBody) -> Result<Words, Refusal> {
 
 /// The user's devices.
 #[utoipa::path(get, path = "/api/v2/me/devices", params(Read), responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody)))]
-async fn read_my_devices(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<Devices>>, HttpError> {
+async fn read_my_devices(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    query: ReadQuery,
+) -> Result<Json<Reply<Devices>>, HttpError> {
     let read = read(query)?;
     let devices = rest.devices(&from, Wanted::MyDevices).await?;
     Ok(rest.device_list(devices, &read))
@@ -487,11 +525,16 @@ async fn read_my_devices(State(rest): State<RestState>, from: RequestContext, qu
 /// One of the user's devices.
 #[utoipa::path(get, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "a device")),
     responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
-async fn read_my_device(State(rest): State<RestState>, from: RequestContext, path: IdPath) -> Result<Json<Reply<OneDevice>>, HttpError> {
+async fn read_my_device(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    path: IdPath,
+) -> Result<Json<Reply<OneDevice>>, HttpError> {
     rest.device(&from, Wanted::MyDevice(id("/me/devices", path)?)).await
 }
 
-/// Coach, ListenIn, BargeIn, CancelSupervisorMonitoring, DoNotDisturbOn, DoNotDisturbOff, ForwardCallsOn, ForwardCallsOff.
+/// Coach, ListenIn, BargeIn, CancelSupervisorMonitoring, DoNotDisturbOn, DoNotDisturbOff,
+/// ForwardCallsOn, ForwardCallsOff.
 #[utoipa::path(post, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "one of the user's devices")),
     request_body = operations::DeviceOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
 async fn operate_my_device(
@@ -519,7 +562,11 @@ async fn operate_my_device(
     rest.ask(&from, request).await
 }
 
-fn start(device: DeviceId, activity: Activity, parameters: &Parameters) -> Result<Words, BadRequest> {
+fn start(
+    device: DeviceId,
+    activity: Activity,
+    parameters: &Parameters,
+) -> Result<Words, BadRequest> {
     start_as(device.clone(), activity, parameters).map_err(|refusal| BadRequest {
         operation: Operation::start(activity),
         on: BadRequestOn::Device(device),
@@ -527,7 +574,11 @@ fn start(device: DeviceId, activity: Activity, parameters: &Parameters) -> Resul
     })
 }
 
-fn start_as(device: DeviceId, activity: Activity, parameters: &Parameters) -> Result<Words, Refusal> {
+fn start_as(
+    device: DeviceId,
+    activity: Activity,
+    parameters: &Parameters,
+) -> Result<Words, Refusal> {
     let target = TargetRef {
         device: parameters.device_uri("targetDeviceUri")?,
         number: parameters.number("phoneNumber")?,
@@ -555,10 +606,7 @@ async fn dial(
 ) -> Result<Json<Accepted>, HttpError> {
     let device = id("/me/devices", path)?;
     let request = match operation.name() {
-        "Dial" => Words::Dial {
-            device,
-            destination: operation.parameters.destination()?,
-        },
+        "Dial" => Words::Dial { device, destination: operation.parameters.destination()? },
         _ => return Err(operation.unknown().into()),
     };
     rest.ask(&from, Ok(request)).await
@@ -566,25 +614,29 @@ async fn dial(
 
 /// The user's legs.
 #[utoipa::path(get, path = "/api/v2/me/calls", params(Read), responses((status = 200, body = Reply<Calls>), (status = "default", body = ErrorBody)))]
-async fn read_my_calls(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<Calls>>, HttpError> {
+async fn read_my_calls(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    query: ReadQuery,
+) -> Result<Json<Reply<Calls>>, HttpError> {
     let read = read(query)?;
     let calls = rest.calls(&from).await?;
     Ok(reply(match read.fields {
         Some(_) => Calls::Whole { calls },
-        None => Calls::Uris {
-            uris: calls.into_iter().map(|call| call.uri).collect(),
-        },
+        None => Calls::Uris { uris: calls.into_iter().map(|call| call.uri).collect() },
     }))
 }
 
 /// One of the user's legs.
 #[utoipa::path(get, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call")),
     responses((status = 200, body = Reply<OneCall>), (status = "default", body = ErrorBody)))]
-async fn read_my_call(State(rest): State<RestState>, from: RequestContext, path: IdPath) -> Result<Json<Reply<OneCall>>, HttpError> {
+async fn read_my_call(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    path: IdPath,
+) -> Result<Json<Reply<OneCall>>, HttpError> {
     match rest.read(&from, Wanted::MyCall(id("/me/calls", path)?)).await? {
-        Answer::Call(view) => Ok(reply(OneCall {
-            call: json::call(&rest.uris, &view),
-        })),
+        Answer::Call(view) => Ok(reply(OneCall { call: json::call(&rest.uris, &view) })),
         other => Err(unexpected(&other)),
     }
 }
@@ -605,11 +657,9 @@ async fn operate_my_call(
     let request = match call_operation(name, &operation) {
         Ok(operation) => Ok(Words::OnCall { call, operation }),
         // Whether the operation is offered at all comes first, and the gateway knows that.
-        Err(refusal) if refusal.reason == Reason::MissingParameter => Err(BadRequest {
-            operation: name,
-            on: BadRequestOn::Call(call),
-            refusal,
-        }),
+        Err(refusal) if refusal.reason == Reason::MissingParameter => {
+            Err(BadRequest { operation: name, on: BadRequestOn::Call(call), refusal })
+        }
         Err(refusal) => return Err(refusal.into()),
     };
     rest.ask(&from, request).await
@@ -656,7 +706,11 @@ fn missing_as<T>(field: &str, parameter: Result<T, Refusal>) -> Result<T, Refusa
 
 /// The devices the user may monitor (an admin: all): how a supervisor finds a target.
 #[utoipa::path(get, path = "/api/v2/devices", params(Read), responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody)))]
-async fn read_devices(State(rest): State<RestState>, from: RequestContext, query: ReadQuery) -> Result<Json<Reply<Devices>>, HttpError> {
+async fn read_devices(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    query: ReadQuery,
+) -> Result<Json<Reply<Devices>>, HttpError> {
     let read = read(query)?;
     let number = read
         .phone_number
@@ -670,7 +724,11 @@ async fn read_devices(State(rest): State<RestState>, from: RequestContext, query
 /// A device the user may see.
 #[utoipa::path(get, path = "/api/v2/devices/{id}", params(("id" = String, Path, description = "a device")),
     responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
-async fn read_device(State(rest): State<RestState>, from: RequestContext, path: IdPath) -> Result<Json<Reply<OneDevice>>, HttpError> {
+async fn read_device(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    path: IdPath,
+) -> Result<Json<Reply<OneDevice>>, HttpError> {
     rest.device(&from, Wanted::Device(id("/devices", path)?)).await
 }
 
@@ -687,14 +745,14 @@ async fn read_voice_environment(
         Some(found) => Ok(reply(OneVoiceEnvironment {
             voice_environment: json::voice_environment(&rest.uris, &found.id, &found.name),
         })),
-        None => Err(Refusal::not_found(format_args!("/voice-environments/{}", shortened(&id))).into()),
+        None => {
+            Err(Refusal::not_found(format_args!("/voice-environments/{}", shortened(&id))).into())
+        }
     }
 }
 
 /// Our version. Open to everybody: clients look for it before they log in.
 #[utoipa::path(get, path = "/api/v2/diagnostics/version", responses((status = 200, body = Reply<Version>)))]
 async fn read_version() -> Json<Reply<Version>> {
-    reply(Version {
-        version: env!("CARGO_PKG_VERSION"),
-    })
+    reply(Version { version: env!("CARGO_PKG_VERSION") })
 }

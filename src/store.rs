@@ -26,7 +26,13 @@ pub type Store = Arc<dyn KeyValueStore>;
 /// A place that keeps named maps.
 pub trait KeyValueStore: Send + Sync {
     /// Shows the entries of a map from `from` on, and before `to`, in the order of their keys.
-    fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError>;
+    fn scan(
+        &self,
+        table: &str,
+        from: &str,
+        to: Option<&str>,
+        visit: &mut dyn FnMut(&str, &[u8]),
+    ) -> Result<(), StoreError>;
 
     /// The whole map; empty when nothing was ever put there.
     fn load(&self, table: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
@@ -45,7 +51,11 @@ pub trait KeyValueStore: Send + Sync {
     ///
     /// # Errors
     /// More would have to be remembered than there is room for; then nothing was done.
-    fn write_behind(&self, changes: &[Write], importance: Importance) -> Result<Safety, StoreError> {
+    fn write_behind(
+        &self,
+        changes: &[Write],
+        importance: Importance,
+    ) -> Result<Safety, StoreError> {
         let _ = importance;
         self.write(changes).map(|()| Safety::Stored)
     }
@@ -110,21 +120,17 @@ pub struct Write {
 
 impl Write {
     /// Sets an entry.
-    pub fn put(table: impl Into<Cow<'static, str>>, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
-        Self {
-            table: table.into(),
-            key: key.into(),
-            value: Some(value.into()),
-        }
+    pub fn put(
+        table: impl Into<Cow<'static, str>>,
+        key: impl Into<String>,
+        value: impl Into<Vec<u8>>,
+    ) -> Self {
+        Self { table: table.into(), key: key.into(), value: Some(value.into()) }
     }
 
     /// Removes an entry.
     pub fn remove(table: impl Into<Cow<'static, str>>, key: impl Into<String>) -> Self {
-        Self {
-            table: table.into(),
-            key: key.into(),
-            value: None,
-        }
+        Self { table: table.into(), key: key.into(), value: None }
     }
 
     /// Its size, in bytes.
@@ -217,7 +223,13 @@ impl KeyValueStore for Memory {
         true
     }
 
-    fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
+    fn scan(
+        &self,
+        table: &str,
+        from: &str,
+        to: Option<&str>,
+        visit: &mut dyn FnMut(&str, &[u8]),
+    ) -> Result<(), StoreError> {
         let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = tables.get(table).into_iter().flatten();
         entries

@@ -38,11 +38,7 @@ pub enum LogFormat {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self {
-            filter: "info".into(),
-            format: LogFormat::Pretty,
-            personal_data: false,
-        }
+        Self { filter: "info".into(), format: LogFormat::Pretty, personal_data: false }
     }
 }
 
@@ -54,11 +50,7 @@ pub struct Pii<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Pii<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if SHOW_PII.load(Ordering::Relaxed) {
-            self.0.fmt(f)
-        } else {
-            f.write_str("<redacted>")
-        }
+        if SHOW_PII.load(Ordering::Relaxed) { self.0.fmt(f) } else { f.write_str("<redacted>") }
     }
 }
 
@@ -79,19 +71,22 @@ fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error
     Ok(filter)
 }
 
-/// Sets up the log of this process, on standard error. A second call changes nothing but [`show_personal_data`].
+/// Sets up the log of this process, on standard error. A second call changes nothing but
+/// [`show_personal_data`].
 pub fn start_log(config: &LogConfig) {
     show_personal_data(config.personal_data);
     let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Tame(io::stderr));
     let _ = match config.format {
         LogFormat::Pretty => log.with_ansi(false).compact().try_init(),
-        // Fields stay in an object of their own: one called "target" or "level" would name its key twice.
+        // Fields stay in an object of their own: one called "target" or "level" would name its key
+        // twice.
         LogFormat::Json => log.json().flatten_event(false).with_current_span(true).try_init(),
     };
 }
 
-/// A writer that lets no control character reach the terminal but the end of each event: nobody writes lines of his own.
+/// A writer that lets no control character reach the terminal but the end of each event: nobody
+/// writes lines of his own.
 struct Tame<W>(W);
 
 /// One event on its way.
@@ -104,10 +99,7 @@ impl<'a, W: Write, M: MakeWriter<'a, Writer = W>> MakeWriter<'a> for Tame<M> {
     type Writer = TameLine<W>;
 
     fn make_writer(&'a self) -> TameLine<W> {
-        TameLine {
-            to: self.0.make_writer(),
-            line: Vec::new(),
-        }
+        TameLine { to: self.0.make_writer(), line: Vec::new() }
     }
 }
 
@@ -132,11 +124,15 @@ impl<W: Write> Drop for TameLine<W> {
 }
 
 fn tamed(text: &str) -> String {
-    let dangerous = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let dangerous = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         match dangerous(c) {
-            // Within a JSON string, where serde_json has left C1 controls and separators as they are, this is their escape.
+            // Within a JSON string, where serde_json has left C1 controls and separators as they
+            // are, this is their escape.
             true => line.push_str(&format!("\\u{:04x}", c as u32)),
             false => line.push(c),
         }
@@ -165,7 +161,8 @@ impl Metrics {
             0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
         ];
         let ratios = [0.0, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
-        // Where ITU-T G.107 Annex B puts its borders between the satisfied and the others, and some between.
+        // Where ITU-T G.107 Annex B puts its borders between the satisfied and the others, and some
+        // between.
         let opinions = [2.0, 2.58, 3.1, 3.6, 3.8, 4.03, 4.2, 4.34, 4.4];
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)?
@@ -321,7 +318,10 @@ fn describe() {
         "Times that no TCP connection could be accepted, by door."
     );
     describe_counter!("undertone_calls_refused_total", "Calls refused, by SIP status.");
-    describe_counter!("undertone_rest_requests_total", "REST requests, by operation and HTTP status.");
+    describe_counter!(
+        "undertone_rest_requests_total",
+        "REST requests, by operation and HTTP status."
+    );
     describe_gauge!("undertone_cometd_sessions", "CometD sessions now, by transport.");
     describe_counter!(
         "undertone_cometd_unknown_sessions_total",
@@ -422,7 +422,8 @@ mod tests {
             assert!(text.trim_end_matches('\n').chars().all(|c| !c.is_control()), "{text:?}");
             assert!(!text.contains(['\u{2028}', '\u{202e}']));
             if json {
-                let event: serde_json::Value = serde_json::from_str(&text).expect("one JSON object");
+                let event: serde_json::Value =
+                    serde_json::from_str(&text).expect("one JSON object");
                 assert_eq!(event["fields"]["name"], EVIL);
             }
         }
@@ -436,7 +437,9 @@ mod tests {
 
         let metrics = PrometheusBuilder::new().build_recorder();
         let handle = metrics.handle();
-        metrics::with_local_recorder(&metrics, || metrics::counter!("undertone_requests_total").increment(3));
+        metrics::with_local_recorder(&metrics, || {
+            metrics::counter!("undertone_requests_total").increment(3)
+        });
         let is_ready = Arc::new(AtomicBool::new(false));
         let asked = is_ready.clone();
         let ready: Ready = Arc::new(move || match asked.load(Ordering::Relaxed) {

@@ -1,5 +1,6 @@
-//! The contract `undertone.telephony.v1` between gateway and backend: its generated types, their conversion to the model, the server that
-//! every backend shares, how a gateway reaches a backend, and a backend without telephones.
+//! The contract `undertone.telephony.v1` between gateway and backend: its generated types, their
+//! conversion to the model, the server that every backend shares, how a gateway reaches a backend,
+//! and a backend without telephones.
 //!
 //! ```text
 //! gateway's desk ──Placed──▶ Line ═══gRPC═══▶ Service ──Placed──▶ backend's loop (Port)
@@ -47,7 +48,10 @@ pub struct CommandCall {
 
 impl CommandCall {
     /// A command with the end on which its answer comes.
-    pub fn new(context: CommandContext, command: Command) -> (Self, oneshot::Receiver<Result<(), Refusal>>) {
+    pub fn new(
+        context: CommandContext,
+        command: Command,
+    ) -> (Self, oneshot::Receiver<Result<(), Refusal>>) {
         let (reply, answer) = oneshot::channel();
         let placed = Self { context, command, reply };
         (placed, answer)
@@ -63,9 +67,11 @@ pub struct CommandInbox {
     pub facts: FactLog,
 }
 
-/// The gateway's end of the seam, made by `telephony::connect::line`; reconnects and resumes by itself.
+/// The gateway's end of the seam, made by `telephony::connect::line`; reconnects and resumes by
+/// itself.
 ///
-/// A new snapshot comes as `SnapshotBegin`, the entities, `SnapshotComplete`; when the stream breaks, `Lost`.
+/// A new snapshot comes as `SnapshotBegin`, the entities, `SnapshotComplete`; when the stream
+/// breaks, `Lost`.
 #[derive(Debug)]
 pub struct BackendConnection {
     /// Where the gateway places its commands.

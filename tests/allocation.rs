@@ -1,4 +1,5 @@
-//! The way of a packet takes no memory: in the machine of a call, whatever its codecs and its troubles, and in the thread that runs it.
+//! The way of a packet takes no memory: in the machine of a call, whatever its codecs and its
+//! troubles, and in the thread that runs it.
 
 use crate::support::allocations;
 use std::collections::BTreeSet;
@@ -12,7 +13,9 @@ use undertone::media::{CallKey, EventClock, Format, Hearing, HearingRole, LegId,
 use undertone::model::{Activity, Now, Timestamp};
 use undertone::sip::flow::{ConnectionId, Flow, Protocol};
 use undertone::sip::peer::{Peer, ReturnPath};
-use undertone::sip::transaction::{Bounds, ReceivedVia, ServerKey, Timing, TransactionKind, Transactions};
+use undertone::sip::transaction::{
+    Bounds, ReceivedVia, ServerKey, Timing, TransactionKind, Transactions,
+};
 
 const LEGS: [LegId; 3] = [LegId(1), LegId(2), LegId(3)];
 const FRAME: Duration = Duration::from_millis(20);
@@ -24,10 +27,7 @@ fn address(index: usize) -> SocketAddr {
 fn keys(index: usize) -> Option<Keys> {
     let suite = [Suite::AesCm128HmacSha1_80, Suite::AeadAes128Gcm, Suite::AeadAes256Gcm][index];
     let key = MasterKey::new(suite, &[index as u8; 64][..suite.material_len()])?;
-    Some(Keys {
-        ours: key.clone(),
-        theirs: key,
-    })
+    Some(Keys { ours: key.clone(), theirs: key })
 }
 
 fn media(index: usize, codec: Codec) -> LegMedia {
@@ -53,7 +53,8 @@ fn media(index: usize, codec: Codec) -> LegMedia {
 
 /// 20 ms in a codec.
 fn payload(codec: Codec) -> Vec<u8> {
-    let samples: Vec<i16> = (0..codec.sample_rate() / 50).map(|n| ((n * 331) % 6000) as i16).collect();
+    let samples: Vec<i16> =
+        (0..codec.sample_rate() / 50).map(|n| ((n * 331) % 6000) as i16).collect();
     let mut payload = vec![0; 1400];
     let len = Encoder::new(codec).encode(&samples, &mut payload);
     payload.truncate(len);
@@ -63,11 +64,8 @@ fn payload(codec: Codec) -> Vec<u8> {
 fn hearing(activity: Option<Activity>) -> Hearing {
     let mut roles = vec![(LEGS[0], HearingRole::Agent), (LEGS[1], HearingRole::Customer)];
     if let Some(activity) = activity {
-        let supervisor = HearingRole::Supervisor {
-            activity,
-            coached: Some(LEGS[0]),
-            agent_side_only: false,
-        };
+        let supervisor =
+            HearingRole::Supervisor { activity, coached: Some(LEGS[0]), agent_side_only: false };
         roles.push((LEGS[2], supervisor));
     }
     Hearing::of(&roles)
@@ -90,10 +88,8 @@ struct Talk {
 impl Talk {
     fn new(codecs: [Codec; 3], activity: Option<Activity>, is_secure: bool) -> Self {
         let start = clock::instant();
-        let config = CallConfig {
-            rtcp_interval: Duration::from_millis(200),
-            ..CallConfig::default()
-        };
+        let config =
+            CallConfig { rtcp_interval: Duration::from_millis(200), ..CallConfig::default() };
         let mut call = Call::new(CallKey(1), config);
         for (index, name) in LEGS.into_iter().enumerate() {
             let numbers = StreamStart {
@@ -113,7 +109,8 @@ impl Talk {
             start,
             codecs,
             payloads,
-            protects: is_secure.then(|| [0, 1, 2].map(|index| Protect::new(&keys(index).expect("keys").theirs))),
+            protects: is_secure
+                .then(|| [0, 1, 2].map(|index| Protect::new(&keys(index).expect("keys").theirs))),
             sent: [0; 3],
             round: 0,
             out: 0,
@@ -126,7 +123,14 @@ impl Talk {
         self
     }
 
-    fn say(&mut self, index: usize, number: u32, payload_type: u8, payload: Option<&[u8]>, now: Instant) {
+    fn say(
+        &mut self,
+        index: usize,
+        number: u32,
+        payload_type: u8,
+        payload: Option<&[u8]>,
+        now: Instant,
+    ) {
         let ticks = self.codecs[index].clock() / 50;
         let mut packet = [0; 1500];
         packet[0] = 0x80;
@@ -150,7 +154,8 @@ impl Talk {
             }
         };
         let (call, out) = (&mut self.call, &mut self.out);
-        let verdict = call.handle_rtp(index, address(index), &mut protected[..len], now, &mut |_| *out += 1);
+        let verdict =
+            call.handle_rtp(index, address(index), &mut protected[..len], now, &mut |_| *out += 1);
         assert_ne!(verdict, PacketVerdict::Foreign);
     }
 
@@ -206,7 +211,8 @@ impl Talk {
 #[test]
 fn the_machine_of_a_call_takes_no_memory_for_a_packet_whatever_the_codecs_and_the_network() {
     use Codec::{G722, L16, Opus, Pcma, Pcmu};
-    let activities = [None, Some(Activity::ListenIn), Some(Activity::Coach), Some(Activity::BargeIn)];
+    let activities =
+        [None, Some(Activity::ListenIn), Some(Activity::Coach), Some(Activity::BargeIn)];
     for codecs in [
         [Pcmu, Pcmu, Pcmu],
         [Pcmu, Pcma, Pcmu],
@@ -223,7 +229,10 @@ fn the_machine_of_a_call_takes_no_memory_for_a_packet_whatever_the_codecs_and_th
                 let allocated = allocations::during(|| talk.rounds(200));
                 let sent = talk.out - before;
                 assert!(sent > 300, "{codecs:?} {activity:?}: {sent}");
-                assert_eq!(allocated, 0, "{codecs:?} {activity:?}: allocations for {sent} packets sent");
+                assert_eq!(
+                    allocated, 0,
+                    "{codecs:?} {activity:?}: allocations for {sent} packets sent"
+                );
             }
         }
     }
@@ -259,7 +268,8 @@ fn the_counting_allocator_counts() {
     assert_eq!(allocations::during(|| drop(std::hint::black_box(vec![1, 2, 3]))), 1);
 }
 
-/// Telephones and browsers send more of Opus than our own encoder makes: every mode and band, stereo, several frames in a packet.
+/// Telephones and browsers send more of Opus than our own encoder makes: every mode and band,
+/// stereo, several frames in a packet.
 #[test]
 fn every_mode_of_opus_is_decoded_without_memory() {
     use opus_rs::{Application, OpusEncoder};
@@ -280,7 +290,9 @@ fn every_mode_of_opus_is_decoded_without_memory() {
                 let frame = rate as usize / part;
                 let mut packets = Vec::new();
                 for round in 0..20 {
-                    let samples: Vec<i16> = (0..frame * channels).map(|n| (((n + round * 7) * 331) % 6000) as i16).collect();
+                    let samples: Vec<i16> = (0..frame * channels)
+                        .map(|n| (((n + round * 7) * 331) % 6000) as i16)
+                        .collect();
                     let mut packet = [0; 1400];
                     if let Ok(len) = encoder.encode_i16(&samples, frame, &mut packet) {
                         packets.push(packet[..len].to_vec());
@@ -296,7 +308,10 @@ fn every_mode_of_opus_is_decoded_without_memory() {
                     }
                 });
                 kinds.extend(packets.iter().map(|packet| packet[0] >> 2));
-                assert!(decoded > 3000, "{application:?} {rate} {channels} {part}: {decoded} samples");
+                assert!(
+                    decoded > 3000,
+                    "{application:?} {rate} {channels} {part}: {decoded} samples"
+                );
                 assert_eq!(allocated, 0, "{application:?} {rate} {channels} {part}");
             }
         }
@@ -326,7 +341,12 @@ fn what_is_counted_for_a_trunks_ended_transactions_is_what_they_take() {
                 connection: ConnectionId::NONE,
             };
             let request = ReceivedVia {
-                key: ServerKey::new(Peer::Trunk(0), branch.as_bytes(), b"sbc7.carrier.example:5060", method.as_bytes()),
+                key: ServerKey::new(
+                    Peer::Trunk(0),
+                    branch.as_bytes(),
+                    b"sbc7.carrier.example:5060",
+                    method.as_bytes(),
+                ),
                 path: ReturnPath::new(flow, None, false),
             };
             let id = machine.open(request, kind, call as u64).expect("there is room");

@@ -1,4 +1,5 @@
-//! What attackers try (D4 to D9, D17, D18 of the threats), on real sockets against the whole product.
+//! What attackers try (D4 to D9, D17, D18 of the threats), on real sockets against the whole
+//! product.
 
 use crate::support::front::{self, BOB_PHONE, MEG_PHONE, OTTO_PHONE, PASSWORD, Wishes};
 use crate::support::house::{AGENT, House, SUPERVISOR, directory};
@@ -39,10 +40,7 @@ impl Peer {
     }
 
     async fn of(at: &str, server: SocketAddr) -> Peer {
-        Peer {
-            server,
-            ..Peer::bind(at).await
-        }
+        Peer { server, ..Peer::bind(at).await }
     }
 
     async fn send(&self, text: &str) {
@@ -51,10 +49,8 @@ impl Peer {
 
     async fn receive(&self) -> String {
         let mut buffer = vec![0; 65_536];
-        let (length, _) = timeout(PATIENCE, self.socket.recv_from(&mut buffer))
-            .await
-            .expect("in time")
-            .unwrap();
+        let (length, _) =
+            timeout(PATIENCE, self.socket.recv_from(&mut buffer)).await.expect("in time").unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     }
 
@@ -99,7 +95,9 @@ impl Peer {
 
     fn invite(&self, name: &str, uri: &str, from: &str, more: &str) -> String {
         let (ip, address) = (self.address.ip(), self.address);
-        let sdp = format!("v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\n");
+        let sdp = format!(
+            "v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\n"
+        );
         format!(
             "INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch=z9hG4bK{name};rport\r\nMax-Forwards: 70\r\nFrom: {from};tag={name}\r\n\
              To: <{uri}>\r\nCall-ID: {name}\r\nCSeq: 1 INVITE\r\nContact: <sip:x@{address}>\r\n{more}Content-Type: application/sdp\r\n\
@@ -109,7 +107,14 @@ impl Peer {
     }
 
     /// A request after its INVITE and the response to that.
-    fn within(&self, method: &str, cseq: u32, branch: &str, invite: &str, response: &str) -> String {
+    fn within(
+        &self,
+        method: &str,
+        cseq: u32,
+        branch: &str,
+        invite: &str,
+        response: &str,
+    ) -> String {
         let target = field(response, "Contact");
         let target = target.trim_start_matches('<').split('>').next().unwrap();
         format!(
@@ -140,8 +145,7 @@ impl Peer {
 
 fn fields<'a>(message: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
     let head = message.split("\r\n\r\n").next().unwrap_or_default();
-    head.split("\r\n")
-        .filter_map(move |line| line.strip_prefix(name)?.strip_prefix(": "))
+    head.split("\r\n").filter_map(move |line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
 fn field<'a>(message: &'a str, name: &'a str) -> &'a str {
@@ -208,8 +212,11 @@ async fn d4_no_header_of_a_caller_reaches_the_callee_but_those_on_the_list() {
         assert!(allowed.contains(name), "{line}\n{seen}");
     }
     assert!(!seen.contains("smuggled") && !seen.to_ascii_lowercase().contains("coach"), "{seen}");
-    assert!(field(&seen, "From").contains("Boss") && field(&seen, "User-to-User") == "56;encoding=hex");
-    let incoming = |event: &PhoneEvent| matches!(event, PhoneEvent::Incoming { auto_answer: true, .. });
+    assert!(
+        field(&seen, "From").contains("Boss") && field(&seen, "User-to-User") == "56;encoding=hex"
+    );
+    let incoming =
+        |event: &PhoneEvent| matches!(event, PhoneEvent::Incoming { auto_answer: true, .. });
     assert!(!trio.agent.events().iter().any(|happened| incoming(&happened.event)), "{seen}");
     site.send(&site.within("BYE", 2, "d4b", &invite, &answered)).await;
     assert_eq!(status(&site.finally("BYE").await), 200);
@@ -217,14 +224,16 @@ async fn d4_no_header_of_a_caller_reaches_the_callee_but_those_on_the_list() {
 
     // Header fields in the Request-URI: refused, or not passed on.
     let before = trio.agent.trace().iter().filter(|seen| seen.line.starts_with("INVITE ")).count();
-    let evil = site.invite("d4u", &format!("{uri}?X-Coach-Role=supervisor&Subject=smuggled"), &from, "");
+    let evil =
+        site.invite("d4u", &format!("{uri}?X-Coach-Role=supervisor&Subject=smuggled"), &from, "");
     site.send(&evil).await;
     let answered = site.finally("INVITE").await;
     if status(&answered) == 200 {
         assert!(!invited(&trio.agent).contains("X-Coach-Role"));
     } else {
         assert!((400..500).contains(&status(&answered)), "{answered}");
-        let after = trio.agent.trace().iter().filter(|seen| seen.line.starts_with("INVITE ")).count();
+        let after =
+            trio.agent.trace().iter().filter(|seen| seen.line.starts_with("INVITE ")).count();
         assert_eq!(before, after, "refused and passed on");
     }
 }
@@ -252,7 +261,8 @@ async fn d5_a_callee_of_a_foreign_realm_gets_no_digest_for_an_invite_or_a_bye() 
         "v=0\r\no=- 1 1 IN IP4 {0}\r\ns=-\r\nc=IN IP4 {0}\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\n",
         carrier.address.ip()
     );
-    let session = format!("Contact: <sip:x@{}>\r\nContent-Type: application/sdp\r\n", carrier.address);
+    let session =
+        format!("Contact: <sip:x@{}>\r\nContent-Type: application/sdp\r\n", carrier.address);
     for (round, (status, header)) in CHALLENGES.into_iter().enumerate() {
         trio.agent.call("0123").await.unwrap();
         let invite = carrier.until("INVITE ").await;
@@ -311,7 +321,8 @@ async fn d6_nobody_is_carried_to_a_foreign_target_or_a_premium_number() {
                 peer.send(&peer.invite(&label, target, &from, "")).await;
                 let answer = peer.finally("INVITE").await;
                 let refused = match (kind, name) {
-                    // Whoever says that he is the agent is asked to prove it, and so is everybody whom we do not know.
+                    // Whoever says that he is the agent is asked to prove it, and so is everybody
+                    // whom we do not know.
                     ("agent", _) | (_, "stranger") => [401, 403, 404, 405, 416].as_slice(),
                     _ => &[403, 404, 405, 416],
                 };
@@ -397,12 +408,18 @@ async fn flood(server: SocketAddr, per_second: u32, time: Duration) -> u32 {
         beat.tick().await;
         while f64::from(sent) < begun.elapsed().as_secs_f64() * f64::from(per_second) {
             sent += 1;
-            // Some are nobody's, some say that they are the agent, some that they are within a call.
+            // Some are nobody's, some say that they are the agent, some that they are within a
+            // call.
             let from = match sent % 3 {
                 0 => format!("<sip:{}@{server}>", AGENT.number),
                 _ => format!("<sip:x@{}>", stranger.address),
             };
-            let mut invite = stranger.invite(&format!("flood{sent}"), &format!("sip:{}@{server}", AGENT.number), &from, "");
+            let mut invite = stranger.invite(
+                &format!("flood{sent}"),
+                &format!("sip:{}@{server}", AGENT.number),
+                &from,
+                "",
+            );
             if sent % 5 == 0 {
                 invite = invite.replacen(
                     &format!("To: <sip:{}@{server}>", AGENT.number),
@@ -507,15 +524,13 @@ async fn d9_forged_bye_cancel_and_re_invite_are_481_and_the_call_lives() {
     let trio = Trio::register(house.sip).await;
     let stranger = Peer::of(STRANGER, house.sip).await;
     let uri = format!("sip:{}@{}", AGENT.number, house.sip);
-    trio.agent
-        .set_answer(undertone::demo::phone::AnswerPolicy::OnRequest)
-        .await
-        .unwrap();
+    trio.agent.set_answer(undertone::demo::phone::AnswerPolicy::OnRequest).await.unwrap();
     let invite = site.invite("d9", &uri, &format!("<sip:0711@{}>", site.address), "");
     site.send(&invite).await;
     let ringing = site.until("SIP/2.0 180").await;
 
-    let bodiless = format!("{}\r\n\r\n", invite.split("\r\n\r\n").next().unwrap()).replace("Content-Type: application/sdp\r\n", "");
+    let bodiless = format!("{}\r\n\r\n", invite.split("\r\n\r\n").next().unwrap())
+        .replace("Content-Type: application/sdp\r\n", "");
     let length = format!("Content-Length: {}", field(&invite, "Content-Length"));
     let cancel = bodiless.replace("INVITE", "CANCEL").replace(&length, "Content-Length: 0");
     for (peer, forged) in [
@@ -535,8 +550,7 @@ async fn d9_forged_bye_cancel_and_re_invite_are_481_and_the_call_lives() {
     for (at, method) in ["BYE", "INVITE", "UPDATE", "INFO"].into_iter().enumerate() {
         let cseq = 10 + at as u32;
         for (name, peer) in [("stranger", &stranger), ("elsewhere", &elsewhere)] {
-            peer.send(&peer.within(method, cseq, &format!("{name}{at}"), &invite, &answered))
-                .await;
+            peer.send(&peer.within(method, cseq, &format!("{name}{at}"), &invite, &answered)).await;
             assert_eq!(
                 status(&peer.finally(method).await),
                 481,
@@ -551,7 +565,8 @@ async fn d9_forged_bye_cancel_and_re_invite_are_481_and_the_call_lives() {
             assert_eq!(status(&site.finally(method).await), 481, "{forged}");
         }
     }
-    let over = |event: &PhoneEvent| matches!(event, PhoneEvent::Ended { .. } | PhoneEvent::Reoffered(_));
+    let over =
+        |event: &PhoneEvent| matches!(event, PhoneEvent::Ended { .. } | PhoneEvent::Reoffered(_));
     assert!(!trio.agent.events().iter().any(|happened| over(&happened.event)));
     site.send(&site.within("OPTIONS", 20, "d9o", &invite, &answered)).await;
     assert_eq!(status(&site.finally("OPTIONS").await), 200, "the dialog is there");
@@ -565,7 +580,9 @@ async fn d17_nobody_reads_switches_or_ends_what_another_supervisor_monitors() {
     let house = front::House::open(Wishes::default()).await;
     let device = |id: &str| format!("/api/v2/me/devices/{id}");
     let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{BOB_PHONE}")});
-    let done = |(status, body): (StatusCode, Value)| assert_eq!((status, &body["statusCode"]), (StatusCode::OK, &json!(0)), "{body}");
+    let done = |(status, body): (StatusCode, Value)| {
+        assert_eq!((status, &body["statusCode"]), (StatusCode::OK, &json!(0)), "{body}")
+    };
     done(house.post("meg", &device(MEG_PHONE), &coach).await);
     let call = house.phones.customer_calls("7001", "5001").await.unwrap();
     house.phones.answer(&BOB_PHONE.into(), &call).await.unwrap();
@@ -609,7 +626,8 @@ async fn d17_nobody_reads_switches_or_ends_what_another_supervisor_monitors() {
         house.post("otto", &device(OTTO_PHONE), &coach).await,
     );
 
-    let state = house.get("meg", &device(MEG_PHONE)).await.1["device"]["supervisorMonitoringState"].clone();
+    let state =
+        house.get("meg", &device(MEG_PHONE)).await.1["device"]["supervisorMonitoringState"].clone();
     assert_eq!(state["state"], "Coach", "as she left it");
     assert_eq!(house.get("meg", &path).await.1["call"]["state"], "Established");
     let lines = house.audit();
@@ -620,7 +638,8 @@ async fn d17_nobody_reads_switches_or_ends_what_another_supervisor_monitors() {
     assert!(lines.iter().all(|line| !line.to_string().contains(PASSWORD)));
 }
 
-const EVIL: &str = "x\r\n{\"level\":\"ERROR\",\"message\":\"forged\"}\u{1b}[2J\",\"level\":\"ERROR\u{9b}\u{2028}";
+const EVIL: &str =
+    "x\r\n{\"level\":\"ERROR\",\"message\":\"forged\"}\u{1b}[2J\",\"level\":\"ERROR\u{9b}\u{2028}";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() {
@@ -631,10 +650,7 @@ async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() 
         site.address
     );
     let (place, process, trio) = coached_process(&more).await;
-    let site = Peer {
-        server: process.door("sip"),
-        ..site
-    };
+    let site = Peer { server: process.door("sip"), ..site };
     trio.customer.hang_up().await.unwrap();
     trio.agent.ended(PATIENCE).await.unwrap();
     let uri = format!("sip:{}@{}", AGENT.number, site.server);
@@ -643,7 +659,8 @@ async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() 
     let agent = format!("User-Agent: {shown}\r\nX-Evil: {shown}\r\n");
     let invite = site.invite("d18\u{1b}\",\"level\":\"ERROR", &uri, &from, &agent);
     site.send(&invite).await;
-    let plain = site.invite("d18", &uri, &format!("\"{shown}\" <sip:0711@{}>", site.address), &agent);
+    let plain =
+        site.invite("d18", &uri, &format!("\"{shown}\" <sip:0711@{}>", site.address), &agent);
     // Quotes and braces are right in a Call-ID, and Call-IDs are logged.
     let quoted = plain.replace("Call-ID: d18\r\n", "Call-ID: d18\"}{\"level\":\"ERROR\"\r\n");
     assert_ne!(plain, quoted);
@@ -689,7 +706,8 @@ async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() 
         .any(|line| line.contains("a call comes in") && line.contains(r#"d18\"}{\"level"#));
     assert!(written, "the log does not show the Call-ID: {log:?}");
     for line in log.iter().map(String::as_str).chain(audit.lines()) {
-        let object: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        let object: Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
         let object = object.as_object().unwrap_or_else(|| panic!("no object: {line:?}"));
         assert!(!line.contains(|c: char| c.is_control() || c == '\u{2028}'), "{line:?}");
         assert_ne!(object.get("message").and_then(Value::as_str), Some("forged"));

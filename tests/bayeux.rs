@@ -1,4 +1,5 @@
-//! The event channel on the wire: the conformance cases of long-polling by their numbers, and our own.
+//! The event channel on the wire: the conformance cases of long-polling by their numbers, and our
+//! own.
 
 mod abuse;
 mod cuts;
@@ -26,10 +27,7 @@ pub(crate) async fn open() -> House {
 
 pub(crate) async fn open_with(config: CometdConfig) -> House {
     House::open(Wishes {
-        bayeux: CometdConfig {
-            open_channels: vec!["/x".to_owned(), "/x/**".to_owned()],
-            ..config
-        },
+        bayeux: CometdConfig { open_channels: vec!["/x".to_owned(), "/x/**".to_owned()], ..config },
         ..Wishes::default()
     })
     .await
@@ -127,8 +125,10 @@ impl<'a> Desktop<'a> {
     pub(crate) async fn hold(&self) -> JoinHandle<Vec<Value>> {
         let mut load = self.house.bayeux.load();
         let before = load.borrow_and_update().held;
-        let connect = json!([self.message("/meta/connect", &json!({"connectionType": "long-polling"}))]);
-        let request = self.house.posting(ENDPOINT).basic_auth(self.user, Some(PASSWORD)).json(&connect);
+        let connect =
+            json!([self.message("/meta/connect", &json!({"connectionType": "long-polling"}))]);
+        let request =
+            self.house.posting(ENDPOINT).basic_auth(self.user, Some(PASSWORD)).json(&connect);
         let held = tokio::spawn(send(request));
         let waited = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held > before)).await;
         waited.expect("held in time").expect("a hub");
@@ -149,7 +149,10 @@ impl<'a> Desktop<'a> {
     /// What waits now: a connect that is not held.
     pub(crate) async fn waiting(&self) -> Vec<Value> {
         let answer = self
-            .say("/meta/connect", json!({"connectionType": "long-polling", "advice": {"timeout": 0}}))
+            .say(
+                "/meta/connect",
+                json!({"connectionType": "long-polling", "advice": {"timeout": 0}}),
+            )
             .await;
         answer.into_iter().filter(is_event).collect()
     }
@@ -173,13 +176,11 @@ async fn c01_to_c05_a_handshake_opens_a_session_however_it_is_sent() {
         let reply = &answer[0];
         assert_eq!((&reply["channel"], &reply["id"]), (&json!("/meta/handshake"), &json!("h1")));
         assert_eq!((&reply["successful"], &reply["version"]), (&json!(true), &json!("1.0")));
-        // A client that appends this over HTTP has found no websocket: offered one again, it would try again for ever.
+        // A client that appends this over HTTP has found no websocket: offered one again, it would
+        // try again for ever.
         let blocked = path.ends_with("/handshake");
-        let types = if blocked {
-            json!(["long-polling"])
-        } else {
-            json!(["websocket", "long-polling"])
-        };
+        let types =
+            if blocked { json!(["long-polling"]) } else { json!(["websocket", "long-polling"]) };
         assert_eq!(reply["supportedConnectionTypes"], types, "{path}");
         assert_eq!(reply["advice"], json!({"reconnect": "retry", "interval": 0, "timeout": 25000}));
     }
@@ -236,11 +237,7 @@ async fn c02_the_browser_gets_its_cookie_once() {
 #[tokio::test]
 async fn c06_to_c08_the_first_connect_returns_at_once_and_later_ones_are_held() {
     let hold = Duration::from_millis(300);
-    let house = open_with(CometdConfig {
-        hold,
-        ..CometdConfig::default()
-    })
-    .await;
+    let house = open_with(CometdConfig { hold, ..CometdConfig::default() }).await;
     let shaken = say(&house, "meg", &json!([handshake()])).await;
     let desktop = Desktop {
         house: &house,
@@ -394,11 +391,10 @@ async fn c25_to_c28_what_may_not_be_published_reaches_nobody() {
     let other = Desktop::new(&house, "bob").await;
     assert_eq!(reader.events(3).await.len(), 3, "his state, on two channels, and his device's");
     let answer = say(&house, "bob", &json!([{"clientId": other.id, "id": "1", "data": 1}])).await;
-    assert!(
-        answer
-            .iter()
-            .all(|reply| reply["successful"] == false && reply["error"].as_str().is_some_and(|e| e.starts_with("400")))
-    );
+    assert!(answer.iter().all(|reply| {
+        reply["successful"] == false
+            && reply["error"].as_str().is_some_and(|e| e.starts_with("400"))
+    }));
     for (channel, codes) in [
         ("x/a", ["400", "403", "405"]),
         ("/x//a", ["400", "403", "405"]),
@@ -480,7 +476,8 @@ async fn c32_and_c33_malformed_requests_are_400_and_break_nothing() {
         let response = request.body(body).send().await.expect("an answer");
         assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{body}");
     }
-    let too_many: Vec<Value> = (0..65).map(|_| desktop.message("/x/a", &json!({"data": 1}))).collect();
+    let too_many: Vec<Value> =
+        (0..65).map(|_| desktop.message("/x/a", &json!({"data": 1}))).collect();
     let request = house.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&too_many);
     assert_eq!(request.send().await.expect("an answer").status(), StatusCode::BAD_REQUEST);
     let request = house
@@ -489,7 +486,9 @@ async fn c32_and_c33_malformed_requests_are_400_and_break_nothing() {
         .header(header::CONTENT_TYPE, "application/json");
     let response = request.body(" ".repeat(70_000)).send().await.expect("an answer");
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
-    let answer = say(&house, "meg", &json!([handshake(), desktop.message("/x/a", &json!({"data": 1}))])).await;
+    let answer =
+        say(&house, "meg", &json!([handshake(), desktop.message("/x/a", &json!({"data": 1}))]))
+            .await;
     assert_eq!(
         (answer.len(), &answer[0]["successful"]),
         (1, &json!(true)),
@@ -567,11 +566,16 @@ async fn the_newest_connect_wins_and_the_older_one_fails_at_once() {
     let house = open().await;
     let desktop = Desktop::on(&house, "meg", "/x/a").await;
     let mut load = house.bayeux.load();
-    let connect = json!([desktop.message("/meta/connect", &json!({"connectionType": "long-polling"}))]);
-    let older = tokio::spawn(house.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&connect).send());
+    let connect =
+        json!([desktop.message("/meta/connect", &json!({"connectionType": "long-polling"}))]);
+    let older = tokio::spawn(
+        house.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&connect).send(),
+    );
     let held = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held == 1)).await;
     drop(held.expect("in time").expect("a hub"));
-    let newer = tokio::spawn(send(house.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&connect)));
+    let newer = tokio::spawn(send(
+        house.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&connect),
+    ));
     let status = older.await.expect("a task").expect("an answer").status();
     assert_eq!(status, StatusCode::CONFLICT);
     desktop.publish("/x/a", json!(1)).await;
@@ -650,18 +654,16 @@ async fn g03_without_a_user_there_is_no_session_or_none_of_the_users_channels() 
         (&json!(false), &json!("403::handshake_denied"))
     );
     assert_eq!(answer[0]["advice"]["reconnect"], "none");
-    let answer = send(house.posting(ENDPOINT).basic_auth("meg", Some("wrong")).json(&json!([handshake()]))).await;
+    let answer =
+        send(house.posting(ENDPOINT).basic_auth("meg", Some("wrong")).json(&json!([handshake()])))
+            .await;
     assert_eq!(
         (&answer[0]["error"], &answer[0]["advice"]["reconnect"]),
         (&json!("403::handshake_denied"), &json!("none")),
         "in CometD's words, which its clients understand"
     );
 
-    let house = open_with(CometdConfig {
-        anonymous: true,
-        ..CometdConfig::default()
-    })
-    .await;
+    let house = open_with(CometdConfig { anonymous: true, ..CometdConfig::default() }).await;
     let browser = house.browser();
     let say = |messages: Value| send(browser.post(house.url(ENDPOINT)).json(&messages));
     let client = say(json!([handshake()])).await[0]["clientId"].clone();
@@ -682,7 +684,8 @@ async fn g04_a_client_cannot_speak_on_a_channel_of_state() {
     reader.events(3).await;
     let writer = Desktop::on(&house, "meg", "/v2/me/calls").await;
     for channel in ["/v2/me/devices", "/v2/me/calls", "/v2/me", "/v2/other"] {
-        let reply = writer.publish(channel, json!({"messageType": "DeviceStateChangeMessage"})).await;
+        let reply =
+            writer.publish(channel, json!({"messageType": "DeviceStateChangeMessage"})).await;
         assert!(reply["error"].as_str().is_some_and(|error| error.starts_with("403")), "{reply}");
     }
     assert_eq!(reader.waiting().await, Vec::<Value>::new());
@@ -705,10 +708,7 @@ async fn g05_a_wildcard_brings_the_own_events_only() {
 async fn d14_a_stolen_client_id_is_worth_nothing_and_its_owner_notices_nothing() {
     let house = open().await;
     let meg = Desktop::on(&house, "meg", "/x/a").await;
-    let thief = Desktop {
-        user: "bob",
-        ..meg.clone()
-    };
+    let thief = Desktop { user: "bob", ..meg.clone() };
     let held = meg.hold().await;
     for (channel, more) in [
         ("/meta/connect", json!({"connectionType": "long-polling"})),
@@ -719,7 +719,9 @@ async fn d14_a_stolen_client_id_is_worth_nothing_and_its_owner_notices_nothing()
         let reply = thief.say(channel, more).await.remove(0);
         assert_eq!(reply["error"], "402::session_unknown", "{reply}");
     }
-    let nobody = send(house.posting(ENDPOINT).json(&json!([meg.message("/meta/disconnect", &json!({}))]))).await;
+    let nobody =
+        send(house.posting(ENDPOINT).json(&json!([meg.message("/meta/disconnect", &json!({}))])))
+            .await;
     assert_eq!(nobody[0]["error"], "402::session_unknown");
     Desktop::new(&house, "bob").await.publish("/x/a", json!("real")).await;
     assert_eq!(data(&held.await.expect("an answer")), [json!("real")]);
@@ -760,19 +762,13 @@ async fn going_down_answers_held_connects() {
 #[tokio::test]
 async fn other_methods_are_405() {
     let house = open().await;
-    let response = house
-        .getting(ENDPOINT)
-        .basic_auth("meg", Some(PASSWORD))
-        .send()
-        .await
-        .expect("an answer");
+    let response =
+        house.getting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).send().await.expect("an answer");
     assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(response.headers()[header::ALLOW], "POST");
     let mut socket = TcpStream::connect(house.address).await.expect("a connection");
     socket.write_all(b"\x00\xff garbage\r\n\r\n").await.expect("sent");
     let mut answer = Vec::new();
-    let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer))
-        .await
-        .expect("an end");
+    let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("an end");
     assert!(!Desktop::new(&house, "meg").await.id.is_empty());
 }

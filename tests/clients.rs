@@ -1,5 +1,5 @@
-//! The real clients of the event channel, unpatched: npm `cometd` 9 and 3.1, npm `faye`, PyPI `aiocometd-ng`. Each over a cable that
-//! can be cut and plugged into the next life of the gateway.
+//! The real clients of the event channel, unpatched: npm `cometd` 9 and 3.1, npm `faye`, PyPI
+//! `aiocometd-ng`. Each over a cable that can be cut and plugged into the next life of the gateway.
 
 use crate::support::cable::Cable;
 use crate::support::front::{BOB_PHONE, House, MEG_PHONE, PASSWORD, PATIENCE, Wishes};
@@ -88,7 +88,14 @@ pub(crate) struct Desktop {
 }
 
 impl Desktop {
-    pub(crate) fn start(library: Library, port: u16, user: &str, transport: &str, channels: &str, more: &[&str]) -> Self {
+    pub(crate) fn start(
+        library: Library,
+        port: u16,
+        user: &str,
+        transport: &str,
+        channels: &str,
+        more: &[&str],
+    ) -> Self {
         let Installed { node, python } = tokio::task::block_in_place(installed);
         let mut command = match library {
             Library::CometD9 | Library::CometD3 | Library::Faye => Command::new("node"),
@@ -128,12 +135,7 @@ impl Desktop {
             .expect("node and python3 are installed");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let input = child.stdin.take();
-        Self {
-            child,
-            input,
-            lines,
-            unheard: VecDeque::new(),
-        }
+        Self { child, input, lines, unheard: VecDeque::new() }
     }
 
     /// The next thing of this kind.
@@ -146,7 +148,9 @@ impl Desktop {
             let line = line
                 .unwrap_or_else(|_| panic!("no '{what}'; besides: {:?}", self.unheard))
                 .expect("a pipe");
-            let text = line.unwrap_or_else(|| panic!("it has ended before '{what}'; besides: {:?}", self.unheard));
+            let text = line.unwrap_or_else(|| {
+                panic!("it has ended before '{what}'; besides: {:?}", self.unheard)
+            });
             match serde_json::from_str::<Value>(&text) {
                 Ok(said) if said["what"] == what => return said,
                 Ok(said) => self.unheard.push_back(said),
@@ -160,7 +164,8 @@ impl Desktop {
         self.unheard.retain(|said| said["what"] != what);
     }
 
-    /// What has happened since the last time, up to this number: only numbered events, not the present state.
+    /// What has happened since the last time, up to this number: only numbered events, not the
+    /// present state.
     pub(crate) async fn forwards_until(&mut self, last: &str) -> Vec<String> {
         let mut seen = Vec::new();
         while seen.last().map(String::as_str) != Some(last) {
@@ -170,7 +175,9 @@ impl Desktop {
                 (&json!("/v2/me/devices"), &json!("DeviceStateChangeMessage"))
             );
             if event["ext"]["replay"].is_u64() {
-                seen.push(event["data"]["devices"][0]["forwardTo"].as_str().unwrap_or("-").to_owned());
+                seen.push(
+                    event["data"]["devices"][0]["forwardTo"].as_str().unwrap_or("-").to_owned(),
+                );
             }
         }
         seen
@@ -193,11 +200,7 @@ impl Desktop {
 }
 
 async fn house(store: &Store) -> House {
-    House::open(Wishes {
-        store: Some(store.clone()),
-        ..Wishes::default()
-    })
-    .await
+    House::open(Wishes { store: Some(store.clone()), ..Wishes::default() }).await
 }
 
 pub(crate) async fn forward_to(house: &House, number: u32) {
@@ -215,7 +218,14 @@ async fn lives_through_everything(library: Library, transport: &str, more: &[&st
     let store = store::in_memory();
     let first = house(&store).await;
     let cable = Cable::to(first.address).await;
-    let mut desktop = Desktop::start(library, cable.address.port(), "meg", transport, "/v2/me/devices,/v2/me/calls", more);
+    let mut desktop = Desktop::start(
+        library,
+        cable.address.port(),
+        "meg",
+        transport,
+        "/v2/me/devices,/v2/me/calls",
+        more,
+    );
     assert_eq!(desktop.next("connected").await["transport"], transport);
     for _ in 0..2 {
         assert_eq!(desktop.next("subscribed").await["successful"], true);
@@ -243,7 +253,14 @@ async fn lives_through_everything(library: Library, transport: &str, more: &[&st
         cable.cut(Cut::Rst).await;
         desktop.next("broken").await;
         // The reply says that it is accepted; another desktop, that it has been told.
-        let mut witness = Desktop::start(Library::CometD9, first.address.port(), "meg", "long-polling", "/v2/me/devices", &[]);
+        let mut witness = Desktop::start(
+            Library::CometD9,
+            first.address.port(),
+            "meg",
+            "long-polling",
+            "/v2/me/devices",
+            &[],
+        );
         witness.next("subscribed").await;
         forward_to(&first, 10).await;
         assert_eq!(witness.forwards_until("10").await, ["10"]);
@@ -297,7 +314,8 @@ async fn operate(house: &House, body: Value) {
 async fn a_desktop_that_may_choose_takes_the_websocket_and_sees_every_change_of_its_device() {
     let house = house(&store::in_memory()).await;
     let port = house.address.port();
-    let mut desktop = Desktop::start(Library::CometD9, port, "meg", "any", "/v2/me/devices,/v2/me/calls", &[]);
+    let mut desktop =
+        Desktop::start(Library::CometD9, port, "meg", "any", "/v2/me/devices,/v2/me/calls", &[]);
     let mut idle = Desktop::start(Library::CometD9, port, "bob", "any", "/v2/me/devices", &[]);
     assert_eq!(desktop.next("connected").await["transport"], "websocket");
     let device = |said: Value| said["message"]["data"]["devices"][0].clone();
@@ -311,14 +329,13 @@ async fn a_desktop_that_may_choose_takes_the_websocket_and_sees_every_change_of_
     let mut seen = Vec::new();
     for _ in 0..4 {
         let device = device(desktop.next("event").await);
-        seen.push((device["doNotDisturb"].clone(), device["supervisorMonitoringState"]["state"].clone()));
+        seen.push((
+            device["doNotDisturb"].clone(),
+            device["supervisorMonitoringState"]["state"].clone(),
+        ));
     }
-    let expected = [
-        ("On", json!(null)),
-        ("On", json!("Coach")),
-        ("On", json!(null)),
-        ("Off", json!(null)),
-    ];
+    let expected =
+        [("On", json!(null)), ("On", json!("Coach")), ("On", json!(null)), ("Off", json!(null))];
     assert_eq!(seen, expected.map(|(on, state)| (json!(on), state)));
     desktop.end().await;
     idle.end().await;
@@ -329,7 +346,8 @@ async fn a_reload_goes_on_with_the_session(library: Library, transport: &str) {
     let place = tempfile::tempdir().expect("a folder");
     let file = place.path().join("storage.json");
     let more = ["--ack", "--reload-file", file.to_str().expect("text")];
-    let start = || Desktop::start(library, house.address.port(), "meg", transport, "/v2/me/devices", &more);
+    let start =
+        || Desktop::start(library, house.address.port(), "meg", transport, "/v2/me/devices", &more);
     let mut page = start();
     page.next("connected").await;
     page.next("subscribed").await;
@@ -348,7 +366,8 @@ async fn a_reload_goes_on_with_the_session(library: Library, transport: &str) {
     forward_to(&house, 2).await;
     let mut page = start();
     let seen = page.forwards_until("2").await;
-    // Where the page ended before its acknowledgement had left, it hears it again, and loses nothing.
+    // Where the page ended before its acknowledgement had left, it hears it again, and loses
+    // nothing.
     assert!(seen == ["2"] || seen == ["1", "2"], "{seen:?}");
     forward_to(&house, 3).await;
     assert_eq!(page.forwards_until("3").await, ["3"]);
@@ -408,7 +427,8 @@ async fn the_terminal_shows_a_users_events_through_a_restart_and_ends_when_asked
     forward_to(&first, 1).await;
     let line = next().await;
     assert!(
-        line.starts_with("1000000001 /v2/me/devices DeviceStateChangeMessage {") && line.contains(r#""forwardTo":"1""#),
+        line.starts_with("1000000001 /v2/me/devices DeviceStateChangeMessage {")
+            && line.contains(r#""forwardTo":"1""#),
         "{line}"
     );
     first.close().await;
@@ -423,11 +443,10 @@ async fn the_terminal_shows_a_users_events_through_a_restart_and_ends_when_asked
         assert!(line.starts_with("- "), "only the present state may come besides: {line}");
     }
     let id = i32::try_from(child.id().expect("running")).expect("a number");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGINT).expect("a signal");
-    let status = tokio::time::timeout(PATIENCE, child.wait())
-        .await
-        .expect("in time")
-        .expect("a process");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGINT)
+        .expect("a signal");
+    let status =
+        tokio::time::timeout(PATIENCE, child.wait()).await.expect("in time").expect("a process");
     assert!(status.success());
     let mut load = second.bayeux.load();
     let gone = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.sessions == 0)).await;
@@ -457,7 +476,8 @@ async fn the_terminal_says_what_is_wrong_and_gives_up_where_waiting_is_no_use() 
     assert!(code == Some(1) && said.contains("UNDERTONE_PASSWORD"), "{code:?} {said}");
 }
 
-/// A proxy on the way that knows no websockets, and a session that ends: the client must not try websockets for ever.
+/// A proxy on the way that knows no websockets, and a session that ends: the client must not try
+/// websockets for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_whose_websocket_is_blocked_goes_on_by_long_polling_even_when_its_session_ends() {
     let store = store::in_memory();

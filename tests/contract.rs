@@ -1,7 +1,8 @@
 //! What every backend of `undertone.telephony.v1` must do, whoever wrote it.
 //!
-//! One suite, run against the simulated backend, the gateway in front of it, and any `TELEPHONY_URL`. What a backend can not do by command
-//! (make a customer call, let a phone be busy) the suite asks of [`Ways`].
+//! One suite, run against the simulated backend, the gateway in front of it, and any
+//! `TELEPHONY_URL`. What a backend can not do by command (make a customer call, let a phone be
+//! busy) the suite asks of [`Ways`].
 
 mod backends;
 mod seam;
@@ -11,13 +12,14 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use undertone::model::{
-    Activity, CallFact, CallId, Command, CommandContext, DeviceFact, DeviceId, Fact, LegState, Mode, MonitorFact, MonitorState, Number,
-    PartyRole, Reason, Refusal, Scope, UserId,
+    Activity, CallFact, CallId, Command, CommandContext, DeviceFact, DeviceId, Fact, LegState,
+    Mode, MonitorFact, MonitorState, Number, PartyRole, Reason, Refusal, Scope, UserId,
 };
 use undertone::telephony::proto::telephony_client::TelephonyClient;
 use undertone::telephony::{WatchItem, execute, proto, refusal_of};
 
-/// How long anything may take. Generous: the machine may be busy, and nothing waits longer than it must.
+/// How long anything may take. Generous: the machine may be busy, and nothing waits longer than it
+/// must.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who is who in the house that the backend serves.
@@ -138,7 +140,9 @@ async fn resumes_a_watch_after_a_revision(backend: &mut Backend) {
     assert_eq!((&device.id, device.do_not_disturb), (&backend.house.agent.0, true));
     assert!(resumed.revision > revision);
 
-    for (revision, instance) in [(revision, "another"), (u64::MAX, instance.as_str()), (0, instance.as_str())] {
+    for (revision, instance) in
+        [(revision, "another"), (u64::MAX, instance.as_str()), (0, instance.as_str())]
+    {
         let mut fresh = Watch::open(&backend.client, revision, instance).await;
         assert!(matches!(fresh.next().await, WatchItem::SnapshotBegin { .. }));
     }
@@ -167,19 +171,12 @@ async fn sets_do_not_disturb_and_forwarding(backend: &mut Backend) {
         to: to.map(Number::from),
     };
     backend.by_agent(forward(Some("7001"), &backend.house)).await.unwrap();
-    let expected = DeviceFact {
-        do_not_disturb: true,
-        forward_to: Some("7001".into()),
-        ..before.clone()
-    };
-    backend
-        .until("both are set", |known, house| known.devices[&house.agent.0] == expected)
-        .await;
+    let expected =
+        DeviceFact { do_not_disturb: true, forward_to: Some("7001".into()), ..before.clone() };
+    backend.until("both are set", |known, house| known.devices[&house.agent.0] == expected).await;
     backend.do_not_disturb(false).await.unwrap();
     backend.by_agent(forward(None, &backend.house)).await.unwrap();
-    backend
-        .until("both are off", |known, house| known.devices[&house.agent.0] == before)
-        .await;
+    backend.until("both are off", |known, house| known.devices[&house.agent.0] == before).await;
 }
 
 async fn refuses_malformed_input_by_the_name_of_the_field(backend: &mut Backend) {
@@ -249,14 +246,15 @@ async fn refuses_what_is_not_there_or_not_now(backend: &mut Backend) {
     let house = backend.house.clone();
     let nowhere = DeviceId::from("no-such-device");
     let no_call = CallId::from("no-such-call");
-    assert_eq!(backend.reason(backend.start_for(&nowhere, Activity::Coach)).await, Reason::NotFound);
+    assert_eq!(
+        backend.reason(backend.start_for(&nowhere, Activity::Coach)).await,
+        Reason::NotFound
+    );
     assert_eq!(
         backend.reason(backend.start_for(&house.supervisor.0, Activity::Coach)).await,
         Reason::NotPermitted
     );
-    let stop = Command::StopMonitoring {
-        supervisor: house.supervisor.0.clone(),
-    };
+    let stop = Command::StopMonitoring { supervisor: house.supervisor.0.clone() };
     assert_eq!(backend.reason(stop).await, Reason::InvalidState);
     let switch = Command::SwitchMonitoring {
         supervisor: house.supervisor.0.clone(),
@@ -265,37 +263,22 @@ async fn refuses_what_is_not_there_or_not_now(backend: &mut Backend) {
     };
     assert_eq!(backend.reason(switch).await, Reason::NotFound);
     for command in [
-        Command::Answer {
-            device: house.supervisor.0.clone(),
-            call: no_call.clone(),
-        },
-        Command::Hangup {
-            device: house.supervisor.0.clone(),
-            call: no_call.clone(),
-        },
-        Command::Hold {
-            device: house.supervisor.0.clone(),
-            call: no_call.clone(),
-        },
+        Command::Answer { device: house.supervisor.0.clone(), call: no_call.clone() },
+        Command::Hangup { device: house.supervisor.0.clone(), call: no_call.clone() },
+        Command::Hold { device: house.supervisor.0.clone(), call: no_call.clone() },
         Command::SetDoNotDisturb { device: nowhere, on: true },
     ] {
         assert_eq!(backend.reason(command.clone()).await, Reason::NotFound, "{command:?}");
     }
-    let admit = Command::AdmitMonitoring {
-        supervisor: house.supervisor.0,
-        call: no_call,
-        admitted: true,
-    };
+    let admit =
+        Command::AdmitMonitoring { supervisor: house.supervisor.0, call: no_call, admitted: true };
     let refused = backend.reason(admit).await;
     assert_eq!(refused, if house.admits_itself { Reason::Forbidden } else { Reason::NotFound });
 }
 
 async fn does_a_request_id_once(backend: &mut Backend) {
     let device = backend.house.agent.0.clone();
-    let on = Command::SetDoNotDisturb {
-        device: device.clone(),
-        on: true,
-    };
+    let on = Command::SetDoNotDisturb { device: device.clone(), on: true };
     let context = backend.context(&backend.house.agent.1.clone());
     execute(backend.client.clone(), &context, &on).await.unwrap();
     backend.do_not_disturb(false).await.unwrap();
@@ -322,9 +305,7 @@ async fn does_a_request_id_once(backend: &mut Backend) {
     let refused = execute(backend.client.clone(), &context, &off).await.unwrap_err();
     assert_eq!(refused.reason, Reason::InvalidInput);
 
-    let stop = Command::StopMonitoring {
-        supervisor: backend.house.supervisor.0.clone(),
-    };
+    let stop = Command::StopMonitoring { supervisor: backend.house.supervisor.0.clone() };
     let context = backend.context(&backend.house.supervisor.1.clone());
     let refused = execute(backend.client.clone(), &context, &stop).await.unwrap_err();
     backend.start(Activity::Coach, Mode::AllCalls, Scope::Call).await.unwrap();
@@ -337,9 +318,7 @@ async fn does_a_request_id_once(backend: &mut Backend) {
         .until("the monitor is still there", |known, house| known.monitor(house).is_some())
         .await;
     backend.stop().await.unwrap();
-    backend
-        .until("the monitor is gone", |known, house| known.monitor(house).is_none())
-        .await;
+    backend.until("the monitor is gone", |known, house| known.monitor(house).is_none()).await;
 }
 
 async fn arms_changes_and_cancels_a_monitor(backend: &mut Backend) {
@@ -349,7 +328,8 @@ async fn arms_changes_and_cancels_a_monitor(backend: &mut Backend) {
             known.monitor(house).is_some_and(|monitor| {
                 monitor.state == MonitorState::Armed
                     && monitor.target == house.agent.0
-                    && (monitor.activity, monitor.mode, monitor.scope) == (Activity::Coach, Mode::AllCalls, Scope::Call)
+                    && (monitor.activity, monitor.mode, monitor.scope)
+                        == (Activity::Coach, Mode::AllCalls, Scope::Call)
             })
         })
         .await;
@@ -357,7 +337,8 @@ async fn arms_changes_and_cancels_a_monitor(backend: &mut Backend) {
     backend
         .until("the monitor has changed", |known, house| {
             known.monitor(house).is_some_and(|monitor| {
-                (monitor.activity, monitor.mode, monitor.scope) == (Activity::ListenIn, Mode::NextCall, Scope::Agent)
+                (monitor.activity, monitor.mode, monitor.scope)
+                    == (Activity::ListenIn, Mode::NextCall, Scope::Agent)
             })
         })
         .await;
@@ -365,14 +346,13 @@ async fn arms_changes_and_cancels_a_monitor(backend: &mut Backend) {
     backend.asks(backend.start_for(&other, Activity::BargeIn)).await.unwrap();
     backend
         .until("he monitors another agent", |known, house| {
-            known.monitor(house).is_some_and(|monitor| monitor.target == house.other_agent) && known.monitors.len() == 1
+            known.monitor(house).is_some_and(|monitor| monitor.target == house.other_agent)
+                && known.monitors.len() == 1
         })
         .await;
     backend.stop().await.unwrap();
     backend.until("the monitor is gone", |known, _| known.monitors.is_empty()).await;
-    let stop = Command::StopMonitoring {
-        supervisor: backend.house.supervisor.0.clone(),
-    };
+    let stop = Command::StopMonitoring { supervisor: backend.house.supervisor.0.clone() };
     assert_eq!(backend.reason(stop).await, Reason::InvalidState);
 }
 
@@ -399,13 +379,16 @@ async fn coaches_switches_and_goes_back_to_armed(backend: &mut Backend, ways: &m
     // The whole call: everybody with what he is.
     let fact = backend.snapshot().await.calls[&call].clone();
     let role = |role| fact.parties.iter().filter(|party| party.role == role).collect::<Vec<_>>();
-    let (agents, customers, supervisors) = (role(PartyRole::Agent), role(PartyRole::Customer), role(PartyRole::Supervisor));
+    let (agents, customers, supervisors) =
+        (role(PartyRole::Agent), role(PartyRole::Customer), role(PartyRole::Supervisor));
     assert_eq!((agents.len(), customers.len(), supervisors.len()), (1, 1, 1), "{fact:?}");
     assert_eq!(agents[0].device.as_ref(), Some(&backend.house.agent.0));
     assert_eq!(supervisors[0].device.as_ref(), Some(&backend.house.supervisor.0));
     assert_eq!(supervisors[0].monitors.as_ref(), Some(&backend.house.agent.0));
     assert!(fact.parties.iter().all(|party| party.established_at.is_some()));
-    assert!(fact.conn_id.len() == 16 && fact.conn_id.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    assert!(
+        fact.conn_id.len() == 16 && fact.conn_id.bytes().all(|digit| digit.is_ascii_hexdigit())
+    );
 
     for activity in [
         Activity::BargeIn,
@@ -426,10 +409,9 @@ async fn coaches_switches_and_goes_back_to_armed(backend: &mut Backend, ways: &m
     ways.customer_hangs_up(&call).await;
     backend
         .until("armed again, as first asked for", |known, house| {
-            known
-                .monitor(house)
-                .is_some_and(|monitor| monitor.state == MonitorState::Armed && monitor.activity == Activity::Coach)
-                && known.calls.is_empty()
+            known.monitor(house).is_some_and(|monitor| {
+                monitor.state == MonitorState::Armed && monitor.activity == Activity::Coach
+            }) && known.calls.is_empty()
         })
         .await;
     let call = backend.talk(ways).await;
@@ -449,7 +431,10 @@ async fn spends_next_call(backend: &mut Backend, ways: &mut impl Ways) {
         .await;
 }
 
-async fn joins_a_call_that_is_going_on_and_leaves_when_cancelled(backend: &mut Backend, ways: &mut impl Ways) {
+async fn joins_a_call_that_is_going_on_and_leaves_when_cancelled(
+    backend: &mut Backend,
+    ways: &mut impl Ways,
+) {
     let call = backend.talk(ways).await;
     backend.start(Activity::BargeIn, Mode::AllCalls, Scope::Call).await.unwrap();
     backend.until_joined(&call, Activity::BargeIn).await;
@@ -460,7 +445,9 @@ async fn joins_a_call_that_is_going_on_and_leaves_when_cancelled(backend: &mut B
     backend
         .until("he is out and the call goes on", |known, house| {
             let call = &known.calls[&call];
-            known.monitors.is_empty() && call.party_of(&house.supervisor.0).is_none() && call.party_of(&house.agent.0).is_some()
+            known.monitors.is_empty()
+                && call.party_of(&house.supervisor.0).is_none()
+                && call.party_of(&house.agent.0).is_some()
         })
         .await;
     let legs = &backend.watch.known.calls[&call].parties;
@@ -495,7 +482,9 @@ async fn reports_a_supervisor_who_is_busy_or_rejects(backend: &mut Backend, ways
         backend
             .until("it has failed and the monitor stays armed", |known, house| {
                 known.failures.contains(&house.supervisor.0)
-                    && known.monitor(house).is_some_and(|monitor| monitor.state == MonitorState::Armed)
+                    && known
+                        .monitor(house)
+                        .is_some_and(|monitor| monitor.state == MonitorState::Armed)
                     && known.calls[&call].party_of(&house.agent.0).is_some()
             })
             .await;
@@ -530,11 +519,16 @@ async fn joins_only_with_leave(backend: &mut Backend, ways: &mut impl Ways) {
         call: call.clone(),
         admitted,
     };
-    let asked = |call: CallId| move |known: &Known, house: &House| known.asked.get(&house.supervisor.0) == Some(&call);
+    let asked = |call: CallId| {
+        move |known: &Known, house: &House| known.asked.get(&house.supervisor.0) == Some(&call)
+    };
     let out = |call: CallId| {
         move |known: &Known, house: &House| {
             known.monitor(house).is_some_and(|monitor| monitor.state == MonitorState::Armed)
-                && known.calls[&call].parties.iter().all(|party| party.role != PartyRole::Supervisor)
+                && known.calls[&call]
+                    .parties
+                    .iter()
+                    .all(|party| party.role != PartyRole::Supervisor)
         }
     };
 
@@ -573,12 +567,7 @@ impl Backend {
         let client = TelephonyClient::new(channel);
         let mut watch = Watch::open(&client, 0, "").await;
         watch.until_complete().await;
-        Self {
-            client,
-            watch,
-            house,
-            asked: 0,
-        }
+        Self { client, watch, house, asked: 0 }
     }
 
     fn context(&mut self, user: &UserId) -> CommandContext {
@@ -672,13 +661,18 @@ impl Backend {
         let what = format!("{activity} is joined");
         self.until(&what, |known, house| {
             let joined = known.monitor(house).is_some_and(|monitor| match &monitor.state {
-                MonitorState::Joined {
-                    call: his, activity: does, ..
-                } => his == call && *does == activity,
-                MonitorState::Armed | MonitorState::Admitting { .. } | MonitorState::Inviting { .. } => false,
+                MonitorState::Joined { call: his, activity: does, .. } => {
+                    his == call && *does == activity
+                }
+                MonitorState::Armed
+                | MonitorState::Admitting { .. }
+                | MonitorState::Inviting { .. } => false,
             });
             let leg = known.calls.get(call).and_then(|call| call.party_of(&house.supervisor.0));
-            joined && leg.is_some_and(|leg| leg.state == LegState::Established && leg.activity == Some(activity))
+            joined
+                && leg.is_some_and(|leg| {
+                    leg.state == LegState::Established && leg.activity == Some(activity)
+                })
         })
         .await;
     }
@@ -735,7 +729,8 @@ impl Known {
 
     fn call_of(&self, house: &House, state: LegState) -> Option<CallId> {
         let calls = self.calls.values();
-        let mut his = calls.filter(|call| call.party_of(&house.agent.0).is_some_and(|leg| leg.state == state));
+        let mut his = calls
+            .filter(|call| call.party_of(&house.agent.0).is_some_and(|leg| leg.state == state));
         his.next().map(|call| call.id.clone())
     }
 
@@ -776,11 +771,8 @@ struct Watch {
 
 impl Watch {
     async fn open(client: &TelephonyClient<Channel>, after_revision: u64, instance: &str) -> Self {
-        let request = proto::WatchRequest {
-            after_revision,
-            instance: instance.into(),
-            heartbeat_ms: 100,
-        };
+        let request =
+            proto::WatchRequest { after_revision, instance: instance.into(), heartbeat_ms: 100 };
         Self {
             stream: client.clone().watch(request).await.unwrap().into_inner(),
             known: Known::default(),

@@ -5,7 +5,8 @@ use std::path::Path;
 
 /// A file of tests/data.
 pub(crate) fn file(name: &str) -> Vec<u8> {
-    fs::read(format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_else(|error| panic!("{name}: {error}"))
+    fs::read(format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR")))
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// The files of a directory with their names, sorted.

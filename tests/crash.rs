@@ -1,10 +1,13 @@
-//! The real processes, killed and stopped: what was promised is there again, and calls outlive the gateway.
+//! The real processes, killed and stopped: what was promised is there again, and calls outlive the
+//! gateway.
 
 use crate::support::desktop::Audience;
 use crate::support::floor::accounted_for;
 use crate::support::house::{AGENT, Account, COLLEAGUE, SUPERVISOR, bystander, directory};
 use crate::support::process::{ANY, Process};
-use crate::support::talk::{self, AGENT_HZ, BARGE_IN, COACH, CUSTOMER_HZ, PATIENCE, SUPERVISOR_HZ, TALK, Trio, hear};
+use crate::support::talk::{
+    self, AGENT_HZ, BARGE_IN, COACH, CUSTOMER_HZ, PATIENCE, SUPERVISOR_HZ, TALK, Trio, hear,
+};
 use crate::support::wait;
 use reqwest::header::RETRY_AFTER;
 use serde_json::{Value, json};
@@ -41,14 +44,19 @@ impl Desk {
         }
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> (reqwest::StatusCode, Option<String>, Value) {
+    async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> (reqwest::StatusCode, Option<String>, Value) {
         let answer = request.basic_auth(&self.user, Some(&self.password)).send().await.unwrap();
-        let retry_after = answer.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
+        let retry_after =
+            answer.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
         (answer.status(), retry_after, answer.json().await.unwrap())
     }
 
     async fn get(&self, path: &str) -> Value {
-        let (status, _, body) = self.send(self.http.get(format!("http://{}/api/v2{path}", self.rest))).await;
+        let (status, _, body) =
+            self.send(self.http.get(format!("http://{}/api/v2{path}", self.rest))).await;
         assert_eq!((status.as_u16(), &body["statusCode"]), (200, &json!(0)), "{path}: {body}");
         body
     }
@@ -107,7 +115,9 @@ async fn what_was_set_over_rest_and_the_passwords_survive_kill_9() {
     let printed = first.printed_until(&my_device(SUPERVISOR)).await;
     first.ready().await;
     let desks = |process: &Process| {
-        let desk = |account: Account| Desk::with(process.door("rest"), account.user, &made(&printed, account.user));
+        let desk = |account: Account| {
+            Desk::with(process.door("rest"), account.user, &made(&printed, account.user))
+        };
         (desk(SUPERVISOR), desk(AGENT))
     };
     let (supervisor, agent) = desks(&first);
@@ -151,7 +161,8 @@ async fn gateway(place: &TempDir, backend: SocketAddr) -> Process {
 
 /// With these people.
 async fn gateway_of(place: &TempDir, backend: SocketAddr, people: &str) -> Process {
-    let config = on(ANY, ANY, ANY, &format!("backend_url = 'http://{backend}'")) + people + &bystander();
+    let config =
+        on(ANY, ANY, ANY, &format!("backend_url = 'http://{backend}'")) + people + &bystander();
     let config = config.replace("[rest]\n", "[rest]\npublic_url = 'http://undertone.test'\n");
     let gateway = Process::start("gateway", place.path(), &config).await;
     gateway.ready().await;
@@ -199,9 +210,7 @@ async fn a_coached_call_outlives_its_gateway_and_the_next_one_takes_it_over() {
     let leaked = trio.customer.peak_between(SUPERVISOR_HZ, coached_at, clock::instant());
     assert!(leaked < -50.0, "the customer has heard the whisper: {leaked} dBFS");
     let switch = json!({"operationName": "SwitchToBargeIn"});
-    supervisor
-        .post(&format!("/me/calls/{}", before["id"].as_str().unwrap()), switch)
-        .await;
+    supervisor.post(&format!("/me/calls/{}", before["id"].as_str().unwrap()), switch).await;
     trio.hear(BARGE_IN).await;
 
     let asked = clock::instant();
@@ -215,8 +224,11 @@ async fn a_coached_call_outlives_its_gateway_and_the_next_one_takes_it_over() {
 
 /// The ways in which a supervisor can be joined: mode and scope.
 fn ways() -> impl Iterator<Item = Value> {
-    let scopes =
-        |mode: &'static str| ["Agent", "Call"].map(|scope| json!({"supervisorMonitoringMode": mode, "supervisorMonitoringScope": scope}));
+    let scopes = |mode: &'static str| {
+        ["Agent", "Call"].map(
+            |scope| json!({"supervisorMonitoringMode": mode, "supervisorMonitoringScope": scope}),
+        )
+    };
     ["NextCall", "AllCalls"].into_iter().flat_map(scopes)
 }
 
@@ -249,7 +261,10 @@ async fn a_supervisor_whose_permission_is_withdrawn_is_out_of_the_call_and_monit
         trio.supervisor.ended(PATIENCE).await.unwrap();
         trio.hear(TALK).await;
         let supervisor = Desk::of(SUPERVISOR, after.door("rest"));
-        assert!(supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null(), "{way}");
+        assert!(
+            supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null(),
+            "{way}"
+        );
         let (status, _, reply) = supervisor.ask(&my_device(SUPERVISOR), &coach_as(&way)).await;
         assert_eq!(status.as_u16() / 100, 4, "{way}: {reply}");
         after.kill().await;
@@ -277,7 +292,8 @@ async fn whoever_logs_out_ends_the_monitor_and_nobody_elses_call() {
             desk(account).post("/me", session("End")).await;
             trio.supervisor.ended(PATIENCE).await.unwrap();
             trio.hear(TALK).await;
-            let state = desk(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"].take();
+            let state =
+                desk(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"].take();
             assert!(state.is_null(), "{} logs out, {way}: {state}", account.user);
         }
     }
@@ -420,7 +436,9 @@ impl Drop for SmallDisk {
 }
 
 async fn says_in_time(process: &Process, path: &str, expected: &str) {
-    let in_time = wait::found(PATIENCE, async || process.says(path).await.1.contains(expected).then_some(())).await;
+    let in_time =
+        wait::found(PATIENCE, async || process.says(path).await.1.contains(expected).then_some(()))
+            .await;
     assert!(
         in_time.is_some(),
         "{path} does not say {expected}: {:?}, {:?}",
@@ -429,10 +447,12 @@ async fn says_in_time(process: &Process, path: &str, expected: &str) {
     );
 }
 
-/// A disk that is full while a supervisor coaches: who cancels is out at once, the state is written again by itself when there is room,
-/// and after kill −9 with the disk still full what was cancelled is not armed.
+/// A disk that is full while a supervisor coaches: who cancels is out at once, the state is written
+/// again by itself when there is room, and after kill −9 with the disk still full what was
+/// cancelled is not armed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_keeps_no_supervisor_on_a_call_and_is_got_over_without_a_restart_and_by_kill_9() {
+async fn a_full_disk_keeps_no_supervisor_on_a_call_and_is_got_over_without_a_restart_and_by_kill_9()
+{
     let Some(disk) = SmallDisk::new() else { return };
     let config = on(ANY, ANY, ANY, "") + &directory();
     let process = Process::start("serve", disk.place.path(), &config).await;
@@ -454,7 +474,8 @@ async fn a_full_disk_keeps_no_supervisor_on_a_call_and_is_got_over_without_a_res
     assert_eq!(process.says("/readyz").await.0, 503);
     says_in_time(&process, "/metrics", "undertone_store_writable{store=\"sip-backend\"} 0").await;
     // What begins something does.
-    let (status, _, reply) = agent.ask(&my_device(AGENT), &json!({"operationName": "DoNotDisturbOn"})).await;
+    let (status, _, reply) =
+        agent.ask(&my_device(AGENT), &json!({"operationName": "DoNotDisturbOn"})).await;
     assert_eq!(status.as_u16(), 500, "{reply}");
     assert!(reply["statusMessage"].as_str().unwrap().contains("disk"), "{reply}");
     let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
@@ -550,13 +571,20 @@ impl Floor {
         let backend = backend(&place, ANY, ANY).await;
         let gateway = gateway(&place, backend.door("grpc")).await;
         let sip = backend.door("sip");
-        // The phone that registers last is called: the agent's own, as long as his second line has not.
+        // The phone that registers last is called: the agent's own, as long as his second line has
+        // not.
         let trio = Trio::register(sip).await;
         let floor = Floor {
             line: Phone::start(PhoneConfig::new(AGENT.number, AGENT.password, sip, AGENT_HZ))
                 .await
                 .unwrap(),
-            colleague: talk::phone(COLLEAGUE, sip, COLLEAGUE_HZ, AnswerPolicy::Auto(Duration::ZERO)).await,
+            colleague: talk::phone(
+                COLLEAGUE,
+                sip,
+                COLLEAGUE_HZ,
+                AnswerPolicy::Auto(Duration::ZERO),
+            )
+            .await,
             audience: Audience::open(gateway.door("rest"), &DESKTOPS).await,
             place,
             backend,
@@ -600,8 +628,12 @@ impl Floor {
     #[track_caller]
     fn heard(&self) -> impl Future<Output = ()> {
         let (agent, expected) = match self.became {
-            Became::Nothing => (&self.trio.agent, ["agent", "customer supervisor", "", "customer agent"]),
-            Became::Transfer => (&self.line, ["colleague", "", "customer supervisor", "customer colleague"]),
+            Became::Nothing => {
+                (&self.trio.agent, ["agent", "customer supervisor", "", "customer agent"])
+            }
+            Became::Transfer => {
+                (&self.line, ["colleague", "", "customer supervisor", "customer colleague"])
+            }
             Became::Conference => (
                 &self.line,
                 [
@@ -638,10 +670,11 @@ impl Floor {
         }
     }
 
-    /// kill −9 of the gateway, and another in its place. All hear each other as before, all can be read as before, and every desktop that
-    /// comes back is told how things are, once.
+    /// kill −9 of the gateway, and another in its place. All hear each other as before, all can be
+    /// read as before, and every desktop that comes back is told how things are, once.
     async fn another_gateway(mut self) -> Floor {
-        let is_talking = !self.desk(SUPERVISOR).get("/me/calls").await["uris"].as_array().unwrap().is_empty();
+        let is_talking =
+            !self.desk(SUPERVISOR).get("/me/calls").await["uris"].as_array().unwrap().is_empty();
         self.audience.catch_up().await;
         let mut before = Vec::new();
         for account in DESKTOPS {
@@ -661,7 +694,8 @@ impl Floor {
             let told = floor.audience.of(account).take();
             let user = &before["user"];
             let count = |list: &str| user[list].as_array().unwrap().len();
-            let on = |channel: &str| told.iter().filter(|message| message["channel"] == channel).count();
+            let on =
+                |channel: &str| told.iter().filter(|message| message["channel"] == channel).count();
             assert_eq!(
                 (on("/v2/me/devices"), on("/v2/me/calls"), on("/v2/me/channels"), told.len()),
                 (count("devices"), count("calls"), 1, count("devices") + count("calls") + 1),
@@ -683,11 +717,11 @@ impl Floor {
         let supervisor = self.desk(SUPERVISOR);
         let call = format!("/me/calls/{}", call_of(&supervisor).await["id"].as_str().unwrap());
         supervisor.post(&call, json!({"operationName": "SwitchToBargeIn"})).await;
-        self.told_once(["DeviceStateChangeMessage", "StatusChange"], "ParticipantsUpdated")
-            .await;
+        self.told_once(["DeviceStateChangeMessage", "StatusChange"], "ParticipantsUpdated").await;
     }
 
-    /// What has happened last was told once: to the supervisor on calls and devices, to whoever sees him barge in, and to nobody else.
+    /// What has happened last was told once: to the supervisor on calls and devices, to whoever
+    /// sees him barge in, and to nobody else.
     async fn told_once(&mut self, supervisor: [&str; 2], concerned: &str) {
         self.audience.catch_up().await;
         for account in DESKTOPS {
@@ -701,7 +735,8 @@ impl Floor {
             };
             let mut kinds: Vec<_> = told.iter().map(|message| kind(&message["data"])).collect();
             kinds.sort_unstable();
-            let is_concerned = self.see_him_barge_in().iter().any(|other| other.user == account.user);
+            let is_concerned =
+                self.see_him_barge_in().iter().any(|other| other.user == account.user);
             let expected: &[&str] = match account.user {
                 user if user == SUPERVISOR.user => &supervisor,
                 _ if is_concerned => &[concerned],
@@ -745,7 +780,8 @@ async fn a_coach_goes_on_in_a_conference_through_another_gateway() {
     gateways_come_and_go(Became::Conference).await;
 }
 
-/// kill −9 of the backend under a gateway that goes on, and another in its place: the call is gone, and everybody is told once.
+/// kill −9 of the backend under a gateway that goes on, and another in its place: the call is gone,
+/// and everybody is told once.
 async fn another_backend(became: Became) {
     let mut floor = Floor::armed(became).await;
     floor.talk().await;
@@ -777,7 +813,8 @@ async fn after_a_kill_of_the_backend_each_desktop_is_told_once_that_the_call_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_while_no_gateway_runs_shows_to_whoever_comes_back_and_is_told_no_second_time() {
+async fn what_happens_while_no_gateway_runs_shows_to_whoever_comes_back_and_is_told_no_second_time()
+{
     let mut floor = Floor::armed(Became::Nothing).await;
     floor.talk().await;
     floor.audience.catch_up().await;

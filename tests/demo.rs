@@ -30,7 +30,8 @@ fn the_story_is_right(arguments: &[&str]) {
     let place = place();
     let Output { status, stdout, stderr } = undertone(arguments, place.path()).output().unwrap();
     let errors = String::from_utf8_lossy(&stderr);
-    let document: Value = serde_json::from_slice(&stdout).unwrap_or_else(|error| panic!("one JSON document: {error}\n{errors}"));
+    let document: Value = serde_json::from_slice(&stdout)
+        .unwrap_or_else(|error| panic!("one JSON document: {error}\n{errors}"));
     assert!(status.success(), "{document:#}\n{errors}");
     let mut keys: Vec<_> = document.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
@@ -54,7 +55,9 @@ fn the_story_is_right(arguments: &[&str]) {
     };
     assert!(heard("Coach", "agent", "supervisor") && !heard("Coach", "customer", "supervisor"));
     assert!(heard("BargeIn", "customer", "supervisor"));
-    assert!(!heard("ListenIn", "agent", "supervisor") && heard("ListenIn", "supervisor", "customer"));
+    assert!(
+        !heard("ListenIn", "agent", "supervisor") && heard("ListenIn", "supervisor", "customer")
+    );
 }
 
 #[test]
@@ -70,11 +73,11 @@ fn the_demo_shows_the_same_with_gateway_and_backend_as_two_processes() {
 /// Tells a story; who heard whom in it, by phase, listener and speaker.
 fn told(scenario: &str) -> impl Fn(&str, &str, &str) -> bool {
     let place = place();
-    let Output { status, stdout, stderr } = undertone(&["demo", "--scenario", scenario, "--json"], place.path())
-        .output()
-        .unwrap();
+    let Output { status, stdout, stderr } =
+        undertone(&["demo", "--scenario", scenario, "--json"], place.path()).output().unwrap();
     let errors = String::from_utf8_lossy(&stderr);
-    let document: Value = serde_json::from_slice(&stdout).unwrap_or_else(|error| panic!("one JSON document: {error}\n{errors}"));
+    let document: Value = serde_json::from_slice(&stdout)
+        .unwrap_or_else(|error| panic!("one JSON document: {error}\n{errors}"));
     assert!(status.success(), "{document:#}\n{errors}");
     assert_eq!(document["customer_packets"], document["customer_packets_identical"]);
     move |phase, listener, speaker| {
@@ -107,14 +110,22 @@ fn the_demo_tells_of_two_supervisors_who_do_not_hear_each_other() {
     let phase = "the second: Coach";
     assert!(heard(phase, "agent", "supervisor") && heard(phase, "agent", "second"));
     assert!(!heard(phase, "supervisor", "second") && !heard(phase, "second", "supervisor"));
-    assert!(!heard("the second: ListenIn", "agent", "second") && !heard(phase, "customer", "second"));
+    assert!(
+        !heard("the second: ListenIn", "agent", "second") && !heard(phase, "customer", "second")
+    );
 }
 
 #[test]
 fn the_demo_tells_of_a_transfer_that_the_coach_follows_or_not() {
     let heard = told("transfer");
-    assert!(heard("after the transfer", "colleague", "supervisor") && !heard("after the transfer", "customer", "supervisor"));
-    assert!(heard("without the supervisor", "customer", "colleague") && !heard("without the supervisor", "supervisor", "colleague"));
+    assert!(
+        heard("after the transfer", "colleague", "supervisor")
+            && !heard("after the transfer", "customer", "supervisor")
+    );
+    assert!(
+        heard("without the supervisor", "customer", "colleague")
+            && !heard("without the supervisor", "supervisor", "colleague")
+    );
 }
 
 #[test]
@@ -126,7 +137,10 @@ fn the_demo_names_its_stories() {
     assert_eq!(names, ["coach", "transfer", "hold", "conference", "two-supervisors"]);
     let unknown = undertone(&["demo", "--scenario", "nothing"], place.path()).output().unwrap();
     assert!(!unknown.status.success());
-    assert!(String::from_utf8_lossy(&unknown.stderr).contains("coach, transfer, hold, conference, two-supervisors"));
+    assert!(
+        String::from_utf8_lossy(&unknown.stderr)
+            .contains("coach, transfer, hold, conference, two-supervisors")
+    );
 }
 
 /// Started with a file, with its first lines of log read until it is there.
@@ -162,7 +176,10 @@ fn the_first_start_prints_passwords_and_a_curl_once_and_sigterm_ends_it() {
     let told = String::from_utf8(first.stdout).unwrap();
     assert!(first.status.success());
     assert!(
-        told.contains("5001") && told.contains("5005") && told.contains("7001") && told.contains("curl -u supervisor:"),
+        told.contains("5001")
+            && told.contains("5005")
+            && told.contains("7001")
+            && told.contains("curl -u supervisor:"),
         "{told}"
     );
     let second = terminate(started("serve", &config, place.path()));
@@ -194,16 +211,10 @@ fn a_port_in_use_is_one_clear_line() {
     let address = taken.local_addr().unwrap();
     let config = free_ports("").replacen("127.0.0.1:0", &address.to_string(), 1);
     let line = fails_with_one_line("serve", &config, place.path());
-    assert!(
-        line.starts_with(&format!("undertone: REST can not listen on {address}: ")),
-        "{line}"
-    );
+    assert!(line.starts_with(&format!("undertone: REST can not listen on {address}: ")), "{line}");
     let sip = free_ports("").replace("udp:127.0.0.1:0", &format!("tcp:{address}"));
     let line = fails_with_one_line("sip-backend", &sip, place.path());
-    assert!(
-        line.starts_with("undertone: SIP: ") && line.contains(&address.to_string()),
-        "{line}"
-    );
+    assert!(line.starts_with("undertone: SIP: ") && line.contains(&address.to_string()), "{line}");
 }
 
 #[test]

@@ -11,8 +11,9 @@ use undertone::audit::AuditLog;
 use undertone::gateway::task::{GatewayEvent, GatewayHandle};
 use undertone::gateway::{DeviceEntry, Directory, GatewayConfig, Group, User};
 use undertone::model::{
-    Activity, AdmissionAsked, AgentState, Answer, Capabilities, Command, DeviceFact, DeviceKind, Fact, Feature, Mode, MonitorFact,
-    MonitorState, Notice, NoticeBody, Query, Reason, Refusal, Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp,
+    Activity, AdmissionAsked, AgentState, Answer, Capabilities, Command, DeviceFact, DeviceKind,
+    Fact, Feature, Mode, MonitorFact, MonitorState, Notice, NoticeBody, Query, Reason, Refusal,
+    Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp,
 };
 use undertone::store::{self, Store};
 use undertone::telephony::{BackendConnection, CommandCall};
@@ -90,18 +91,11 @@ async fn start(audit: &Path, store: Store) -> (GatewayHandle, Backend) {
         ..Capabilities::default()
     };
     let (tell, capabilities) = watch::channel(able);
-    let line = BackendConnection {
-        commands,
-        facts: reported,
-        capabilities,
-    };
+    let line = BackendConnection { commands, facts: reported, capabilities };
     let audit = AuditLog::open(audit).expect("the audit opens");
-    let desk = GatewayHandle::start(GatewayConfig::default(), directory(), line, audit, store).expect("it starts");
-    let backend = Backend {
-        commands: placed,
-        facts,
-        _capabilities: tell,
-    };
+    let desk = GatewayHandle::start(GatewayConfig::default(), directory(), line, audit, store)
+        .expect("it starts");
+    let backend = Backend { commands: placed, facts, _capabilities: tell };
     backend.reports(Fact::SnapshotBegin).await;
     for (id, number) in [("meg-phone", "5005"), ("bob-phone", "5001")] {
         let device = DeviceFact {
@@ -135,10 +129,7 @@ fn asked(user: &str, request: Request) -> RequestEnvelope {
 fn coach() -> Request {
     Request::StartMonitoring {
         device: "meg-phone".into(),
-        target: TargetRef {
-            device: Some("bob-phone".into()),
-            number: None,
-        },
+        target: TargetRef { device: Some("bob-phone".into()), number: None },
         activity: Activity::Coach,
         mode: Mode::AllCalls,
         scope: Scope::Call,
@@ -171,7 +162,8 @@ fn events(audit: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(audit).expect("the audit file");
     text.lines()
         .map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).expect("one JSON object a line");
+            let line: serde_json::Value =
+                serde_json::from_str(line).expect("one JSON object a line");
             line["event"].as_str().expect("an event").to_owned()
         })
         .collect()
@@ -185,18 +177,13 @@ async fn a_coach_request_becomes_an_audit_line_a_command_and_a_notice() {
     let mut notices = desk.notices();
     let (answer, command) = tokio::join!(desk.ask(asked("meg", coach())), backend.accepts());
     assert_eq!(answer, Ok(Answer::Accepted));
-    assert!(
-        matches!(command, Command::StartMonitoring { confirm_joins: true, .. }),
-        "{command:?}"
-    );
+    assert!(matches!(command, Command::StartMonitoring { confirm_joins: true, .. }), "{command:?}");
     assert_eq!(events(&audit), ["allowed"], "on disk before it was answered");
 
     backend.reports(Fact::Monitor(monitor(MonitorState::Armed))).await;
     let notice = next_notice(&mut notices).await;
     assert_eq!(notice.user.as_str(), "meg");
-    let NoticeBody::DeviceStateChange(devices) = &notice.body else {
-        panic!("{notice:?}")
-    };
+    let NoticeBody::DeviceStateChange(devices) = &notice.body else { panic!("{notice:?}") };
     assert!(devices[0].monitoring.is_some());
     let (question, answer, sent) = desk.ask_state("meg".into());
     sent.await;
@@ -294,7 +281,9 @@ async fn a_join_that_a_crash_cut_short_is_closed_in_the_audit_of_the_next_start(
 
     let (desk, _backend) = start(&audit, store.clone()).await;
     let closed = async {
-        while events(&audit).last().map(String::as_str) != Some("lost") || !store.load("hearing").expect("readable").is_empty() {
+        while events(&audit).last().map(String::as_str) != Some("lost")
+            || !store.load("hearing").expect("readable").is_empty()
+        {
             tokio::task::yield_now().await;
         }
     };
@@ -350,9 +339,7 @@ async fn presence_is_durable_when_it_is_answered() {
     let store = store::open(&state).expect("it opens");
     let (desk, backend) = start(&audit, store.clone()).await;
     desk.ask(asked("bob", Request::StartSession)).await.expect("accepted");
-    desk.ask(asked("bob", Request::SetAgentState(AgentState::Ready)))
-        .await
-        .expect("accepted");
+    desk.ask(asked("bob", Request::SetAgentState(AgentState::Ready))).await.expect("accepted");
     assert_eq!(store.load("presence").expect("readable")["bob"], b"Ready");
     drop((desk, backend));
 
@@ -377,10 +364,7 @@ async fn while_the_backend_is_away_reads_answer_and_commands_are_unavailable() {
         panic!("devices")
     };
     assert!(devices[0].active);
-    let dnd = Request::SetDoNotDisturb {
-        device: "bob-phone".into(),
-        on: true,
-    };
+    let dnd = Request::SetDoNotDisturb { device: "bob-phone".into(), on: true };
     assert_eq!(
         desk.ask(asked("bob", dnd)).await.map_err(|refusal| refusal.reason),
         Err(Reason::Unavailable)

@@ -1,4 +1,5 @@
-//! Ours against rsip, as datagrams: the software phones are on rsip, so that the two sides of a test share no parser.
+//! Ours against rsip, as datagrams: the software phones are on rsip, so that the two sides of a
+//! test share no parser.
 
 use self::Difference::{OnlyOurs, OnlyRsip, Seen as Sees};
 use crate::corpus;
@@ -97,7 +98,9 @@ fn ours(bytes: &[u8]) -> Option<Seen> {
     let message = parse_datagram(bytes).ok()?;
     let headers = message.headers();
     let start = match &message {
-        SipMessage::Request(request) => format!("{} {}", request.method, text(request.uri.as_bytes())),
+        SipMessage::Request(request) => {
+            format!("{} {}", request.method, text(request.uri.as_bytes()))
+        }
         SipMessage::Response(response) => response.status.to_string(),
     };
     Some(Seen {
@@ -141,10 +144,8 @@ fn theirs(bytes: &[u8]) -> Option<Seen> {
 fn the_two_differ_where_it_is_written_and_nowhere_else() {
     let mut wrong = Vec::new();
     for (name, bytes) in corpus::torture() {
-        let known = KNOWN
-            .iter()
-            .find(|(known, ..)| *known == name)
-            .map(|(_, difference, _)| *difference);
+        let known =
+            KNOWN.iter().find(|(known, ..)| *known == name).map(|(_, difference, _)| *difference);
         let fits = match (ours(&bytes), theirs(&bytes)) {
             (None, None) => known.is_none(),
             (Some(_), None) => known == Some(OnlyOurs),
@@ -155,7 +156,11 @@ fn the_two_differ_where_it_is_written_and_nowhere_else() {
             },
         };
         if !fits {
-            wrong.push(format!("{name}: {known:?}\n  ours {:?}\n  rsip {:?}", ours(&bytes), theirs(&bytes)));
+            wrong.push(format!(
+                "{name}: {known:?}\n  ours {:?}\n  rsip {:?}",
+                ours(&bytes),
+                theirs(&bytes)
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -163,11 +168,14 @@ fn the_two_differ_where_it_is_written_and_nowhere_else() {
 
 #[test]
 fn the_table_in_the_docs_names_them_all() {
-    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/differences-from-rsip.md")).expect("the table");
+    let docs = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/docs/differences-from-rsip.md"
+    ))
+    .expect("the table");
     for (name, _, reason) in KNOWN {
-        let named = docs
-            .lines()
-            .any(|line| line.contains(&format!("`{name}`")) && line.contains(reason));
+        let named =
+            docs.lines().any(|line| line.contains(&format!("`{name}`")) && line.contains(reason));
         assert!(named, "{name} {reason}");
     }
 }
@@ -187,7 +195,8 @@ fn plain_message() -> impl Strategy<Value = Vec<u8>> {
         "SUBSCRIBE",
         "MESSAGE",
     ]);
-    let uri = "sip:([a-z0-9]{1,8}@)?([a-z][a-z0-9]{0,8}[.]test|192[.]0[.]2[.][1-9])(:[1-9][0-9]{3})?";
+    let uri =
+        "sip:([a-z0-9]{1,8}@)?([a-z][a-z0-9]{0,8}[.]test|192[.]0[.]2[.][1-9])(:[1-9][0-9]{3})?";
     let display = "(\"[A-Za-z .]{1,12}\" |[A-Z][a-z]{1,8} )?";
     let extra = "(User-Agent: [a-zA-Z0-9/. ]{0,20}\r\n|X-[A-Za-z]{1,8}: [ -~]{0,30}\r\n|Supported: [a-z0-9]{1,8}, [a-z]{1,8}\r\n|Subject: \r\n){0,4}";
     let head = (method, uri, display, uri, "[a-z0-9]{4,12}", "(;tag=[a-z0-9]{1,9})?");

@@ -1,6 +1,10 @@
-//! Phones, requests and faults at random, over sockets: each packet toward a customer is held against what the agents have sent.
+//! Phones, requests and faults at random, over sockets: each packet toward a customer is held
+//! against what the agents have sent.
 
-use crate::support::floor::{AGENT, BOSS, BOSS2, CUSTOMER, CUSTOMER2, Floor, OTHER, SOON, config, eventually, hz, outside, site};
+use crate::support::floor::{
+    AGENT, BOSS, BOSS2, CUSTOMER, CUSTOMER2, Floor, OTHER, SOON, config, eventually, hz, outside,
+    site,
+};
 use crate::support::wait;
 use futures_util::future::join_all;
 use std::collections::BTreeSet;
@@ -8,7 +12,10 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 use undertone::clock;
 use undertone::demo::phone::{AnswerPolicy, Packet, Phone, PhoneConfig, audio};
-use undertone::model::{Activity, CallId, Command, DeviceId, LegState, Mode, MonitorState, PartyRole, Scope, TransferStep};
+use undertone::model::{
+    Activity, CallId, Command, DeviceId, LegState, Mode, MonitorState, PartyRole, Scope,
+    TransferStep,
+};
 
 /// Floors that are played on at the same time, and the steps on each: 2,000 in all.
 const FLOORS: u64 = 4;
@@ -97,10 +104,7 @@ impl Crowd {
         config.b2bua.supervision.max_supervisors_per_device = 2;
         config.b2bua.ring_timeout = Duration::from_secs(2);
         let floor = Floor::open(config).await;
-        let caller = PhoneConfig {
-            server: floor.address(),
-            ..outside()
-        };
+        let caller = PhoneConfig { server: floor.address(), ..outside() };
         let soon = AnswerPolicy::Auto(Duration::from_millis(30));
         Crowd {
             customers: vec![
@@ -141,7 +145,8 @@ impl Crowd {
 
     /// A call that goes on, and a device, mostly one that is on it.
     fn at(&mut self) -> Option<(DeviceId, CallId)> {
-        let live: Vec<_> = self.floor.calls.iter().filter(|call| !call.is_over()).cloned().collect();
+        let live: Vec<_> =
+            self.floor.calls.iter().filter(|call| !call.is_over()).cloned().collect();
         let call = (!live.is_empty()).then(|| self.dice.one(&live))?;
         let parties = call.parties.iter().filter(|party| party.role == PartyRole::Agent);
         let his: Vec<DeviceId> = parties.filter_map(|party| party.device.clone()).collect();
@@ -154,8 +159,10 @@ impl Crowd {
     }
 
     async fn step(&mut self) {
-        let (supervisor, target) = (self.dice.one(&[BOSS, BOSS, BOSS2]), self.dice.one(&[AGENT, AGENT, OTHER]));
-        // Nobody barges in here, and nobody calls a supervisor, who would be a party: no customer has to hear one.
+        let (supervisor, target) =
+            (self.dice.one(&[BOSS, BOSS, BOSS2]), self.dice.one(&[AGENT, AGENT, OTHER]));
+        // Nobody barges in here, and nobody calls a supervisor, who would be a party: no customer
+        // has to hear one.
         let activity = self.dice.one(&[Activity::Coach, Activity::Coach, Activity::ListenIn]);
         let elsewhere = self.dice.one(&["5001", "5002", "7001", "7002", "0123", "999"]);
         match self.dice.roll(34) {
@@ -188,12 +195,7 @@ impl Crowd {
             15 => {
                 if let Some((_, call)) = self.at() {
                     let supervisor = supervisor.into();
-                    self.ask(Command::SwitchMonitoring {
-                        supervisor,
-                        call,
-                        activity,
-                    })
-                    .await;
+                    self.ask(Command::SwitchMonitoring { supervisor, call, activity }).await;
                 }
             }
             16 => {
@@ -248,7 +250,14 @@ impl Crowd {
             }
             32 => {
                 let device = target.into();
-                let to = self.dice.one(&[None, None, None, None, Some("5002".into()), Some("0123".into())]);
+                let to = self.dice.one(&[
+                    None,
+                    None,
+                    None,
+                    None,
+                    Some("5002".into()),
+                    Some("0123".into()),
+                ]);
                 self.ask(Command::SetForwarding { device, to }).await;
             }
             _ => self.noise(),
@@ -256,7 +265,9 @@ impl Crowd {
     }
 
     async fn control(&mut self, elsewhere: &str) {
-        let Some((device, call)) = self.at() else { return };
+        let Some((device, call)) = self.at() else {
+            return;
+        };
         let destination = elsewhere.into();
         let command = match self.dice.roll(19) {
             0 => Command::Hold { device, call },
@@ -264,11 +275,7 @@ impl Crowd {
             3 => Command::Mute { device, call, on: true },
             4 | 5 => Command::Mute { device, call, on: false },
             6 => Command::Hangup { device, call },
-            7 => Command::SendDtmf {
-                device,
-                call,
-                digits: "5".parse().unwrap(),
-            },
+            7 => Command::SendDtmf { device, call, digits: "5".parse().unwrap() },
             8 => {
                 let supervisor = self.dice.one(&[BOSS, BOSS2]).into();
                 let muted = self.dice.roll(3) == 0;
@@ -330,14 +337,12 @@ impl Crowd {
         self.counted.joins += usize::from(is_joined(BOSS)) + usize::from(is_joined(BOSS2));
     }
 
-    /// Holds what the customers got since the last time against what everybody but the supervisors has sent.
+    /// Holds what the customers got since the last time against what everybody but the supervisors
+    /// has sent.
     fn judge(&mut self) {
         let until = clock::instant();
-        let received: Vec<Vec<Packet>> = self
-            .customers
-            .iter()
-            .map(|phone| phone.received_between(self.since, until))
-            .collect();
+        let received: Vec<Vec<Packet>> =
+            self.customers.iter().map(|phone| phone.received_between(self.since, until)).collect();
         let sent: BTreeSet<Vec<u8>> = self
             .agents
             .iter()
@@ -366,13 +371,19 @@ impl Crowd {
                     .collect();
                 levels.sort_by(f32::total_cmp);
                 if let Some(middle) = levels.get(levels.len() / 2) {
-                    assert!(*middle < -45.0, "{name} is in what a customer hears in a conference: {middle} dBFS");
+                    assert!(
+                        *middle < -45.0,
+                        "{name} is in what a customer hears in a conference: {middle} dBFS"
+                    );
                 }
             }
         }
         for agent in &self.agents {
-            let whispered = |packet: &&Packet| audio::dbfs(audio::tone_power(&packet.samples(), hz(BOSS))) > -25.0;
-            self.counted.whispered += agent.received_between(self.since, until).iter().filter(whispered).count();
+            let whispered = |packet: &&Packet| {
+                audio::dbfs(audio::tone_power(&packet.samples(), hz(BOSS))) > -25.0
+            };
+            self.counted.whispered +=
+                agent.received_between(self.since, until).iter().filter(whispered).count();
         }
         self.since = until;
         // What was mixed a moment ago may still be on its way.
@@ -392,7 +403,11 @@ impl Crowd {
         let deadline = clock::instant() + SOON;
         // Whoever was called back meanwhile hangs up once more.
         while self.floor.backend.media().legs > 0 {
-            assert!(clock::instant() < deadline, "ports are left: {}", self.floor.backend.media().legs);
+            assert!(
+                clock::instant() < deadline,
+                "ports are left: {}",
+                self.floor.backend.media().legs
+            );
             for phone in &everybody {
                 soon(phone.hang_up()).await;
             }

@@ -1,9 +1,11 @@
-//! The TCP doors of the real process, and strangers at them: HTTP/2 streams without end, connections that ask nothing, more of them than
-//! there are places or file descriptors.
+//! The TCP doors of the real process, and strangers at them: HTTP/2 streams without end,
+//! connections that ask nothing, more of them than there are places or file descriptors.
 //!
 //! RFC 9113 10.5 (denial of service), 5.1.2 (stream concurrency), 9.1 (idle connections).
 
-use crate::support::frames::{self, DATA, END_HEADERS, END_STREAM, HEADERS, connect_from, frame, greeting, is_closed};
+use crate::support::frames::{
+    self, DATA, END_HEADERS, END_STREAM, HEADERS, connect_from, frame, greeting, is_closed,
+};
 use crate::support::process::{ANY, Process};
 use crate::support::talk::PATIENCE;
 use std::net::{IpAddr, SocketAddr};
@@ -63,7 +65,9 @@ async fn streams_without_end_take_no_memory_and_keep_nobody_out_at_any_door() {
     is_open(&process).await;
     let before = process.memory("VmRSS");
     for (door, path) in DOORS {
-        let floods = (0..4).map(|number| tokio::spawn(frames::flood(stranger(20 + number), process.door(door), path, 50_000)));
+        let floods = (0..4).map(|number| {
+            tokio::spawn(frames::flood(stranger(20 + number), process.door(door), path, 50_000))
+        });
         for flood in floods.collect::<Vec<_>>() {
             timeout(PATIENCE, flood).await.expect("it neither takes nor closes").unwrap();
         }
@@ -143,7 +147,9 @@ async fn watch(from: IpAddr, grpc: SocketAddr) -> TcpStream {
     bytes.extend(frame(HEADERS, END_HEADERS, 1, &frames::head("POST", WATCH)));
     bytes.extend(frame(DATA, END_STREAM, 1, &[0; 5]));
     connection.write_all(&bytes).await.unwrap();
-    let answered = async { while frames::next(&mut connection).await.is_some_and(|(kind, ..)| kind != HEADERS) {} };
+    let answered = async {
+        while frames::next(&mut connection).await.is_some_and(|(kind, ..)| kind != HEADERS) {}
+    };
     timeout(PATIENCE, answered).await.expect("an answer");
     connection
 }
@@ -196,9 +202,9 @@ async fn figure(admin: &mut TcpStream, name: &str) -> f64 {
         text.extend_from_slice(&some[..count]);
         let said = String::from_utf8_lossy(&text).into_owned();
         if let Some((head, body)) = said.split_once("\r\n\r\n") {
-            let length = head
-                .lines()
-                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());
+            let length = head.lines().find_map(|line| {
+                line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok()
+            });
             if body.len() >= length.expect("a length") {
                 break body.to_owned();
             }

@@ -19,7 +19,8 @@ fn set_up() -> Installed {
     tokio::task::block_in_place(installed)
 }
 
-/// Runs a program that prints events until it has shown one that forwards to this number; then asks it to end.
+/// Runs a program that prints events until it has shown one that forwards to this number; then asks
+/// it to end.
 async fn shows_an_event(mut command: Command) {
     let house = House::open(Wishes::default()).await;
     let mut child = command
@@ -54,11 +55,10 @@ async fn shows_an_event(mut command: Command) {
     forward_to(&house, 4711).await;
     until("4711").await;
     let id = i32::try_from(child.id().expect("running")).expect("a number");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM).expect("a signal");
-    let status = tokio::time::timeout(PATIENCE, child.wait())
-        .await
-        .expect("in time")
-        .expect("a process");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM)
+        .expect("a signal");
+    let status =
+        tokio::time::timeout(PATIENCE, child.wait()).await.expect("in time").expect("a process");
     assert!(status.success(), "{status}");
     let mut load = house.bayeux.load();
     let gone = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.sessions == 0)).await;
@@ -72,7 +72,8 @@ async fn the_node_example_shows_events() {
         let text = fs::read_to_string(path).expect("package.json");
         serde_json::from_str::<Value>(&text).expect("JSON")["dependencies"].clone()
     };
-    let (example_wants, has) = (wanted(&example("node/package.json")), wanted(&node.join("package.json")));
+    let (example_wants, has) =
+        (wanted(&example("node/package.json")), wanted(&node.join("package.json")));
     for (name, version) in example_wants.as_object().expect("dependencies") {
         assert_eq!(has[name], *version, "{name}: the tests and the example want the same");
     }
@@ -106,10 +107,7 @@ async fn the_page_shows_the_device(transport: &str) {
     let mut page = Desktop::run(&mut command);
     let origin = page.next("serving").await["origin"].as_str().expect("an origin").to_owned();
     let house = House::open(Wishes {
-        front: http::HttpConfig {
-            cors_origins: vec![origin],
-            ..http::HttpConfig::default()
-        },
+        front: http::HttpConfig { cors_origins: vec![origin], ..http::HttpConfig::default() },
         ..Wishes::default()
     })
     .await;
@@ -143,7 +141,8 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-/// The example's configuration with its ports replaced: where clients come, and the two gateways, of which one is down.
+/// The example's configuration with its ports replaced: where clients come, and the two gateways,
+/// of which one is down.
 fn configured(file: &str, folder: &Path, gateway: SocketAddr) -> (PathBuf, u16) {
     let port = free_port();
     let text = fs::read_to_string(example("proxy").join(file)).expect("a configuration");
@@ -166,14 +165,16 @@ async fn works_behind(house: &House, mut proxy: Child, port: u16) {
     let mut number = 0;
     for transport in ["websocket", "long-polling"] {
         for more in [&["--ack"][..], &[]] {
-            let mut desktop = Desktop::start(Library::CometD9, port, "meg", transport, "/v2/me/devices", more);
+            let mut desktop =
+                Desktop::start(Library::CometD9, port, "meg", transport, "/v2/me/devices", more);
             assert_eq!(desktop.next("connected").await["transport"], transport);
             desktop.next("subscribed").await;
             for _ in 0..3 {
                 number += 1;
                 forward_to(house, number).await;
             }
-            let expected: Vec<String> = (number - 2..=number).map(|number| number.to_string()).collect();
+            let expected: Vec<String> =
+                (number - 2..=number).map(|number| number.to_string()).collect();
             assert_eq!(desktop.forwards_until(&number.to_string()).await, expected, "{transport}");
             desktop.end().await;
         }
@@ -187,12 +188,7 @@ async fn a_desktop_works_behind_nginx_as_the_example_configures_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let (file, port) = configured("nginx.conf", folder.path(), house.address);
     let mut command = Command::new("nginx");
-    command
-        .env("PATH", "/usr/sbin:/usr/bin:/bin")
-        .arg("-p")
-        .arg(folder.path())
-        .arg("-c")
-        .arg(file);
+    command.env("PATH", "/usr/sbin:/usr/bin:/bin").arg("-p").arg(folder.path()).arg("-c").arg(file);
     command.args(["-e", "stderr", "-g", "daemon off;"]).kill_on_drop(true);
     works_behind(&house, command.spawn().expect("nginx is installed"), port).await;
 }

@@ -16,10 +16,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("cometd", &["model", "clock", "http", "rate_limit", "gateway", "store"]),
     ("grpc", &["model", "gateway", "telephony"]),
     ("media", &["model", "clock", "telemetry"]),
-    (
-        "sip",
-        &["model", "clock", "telephony", "supervision", "media", "store", "telemetry"],
-    ),
+    ("sip", &["model", "clock", "telephony", "supervision", "media", "store", "telemetry"]),
     ("store", &["model"]),
     ("audit", &["model", "clock"]),
     ("telemetry", &["model"]),
@@ -102,9 +99,7 @@ fn module(path: &Path) -> String {
 
 /// The part of a file that ships: everything before its unit tests.
 fn shipped(text: &str) -> &str {
-    text.split("\n#[cfg(test)]\nmod tests")
-        .next()
-        .expect("split yields at least one part")
+    text.split("\n#[cfg(test)]\nmod tests").next().expect("split yields at least one part")
 }
 
 #[test]
@@ -113,7 +108,10 @@ fn every_module_uses_only_the_modules_its_walls_allow() {
     for (path, text) in sources() {
         let module = module(&path);
         let Some((_, allowed)) = WALLS.iter().find(|(name, _)| *name == module) else {
-            broken.push(format!("{}: module '{module}' is not in the table of walls", path.display()));
+            broken.push(format!(
+                "{}: module '{module}' is not in the table of walls",
+                path.display()
+            ));
             continue;
         };
         for (number, line) in shipped(&text)
@@ -129,10 +127,15 @@ fn every_module_uses_only_the_modules_its_walls_allow() {
                 ));
             }
             for rest in line.split("crate::").skip(1) {
-                let used: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                let used: String =
+                    rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
                 let known = WALLS.iter().any(|(name, _)| *name == used);
                 if known && used != module && !allowed.contains(&used.as_str()) && *allowed != ANY {
-                    broken.push(format!("{}:{}: '{module}' may not use '{used}'", path.display(), number + 1));
+                    broken.push(format!(
+                        "{}:{}: '{module}' may not use '{used}'",
+                        path.display(),
+                        number + 1
+                    ));
                 }
             }
         }
@@ -142,7 +145,8 @@ fn every_module_uses_only_the_modules_its_walls_allow() {
 
 #[test]
 fn core_modules_neither_wait_nor_look_at_the_world() {
-    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).expect("lib.rs");
+    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs"))
+        .expect("lib.rs");
     let mut broken = Vec::new();
     let sources = sources();
     for (path, text) in &sources {
@@ -155,7 +159,11 @@ fn core_modules_neither_wait_nor_look_at_the_world() {
             .filter(|(_, line)| !line.trim_start().starts_with("//"))
         {
             for loud in SHELL_WORDS.iter().filter(|loud| line.contains(**loud)) {
-                broken.push(format!("{}:{}: a core module says '{loud}'", path.display(), number + 1));
+                broken.push(format!(
+                    "{}:{}: a core module says '{loud}'",
+                    path.display(),
+                    number + 1
+                ));
             }
         }
     }
@@ -208,7 +216,10 @@ fn every_test_that_the_description_of_supervision_names_exists() {
         };
         named += 1;
         let declared = format!("fn {name}(");
-        assert!(files.iter().any(|(_, text)| text.contains(&declared)), "there is no test {quoted}");
+        assert!(
+            files.iter().any(|(_, text)| text.contains(&declared)),
+            "there is no test {quoted}"
+        );
     }
     assert!(named > 30, "{named}");
 }

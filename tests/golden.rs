@@ -1,4 +1,5 @@
-//! Every message to every party at each step, as the API words them: a golden transcript for each scenario, in `tests/data/golden`.
+//! Every message to every party at each step, as the API words them: a golden transcript for each
+//! scenario, in `tests/data/golden`.
 
 mod api;
 mod story;
@@ -40,7 +41,8 @@ fn monitored(activity: &str) -> Value {
 }
 
 impl Story {
-    /// The customer calls the agent, who answers at his desktop; `number`: the how-manieth call it is.
+    /// The customer calls the agent, who answers at his desktop; `number`: the how-manieth call it
+    /// is.
     async fn talk(&mut self, number: usize) {
         self.customer.call(AGENT.number).await.unwrap();
         self.told("the customer calls", &[(AGENT, leg("Ringing"))]).await;
@@ -101,9 +103,7 @@ async fn a_monitor_of_the_next_call_is_gone_with_it() {
     story.device(SUPERVISOR, coach("Agent", "NextCall")).await;
     story.told("the supervisor asks to coach the next call", &[]).await;
     story.monitored_talk(1, "Coach").await;
-    story
-        .customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))])
-        .await;
+    story.customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))]).await;
     story.talk(2).await;
     story.customer_hangs_up(&[(AGENT, leg("Released"))]).await;
     story.end();
@@ -125,9 +125,7 @@ async fn a_supervisor_whose_phone_is_busy_is_told() {
     story.customer_hangs_up(&[(AGENT, leg("Released"))]).await;
     story.supervisor.set_answer(AnswerPolicy::ByHeader).await.unwrap();
     story.monitored_talk(2, "Coach").await;
-    story
-        .customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))])
-        .await;
+    story.customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))]).await;
     story.end();
 }
 
@@ -143,9 +141,7 @@ async fn a_supervisor_who_hangs_up_is_there_again_at_the_next_call() {
     story.customer_hangs_up(&[(AGENT, leg("Released"))]).await;
     story.monitored_talk(2, "Coach").await;
     story.supervisor.hang_up().await.unwrap();
-    story
-        .told("the supervisor hangs up at his phone", &[(SUPERVISOR, leg("Released"))])
-        .await;
+    story.told("the supervisor hangs up at his phone", &[(SUPERVISOR, leg("Released"))]).await;
     story.call(AGENT, 2, operation("Hangup")).await;
     story.told("the agent hangs up", &[(AGENT, leg("Released"))]).await;
     story.end();
@@ -206,17 +202,17 @@ async fn a_coach_with_scope_call_follows_a_single_step_transfer() {
         .await;
     story.call(COLLEAGUE, 1, operation("Answer")).await;
     story.told("the colleague answers", &[(COLLEAGUE, monitored("Coach"))]).await;
-    story
-        .customer_hangs_up(&[(COLLEAGUE, leg("Released")), (SUPERVISOR, leg("Released"))])
-        .await;
+    story.customer_hangs_up(&[(COLLEAGUE, leg("Released")), (SUPERVISOR, leg("Released"))]).await;
     story.end();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coach_with_scope_agent_is_out_with_a_single_step_transfer() {
-    let mut story = coached("a_coach_with_scope_agent_is_out_with_a_single_step_transfer", "Agent").await;
+    let mut story =
+        coached("a_coach_with_scope_agent_is_out_with_a_single_step_transfer", "Agent").await;
     story.call(AGENT, 1, to("SingleStepTransfer", COLLEAGUE.number)).await;
-    let told = [(AGENT, leg("Released")), (COLLEAGUE, leg("Ringing")), (SUPERVISOR, leg("Released"))];
+    let told =
+        [(AGENT, leg("Released")), (COLLEAGUE, leg("Ringing")), (SUPERVISOR, leg("Released"))];
     story.told("the agent transfers to his colleague", &told).await;
     story.call(COLLEAGUE, 1, operation("Answer")).await;
     story.told("the colleague answers", &[(COLLEAGUE, leg("Established"))]).await;
@@ -235,9 +231,7 @@ async fn consulted(name: &'static str, scope: &str, initiate: &str) -> (Story, P
         .await;
     story.call(COLLEAGUE, 2, operation("Answer")).await;
     let asked = json!({"call": {"state": "Established", "callType": "Consult"}});
-    story
-        .told("the colleague answers", &[(AGENT, asked), (COLLEAGUE, leg("Established"))])
-        .await;
+    story.told("the colleague answers", &[(AGENT, asked), (COLLEAGUE, leg("Established"))]).await;
     (story, line)
 }
 
@@ -246,12 +240,8 @@ async fn a_coach_with_scope_call_follows_an_attended_transfer() {
     let name = "a_coach_with_scope_call_follows_an_attended_transfer";
     let (mut story, _line) = consulted(name, "Call", "InitiateTransfer").await;
     story.call(AGENT, 1, operation("CompleteTransfer")).await;
-    story
-        .told("the agent completes the transfer", &[(COLLEAGUE, monitored("Coach"))])
-        .await;
-    story
-        .customer_hangs_up(&[(COLLEAGUE, leg("Released")), (SUPERVISOR, leg("Released"))])
-        .await;
+    story.told("the agent completes the transfer", &[(COLLEAGUE, monitored("Coach"))]).await;
+    story.customer_hangs_up(&[(COLLEAGUE, leg("Released")), (SUPERVISOR, leg("Released"))]).await;
     story.end();
 }
 
@@ -289,9 +279,7 @@ async fn a_coached_agent_makes_a_conference_and_removes_a_participant() {
     let remove = json!({"operationName": "RemoveParticipantFromConference", "participant": COLLEAGUE.number});
     story.call(AGENT, 1, remove).await;
     story.told("the agent removes his colleague", &[(COLLEAGUE, leg("Released"))]).await;
-    story
-        .customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))])
-        .await;
+    story.customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))]).await;
     story.end();
 }
 
@@ -300,9 +288,7 @@ async fn a_supervisor_removes_a_participant_of_a_conference() {
     let name = "a_supervisor_removes_a_participant_of_a_conference";
     let mut story = coached(name, "Call").await;
     story.call(AGENT, 1, to("SingleStepConference", COLLEAGUE.number)).await;
-    story
-        .told("the agent calls his colleague into the call", &[(COLLEAGUE, leg("Ringing"))])
-        .await;
+    story.told("the agent calls his colleague into the call", &[(COLLEAGUE, leg("Ringing"))]).await;
     story.call(COLLEAGUE, 1, operation("Answer")).await;
     story.told("the colleague answers", &[(COLLEAGUE, leg("Established"))]).await;
     let remove = json!({"operationName": "RemoveParticipantFromConference", "participant": {"phoneNumber": AGENT.number}});
@@ -313,9 +299,7 @@ async fn a_supervisor_removes_a_participant_of_a_conference() {
             &[(AGENT, leg("Released")), (COLLEAGUE, monitored("Coach"))],
         )
         .await;
-    story
-        .customer_hangs_up(&[(COLLEAGUE, leg("Released")), (SUPERVISOR, leg("Released"))])
-        .await;
+    story.customer_hangs_up(&[(COLLEAGUE, leg("Released")), (SUPERVISOR, leg("Released"))]).await;
     story.end();
 }
 
@@ -353,9 +337,7 @@ async fn an_agent_makes_calls_from_his_desktop() {
     story.customer.answer().await.unwrap();
     story.told("the customer answers", &[(AGENT, leg("Established"))]).await;
     story.call(AGENT, 1, json!({"operationName": "SendDtmf", "digits": "42#"})).await;
-    story
-        .told("the agent sends digits", &[(AGENT, json!({"notificationType": "DtmfSent"}))])
-        .await;
+    story.told("the agent sends digits", &[(AGENT, json!({"notificationType": "DtmfSent"}))]).await;
     story.call(AGENT, 1, operation("Hangup")).await;
     story.told("the agent hangs up", &[(AGENT, leg("Released"))]).await;
     story.house.post(AGENT, &calls, to("Dial", COLLEAGUE.number)).await;
@@ -372,9 +354,7 @@ async fn an_agent_makes_calls_from_his_desktop() {
         .told("the colleague hangs up", &[(AGENT, leg("Released")), (COLLEAGUE, leg("Released"))])
         .await;
     story.house.post(AGENT, &calls, to("Dial", COLLEAGUE.number)).await;
-    story
-        .told("the agent dials his colleague again", &[(COLLEAGUE, leg("Ringing"))])
-        .await;
+    story.told("the agent dials his colleague again", &[(COLLEAGUE, leg("Ringing"))]).await;
     story.call(AGENT, 3, operation("Hangup")).await;
     story
         .told("the agent gives up", &[(AGENT, leg("Released")), (COLLEAGUE, leg("Released"))])
@@ -384,7 +364,8 @@ async fn an_agent_makes_calls_from_his_desktop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_and_registrations_show_on_device_and_channel() {
-    let mut story = Story::before_log_in("sessions_and_registrations_show_on_device_and_channel").await;
+    let mut story =
+        Story::before_log_in("sessions_and_registrations_show_on_device_and_channel").await;
     let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
     story.house.post(AGENT, "/me", session.clone()).await;
     story.told("the agent logs in", &[]).await;
@@ -430,16 +411,15 @@ async fn a_coach_who_logs_out_leaves_the_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coached_agent_keeps_a_call_whose_destination_is_busy() {
-    let mut story = coached("a_coached_agent_keeps_a_call_whose_destination_is_busy", "Agent").await;
+    let mut story =
+        coached("a_coached_agent_keeps_a_call_whose_destination_is_busy", "Agent").await;
     story.colleague.set_answer(AnswerPolicy::Busy).await.unwrap();
     let error = json!({"messageType": "ErrorMessage"});
     for name in ["SingleStepTransfer", "SingleStepConference"] {
         story.call(AGENT, 1, to(name, COLLEAGUE.number)).await;
         story.told(name, &[(AGENT, error.clone())]).await;
     }
-    story
-        .customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))])
-        .await;
+    story.customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))]).await;
     story.end();
 }
 
@@ -470,11 +450,10 @@ async fn calls_that_come_to_nothing_end_where_they_began() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_agents_are_left_of_a_conference_without_its_customer() {
-    let mut story = coached("two_agents_are_left_of_a_conference_without_its_customer", "Call").await;
+    let mut story =
+        coached("two_agents_are_left_of_a_conference_without_its_customer", "Call").await;
     story.call(AGENT, 1, to("SingleStepConference", COLLEAGUE.number)).await;
-    story
-        .told("the agent calls his colleague into the call", &[(COLLEAGUE, leg("Ringing"))])
-        .await;
+    story.told("the agent calls his colleague into the call", &[(COLLEAGUE, leg("Ringing"))]).await;
     story.call(COLLEAGUE, 1, operation("Answer")).await;
     story.told("the colleague answers", &[(COLLEAGUE, leg("Established"))]).await;
     story.customer_hangs_up(&[(SUPERVISOR, leg("Released"))]).await;
@@ -487,7 +466,8 @@ async fn two_agents_are_left_of_a_conference_without_its_customer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_transfers_is_called_back_when_nobody_takes_the_call() {
-    let mut story = coached("who_transfers_is_called_back_when_nobody_takes_the_call", "Call").await;
+    let mut story =
+        coached("who_transfers_is_called_back_when_nobody_takes_the_call", "Call").await;
     story.call(AGENT, 1, to("SingleStepTransfer", COLLEAGUE.number)).await;
     story
         .told(
@@ -501,9 +481,7 @@ async fn who_transfers_is_called_back_when_nobody_takes_the_call() {
         .await;
     story.call(AGENT, 1, operation("Answer")).await;
     story.told("the agent takes the call back", &[(AGENT, monitored("Coach"))]).await;
-    story
-        .customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))])
-        .await;
+    story.customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))]).await;
     story.end();
 }
 

@@ -1,5 +1,6 @@
-//! Against programs that others wrote: SIPp as customer and as agent, baresip as supervisor and as agent. What they send is real audio, and what
-//! they received is looked at: from the WAV files baresip records, and for SIPp, which records nothing, from the wire.
+//! Against programs that others wrote: SIPp as customer and as agent, baresip as supervisor and as
+//! agent. What they send is real audio, and what they received is looked at: from the WAV files
+//! baresip records, and for SIPp, which records nothing, from the wire.
 
 mod programs;
 mod tap;
@@ -32,7 +33,8 @@ async fn sipp_as_agent_hears_the_whisper_of_baresip_and_sipp_as_customer_does_no
     house.registered(AGENT).await;
     house.registered(SUPERVISOR).await;
     house.coach(json!({})).await;
-    let customer = Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(5), &place);
+    let customer =
+        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(5), &place);
     let customer_port = customer.finished(SOON).await;
     let agent_port = agent.finished(SOON).await;
     let recorded = supervisor.finished().await;
@@ -74,11 +76,13 @@ async fn baresip_in_srtp_as_agent_and_supervisor_and_sipp_in_clear_as_customer()
     let tap = Tap::start();
     let secure = "audio_codecs=pcmu/8000/1;mediaenc=srtp-mand";
     let agent = Baresip::start_as(secure, "srtp.so", &house, AGENT, AGENT_HZ, &place);
-    let supervisor = Baresip::start_as(secure, "srtp.so", &house, SUPERVISOR, SUPERVISOR_HZ, &place);
+    let supervisor =
+        Baresip::start_as(secure, "srtp.so", &house, SUPERVISOR, SUPERVISOR_HZ, &place);
     house.registered(AGENT).await;
     house.registered(SUPERVISOR).await;
     house.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
-    let customer = Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(5), &place);
+    let customer =
+        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(5), &place);
     let customer_port = customer.finished(SOON).await;
     let at_agent = agent.finished().await;
     let at_supervisor = supervisor.finished().await;
@@ -88,7 +92,8 @@ async fn baresip_in_srtp_as_agent_and_supervisor_and_sipp_in_clear_as_customer()
     assert!(level(&at_customer, AGENT_HZ) > HEARD, "the customer hears the agent in clear");
     assert!(peak(&at_customer, SUPERVISOR_HZ) < SILENT);
     let media = house.running.backend().unwrap().media();
-    // baresip drops its keys before it says goodbye: its RTCP BYE is in clear, and refused where it comes before the leg is gone.
+    // baresip drops its keys before it says goodbye: its RTCP BYE is in clear, and refused where it
+    // comes before the leg is gone.
     let goodbyes = 2;
     assert!(media.srtp_rejected <= goodbyes && media.srtp_replayed == 0, "{media:?}");
 }
@@ -110,7 +115,8 @@ async fn baresip_without_srtp_is_not_called_where_it_is_required() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_baresips_with_opus_or_g722_hear_whom_they_may_and_the_customer_gets_what_the_agent_sent() {
+async fn three_baresips_with_opus_or_g722_hear_whom_they_may_and_the_customer_gets_what_the_agent_sent()
+ {
     for (codec, module) in [("opus/48000/2", "opus.so"), ("g722/16000/1", "g722.so")] {
         let house = House::start().await;
         let place = folder();
@@ -137,7 +143,9 @@ async fn three_baresips_with_opus_or_g722_hear_whom_they_may_and_the_customer_ge
         let at_customer = customer.finished().await;
         let at_agent = agent.finished().await;
         let at_supervisor = supervisor.finished().await;
-        let heard = |samples: &[i16], hz: f32, who: &str| assert!(peak(samples, hz) > HEARD, "{codec}: {who}: {}", peak(samples, hz));
+        let heard = |samples: &[i16], hz: f32, who: &str| {
+            assert!(peak(samples, hz) > HEARD, "{codec}: {who}: {}", peak(samples, hz))
+        };
         heard(&at_agent, SUPERVISOR_HZ, "the whisper at the agent");
         heard(&at_agent, CUSTOMER_HZ, "the customer at the agent");
         heard(&at_customer, AGENT_HZ, "the agent at the customer");
@@ -161,7 +169,8 @@ async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it
     house.registered(AGENT).await;
     house.registered(SUPERVISOR).await;
     house.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
-    let customer = Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(5), &place);
+    let customer =
+        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(5), &place);
     let customer_port = customer.finished(SOON).await;
     let at_agent = agent.finished().await;
     let at_supervisor = supervisor.finished().await;
@@ -190,7 +199,8 @@ async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it
     );
 }
 
-/// What the two above rest on: had he been let through to the customer, the recording would show it.
+/// What the two above rest on: had he been let through to the customer, the recording would show
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_who_barges_in_is_found_in_what_sipp_gets_as_customer() {
     let house = House::start().await;
@@ -201,7 +211,8 @@ async fn a_supervisor_who_barges_in_is_found_in_what_sipp_gets_as_customer() {
     house.registered(AGENT).await;
     house.registered(SUPERVISOR).await;
     house.coach(json!({"operationName": "BargeIn"})).await;
-    let customer = Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(3), &place);
+    let customer =
+        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(3), &place);
     let at_customer = tap_after(customer, tap).await;
     assert!(
         peak(&at_customer, SUPERVISOR_HZ) > HEARD,
@@ -234,7 +245,8 @@ async fn calls(house: &House, account: Account) -> Vec<Value> {
     reply["calls"].as_array_mut().map(std::mem::take).unwrap_or_default()
 }
 
-/// Waits until the states of the user's calls are these, in any order; the id of the first that is in the first of them.
+/// Waits until the states of the user's calls are these, in any order; the id of the first that is
+/// in the first of them.
 async fn until(house: &House, account: Account, states: &[&str]) -> String {
     let mut wanted: Vec<&str> = states.to_vec();
     wanted.sort_unstable();
@@ -292,7 +304,14 @@ impl Cast {
 
     fn customer(&self, seconds: u64) -> Sipp {
         let (house, place) = (&self.house, &self.place);
-        Sipp::customer(house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(seconds), place)
+        Sipp::customer(
+            house,
+            CUSTOMER,
+            AGENT.number,
+            CUSTOMER_HZ,
+            Duration::from_secs(seconds),
+            place,
+        )
     }
 }
 
@@ -397,11 +416,7 @@ async fn in_a_conference_of_sipp_and_baresip_the_whisper_is_the_agents_alone() {
     let port = customer.finished(SOON).await;
     let at_customer = cast.tap.finish().samples_to(port);
     has("the customer", &at_customer, &[(AGENT_HZ, true), (COLLEAGUE_HZ, true)]);
-    assert!(
-        level(&at_customer, SUPERVISOR_HZ) < SILENT,
-        "{}",
-        level(&at_customer, SUPERVISOR_HZ)
-    );
+    assert!(level(&at_customer, SUPERVISOR_HZ) < SILENT, "{}", level(&at_customer, SUPERVISOR_HZ));
     let at_colleague = cast.colleague.finished().await;
     has("the colleague", &at_colleague, &[(CUSTOMER_HZ, true), (AGENT_HZ, true)]);
     assert!(
@@ -432,7 +447,8 @@ async fn sipp_holds_in_every_way_there_is_and_the_whisper_keeps_flowing() {
     house.registered(AGENT).await;
     house.registered(SUPERVISOR).await;
     house.coach(json!({})).await;
-    let customer = Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(9), &place);
+    let customer =
+        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(9), &place);
     until(&house, SUPERVISOR, &["Established"]).await;
     for _ in 0..3 {
         until(&house, AGENT, &["Held"]).await;
@@ -446,16 +462,8 @@ async fn sipp_holds_in_every_way_there_is_and_the_whisper_keeps_flowing() {
         &heard.samples_to(customer_port),
         &[(AGENT_HZ, true), (SUPERVISOR_HZ, false)],
     );
-    has(
-        "the agent",
-        &heard.samples_to(agent_port),
-        &[(CUSTOMER_HZ, true), (SUPERVISOR_HZ, true)],
-    );
-    has(
-        "the supervisor",
-        &supervisor.finished().await,
-        &[(CUSTOMER_HZ, true), (AGENT_HZ, true)],
-    );
+    has("the agent", &heard.samples_to(agent_port), &[(CUSTOMER_HZ, true), (SUPERVISOR_HZ, true)]);
+    has("the supervisor", &supervisor.finished().await, &[(CUSTOMER_HZ, true), (AGENT_HZ, true)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -471,7 +479,8 @@ async fn sipp_refers_the_customer_to_baresip_and_the_coach_goes_along() {
         house.registered(account).await;
     }
     house.coach(json!({})).await;
-    let customer = Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(6), &place);
+    let customer =
+        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(6), &place);
     agent.finished(SOON).await;
     let customer_port = customer.finished(SOON).await;
     let at_customer = tap.finish().samples_to(customer_port);
@@ -485,11 +494,7 @@ async fn sipp_refers_the_customer_to_baresip_and_the_coach_goes_along() {
         &colleague.finished().await,
         &[(CUSTOMER_HZ, true), (SUPERVISOR_HZ, true)],
     );
-    has(
-        "the supervisor",
-        &supervisor.finished().await,
-        &[(AGENT_HZ, true), (COLLEAGUE_HZ, true)],
-    );
+    has("the supervisor", &supervisor.finished().await, &[(AGENT_HZ, true), (COLLEAGUE_HZ, true)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -509,7 +514,15 @@ async fn sipp_hears_and_is_heard_with_reliable_provisional_responses_on_either_s
     let seconds = Duration::from_secs(2);
     // The one answers reliably, the other wants to be told so.
     for (scenario, callee) in [("customer", AGENT), ("customer_reliable", COLLEAGUE)] {
-        let customer = Sipp::customer_as(scenario, &house, CUSTOMER, callee.number, CUSTOMER_HZ, seconds, &place);
+        let customer = Sipp::customer_as(
+            scenario,
+            &house,
+            CUSTOMER,
+            callee.number,
+            CUSTOMER_HZ,
+            seconds,
+            &place,
+        );
         heard_by.push(customer.finished(SOON).await);
     }
     for agent in agents {

@@ -1,4 +1,5 @@
-//! Every test of Undertone that needs more than one module. One program; its modules are named by behaviour.
+//! Every test of Undertone that needs more than one module. One program; its modules are named by
+//! behaviour.
 
 mod allocation;
 mod attacks;

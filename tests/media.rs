@@ -9,8 +9,8 @@ use undertone::clock;
 use undertone::media::codec::{Codec, Decoder, Encoder};
 use undertone::media::engine::{Engine, EngineStats, MediaError, MediaEvents};
 use undertone::media::{
-    CallKey, EventClock, Expected, Format, Formats, Hearing, HearingRole, LegId, LegMedia, LegStats, MediaCommand, MediaConfig, MediaEvent,
-    PortUse,
+    CallKey, EventClock, Expected, Format, Formats, Hearing, HearingRole, LegId, LegMedia,
+    LegStats, MediaCommand, MediaConfig, MediaEvent, PortUse,
 };
 use undertone::model::{Activity, Quality};
 
@@ -36,14 +36,7 @@ impl Phone {
         let (rtp, rtcp) = sockets();
         let ours = engine.open(call, leg, phone_of(leg)).expect("a leg");
         assert_eq!(ours.port() % 2, 0);
-        let phone = Self {
-            leg,
-            rtp,
-            rtcp,
-            ours,
-            says,
-            sequence: 0,
-        };
+        let phone = Self { leg, rtp, rtcp, ours, says, sequence: 0 };
         phone.describe(engine, |_| {});
         phone
     }
@@ -58,17 +51,16 @@ impl Phone {
             dtmf_pt: Some(101),
             dtmf_clock: 8000,
             comfort_noise: None,
-            receives: Formats::of(&[(0, Format::Audio(Codec::Pcmu)), (101, Format::Events(EventClock::Narrow))]),
+            receives: Formats::of(&[
+                (0, Format::Audio(Codec::Pcmu)),
+                (101, Format::Events(EventClock::Narrow)),
+            ]),
             send: true,
             receive: true,
             nat: false,
         };
         change(&mut media);
-        engine.command(MediaCommand::Describe {
-            leg: self.leg,
-            media,
-            srtp: None,
-        });
+        engine.command(MediaCommand::Describe { leg: self.leg, media, srtp: None });
     }
 
     fn say(&mut self) {
@@ -120,13 +112,8 @@ fn engine(workers: usize) -> (Engine, MediaEvents) {
 }
 
 fn engine_with(workers: usize, port_use: PortUse) -> (Engine, MediaEvents) {
-    Engine::start(MediaConfig {
-        ports: None,
-        port_use,
-        workers,
-        ..MediaConfig::default()
-    })
-    .expect("an engine")
+    Engine::start(MediaConfig { ports: None, port_use, workers, ..MediaConfig::default() })
+        .expect("an engine")
 }
 
 const PORT_USES: [PortUse; 2] = [PortUse::PerLeg, PortUse::Shared];
@@ -158,22 +145,16 @@ fn coached(activity: Activity) -> Hearing {
         (CUSTOMER, HearingRole::Customer),
         (
             SUPERVISOR,
-            HearingRole::Supervisor {
-                activity,
-                coached: Some(AGENT),
-                agent_side_only: false,
-            },
+            HearingRole::Supervisor { activity, coached: Some(AGENT), agent_side_only: false },
         ),
     ])
 }
 
 /// A call of three, all of whom have been heard by somebody.
 fn call_of_three(engine: &Engine, activity: Activity) -> [Phone; 3] {
-    let mut phones = [(AGENT, 1000), (CUSTOMER, 4000), (SUPERVISOR, 12_000)].map(|(leg, level)| Phone::new(engine, CALL, leg, byte(level)));
-    engine.command(MediaCommand::Hear {
-        call: CALL,
-        hearing: coached(activity),
-    });
+    let mut phones = [(AGENT, 1000), (CUSTOMER, 4000), (SUPERVISOR, 12_000)]
+        .map(|(leg, level)| Phone::new(engine, CALL, leg, byte(level)));
+    engine.command(MediaCommand::Hear { call: CALL, hearing: coached(activity) });
     let mut heard = [false; 3];
     wait("everybody hears somebody", || {
         for (phone, heard) in phones.iter_mut().zip(&mut heard) {
@@ -199,7 +180,9 @@ fn a_coached_call_on_sockets_lets_each_hear_whom_he_may() {
         to_agent.extend(phones[0].heard());
         to_customer.extend(phones[1].heard());
         to_supervisor.extend(phones[2].heard());
-        let has = |payloads: &[Vec<u8>], level: i32| levels(payloads).any(|sample| (sample - level).abs() < 500);
+        let has = |payloads: &[Vec<u8>], level: i32| {
+            levels(payloads).any(|sample| (sample - level).abs() < 500)
+        };
         has(&to_agent, 16_000) && has(&to_customer, 1000) && has(&to_supervisor, 5000)
     });
     assert!(
@@ -290,7 +273,11 @@ fn a_stranger_who_comes_before_the_phone_is_not_learned_behind_a_nat() {
 /// What a file of the corpus does when the signalled source sends it.
 fn verdict(name: &str) -> fn(&EngineStats) -> u64 {
     match name {
-        "pcmu_ok.bin" | "spray_bleed.bin" | "ssrc_change_midcall.bin" | "mtu_1500.bin" | "srtp_bad_auth.bin" => |stats| stats.received,
+        "pcmu_ok.bin"
+        | "spray_bleed.bin"
+        | "ssrc_change_midcall.bin"
+        | "mtu_1500.bin"
+        | "srtp_bad_auth.bin" => |stats| stats.received,
         "rtcp_bye_spoof.bin" => |stats| stats.rtcp_received,
         "dtmf_event_flood.bin" => |stats| stats.discarded,
         _ => |stats| stats.malformed,
@@ -301,12 +288,15 @@ fn verdict(name: &str) -> fn(&EngineStats) -> u64 {
 fn no_packet_of_the_corpus_hurts_a_call() {
     let (engine, mut events) = engine(1);
     let mut phones = call_of_three(&engine, Activity::Coach);
-    let files = corpus::directory(&format!("{}/tests/data/torture/rtp", env!("CARGO_MANIFEST_DIR")));
+    let files =
+        corpus::directory(&format!("{}/tests/data/torture/rtp", env!("CARGO_MANIFEST_DIR")));
     let files: Vec<_> = files.into_iter().filter(|(name, _)| name.ends_with(".bin")).collect();
     assert_eq!(files.len(), 18);
     let stranger = UdpSocket::bind((STRANGER, 0)).expect("a socket on 127.0.0.3");
     let settle = |engine: &Engine| {
-        let sum = |stats: EngineStats| stats.received + stats.malformed + stats.discarded + stats.foreign + stats.rtcp_received;
+        let sum = |stats: EngineStats| {
+            stats.received + stats.malformed + stats.discarded + stats.foreign + stats.rtcp_received
+        };
         let mut last = sum(engine.stats());
         wait("the packets before are done", || {
             let now = sum(engine.stats());
@@ -327,7 +317,8 @@ fn no_packet_of_the_corpus_hurts_a_call() {
             wait(name, || count(&engine.stats()) == count(&before) + 1);
             stranger.send_to(bytes, phone.ours).expect("sent");
             wait(name, || engine.stats().foreign == before.foreign + 1);
-            // More than a hundred of the one that once ended calls (ES2021-09); of the others a few.
+            // More than a hundred of the one that once ended calls (ES2021-09); of the others a
+            // few.
             if round == 2 && name != "srtp_bad_auth.bin" {
                 break;
             }
@@ -369,10 +360,7 @@ fn a_leg_moves_to_a_call_of_another_worker_and_is_heard_there_only_when_its_list
             customer.say();
             !customer.heard().is_empty()
         });
-        engine.command(MediaCommand::Move {
-            leg: CUSTOMER,
-            call: second,
-        });
+        engine.command(MediaCommand::Move { leg: CUSTOMER, call: second });
         hear(second, &[CUSTOMER, LegId(4)]);
         customer.describe(&engine, |_| {});
         let mut since = Vec::new();
@@ -381,7 +369,8 @@ fn a_leg_moves_to_a_call_of_another_worker_and_is_heard_there_only_when_its_list
             customer.say();
             colleague.say();
             since.extend(customer.heard());
-            !colleague.heard().is_empty() && since.iter().any(|payload| payload[..] == [byte(2000); 160])
+            !colleague.heard().is_empty()
+                && since.iter().any(|payload| payload[..] == [byte(2000); 160])
         });
         agent.heard();
         for _ in 0..20 {
@@ -424,7 +413,9 @@ fn closing_tells_what_a_leg_did_and_frees_its_ports_after_a_rest() {
     let mut opened = 0;
     let error = loop {
         match engine.open(CALL, LegId(opened), Expected::Nothing) {
-            Ok(address) => assert!((first..first + 8).contains(&address.port()) && address.port() % 2 == 0),
+            Ok(address) => {
+                assert!((first..first + 8).contains(&address.port()) && address.port() % 2 == 0)
+            }
             Err(error) => break error,
         }
         opened += 1;
@@ -484,7 +475,9 @@ fn quality(events: &mut MediaEvents, leg: LegId, wanted: impl Fn(&Quality) -> bo
     wait("its quality", || {
         while let Ok(event) = events.try_recv() {
             match event {
-                MediaEvent::Quality { leg: of, quality } if of == leg && wanted(&quality) => found = Some(quality),
+                MediaEvent::Quality { leg: of, quality } if of == leg && wanted(&quality) => {
+                    found = Some(quality)
+                }
                 _ => {}
             }
         }
@@ -496,7 +489,8 @@ fn quality(events: &mut MediaEvents, leg: LegId, wanted: impl Fn(&Quality) -> bo
 /// What the phone reports of a sender report that came just now: a tenth of its packets lost.
 fn answer_to(sr: &[u8]) -> Vec<u8> {
     let (ssrc, middle) = (&sr[4..8], &sr[10..14]);
-    let report = [&[0x81, 201, 0, 7, 0, 0, 0, 1], ssrc, &[26, 0, 0, 3], &[0; 8], middle, &[0; 4]].concat();
+    let report =
+        [&[0x81, 201, 0, 7, 0, 0, 0, 1], ssrc, &[26, 0, 0, 3], &[0; 8], middle, &[0; 4]].concat();
     assert_eq!(report.len(), 32);
     report
 }
@@ -507,7 +501,9 @@ fn first_of(packets: &[Vec<u8>], kind: u8) -> Option<&Vec<u8>> {
 
 fn all_of(socket: &UdpSocket) -> Vec<Vec<u8>> {
     let mut buffer = [0; 2048];
-    let packets = std::iter::from_fn(|| socket.recv_from(&mut buffer).ok().map(|(len, _)| buffer[..len].to_vec()));
+    let packets = std::iter::from_fn(|| {
+        socket.recv_from(&mut buffer).ok().map(|(len, _)| buffer[..len].to_vec())
+    });
     packets.collect()
 }
 
@@ -553,7 +549,8 @@ fn no_rtcp_of_the_corpus_hurts_a_leg_that_shares_its_port() {
         phones[0].rtp.send_to(&bytes, phones[0].ours).expect("sent");
         wait(name, || {
             let stats = engine.stats();
-            (stats.rtcp_received, stats.malformed) == (before.rtcp_received + accepted, before.malformed + 1 - accepted)
+            (stats.rtcp_received, stats.malformed)
+                == (before.rtcp_received + accepted, before.malformed + 1 - accepted)
         });
     }
     phones.iter_mut().for_each(|phone| drop(phone.heard()));
@@ -578,10 +575,7 @@ fn a_phone_is_told_goodbye_when_its_leg_closes_and_not_when_it_moves() {
             !customer.heard().is_empty()
         });
         let other = CallKey(2);
-        engine.command(MediaCommand::Move {
-            leg: CUSTOMER,
-            call: other,
-        });
+        engine.command(MediaCommand::Move { leg: CUSTOMER, call: other });
         engine.command(MediaCommand::Close { leg: AGENT });
         wait("the agent's leg is closed", || {
             matches!(events.try_recv(), Ok(MediaEvent::Closed { leg: AGENT, .. }))
@@ -658,7 +652,8 @@ fn the_corpora_of_the_fuzz_targets_hold() {
         ("media_srtp", targets::media_srtp),
         ("media_opus", targets::media_opus),
     ] {
-        let files = corpus::directory(&format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR")));
+        let files =
+            corpus::directory(&format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR")));
         assert!(!files.is_empty());
         files.iter().for_each(|(_, bytes)| target(bytes));
         // And each of them with some octets changed, the same ones every time.
@@ -712,13 +707,15 @@ fn calls_that_share_ports_hear_themselves_and_nobody_else() {
     let (engine, _events) = engine_with(1, PortUse::Shared);
     let mut calls: Vec<(Phone, Phone)> = (0..12)
         .map(|number| {
-            let (call, agent, customer) = (CallKey(number), LegId(2 * number), LegId(2 * number + 1));
+            let (call, agent, customer) =
+                (CallKey(number), LegId(2 * number), LegId(2 * number + 1));
             let says = 0x10 + number as u8;
             let phones = (
                 Phone::new(&engine, call, agent, says),
                 Phone::new(&engine, call, customer, says + 0x40),
             );
-            let hearing = Hearing::of(&[(agent, HearingRole::Agent), (customer, HearingRole::Customer)]);
+            let hearing =
+                Hearing::of(&[(agent, HearingRole::Agent), (customer, HearingRole::Customer)]);
             engine.command(MediaCommand::Hear { call, hearing });
             phones
         })
@@ -734,7 +731,9 @@ fn calls_that_share_ports_hear_themselves_and_nobody_else() {
             agent.say();
             customer.say();
             let [by_agent, by_customer] = heard;
-            for (phone, other, heard) in [(&*agent, customer.says, by_agent), (&*customer, agent.says, by_customer)] {
+            for (phone, other, heard) in
+                [(&*agent, customer.says, by_agent), (&*customer, agent.says, by_customer)]
+            {
                 for payload in phone.heard() {
                     assert_eq!(payload, [other; 160]);
                     *heard += 1;
@@ -792,7 +791,10 @@ fn who_offers_an_address_that_another_leg_has_gets_another_port_and_so_does_a_ph
             wait("what is given back has rested", || {
                 leg += 1;
                 let port = open(leg);
-                assert_ne!(port, first, "on hold, with no address, the phone still has its leg there");
+                assert_ne!(
+                    port, first,
+                    "on hold, with no address, the phone still has its leg there"
+                );
                 port == second
             });
         }
@@ -840,8 +842,8 @@ fn count_of(phone: &Phone, says: u8) -> usize {
     phone.heard().iter().filter(|payload| payload[80] == says).count()
 }
 
-/// Two calls whose agents are at one port and say that their packets come from one source; in the second case the later one's call is another
-/// thread's.
+/// Two calls whose agents are at one port and say that their packets come from one source; in the
+/// second case the later one's call is another thread's.
 fn contested(workers: usize) -> (Engine, [Phone; 2], [Phone; 2]) {
     let (engine, _events) = engine_with(workers, PortUse::Shared);
     let (first, second) = (CallKey(1), CallKey(2));
@@ -894,7 +896,8 @@ fn two_legs_from_one_source_at_one_port_are_heard_by_nobody_until_one_is_gone() 
             );
             let legs = [agent.leg, other.leg];
             engine.command(MediaCommand::Close { leg: legs[gone] });
-            let (mut left, hears) = if gone == 0 { (other, &other_customer) } else { (agent, &customer) };
+            let (mut left, hears) =
+                if gone == 0 { (other, &other_customer) } else { (agent, &customer) };
             let mut heard = 0;
             wait("the one that is left is heard", || {
                 left.say();
@@ -910,7 +913,8 @@ fn a_pair_is_not_given_for_a_source_that_two_of_its_legs_have_had() {
     let (engine, [agent, _], [other, _]) = contested(1);
     let source = agent.rtp.local_addr().expect("an address");
     engine.command(MediaCommand::Close { leg: agent.leg });
-    let given = |leg| engine.open(CallKey(leg), LegId(leg), Expected::Offered(source)).expect("a leg");
+    let given =
+        |leg| engine.open(CallKey(leg), LegId(leg), Expected::Offered(source)).expect("a leg");
     assert!((200..220).all(|leg| given(leg) != other.ours));
 }
 
@@ -942,7 +946,8 @@ fn a_call_over_ipv6_is_a_call() {
 #[test]
 fn bound_to_every_address_of_both_families_a_call_over_ipv4_is_a_call() {
     for port_use in PORT_USES {
-        let engine = a_call(Ipv6Addr::UNSPECIFIED.into(), Some(Ipv4Addr::LOCALHOST.into()), port_use);
+        let engine =
+            a_call(Ipv6Addr::UNSPECIFIED.into(), Some(Ipv4Addr::LOCALHOST.into()), port_use);
         assert_eq!(engine.stats().foreign, 0);
     }
 }

@@ -14,9 +14,8 @@ async fn pair(answer: AnswerPolicy) -> (Phone, Phone) {
     let called = Phone::start(PhoneConfig::new("5001", "", nowhere, CALLED_HZ).answering(answer))
         .await
         .unwrap();
-    let caller = Phone::start(PhoneConfig::new("7001", "", called.address(), CALLER_HZ))
-        .await
-        .unwrap();
+    let caller =
+        Phone::start(PhoneConfig::new("7001", "", called.address(), CALLER_HZ)).await.unwrap();
     (caller, called)
 }
 

@@ -1,8 +1,11 @@
-//! Each operation where it is not allowed, over REST: its row of the error table, a message that says what is wrong, nothing changed for
-//! anybody, and a line in the audit where it is somebody's business.
+//! Each operation where it is not allowed, over REST: its row of the error table, a message that
+//! says what is wrong, nothing changed for anybody, and a line in the audit where it is somebody's
+//! business.
 
 use crate::support::desktop::Audience;
-use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR, bystander, device, user};
+use crate::support::house::{
+    AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR, bystander, device, user,
+};
 use crate::support::talk::{PATIENCE, phone};
 use crate::support::wait;
 use serde_json::{Value, json};
@@ -45,7 +48,8 @@ const VOICELESS: Account = Account {
 };
 
 /// Everybody whose view must stay as it is.
-const ALL: [Account; 8] = [AGENT, COLLEAGUE, SUPERVISOR, RIVAL, FOREIGN, OUTSIDER, UNPAID, VOICELESS];
+const ALL: [Account; 8] =
+    [AGENT, COLLEAGUE, SUPERVISOR, RIVAL, FOREIGN, OUTSIDER, UNPAID, VOICELESS];
 
 fn more_people() -> String {
     let people = [
@@ -163,7 +167,15 @@ impl Floor {
         calls[0]["id"].as_str().unwrap().to_owned()
     }
 
-    async fn refused(&self, who: Account, path: &str, body: &Value, code: u8, says: &str, audited: Audited) {
+    async fn refused(
+        &self,
+        who: Account,
+        path: &str,
+        body: &Value,
+        code: u8,
+        says: &str,
+        audited: Audited,
+    ) {
         let before = self.house.audit().len();
         let url = format!("http://{}/api/v2{path}", self.house.rest);
         let request = self.house.http.post(url).basic_auth(who.user, Some(who.password)).json(body);
@@ -191,7 +203,11 @@ impl Floor {
             Audited::Yes => {
                 let is_there = || self.house.audit()[before..].iter().any(written);
                 let in_time = wait::found(PATIENCE, async || is_there().then_some(())).await;
-                assert!(in_time.is_some(), "not in the audit: {row}: {:?}", &self.house.audit()[before..]);
+                assert!(
+                    in_time.is_some(),
+                    "not in the audit: {row}: {:?}",
+                    &self.house.audit()[before..]
+                );
             }
         }
     }
@@ -221,8 +237,15 @@ impl Floor {
             // What only the backend knows is no news to the audit, unless it is about monitoring.
             let is_audited = MONITORING.contains(&operation) || code == 6;
             let audited = if is_audited { Audited::Yes } else { Audited::No };
-            self.refused(who, &format!("/me/calls/{call}"), &with_parameters(operation), code, says, audited)
-                .await;
+            self.refused(
+                who,
+                &format!("/me/calls/{call}"),
+                &with_parameters(operation),
+                code,
+                says,
+                audited,
+            )
+            .await;
         }
         self.nobody_was_told().await;
     }
@@ -232,7 +255,10 @@ fn with_parameters(operation: &str) -> Value {
     let mut body = json!({"operationName": operation});
     match operation {
         "SendDtmf" => body["digits"] = json!("1"),
-        "SingleStepTransfer" | "InitiateTransfer" | "SingleStepConference" | "InitiateConference" => {
+        "SingleStepTransfer"
+        | "InitiateTransfer"
+        | "SingleStepConference"
+        | "InitiateConference" => {
             body["destination"] = json!({"phoneNumber": OUTSIDER.number});
         }
         "RemoveParticipantFromConference" => body["participant"] = json!(CUSTOMER.number),
@@ -307,7 +333,9 @@ async fn each_operation_on_a_call_is_refused_where_its_state_does_not_allow_it()
     floor.until(AGENT, json!({"call": {"state": "Established"}})).await;
     floor.in_state("he talks", AGENT, &call).await;
     floor.in_state("it is somebody else's, and he is an agent", COLLEAGUE, &call).await;
-    for (who, operation) in [(SUPERVISOR, "Hangup"), (RIVAL, "SwitchToBargeIn"), (FOREIGN, "MuteMonitoredUser")] {
+    for (who, operation) in
+        [(SUPERVISOR, "Hangup"), (RIVAL, "SwitchToBargeIn"), (FOREIGN, "MuteMonitoredUser")]
+    {
         floor
             .refused(who, &path, &json!({"operationName": operation}), 6, &call, Audited::Yes)
             .await;
@@ -335,9 +363,7 @@ async fn each_operation_on_a_call_is_refused_where_its_state_does_not_allow_it()
         .post(SUPERVISOR, &of(SUPERVISOR), json!({"operationName": "CancelSupervisorMonitoring"}))
         .await;
     floor.until(SUPERVISOR, json!({"call": {"state": "Released"}})).await;
-    floor
-        .in_state("it is somebody else's, and he is a supervisor", SUPERVISOR, &call)
-        .await;
+    floor.in_state("it is somebody else's, and he is a supervisor", SUPERVISOR, &call).await;
 
     floor.supervisor.set_answer(AnswerPolicy::ByHeader).await.unwrap();
     floor.house.post(SUPERVISOR, &of(SUPERVISOR), coach(AGENT)).await;
@@ -371,9 +397,7 @@ async fn each_operation_on_a_call_is_refused_where_its_state_does_not_allow_it()
     floor.in_state("he is in a conference of another", COLLEAGUE, &call).await;
     floor.in_state("he has left it", COLLEAGUE, &second).await;
     let remove = |participant: &str| json!({"operationName": "RemoveParticipantFromConference", "participant": participant});
-    floor
-        .refused(AGENT, &path, &remove(RIVAL.number), 6, RIVAL.number, Audited::No)
-        .await;
+    floor.refused(AGENT, &path, &remove(RIVAL.number), 6, RIVAL.number, Audited::No).await;
 
     floor.house.post(AGENT, &path, remove(COLLEAGUE.number)).await;
     floor.until(COLLEAGUE, json!({"call": {"id": call, "state": "Released"}})).await;
@@ -399,7 +423,8 @@ async fn each_operation_on_a_call_is_refused_where_its_state_does_not_allow_it()
 async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
     let mut floor = Floor::open().await;
     let name = |operation: &str| json!({"operationName": operation});
-    let number = |operation: &str, number: &str| json!({"operationName": operation, "phoneNumber": number});
+    let number =
+        |operation: &str, number: &str| json!({"operationName": operation, "phoneNumber": number});
     let forward = |to: Value| json!({"operationName": "ForwardCallsOn", "destination": to});
     let dial = |to: Value| json!({"operationName": "Dial", "destination": to});
     let with = |field: &str, value: Value| {
@@ -500,12 +525,9 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
     floor.until(AGENT, json!({"call": {"state": "Established"}})).await;
     let call = format!("/me/calls/{}", floor.call_of(AGENT).await);
     let with = |operation: &str, field: &str, value: Value| json!({"operationName": operation, field: value});
-    for operation in [
-        "SingleStepTransfer",
-        "InitiateTransfer",
-        "SingleStepConference",
-        "InitiateConference",
-    ] {
+    for operation in
+        ["SingleStepTransfer", "InitiateTransfer", "SingleStepConference", "InitiateConference"]
+    {
         for (value, code, says) in [
             (json!(null), 1, "destination"),
             (json!("5002"), 10, "destination"),
@@ -527,9 +549,7 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
         (json!("12x"), 10),
         (json!("1".repeat(65)), 10),
     ] {
-        floor
-            .refused(AGENT, &call, &with("SendDtmf", "digits", value), code, "digits", No)
-            .await;
+        floor.refused(AGENT, &call, &with("SendDtmf", "digits", value), code, "digits", No).await;
     }
     for (value, code) in [
         (json!(null), 1),

@@ -1,6 +1,9 @@
 //! REST over a real socket: every operation, every read, every row of bad input.
 
-use crate::support::front::{BOB_PHONE, ENVIRONMENT, EVE_PHONE, House, KIM_PHONE, MEG_PHONE, OTTO_PHONE, PASSWORD, Wishes, read};
+use crate::support::front::{
+    BOB_PHONE, ENVIRONMENT, EVE_PHONE, House, KIM_PHONE, MEG_PHONE, OTTO_PHONE, PASSWORD, Wishes,
+    read,
+};
 use crate::support::wait;
 use reqwest::header::{self, HeaderValue};
 use reqwest::{Method, StatusCode};
@@ -185,9 +188,7 @@ async fn a_contact_centre_session_opens_and_the_state_changes() {
         assert_eq!(house.get("bob", "/api/v2/me").await.1["user"]["userState"], state, "{name}");
     }
     accepted(
-        house
-            .post("bob", "/api/v2/me", &json!({"operationName": "EndContactCenterSession"}))
-            .await,
+        house.post("bob", "/api/v2/me", &json!({"operationName": "EndContactCenterSession"})).await,
     );
     let bad = |channels: Value| json!({"operationName": "StartContactCenterSession", "channels": channels});
     refused(
@@ -227,7 +228,8 @@ async fn every_read_answers() {
     assert_eq!(found["devices"][0]["id"], BOB_PHONE);
     let seen = house.get("meg", "/api/v2/devices?fields=*").await.1.to_string();
     assert!(seen.contains(BOB_PHONE) && !seen.contains(EVE_PHONE), "{seen}");
-    let environment = house.get("meg", &format!("/api/v2/voice-environments/{ENVIRONMENT}")).await.1;
+    let environment =
+        house.get("meg", &format!("/api/v2/voice-environments/{ENVIRONMENT}")).await.1;
     assert_eq!(environment["voiceEnvironment"]["id"], ENVIRONMENT);
     let (status, version) = read(house.getting("/api/v2/diagnostics/version")).await;
     assert_eq!((status, &version["statusCode"]), (StatusCode::OK, &json!(0)));
@@ -513,7 +515,9 @@ async fn the_session_cookie_stands_in_for_the_password() {
         .expect("an answer");
     let cookie = first.headers()[header::SET_COOKIE].to_str().expect("text").to_owned();
     assert!(
-        cookie.starts_with("JSESSIONID=") && cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"),
+        cookie.starts_with("JSESSIONID=")
+            && cookie.contains("HttpOnly")
+            && cookie.contains("SameSite=Lax"),
         "{cookie}"
     );
     let second = browser.get(house.url("/api/v2/me")).send().await.expect("an answer");
@@ -547,17 +551,19 @@ async fn a_foreign_page_cannot_use_the_cookie() {
     assert_eq!(login.status(), StatusCode::OK);
     let meg = house.url(&device(MEG_PHONE));
     for origin in ["https://evil", "null", "http://127.0.0.1:1"] {
-        refused(read(browser.post(&meg).header(header::ORIGIN, origin).json(&coach())).await, 403, 5);
+        refused(
+            read(browser.post(&meg).header(header::ORIGIN, origin).json(&coach())).await,
+            403,
+            5,
+        );
     }
     refused(
         read(browser.post(&meg).header("sec-fetch-site", "cross-site").json(&coach())).await,
         403,
         5,
     );
-    let form = browser
-        .post(&meg)
-        .header(header::CONTENT_TYPE, "text/plain")
-        .body(coach().to_string());
+    let form =
+        browser.post(&meg).header(header::CONTENT_TYPE, "text/plain").body(coach().to_string());
     refused(read(form).await, 415, 10);
     assert!(
         house.get("meg", &device(MEG_PHONE)).await.1["device"]
@@ -573,10 +579,7 @@ async fn a_foreign_page_cannot_use_the_cookie() {
 #[tokio::test]
 async fn csrf_protection_wants_its_token_back() {
     let house = House::open(Wishes {
-        front: http::HttpConfig {
-            csrf: true,
-            ..http::HttpConfig::default()
-        },
+        front: http::HttpConfig { csrf: true, ..http::HttpConfig::default() },
         ..Wishes::default()
     })
     .await;
@@ -592,11 +595,7 @@ async fn csrf_protection_wants_its_token_back() {
     let meg = house.url(&device(MEG_PHONE));
     let message = refused(read(browser.post(&meg).json(&coach())).await, 403, 5);
     assert_eq!(message, "Missing or invalid Csrf token");
-    refused(
-        read(browser.post(&meg).header("x-csrf-token", "wrong").json(&coach())).await,
-        403,
-        5,
-    );
+    refused(read(browser.post(&meg).header("x-csrf-token", "wrong").json(&coach())).await, 403, 5);
     let again = browser.get(house.url("/api/v2/me")).send().await.expect("an answer");
     assert_eq!(again.headers()["x-csrf-token"], token);
     accepted(read(browser.post(&meg).header("X-CSRF-TOKEN", token).json(&coach())).await);
@@ -612,7 +611,9 @@ async fn guessing_passwords_is_slowed_down_for_that_user_and_address_only() {
         ..Wishes::default()
     })
     .await;
-    let guess = |user: &'static str, password: &'static str| read(house.getting("/api/v2/me").basic_auth(user, Some(password)));
+    let guess = |user: &'static str, password: &'static str| {
+        read(house.getting("/api/v2/me").basic_auth(user, Some(password)))
+    };
     for _ in 0..3 {
         refused(guess("bob", "wrong").await, 403, 20);
     }

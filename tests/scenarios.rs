@@ -1,21 +1,26 @@
-//! What can happen to a coached call, in every mode and scope, with software phones on sockets. After each step it is measured who hears whom,
-//! to within one packet of the moment of change; and at the end every packet that the customer got is one of an agent's, or silence.
+//! What can happen to a coached call, in every mode and scope, with software phones on sockets.
+//! After each step it is measured who hears whom, to within one packet of the moment of change; and
+//! at the end every packet that the customer got is one of an agent's, or silence.
 
 use crate::support::floor::{
-    AGENT, BOSS, BOSS2, CUSTOMER, CUSTOMER2, Floor, OTHER, OUTSIDE, SOON, accounted_for, config, eventually, from_now_on, hz, mixed_in,
-    outside, site,
+    AGENT, BOSS, BOSS2, CUSTOMER, CUSTOMER2, Floor, OTHER, OUTSIDE, SOON, accounted_for, config,
+    eventually, from_now_on, hz, mixed_in, outside, site,
 };
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 use undertone::clock;
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneEvent};
 use undertone::media::PortUse;
-use undertone::model::{Activity, CallId, Command, Fact, LegState, Mode, MonitorFact, MonitorState, Reason, Scope, TransferStep};
+use undertone::model::{
+    Activity, CallId, Command, Fact, LegState, Mode, MonitorFact, MonitorState, Reason, Scope,
+    TransferStep,
+};
 use undertone::sip::backend::BackendConfig;
 
 /// Nobody but these two hear each other.
 const TALK: [(&str, &str); 2] = [(CUSTOMER, AGENT), (AGENT, CUSTOMER)];
-const COACH: [(&str, &str); 3] = [(CUSTOMER, AGENT), (AGENT, "customer boss"), (BOSS, "customer agent")];
+const COACH: [(&str, &str); 3] =
+    [(CUSTOMER, AGENT), (AGENT, "customer boss"), (BOSS, "customer agent")];
 
 /// A floor on which an agent is coached, or about to be.
 struct Stage {
@@ -28,20 +33,20 @@ struct Stage {
     since: Instant,
 }
 
-/// Plays it in every mode and scope, each on a floor of its own, at the same time. With scope Agent the monitor is armed before the call,
-/// with scope Call the call is there already.
+/// Plays it in every mode and scope, each on a floor of its own, at the same time. With scope Agent
+/// the monitor is armed before the call, with scope Call the call is there already.
 async fn in_every_way(play: impl AsyncFn(Stage)) {
     in_every_way_of(config, play).await;
 }
 
 async fn in_every_way_of(config: impl Fn() -> BackendConfig, play: impl AsyncFn(Stage)) {
-    let ways = Mode::ALL
-        .iter()
-        .flat_map(|mode| Scope::ALL.iter().map(move |scope| (*mode, *scope)));
+    let ways =
+        Mode::ALL.iter().flat_map(|mode| Scope::ALL.iter().map(move |scope| (*mode, *scope)));
     let played = ways.map(|(mode, scope)| {
         let mut config = config();
         // Where ports are shared and calls are on two threads, legs go from one to the other.
-        config.media.port_use = if mode == Mode::AllCalls { PortUse::Shared } else { PortUse::PerLeg };
+        config.media.port_use =
+            if mode == Mode::AllCalls { PortUse::Shared } else { PortUse::PerLeg };
         config.media.workers = 2;
         let stage = Stage::open(config, mode, scope);
         let play = &play;
@@ -59,15 +64,7 @@ impl Stage {
         let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
         let agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
         let customer = floor.phone(CUSTOMER, AnswerPolicy::Never).await;
-        Stage {
-            floor,
-            mode,
-            scope,
-            customer,
-            agent,
-            boss,
-            since: clock::instant(),
-        }
+        Stage { floor, mode, scope, customer, agent, boss, since: clock::instant() }
     }
 
     async fn arm(&mut self) {
@@ -102,14 +99,20 @@ impl Stage {
 
     /// So it is from now on, among the three and these.
     #[track_caller]
-    fn hear_with(&self, more: &[(&'static str, &Phone)], expected: &[(&'static str, &'static str)]) -> impl Future<Output = ()> + use<> {
+    fn hear_with(
+        &self,
+        more: &[(&'static str, &Phone)],
+        expected: &[(&'static str, &'static str)],
+    ) -> impl Future<Output = ()> + use<> {
         let mut phones = vec![(CUSTOMER, &self.customer), (AGENT, &self.agent), (BOSS, &self.boss)];
         phones.extend(more);
         from_now_on(&phones, expected)
     }
 
     async fn armed(&mut self) {
-        let armed = |monitor: Option<&MonitorFact>| monitor.is_some_and(|monitor| monitor.state == MonitorState::Armed);
+        let armed = |monitor: Option<&MonitorFact>| {
+            monitor.is_some_and(|monitor| monitor.state == MonitorState::Armed)
+        };
         self.floor.monitor_is(BOSS, armed).await;
     }
 
@@ -117,7 +120,8 @@ impl Stage {
         self.floor.monitor_is(BOSS, |monitor| monitor.is_none()).await;
     }
 
-    /// He was there for a call and is not any more: with NextCall that was all, with AllCalls he comes to the next one.
+    /// He was there for a call and is not any more: with NextCall that was all, with AllCalls he
+    /// comes to the next one.
     async fn spent(&mut self) {
         match self.mode {
             Mode::NextCall => self.gone().await,
@@ -139,10 +143,7 @@ impl Stage {
 
     async fn transfer(&mut self, call: &CallId, step: TransferStep) {
         let (device, call) = (AGENT.into(), call.clone());
-        self.floor
-            .command(Command::Transfer { device, call, step })
-            .await
-            .expect("accepted");
+        self.floor.command(Command::Transfer { device, call, step }).await.expect("accepted");
     }
 
     /// The customer has heard nothing that was not allowed, all go home, and nothing is left.
@@ -153,7 +154,9 @@ impl Stage {
     }
 
     async fn go_home(self, others: &[&Phone]) {
-        for phone in [&self.customer, &self.agent, &self.boss].into_iter().chain(others.iter().copied()) {
+        for phone in
+            [&self.customer, &self.agent, &self.boss].into_iter().chain(others.iter().copied())
+        {
             let _ = phone.hang_up().await;
         }
         eventually("every port is closed", || self.floor.backend.media().legs == 0).await;
@@ -163,15 +166,11 @@ impl Stage {
 }
 
 fn to(destination: &str) -> TransferStep {
-    TransferStep::SingleStep {
-        destination: destination.into(),
-    }
+    TransferStep::SingleStep { destination: destination.into() }
 }
 
 fn ask(destination: &str) -> TransferStep {
-    TransferStep::Initiate {
-        destination: destination.into(),
-    }
+    TransferStep::Initiate { destination: destination.into() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,10 +258,7 @@ async fn blind(stage: &mut Stage, by_phone: bool) -> Phone {
 impl Stage {
     /// Waits until the customer gets something of what this agent says.
     async fn customer_hears(&self, agent: &Phone) {
-        agent
-            .until(|event| *event == PhoneEvent::Established, SOON)
-            .await
-            .expect("answered");
+        agent.until(|event| *event == PhoneEvent::Established, SOON).await.expect("answered");
         let since = clock::instant();
         eventually("they are through", || {
             let sent: Vec<_> = agent.sent(since).into_iter().map(|packet| packet.payload).collect();
@@ -337,17 +333,15 @@ async fn a_consultation_that_is_ended_again() {
     .await;
 }
 
-/// The agent, on his second line, his colleague and the customer talk with each other; the coach whispers to his agent.
+/// The agent, on his second line, his colleague and the customer talk with each other; the coach
+/// whispers to his agent.
 async fn conferring(stage: &mut Stage) -> (Phone, Phone) {
     let (call, line, other) = consulting(stage).await;
     let (device, step) = (AGENT.into(), TransferStep::Complete);
-    stage
-        .floor
-        .command(Command::Conference { device, call, step })
-        .await
-        .expect("accepted");
+    stage.floor.command(Command::Conference { device, call, step }).await.expect("accepted");
     stage.agent.ended(SOON).await.expect("one line is enough");
-    let phones = [(CUSTOMER, &stage.customer), (AGENT, &line), (OTHER, &other), (BOSS, &stage.boss)];
+    let phones =
+        [(CUSTOMER, &stage.customer), (AGENT, &line), (OTHER, &other), (BOSS, &stage.boss)];
     let all = [
         (CUSTOMER, "agent other"),
         (AGENT, "customer other boss"),
@@ -375,7 +369,8 @@ async fn a_conference_that_the_agent_leaves() {
     .await;
 }
 
-/// The customer leaves a conference of two agents: with scope Agent the coach stays with his agent, with scope Call it was the customer's call.
+/// The customer leaves a conference of two agents: with scope Agent the coach stays with his agent,
+/// with scope Call it was the customer's call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conference_that_the_customer_leaves() {
     in_every_way(async |mut stage| {
@@ -428,7 +423,8 @@ async fn a_transfer_to_another_agent_who_is_monitored_too() {
         match stage.scope {
             Scope::Agent => {
                 stage.spent().await;
-                let his_own = [(CUSTOMER, OTHER), (OTHER, "customer boss2"), (BOSS2, "customer other")];
+                let his_own =
+                    [(CUSTOMER, OTHER), (OTHER, "customer boss2"), (BOSS2, "customer other")];
                 stage.hear_with(&more, &his_own).await;
             }
             Scope::Call => {
@@ -465,15 +461,15 @@ async fn a_transfer_out_to_the_trunk() {
                     .await;
             }
             Scope::Call => {
-                let no_agent = [(CUSTOMER, OUTSIDE), (OUTSIDE, CUSTOMER), (BOSS, "customer outside")];
+                let no_agent =
+                    [(CUSTOMER, OUTSIDE), (OUTSIDE, CUSTOMER), (BOSS, "customer outside")];
                 stage.hear_with(&[(OUTSIDE, &out)], &no_agent).await;
             }
         }
         stage.over(&[&out]).await;
     };
-    let ways = Mode::ALL
-        .iter()
-        .flat_map(|mode| Scope::ALL.iter().map(move |scope| (*mode, *scope)));
+    let ways =
+        Mode::ALL.iter().flat_map(|mode| Scope::ALL.iter().map(move |scope| (*mode, *scope)));
     join_all(ways.map(|(mode, scope)| play(mode, scope))).await;
 }
 
@@ -485,25 +481,20 @@ async fn hold_and_retrieve_during_a_whisper() {
         let (device, at) = (|| AGENT.into(), || call.clone());
         stage
             .floor
-            .command(Command::Hold {
-                device: device(),
-                call: at(),
-            })
+            .command(Command::Hold { device: device(), call: at() })
             .await
             .expect("accepted");
         stage.hear(&held).await;
         stage
             .floor
-            .command(Command::Retrieve {
-                device: device(),
-                call: at(),
-            })
+            .command(Command::Retrieve { device: device(), call: at() })
             .await
             .expect("accepted");
         stage.hear(&COACH).await;
         stage.agent.hold().await.expect("accepted");
         stage.floor.state(AGENT, LegState::Held).await;
-        // A phone that holds with sendonly says that it hears nothing, and what it says is for who is held.
+        // A phone that holds with sendonly says that it hears nothing, and what it says is for who
+        // is held.
         stage.hear(&[(CUSTOMER, AGENT), (BOSS, "customer agent")]).await;
         stage.agent.retrieve().await.expect("accepted");
         stage.hear(&COACH).await;
@@ -539,7 +530,11 @@ async fn a_second_call_waits_and_is_answered() {
             Mode::AllCalls => {
                 stage.boss.established(SOON).await.expect("invited to the other");
                 stage.floor.is_joined(BOSS).await;
-                from_now_on(&second, &[(CUSTOMER2, AGENT), (AGENT, "customer2 boss"), (BOSS, "customer2 agent")]).await;
+                from_now_on(
+                    &second,
+                    &[(CUSTOMER2, AGENT), (AGENT, "customer2 boss"), (BOSS, "customer2 agent")],
+                )
+                .await;
             }
         }
         accounted_for(&customer2, &[&line], stage.since);
@@ -548,7 +543,8 @@ async fn a_second_call_waits_and_is_answered() {
     .await;
 }
 
-/// The supervisor's phone can not be had: he is told, his monitor stays, and he comes to the next call.
+/// The supervisor's phone can not be had: he is told, his monitor stays, and he comes to the next
+/// call.
 async fn not_to_be_had(policy: AnswerPolicy) {
     let impatient = || {
         let mut config = config();
@@ -629,11 +625,7 @@ async fn the_supervisor_switches_what_he_does() {
                 accounted_for(&stage.customer, &[&stage.agent], stage.since);
             }
             let (supervisor, call) = (BOSS.into(), call.clone());
-            let switch = Command::SwitchMonitoring {
-                supervisor,
-                call,
-                activity,
-            };
+            let switch = Command::SwitchMonitoring { supervisor, call, activity };
             stage.floor.command(switch).await.expect("accepted");
             match activity {
                 Activity::ListenIn => stage.hear(&listen).await,

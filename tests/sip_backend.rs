@@ -1,7 +1,9 @@
-//! The SIP backend with software phones on real sockets: who hears whom, what callers are told, what survives.
+//! The SIP backend with software phones on real sockets: who hears whom, what callers are told,
+//! what survives.
 
 use crate::support::floor::{
-    AGENT, BOSS, Floor, OUTSIDE, SOON, config, eventually, hz, identical, level, mixed_in, outside, site, table, talk,
+    AGENT, BOSS, Floor, OUTSIDE, SOON, config, eventually, hz, identical, level, mixed_in, outside,
+    site, table, talk,
 };
 use crate::support::wait;
 use std::net::IpAddr;
@@ -13,7 +15,10 @@ use undertone::clock;
 use undertone::demo::phone::audio::Companding;
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, SdpDirection};
 use undertone::media::Codec;
-use undertone::model::{Activity, CallId, Command, DeviceId, Fact, LegState, Mode, MonitorState, Reason, Refusal, Scope, TransferStep};
+use undertone::model::{
+    Activity, CallId, Command, DeviceId, Fact, LegState, Mode, MonitorState, Reason, Refusal,
+    Scope, TransferStep,
+};
 use undertone::sip::config::Trunk;
 use undertone::sip::flow::Protocol;
 use undertone::store::{self, Store};
@@ -44,7 +49,8 @@ async fn a_coached_call_from_ringing_to_the_last_bye() {
         activity,
     };
     identical(&customer, &[&agent], (coached_at, clock::instant()));
-    let leaked = customer.peak_between(hz(BOSS), coached_at - Duration::from_secs(1), clock::instant());
+    let leaked =
+        customer.peak_between(hz(BOSS), coached_at - Duration::from_secs(1), clock::instant());
     assert!(leaked < -50.0, "the customer has heard the whisper: {leaked} dBFS");
 
     floor.command(switch(Activity::BargeIn)).await.expect("accepted");
@@ -58,10 +64,7 @@ async fn a_coached_call_from_ringing_to_the_last_bye() {
     floor.command(switch(Activity::Coach)).await.expect("accepted");
     table(&phones, &coach).await;
 
-    floor
-        .command(Command::StopMonitoring { supervisor: BOSS.into() })
-        .await
-        .expect("accepted");
+    floor.command(Command::StopMonitoring { supervisor: BOSS.into() }).await.expect("accepted");
     boss.ended(SOON).await.expect("released");
     table(&phones[..2], &[("customer", "agent"), (AGENT, "customer")]).await;
     agent.hang_up().await.expect("hangs up");
@@ -79,11 +82,8 @@ async fn a_monitor_armed_before_the_call_joins_when_the_agent_answers_and_goes_w
     let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::from_millis(100))).await;
     floor.is_joined(BOSS).await;
     let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss)];
-    table(
-        &phones,
-        &[("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")],
-    )
-    .await;
+    table(&phones, &[("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")])
+        .await;
     customer.hang_up().await.expect("hangs up");
     agent.ended(SOON).await.expect("over");
     boss.ended(SOON).await.expect("over");
@@ -104,12 +104,15 @@ async fn coached(floor: &mut Floor, scope: Scope, phones: &[(&str, &Phone)]) -> 
 async fn handed_over(scope: Scope, phones: &[(&str, &Phone)]) {
     let after: &[(&str, &str)] = match scope {
         Scope::Agent => &[("customer", "other"), ("other", "customer")],
-        Scope::Call => &[("customer", "other"), ("other", "customer boss"), (BOSS, "customer other")],
+        Scope::Call => {
+            &[("customer", "other"), ("other", "customer boss"), (BOSS, "customer other")]
+        }
     };
     table(phones, after).await;
 }
 
-/// They go on talking: in these times and now the customer got what the agents sent and no whisper, and his phone was left alone.
+/// They go on talking: in these times and now the customer got what the agents sent and no whisper,
+/// and his phone was left alone.
 async fn undisturbed(customer: &Phone, agents: &[&Phone], coached: (Instant, Instant)) {
     let reoffered = customer
         .events()
@@ -134,7 +137,8 @@ async fn over(floor: &Floor, customer: &Phone, other: &Phone) {
     assert_eq!(floor.backend.media().leak_guards, 0);
 }
 
-/// Coached with this scope; then the customer is transferred to the other agent, who rings a moment and answers.
+/// Coached with this scope; then the customer is transferred to the other agent, who rings a moment
+/// and answers.
 async fn transferred(scope: Scope, by_phone: bool) {
     let mut floor = Floor::open(config()).await;
     let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
@@ -147,9 +151,7 @@ async fn transferred(scope: Scope, by_phone: bool) {
         agent.refer("5002").await.expect("accepted");
         agent.until(|event| *event == PhoneEvent::Transfer(200), SOON).await.expect("told");
     } else {
-        let step = TransferStep::SingleStep {
-            destination: "5002".into(),
-        };
+        let step = TransferStep::SingleStep { destination: "5002".into() };
         let device = AGENT.into();
         floor.command(Command::Transfer { device, call, step }).await.expect("accepted");
     }
@@ -196,13 +198,15 @@ enum Completes {
     Conference,
 }
 
-/// Coached with this scope, the agent asks a colleague by his second line, and lets the customer go on to him or brings all together.
+/// Coached with this scope, the agent asks a colleague by his second line, and lets the customer go
+/// on to him or brings all together.
 async fn asked(scope: Scope, completes: Completes) {
     let mut floor = Floor::open(config()).await;
     let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
     let other = floor.phone("other", AnswerPolicy::Auto(Duration::ZERO)).await;
     let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
-    // The phone's second line, which speaks with the same voice: it registers last, and so is called.
+    // The phone's second line, which speaks with the same voice: it registers last, and so is
+    // called.
     let line = floor.phone(AGENT, AnswerPolicy::ByHeader).await;
     let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss), ("other", &other)];
     let (call, coached_at) = coached(&mut floor, scope, &phones).await;
@@ -215,9 +219,7 @@ async fn asked(scope: Scope, completes: Completes) {
         agent.hold().await.expect("held");
         line.call("5002").await.expect("calls");
     } else {
-        let step = TransferStep::Initiate {
-            destination: "5002".into(),
-        };
+        let step = TransferStep::Initiate { destination: "5002".into() };
         let (device, call) = (device(), call.clone());
         floor.command(Command::Transfer { device, call, step }).await.expect("accepted");
     }
@@ -229,7 +231,8 @@ async fn asked(scope: Scope, completes: Completes) {
     .await;
     eventually("the customer waits", || level(&customer, hz(AGENT)) < -50.0).await;
     assert!(level(&other, hz("customer")) < -50.0 && level(&boss, hz("other")) < -50.0);
-    eventually("the supervisor stays with the customer", || level(&boss, hz("customer")) > -30.0).await;
+    eventually("the supervisor stays with the customer", || level(&boss, hz("customer")) > -30.0)
+        .await;
 
     let completed_at = clock::instant();
     match completes {
@@ -249,8 +252,12 @@ async fn asked(scope: Scope, completes: Completes) {
     agent.ended(SOON).await.expect("free");
     if completes == Completes::Conference {
         eventually("all hear each other", || {
-            let hear = |phone: &Phone, whom: [&str; 2]| whom.iter().all(|name| level(phone, hz(name)) > -30.0);
-            hear(&customer, [AGENT, "other"]) && hear(&line, ["customer", "other"]) && hear(&other, [AGENT, "customer"])
+            let hear = |phone: &Phone, whom: [&str; 2]| {
+                whom.iter().all(|name| level(phone, hz(name)) > -30.0)
+            };
+            hear(&customer, [AGENT, "other"])
+                && hear(&line, ["customer", "other"])
+                && hear(&other, [AGENT, "customer"])
         })
         .await;
         eventually("the whisper goes on", || level(&line, hz(BOSS)) > -30.0).await;
@@ -333,10 +340,7 @@ async fn a_caller_who_gives_up_ends_the_ringing() {
     let agent = floor.phone(AGENT, AnswerPolicy::Never).await;
     let customer = floor.phone("customer", AnswerPolicy::Never).await;
     customer.call("5001").await.expect("calls");
-    customer
-        .until(|event| *event == PhoneEvent::Ringing(180), SOON)
-        .await
-        .expect("rings");
+    customer.until(|event| *event == PhoneEvent::Ringing(180), SOON).await.expect("rings");
     customer.hang_up().await.expect("gives up");
     customer.until(|event| *event == PhoneEvent::Refused(487), SOON).await.expect("487");
     agent.ended(SOON).await.expect("rings no more");
@@ -358,13 +362,7 @@ async fn a_call_is_held_and_retrieved_at_the_phone_and_by_command() {
     table(&phones, &both).await;
 
     let (device, other) = (DeviceId::from(AGENT), call.clone());
-    floor
-        .command(Command::Hold {
-            device: device.clone(),
-            call: other,
-        })
-        .await
-        .expect("held");
+    floor.command(Command::Hold { device: device.clone(), call: other }).await.expect("held");
     table(&phones, &[]).await;
     floor.command(Command::Retrieve { device, call }).await.expect("retrieved");
     table(&phones, &both).await;
@@ -376,31 +374,19 @@ async fn a_device_dials_through_its_own_phone_and_answers_by_command() {
     let agent = floor.phone(AGENT, AnswerPolicy::ByHeader).await;
     let other = floor.phone("other", AnswerPolicy::ByHeader).await;
     floor
-        .command(Command::Dial {
-            device: AGENT.into(),
-            destination: "5002".into(),
-        })
+        .command(Command::Dial { device: AGENT.into(), destination: "5002".into() })
         .await
         .expect("accepted");
     agent.established(SOON).await.expect("brought in");
     let call = floor.state("other", LegState::Ringing).await;
     floor
-        .command(Command::Answer {
-            device: "other".into(),
-            call: call.clone(),
-        })
+        .command(Command::Answer { device: "other".into(), call: call.clone() })
         .await
         .expect("accepted");
     other.until(|event| *event == PhoneEvent::AskedToTalk, SOON).await.expect("asked");
     let phones = [(AGENT, &agent), ("other", &other)];
     table(&phones, &[(AGENT, "other"), ("other", AGENT)]).await;
-    floor
-        .command(Command::Hangup {
-            device: AGENT.into(),
-            call,
-        })
-        .await
-        .expect("accepted");
+    floor.command(Command::Hangup { device: AGENT.into(), call }).await.expect("accepted");
     agent.ended(SOON).await.expect("over");
     other.ended(SOON).await.expect("over");
 }
@@ -437,10 +423,7 @@ async fn a_trunk_brings_calls_in_and_takes_calls_out() {
     agent.hang_up().await.expect("hangs up");
     called.ended(SOON).await.expect("over");
 
-    let caller = PhoneConfig {
-        server: floor.address(),
-        ..outside()
-    };
+    let caller = PhoneConfig { server: floor.address(), ..outside() };
     let caller = Phone::start(caller).await.expect("starts");
     caller.call("5001").await.expect("calls");
     caller.established(SOON).await.expect("answered");
@@ -559,17 +542,11 @@ async fn monitors_do_not_disturb_and_forwarding_survive_a_restart() {
     let mut floor = Floor::with(config(), store::open(&path).expect("opens")).await;
     floor.coach(Activity::Coach).await;
     floor
-        .command(Command::SetForwarding {
-            device: AGENT.into(),
-            to: Some("5002".into()),
-        })
+        .command(Command::SetForwarding { device: AGENT.into(), to: Some("5002".into()) })
         .await
         .expect("accepted");
     floor
-        .command(Command::SetDoNotDisturb {
-            device: "other".into(),
-            on: true,
-        })
+        .command(Command::SetDoNotDisturb { device: "other".into(), on: true })
         .await
         .expect("accepted");
     drop(floor.line);
@@ -599,7 +576,13 @@ struct Full {
 }
 
 impl store::KeyValueStore for Full {
-    fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), store::StoreError> {
+    fn scan(
+        &self,
+        table: &str,
+        from: &str,
+        to: Option<&str>,
+        visit: &mut dyn FnMut(&str, &[u8]),
+    ) -> Result<(), store::StoreError> {
         self.inner.scan(table, from, to, visit)
     }
 
@@ -616,12 +599,10 @@ impl store::KeyValueStore for Full {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_can_not_be_stored_is_refused_and_has_changed_nothing() {
-    let disk = Arc::new(Full {
-        inner: store::in_memory(),
-        full: AtomicBool::new(true),
-    });
+    let disk = Arc::new(Full { inner: store::in_memory(), full: AtomicBool::new(true) });
     let mut floor = Floor::with(config(), disk.clone()).await;
-    let refused = |done: Result<(), Refusal>| assert_eq!(done.expect_err("refused").reason, Reason::Internal);
+    let refused =
+        |done: Result<(), Refusal>| assert_eq!(done.expect_err("refused").reason, Reason::Internal);
     let arm = Command::StartMonitoring {
         supervisor: BOSS.into(),
         target: AGENT.into(),
@@ -667,10 +648,8 @@ async fn a_backend_that_stops_ends_its_calls_with_bye() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_done_is_refused_over_the_contract() {
     let mut floor = Floor::open(config()).await;
-    let dial = |device: &str, to: &str| Command::Dial {
-        device: device.into(),
-        destination: to.into(),
-    };
+    let dial =
+        |device: &str, to: &str| Command::Dial { device: device.into(), destination: to.into() };
     assert_eq!(
         floor.command(dial("nobody", "5002")).await.expect_err("unknown").reason,
         Reason::NotFound

@@ -1,4 +1,5 @@
-//! SIP messages and session descriptions: what must hold for any bytes, and the corpora of the fuzz targets.
+//! SIP messages and session descriptions: what must hold for any bytes, and the corpora of the fuzz
+//! targets.
 
 #[path = "../fuzz/targets.rs"]
 #[expect(unreachable_pub, reason = "the fuzz targets are other crates")]
@@ -7,13 +8,13 @@ mod targets;
 use crate::corpus;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use undertone::sip::message::{Fault, Framed, Method, SipMessage, SipRequest, SipResponse, StreamFramer, Uri, parse_datagram};
+use undertone::sip::message::{
+    Fault, Framed, Method, SipMessage, SipRequest, SipResponse, StreamFramer, Uri, parse_datagram,
+};
 
 fn frames(framer: &mut StreamFramer, bytes: &[u8]) -> Vec<Framed> {
     framer.push(bytes);
-    std::iter::from_fn(|| framer.next())
-        .map(|framed| framed.expect("a frame"))
-        .collect()
+    std::iter::from_fn(|| framer.next()).map(|framed| framed.expect("a frame")).collect()
 }
 
 fn fault(stream: &[u8]) -> (Fault, bool) {
@@ -42,7 +43,8 @@ fn the_fuzz_corpora_still_pass() {
         ("sip_stream", targets::sip_stream),
         ("sdp", targets::sdp),
     ] {
-        let inputs = corpus::directory(&format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR")));
+        let inputs =
+            corpus::directory(&format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR")));
         assert!(inputs.len() >= 8, "{target} has {} inputs", inputs.len());
         inputs.iter().for_each(|(_, input)| run(input));
     }
@@ -90,9 +92,7 @@ fn a_space_before_the_colon_hides_no_content_length() {
     let body = options("Content-Length: 0\r\n\r\n");
     let outer = [options(&format!("Content-Length : {}\r\n\r\n", body.len())), body].concat();
     let framed = frames(&mut StreamFramer::new(), &outer);
-    let [Framed::Message(message)] = framed.as_slice() else {
-        panic!("{framed:?}")
-    };
+    let [Framed::Message(message)] = framed.as_slice() else { panic!("{framed:?}") };
     assert!(message.body().starts_with(b"OPTIONS"));
 }
 
@@ -110,7 +110,10 @@ fn a_bad_message_in_good_frames_is_answered_and_the_stream_lives() {
 
 #[test]
 fn keep_alives_are_seen_and_do_not_disturb() {
-    assert_eq!(frames(&mut StreamFramer::new(), &derived("tcp_crlf_keepalive.sip")), [Framed::Ping]);
+    assert_eq!(
+        frames(&mut StreamFramer::new(), &derived("tcp_crlf_keepalive.sip")),
+        [Framed::Ping]
+    );
     let stream = [b"\r\n\r\n\r\n".as_slice(), &options("Content-Length: 0\r\n\r\n")].concat();
     assert!(matches!(
         frames(&mut StreamFramer::new(), &stream).as_slice(),
@@ -122,7 +125,9 @@ fn keep_alives_are_seen_and_do_not_disturb() {
 
 #[test]
 fn hostile_messages_of_our_own_are_refused_as_written_beside_them() {
-    let status = |name: &str| parse_datagram(&derived(name)).unwrap_err().response.map(|response| response.status);
+    let status = |name: &str| {
+        parse_datagram(&derived(name)).unwrap_err().response.map(|response| response.status)
+    };
     for name in ["smuggle_ruri_headers.sip", "cl_plus_sign.sip", "cl_huge_u64.sip"] {
         assert_eq!(status(name), Some(400), "{name}");
     }
@@ -130,7 +135,8 @@ fn hostile_messages_of_our_own_are_refused_as_written_beside_them() {
         assert_eq!(status(name), None, "{name}");
     }
     assert!(parse_datagram(&derived("big_header_60k.sip")).is_ok());
-    let Ok(SipMessage::Request(request)) = parse_datagram(&derived("smuggle_ws_before_colon.sip")) else {
+    let Ok(SipMessage::Request(request)) = parse_datagram(&derived("smuggle_ws_before_colon.sip"))
+    else {
         panic!("it can be read")
     };
     assert!(request.headers.iter().all(|field| !field.name().contains(&b' ')));
@@ -211,7 +217,9 @@ fn a_response_tags_to_once_and_keeps_the_rest_as_it_was() {
 
 #[test]
 fn uris_are_the_same_by_rfc_3261_19_1_4() {
-    let same = |a: &str, b: &str| Uri::parse(a.as_bytes()).unwrap().same(&Uri::parse(b.as_bytes()).unwrap());
+    let same = |a: &str, b: &str| {
+        Uri::parse(a.as_bytes()).unwrap().same(&Uri::parse(b.as_bytes()).unwrap())
+    };
     assert!(same("sip:%61lice@atlanta.com;transport=TCP", "sip:alice@AtLanTa.CoM;Transport=tcp"));
     assert!(same("sip:carol@chicago.com", "sip:carol@chicago.com;newparam=5"));
     assert!(!same("SIP:ALICE@AtLanTa.CoM;Transport=udp", "sip:alice@AtLanTa.CoM;Transport=UDP"));
@@ -270,10 +278,14 @@ fn mutation() -> impl Strategy<Value = Mutation> {
         "9999999999999999999999",
     ]);
     prop_oneof![
-        (any::<prop::sample::Index>(), any::<u8>()).prop_map(|(at, byte)| Mutation::Replace(at, byte)),
-        (any::<prop::sample::Index>(), 1..40usize).prop_map(|(at, length)| Mutation::Remove(at, length)),
-        (any::<prop::sample::Index>(), pieces).prop_map(|(at, piece)| Mutation::Insert(at, piece.as_bytes().to_vec())),
-        (any::<prop::sample::Index>(), 1..80usize).prop_map(|(at, length)| Mutation::Repeat(at, length)),
+        (any::<prop::sample::Index>(), any::<u8>())
+            .prop_map(|(at, byte)| Mutation::Replace(at, byte)),
+        (any::<prop::sample::Index>(), 1..40usize)
+            .prop_map(|(at, length)| Mutation::Remove(at, length)),
+        (any::<prop::sample::Index>(), pieces)
+            .prop_map(|(at, piece)| Mutation::Insert(at, piece.as_bytes().to_vec())),
+        (any::<prop::sample::Index>(), 1..80usize)
+            .prop_map(|(at, length)| Mutation::Repeat(at, length)),
     ]
 }
 
@@ -284,9 +296,15 @@ fn mutate(bytes: &mut Vec<u8>, mutation: &Mutation) {
     let length = bytes.len();
     match mutation {
         Mutation::Replace(at, byte) => bytes[at.index(length)] = *byte,
-        Mutation::Remove(at, count) => drop(bytes.drain(at.index(length)..(at.index(length) + count).min(length))),
-        Mutation::Insert(at, piece) => drop(bytes.splice(at.index(length)..at.index(length), piece.iter().copied())),
-        Mutation::Repeat(at, count) => bytes.extend_from_within(at.index(length)..(at.index(length) + count).min(length)),
+        Mutation::Remove(at, count) => {
+            drop(bytes.drain(at.index(length)..(at.index(length) + count).min(length)))
+        }
+        Mutation::Insert(at, piece) => {
+            drop(bytes.splice(at.index(length)..at.index(length), piece.iter().copied()))
+        }
+        Mutation::Repeat(at, count) => {
+            bytes.extend_from_within(at.index(length)..(at.index(length) + count).min(length))
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The state file: what was said to be kept is there after kill −9, and a bad file is one clear line.
+//! The state file: what was said to be kept is there after kill −9, and a bad file is one clear
+//! line.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -11,7 +12,9 @@ const STATE: &str = "UNDERTONE_TEST_STATE";
 #[test]
 #[ignore = "run by another test as a process of its own"]
 fn a_writer_to_be_killed() {
-    let Some(path) = std::env::var_os(STATE) else { return };
+    let Some(path) = std::env::var_os(STATE) else {
+        return;
+    };
     let store = store::open(path.as_ref()).expect("it opens");
     for number in 0_u64.. {
         let changes = [
@@ -59,15 +62,16 @@ fn what_was_kept_survives_kill_9_and_changes_come_whole_or_not_at_all() {
 #[test]
 fn what_was_removed_is_gone_and_tables_are_apart() {
     let directory = tempfile::tempdir().expect("a directory");
-    let file = store::open(&directory.path().join("new/state.redb")).expect("it opens, with its directory");
+    let file = store::open(&directory.path().join("new/state.redb"))
+        .expect("it opens, with its directory");
     for store in [file, store::in_memory()] {
         assert!(store.load("a").expect("readable").is_empty());
-        let puts = [Write::put("a", "k", "1"), Write::put("b", "k", "2"), Write::put("a", "l", "3")];
+        let puts =
+            [Write::put("a", "k", "1"), Write::put("b", "k", "2"), Write::put("a", "l", "3")];
         store.write(&puts).expect("written");
-        store
-            .write(&[Write::remove("a", "k"), Write::remove("a", "never")])
-            .expect("written");
-        let keys = |table: &str| store.load(table).expect("readable").into_keys().collect::<Vec<_>>();
+        store.write(&[Write::remove("a", "k"), Write::remove("a", "never")]).expect("written");
+        let keys =
+            |table: &str| store.load(table).expect("readable").into_keys().collect::<Vec<_>>();
         assert_eq!((keys("a"), keys("b")), (vec!["l".to_owned()], vec!["k".to_owned()]));
     }
 }
@@ -152,7 +156,9 @@ fn a_file_with_a_page_overwritten_is_one_clear_line() {
 #[test]
 #[ignore = "run by another test as a process of its own"]
 fn a_reader_of_a_damaged_file() {
-    let Some(path) = std::env::var_os(STATE) else { return };
+    let Some(path) = std::env::var_os(STATE) else {
+        return;
+    };
     use_it(path.as_ref());
 }
 
@@ -180,11 +186,11 @@ fn a_state_file_in_use_by_another_process_is_one_clear_line() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("state.redb");
     let _first = store::open(&path).expect("it opens");
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("a file").permissions());
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(&path).expect("a file").permissions(),
+    );
     assert_eq!(mode & 0o077, 0, "only its owner may read it");
-    let Err(error) = store::open(&path) else {
-        panic!("it opened twice")
-    };
+    let Err(error) = store::open(&path) else { panic!("it opened twice") };
     assert_eq!(
         error.to_string(),
         format!("state file {}: it is in use by another process", path.display())
@@ -198,7 +204,13 @@ struct Failing {
 }
 
 impl store::KeyValueStore for Failing {
-    fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
+    fn scan(
+        &self,
+        table: &str,
+        from: &str,
+        to: Option<&str>,
+        visit: &mut dyn FnMut(&str, &[u8]),
+    ) -> Result<(), StoreError> {
         self.inner.scan(table, from, to, visit)
     }
 
@@ -213,10 +225,7 @@ impl store::KeyValueStore for Failing {
 #[test]
 fn what_the_disk_does_not_take_is_read_as_if_it_had_and_written_when_it_does() {
     use store::{Importance, Safety};
-    let disk = std::sync::Arc::new(Failing {
-        inner: store::in_memory(),
-        fails: false.into(),
-    });
+    let disk = std::sync::Arc::new(Failing { inner: store::in_memory(), fails: false.into() });
     let lasting = store::lasting(disk.clone()).expect("a store");
     let before = ["b", "d", "f"].map(|key| Write::put("t", key, "old"));
     lasting.write(&before).expect("written");
@@ -230,10 +239,7 @@ fn what_the_disk_does_not_take_is_read_as_if_it_had_and_written_when_it_does() {
     ];
     let safety = lasting.write_behind(&behind, Importance::State).expect("remembered");
     assert_eq!(safety, Safety::Remembered);
-    assert!(
-        lasting.write(&[Write::put("t", "z", "never")]).is_err(),
-        "all or none, now or never"
-    );
+    assert!(lasting.write(&[Write::put("t", "z", "never")]).is_err(), "all or none, now or never");
     assert!(!lasting.is_writable());
     let of = |store: &dyn store::KeyValueStore, from: &str, to: Option<&str>| {
         let mut found = String::new();
@@ -255,7 +261,8 @@ fn what_the_disk_does_not_take_is_read_as_if_it_had_and_written_when_it_does() {
     assert_eq!(disk.inner.load("u").expect("readable").len(), 1);
 }
 
-/// The room set aside: what a full disk does not take is there after the process has died, and once only.
+/// The room set aside: what a full disk does not take is there after the process has died, and once
+/// only.
 #[test]
 fn what_a_full_disk_does_not_take_outlives_its_process() {
     use store::{Importance, Safety};
@@ -312,13 +319,16 @@ fn what_a_full_disk_does_not_take_outlives_its_process() {
     let _ = Command::new("umount").arg("-l").arg(place.path()).status();
 }
 
-/// The process of the test below: its files may grow to a limit that it raises itself, so that redb fails in the midst of a change.
+/// The process of the test below: its files may grow to a limit that it raises itself, so that redb
+/// fails in the midst of a change.
 #[test]
 #[ignore = "run by another test as a process of its own"]
 fn a_writer_whose_file_may_not_grow() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use store::{Importance, Safety};
-    let Some(path) = std::env::var_os(STATE) else { return };
+    let Some(path) = std::env::var_os(STATE) else {
+        return;
+    };
     let store = store::open(path.as_ref()).expect("it opens");
     let mut kept = 0;
     while store.write(&[Write::put("t", format!("{kept:08}"), vec![7; 10_000])]).is_ok() {
@@ -360,6 +370,7 @@ fn a_state_file_that_has_failed_is_opened_again_by_itself() {
         .env(STATE, &path)
         .output()
         .expect("it runs");
-    let (said, printed) = (String::from_utf8_lossy(&writer.stdout), String::from_utf8_lossy(&writer.stderr));
+    let (said, printed) =
+        (String::from_utf8_lossy(&writer.stdout), String::from_utf8_lossy(&writer.stderr));
     assert!(writer.status.success() && said.contains("\ndone"), "{said} {printed}");
 }

@@ -100,7 +100,8 @@ impl Operator {
     async fn figure(&self, name: &str, least: f64) -> f64 {
         let look = async || {
             let text = self.scrape().await;
-            let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+            let value =
+                text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
             value.filter(|value| *value >= least)
         };
         match wait::found(PATIENCE, look).await {
@@ -114,7 +115,8 @@ impl Operator {
         let url = format!("http://{rest}/api/v2/me/calls?fields=*");
         let look = async || {
             let request = self.http.get(&url).basic_auth(AGENT.user, Some(AGENT.password));
-            let leg = request.send().await.unwrap().json::<Value>().await.unwrap()["calls"][0].take();
+            let leg =
+                request.send().await.unwrap().json::<Value>().await.unwrap()["calls"][0].take();
             let of = [&leg["mediaQuality"], &leg["participants"][0]["mediaQuality"]];
             of.iter().all(|quality| quality["mos"].is_number()).then_some(leg)
         };
@@ -133,7 +135,8 @@ impl Operator {
 
     /// Waits for a line with this message.
     async fn line(&self, message: &str) -> Value {
-        let look = async || self.log().into_iter().find(|line| line["fields"]["message"] == message);
+        let look =
+            async || self.log().into_iter().find(|line| line["fields"]["message"] == message);
         match wait::found(PATIENCE, look).await {
             Some(line) => line,
             None => panic!("no line '{message}' in {:#?}", self.log()),
@@ -144,7 +147,9 @@ impl Operator {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number() {
     let place = tempfile::tempdir().unwrap();
-    let config = on(ANY, ANY, ANY, "") + "[log]\nformat = 'json'\n[media]\nrtcp_interval = 0.2\n" + &directory();
+    let config = on(ANY, ANY, ANY, "")
+        + "[log]\nformat = 'json'\n[media]\nrtcp_interval = 0.2\n"
+        + &directory();
     let process = Process::start("serve", place.path(), &config).await;
     process.ready().await;
     let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
@@ -271,7 +276,9 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
     operator.line("a phone's password is wrong").await;
     operator.line("phone registered").await;
     let sound = operator
-        .line("sound of the call: packets to the customer, and those that were the agent's unchanged")
+        .line(
+            "sound of the call: packets to the customer, and those that were the agent's unchanged",
+        )
         .await;
     assert!(
         sound["fields"]["customer_packets"].as_u64().is_some_and(|packets| packets > 0),
@@ -282,22 +289,17 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         .into_iter()
         .filter(|line| line["fields"]["message"] == "sound of a leg")
         .collect();
-    let mut roles: Vec<_> = legs.iter().map(|line| line["fields"]["role"].as_str().unwrap()).collect();
+    let mut roles: Vec<_> =
+        legs.iter().map(|line| line["fields"]["role"].as_str().unwrap()).collect();
     roles.sort_unstable();
     assert_eq!(roles, ["Agent", "Customer", "Supervisor"]);
     for leg in &legs {
         let fields = &leg["fields"];
         assert_eq!((&fields["call"], &leg["level"]), (&call, &"INFO".into()));
         assert!(["PCMU", "PCMA"].map(Value::from).contains(&fields["codec"]), "{fields}");
-        for figure in [
-            "seconds",
-            "sent",
-            "received",
-            "lost",
-            "remote_lost",
-            "jitter_ms",
-            "remote_jitter_ms",
-        ] {
+        for figure in
+            ["seconds", "sent", "received", "lost", "remote_lost", "jitter_ms", "remote_jitter_ms"]
+        {
             assert!(fields[figure].is_u64(), "{figure}: {fields}");
         }
         assert!(fields["mos"].as_f64().is_some_and(|mos| (1.0..=4.5).contains(&mos)), "{fields}");
@@ -311,7 +313,9 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         let mut said = Vec::new();
         strings(&line, &mut said);
         for number in [CUSTOMER.number, AGENT.number, SUPERVISOR.number, "9999"] {
-            let names = |text: &&str| text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == number);
+            let names = |text: &&str| {
+                text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == number)
+            };
             assert!(!said.iter().any(names), "a number is in the log: {line}");
         }
     }

@@ -1,4 +1,5 @@
-//! The messages of RFC 4475, RFC 5118 and our own hostile ones at the SIP port, as `tests/data/torture/index.tsv` demands.
+//! The messages of RFC 4475, RFC 5118 and our own hostile ones at the SIP port, as
+//! `tests/data/torture/index.tsv` demands.
 //!
 //! One row alone: `TORTURE=wsinv cargo test --test all torture -- --nocapture`.
 
@@ -43,7 +44,10 @@ impl House {
     async fn open(trunk: Option<SocketAddr>) -> House {
         let any = "127.0.0.1:0".parse().unwrap();
         let mut config = SipConfig {
-            listen: vec![ListenAddress::new(Protocol::Udp, any), ListenAddress::new(Protocol::Tcp, any)],
+            listen: vec![
+                ListenAddress::new(Protocol::Udp, any),
+                ListenAddress::new(Protocol::Tcp, any),
+            ],
             // The messages call port 5060 of this host, whatever port we have.
             domains: vec!["127.0.0.1".into()],
             limits: SipLimits {
@@ -59,10 +63,7 @@ impl House {
         }
         if let Some(address) = trunk {
             config.trunks.push(Trunk {
-                sources: vec![TrunkSource {
-                    address: address.ip(),
-                    port: Some(address.port()),
-                }],
+                sources: vec![TrunkSource { address: address.ip(), port: Some(address.port()) }],
                 ..Trunk::at("carrier", address, Protocol::Udp)
             });
         }
@@ -101,8 +102,8 @@ impl Peer {
         Peer::udp_at(house, 5060).await
     }
 
-    /// At an address of its own, with the port that the sender of a message says it hears at: without rport the answer goes there
-    /// (RFC 3261 18.2.2).
+    /// At an address of its own, with the port that the sender of a message says it hears at:
+    /// without rport the answer goes there (RFC 3261 18.2.2).
     async fn udp_at(house: &House, port: u16) -> Peer {
         Peer::Udp(socket_at(port).await, house.udp)
     }
@@ -124,7 +125,8 @@ impl Peer {
         match self {
             Peer::Udp(socket, _) => {
                 let mut buffer = vec![0; 65_535];
-                let (length, _) = timeout_at(until, socket.recv_from(&mut buffer)).await.ok()?.ok()?;
+                let (length, _) =
+                    timeout_at(until, socket.recv_from(&mut buffer)).await.ok()?.ok()?;
                 Answer::read(&buffer[..length])
             }
             Peer::Tcp(stream, buffer) => loop {
@@ -143,7 +145,8 @@ impl Peer {
         }
     }
 
-    /// Everything that is answered until an OPTIONS sent behind it is. Retransmitted answers count once.
+    /// Everything that is answered until an OPTIONS sent behind it is. Retransmitted answers count
+    /// once.
     async fn answers(&mut self, mark: &str) -> Option<Vec<Answer>> {
         let until = Instant::now() + PATIENCE;
         self.send(&options(mark)).await;
@@ -165,9 +168,8 @@ impl Peer {
 async fn socket_at(port: u16) -> UdpSocket {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        let number = std::process::id()
-            .wrapping_mul(251)
-            .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let number =
+            std::process::id().wrapping_mul(251).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         let [_, high, middle, low] = number.to_be_bytes();
         let address = Ipv4Addr::new(127, high | 128, middle, low.clamp(1, 254));
         if let Ok(socket) = UdpSocket::bind((address, port)).await {
@@ -246,7 +248,8 @@ impl Allowed {
         match answers {
             [] => self.silence,
             [answer] => {
-                let listed = self.finals.contains(&answer.status) || self.any_final && !self.except.contains(&answer.status);
+                let listed = self.finals.contains(&answer.status)
+                    || self.any_final && !self.except.contains(&answer.status);
                 listed && self.header.is_none_or(|name| answer.header(name).is_some())
             }
             _ => false,
@@ -273,7 +276,9 @@ fn rows() -> Vec<Row> {
         tcp: ["/TCP", "/TLS"].iter().any(|transport| columns[10].contains(transport)),
         port: columns[10]
             .rsplit_once(':')
-            .and_then(|(host, port)| (!host.contains('[') || host.ends_with(']')).then(|| port.parse().ok())?)
+            .and_then(|(host, port)| {
+                (!host.contains('[') || host.ends_with(']')).then(|| port.parse().ok())?
+            })
             .unwrap_or(5060),
     });
     let wanted = std::env::var("TORTURE").unwrap_or_default();
@@ -285,7 +290,8 @@ fn describe(answers: Option<&[Answer]>) -> String {
         None => "the port fell silent".to_owned(),
         Some([]) => "silence".to_owned(),
         Some(answers) => {
-            let statuses: Vec<String> = answers.iter().map(|answer| answer.status.to_string()).collect();
+            let statuses: Vec<String> =
+                answers.iter().map(|answer| answer.status.to_string()).collect();
             statuses.join(" and ")
         }
     }
@@ -295,7 +301,8 @@ fn name_of(file: &str) -> &str {
     file.rsplit('/').next().unwrap_or(file)
 }
 
-/// Over a connection, what cannot be framed ends it: the answer, if any, is what came before the end.
+/// Over a connection, what cannot be framed ends it: the answer, if any, is what came before the
+/// end.
 async fn over_tcp(house: &House, bytes: &[u8], mark: &str) -> Option<Vec<Answer>> {
     let mut before = Peer::tcp(house).await;
     before.answers(&format!("{mark}before")).await?;
@@ -336,9 +343,8 @@ async fn every_message_of_rfc_4475_and_rfc_5118_is_answered_as_a_gateway_may() {
             true => over_tcp(&house, &bytes, &mark).await,
             false => over_udp(&house, &bytes, &mark, row.port).await,
         };
-        let fits = answers
-            .as_deref()
-            .is_some_and(|answers| Allowed::read(&row.allowed).covers(answers));
+        let fits =
+            answers.as_deref().is_some_and(|answers| Allowed::read(&row.allowed).covers(answers));
         if !fits || !house.no_calls() {
             failures.push(format!(
                 "{}: expected {}, got {}; run TORTURE={} cargo test --test all torture",
@@ -354,17 +360,12 @@ async fn every_message_of_rfc_4475_and_rfc_5118_is_answered_as_a_gateway_may() {
         rows.len() - failures.len(),
         rows.len()
     );
-    assert!(
-        failures.is_empty(),
-        "{} of {}:\n{}",
-        failures.len(),
-        rows.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), rows.len(), failures.join("\n"));
     assert!(rows.len() == 63 || std::env::var("TORTURE").is_ok(), "{} rows, not 63", rows.len());
 }
 
-/// The stated outcome of each of our own hostile messages, as the statuses it may get; none is silence.
+/// The stated outcome of each of our own hostile messages, as the statuses it may get; none is
+/// silence.
 const DERIVED: &[(&str, &[u16])] = &[
     ("smuggle_ws_before_colon.sip", &[400, 480]),
     ("smuggle_ruri_headers.sip", &[400, 480]),
@@ -446,7 +447,9 @@ async fn our_own_hostile_messages_have_their_stated_outcome_even_from_a_trunk() 
         let fits = match answers.as_deref() {
             None => false,
             Some([]) => allowed.is_empty() || name == "tcp_garbage_http.sip",
-            Some([one, two]) => name == "tcp_pipeline_two.sip" && [one.status, two.status] == [200, 200],
+            Some([one, two]) => {
+                name == "tcp_pipeline_two.sip" && [one.status, two.status] == [200, 200]
+            }
             Some([one]) => allowed.contains(&one.status),
             Some(_) => false,
         };
@@ -493,7 +496,9 @@ async fn a_connection_that_dribbles_is_closed_and_others_are_served() {
     let dribble = async {
         loop {
             // A byte within every deadline of its own does not help.
-            match timeout_at(Instant::now() + Duration::from_millis(200), slow.read(&mut buffer)).await {
+            match timeout_at(Instant::now() + Duration::from_millis(200), slow.read(&mut buffer))
+                .await
+            {
                 Ok(Ok(0) | Err(_)) => return,
                 Ok(Ok(_)) => panic!("an answer to half a message"),
                 Err(_) => drop(slow.write_all(b"x").await),
@@ -522,7 +527,8 @@ async fn a_crowd_of_dribbling_connections_is_bounded_and_closed_while_others_are
     let until = Instant::now() + PATIENCE;
     let mut buffer = [0; 16];
     for stream in &mut crowd {
-        let read = timeout_at(until, stream.read(&mut buffer)).await.expect("closed at the deadline");
+        let read =
+            timeout_at(until, stream.read(&mut buffer)).await.expect("closed at the deadline");
         assert!(matches!(read, Ok(0) | Err(_)));
     }
     let mut other = Peer::tcp(&house).await;
@@ -551,11 +557,7 @@ async fn a_flood_of_invites_leaves_nothing_behind() {
     loop {
         again.tick().await;
         peer.send(&options("flooded")).await;
-        if peer
-            .receive((Instant::now() + Duration::from_millis(500)).min(until))
-            .await
-            .is_some()
-        {
+        if peer.receive((Instant::now() + Duration::from_millis(500)).min(until)).await.is_some() {
             break;
         }
         assert!(Instant::now() < until, "the port fell silent");
@@ -569,10 +571,7 @@ async fn a_double_line_end_is_answered_on_a_connection_and_not_on_udp() {
     let mut stream = TcpStream::connect(house.tcp).await.unwrap();
     stream.write_all(b"\r\n\r\n").await.unwrap();
     let mut pong = [0; 2];
-    timeout_at(Instant::now() + PATIENCE, stream.read_exact(&mut pong))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout_at(Instant::now() + PATIENCE, stream.read_exact(&mut pong)).await.unwrap().unwrap();
     assert_eq!(&pong, b"\r\n");
     let mut peer = Peer::udp(&house).await;
     peer.send(b"\r\n\r\n").await;

@@ -1,5 +1,6 @@
-//! The limit: receive and send, nothing else, in a process of its own. The first loop, which sends back, is what everything is compared with. The
-//! others show what the system's other ways would bring to who passes packets on to another leg's telephone, as calls do.
+//! The limit: receive and send, nothing else, in a process of its own. The first loop, which sends
+//! back, is what everything is compared with. The others show what the system's other ways would
+//! bring to who passes packets on to another leg's telephone, as calls do.
 
 #![expect(unsafe_code, reason = "an io_uring is filled by hand")]
 
@@ -32,7 +33,8 @@ pub enum Loop {
     Connected,
     /// Four sockets for all legs, recvmmsg and sendmmsg of 64, in turns.
     Shared,
-    /// A socket a leg, connected; io_uring with multishot receiving into provided buffers, all sends of a turn in one call.
+    /// A socket a leg, connected; io_uring with multishot receiving into provided buffers, all
+    /// sends of a turn in one call.
     Uring,
 }
 
@@ -66,9 +68,7 @@ pub fn run(kind: Loop) -> Result<(), Box<dyn Error>> {
     }
     let ports: Vec<u16> = (0..phones.len())
         .map(|index| {
-            sockets[index % sockets.len()]
-                .local_addr()
-                .map(|address: SocketAddr| address.port())
+            sockets[index % sockets.len()].local_addr().map(|address: SocketAddr| address.port())
         })
         .collect::<Result<_, _>>()?;
     println!("{}", serde_json::to_string(&ports)?);
@@ -111,7 +111,12 @@ fn sent_back(sockets: &[UdpSocket]) -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn one_by_one(sockets: &[UdpSocket], phones: &[u16], connected: bool, turn: Duration) -> Result<(), Box<dyn Error>> {
+fn one_by_one(
+    sockets: &[UdpSocket],
+    phones: &[u16],
+    connected: bool,
+    turn: Duration,
+) -> Result<(), Box<dyn Error>> {
     let epoll = waiting_for(sockets)?;
     let mut ready = [EpollEvent::empty(); 256];
     let mut packet = [0; 2048];
@@ -151,8 +156,15 @@ fn by_many(sockets: &[UdpSocket], phones: &[u16]) -> Result<(), Box<dyn Error>> 
             loop {
                 came.clear();
                 {
-                    let mut slices: Vec<[IoSliceMut<'_>; 1]> = buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
-                    let Ok(messages) = recvmmsg(socket, &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) else {
+                    let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+                        buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+                    let Ok(messages) = recvmmsg(
+                        socket,
+                        &mut headers,
+                        slices.iter_mut(),
+                        MsgFlags::MSG_DONTWAIT,
+                        None,
+                    ) else {
                         break;
                     };
                     came.extend(messages.map(|message| (message.bytes, message.address)));
@@ -162,9 +174,13 @@ fn by_many(sockets: &[UdpSocket], phones: &[u16]) -> Result<(), Box<dyn Error>> 
                     .zip(&buffers)
                     .map(|((len, _), buffer)| [IoSlice::new(&buffer[..*len])])
                     .collect();
-                let to = |from: SockaddrIn| SockaddrIn::new(127, 0, 0, 1, partners[usize::from(from.port())]);
-                let addresses: Vec<Option<SockaddrIn>> = came.iter().map(|(_, from)| from.map(to)).collect();
-                let _ = sendmmsg(socket, &mut answers, &slices, &addresses, [], MsgFlags::MSG_DONTWAIT);
+                let to = |from: SockaddrIn| {
+                    SockaddrIn::new(127, 0, 0, 1, partners[usize::from(from.port())])
+                };
+                let addresses: Vec<Option<SockaddrIn>> =
+                    came.iter().map(|(_, from)| from.map(to)).collect();
+                let _ =
+                    sendmmsg(socket, &mut answers, &slices, &addresses, [], MsgFlags::MSG_DONTWAIT);
                 if came.len() < BATCH {
                     break;
                 }
@@ -181,11 +197,7 @@ const SENT: u64 = 1 << 32;
 
 fn by_uring(sockets: &[UdpSocket]) -> Result<(), Box<dyn Error>> {
     let mut builder = IoUring::builder();
-    builder
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_submit_all()
-        .setup_cqsize(16_384);
+    builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all().setup_cqsize(16_384);
     let mut ring: IoUring = builder.build(4096)?;
     let layout = std::alloc::Layout::array::<types::BufRingEntry>(BUFFERS)?.align_to(4096)?;
     // SAFETY: lives as long as the process, zeroed, page-aligned, of the size that is registered.
@@ -194,7 +206,8 @@ fn by_uring(sockets: &[UdpSocket]) -> Result<(), Box<dyn Error>> {
     let base = memory.as_mut_ptr();
     let mut tail: u16 = 0;
     let give = |tail: &mut u16, buffer: u16| {
-        // SAFETY: both indexes are below BUFFERS; the kernel does not read an entry before the tail covers it.
+        // SAFETY: both indexes are below BUFFERS; the kernel does not read an entry before the tail
+        // covers it.
         unsafe {
             let entry = &mut *entries.add(usize::from(*tail) % BUFFERS);
             entry.set_addr(base.add(usize::from(buffer) * BUFFER) as u64);
@@ -204,17 +217,18 @@ fn by_uring(sockets: &[UdpSocket]) -> Result<(), Box<dyn Error>> {
         *tail = tail.wrapping_add(1);
     };
     // SAFETY: the tail lies in the registered ring and is only written here.
-    let publish = |tail: u16| unsafe { (*types::BufRingEntry::tail(entries).cast::<AtomicU16>()).store(tail, Ordering::Release) };
+    let publish = |tail: u16| unsafe {
+        (*types::BufRingEntry::tail(entries).cast::<AtomicU16>()).store(tail, Ordering::Release)
+    };
     (0..BUFFERS as u16).for_each(|buffer| give(&mut tail, buffer));
     publish(tail);
     // SAFETY: as above.
-    unsafe {
-        ring.submitter()
-            .register_buf_ring_with_flags(entries as u64, BUFFERS as u16, 0, 0)?
-    };
+    unsafe { ring.submitter().register_buf_ring_with_flags(entries as u64, BUFFERS as u16, 0, 0)? };
     let descriptors: Vec<i32> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
     ring.submitter().register_files(&descriptors)?;
-    let receive = |index: u32| opcode::RecvMulti::new(types::Fixed(index), 0).build().user_data(u64::from(index));
+    let receive = |index: u32| {
+        opcode::RecvMulti::new(types::Fixed(index), 0).build().user_data(u64::from(index))
+    };
     let push = |ring: &mut IoUring, entry: &io_uring::squeue::Entry| -> std::io::Result<()> {
         // SAFETY: what an entry points to is never freed and not written before its completion.
         while unsafe { ring.submission().push(entry) }.is_err() {
@@ -228,11 +242,14 @@ fn by_uring(sockets: &[UdpSocket]) -> Result<(), Box<dyn Error>> {
     let mut came: Vec<(u64, i32, u32)> = Vec::with_capacity(16_384);
     loop {
         let timeout = types::Timespec::new().nsec(100_000_000);
-        let wait = types::SubmitArgs::new().timespec(&timeout).min_wait_usec(TURN.as_micros() as u32);
+        let wait =
+            types::SubmitArgs::new().timespec(&timeout).min_wait_usec(TURN.as_micros() as u32);
         // Times out when nobody talks.
         let _ = ring.submitter().submit_with_args(512, &wait);
         came.clear();
-        came.extend(ring.completion().map(|entry| (entry.user_data(), entry.result(), entry.flags())));
+        came.extend(
+            ring.completion().map(|entry| (entry.user_data(), entry.result(), entry.flags())),
+        );
         for &(name, result, flags) in &came {
             if name >= SENT {
                 give(&mut tail, (name >> 32) as u16 - 1);
@@ -245,7 +262,8 @@ fn by_uring(sockets: &[UdpSocket]) -> Result<(), Box<dyn Error>> {
                 // SAFETY: the buffer's index is below BUFFERS.
                 let bytes = unsafe { base.add(usize::from(buffer) * BUFFER) };
                 let to = partner(name as usize, sockets.len()) as u32;
-                let send = opcode::Send::new(types::Fixed(to), bytes, len).flags(nix::libc::MSG_DONTWAIT);
+                let send =
+                    opcode::Send::new(types::Fixed(to), bytes, len).flags(nix::libc::MSG_DONTWAIT);
                 push(&mut ring, &send.build().user_data(((u64::from(buffer) + 1) * SENT) | name))?;
             }
         }

@@ -6,15 +6,19 @@
 //! cargo bench --bench coached_calls -- --limits [--calls 100,500] [--seconds 5]
 //! ```
 //!
-//! Three processes: the phones, which all talk, 50 packets a second each, phases spread over the 20 ms; a bare loop (receive, send back, a
-//! socket a leg, epoll); the engine, in this one. The phones talk to the bare loop and to the engine in turns, two seconds each, so that what
-//! else the machine does disturbs both alike. CPU is what the kernel booked for the threads that serve, while the phones talk to them. What
-//! the engine takes while they talk to the bare loop, when it sends silence, is said as `quiet`, a share of a core: the bare loop bears
-//! with it. A ratio is that of two such turns, the median of all with the least and the most. Delays are from the sending of a
-//! marked packet to the first packet of the listener that carries the mark, so a mix includes the wait for the packet that paces it.
-//! Memory a leg is what the allocator, the product's, holds for the legs after they have talked, without the engine that has none.
+//! Three processes: the phones, which all talk, 50 packets a second each, phases spread over the 20
+//! ms; a bare loop (receive, send back, a socket a leg, epoll); the engine, in this one. The phones
+//! talk to the bare loop and to the engine in turns, two seconds each, so that what else the
+//! machine does disturbs both alike. CPU is what the kernel booked for the threads that serve,
+//! while the phones talk to them. What the engine takes while they talk to the bare loop, when it
+//! sends silence, is said as `quiet`, a share of a core: the bare loop bears with it. A ratio is
+//! that of two such turns, the median of all with the least and the most. Delays are from the
+//! sending of a marked packet to the first packet of the listener that carries the mark, so a mix
+//! includes the wait for the packet that paces it. Memory a leg is what the allocator, the
+//! product's, holds for the legs after they have talked, without the engine that has none.
 //!
-//! `--limits` compares the bare loop with the system's other ways to receive and send as many packets.
+//! `--limits` compares the bare loop with the system's other ways to receive and send as many
+//! packets.
 
 mod bare;
 #[path = "../measure.rs"]
@@ -35,7 +39,8 @@ use undertone::clock::instant;
 use undertone::media::engine::Engine;
 use undertone::media::srtp::{Keys, MasterKey, Suite};
 use undertone::media::{
-    CallKey, Codec, Expected, Format, Formats, Hearing, HearingRole, LegId, LegMedia, MediaCommand, MediaConfig, PortUse,
+    CallKey, Codec, Expected, Format, Formats, Hearing, HearingRole, LegId, LegMedia, MediaCommand,
+    MediaConfig, PortUse,
 };
 use undertone::model::Activity;
 
@@ -95,11 +100,14 @@ struct Sound {
 }
 
 impl Sound {
-    const ALL: [&str; 5] = ["PCMU", "G722", "opus", "PCMU+AES_CM_128_HMAC_SHA1_80", "PCMU+AEAD_AES_128_GCM"];
+    const ALL: [&str; 5] =
+        ["PCMU", "G722", "opus", "PCMU+AES_CM_128_HMAC_SHA1_80", "PCMU+AEAD_AES_128_GCM"];
 
     fn named(name: &str) -> Result<Self, String> {
         let (codec, suite) = match name.split_once('+') {
-            Some((codec, suite)) => (codec, Some(Suite::named(suite).ok_or(format!("no such suite: {suite}"))?)),
+            Some((codec, suite)) => {
+                (codec, Some(Suite::named(suite).ok_or(format!("no such suite: {suite}"))?))
+            }
             None => (name, None),
         };
         let codec = Codec::named(codec).ok_or(format!("no such codec: {codec}"))?;
@@ -164,12 +172,20 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Options, Box<dyn Er
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
-            "--calls" => options.calls = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--calls" => {
+                options.calls = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?
+            }
             "--seconds" => options.seconds = value()?.parse()?,
             "--workers" => options.workers = value()?.parse()?,
-            "--kinds" => options.kinds = value()?.split(',').map(Kind::named).collect::<Result<_, _>>()?,
-            "--ports" => options.port_uses = value()?.split(',').map(port_use).collect::<Result<_, _>>()?,
-            "--sounds" => options.sounds = value()?.split(',').map(Sound::named).collect::<Result<_, _>>()?,
+            "--kinds" => {
+                options.kinds = value()?.split(',').map(Kind::named).collect::<Result<_, _>>()?
+            }
+            "--ports" => {
+                options.port_uses = value()?.split(',').map(port_use).collect::<Result<_, _>>()?
+            }
+            "--sounds" => {
+                options.sounds = value()?.split(',').map(Sound::named).collect::<Result<_, _>>()?
+            }
             "--json" => options.json = true,
             "--limits" => options.limits = true,
             "--no-bare" => options.no_bare = true,
@@ -186,7 +202,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let word = |at: usize| args.get(at).map(String::as_str).unwrap_or_default();
     match word(0) {
-        "phones" => return phones::run(Kind::named(word(1))?, word(2).parse()?, Sound::named(word(3))?),
+        "phones" => {
+            return phones::run(Kind::named(word(1))?, word(2).parse()?, Sound::named(word(3))?);
+        }
         "bare" => return bare::run(Loop::ALL[word(1).parse::<usize>()?].0),
         _ => {}
     }
@@ -274,17 +292,13 @@ struct Stage {
 
 impl Stage {
     fn set(kind: Kind, calls: usize, sound: Sound, bare: usize) -> Result<Self, Box<dyn Error>> {
-        let mut phones = Helper::start(&["phones", kind.name(), &calls.to_string(), &sound.name()])?;
+        let mut phones =
+            Helper::start(&["phones", kind.name(), &calls.to_string(), &sound.name()])?;
         let ports: Vec<u16> = phones.hear()?;
         let mut bare = Helper::start(&["bare", &bare.to_string()])?;
         bare.tell(&ports)?;
         let bare_ports = bare.hear()?;
-        Ok(Self {
-            phones,
-            ports,
-            bare,
-            bare_ports,
-        })
+        Ok(Self { phones, ports, bare, bare_ports })
     }
 
     fn talk(&mut self, bare: bool, millis: u64) -> Result<Heard, Box<dyn Error>> {
@@ -301,10 +315,7 @@ impl Stage {
     fn talk_to_bare(&mut self, millis: u64) -> Result<Turn, Box<dyn Error>> {
         let before = self.bare.threads();
         let heard = self.talk(true, millis)?;
-        Ok(Turn {
-            cpu: self.bare.threads().since(&before),
-            heard,
-        })
+        Ok(Turn { cpu: self.bare.threads().since(&before), heard })
     }
 }
 
@@ -347,10 +358,7 @@ fn limits(calls: usize, options: &Options) -> Result<Vec<serde_json::Value>, Box
     let mut stages = Vec::new();
     for index in 0..Loop::ALL.len() {
         let mut stage = Stage::set(kind, calls, Sound::named("PCMU")?, index)?;
-        let sides = Ask::Sides {
-            engine: Vec::new(),
-            bare: stage.bare_ports.clone(),
-        };
+        let sides = Ask::Sides { engine: Vec::new(), bare: stage.bare_ports.clone() };
         stage.phones.tell(&sides)?;
         stage.talk(true, WARM_UP)?;
         stage.phones.tell(&Ask::Reset)?;
@@ -364,12 +372,16 @@ fn limits(calls: usize, options: &Options) -> Result<Vec<serde_json::Value>, Box
     let limits = stages[0].1.clone();
     let mut rows = Vec::new();
     for ((stage, turns), (_, name)) in stages.iter_mut().zip(Loop::ALL) {
-        let Some(ratio) = ratio(turns, &limits) else { continue };
+        let Some(ratio) = ratio(turns, &limits) else {
+            continue;
+        };
         let (all, late) = (Turn::all(turns), stage.report()?.late);
         let (cost, lost) = (all.per_packet(), all.lost());
         if !options.json {
             let late = if late > LATE { ", PHONES DID NOT KEEP UP" } else { "" };
-            println!("{calls:>5} calls {name:<40} {cost:5.2} µs a packet, ratio {ratio:4.2}, lost {lost}{late}");
+            println!(
+                "{calls:>5} calls {name:<40} {cost:5.2} µs a packet, ratio {ratio:4.2}, lost {lost}{late}"
+            );
         }
         rows.push(serde_json::json!({
             "loop": name, "calls": calls, "us_per_packet": cost, "ratio": ratio.middle, "ratio_range": [ratio.least, ratio.most],
@@ -404,8 +416,9 @@ impl Row {
         turn.per_packet() * self.kind.legs() as f64 / FRAME.as_secs_f64()
     }
 
-    /// Where the engine's time goes: receiving, sending, the machine of the call, and the rest (waiting, clocks, counting), as shares.
-    /// `None` when the first three are more than all: they are of some turns only, and one was interrupted.
+    /// Where the engine's time goes: receiving, sending, the machine of the call, and the rest
+    /// (waiting, clocks, counting), as shares. `None` when the first three are more than all: they
+    /// are of some turns only, and one was interrupted.
     fn split(&self) -> Option<[f64; 4]> {
         let all = self.engine.cpu.as_nanos() as f64;
         let [receive, send, machine] = self.nanos.map(|nanos| nanos as f64 / all);
@@ -421,12 +434,15 @@ impl Row {
                 format!("receive {receive:.0} %, send {send:.0} %, decode+mix+encode {machine:.0} %, rest {rest:.0} %")
             },
         );
-        let quiet = self
-            .quiet
-            .map_or_else(|| "not measured".to_owned(), |share| format!("{:.0} % of a core", share * 100.0));
+        let quiet = self.quiet.map_or_else(
+            || "not measured".to_owned(),
+            |share| format!("{:.0} % of a core", share * 100.0),
+        );
         let report = &self.report;
         let bare = match (&self.bare, &self.ratio) {
-            (Some(bare), Some(ratio)) => format!(" (bare {:5.0}, ratio {ratio:4.2})", self.cpu(bare)),
+            (Some(bare), Some(ratio)) => {
+                format!(" (bare {:5.0}, ratio {ratio:4.2})", self.cpu(bare))
+            }
             _ => String::new(),
         };
         println!(
@@ -450,9 +466,15 @@ impl Row {
             share(&report.spacing, 0.99).unwrap_or_default(),
             report.late,
         );
-        for (delays, name) in report.delays.iter().zip(["customer→agent", "supervisor→agent", "agent→supervisor"]) {
+        for (delays, name) in
+            report.delays.iter().zip(["customer→agent", "supervisor→agent", "agent→supervisor"])
+        {
             if let (Some(median), Some(high)) = (share(delays, 0.5), share(delays, 0.99)) {
-                println!("{:15}{name:<17} {median:6.2} ms p50, {high:6.2} ms p99, {} marks", "", delays.len());
+                println!(
+                    "{:15}{name:<17} {median:6.2} ms p50, {high:6.2} ms p99, {} marks",
+                    "",
+                    delays.len()
+                );
             }
         }
     }
@@ -495,7 +517,12 @@ fn share(sorted: &[f64], share: f64) -> Option<f64> {
     sorted.get(((sorted.len() as f64 * share) as usize).min(last)).copied()
 }
 
-fn measure((kind, port_use): (Kind, PortUse), calls: usize, sound: Sound, options: &Options) -> Result<Row, Box<dyn Error>> {
+fn measure(
+    (kind, port_use): (Kind, PortUse),
+    calls: usize,
+    sound: Sound,
+    options: &Options,
+) -> Result<Row, Box<dyn Error>> {
     let mut stage = Stage::set(kind, calls, sound, 0)?;
     let rtcp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let (engine, _events) = Engine::start(MediaConfig {
@@ -507,10 +534,7 @@ fn measure((kind, port_use): (Kind, PortUse), calls: usize, sound: Sound, option
     std::thread::sleep(STARTING);
     let before = Counting::held();
     let ports = open(&engine, kind, calls, sound, &stage.ports, rtcp.local_addr()?)?;
-    let sides = Ask::Sides {
-        engine: ports,
-        bare: stage.bare_ports.clone(),
-    };
+    let sides = Ask::Sides { engine: ports, bare: stage.bare_ports.clone() };
     stage.phones.tell(&sides)?;
     drop(sides);
     stage.talk(true, WARM_UP)?;
@@ -532,14 +556,13 @@ fn measure((kind, port_use): (Kind, PortUse), calls: usize, sound: Sound, option
         }
         let (cpu_before, stats_before, began) = (workers(), engine.stats(), instant());
         let heard = stage.talk(false, SLICE)?;
-        engine_turns.push(Turn {
-            cpu: workers().since(&cpu_before),
-            heard,
-        });
+        engine_turns.push(Turn { cpu: workers().since(&cpu_before), heard });
         talked += began.elapsed();
         // While nobody talks to it, it sends silence; that is not what its time is for here.
         let slice = engine.stats().since(&stats_before);
-        for (all, nanos) in nanos.iter_mut().zip([slice.receive_nanos, slice.send_nanos, slice.machine_nanos]) {
+        for (all, nanos) in
+            nanos.iter_mut().zip([slice.receive_nanos, slice.send_nanos, slice.machine_nanos])
+        {
             *all += nanos;
         }
     }
@@ -548,8 +571,8 @@ fn measure((kind, port_use): (Kind, PortUse), calls: usize, sound: Sound, option
     stage.talk(true, 20)?;
     let stats = engine.stats().since(&before);
     let report = stage.report()?;
-    // On the way to the engine, and on the way from it, its own clock's frames included; what it sends while nobody talks to it is silence
-    // that the phones do not count.
+    // On the way to the engine, and on the way from it, its own clock's frames included; what it
+    // sends while nobody talks to it is silence that the phones do not count.
     let in_lost = served.heard.sent.saturating_sub(stats.received);
     let out_lost = stats.unchanged.saturating_sub(report.to_customers) + stats.send_errors;
     Ok(Row {
@@ -569,7 +592,14 @@ fn measure((kind, port_use): (Kind, PortUse), calls: usize, sound: Sound, option
     })
 }
 
-fn open(engine: &Engine, kind: Kind, calls: usize, sound: Sound, phones: &[u16], rtcp: SocketAddr) -> Result<Vec<u16>, Box<dyn Error>> {
+fn open(
+    engine: &Engine,
+    kind: Kind,
+    calls: usize,
+    sound: Sound,
+    phones: &[u16],
+    rtcp: SocketAddr,
+) -> Result<Vec<u16>, Box<dyn Error>> {
     let mut ports = Vec::new();
     for call in 0..calls {
         let key = CallKey(call as u64);
@@ -595,12 +625,7 @@ fn open(engine: &Engine, kind: Kind, calls: usize, sound: Sound, phones: &[u16],
             engine.command(MediaCommand::Describe {
                 leg: name,
                 media,
-                srtp: sound.key().map(|key| {
-                    Box::new(Keys {
-                        ours: key.clone(),
-                        theirs: key,
-                    })
-                }),
+                srtp: sound.key().map(|key| Box::new(Keys { ours: key.clone(), theirs: key })),
             });
             let agent = LegId((call * kind.legs() + AGENT) as u64);
             roles.push((

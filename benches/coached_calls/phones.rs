@@ -1,7 +1,8 @@
 //! Every phone of every call, in one thread of a process of its own.
 //!
-//! Its parent says what to do in lines on its standard input and reads lines of JSON from its standard output:
-//! first the ports of the phones, then one [`Heard`] for each `talk` and one [`Report`] for `report`.
+//! Its parent says what to do in lines on its standard input and reads lines of JSON from its
+//! standard output: first the ports of the phones, then one [`Heard`] for each `talk` and one
+//! [`Report`] for `report`.
 
 use crate::{FRAME, Kind, Sound};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -33,7 +34,8 @@ const PROBES: [usize; 3] = [40, 80, 140];
 /// What the phones are asked.
 #[derive(Serialize, Deserialize)]
 pub enum Ask {
-    /// The ports of the two sides, on the loopback: the engine's and the bare loop's, a port per phone.
+    /// The ports of the two sides, on the loopback: the engine's and the bare loop's, a port per
+    /// phone.
     Sides { engine: Vec<u16>, bare: Vec<u16> },
     /// All talk to a side for so long, then hear out what is on its way.
     Talk { bare: bool, millis: u64 },
@@ -53,11 +55,11 @@ pub struct Heard {
 /// Of the engine alone.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Milliseconds from the sending of a marked packet to the first packet of the listener that carries the mark, sorted:
-    /// customer→agent, supervisor→agent, agent→supervisor.
+    /// Milliseconds from the sending of a marked packet to the first packet of the listener that
+    /// carries the mark, sorted: customer→agent, supervisor→agent, agent→supervisor.
     pub delays: [Vec<f64>; 3],
-    /// How far the distance of two packets toward an agent is from 20 ms, in milliseconds, sorted; without the first moments after a pause of
-    /// everybody.
+    /// How far the distance of two packets toward an agent is from 20 ms, in milliseconds, sorted;
+    /// without the first moments after a pause of everybody.
     pub spacing: Vec<f64>,
     /// Packets toward a customer that are not, byte for byte, one his agent has sent.
     pub changed: u64,
@@ -79,9 +81,12 @@ pub fn run(kind: Kind, calls: usize, sound: Sound) -> Result<(), Box<dyn Error>>
         match serde_json::from_str(&line?)? {
             Ask::Sides { engine, bare } => {
                 let address = |port: &u16| SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
-                phones.sides = [engine.iter().map(address).collect(), bare.iter().map(address).collect()];
+                phones.sides =
+                    [engine.iter().map(address).collect(), bare.iter().map(address).collect()];
             }
-            Ask::Talk { bare, millis } => say(&phones.talk(usize::from(bare), Duration::from_millis(millis))?)?,
+            Ask::Talk { bare, millis } => {
+                say(&phones.talk(usize::from(bare), Duration::from_millis(millis))?)?
+            }
             Ask::Reset => phones.report = Report::default(),
             Ask::Report => {
                 let mut report = std::mem::take(&mut phones.report);
@@ -114,7 +119,8 @@ struct Phones {
     heard_at: Vec<Option<Instant>>,
     began: Option<Instant>,
     origin: Instant,
-    /// 20 ms since the beginning that passed while they were talking to the other side, or to nobody.
+    /// 20 ms since the beginning that passed while they were talking to the other side, or to
+    /// nobody.
     silent: u32,
     heard: Heard,
     bare: bool,
@@ -165,7 +171,9 @@ impl Phones {
             sound,
             voices: [250.0, 400.0, 650.0].map(|hertz| voice(sound.codec, hertz)),
             keys: match sound.key() {
-                Some(key) => (0..count).map(|_| (Protect::new(&key), Unprotect::new(&key))).collect(),
+                Some(key) => {
+                    (0..count).map(|_| (Protect::new(&key), Unprotect::new(&key))).collect()
+                }
                 None => Vec::new(),
             },
         })
@@ -203,7 +211,8 @@ impl Phones {
         Ok(self.heard)
     }
 
-    /// What a phone says in its `number`th packet of PCMU: its name and number, then silence or its mark.
+    /// What a phone says in its `number`th packet of PCMU: its name and number, then silence or its
+    /// mark.
     fn payload(&self, index: usize, number: u32) -> ([u8; PAYLOAD], bool) {
         let (call, role) = (index / self.kind.legs(), index % self.kind.legs());
         let turn = [40, 0, 20][role];
@@ -228,7 +237,9 @@ impl Phones {
         packet[0] = 0x80;
         packet[1] = codec.payload_type();
         packet[2..4].copy_from_slice(&(number as u16).to_be_bytes());
-        packet[4..8].copy_from_slice(&(number + self.silent).wrapping_mul(codec.clock() / 50).to_be_bytes());
+        packet[4..8].copy_from_slice(
+            &(number + self.silent).wrapping_mul(codec.clock() / 50).to_be_bytes(),
+        );
         packet[8..12].copy_from_slice(&(index as u32 + 1).to_be_bytes());
         packet[12..len].copy_from_slice(payload);
         if is_mark {
@@ -236,7 +247,9 @@ impl Phones {
         }
         let mut protected = [0; 1500];
         let bytes = match self.keys.get_mut(index) {
-            Some((outbound, _)) => outbound.protect_rtp(&packet[..len], &mut protected).ok_or("not protected")?,
+            Some((outbound, _)) => {
+                outbound.protect_rtp(&packet[..len], &mut protected).ok_or("not protected")?
+            }
             None => &packet[..len],
         };
         self.sockets[index].send_to(bytes, to)?;
@@ -289,7 +302,8 @@ impl Phones {
             if PROBES.iter().any(|at| payload.get(*at) == Some(&mark))
                 && let Some(at) = self.marked[first + speaker].take()
             {
-                self.report.delays[path].push(now.saturating_duration_since(at).as_secs_f64() * 1000.0);
+                self.report.delays[path]
+                    .push(now.saturating_duration_since(at).as_secs_f64() * 1000.0);
             }
         }
         if role == crate::AGENT
@@ -305,7 +319,8 @@ impl Phones {
                 .get(4..NAME)
                 .and_then(|bytes| Some(u32::from_be_bytes(*bytes.first_chunk()?)));
             let is_said = match is_pcmu {
-                true => number.is_some_and(|number| self.payload(first + crate::AGENT, number).0 == payload),
+                true => number
+                    .is_some_and(|number| self.payload(first + crate::AGENT, number).0 == payload),
                 false => self.voices[crate::AGENT].iter().any(|said| said == payload),
             };
             self.report.changed += u64::from(!is_said);

@@ -1,4 +1,5 @@
-//! The load: sessions, publishers, and what arrives. One thread, one epoll, no allocation per event.
+//! The load: sessions, publishers, and what arrives. One thread, one epoll, no allocation per
+//! event.
 
 use super::wire::{self, Body, Event, Found, Response};
 use nix::errno::Errno;
@@ -20,7 +21,8 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Connections that publish: a digit's worth at most.
 const PUBLISHERS: usize = 4;
-/// Published events on their way at most, when there is no other bound: enough that the server never waits for us.
+/// Published events on their way at most, when there is no other bound: enough that the server
+/// never waits for us.
 const WINDOW_ONE: u64 = 256;
 /// The same when each goes to everybody.
 const WINDOW_ALL: u64 = 32;
@@ -145,7 +147,8 @@ pub struct Load {
     target: Target,
     transport: Transport,
     pattern: Pattern,
-    /// The publishing session is number 0, the others follow, each on the line of its number; then the publishing lines.
+    /// The publishing session is number 0, the others follow, each on the line of its number; then
+    /// the publishing lines.
     sessions: Vec<Session>,
     lines: Vec<Line>,
     ready: usize,
@@ -163,8 +166,15 @@ pub struct Load {
 }
 
 impl Load {
-    /// Opens the publishing session. `most`: sessions that will follow. `own_core`: nobody else needs this thread's core.
-    pub fn new(target: &Target, transport: Transport, pattern: Pattern, most: usize, own_core: bool) -> Outcome<Self> {
+    /// Opens the publishing session. `most`: sessions that will follow. `own_core`: nobody else
+    /// needs this thread's core.
+    pub fn new(
+        target: &Target,
+        transport: Transport,
+        pattern: Pattern,
+        most: usize,
+        own_core: bool,
+    ) -> Outcome<Self> {
         let mut load = Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             start: instant(),
@@ -222,11 +232,7 @@ impl Load {
         });
         self.add_line()?;
         if framed {
-            let Target {
-                address,
-                path,
-                authorization,
-            } = &self.target;
+            let Target { address, path, authorization } = &self.target;
             let request = format!(
                 "GET {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}Connection: Upgrade\r\nUpgrade: websocket\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -240,7 +246,8 @@ impl Load {
 
     fn add_line(&mut self) -> Outcome<usize> {
         let number = self.lines.len();
-        let descriptor = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        let descriptor =
+            socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         let stream = TcpStream::from(descriptor);
         let nth = number / PER_ADDRESS;
         if nth > 0 {
@@ -382,7 +389,8 @@ impl Load {
         match self.lines[number].stream.read(&mut input) {
             Ok(0) => self.close(number, "closed by the server"),
             Ok(count) => self.take(number, &input[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => self.close(number, &error.to_string()),
         }
         self.input = input;
@@ -418,7 +426,9 @@ impl Load {
     /// How many bytes the first response or frame took; 0 when it is not whole.
     fn take_one(&mut self, number: usize, input: &[u8], now: u64) -> Result<usize, &'static str> {
         if self.lines[number].framed {
-            let Some(frame) = wire::frame(input)? else { return Ok(0) };
+            let Some(frame) = wire::frame(input)? else {
+                return Ok(0);
+            };
             let payload = &input[frame.payload.clone()];
             match frame.opcode {
                 wire::TEXT => self.hear(number, payload, &[], now),
@@ -438,13 +448,22 @@ impl Load {
         parsed.map(|_| used)
     }
 
-    fn answered(&mut self, number: usize, response: &Response, input: &[u8], joined: &[u8], now: u64) {
+    fn answered(
+        &mut self,
+        number: usize,
+        response: &Response,
+        input: &[u8],
+        joined: &[u8],
+        now: u64,
+    ) {
         let body = match &response.body {
             Body::Here(range) => &input[range.clone()],
             Body::Joined => joined,
         };
         match response.status {
-            200 if number < self.sessions.len() => self.hear(number, body, &input[..response.head], now),
+            200 if number < self.sessions.len() => {
+                self.hear(number, body, &input[..response.head], now)
+            }
             200 => {
                 wire::scan(body, |found| {
                     if matches!(found, Found::Failed) {
@@ -519,17 +538,10 @@ impl Load {
     }
 
     fn head(&self, number: usize, length: usize) -> String {
-        let Target {
-            address,
-            path,
-            authorization,
-        } = &self.target;
+        let Target { address, path, authorization } = &self.target;
         let cookies = &self.sessions[number].cookies;
-        let cookies = if cookies.is_empty() {
-            String::new()
-        } else {
-            format!("Cookie: {cookies}\r\n")
-        };
+        let cookies =
+            if cookies.is_empty() { String::new() } else { format!("Cookie: {cookies}\r\n") };
         format!(
             "POST {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}{cookies}Content-Type: application/json\r\n\
              Content-Length: {length}\r\n\r\n"
@@ -548,8 +560,9 @@ impl Load {
 
     fn shake_hands(&mut self, number: usize) {
         let transport = self.transport.name();
-        let messages =
-            format!(r#"[{{"channel":"/meta/handshake","version":"1.0","supportedConnectionTypes":["{transport}"],"id":"000000001"}}]"#);
+        let messages = format!(
+            r#"[{{"channel":"/meta/handshake","version":"1.0","supportedConnectionTypes":["{transport}"],"id":"000000001"}}]"#
+        );
         self.sessions[number].stage = Stage::Handshake;
         let request = self.packed(number, &messages);
         self.send(number, &request);
@@ -558,7 +571,9 @@ impl Load {
     fn subscribe(&mut self, number: usize) {
         let client = &self.sessions[number].client;
         let channel = self.channel(number);
-        let messages = format!(r#"[{{"channel":"/meta/subscribe","clientId":"{client}","subscription":"{channel}","id":"000000002"}}]"#);
+        let messages = format!(
+            r#"[{{"channel":"/meta/subscribe","clientId":"{client}","subscription":"{channel}","id":"000000002"}}]"#
+        );
         self.sessions[number].stage = Stage::Subscribe;
         let request = self.packed(number, &messages);
         self.send(number, &request);
@@ -573,13 +588,12 @@ impl Load {
 
     fn connected(&mut self, number: usize) {
         let client = &self.sessions[number].client;
-        let transport = if self.lines[number].framed {
-            Transport::Websocket
-        } else {
-            Transport::LongPolling
-        }
-        .name();
-        let messages = format!(r#"[{{"channel":"/meta/connect","clientId":"{client}","connectionType":"{transport}","id":"000000003"}}]"#);
+        let transport =
+            if self.lines[number].framed { Transport::Websocket } else { Transport::LongPolling }
+                .name();
+        let messages = format!(
+            r#"[{{"channel":"/meta/connect","clientId":"{client}","connectionType":"{transport}","id":"000000003"}}]"#
+        );
         let session = &mut self.sessions[number];
         session.stage = Stage::Connected;
         self.sessions[number].connect = self.packed(number, &messages);
@@ -627,9 +641,8 @@ impl Load {
             batch,
             ..Publisher::default()
         };
-        publisher.heads = (0..=batch)
-            .map(|count| self.head(0, message.len() * count + 1).into_bytes())
-            .collect();
+        publisher.heads =
+            (0..=batch).map(|count| self.head(0, message.len() * count + 1).into_bytes()).collect();
         publisher.message = message.into_bytes();
         for _ in 0..PUBLISHERS {
             publisher.free.push(self.add_line()?);
@@ -640,7 +653,9 @@ impl Load {
 
     /// Posts events; `due` says of each when it should have left.
     fn publish(&mut self, count: usize, due: impl Fn(u64) -> u64) {
-        let Some(line) = self.publisher.free.pop() else { return };
+        let Some(line) = self.publisher.free.pop() else {
+            return;
+        };
         let begun = instant();
         let source = line - self.sessions.len();
         let mut request = mem::take(&mut self.publisher.request);
@@ -655,13 +670,11 @@ impl Load {
                     let sequence = counted(&mut self.sessions[number].sent[source]);
                     publisher.turn = if number + 1 < self.sessions.len() { number + 1 } else { 1 };
                     let channel = publisher.channel.clone();
-                    wire::digits(&mut publisher.message[channel.end - 5..channel.end], number as u64);
-                    Event {
-                        session: number,
-                        source,
-                        sequence,
-                        at: due(nth),
-                    }
+                    wire::digits(
+                        &mut publisher.message[channel.end - 5..channel.end],
+                        number as u64,
+                    );
+                    Event { session: number, source, sequence, at: due(nth) }
                 }
                 Pattern::OneToAll => Event {
                     session: EVERYBODY,
@@ -671,7 +684,10 @@ impl Load {
                 },
             };
             event.patch(&mut publisher.message[publisher.data.clone()]);
-            wire::digits(&mut publisher.message[publisher.id.clone()], counted(&mut publisher.published));
+            wire::digits(
+                &mut publisher.message[publisher.id.clone()],
+                counted(&mut publisher.published),
+            );
             request.extend_from_slice(&publisher.message);
         }
         if let Some(comma) = request.last_mut() {
@@ -691,7 +707,9 @@ impl Load {
         let (before, batch) = (self.tally.delivered, self.publisher.batch);
         let end = instant() + time;
         while instant() < end {
-            while !self.publisher.free.is_empty() && self.under_way() + batch as u64 * self.fan() <= window * self.fan() {
+            while !self.publisher.free.is_empty()
+                && self.under_way() + batch as u64 * self.fan() <= window * self.fan()
+            {
                 let now = self.now();
                 self.publish(batch, |_| now);
             }
@@ -700,13 +718,17 @@ impl Load {
         Ok(self.tally.delivered - before)
     }
 
-    /// Publishes so many events a second, whether they arrive or not. How long each took from when it was due, in ns, sorted.
+    /// Publishes so many events a second, whether they arrive or not. How long each took from when
+    /// it was due, in ns, sorted.
     pub fn pace(&mut self, per_second: u64, time: Duration) -> Outcome<Vec<u64>> {
         let period = 1_000_000_000 / per_second;
         let total = (time.as_nanos() as u64 / period).max(1);
         self.delays = Vec::with_capacity((total * self.fan()) as usize);
         self.measuring = true;
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        let timer = TimerFd::new(
+            ClockId::CLOCK_MONOTONIC,
+            TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
+        )?;
         let begun = self.now();
         let every = TimeSpec::from_duration(Duration::from_nanos(period));
         timer.set(Expiration::Interval(every), TimerSetTimeFlags::empty())?;
@@ -754,7 +776,8 @@ impl Load {
                 Pattern::OneToAll => self.publisher.sent,
             };
             let total = |numbers: [u64; PUBLISHERS]| numbers.into_iter().sum::<u64>();
-            tally.lost += session.missing.len() as u64 + total(sent).saturating_sub(total(session.next));
+            tally.lost +=
+                session.missing.len() as u64 + total(sent).saturating_sub(total(session.next));
         }
         tally
     }

@@ -105,7 +105,10 @@ impl Server {
         let mut command = match kind {
             Kind::Undertone => {
                 let config = place.path().join("undertone.toml");
-                fs::write(&config, format!("state_dir = {:?}\n{CONFIG}", place.path().join("state")))?;
+                fs::write(
+                    &config,
+                    format!("state_dir = {:?}\n{CONFIG}", place.path().join("state")),
+                )?;
                 let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
                 command.arg("gateway").arg("--config").arg(config).current_dir(place.path());
                 command
@@ -128,12 +131,7 @@ impl Server {
         pin(cores.server)?;
         let child = command.spawn();
         pin(cores.generator)?;
-        let mut server = Self {
-            child: child?,
-            kind,
-            target: Target::default(),
-            _place: place,
-        };
+        let mut server = Self { child: child?, kind, target: Target::default(), _place: place };
         server.target = server.find_door(&said)?;
         Ok(server)
     }
@@ -194,7 +192,10 @@ fn door(kind: Kind, said: &str) -> Option<Target> {
         target.path += "/notifications";
         let (_, password) = said.split_once("\n    agent ")?;
         let (password, _) = password.split_once('\n')?;
-        target.authorization = format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("agent:{}", password.trim())));
+        target.authorization = format!(
+            "Authorization: Basic {}\r\n",
+            STANDARD.encode(format!("agent:{}", password.trim()))
+        );
     }
     Some(target)
 }

@@ -1,4 +1,5 @@
-//! Bytes: HTTP/1.1 responses, websocket frames (RFC 6455), and what the measurement looks for in Bayeux messages.
+//! Bytes: HTTP/1.1 responses, websocket frames (RFC 6455), and what the measurement looks for in
+//! Bayeux messages.
 
 use std::ops::Range;
 
@@ -37,16 +38,16 @@ pub fn response(input: &[u8], joined: &mut Vec<u8>) -> Result<Option<Response>, 
         return chunks(input, head, status, joined);
     }
     let used = head + length;
-    let whole = || Response {
-        status,
-        head,
-        body: Body::Here(head..used),
-        used,
-    };
+    let whole = || Response { status, head, body: Body::Here(head..used), used };
     Ok((input.len() >= used).then(whole))
 }
 
-fn chunks(input: &[u8], head: usize, status: u16, joined: &mut Vec<u8>) -> Result<Option<Response>, &'static str> {
+fn chunks(
+    input: &[u8],
+    head: usize,
+    status: u16,
+    joined: &mut Vec<u8>,
+) -> Result<Option<Response>, &'static str> {
     let mut at = head;
     let mut first: Option<Range<usize>> = None;
     joined.clear();
@@ -77,12 +78,7 @@ fn chunks(input: &[u8], head: usize, status: u16, joined: &mut Vec<u8>) -> Resul
         Some(range) => Body::Here(range),
         None => Body::Here(head..head),
     };
-    Ok(Some(Response {
-        status,
-        head,
-        body,
-        used: at,
-    }))
+    Ok(Some(Response { status, head, body, used: at }))
 }
 
 /// The fields of a head.
@@ -136,7 +132,8 @@ pub fn frame(input: &[u8]) -> Result<Option<Frame>, &'static str> {
     Ok((input.len() >= payload.end).then_some(Frame { opcode, payload }))
 }
 
-/// A client's frame. Its mask is zero: that costs the server what any other does, and the generator nothing.
+/// A client's frame. Its mask is zero: that costs the server what any other does, and the generator
+/// nothing.
 pub fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
@@ -214,9 +211,8 @@ pub fn scan(messages: &[u8], mut found: impl FnMut(Found)) {
     const CONNECT: &[u8] = b"\"/meta/connect\"";
     const FAILED: &[u8] = b"\"successful\":false";
     let mut rest = messages;
-    while let Some(quote) = rest
-        .windows(2)
-        .position(|two| two[0] == b'"' && matches!(two[1], b'm' | b'/' | b's'))
+    while let Some(quote) =
+        rest.windows(2).position(|two| two[0] == b'"' && matches!(two[1], b'm' | b'/' | b's'))
     {
         rest = &rest[quote..];
         let event = rest.strip_prefix(MARK).and_then(Event::read);

@@ -1,8 +1,10 @@
-//! Events and sessions that outlive the process: a thread of its own writes them to the store, many at a time, and reads them back.
+//! Events and sessions that outlive the process: a thread of its own writes them to the store, many
+//! at a time, and reads them back.
 //!
-//! It writes behind: an event is told before it is on disk. A number is never used twice all the same, see [`super::ledger`], and
-//! a graceful end writes everything. What a full disk does not take waits in memory and is read from there; of a process that dies so, the
-//! next one knows that something is missing.
+//! It writes behind: an event is told before it is on disk. A number is never used twice all the
+//! same, see [`super::ledger`], and a graceful end writes everything. What a full disk does not
+//! take waits in memory and is read from there; of a process that dies so, the next one knows that
+//! something is missing.
 
 use super::message::{ClientId, Event};
 use super::sessions::{RestoredEvents, Saved, SessionId};
@@ -74,7 +76,8 @@ pub(super) struct Legacy {
 }
 
 impl EventLog {
-    /// Reads what is there, begins a new epoch, and starts the thread. It ends when the journal is dropped and everything is written.
+    /// Reads what is there, begins a new epoch, and starts the thread. It ends when the journal is
+    /// dropped and everything is written.
     pub(super) fn open(store: Store, inbox: WeakInbox) -> Result<(Self, Legacy), StoreError> {
         let mut events = Vec::new();
         store.scan(EVENTS, "", None, &mut |key, value| {
@@ -106,22 +109,13 @@ impl EventLog {
         let store_has_forgotten = store.has_forgotten();
         let (orders, inbound) = mpsc::channel();
         let backlog = Arc::new(AtomicUsize::new(0));
-        let writer = EventLogWriter {
-            store,
-            inbox,
-            backlog: backlog.clone(),
-        };
+        let writer = EventLogWriter { store, inbox, backlog: backlog.clone() };
         thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(&inbound))
             .map_err(StoreError::Thread)?;
-        let legacy = Legacy {
-            epoch,
-            has_forgotten: store_has_forgotten,
-            events,
-            dropped,
-            sessions,
-        };
+        let legacy =
+            Legacy { epoch, has_forgotten: store_has_forgotten, events, dropped, sessions };
         Ok((Self { orders, backlog }, legacy))
     }
 
@@ -150,12 +144,7 @@ impl EventLogWriter {
         while let Ok(first) = orders.recv() {
             for order in std::iter::once(first).chain(orders.try_iter().take(TOGETHER)) {
                 match order {
-                    Order::Keep {
-                        user,
-                        channel,
-                        event,
-                        gone,
-                    } => {
+                    Order::Keep { user, channel, event, gone } => {
                         self.backlog.fetch_sub(event.text.len(), Ordering::Relaxed);
                         let value = format!("{channel}\n{}", event.text);
                         changes.push(Write::put(EVENTS, key(&user, event.number), value));
@@ -163,7 +152,9 @@ impl EventLogWriter {
                         unsure.push((user, event.number));
                     }
                     Order::Drop { user, gone } => changes.extend(forget(&user, &gone)),
-                    Order::Save(session) => changes.push(Write::put(SESSIONS, &*session.id.0, save(&session))),
+                    Order::Save(session) => {
+                        changes.push(Write::put(SESSIONS, &*session.id.0, save(&session)))
+                    }
                     Order::Unsave(id) => changes.push(Write::remove(SESSIONS, &*id.0)),
                     Order::Read { session, user, after } => {
                         self.write(&mut changes, &mut unsure);
@@ -207,7 +198,8 @@ impl EventLogWriter {
         let (from, to) = (key(user, after.saturating_add(1)), key(user, u64::MAX));
         let outcome = self.store.scan(EVENTS, &from, Some(&to), &mut |key, value| {
             if let Some((_, number)) = of_key(key)
-                && let Some((channel, text)) = std::str::from_utf8(value).ok().and_then(|value| value.split_once('\n'))
+                && let Some((channel, text)) =
+                    std::str::from_utf8(value).ok().and_then(|value| value.split_once('\n'))
             {
                 kept.push(RestoredEvents {
                     number,
@@ -267,7 +259,10 @@ fn saved(id: &str, value: &[u8]) -> Option<Saved> {
         address: value.get("address")?.as_str()?.parse().ok()?,
         base: value.get("base")?.as_u64()?,
         offset: value.get("offset")?.as_u64()?,
-        subscriptions: subscriptions.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
+        subscriptions: subscriptions
+            .iter()
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .collect(),
     })
 }
 

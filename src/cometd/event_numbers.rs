@@ -1,8 +1,9 @@
-//! Each user's events have numbers, and the last of them are kept: which ones, decided here; where, in the event log.
+//! Each user's events have numbers, and the last of them are kept: which ones, decided here; where,
+//! in the event log.
 //!
-//! A number is never used twice, although the event log may be a moment behind when the process dies: every start of the process
-//! begins a new epoch, and a number is `epoch × 1,000,000,000 + count`. They fit into what JavaScript can say exactly for nine
-//! million starts.
+//! A number is never used twice, although the event log may be a moment behind when the process
+//! dies: every start of the process begins a new epoch, and a number is `epoch × 1,000,000,000 +
+//! count`. They fit into what JavaScript can say exactly for nine million starts.
 
 use crate::model::UserId;
 use std::collections::{BTreeMap, VecDeque};
@@ -35,13 +36,7 @@ pub(super) struct EventNumbers {
 impl EventNumbers {
     /// Keeps at most so many events and bytes of each user.
     pub(super) fn new(epoch: u64, events: usize, bytes: usize) -> Self {
-        Self {
-            epoch,
-            events,
-            bytes,
-            dropped: 0,
-            accounts: BTreeMap::new(),
-        }
+        Self { epoch, events, bytes, dropped: 0, accounts: BTreeMap::new() }
     }
 
     /// Nothing that happened in earlier lives of the process is sure to be kept.
@@ -49,7 +44,8 @@ impl EventNumbers {
         self.dropped = self.epoch();
     }
 
-    /// An event that an earlier life of the process has kept; oldest first. What must go to stay within bounds.
+    /// An event that an earlier life of the process has kept; oldest first. What must go to stay
+    /// within bounds.
     pub(super) fn restore(&mut self, user: &UserId, number: u64, bytes: usize) -> Vec<u64> {
         let account = self.accounts.entry(user.clone()).or_default();
         account.last = account.last.max(number);
@@ -86,18 +82,27 @@ impl EventNumbers {
         self.events > 0
     }
 
-    /// The event with this number, which has so many bytes, is to be kept. The numbers that must go for it.
+    /// The event with this number, which has so many bytes, is to be kept. The numbers that must go
+    /// for it.
     pub(super) fn kept(&mut self, user: &UserId, number: u64, bytes: usize) -> Vec<u64> {
         let account = self.accounts.entry(user.clone()).or_default();
         Self::keep(account, number, bytes, self.events, self.bytes)
     }
 
-    fn keep(account: &mut NumberRange, number: u64, bytes: usize, most: usize, most_bytes: usize) -> Vec<u64> {
+    fn keep(
+        account: &mut NumberRange,
+        number: u64,
+        bytes: usize,
+        most: usize,
+        most_bytes: usize,
+    ) -> Vec<u64> {
         account.kept.push_back((number, bytes));
         account.bytes += bytes;
         let mut gone = Vec::new();
         while account.kept.len() > most || account.bytes > most_bytes {
-            let Some((number, bytes)) = account.kept.pop_front() else { break };
+            let Some((number, bytes)) = account.kept.pop_front() else {
+                break;
+            };
             account.bytes -= bytes;
             account.dropped = number;
             gone.push(number);
@@ -125,7 +130,8 @@ impl EventNumbers {
 
     /// Every event of the user after this number is still there.
     pub(super) fn reaches_back_to(&self, user: &UserId, after: u64) -> bool {
-        let dropped = self.accounts.get(user).map_or(0, |account| account.dropped).max(self.dropped);
+        let dropped =
+            self.accounts.get(user).map_or(0, |account| account.dropped).max(self.dropped);
         (self.keeps() || after == self.last(user)) && after >= dropped && after <= self.last(user)
     }
 }

@@ -46,8 +46,9 @@ const SWEEP: usize = 1_000;
 impl SessionQuotas {
     fn entry(&mut self, who: QuotaOwner, config: &CometdConfig, now: Instant) -> &mut SessionQuota {
         if self.accounts.len() > 2 * self.swept + SWEEP {
-            self.accounts
-                .retain(|_, account| !(account.sessions.is_empty() && account.handshakes.used(now).is_zero()));
+            self.accounts.retain(|_, account| {
+                !(account.sessions.is_empty() && account.handshakes.used(now).is_zero())
+            });
             self.swept = self.accounts.len();
         }
         let rate = match &who {
@@ -63,8 +64,14 @@ impl SessionQuotas {
         })
     }
 
-    /// Takes one handshake of the client's user and of its address, or says how long until there is one.
-    pub(super) fn shake(&mut self, from: &ClientOrigin, config: &CometdConfig, now: Instant) -> Result<(), Duration> {
+    /// Takes one handshake of the client's user and of its address, or says how long until there is
+    /// one.
+    pub(super) fn shake(
+        &mut self,
+        from: &ClientOrigin,
+        config: &CometdConfig,
+        now: Instant,
+    ) -> Result<(), Duration> {
         for who in [QuotaOwner::User(from.user.clone()), QuotaOwner::Address(from.address)] {
             self.entry(who, config, now).shake(now)?;
         }
@@ -73,10 +80,7 @@ impl SessionQuotas {
 
     /// Sessions of an owner.
     pub(super) fn sessions(&self, who: &QuotaOwner) -> impl Iterator<Item = SessionId> + '_ {
-        self.accounts
-            .get(who)
-            .into_iter()
-            .flat_map(|account| account.sessions.iter().copied())
+        self.accounts.get(who).into_iter().flat_map(|account| account.sessions.iter().copied())
     }
 
     /// How many sessions an owner has.
@@ -102,7 +106,12 @@ impl SessionQuotas {
     }
 
     /// A session has ended.
-    pub(super) fn closed(&mut self, owners: &[QuotaOwner; 2], session: SessionId, subscriptions: usize) {
+    pub(super) fn closed(
+        &mut self,
+        owners: &[QuotaOwner; 2],
+        session: SessionId,
+        subscriptions: usize,
+    ) {
         self.each(owners, |account| {
             account.sessions.remove(&session);
             account.subscriptions -= subscriptions;
@@ -112,7 +121,8 @@ impl SessionQuotas {
     /// Takes a subscription of both owners. False: one of them has too many.
     pub(super) fn subscribe(&mut self, owners: &[QuotaOwner; 2], config: &CometdConfig) -> bool {
         let most = [config.max_subscriptions_per_user, config.max_subscriptions_per_address];
-        let has = |who: &QuotaOwner| self.accounts.get(who).map_or(0, |account| account.subscriptions);
+        let has =
+            |who: &QuotaOwner| self.accounts.get(who).map_or(0, |account| account.subscriptions);
         if owners.iter().zip(most).any(|(who, most)| has(who) >= most) {
             return false;
         }
@@ -156,10 +166,7 @@ mod tests {
     fn an_account_shakes_hands_for_ten_seconds_at_once_and_at_its_rate_from_then_on() {
         #[expect(clippy::disallowed_methods, reason = "any instant will do to begin with")]
         let now = Instant::now();
-        let config = CometdConfig {
-            handshakes_per_user: 2,
-            ..CometdConfig::default()
-        };
+        let config = CometdConfig { handshakes_per_user: 2, ..CometdConfig::default() };
         let mut accounts = SessionQuotas::default();
         let account = accounts.entry(QuotaOwner::User(None), &config, now);
         for _ in 0..20 {

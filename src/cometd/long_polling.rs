@@ -54,12 +54,17 @@ struct CometdServer {
 const DRAIN: Duration = Duration::from_secs(3);
 
 impl Cometd {
-    /// Starts the loop that owns all sessions; it ends when the last handle and request are gone. `store` keeps events and
-    /// sessions for the next life of the process.
+    /// Starts the loop that owns all sessions; it ends when the last handle and request are gone.
+    /// `store` keeps events and sessions for the next life of the process.
     ///
     /// # Errors
     /// What was kept cannot be read.
-    pub fn start(front: &crate::http::HttpConfig, config: CometdConfig, desk: GatewayHandle, store: Store) -> Result<Self, StoreError> {
+    pub fn start(
+        front: &crate::http::HttpConfig,
+        config: CometdConfig,
+        desk: GatewayHandle,
+        store: Store,
+    ) -> Result<Self, StoreError> {
         let (inbox, happenings) = mpsc::unbounded_channel();
         let (tell_load, load) = watch::channel(Load::default());
         let secure = if front.public_url.starts_with("https:") { "; Secure" } else { "" };
@@ -75,7 +80,9 @@ impl Cometd {
             max_messages: config.max_messages,
             websocket: config.websocket,
             callback_polling: config.callback_polling,
-            cookie_attributes: format!("; Path=/; HttpOnly; SameSite={same_site}{secure}{partitioned}"),
+            cookie_attributes: format!(
+                "; Path=/; HttpOnly; SameSite={same_site}{secure}{partitioned}"
+            ),
             origins: front.cors_origins.clone(),
             load,
         };
@@ -90,7 +97,8 @@ impl Cometd {
         self.0.load.clone()
     }
 
-    /// Answers every held connect, closes every websocket and writes down what is to be kept: a graceful end.
+    /// Answers every held connect, closes every websocket and writes down what is to be kept: a
+    /// graceful end.
     pub async fn drain(&self) {
         let (done, written) = oneshot::channel();
         let _ = self.0.inbox.send(Input::Drain(done));
@@ -121,7 +129,8 @@ impl Cometd {
     }
 }
 
-/// The endpoint and its subtree, without the layers it shares with REST. Clients append `/handshake`, `/connect`, a slash.
+/// The endpoint and its subtree, without the layers it shares with REST. Clients append
+/// `/handshake`, `/connect`, a slash.
 pub(crate) fn router(bayeux: Cometd) -> Router {
     Router::new()
         .route(ENDPOINT, any(receive))
@@ -135,8 +144,7 @@ pub(crate) const ENDPOINT: &str = "/api/v2/notifications";
 
 /// Whether a path is the event channel's.
 pub(crate) fn is_endpoint(path: &str) -> bool {
-    path.strip_prefix(ENDPOINT)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(ENDPOINT).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 const BROWSER_COOKIE: &str = "BAYEUX_BROWSER";
@@ -151,15 +159,26 @@ pub struct RequestContext {
     by_cookie: bool,
 }
 
-async fn receive(State(bayeux): State<Cometd>, caller: Option<Extension<AuthenticatedUser>>, request: Request) -> Response {
+async fn receive(
+    State(bayeux): State<Cometd>,
+    caller: Option<Extension<AuthenticatedUser>>,
+    request: Request,
+) -> Response {
     let outcome = match *request.method() {
         Method::POST => post(bayeux, visit(caller, &request), request).await,
-        Method::GET if asks_for_websocket(&request) => websocket(bayeux, visit(caller, &request), request).await,
+        Method::GET if asks_for_websocket(&request) => {
+            websocket(bayeux, visit(caller, &request), request).await
+        }
         // RFC 8441.
         Method::CONNECT => websocket(bayeux, visit(caller, &request), request).await,
-        Method::GET if bayeux.0.callback_polling && auth::is_foreign(&request, &bayeux.0.origins) => Err(foreign()),
+        Method::GET
+            if bayeux.0.callback_polling && auth::is_foreign(&request, &bayeux.0.origins) =>
+        {
+            Err(foreign())
+        }
         Method::GET if bayeux.0.callback_polling => {
-            callback(bayeux, visit(caller, &request), request.uri().query().unwrap_or_default()).await
+            callback(bayeux, visit(caller, &request), request.uri().query().unwrap_or_default())
+                .await
         }
         _ => return only_post(),
     };
@@ -167,7 +186,8 @@ async fn receive(State(bayeux): State<Cometd>, caller: Option<Extension<Authenti
 }
 
 fn only_post() -> Response {
-    let refused = HttpError::new(Reason::Forbidden, "The event channel takes POST only, or a websocket.");
+    let refused =
+        HttpError::new(Reason::Forbidden, "The event channel takes POST only, or a websocket.");
     let mut response = refused.with_http(StatusCode::METHOD_NOT_ALLOWED).into_response();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     response
@@ -182,16 +202,20 @@ fn visit(caller: Option<Extension<AuthenticatedUser>>, request: &Request) -> Req
     // npm `cometd` shakes hands on a websocket, and appends this to the URL only where it got none.
     let blocked = request.uri().path().ends_with("/handshake");
     let caller = caller.map(|Extension(caller)| caller);
-    let visit = RequestContext::new(caller, request.headers(), auth::address_of(request), wire, blocked);
-    RequestContext {
-        multiplexed: request.version() >= Version::HTTP_2,
-        ..visit
-    }
+    let visit =
+        RequestContext::new(caller, request.headers(), auth::address_of(request), wire, blocked);
+    RequestContext { multiplexed: request.version() >= Version::HTTP_2, ..visit }
 }
 
 impl RequestContext {
     /// Over HTTP/1.1. `blocked`: websockets do not get through to this client.
-    fn new(caller: Option<AuthenticatedUser>, headers: &HeaderMap, address: IpAddr, wire: DeliveryTracker, blocked: bool) -> Self {
+    fn new(
+        caller: Option<AuthenticatedUser>,
+        headers: &HeaderMap,
+        address: IpAddr,
+        wire: DeliveryTracker,
+        blocked: bool,
+    ) -> Self {
         let by_cookie = caller.as_ref().filter(|caller| caller.by == Means::Cookie);
         Self {
             by_cookie: by_cookie.is_some(),
@@ -210,17 +234,19 @@ impl RequestContext {
     }
 
     fn via(&self) -> CometdTransport {
-        CometdTransport::Http {
-            multiplexed: self.multiplexed,
-            blocked: self.blocked,
-        }
+        CometdTransport::Http { multiplexed: self.multiplexed, blocked: self.blocked }
     }
 }
 
-async fn post(bayeux: Cometd, visit: RequestContext, request: Request) -> Result<Response, HttpError> {
+async fn post(
+    bayeux: Cometd,
+    visit: RequestContext,
+    request: Request,
+) -> Result<Response, HttpError> {
     let kind = content_type(request.headers())?;
     let not_now = request.extensions().get::<NotNow>().cloned();
-    // A page of any site can send a form without asking, and a browser may add what its user once typed in.
+    // A page of any site can send a form without asking, and a browser may add what its user once
+    // typed in.
     if matches!(kind, Content::Form) && auth::is_foreign(&request, &bayeux.0.origins) {
         return Err(foreign());
     }
@@ -243,15 +269,21 @@ async fn post(bayeux: Cometd, visit: RequestContext, request: Request) -> Result
 
 /// What is said while a login cannot be checked.
 fn not_now_body(refused: &HttpError, messages: Vec<ClientMessage>) -> String {
-    let (error, after) = refused.come_again().unwrap_or(("503::unavailable", Duration::from_secs(2)));
+    let (error, after) =
+        refused.come_again().unwrap_or(("503::unavailable", Duration::from_secs(2)));
     message::body(&[], &message::come_again(messages, error, after))
 }
 
-/// JSONP. A page of any site can ask this way with our cookies, and no browser names the page: only requests are answered that
-/// prove their user themselves.
-async fn callback(bayeux: Cometd, visit: RequestContext, query: &str) -> Result<Response, HttpError> {
+/// JSONP. A page of any site can ask this way with our cookies, and no browser names the page: only
+/// requests are answered that prove their user themselves.
+async fn callback(
+    bayeux: Cometd,
+    visit: RequestContext,
+    query: &str,
+) -> Result<Response, HttpError> {
     let mut fields = form_urlencoded::parse(query.as_bytes());
-    let callback = fields.find(|(key, _)| key == "jsonp").map_or("jsonp".into(), |(_, value)| value);
+    let callback =
+        fields.find(|(key, _)| key == "jsonp").map_or("jsonp".into(), |(_, value)| value);
     if !is_callback(&callback) {
         return Err(HttpError::new(
             Reason::InvalidInput,
@@ -265,10 +297,12 @@ async fn callback(bayeux: Cometd, visit: RequestContext, query: &str) -> Result<
         ));
     }
     let messages = from_form(query.as_bytes(), bayeux.max_messages())?;
-    let (body, has_events, pending, cookie) = exchange(&bayeux, visit, CometdTransport::Callback, messages).await?;
+    let (body, has_events, pending, cookie) =
+        exchange(&bayeux, visit, CometdTransport::Callback, messages).await?;
     // Both are line ends in the JavaScript of older browsers, and text in JSON.
     let body = body.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
-    // The comment keeps a callback's name from being the first bytes of something else than a script.
+    // The comment keeps a callback's name from being the first bytes of something else than a
+    // script.
     let script = format!("/**/{callback}({body});");
     let mut response = answered(
         "text/javascript; charset=utf-8",
@@ -281,7 +315,8 @@ async fn callback(bayeux: Cometd, visit: RequestContext, query: &str) -> Result<
 }
 
 fn is_callback(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 /// Hands the messages in and waits for the answer: as long as the connect is held.
@@ -292,7 +327,8 @@ async fn exchange(
     messages: Vec<ClientMessage>,
 ) -> Result<(String, bool, PendingAnswer, Option<HeaderValue>), HttpError> {
     let (reply, answer) = oneshot::channel();
-    let (pending, new_cookie) = hand_in(bayeux, visit, via, messages, |_| RequestReply::Here(reply))?;
+    let (pending, new_cookie) =
+        hand_in(bayeux, visit, via, messages, |_| RequestReply::Here(reply))?;
     match answer.await.map_err(|_| closing())? {
         ConnectAnswer::Body(body, has_events) => Ok((body, has_events, pending, new_cookie)),
         ConnectAnswer::Overtaken => Err(superseded()),
@@ -328,10 +364,17 @@ impl PollService for Cometd {
         RequestContext::new(caller, headers, address, tracker, path.ends_with("/handshake"))
     }
 
-    fn post(&self, client: RequestContext, body: &[u8], cookie: Option<HeaderValue>) -> Result<PendingAnswer, HttpError> {
+    fn post(
+        &self,
+        client: RequestContext,
+        body: &[u8],
+        cookie: Option<HeaderValue>,
+    ) -> Result<PendingAnswer, HttpError> {
         let messages = message::parse(body, self.max_messages()).map_err(malformed)?;
         let via = client.via();
-        let reply = |browser: Option<&HeaderValue>| RequestReply::Wire(cookie.iter().chain(browser).cloned().collect());
+        let reply = |browser: Option<&HeaderValue>| {
+            RequestReply::Wire(cookie.iter().chain(browser).cloned().collect())
+        };
         hand_in(self, client, via, messages, reply).map(|(pending, _)| pending)
     }
 
@@ -360,24 +403,28 @@ fn hand_in(
     reply: impl FnOnce(Option<&HeaderValue>) -> RequestReply,
 ) -> Result<(PendingAnswer, Option<HeaderValue>), HttpError> {
     let RequestContext { mut peer, wire, .. } = visit;
-    let opens = messages.iter().any(|message| matches!(message.kind, MessageKind::Handshake { .. }));
-    let new_browser: Option<Arc<str>> = (opens && peer.browser.is_none()).then(|| random_hex().into());
+    let opens =
+        messages.iter().any(|message| matches!(message.kind, MessageKind::Handshake { .. }));
+    let new_browser: Option<Arc<str>> =
+        (opens && peer.browser.is_none()).then(|| random_hex().into());
     let new_cookie = new_browser.as_ref().and_then(|browser| bayeux.browser_cookie(browser));
     // Each request proves it anew.
     peer.login_until = peer.login_until.filter(|_| !peer.proven);
     let no = bayeux.number();
     let is_multiplexed = matches!(via, CometdTransport::Http { multiplexed: true, .. });
-    let pending = PendingAnswer::begin(DeliveryId(no.0), wire.clone(), is_multiplexed, bayeux.0.answers.clone()).ok_or_else(closing)?;
+    let pending = PendingAnswer::begin(
+        DeliveryId(no.0),
+        wire.clone(),
+        is_multiplexed,
+        bayeux.0.answers.clone(),
+    )
+    .ok_or_else(closing)?;
     let post = ClientRequest {
         no,
         from: peer,
         new_browser,
         via,
-        fresh: if opens {
-            ClientId(random_hex().into())
-        } else {
-            bayeux.0.nobody.clone()
-        },
+        fresh: if opens { ClientId(random_hex().into()) } else { bayeux.0.nobody.clone() },
         messages,
     };
     let happening = Input::Posted(post, wire, reply(new_cookie.as_ref()), clock::instant());
@@ -385,7 +432,11 @@ fn hand_in(
     Ok((pending, new_cookie))
 }
 
-async fn websocket(bayeux: Cometd, visit: RequestContext, request: Request) -> Result<Response, HttpError> {
+async fn websocket(
+    bayeux: Cometd,
+    visit: RequestContext,
+    request: Request,
+) -> Result<Response, HttpError> {
     if !bayeux.0.websocket {
         return Err(HttpError::new(Reason::Forbidden, "Websockets are not offered here."));
     }
@@ -397,10 +448,9 @@ async fn websocket(bayeux: Cometd, visit: RequestContext, request: Request) -> R
     if auth::is_foreign(&request, &bayeux.0.origins) {
         return Err(foreign());
     }
-    // No cookie is set here: npm `faye` opens its socket beside its handshake over HTTP, and would mix up the two browsers.
-    let RequestContext {
-        peer, wire, multiplexed, ..
-    } = visit;
+    // No cookie is set here: npm `faye` opens its socket beside its handshake over HTTP, and would
+    // mix up the two browsers.
+    let RequestContext { peer, wire, multiplexed, .. } = visit;
     let (mut parts, _) = request.into_parts();
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => upgrade,
@@ -414,15 +464,19 @@ async fn websocket(bayeux: Cometd, visit: RequestContext, request: Request) -> R
         .max_write_buffer_size(usize::MAX)
         .max_message_size(limit)
         .max_frame_size(limit);
-    Ok(upgrade.on_upgrade(move |socket| websocket::serve(socket, (no, peer), bayeux, (wire, multiplexed))))
+    Ok(upgrade.on_upgrade(move |socket| {
+        websocket::serve(socket, (no, peer), bayeux, (wire, multiplexed))
+    }))
 }
 
-/// Bytes of a websocket's reading buffer: messages of clients are short, and there are many sockets.
+/// Bytes of a websocket's reading buffer: messages of clients are short, and there are many
+/// sockets.
 const BUFFER: usize = 2 * 1024;
 
 impl Cometd {
     fn browser_cookie(&self, browser: &str) -> Option<HeaderValue> {
-        HeaderValue::from_str(&format!("{BROWSER_COOKIE}={browser}{}", self.0.cookie_attributes)).ok()
+        HeaderValue::from_str(&format!("{BROWSER_COOKIE}={browser}{}", self.0.cookie_attributes))
+            .ok()
     }
 }
 
@@ -440,7 +494,8 @@ enum Content {
     Form,
 }
 
-/// A cross-site form can send `text/plain` without asking anybody; it is not JSON. No type at all is.
+/// A cross-site form can send `text/plain` without asking anybody; it is not JSON. No type at all
+/// is.
 fn content_type(headers: &HeaderMap) -> Result<Content, HttpError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Ok(Content::Json);
@@ -477,7 +532,8 @@ fn malformed(error: BatchError) -> HttpError {
 
 fn browser_of(headers: &HeaderMap) -> Option<Arc<str>> {
     let value = cookie(headers, BROWSER_COOKIE)?;
-    let is_ours = (20..=64).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_ours =
+        (20..=64).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_alphanumeric());
     is_ours.then(|| value.into())
 }
 

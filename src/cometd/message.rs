@@ -1,7 +1,8 @@
 //! Messages: text ⇄ types. Quiet.
 //!
-//! What comes in is sorted by its channel into [`Kind`]; a message that breaks a rule is a kind too, so that it gets its own
-//! reply and the rest of its batch goes on. `data` is never looked into: it leaves byte for byte as it came.
+//! What comes in is sorted by its channel into [`Kind`]; a message that breaks a rule is a kind
+//! too, so that it gets its own reply and the rest of its batch goes on. `data` is never looked
+//! into: it leaves byte for byte as it came.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -11,7 +12,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Names a session: random, alphanumeric, at least 128 bits. Whoever else knows it gets nothing by it.
+/// Names a session: random, alphanumeric, at least 128 bits. Whoever else knows it gets nothing by
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub Arc<str>);
 
@@ -132,7 +134,9 @@ impl MessageKind {
             MessageKind::Subscribe(_) => Some("/meta/subscribe"),
             MessageKind::Unsubscribe(_) => Some("/meta/unsubscribe"),
             MessageKind::Disconnect => Some("/meta/disconnect"),
-            MessageKind::Publish { channel, .. } | MessageKind::BadId { channel } | MessageKind::TooDeep { channel } => Some(channel),
+            MessageKind::Publish { channel, .. }
+            | MessageKind::BadId { channel }
+            | MessageKind::TooDeep { channel } => Some(channel),
             MessageKind::NoChannel => None,
         }
     }
@@ -180,7 +184,8 @@ pub enum BatchError {
     TooMany(usize),
 }
 
-/// The reply to what cannot be answered message by message, where there is no HTTP status to say so.
+/// The reply to what cannot be answered message by message, where there is no HTTP status to say
+/// so.
 pub fn malformed(error: &BatchError) -> BayeuxReply {
     BayeuxReply {
         error: Some(match error {
@@ -193,7 +198,11 @@ pub fn malformed(error: &BatchError) -> BayeuxReply {
 }
 
 /// The replies to messages that cannot be taken for now: come again after so long.
-pub fn come_again(messages: Vec<ClientMessage>, error: &'static str, after: Duration) -> Vec<BayeuxReply> {
+pub fn come_again(
+    messages: Vec<ClientMessage>,
+    error: &'static str,
+    after: Duration,
+) -> Vec<BayeuxReply> {
     let reply = |message: ClientMessage| {
         let is_handshake = matches!(message.kind, MessageKind::Handshake { .. });
         BayeuxReply {
@@ -230,7 +239,9 @@ struct RawMessage<'a> {
 }
 
 /// Keeps `"data":null` apart from no data.
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
@@ -249,10 +260,7 @@ pub fn parse(body: &[u8], max_messages: usize) -> Result<Vec<ClientMessage>, Bat
 }
 
 fn not_messages(error: serde_json::Error) -> BatchError {
-    BatchError::NotMessages {
-        line: error.line(),
-        column: error.column(),
-    }
+    BatchError::NotMessages { line: error.line(), column: error.column() }
 }
 
 /// Ids and client ids longer than this are none.
@@ -266,23 +274,20 @@ fn sort(wire: RawMessage<'_>) -> ClientMessage {
     let (id, id_is_bad) = match wire.id {
         None | Some(Value::Null) => (None, false),
         Some(Value::String(text)) if is_id(&text) => (Some(text), false),
-        Some(Value::Number(number)) if is_id(&number.to_string()) => (Some(number.to_string()), false),
+        Some(Value::Number(number)) if is_id(&number.to_string()) => {
+            (Some(number.to_string()), false)
+        }
         Some(_) => (None, true),
     };
     let ext = wire.ext.as_ref().map(ext).unwrap_or_default();
     let Some(Value::String(channel)) = wire.channel else {
-        return ClientMessage {
-            id,
-            client,
-            ext,
-            kind: MessageKind::NoChannel,
-        };
+        return ClientMessage { id, client, ext, kind: MessageKind::NoChannel };
     };
     let kind = match channel.as_str() {
         _ if id_is_bad => MessageKind::BadId { channel },
-        "/meta/handshake" => MessageKind::Handshake {
-            connection_types: wire.connection_types.map(words),
-        },
+        "/meta/handshake" => {
+            MessageKind::Handshake { connection_types: wire.connection_types.map(words) }
+        }
         "/meta/connect" => MessageKind::Connect {
             connection_type: match wire.connection_type {
                 Some(Value::String(text)) => Some(text),
@@ -293,11 +298,10 @@ fn sort(wire: RawMessage<'_>) -> ClientMessage {
         "/meta/subscribe" => MessageKind::Subscribe(subscription(wire.subscription)),
         "/meta/unsubscribe" => MessageKind::Unsubscribe(subscription(wire.subscription)),
         "/meta/disconnect" => MessageKind::Disconnect,
-        _ if wire.data.is_some_and(|raw| is_too_deep(raw.get())) => MessageKind::TooDeep { channel },
-        _ => MessageKind::Publish {
-            channel,
-            data: wire.data.map(|raw| raw.get().into()),
-        },
+        _ if wire.data.is_some_and(|raw| is_too_deep(raw.get())) => {
+            MessageKind::TooDeep { channel }
+        }
+        _ => MessageKind::Publish { channel, data: wire.data.map(|raw| raw.get().into()) },
     };
     ClientMessage { id, client, ext, kind }
 }
@@ -320,8 +324,11 @@ fn ext(value: &Value) -> Ext {
         )),
         // Only to learn the present number.
         Value::Bool(true) => Some(Replay::After(-1)),
-        // A number that is none of ours, however large: nothing is kept behind it, and the reply says so.
-        Value::Number(number) => Some(Replay::After(whole_number(&Value::Number(number.clone())).unwrap_or(i64::MAX))),
+        // A number that is none of ours, however large: nothing is kept behind it, and the reply
+        // says so.
+        Value::Number(number) => {
+            Some(Replay::After(whole_number(&Value::Number(number.clone())).unwrap_or(i64::MAX)))
+        }
         _ => None,
     });
     Ext {
@@ -338,9 +345,9 @@ fn ext(value: &Value) -> Ext {
 /// JavaScript knows no integers: 5.0 is one, within what both sides can say exactly.
 fn whole_number(value: &Value) -> Option<i64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
-    value
-        .as_i64()
-        .or_else(|| value.as_f64().filter(|number| number.abs() < EXACT).map(|number| number as i64))
+    value.as_i64().or_else(|| {
+        value.as_f64().filter(|number| number.abs() < EXACT).map(|number| number as i64)
+    })
 }
 
 /// As deep as serde_json reads.
@@ -386,11 +393,9 @@ fn words(value: Value) -> Vec<String> {
 }
 
 fn client_advice(value: &Value) -> ClientAdvice {
-    let milliseconds = |field: &str| value.get(field).and_then(Value::as_u64).map(Duration::from_millis);
-    ClientAdvice {
-        timeout: milliseconds("timeout"),
-        interval: milliseconds("interval"),
-    }
+    let milliseconds =
+        |field: &str| value.get(field).and_then(Value::as_u64).map(Duration::from_millis);
+    ClientAdvice { timeout: milliseconds("timeout"), interval: milliseconds("interval") }
 }
 
 fn subscription(value: Option<Value>) -> Subscription {
@@ -424,7 +429,8 @@ pub enum Pattern {
 const LONGEST_CHANNEL: usize = 255;
 
 impl Pattern {
-    /// Reads one; `None` when the name breaks the grammar: `/` and segments, `*` and `**` at the end only.
+    /// Reads one; `None` when the name breaks the grammar: `/` and segments, `*` and `**` at the
+    /// end only.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > LONGEST_CHANNEL {
             return None;
@@ -451,7 +457,9 @@ impl Pattern {
             Pattern::Children(parent) => channel
                 .strip_prefix(parent.as_str())
                 .is_some_and(|rest| !rest.is_empty() && !rest.contains('/')),
-            Pattern::Descendants(parent) => channel.strip_prefix(parent.as_str()).is_some_and(|rest| !rest.is_empty()),
+            Pattern::Descendants(parent) => {
+                channel.strip_prefix(parent.as_str()).is_some_and(|rest| !rest.is_empty())
+            }
         }
     }
 
@@ -613,7 +621,8 @@ impl Event {
     pub fn numbered(channel: &str, data: &str, number: u64, born: Instant) -> Arc<Self> {
         let name = Value::from(channel);
         Arc::new(Self {
-            text: format!(r#"{{"data":{data},"channel":{name},"ext":{{"replay":{number}}}}}"#).into(),
+            text: format!(r#"{{"data":{data},"channel":{name},"ext":{{"replay":{number}}}}}"#)
+                .into(),
             number,
             born,
         })
@@ -622,7 +631,9 @@ impl Event {
 
 /// The body of an answer: events first, then replies, always an array.
 pub fn body(events: &[Arc<Event>], replies: &[BayeuxReply]) -> String {
-    let mut body = Body::with_capacity(events.iter().map(|event| event.text.len() + 1).sum::<usize>() + 160 * replies.len());
+    let mut body = Body::with_capacity(
+        events.iter().map(|event| event.text.len() + 1).sum::<usize>() + 160 * replies.len(),
+    );
     events.iter().for_each(|event| body.event(event));
     replies.iter().for_each(|reply| body.reply(reply));
     body.end()
@@ -649,7 +660,8 @@ impl Body {
     /// One reply more.
     pub fn reply(&mut self, reply: &BayeuxReply) {
         separate(&mut self.0);
-        let reply = serde_json::to_string(reply).unwrap_or_else(|_| unreachable!("a reply is text, numbers and lists of text"));
+        let reply = serde_json::to_string(reply)
+            .unwrap_or_else(|_| unreachable!("a reply is text, numbers and lists of text"));
         self.0.push_str(&reply);
     }
 
@@ -700,7 +712,10 @@ mod tests {
             "\u{feff}[]",
             "{\"channel\":\"/a\",\"channel\":\"/b\"}",
         ] {
-            assert!(matches!(parse(text.as_bytes(), 10), Err(BatchError::NotMessages { .. })), "{text}");
+            assert!(
+                matches!(parse(text.as_bytes(), 10), Err(BatchError::NotMessages { .. })),
+                "{text}"
+            );
         }
         assert_eq!(parse(b"[]", 10), Err(BatchError::Empty));
         assert_eq!(parse(b"[{},{},{}]", 2), Err(BatchError::TooMany(2)));
@@ -715,10 +730,11 @@ mod tests {
             one(r#"{"channel":"/meta/connect","id":"a b"}"#).kind,
             MessageKind::BadId { .. }
         ));
-        let subscribe = |text: &str| match one(&format!(r#"{{"channel":"/meta/subscribe"{text}}}"#)).kind {
-            MessageKind::Subscribe(subscription) => subscription,
-            other => panic!("{other:?}"),
-        };
+        let subscribe =
+            |text: &str| match one(&format!(r#"{{"channel":"/meta/subscribe"{text}}}"#)).kind {
+                MessageKind::Subscribe(subscription) => subscription,
+                other => panic!("{other:?}"),
+            };
         assert_eq!(subscribe(""), Subscription::Missing);
         assert_eq!(subscribe(r#","subscription":5"#), Subscription::Invalid);
         assert_eq!(subscribe(r#","subscription":[]"#), Subscription::Invalid);
@@ -739,9 +755,7 @@ mod tests {
         assert_eq!(ext(r#"{"timesync":{"tc":5,"l":0,"o":-3}}"#).timesync, Some(sync));
         assert_eq!(ext(r#"{"timesync":{}}"#).timesync, None);
         let after = |text: &str, channel: &str| {
-            ext(&format!(r#"{{"replay":{text}}}"#))
-                .replay
-                .and_then(|replay| replay.after(channel))
+            ext(&format!(r#"{{"replay":{text}}}"#)).replay.and_then(|replay| replay.after(channel))
         };
         assert_eq!(after("7", "/a"), Some(7));
         assert_eq!(after("-1", "/a"), None);
@@ -784,7 +798,8 @@ mod tests {
 
     #[test]
     fn wildcards_take_in_what_the_text_says() {
-        let matches = |pattern: &str, channel: &str| Pattern::parse(pattern).expect(pattern).matches(channel);
+        let matches =
+            |pattern: &str, channel: &str| Pattern::parse(pattern).expect(pattern).matches(channel);
         assert!(matches("/foo/*", "/foo/bar"));
         for channel in ["/foo", "/foobar", "/foo/bar/boo", "/foo/"] {
             assert!(!matches("/foo/*", channel), "{channel}");
@@ -800,7 +815,8 @@ mod tests {
     #[test]
     fn names_that_break_the_grammar_are_none() {
         for text in [
-            "", "/", "foo", "/a//b", "/a/", "/**/a", "/a/*/b", "/a*", "/a/***", "/a\n", "/ä", "/a/%", "/a?b",
+            "", "/", "foo", "/a//b", "/a/", "/**/a", "/a/*/b", "/a*", "/a/***", "/a\n", "/ä",
+            "/a/%", "/a?b",
         ] {
             assert_eq!(Pattern::parse(text), None, "{text:?}");
         }

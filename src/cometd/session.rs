@@ -1,11 +1,14 @@
-//! One session of the event channel: what it hears, what waits for it, and how its client is reached.
+//! One session of the event channel: what it hears, what waits for it, and how its client is
+//! reached.
 //!
-//! Hand in what happened with `handle_*` and a [`Ctx`]: at its request messages ([`Session::handle_message`],
-//! [`Session::handle_connect`], [`Session::handle_subscribe`], [`Session::handle_unsubscribe`]), at events and state
-//! ([`Session::handle_event`], [`Session::handle_state`], [`Session::handle_replay`]), at the fate of what has left
-//! ([`Session::handle_outcome`], [`Session::handle_socket_lost`]), at its deadline ([`Session::handle_timeout`]), at its turn to
-//! send ([`Session::handle_turn`]), and at its end ([`Session::handle_end`]). What comes out is in `Ctx::out`, in order, and a
-//! reply that is due is returned as a [`Departure`]. After each step its deadline stands in `Ctx::timers`, and it is in
+//! Hand in what happened with `handle_*` and a [`Ctx`]: at its request messages
+//! ([`Session::handle_message`], [`Session::handle_connect`], [`Session::handle_subscribe`],
+//! [`Session::handle_unsubscribe`]), at events and state ([`Session::handle_event`],
+//! [`Session::handle_state`], [`Session::handle_replay`]), at the fate of what has left
+//! ([`Session::handle_outcome`], [`Session::handle_socket_lost`]), at its deadline
+//! ([`Session::handle_timeout`]), at its turn to send ([`Session::handle_turn`]), and at its end
+//! ([`Session::handle_end`]). What comes out is in `Ctx::out`, in order, and a reply that is due is
+//! returned as a [`Departure`]. After each step its deadline stands in `Ctx::timers`, and it is in
 //! `Ctx::turns` when it has something to send.
 //!
 //! A session is in one of three states, and each has exactly one deadline, so none can leak:
@@ -75,11 +78,8 @@ pub enum ConnectionType {
 
 impl ConnectionType {
     /// All of them.
-    pub const ALL: [ConnectionType; 3] = [
-        ConnectionType::LongPolling,
-        ConnectionType::CallbackPolling,
-        ConnectionType::Websocket,
-    ];
+    pub const ALL: [ConnectionType; 3] =
+        [ConnectionType::LongPolling, ConnectionType::CallbackPolling, ConnectionType::Websocket];
 
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
@@ -142,6 +142,10 @@ enum SessionState {
 
 /// What a session's deadline has brought.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, on the stack: a box would cost each answer an allocation"
+)]
 pub enum Expiry {
     /// The deadline has moved on since, and is waited for.
     NotYet,
@@ -161,7 +165,8 @@ pub enum Excess {
 }
 
 impl Session {
-    /// As it is after its handshake, with acknowledgements of events behind `acks_from`, if its client can.
+    /// As it is after its handshake, with acknowledgements of events behind `acks_from`, if its
+    /// client can.
     pub fn new(
         (no, id): (SessionId, ClientId),
         owner: SessionOwner,
@@ -196,7 +201,8 @@ impl Session {
         }
     }
 
-    /// As an earlier life of the process has kept it. Its client has as long as any other to come back.
+    /// As an earlier life of the process has kept it. Its client has as long as any other to come
+    /// back.
     pub fn restored(no: SessionId, saved: Saved, ctx: &Ctx, now: Now) -> Self {
         let owner = SessionOwner {
             user: Some(saved.user),
@@ -205,7 +211,8 @@ impl Session {
             address: saved.address,
         };
         let subscriptions = saved.subscriptions.into_iter();
-        let subscriptions = subscriptions.filter_map(|name| Pattern::parse(&name).map(|pattern| (name, pattern)));
+        let subscriptions =
+            subscriptions.filter_map(|name| Pattern::parse(&name).map(|pattern| (name, pattern)));
         Self {
             acks: Some(Acks::new(saved.base, saved.offset)),
             subscriptions: subscriptions.collect(),
@@ -216,7 +223,10 @@ impl Session {
             told_interval: UNTOLD,
             state: SessionState::New {
                 // As long as it may have been told to stay away, and then as any other.
-                expires: now.mono + Duration::from_secs(1) + ctx.config.drain_window + ctx.config.max_interval,
+                expires: now.mono
+                    + Duration::from_secs(1)
+                    + ctx.config.drain_window
+                    + ctx.config.max_interval,
             },
             ..Self::new((no, saved.id), owner, (None, None), ConnectionType::LongPolling, ctx, now)
         }
@@ -225,7 +235,8 @@ impl Session {
     /// The session begins: it enters every index.
     pub fn handle_begin(&mut self, ctx: &mut Ctx, now: Now) {
         let quotas = self.owner.accounts();
-        self.queued = ctx.quotas.opened(quotas, self.no, self.subscriptions.len(), &ctx.config, now.mono);
+        self.queued =
+            ctx.quotas.opened(quotas, self.no, self.subscriptions.len(), &ctx.config, now.mono);
         for (_, pattern) in &self.subscriptions {
             ctx.subscriptions.add(pattern, self.no);
         }
@@ -247,7 +258,8 @@ impl Session {
         self.socket
     }
 
-    /// It is on this websocket from now on, or on none. The one that it was on before, if that is another.
+    /// It is on this websocket from now on, or on none. The one that it was on before, if that is
+    /// another.
     pub fn move_to(&mut self, socket: Option<SocketId>) -> Option<SocketId> {
         match self.socket == socket {
             true => None,
@@ -275,8 +287,13 @@ impl Session {
         }
     }
 
-    /// Whether a message from there may speak for the session. `on_socket`: the session of the websocket it came on.
-    pub fn is_open_to(&self, from: &ClientOrigin, on_socket: Option<SessionId>) -> Result<(), SessionEnd> {
+    /// Whether a message from there may speak for the session. `on_socket`: the session of the
+    /// websocket it came on.
+    pub fn is_open_to(
+        &self,
+        from: &ClientOrigin,
+        on_socket: Option<SessionId>,
+    ) -> Result<(), SessionEnd> {
         let owner = &self.owner;
         if from.user != owner.user {
             return Err(SessionEnd::OtherUser);
@@ -301,7 +318,9 @@ impl Session {
         let at_least = now.mono + ctx.config.max_interval;
         match &mut self.state {
             SessionState::Held { .. } => {}
-            SessionState::New { expires } | SessionState::Away { expires } => *expires = (*expires).max(at_least),
+            SessionState::New { expires } | SessionState::Away { expires } => {
+                *expires = (*expires).max(at_least)
+            }
         }
     }
 
@@ -371,8 +390,8 @@ impl Session {
         }
     }
 
-    /// There may be something to hand out to it, once its turn comes: an answer carries all that has come by then. With half of what
-    /// may wait, it does not wait for its turn.
+    /// There may be something to hand out to it, once its turn comes: an answer carries all that
+    /// has come by then. With half of what may wait, it does not wait for its turn.
     fn wake(&mut self, ctx: &mut Ctx, now: Now) {
         ctx.turns.last = Some(now);
         let (length, bytes) = self.waiting();
@@ -445,7 +464,8 @@ impl Session {
         self.arm_earlier(ctx);
     }
 
-    /// Arms the deadline anew where it comes earlier now. Most deadlines move on before they come: that is seen when the old one does.
+    /// Arms the deadline anew where it comes earlier now. Most deadlines move on before they come:
+    /// that is seen when the old one does.
     fn arm_earlier(&mut self, ctx: &mut Ctx) {
         let deadline = self.deadline();
         if deadline < self.armed {
@@ -468,7 +488,8 @@ impl Session {
         self.login_until.map_or(state, |login| login.min(state))
     }
 
-    /// Its events go as they come, not with connects: on a websocket, and no acknowledgement is wanted.
+    /// Its events go as they come, not with connects: on a websocket, and no acknowledgement is
+    /// wanted.
     pub fn is_pushed(&self) -> bool {
         self.socket.is_some() && self.acks.is_none()
     }
@@ -483,7 +504,8 @@ impl Session {
         self.flight.as_ref().is_some_and(|flight| !flight.events.is_empty())
     }
 
-    /// Another path than this one, on which events have left of which nobody knows yet whether they arrive.
+    /// Another path than this one, on which events have left of which nobody knows yet whether they
+    /// arrive.
     fn in_doubt_elsewhere(&self, by: ReplyPath) -> Option<ReplyPath> {
         let flight = self.flight.as_ref().filter(|_| self.is_in_doubt());
         flight.map(|flight| flight.by).filter(|other| *other != by)
@@ -497,7 +519,8 @@ impl Session {
         }
     }
 
-    /// A connect is held, events are on their way, or will be pushed, by another path than this one.
+    /// A connect is held, events are on their way, or will be pushed, by another path than this
+    /// one.
     pub fn is_elsewhere(&self, by: ReplyPath) -> bool {
         let is_held = self.held_by().is_some_and(|held| held != by);
         let is_attached = self.socket.is_some_and(|socket| by != ReplyPath::Socket(socket));
@@ -573,9 +596,6 @@ impl Want {
 
     fn takes(&self, channel: &str, number: u64) -> bool {
         !self.heard.iter().any(|pattern| pattern.matches(channel))
-            && self
-                .after
-                .iter()
-                .any(|(pattern, after)| number > *after && pattern.matches(channel))
+            && self.after.iter().any(|(pattern, after)| number > *after && pattern.matches(channel))
     }
 }

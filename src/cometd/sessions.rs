@@ -1,7 +1,7 @@
 //! Every session of the event channel: one core machine.
 //!
-//! Hand in what happened with `handle_*`, then drain [`Sessions::poll_output`]; [`Sessions::poll_timeout`] says when to call
-//! [`Sessions::handle_timeout`].
+//! Hand in what happened with `handle_*`, then drain [`Sessions::poll_output`];
+//! [`Sessions::poll_timeout`] says when to call [`Sessions::handle_timeout`].
 //!
 //! ```text
 //! request ──handle_post──▶ ┌──────────┐ ──Answer, Send──▶ connection ──▶ client
@@ -9,16 +9,19 @@
 //! time ────handle_timeout▶ └──────────┘ ◀─handle_cut, handle_gone────── it has not
 //! ```
 //!
-//! Here the session is found that something has happened to: by client id, request, websocket, user or subscription. What
-//! happens to it is decided by [`Session`] itself, with a [`Ctx`] of what all sessions share, and for websockets by `Socket`.
+//! Here the session is found that something has happened to: by client id, request, websocket, user
+//! or subscription. What happens to it is decided by [`Session`] itself, with a [`Ctx`] of what all
+//! sessions share, and for websockets by `Socket`.
 //!
 //! An event leaves a session's queue in one of three ways, and by no other:
 //!
-//! - **With a connect reply** (long-polling, callback-polling). It is kept until the answer's bytes have left on the connection;
-//!   an answer that was cut gives its events back. While nobody knows yet, a newer connect waits for the outcome.
-//! - **Pushed** (websocket). The same, frame by frame; one frame at a time, so that a slow client's queue grows here, where it is
-//!   bounded.
-//! - **Acknowledged** (the ack extension, on any transport). It goes with each connect reply until the client says that it came.
+//! - **With a connect reply** (long-polling, callback-polling). It is kept until the answer's bytes
+//!   have left on the connection; an answer that was cut gives its events back. While nobody knows
+//!   yet, a newer connect waits for the outcome.
+//! - **Pushed** (websocket). The same, frame by frame; one frame at a time, so that a slow client's
+//!   queue grows here, where it is bounded.
+//! - **Acknowledged** (the ack extension, on any transport). It goes with each connect reply until
+//!   the client says that it came.
 
 mod ended;
 mod handshake;
@@ -29,26 +32,34 @@ mod tests;
 
 use super::CometdConfig;
 use super::limits::QuotaOwner;
-use super::message::{Advice, BayeuxReply, ClientId, ClientMessage, Event, MessageKind, Pattern, Reconnect};
-use super::session::{ConnectRequest, Ctx, DeadlineOwner, Departure, Excess, Expiry, ReplyPath, Session, spread, unknown_echo};
+use super::message::{
+    Advice, BayeuxReply, ClientId, ClientMessage, Event, MessageKind, Pattern, Reconnect,
+};
+use super::session::{
+    ConnectRequest, Ctx, DeadlineOwner, Departure, Excess, Expiry, ReplyPath, Session, spread,
+    unknown_echo,
+};
 pub use super::session::{ConnectionType, SessionId};
 use crate::model::{Now, UserId};
 use ended::EndedSessions;
 pub use inout::{
-    ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, Output, RestoredEvents, Saved, SessionCounts, SessionEnd, SocketId,
+    ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, Output, RestoredEvents, Saved,
+    SessionCounts, SessionEnd, SocketId,
 };
 use sockets::Sockets;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// By numbers that we have given ourselves, so that nobody can choose them to collide; in the same order in every run.
+/// By numbers that we have given ourselves, so that nobody can choose them to collide; in the same
+/// order in every run.
 pub(super) type Numbered<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 
 /// All sessions: finds the one that something has happened to, and lets it act.
 ///
-/// After each `handle_*` take some of [`Sessions::poll_output`], or of [`Sessions::poll_ready`] and [`Sessions::hand_out_next`];
-/// what is not taken yet comes later, in order. Then [`Sessions::poll_timeout`] says when to call [`Sessions::handle_timeout`].
+/// After each `handle_*` take some of [`Sessions::poll_output`], or of [`Sessions::poll_ready`] and
+/// [`Sessions::hand_out_next`]; what is not taken yet comes later, in order. Then
+/// [`Sessions::poll_timeout`] says when to call [`Sessions::handle_timeout`].
 #[derive(Debug)]
 pub struct Sessions {
     sessions: Numbered<SessionId, Box<Session>>,
@@ -159,7 +170,8 @@ impl Sessions {
         self.ctx.timers.first().map(|(at, _)| at)
     }
 
-    /// An event that an earlier life has kept. Hand in a user's events from the oldest to the newest, before anything else.
+    /// An event that an earlier life has kept. Hand in a user's events from the oldest to the
+    /// newest, before anything else.
     pub fn restore_event(&mut self, user: &UserId, number: u64, bytes: usize) {
         let gone = self.ctx.numbers.restore(user, number, bytes);
         if !gone.is_empty() {
@@ -167,7 +179,8 @@ impl Sessions {
         }
     }
 
-    /// Events that could not be kept after all: a client that asks for what was before hears that something is missing.
+    /// Events that could not be kept after all: a client that asks for what was before hears that
+    /// something is missing.
     pub fn handle_unkept(&mut self, user: &UserId, number: u64) {
         let gone = self.ctx.numbers.lost(user, number);
         self.ctx.out.push_back(Output::Drop { user: user.clone(), gone });
@@ -199,14 +212,7 @@ impl Sessions {
     /// A request has come.
     pub fn handle_post(&mut self, post: ClientRequest, now: Now) {
         let reach = post.reach();
-        let ClientRequest {
-            no: _,
-            mut from,
-            new_browser,
-            via,
-            fresh,
-            messages,
-        } = post;
+        let ClientRequest { no: _, mut from, new_browser, via, fresh, messages } = post;
         if let ReplyPath::Socket(socket) = reach
             && let Some(socket) = self.sockets.get_mut(socket)
         {
@@ -248,14 +254,16 @@ impl Sessions {
         }
     }
 
-    /// Whether it would draw its session away from another connection. If its own has gone, it is older than what came on that one, only
-    /// read later, and is not to be handed in.
+    /// Whether it would draw its session away from another connection. If its own has gone, it is
+    /// older than what came on that one, only read later, and is not to be handed in.
     pub fn takes_over(&self, post: &ClientRequest) -> bool {
         let reach = post.reach();
         post.messages.iter().any(|message| {
             let draws = match message.kind {
                 MessageKind::Connect { .. } => true,
-                MessageKind::Subscribe(_) | MessageKind::Unsubscribe(_) | MessageKind::Publish { .. } => {
+                MessageKind::Subscribe(_)
+                | MessageKind::Unsubscribe(_)
+                | MessageKind::Publish { .. } => {
                     matches!(reach, ReplyPath::Socket(_))
                 }
                 MessageKind::Handshake { .. }
@@ -275,7 +283,8 @@ impl Sessions {
         self.handle_outcome(post, false, now);
     }
 
-    /// The request's connection is gone, held or answered, and no answer has left on it: its events wait for the next connect.
+    /// The request's connection is gone, held or answered, and no answer has left on it: its events
+    /// wait for the next connect.
     pub fn handle_cut(&mut self, post: ClientRequestId, now: Now) {
         self.handle_outcome(post, true, now);
     }
@@ -295,7 +304,9 @@ impl Sessions {
 
     /// The frame under way on this socket has left: its events are delivered.
     pub fn handle_sent(&mut self, socket: SocketId, now: Now) {
-        let Some(state) = self.sockets.get_mut(socket) else { return };
+        let Some(state) = self.sockets.get_mut(socket) else {
+            return;
+        };
         for no in state.handle_sent() {
             self.step(no, now, |session, ctx| {
                 session.handle_outcome(ReplyPath::Socket(socket), false, ctx, now)
@@ -304,15 +315,19 @@ impl Sessions {
         self.answer(ReplyPath::Socket(socket), Vec::new(), Vec::new());
     }
 
-    /// The socket is closed or cut, and the frame under way has not left. Its session waits for its client to come back.
+    /// The socket is closed or cut, and the frame under way has not left. Its session waits for its
+    /// client to come back.
     pub fn handle_gone(&mut self, socket: SocketId, now: Now) {
-        let Some(state) = self.sockets.remove(socket) else { return };
+        let Some(state) = self.sockets.remove(socket) else {
+            return;
+        };
         for no in state.handle_gone(&mut self.ctx) {
             self.step(no, now, |session, ctx| session.handle_socket_lost(socket, ctx, now));
         }
     }
 
-    /// Something has happened that this user's sessions are told. `data` is JSON; `channel` is one of [`STATES`].
+    /// Something has happened that this user's sessions are told. `data` is JSON; `channel` is one
+    /// of [`STATES`].
     pub fn handle_notice(&mut self, user: &UserId, channel: &'static str, data: &str, now: Now) {
         let number = self.ctx.numbers.next(user);
         let event = Event::numbered(channel, data, number, now.mono);
@@ -325,7 +340,8 @@ impl Sessions {
                 gone,
             });
         }
-        let sessions: Vec<SessionId> = self.ctx.quotas.sessions(&QuotaOwner::User(Some(user.clone()))).collect();
+        let sessions: Vec<SessionId> =
+            self.ctx.quotas.sessions(&QuotaOwner::User(Some(user.clone()))).collect();
         for no in sessions {
             self.step(no, now, |session, ctx| {
                 if session.takes(channel) {
@@ -336,21 +352,33 @@ impl Sessions {
     }
 
     /// The state asked for with [`Output::State`]: channel and `data`.
-    pub fn handle_state(&mut self, session: SessionId, states: &[(&'static str, String)], now: Now) {
+    pub fn handle_state(
+        &mut self,
+        session: SessionId,
+        states: &[(&'static str, String)],
+        now: Now,
+    ) {
         self.step(session, now, |session, ctx| session.handle_state(states, ctx, now));
     }
 
     /// What was asked for with [`Output::Replay`], oldest first; `None`: it cannot be read.
-    pub fn handle_replay(&mut self, session: SessionId, kept: Option<Vec<RestoredEvents>>, now: Now) {
+    pub fn handle_replay(
+        &mut self,
+        session: SessionId,
+        kept: Option<Vec<RestoredEvents>>,
+        now: Now,
+    ) {
         match kept {
-            Some(kept) => self.step(session, now, |session, ctx| session.handle_replay(kept, ctx, now)),
+            Some(kept) => {
+                self.step(session, now, |session, ctx| session.handle_replay(kept, ctx, now))
+            }
             // Something may be missing, and its client believes that nothing is.
             None => self.end(session, SessionEnd::Gap, now),
         }
     }
 
-    /// Notices have been lost on the way here. Nobody may miss one silently: sessions that hear them end, and their clients shake
-    /// hands again, not all at once, and get the present state.
+    /// Notices have been lost on the way here. Nobody may miss one silently: sessions that hear
+    /// them end, and their clients shake hands again, not all at once, and get the present state.
     pub fn handle_gap(&mut self, now: Now) {
         let mut hearers = Vec::new();
         for (no, session) in &mut self.sessions {
@@ -363,8 +391,8 @@ impl Sessions {
         }
     }
 
-    /// What comes in has to wait so long, lately. Clients are told to wait, too: each a little different, and in steps, so that it
-    /// is not told them anew with every reply.
+    /// What comes in has to wait so long, lately. Clients are told to wait, too: each a little
+    /// different, and in steps, so that it is not told them anew with every reply.
     pub fn handle_pressure(&mut self, waiting: Duration) {
         let steps = waiting.as_millis() / self.ctx.config.overload.as_millis().max(1);
         self.ctx.pressure = match steps {
@@ -377,7 +405,8 @@ impl Sessions {
     #[expect(clippy::disallowed_methods, reason = "what comes out is sorted")]
     pub fn handle_drain(&mut self, now: Now) {
         self.ctx.is_draining = true;
-        let mut held: Vec<&mut Box<Session>> = self.sessions.values_mut().filter(|session| session.is_held()).collect();
+        let mut held: Vec<&mut Box<Session>> =
+            self.sessions.values_mut().filter(|session| session.is_held()).collect();
         held.sort_unstable_by_key(|session| session.no());
         for session in held {
             if let Some(departure) = session.release(&mut self.ctx, now) {
@@ -416,7 +445,9 @@ impl Sessions {
         match session.handle_timeout(&mut self.ctx, now) {
             Expiry::NotYet => {}
             Expiry::Ends(why) => self.end(no, why, now),
-            Expiry::Answers(departure) => depart(&mut self.sockets, departure, Some(session), &mut self.ctx),
+            Expiry::Answers(departure) => {
+                depart(&mut self.sockets, departure, Some(session), &mut self.ctx)
+            }
         }
         true
     }
@@ -449,13 +480,7 @@ impl Sessions {
         let MessageKind::Connect { connection_type, advice } = &message.kind else {
             unreachable!("sorted before")
         };
-        let at_once = |reply| {
-            Some(Departure {
-                by,
-                events: Vec::new(),
-                reply,
-            })
-        };
+        let at_once = |reply| Some(Departure { by, events: Vec::new(), reply });
         let (session, sockets, ctx) = match self.claimed(&message, from, by) {
             Ok(claimed) => claimed,
             Err(why) => return at_once(self.unknown(message, why, from, now)),
@@ -487,7 +512,13 @@ impl Sessions {
         session.handle_connect(request, ctx, now)
     }
 
-    fn message(&mut self, message: ClientMessage, from: &ClientOrigin, by: ReplyPath, now: Now) -> BayeuxReply {
+    fn message(
+        &mut self,
+        message: ClientMessage,
+        from: &ClientOrigin,
+        by: ReplyPath,
+        now: Now,
+    ) -> BayeuxReply {
         let id = message.id.clone();
         match &message.kind {
             MessageKind::NoChannel => return failed(None, id, CHANNEL_MISSING),
@@ -510,17 +541,23 @@ impl Sessions {
             session.ask_for_outcome(by, ctx);
         }
         match message.kind {
-            MessageKind::Subscribe(subscription) => session.handle_subscribe(id, subscription, message.ext.replay.as_ref(), ctx),
-            MessageKind::Unsubscribe(subscription) => session.handle_unsubscribe(id, subscription, ctx),
+            MessageKind::Subscribe(subscription) => {
+                session.handle_subscribe(id, subscription, message.ext.replay.as_ref(), ctx)
+            }
+            MessageKind::Unsubscribe(subscription) => {
+                session.handle_unsubscribe(id, subscription, ctx)
+            }
             MessageKind::Disconnect => {
                 let no = session.no();
                 self.end(no, SessionEnd::Disconnected, now);
                 done("/meta/disconnect", id)
             }
-            MessageKind::Publish { channel, data } => match self.publish(&channel, data.as_deref(), now) {
-                Ok(()) => done(channel, id),
-                Err(error) => failed(channel.as_str(), id, error),
-            },
+            MessageKind::Publish { channel, data } => {
+                match self.publish(&channel, data.as_deref(), now) {
+                    Ok(()) => done(channel, id),
+                    Err(error) => failed(channel.as_str(), id, error),
+                }
+            }
             MessageKind::Handshake { .. }
             | MessageKind::Connect { .. }
             | MessageKind::NoChannel
@@ -552,7 +589,13 @@ impl Sessions {
     }
 
     /// 402, and always how to go on: clients key on the advice.
-    fn unknown(&mut self, message: ClientMessage, why: SessionEnd, from: &ClientOrigin, now: Now) -> BayeuxReply {
+    fn unknown(
+        &mut self,
+        message: ClientMessage,
+        why: SessionEnd,
+        from: &ClientOrigin,
+        now: Now,
+    ) -> BayeuxReply {
         let ended = message.client.as_ref().filter(|_| why == SessionEnd::NeverKnown);
         let ended = ended.and_then(|id| self.ended.find(id));
         let why = ended.map_or(why, |(why, _)| why);
@@ -562,7 +605,8 @@ impl Sessions {
             user: from.user.clone(),
         });
         let interval = message.client.as_ref().filter(|_| why == SessionEnd::Gap);
-        let interval = interval.map_or(Duration::ZERO, |id| spread(id, self.ctx.config.drain_window));
+        let interval =
+            interval.map_or(Duration::ZERO, |id| spread(id, self.ctx.config.drain_window));
         BayeuxReply {
             subscription: unknown_echo(&message.kind),
             advice: Some(Advice {
@@ -577,7 +621,9 @@ impl Sessions {
 
     /// Something happens to one session, which may have much to hand out afterwards.
     fn step(&mut self, no: SessionId, now: Now, act: impl FnOnce(&mut Session, &mut Ctx)) {
-        let Some(session) = self.sessions.get_mut(&no) else { return };
+        let Some(session) = self.sessions.get_mut(&no) else {
+            return;
+        };
         act(session, &mut self.ctx);
         if let Some(no) = self.ctx.turns.urgent.take() {
             self.hand_out(no, false, now);
@@ -586,11 +632,14 @@ impl Sessions {
 
     /// Hands out what can be handed out, and ends a session that has more than it may keep.
     fn hand_out(&mut self, no: SessionId, is_its_turn: bool, now: Now) {
-        let Some(session) = self.sessions.get_mut(&no) else { return };
+        let Some(session) = self.sessions.get_mut(&no) else {
+            return;
+        };
         if is_its_turn {
             session.takes_turn();
         }
-        // The rest follows as soon as the frame has left; if it does not leave, the next event shows it.
+        // The rest follows as soon as the frame has left; if it does not leave, the next event
+        // shows it.
         if self.sockets.push(session, &mut self.ctx) {
             return;
         }
@@ -619,7 +668,9 @@ impl Sessions {
 
     /// The session is over. A held connect says how its client is to go on.
     fn end(&mut self, no: SessionId, why: SessionEnd, now: Now) {
-        let Some(session) = self.sessions.remove(&no) else { return };
+        let Some(session) = self.sessions.remove(&no) else {
+            return;
+        };
         self.by_id.remove(session.id());
         self.ended.add(session.id().clone(), why, now.mono);
         let socket = session.socket();
@@ -635,38 +686,46 @@ impl Sessions {
         }
     }
 
-    fn answer(&mut self, path: ReplyPath, events: Vec<std::sync::Arc<Event>>, replies: Vec<BayeuxReply>) {
+    fn answer(
+        &mut self,
+        path: ReplyPath,
+        events: Vec<std::sync::Arc<Event>>,
+        replies: Vec<BayeuxReply>,
+    ) {
         let session = self.sockets.session_on(path).and_then(|no| self.sessions.get_mut(&no));
-        self.sockets
-            .answer(path, (events, replies), session.map(|session| &mut **session), &mut self.ctx);
+        self.sockets.answer(
+            path,
+            (events, replies),
+            session.map(|session| &mut **session),
+            &mut self.ctx,
+        );
     }
 }
 
 /// Sends a reply with its events.
-fn depart(sockets: &mut Sockets, departure: Departure, session: Option<&mut Session>, ctx: &mut Ctx) {
+fn depart(
+    sockets: &mut Sockets,
+    departure: Departure,
+    session: Option<&mut Session>,
+    ctx: &mut Ctx,
+) {
     let Departure { by, events, reply } = departure;
     sockets.answer(by, (events, vec![reply]), session, ctx);
 }
 
 pub(super) fn bare_advice(reconnect: Reconnect) -> Advice {
-    Advice {
-        reconnect,
-        interval: 0,
-        timeout: None,
-        multiple_clients: None,
-    }
+    Advice { reconnect, interval: 0, timeout: None, multiple_clients: None }
 }
 
 pub(super) fn done(channel: impl Into<String>, id: Option<String>) -> BayeuxReply {
-    BayeuxReply {
-        channel: Some(channel.into()),
-        id,
-        successful: true,
-        ..BayeuxReply::default()
-    }
+    BayeuxReply { channel: Some(channel.into()), id, successful: true, ..BayeuxReply::default() }
 }
 
-pub(super) fn failed<'a>(channel: impl Into<Option<&'a str>>, id: Option<String>, error: &'static str) -> BayeuxReply {
+pub(super) fn failed<'a>(
+    channel: impl Into<Option<&'a str>>,
+    id: Option<String>,
+    error: &'static str,
+) -> BayeuxReply {
     BayeuxReply {
         channel: channel.into().map(str::to_owned),
         id,

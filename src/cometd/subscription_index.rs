@@ -1,4 +1,5 @@
-//! From a channel to the sessions with a subscription that takes it in, without asking every session.
+//! From a channel to the sessions with a subscription that takes it in, without asking every
+//! session.
 
 use super::message::Pattern;
 use super::session::SessionId;
@@ -53,7 +54,8 @@ impl SubscriptionIndex {
             [] => Vec::new(),
             [only] => only.iter().copied().collect(),
             several => {
-                let together: BTreeSet<SessionId> = several.iter().flat_map(|set| set.iter().copied()).collect();
+                let together: BTreeSet<SessionId> =
+                    several.iter().flat_map(|set| set.iter().copied()).collect();
                 together.into_iter().collect()
             }
         }

@@ -4,12 +4,15 @@ use super::CometdConfig;
 use super::event_log::{EventLog, Legacy, Order};
 use super::session::ReplyPath;
 use super::sessions::{
-    ClientRequest, ClientRequestId, CometdTransport, ConnectionType, Output, SessionCounts, SessionId, Sessions, SocketId,
+    ClientRequest, ClientRequestId, CometdTransport, ConnectionType, Output, SessionCounts,
+    SessionId, Sessions, SocketId,
 };
 use super::sessions::{Numbered, RestoredEvents};
 use crate::clock;
 use crate::gateway::task::{GatewayEvent, GatewayHandle, QuestionId};
-use crate::http::delivery::{DeliveryId, DeliveryListener, DeliveryOutcome, DeliveryTracker, Written};
+use crate::http::delivery::{
+    DeliveryId, DeliveryListener, DeliveryOutcome, DeliveryTracker, Written,
+};
 use crate::http::json::{self, Uris};
 use crate::http::response::ResponseHead;
 use crate::model::{Notice, Now, UserId};
@@ -34,7 +37,8 @@ pub struct Load {
     pub sockets: usize,
 }
 
-/// What the loop is told. Unbounded, yet no more than a few per open connection: each waits for its answer before the next.
+/// What the loop is told. Unbounded, yet no more than a few per open connection: each waits for its
+/// answer before the next.
 pub(crate) enum Input {
     Posted(ClientRequest, DeliveryTracker, RequestReply, Instant),
     Opened(SocketId, IpAddr, DeliveryTracker, mpsc::UnboundedSender<ToSocket>),
@@ -58,17 +62,11 @@ pub(crate) struct DeliveryInbox {
 
 impl DeliveryInbox {
     pub(crate) fn of_requests(inbox: Inbox) -> Arc<dyn DeliveryListener> {
-        Arc::new(Self {
-            inbox,
-            path: |number| ReplyPath::Post(ClientRequestId(number)),
-        })
+        Arc::new(Self { inbox, path: |number| ReplyPath::Post(ClientRequestId(number)) })
     }
 
     pub(crate) fn of_sockets(inbox: Inbox) -> Arc<dyn DeliveryListener> {
-        Arc::new(Self {
-            inbox,
-            path: |number| ReplyPath::Socket(SocketId(number)),
-        })
+        Arc::new(Self { inbox, path: |number| ReplyPath::Socket(SocketId(number)) })
     }
 }
 
@@ -135,8 +133,9 @@ pub(crate) struct CometdTask {
     told: (Load, SessionCounts),
 }
 
-/// Answers and frames written here in one turn; the others are left to their connections, which share the cores. On one core so many
-/// sessions get events in one turn; the others get theirs in the next, with what has come meanwhile.
+/// Answers and frames written here in one turn; the others are left to their connections, which
+/// share the cores. On one core so many sessions get events in one turn; the others get theirs in
+/// the next, with what has come meanwhile.
 const HERE: usize = 64;
 
 /// Notices taken in one go.
@@ -161,13 +160,7 @@ impl CometdTask {
         tell_load: watch::Sender<Load>,
     ) -> Result<Self, StoreError> {
         let (journal, legacy) = EventLog::open(store, inbox.clone())?;
-        let Legacy {
-            epoch,
-            has_forgotten,
-            events,
-            dropped,
-            sessions,
-        } = legacy;
+        let Legacy { epoch, has_forgotten, events, dropped, sessions } = legacy;
         let mut hub = Sessions::new(config, epoch);
         if has_forgotten {
             hub.restore_nothing();
@@ -232,7 +225,8 @@ impl CometdTask {
                 continue;
             }
             let deadline = self.hub.poll_timeout();
-            // It may come too early, but never too late: most deadlines are moved on before they come.
+            // It may come too early, but never too late: most deadlines are moved on before they
+            // come.
             if let Some(at) = deadline
                 && (wake.is_elapsed() || tokio::time::Instant::from(at) < wake.deadline())
             {
@@ -262,8 +256,13 @@ impl CometdTask {
         }
     }
 
-    /// Lets the connections have a turn, and takes what they bring: what comes together is handed out together.
-    async fn take_more(&mut self, together: &mut Vec<Input>, happenings: &mut mpsc::UnboundedReceiver<Input>) {
+    /// Lets the connections have a turn, and takes what they bring: what comes together is handed
+    /// out together.
+    async fn take_more(
+        &mut self,
+        together: &mut Vec<Input>,
+        happenings: &mut mpsc::UnboundedReceiver<Input>,
+    ) {
         tokio::task::yield_now().await;
         self.now = clock::now();
         together.drain(..).for_each(|happening| self.take(happening));
@@ -287,7 +286,10 @@ impl CometdTask {
     }
 
     fn lagged(&mut self, lost: u64) {
-        tracing::warn!(lost, "notices were lost; every CometD session that hears them starts again");
+        tracing::warn!(
+            lost,
+            "notices were lost; every CometD session that hears them starts again"
+        );
         self.questions.clear();
         self.hub.handle_gap(clock::now());
         self.ask_desk();
@@ -367,9 +369,13 @@ impl CometdTask {
                 self.hub.handle_notice(&notice.user, json::channel(notice.topic), &data, now);
             }
             GatewayEvent::Answered(question) => {
-                let Some(mut asked) = self.questions.remove(question) else { return };
+                let Some(mut asked) = self.questions.remove(question) else {
+                    return;
+                };
                 self.ask_desk();
-                let Ok(notices) = asked.answer.try_recv() else { return };
+                let Ok(notices) = asked.answer.try_recv() else {
+                    return;
+                };
                 let states: Vec<(&'static str, String)> = notices
                     .iter()
                     .map(|notice| (json::channel(notice.topic), notice))
@@ -381,8 +387,8 @@ impl CometdTask {
         }
     }
 
-    /// Everything that somebody waits for, and then events for so many sessions as one turn may take. False: there is more for the
-    /// next turn.
+    /// Everything that somebody waits for, and then events for so many sessions as one turn may
+    /// take. False: there is more for the next turn.
     fn drain_some(&mut self) -> bool {
         self.here = HERE;
         let (mut handed_out, mut read) = (0, 0);
@@ -403,23 +409,33 @@ impl CometdTask {
                 self.now = clock::now();
             }
             match output {
-                Output::Answer { post, body, has_events } => self.answer(post, ConnectAnswer::Body(body, has_events)),
+                Output::Answer { post, body, has_events } => {
+                    self.answer(post, ConnectAnswer::Body(body, has_events))
+                }
                 Output::Overtaken { post } => self.answer(post, ConnectAnswer::Overtaken),
                 Output::Abandon { post } => {
-                    let outcome = self.waiting.get(&post).and_then(|(wire, _)| wire.abandon(DeliveryId(post.0)));
+                    let outcome = self
+                        .waiting
+                        .get(&post)
+                        .and_then(|(wire, _)| wire.abandon(DeliveryId(post.0)));
                     if let Some(outcome) = outcome {
                         self.outcome(ReplyPath::Post(post), outcome);
                     }
                 }
                 Output::AbandonSocket { socket } => {
-                    let outcome = self.sockets.get(&socket).and_then(|(wire, _)| wire.abandon(DeliveryId(socket.0)));
+                    let outcome = self
+                        .sockets
+                        .get(&socket)
+                        .and_then(|(wire, _)| wire.abandon(DeliveryId(socket.0)));
                     if let Some(outcome) = outcome {
                         self.outcome(ReplyPath::Socket(socket), outcome);
                     }
                 }
                 Output::Send { socket, body } => self.tell_socket(socket, ToSocket::Send(body)),
                 Output::Next { socket } => self.tell_socket(socket, ToSocket::Next),
-                Output::Close { socket, code, reason } => self.tell_socket(socket, ToSocket::Close(code, reason)),
+                Output::Close { socket, code, reason } => {
+                    self.tell_socket(socket, ToSocket::Close(code, reason))
+                }
                 Output::State { session, user, channels } => {
                     self.to_ask.push_back((user, session, channels));
                     self.ask_desk();
@@ -430,12 +446,9 @@ impl CometdTask {
                         self.hub.handle_replay(session, None, clock::now());
                     }
                 }
-                Output::Keep {
-                    user,
-                    channel,
-                    event,
-                    gone,
-                } => self.keep(user, channel, event, gone),
+                Output::Keep { user, channel, event, gone } => {
+                    self.keep(user, channel, event, gone)
+                }
                 Output::Drop { user, gone } => {
                     self.journal.order(Order::Drop { user, gone });
                 }
@@ -468,8 +481,12 @@ impl CometdTask {
                     metrics::counter!("undertone_cometd_handshakes_refused_total").increment(1);
                     let named = user.as_ref().map(UserId::as_str);
                     match self.log.may_say(user.as_ref()) {
-                        true => tracing::info!(user = named, %address, "too many CometD handshakes"),
-                        false => tracing::debug!(user = named, %address, "too many CometD handshakes"),
+                        true => {
+                            tracing::info!(user = named, %address, "too many CometD handshakes")
+                        }
+                        false => {
+                            tracing::debug!(user = named, %address, "too many CometD handshakes")
+                        }
                     }
                 }
             }
@@ -488,14 +505,15 @@ impl CometdTask {
         }
     }
 
-    fn keep(&mut self, user: UserId, channel: &'static str, event: Arc<super::message::Event>, gone: Vec<u64>) {
+    fn keep(
+        &mut self,
+        user: UserId,
+        channel: &'static str,
+        event: Arc<super::message::Event>,
+        gone: Vec<u64>,
+    ) {
         let number = event.number;
-        let order = Order::Keep {
-            user: user.clone(),
-            channel,
-            event,
-            gone,
-        };
+        let order = Order::Keep { user: user.clone(), channel, event, gone };
         if !self.journal.order(order) {
             metrics::counter!("undertone_cometd_unkept_total").increment(1);
             self.hub.handle_unkept(&user, number);
@@ -504,16 +522,22 @@ impl CometdTask {
 
     /// A request that is gone says so itself, through its wire.
     fn answer(&mut self, post: ClientRequestId, answered: ConnectAnswer) {
-        let Some((wire, reply)) = self.waiting.get_mut(&post) else { return };
+        let Some((wire, reply)) = self.waiting.get_mut(&post) else {
+            return;
+        };
         match (reply.take(), answered) {
             (Some(RequestReply::Here(reply)), answered) => drop(reply.send(answered)),
-            (Some(RequestReply::Wire(_)), ConnectAnswer::Overtaken) => wire.supersede(DeliveryId(post.0)),
+            (Some(RequestReply::Wire(_)), ConnectAnswer::Overtaken) => {
+                wire.supersede(DeliveryId(post.0))
+            }
             (Some(RequestReply::Wire(cookies)), ConnectAnswer::Body(body, has_events)) => {
                 let is_last = self.hub.is_draining();
                 let bytes = self.head.with(self.now.wall, &cookies, &body, is_last);
                 let at_once = self.is_alone || self.here > 0;
                 self.here = self.here.saturating_sub(1);
-                if wire.answer(DeliveryId(post.0), (has_events, is_last), bytes, at_once) == Written::Left {
+                if wire.answer(DeliveryId(post.0), (has_events, is_last), bytes, at_once)
+                    == Written::Left
+                {
                     self.outcome(ReplyPath::Post(post), DeliveryOutcome::Left);
                 }
             }
@@ -527,7 +551,11 @@ impl CometdTask {
                 ToSocket::Send(body) if self.is_alone || self.here > 0 => {
                     self.here = self.here.saturating_sub(1);
                     let path = ReplyPath::Socket(socket);
-                    match wire.frame(DeliveryId(socket.0), super::websocket::frame(&body), &self.frames) {
+                    match wire.frame(
+                        DeliveryId(socket.0),
+                        super::websocket::frame(&body),
+                        &self.frames,
+                    ) {
                         Written::Left => return self.outcome(path, DeliveryOutcome::Left),
                         Written::Waits => ToSocket::Flush,
                         Written::NotNow => ToSocket::Send(body),
@@ -547,11 +575,8 @@ impl CometdTask {
 
     fn tell_load(&mut self) {
         let counts = self.hub.counts();
-        let load = Load {
-            sessions: self.hub.len(),
-            held: counts.held,
-            sockets: self.hub.sockets(),
-        };
+        let load =
+            Load { sessions: self.hub.len(), held: counts.held, sockets: self.hub.sockets() };
         self.tell_load.send_if_modified(|told| std::mem::replace(told, load) != load);
         for age in self.hub.delivered() {
             self.gauges.delivery.record(age.as_secs_f64());
@@ -566,7 +591,8 @@ impl CometdTask {
 }
 
 fn text(uris: &Uris, notice: &Notice) -> String {
-    serde_json::to_string(&json::notice(uris, notice)).unwrap_or_else(|_| unreachable!("a notice is text, numbers and lists of them"))
+    serde_json::to_string(&json::notice(uris, notice))
+        .unwrap_or_else(|_| unreachable!("a notice is text, numbers and lists of them"))
 }
 
 /// How long what comes in has to wait, on the whole.
@@ -593,8 +619,9 @@ impl Lag {
     }
 }
 
-/// Clients can make us say things as fast as they ask: in the log stand a few lines of each user in a second, of nobody's and of
-/// all together a few more, and how many were left out. The metrics count all of them.
+/// Clients can make us say things as fast as they ask: in the log stand a few lines of each user in
+/// a second, of nobody's and of all together a few more, and how many were left out. The metrics
+/// count all of them.
 #[derive(Default)]
 struct LogThrottle {
     said: BTreeMap<Option<UserId>, u32>,
@@ -619,7 +646,10 @@ impl LogThrottle {
 
     fn next_second(&mut self) {
         if self.left_out > 0 {
-            tracing::info!(lines = self.left_out, "lines about CometD clients were left out in the last second");
+            tracing::info!(
+                lines = self.left_out,
+                "lines about CometD clients were left out in the last second"
+            );
         }
         *self = Self::default();
     }
@@ -657,13 +687,19 @@ impl Gauges {
     }
 
     /// Only what differs from what was told before: there are many of them, and many turns.
-    fn tell(&self, (load, counts): (Load, SessionCounts), (load_before, before): (Load, SessionCounts)) {
+    fn tell(
+        &self,
+        (load, counts): (Load, SessionCounts),
+        (load_before, before): (Load, SessionCounts),
+    ) {
         let set = |gauge: &metrics::Gauge, now: usize, before: usize| {
             if now != before {
                 gauge.set(now as f64);
             }
         };
-        for ((gauge, now), before) in self.by_transport.iter().zip(counts.by_transport).zip(before.by_transport) {
+        for ((gauge, now), before) in
+            self.by_transport.iter().zip(counts.by_transport).zip(before.by_transport)
+        {
             set(gauge, now, before);
         }
         set(&self.held, load.held, load_before.held);
@@ -686,7 +722,9 @@ mod tests {
     fn the_log_says_a_few_lines_of_each_and_counts_the_rest() {
         let mut log = LogThrottle::default();
         let (anna, bert) = (UserId::from("anna"), UserId::from("bert"));
-        let said = |log: &mut LogThrottle, who: Option<&UserId>| (0..1_000).filter(|_| log.may_say(who)).count();
+        let said = |log: &mut LogThrottle, who: Option<&UserId>| {
+            (0..1_000).filter(|_| log.may_say(who)).count()
+        };
         assert_eq!(said(&mut log, None), 5);
         assert_eq!(said(&mut log, Some(&anna)), 5);
         assert_eq!(log.left_out, 1_990);

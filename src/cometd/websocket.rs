@@ -25,15 +25,17 @@ const TOO_LARGE: u16 = 1009;
 /// What CometD says to a frame that is no JSON.
 const NOT_MESSAGES: u16 = 1011;
 
-pub(super) async fn serve(mut socket: WebSocket, (no, peer): (SocketId, ClientOrigin), bayeux: Cometd, wire: (DeliveryTracker, bool)) {
+pub(super) async fn serve(
+    mut socket: WebSocket,
+    (no, peer): (SocketId, ClientOrigin),
+    bayeux: Cometd,
+    wire: (DeliveryTracker, bool),
+) {
     let (tell, orders) = mpsc::unbounded_channel();
     wire.0.take_frames(!wire.1);
     let _ = bayeux.inbox().send(Input::Opened(no, peer.address, wire.0.clone(), tell));
     let farewell = match talk(&mut socket, no, &peer, &bayeux, &wire, orders).await {
-        End::Ours(code, reason) => Some(Some(CloseFrame {
-            code,
-            reason: reason.into(),
-        })),
+        End::Ours(code, reason) => Some(Some(CloseFrame { code, reason: reason.into() })),
         End::Theirs => Some(None),
         End::Lost => None,
     };

@@ -21,7 +21,8 @@ fn path(steps: &[&dyn ToString]) -> Vec<String> {
 
 /// Text that can stand in a URL path, a SIP URI and a log without thinking.
 fn plain(text: &str, extra: &[u8]) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte) || extra.contains(&byte);
+    let fits =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte) || extra.contains(&byte);
     !text.is_empty() && text.len() <= 128 && text.bytes().all(fits)
 }
 
@@ -66,13 +67,18 @@ impl Checks {
                 &[section, key],
                 format!("{bind} is not a loopback address and there is no TLS yet: set insecure_bind = true if the network is trusted"),
             );
-            let taken = addresses[..number].iter().find(|(_, _, other)| other == bind && bind.port() != 0);
+            let taken =
+                addresses[..number].iter().find(|(_, _, other)| other == bind && bind.port() != 0);
             if let Some((other, its, _)) = taken {
                 self.wrong(&[section, key], format!("{bind} is already taken by {other}.{its}"));
             }
         }
         let url = &sections.process.backend_url;
-        self.unless(is_url(url, &["http"]), &[&"backend_url"], format!("'{url}' is not an http:// URL"));
+        self.unless(
+            is_url(url, &["http"]),
+            &[&"backend_url"],
+            format!("'{url}' is not an http:// URL"),
+        );
         self.unless(
             sections.process.state_dir != Path::new(""),
             &[&"state_dir"],
@@ -87,7 +93,9 @@ impl Checks {
             Some(url) => self.unless(
                 is_url(url, &["http", "https"]),
                 &[&"rest", &"public_url"],
-                format!("'{url}' must be scheme, host and port, without a path: http://127.0.0.1:8080"),
+                format!(
+                    "'{url}' must be scheme, host and port, without a path: http://127.0.0.1:8080"
+                ),
             ),
             None => self.unless(
                 !rest.bind.ip().is_unspecified() || !sections.process.insecure_bind,
@@ -118,8 +126,9 @@ impl Checks {
             "must not be shorter than bayeux.hold",
         );
         for (number, name) in cometd.open_channels.iter().enumerate() {
-            let is_theirs = Pattern::parse(name)
-                .is_some_and(|pattern| !STATES.iter().any(|state| pattern.matches(state)) && !name.starts_with("/meta/"));
+            let is_theirs = Pattern::parse(name).is_some_and(|pattern| {
+                !STATES.iter().any(|state| pattern.matches(state)) && !name.starts_with("/meta/")
+            });
             self.unless(
                 is_theirs,
                 &[&"bayeux", &"open_channels", &number],
@@ -173,7 +182,11 @@ impl Checks {
             &[&"sip", &"codecs"],
             "must name at least one codec",
         );
-        self.unless(!sip.algorithms.is_empty(), &[&"sip", &"digests"], "must name at least one digest");
+        self.unless(
+            !sip.algorithms.is_empty(),
+            &[&"sip", &"digests"],
+            "must name at least one digest",
+        );
         self.unless(
             sections.sip_limits.min_expires <= sections.sip_limits.max_expires,
             &[&"sip", &"max_expires"],
@@ -184,7 +197,9 @@ impl Checks {
     fn trunks(&mut self, sections: &Sections) {
         let mut names = BTreeSet::new();
         for (number, (trunk, login)) in sections.trunks.iter().enumerate() {
-            let mut wrong = |key: &'static str, message: String| self.wrong(&[&"sip", &"trunk", &number, &key], message);
+            let mut wrong = |key: &'static str, message: String| {
+                self.wrong(&[&"sip", &"trunk", &number, &key], message)
+            };
             if !plain(&trunk.name, b"") {
                 wrong("name", "may contain letters, digits and . _ -".into());
             }
@@ -197,7 +212,9 @@ impl Checks {
             if !plain(&trunk.target, b":[]") {
                 wrong("target", format!("'{}' is not host or host:port", trunk.target));
             }
-            if let Some(bad) = trunk.prefixes.iter().find(|prefix| !prefix.is_empty() && !plain(prefix, b"+#*")) {
+            if let Some(bad) =
+                trunk.prefixes.iter().find(|prefix| !prefix.is_empty() && !plain(prefix, b"+#*"))
+            {
                 wrong("prefixes", format!("'{bad}' is not the beginning of a number"));
             }
             let login = [&login.user, &login.password, &login.realm];
@@ -215,7 +232,8 @@ impl Checks {
             "binding every address needs media.advertised: the address that phones can reach",
         );
         self.unless(
-            media.bind.is_ipv6() || !media.advertised.is_some_and(|advertised| advertised.is_ipv6()),
+            media.bind.is_ipv6()
+                || !media.advertised.is_some_and(|advertised| advertised.is_ipv6()),
             &[&"media", &"advertised"],
             "is an IPv6 address, and media.bind is an IPv4 one: nothing would arrive",
         );
@@ -241,8 +259,14 @@ impl Checks {
             sections.devices.iter().map(|(it, _)| it.number.as_str()),
             b"+#*",
         );
-        self.unique("device", "id", sections.devices.iter().map(|(it, _)| it.device.as_str()), b"~");
-        let mut names: BTreeSet<&str> = sections.devices.iter().map(|(account, _)| account.number.as_str()).collect();
+        self.unique(
+            "device",
+            "id",
+            sections.devices.iter().map(|(it, _)| it.device.as_str()),
+            b"~",
+        );
+        let mut names: BTreeSet<&str> =
+            sections.devices.iter().map(|(account, _)| account.number.as_str()).collect();
         for (number, (account, details)) in sections.devices.iter().enumerate() {
             for (place, alias) in account.aliases.iter().enumerate() {
                 let at: [&dyn ToString; 4] = [&"device", &number, &"aliases", &place];
@@ -264,50 +288,79 @@ impl Checks {
     }
 
     fn users(&mut self, sections: &Sections) {
-        let kinds: BTreeMap<&DeviceId, AccountKind> = sections.devices.iter().map(|(it, _)| (&it.device, it.kind)).collect();
+        let kinds: BTreeMap<&DeviceId, AccountKind> =
+            sections.devices.iter().map(|(it, _)| (&it.device, it.kind)).collect();
         self.unique("user", "id", sections.users.iter().map(|(it, _)| it.id.as_str()), b"@+");
         let mut owned = BTreeMap::new();
         for (number, (user, details)) in sections.users.iter().enumerate() {
-            self.unless(!user.roles.is_empty(), &[&"user", &number, &"roles"], "must name at least one role");
+            self.unless(
+                !user.roles.is_empty(),
+                &[&"user", &number, &"roles"],
+                "must name at least one role",
+            );
             for (position, device) in user.devices.iter().enumerate() {
                 let at: [&dyn ToString; 4] = [&"user", &number, &"devices", &position];
                 match kinds.get(device) {
                     None => self.wrong(&at, format!("there is no device '{device}'")),
                     Some(AccountKind::Customer) => {
-                        self.wrong(&at, format!("device '{device}' is a customer's account and belongs to no user"));
+                        self.wrong(
+                            &at,
+                            format!(
+                                "device '{device}' is a customer's account and belongs to no user"
+                            ),
+                        );
                     }
                     Some(AccountKind::Internal) => {
                         if let Some(other) = owned.insert(device, &user.id) {
-                            self.wrong(&at, format!("device '{device}' belongs to user '{other}' already"));
+                            self.wrong(
+                                &at,
+                                format!("device '{device}' belongs to user '{other}' already"),
+                            );
                         }
                     }
                 }
             }
             if let Some(hash) = &details.password_hash {
                 let fine = hash.starts_with("$argon2id$") && PasswordHash::new(hash).is_ok();
-                self.unless(fine, &[&"user", &number, &"password_hash"], "is not a PHC string of argon2id");
+                self.unless(
+                    fine,
+                    &[&"user", &number, &"password_hash"],
+                    "is not a PHC string of argon2id",
+                );
             }
         }
     }
 
     fn groups(&mut self, sections: &Sections) {
         self.unique("group", "id", sections.groups.iter().map(|(it, _)| it.id.as_str()), b" ");
-        let users: BTreeMap<&UserId, &User> = sections.users.iter().map(|(user, _)| (&user.id, user)).collect();
+        let users: BTreeMap<&UserId, &User> =
+            sections.users.iter().map(|(user, _)| (&user.id, user)).collect();
         for (number, (_, members)) in sections.groups.iter().enumerate() {
-            for (key, names) in [("agents", &members.agents), ("supervisors", &members.supervisors)] {
+            for (key, names) in [("agents", &members.agents), ("supervisors", &members.supervisors)]
+            {
                 for (position, name) in names.iter().enumerate() {
                     let at: [&dyn ToString; 4] = [&"group", &number, &key, &position];
                     match users.get(name) {
                         None => self.wrong(&at, format!("there is no user '{name}'")),
-                        Some(user) if key == "agents" || user.is(Role::Supervisor) || user.is(Role::Admin) => {}
-                        Some(_) => self.wrong(&at, format!("user '{name}' does not have the role Supervisor")),
+                        Some(user)
+                            if key == "agents"
+                                || user.is(Role::Supervisor)
+                                || user.is(Role::Admin) => {}
+                        Some(_) => self
+                            .wrong(&at, format!("user '{name}' does not have the role Supervisor")),
                     }
                 }
             }
         }
     }
 
-    fn unique<'a>(&mut self, list: &str, key: &str, names: impl Iterator<Item = &'a str>, extra: &[u8]) -> BTreeSet<&'a str> {
+    fn unique<'a>(
+        &mut self,
+        list: &str,
+        key: &str,
+        names: impl Iterator<Item = &'a str>,
+        extra: &[u8],
+    ) -> BTreeSet<&'a str> {
         let mut seen = BTreeSet::new();
         for (number, name) in names.enumerate() {
             if !plain(name, extra) {

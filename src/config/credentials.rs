@@ -47,7 +47,10 @@ impl Config {
     ///
     /// # Errors
     /// The store fails.
-    pub fn rest_credentials(&self, store: &Store) -> Result<(PasswordHashes, Vec<Made>), CredentialsError> {
+    pub fn rest_credentials(
+        &self,
+        store: &Store,
+    ) -> Result<(PasswordHashes, Vec<Made>), CredentialsError> {
         let kept = store.load(TABLE)?;
         let (mut accounts, mut made, mut changes) = (PasswordHashes::new(), Vec::new(), Vec::new());
         for user in self.directory.users.keys() {
@@ -73,32 +76,44 @@ impl Config {
     ///
     /// # Errors
     /// The store fails.
-    pub fn sip_with_credentials(&self, store: &Store) -> Result<(sip::config::SipConfig, Vec<Made>), CredentialsError> {
+    pub fn sip_with_credentials(
+        &self,
+        store: &Store,
+    ) -> Result<(sip::config::SipConfig, Vec<Made>), CredentialsError> {
         let kept = store.load(TABLE)?;
         let mut endpoint = self.sip.clone();
         let (mut made, mut changes) = (Vec::new(), Vec::new());
         for account in &mut endpoint.accounts {
             let name = account.username.clone();
-            let key = |algorithm: Algorithm| format!("sip/{}/{name}/{}", self.sip.realm, algorithm.name());
+            let key = |algorithm: Algorithm| {
+                format!("sip/{}/{name}/{}", self.sip.realm, algorithm.name())
+            };
             let stored: BTreeMap<Algorithm, String> = ALGORITHMS
                 .iter()
-                .filter_map(|algorithm| Some((*algorithm, String::from_utf8(kept.get(&key(*algorithm))?.clone()).ok()?)))
+                .filter_map(|algorithm| {
+                    Some((*algorithm, String::from_utf8(kept.get(&key(*algorithm))?.clone()).ok()?))
+                })
                 .collect();
             let of = |password: &str| -> BTreeMap<Algorithm, String> {
-                let one = |algorithm: &Algorithm| (*algorithm, ha1(*algorithm, &name, &self.sip.realm, password));
+                let one = |algorithm: &Algorithm| {
+                    (*algorithm, ha1(*algorithm, &name, &self.sip.realm, password))
+                };
                 ALGORITHMS.iter().map(one).collect()
             };
-            account.ha1s = match self.sip_passwords.get(&account.number) {
-                Some(password) => of(password),
-                None if stored.len() == ALGORITHMS.len() => stored,
-                None => {
-                    let new = Made::new(&name);
-                    let ha1s = of(&new.password);
-                    changes.extend(ha1s.iter().map(|(algorithm, ha1)| Write::put(TABLE, key(*algorithm), ha1.as_str())));
-                    made.push(new);
-                    ha1s
-                }
-            };
+            account.ha1s =
+                match self.sip_passwords.get(&account.number) {
+                    Some(password) => of(password),
+                    None if stored.len() == ALGORITHMS.len() => stored,
+                    None => {
+                        let new = Made::new(&name);
+                        let ha1s = of(&new.password);
+                        changes.extend(ha1s.iter().map(|(algorithm, ha1)| {
+                            Write::put(TABLE, key(*algorithm), ha1.as_str())
+                        }));
+                        made.push(new);
+                        ha1s
+                    }
+                };
         }
         keep(store, &changes)?;
         Ok((endpoint, made))
@@ -125,7 +140,11 @@ impl Config {
                 .iter()
                 .map(|listen| format!("{} {}", listen.protocol.as_str(), listen.address))
                 .collect();
-            text.push_str(&format!("\n  SIP, realm \"{}\", at {}\n", self.sip.realm, at.join(", ")));
+            text.push_str(&format!(
+                "\n  SIP, realm \"{}\", at {}\n",
+                self.sip.realm,
+                at.join(", ")
+            ));
             sip.iter().for_each(|made| text.push_str(&made.line()));
         }
         if let Some(request) = self.coach_request(rest) {
@@ -150,7 +169,8 @@ impl Config {
     fn coaching_pair(&self) -> Option<(&UserId, &DeviceId, &DeviceId)> {
         let users = &self.directory.users;
         self.directory.groups.values().find_map(|group| {
-            let first_device = |name: &UserId| users.get(name).and_then(|user| user.devices.first());
+            let first_device =
+                |name: &UserId| users.get(name).and_then(|user| user.devices.first());
             let supervisor = group.supervisors.iter().find(|name| first_device(name).is_some())?;
             let agent = |name: &&UserId| {
                 users
@@ -172,10 +192,7 @@ impl Made {
         let password = (0..LENGTH)
             .map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())]))
             .collect();
-        Self {
-            name: name.to_owned(),
-            password,
-        }
+        Self { name: name.to_owned(), password }
     }
 
     fn line(&self) -> String {
@@ -195,6 +212,7 @@ fn keep(store: &Store, changes: &[Write]) -> Result<(), StoreError> {
 /// # Errors
 /// The store fails.
 pub fn forget_credentials(store: &Store) -> Result<(), StoreError> {
-    let changes: Vec<Write> = store.load(TABLE)?.into_keys().map(|key| Write::remove(TABLE, key)).collect();
+    let changes: Vec<Write> =
+        store.load(TABLE)?.into_keys().map(|key| Write::remove(TABLE, key)).collect();
     keep(store, &changes)
 }

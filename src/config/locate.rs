@@ -21,17 +21,17 @@ enum Node<'a> {
 impl<'a> ConfigFile<'a> {
     /// # Errors
     /// The file is not TOML: where and why.
-    pub(super) fn new(file: Option<(&Path, &'a str)>, environment: &BTreeMap<String, String>) -> Result<Self, Problem> {
+    pub(super) fn new(
+        file: Option<(&Path, &'a str)>,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, Problem> {
         let variables = environment.keys().cloned().collect();
         let Some((path, text)) = file else {
             return Ok(Self { file: None, variables });
         };
         let name = path.display().to_string();
         match Document::parse(text) {
-            Ok(document) => Ok(Self {
-                file: Some((name, text, document)),
-                variables,
-            }),
+            Ok(document) => Ok(Self { file: Some((name, text, document)), variables }),
             Err(error) => Err(Problem {
                 place: error
                     .span()
@@ -43,11 +43,7 @@ impl<'a> ConfigFile<'a> {
     }
 
     pub(super) fn problem(&self, path: &[String], message: String) -> Problem {
-        Problem {
-            place: self.place(path),
-            key: spelled(path),
-            message,
-        }
+        Problem { place: self.place(path), key: spelled(path), message }
     }
 
     fn place(&self, path: &[String]) -> String {

@@ -45,7 +45,10 @@ pub(super) struct ConfigReader {
 impl ConfigReader {
     /// # Errors
     /// The file cannot be laid over the defaults.
-    pub(super) fn new(text: Option<&str>, environment: &BTreeMap<String, String>) -> Result<Self, Vec<Finding>> {
+    pub(super) fn new(
+        text: Option<&str>,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, Vec<Finding>> {
         let mut values = layers(text.unwrap_or_default(), environment).map_err(|errors| {
             let finding = |error: figment::Error| Finding {
                 message: describe(&error.kind),
@@ -54,12 +57,11 @@ impl ConfigReader {
             errors.into_iter().map(finding).collect::<Vec<Finding>>()
         })?;
         let defaults = dict(DEFAULTS);
-        let mut reader = Self {
-            tables: BTreeMap::new(),
-            findings: Vec::new(),
-        };
+        let mut reader = Self { tables: BTreeMap::new(), findings: Vec::new() };
         for (name, default) in &defaults {
-            let Value::Dict(_, defaults) = default else { continue };
+            let Value::Dict(_, defaults) = default else {
+                continue;
+            };
             let path = vec![name.clone()];
             let values = match values.remove(name) {
                 Some(Value::Dict(_, section)) => section,
@@ -96,9 +98,16 @@ impl ConfigReader {
     /// Reads a type of which the fields are keys of several sections, each given with the prefix of
     /// its keys. A key stands in the first section that has a default for it; a field without a
     /// default in any of them is no key.
-    pub(super) fn sections<T: DeserializeOwned>(&mut self, sections: &[(&str, &'static str)]) -> Option<T> {
+    pub(super) fn sections<T: DeserializeOwned>(
+        &mut self,
+        sections: &[(&str, &'static str)],
+    ) -> Option<T> {
         let place = |(name, prefix): &(&str, &'static str)| Place {
-            table: Some(*name).filter(|name| !name.is_empty()).map(str::to_owned).into_iter().collect(),
+            table: Some(*name)
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
             prefix,
         };
         self.fitted(&sections.iter().map(place).collect::<Vec<_>>())
@@ -111,7 +120,10 @@ impl ConfigReader {
     }
 
     /// Reads each table of a list as two types, of which the keys are in it side by side.
-    pub(super) fn pairs<A: DeserializeOwned, B: DeserializeOwned>(&mut self, list: &[&str]) -> Vec<(A, B)> {
+    pub(super) fn pairs<A: DeserializeOwned, B: DeserializeOwned>(
+        &mut self,
+        list: &[&str],
+    ) -> Vec<(A, B)> {
         let tables = self.tables_of(list);
         let pair = |table: Vec<String>| {
             let (first, second) = (self.item(table.clone()), self.item(table));
@@ -175,9 +187,8 @@ impl ConfigReader {
     /// Takes a list of tables apart; the path of each.
     fn tables_of(&mut self, path: &[&str]) -> Vec<Vec<String>> {
         let path: Vec<String> = path.iter().map(|step| (*step).to_owned()).collect();
-        let parent = path
-            .split_last()
-            .and_then(|(name, parent)| Some((name, self.tables.get_mut(parent)?)));
+        let parent =
+            path.split_last().and_then(|(name, parent)| Some((name, self.tables.get_mut(parent)?)));
         let items = match parent.and_then(|(name, parent)| parent.values.remove(name)) {
             None => return Vec::new(),
             Some(Value::Array(_, items)) => items,
@@ -207,7 +218,10 @@ impl ConfigReader {
             for name in table.values.keys().filter(|name| !table.known.contains(name)) {
                 let message = match path.is_empty() {
                     true => format!("there is no section or key '{name}'"),
-                    false => format!("there is no key '{name}' here; there are: {}", table.known.join(", ")),
+                    false => format!(
+                        "there is no key '{name}' here; there are: {}",
+                        table.known.join(", ")
+                    ),
                 };
                 self.found(path.iter().chain([name]).cloned().collect(), message);
             }
@@ -225,9 +239,8 @@ fn layers(text: &str, environment: &BTreeMap<String, String>) -> Result<Dict, fi
             defaults.remove(*name);
         });
     }
-    let mut figment = Figment::new()
-        .merge(Serialized::defaults(defaults))
-        .merge(Serialized::defaults(own));
+    let mut figment =
+        Figment::new().merge(Serialized::defaults(defaults)).merge(Serialized::defaults(own));
     for (key, value) in environment {
         // A value that is no TOML is text; `Value`'s parser never fails.
         let value: Value = match value.parse() {
@@ -246,9 +259,13 @@ fn dict(text: &str) -> Dict {
 
 fn describe(kind: &Kind) -> String {
     match kind {
-        Kind::UnknownField(name, known) => format!("there is no key '{name}' here; there are: {}", known.join(", ")),
+        Kind::UnknownField(name, known) => {
+            format!("there is no key '{name}' here; there are: {}", known.join(", "))
+        }
         Kind::MissingField(name) => format!("'{name}' is missing"),
-        Kind::UnknownVariant(found, known) => format!("'{found}' is not one of {}", known.join(", ")),
+        Kind::UnknownVariant(found, known) => {
+            format!("'{found}' is not one of {}", known.join(", "))
+        }
         Kind::InvalidType(found, expected) => format!("found {found}, expected {expected}"),
         other => other.to_string(),
     }

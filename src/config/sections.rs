@@ -5,7 +5,9 @@ use super::checks::Checks;
 use super::reader::{ConfigReader, Finding};
 use super::{Config, ServerLimits};
 use crate::cometd::CometdConfig;
-use crate::gateway::{DeviceEntry, Directory, GatewayConfig, Group, NotifyAgent, User, VoiceEnvironment};
+use crate::gateway::{
+    DeviceEntry, Directory, GatewayConfig, Group, NotifyAgent, User, VoiceEnvironment,
+};
 use crate::http::HttpConfig;
 use crate::http::auth::AuthConfig;
 use crate::http::server::ConnectionLimits;
@@ -145,18 +147,24 @@ impl Sections {
     /// `None` when something is wrong: the reader has the findings.
     pub(super) fn read(reader: &mut ConfigReader) -> Option<Self> {
         let trunks = reader.pairs(&["sip", "trunk"]);
-        let (process, rest, http) = (reader.section(""), reader.section("rest"), reader.section("rest"));
+        let (process, rest, http) =
+            (reader.section(""), reader.section("rest"), reader.section("rest"));
         let (login, cometd) = (reader.section("login"), reader.section("bayeux"));
-        let (grpc, admin, sip_backend) = (reader.section("grpc"), reader.section("admin"), reader.section("sip_backend"));
-        let mut limits = |prefix| reader.sections::<ConnectionLimits>(&[("doors", prefix), ("doors", "")]);
-        let (rest_limits, grpc_limits, admin_limits) = (limits("rest_"), limits("grpc_"), limits("admin_"));
+        let (grpc, admin, sip_backend) =
+            (reader.section("grpc"), reader.section("admin"), reader.section("sip_backend"));
+        let mut limits =
+            |prefix| reader.sections::<ConnectionLimits>(&[("doors", prefix), ("doors", "")]);
+        let (rest_limits, grpc_limits, admin_limits) =
+            (limits("rest_"), limits("grpc_"), limits("admin_"));
         let gateway = reader.sections(&[("monitoring", ""), ("audit", "")]);
-        let (announcement, supervision, audit) = (reader.section("monitoring"), reader.section("monitoring"), reader.section("audit"));
+        let (announcement, supervision, audit) =
+            (reader.section("monitoring"), reader.section("monitoring"), reader.section("audit"));
         let (sip, sip_limits) = (reader.section("sip"), reader.section("sip"));
         let b2bua = reader.sections(&[("sip", ""), ("monitoring", "")]);
         let (media, log) = (reader.section("media"), reader.section("log"));
         let voice_environments = reader.items(&["voice_environment"]);
-        let (devices, users, groups) = (reader.pairs(&["device"]), reader.pairs(&["user"]), reader.pairs(&["group"]));
+        let (devices, users, groups) =
+            (reader.pairs(&["device"]), reader.pairs(&["user"]), reader.pairs(&["group"]));
         Some(Self {
             process: process?,
             rest: rest?,
@@ -196,7 +204,9 @@ impl Sections {
         self.complete();
         let directory = self.directory();
         let hash = |(user, details): (User, UserDetails)| Some((user.id, details.password_hash?));
-        let password = |(account, details): &(SipAccount, DeviceDetails)| Some((account.number.clone(), details.password.clone()?));
+        let password = |(account, details): &(SipAccount, DeviceDetails)| {
+            Some((account.number.clone(), details.password.clone()?))
+        };
         let sip_passwords = self.devices.iter().filter_map(password).collect();
         Ok(Config {
             audit_file: self.process.state_dir.join(&self.audit.file),
@@ -225,10 +235,7 @@ impl Sections {
                 limits: self.sip_limits,
                 ..self.sip
             },
-            b2bua: B2buaConfig {
-                supervision: self.supervision,
-                ..self.b2bua
-            },
+            b2bua: B2buaConfig { supervision: self.supervision, ..self.b2bua },
             media: self.media,
             telemetry: self.log,
             password_hashes: self.users.into_iter().filter_map(hash).collect(),
@@ -242,7 +249,8 @@ impl Sections {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => format!("http://{}", self.rest.bind),
         };
-        (self.rest_limits.name, self.grpc_limits.name, self.admin_limits.name) = ("rest", "grpc", "admin");
+        (self.rest_limits.name, self.grpc_limits.name, self.admin_limits.name) =
+            ("rest", "grpc", "admin");
         self.rest_limits.peers = self.http.trusted_proxies.clone();
         (self.grpc_limits.is_shared_fairly, self.admin_limits.is_shared_fairly) = (true, true);
         self.grpc_limits.is_http2_only = true;
@@ -262,16 +270,22 @@ impl Sections {
             trunk.login = login.take();
         }
         for (user, details) in &mut self.users {
-            user.display_name = details.display_name.take().unwrap_or_else(|| user.id.as_str().to_owned());
+            user.display_name =
+                details.display_name.take().unwrap_or_else(|| user.id.as_str().to_owned());
         }
     }
 
     fn directory(&self) -> Directory {
-        let environment = self.voice_environments.first().map_or("", |environment| environment.id.as_str());
+        let environment =
+            self.voice_environments.first().map_or("", |environment| environment.id.as_str());
         let device = |(account, details): &(SipAccount, DeviceDetails)| DeviceEntry {
             id: account.device.clone(),
             number: account.number.clone(),
-            voice_environment: details.voice_environment.as_deref().unwrap_or(environment).to_owned(),
+            voice_environment: details
+                .voice_environment
+                .as_deref()
+                .unwrap_or(environment)
+                .to_owned(),
         };
         // A customer's account belongs to no user: it is never seen and never monitored.
         let ours = self.devices.iter().filter(|(account, _)| account.kind == AccountKind::Internal);
@@ -279,8 +293,14 @@ impl Sections {
         Directory {
             users: self.users.iter().map(|(user, _)| (user.id.clone(), user.clone())).collect(),
             devices: ours.map(device).map(|device| (device.id.clone(), device)).collect(),
-            groups: self.groups.iter().map(|(group, _)| (group.id.clone(), group.clone())).collect(),
-            voice_environments: environments.map(|environment| (environment.id.clone(), environment)).collect(),
+            groups: self
+                .groups
+                .iter()
+                .map(|(group, _)| (group.id.clone(), group.clone()))
+                .collect(),
+            voice_environments: environments
+                .map(|environment| (environment.id.clone(), environment))
+                .collect(),
         }
     }
 }

@@ -44,16 +44,14 @@ fn srtp_is_off_unless_a_device_or_a_trunk_has_it() {
                 [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\nsrtp = \"optional\"\n\
                 [[sip.trunk]]\nname = \"b\"\nsources = []\ntarget = \"192.0.2.2\"\n";
     let config = read(text).expect("nothing is wrong");
-    let accounts: Vec<_> = config
-        .sip
-        .accounts
-        .iter()
-        .map(|account| (account.number.as_str(), account.srtp))
-        .collect();
+    let accounts: Vec<_> =
+        config.sip.accounts.iter().map(|account| (account.number.as_str(), account.srtp)).collect();
     assert_eq!(accounts, [("1", SrtpPolicy::Required), ("2", SrtpPolicy::Off)]);
-    let trunks: Vec<_> = config.sip.trunks.iter().map(|trunk| (trunk.name.as_str(), trunk.srtp)).collect();
+    let trunks: Vec<_> =
+        config.sip.trunks.iter().map(|trunk| (trunk.name.as_str(), trunk.srtp)).collect();
     assert_eq!(trunks, [("a", SrtpPolicy::Optional), ("b", SrtpPolicy::Off)]);
-    let numbered: Vec<_> = Numbering::of(&config.sip).extensions().map(|extension| extension.srtp).collect();
+    let numbered: Vec<_> =
+        Numbering::of(&config.sip).extensions().map(|extension| extension.srtp).collect();
     assert_eq!(numbered, [SrtpPolicy::Required, SrtpPolicy::Off]);
 }
 
@@ -79,11 +77,7 @@ fn without_a_file_it_is_the_world_of_the_sample() {
     assert_eq!(config.admin_bind.to_string(), "127.0.0.1:9090");
     assert_eq!(config.state_dir, Path::new("./undertone-data"));
     let device = |id: &str| {
-        config
-            .directory
-            .devices
-            .get(&DeviceId::from(id))
-            .map(|device| device.number.as_str())
+        config.directory.devices.get(&DeviceId::from(id)).map(|device| device.number.as_str())
     };
     assert_eq!(device("efelab32-53f9-43ce-b65e-5768c61f7d4a"), Some("5005"));
     assert_eq!(device("9c14cad7-17c4-48d0-8492-7cf0ff92c224"), Some("5001"));
@@ -93,13 +87,11 @@ fn without_a_file_it_is_the_world_of_the_sample() {
         "a customer's account is nobody's device"
     );
     assert!(
-        config
-            .directory
-            .voice_environments
-            .contains_key("370ef5e6-9e3c-4d91-9588-7f4dfe67e011")
+        config.directory.voice_environments.contains_key("370ef5e6-9e3c-4d91-9588-7f4dfe67e011")
     );
     assert_eq!(config.directory.groups.len(), 1);
-    let accounts: Vec<_> = config.sip.accounts.iter().map(|account| account.number.as_str()).collect();
+    let accounts: Vec<_> =
+        config.sip.accounts.iter().map(|account| account.number.as_str()).collect();
     assert_eq!(accounts, ["5005", "5001", "7001"]);
 }
 
@@ -125,9 +117,12 @@ fn the_printed_defaults_are_the_defaults_of_the_rooms() {
 fn every_key_is_documented_and_the_commented_ones_can_be_set() {
     let is_key = |line: &str| {
         let name = line.split(" = ").next().unwrap_or_default();
-        line.contains(" = ") && !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        line.contains(" = ")
+            && !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
     };
-    let (mut documented, mut seen, mut section) = (false, std::collections::BTreeSet::new(), String::new());
+    let (mut documented, mut seen, mut section) =
+        (false, std::collections::BTreeSet::new(), String::new());
     for line in commented_defaults().lines() {
         let bare = line.strip_prefix('#').unwrap_or(line);
         if bare.starts_with('[') {
@@ -160,7 +155,8 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
 
 #[test]
 fn a_file_changes_what_it_says_and_nothing_else() {
-    let config = read("[rest]\nbind = \"127.0.0.1:9999\"\n[monitoring]\ninvite_timeout = 2.5\n").expect("fine");
+    let config = read("[rest]\nbind = \"127.0.0.1:9999\"\n[monitoring]\ninvite_timeout = 2.5\n")
+        .expect("fine");
     assert_eq!(config.http.public_url, "http://127.0.0.1:9999", "it follows the address");
     assert_eq!(config.rest_bind.port(), 9999);
     assert_eq!(config.b2bua.supervision.invite_timeout.as_millis(), 2500);
@@ -240,10 +236,7 @@ fn each_bad_value_names_its_key_and_line() {
             "# hello\n[rset]\nbind = \"x\"",
             "undertone.toml:2: rset: there is no section or key 'rset'",
         ),
-        (
-            "insecure = true",
-            "undertone.toml:1: insecure: there is no section or key 'insecure'",
-        ),
+        ("insecure = true", "undertone.toml:1: insecure: there is no section or key 'insecure'"),
         ("rest = 1", "undertone.toml:1: rest: must be a section"),
         (
             "insecure_bind = \"yes\"",
@@ -358,10 +351,7 @@ fn each_bad_value_names_its_key_and_line() {
             "[[device]]\nid = \"d\"\nnumber = \"1\"\nringtone = 1",
             "undertone.toml:4: device[0].ringtone: there is no key",
         ),
-        (
-            "[[device]]\nid = \"d\"\nnumber = \"sip:1@x\"",
-            "undertone.toml:3: device[0].number: ",
-        ),
+        ("[[device]]\nid = \"d\"\nnumber = \"sip:1@x\"", "undertone.toml:3: device[0].number: "),
         ("[[device]]\nid = \"a/b\"\nnumber = \"1\"", "undertone.toml:2: device[0].id: "),
         (
             "[[device]]\nid = \"d\"\nnumber = \"1\"\n[[device]]\nid = \"e\"\nnumber = \"1\"",
@@ -408,10 +398,7 @@ fn each_bad_value_names_its_key_and_line() {
             "[monitoring]\nwhisper_gain_db = 20.5",
             "undertone.toml:2: monitoring.whisper_gain_db: must be -20 to 20",
         ),
-        (
-            "[monitoring]\nduck_db = 1",
-            "undertone.toml:2: monitoring.duck_db: must be -40 to 0",
-        ),
+        ("[monitoring]\nduck_db = 1", "undertone.toml:2: monitoring.duck_db: must be -40 to 0"),
         (
             "[monitoring]\nnotify_agent = \"loud\"",
             "undertone.toml:2: monitoring.notify_agent: 'loud' is not one of none, event, beep",
@@ -540,16 +527,16 @@ fn credentials_are_made_once_and_kept_as_hashes() {
     for made in rest.iter().chain(&sip) {
         let password = made.password.as_bytes();
         assert!(
-            !kept
-                .values()
-                .any(|value| value.windows(password.len()).any(|part| part == password))
+            !kept.values().any(|value| value.windows(password.len()).any(|part| part == password))
         );
     }
     let text = config.introduction(&rest, &sip).expect("there is something to say");
     let curl = "-d '{\"operationName\":\"Coach\",\"targetDeviceUri\":\"http://127.0.0.1:8080/api/v2/devices/9c14cad7-17c4-48d0-8492-7cf0ff92c224\"}'";
     assert!(text.contains(curl), "{text}");
     assert!(
-        text.contains("http://127.0.0.1:8080/api/v2/me/devices/efelab32-53f9-43ce-b65e-5768c61f7d4a"),
+        text.contains(
+            "http://127.0.0.1:8080/api/v2/me/devices/efelab32-53f9-43ce-b65e-5768c61f7d4a"
+        ),
         "{text}"
     );
     assert!(text.contains(&format!("-u supervisor:{}", rest[1].password)), "{text}");
@@ -590,6 +577,7 @@ fn nat_is_auto_unless_it_is_said_and_media_sources_are_hosts_and_networks() {
     assert_eq!(nats, [Nat::Auto, Nat::Always, Nat::Never, Nat::Auto]);
     let trunk = &config.sip.trunks[0];
     assert_eq!(trunk.nat, Nat::Auto);
-    let networks = ["198.51.100.7", "203.0.113.0/24"].map(|text| Network::parse(text).expect("a network"));
+    let networks =
+        ["198.51.100.7", "203.0.113.0/24"].map(|text| Network::parse(text).expect("a network"));
     assert_eq!(trunk.media_sources, networks);
 }

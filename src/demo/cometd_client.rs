@@ -56,9 +56,19 @@ impl Listener {
     ///
     /// # Errors
     /// No HTTP client can be made.
-    pub fn new(url: &str, user: &str, password: &str, channels: &[&str], after: i64) -> Result<Self, ListenError> {
+    pub fn new(
+        url: &str,
+        user: &str,
+        password: &str,
+        channels: &[&str],
+        after: i64,
+    ) -> Result<Self, ListenError> {
         Ok(Self {
-            http: reqwest::Client::builder().cookie_store(true).no_proxy().timeout(TIMEOUT).build()?,
+            http: reqwest::Client::builder()
+                .cookie_store(true)
+                .no_proxy()
+                .timeout(TIMEOUT)
+                .build()?,
             endpoint: format!("{}/api/v2/notifications", url.trim_end_matches('/')),
             user: user.to_owned(),
             password: password.to_owned(),
@@ -84,10 +94,7 @@ impl Listener {
             "channel": "/meta/connect", "clientId": client, "connectionType": "long-polling", "ext": {"ack": self.ack},
         }]);
         let messages = self.exchange("/connect", &connect).await?;
-        Ok(Round {
-            events: self.take(messages),
-            reopened: None,
-        })
+        Ok(Round { events: self.take(messages), reopened: None })
     }
 
     /// Ends the session on the server.
@@ -95,7 +102,10 @@ impl Listener {
         if let Some(client) = self.client.take() {
             // Without it the session expires.
             let _ = self
-                .exchange("/disconnect", &json!([{"channel": "/meta/disconnect", "clientId": client}]))
+                .exchange(
+                    "/disconnect",
+                    &json!([{"channel": "/meta/disconnect", "clientId": client}]),
+                )
                 .await;
         }
     }
@@ -125,10 +135,7 @@ impl Listener {
             // From now on there is something to count from.
             self.last = replay["last"].as_i64().unwrap_or(-1);
         }
-        Ok(Round {
-            events: self.take(subscribed),
-            reopened: Some(replay["complete"] == false),
-        })
+        Ok(Round { events: self.take(subscribed), reopened: Some(replay["complete"] == false) })
     }
 
     /// The advice says whether it is any use to try again.
@@ -146,7 +153,8 @@ impl Listener {
     }
 
     fn take(&mut self, messages: Vec<Value>) -> Vec<Value> {
-        let (events, replies): (Vec<Value>, Vec<Value>) = messages.into_iter().partition(|message| message.get("successful").is_none());
+        let (events, replies): (Vec<Value>, Vec<Value>) =
+            messages.into_iter().partition(|message| message.get("successful").is_none());
         for reply in replies {
             self.heed(&reply["advice"]);
             self.ack = reply["ext"]["ack"].as_i64().unwrap_or(self.ack);

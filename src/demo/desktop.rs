@@ -21,7 +21,12 @@ pub(super) struct Desktop {
 }
 
 impl Desktop {
-    pub(super) fn new(rest: SocketAddr, user: &str, password: &str, timeline: Timeline) -> Result<Desktop, DemoError> {
+    pub(super) fn new(
+        rest: SocketAddr,
+        user: &str,
+        password: &str,
+        timeline: Timeline,
+    ) -> Result<Desktop, DemoError> {
         Ok(Desktop {
             http: reqwest::Client::builder().cookie_store(true).no_proxy().build()?,
             base: format!("http://{rest}"),
@@ -89,7 +94,11 @@ pub(super) struct Notifications {
 
 impl Notifications {
     /// Waits for the next message that fits, from where the last wait ended.
-    pub(super) async fn until(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Result<Value, DemoError> {
+    pub(super) async fn until(
+        &self,
+        what: &str,
+        fits: impl Fn(&Value) -> bool,
+    ) -> Result<Value, DemoError> {
         let mut count = self.count.subscribe();
         let found = tokio::time::timeout(Duration::from_secs(8), async {
             loop {
@@ -97,7 +106,12 @@ impl Notifications {
                 {
                     let events = held(&self.events);
                     let mut seen = held(&self.seen);
-                    if let Some((i, message)) = events.iter().enumerate().skip(*seen).find(|(_, message)| fits(&message["data"])) {
+                    if let Some((i, message)) = events
+                        .iter()
+                        .enumerate()
+                        .skip(*seen)
+                        .find(|(_, message)| fits(&message["data"]))
+                    {
                         *seen = i + 1;
                         return Some(message.clone());
                     }

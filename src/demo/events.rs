@@ -32,8 +32,11 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The gateway refuses this user; there is nothing to wait for.
 pub async fn run(options: EventsOptions) -> Result<(), ListenError> {
     let channels: Vec<&str> = options.channels.iter().map(String::as_str).collect();
-    let mut listener = Listener::new(&options.url, &options.user, &options.password, &channels, options.after)?;
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let mut listener =
+        Listener::new(&options.url, &options.user, &options.password, &channels, options.after)?;
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return Ok(());
     };
     let mut is_lost = false;
@@ -88,7 +91,8 @@ fn show(event: &Value, json: bool) -> io::Result<()> {
 /// `1000000017 /v2/me/devices DeviceStateChangeMessage {…}`; `-` for the present state, which has
 /// no number.
 fn line(event: &Value) -> String {
-    let number = event["ext"]["replay"].as_u64().map_or("-".to_owned(), |number| number.to_string());
+    let number =
+        event["ext"]["replay"].as_u64().map_or("-".to_owned(), |number| number.to_string());
     let channel = event["channel"].as_str().unwrap_or("-");
     let kind = event["data"]["messageType"].as_str().unwrap_or("-");
     format!("{number} {channel} {kind} {}", event["data"])

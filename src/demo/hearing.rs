@@ -66,7 +66,9 @@ impl Scene {
             HeardPart::Absent => (vec![agent], vec![customer], vec![]),
             HeardPart::ListenIn => (vec![agent], vec![customer], vec![customer, agent]),
             HeardPart::Coach => (vec![agent], vec![customer, supervisor], vec![customer, agent]),
-            HeardPart::BargeIn => (vec![agent, supervisor], vec![customer, supervisor], vec![customer, agent]),
+            HeardPart::BargeIn => {
+                (vec![agent, supervisor], vec![customer, supervisor], vec![customer, agent])
+            }
         };
         Scene(vec![(customer, to_customer), (agent, to_agent), (supervisor, to_supervisor)])
     }
@@ -97,21 +99,26 @@ pub(super) struct Phase {
 
 impl Phase {
     /// Measures all cells in a window in which nothing changed.
-    pub(super) fn measure(name: &str, scene: &Scene, people: &[(Person, &Phone)], since: Instant, until: Instant) -> Phase {
+    pub(super) fn measure(
+        name: &str,
+        scene: &Scene,
+        people: &[(Person, &Phone)],
+        since: Instant,
+        until: Instant,
+    ) -> Phase {
         let mut cells = Vec::new();
         for &(listener, phone) in people {
-            for speaker in people.iter().map(|(person, _)| *person).filter(|speaker| *speaker != listener) {
+            for speaker in
+                people.iter().map(|(person, _)| *person).filter(|speaker| *speaker != listener)
+            {
                 let level = phone.heard_between(speaker.hz(), since, until);
                 let right = match scene.expects(listener, speaker) {
                     true => level > HEARD,
-                    false => level < SILENT && phone.peak_between(speaker.hz(), since, until) < SILENT,
+                    false => {
+                        level < SILENT && phone.peak_between(speaker.hz(), since, until) < SILENT
+                    }
                 };
-                cells.push(Cell {
-                    listener,
-                    speaker,
-                    level,
-                    right,
-                });
+                cells.push(Cell { listener, speaker, level, right });
             }
         }
         Phase { name: name.into(), cells }
@@ -124,7 +131,8 @@ impl Phase {
     pub(super) fn json(&self) -> Value {
         let mut hears = json!({});
         for cell in &self.cells {
-            hears[cell.listener.name()][cell.speaker.name()] = json!((f64::from(cell.level) * 10.0).round() / 10.0);
+            hears[cell.listener.name()][cell.speaker.name()] =
+                json!((f64::from(cell.level) * 10.0).round() / 10.0);
         }
         json!({"name": self.name, "hears": hears})
     }
@@ -137,7 +145,11 @@ pub(super) fn show(phases: &[Phase], timeline: &Timeline) {
     let mut last = None;
     for cell in phases.first().into_iter().flat_map(|phase| &phase.cells) {
         if last.replace(cell.listener) != Some(cell.listener) {
-            listeners = format!("{listeners:<width$}   {} hears", cell.listener.name(), width = speakers.len());
+            listeners = format!(
+                "{listeners:<width$}   {} hears",
+                cell.listener.name(),
+                width = speakers.len()
+            );
         }
         speakers += &format!("{:>width$}", cell.speaker.name(), width = width(cell));
     }
@@ -146,11 +158,8 @@ pub(super) fn show(phases: &[Phase], timeline: &Timeline) {
     for phase in phases {
         let mut line = format!("{:<NAME$}", format!("  {}", phase.name));
         for cell in &phase.cells {
-            let level = if cell.level < SILENT {
-                "·".into()
-            } else {
-                format!("{:.1}", cell.level)
-            };
+            let level =
+                if cell.level < SILENT { "·".into() } else { format!("{:.1}", cell.level) };
             line += &format!(
                 "{:>width$}",
                 if cell.right { level } else { format!("✗{level}") },

@@ -184,10 +184,7 @@ impl PhoneShared {
 
     fn happened(&self, event: PhoneEvent) {
         let mut events = held(&self.events);
-        events.push(Happened {
-            at: clock::instant(),
-            event,
-        });
+        events.push(Happened { at: clock::instant(), event });
         self.count.send_replace(events.len());
     }
 
@@ -196,12 +193,7 @@ impl PhoneShared {
         if trace.len() == Self::TRACED {
             trace.pop_front();
         }
-        trace.push_back(Traced {
-            at: clock::instant(),
-            sent,
-            line,
-            text,
-        });
+        trace.push_back(Traced { at: clock::instant(), sent, line, text });
     }
 }
 
@@ -234,13 +226,7 @@ impl Phone {
         let (asks, asked) = mpsc::channel(16);
         let number = config.number.clone();
         tokio::spawn(Agent::new(config, socket, address, shared.clone()).run(asked));
-        Ok(Phone {
-            asks,
-            shared,
-            seen: Arc::default(),
-            number,
-            address,
-        })
+        Ok(Phone { asks, shared, seen: Arc::default(), number, address })
     }
 
     /// The number of the phone.
@@ -273,7 +259,9 @@ impl Phone {
                 count.borrow_and_update();
                 let number = number.into();
                 match self.ask(|reply| Ask::Call { number, reply }).await {
-                    Err(PhoneError::NoCall) => count.changed().await.map_err(|_| PhoneError::Gone)?,
+                    Err(PhoneError::NoCall) => {
+                        count.changed().await.map_err(|_| PhoneError::Gone)?
+                    }
                     outcome => return outcome,
                 }
             }
@@ -293,31 +281,18 @@ impl Phone {
 
     /// Puts the other side on hold by re-INVITE; returns when it is answered.
     pub async fn hold(&self) -> Result<(), PhoneError> {
-        self.ask(|reply| Ask::Reinvite {
-            direction: SdpDirection::SendOnly,
-            reply,
-        })
-        .await
+        self.ask(|reply| Ask::Reinvite { direction: SdpDirection::SendOnly, reply }).await
     }
 
     /// Takes the other side back; returns when it is answered.
     pub async fn retrieve(&self) -> Result<(), PhoneError> {
-        self.ask(|reply| Ask::Reinvite {
-            direction: SdpDirection::SendRecv,
-            reply,
-        })
-        .await
+        self.ask(|reply| Ask::Reinvite { direction: SdpDirection::SendRecv, reply }).await
     }
 
     /// Asks that this number take its place in the call (REFER); returns when that is accepted.
     pub async fn refer(&self, number: &str) -> Result<(), PhoneError> {
         let number = number.into();
-        self.ask(|reply| Ask::Refer {
-            number,
-            replaces: None,
-            reply,
-        })
-        .await
+        self.ask(|reply| Ask::Refer { number, replaces: None, reply }).await
     }
 
     /// Asks that its call be joined with this number's, which another line of the same account is
@@ -330,12 +305,7 @@ impl Phone {
         line.asks.send(Ask::Dialog { reply }).await.map_err(|_| PhoneError::Gone)?;
         let dialog = answer.await.map_err(|_| PhoneError::Gone)?.ok_or(PhoneError::NoCall)?;
         let number = number.into();
-        self.ask(|reply| Ask::Refer {
-            number,
-            replaces: Some(dialog),
-            reply,
-        })
-        .await
+        self.ask(|reply| Ask::Refer { number, replaces: Some(dialog), reply }).await
     }
 
     /// Sends OPTIONS to its server; `Ok` for any 2xx.
@@ -386,7 +356,11 @@ impl Phone {
 
     /// Waits for the next event that fits, from where the last wait ended; what came before it is
     /// passed over.
-    pub async fn until(&self, what: impl Fn(&PhoneEvent) -> bool, within: Duration) -> Result<Happened, PhoneError> {
+    pub async fn until(
+        &self,
+        what: impl Fn(&PhoneEvent) -> bool,
+        within: Duration,
+    ) -> Result<Happened, PhoneError> {
         let mut count = self.shared.count.subscribe();
         let start = *held(&self.seen);
         let found = tokio::time::timeout(within, async {
@@ -457,11 +431,15 @@ impl Phone {
     /// as silence.
     pub fn heard_between(&self, hz: f32, since: Instant, until: Instant) -> f32 {
         let samples = samples(&self.shared.sound.received(since, until));
-        let expected = (until.saturating_duration_since(since).as_secs_f32() * audio::RATE as f32 * 0.9) as usize;
+        let expected = (until.saturating_duration_since(since).as_secs_f32()
+            * audio::RATE as f32
+            * 0.9) as usize;
         let level = audio::level(&samples, hz);
         match samples.len() {
             0 => audio::SILENCE_DBFS,
-            n if n < expected => (level + 10.0 * (n as f32 / expected as f32).log10()).max(audio::SILENCE_DBFS),
+            n if n < expected => {
+                (level + 10.0 * (n as f32 / expected as f32).log10()).max(audio::SILENCE_DBFS)
+            }
             _ => level,
         }
     }
@@ -505,7 +483,10 @@ impl Phone {
         self.shared.sound.totals()
     }
 
-    async fn ask(&self, make: impl FnOnce(oneshot::Sender<Result<(), PhoneError>>) -> Ask) -> Result<(), PhoneError> {
+    async fn ask(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<(), PhoneError>>) -> Ask,
+    ) -> Result<(), PhoneError> {
         let (reply, answer) = oneshot::channel();
         self.asks.send(make(reply)).await.map_err(|_| PhoneError::Gone)?;
         answer.await.map_err(|_| PhoneError::Gone)?

@@ -56,11 +56,7 @@ pub async fn run(options: DemoOptions) -> Result<bool, DemoError> {
     let world = World::start(options.split).await?;
     timeline.title(&format!(
         "Undertone on free loopback ports{}: REST and CometD {}, SIP {}",
-        if options.split {
-            ", gateway and SIP backend as two processes"
-        } else {
-            ""
-        },
+        if options.split { ", gateway and SIP backend as two processes" } else { "" },
         world.rest,
         world.sip
     ));
@@ -90,7 +86,11 @@ struct Cast<'a> {
     told_until: Instant,
 }
 
-async fn tell(world: &World, timeline: &Timeline, scenario: Scenario) -> Result<Findings, DemoError> {
+async fn tell(
+    world: &World,
+    timeline: &Timeline,
+    scenario: Scenario,
+) -> Result<Findings, DemoError> {
     let mut cast = assemble(world, timeline, scenario).await?;
     let mut findings = Findings {
         phases: Vec::new(),
@@ -98,10 +98,16 @@ async fn tell(world: &World, timeline: &Timeline, scenario: Scenario) -> Result<
         armed_join: None,
         moral: match scenario {
             Scenario::Coach => "Only the agent heard the supervisor whisper.",
-            Scenario::Transfer => "The whisper went to the next agent or nowhere, and never to the customer.",
+            Scenario::Transfer => {
+                "The whisper went to the next agent or nowhere, and never to the customer."
+            }
             Scenario::Hold => "On hold the customer heard nothing, and the agent his coach.",
-            Scenario::Conference => "Three talked, and only the agent heard the supervisor whisper.",
-            Scenario::TwoSupervisors => "The agent heard his coaches, and nobody else heard either of them.",
+            Scenario::Conference => {
+                "Three talked, and only the agent heard the supervisor whisper."
+            }
+            Scenario::TwoSupervisors => {
+                "The agent heard his coaches, and nobody else heard either of them."
+            }
         },
         whisper_delays: Vec::new(),
         customer_packets: 0,
@@ -123,11 +129,16 @@ async fn tell(world: &World, timeline: &Timeline, scenario: Scenario) -> Result<
     Ok(findings)
 }
 
-async fn assemble<'a>(world: &World, timeline: &'a Timeline, scenario: Scenario) -> Result<Cast<'a>, DemoError> {
+async fn assemble<'a>(
+    world: &World,
+    timeline: &'a Timeline,
+    scenario: Scenario,
+) -> Result<Cast<'a>, DemoError> {
     let start = clock::instant();
     let phone = async |person: Person, number: &str, password: &str, answer: AnswerPolicy| {
         let config = PhoneConfig::new(number, password, world.sip, person.hz()).answering(answer);
-        let phone = Phone::start(config).await.map_err(|error| DemoError::Phone(person.name(), error))?;
+        let phone =
+            Phone::start(config).await.map_err(|error| DemoError::Phone(person.name(), error))?;
         phone.register().await.map_err(|error| DemoError::Phone(person.name(), error))?;
         Ok::<_, DemoError>(phone)
     };
@@ -140,7 +151,8 @@ async fn assemble<'a>(world: &World, timeline: &'a Timeline, scenario: Scenario)
     )
     .await?;
     let after_ringing = AnswerPolicy::Auto(Duration::from_millis(300));
-    let agent = phone(Person::Agent, world::AGENT_NUMBER, &world.agent_password, after_ringing).await?;
+    let agent =
+        phone(Person::Agent, world::AGENT_NUMBER, &world.agent_password, after_ringing).await?;
     let supervisor = phone(
         Person::Supervisor,
         world::SUPERVISOR_NUMBER,
@@ -150,14 +162,25 @@ async fn assemble<'a>(world: &World, timeline: &'a Timeline, scenario: Scenario)
     .await?;
     let colleague = match scenario {
         Scenario::Coach | Scenario::Hold | Scenario::TwoSupervisors => None,
-        Scenario::Transfer | Scenario::Conference => {
-            Some(phone(Person::Colleague, world::COLLEAGUE_NUMBER, &world.colleague_password, after_ringing).await?)
-        }
+        Scenario::Transfer | Scenario::Conference => Some(
+            phone(
+                Person::Colleague,
+                world::COLLEAGUE_NUMBER,
+                &world.colleague_password,
+                after_ringing,
+            )
+            .await?,
+        ),
     };
     let second = match scenario {
         Scenario::Coach | Scenario::Transfer | Scenario::Hold | Scenario::Conference => None,
         Scenario::TwoSupervisors => {
-            let desktop = Desktop::new(world.rest, world::SECOND_USER, &world.second_password, timeline.clone())?;
+            let desktop = Desktop::new(
+                world.rest,
+                world::SECOND_USER,
+                &world.second_password,
+                timeline.clone(),
+            )?;
             let answer = AnswerPolicy::ByHeader;
             Some((
                 phone(Person::Second, world::SECOND_NUMBER, &world.second_password, answer).await?,
@@ -165,8 +188,14 @@ async fn assemble<'a>(world: &World, timeline: &'a Timeline, scenario: Scenario)
             ))
         }
     };
-    let agents_desk = Desktop::new(world.rest, world::AGENT_USER, &world.agent_password, timeline.clone())?;
-    let desktop = Desktop::new(world.rest, world::SUPERVISOR_USER, &world.supervisor_password, timeline.clone())?;
+    let agents_desk =
+        Desktop::new(world.rest, world::AGENT_USER, &world.agent_password, timeline.clone())?;
+    let desktop = Desktop::new(
+        world.rest,
+        world::SUPERVISOR_USER,
+        &world.supervisor_password,
+        timeline.clone(),
+    )?;
     let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
     agents_desk.post("/api/v2/me", session.clone()).await?;
     desktop.post("/api/v2/me", session.clone()).await?;
@@ -231,8 +260,7 @@ impl Cast<'_> {
     }
 
     async fn armed_call(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
-        self.timeline
-            .title("The same once more, armed before the call, for the next call only");
+        self.timeline.title("The same once more, armed before the call, for the next call only");
         self.post_device(coach(Some("NextCall"))).await?;
         self.news
             .until("a device that coaches the next call", |data| {
@@ -261,8 +289,9 @@ impl Cast<'_> {
 
     /// With scope Call the coach goes with the customer. The call.
     async fn followed_call(&mut self, findings: &mut Findings) -> Result<String, DemoError> {
-        self.timeline
-            .title("The customer calls the agent, and the supervisor coaches the call wherever it goes");
+        self.timeline.title(
+            "The customer calls the agent, and the supervisor coaches the call wherever it goes",
+        );
         let (call, talking_since) = self.coached_call("Coach, scope Call", findings).await?;
 
         self.timeline
@@ -298,8 +327,7 @@ impl Cast<'_> {
         };
         findings.armed_join = self.whisper_heard(talking_since).await;
         self.phase("Coach, scope Agent", HeardPart::Coach, findings).await;
-        self.timeline
-            .title("The agent transfers the customer: the supervisor is out with him");
+        self.timeline.title("The agent transfers the customer: the supervisor is out with him");
         let left = self.transfer(&call).await?;
         self.supervisor_left().await?;
         self.phase_with("without the supervisor", (Person::Colleague, HeardPart::Absent), findings)
@@ -311,7 +339,11 @@ impl Cast<'_> {
 
     /// The customer calls the agent, and the supervisor coaches the agent: the call, and since when
     /// they talk.
-    async fn coached_call(&mut self, phase: &str, findings: &mut Findings) -> Result<(String, Instant), DemoError> {
+    async fn coached_call(
+        &mut self,
+        phase: &str,
+        findings: &mut Findings,
+    ) -> Result<(String, Instant), DemoError> {
         let talking_since = self.call_agent().await?;
         let asked = self.post_device(coach(None)).await?;
         self.supervisor_joined().await?;
@@ -330,7 +362,12 @@ impl Cast<'_> {
 
     /// The customer and the agent talk alone again; the agent is coached until the customer hangs
     /// up. The packets until `left` are counted, and those from when all has settled.
-    async fn ending(&mut self, (since, left): (Instant, Instant), phase: &str, findings: &mut Findings) -> Result<(), DemoError> {
+    async fn ending(
+        &mut self,
+        (since, left): (Instant, Instant),
+        phase: &str,
+        findings: &mut Findings,
+    ) -> Result<(), DemoError> {
         self.phase(phase, HeardPart::Coach, findings).await;
         let there = clock::instant();
         self.phase("and on they talk", HeardPart::Coach, findings).await;
@@ -343,8 +380,7 @@ impl Cast<'_> {
     async fn held_call(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
         let (call, talking_since) = self.opening(findings).await?;
         let path = format!("/api/v2/me/calls/{call}");
-        self.timeline
-            .title("The agent puts the customer on hold: he and the coach go on talking");
+        self.timeline.title("The agent puts the customer on hold: he and the coach go on talking");
         let held = self.agents_desk.post(&path, json!({"operationName": "Hold"})).await?;
         let scene = Scene::new(&[
             (Person::Agent, &[Person::Supervisor]),
@@ -365,7 +401,8 @@ impl Cast<'_> {
         let lost = |error| DemoError::Phone("colleague", error);
         let missing = || DemoError::Missing("the colleague's phone".into());
         self.colleague.as_ref().ok_or_else(missing)?.established(SOON).await.map_err(lost)?;
-        let (customer, agent, colleague, supervisor) = (Person::Customer, Person::Agent, Person::Colleague, Person::Supervisor);
+        let (customer, agent, colleague, supervisor) =
+            (Person::Customer, Person::Agent, Person::Colleague, Person::Supervisor);
         let scene = Scene::new(&[
             (customer, &[agent, colleague]),
             (agent, &[customer, colleague, supervisor]),
@@ -382,7 +419,8 @@ impl Cast<'_> {
 
     async fn two_supervisors(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
         let (_, talking_since) = self.opening(findings).await?;
-        let (customer, agent, supervisor, second) = (Person::Customer, Person::Agent, Person::Supervisor, Person::Second);
+        let (customer, agent, supervisor, second) =
+            (Person::Customer, Person::Agent, Person::Supervisor, Person::Second);
         let both = [customer, agent];
         for (activity, to_agent) in [
             ("ListenIn", vec![customer, supervisor]),
@@ -390,7 +428,12 @@ impl Cast<'_> {
         ] {
             self.timeline.title(&format!("A second supervisor asks for {activity}"));
             self.second_asks(activity).await?;
-            let scene = Scene::new(&[(customer, &[agent]), (agent, &to_agent), (supervisor, &both), (second, &both)]);
+            let scene = Scene::new(&[
+                (customer, &[agent]),
+                (agent, &to_agent),
+                (supervisor, &both),
+                (second, &both),
+            ]);
             self.scene(&format!("the second: {activity}"), &scene, findings).await;
         }
         self.timeline.title("He cancels, and the first goes on");
@@ -434,10 +477,7 @@ impl Cast<'_> {
     async fn call_agent(&mut self) -> Result<Instant, DemoError> {
         let customer = |error| DemoError::Phone("customer", error);
         self.customer.call(world::AGENT_NUMBER).await.map_err(customer)?;
-        self.agent
-            .established(SOON)
-            .await
-            .map_err(|error| DemoError::Phone("agent", error))?;
+        self.agent.established(SOON).await.map_err(|error| DemoError::Phone("agent", error))?;
         let at = self.customer.established(SOON).await.map_err(customer)?.at;
         self.tell();
         Ok(at)
@@ -464,7 +504,12 @@ impl Cast<'_> {
         id.ok_or_else(|| DemoError::Missing("the call's id".into()))
     }
 
-    async fn switch(&mut self, call: &str, operation: &str, activity: &str) -> Result<(), DemoError> {
+    async fn switch(
+        &mut self,
+        call: &str,
+        operation: &str,
+        activity: &str,
+    ) -> Result<(), DemoError> {
         self.desktop
             .post(&format!("/api/v2/me/calls/{call}"), json!({"operationName": operation}))
             .await?;
@@ -472,9 +517,7 @@ impl Cast<'_> {
     }
 
     async fn post_device(&self, body: Value) -> Result<Instant, DemoError> {
-        self.desktop
-            .post(&format!("/api/v2/me/devices/{}", world::SUPERVISOR_DEVICE), body)
-            .await
+        self.desktop.post(&format!("/api/v2/me/devices/{}", world::SUPERVISOR_DEVICE), body).await
     }
 
     async fn hang_up(&mut self) -> Result<(), DemoError> {
@@ -484,7 +527,8 @@ impl Cast<'_> {
     /// The customer hangs up on this one.
     async fn customer_leaves(&mut self, on: Person) -> Result<(), DemoError> {
         self.customer.hang_up().await.map_err(|error| DemoError::Phone("customer", error))?;
-        let other = self.colleague.as_ref().filter(|_| on == Person::Colleague).unwrap_or(&self.agent);
+        let other =
+            self.colleague.as_ref().filter(|_| on == Person::Colleague).unwrap_or(&self.agent);
         other.ended(SOON).await.map_err(|error| DemoError::Phone(on.name(), error))?;
         self.tell();
         Ok(())
@@ -495,7 +539,12 @@ impl Cast<'_> {
         self.phase_with(name, (Person::Agent, part), findings).await;
     }
 
-    async fn phase_with(&mut self, name: &str, (agent, part): (Person, HeardPart), findings: &mut Findings) {
+    async fn phase_with(
+        &mut self,
+        name: &str,
+        (agent, part): (Person, HeardPart),
+        findings: &mut Findings,
+    ) {
         self.scene(name, &Scene::of(agent, part), findings).await;
     }
 
@@ -503,9 +552,7 @@ impl Cast<'_> {
         tokio::time::sleep(SETTLE).await;
         let since = clock::instant();
         tokio::time::sleep(LISTEN).await;
-        findings
-            .phases
-            .push(Phase::measure(name, scene, &self.people(), since, clock::instant()));
+        findings.phases.push(Phase::measure(name, scene, &self.people(), since, clock::instant()));
         self.tell();
     }
 
@@ -528,7 +575,9 @@ impl Cast<'_> {
             let since = clock::instant();
             self.supervisor.mark(MARK, MARK_PACKETS);
             tokio::time::sleep(Duration::from_millis(300)).await;
-            if let (Some(said), Some(heard)) = (self.supervisor.marked_at(), self.agent.mark_heard_at(MARK, since)) {
+            if let (Some(said), Some(heard)) =
+                (self.supervisor.marked_at(), self.agent.mark_heard_at(MARK, since))
+            {
                 findings
                     .whisper_delays
                     .push(heard.saturating_duration_since(said).as_secs_f64() * 1000.0);
@@ -537,15 +586,19 @@ impl Cast<'_> {
     }
 
     fn count_identical(&self, windows: &[(Instant, Instant)], findings: &mut Findings) {
-        let Some((first, _)) = windows.first() else { return };
+        let Some((first, _)) = windows.first() else {
+            return;
+        };
         // The agent may have spoken before the phone of the customer knew of the answer.
         let spoken = first.checked_sub(SOON).unwrap_or(*first);
         let agents = std::iter::once(&self.agent).chain(&self.colleague);
-        let sent: BTreeSet<_> = agents.flat_map(|agent| agent.sent(spoken)).map(|packet| packet.payload).collect();
+        let sent: BTreeSet<_> =
+            agents.flat_map(|agent| agent.sent(spoken)).map(|packet| packet.payload).collect();
         for (since, until) in windows {
             let received = self.customer.received_between(*since, *until);
             findings.customer_packets += received.len();
-            findings.identical += received.iter().filter(|packet| sent.contains(&packet.payload)).count();
+            findings.identical +=
+                received.iter().filter(|packet| sent.contains(&packet.payload)).count();
         }
     }
 
@@ -584,16 +637,15 @@ fn coach(mode: Option<&str>) -> Value {
 /// The monitoring state in a message about the device of the supervisor; `None` too when it is
 /// about something else.
 fn monitoring(data: &Value) -> Option<&Value> {
-    data["devices"]
-        .as_array()?
-        .iter()
-        .find_map(|device| device.get("supervisorMonitoringState"))
+    data["devices"].as_array()?.iter().find_map(|device| device.get("supervisorMonitoringState"))
 }
 
 fn show(findings: &Findings, timeline: &Timeline) {
     hearing::show(&findings.phases, timeline);
     timeline.title("Figures");
-    let ms = |time: Option<Duration>| time.map_or("never".into(), |time| format!("{:.0} ms", time.as_secs_f64() * 1000.0));
+    let ms = |time: Option<Duration>| {
+        time.map_or("never".into(), |time| format!("{:.0} ms", time.as_secs_f64() * 1000.0))
+    };
     timeline.text(&format!(
         "  join, POST to the first whisper at the agent      {}",
         ms(findings.join)
@@ -604,9 +656,8 @@ fn show(findings: &Findings, timeline: &Timeline) {
             ms(findings.armed_join)
         ));
     }
-    let delay = findings
-        .whisper_delay_ms()
-        .map_or("not found".into(), |delay| format!("{delay:.1} ms"));
+    let delay =
+        findings.whisper_delay_ms().map_or("not found".into(), |delay| format!("{delay:.1} ms"));
     timeline.text(&format!(
         "  whisper's added delay, without packetisation      {delay} (the next packet to the agent: 0 to 20, as the phones' clocks lie)"
     ));

@@ -23,26 +23,20 @@ pub(super) struct TimelineEntry {
 
 #[derive(Clone, Debug)]
 enum What {
-    Rest {
-        user: String,
-        path: String,
-        body: Value,
-        status: u16,
-        reply: Value,
-    },
-    CometD {
-        user: String,
-        message: Value,
-    },
-    Sip {
-        phone: String,
-        sent: bool,
-        line: String,
-    },
+    Rest { user: String, path: String, body: Value, status: u16, reply: Value },
+    CometD { user: String, message: Value },
+    Sip { phone: String, sent: bool, line: String },
 }
 
 impl TimelineEntry {
-    pub(super) fn rest(at: Instant, user: &str, path: &str, body: &Value, status: u16, reply: &Value) -> TimelineEntry {
+    pub(super) fn rest(
+        at: Instant,
+        user: &str,
+        path: &str,
+        body: &Value,
+        status: u16,
+        reply: &Value,
+    ) -> TimelineEntry {
         let what = What::Rest {
             user: user.into(),
             path: path.into(),
@@ -54,10 +48,7 @@ impl TimelineEntry {
     }
 
     pub(super) fn cometd(at: Instant, user: &str, message: &Value) -> TimelineEntry {
-        let what = What::CometD {
-            user: user.into(),
-            message: message.clone(),
-        };
+        let what = What::CometD { user: user.into(), message: message.clone() };
         TimelineEntry { at, what }
     }
 }
@@ -90,17 +81,11 @@ impl Timeline {
 
     /// The milestones among a phone's messages since then.
     pub(super) fn add_sip(&self, role: &str, phone: &Phone, since: Instant) {
-        let milestones = phone
-            .trace()
-            .into_iter()
-            .filter(|traced| traced.at >= since && is_milestone(traced));
+        let milestones =
+            phone.trace().into_iter().filter(|traced| traced.at >= since && is_milestone(traced));
         held(&self.waiting).extend(milestones.map(|traced| TimelineEntry {
             at: traced.at,
-            what: What::Sip {
-                phone: role.into(),
-                sent: traced.sent,
-                line: describe(&traced),
-            },
+            what: What::Sip { phone: role.into(), sent: traced.sent, line: describe(&traced) },
         }));
     }
 
@@ -111,13 +96,7 @@ impl Timeline {
         for entry in &waiting {
             let at = format!("{:>8.3}", self.since_start(entry.at) / 1000.0);
             match &entry.what {
-                What::Rest {
-                    user,
-                    path,
-                    body,
-                    status,
-                    reply,
-                } => {
+                What::Rest { user, path, body, status, reply } => {
                     self.line(CYAN, &format!("{at}  REST    {user} ▶ POST {path}"));
                     self.line(CYAN, &format!("                  {body}"));
                     self.line(CYAN, &format!("                ◀ {status} {reply}"));
@@ -126,7 +105,10 @@ impl Timeline {
                     self.line(YELLOW, &format!("{at}  CometD  {user} ◀ {message}"));
                 }
                 What::Sip { phone, sent, line } => {
-                    self.line(DIM, &format!("{at}  SIP     {phone} {} {line}", if *sent { '▶' } else { '◀' }));
+                    self.line(
+                        DIM,
+                        &format!("{at}  SIP     {phone} {} {line}", if *sent { '▶' } else { '◀' }),
+                    );
                 }
             }
         }
@@ -198,9 +180,8 @@ impl Timeline {
 
 fn is_milestone(traced: &Traced) -> bool {
     let line = &traced.line;
-    let request = ["INVITE ", "BYE ", "CANCEL ", "NOTIFY "]
-        .iter()
-        .any(|method| line.starts_with(method));
+    let request =
+        ["INVITE ", "BYE ", "CANCEL ", "NOTIFY "].iter().any(|method| line.starts_with(method));
     let answer = line.ends_with("(INVITE)") && !line.starts_with("100");
     request || answer || line == "200 OK (REGISTER)"
 }
@@ -209,7 +190,8 @@ fn is_milestone(traced: &Traced) -> bool {
 fn describe(traced: &Traced) -> String {
     let fields = traced.text.lines().filter(|field| {
         let name = field.split(':').next().unwrap_or_default().to_ascii_lowercase();
-        traced.line.starts_with("INVITE") && ["answer-mode", "call-info", "alert-info"].contains(&name.as_str())
+        traced.line.starts_with("INVITE")
+            && ["answer-mode", "call-info", "alert-info"].contains(&name.as_str())
     });
     fields.fold(traced.line.clone(), |line, field| format!("{line}  [{}]", field.trim()))
 }

@@ -75,16 +75,24 @@ impl World {
         let name = format!("undertone-demo-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let place = WorldPlace(std::env::temp_dir().join(name));
         std::fs::create_dir_all(&place.0).map_err(|error| failed(&error))?;
-        let passwords: [String; 5] = std::array::from_fn(|_| format!("{:016x}", rand::random::<u64>()));
+        let passwords: [String; 5] =
+            std::array::from_fn(|_| format!("{:016x}", rand::random::<u64>()));
         let (product, rest, sip) = match split {
             true => {
                 let mut attempts = 0;
                 loop {
                     let ports = WorldPorts::free().map_err(|error| failed(&error))?;
-                    let text = describe(&place.0, &ports, &passwords).map_err(|error| failed(&error))?;
+                    let text =
+                        describe(&place.0, &ports, &passwords).map_err(|error| failed(&error))?;
                     attempts += 1;
                     match start_children(&place.0, &text, &ports).await {
-                        Ok(children) => break (Product::Children(children), loopback(ports.rest), loopback(ports.sip)),
+                        Ok(children) => {
+                            break (
+                                Product::Children(children),
+                                loopback(ports.rest),
+                                loopback(ports.sip),
+                            );
+                        }
                         // Somebody else may have taken a port meanwhile.
                         Err(error) if attempts == ATTEMPTS => return Err(error),
                         Err(_) => {}
@@ -92,10 +100,15 @@ impl World {
                 }
             }
             false => {
-                let text = describe(&place.0, &WorldPorts::default(), &passwords).map_err(|error| failed(&error))?;
-                let mut config = config::parse(Some((Path::new("the demo's configuration"), &text)), []).map_err(|error| failed(&error))?;
+                let text = describe(&place.0, &WorldPorts::default(), &passwords)
+                    .map_err(|error| failed(&error))?;
+                let mut config =
+                    config::parse(Some((Path::new("the demo's configuration"), &text)), [])
+                        .map_err(|error| failed(&error))?;
                 config.media.ports = None;
-                let running = app::start(config, ServerRole::Serve, None).await.map_err(|error| failed(&error))?;
+                let running = app::start(config, ServerRole::Serve, None)
+                    .await
+                    .map_err(|error| failed(&error))?;
                 let (Some(rest), Some(sip)) = (running.rest(), running.sip(Protocol::Udp)) else {
                     return Err(DemoError::Start("an address is missing".into()));
                 };
@@ -176,16 +189,10 @@ fn describe(
     ports: &WorldPorts,
     [customer, agent, supervisor, colleague, second]: &[String; 5],
 ) -> Result<String, crate::http::auth::PasswordError> {
-    let (agent_hash, supervisor_hash) = (hash_password_cheaply(agent)?, hash_password_cheaply(supervisor)?);
+    let (agent_hash, supervisor_hash) =
+        (hash_password_cheaply(agent)?, hash_password_cheaply(supervisor)?);
     let second_hash = hash_password_cheaply(second)?;
-    let WorldPorts {
-        rest,
-        gateway_grpc,
-        gateway_admin,
-        backend_grpc,
-        backend_admin,
-        sip,
-    } = ports;
+    let WorldPorts { rest, gateway_grpc, gateway_admin, backend_grpc, backend_admin, sip } = ports;
     // At port 0 the assembly knows better.
     let public_url = if *rest == 0 {
         String::new()
@@ -271,7 +278,11 @@ supervisors = ["{SUPERVISOR_USER}", "{SECOND_USER}"]
     ))
 }
 
-async fn start_children(place: &Path, text: &str, ports: &WorldPorts) -> Result<Vec<Child>, DemoError> {
+async fn start_children(
+    place: &Path,
+    text: &str,
+    ports: &WorldPorts,
+) -> Result<Vec<Child>, DemoError> {
     let failed = |error: io::Error| DemoError::Start(error.to_string());
     let file = place.join("undertone.toml");
     std::fs::write(&file, text).map_err(failed)?;
@@ -312,5 +323,6 @@ fn terminate(child: &Child) {
         return;
     };
     // It may have ended by itself.
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM);
+    let _ =
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM);
 }

@@ -75,14 +75,19 @@ impl AccessDirectory {
             return needs_feature(user, Feature::Voice);
         }
         Err(match self.may_know(user, device) {
-            true => Refusal::about(Reason::NotPermitted, self.subject(user, device), "Device '{}' is not yours."),
+            true => Refusal::about(
+                Reason::NotPermitted,
+                self.subject(user, device),
+                "Device '{}' is not yours.",
+            ),
             false => Refusal::not_found(format_args!("/me/devices/{device}")),
         })
     }
 
     /// The user may learn that the device exists: an own one, or one that the user may monitor.
     pub(super) fn may_know(&self, user: &User, device: &DeviceId) -> bool {
-        user.devices.contains(device) || (self.device(device).is_some() && self.may_monitor(user, device).is_ok())
+        user.devices.contains(device)
+            || (self.device(device).is_some() && self.may_monitor(user, device).is_ok())
     }
 
     /// A device as a user calls it: by its number, or by its id where the user may not know more.
@@ -93,8 +98,9 @@ impl AccessDirectory {
         }
     }
 
-    /// A refusal of the backend, which knows devices by their ids, about the device as this user calls it: `Device '5001' is not registered.`
-    /// A device that was not found keeps the id by which it was asked for.
+    /// A refusal of the backend, which knows devices by their ids, about the device as this user
+    /// calls it: `Device '5001' is not registered.` A device that was not found keeps the id by
+    /// which it was asked for.
     pub(super) fn render_for(&self, user: Option<&User>, refusal: Refusal) -> Refusal {
         let found = refusal.reason != Reason::NotFound;
         match (user, &refusal.subject) {
@@ -108,16 +114,23 @@ impl AccessDirectory {
 
     /// One of the groups of the target's user says that its agents alone are heard.
     pub(super) fn agent_side_only(&self, target: &DeviceId) -> bool {
-        let Some(owner) = self.owner(target) else { return false };
+        let Some(owner) = self.owner(target) else {
+            return false;
+        };
         self.groups(&self.agents, &owner.id).any(|group| group.agent_side_only)
     }
 
-    fn groups<'a>(&'a self, named: &'a BTreeMap<UserId, Vec<GroupId>>, user: &UserId) -> impl Iterator<Item = &'a Group> {
+    fn groups<'a>(
+        &'a self,
+        named: &'a BTreeMap<UserId, Vec<GroupId>>,
+        user: &UserId,
+    ) -> impl Iterator<Item = &'a Group> {
         let groups = named.get(user).into_iter().flatten();
         groups.filter_map(|id| self.directory.groups.get(id))
     }
 
-    /// The user may monitor the target. Groups name their agents and their supervisors; an admin may monitor all but the own devices.
+    /// The user may monitor the target. Groups name their agents and their supervisors; an admin
+    /// may monitor all but the own devices.
     pub(super) fn may_monitor(&self, user: &User, target: &DeviceId) -> Result<(), Refusal> {
         may_monitor_at_all(user)?;
         if user.devices.contains(target) {
@@ -126,11 +139,16 @@ impl AccessDirectory {
         if user.is(Role::Admin) {
             return Ok(());
         }
-        let outside = || Refusal::device(Reason::NotPermitted, target, "Device '{}' is in none of your groups.");
+        let outside = || {
+            Refusal::device(Reason::NotPermitted, target, "Device '{}' is in none of your groups.")
+        };
         let owner = self.owner(target).ok_or_else(outside)?;
         let mut groups = self.groups(&self.supervisors, &user.id);
         let in_common = if supervises(owner) {
-            groups.any(|group| group.monitor_supervisors && (group.agents.contains(&owner.id) || group.supervisors.contains(&owner.id)))
+            groups.any(|group| {
+                group.monitor_supervisors
+                    && (group.agents.contains(&owner.id) || group.supervisors.contains(&owner.id))
+            })
         } else {
             groups.any(|group| group.agents.contains(&owner.id))
         };

@@ -1,8 +1,12 @@
-use crate::model::{Activity, CallId, DeviceId, Mode, Number, Operation, Refusal, RequestId, Scope, Timestamp, UserId};
+use crate::model::{
+    Activity, CallId, DeviceId, Mode, Number, Operation, Refusal, RequestId, Scope, Timestamp,
+    UserId,
+};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// One line of the audit: the user, the target, the call, the time, the address, the refusal, and how long a call was heard.
+/// One line of the audit: the user, the target, the call, the time, the address, the refusal, and
+/// how long a call was heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
     /// When.
@@ -48,7 +52,8 @@ pub enum AuditEvent {
     Admitted,
     /// The supervisor may not join this call.
     NotAdmitted,
-    /// The supervisor was admitted and did not come on the call: busy, silent, unwilling, or the call was over first.
+    /// The supervisor was admitted and did not come on the call: busy, silent, unwilling, or the
+    /// call was over first.
     NotJoined,
     /// The supervisor is on the call.
     Joined,
@@ -56,12 +61,13 @@ pub enum AuditEvent {
     FoundJoined,
     /// The activity, the scope or the mode has changed.
     Changed,
-    /// The monitored leg did not end but was handed on to another number, by the phone or the switch it is at. What becomes of the supervisor
-    /// is in the lines that follow.
+    /// The monitored leg did not end but was handed on to another number, by the phone or the
+    /// switch it is at. What becomes of the supervisor is in the lines that follow.
     HandedOn,
     /// The supervisor has left the call.
     Released,
-    /// The supervisor was on the call before the gateway or its backend was away, and is not any more: since when is not known.
+    /// The supervisor was on the call before the gateway or its backend was away, and is not any
+    /// more: since when is not known.
     Lost,
     /// The activity on the call has failed: sound was kept from somebody it was not for.
     Failed,
@@ -69,7 +75,8 @@ pub enum AuditEvent {
     Cancelled,
 }
 
-/// A supervisor who may hear a call or hears it. Kept, so that every admission and every join gets its last line, also after kill −9.
+/// A supervisor who may hear a call or hears it. Kept, so that every admission and every join gets
+/// its last line, also after kill −9.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListeningRecord {
     /// The supervisor's device.

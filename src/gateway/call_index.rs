@@ -44,7 +44,8 @@ impl CallIndex {
 
     /// The calls that one of these devices is or was on, each once, in the order of their ids.
     pub(super) fn of<'a>(&'a self, devices: &[DeviceId]) -> impl Iterator<Item = &'a CallFact> {
-        let ids: BTreeSet<_> = devices.iter().filter_map(|device| self.of_device.get(device)).flatten().collect();
+        let ids: BTreeSet<_> =
+            devices.iter().filter_map(|device| self.of_device.get(device)).flatten().collect();
         ids.into_iter().filter_map(|id| self.by_id.get(id))
     }
 }

@@ -4,7 +4,10 @@ use super::User;
 use super::access::{may_monitor_at_all, needs_feature};
 use super::pending::Audited;
 use super::requests::{Decision, RequestCheck, forbidden};
-use crate::model::{Activity, CallId, CallOperation, CallView, Command, Feature, Now, Operation, Reason, Refusal, RequestEnvelope};
+use crate::model::{
+    Activity, CallId, CallOperation, CallView, Command, Feature, Now, Operation, Reason, Refusal,
+    RequestEnvelope,
+};
 
 impl RequestCheck<'_> {
     pub(super) fn on_call(
@@ -27,7 +30,12 @@ impl RequestCheck<'_> {
     }
 
     /// The user's leg of the call, if the user may ask the operation and it is possible there.
-    pub(super) fn leg_that_offers(&self, user: &User, call: &CallId, operation: Operation) -> Result<CallView, Refusal> {
+    pub(super) fn leg_that_offers(
+        &self,
+        user: &User,
+        call: &CallId,
+        operation: Operation,
+    ) -> Result<CallView, Refusal> {
         needs_feature(user, Feature::Voice)?;
         if operation.is_of_joined_supervisor() {
             may_monitor_at_all(user)?;
@@ -38,8 +46,9 @@ impl RequestCheck<'_> {
         Ok(leg)
     }
 
-    /// The operation exists for this kind of leg and the backend can do it. Whether the leg's state allows it is the backend's to say:
-    /// a client may ask for the next thing before the fact of the last one has arrived here.
+    /// The operation exists for this kind of leg and the backend can do it. Whether the leg's state
+    /// allows it is the backend's to say: a client may ask for the next thing before the fact of
+    /// the last one has arrived here.
     fn offers(&self, leg: &CallView, operation: Operation) -> Result<(), Refusal> {
         if !self.is_possible(leg, operation) {
             return Err(forbidden(&format!("Operation '{operation}' is not possible here.")));
@@ -47,7 +56,9 @@ impl RequestCheck<'_> {
         if operation.is_of_joined_supervisor() && !leg.monitoring {
             return Err(Refusal::new(
                 Reason::InvalidState,
-                format!("Operation '{operation}' needs a monitored call: you are not monitoring this one."),
+                format!(
+                    "Operation '{operation}' needs a monitored call: you are not monitoring this one."
+                ),
             ));
         }
         Ok(())
@@ -61,10 +72,14 @@ impl RequestCheck<'_> {
         };
         match operation {
             Operation::Answer | Operation::Hangup => true,
-            Operation::Hold | Operation::Retrieve | Operation::MuteCall | Operation::UnmuteCall => !leg.monitoring,
+            Operation::Hold | Operation::Retrieve | Operation::MuteCall | Operation::UnmuteCall => {
+                !leg.monitoring
+            }
             Operation::SendDtmf => backend.dtmf && !leg.monitoring,
             Operation::SingleStepTransfer => backend.transfers && !leg.monitoring,
-            Operation::InitiateTransfer | Operation::CompleteTransfer => backend.transfers && backend.consultations && !leg.monitoring,
+            Operation::InitiateTransfer | Operation::CompleteTransfer => {
+                backend.transfers && backend.consultations && !leg.monitoring
+            }
             Operation::SingleStepConference => backend.conferences && !leg.monitoring,
             Operation::InitiateConference | Operation::CompleteConference => {
                 backend.conferences && backend.consultations && !leg.monitoring
@@ -94,8 +109,9 @@ impl RequestCheck<'_> {
     }
 }
 
-/// The command that an operation becomes, and when the audit has its line. A supervisor's leg is answered and released without asking the
-/// audit: the join was admitted, and leaving waits for nothing.
+/// The command that an operation becomes, and when the audit has its line. A supervisor's leg is
+/// answered and released without asking the audit: the join was admitted, and leaving waits for
+/// nothing.
 fn call_command(leg: &CallView, operation: &CallOperation) -> (Command, Audited) {
     let (device, call) = (leg.device.clone(), leg.id.clone());
     let supervisor = device.clone();
@@ -106,27 +122,15 @@ fn call_command(leg: &CallView, operation: &CallOperation) -> (Command, Audited)
         CallOperation::Retrieve => Command::Retrieve { device, call },
         CallOperation::Mute(on) => Command::Mute { device, call, on },
         CallOperation::SendDtmf(digits) => Command::SendDtmf { device, call, digits },
-        CallOperation::Switch(activity) => Command::SwitchMonitoring {
-            supervisor,
-            call,
-            activity,
-        },
-        CallOperation::MuteMonitored(muted) => Command::MuteMonitoredParty { supervisor, call, muted },
-        CallOperation::Transfer(step) => Command::Transfer {
-            device,
-            call,
-            step: step.into(),
-        },
-        CallOperation::Conference(step) => Command::Conference {
-            device,
-            call,
-            step: step.into(),
-        },
-        CallOperation::RemoveParticipant(participant) => Command::RemoveParticipant {
-            device,
-            call,
-            participant: participant.into(),
-        },
+        CallOperation::Switch(activity) => Command::SwitchMonitoring { supervisor, call, activity },
+        CallOperation::MuteMonitored(muted) => {
+            Command::MuteMonitoredParty { supervisor, call, muted }
+        }
+        CallOperation::Transfer(step) => Command::Transfer { device, call, step: step.into() },
+        CallOperation::Conference(step) => Command::Conference { device, call, step: step.into() },
+        CallOperation::RemoveParticipant(participant) => {
+            Command::RemoveParticipant { device, call, participant: participant.into() }
+        }
     };
     let audited = match operation.name().is_of_joined_supervisor() {
         true => Audited::Before,

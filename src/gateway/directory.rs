@@ -2,7 +2,8 @@ use crate::model::{DeviceId, Feature, GroupId, Number, Role, UserId};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What exists: users, devices, groups, voice environments. Configuration; it does not change while the gateway runs.
+/// What exists: users, devices, groups, voice environments. Configuration; it does not change while
+/// the gateway runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
     /// Users by login name.

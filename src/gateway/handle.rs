@@ -44,7 +44,8 @@ pub(super) enum Inbound {
 pub enum GatewayEvent {
     /// Something has happened to a user.
     Notice(Box<Notice>),
-    /// A question how everything of a user is has been answered: all notices before are older than the answer, all after are newer.
+    /// A question how everything of a user is has been answered: all notices before are older than
+    /// the answer, all after are newer.
     Answered(QuestionId),
 }
 
@@ -67,7 +68,8 @@ fn closing() -> Refusal {
 }
 
 impl GatewayHandle {
-    /// Starts the gateway on the current tokio runtime. It ends when the last clone of the handle is dropped.
+    /// Starts the gateway on the current tokio runtime. It ends when the last clone of the handle
+    /// is dropped.
     ///
     /// # Errors
     /// What was kept cannot be read.
@@ -100,11 +102,19 @@ impl GatewayHandle {
         };
         let mut gateway = Gateway::new(config, directory, kept, &instance);
         gateway.handle_capabilities(backend.capabilities.borrow().clone(), clock::now());
-        GatewayTask::spawn(gateway, backend, &handle, requests, tell_ready, StateWriter::start(store));
+        GatewayTask::spawn(
+            gateway,
+            backend,
+            &handle,
+            requests,
+            tell_ready,
+            StateWriter::start(store),
+        );
         Ok(handle)
     }
 
-    /// Asks the gateway to do something. Answers when the backend has accepted or refused it; what comes of it arrives as notices.
+    /// Asks the gateway to do something. Answers when the backend has accepted or refused it; what
+    /// comes of it arrives as notices.
     pub async fn ask(&self, asked: RequestEnvelope) -> Result<Answer, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.inbox.send(Inbound::Ask(asked, reply)).await.map_err(|_| closing())?;
@@ -119,14 +129,19 @@ impl GatewayHandle {
         answer.await.map_err(|_| closing())?
     }
 
-    /// Every notice to every user, in the order things happened. A receiver that lags reads the states again.
+    /// Every notice to every user, in the order things happened. A receiver that lags reads the
+    /// states again.
     pub fn notices(&self) -> broadcast::Receiver<Arc<GatewayEvent>> {
         self.notices.subscribe()
     }
 
-    /// Asks how the user, the user's devices and calls are now. The answer comes first, then [`GatewayEvent::Answered`] among the notices.
-    /// The question itself is on its way when the future has ended.
-    pub fn ask_state(&self, user: UserId) -> (QuestionId, oneshot::Receiver<Vec<Notice>>, impl Future<Output = ()> + Send + use<>) {
+    /// Asks how the user, the user's devices and calls are now. The answer comes first, then
+    /// [`GatewayEvent::Answered`] among the notices. The question itself is on its way when the
+    /// future has ended.
+    pub fn ask_state(
+        &self,
+        user: UserId,
+    ) -> (QuestionId, oneshot::Receiver<Vec<Notice>>, impl Future<Output = ()> + Send + use<>) {
         let (tell, answer) = oneshot::channel();
         let id = QuestionId(self.questions.fetch_add(1, Ordering::Relaxed));
         let question = StateQuestion { id, user, answer: tell };
@@ -173,7 +188,8 @@ impl GatewayHandle {
         self.ready.clone()
     }
 
-    /// What the backend reports, for serving it again: all but the questions that only this gateway may answer.
+    /// What the backend reports, for serving it again: all but the questions that only this gateway
+    /// may answer.
     pub fn facts(&self) -> FactLog {
         self.facts.clone()
     }

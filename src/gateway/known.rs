@@ -1,7 +1,9 @@
 //! What the backend has reported, as it was known last.
 
 use super::call_index::CallIndex;
-use crate::model::{CallFact, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, MonitorFact, Number};
+use crate::model::{
+    CallFact, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, MonitorFact, Number,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Devices, calls and monitors of the backend, and whether it can be reached now.
@@ -56,7 +58,8 @@ impl BackendFacts {
         });
     }
 
-    /// A snapshot is complete: what it has not repeated. `None` when a watch resumes, which says "complete" without having begun.
+    /// A snapshot is complete: what it has not repeated. `None` when a watch resumes, which says
+    /// "complete" without having begun.
     pub(super) fn complete_snapshot(&mut self) -> Option<Unrepeated> {
         match std::mem::replace(&mut self.state, BackendState::Here) {
             BackendState::Reading(unrepeated) => Some(unrepeated),
@@ -145,7 +148,8 @@ impl BackendFacts {
     /// The routing point with this number.
     pub(super) fn routing_point_by_number(&self, number: &Number) -> Option<&DeviceId> {
         let mut devices = self.devices.values();
-        let found = devices.find(|device| device.number == *number && device.kind == DeviceKind::RoutingPoint);
+        let found = devices
+            .find(|device| device.number == *number && device.kind == DeviceKind::RoutingPoint);
         found.map(|device| &device.id)
     }
 }

@@ -6,19 +6,21 @@ use super::known::BackendFacts;
 use super::pending::{PendingLine, PendingWorks};
 use super::{Output, UNAUDITED};
 use crate::model::{
-    Activity, AdmissionAsked, CallFact, CallId, Command, DeviceId, Failure, MonitorFact, MonitorState, NoticeBody, Now, PartyFact, Reason,
-    Refusal, RequestEnvelope, Timestamp, Topic, UserId,
+    Activity, AdmissionAsked, CallFact, CallId, Command, DeviceId, Failure, MonitorFact,
+    MonitorState, NoticeBody, Now, PartyFact, Reason, Refusal, RequestEnvelope, Timestamp, Topic,
+    UserId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// The monitors as the gateway must answer for them: each admission and each join gets its last line in the audit, and a monitor that must
-/// end is asked to until it is gone.
+/// The monitors as the gateway must answer for them: each admission and each join gets its last
+/// line in the audit, and a monitor that must end is asked to until it is gone.
 #[derive(Default)]
 pub(super) struct Monitoring {
     /// Admissions and joins whose last line has not been written, by supervisor's device.
     listening: BTreeMap<DeviceId, ListeningRecord>,
-    /// Monitors that must end, by supervisor's device; asked for again after every snapshot until they are gone.
+    /// Monitors that must end, by supervisor's device; asked for again after every snapshot until
+    /// they are gone.
     ending: BTreeSet<DeviceId>,
 }
 
@@ -100,13 +102,20 @@ impl Monitoring {
     }
 
     /// The line of an admission has been written, or could not be.
-    pub(super) fn handle_admission_audited(&mut self, user: UserId, asked: &AdmissionAsked, written: bool, ctx: &mut Ctx<'_>) {
+    pub(super) fn handle_admission_audited(
+        &mut self,
+        user: UserId,
+        asked: &AdmissionAsked,
+        written: bool,
+        ctx: &mut Ctx<'_>,
+    ) {
         let admitted = written && self.may_join(asked, ctx).is_ok();
         self.admit(Some(user), asked, admitted, ctx);
     }
 
     fn may_join(&self, asked: &AdmissionAsked, ctx: &Ctx<'_>) -> Result<UserId, Refusal> {
-        let unowned = || Refusal::device(Reason::NotPermitted, &asked.supervisor, "Device '{}' is nobody's.");
+        let unowned =
+            || Refusal::device(Reason::NotPermitted, &asked.supervisor, "Device '{}' is nobody's.");
         let user = ctx.access.owner(&asked.supervisor).ok_or_else(unowned)?;
         ctx.access.may_monitor(user, &asked.target)?;
         let hears_all = ctx
@@ -124,7 +133,13 @@ impl Monitoring {
         Ok(user.id.clone())
     }
 
-    fn admit(&mut self, user: Option<UserId>, asked: &AdmissionAsked, admitted: bool, ctx: &mut Ctx<'_>) {
+    fn admit(
+        &mut self,
+        user: Option<UserId>,
+        asked: &AdmissionAsked,
+        admitted: bool,
+        ctx: &mut Ctx<'_>,
+    ) {
         if admitted {
             let listening = ListeningRecord {
                 supervisor: asked.supervisor.clone(),
@@ -149,9 +164,7 @@ impl Monitoring {
         if !ctx.known.is_ready() {
             return;
         }
-        let command = Command::StopMonitoring {
-            supervisor: supervisor.clone(),
-        };
+        let command = Command::StopMonitoring { supervisor: supervisor.clone() };
         ctx.works.command(ctx.owner(supervisor), command, ctx.now);
     }
 
@@ -167,7 +180,8 @@ impl Monitoring {
         }
     }
 
-    /// The audit cannot be written: every supervisor who hears a call, or is about to, hears it no more and is told why.
+    /// The audit cannot be written: every supervisor who hears a call, or is about to, hears it no
+    /// more and is told why.
     pub(super) fn handle_audit_lost(&mut self, ctx: &mut Ctx<'_>) {
         let hears = |monitor: &&MonitorFact| match monitor.state {
             MonitorState::Joined { .. } | MonitorState::Inviting { .. } => true,
@@ -213,7 +227,13 @@ impl Monitoring {
     }
 
     /// A monitor is gone; `found`: it went while the gateway or its backend was away.
-    pub(super) fn handle_gone(&mut self, supervisor: &DeviceId, before: Option<&MonitorFact>, found: bool, ctx: &mut Ctx<'_>) {
+    pub(super) fn handle_gone(
+        &mut self,
+        supervisor: &DeviceId,
+        before: Option<&MonitorFact>,
+        found: bool,
+        ctx: &mut Ctx<'_>,
+    ) {
         self.ending.remove(supervisor);
         self.handle_progress(supervisor, before, None, found, ctx);
     }
@@ -229,7 +249,8 @@ impl Monitoring {
         }
     }
 
-    /// Writes down joins, changes and releases; `found`: this is how it is after the gateway or its backend was away.
+    /// Writes down joins, changes and releases; `found`: this is how it is after the gateway or its
+    /// backend was away.
     pub(super) fn handle_progress(
         &mut self,
         supervisor: &DeviceId,
@@ -239,10 +260,14 @@ impl Monitoring {
         ctx: &mut Ctx<'_>,
     ) {
         let was = self.listening.get(supervisor).cloned();
-        let is = after.and_then(|monitor| joined(monitor).map(|(call, activity, since)| listening(monitor, call, activity, since)));
+        let is = after.and_then(|monitor| {
+            joined(monitor).map(|(call, activity, since)| listening(monitor, call, activity, since))
+        });
         let stays = match (&was, &is) {
             (None, _) => false,
-            (Some(was), Some(is)) if was.since.is_some() => was.call == is.call && was.since == is.since,
+            (Some(was), Some(is)) if was.since.is_some() => {
+                was.call == is.call && was.since == is.since
+            }
             (Some(was), _) if was.since.is_some() => false,
             // Admitted to this call, and the backend is still about to bring the supervisor in.
             (Some(was), _) => after.and_then(|monitor| monitor.state.call()) == Some(&was.call),
@@ -254,7 +279,8 @@ impl Monitoring {
             return self.listen(supervisor, was.filter(|_| stays), ctx);
         };
         let was = was.filter(|was| stays && was.since.is_some());
-        let same_terms = before.is_none_or(|before| (before.mode, before.scope) == (monitor.mode, monitor.scope));
+        let same_terms = before
+            .is_none_or(|before| (before.mode, before.scope) == (monitor.mode, monitor.scope));
         let event = match &was {
             None if found => Some(AuditEvent::FoundJoined),
             None => Some(AuditEvent::Joined),
@@ -271,7 +297,12 @@ impl Monitoring {
     }
 
     /// Remembers what a supervisor's device hears, beyond the end of this process.
-    fn listen(&mut self, supervisor: &DeviceId, listening: Option<ListeningRecord>, ctx: &mut Ctx<'_>) {
+    fn listen(
+        &mut self,
+        supervisor: &DeviceId,
+        listening: Option<ListeningRecord>,
+        ctx: &mut Ctx<'_>,
+    ) {
         let before = match &listening {
             Some(listening) => self.listening.insert(supervisor.clone(), listening.clone()),
             None => self.listening.remove(supervisor),
@@ -284,17 +315,16 @@ impl Monitoring {
         }
     }
 
-    /// Writes down, for each supervisor who hears a call or is about to, that a device's leg of it is with another number now. `ctx` knows
-    /// the call as it was before.
+    /// Writes down, for each supervisor who hears a call or is about to, that a device's leg of it
+    /// is with another number now. `ctx` knows the call as it was before.
     pub(super) fn handle_call(&self, call: &CallFact, ctx: &mut Ctx<'_>) {
-        let before = ctx
-            .known
-            .calls
-            .get(&call.id)
-            .map(|call| call.parties.as_slice())
-            .unwrap_or_default();
-        let is_news = |party: &&PartyFact| party.handed_on_to.is_some() && !before.iter().any(|known| is_same_end(known, party));
-        let numbers = call.parties.iter().filter(is_news).filter_map(|party| party.handed_on_to.clone());
+        let before =
+            ctx.known.calls.get(&call.id).map(|call| call.parties.as_slice()).unwrap_or_default();
+        let is_news = |party: &&PartyFact| {
+            party.handed_on_to.is_some() && !before.iter().any(|known| is_same_end(known, party))
+        };
+        let numbers =
+            call.parties.iter().filter(is_news).filter_map(|party| party.handed_on_to.clone());
         let listening = self.listening.values().filter(|listening| listening.call == call.id);
         let records: Vec<AuditRecord> = listening
             .flat_map(|listening| {
@@ -311,7 +341,9 @@ impl Monitoring {
 
     /// Writes down what a failure means to a supervisor who hears a call or is about to.
     pub(super) fn handle_failure(&mut self, failure: &Failure, ctx: &mut Ctx<'_>) {
-        let waits = |listening: &&ListeningRecord| listening.since.is_none() && failure.call.as_ref() == Some(&listening.call);
+        let waits = |listening: &&ListeningRecord| {
+            listening.since.is_none() && failure.call.as_ref() == Some(&listening.call)
+        };
         if let Some(listening) = self.listening.get(&failure.device).filter(waits).cloned() {
             let record = AuditRecord {
                 refusal: Some(failure.refusal.clone()),
@@ -320,8 +352,12 @@ impl Monitoring {
             ctx.audit(record, PendingLine::Nothing);
             self.listen(&failure.device, None, ctx);
         }
-        // Only what concerns the monitored call: a failed operation of the supervisor's own is no matter of the audit.
-        let concerns = |monitor: &&MonitorFact| joined(monitor).map(|(call, ..)| call) == failure.call.as_ref() && failure.call.is_some();
+        // Only what concerns the monitored call: a failed operation of the supervisor's own is no
+        // matter of the audit.
+        let concerns = |monitor: &&MonitorFact| {
+            joined(monitor).map(|(call, ..)| call) == failure.call.as_ref()
+                && failure.call.is_some()
+        };
         if let Some(monitor) = ctx.known.monitors.get(&failure.device).filter(concerns) {
             let record = AuditRecord {
                 request_id: failure.request_id.clone(),
@@ -333,9 +369,16 @@ impl Monitoring {
     }
 
     /// A user ends the session: monitors by and of the user's devices end.
-    pub(super) fn handle_session_end(&mut self, devices: &[DeviceId], asked: &RequestEnvelope, ctx: &mut Ctx<'_>) {
+    pub(super) fn handle_session_end(
+        &mut self,
+        devices: &[DeviceId],
+        asked: &RequestEnvelope,
+        ctx: &mut Ctx<'_>,
+    ) {
         let known = ctx.known;
-        let concerned = |monitor: &&MonitorFact| devices.contains(&monitor.supervisor) || devices.contains(&monitor.target);
+        let concerned = |monitor: &&MonitorFact| {
+            devices.contains(&monitor.supervisor) || devices.contains(&monitor.target)
+        };
         for monitor in known.monitors.values().filter(concerned) {
             let record = AuditRecord {
                 from: Some(asked.from),
@@ -367,7 +410,12 @@ fn audit_end(was: &ListeningRecord, before: Option<&MonitorFact>, found: bool, c
     ctx.audit(record, PendingLine::Nothing);
 }
 
-fn listening(monitor: &MonitorFact, call: &CallId, activity: Activity, since: Timestamp) -> ListeningRecord {
+fn listening(
+    monitor: &MonitorFact,
+    call: &CallId,
+    activity: Activity,
+    since: Timestamp,
+) -> ListeningRecord {
     ListeningRecord {
         supervisor: monitor.supervisor.clone(),
         target: monitor.target.clone(),
@@ -381,11 +429,14 @@ fn listening(monitor: &MonitorFact, call: &CallId, activity: Activity, since: Ti
 pub(super) fn joined(monitor: &MonitorFact) -> Option<(&CallId, Activity, Timestamp)> {
     match &monitor.state {
         MonitorState::Joined { call, activity, since } => Some((call, *activity, *since)),
-        MonitorState::Armed | MonitorState::Admitting { .. } | MonitorState::Inviting { .. } => None,
+        MonitorState::Armed | MonitorState::Admitting { .. } | MonitorState::Inviting { .. } => {
+            None
+        }
     }
 }
 
 /// The same device has left for the same number.
 fn is_same_end(one: &PartyFact, other: &PartyFact) -> bool {
-    (&one.device, &one.handed_on_to, one.established_at) == (&other.device, &other.handed_on_to, other.established_at)
+    (&one.device, &one.handed_on_to, one.established_at)
+        == (&other.device, &other.handed_on_to, other.established_at)
 }

@@ -1,7 +1,9 @@
 //! What each user's clients have been told, so that only news is told again.
 
 use super::views;
-use crate::model::{CallId, CallNotification, CallView, DeviceId, DeviceView, LegState, RequestId, Topic};
+use crate::model::{
+    CallId, CallNotification, CallView, DeviceId, DeviceView, LegState, RequestId, Topic,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Enough for the failures that come seconds after their request.
@@ -12,7 +14,8 @@ const RECENT_REQUESTS: usize = 4096;
 pub(super) struct Notifications {
     devices: BTreeMap<DeviceId, DeviceView>,
     legs: BTreeMap<(CallId, DeviceId), CallView>,
-    /// All the backend knows has been known once. Before that nobody is told anything: it would not be news.
+    /// All the backend knows has been known once. Before that nobody is told anything: it would not
+    /// be news.
     met: bool,
     /// Somebody has asked before that, and was told what was not known yet.
     presumed: bool,
@@ -30,7 +33,8 @@ impl Notifications {
         self.presumed |= !self.met;
     }
 
-    /// All the backend knows is known. True the first time, if nobody has been told anything else before: then it is no news.
+    /// All the backend knows is known. True the first time, if nobody has been told anything else
+    /// before: then it is no news.
     pub(super) fn meet(&mut self) -> bool {
         let is_first = !std::mem::replace(&mut self.met, true);
         is_first && !self.presumed
@@ -64,9 +68,13 @@ impl Notifications {
         self.legs.get(&(call.clone(), device.clone()))
     }
 
-    /// The legs of a call that are to be told, given all of them as they are now; a leg that was told and is not there any more has been
-    /// released.
-    pub(super) fn changed_legs(&mut self, call: &CallId, mut legs: BTreeMap<DeviceId, CallView>) -> Vec<(CallNotification, CallView)> {
+    /// The legs of a call that are to be told, given all of them as they are now; a leg that was
+    /// told and is not there any more has been released.
+    pub(super) fn changed_legs(
+        &mut self,
+        call: &CallId,
+        mut legs: BTreeMap<DeviceId, CallView>,
+    ) -> Vec<(CallNotification, CallView)> {
         let first = (call.clone(), DeviceId::from(""));
         let of_call = self.legs.range(first..).take_while(|((of, _), _)| of == call);
         for ((_, device), view) in of_call {
@@ -76,12 +84,15 @@ impl Notifications {
                 legs.insert(device.clone(), views::released(view.clone(), handed_on_to));
             }
         }
-        legs.into_iter()
-            .filter_map(|(device, leg)| self.changed_leg(call, device, leg))
-            .collect()
+        legs.into_iter().filter_map(|(device, leg)| self.changed_leg(call, device, leg)).collect()
     }
 
-    fn changed_leg(&mut self, call: &CallId, device: DeviceId, leg: CallView) -> Option<(CallNotification, CallView)> {
+    fn changed_leg(
+        &mut self,
+        call: &CallId,
+        device: DeviceId,
+        leg: CallView,
+    ) -> Option<(CallNotification, CallView)> {
         let key = (call.clone(), device);
         let left = leg.state == LegState::Released;
         let notification = match self.legs.get(&key) {

@@ -3,7 +3,8 @@
 use super::audit_record::AuditRecord;
 use super::{GatewayConfig, Output, Token, WorkId};
 use crate::model::{
-    AdmissionAsked, Answer, CallId, Command, CommandContext, DeviceId, Notice, NoticeBody, Now, Refusal, RequestId, Topic, UserId,
+    AdmissionAsked, Answer, CallId, Command, CommandContext, DeviceId, Notice, NoticeBody, Now,
+    Refusal, RequestId, Topic, UserId,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -131,7 +132,8 @@ impl PendingWorks {
         lines.chain(self.commands.values().map(|(deadline, _)| *deadline)).min()
     }
 
-    /// The works whose outcome has not come in time, in the order they began; true for an audit line.
+    /// The works whose outcome has not come in time, in the order they began; true for an audit
+    /// line.
     pub(super) fn late(&self, now: Instant) -> BTreeMap<WorkId, bool> {
         let lines = self.lines.iter().map(|(id, (deadline, _))| (*id, *deadline, true));
         let commands = self.commands.iter().map(|(id, (deadline, _))| (*id, *deadline, false));
@@ -141,9 +143,5 @@ impl PendingWorks {
 }
 
 pub(super) fn notice(user: &UserId, topic: Topic, body: NoticeBody) -> Notice {
-    Notice {
-        user: user.clone(),
-        topic,
-        body,
-    }
+    Notice { user: user.clone(), topic, body }
 }

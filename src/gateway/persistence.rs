@@ -1,4 +1,5 @@
-//! What survives a restart of the gateway: presence, and the supervisors who were admitted to a call or are on it.
+//! What survives a restart of the gateway: presence, and the supervisors who were admitted to a
+//! call or are on it.
 
 use super::handle::Reply;
 use super::{Directory, ListeningRecord};
@@ -9,15 +10,21 @@ use std::collections::BTreeMap;
 
 /// The table of presence: login name → voice state.
 const PRESENCE: &str = "presence";
-/// The table of the supervisors who were admitted to a call or are on it: supervisor's device → JSON.
+/// The table of the supervisors who were admitted to a call or are on it: supervisor's device →
+/// JSON.
 const HEARING: &str = "hearing";
 
 /// The sessions that were open, and their voice states.
-pub(super) fn kept_sessions(directory: &Directory, store: &Store) -> Result<BTreeMap<UserId, AgentState>, StoreError> {
+pub(super) fn kept_sessions(
+    directory: &Directory,
+    store: &Store,
+) -> Result<BTreeMap<UserId, AgentState>, StoreError> {
     let kept = store.load(PRESENCE)?;
     Ok(kept
         .into_iter()
-        .filter_map(|(user, state)| Some((UserId::from(user), std::str::from_utf8(&state).ok()?.parse().ok()?)))
+        .filter_map(|(user, state)| {
+            Some((UserId::from(user), std::str::from_utf8(&state).ok()?.parse().ok()?))
+        })
         .filter(|(user, _)| directory.users.contains_key(user))
         .collect())
 }
@@ -71,8 +78,8 @@ pub(super) fn listening_change(supervisor: &DeviceId, hearing: Option<&Listening
     Write::put(HEARING, supervisor.as_str(), value.to_string())
 }
 
-/// Writes presence and listening records on a thread of its own; answers that depend on it go out when it is durable, or remembered for when
-/// the disk takes it.
+/// Writes presence and listening records on a thread of its own; answers that depend on it go out
+/// when it is durable, or remembered for when the disk takes it.
 pub(super) struct StateWriter {
     jobs: std::sync::mpsc::Sender<KeepJob>,
 }
@@ -95,7 +102,9 @@ impl StateWriter {
                 if let Err(error) = store.write_behind(&batch.changes, Importance::State) {
                     tracing::error!(%error, "presence, or who hears a call, cannot be kept: a restart will forget it");
                     let accepted = batch.answers.iter_mut().filter(|(_, answer)| answer.is_ok());
-                    accepted.for_each(|(_, answer)| *answer = Err(Refusal::new(Reason::Internal, "The state can not be kept.")));
+                    accepted.for_each(|(_, answer)| {
+                        *answer = Err(Refusal::new(Reason::Internal, "The state can not be kept."))
+                    });
                 }
                 send(batch.answers);
             }

@@ -6,8 +6,9 @@ use super::audit_record::{AuditEvent, AuditRecord};
 use super::pending::{Audited, PendingCommand};
 use super::views::Reader;
 use crate::model::{
-    Activity, AgentState, BadRequest, BadRequestOn, CallId, Command, CommandContext, DeviceId, DialString, Feature, Mode, Now, Number,
-    Operation, Reason, Refusal, Request, RequestEnvelope, RequestId, Scope, Subject, TargetRef, Timestamp,
+    Activity, AgentState, BadRequest, BadRequestOn, CallId, Command, CommandContext, DeviceId,
+    DialString, Feature, Mode, Now, Number, Operation, Reason, Refusal, Request, RequestEnvelope,
+    RequestId, Scope, Subject, TargetRef, Timestamp,
 };
 
 /// What becomes of a permitted request.
@@ -22,7 +23,8 @@ pub(super) enum Decision {
     Command(Box<PendingCommand>),
 }
 
-/// A request held against permissions, capabilities and what the backend has reported. Changes nothing.
+/// A request held against permissions, capabilities and what the backend has reported. Changes
+/// nothing.
 pub(super) struct RequestCheck<'a> {
     pub(super) reads: Reader<'a>,
 }
@@ -39,20 +41,19 @@ impl<'a> RequestCheck<'a> {
             Err(bad) => return Err(self.refused(user, bad)),
         };
         match request {
-            Request::StartMonitoring {
-                device,
-                target,
-                activity,
-                mode,
-                scope,
-            } => {
+            Request::StartMonitoring { device, target, activity, mode, scope } => {
                 self.reads.access.own_device(user, device)?;
                 may_monitor_at_all(user)?;
                 let target = self.resolve(user, target, *activity, *scope)?;
                 self.offered(*activity, *mode, *scope)?;
                 let agent_side_only = self.reads.access.agent_side_only(&target);
-                if agent_side_only && self.reads.known.is_ready() && !self.reads.known.capabilities.agent_side_only {
-                    return Err(forbidden("The telephony backend can not keep customers from being heard."));
+                if agent_side_only
+                    && self.reads.known.is_ready()
+                    && !self.reads.known.capabilities.agent_side_only
+                {
+                    return Err(forbidden(
+                        "The telephony backend can not keep customers from being heard.",
+                    ));
                 }
                 let mut pending = self.pending(
                     asked,
@@ -75,7 +76,12 @@ impl<'a> RequestCheck<'a> {
                 self.reads.access.own_device(user, device)?;
                 may_monitor_at_all(user)?;
                 let supervisor = device.clone();
-                let mut pending = self.pending(asked, Audited::Beside, Command::StopMonitoring { supervisor }, now)?;
+                let mut pending = self.pending(
+                    asked,
+                    Audited::Beside,
+                    Command::StopMonitoring { supervisor },
+                    now,
+                )?;
                 pending.record.target = self.reads.known.target_of(device);
                 Ok(Decision::Command(Box::new(pending)))
             }
@@ -87,8 +93,12 @@ impl<'a> RequestCheck<'a> {
             Request::SetForwarding { device, to } => {
                 self.reads.access.own_device(user, device)?;
                 let to = to.as_ref().map(DialString::number);
-                if to.is_some() && self.reads.access.device(device).map(|entry| &entry.number) == to {
-                    return Err(Refusal::new(Reason::InvalidInput, "A device cannot forward to itself."));
+                if to.is_some() && self.reads.access.device(device).map(|entry| &entry.number) == to
+                {
+                    return Err(Refusal::new(
+                        Reason::InvalidInput,
+                        "A device cannot forward to itself.",
+                    ));
                 }
                 let (device, to) = (device.clone(), to.cloned());
                 self.plain(asked, Command::SetForwarding { device, to }, now)
@@ -110,37 +120,55 @@ impl<'a> RequestCheck<'a> {
             Request::SetAgentState(state) => {
                 needs_feature(user, Feature::Voice)?;
                 if !self.reads.sessions.contains_key(&asked.user) {
-                    return Err(Refusal::new(Reason::InvalidState, "No contact centre session is open."));
+                    return Err(Refusal::new(
+                        Reason::InvalidState,
+                        "No contact centre session is open.",
+                    ));
                 }
                 Ok(Decision::Presence(*state))
             }
         }
     }
 
-    /// Why a request that cannot be read is refused: permissions come first, and what is not offered needs no parameters.
+    /// Why a request that cannot be read is refused: permissions come first, and what is not
+    /// offered needs no parameters.
     fn refused(&self, user: &User, bad: &BadRequest) -> Refusal {
         let permitted = match &bad.on {
-            BadRequestOn::Device(device) => self
-                .reads
-                .access
-                .own_device(user, device)
-                .and_then(|()| match bad.operation.is_monitoring() {
-                    true => may_monitor_at_all(user),
-                    false => Ok(()),
-                }),
+            BadRequestOn::Device(device) => {
+                self.reads.access.own_device(user, device).and_then(|()| {
+                    match bad.operation.is_monitoring() {
+                        true => may_monitor_at_all(user),
+                        false => Ok(()),
+                    }
+                })
+            }
             BadRequestOn::Call(call) => self.leg_that_offers(user, call, bad.operation).map(|_| ()),
         };
         permitted.err().unwrap_or_else(|| bad.refusal.clone())
     }
 
-    fn plain(&self, asked: &RequestEnvelope, command: Command, now: Now) -> Result<Decision, Refusal> {
+    fn plain(
+        &self,
+        asked: &RequestEnvelope,
+        command: Command,
+        now: Now,
+    ) -> Result<Decision, Refusal> {
         let pending = self.pending(asked, Audited::Never, command, now)?;
         Ok(Decision::Command(Box::new(pending)))
     }
 
-    pub(super) fn pending(&self, asked: &RequestEnvelope, audited: Audited, command: Command, now: Now) -> Result<PendingCommand, Refusal> {
+    pub(super) fn pending(
+        &self,
+        asked: &RequestEnvelope,
+        audited: Audited,
+        command: Command,
+        now: Now,
+    ) -> Result<PendingCommand, Refusal> {
         if !self.reads.known.is_ready() {
-            return Err(Refusal::new(Reason::Unavailable, "The telephony backend cannot be reached."));
+            return Err(Refusal::new(
+                Reason::Unavailable,
+                "The telephony backend cannot be reached.",
+            ));
         }
         let context = CommandContext {
             // Ids come from clients: one user's must never stand for another's.
@@ -158,7 +186,13 @@ impl<'a> RequestCheck<'a> {
     }
 
     /// The device to monitor, if the user may monitor it.
-    fn resolve(&self, user: &User, target: &TargetRef, activity: Activity, scope: Scope) -> Result<DeviceId, Refusal> {
+    fn resolve(
+        &self,
+        user: &User,
+        target: &TargetRef,
+        activity: Activity,
+        scope: Scope,
+    ) -> Result<DeviceId, Refusal> {
         let by_number = |number: &Number| {
             let found = self.by_number(number);
             found.filter(|device| self.exists(device))
@@ -179,16 +213,21 @@ impl<'a> RequestCheck<'a> {
         if !self.exists(device) {
             return Err(Refusal::no_device(device));
         }
-        self.reads
-            .access
-            .may_monitor(user, device)
-            .map_err(|refusal| match (&target.device, &target.number) {
+        self.reads.access.may_monitor(user, device).map_err(|refusal| {
+            match (&target.device, &target.number) {
                 // Whoever names a number does not learn which device has it.
-                (None, Some(number)) if refusal.subject == Some(Subject::Device(device.clone())) => {
-                    Refusal::number(refusal.reason, number, "Phone number '{}' is in none of your groups.")
+                (None, Some(number))
+                    if refusal.subject == Some(Subject::Device(device.clone())) =>
+                {
+                    Refusal::number(
+                        refusal.reason,
+                        number,
+                        "Phone number '{}' is in none of your groups.",
+                    )
                 }
                 _ => refusal,
-            })?;
+            }
+        })?;
         if self.reads.known.is_routing_point(device) {
             self.routing_point(activity, scope)?;
         }
@@ -201,30 +240,26 @@ impl<'a> RequestCheck<'a> {
         device.or_else(|| self.reads.known.routing_point_by_number(number))
     }
 
-    /// What a refused attempt was about, as far as we know it: for the audit, which may know more than the caller.
+    /// What a refused attempt was about, as far as we know it: for the audit, which may know more
+    /// than the caller.
     pub(super) fn refused_record(&self, asked: &RequestEnvelope, now: Now) -> AuditRecord {
         let record = record(asked, AuditEvent::Refused, now.wall);
         let target_of = |device: &DeviceId| self.reads.known.target_of(device);
         let request = match &asked.request {
             Ok(request) => request,
-            Err(BadRequest {
-                on: BadRequestOn::Call(call),
-                ..
-            }) => return self.on_own_leg(record, asked, call),
-            Err(BadRequest {
-                on: BadRequestOn::Device(_),
-                ..
-            }) => return record,
+            Err(BadRequest { on: BadRequestOn::Call(call), .. }) => {
+                return self.on_own_leg(record, asked, call);
+            }
+            Err(BadRequest { on: BadRequestOn::Device(_), .. }) => return record,
         };
         match request {
             Request::StartMonitoring { target, .. } => AuditRecord {
                 target: record.target.or_else(|| self.by_number(target.number.as_ref()?).cloned()),
                 ..record
             },
-            Request::CancelMonitoring { device } => AuditRecord {
-                target: target_of(device),
-                ..record
-            },
+            Request::CancelMonitoring { device } => {
+                AuditRecord { target: target_of(device), ..record }
+            }
             Request::OnCall { call, .. } => self.on_own_leg(record, asked, call),
             Request::SetDoNotDisturb { .. }
             | Request::SetForwarding { .. }
@@ -236,7 +271,12 @@ impl<'a> RequestCheck<'a> {
     }
 
     /// The record with the device of the user's leg of the call, and the target of its monitor.
-    fn on_own_leg(&self, record: AuditRecord, asked: &RequestEnvelope, call: &CallId) -> AuditRecord {
+    fn on_own_leg(
+        &self,
+        record: AuditRecord,
+        asked: &RequestEnvelope,
+        call: &CallId,
+    ) -> AuditRecord {
         let user = self.reads.access.user(&asked.user).ok();
         let device = user.and_then(|user| self.reads.own_leg(user, call)).map(|leg| leg.device);
         AuditRecord {
@@ -277,7 +317,8 @@ impl<'a> RequestCheck<'a> {
         if !self.reads.known.is_ready() {
             return Ok(());
         }
-        let not_offered = |word: &str| Err(forbidden(&format!("The telephony backend does not offer {word}.")));
+        let not_offered =
+            |word: &str| Err(forbidden(&format!("The telephony backend does not offer {word}.")));
         if !self.reads.known.capabilities.activities.contains(&activity) {
             return not_offered(activity.as_str());
         }
@@ -313,13 +354,7 @@ pub(super) fn record(asked: &RequestEnvelope, event: AuditEvent, at: Timestamp) 
         Err(bad) => return bad_record(bad, blank),
     };
     match request {
-        Request::StartMonitoring {
-            device,
-            target,
-            activity,
-            mode,
-            scope,
-        } => AuditRecord {
+        Request::StartMonitoring { device, target, activity, mode, scope } => AuditRecord {
             device: Some(device.clone()),
             target: target.device.clone(),
             number: target.number.clone(),
@@ -331,10 +366,7 @@ pub(super) fn record(asked: &RequestEnvelope, event: AuditEvent, at: Timestamp) 
         Request::CancelMonitoring { device }
         | Request::SetDoNotDisturb { device, .. }
         | Request::SetForwarding { device, .. }
-        | Request::Dial { device, .. } => AuditRecord {
-            device: Some(device.clone()),
-            ..blank
-        },
+        | Request::Dial { device, .. } => AuditRecord { device: Some(device.clone()), ..blank },
         Request::OnCall { call, operation } => AuditRecord {
             call: Some(call.clone()),
             activity: operation.name().switched_to(),
@@ -346,15 +378,11 @@ pub(super) fn record(asked: &RequestEnvelope, event: AuditEvent, at: Timestamp) 
 
 fn bad_record(bad: &BadRequest, blank: AuditRecord) -> AuditRecord {
     match &bad.on {
-        BadRequestOn::Device(device) => AuditRecord {
-            device: Some(device.clone()),
-            activity: bad.operation.started(),
-            ..blank
-        },
-        BadRequestOn::Call(call) => AuditRecord {
-            call: Some(call.clone()),
-            activity: bad.operation.switched_to(),
-            ..blank
-        },
+        BadRequestOn::Device(device) => {
+            AuditRecord { device: Some(device.clone()), activity: bad.operation.started(), ..blank }
+        }
+        BadRequestOn::Call(call) => {
+            AuditRecord { call: Some(call.clone()), activity: bad.operation.switched_to(), ..blank }
+        }
     }
 }

@@ -19,8 +19,8 @@ use tokio::time::MissedTickBehavior;
 
 pub use super::handle::{GatewayEvent, GatewayHandle, QuestionId};
 
-/// While somebody hears a call, the audit is checked so often: a full disk is noticed though nothing is written. A check that has not come
-/// back by the next one has failed.
+/// While somebody hears a call, the audit is checked so often: a full disk is noticed though
+/// nothing is written. A check that has not come back by the next one has failed.
 const AUDIT_CHECK: Duration = Duration::from_secs(5);
 /// How long a question how things are waits for a backend that has not been met yet.
 const MEETING: Duration = Duration::from_secs(3);
@@ -151,7 +151,9 @@ impl GatewayTask {
             metrics::gauge!("undertone_backend_ready").set(if ready { 1.0 } else { 0.0 });
             match ready {
                 true => tracing::info!("the telephony backend is here"),
-                false if self.leaving.load(Ordering::Relaxed) => tracing::info!("the telephony backend has stopped"),
+                false if self.leaving.load(Ordering::Relaxed) => {
+                    tracing::info!("the telephony backend has stopped")
+                }
                 false => tracing::warn!("the telephony backend is away"),
             }
         }
@@ -180,7 +182,8 @@ impl GatewayTask {
         }
     }
 
-    /// A question before the backend has been met waits a little, rather than be told that every phone is away.
+    /// A question before the backend has been met waits a little, rather than be told that every
+    /// phone is away.
     fn tell_states(&mut self) {
         if !self.gateway.has_met() && clock::instant() < self.meeting_until {
             return;
@@ -197,7 +200,9 @@ impl GatewayTask {
         let mut answers = Vec::new();
         while let Some(output) = self.gateway.poll_output() {
             match output {
-                Output::Reply { token, result } => answers.extend(self.replies.remove(&token).map(|reply| (reply, result))),
+                Output::Reply { token, result } => {
+                    answers.extend(self.replies.remove(&token).map(|reply| (reply, result)))
+                }
                 Output::Command { id, context, command } => self.command(id, context, command),
                 Output::Notice(notice) => {
                     metrics::counter!("undertone_notices_total").increment(1);
@@ -206,7 +211,9 @@ impl GatewayTask {
                 }
                 Output::Audit { id, record } => self.audit(id, &record),
                 Output::Keep { user, presence } => kept.push(presence_change(&user, presence)),
-                Output::KeepHearing { supervisor, hearing } => kept.push(listening_change(&supervisor, hearing.as_ref())),
+                Output::KeepHearing { supervisor, hearing } => {
+                    kept.push(listening_change(&supervisor, hearing.as_ref()))
+                }
             }
         }
         self.writer.keep(kept, answers);
@@ -217,7 +224,8 @@ impl GatewayTask {
         let (placed, answer) = CommandCall::new(context, command);
         let sent = self.backend.commands.try_send(placed);
         self.results.push(Box::pin(async move {
-            let away = || Refusal::new(Reason::Unavailable, "The telephony backend cannot be reached.");
+            let away =
+                || Refusal::new(Reason::Unavailable, "The telephony backend cannot be reached.");
             match sent {
                 Ok(()) => (id, answer.await.unwrap_or_else(|_| Err(away()))),
                 Err(_) => (id, Err(away())),

@@ -1,8 +1,9 @@
 use super::call_index::CallIndex;
 use super::*;
 use crate::model::{
-    Activity, AdmissionAsked, BadRequest, BadRequestOn, CallOperation, CallType, Capability, DeviceFact, DeviceKind, DialString, Feature,
-    GroupId, LegState, Mode, MonitorState, NotDialable, Number, Operation, PartyFact, PartyRole, Quality, Request, RequestId, Role, Scope,
+    Activity, AdmissionAsked, BadRequest, BadRequestOn, CallOperation, CallType, Capability,
+    DeviceFact, DeviceKind, DialString, Feature, GroupId, LegState, Mode, MonitorState,
+    NotDialable, Number, Operation, PartyFact, PartyRole, Quality, Request, RequestId, Role, Scope,
     TargetRef, TransferStep,
 };
 use std::collections::BTreeSet;
@@ -112,10 +113,7 @@ struct Harness {
 impl Harness {
     #[expect(clippy::disallowed_methods, reason = "an arbitrary beginning of time")]
     fn cold(config: GatewayConfig, directory: Directory, kept: Restored) -> Self {
-        let now = Now {
-            mono: Instant::now(),
-            wall: Timestamp(1_000_000),
-        };
+        let now = Now { mono: Instant::now(), wall: Timestamp(1_000_000) };
         let mut gateway = Gateway::new(config, Arc::new(directory), kept, "test");
         gateway.handle_capabilities(able(), now);
         Self { gateway, now, tokens: 0 }
@@ -168,7 +166,8 @@ impl Harness {
         token
     }
 
-    /// Asks, writes every audit line, and lets the backend accept every command: the answer and the commands on the way.
+    /// Asks, writes every audit line, and lets the backend accept every command: the answer and the
+    /// commands on the way.
     fn asks(
         &mut self,
         user: &str,
@@ -187,7 +186,10 @@ impl Harness {
                     records.push(record);
                     self.gateway.handle_audited(id, Ok(()), self.now);
                 }
-                Output::Reply { .. } | Output::Notice(_) | Output::Keep { .. } | Output::KeepHearing { .. } => {}
+                Output::Reply { .. }
+                | Output::Notice(_)
+                | Output::Keep { .. }
+                | Output::KeepHearing { .. } => {}
             }
         }
         (answer.expect("every request is answered"), commands, records)
@@ -297,24 +299,23 @@ fn monitor(state: MonitorState) -> MonitorFact {
 }
 
 fn joined_as(activity: Activity) -> MonitorState {
-    MonitorState::Joined {
-        call: "call".into(),
-        activity,
-        since: Timestamp(1_000_000),
-    }
+    MonitorState::Joined { call: "call".into(), activity, since: Timestamp(1_000_000) }
 }
 
 fn coach_from(device: &str, target: &str) -> Request {
     start(device, Some(target), None, Activity::Coach, Scope::Call)
 }
 
-fn start(device: &str, target: Option<&str>, number: Option<&str>, activity: Activity, scope: Scope) -> Request {
+fn start(
+    device: &str,
+    target: Option<&str>,
+    number: Option<&str>,
+    activity: Activity,
+    scope: Scope,
+) -> Request {
     Request::StartMonitoring {
         device: device.into(),
-        target: TargetRef {
-            device: target.map(DeviceId::from),
-            number: number.map(Number::from),
-        },
+        target: TargetRef { device: target.map(DeviceId::from), number: number.map(Number::from) },
         activity,
         mode: Mode::AllCalls,
         scope,
@@ -322,10 +323,7 @@ fn start(device: &str, target: Option<&str>, number: Option<&str>, activity: Act
 }
 
 fn on_call(operation: CallOperation) -> Request {
-    Request::OnCall {
-        call: "call".into(),
-        operation,
-    }
+    Request::OnCall { call: "call".into(), operation }
 }
 
 fn notices(outputs: &[Output]) -> Vec<&Notice> {
@@ -345,7 +343,9 @@ fn told(outputs: &[Output]) -> Vec<(&str, CallNotification, LegState)> {
     };
     notices(outputs)
         .into_iter()
-        .filter_map(|notice| change(&notice).map(|(notification, state)| (notice.user.as_str(), notification, state)))
+        .filter_map(|notice| {
+            change(&notice).map(|(notification, state)| (notice.user.as_str(), notification, state))
+        })
         .collect()
 }
 
@@ -366,7 +366,10 @@ fn a_supervisor_may_coach_an_agent_of_his_group() {
         agent_side_only: false,
     };
     assert_eq!(commands, [expected]);
-    assert_eq!(records.iter().map(|record| record.event).collect::<Vec<_>>(), [AuditEvent::Allowed]);
+    assert_eq!(
+        records.iter().map(|record| record.event).collect::<Vec<_>>(),
+        [AuditEvent::Allowed]
+    );
     assert_eq!(records[0].target, Some(BOB_PHONE.into()));
 }
 
@@ -393,12 +396,7 @@ fn a_supervisor_may_not_coach_outside_his_groups_and_the_attempt_is_written_down
 #[test]
 fn a_supervisor_without_the_feature_may_not_coach() {
     let mut directory = directory();
-    directory
-        .users
-        .get_mut(MEG)
-        .expect("Meg")
-        .features
-        .remove(&Feature::SupervisorMonitoring);
+    directory.users.get_mut(MEG).expect("Meg").features.remove(&Feature::SupervisorMonitoring);
     let mut harness = Harness::with(GatewayConfig::default(), directory);
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::NotPermitted);
 }
@@ -413,12 +411,7 @@ fn nobody_monitors_himself_not_even_an_admin() {
 #[test]
 fn nobody_monitors_another_supervisor_unless_a_group_says_so() {
     let mut directory = directory();
-    directory
-        .groups
-        .get_mut("sales")
-        .expect("the group")
-        .supervisors
-        .insert("otto".into());
+    directory.groups.get_mut("sales").expect("the group").supervisors.insert("otto".into());
     let mut harness = Harness::with(GatewayConfig::default(), directory.clone());
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, OTTO_PHONE)), Reason::NotPermitted);
     directory.groups.get_mut("sales").expect("the group").monitor_supervisors = true;
@@ -446,10 +439,8 @@ fn a_stranger_is_not_authenticated() {
 #[test]
 fn somebody_elses_device_is_not_found_unless_he_may_know_that_it_exists() {
     let mut harness = Harness::new();
-    let forward = |device: &str| Request::SetForwarding {
-        device: device.into(),
-        to: Some(dialled("5000")),
-    };
+    let forward =
+        |device: &str| Request::SetForwarding { device: device.into(), to: Some(dialled("5000")) };
     assert_eq!(harness.reason("eve", forward(BOB_PHONE)), Reason::NotFound);
     assert_eq!(harness.reason("eve", forward("no-such-phone")), Reason::NotFound);
     assert_eq!(harness.reason(MEG, forward(BOB_PHONE)), Reason::NotPermitted);
@@ -459,10 +450,7 @@ fn somebody_elses_device_is_not_found_unless_he_may_know_that_it_exists() {
 #[test]
 fn a_touched_device_of_somebody_else_leaves_an_audit_line() {
     let mut harness = Harness::new();
-    let request = Request::SetDoNotDisturb {
-        device: BOB_PHONE.into(),
-        on: true,
-    };
+    let request = Request::SetDoNotDisturb { device: BOB_PHONE.into(), on: true };
     let (_, _, records) = harness.asks("eve", request);
     assert_eq!(records.len(), 1);
     assert_eq!(
@@ -490,27 +478,18 @@ fn the_target_is_named_by_uri_or_by_number_and_both_must_agree() {
 #[test]
 fn a_routing_point_can_only_be_listened_to_in_call_scope_and_never_in_a_cluster() {
     let mut harness = Harness::new();
-    let queue = DeviceFact {
-        kind: DeviceKind::RoutingPoint,
-        ..device("queue", "8000")
-    };
+    let queue = DeviceFact { kind: DeviceKind::RoutingPoint, ..device("queue", "8000") };
     harness.facts(Fact::Device(queue));
     let ask = |activity, scope| start(ADA_PHONE, None, Some("8000"), activity, scope);
     assert_eq!(harness.reason("ada", ask(Activity::ListenIn, Scope::Call)), Reason::Forbidden);
     let now = harness.now;
-    let routing_points = Capabilities {
-        routing_points: true,
-        ..able()
-    };
+    let routing_points = Capabilities { routing_points: true, ..able() };
     harness.gateway.handle_capabilities(routing_points.clone(), now);
     harness.outputs();
     assert_eq!(harness.asks("ada", ask(Activity::ListenIn, Scope::Call)).0, Ok(Answer::Accepted));
     assert_eq!(harness.reason("ada", ask(Activity::Coach, Scope::Call)), Reason::Forbidden);
     assert_eq!(harness.reason("ada", ask(Activity::ListenIn, Scope::Agent)), Reason::InvalidInput);
-    let cluster = Capabilities {
-        sip_cluster: true,
-        ..routing_points
-    };
+    let cluster = Capabilities { sip_cluster: true, ..routing_points };
     harness.gateway.handle_capabilities(cluster, now);
     harness.outputs();
     assert_eq!(harness.reason("ada", ask(Activity::ListenIn, Scope::Call)), Reason::Forbidden);
@@ -520,10 +499,7 @@ fn a_routing_point_can_only_be_listened_to_in_call_scope_and_never_in_a_cluster(
 fn what_the_backend_does_not_offer_is_forbidden() {
     let mut harness = Harness::new();
     let now = harness.now;
-    let listen_only = Capabilities {
-        activities: vec![Activity::ListenIn],
-        ..able()
-    };
+    let listen_only = Capabilities { activities: vec![Activity::ListenIn], ..able() };
     harness.gateway.handle_capabilities(listen_only, now);
     harness.outputs();
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::Forbidden);
@@ -537,21 +513,14 @@ fn no_command_goes_out_before_the_audit_line_is_on_disk() {
     let mut harness = Harness::new();
     let token = harness.request(MEG, coach_from(MEG_PHONE, BOB_PHONE));
     let outputs = harness.outputs();
-    let [Output::Audit { id, record }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Audit { id, record }] = &outputs[..] else { panic!("{outputs:?}") };
     assert_eq!(record.event, AuditEvent::Allowed);
     harness.gateway.handle_audited(*id, Ok(()), harness.now);
     let outputs = harness.outputs();
-    let [Output::Command { id, context, .. }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Command { id, context, .. }] = &outputs[..] else { panic!("{outputs:?}") };
     assert_eq!(context.user, Some(UserId::from(MEG)));
     harness.gateway.handle_command_result(*id, Ok(()), harness.now);
-    let reply = Output::Reply {
-        token,
-        result: Ok(Answer::Accepted),
-    };
+    let reply = Output::Reply { token, result: Ok(Answer::Accepted) };
     assert_eq!(harness.outputs(), [reply]);
 }
 
@@ -560,14 +529,10 @@ fn without_an_audit_nobody_may_start_to_listen() {
     let mut harness = Harness::new();
     harness.request(MEG, coach_from(MEG_PHONE, BOB_PHONE));
     let outputs = harness.outputs();
-    let [Output::Audit { id, .. }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Audit { id, .. }] = &outputs[..] else { panic!("{outputs:?}") };
     harness.gateway.handle_audited(*id, Err(AuditFailed), harness.now);
     let outputs = harness.outputs();
-    let [Output::Reply { result: Err(refusal), .. }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Reply { result: Err(refusal), .. }] = &outputs[..] else { panic!("{outputs:?}") };
     assert_eq!(refusal.reason, Reason::Internal);
 }
 
@@ -580,9 +545,7 @@ fn an_audit_that_does_not_answer_counts_as_failed() {
     harness.now = harness.now + Duration::from_secs(4);
     harness.gateway.handle_timeout(harness.now);
     let outputs = harness.outputs();
-    let [Output::Reply { result: Err(refusal), .. }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Reply { result: Err(refusal), .. }] = &outputs[..] else { panic!("{outputs:?}") };
     assert_eq!(refusal.reason, Reason::Internal);
     assert_eq!(harness.gateway.poll_timeout(), None);
 }
@@ -593,10 +556,7 @@ fn cancelling_waits_for_no_audit() {
     let device = MEG_PHONE.into();
     harness.request(MEG, Request::CancelMonitoring { device });
     let outputs = harness.outputs();
-    assert!(
-        matches!(&outputs[..], [Output::Audit { .. }, Output::Command { .. }]),
-        "{outputs:?}"
-    );
+    assert!(matches!(&outputs[..], [Output::Audit { .. }, Output::Command { .. }]), "{outputs:?}");
 }
 
 fn asked() -> AdmissionAsked {
@@ -610,10 +570,9 @@ fn asked() -> AdmissionAsked {
 
 fn admission(outputs: &[Output]) -> Option<bool> {
     outputs.iter().find_map(|output| match output {
-        Output::Command {
-            command: Command::AdmitMonitoring { admitted, .. },
-            ..
-        } => Some(*admitted),
+        Output::Command { command: Command::AdmitMonitoring { admitted, .. }, .. } => {
+            Some(*admitted)
+        }
         _ => None,
     })
 }
@@ -622,9 +581,7 @@ fn admission(outputs: &[Output]) -> Option<bool> {
 fn a_join_is_admitted_once_its_line_is_on_disk() {
     let mut harness = Harness::new();
     let outputs = harness.facts(Fact::AdmissionAsked(asked()));
-    let [Output::Audit { id, record }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Audit { id, record }] = &outputs[..] else { panic!("{outputs:?}") };
     assert_eq!((record.event, record.call.clone()), (AuditEvent::Admitted, Some("call".into())));
     harness.gateway.handle_audited(*id, Ok(()), harness.now);
     assert_eq!(admission(&harness.outputs()), Some(true));
@@ -634,9 +591,7 @@ fn a_join_is_admitted_once_its_line_is_on_disk() {
 fn without_an_audit_nobody_joins() {
     let mut harness = Harness::new();
     let outputs = harness.facts(Fact::AdmissionAsked(asked()));
-    let [Output::Audit { id, .. }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Audit { id, .. }] = &outputs[..] else { panic!("{outputs:?}") };
     harness.gateway.handle_audited(*id, Err(AuditFailed), harness.now);
     assert_eq!(admission(&harness.outputs()), Some(false));
 }
@@ -644,7 +599,9 @@ fn without_an_audit_nobody_joins() {
 #[test]
 fn permission_is_asked_again_at_every_join() {
     let mut harness = Harness::new();
-    for (supervisor, target) in [(MEG_PHONE, EVE_PHONE), (BOB_PHONE, EVE_PHONE), ("nobody's", BOB_PHONE)] {
+    for (supervisor, target) in
+        [(MEG_PHONE, EVE_PHONE), (BOB_PHONE, EVE_PHONE), ("nobody's", BOB_PHONE)]
+    {
         let outputs = harness.facts(Fact::AdmissionAsked(AdmissionAsked {
             supervisor: supervisor.into(),
             target: target.into(),
@@ -696,7 +653,9 @@ fn who_hears_without_a_line_on_disk_is_released() {
     let supervisor = MEG_PHONE.into();
     assert_eq!(command, &Command::StopMonitoring { supervisor });
     assert_eq!(told.user.as_str(), "meg");
-    assert!(matches!(&told.body, NoticeBody::Error { refusal, .. } if refusal.reason == Reason::Internal));
+    assert!(
+        matches!(&told.body, NoticeBody::Error { refusal, .. } if refusal.reason == Reason::Internal)
+    );
 }
 
 #[test]
@@ -719,9 +678,7 @@ fn when_the_audit_is_lost_whoever_hears_a_call_hears_it_no_more_and_is_told_once
         matches!(&outputs[..], [Output::Command { .. }]),
         "asked again, told once: {outputs:?}"
     );
-    harness.facts(Fact::MonitorGone {
-        supervisor: MEG_PHONE.into(),
-    });
+    harness.facts(Fact::MonitorGone { supervisor: MEG_PHONE.into() });
     harness.gateway.handle_audit_lost(harness.now);
     assert_eq!(harness.outputs(), []);
 }
@@ -745,41 +702,34 @@ fn a_monitor_whose_permission_is_gone_is_cancelled() {
 }
 
 #[test]
-fn a_leg_that_was_handed_on_is_in_the_audit_before_its_supervisor_is_released_and_its_user_sees_where_it_went() {
+fn a_leg_that_was_handed_on_is_in_the_audit_before_its_supervisor_is_released_and_its_user_sees_where_it_went()
+ {
     let mut harness = Harness::new();
     harness.facts(Fact::Call(coached(Activity::Coach)));
     let outputs = harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
     written(&mut harness, outputs);
-    let handed_on = PartyFact {
-        handed_on_to: Some("0170".into()),
-        state: LegState::Released,
-        ..bob()
-    };
+    let handed_on =
+        PartyFact { handed_on_to: Some("0170".into()), state: LegState::Released, ..bob() };
     let stranger = party(None, "0170", PartyRole::Customer, LegState::Established);
     let boss = supervisor(Activity::Coach, LegState::Established);
     let now = call(vec![customer(), handed_on.clone(), boss, stranger.clone()]);
     let outputs = harness.facts(Fact::Call(now.clone()));
     let released = notices(&outputs).into_iter().find_map(|notice| match &notice.body {
-        NoticeBody::CallStateChange { call, .. } if notice.user.as_str() == "bob" => Some(call.clone()),
+        NoticeBody::CallStateChange { call, .. } if notice.user.as_str() == "bob" => {
+            Some(call.clone())
+        }
         _ => None,
     });
     let released = released.expect("is told");
     assert_eq!((released.state, released.handed_on_to), (LegState::Released, Some("0170".into())));
     let lines: Vec<_> = written(&mut harness, outputs);
-    let told: Vec<_> = lines
-        .iter()
-        .map(|line| (line.event, line.number.clone(), line.target.clone()))
-        .collect();
+    let told: Vec<_> =
+        lines.iter().map(|line| (line.event, line.number.clone(), line.target.clone())).collect();
     assert_eq!(told, [(AuditEvent::HandedOn, Some("0170".into()), Some(BOB_PHONE.into()))]);
     let outputs = harness.facts(Fact::Call(now));
     assert_eq!(written(&mut harness, outputs), [], "once");
     assert_eq!(
-        harness
-            .leg(MEG)
-            .expect("still there")
-            .participants
-            .last()
-            .map(|last| last.number.clone()),
+        harness.leg(MEG).expect("still there").participants.last().map(|last| last.number.clone()),
         Some("0170".into())
     );
     let outputs = harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
@@ -830,14 +780,13 @@ fn who_was_admitted_and_did_not_come_leaves_a_line_that_says_why() {
 fn who_was_admitted_to_a_call_that_ended_first_leaves_a_line() {
     for fact in [
         Fact::Monitor(monitor(MonitorState::Armed)),
-        Fact::MonitorGone {
-            supervisor: MEG_PHONE.into(),
-        },
+        Fact::MonitorGone { supervisor: MEG_PHONE.into() },
     ] {
         let mut harness = Harness::new();
         admitted(&mut harness);
         let outputs = harness.facts(fact);
-        let events: Vec<_> = written(&mut harness, outputs).iter().map(|record| record.event).collect();
+        let events: Vec<_> =
+            written(&mut harness, outputs).iter().map(|record| record.event).collect();
         assert_eq!(events, [AuditEvent::NotJoined]);
     }
 }
@@ -862,10 +811,7 @@ fn a_join_of_which_nothing_is_left_after_a_restart_is_closed() {
                 activity: Activity::Coach,
                 since,
             };
-            let kept = Restored {
-                hearing: vec![heard],
-                ..Restored::default()
-            };
+            let kept = Restored { hearing: vec![heard], ..Restored::default() };
             let mut harness = Harness::cold(GatewayConfig::default(), directory(), kept);
             let mut outputs = harness.facts(Fact::SnapshotBegin);
             if monitor_is_left {
@@ -895,10 +841,7 @@ fn a_join_that_lives_on_over_a_restart_of_the_gateway_is_found_and_released_once
         activity: Activity::Coach,
         since: Some(Timestamp(1_000_000)),
     };
-    let kept = Restored {
-        hearing: vec![heard],
-        ..Restored::default()
-    };
+    let kept = Restored { hearing: vec![heard], ..Restored::default() };
     let mut harness = Harness::cold(GatewayConfig::default(), directory(), kept);
     let mut outputs = harness.facts(Fact::SnapshotBegin);
     outputs.extend(harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach)))));
@@ -971,10 +914,7 @@ fn a_refusal_by_number_reveals_no_device() {
 fn the_supervisors_device_looks_as_in_the_sample() {
     let mut harness = Harness::new();
     harness.logs_in(MEG);
-    let disturbed = DeviceFact {
-        do_not_disturb: true,
-        ..device(MEG_PHONE, "5005")
-    };
+    let disturbed = DeviceFact { do_not_disturb: true, ..device(MEG_PHONE, "5005") };
     harness.facts(Fact::Device(disturbed));
     let outputs = harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
     let expected = DeviceView {
@@ -995,9 +935,7 @@ fn the_supervisors_device_looks_as_in_the_sample() {
         ],
         monitoring: Some((Activity::Coach, Mode::AllCalls, Scope::Call, BOB_PHONE.into())),
     };
-    let [Output::Notice(notice)] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Notice(notice)] = &outputs[..] else { panic!("{outputs:?}") };
     assert_eq!((notice.user.as_str(), notice.topic), (MEG, Topic::Devices));
     assert_eq!(notice.body, NoticeBody::DeviceStateChange(vec![expected]));
 }
@@ -1015,10 +953,7 @@ fn an_agents_device_never_offers_monitoring() {
 fn an_unregistered_device_has_no_user_state() {
     let mut harness = Harness::new();
     harness.logs_in("bob");
-    let gone = DeviceFact {
-        registered: false,
-        ..device(BOB_PHONE, "5001")
-    };
+    let gone = DeviceFact { registered: false, ..device(BOB_PHONE, "5001") };
     harness.facts(Fact::Device(gone));
     let view = harness.device_view("bob", BOB_PHONE);
     assert_eq!((view.active, view.user_state), (false, None));
@@ -1030,12 +965,8 @@ fn a_spent_monitor_leaves_the_device_without_a_monitoring_state_and_says_so() {
     harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
     let supervisor = MEG_PHONE.into();
     let outputs = harness.facts(Fact::MonitorGone { supervisor });
-    let [Output::Notice(notice)] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
-    let NoticeBody::DeviceStateChange(devices) = &notice.body else {
-        panic!("{notice:?}")
-    };
+    let [Output::Notice(notice)] = &outputs[..] else { panic!("{outputs:?}") };
+    let NoticeBody::DeviceStateChange(devices) = &notice.body else { panic!("{notice:?}") };
     assert_eq!(devices[0].monitoring, None);
     assert_eq!(
         devices[0].capabilities,
@@ -1062,15 +993,15 @@ fn a_supervisor_finds_the_devices_he_may_monitor_by_number_and_an_admin_finds_al
     let harness = Harness::new();
     let find = |user: &str, number: Option<&str>| {
         let query = Query::Devices(number.map(Number::from));
-        let Ok(Answer::Devices(views)) = harness.gateway.read(&user.into(), &query, harness.now.wall) else {
+        let Ok(Answer::Devices(views)) =
+            harness.gateway.read(&user.into(), &query, harness.now.wall)
+        else {
             panic!("devices")
         };
-        views
-            .into_iter()
-            .map(|view| view.number.as_str().to_owned())
-            .collect::<BTreeSet<_>>()
+        views.into_iter().map(|view| view.number.as_str().to_owned()).collect::<BTreeSet<_>>()
     };
-    let numbers = |list: &[&str]| list.iter().map(|number| (*number).to_owned()).collect::<BTreeSet<_>>();
+    let numbers =
+        |list: &[&str]| list.iter().map(|number| (*number).to_owned()).collect::<BTreeSet<_>>();
     assert_eq!(find(MEG, None), numbers(&["5001"]));
     assert_eq!(find(MEG, Some("5001")), numbers(&["5001"]));
     assert_eq!(find(MEG, Some("5002")), numbers(&[]));
@@ -1102,28 +1033,19 @@ fn a_supervisor_is_muted_in_listen_in_and_not_in_barge_in() {
     let leg = harness.leg(MEG).expect("her leg");
     assert_eq!(
         (leg.muted, leg.capabilities),
-        (
-            true,
-            vec![Capability::Hangup, Capability::SwitchToCoach, Capability::SwitchToBargeIn]
-        )
+        (true, vec![Capability::Hangup, Capability::SwitchToCoach, Capability::SwitchToBargeIn])
     );
     harness.facts(Fact::Call(coached(Activity::BargeIn)));
     let leg = harness.leg(MEG).expect("her leg");
     assert_eq!(
         (leg.muted, leg.capabilities),
-        (
-            false,
-            vec![Capability::Hangup, Capability::SwitchToListenIn, Capability::SwitchToCoach]
-        )
+        (false, vec![Capability::Hangup, Capability::SwitchToListenIn, Capability::SwitchToCoach])
     );
 }
 
 #[test]
 fn with_one_way_coach_there_is_no_way_back() {
-    let config = GatewayConfig {
-        one_way_coach: true,
-        ..GatewayConfig::default()
-    };
+    let config = GatewayConfig { one_way_coach: true, ..GatewayConfig::default() };
     let mut harness = Harness::with(config, directory());
     harness.facts(Fact::Call(coached(Activity::BargeIn)));
     assert_eq!(harness.leg(MEG).expect("her leg").capabilities, ["Hangup", "SwitchToListenIn"]);
@@ -1158,10 +1080,7 @@ fn the_monitored_agent_is_told_and_the_supervisor_is_no_participant_of_his() {
 
 #[test]
 fn with_notify_agent_none_the_agent_learns_nothing() {
-    let config = GatewayConfig {
-        notify_agent: NotifyAgent::None,
-        ..GatewayConfig::default()
-    };
+    let config = GatewayConfig { notify_agent: NotifyAgent::None, ..GatewayConfig::default() };
     let mut harness = Harness::with(config, directory());
     harness.facts(Fact::Call(call(vec![customer(), bob()])));
     let outputs = harness.facts(Fact::Call(coached(Activity::Coach)));
@@ -1195,14 +1114,8 @@ fn a_released_leg_is_told_once_and_is_gone() {
     assert_eq!(harness.leg(MEG), None);
     assert_eq!(told(&harness.facts(Fact::Call(left))), []);
     let over = call(vec![
-        PartyFact {
-            state: LegState::Released,
-            ..customer()
-        },
-        PartyFact {
-            state: LegState::Released,
-            ..bob()
-        },
+        PartyFact { state: LegState::Released, ..customer() },
+        PartyFact { state: LegState::Released, ..bob() },
     ]);
     let outputs = harness.facts(Fact::Call(over));
     assert_eq!(told(&outputs), [("bob", CallNotification::StatusChange, LegState::Released)]);
@@ -1303,9 +1216,7 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
     let mut harness = Harness::new();
     harness.facts(Fact::Call(coached(Activity::Coach)));
     let transfer = || {
-        on_call(CallOperation::Transfer(TransferStep::SingleStep {
-            destination: dialled("5002"),
-        }))
+        on_call(CallOperation::Transfer(TransferStep::SingleStep { destination: dialled("5002") }))
     };
     let digits = || on_call(CallOperation::SendDtmf("1".parse().expect("digits")));
     assert_eq!(harness.reason("bob", transfer()), Reason::Forbidden);
@@ -1343,38 +1254,36 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
         assert_eq!(missing, Refusal::missing(field));
     }
     assert_eq!(harness.asks("bob", transfer()).0, Ok(Answer::Accepted));
-    let consult = on_call(CallOperation::Transfer(TransferStep::Initiate {
-        destination: dialled("5002"),
-    }));
+    let consult =
+        on_call(CallOperation::Transfer(TransferStep::Initiate { destination: dialled("5002") }));
     assert_eq!(harness.reason("bob", consult), Reason::Forbidden);
     let offered = harness.leg("bob").expect("his leg").capabilities;
-    assert!(offered.contains(&Capability::SingleStepTransfer) && !offered.contains(&Capability::InitiateTransfer));
+    assert!(
+        offered.contains(&Capability::SingleStepTransfer)
+            && !offered.contains(&Capability::InitiateTransfer)
+    );
     assert_eq!(harness.asks("bob", digits()).0, Ok(Answer::Accepted));
     assert_eq!(harness.asks(MEG, mute()).0, Ok(Answer::Accepted));
     assert!(
-        harness
-            .leg(MEG)
-            .expect("her leg")
-            .capabilities
-            .contains(&Capability::MuteMonitoredUser)
+        harness.leg(MEG).expect("her leg").capabilities.contains(&Capability::MuteMonitoredUser)
     );
 }
 
 #[test]
-fn where_a_group_says_so_its_agents_alone_are_heard_and_a_backend_that_can_not_do_it_is_not_asked() {
+fn where_a_group_says_so_its_agents_alone_are_heard_and_a_backend_that_can_not_do_it_is_not_asked()
+{
     let mut directory = directory();
     directory.groups.get_mut("sales").expect("the group").agent_side_only = true;
     let mut harness = Harness::with(GatewayConfig::default(), directory);
     let now = harness.now;
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::Forbidden);
-    let more = Capabilities {
-        agent_side_only: true,
-        ..able()
-    };
+    let more = Capabilities { agent_side_only: true, ..able() };
     harness.gateway.handle_capabilities(more, now);
     harness.outputs();
     let (_, commands, _) = harness.asks(MEG, coach_from(MEG_PHONE, BOB_PHONE));
-    let limited = |command: &Command| matches!(command, Command::StartMonitoring { agent_side_only: true, .. });
+    let limited = |command: &Command| {
+        matches!(command, Command::StartMonitoring { agent_side_only: true, .. })
+    };
     assert!(commands.iter().any(limited), "{commands:?}");
 }
 
@@ -1392,12 +1301,8 @@ fn what_may_be_asked_of_a_leg_follows_from_its_state() {
     let bob_is = |state| party(Some(BOB_PHONE), "5001", PartyRole::Agent, state);
     let colleague = || party(Some("colleague"), "5002", PartyRole::Agent, LegState::Established);
     let established = ["Hangup", "Hold", "MuteCall", "SendDtmf"];
-    let of_two = [
-        "SingleStepTransfer",
-        "InitiateTransfer",
-        "SingleStepConference",
-        "InitiateConference",
-    ];
+    let of_two =
+        ["SingleStepTransfer", "InitiateTransfer", "SingleStepConference", "InitiateConference"];
     let complete = ["CompleteTransfer", "CompleteConference"];
     let consultation = |parties| CallFact {
         id: "consult".into(),
@@ -1405,10 +1310,7 @@ fn what_may_be_asked_of_a_leg_follows_from_its_state() {
         parent: Some("call".into()),
         ..call(parties)
     };
-    let owned = |parties| CallFact {
-        owner: Some(BOB_PHONE.into()),
-        ..call(parties)
-    };
+    let owned = |parties| CallFact { owner: Some(BOB_PHONE.into()), ..call(parties) };
     let muted = PartyFact { muted: true, ..bob() };
     let rows: Vec<(&str, Vec<CallFact>, &str, Vec<&str>)> = vec![
         (
@@ -1484,11 +1386,8 @@ fn what_may_be_asked_of_a_leg_follows_from_its_state() {
             "in a conference of another",
             vec![call(vec![customer(), bob(), colleague()])],
             "call",
-            [
-                &established[..],
-                &["InitiateTransfer", "SingleStepConference", "InitiateConference"],
-            ]
-            .concat(),
+            [&established[..], &["InitiateTransfer", "SingleStepConference", "InitiateConference"]]
+                .concat(),
         ),
         ("released", vec![call(vec![customer(), bob_is(LegState::Released)])], "call", vec![]),
     ];
@@ -1509,13 +1408,10 @@ fn what_may_be_asked_of_a_leg_follows_from_its_state() {
 
 #[test]
 fn what_a_supervisor_may_ask_follows_from_what_he_does() {
-    let all = Capabilities {
-        mute_monitored: true,
-        conferences: true,
-        ..able()
-    };
+    let all = Capabilities { mute_monitored: true, conferences: true, ..able() };
     let (listen, coach, barge) = ("SwitchToListenIn", "SwitchToCoach", "SwitchToBargeIn");
-    let (mute, unmute, remove) = ("MuteMonitoredUser", "UnmuteMonitoredUser", "RemoveParticipantFromConference");
+    let (mute, unmute, remove) =
+        ("MuteMonitoredUser", "UnmuteMonitoredUser", "RemoveParticipantFromConference");
     let colleague = || party(Some("colleague"), "5002", PartyRole::Agent, LegState::Established);
     let rows: Vec<(&str, CallFact, Vec<&str>)> = vec![
         ("listens", coached(Activity::ListenIn), vec!["Hangup", coach, barge, mute]),
@@ -1525,7 +1421,8 @@ fn what_a_supervisor_may_ask_follows_from_what_he_does() {
             "has muted the agent",
             {
                 let mut call = coached(Activity::BargeIn);
-                for party in call.parties.iter_mut().filter(|party| party.role == PartyRole::Agent) {
+                for party in call.parties.iter_mut().filter(|party| party.role == PartyRole::Agent)
+                {
                     party.muted_by_supervisor = true;
                 }
                 call
@@ -1545,7 +1442,8 @@ fn what_a_supervisor_may_ask_follows_from_what_he_does() {
             "waits with the customer for the next agent",
             {
                 let mut call = coached(Activity::Coach);
-                for party in call.parties.iter_mut().filter(|party| party.role == PartyRole::Agent) {
+                for party in call.parties.iter_mut().filter(|party| party.role == PartyRole::Agent)
+                {
                     party.state = LegState::Released;
                 }
                 call
@@ -1569,11 +1467,7 @@ fn what_a_supervisor_may_ask_follows_from_what_he_does() {
 fn a_call_says_what_it_was_made_to_ask_about_and_the_first_what_it_may_be_joined_with() {
     let mut harness = Harness::new();
     let now = harness.now;
-    let more = Capabilities {
-        transfers: true,
-        consultations: true,
-        ..able()
-    };
+    let more = Capabilities { transfers: true, consultations: true, ..able() };
     harness.gateway.handle_capabilities(more, now);
     let held = party(Some(BOB_PHONE), "5001", PartyRole::Agent, LegState::Held);
     harness.facts(Fact::Call(call(vec![customer(), held])));
@@ -1609,9 +1503,7 @@ fn sent_digits_are_told() {
     harness.facts(Fact::Call(call(vec![customer(), bob()])));
     harness.request("bob", on_call(CallOperation::SendDtmf("12#".parse().expect("digits"))));
     let outputs = harness.outputs();
-    let [Output::Command { id, .. }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Command { id, .. }] = &outputs[..] else { panic!("{outputs:?}") };
     harness.gateway.handle_command_result(*id, Ok(()), now);
     assert_eq!(
         told(&harness.outputs()),
@@ -1631,10 +1523,8 @@ fn a_destination_is_a_number_and_never_a_uri() {
     ] {
         assert_eq!(bad.parse::<DialString>(), Err(NotDialable), "{bad}");
     }
-    let forward = |to: &str| Request::SetForwarding {
-        device: BOB_PHONE.into(),
-        to: Some(dialled(to)),
-    };
+    let forward =
+        |to: &str| Request::SetForwarding { device: BOB_PHONE.into(), to: Some(dialled(to)) };
     let nowhere = |device: &str| BadRequest {
         operation: Operation::ForwardCallsOn,
         on: BadRequestOn::Device(device.into()),
@@ -1657,7 +1547,9 @@ fn a_session_begins_not_ready_is_kept_and_told_on_three_channels() {
     let mut harness = Harness::new();
     harness.request("bob", Request::StartSession);
     let outputs = harness.outputs();
-    assert!(matches!(&outputs[0], Output::Keep { user, presence: Some(AgentState::NotReady) } if user.as_str() == "bob"));
+    assert!(
+        matches!(&outputs[0], Output::Keep { user, presence: Some(AgentState::NotReady) } if user.as_str() == "bob")
+    );
     let topics: Vec<_> = notices(&outputs).iter().map(|notice| notice.topic).collect();
     assert_eq!(topics, [Topic::Me, Topic::Channels, Topic::Devices]);
     assert!(matches!(outputs.last(), Some(Output::Reply { result: Ok(_), .. })));
@@ -1705,9 +1597,7 @@ fn a_log_out_while_the_backend_is_away_is_made_good_when_it_is_back() {
     harness.facts(Fact::SnapshotBegin);
     harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
     let outputs = harness.facts(Fact::SnapshotComplete);
-    let stop = Command::StopMonitoring {
-        supervisor: MEG_PHONE.into(),
-    };
+    let stop = Command::StopMonitoring { supervisor: MEG_PHONE.into() };
     assert!(
         outputs
             .iter()
@@ -1735,7 +1625,9 @@ fn a_new_snapshot_tells_nobody_what_he_knows_and_everybody_what_is_gone() {
     harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
     harness.facts(Fact::Lost);
     let mut news = harness.facts(Fact::SnapshotBegin);
-    for (id, number) in [(MEG_PHONE, "5005"), (EVE_PHONE, "5002"), (OTTO_PHONE, "5006"), (ADA_PHONE, "5000")] {
+    for (id, number) in
+        [(MEG_PHONE, "5005"), (EVE_PHONE, "5002"), (OTTO_PHONE, "5006"), (ADA_PHONE, "5000")]
+    {
         news.extend(harness.facts(Fact::Device(device(id, number))));
     }
     news.extend(harness.facts(Fact::Call(coached(Activity::Coach))));
@@ -1743,11 +1635,9 @@ fn a_new_snapshot_tells_nobody_what_he_knows_and_everybody_what_is_gone() {
     let outputs = harness.facts(Fact::SnapshotComplete);
     let told: Vec<_> = notices(&outputs).iter().map(|notice| notice.user.as_str()).collect();
     assert_eq!(told, ["bob", MEG], "Bob's phone and Meg's monitor are gone");
-    assert!(
-        outputs
-            .iter()
-            .any(|output| matches!(output, Output::Audit { record, .. } if record.event == AuditEvent::Lost))
-    );
+    assert!(outputs.iter().any(
+        |output| matches!(output, Output::Audit { record, .. } if record.event == AuditEvent::Lost)
+    ));
 }
 
 #[test]
@@ -1768,9 +1658,7 @@ fn a_backend_that_does_not_answer_in_time_is_unavailable() {
     harness.now = harness.now + Duration::from_secs(5);
     harness.gateway.handle_timeout(harness.now);
     let outputs = harness.outputs();
-    let [Output::Reply { result: Err(refusal), .. }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Reply { result: Err(refusal), .. }] = &outputs[..] else { panic!("{outputs:?}") };
     assert_eq!(refusal.reason, Reason::Unavailable);
 }
 
@@ -1779,14 +1667,10 @@ fn what_the_backend_refuses_is_refused_with_its_reason_and_written_down() {
     let mut harness = Harness::new();
     harness.request(MEG, coach_from(MEG_PHONE, BOB_PHONE));
     let outputs = harness.outputs();
-    let [Output::Audit { id, .. }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Audit { id, .. }] = &outputs[..] else { panic!("{outputs:?}") };
     harness.gateway.handle_audited(*id, Ok(()), harness.now);
     let outputs = harness.outputs();
-    let [Output::Command { id, .. }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Command { id, .. }] = &outputs[..] else { panic!("{outputs:?}") };
     let in_use = Refusal::new(Reason::InUse, "Another supervisor monitors this device.");
     harness.gateway.handle_command_result(*id, Err(in_use.clone()), harness.now);
     let outputs = harness.outputs();
@@ -1815,9 +1699,7 @@ fn a_late_failure_goes_to_the_channel_of_its_operation() {
     harness.facts(Fact::Call(coached(Activity::Coach)));
     harness.request(MEG, on_call(CallOperation::Hangup));
     let outputs = harness.outputs();
-    let [Output::Command { context, .. }] = &outputs[..] else {
-        panic!("{outputs:?}")
-    };
+    let [Output::Command { context, .. }] = &outputs[..] else { panic!("{outputs:?}") };
     let request_id = Some(context.request_id.clone());
     let failed = harness.facts(Fact::Failed(Failure { request_id, ..busy() }));
     assert_eq!(topic(failed), (MEG.into(), Topic::Calls));
@@ -1830,16 +1712,16 @@ fn a_refusal_of_the_backend_names_devices_by_number_where_he_may_know_it() {
         let device = MEG_PHONE.into();
         harness.request(MEG, Request::SetDoNotDisturb { device, on: true });
         let outputs = harness.outputs();
-        let [Output::Command { id, .. }] = &outputs[..] else {
-            panic!("{outputs:?}")
-        };
+        let [Output::Command { id, .. }] = &outputs[..] else { panic!("{outputs:?}") };
         harness.gateway.handle_command_result(*id, Err(refusal), harness.now);
         match harness.outputs().pop() {
             Some(Output::Reply { result: Err(refusal), .. }) => refusal.to_string(),
             other => panic!("{other:?}"),
         }
     };
-    let about = |device: &str, pattern: &'static str| Refusal::device(Reason::Internal, &device.into(), pattern);
+    let about = |device: &str, pattern: &'static str| {
+        Refusal::device(Reason::Internal, &device.into(), pattern)
+    };
     assert_eq!(
         answer(about(BOB_PHONE, "Device '{}' is not registered.")),
         "Device '5001' is not registered."
@@ -1888,9 +1770,7 @@ fn two_users_who_choose_the_same_request_id_are_two_requests() {
         let device = device.into();
         harness.request(user, Request::SetDoNotDisturb { device, on: true });
         let outputs = harness.outputs();
-        let [Output::Command { context, .. }] = &outputs[..] else {
-            panic!("{outputs:?}")
-        };
+        let [Output::Command { context, .. }] = &outputs[..] else { panic!("{outputs:?}") };
         ids.insert(context.request_id.clone());
     }
     assert_eq!(ids.len(), 2);
@@ -1907,57 +1787,54 @@ mod properties {
     }
 
     fn any_party() -> impl Strategy<Value = PartyFact> {
-        let role = prop::sample::select(vec![PartyRole::Agent, PartyRole::Customer, PartyRole::Supervisor]);
+        let role = prop::sample::select(vec![
+            PartyRole::Agent,
+            PartyRole::Customer,
+            PartyRole::Supervisor,
+        ]);
         let state = prop::sample::select(LegState::ALL.to_vec());
         let activity = prop::sample::select(Activity::ALL.to_vec());
-        (
-            prop::option::of(any_phone()),
-            role,
-            state,
-            activity,
-            any_phone(),
-            any::<[bool; 2]>(),
-        )
-            .prop_map(
-                |(device, role, state, activity, monitored, [muted, muted_by_supervisor])| PartyFact {
+        (prop::option::of(any_phone()), role, state, activity, any_phone(), any::<[bool; 2]>())
+            .prop_map(|(device, role, state, activity, monitored, [muted, muted_by_supervisor])| {
+                PartyFact {
                     muted,
                     muted_by_supervisor,
                     activity: (role == PartyRole::Supervisor).then_some(activity),
                     monitors: (role == PartyRole::Supervisor).then(|| monitored.into()),
                     ..party(device, "7001", role, state)
-                },
-            )
+                }
+            })
     }
 
     fn any_fact() -> impl Strategy<Value = Fact> {
         let activity = prop::sample::select(Activity::ALL.to_vec());
         prop_oneof![
-            (any_phone(), any::<[bool; 3]>()).prop_map(|(id, [registered, do_not_disturb, forwarded])| Fact::Device(DeviceFact {
-                registered,
-                do_not_disturb,
-                forward_to: forwarded.then(|| "5000".into()),
-                ..device(id, "5001")
-            })),
-            (prop::sample::select(vec!["one", "two"]), prop::collection::vec(any_party(), 0..4)).prop_map(|(id, parties)| Fact::Call(
-                CallFact {
-                    id: id.into(),
-                    ..call(parties)
-                }
-            )),
-            (any_phone(), any_phone(), activity.clone()).prop_map(|(supervisor, target, activity)| Fact::Monitor(MonitorFact {
-                supervisor: supervisor.into(),
-                target: target.into(),
-                ..monitor(joined_as(activity))
-            })),
-            any_phone().prop_map(|supervisor| Fact::MonitorGone {
-                supervisor: supervisor.into()
+            (any_phone(), any::<[bool; 3]>()).prop_map(
+                |(id, [registered, do_not_disturb, forwarded])| Fact::Device(DeviceFact {
+                    registered,
+                    do_not_disturb,
+                    forward_to: forwarded.then(|| "5000".into()),
+                    ..device(id, "5001")
+                })
+            ),
+            (prop::sample::select(vec!["one", "two"]), prop::collection::vec(any_party(), 0..4))
+                .prop_map(|(id, parties)| Fact::Call(CallFact { id: id.into(), ..call(parties) })),
+            (any_phone(), any_phone(), activity.clone()).prop_map(
+                |(supervisor, target, activity)| Fact::Monitor(MonitorFact {
+                    supervisor: supervisor.into(),
+                    target: target.into(),
+                    ..monitor(joined_as(activity))
+                })
+            ),
+            any_phone().prop_map(|supervisor| Fact::MonitorGone { supervisor: supervisor.into() }),
+            (any_phone(), any_phone(), activity).prop_map(|(supervisor, target, activity)| {
+                Fact::AdmissionAsked(AdmissionAsked {
+                    supervisor: supervisor.into(),
+                    target: target.into(),
+                    call: "one".into(),
+                    activity,
+                })
             }),
-            (any_phone(), any_phone(), activity).prop_map(|(supervisor, target, activity)| Fact::AdmissionAsked(AdmissionAsked {
-                supervisor: supervisor.into(),
-                target: target.into(),
-                call: "one".into(),
-                activity
-            })),
             Just(Fact::SnapshotBegin),
             Just(Fact::SnapshotComplete),
             Just(Fact::Lost),
@@ -1974,7 +1851,10 @@ mod properties {
             assert_eq!(has(word), supervises);
         }
         assert_eq!(has("CancelSupervisorMonitoring"), supervises && view.monitoring.is_some());
-        assert_eq!(view.capabilities.iter().collect::<BTreeSet<_>>().len(), view.capabilities.len());
+        assert_eq!(
+            view.capabilities.iter().collect::<BTreeSet<_>>().len(),
+            view.capabilities.len()
+        );
         assert_eq!(view.user_state.is_some(), view.active);
     }
 
@@ -2049,11 +1929,7 @@ fn how_the_sound_fares_is_read_and_told_to_nobody() {
     let measured = |packets_sent| {
         let mut call = coached(Activity::Coach);
         for (party, mos) in call.parties.iter_mut().zip([401, 402, 403]) {
-            party.quality = Some(Quality {
-                packets_sent,
-                mos: Some(mos),
-                ..Quality::default()
-            });
+            party.quality = Some(Quality { packets_sent, mos: Some(mos), ..Quality::default() });
         }
         call
     };
@@ -2072,7 +1948,9 @@ fn how_the_sound_fares_is_read_and_told_to_nobody() {
         "and nothing of a supervisor whom he does not see"
     );
     assert_eq!(of(harness.leg("meg").expect("her leg")), (Some(403), vec![Some(401), Some(402)]));
-    let Ok(Answer::Calls(list)) = harness.gateway.read(&"bob".into(), &Query::MyCalls, harness.now.wall) else {
+    let Ok(Answer::Calls(list)) =
+        harness.gateway.read(&"bob".into(), &Query::MyCalls, harness.now.wall)
+    else {
         panic!("calls")
     };
     assert_eq!(mos(list[0].quality), Some(402));
@@ -2086,10 +1964,8 @@ fn how_the_sound_fares_is_read_and_told_to_nobody() {
     let mut over = measured(9);
     over.parties.iter_mut().for_each(|party| party.state = LegState::Released);
     for output in harness.facts(Fact::Call(over)) {
-        if let Output::Notice(Notice {
-            body: NoticeBody::CallStateChange { call, .. },
-            ..
-        }) = output
+        if let Output::Notice(Notice { body: NoticeBody::CallStateChange { call, .. }, .. }) =
+            output
         {
             assert_eq!(of(call.clone()), (None, vec![None; call.participants.len()]));
         }

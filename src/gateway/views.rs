@@ -7,8 +7,9 @@ pub(super) use reader::Reader;
 use super::access::may_monitor_at_all;
 use super::{DeviceEntry, GatewayConfig, NotifyAgent, User};
 use crate::model::{
-    Activity, AgentState, CallFact, CallId, CallView, Capabilities, Capability, DeviceFact, DeviceId, DeviceView, Feature, LegState,
-    MonitorFact, MonitorState, Number, ParticipantView, PartyFact, PartyRole, Timestamp,
+    Activity, AgentState, CallFact, CallId, CallView, Capabilities, Capability, DeviceFact,
+    DeviceId, DeviceView, Feature, LegState, MonitorFact, MonitorState, Number, ParticipantView,
+    PartyFact, PartyRole, Timestamp,
 };
 
 /// What a device's own user sees; `state` is the user's voice state.
@@ -57,29 +58,31 @@ pub(super) fn device(
         forward_to,
         voice_environment: entry.voice_environment.clone(),
         capabilities,
-        monitoring: monitor.map(|monitor| (activity_now(monitor), monitor.mode, monitor.scope, monitor.target.clone())),
+        monitoring: monitor.map(|monitor| {
+            (activity_now(monitor), monitor.mode, monitor.scope, monitor.target.clone())
+        }),
     }
 }
 
-/// What another user sees of a device that the user may monitor: nothing that only its user may ask.
+/// What another user sees of a device that the user may monitor: nothing that only its user may
+/// ask.
 pub(super) fn of_another(view: DeviceView) -> DeviceView {
-    DeviceView {
-        capabilities: Vec::new(),
-        monitoring: None,
-        ..view
-    }
+    DeviceView { capabilities: Vec::new(), monitoring: None, ..view }
 }
 
 fn activity_now(monitor: &MonitorFact) -> Activity {
     match monitor.state {
         MonitorState::Joined { activity, .. } => activity,
-        MonitorState::Armed | MonitorState::Admitting { .. } | MonitorState::Inviting { .. } => monitor.activity,
+        MonitorState::Armed | MonitorState::Admitting { .. } | MonitorState::Inviting { .. } => {
+            monitor.activity
+        }
     }
 }
 
 /// The latest leg of a device on a call, also one that has left.
 pub(super) fn leg<'a>(call: &'a CallFact, device: &DeviceEntry) -> Option<&'a PartyFact> {
-    let mut legs = call.parties.iter().rev().filter(|party| party.device.as_ref() == Some(&device.id));
+    let mut legs =
+        call.parties.iter().rev().filter(|party| party.device.as_ref() == Some(&device.id));
     let latest = legs.clone().next();
     legs.find(|party| party.state != LegState::Released).or(latest)
 }
@@ -99,16 +102,23 @@ impl Related {
     }
 }
 
-/// The device has made the one call to ask about the other, and they are two: no party that it asks is on both.
+/// The device has made the one call to ask about the other, and they are two: no party that it asks
+/// is on both.
 pub(super) fn asks(device: &DeviceId, by: &CallFact, about: &CallFact) -> bool {
     let made_it = by.parties.first().is_some_and(|first| first.device.as_ref() == Some(device));
     let is_there = |call: &CallFact| call.party_of(device).is_some();
-    let is_asked = |party: &&PartyFact| party.role != PartyRole::Supervisor && party.device.as_ref() != Some(device);
+    let is_asked = |party: &&PartyFact| {
+        party.role != PartyRole::Supervisor && party.device.as_ref() != Some(device)
+    };
     let mut asked = by.parties.iter().filter(is_asked).filter_map(|party| party.device.as_ref());
-    made_it && is_there(by) && is_there(about) && !asked.any(|asked| about.party_of(asked).is_some())
+    made_it
+        && is_there(by)
+        && is_there(about)
+        && !asked.any(|asked| about.party_of(asked).is_some())
 }
 
-/// One device's leg of a call, as its user sees it. The duration is zero: whoever hands the view out sets it.
+/// One device's leg of a call, as its user sees it. The duration is zero: whoever hands the view
+/// out sets it.
 pub(super) fn call(
     call: &CallFact,
     entry: &DeviceEntry,
@@ -118,7 +128,9 @@ pub(super) fn call(
     backend: &Capabilities,
 ) -> CallView {
     let (supervision, monitored) = match party.role {
-        PartyRole::Supervisor => (SupervisionView::Supervisor(party.activity), monitored_by(call, party)),
+        PartyRole::Supervisor => {
+            (SupervisionView::Supervisor(party.activity), monitored_by(call, party))
+        }
         PartyRole::Agent | PartyRole::Customer => (supervised(call, party, config), Some(party)),
     };
     let monitoring_state = match supervision {
@@ -196,47 +208,57 @@ fn supervised(call: &CallFact, party: &PartyFact, config: &GatewayConfig) -> Sup
     call.parties
         .iter()
         .filter(|other| other.role == PartyRole::Supervisor && on_the_call(other))
-        .filter(|supervisor| monitored_by(call, supervisor).is_some_and(|monitored| std::ptr::eq(monitored, party)))
+        .filter(|supervisor| {
+            monitored_by(call, supervisor).is_some_and(|monitored| std::ptr::eq(monitored, party))
+        })
         .filter_map(|supervisor| supervisor.activity)
         .max()
         .map_or(SupervisionView::None, SupervisionView::Supervised)
 }
 
-/// The party that the supervisor monitors now: the target or, when that one has left, the agent in its place.
+/// The party that the supervisor monitors now: the target or, when that one has left, the agent in
+/// its place.
 fn monitored_by<'a>(call: &'a CallFact, supervisor: &PartyFact) -> Option<&'a PartyFact> {
     let target = call.party_of(supervisor.monitors.as_ref()?).filter(|party| on_the_call(party));
-    let successor = || {
-        call.parties
-            .iter()
-            .find(|party| party.role == PartyRole::Agent && on_the_call(party))
-    };
+    let successor =
+        || call.parties.iter().find(|party| party.role == PartyRole::Agent && on_the_call(party));
     target.or_else(successor)
 }
 
 /// A call of more than two, supervisors not counted.
 fn is_conference(call: &CallFact) -> bool {
-    let there = |party: &&PartyFact| party.role != PartyRole::Supervisor && party.state != LegState::Released;
+    let there = |party: &&PartyFact| {
+        party.role != PartyRole::Supervisor && party.state != LegState::Released
+    };
     call.parties.iter().filter(there).count() > 2
 }
 
-/// The others who talk. A supervisor is one of them only in BargeIn: in ListenIn and Coach the customer's side never knows of the supervisor.
+/// The others who talk. A supervisor is one of them only in BargeIn: in ListenIn and Coach the
+/// customer's side never knows of the supervisor.
 fn others<'a>(call: &'a CallFact, me: &'a PartyFact) -> impl Iterator<Item = &'a PartyFact> {
     call.parties
         .iter()
         .filter(move |party| !std::ptr::eq(*party, me) && party.state != LegState::Released)
         .filter(move |party| me.device.is_none() || party.device != me.device)
-        .filter(|party| party.role != PartyRole::Supervisor || (on_the_call(party) && party.activity == Some(Activity::BargeIn)))
+        .filter(|party| {
+            party.role != PartyRole::Supervisor
+                || (on_the_call(party) && party.activity == Some(Activity::BargeIn))
+        })
 }
 
 fn participants(call: &CallFact, me: &PartyFact) -> Vec<ParticipantView> {
-    let participant = |party: &PartyFact| ParticipantView {
-        number: party.number.clone(),
-        quality: None,
-    };
+    let participant =
+        |party: &PartyFact| ParticipantView { number: party.number.clone(), quality: None };
     others(call, me).map(participant).collect()
 }
 
-fn capabilities(call: &CallFact, party: &PartyFact, related: &Related, config: &GatewayConfig, backend: &Capabilities) -> Vec<Capability> {
+fn capabilities(
+    call: &CallFact,
+    party: &PartyFact,
+    related: &Related,
+    config: &GatewayConfig,
+    backend: &Capabilities,
+) -> Vec<Capability> {
     let mut complete = Vec::new();
     if related.is_some() && backend.consultations {
         complete.extend(backend.transfers.then_some(Capability::CompleteTransfer));
@@ -246,7 +268,9 @@ fn capabilities(call: &CallFact, party: &PartyFact, related: &Related, config: &
         (_, LegState::Released) => Vec::new(),
         (_, LegState::Dialing) => vec![Capability::Hangup],
         (_, LegState::Ringing) => vec![Capability::Answer, Capability::Hangup],
-        (PartyRole::Supervisor, LegState::Established | LegState::Held) => supervisor_capabilities(call, party, config, backend),
+        (PartyRole::Supervisor, LegState::Established | LegState::Held) => {
+            supervisor_capabilities(call, party, config, backend)
+        }
         (PartyRole::Agent | PartyRole::Customer, LegState::Held) => {
             [Capability::Hangup, Capability::Retrieve].into_iter().chain(complete).collect()
         }
@@ -254,16 +278,13 @@ fn capabilities(call: &CallFact, party: &PartyFact, related: &Related, config: &
             let mut offered = vec![
                 Capability::Hangup,
                 Capability::Hold,
-                if party.muted {
-                    Capability::UnmuteCall
-                } else {
-                    Capability::MuteCall
-                },
+                if party.muted { Capability::UnmuteCall } else { Capability::MuteCall },
             ];
             if backend.dtmf {
                 offered.push(Capability::SendDtmf);
             }
-            let (may_ask, is_conference) = (backend.consultations && !related.is_some(), is_conference(call));
+            let (may_ask, is_conference) =
+                (backend.consultations && !related.is_some(), is_conference(call));
             if backend.transfers {
                 offered.extend((!is_conference).then_some(Capability::SingleStepTransfer));
                 offered.extend(may_ask.then_some(Capability::InitiateTransfer));
@@ -272,7 +293,10 @@ fn capabilities(call: &CallFact, party: &PartyFact, related: &Related, config: &
                 offered.push(Capability::SingleStepConference);
                 offered.extend(may_ask.then_some(Capability::InitiateConference));
                 let is_owner = call.owner.is_some() && call.owner == party.device;
-                offered.extend((is_conference && is_owner).then_some(Capability::RemoveParticipantFromConference));
+                offered.extend(
+                    (is_conference && is_owner)
+                        .then_some(Capability::RemoveParticipantFromConference),
+                );
             }
             offered.extend(complete);
             offered
@@ -280,17 +304,21 @@ fn capabilities(call: &CallFact, party: &PartyFact, related: &Related, config: &
     }
 }
 
-fn supervisor_capabilities(call: &CallFact, party: &PartyFact, config: &GatewayConfig, backend: &Capabilities) -> Vec<Capability> {
+fn supervisor_capabilities(
+    call: &CallFact,
+    party: &PartyFact,
+    config: &GatewayConfig,
+    backend: &Capabilities,
+) -> Vec<Capability> {
     let mut offered = vec![Capability::Hangup];
     if backend.live_switching {
         let may_switch = |to: &Activity| {
-            backend.activities.contains(to) && party.activity != Some(*to) && !(config.one_way_coach && *to == Activity::Coach)
+            backend.activities.contains(to)
+                && party.activity != Some(*to)
+                && !(config.one_way_coach && *to == Activity::Coach)
         };
         offered.extend(
-            Activity::ALL
-                .iter()
-                .filter(|to| may_switch(to))
-                .map(|to| Capability::switch_to(*to)),
+            Activity::ALL.iter().filter(|to| may_switch(to)).map(|to| Capability::switch_to(*to)),
         );
     }
     if let Some(agent) = monitored_by(call, party).filter(|_| backend.mute_monitored) {

@@ -1,6 +1,8 @@
-//! Credentials → user. `Auth::identify` finds the user of a request, [`require`] refuses requests without one.
+//! Credentials → user. `Auth::identify` finds the user of a request, [`require`] refuses requests
+//! without one.
 //!
-//! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and an arm in `Auth::identify`.
+//! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and
+//! an arm in `Auth::identify`.
 
 use super::error::HttpError;
 use crate::clock;
@@ -39,7 +41,8 @@ pub struct AuthConfig {
     pub cache_life: Duration,
     /// Cookies are sent over TLS only.
     pub secure_cookies: bool,
-    /// Failed logins of one user from one address before it has to wait; one more is allowed every `failure_refill`.
+    /// Failed logins of one user from one address before it has to wait; one more is allowed every
+    /// `failure_refill`.
     pub failures_per_user: NonZeroU32,
     /// The same for all users from one address together.
     pub failures_per_address: NonZeroU32,
@@ -81,9 +84,11 @@ pub fn hash_password(password: &str) -> Result<String, PasswordError> {
     hash_with(&Argon2::default(), password)
 }
 
-/// As [`hash_password`], but cheap: for passwords that live for a minute, as those of the demo and of tests.
+/// As [`hash_password`], but cheap: for passwords that live for a minute, as those of the demo and
+/// of tests.
 pub fn hash_password_cheaply(password: &str) -> Result<String, PasswordError> {
-    let params = Params::new(Params::MIN_M_COST, 1, 1, None).map_err(|_| PasswordError::Unhashable)?;
+    let params =
+        Params::new(Params::MIN_M_COST, 1, 1, None).map_err(|_| PasswordError::Unhashable)?;
     hash_with(&Argon2::new(Algorithm::Argon2id, Version::V0x13, params), password)
 }
 
@@ -92,7 +97,8 @@ fn hash_with(argon2: &Argon2<'_>, password: &str) -> Result<String, PasswordErro
     Ok(hash.to_string())
 }
 
-/// The user of a request. An extension of every request that `Auth::identify` let through with credentials.
+/// The user of a request. An extension of every request that `Auth::identify` let through with
+/// credentials.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedUser {
     /// The user.
@@ -120,11 +126,7 @@ pub enum Means {
 enum Presented {
     Nothing,
     Cookie(String),
-    Password {
-        user: UserId,
-        password: String,
-        cookie: Option<String>,
-    },
+    Password { user: UserId, password: String, cookie: Option<String> },
     Unreadable,
 }
 
@@ -153,7 +155,8 @@ struct Verified {
 
 /// Passwords hashed at once: each takes a core and 19 MiB.
 const HASHING: usize = 2;
-/// Logins waiting for their turn; at 50 ms each the last waits 25 s at most, longer than a client does.
+/// Logins waiting for their turn; at 50 ms each the last waits 25 s at most, longer than a client
+/// does.
 const WAITING: usize = 1024;
 /// Verified passwords remembered.
 const VERIFIED: usize = 4096;
@@ -186,13 +189,19 @@ impl Auth {
         })))
     }
 
-    async fn by_password(&self, user: UserId, password: String, address: IpAddr) -> Result<Verified, HttpError> {
+    async fn by_password(
+        &self,
+        user: UserId,
+        password: String,
+        address: IpAddr,
+    ) -> Result<Verified, HttpError> {
         let register = &*self.0;
         let digest = register.digest(&user, &password);
         if let Some(verified) = register.remembered(&digest) {
             return Ok(verified);
         }
-        // Whoever shows what was right before is not guessing, however many others guess from his address.
+        // Whoever shows what was right before is not guessing, however many others guess from his
+        // address.
         let is_guess = !locked(&register.verified).contains_key(&digest);
         if is_guess {
             register.failures.allowed(&user, address)?;
@@ -209,7 +218,9 @@ impl Auth {
         let known = register.accounts.get(&user);
         let hash = known.unwrap_or(&register.nobody).clone();
         let matches = tokio::task::spawn_blocking(move || {
-            PasswordHash::new(&hash).is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
+            PasswordHash::new(&hash).is_ok_and(|hash| {
+                Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
+            })
         })
         .await
         .unwrap_or(false);
@@ -272,7 +283,8 @@ impl Register {
     }
 }
 
-/// A lock that another thread died with holds data that is still whole: every change under it is one statement.
+/// A lock that another thread died with holds data that is still whole: every change under it is
+/// one statement.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -298,7 +310,9 @@ impl LoginSessions {
         self.drop_dead(user, now);
         let mine = self.of.entry(user.clone()).or_default();
         while mine.len() >= config.sessions_per_user.max(1) {
-            let Some((_, oldest)) = mine.pop_first() else { break };
+            let Some((_, oldest)) = mine.pop_first() else {
+                break;
+            };
             self.open.remove(&oldest);
         }
         mine.insert((now, key));
@@ -312,7 +326,9 @@ impl LoginSessions {
     }
 
     fn drop_dead(&mut self, user: &UserId, now: Instant) {
-        let Some(mine) = self.of.get_mut(user) else { return };
+        let Some(mine) = self.of.get_mut(user) else {
+            return;
+        };
         while let Some(&(opened, key)) = mine.first() {
             match self.open.get(&key) {
                 Some(session) if session.until > now => break,
@@ -335,12 +351,14 @@ pub(crate) fn random_text<const N: usize>() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>().get(..N).unwrap_or_default())
 }
 
-/// Failed logins. Only failures count: a whole call centre behind one address logs in at eight o'clock.
+/// Failed logins. Only failures count: a whole call centre behind one address logs in at eight
+/// o'clock.
 struct LoginFailures {
     counted: Mutex<FailureCounts>,
     /// Failures at once of one user from one address, and of all users from one address.
     burst: (u32, u32),
-    /// How long until one failure is forgotten, and how long a login is barred when there have been too many.
+    /// How long until one failure is forgotten, and how long a login is barred when there have been
+    /// too many.
     refill: Duration,
 }
 
@@ -370,7 +388,10 @@ impl LoginFailures {
         let counted = locked(&self.counted);
         let is_barred = |key| counted.barred.get(&key).is_some_and(|until| *until > now);
         if is_barred((address, None)) || is_barred((address, Some(user.clone()))) {
-            return Err(HttpError::new(Reason::TooManyRequests, "Too many failed logins. Try again later."));
+            return Err(HttpError::new(
+                Reason::TooManyRequests,
+                "Too many failed logins. Try again later.",
+            ));
         }
         Ok(())
     }
@@ -378,12 +399,7 @@ impl LoginFailures {
     fn record(&self, user: &UserId, address: IpAddr) {
         let now = clock::instant();
         let mut counted = locked(&self.counted);
-        let FailureCounts {
-            by_pair,
-            by_address,
-            barred,
-            swept,
-        } = &mut *counted;
+        let FailureCounts { by_pair, by_address, barred, swept } = &mut *counted;
         let of_pair = by_pair.entry((address, user.clone())).or_default();
         if of_pair.try_take(self.burst.0, self.refill, now).is_err() {
             barred.insert((address, Some(user.clone())), now + self.refill);
@@ -402,8 +418,9 @@ impl LoginFailures {
 }
 
 impl Auth {
-    /// Finds the user of a request; none when there are no credentials, or a dead cookie. Wrong credentials are refused. A login by password
-    /// has a session cookie to be set, see `Auth::with_cookie`.
+    /// Finds the user of a request; none when there are no credentials, or a dead cookie. Wrong
+    /// credentials are refused. A login by password has a session cookie to be set, see
+    /// `Auth::with_cookie`.
     pub(crate) async fn identify(
         &self,
         headers: &HeaderMap,
@@ -435,7 +452,8 @@ impl Auth {
                     .filter(|session| session.user == verified.user);
                 let new_cookie = kept.is_none().then(|| verified.session.clone());
                 let session = kept.or_else(|| session_of(&verified.session));
-                let (until, csrf) = session.map_or((now, Arc::default()), |session| (session.until, session.csrf));
+                let (until, csrf) =
+                    session.map_or((now, Arc::default()), |session| (session.until, session.csrf));
                 let caller = AuthenticatedUser {
                     user: verified.user,
                     address,
@@ -477,8 +495,9 @@ pub async fn require(request: Request, next: Next) -> Response {
     }
 }
 
-/// A foreign page can make a browser send our cookie: a request that changes something must come from our own origin or an
-/// allowed one. Browsers say which; programs that keep cookies send no Origin.
+/// A foreign page can make a browser send our cookie: a request that changes something must come
+/// from our own origin or an allowed one. Browsers say which; programs that keep cookies send no
+/// Origin.
 pub(crate) fn same_origin(allowed: &[String], request: &Request) -> Result<(), HttpError> {
     if by_cookie(request).is_some() && !is_safe(request.method()) && is_foreign(request, allowed) {
         return Err(HttpError::new(Reason::NotPermitted, "Cross-site requests are not allowed."));
@@ -495,10 +514,8 @@ pub(crate) fn csrf(request: &Request) -> Result<Option<Arc<str>>, HttpError> {
     {
         return Err(HttpError::new(Reason::NotPermitted, "Missing or invalid Csrf token"));
     }
-    let caller = request
-        .extensions()
-        .get::<AuthenticatedUser>()
-        .filter(|_| request.method() == Method::GET);
+    let caller =
+        request.extensions().get::<AuthenticatedUser>().filter(|_| request.method() == Method::GET);
     Ok(caller.map(|caller| caller.csrf.clone()))
 }
 
@@ -526,7 +543,9 @@ pub(crate) fn is_foreign(request: &Request, allowed: &[String]) -> bool {
         let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
         return matches!(site, Some(b"cross-site" | b"same-site"));
     };
-    let Ok(origin) = origin.to_str() else { return true };
+    let Ok(origin) = origin.to_str() else {
+        return true;
+    };
     if allowed.iter().any(|one| one == origin) {
         return false;
     }
@@ -569,7 +588,9 @@ fn basic(authorization: &HeaderValue) -> Option<(UserId, String)> {
     }
     let decoded = String::from_utf8(STANDARD.decode(token.trim()).ok()?).ok()?;
     let (user, password) = decoded.split_once(':')?;
-    let fits = user.len() <= LONGEST_CREDENTIAL && password.len() <= LONGEST_CREDENTIAL && !user.is_empty();
+    let fits = user.len() <= LONGEST_CREDENTIAL
+        && password.len() <= LONGEST_CREDENTIAL
+        && !user.is_empty();
     fits.then(|| (user.into(), password.to_owned()))
 }
 
@@ -610,7 +631,8 @@ mod tests {
 
     #[test]
     fn a_cookie_is_found_among_others_and_in_any_line() {
-        let headers = headers(&[(header::COOKIE, "a=1; JSESSIONID=x; b=2"), (header::COOKIE, "c=\"3\"")]);
+        let headers =
+            headers(&[(header::COOKIE, "a=1; JSESSIONID=x; b=2"), (header::COOKIE, "c=\"3\"")]);
         assert_eq!(cookie(&headers, "JSESSIONID"), Some("x"));
         assert_eq!(cookie(&headers, "c"), Some("3"));
         assert_eq!(cookie(&headers, "d"), None);
@@ -618,10 +640,7 @@ mod tests {
 
     #[test]
     fn a_session_ends_with_its_life_and_the_oldest_makes_room() {
-        let config = AuthConfig {
-            sessions_per_user: 2,
-            ..AuthConfig::default()
-        };
+        let config = AuthConfig { sessions_per_user: 2, ..AuthConfig::default() };
         let mut sessions = LoginSessions::default();
         let now = clock::instant();
         let at = |seconds| now + Duration::from_secs(seconds);
@@ -638,7 +657,8 @@ mod tests {
     #[test]
     fn foreign_origins_are_told_from_our_own() {
         let request = |origin: Option<&str>| {
-            let mut request = Request::builder().uri("/api/v2/me").header(header::HOST, "127.0.0.1:8080");
+            let mut request =
+                Request::builder().uri("/api/v2/me").header(header::HOST, "127.0.0.1:8080");
             if let Some(origin) = origin {
                 request = request.header(header::ORIGIN, origin);
             }

@@ -8,9 +8,11 @@ use axum::http::header;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::time::Duration;
 
-/// Reads a whole body of at most `limit` bytes. A longer one is refused as soon as its length is known.
+/// Reads a whole body of at most `limit` bytes. A longer one is refused as soon as its length is
+/// known.
 pub(crate) async fn read_whole(request: Request, limit: usize) -> Result<Bytes, HttpError> {
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let declared =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let says_too_large = declared
         .and_then(|text| text.parse::<u64>().ok())
         .is_some_and(|length| length > limit as u64);

@@ -1,5 +1,6 @@
-//! The server of REST and CometD: HTTP/1.1, HTTP/2 and websockets on one port, each connection watched for what really leaves on
-//! it. Its first layer is the fast path of polls, see [`super::fast_path`].
+//! The server of REST and CometD: HTTP/1.1, HTTP/2 and websockets on one port, each connection
+//! watched for what really leaves on it. Its first layer is the fast path of polls, see
+//! [`super::fast_path`].
 
 use super::delivery::TrackedConnection;
 use super::fast_path::{FastPath, Handling, PollService};
@@ -14,7 +15,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Serves until `stopped` comes; then finishes the answers under way. As many connections as by default.
+/// Serves until `stopped` comes; then finishes the answers under way. As many connections as by
+/// default.
 pub async fn serve<S: PollService>(
     listener: TcpListener,
     router: Router,
@@ -56,7 +58,9 @@ impl<S: PollService> HttpServer<S> {
             Some(fast_path) => fast_path.serve(connection, &tracker, peer, place.visit()).await,
             None => Handling::Library(connection, Vec::new()),
         };
-        let Handling::Library(connection, begun) = handling else { return };
+        let Handling::Library(connection, begun) = handling else {
+            return;
+        };
         let visit = place.visit().clone();
         let connection = Rewound::new(connection, begun, place);
         // The library's state is large; a connection that never needs it does not carry it.
@@ -79,17 +83,16 @@ struct Rewound {
 
 impl Rewound {
     fn new(connection: TrackedConnection, begun: Vec<u8>, place: ConnectionPermit) -> Self {
-        Self {
-            connection,
-            begun,
-            read: 0,
-            _place: place,
-        }
+        Self { connection, begun, read: 0, _place: place }
     }
 }
 
 impl AsyncRead for Rewound {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let rest = this.begun.get(this.read..).unwrap_or_default();
         if rest.is_empty() {
@@ -106,11 +109,19 @@ impl AsyncRead for Rewound {
 }
 
 impl AsyncWrite for Rewound {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.connection).poll_write(context, bytes)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.connection).poll_write_vectored(context, bytes)
     }
 

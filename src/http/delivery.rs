@@ -1,8 +1,9 @@
 //! Which answers have really left on a connection.
 //!
-//! An HTTP library takes the body of an answer and says no more of it. Here the connection itself is watched: before an answer's
-//! first byte is written, whether the other end is still there, so that nothing is handed to a socket that is known to be closed; and
-//! afterwards, whether the kernel has taken all of it. An answer of which that cannot be said has not left.
+//! An HTTP library takes the body of an answer and says no more of it. Here the connection itself
+//! is watched: before an answer's first byte is written, whether the other end is still there, so
+//! that nothing is handed to a socket that is known to be closed; and afterwards, whether the
+//! kernel has taken all of it. An answer of which that cannot be said has not left.
 //!
 //! ```text
 //! begin ─▶ under way ──taken──▶ with the connection ──all written──▶ left
@@ -11,7 +12,8 @@
 //! ```
 //!
 //! A holder of an answer or a frame may write it here at once, without waking the connection's own
-//! task, as long as nothing else is being written. What the kernel does not take is the task's to write before all else.
+//! task, as long as nothing else is being written. What the kernel does not take is the task's to
+//! write before all else.
 
 use axum::body::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -53,11 +55,13 @@ pub struct DeliveryTracker(Arc<Mutex<Tracked>>);
 struct Tracked {
     deliveries: Vec<Delivery>,
     phase: Phase,
-    /// The task that waits for the other end to make room, and is to hear when there is nothing to write any more.
+    /// The task that waits for the other end to make room, and is to hear when there is nothing to
+    /// write any more.
     writer: Option<Waker>,
     /// The task that waits for a request to be answered.
     waiter: Option<Waker>,
-    /// The connection, until it is closed. `None`: nobody watches it, and what the HTTP library has taken counts as gone.
+    /// The connection, until it is closed. `None`: nobody watches it, and what the HTTP library has
+    /// taken counts as gone.
     socket: Option<RawFd>,
     /// Is to be written before all else.
     rest: Vec<u8>,
@@ -101,7 +105,8 @@ pub(crate) enum Written {
 struct Delivery {
     id: DeliveryId,
     state: DeliveryState,
-    /// The connection's task waits for the answer to have left, with something else to do afterwards.
+    /// The connection's task waits for the answer to have left, with something else to do
+    /// afterwards.
     wakes_waiter: bool,
     /// One of several on the connection: it cannot be stopped without the others.
     is_multiplexed: bool,
@@ -112,7 +117,8 @@ struct Delivery {
 enum DeliveryState {
     /// Its bytes are not here yet.
     UnderWay,
-    /// They never will be: a newer request has taken its place, and the connection's task answers with an error.
+    /// They never will be: a newer request has taken its place, and the connection's task answers
+    /// with an error.
     Superseded,
     /// The connection has its bytes.
     WithConnection {
@@ -129,13 +135,7 @@ impl DeliveryState {
 
 impl Delivery {
     fn new(id: DeliveryId, is_multiplexed: bool, listener: Arc<dyn DeliveryListener>) -> Self {
-        Self {
-            id,
-            state: DeliveryState::UnderWay,
-            wakes_waiter: false,
-            is_multiplexed,
-            listener,
-        }
+        Self { id, state: DeliveryState::UnderWay, wakes_waiter: false, is_multiplexed, listener }
     }
 
     /// It is with the connection, and is handed over only to one that is known to be open.
@@ -173,7 +173,12 @@ impl DeliveryTracker {
     }
 
     /// False: the connection is dead, and nobody will be told anything of this.
-    pub(crate) fn begin(&self, id: DeliveryId, is_multiplexed: bool, listener: Arc<dyn DeliveryListener>) -> bool {
+    pub(crate) fn begin(
+        &self,
+        id: DeliveryId,
+        is_multiplexed: bool,
+        listener: Arc<dyn DeliveryListener>,
+    ) -> bool {
         let mut state = self.state();
         if !state.is_dead() {
             state.deliveries.push(Delivery::new(id, is_multiplexed, listener));
@@ -181,10 +186,16 @@ impl DeliveryTracker {
         !state.is_dead()
     }
 
-    /// Writes the whole answer to a request that has begun, or leaves it to the task that waits in [`TrackedConnection::poll_delivery`]; with `at_once` unset
-    /// always.
-    /// `is_last`: nothing is asked on this connection afterwards.
-    pub(crate) fn answer(&self, id: DeliveryId, (has_events, is_last): (bool, bool), bytes: Vec<u8>, at_once: bool) -> Written {
+    /// Writes the whole answer to a request that has begun, or leaves it to the task that waits in
+    /// [`TrackedConnection::poll_delivery`]; with `at_once` unset always. `is_last`: nothing is
+    /// asked on this connection afterwards.
+    pub(crate) fn answer(
+        &self,
+        id: DeliveryId,
+        (has_events, is_last): (bool, bool),
+        bytes: Vec<u8>,
+        at_once: bool,
+    ) -> Written {
         let mut state = self.state();
         let Some(at) = state.position_without_bytes(id) else {
             return Written::Never;
@@ -210,7 +221,8 @@ impl DeliveryTracker {
         self.state().phase != Phase::Open
     }
 
-    /// Tells the task that waits in [`TrackedConnection::poll_delivery`] that a newer request has taken this one's place.
+    /// Tells the task that waits in [`TrackedConnection::poll_delivery`] that a newer request has
+    /// taken this one's place.
     pub(crate) fn supersede(&self, id: DeliveryId) {
         let mut state = self.state();
         if let Some(entry) = state.deliveries.iter_mut().find(|entry| entry.id == id) {
@@ -219,7 +231,8 @@ impl DeliveryTracker {
         }
     }
 
-    /// Whether whole frames may come through [`Self::frame`]: not while the connection's task says good-bye.
+    /// Whether whole frames may come through [`Self::frame`]: not while the connection's task says
+    /// good-bye.
     pub(crate) fn take_frames(&self, may: bool) {
         let mut state = self.state();
         state.frames = match may && state.socket.is_some() {
@@ -228,10 +241,20 @@ impl DeliveryTracker {
         };
     }
 
-    /// Writes a whole frame, if nothing else is being written. Nobody else is told when it never leaves.
-    pub(crate) fn frame(&self, id: DeliveryId, mut bytes: Vec<u8>, listener: &Weak<dyn DeliveryListener>) -> Written {
+    /// Writes a whole frame, if nothing else is being written. Nobody else is told when it never
+    /// leaves.
+    pub(crate) fn frame(
+        &self,
+        id: DeliveryId,
+        mut bytes: Vec<u8>,
+        listener: &Weak<dyn DeliveryListener>,
+    ) -> Written {
         let mut state = self.state();
-        if state.is_dead() || state.frames == Frames::OnlyByTask || state.is_torn || !state.rest.is_empty() || !state.deliveries.is_empty()
+        if state.is_dead()
+            || state.frames == Frames::OnlyByTask
+            || state.is_torn
+            || !state.rest.is_empty()
+            || !state.deliveries.is_empty()
         {
             return Written::NotNow;
         }
@@ -306,10 +329,7 @@ impl Tracked {
     /// Position of a delivery without bytes at the connection.
     fn position_without_bytes(&self, id: DeliveryId) -> Option<usize> {
         let at = self.position(id)?;
-        self.deliveries
-            .get(at)
-            .is_some_and(|entry| !entry.state.is_with_connection())
-            .then_some(at)
+        self.deliveries.get(at).is_some_and(|entry| !entry.state.is_with_connection()).then_some(at)
     }
 
     fn wake(&mut self) {
@@ -359,7 +379,11 @@ impl Tracked {
     }
 
     /// What others have left.
-    fn poll_rest(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_rest(
+        &mut self,
+        stream: &mut TcpStream,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while !self.rest.is_empty() {
             let written = ready!(Pin::new(&mut *stream).poll_write(context, &self.rest))?;
             if written == 0 {
@@ -372,7 +396,9 @@ impl Tracked {
     }
 
     fn all_written(&mut self) {
-        while let Some(at) = self.deliveries.iter().position(|entry| entry.state.is_with_connection()) {
+        while let Some(at) =
+            self.deliveries.iter().position(|entry| entry.state.is_with_connection())
+        {
             self.deliveries.swap_remove(at).tell(DeliveryOutcome::Left);
         }
     }
@@ -412,11 +438,7 @@ impl TrackedConnection {
     /// The connection, and the handle to put into its requests.
     pub fn new(stream: TcpStream) -> (Self, DeliveryTracker) {
         let tracker = DeliveryTracker::new(Some(stream.as_raw_fd()));
-        let connection = Self {
-            stream,
-            tracker: tracker.clone(),
-            patience: None,
-        };
+        let connection = Self { stream, tracker: tracker.clone(), patience: None };
         (connection, tracker)
     }
 
@@ -428,7 +450,8 @@ impl TrackedConnection {
         self.stream.poll_read_ready(context)
     }
 
-    /// Appends what has come, as far as there is room for it. 0: the other end has closed; `WouldBlock`: wait and come again.
+    /// Appends what has come, as far as there is room for it. 0: the other end has closed;
+    /// `WouldBlock`: wait and come again.
     ///
     /// # Errors
     /// As of `recv(2)`.
@@ -437,7 +460,8 @@ impl TrackedConnection {
         let outcome = self.stream.try_io(Interest::READABLE, || {
             let count = recv(self.stream.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?;
             came = Some(count);
-            // Less than there was room for is all there was: it has to be waited for more, without trying first.
+            // Less than there was room for is all there was: it has to be waited for more, without
+            // trying first.
             match count > 0 && count < room.len() {
                 true => Err(io::ErrorKind::WouldBlock.into()),
                 false => Ok(()),
@@ -452,13 +476,20 @@ impl TrackedConnection {
         }
     }
 
-    /// What has become of a request that has begun here. Polled again when something comes, and when the tracker has news.
-    pub(crate) fn poll_delivery(&self, answer: &PendingAnswer, sees_more: &mut bool, context: &mut Context<'_>) -> Poll<Answering> {
+    /// What has become of a request that has begun here. Polled again when something comes, and
+    /// when the tracker has news.
+    pub(crate) fn poll_delivery(
+        &self,
+        answer: &PendingAnswer,
+        sees_more: &mut bool,
+        context: &mut Context<'_>,
+    ) -> Poll<Answering> {
         loop {
             {
                 let mut state = self.tracker.state();
                 let is_dead = state.is_dead();
-                let Some(entry) = state.deliveries.iter_mut().find(|entry| entry.id == answer.id) else {
+                let Some(entry) = state.deliveries.iter_mut().find(|entry| entry.id == answer.id)
+                else {
                     return Poll::Ready(if is_dead { Answering::Lost } else { Answering::Done });
                 };
                 match entry.state {
@@ -566,17 +597,29 @@ impl Drop for TrackedConnection {
 }
 
 impl AsyncRead for TrackedConnection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for TrackedConnection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.write(bytes.len(), context, |stream, context| stream.poll_write(context, bytes))
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let length = bytes.iter().map(|slice| slice.len()).sum();
         self.write(length, context, |stream, context| stream.poll_write_vectored(context, bytes))
     }
@@ -595,8 +638,8 @@ impl AsyncWrite for TrackedConnection {
     }
 }
 
-/// A request that has begun. Dropped before its answer has bytes, it is cut; what the connection has taken is the connection's to
-/// tell.
+/// A request that has begun. Dropped before its answer has bytes, it is cut; what the connection
+/// has taken is the connection's to tell.
 pub struct PendingAnswer {
     id: DeliveryId,
     tracker: DeliveryTracker,
@@ -615,11 +658,7 @@ impl PendingAnswer {
 
     /// The body of its answer, which says when the connection has taken it.
     pub(crate) fn into_body(self, data: Bytes, has_events: bool) -> axum::body::Body {
-        axum::body::Body::new(TrackedBody {
-            data: Some(data),
-            has_events,
-            answer: self,
-        })
+        axum::body::Body::new(TrackedBody { data: Some(data), has_events, answer: self })
     }
 }
 
@@ -639,7 +678,10 @@ impl Body for TrackedBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Some(data) = self.data.take() else {
             return Poll::Ready(None);
         };

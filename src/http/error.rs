@@ -31,7 +31,9 @@ pub fn row(reason: Reason) -> ErrorMapping {
         Reason::NotFound => (6, StatusCode::NOT_FOUND, "404::not_found"),
         Reason::InvalidInput => (10, StatusCode::BAD_REQUEST, "400::invalid_input"),
         Reason::TooLarge => (10, StatusCode::PAYLOAD_TOO_LARGE, "413::too_large"),
-        Reason::UnsupportedMediaType => (10, StatusCode::UNSUPPORTED_MEDIA_TYPE, "415::unsupported_media_type"),
+        Reason::UnsupportedMediaType => {
+            (10, StatusCode::UNSUPPORTED_MEDIA_TYPE, "415::unsupported_media_type")
+        }
         Reason::InUse => (19, StatusCode::CONFLICT, "409::in_use"),
         Reason::NotAuthenticated => (20, StatusCode::FORBIDDEN, "403::handshake_denied"),
         Reason::TooManyRequests => (20, StatusCode::TOO_MANY_REQUESTS, "429::too_many_requests"),
@@ -51,12 +53,7 @@ pub fn row(reason: Reason) -> ErrorMapping {
         | Reason::InUse
         | Reason::NotAuthenticated => None,
     };
-    ErrorMapping {
-        status_code,
-        http,
-        bayeux,
-        retry_after_s,
-    }
+    ErrorMapping { status_code, http, bayeux, retry_after_s }
 }
 
 /// The body of every refusal: these two fields and nothing else.
@@ -98,7 +95,8 @@ impl HttpError {
         self.refusal.reason == Reason::NotAuthenticated
     }
 
-    /// `{"statusCode":20,"statusMessage":"Access denied"}`, 403, and no `WWW-Authenticate`: a browser would ask for a password.
+    /// `{"statusCode":20,"statusMessage":"Access denied"}`, 403, and no `WWW-Authenticate`: a
+    /// browser would ask for a password.
     pub fn access_denied() -> Self {
         Self::new(Reason::NotAuthenticated, "Access denied")
     }
@@ -156,7 +154,8 @@ mod tests {
 
     #[test]
     fn an_unreachable_backend_asks_to_come_again() {
-        let response = HttpError::new(Reason::Unavailable, "The backend can not be reached.").into_response();
+        let response =
+            HttpError::new(Reason::Unavailable, "The backend can not be reached.").into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key(header::RETRY_AFTER));
     }

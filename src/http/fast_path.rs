@@ -1,5 +1,6 @@
-//! The fast path of polls: a plain `POST` to the event channel over HTTP/1.1 goes from its connection to the service and back
-//! without the HTTP library and its layers, and holds no buffer while it is held.
+//! The fast path of polls: a plain `POST` to the event channel over HTTP/1.1 goes from its
+//! connection to the service and back without the HTTP library and its layers, and holds no buffer
+//! while it is held.
 //!
 //! ```text
 //! connection ─▶ is it plain? ──yes──▶ login ─▶ service ─▶ answer, next request
@@ -7,13 +8,15 @@
 //!                    └──▶ the HTTP library, with the bytes read so far, for the rest of the connection's life
 //! ```
 //!
-//! Only what is understood completely is plain: anything else about a request, and it is the HTTP library's, which knows better. The
-//! head is read by `httparse`, the library's own reader. Limits, logins, proxies and the headers of every answer are those of the
-//! ordinary way: [`super::layers`] has them, and a test compares the answers of both.
+//! Only what is understood completely is plain: anything else about a request, and it is the HTTP
+//! library's, which knows better. The head is read by `httparse`, the library's own reader. Limits,
+//! logins, proxies and the headers of every answer are those of the ordinary way: [`super::layers`]
+//! has them, and a test compares the answers of both.
 //!
-//! What it brings, by `cargo bench --bench events -- --short` with 1,000 sessions that poll, with it and without, the middle of
-//! three runs on a busy machine: the server's CPU time for an event is 28 instead of 63 µs one-to-one, and 2.6 instead of 8.7 µs
-//! one-to-all; a session takes about 35 KiB less memory while its connect is held.
+//! What it brings, by `cargo bench --bench events -- --short` with 1,000 sessions that poll, with
+//! it and without, the middle of three runs on a busy machine: the server's CPU time for an event
+//! is 28 instead of 63 µs one-to-one, and 2.6 instead of 8.7 µs one-to-all; a session takes about
+//! 35 KiB less memory while its connect is held.
 
 use super::auth::{Auth, AuthenticatedUser};
 use super::delivery::{Answering, DeliveryTracker, PendingAnswer, TrackedConnection};
@@ -54,11 +57,17 @@ pub trait PollService: Clone + Send + Sync + 'static {
         tracker: DeliveryTracker,
     ) -> Self::Client;
 
-    /// Hands a request in. Its answer, with this cookie, is written to the connection by [`DeliveryTracker::answer`].
+    /// Hands a request in. Its answer, with this cookie, is written to the connection by
+    /// [`DeliveryTracker::answer`].
     ///
     /// # Errors
     /// The answer, if there is one already.
-    fn post(&self, client: Self::Client, body: &[u8], cookie: Option<HeaderValue>) -> Result<PendingAnswer, HttpError>;
+    fn post(
+        &self,
+        client: Self::Client,
+        body: &[u8],
+        cookie: Option<HeaderValue>,
+    ) -> Result<PendingAnswer, HttpError>;
 
     /// The body of an answer with 200 that says in the service's own words why a login was refused.
     ///
@@ -87,8 +96,8 @@ pub(crate) enum Handling {
     Library(TrackedConnection, Vec<u8>),
 }
 
-/// How long a client may take to send the rest of a request, and a kept connection may idle. When it was held before, it is looked at
-/// only once in this time, and may idle for twice as long.
+/// How long a client may take to send the rest of a request, and a kept connection may idle. When
+/// it was held before, it is looked at only once in this time, and may idle for twice as long.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long an answer may take once the server closes.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -100,12 +109,7 @@ const HEADERS: usize = 32;
 
 impl<S: PollService> FastPath<S> {
     pub(crate) fn new(auth: Auth, service: S, proxies: Proxies) -> Self {
-        Self {
-            auth,
-            service,
-            proxies,
-            idle: DEADLINE,
-        }
+        Self { auth, service, proxies, idle: DEADLINE }
     }
 
     /// With another deadline for the rest of a request, and for connections that idle.
@@ -113,7 +117,8 @@ impl<S: PollService> FastPath<S> {
         Self { idle, ..self }
     }
 
-    /// Serves plain requests, one after the other, until one is not or the connection is to be left.
+    /// Serves plain requests, one after the other, until one is not or the connection is to be
+    /// left.
     pub(crate) async fn serve(
         &self,
         mut connection: TrackedConnection,
@@ -127,11 +132,7 @@ impl<S: PollService> FastPath<S> {
         let idle = tokio::time::sleep(self.idle);
         let ended = stopped.cancelled();
         tokio::pin!(idle, ended);
-        let mut pause = Pause {
-            longest: self.idle,
-            idle,
-            ended,
-        };
+        let mut pause = Pause { longest: self.idle, idle, ended };
         loop {
             if bytes.is_empty() {
                 if !pause.until_readable(&connection).await {
@@ -145,13 +146,17 @@ impl<S: PollService> FastPath<S> {
                 }
             }
             let now = clock::instant();
-            familiar = familiar.filter(|familiar| now < familiar.until && bytes.starts_with(&familiar.head));
+            familiar = familiar
+                .filter(|familiar| now < familiar.until && bytes.starts_with(&familiar.head));
             let head = match &familiar {
                 Some(familiar) => RequestHead::Familiar(familiar.client.clone()),
-                None => match plain(&bytes, self.service.body_limit(), |path| self.service.takes(path)) {
-                    Some(plain) => RequestHead::New(plain),
-                    None => return Handling::Library(connection, bytes),
-                },
+                None => {
+                    match plain(&bytes, self.service.body_limit(), |path| self.service.takes(path))
+                    {
+                        Some(plain) => RequestHead::New(plain),
+                        None => return Handling::Library(connection, bytes),
+                    }
+                }
             };
             let (body, whole) = match (&head, &familiar) {
                 (RequestHead::New(plain), _) => (plain.body, plain.whole),
@@ -170,7 +175,9 @@ impl<S: PollService> FastPath<S> {
             let _busy = visit.begin();
             let rest = bytes.split_off(whole);
             let sent = match self.ask(head, (body, bytes), (wire, peer), &mut familiar).await {
-                Ok(pending) => Ok(pause.until_answered(&connection, &pending, !rest.is_empty()).await),
+                Ok(pending) => {
+                    Ok(pause.until_answered(&connection, &pending, !rest.is_empty()).await)
+                }
                 Err(answer) => Err(answer),
             };
             let is_last = stopped.is_cancelled();
@@ -179,7 +186,9 @@ impl<S: PollService> FastPath<S> {
                     Ok(Answering::Done) => return Ok(()),
                     Ok(Answering::ToFlush) => return connection.flush().await,
                     Ok(Answering::Lost) => return Err(io::ErrorKind::BrokenPipe.into()),
-                    Ok(Answering::Superseded) => BufferedResponse::refused(self.service.superseded()).await,
+                    Ok(Answering::Superseded) => {
+                        BufferedResponse::refused(self.service.superseded()).await
+                    }
                     Err(answer) => answer,
                 };
                 connection.write_all(&answer.into_bytes(is_last)).await
@@ -212,11 +221,9 @@ impl<S: PollService> FastPath<S> {
         };
         match outcome {
             Ok(pending) => Ok(pending),
-            Err(Ok(body)) => Err(BufferedResponse {
-                status: 200,
-                headers: Vec::new(),
-                body: body.into_bytes(),
-            }),
+            Err(Ok(body)) => {
+                Err(BufferedResponse { status: 200, headers: Vec::new(), body: body.into_bytes() })
+            }
             Err(Err(refused)) => Err(BufferedResponse::refused(refused).await),
         }
     }
@@ -234,10 +241,13 @@ impl<S: PollService> FastPath<S> {
             RequestHead::New(plain) => plain,
         };
         let address = self.proxies.client_of(peer.ip(), &plain.headers);
-        let client = |caller| self.service.client(caller, &plain.path, (&plain.headers, address), tracker.clone());
+        let client = |caller| {
+            self.service.client(caller, &plain.path, (&plain.headers, address), tracker.clone())
+        };
         match self.auth.identify(&plain.headers, address).await {
             Ok((caller, cookie)) => {
-                let known_until = caller.as_ref().map(|caller| caller.until.min(clock::instant() + FAMILIAR));
+                let known_until =
+                    caller.as_ref().map(|caller| caller.until.min(clock::instant() + FAMILIAR));
                 let client = client(caller);
                 *familiar = known_until.map(|until| {
                     Box::new(CachedHead {
@@ -272,7 +282,8 @@ impl<Ended: Future<Output = ()>> Pause<'_, Ended> {
             if let Poll::Ready(readable) = connection.poll_readable(context) {
                 return Poll::Ready(readable.is_ok());
             }
-            let deadline = *deadline.get_or_insert_with(|| tokio::time::Instant::from(clock::instant()) + self.longest);
+            let deadline = *deadline
+                .get_or_insert_with(|| tokio::time::Instant::from(clock::instant()) + self.longest);
             while self.idle.as_mut().poll(context).is_ready() {
                 if self.idle.deadline() >= deadline {
                     return Poll::Ready(false);
@@ -284,10 +295,15 @@ impl<Ended: Future<Output = ()>> Pause<'_, Ended> {
         .await
     }
 
-    /// What becomes of the request. An answer that leaves wakes nobody here: it shows when the next request comes, or when there has
-    /// been nothing for a while.
-    /// `sees_more`: the next request is here already.
-    async fn until_answered(&mut self, connection: &TrackedConnection, answer: &PendingAnswer, mut sees_more: bool) -> Answering {
+    /// What becomes of the request. An answer that leaves wakes nobody here: it shows when the next
+    /// request comes, or when there has been nothing for a while. `sees_more`: the next request is
+    /// here already.
+    async fn until_answered(
+        &mut self,
+        connection: &TrackedConnection,
+        answer: &PendingAnswer,
+        mut sees_more: bool,
+    ) -> Answering {
         poll_fn(|context| {
             let answering = connection.poll_delivery(answer, &mut sees_more, context);
             if answering.is_ready() {
@@ -317,7 +333,8 @@ enum RequestHead<C> {
     Familiar(C),
 }
 
-/// The last request on a connection: believed for a moment to be of the same client when the next one begins with the very same bytes.
+/// The last request on a connection: believed for a moment to be of the same client when the next
+/// one begins with the very same bytes.
 struct CachedHead<C> {
     head: Box<[u8]>,
     whole: usize,
@@ -325,7 +342,8 @@ struct CachedHead<C> {
     until: Instant,
 }
 
-/// Reading a head and checking its password again, though it was verified before, takes several hashes and many allocations.
+/// Reading a head and checking its password again, though it was verified before, takes several
+/// hashes and many allocations.
 const FAMILIAR: Duration = Duration::from_secs(5);
 
 /// A request that is understood completely.
@@ -342,7 +360,8 @@ struct Plain {
 fn plain(bytes: &[u8], limit: usize, takes: impl Fn(&str) -> bool) -> Option<Plain> {
     let mut fields = [httparse::EMPTY_HEADER; HEADERS];
     let mut request = httparse::Request::new(&mut fields);
-    let Ok(httparse::Status::Complete(body)) = request.parse(bytes.get(..bytes.len().min(HEAD))?) else {
+    let Ok(httparse::Status::Complete(body)) = request.parse(bytes.get(..bytes.len().min(HEAD))?)
+    else {
         return None;
     };
     if request.method != Some("POST") || request.version != Some(1) {
@@ -381,12 +400,7 @@ fn plain(bytes: &[u8], limit: usize, takes: impl Fn(&str) -> bool) -> Option<Pla
         }
     }
     let length = length.filter(|length| *length <= limit && is_json)?;
-    Some(Plain {
-        headers,
-        body,
-        whole: body.checked_add(length)?,
-        path: path.to_owned(),
-    })
+    Some(Plain { headers, body, whole: body.checked_add(length)?, path: path.to_owned() })
 }
 
 /// Headers that the login is read from.
@@ -404,8 +418,14 @@ const HARMLESS: [&str; 9] = [
     "x-real-ip",
 ];
 
-/// Reads until there are so many bytes. The length was declared by the client: room is made as bytes come.
-async fn fill(connection: &TrackedConnection, bytes: &mut Vec<u8>, whole: usize, within: Duration) -> bool {
+/// Reads until there are so many bytes. The length was declared by the client: room is made as
+/// bytes come.
+async fn fill(
+    connection: &TrackedConnection,
+    bytes: &mut Vec<u8>,
+    whole: usize,
+    within: Duration,
+) -> bool {
     let reading = async {
         while bytes.len() < whole {
             poll_fn(|context| connection.poll_readable(context)).await?;
@@ -448,7 +468,9 @@ mod tests {
         assert_eq!((found.body, found.whole), (head.len(), head.len() + 2));
         assert_eq!(found.headers.len(), 2);
         assert_eq!(found.path, "/api/v2/notifications/connect");
-        assert!(is_plain(&head.replace("/connect", "")) && is_plain(&head.replace("/connect", "/")));
+        assert!(
+            is_plain(&head.replace("/connect", "")) && is_plain(&head.replace("/connect", "/"))
+        );
     }
 
     #[test]

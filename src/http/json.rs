@@ -2,8 +2,8 @@
 
 use crate::http::error;
 use crate::model::{
-    AgentState, CallId, CallView, DeviceId, DeviceView, Feature, Notice, NoticeBody, ParticipantView, Quality, Role, Topic, UserId,
-    UserView,
+    AgentState, CallId, CallView, DeviceId, DeviceView, Feature, Notice, NoticeBody,
+    ParticipantView, Quality, Role, Topic, UserId, UserView,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -62,7 +62,16 @@ fn segment(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' | b':' | b'+' => encoded.push(char::from(byte)),
+            b'a'..=b'z'
+            | b'A'..=b'Z'
+            | b'0'..=b'9'
+            | b'-'
+            | b'.'
+            | b'_'
+            | b'~'
+            | b'@'
+            | b':'
+            | b'+' => encoded.push(char::from(byte)),
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -171,10 +180,12 @@ pub struct CallJson {
     /// What the supervisor does, on the supervised legs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supervisor_monitoring_state: Option<CallMonitoringJson>,
-    /// How his sound fares; only in answers to GET, and absent before the first report. An extension.
+    /// How his sound fares; only in answers to GET, and absent before the first report. An
+    /// extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_quality: Option<MediaQualityJson>,
-    /// Of a released leg: it has not ended but was handed on to this number, by the phone or the switch it is at. An extension.
+    /// Of a released leg: it has not ended but was handed on to this number, by the phone or the
+    /// switch it is at. An extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handed_on_to: Option<String>,
     /// Its own URI.
@@ -195,7 +206,8 @@ pub struct ParticipantJson {
     pub phone_number: String,
     /// The same.
     pub digits: String,
-    /// How the sound of his leg fares; only in answers to GET, and absent before the first report. An extension.
+    /// How the sound of his leg fares; only in answers to GET, and absent before the first report.
+    /// An extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_quality: Option<MediaQualityJson>,
 }
@@ -215,7 +227,8 @@ pub struct MediaQualityJson {
     /// Estimate of what came, 1.00 to 4.50; absent when nothing came.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mos: Option<Mos>,
-    /// Of a thousand packets of ours, those that did not reach it; absent, as the rest, while its phone reports nothing.
+    /// Of a thousand packets of ours, those that did not reach it; absent, as the rest, while its
+    /// phone reports nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote_lost_permille: Option<u16>,
     /// Jitter of what it receives, in milliseconds.
@@ -352,22 +365,23 @@ fn on(flag: bool) -> &'static str {
 pub fn user_state(state: AgentState) -> UserStateJson {
     let (id, display_name, state, work_mode) = match state {
         AgentState::Ready => ("9430250E-0A1B-421F-B372-F29E69366DED", "Ready", "Ready", None),
-        AgentState::NotReady => ("900D55CC-2BB0-431F-8BF9-D3525B383BE6", "Not Ready", "NotReady", None),
+        AgentState::NotReady => {
+            ("900D55CC-2BB0-431F-8BF9-D3525B383BE6", "Not Ready", "NotReady", None)
+        }
         AgentState::AfterCallWork => (
             "D3663509-3D82-4DD3-A82E-2EA8EFA02AEF",
             "AfterCallWork",
             "NotReady",
             Some("AfterCallWork"),
         ),
-        AgentState::AuxWork => ("2B36138D-C564-4562-A8CB-3C32D564F296", "AuxWork", "NotReady", Some("AuxWork")),
-        AgentState::Offline => ("0F7F5003-EF26-4D13-A6Ef-D0C7EC819BEB", "Offline", "LoggedOut", None),
+        AgentState::AuxWork => {
+            ("2B36138D-C564-4562-A8CB-3C32D564F296", "AuxWork", "NotReady", Some("AuxWork"))
+        }
+        AgentState::Offline => {
+            ("0F7F5003-EF26-4D13-A6Ef-D0C7EC819BEB", "Offline", "LoggedOut", None)
+        }
     };
-    UserStateJson {
-        id,
-        display_name,
-        state,
-        work_mode,
-    }
+    UserStateJson { id, display_name, state, work_mode }
 }
 
 /// A device as JSON.
@@ -383,12 +397,14 @@ pub fn device(uris: &Uris, view: &DeviceView) -> DeviceJson {
         forward_to: view.forward_to.as_ref().map(ToString::to_string),
         voice_environment_uri: uris.voice_environment(&view.voice_environment),
         capabilities: view.capabilities.iter().map(|one| one.as_str()).collect(),
-        supervisor_monitoring_state: view.monitoring.as_ref().map(|(activity, mode, scope, target)| MonitoringJson {
-            state: activity.as_str(),
-            mode: mode.as_str(),
-            scope: scope.as_str(),
-            target_device_uri: uris.device(target),
-        }),
+        supervisor_monitoring_state: view.monitoring.as_ref().map(
+            |(activity, mode, scope, target)| MonitoringJson {
+                state: activity.as_str(),
+                mode: mode.as_str(),
+                scope: scope.as_str(),
+                target_device_uri: uris.device(target),
+            },
+        ),
     }
 }
 
@@ -467,11 +483,7 @@ pub fn user(uris: &Uris, view: &UserView) -> UserJson {
 
 /// The voice channel of a user as JSON.
 pub fn voice_channel(view: &UserView) -> ChannelJson {
-    ChannelJson {
-        channel: "voice",
-        active: view.session,
-        user_state: view.state.map(user_state),
-    }
+    ChannelJson { channel: "voice", active: view.session, user_state: view.state.map(user_state) }
 }
 
 /// A voice environment as JSON.
@@ -515,12 +527,16 @@ pub fn notice(uris: &Uris, notice: &Notice) -> NoticeJson {
         NoticeBody::DeviceStateChange(devices) => NoticeJson::DeviceStateChangeMessage {
             devices: devices.iter().map(|view| device(uris, view)).collect(),
         },
-        NoticeBody::CallStateChange { notification, call: view } => NoticeJson::CallStateChangeMessage {
-            notification_type: notification.as_str(),
-            phone_number: view.number.to_string(),
-            call: call(uris, view),
-        },
-        NoticeBody::UserStateChange(view) => NoticeJson::UserStateChangeMessage { user: user(uris, view) },
+        NoticeBody::CallStateChange { notification, call: view } => {
+            NoticeJson::CallStateChangeMessage {
+                notification_type: notification.as_str(),
+                phone_number: view.number.to_string(),
+                call: call(uris, view),
+            }
+        }
+        NoticeBody::UserStateChange(view) => {
+            NoticeJson::UserStateChangeMessage { user: user(uris, view) }
+        }
         NoticeBody::Error { device, refusal } => NoticeJson::ErrorMessage {
             device_path: device_path(device),
             device_uri: uris.device(device),
@@ -534,7 +550,8 @@ pub fn notice(uris: &Uris, notice: &Notice) -> NoticeJson {
 mod tests {
     use super::*;
     use crate::model::{
-        Activity, CallNotification, CallType, Capability, LegState, Mode, Number, Reason, Refusal, RemoteQuality, Scope, Timestamp,
+        Activity, CallNotification, CallType, Capability, LegState, Mode, Number, Reason, Refusal,
+        RemoteQuality, Scope, Timestamp,
     };
 
     /// The notification of the Coach page, joined where the page breaks lines, without white space.
@@ -553,11 +570,7 @@ mod tests {
     }
 
     fn text(body: NoticeBody, topic: Topic) -> String {
-        let told = Notice {
-            user: "anna".into(),
-            topic,
-            body,
-        };
+        let told = Notice { user: "anna".into(), topic, body };
         serde_json::to_string(&notice(&uris(), &told)).expect("a notice is plain data")
     }
 
@@ -617,10 +630,7 @@ mod tests {
             state: LegState::Established,
             device: "d1".into(),
             number: number("5005"),
-            participants: vec![ParticipantView {
-                number: number("5001"),
-                quality: None,
-            }],
+            participants: vec![ParticipantView { number: number("5001"), quality: None }],
             ani: number("7001"),
             dnis: number("5001"),
             call_type: CallType::Inbound,
@@ -636,10 +646,8 @@ mod tests {
             quality: None,
             handed_on_to: None,
         };
-        let body = NoticeBody::CallStateChange {
-            notification: CallNotification::StatusChange,
-            call: leg,
-        };
+        let body =
+            NoticeBody::CallStateChange { notification: CallNotification::StatusChange, call: leg };
         let expected = concat!(
             r#"{"messageType":"CallStateChangeMessage","notificationType":"StatusChange","phoneNumber":"5005","call":{"id":"c1","callUuid":"c1","#,
             r#""connId":"0123456789abcdef","state":"Established","deviceUri":"http://127.0.0.1:8080/api/v2/devices/d1","#,
@@ -661,19 +669,18 @@ mod tests {
             mos: Some(438),
             ..Quality::default()
         };
-        let said = |quality: &Quality| serde_json::to_string(&media_quality(quality)).expect("plain data");
-        let ours = r#"{"packetsSent":500,"packetsReceived":498,"lostPermille":4,"jitterMs":2,"mos":4.38"#;
+        let said =
+            |quality: &Quality| serde_json::to_string(&media_quality(quality)).expect("plain data");
+        let ours =
+            r#"{"packetsSent":500,"packetsReceived":498,"lostPermille":4,"jitterMs":2,"mos":4.38"#;
         assert_eq!(said(&quality), format!("{ours}}}"));
         let reported = Quality {
-            remote: Some(RemoteQuality {
-                lost_permille: 31,
-                jitter_ms: 9,
-                mos: 410,
-            }),
+            remote: Some(RemoteQuality { lost_permille: 31, jitter_ms: 9, mos: 410 }),
             round_trip_ms: Some(40),
             ..quality
         };
-        let theirs = r#","remoteLostPermille":31,"remoteJitterMs":9,"remoteMos":4.1,"roundTripMs":40}"#;
+        let theirs =
+            r#","remoteLostPermille":31,"remoteJitterMs":9,"remoteMos":4.1,"roundTripMs":40}"#;
         assert_eq!(said(&reported), format!("{ours}{theirs}"));
     }
 

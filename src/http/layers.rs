@@ -1,5 +1,5 @@
-//! The layers that every HTTP request passes, REST and CometD alike, but for polls on the fast path: those have the same headers
-//! ([`HARDENED`]) and the same check of logins.
+//! The layers that every HTTP request passes, REST and CometD alike, but for polls on the fast
+//! path: those have the same headers ([`HARDENED`]) and the same check of logins.
 
 use super::HttpConfig;
 use super::auth::{self, Auth, ClientAddress, random_text};
@@ -22,9 +22,14 @@ use tracing::Instrument;
 /// Puts the layers around all routes. Serve the result with [`super::connection::serve`]: the
 /// throttle of logins needs the address of each connection.
 ///
-/// `answers_logins` says of a path that its protocol has its own words for a login that is missing or
-/// that cannot be checked now; such a request passes without a user, the latter with [`NotNow`].
-pub(crate) fn layered(config: &HttpConfig, auth: Auth, routes: Router, answers_logins: fn(&str) -> bool) -> Router {
+/// `answers_logins` says of a path that its protocol has its own words for a login that is missing
+/// or that cannot be checked now; such a request passes without a user, the latter with [`NotNow`].
+pub(crate) fn layered(
+    config: &HttpConfig,
+    auth: Auth,
+    routes: Router,
+    answers_logins: fn(&str) -> bool,
+) -> Router {
     let origins: Arc<[String]> = config.cors_origins.clone().into();
     let access = Arc::new(Access {
         auth,
@@ -33,9 +38,11 @@ pub(crate) fn layered(config: &HttpConfig, auth: Auth, routes: Router, answers_l
         csrf: config.csrf,
         answers_logins,
     });
-    // Few layers, each a function in order: a function of its own for each step would copy all steps behind it, for every request.
+    // Few layers, each a function in order: a function of its own for each step would copy all
+    // steps behind it, for every request.
     let request_path = ServiceBuilder::new()
-        // Whatever happens below carries the request's id, in the log and in the answer; and a foreign preflight ends here.
+        // Whatever happens below carries the request's id, in the log and in the answer; and a
+        // foreign preflight ends here.
         .layer(from_fn_with_state(origins.clone(), outside))
         // A defect answers statusCode 4 and costs one request, not the process.
         .layer(CatchPanicLayer::custom(panicked as fn(Box<dyn Any + Send>) -> Response))
@@ -56,7 +63,11 @@ struct Access {
 }
 
 /// Names the request, and hardens its answer.
-async fn outside(State(origins): State<Arc<[String]>>, mut request: Request, next: Next) -> Response {
+async fn outside(
+    State(origins): State<Arc<[String]>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let name = name_of(&request);
     request.extensions_mut().insert(RequestName(name.clone()));
     let span = tracing::info_span!(
@@ -82,7 +93,8 @@ async fn outside(State(origins): State<Arc<[String]>>, mut request: Request, nex
     response
 }
 
-/// Identifies the user, and refuses a request with a cookie that comes from a page of a foreign origin.
+/// Identifies the user, and refuses a request with a cookie that comes from a page of a foreign
+/// origin.
 async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
     let address = access.proxies.client_of(auth::address_of(&request), request.headers());
     request.extensions_mut().insert(ClientAddress(address));
@@ -94,9 +106,16 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
             }
             new_cookie
         }
-        // CometD clients know no refusal but their own: a handshake without a user is denied in its words.
-        Err(refused) if refused.is_access_denied() && (access.answers_logins)(request.uri().path()) => None,
-        Err(refused) if refused.come_again().is_some() && (access.answers_logins)(request.uri().path()) => {
+        // CometD clients know no refusal but their own: a handshake without a user is denied in its
+        // words.
+        Err(refused)
+            if refused.is_access_denied() && (access.answers_logins)(request.uri().path()) =>
+        {
+            None
+        }
+        Err(refused)
+            if refused.come_again().is_some() && (access.answers_logins)(request.uri().path()) =>
+        {
             request.extensions_mut().insert(NotNow(refused));
             None
         }
@@ -119,7 +138,8 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
     response
 }
 
-/// The login could not be checked now. An extension of requests to CometD, which says so in its own words.
+/// The login could not be checked now. An extension of requests to CometD, which says so in its own
+/// words.
 #[derive(Clone, Debug)]
 pub(crate) struct NotNow(pub(crate) HttpError);
 
@@ -132,16 +152,16 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Takes the client's `X-Request-Id` when it is a plain word, else makes one.
 fn name_of(request: &Request) -> Arc<str> {
     let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
-    given
-        .filter(|text| is_plain(text))
-        .map_or_else(|| random_text::<12>().into(), Into::into)
+    given.filter(|text| is_plain(text)).map_or_else(|| random_text::<12>().into(), Into::into)
 }
 
 fn is_plain(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// On every answer: cookies, errors and events of one user never stay in a cache, and no answer is ever a page.
+/// On every answer: cookies, errors and events of one user never stay in a cache, and no answer is
+/// ever a page.
 pub(crate) const HARDENED: [(HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -167,11 +187,13 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
 }
 
 fn foreign_preflight(allowed: &[String], request: &Request) -> Option<Response> {
-    let is_preflight = request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let is_preflight = request.method() == Method::OPTIONS
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     if !is_preflight || is_allowed(allowed, request.headers().get(header::ORIGIN)) {
         return None;
     }
-    let mut response = HttpError::new(Reason::NotPermitted, "This origin is not allowed.").into_response();
+    let mut response =
+        HttpError::new(Reason::NotPermitted, "This origin is not allowed.").into_response();
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
     Some(response)
 }
@@ -194,7 +216,10 @@ fn cors(allowed: Arc<[String]>) -> CorsLayer {
             HeaderName::from_static("x-csrf-token"),
             REQUEST_ID,
         ])
-        .expose_headers([HeaderName::from_static("x-csrf-header"), HeaderName::from_static("x-csrf-token")])
+        .expose_headers([
+            HeaderName::from_static("x-csrf-header"),
+            HeaderName::from_static("x-csrf-token"),
+        ])
         .vary([header::ORIGIN])
         .max_age(Duration::from_secs(600))
 }

@@ -55,7 +55,13 @@ pub(crate) struct ResponseHead {
 
 impl ResponseHead {
     /// A whole answer with this JSON. `is_last`: the connection is closed afterwards.
-    pub fn with(&mut self, now: Timestamp, cookies: &[HeaderValue], body: &str, is_last: bool) -> Vec<u8> {
+    pub fn with(
+        &mut self,
+        now: Timestamp,
+        cookies: &[HeaderValue],
+        body: &str,
+        is_last: bool,
+    ) -> Vec<u8> {
         let second = now.0 / 1_000;
         if self.second.replace(second) != Some(second) {
             self.text.clear();

@@ -1,4 +1,5 @@
-//! Every TCP door but SIP's: one accept loop, bounds for whoever comes in, and HTTP on their connections.
+//! Every TCP door but SIP's: one accept loop, bounds for whoever comes in, and HTTP on their
+//! connections.
 //!
 //! ```text
 //! accept ─▶ Occupancy: is there a place? ─▶ a task per connection ─▶ the HTTP library
@@ -6,8 +7,9 @@
 //!    └─ pause ◀── an error                             └─▶ told to go, closed
 //! ```
 //!
-//! A connection costs a place as long as it is open. What it may make the HTTP library remember is bounded by [`Limits::streams`] and the
-//! windows below, so that memory is bounded by the number of places.
+//! A connection costs a place as long as it is open. What it may make the HTTP library remember is
+//! bounded by [`Limits::streams`] and the windows below, so that memory is bounded by the number of
+//! places.
 
 mod occupancy;
 
@@ -40,9 +42,11 @@ use tower::Service;
 
 /// How long a connection may take to go that was told to.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Pauses after failed accepts, most likely for want of file descriptors: the first, doubled each time, and the longest.
+/// Pauses after failed accepts, most likely for want of file descriptors: the first, doubled each
+/// time, and the longest.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// Bytes of a request's body, and of all on one connection, that a client may send before they are read (RFC 9113 6.9).
+/// Bytes of a request's body, and of all on one connection, that a client may send before they are
+/// read (RFC 9113 6.9).
 const STREAM_WINDOW: u32 = 64 * 1024 - 1;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// Bytes of an answer that wait for a client to read.
@@ -65,7 +69,8 @@ pub struct ConnectionLimits {
     /// Connections at once from one address, or one network of IPv6 (/64).
     #[serde(deserialize_with = "setting::nonzero")]
     pub connections_per_address: usize,
-    /// Addresses with connections that have places of their own, as many each as there are for all strangers together.
+    /// Addresses with connections that have places of their own, as many each as there are for all
+    /// strangers together.
     pub peers: Vec<IpAddr>,
     /// Requests under way at once on one connection over HTTP/2.
     #[serde(deserialize_with = "setting::nonzero")]
@@ -73,7 +78,8 @@ pub struct ConnectionLimits {
     /// How long a connection may be open without a request, and the head of a request may take.
     #[serde(deserialize_with = "setting::some_seconds")]
     pub idle: Duration,
-    /// When all places are taken, an address with fewer connections gets the place of one with more, though a request is under way there.
+    /// When all places are taken, an address with fewer connections gets the place of one with
+    /// more, though a request is under way there.
     #[serde(skip)]
     pub is_shared_fairly: bool,
     /// Nothing but HTTP/2 is spoken.
@@ -200,7 +206,8 @@ impl Accept for TcpListener {
     }
 }
 
-/// Lets connections in until `stopped` comes, each to a task of its own; then tells them to go, and returns when the last one has.
+/// Lets connections in until `stopped` comes, each to a task of its own; then tells them to go, and
+/// returns when the last one has.
 pub async fn receive<F>(
     mut listener: impl Accept,
     limits: &ConnectionLimits,
@@ -241,7 +248,12 @@ pub async fn receive<F>(
     visitors.wait().await;
 }
 
-fn take_place(places: &Places, name: &'static str, address: IpAddr, house: &CancellationToken) -> Option<ConnectionPermit> {
+fn take_place(
+    places: &Places,
+    name: &'static str,
+    address: IpAddr,
+    house: &CancellationToken,
+) -> Option<ConnectionPermit> {
     let visit = Arc::new(ConnectionUse::new(house));
     let (entrance, taken) = {
         let mut all = lock(places);
@@ -265,12 +277,7 @@ fn take_place(places: &Places, name: &'static str, address: IpAddr, house: &Canc
         }
     };
     metrics::gauge!("undertone_connections", "door" => name).set(taken as f64);
-    Some(ConnectionPermit {
-        places: places.clone(),
-        ticket,
-        name,
-        visit,
-    })
+    Some(ConnectionPermit { places: places.clone(), ticket, name, visit })
 }
 
 /// Accepts that have failed in a row.
@@ -298,7 +305,12 @@ impl AcceptFailures {
 }
 
 /// Serves a router until `stopped` comes; then finishes the answers under way.
-pub async fn serve(listener: TcpListener, router: Router, limits: ConnectionLimits, stopped: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: ConnectionLimits,
+    stopped: impl Future<Output = ()>,
+) {
     let library = Arc::new(HttpLibrary::new(&limits));
     receive(listener, &limits, stopped, |stream, peer, place| {
         let (library, router) = (library.clone(), router.clone());
@@ -343,15 +355,18 @@ impl HttpLibrary {
         } else {
             builder.http2().enable_connect_protocol();
         }
-        Self {
-            builder,
-            idle: limits.idle,
-        }
+        Self { builder, idle: limits.idle }
     }
 
-    /// Serves one connection, until it ends, nothing is asked for in a while, or it is told to leave. Each request is prepared first.
-    pub async fn serve<I>(&self, io: I, router: Router, visit: &Arc<ConnectionUse>, prepare: impl Fn(&mut Request<Incoming>) + Clone)
-    where
+    /// Serves one connection, until it ends, nothing is asked for in a while, or it is told to
+    /// leave. Each request is prepared first.
+    pub async fn serve<I>(
+        &self,
+        io: I,
+        router: Router,
+        visit: &Arc<ConnectionUse>,
+        prepare: impl Fn(&mut Request<Incoming>) + Clone,
+    ) where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let asked = visit.clone();
@@ -366,7 +381,9 @@ impl HttpLibrary {
                 if is_connect && response.status().is_success() {
                     // A websocket over HTTP/2 (RFC 8441) has begun; it has deadlines of its own.
                     busy.forever();
-                    return Ok::<_, Infallible>(response.map(|body| CountedBody { body, _busy: None }));
+                    return Ok::<_, Infallible>(
+                        response.map(|body| CountedBody { body, _busy: None }),
+                    );
                 }
                 Ok(response.map(|body| CountedBody { body, _busy: Some(busy) }))
             }
@@ -395,7 +412,8 @@ impl HttpLibrary {
         if visit.house.is_cancelled() && !visit.is_idle() {
             return note(connection.await);
         }
-        // HTTP/2 may still be shaking hands, and then never hears that it is over. Or a request has come before the word of its end.
+        // HTTP/2 may still be shaking hands, and then never hears that it is over. Or a request has
+        // come before the word of its end.
         loop {
             match timeout(FAREWELL, connection.as_mut()).await {
                 Ok(ended) => return note(ended),
@@ -422,7 +440,10 @@ impl http_body::Body for CountedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Pin::new(&mut self.body).poll_frame(context)
     }
 

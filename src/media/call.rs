@@ -1,4 +1,5 @@
-//! Sound of one call: packets and time in, packets and events out. No socket, no clock, no lock; no allocation per packet.
+//! Sound of one call: packets and time in, packets and events out. No socket, no clock, no lock; no
+//! allocation per packet.
 //!
 //! The row of a listener in the allow-list decides how it is served:
 //!
@@ -9,15 +10,19 @@
 //! | | transcoded packet by packet, while the speaker uses another | |
 //! | anything else | mixed | the first party heard that talks; our clock when that is silent for 1.5 packets |
 //!
-//! In ListenIn and Coach the row of the customer is the agent alone: a relay, so identical bytes whether or not somebody coaches.
+//! In ListenIn and Coach the row of the customer is the agent alone: a relay, so identical bytes
+//! whether or not somebody coaches.
 //!
-//! A leg may send every format that was agreed, and change from one to another from packet to packet (RFC 3264 6.1 and 7): see
-//! [`Formats`]. It is sent one codec under one number, whatever comes.
+//! A leg may send every format that was agreed, and change from one to another from packet to
+//! packet (RFC 3264 6.1 and 7): see [`Formats`]. It is sent one codec under one number, whatever
+//! comes.
 //!
-//! Whatever the rows say, every packet is held against [`Hearing::permits`] just before it leaves: the leak guard.
+//! Whatever the rows say, every packet is held against [`Hearing::permits`] just before it leaves:
+//! the leak guard.
 //!
-//! [`Call`] finds the leg that a datagram or a command is for, and takes what comes of it to the legs that hear it. What a leg does is in
-//! [`Leg`]: its streams and codecs in `leg`, what it is sent of one speaker in `relay`, of several in `mixer`, on which clock in `pacer`.
+//! [`Call`] finds the leg that a datagram or a command is for, and takes what comes of it to the
+//! legs that hear it. What a leg does is in [`Leg`]: its streams and codecs in `leg`, what it is
+//! sent of one speaker in `relay`, of several in `mixer`, on which clock in `pacer`.
 
 mod beep;
 mod dtmf;
@@ -31,14 +36,18 @@ mod speech;
 #[cfg(test)]
 mod tests;
 
-use super::codec::{Codec, ComfortNoise, Decoder, Downsampler, Encoder, MAX_DECODED, Upsampler, noise_level};
+use super::codec::{
+    Codec, ComfortNoise, Decoder, Downsampler, Encoder, MAX_DECODED, Upsampler, noise_level,
+};
 use super::formats::{Format, Formats};
 use super::hearing::{Gain, Hearing};
 use super::jitter::{Reader, Ring};
 use super::mix::{MAX_FRAME, Sum};
 use super::quality;
 use super::rtcp::{self, Block, Interval, Reception, Reporter};
-use super::rtp::{self, CLOCK, HEADER, MAX_PAYLOAD, ReceivedRtp, RtpHeader, SoundSource, Stream, StreamOrigin};
+use super::rtp::{
+    self, CLOCK, HEADER, MAX_PAYLOAD, ReceivedRtp, RtpHeader, SoundSource, Stream, StreamOrigin,
+};
 use super::srtp::{self, Protection, SrtpError};
 use super::transcode::Transcoder;
 use super::{CallKey, LeakReason, LegId, LegMedia, LegStats, MediaEvent};
@@ -66,12 +75,14 @@ pub const MAX_LEGS: usize = 16;
 /// Legs that a call holds in one piece: customer, agent, supervisor.
 pub const USUAL_LEGS: usize = 3;
 
-/// Where no party of a call sends, inactivity is told after this part of the time that it takes where one does.
+/// Where no party of a call sends, inactivity is told after this part of the time that it takes
+/// where one does.
 const ALL_QUIET: u32 = 3;
 
 /// Frames that one leg is sent on our clock in one go, after a stall of ours.
 const MAX_FRAMES: usize = 4;
-/// A deadline so near is looked at again when a packet comes, so that the call is not visited for it alone.
+/// A deadline so near is looked at again when a packet comes, so that the call is not visited for
+/// it alone.
 const SOON: Duration = Duration::from_millis(10);
 /// Events nobody has polled; beyond it they are dropped.
 const MAX_EVENTS: usize = 64;
@@ -87,10 +98,7 @@ pub struct CallConfig {
 
 impl Default for CallConfig {
     fn default() -> Self {
-        Self {
-            inactivity: Duration::from_secs(15),
-            rtcp_interval: Duration::from_secs(5),
-        }
+        Self { inactivity: Duration::from_secs(15), rtcp_interval: Duration::from_secs(5) }
     }
 }
 
@@ -179,8 +187,9 @@ struct MediaCtx<'a, F> {
 
 /// The machine of one call.
 ///
-/// After any `handle_*`, drain [`Call::poll_event`] and ask [`Call::poll_timeout`] when [`Call::handle_timeout`] is due. Packets to send
-/// are handed to the `out` of the method that caused them, before it returns: their bytes lie in the received packet itself.
+/// After any `handle_*`, drain [`Call::poll_event`] and ask [`Call::poll_timeout`] when
+/// [`Call::handle_timeout`] is due. Packets to send are handed to the `out` of the method that
+/// caused them, before it returns: their bytes lie in the received packet itself.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Call {
@@ -221,8 +230,9 @@ impl Call {
         self.legs.iter().all(Option::is_none)
     }
 
-    /// Where the RTP and the RTCP of each leg come from, by slot, once that is settled: signalled and not behind a NAT, or learned. RTCP
-    /// that comes with RTP (RFC 5761) has no source of its own.
+    /// Where the RTP and the RTCP of each leg come from, by slot, once that is settled: signalled
+    /// and not behind a NAT, or learned. RTCP that comes with RTP (RFC 5761) has no source of its
+    /// own.
     pub fn sources(&self) -> impl Iterator<Item = [Option<SocketAddr>; 2]> {
         let of = |leg: &Leg| [leg.source.rtp_source(), leg.source.rtcp_source()];
         self.legs.iter().map(move |leg| leg.as_ref().map_or([None; 2], of))
@@ -233,8 +243,8 @@ impl Call {
         std::mem::take(&mut self.state.moved)
     }
 
-    /// Takes a leg in; it hears what the allow-list already says, nobody if it is not named. Returns its slot, or the leg when the
-    /// call is full or has it already.
+    /// Takes a leg in; it hears what the allow-list already says, nobody if it is not named.
+    /// Returns its slot, or the leg when the call is full or has it already.
     pub fn put(&mut self, mut leg: Leg, now: Instant) -> Result<usize, Box<Leg>> {
         if self.slot(leg.name).is_some() {
             return Err(Box::new(leg));
@@ -277,9 +287,12 @@ impl Call {
         self.legs.iter().position(|here| here.as_ref().is_some_and(|here| here.name == leg))
     }
 
-    /// Sets what signalling agreed for a leg. What was learned behind a NAT stays when the signalled addresses stay.
+    /// Sets what signalling agreed for a leg. What was learned behind a NAT stays when the
+    /// signalled addresses stay.
     pub fn handle_describe(&mut self, leg: LegId, media: LegMedia, now: Instant) {
-        let Some(here) = named(&mut self.legs, leg) else { return };
+        let Some(here) = named(&mut self.legs, leg) else {
+            return;
+        };
         let is_cut = here.handle_describe(media, &mut self.state, now);
         let listeners = here.passed_to;
         if is_cut {
@@ -288,23 +301,28 @@ impl Call {
         self.arrange(now);
     }
 
-    /// Sets what holds for the addresses of a leg beside its description; comes before [`Call::handle_describe`] where it is about that.
+    /// Sets what holds for the addresses of a leg beside its description; comes before
+    /// [`Call::handle_describe`] where it is about that.
     pub fn handle_source_rule(&mut self, leg: LegId, rule: SourceRule) {
-        let Some(here) = named(&mut self.legs, leg) else { return };
+        let Some(here) = named(&mut self.legs, leg) else {
+            return;
+        };
         here.source.set_rule(rule);
         if here.source.take_changed() {
             self.note_source();
         }
     }
 
-    /// Another source, or the first packet of one that was waited for: the sockets of the leg, and the deadlines of the call, are others.
+    /// Another source, or the first packet of one that was waited for: the sockets of the leg, and
+    /// the deadlines of the call, are others.
     fn note_source(&mut self) {
         self.state.moved = true;
         self.state.wake = self.earliest();
     }
 
-    /// Sets the keys of the SRTP of a leg (RFC 3711), or that it has none; comes right before [`Call::handle_describe`], in one step with
-    /// it. Keys that stay go on where they are; see [`Protection::rekey`].
+    /// Sets the keys of the SRTP of a leg (RFC 3711), or that it has none; comes right before
+    /// [`Call::handle_describe`], in one step with it. Keys that stay go on where they are; see
+    /// [`Protection::rekey`].
     pub fn handle_keys(&mut self, leg: LegId, keys: Option<&srtp::Keys>) {
         if let Some(here) = named(&mut self.legs, leg) {
             here.handle_keys(keys);
@@ -320,7 +338,8 @@ impl Call {
     /// Sends digits in the name of the leg to the parties that hear it.
     pub fn handle_digits(&mut self, leg: LegId, digits: &str, now: Instant) {
         if let Some(here) = named(&mut self.legs, leg) {
-            let next = here.digits.get_or_insert_with(|| Box::new(DtmfSender::new(now))).push(digits);
+            let next =
+                here.digits.get_or_insert_with(|| Box::new(DtmfSender::new(now))).push(digits);
             self.state.wake_by(next);
         }
     }
@@ -358,16 +377,26 @@ impl Call {
     }
 
     /// A packet of sound, on its way to every listener.
-    fn spread_audio(&mut self, audio: &AudioPacket, packet: &mut [u8], now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+    fn spread_audio(
+        &mut self,
+        audio: &AudioPacket,
+        packet: &mut [u8],
+        now: Instant,
+        out: &mut impl FnMut(Transmit<'_>),
+    ) {
         if let Some(change) = audio.change {
             self.follow(change, now);
         }
-        let Some(leg) = self.legs[audio.slot].as_mut() else { return };
+        let Some(leg) = self.legs[audio.slot].as_mut() else {
+            return;
+        };
         let (mixed_by, passed_to) = (leg.mixed_by, leg.passed_to);
         let mut grew = false;
         if mixed_by != 0 {
             let (inputs, ring) = (&self.inputs, &mut leg.speech.ring);
-            if slots(mixed_by).all(|listener| inputs[(listener, audio.slot)].reader.behind(ring) == 0) {
+            if slots(mixed_by)
+                .all(|listener| inputs[(listener, audio.slot)].reader.behind(ring) == 0)
+            {
                 ring.rewind();
             }
             grew = leg.hear(&audio.received, packet, self.state.rate, now);
@@ -378,7 +407,9 @@ impl Call {
             listener.relay(audio, packet, ctx);
         }
         for listener in slots(mixed_by).filter(|_| grew) {
-            let Some((leg, mut mixer)) = Mixer::split(listener, &mut self.legs, &mut self.inputs, self.parties) else {
+            let Some((leg, mut mixer)) =
+                Mixer::split(listener, &mut self.legs, &mut self.inputs, self.parties)
+            else {
                 continue;
             };
             let state = &mut self.state;
@@ -410,10 +441,17 @@ impl Call {
     }
 
     /// Comfort noise (RFC 3389): passed on to each listener that knows it, and heard in sums.
-    fn spread_noise(&mut self, noise: &NoisePacket, packet: &mut [u8], now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+    fn spread_noise(
+        &mut self,
+        noise: &NoisePacket,
+        packet: &mut [u8],
+        now: Instant,
+        out: &mut impl FnMut(Transmit<'_>),
+    ) {
         // It has said that it sends no more: its listeners need not wait to see that.
         for listener in slots(noise.mixed_by) {
-            if let Some((leg, mut mixer)) = Mixer::split(listener, &mut self.legs, &mut self.inputs, self.parties)
+            if let Some((leg, mut mixer)) =
+                Mixer::split(listener, &mut self.legs, &mut self.inputs, self.parties)
                 && mixer.pacer(leg.route, now) == Some(noise.slot)
             {
                 leg.pace.own = true;
@@ -427,8 +465,15 @@ impl Call {
         }
     }
 
-    /// A telephone-event, passed between parties. None of a supervisor reaches anybody, and none reaches a supervisor.
-    fn spread_event(&mut self, event: &EventPacket, packet: &mut [u8], now: Instant, out: &mut impl FnMut(Transmit<'_>)) {
+    /// A telephone-event, passed between parties. None of a supervisor reaches anybody, and none
+    /// reaches a supervisor.
+    fn spread_event(
+        &mut self,
+        event: &EventPacket,
+        packet: &mut [u8],
+        now: Instant,
+        out: &mut impl FnMut(Transmit<'_>),
+    ) {
         let state = &mut self.state;
         let ctx = &mut MediaCtx { now, state, out };
         for listener in self.legs.iter_mut().flatten() {
@@ -443,7 +488,13 @@ impl Call {
     }
 
     /// RTCP from a leg.
-    pub fn handle_rtcp(&mut self, slot: usize, from: SocketAddr, packet: &[u8], now: Instant) -> PacketVerdict {
+    pub fn handle_rtcp(
+        &mut self,
+        slot: usize,
+        from: SocketAddr,
+        packet: &[u8],
+        now: Instant,
+    ) -> PacketVerdict {
         let Some(leg) = self.legs.get_mut(slot).and_then(Option::as_mut) else {
             return PacketVerdict::Foreign;
         };
@@ -483,7 +534,9 @@ impl Call {
 
     /// A frame on our own clock to one listener, if it is due.
     fn tick(&mut self, slot: usize, now: Instant, out: &mut impl FnMut(Transmit<'_>)) -> bool {
-        let Some((leg, mut mixer)) = Mixer::split(slot, &mut self.legs, &mut self.inputs, self.parties) else {
+        let Some((leg, mut mixer)) =
+            Mixer::split(slot, &mut self.legs, &mut self.inputs, self.parties)
+        else {
             return false;
         };
         let state = &mut self.state;
@@ -496,7 +549,8 @@ impl Call {
         true
     }
 
-    /// Tells of legs that should send and do not: each by itself, and sooner where no party of the call sends.
+    /// Tells of legs that should send and do not: each by itself, and sooner where no party of the
+    /// call sends.
     fn tell_inactive(&mut self, now: Instant) {
         let all_quiet = self.all_quiet_due().is_some_and(|due| due <= now);
         for leg in self.legs.iter_mut().flatten() {
@@ -508,8 +562,8 @@ impl Call {
         }
     }
 
-    /// When none of the parties that should send has sent for so long that all of them are told of; `None` where one is alone, and once
-    /// that was done.
+    /// When none of the parties that should send has sent for so long that all of them are told of;
+    /// `None` where one is alone, and once that was done.
     fn all_quiet_due(&self) -> Option<Instant> {
         let parties = || self.legs.iter().flatten().filter(|leg| leg.party && leg.should_send());
         let is_news = parties().nth(1).is_some() && parties().any(|leg| !leg.inactive);
@@ -517,7 +571,8 @@ impl Call {
         Some(last + self.state.config.inactivity / ALL_QUIET)
     }
 
-    /// The last report of a leg that is about to be closed, with BYE (RFC 3550 6.6), if it ever got anything from us.
+    /// The last report of a leg that is about to be closed, with BYE (RFC 3550 6.6), if it ever got
+    /// anything from us.
     pub fn handle_release(&mut self, leg: LegId, now: Now, out: &mut impl FnMut(Transmit<'_>)) {
         if let Some(here) = named(&mut self.legs, leg) {
             let (mono, state) = (now.mono, &mut self.state);
@@ -540,8 +595,8 @@ impl Call {
         self.state.events.pop_front()
     }
 
-    /// Works out every row from the allow-list, between two packets. A listener that goes on hearing a speaker loses nothing; one that
-    /// begins to hears nothing of what was said before.
+    /// Works out every row from the allow-list, between two packets. A listener that goes on
+    /// hearing a speaker loses nothing; one that begins to hears nothing of what was said before.
     fn arrange(&mut self, now: Instant) {
         let mut members = [None; MAX_LEGS];
         for leg in self.legs.iter().flatten() {
@@ -549,7 +604,9 @@ impl Call {
         }
         let plan = Plan::of(&self.hearing, &members);
         for slot in 0..self.legs.len() {
-            if let Some((leg, mut mixer)) = Mixer::split(slot, &mut self.legs, &mut self.inputs, self.parties) {
+            if let Some((leg, mut mixer)) =
+                Mixer::split(slot, &mut self.legs, &mut self.inputs, self.parties)
+            {
                 leg.serve(&plan, &mut mixer, now);
             }
         }
@@ -558,8 +615,8 @@ impl Call {
         self.state.wake = self.earliest();
     }
 
-    /// Gives every leg what its row needs and nothing else: this is where memory is taken, never in the way of a packet, but for the first
-    /// that a leg sends in another codec.
+    /// Gives every leg what its row needs and nothing else: this is where memory is taken, never in
+    /// the way of a packet, but for the first that a leg sends in another codec.
     fn prepare(&mut self) {
         let rate = self.legs.iter().flatten().filter_map(Leg::rate_needed).max().unwrap_or(CLOCK);
         let is_other = std::mem::replace(&mut self.state.rate, rate) != rate;

@@ -1,4 +1,5 @@
-//! Codecs: G.711 by tables, G.722, Opus, L16, and comfort noise; and the way from one sample rate to the other.
+//! Codecs: G.711 by tables, G.722, Opus, L16, and comfort noise; and the way from one sample rate
+//! to the other.
 
 mod g711;
 mod g722;
@@ -14,7 +15,8 @@ use super::rtp::MAX_PAYLOAD;
 use g711::Law;
 use serde::Deserialize;
 
-/// The most samples that one packet decodes to: 120 ms of Opus at 16 kHz, and what fits a packet of the others.
+/// The most samples that one packet decodes to: 120 ms of Opus at 16 kHz, and what fits a packet of
+/// the others.
 pub const MAX_DECODED: usize = 2 * MAX_PAYLOAD;
 
 /// An audio codec, mono.
@@ -64,7 +66,8 @@ impl Codec {
         Codec::ALL.into_iter().find(|codec| codec.name().eq_ignore_ascii_case(name))
     }
 
-    /// Ticks a second of its RTP timestamps. G.722's is 8000, by an old mistake that was kept (RFC 3551 4.5.2).
+    /// Ticks a second of its RTP timestamps. G.722's is 8000, by an old mistake that was kept (RFC
+    /// 3551 4.5.2).
     pub fn clock(self) -> u32 {
         match self {
             Codec::Pcmu | Codec::Pcma | Codec::G722 => 8000,
@@ -89,7 +92,8 @@ impl Codec {
         }
     }
 
-    /// How long a payload sounds, in ticks of [`Codec::clock`]; `None`: it is not one of this codec's.
+    /// How long a payload sounds, in ticks of [`Codec::clock`]; `None`: it is not one of this
+    /// codec's.
     pub fn ticks(self, payload: &[u8]) -> Option<u32> {
         match self {
             Codec::Pcmu | Codec::Pcma | Codec::G722 => Some(payload.len() as u32),
@@ -98,10 +102,13 @@ impl Codec {
         }
     }
 
-    /// The longest frame at or below so many ticks of 1/8000 s that one packet can be made of; `None`: there is none.
+    /// The longest frame at or below so many ticks of 1/8000 s that one packet can be made of;
+    /// `None`: there is none.
     pub fn frame(self, ticks: u32) -> Option<u32> {
         match self {
-            Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::L16 => Some(ticks.min(MAX_FRAME as u32 / 2)).filter(|ticks| *ticks > 0),
+            Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::L16 => {
+                Some(ticks.min(MAX_FRAME as u32 / 2)).filter(|ticks| *ticks > 0)
+            }
             Codec::Opus => [160, 80].into_iter().find(|frame| *frame <= ticks),
         }
     }
@@ -170,8 +177,8 @@ impl Decoder {
         })
     }
 
-    /// A payload's samples at [`Codec::sample_rate`], as many as `samples` has room for ([`MAX_DECODED`] is enough). Returns how many; 0
-    /// for what cannot be decoded.
+    /// A payload's samples at [`Codec::sample_rate`], as many as `samples` has room for
+    /// ([`MAX_DECODED`] is enough). Returns how many; 0 for what cannot be decoded.
     pub fn decode(&mut self, payload: &[u8], samples: &mut [i16]) -> usize {
         match &mut self.0 {
             Decoding::Law(law) => {
@@ -182,7 +189,9 @@ impl Decoder {
                 decoder.decode(payload, samples);
                 (2 * payload.len()).min(samples.len() & !1)
             }
-            Decoding::Opus(decoder) => decoder.as_mut().map_or(0, |decoder| decoder.decode(payload, samples)),
+            Decoding::Opus(decoder) => {
+                decoder.as_mut().map_or(0, |decoder| decoder.decode(payload, samples))
+            }
             Decoding::L16 => {
                 let octets = payload.chunks_exact(2).filter_map(<[u8]>::first_chunk::<2>);
                 let pairs = samples.iter_mut().zip(octets);
@@ -199,7 +208,8 @@ impl Decoder {
         }
     }
 
-    /// What stands in for a lost packet, by the codec itself; false if it leaves that to the jitter buffer.
+    /// What stands in for a lost packet, by the codec itself; false if it leaves that to the jitter
+    /// buffer.
     pub fn conceal(&mut self, samples: &mut [i16]) -> bool {
         match &mut self.0 {
             Decoding::Opus(Some(decoder)) => {
@@ -235,7 +245,8 @@ impl Encoder {
         })
     }
 
-    /// One frame of samples at [`Codec::sample_rate`], of a length that [`Codec::frame`] allows. Returns its octets; 0 if it cannot be coded.
+    /// One frame of samples at [`Codec::sample_rate`], of a length that [`Codec::frame`] allows.
+    /// Returns its octets; 0 if it cannot be coded.
     pub fn encode(&mut self, samples: &[i16], payload: &mut [u8]) -> usize {
         match &mut self.0 {
             Encoding::Law(law) => {
@@ -246,10 +257,14 @@ impl Encoder {
                 encoder.encode(samples, payload);
                 (samples.len() / 2).min(payload.len())
             }
-            Encoding::Opus(encoder) => encoder.as_mut().map_or(0, |encoder| encoder.encode(samples, payload)),
+            Encoding::Opus(encoder) => {
+                encoder.as_mut().map_or(0, |encoder| encoder.encode(samples, payload))
+            }
             Encoding::L16 => {
                 let octets = payload.chunks_exact_mut(2).zip(samples);
-                2 * octets.map(|(octets, sample)| octets.copy_from_slice(&sample.to_be_bytes())).count()
+                2 * octets
+                    .map(|(octets, sample)| octets.copy_from_slice(&sample.to_be_bytes()))
+                    .count()
             }
         }
     }
@@ -261,7 +276,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn tone(rate: u32, len: usize) -> Vec<i16> {
-        let sample = |n: usize| (8000.0 * (std::f64::consts::TAU * 440.0 * n as f64 / f64::from(rate)).sin()) as i16;
+        let sample = |n: usize| {
+            (8000.0 * (std::f64::consts::TAU * 440.0 * n as f64 / f64::from(rate)).sin()) as i16
+        };
         (0..len).map(sample).collect()
     }
 
@@ -298,7 +315,11 @@ mod tests {
             for ticks in [80, 160] {
                 for _ in 0..5 {
                     let len = codec.silence(ticks, &mut payload);
-                    assert_eq!(codec.ticks(&payload[..len]), Some(ticks * (codec.clock() / 8000)), "{codec:?}");
+                    assert_eq!(
+                        codec.ticks(&payload[..len]),
+                        Some(ticks * (codec.clock() / 8000)),
+                        "{codec:?}"
+                    );
                     let mut samples = [1; MAX_DECODED];
                     let count = decoder.decode(&payload[..len], &mut samples);
                     assert_eq!(count as u32, ticks * codec.sample_rate() / 8000);

@@ -1,7 +1,7 @@
 //! Threads and sockets: the noisy part of media.
 //!
-//! A few threads, each with its epoll and its calls; a call stays with its thread, so no packet is ever handed over. The loop of a
-//! worker: wait, do commands, take packets, do what is due.
+//! A few threads, each with its epoll and its calls; a call stays with its thread, so no packet is
+//! ever handed over. The loop of a worker: wait, do commands, take packets, do what is due.
 
 mod ports;
 mod shared_ports;
@@ -29,7 +29,8 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use worker::{LegWithSockets, Worker, WorkerCommand, WorkerHandle};
 
-/// Where the engine's events come out. Bounded; what does not fit is counted in [`EngineStats::events_lost`].
+/// Where the engine's events come out. Bounded; what does not fit is counted in
+/// [`EngineStats::events_lost`].
 pub type MediaEvents = mpsc::Receiver<MediaEvent>;
 
 /// Events nobody has fetched yet.
@@ -103,14 +104,15 @@ pub struct EngineStats {
     pub send_errors: u64,
     /// Events nobody fetched in time.
     pub events_lost: u64,
-    /// Nanoseconds in the system's receiving, estimated from one packet in 64; so are the next two. What the workers take beyond the three is
-    /// waiting for packets, and what is due by the clock.
+    /// Nanoseconds in the system's receiving, estimated from one packet in 64; so are the next two.
+    /// What the workers take beyond the three is waiting for packets, and what is due by the clock.
     pub receive_nanos: u64,
     /// Nanoseconds in the system's sending.
     pub send_nanos: u64,
     /// Nanoseconds in the calls' machines: reading, deciding, decoding, mixing, encoding.
     pub machine_nanos: u64,
-    /// Pairs of ports that a new leg can have now; those of the last five seconds' legs are resting. 0 when any port will do.
+    /// Pairs of ports that a new leg can have now; those of the last five seconds' legs are
+    /// resting. 0 when any port will do.
     pub ports_free: u64,
     /// Legs that could not be opened for want of ports or descriptors.
     pub legs_refused: u64,
@@ -118,7 +120,8 @@ pub struct EngineStats {
     pub worker_panics: u64,
     /// Workers that have stopped, with the calls that they had.
     pub workers_stopped: u64,
-    /// How often a leg of shared ports came to have its packets from where another's come from: nobody hears either.
+    /// How often a leg of shared ports came to have its packets from where another's come from:
+    /// nobody hears either.
     pub sources_taken: u64,
 }
 
@@ -136,8 +139,12 @@ impl Engine {
         Self::start_with_descriptors(config, below)
     }
 
-    /// `below`: sockets with this descriptor or a higher one are given back. The system gives the lowest that is free.
-    fn start_with_descriptors(config: MediaConfig, below: RawFd) -> io::Result<(Engine, MediaEvents)> {
+    /// `below`: sockets with this descriptor or a higher one are given back. The system gives the
+    /// lowest that is free.
+    fn start_with_descriptors(
+        config: MediaConfig,
+        below: RawFd,
+    ) -> io::Result<(Engine, MediaEvents)> {
         if config.bind.is_unspecified() && config.advertised.is_none() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -153,15 +160,13 @@ impl Engine {
         let mut inboxes = Vec::new();
         for _ in 0..workers {
             let (sender, inbox) = queue::channel();
-            let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+            let wake =
+                Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
             handles.push(WorkerHandle { sender, wake });
             inboxes.push(inbox);
         }
-        let options = SocketOptions {
-            bind: config.bind,
-            dscp: config.dscp,
-            descriptors_below: below,
-        };
+        let options =
+            SocketOptions { bind: config.bind, dscp: config.dscp, descriptors_below: below };
         let directory = LegDirectory {
             ports: config.ports.as_ref().map(|range| PortPool::of(range, config.port_rest)),
             ..LegDirectory::default()
@@ -177,8 +182,11 @@ impl Engine {
         };
         if shared.config.port_use == PortUse::Shared {
             let mut directory = shared.directory();
-            let pairs =
-                (0..workers * PAIRS).map(|number| shared.bind(&mut directory, |options, port| PortPair::on(options, port, number / PAIRS)));
+            let pairs = (0..workers * PAIRS).map(|number| {
+                shared.bind(&mut directory, |options, port| {
+                    PortPair::on(options, port, number / PAIRS)
+                })
+            });
             let pairs = pairs.collect::<Result<Vec<_>, _>>().map_err(io::Error::other)?;
             drop(directory);
             shared.pairs = pairs.into();
@@ -187,7 +195,15 @@ impl Engine {
             let counters = Arc::new(Counters::default());
             shared.counters.push(Arc::clone(&counters));
             let sockets = (options, Arc::clone(&shared.pairs));
-            let worker = Worker::new(index, inbox, handles.clone(), events.clone(), counters, sockets, &shared.config)?;
+            let worker = Worker::new(
+                index,
+                inbox,
+                handles.clone(),
+                events.clone(),
+                counters,
+                sockets,
+                &shared.config,
+            )?;
             let thread = std::thread::Builder::new()
                 .name(format!("media-{index}"))
                 .spawn(move || worker.run())?;
@@ -197,9 +213,14 @@ impl Engine {
         Ok((Engine { shared }, receiver))
     }
 
-    /// Opens a leg: RTP on an even port, RTCP on the next. Nobody hears it and it hears nobody. Returns the RTP address to tell
-    /// its phone. Does not wait for the worker.
-    pub fn open(&self, call: CallKey, leg: LegId, expected: Expected) -> Result<SocketAddr, MediaError> {
+    /// Opens a leg: RTP on an even port, RTCP on the next. Nobody hears it and it hears nobody.
+    /// Returns the RTP address to tell its phone. Does not wait for the worker.
+    pub fn open(
+        &self,
+        call: CallKey,
+        leg: LegId,
+        expected: Expected,
+    ) -> Result<SocketAddr, MediaError> {
         let shared = &*self.shared;
         let mut directory = shared.directory();
         if directory.legs.contains_key(&leg) {
@@ -211,7 +232,9 @@ impl Engine {
         let worker = directory.worker_of(call, shared.working())?;
         let place = directory.pair_for(worker, expected, &shared.pairs, clock::instant());
         let (sockets, mut address) = match &place {
-            Some((pair, _)) => (Sockets::shared(&shared.options, *pair), shared.pairs[*pair].address),
+            Some((pair, _)) => {
+                (Sockets::shared(&shared.options, *pair), shared.pairs[*pair].address)
+            }
             None => shared
                 .bind(&mut directory, |options, port| {
                     Ok((Sockets::on(options, port)?, SocketAddr::new(options.bind, port)))
@@ -224,10 +247,8 @@ impl Engine {
             timestamp: rand::random(),
             reports: rand::random(),
         };
-        let moved = Box::new(LegWithSockets {
-            leg: Leg::new(leg, start, clock::instant()),
-            sockets,
-        });
+        let moved =
+            Box::new(LegWithSockets { leg: Leg::new(leg, start, clock::instant()), sockets });
         let ports = match place {
             Some((pair, known)) => directory.hold(leg, pair, known),
             None => LegPorts::Own(address.port()),
@@ -253,16 +274,15 @@ impl Engine {
                 let changed = directory.comes_from(leg, media.remote, shared.rested());
                 shared.tell(&directory, changed);
                 let is_alone = directory.is_alone(leg);
-                let job = WorkerCommand::Describe {
-                    leg,
-                    media,
-                    srtp,
-                    is_alone,
-                };
+                let job = WorkerCommand::Describe { leg, media, srtp, is_alone };
                 (of(&directory, leg), job)
             }
-            MediaCommand::Sources { leg, rule } => (of(&directory, leg), WorkerCommand::Sources { leg, rule }),
-            MediaCommand::SendDigits { leg, digits } => (of(&directory, leg), WorkerCommand::SendDigits { leg, digits }),
+            MediaCommand::Sources { leg, rule } => {
+                (of(&directory, leg), WorkerCommand::Sources { leg, rule })
+            }
+            MediaCommand::SendDigits { leg, digits } => {
+                (of(&directory, leg), WorkerCommand::SendDigits { leg, digits })
+            }
             MediaCommand::Beep { leg } => (of(&directory, leg), WorkerCommand::Beep { leg }),
             MediaCommand::Hear { call, hearing } => {
                 let hearing = Box::new(hearing);
@@ -312,7 +332,8 @@ impl Engine {
         stats.workers_stopped = (self.shared.handles.len() - self.shared.working().count()) as u64;
         stats.legs_refused = directory.refused;
         stats.sources_taken = directory.contested;
-        stats.ports_free = directory.ports.as_ref().map_or(0, |ports| ports.ready(clock::instant())) as u64;
+        stats.ports_free =
+            directory.ports.as_ref().map_or(0, |ports| ports.ready(clock::instant())) as u64;
         stats
     }
 }
@@ -361,8 +382,13 @@ impl EngineState {
         }
     }
 
-    /// Sockets on a pair of neighbouring ports, and the first one's address. A pair that somebody else has rests like one that was given back.
-    fn bind<T>(&self, directory: &mut LegDirectory, on: impl Fn(&SocketOptions, u16) -> io::Result<T>) -> Result<T, MediaError> {
+    /// Sockets on a pair of neighbouring ports, and the first one's address. A pair that somebody
+    /// else has rests like one that was given back.
+    fn bind<T>(
+        &self,
+        directory: &mut LegDirectory,
+        on: impl Fn(&SocketOptions, u16) -> io::Result<T>,
+    ) -> Result<T, MediaError> {
         let Some(ports) = &mut directory.ports else {
             return self.bind_any(on);
         };
@@ -381,7 +407,10 @@ impl EngineState {
         Err(MediaError::NoPorts)
     }
 
-    fn bind_any<T>(&self, on: impl Fn(&SocketOptions, u16) -> io::Result<T>) -> Result<T, MediaError> {
+    fn bind_any<T>(
+        &self,
+        on: impl Fn(&SocketOptions, u16) -> io::Result<T>,
+    ) -> Result<T, MediaError> {
         for _ in 0..PORT_TRIES {
             let any = self.options.socket(0).map_err(|error| refused(&error))?;
             let port = any.local_addr().map_err(|error| refused(&error))?.port();
@@ -458,8 +487,8 @@ enum SourceClaim {
     Phone(String),
 }
 
-/// The legs of which one thing is known, and until when a pair rests from it when there is none: what is still on its way to the old call
-/// must not reach the next.
+/// The legs of which one thing is known, and until when a pair rests from it when there is none:
+/// what is still on its way to the old call must not reach the next.
 #[derive(Debug, Default)]
 struct SourceClaims {
     legs: Vec<LegId>,
@@ -474,7 +503,11 @@ struct WorkerPlace {
 
 impl LegDirectory {
     /// The worker of a call; a new one goes to the worker with the fewest legs, of those that work.
-    fn worker_of(&self, call: CallKey, working: impl Iterator<Item = usize>) -> Result<usize, MediaError> {
+    fn worker_of(
+        &self,
+        call: CallKey,
+        working: impl Iterator<Item = usize>,
+    ) -> Result<usize, MediaError> {
         if let Some(place) = self.calls.get(&call) {
             return Ok(place.worker);
         }
@@ -482,9 +515,15 @@ impl LegDirectory {
         working.min_by_key(load).ok_or(MediaError::Stopping)
     }
 
-    /// A pair of the worker's that a leg can share: one where what is known of it is known of no other; and what that is. `None`: it gets ports
-    /// of its own.
-    fn pair_for(&mut self, worker: usize, expected: Expected, pairs: &[PortPair], now: Instant) -> Option<(usize, SourceClaim)> {
+    /// A pair of the worker's that a leg can share: one where what is known of it is known of no
+    /// other; and what that is. `None`: it gets ports of its own.
+    fn pair_for(
+        &mut self,
+        worker: usize,
+        expected: Expected,
+        pairs: &[PortPair],
+        now: Instant,
+    ) -> Option<(usize, SourceClaim)> {
         let first = worker * PAIRS;
         pairs.get(first)?;
         let known = match expected {
@@ -492,8 +531,9 @@ impl LegDirectory {
             Expected::Phone(phone) => SourceClaim::Phone(phone),
             Expected::Offered(source) => SourceClaim::Source(source),
         };
-        self.known
-            .retain(|_, holders| !holders.legs.is_empty() || holders.rests.is_some_and(|until| until > now));
+        self.known.retain(|_, holders| {
+            !holders.legs.is_empty() || holders.rests.is_some_and(|until| until > now)
+        });
         self.given += 1;
         let given = self.given;
         let mut theirs = (0..PAIRS).map(|turn| (first + (given + turn) % PAIRS, known.clone()));
@@ -515,9 +555,17 @@ impl LegDirectory {
         self.legs.insert(leg, LegPlacement { call, worker, ports });
     }
 
-    /// What of a leg holds no more; it rests until then. Returns the legs that are alone at their source now.
-    fn release(&mut self, leg: LegId, is_over: impl Fn(&SourceClaim) -> bool, until: Instant) -> Vec<(LegId, bool)> {
-        let Some(LegPorts::Shared { pair, known }) = self.legs.get_mut(&leg).map(|leg| &mut leg.ports) else {
+    /// What of a leg holds no more; it rests until then. Returns the legs that are alone at their
+    /// source now.
+    fn release(
+        &mut self,
+        leg: LegId,
+        is_over: impl Fn(&SourceClaim) -> bool,
+        until: Instant,
+    ) -> Vec<(LegId, bool)> {
+        let Some(LegPorts::Shared { pair, known }) =
+            self.legs.get_mut(&leg).map(|leg| &mut leg.ports)
+        else {
             return Vec::new();
         };
         let pair = *pair;
@@ -535,13 +583,22 @@ impl LegDirectory {
         alone
     }
 
-    /// Where a leg's packets come from; `None`: it has not said. Where they came from before rests until then. Returns the other legs that are
-    /// alone at their source now, or are no more.
-    fn comes_from(&mut self, leg: LegId, source: Option<SocketAddr>, until: Instant) -> Vec<(LegId, bool)> {
+    /// Where a leg's packets come from; `None`: it has not said. Where they came from before rests
+    /// until then. Returns the other legs that are alone at their source now, or are no more.
+    fn comes_from(
+        &mut self,
+        leg: LegId,
+        source: Option<SocketAddr>,
+        until: Instant,
+    ) -> Vec<(LegId, bool)> {
         let source = source.map(SourceClaim::Source);
-        let is_before = |known: &SourceClaim| matches!(known, SourceClaim::Source(_)) && Some(known) != source.as_ref();
+        let is_before = |known: &SourceClaim| {
+            matches!(known, SourceClaim::Source(_)) && Some(known) != source.as_ref()
+        };
         let mut changed = self.release(leg, is_before, until);
-        let (Some(LegPorts::Shared { pair, known }), Some(source)) = (self.legs.get_mut(&leg).map(|leg| &mut leg.ports), source) else {
+        let (Some(LegPorts::Shared { pair, known }), Some(source)) =
+            (self.legs.get_mut(&leg).map(|leg| &mut leg.ports), source)
+        else {
             return changed;
         };
         if !known.contains(&source) {
@@ -558,10 +615,8 @@ impl LegDirectory {
 
     /// Nobody else of the leg's pair has its packets from where it has them from.
     fn is_alone(&self, leg: LegId) -> bool {
-        let Some(LegPlacement {
-            ports: LegPorts::Shared { pair, known },
-            ..
-        }) = self.legs.get(&leg)
+        let Some(LegPlacement { ports: LegPorts::Shared { pair, known }, .. }) =
+            self.legs.get(&leg)
         else {
             return true;
         };
@@ -654,11 +709,8 @@ mod tests {
 
     #[test]
     fn media_leaves_the_last_descriptors_to_others_and_says_what_is_wrong() {
-        let config = MediaConfig {
-            bind: Ipv4Addr::LOCALHOST.into(),
-            workers: 1,
-            ..MediaConfig::default()
-        };
+        let config =
+            MediaConfig { bind: Ipv4Addr::LOCALHOST.into(), workers: 1, ..MediaConfig::default() };
         let (engine, _events) = Engine::start_with_descriptors(config, 0).unwrap();
         let error = engine.open(CallKey(1), LegId(1), Expected::Nothing).unwrap_err();
         assert_eq!(error, MediaError::NoDescriptors);
@@ -693,12 +745,9 @@ mod tests {
 
     #[test]
     fn a_panic_costs_the_call_that_it_came_from_and_is_told_and_counted() {
-        let (engine, mut events) = Engine::start(MediaConfig {
-            ports: None,
-            workers: 1,
-            ..MediaConfig::default()
-        })
-        .unwrap();
+        let (engine, mut events) =
+            Engine::start(MediaConfig { ports: None, workers: 1, ..MediaConfig::default() })
+                .unwrap();
         for (call, leg) in [(1, 1), (1, 2), (2, 3)] {
             engine.open(CallKey(call), LegId(leg), Expected::Nothing).unwrap();
         }
@@ -707,7 +756,8 @@ mod tests {
         legs.sort();
         assert_eq!(legs, [LegId(1), LegId(2)]);
         assert!(engine.is_whole());
-        // The other call goes on, what is said of the dead legs is heard, and a new call finds the worker.
+        // The other call goes on, what is said of the dead legs is heard, and a new call finds the
+        // worker.
         engine.command(MediaCommand::Beep { leg: LegId(1) });
         for leg in [1, 2, 3] {
             engine.command(MediaCommand::Close { leg: LegId(leg) });
@@ -721,12 +771,9 @@ mod tests {
 
     #[test]
     fn a_worker_that_panics_again_and_again_stops_and_the_others_take_its_calls() {
-        let (engine, mut events) = Engine::start(MediaConfig {
-            ports: None,
-            workers: 2,
-            ..MediaConfig::default()
-        })
-        .unwrap();
+        let (engine, mut events) =
+            Engine::start(MediaConfig { ports: None, workers: 2, ..MediaConfig::default() })
+                .unwrap();
         engine.open(CallKey(1), LegId(1), Expected::Nothing).unwrap();
         let worker = engine.shared.directory().legs[&LegId(1)].worker;
         for _ in 0..4 {

@@ -1,11 +1,12 @@
 //! What the payload types of received RTP name (RFC 3264 5.1, 6.1 and 7).
 //!
-//! A leg is sent one codec under one number. What it may send is more: every format that was agreed, each under the number of
-//! the offer and under that of the answer.
+//! A leg is sent one codec under one number. What it may send is more: every format that was
+//! agreed, each under the number of the offer and under that of the answer.
 
 use super::codec::Codec;
 
-/// Payload types that a leg keeps at most: every codec, event clock and comfort noise under two numbers each, and some to spare.
+/// Payload types that a leg keeps at most: every codec, event clock and comfort noise under two
+/// numbers each, and some to spare.
 pub const MAX_FORMATS: usize = 24;
 
 /// The format that a payload type names.
@@ -61,11 +62,7 @@ pub struct Formats {
 
 impl Default for Formats {
     fn default() -> Self {
-        Self {
-            len: 0,
-            numbers: [0; MAX_FORMATS],
-            formats: [Format::ComfortNoise; MAX_FORMATS],
-        }
+        Self { len: 0, numbers: [0; MAX_FORMATS], formats: [Format::ComfortNoise; MAX_FORMATS] }
     }
 }
 

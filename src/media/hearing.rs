@@ -18,7 +18,9 @@ impl Gain {
     }
 
     /// As configured: decibels between two bounds.
-    pub fn from_db_between<'de, D: Deserializer<'de>, const LEAST: i8, const MOST: i8>(deserializer: D) -> Result<Gain, D::Error> {
+    pub fn from_db_between<'de, D: Deserializer<'de>, const LEAST: i8, const MOST: i8>(
+        deserializer: D,
+    ) -> Result<Gain, D::Error> {
         let db = f32::deserialize(deserializer)?;
         if !(f32::from(LEAST)..=f32::from(MOST)).contains(&db) {
             return Err(D::Error::custom(format_args!("must be {LEAST} to {MOST}")));
@@ -38,10 +40,12 @@ pub enum HearingRole {
     Supervisor {
         /// What it does.
         activity: Activity,
-        /// The leg that it coaches; `None`, or a leg not named: nobody hears it, whatever the activity. In Coach it must be an agent. In
-        /// BargeIn it may be a customer, once the agent is gone and the supervisor has taken over.
+        /// The leg that it coaches; `None`, or a leg not named: nobody hears it, whatever the
+        /// activity. In Coach it must be an agent. In BargeIn it may be a customer, once the agent
+        /// is gone and the supervisor has taken over.
         coached: Option<LegId>,
-        /// It hears agents only (where listening to customers is unlawful), and in BargeIn is heard by the coached agent only.
+        /// It hears agents only (where listening to customers is unlawful), and in BargeIn is heard
+        /// by the coached agent only.
         agent_side_only: bool,
     },
 }
@@ -59,15 +63,12 @@ pub struct HearingRules {
 
 impl Default for HearingRules {
     fn default() -> Self {
-        Self {
-            supervisors_hear_each_other: false,
-            whisper: Gain::UNITY,
-            duck: Gain::UNITY,
-        }
+        Self { supervisors_hear_each_other: false, whisper: Gain::UNITY, duck: Gain::UNITY }
     }
 }
 
-/// Which leg hears which: `hears[listener][speaker]`, empty by default. A cell is set, or it is silence.
+/// Which leg hears which: `hears[listener][speaker]`, empty by default. A cell is set, or it is
+/// silence.
 ///
 /// | activity | supervisor hears | agent hears | customer hears |
 /// |---|---|---|---|
@@ -76,8 +77,9 @@ impl Default for HearingRules {
 /// | BargeIn | agent, customer | customer, supervisor | agent, supervisor |
 /// | agent side only | agent | customer (, supervisor if coaching) | agent |
 ///
-/// It keeps the roles beside the cells: from the roles alone follows what may reach a listener at most, and the packets sent are
-/// held against that ([`Hearing::permits`]), so that a wrong cell is silence and an alarm, not a leak.
+/// It keeps the roles beside the cells: from the roles alone follows what may reach a listener at
+/// most, and the packets sent are held against that ([`Hearing::permits`]), so that a wrong cell is
+/// silence and an alarm, not a leak.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hearing {
     roles: BTreeMap<LegId, HearingRole>,
@@ -101,16 +103,13 @@ impl Hearing {
             }
         }
         named.retain(|leg, _| !twice.contains(leg));
-        let mut hearing = Self {
-            roles: named,
-            rules,
-            ..Self::default()
-        };
+        let mut hearing = Self { roles: named, rules, ..Self::default() };
         hearing.fill();
         hearing
     }
 
-    /// The same with one cell changed; `None` empties it. For volumes and mutes; no cell changes what [`Hearing::permits`].
+    /// The same with one cell changed; `None` empties it. For volumes and mutes; no cell changes
+    /// what [`Hearing::permits`].
     pub fn cell(mut self, listener: LegId, speaker: LegId, gain: Option<Gain>) -> Self {
         match gain {
             Some(gain) => self.hears.insert((listener, speaker), gain),
@@ -124,7 +123,8 @@ impl Hearing {
         self.hears.get(&(listener, speaker)).copied().filter(|gain| gain.0 > 0)
     }
 
-    /// What the speaker's loudness for the listener is times while a supervisor speaks to the listener.
+    /// What the speaker's loudness for the listener is times while a supervisor speaks to the
+    /// listener.
     pub fn ducked(&self, listener: LegId, speaker: LegId) -> Gain {
         match (self.role(listener), self.role(speaker)) {
             (Some(HearingRole::Agent), Some(HearingRole::Customer)) => self.rules.duck,
@@ -142,7 +142,8 @@ impl Hearing {
         matches!(self.role(leg), Some(HearingRole::Supervisor { .. }))
     }
 
-    /// What the roles allow at most, whatever the cells say. This is what the leak guard asks, packet by packet.
+    /// What the roles allow at most, whatever the cells say. This is what the leak guard asks,
+    /// packet by packet.
     pub fn permits(&self, listener: LegId, speaker: LegId) -> bool {
         if listener == speaker {
             return false;
@@ -151,14 +152,12 @@ impl Hearing {
             return false;
         };
         match talker {
-            HearingRole::Supervisor {
-                activity,
-                coached,
-                agent_side_only,
-            } => {
+            HearingRole::Supervisor { activity, coached, agent_side_only } => {
                 let coached = coached.filter(|leg| match self.role(*leg) {
                     Some(HearingRole::Agent) => true,
-                    Some(HearingRole::Customer) => activity == Activity::BargeIn && !agent_side_only,
+                    Some(HearingRole::Customer) => {
+                        activity == Activity::BargeIn && !agent_side_only
+                    }
                     Some(HearingRole::Supervisor { .. }) | None => false,
                 });
                 match hearer {
@@ -220,12 +219,12 @@ mod tests {
     const SUPERVISOR: LegId = LegId(3);
     const OTHER: LegId = LegId(4);
 
-    fn supervisor(activity: Activity, coached: Option<LegId>, agent_side_only: bool) -> HearingRole {
-        HearingRole::Supervisor {
-            activity,
-            coached,
-            agent_side_only,
-        }
+    fn supervisor(
+        activity: Activity,
+        coached: Option<LegId>,
+        agent_side_only: bool,
+    ) -> HearingRole {
+        HearingRole::Supervisor { activity, coached, agent_side_only }
     }
 
     fn who_hears_whom(hearing: &Hearing) -> Vec<(u64, u64)> {
@@ -299,10 +298,7 @@ mod tests {
             (OTHER, supervisor(Activity::Coach, Some(AGENT), false)),
         ];
         assert_eq!(who_hears_whom(&Hearing::of(&roles)), [(1, 4), (3, 1), (4, 1)]);
-        let rules = HearingRules {
-            supervisors_hear_each_other: true,
-            ..HearingRules::default()
-        };
+        let rules = HearingRules { supervisors_hear_each_other: true, ..HearingRules::default() };
         let together = Hearing::with(&roles, rules);
         assert_eq!(who_hears_whom(&together), [(1, 4), (3, 1), (3, 4), (4, 1), (4, 3)]);
     }
@@ -326,7 +322,8 @@ mod tests {
         assert_eq!(hearing.gain(AGENT, CUSTOMER), Some(Gain::UNITY));
         assert_eq!(hearing.gain(SUPERVISOR, AGENT), Some(Gain::UNITY));
         assert_eq!(hearing.ducked(AGENT, CUSTOMER), Gain(64));
-        for (listener, speaker) in [(CUSTOMER, AGENT), (SUPERVISOR, CUSTOMER), (AGENT, SUPERVISOR)] {
+        for (listener, speaker) in [(CUSTOMER, AGENT), (SUPERVISOR, CUSTOMER), (AGENT, SUPERVISOR)]
+        {
             assert_eq!(hearing.ducked(listener, speaker), Gain::UNITY);
         }
     }

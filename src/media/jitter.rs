@@ -1,4 +1,5 @@
-//! What a speaker said and nobody has mixed yet: a ring of samples per speaker, a reader per listener.
+//! What a speaker said and nobody has mixed yet: a ring of samples per speaker, a reader per
+//! listener.
 //!
 //! ```text
 //!            reader of the agent ─┐        ┌─ reader of another supervisor
@@ -6,15 +7,19 @@
 //!                                 ◀─ delay ──▶
 //! ```
 //!
-//! A reader starts at the end: what arrives is in the next frame taken, and nothing said before is ever heard. When the network holds packets
-//! back, the reader finds nothing, conceals it, and is behind by so much when they come. How much of that delay has to stay is what the ring
-//! has seen of the network in the last seconds (the target); the rest is drained: silence is skipped, a period of the voice is left out, or,
-//! for the little that two clocks differ, a frame is played one per cent faster. Nothing said is thrown away, short of a whole ring.
+//! A reader starts at the end: what arrives is in the next frame taken, and nothing said before is
+//! ever heard. When the network holds packets back, the reader finds nothing, conceals it, and is
+//! behind by so much when they come. How much of that delay has to stay is what the ring has seen
+//! of the network in the last seconds (the target); the rest is drained: silence is skipped, a
+//! period of the voice is left out, or, for the little that two clocks differ, a frame is played
+//! one per cent faster. Nothing said is thrown away, short of a whole ring.
 //!
-//! What is missing is concealed: the last period of the voice again, fading within 60 ms (after the idea of ITU-T G.711 Appendix I), and a
-//! joint of 4 ms to whatever comes next. A codec that conceals by itself hands its own sound in ([`Ring::fill`]).
+//! What is missing is concealed: the last period of the voice again, fading within 60 ms (after the
+//! idea of ITU-T G.711 Appendix I), and a joint of 4 ms to whatever comes next. A codec that
+//! conceals by itself hands its own sound in ([`Ring::fill`]).
 //!
-//! Two parties that talk to each other are read *direct*: no target, all delay is drained. Supervisors, both ways, are read *buffered*.
+//! Two parties that talk to each other are read *direct*: no target, all delay is drained.
+//! Supervisors, both ways, are read *buffered*.
 
 use std::time::{Duration, Instant};
 
@@ -40,9 +45,11 @@ const HOLD: u32 = 10;
 const JOINT: u32 = 4;
 /// The same at the highest rate, in samples.
 const MAX_JOINT: usize = 64;
-/// A packet later than [`MAX_LATE`] but no later than this is dropped, in ms, unless another one follows it.
+/// A packet later than [`MAX_LATE`] but no later than this is dropped, in ms, unless another one
+/// follows it.
 const MAX_STRAY: u32 = 2000;
-/// Reads over which the smallest delay is taken: half a second of 20 ms frames, three where the network is uneven.
+/// Reads over which the smallest delay is taken: half a second of 20 ms frames, three where the
+/// network is uneven.
 const WINDOW: u16 = 25;
 const LONG_WINDOW: u16 = 150;
 /// From this target on a network is uneven, in ms.
@@ -57,13 +64,15 @@ const SECONDS: usize = 5;
 /// A speaker that sends nothing for so long has paused.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How late packets come, against the earliest of the last seconds; in samples. Small: it is touched at every packet.
+/// How late packets come, against the earliest of the last seconds; in samples. Small: it is
+/// touched at every packet.
 #[derive(Clone, Copy, Debug)]
 struct Arrivals {
     origin: Option<Instant>,
     /// When the last packet came.
     last: Option<Instant>,
-    /// Of each second the earliest packet's transit ([`i32::MAX`]: none) and the latest packet's lateness; the running second first.
+    /// Of each second the earliest packet's transit ([`i32::MAX`]: none) and the latest packet's
+    /// lateness; the running second first.
     early: [i32; SECONDS],
     late: [u16; SECONDS],
     /// What is needed by what the seconds before the running one have shown.
@@ -103,7 +112,8 @@ impl Arrivals {
             self.turned = second;
             self.target = self.needed();
         }
-        let arrival = second.wrapping_mul(1000 * rate).wrapping_add(elapsed.subsec_micros() * rate / 1000);
+        let arrival =
+            second.wrapping_mul(1000 * rate).wrapping_add(elapsed.subsec_micros() * rate / 1000);
         let transit = arrival.wrapping_sub(timestamp) as i32;
         self.early[0] = self.early[0].min(transit);
         let earliest = self.early.iter().copied().min().unwrap_or(transit);
@@ -201,7 +211,8 @@ impl Ring {
         !self.samples.is_empty()
     }
 
-    /// A listener begins to hear this speaker: nothing that was said before may come back as concealment.
+    /// A listener begins to hear this speaker: nothing that was said before may come back as
+    /// concealment.
     pub fn forget(&mut self) {
         self.memory = self.end;
     }
@@ -218,7 +229,8 @@ impl Ring {
         millis * self.rate
     }
 
-    /// The delay that this network needs, in samples: what packets have been late, more than once in the last five seconds.
+    /// The delay that this network needs, in samples: what packets have been late, more than once
+    /// in the last five seconds.
     pub fn target(&self) -> u32 {
         u32::from(self.arrivals.target).min(self.ms(MAX_TARGET))
     }
@@ -226,7 +238,9 @@ impl Ring {
     /// Samples missing before a packet, as far as they can be concealed: lost, or late.
     pub fn missing(&self, ssrc: u32, timestamp: u32) -> usize {
         match self.ahead(ssrc, timestamp) {
-            Some(hole) if self.is_open() && (1..=self.ms(MAX_HOLE) as i32).contains(&hole) => hole as usize,
+            Some(hole) if self.is_open() && (1..=self.ms(MAX_HOLE) as i32).contains(&hole) => {
+                hole as usize
+            }
             Some(_) | None => 0,
         }
     }
@@ -246,7 +260,8 @@ impl Ring {
         }
     }
 
-    /// Takes the samples of a packet; `timestamp` counts samples too. Returns whether the end moved: not for a packet that came too late.
+    /// Takes the samples of a packet; `timestamp` counts samples too. Returns whether the end
+    /// moved: not for a packet that came too late.
     pub fn write(&mut self, ssrc: u32, timestamp: u32, samples: &[i16], now: Instant) -> bool {
         self.take(ssrc, timestamp, samples, Some(now))
     }
@@ -284,7 +299,8 @@ impl Ring {
                     self.put(at, old);
                     // The hole is full: what follows it needs no joint any more.
                     let end = self.hole.0 + self.hole.1;
-                    let joint = (self.ms(JOINT) as usize).min((self.end - end.min(self.end)) as usize);
+                    let joint =
+                        (self.ms(JOINT) as usize).min((self.end - end.min(self.end)) as usize);
                     if self.hole.1 > 0 && at + old.len() as u64 == end && joint > 0 {
                         let mut unjoined = [0; MAX_JOINT];
                         unjoined[..joint].copy_from_slice(&self.after_hole[..joint]);
@@ -329,7 +345,8 @@ impl Ring {
         }
     }
 
-    /// A packet that does not follow what was before: the first milliseconds are a joint with how that would have gone on.
+    /// A packet that does not follow what was before: the first milliseconds are a joint with how
+    /// that would have gone on.
     fn append_joined(&mut self, samples: &[i16], concealed: u32) {
         let from = self.end - u64::from(concealed);
         let period = self.period(from);
@@ -342,8 +359,9 @@ impl Ring {
         self.append(rest);
     }
 
-    /// The `n`th sample of how the sound before a position goes on: its last period again and again, fading. The end of a period goes over into
-    /// what was before its beginning, and the first one into what was before it.
+    /// The `n`th sample of how the sound before a position goes on: its last period again and
+    /// again, fading. The end of a period goes over into what was before its beginning, and the
+    /// first one into what was before it.
     fn continued(&self, from: u64, period: u32, n: u32) -> i16 {
         let fade = self.ms(FADE);
         if period == 0 || n >= fade {
@@ -358,7 +376,8 @@ impl Ring {
         }
         let joint = self.ms(JOINT).min(period);
         if n < joint {
-            let step = i32::from(self.at(from - 1)) - i32::from(self.at(from - u64::from(period) - 1));
+            let step =
+                i32::from(self.at(from - 1)) - i32::from(self.at(from - u64::from(period) - 1));
             let low = sample.min(i32::from(self.at(from - 1)));
             let high = sample.max(i32::from(self.at(from - 1)));
             sample = (sample + step * (joint - n) as i32 / joint as i32).clamp(low, high);
@@ -367,12 +386,15 @@ impl Ring {
         (sample * left as i32 / (fade - self.ms(HOLD)) as i32) as i16
     }
 
-    /// The period of the voice just before a position, in samples; 0 when nothing is known of it. Of every fourth sample or so, first roughly,
-    /// then to the sample: some microseconds.
+    /// The period of the voice just before a position, in samples; 0 when nothing is known of it.
+    /// Of every fourth sample or so, first roughly, then to the sample: some microseconds.
     fn period(&self, from: u64) -> u32 {
-        let (shortest, longest) = ((self.rate * PERIODS.0 / 10) as usize, (self.rate * PERIODS.1 / 10) as usize);
+        let (shortest, longest) =
+            ((self.rate * PERIODS.0 / 10) as usize, (self.rate * PERIODS.1 / 10) as usize);
         let mut past = [0; MAX_PAST];
-        let Some(past) = past.get_mut(..2 * longest) else { return 0 };
+        let Some(past) = past.get_mut(..2 * longest) else {
+            return 0;
+        };
         if from < self.base.max(self.memory) + past.len() as u64 || !self.is_open() {
             return 0;
         }
@@ -388,11 +410,13 @@ impl Ring {
         fine.min_by_key(distance).unwrap_or(rough) as u32
     }
 
-    /// Begins again at the front, which the cache still has, once every reader has heard everything: in a steady call the ring is never touched
-    /// beyond its first eighth of a second.
+    /// Begins again at the front, which the cache still has, once every reader has heard
+    /// everything: in a steady call the ring is never touched beyond its first eighth of a second.
     pub fn rewind(&mut self) {
         let past = self.ms(PAST) as usize;
-        let Some(from) = self.end.checked_sub(self.base).and_then(|len| (len as usize).checked_sub(past)) else {
+        let Some(from) =
+            self.end.checked_sub(self.base).and_then(|len| (len as usize).checked_sub(past))
+        else {
             return;
         };
         // Not at every packet: what is kept of the past has to be moved.
@@ -459,7 +483,8 @@ pub struct Reader {
     reads: u16,
     /// The last sample that was heard.
     last: i16,
-    /// Samples for which what came after a silence was held back, so that the network's next lateness finds it there.
+    /// Samples for which what came after a silence was held back, so that the network's next
+    /// lateness finds it there.
     held: u32,
     buffered: bool,
 }
@@ -477,12 +502,10 @@ impl Reader {
         }
     }
 
-    /// A reader that hears what comes from now on, and learns to wait for what the network delays again and again.
+    /// A reader that hears what comes from now on, and learns to wait for what the network delays
+    /// again and again.
     pub fn buffered(ring: &Ring) -> Self {
-        Self {
-            buffered: true,
-            ..Self::direct(ring)
-        }
+        Self { buffered: true, ..Self::direct(ring) }
     }
 
     /// What comes was heard already, by another way: it does not begin softly.
@@ -521,7 +544,8 @@ impl Reader {
         self.surplus = self.behind(ring);
     }
 
-    /// Fills a frame. Returns whether anything of the speaker is in it, what is concealed included; if not, it is silence.
+    /// Fills a frame. Returns whether anything of the speaker is in it, what is concealed included;
+    /// if not, it is silence.
     pub fn read(&mut self, ring: &Ring, frame: &mut [i16]) -> bool {
         self.catch_up(ring);
         let wanted = frame.len();
@@ -568,8 +592,8 @@ impl Reader {
         true
     }
 
-    /// Goes where something is: past what the ring no longer has, past a hole that was already concealed, past silence while there is delay
-    /// to drain.
+    /// Goes where something is: past what the ring no longer has, past a hole that was already
+    /// concealed, past silence while there is delay to drain.
     fn catch_up(&mut self, ring: &Ring) {
         if ring.end.saturating_sub(self.position) > ring.samples.len() as u64 {
             self.position = ring.end - ring.samples.len() as u64;
@@ -588,11 +612,16 @@ impl Reader {
         }
     }
 
-    /// After a silence, whether what came waits until as much is there as the network has needed, but no longer than that.
+    /// After a silence, whether what came waits until as much is there as the network has needed,
+    /// but no longer than that.
     fn holds(&mut self, ring: &Ring, there: usize, wanted: usize) -> bool {
         let (target, fade) = (ring.target(), ring.ms(FADE));
         let is_after_silence = self.buffered && self.starved >= fade && self.starved < u32::MAX;
-        if !is_after_silence || target <= ring.ms(UNEVEN) || there as u32 >= target || self.held >= target {
+        if !is_after_silence
+            || target <= ring.ms(UNEVEN)
+            || there as u32 >= target
+            || self.held >= target
+        {
             return false;
         }
         self.held += wanted as u32;
@@ -615,7 +644,8 @@ impl Reader {
         }
     }
 
-    /// Leaves out a period of the voice, when there is so much to drain: what is before it goes over into what is after it.
+    /// Leaves out a period of the voice, when there is so much to drain: what is before it goes
+    /// over into what is after it.
     fn shorten(&mut self, ring: &Ring, there: usize, frame: &mut [i16]) -> Option<usize> {
         let joint = (ring.ms(JOINT) as usize).min(frame.len());
         let spare = there.checked_sub(frame.len())?.min(self.surplus as usize) as u32;
@@ -632,7 +662,8 @@ impl Reader {
             pairs.map(|(here, there)| u32::from(here.abs_diff(*there))).sum()
         };
         let rough = (shortest..=longest).step_by(2).min_by_key(distance)?;
-        let lag = (rough.saturating_sub(1).max(shortest)..=(rough + 1).min(longest)).min_by_key(distance)?;
+        let lag = (rough.saturating_sub(1).max(shortest)..=(rough + 1).min(longest))
+            .min_by_key(distance)?;
         ring.copy(self.position + u64::from(lag), frame);
         for (n, sample) in frame.iter_mut().take(joint).enumerate() {
             *sample = blend(ring.at(self.position + n as u64), *sample, n, joint);
@@ -706,7 +737,8 @@ impl Reader {
         }
     }
 
-    /// Once in half a second it is clear how much of the delay is too much: what was there at least, but for what may be needed again.
+    /// Once in half a second it is clear how much of the delay is too much: what was there at
+    /// least, but for what may be needed again.
     fn note(&mut self, ring: &Ring, left: u32) {
         self.low = self.low.min(left);
         self.reads += 1;
@@ -714,11 +746,8 @@ impl Reader {
         if self.reads < if is_uneven { LONG_WINDOW } else { WINDOW } {
             return;
         }
-        let reserve = if self.buffered {
-            ring.target().saturating_sub(ring.arrivals.recent())
-        } else {
-            0
-        };
+        let reserve =
+            if self.buffered { ring.target().saturating_sub(ring.arrivals.recent()) } else { 0 };
         let surplus = self.low.saturating_sub(reserve);
         self.surplus = if surplus > ring.ms(TOLERATED) { surplus } else { 0 };
         self.low = u32::MAX;

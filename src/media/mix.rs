@@ -3,7 +3,8 @@
 /// The longest frame mixed at once: 30 ms at 16 kHz.
 pub const MAX_FRAME: usize = 480;
 
-/// A sum of speakers, kept wide until the end: nothing is clipped before everything is in, and nothing is ever subtracted.
+/// A sum of speakers, kept wide until the end: nothing is clipped before everything is in, and
+/// nothing is ever subtracted.
 #[derive(Clone, Debug)]
 pub struct Sum([i32; MAX_FRAME]);
 
@@ -30,7 +31,8 @@ impl Sum {
         }
     }
 
-    /// Adds a speaker's samples at a gain that goes evenly from one to another, in 1/256: no step, no click.
+    /// Adds a speaker's samples at a gain that goes evenly from one to another, in 1/256: no step,
+    /// no click.
     pub fn add_between(&mut self, samples: &[i16], from: u16, to: u16) {
         let (from, step) = (i32::from(from), i32::from(to) - i32::from(from));
         let len = samples.len().max(1) as i32;

@@ -1,4 +1,5 @@
-//! How good it can sound: the E-model (ITU-T G.107), with everything at its default but loss, delay and codec.
+//! How good it can sound: the E-model (ITU-T G.107), with everything at its default but loss, delay
+//! and codec.
 //!
 //! ```text
 //!  loss, codec ─▶ Ie,eff ─┐
@@ -6,7 +7,8 @@
 //!  delay ───────▶ Idd ────┘
 //! ```
 //!
-//! An estimate of what the network leaves possible, not a judgement of what was said: nobody listens.
+//! An estimate of what the network leaves possible, not a judgement of what was said: nobody
+//! listens.
 
 use super::codec::Codec;
 use std::time::Duration;
@@ -30,17 +32,17 @@ pub struct Equipment {
 impl Equipment {
     /// G.711 with packet loss concealment (ITU-T G.113 Appendix I).
     ///
-    /// Wideband codecs that conceal loss are rated the same: on the scale of narrowband speech G.113 has no values for G.722 or Opus, and at
-    /// the rates of telephony neither is heard to be worse than G.711.
-    pub const CONCEALED_G711: Equipment = Equipment {
-        impairment: 0.0,
-        robustness: 25.1,
-    };
+    /// Wideband codecs that conceal loss are rated the same: on the scale of narrowband speech
+    /// G.113 has no values for G.722 or Opus, and at the rates of telephony neither is heard to be
+    /// worse than G.711.
+    pub const CONCEALED_G711: Equipment = Equipment { impairment: 0.0, robustness: 25.1 };
 
     /// That of a codec.
     pub fn of(codec: Codec) -> Equipment {
         match codec {
-            Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::Opus | Codec::L16 => Equipment::CONCEALED_G711,
+            Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::Opus | Codec::L16 => {
+                Equipment::CONCEALED_G711
+            }
         }
     }
 
@@ -50,19 +52,16 @@ impl Equipment {
     }
 }
 
-/// From one mouth to the other ear, as far as a leg has to do with it: half its round trip, a packet, and a jitter buffer of twice the
-/// jitter, which is what an adaptive one comes to.
+/// From one mouth to the other ear, as far as a leg has to do with it: half its round trip, a
+/// packet, and a jitter buffer of twice the jitter, which is what an adaptive one comes to.
 pub fn delay(round_trip: Duration, jitter: Duration) -> Duration {
     round_trip / 2 + PACKET + 2 * jitter
 }
 
 /// R, 0 to 93.2: of `expected` packets `lost` did not come, the others so late.
 pub fn rating(codec: Codec, lost: u64, expected: u64, delay: Duration) -> f32 {
-    let percent_lost = if expected == 0 {
-        0.0
-    } else {
-        (lost as f32 * 100.0 / expected as f32).min(100.0)
-    };
+    let percent_lost =
+        if expected == 0 { 0.0 } else { (lost as f32 * 100.0 / expected as f32).min(100.0) };
     (R0 - delay_impairment(delay) - Equipment::of(codec).effective(percent_lost)).clamp(0.0, R0)
 }
 

@@ -1,7 +1,7 @@
 //! RTCP (RFC 3550 6): what we report to a leg, what it reports to us.
 //!
-//! Reports inform counters and nothing else. A BYE ends nothing: signalling does. What comes need be no compound (RFC 5506); what goes is
-//! one, always: SR or RR, SDES, and at the end BYE.
+//! Reports inform counters and nothing else. A BYE ends nothing: signalling does. What comes need
+//! be no compound (RFC 5506); what goes is one, always: SR or RR, SDES, and at the end BYE.
 
 use super::rtp::{ReceivedRtp, Stream};
 use crate::model::{Now, Timestamp};
@@ -26,7 +26,8 @@ const CNAME: u8 = 1;
 
 /// A second octet that tells RTCP from RTP on a port they share (RFC 5761 4).
 const PACKET_TYPES: RangeInclusive<u8> = 192..=223;
-/// Payload types that look like it with the marker bit (RFC 5761 4): with them RTP and RTCP can not share a port.
+/// Payload types that look like it with the marker bit (RFC 5761 4): with them RTP and RTCP can not
+/// share a port.
 pub const AMBIGUOUS_PAYLOAD_TYPES: RangeInclusive<u8> = 64..=95;
 
 /// A round trip beyond it is no round trip.
@@ -43,7 +44,8 @@ pub fn is_rtcp(packet: &[u8]) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Reception {
     source: Option<u32>,
-    /// The first sequence number, and the highest, extended by cycles of 2¹⁶; the first cycle is the second here, so that none is negative.
+    /// The first sequence number, and the highest, extended by cycles of 2¹⁶; the first cycle is
+    /// the second here, so that none is negative.
     base: u64,
     highest: u64,
     received: u64,
@@ -96,8 +98,9 @@ const MAX_MISORDER: i16 = 100;
 const LOST: RangeInclusive<i64> = -0x80_0000..=0x7f_ffff;
 
 impl Reception {
-    /// Notes a valid packet; `clock` is the timestamp units a second of its payload type. `None`: its timestamp tells nothing of when it was
-    /// sent, as that of an event (RFC 4733 2.2), which all its packets share.
+    /// Notes a valid packet; `clock` is the timestamp units a second of its payload type. `None`:
+    /// its timestamp tells nothing of when it was sent, as that of an event (RFC 4733 2.2), which
+    /// all its packets share.
     pub fn note(&mut self, packet: &ReceivedRtp, clock: Option<u32>, now: Instant) {
         if self.source != Some(packet.ssrc) {
             self.begin(packet);
@@ -152,7 +155,8 @@ impl Reception {
             self.transit = None;
         }
         let origin = *self.origin.get_or_insert(now);
-        let arrival = (now.saturating_duration_since(origin).as_micros() * u128::from(clock) / 1_000_000) as u32;
+        let arrival = (now.saturating_duration_since(origin).as_micros() * u128::from(clock)
+            / 1_000_000) as u32;
         let transit = arrival.wrapping_sub(timestamp);
         if let Some(before) = self.transit.replace(transit) {
             let distance = (transit.wrapping_sub(before) as i32).unsigned_abs().min(clock);
@@ -200,10 +204,8 @@ impl Reception {
         let received_now = self.received - self.received_prior;
         self.expected_prior = expected;
         self.received_prior = self.received;
-        let interval = Interval {
-            expected: expected_now,
-            lost: expected_now.saturating_sub(received_now),
-        };
+        let interval =
+            Interval { expected: expected_now, lost: expected_now.saturating_sub(received_now) };
         if received_now == 0 {
             return (interval, None);
         }
@@ -213,7 +215,8 @@ impl Reception {
             None => (0, 0),
         };
         let block = Block {
-            fraction_lost: (interval.lost * 256).checked_div(expected_now).unwrap_or(0).min(255) as u8,
+            fraction_lost: (interval.lost * 256).checked_div(expected_now).unwrap_or(0).min(255)
+                as u8,
             lost: lost.clamp(*LOST.start(), *LOST.end()) as i32,
             highest: (self.highest - 0x1_0000) as u32,
             jitter: self.jitter(),
@@ -240,11 +243,13 @@ fn of_65536ths(delay: u32) -> Duration {
 /// Our reports to one leg.
 #[derive(Clone, Debug)]
 pub struct Reporter {
-    /// A short-term persistent CNAME: 96 random bits as base64 (RFC 7022 4.2). It tells nothing of anybody.
+    /// A short-term persistent CNAME: 96 random bits as base64 (RFC 7022 4.2). It tells nothing of
+    /// anybody.
     cname: [u8; 16],
     /// Turned at every report; spreads them over time.
     seed: u32,
-    /// Packets of ours at the last report and at the one before: with any sent since that one, we are a sender (RFC 3550 6.4).
+    /// Packets of ours at the last report and at the one before: with any sent since that one, we
+    /// are a sender (RFC 3550 6.4).
     sent: [u32; 2],
     /// When sender reports went, by the middle of their NTP timestamps.
     ours: [Option<(u32, Instant)>; REMEMBERED],
@@ -254,7 +259,8 @@ pub struct Reporter {
 impl Reporter {
     /// From random bits: 96 for the name, the others to spread the reports.
     pub fn new(random: u128) -> Self {
-        const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        const BASE64: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         Self {
             cname: std::array::from_fn(|at| BASE64[(random >> (6 * at)) as usize & 63]),
             seed: (random >> 96) as u32,
@@ -271,7 +277,8 @@ impl Reporter {
         interval / 2 + interval * (self.seed >> 16) / 65_536
     }
 
-    /// Writes our report to a leg: SR or RR, SDES, and BYE if it is the last one. Returns its bytes and what the interval came to.
+    /// Writes our report to a leg: SR or RR, SDES, and BYE if it is the last one. Returns its bytes
+    /// and what the interval came to.
     pub fn report<'a>(
         &mut self,
         stream: &Stream,
@@ -302,7 +309,8 @@ impl Reporter {
                 }
                 if let Some(block) = block {
                     packet.word(source);
-                    packet.word(u32::from(block.fraction_lost) << 24 | block.lost as u32 & 0xff_ffff);
+                    packet
+                        .word(u32::from(block.fraction_lost) << 24 | block.lost as u32 & 0xff_ffff);
                     [block.highest, block.jitter, block.last_sender_report, block.delay]
                         .into_iter()
                         .for_each(|word| packet.word(word));
@@ -323,20 +331,24 @@ impl Reporter {
         (&buffer[..len], interval)
     }
 
-    /// The round trip that a block about us tells (RFC 3550 6.4.1): since that sender report went, less what the peer kept it.
+    /// The round trip that a block about us tells (RFC 3550 6.4.1): since that sender report went,
+    /// less what the peer kept it.
     ///
-    /// It is measured by our clock that no one sets. `None` for a report that we did not send, and for what can not be.
+    /// It is measured by our clock that no one sets. `None` for a report that we did not send, and
+    /// for what can not be.
     pub fn round_trip(&self, block: &Block, now: Instant) -> Option<Duration> {
         let known = self.ours.iter().flatten();
         let (_, went) = known
             .filter(|_| block.last_sender_report != 0)
             .find(|(middle, _)| *middle == block.last_sender_report)?;
-        let round_trip = now.checked_duration_since(*went)?.checked_sub(of_65536ths(block.delay))?;
+        let round_trip =
+            now.checked_duration_since(*went)?.checked_sub(of_65536ths(block.delay))?;
         (round_trip <= MAX_ROUND_TRIP).then_some(round_trip)
     }
 }
 
-/// Writes packets one after another. What is written is shorter than the buffer by far; what would not fit is left out.
+/// Writes packets one after another. What is written is shorter than the buffer by far; what would
+/// not fit is left out.
 struct RtcpWriter<'a> {
     buffer: &'a mut [u8; MAX_REPORT],
     len: usize,
@@ -380,7 +392,8 @@ pub struct RtcpReport {
 #[error("not RTCP")]
 pub struct NotRtcp;
 
-/// Reads a packet, compound or not (RFC 5506); `ours` is the SSRC we send to that leg. What is neither SR nor RR is passed over.
+/// Reads a packet, compound or not (RFC 5506); `ours` is the SSRC we send to that leg. What is
+/// neither SR nor RR is passed over.
 pub fn read(packet: &[u8], ours: u32) -> Result<RtcpReport, NotRtcp> {
     if packet.is_empty() || packet.len() > MAX_PACKET {
         return Err(NotRtcp);

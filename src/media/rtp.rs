@@ -1,7 +1,7 @@
 //! RTP packets (RFC 3550 5.1): read and judged, and sent on under a header of our own.
 //!
-//! A [`Stream`] is what one listener receives from us, whoever is behind it: one SSRC, sequence numbers and timestamps unbroken
-//! from the first packet to the last.
+//! A [`Stream`] is what one listener receives from us, whoever is behind it: one SSRC, sequence
+//! numbers and timestamps unbroken from the first packet to the last.
 
 use rtp_types::RtpPacket;
 use std::ops::Range;
@@ -96,7 +96,8 @@ impl RtpHeader {
         [0x80, second, s0, s1, t0, t1, t2, t3, c0, c1, c2, c3]
     }
 
-    /// Puts it right before a payload that stays where it is; returns the packet. CSRCs and extensions are gone with the old header.
+    /// Puts it right before a payload that stays where it is; returns the packet. CSRCs and
+    /// extensions are gone with the old header.
     ///
     /// `payload` is what [`parse`] said of these bytes.
     pub fn put_before<'a>(self, packet: &'a mut [u8], payload: &Range<usize>) -> &'a [u8] {
@@ -138,7 +139,8 @@ struct Mapping {
     origin: StreamOrigin,
     sequence: u16,
     timestamp: u32,
-    /// The first of our sequence numbers under this mapping; nothing before it may be sent any more.
+    /// The first of our sequence numbers under this mapping; nothing before it may be sent any
+    /// more.
     first: u16,
 }
 
@@ -160,7 +162,8 @@ pub struct Stream {
     octets: u32,
 }
 
-/// A jump in the source's numbers beyond these is a restart, not loss: about the "MAX_DROPOUT" and "MAX_MISORDER" of RFC 3550 A.1.
+/// A jump in the source's numbers beyond these is a restart, not loss: about the "MAX_DROPOUT" and
+/// "MAX_MISORDER" of RFC 3550 A.1.
 const MAX_DROPOUT: i16 = 1000;
 const MAX_MISORDER: i16 = 100;
 /// A timestamp so far from the time that passed is a restart, in seconds.
@@ -215,24 +218,35 @@ impl Stream {
     /// The timestamp that belongs to `now`, for sender reports.
     pub fn timestamp_at(&self, now: Instant) -> u32 {
         match self.anchor {
-            Some((at, timestamp)) => timestamp.wrapping_add(ticks_in(now.saturating_duration_since(at), self.clock)),
+            Some((at, timestamp)) => {
+                timestamp.wrapping_add(ticks_in(now.saturating_duration_since(at), self.clock))
+            }
             None => self.next_timestamp,
         }
     }
 
-    /// The header for a packet forwarded from `origin`, of so many ticks of its clock. Loss and reordering of the source stay visible. `None`: it is older than the
-    /// mapping and must not be sent. `samples` is 0 for events.
-    pub fn relay(&mut self, origin: StreamOrigin, received: &ReceivedRtp, samples: u32, now: Instant) -> Option<RtpHeader> {
+    /// The header for a packet forwarded from `origin`, of so many ticks of its clock. Loss and
+    /// reordering of the source stay visible. `None`: it is older than the mapping and must not be
+    /// sent. `samples` is 0 for events.
+    pub fn relay(
+        &mut self,
+        origin: StreamOrigin,
+        received: &ReceivedRtp,
+        samples: u32,
+        now: Instant,
+    ) -> Option<RtpHeader> {
         let kept = self.mapping.filter(|mapping| mapping.origin == origin).and_then(|mapping| {
             let sequence = received.sequence.wrapping_add(mapping.sequence);
             let timestamp = received.timestamp.wrapping_add(mapping.timestamp);
             let ahead = sequence.wrapping_sub(self.next_sequence) as i16;
             let leap = i64::from(timestamp.wrapping_sub(self.next_timestamp) as i32);
-            let elapsed = self
-                .last
-                .map_or(0, |(at, _)| i64::from(ticks_in(now.saturating_duration_since(at), self.clock)));
+            let elapsed = self.last.map_or(0, |(at, _)| {
+                i64::from(ticks_in(now.saturating_duration_since(at), self.clock))
+            });
             let most = MAX_LEAP * i64::from(self.clock);
-            let restarted = !(-MAX_MISORDER..=MAX_DROPOUT).contains(&ahead) || leap > elapsed + most || leap < -most;
+            let restarted = !(-MAX_MISORDER..=MAX_DROPOUT).contains(&ahead)
+                || leap > elapsed + most
+                || leap < -most;
             (!restarted).then_some((mapping, sequence, timestamp, ahead))
         });
         // What an event takes is time that its packets, which share one timestamp, do not tell.
@@ -296,10 +310,20 @@ impl Stream {
         self.header(sequence, timestamp, begins)
     }
 
-    /// The header for an event among packets of our own: one timestamp for the whole event (RFC 4733 2.2).
-    pub fn event(&mut self, origin: StreamOrigin, received: &ReceivedRtp, now: Instant) -> RtpHeader {
+    /// The header for an event among packets of our own: one timestamp for the whole event (RFC
+    /// 4733 2.2).
+    pub fn event(
+        &mut self,
+        origin: StreamOrigin,
+        received: &ReceivedRtp,
+        now: Instant,
+    ) -> RtpHeader {
         let timestamp = match self.event {
-            Some((source, theirs, ours)) if source == origin.source && theirs == received.timestamp => ours,
+            Some((source, theirs, ours))
+                if source == origin.source && theirs == received.timestamp =>
+            {
+                ours
+            }
             _ => self.next_timestamp,
         };
         self.event = Some((origin.source, received.timestamp, timestamp));
@@ -311,9 +335,12 @@ impl Stream {
         self.header(sequence, timestamp, received.marker)
     }
 
-    /// How far the timestamp moves when nothing was sent for a while; small lateness is jitter and moves nothing.
+    /// How far the timestamp moves when nothing was sent for a while; small lateness is jitter and
+    /// moves nothing.
     fn gap(&self, now: Instant) -> u32 {
-        let Some((at, samples)) = self.last else { return 0 };
+        let Some((at, samples)) = self.last else {
+            return 0;
+        };
         let late = ticks_in(now.saturating_duration_since(at), self.clock).saturating_sub(samples);
         if late > self.clock / 16 { late } else { 0 }
     }
@@ -324,13 +351,7 @@ impl Stream {
     }
 
     fn header(&self, sequence: u16, timestamp: u32, marker: bool) -> RtpHeader {
-        RtpHeader {
-            marker,
-            payload_type: 0,
-            sequence,
-            timestamp,
-            ssrc: self.ssrc,
-        }
+        RtpHeader { marker, payload_type: 0, sequence, timestamp, ssrc: self.ssrc }
     }
 }
 
@@ -361,17 +382,15 @@ pub fn event_of(digit: char) -> Option<u8> {
     DIGITS.iter().position(|known| char::from(*known) == digit).map(|event| event as u8)
 }
 
-/// Reads a telephone-event payload; `None` for events that are no DTMF digits, and for what is too short or too long to be one.
+/// Reads a telephone-event payload; `None` for events that are no DTMF digits, and for what is too
+/// short or too long to be one.
 pub fn telephone_event(payload: &[u8]) -> Option<TelephoneEvent> {
     let [event, flags, _, _] = *payload.first_chunk::<4>()?;
     if payload.len() > 4 {
         return None;
     }
     let digit = *DIGITS.get(usize::from(event))?;
-    Some(TelephoneEvent {
-        digit: char::from(digit),
-        end: flags & 0x80 != 0,
-    })
+    Some(TelephoneEvent { digit: char::from(digit), end: flags & 0x80 != 0 })
 }
 
 #[cfg(test)]
@@ -389,14 +408,8 @@ mod tests {
         }
     }
 
-    const ALICE: StreamOrigin = StreamOrigin {
-        source: SoundSource::Leg(0),
-        ssrc: 7,
-    };
-    const BOB: StreamOrigin = StreamOrigin {
-        source: SoundSource::Leg(1),
-        ssrc: 9,
-    };
+    const ALICE: StreamOrigin = StreamOrigin { source: SoundSource::Leg(0), ssrc: 7 };
+    const BOB: StreamOrigin = StreamOrigin { source: SoundSource::Leg(1), ssrc: 9 };
 
     #[expect(clippy::disallowed_methods, reason = "an arbitrary origin of the test's clock")]
     fn start() -> Instant {
@@ -406,7 +419,8 @@ mod tests {
     #[test]
     fn a_packet_keeps_its_payload_and_loses_extension_and_padding() {
         let mut bytes = vec![
-            0xb1, 0x80, 0, 5, 0, 0, 0, 160, 1, 2, 3, 4, 9, 9, 9, 9, 0xbe, 0xde, 0, 1, 1, 2, 3, 4, 50, 51, 52, 0, 2,
+            0xb1, 0x80, 0, 5, 0, 0, 0, 160, 1, 2, 3, 4, 9, 9, 9, 9, 0xbe, 0xde, 0, 1, 1, 2, 3, 4,
+            50, 51, 52, 0, 2,
         ];
         let received = parse(&bytes).unwrap();
         assert_eq!(&bytes[received.payload.clone()], [50, 51, 52]);
@@ -513,7 +527,10 @@ mod tests {
 
     #[test]
     fn only_dtmf_digits_are_events() {
-        assert_eq!(telephone_event(&[11, 0x8a, 3, 32]), Some(TelephoneEvent { digit: '#', end: true }));
+        assert_eq!(
+            telephone_event(&[11, 0x8a, 3, 32]),
+            Some(TelephoneEvent { digit: '#', end: true })
+        );
         assert_eq!(telephone_event(&[16, 0, 0, 0]), None);
         assert_eq!(telephone_event(&[255, 0x8a, 0xff, 0xff]), None);
         assert_eq!(telephone_event(&[1, 0, 0]), None);

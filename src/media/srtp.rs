@@ -5,14 +5,17 @@
 //!  packet to send  ─▶ Outbound: index ─▶ never twice ─▶ encrypt and authenticate in the caller's buffer
 //! ```
 //!
-//! The ciphers are those of RustCrypto, the framing is ours: no packet costs an allocation, and nothing is changed by a packet before
-//! it is authenticated. There is no MKI, no key derivation rate, and no part of a packet in clear or unauthenticated.
+//! The ciphers are those of RustCrypto, the framing is ours: no packet costs an allocation, and
+//! nothing is changed by a packet before it is authenticated. There is no MKI, no key derivation
+//! rate, and no part of a packet in clear or unauthenticated.
 
 use aes::{Aes128, Aes256};
 use aes_gcm::aead::{AeadInOut, inout::InOutBuf};
 use aes_gcm::{Aes128Gcm, Aes256Gcm};
 use ctr::Ctr128BE;
-use ctr::cipher::{BlockCipherEncrypt, InnerIvInit, KeyInit, StreamCipher, StreamCipherCoreWrapper};
+use ctr::cipher::{
+    BlockCipherEncrypt, InnerIvInit, KeyInit, StreamCipher, StreamCipherCoreWrapper,
+};
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
 use std::fmt;
@@ -106,10 +109,7 @@ pub struct MasterKey {
 impl MasterKey {
     /// Of master key and salt, one after the other. `None`: not [`Suite::material_len`] octets.
     pub fn new(suite: Suite, material: &[u8]) -> Option<MasterKey> {
-        let mut key = MasterKey {
-            suite,
-            material: [0; MAX_MATERIAL],
-        };
+        let mut key = MasterKey { suite, material: [0; MAX_MATERIAL] };
         if material.len() != suite.material_len() {
             return None;
         }
@@ -196,15 +196,14 @@ impl Window {
         }
     }
 
-    /// The index that a sequence number stands for: the nearest to the highest (RFC 3711 3.3.1). `None`: before the first.
+    /// The index that a sequence number stands for: the nearest to the highest (RFC 3711 3.3.1).
+    /// `None`: before the first.
     fn guess(&self, sequence: u16) -> Option<u64> {
         if self.seen == 0 {
             return Some(u64::from(sequence));
         }
         let distance = sequence.wrapping_sub(self.highest as u16) as i16;
-        self.highest
-            .checked_add_signed(i64::from(distance))
-            .filter(|index| *index < 1 << 48)
+        self.highest.checked_add_signed(i64::from(distance)).filter(|index| *index < 1 << 48)
     }
 }
 
@@ -214,7 +213,8 @@ struct SrtpSource {
     ssrc: u32,
     rtp: Window,
     rtcp: Window,
-    /// Where its index was under the key before, until a packet under this one says how the peer goes on.
+    /// Where its index was under the key before, until a packet under this one says how the peer
+    /// goes on.
     before: Option<u64>,
     heard: u64,
 }
@@ -235,15 +235,12 @@ impl fmt::Debug for Unprotect {
 impl Unprotect {
     /// With the peer's key, nothing received yet.
     pub fn new(key: &MasterKey) -> Unprotect {
-        Unprotect {
-            session: SrtpSession::new(key),
-            sources: [None; MAX_SOURCES],
-            clock: 0,
-        }
+        Unprotect { session: SrtpSession::new(key), sources: [None; MAX_SOURCES], clock: 0 }
     }
 
-    /// With another key in the place of this one. Rollover counters go on (RFC 3711 3.3.1); a peer that begins anew at 0, as those do
-    /// that make a new context of a new description, is understood as well.
+    /// With another key in the place of this one. Rollover counters go on (RFC 3711 3.3.1); a peer
+    /// that begins anew at 0, as those do that make a new context of a new description, is
+    /// understood as well.
     pub fn rekeyed(&self, key: &MasterKey) -> Unprotect {
         let before = |source: &SrtpSource| SrtpSource {
             ssrc: source.ssrc,
@@ -259,16 +256,15 @@ impl Unprotect {
         }
     }
 
-    /// Makes RTP of an SRTP packet where it lies; returns its length. On an error its bytes are as they were.
+    /// Makes RTP of an SRTP packet where it lies; returns its length. On an error its bytes are as
+    /// they were.
     pub fn unprotect_rtp(&mut self, packet: &mut [u8]) -> Result<usize, SrtpError> {
         let header = rtp_header(packet).ok_or(SrtpError::Unauthenticated)?;
         let (sequence, ssrc) = rtp_numbers(packet).ok_or(SrtpError::Unauthenticated)?;
         let (place, mut source) = self.source(ssrc);
-        // RFC 3711 3.3.1: the counter goes on under a new key. A peer that starts it anew is tried second.
-        let kept = Window {
-            highest: source.before.unwrap_or_default(),
-            seen: 1,
-        };
+        // RFC 3711 3.3.1: the counter goes on under a new key. A peer that starts it anew is tried
+        // second.
+        let kept = Window { highest: source.before.unwrap_or_default(), seen: 1 };
         let guesses = match source.before {
             Some(_) => [kept.guess(sequence), source.rtp.guess(sequence)],
             None => [source.rtp.guess(sequence), None],
@@ -289,7 +285,8 @@ impl Unprotect {
         Err(error)
     }
 
-    /// Makes RTCP of an SRTCP packet where it lies; returns its length. On an error its bytes are as they were.
+    /// Makes RTCP of an SRTCP packet where it lies; returns its length. On an error its bytes are
+    /// as they were.
     pub fn unprotect_rtcp(&mut self, packet: &mut [u8]) -> Result<usize, SrtpError> {
         let word = self.session.rtcp_index(packet).ok_or(SrtpError::Unauthenticated)?;
         let ssrc = number(packet, 4).ok_or(SrtpError::Unauthenticated)?;
@@ -310,12 +307,12 @@ impl Unprotect {
 
     /// What is known of an SSRC, and where it is kept or would be.
     fn source(&self, ssrc: u32) -> (usize, SrtpSource) {
-        let known = self
-            .sources
-            .iter()
-            .position(|source| source.is_some_and(|source| source.ssrc == ssrc));
+        let known =
+            self.sources.iter().position(|source| source.is_some_and(|source| source.ssrc == ssrc));
         let oldest = || {
-            let heard = |place: &usize| self.sources.get(*place).copied().flatten().map(|source| source.heard);
+            let heard = |place: &usize| {
+                self.sources.get(*place).copied().flatten().map(|source| source.heard)
+            };
             (0..MAX_SOURCES).min_by_key(heard).unwrap_or_default()
         };
         let place = known.unwrap_or_else(oldest);
@@ -326,7 +323,8 @@ impl Unprotect {
             before: None,
             heard: 0,
         };
-        let source = known.and_then(|place| self.sources.get(place).copied().flatten()).unwrap_or(new);
+        let source =
+            known.and_then(|place| self.sources.get(place).copied().flatten()).unwrap_or(new);
         (place, source)
     }
 
@@ -354,7 +352,8 @@ impl fmt::Debug for Protect {
 }
 
 impl Protect {
-    /// With our key, nothing sent yet. A key must not be used anew after other packets of the SSRC went out under it.
+    /// With our key, nothing sent yet. A key must not be used anew after other packets of the SSRC
+    /// went out under it.
     pub fn new(key: &MasterKey) -> Protect {
         Protect {
             session: SrtpSession::new(key),
@@ -369,10 +368,12 @@ impl Protect {
         &self.key
     }
 
-    /// Makes SRTP of an RTP packet; returns its bytes in `buffer`, which has room for [`MAX_GROWTH`] more than the packet.
+    /// Makes SRTP of an RTP packet; returns its bytes in `buffer`, which has room for
+    /// [`MAX_GROWTH`] more than the packet.
     ///
-    /// `None`: no RTP, no room, or a sequence number that was sent already or is 128 behind. It must not be sent: under one key and one
-    /// index two packets give each other away, and with GCM the key of the tags too (RFC 7714 8.1).
+    /// `None`: no RTP, no room, or a sequence number that was sent already or is 128 behind. It
+    /// must not be sent: under one key and one index two packets give each other away, and with GCM
+    /// the key of the tags too (RFC 7714 8.1).
     pub fn protect_rtp<'a>(&mut self, packet: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
         let header = rtp_header(packet)?;
         let (sequence, ssrc) = rtp_numbers(packet)?;
@@ -382,8 +383,9 @@ impl Protect {
         buffer.get(..len)
     }
 
-    /// Makes SRTCP of an RTCP packet; returns its bytes in `buffer`, which has room for [`MAX_RTCP_GROWTH`] more than the packet.
-    /// `None`: no RTCP, no room, or 2³¹ packets are through.
+    /// Makes SRTCP of an RTCP packet; returns its bytes in `buffer`, which has room for
+    /// [`MAX_RTCP_GROWTH`] more than the packet. `None`: no RTCP, no room, or 2³¹ packets are
+    /// through.
     pub fn protect_rtcp<'a>(&mut self, packet: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
         let ssrc = number(packet, 4)?;
         let index = self.rtcp_index.checked_add(1).filter(|index| index & ENCRYPTED == 0)?;
@@ -414,8 +416,8 @@ impl Protection {
         }
     }
 
-    /// Other keys, or the same. A key that stays goes on where it is. A new one of the peer's counts at once, and the one before until
-    /// the first packet under the new: no sound is lost.
+    /// Other keys, or the same. A key that stays goes on where it is. A new one of the peer's
+    /// counts at once, and the one before until the first packet under the new: no sound is lost.
     pub fn rekey(&mut self, keys: &Keys) {
         if self.theirs != keys.theirs {
             let next = self.inbound.rekeyed(&keys.theirs);
@@ -437,7 +439,11 @@ impl Protection {
         self.unprotect(packet, Unprotect::unprotect_rtcp)
     }
 
-    fn unprotect(&mut self, packet: &mut [u8], by: fn(&mut Unprotect, &mut [u8]) -> Result<usize, SrtpError>) -> Result<usize, SrtpError> {
+    fn unprotect(
+        &mut self,
+        packet: &mut [u8],
+        by: fn(&mut Unprotect, &mut [u8]) -> Result<usize, SrtpError>,
+    ) -> Result<usize, SrtpError> {
         let Some(before) = &mut self.before else {
             return by(&mut self.inbound, packet);
         };
@@ -511,7 +517,14 @@ impl SrtpSession {
         Some(len)
     }
 
-    fn seal_rtp(&self, packet: &[u8], header: usize, ssrc: u32, index: u64, buffer: &mut [u8]) -> Option<usize> {
+    fn seal_rtp(
+        &self,
+        packet: &[u8],
+        header: usize,
+        ssrc: u32,
+        index: u64,
+        buffer: &mut [u8],
+    ) -> Option<usize> {
         let len = packet.len() + self.rtp_tag();
         let (room, tag) = buffer.get_mut(..len)?.split_at_mut_checked(packet.len())?;
         room.copy_from_slice(packet);
@@ -563,7 +576,8 @@ impl SrtpSession {
             }
             cipher => {
                 let (header, rest) = room.split_at_mut_checked(RTCP_HEADER)?;
-                let (payload, rest) = rest.split_at_mut_checked(packet.len().checked_sub(RTCP_HEADER)?)?;
+                let (payload, rest) =
+                    rest.split_at_mut_checked(packet.len().checked_sub(RTCP_HEADER)?)?;
                 let (tag, last) = rest.split_at_mut_checked(GCM_TAG)?;
                 last.copy_from_slice(&word.to_be_bytes());
                 cipher.gcm_seal(ssrc, index, &rtcp_aad(header, word)?, payload, tag)?;
@@ -600,10 +614,17 @@ impl SrtpSession {
 impl Cipher {
     fn new(key: &MasterKey, [of_key, of_tag, of_salt]: [u8; 3]) -> Cipher {
         match key.suite {
-            Suite::AeadAes256Gcm => Cipher::Gcm256(Box::new(Aes256Gcm::new(&(*derive::<32>(key, of_key)).into())), derive(key, of_salt)),
-            Suite::AeadAes128Gcm => Cipher::Gcm128(Box::new(Aes128Gcm::new(&(*derive::<16>(key, of_key)).into())), derive(key, of_salt)),
+            Suite::AeadAes256Gcm => Cipher::Gcm256(
+                Box::new(Aes256Gcm::new(&(*derive::<32>(key, of_key)).into())),
+                derive(key, of_salt),
+            ),
+            Suite::AeadAes128Gcm => Cipher::Gcm128(
+                Box::new(Aes128Gcm::new(&(*derive::<16>(key, of_key)).into())),
+                derive(key, of_salt),
+            ),
             Suite::AesCm128HmacSha1_80 | Suite::AesCm128HmacSha1_32 => {
-                // A tag's key of 20 octets is one block of SHA-1 when filled up with zeros, as HMAC has it (RFC 2104 2).
+                // A tag's key of 20 octets is one block of SHA-1 when filled up with zeros, as HMAC
+                // has it (RFC 2104 2).
                 let mut block = Zeroizing::new([0; 64]);
                 let tag_key = derive::<20>(key, of_tag);
                 block.iter_mut().zip(tag_key.iter()).for_each(|(to, from)| *to = *from);
@@ -616,7 +637,14 @@ impl Cipher {
         }
     }
 
-    fn gcm_open(&self, ssrc: u32, index: u64, aad: &[u8], payload: &mut [u8], tag: &[u8]) -> Option<()> {
+    fn gcm_open(
+        &self,
+        ssrc: u32,
+        index: u64,
+        aad: &[u8],
+        payload: &mut [u8],
+        tag: &[u8],
+    ) -> Option<()> {
         let tag = <[u8; GCM_TAG]>::try_from(tag).ok()?.into();
         let payload = InOutBuf::from(payload);
         match self {
@@ -630,12 +658,23 @@ impl Cipher {
         }
     }
 
-    fn gcm_seal(&self, ssrc: u32, index: u64, aad: &[u8], payload: &mut [u8], tag: &mut [u8]) -> Option<()> {
+    fn gcm_seal(
+        &self,
+        ssrc: u32,
+        index: u64,
+        aad: &[u8],
+        payload: &mut [u8],
+        tag: &mut [u8],
+    ) -> Option<()> {
         let payload = InOutBuf::from(payload);
         let made = match self {
             Cipher::Cm(_) => return None,
-            Cipher::Gcm128(gcm, salt) => gcm.encrypt_inout_detached(&nonce(salt, ssrc, index).into(), aad, payload),
-            Cipher::Gcm256(gcm, salt) => gcm.encrypt_inout_detached(&nonce(salt, ssrc, index).into(), aad, payload),
+            Cipher::Gcm128(gcm, salt) => {
+                gcm.encrypt_inout_detached(&nonce(salt, ssrc, index).into(), aad, payload)
+            }
+            Cipher::Gcm256(gcm, salt) => {
+                gcm.encrypt_inout_detached(&nonce(salt, ssrc, index).into(), aad, payload)
+            }
         };
         tag.copy_from_slice(&made.ok()?);
         Some(())
@@ -663,7 +702,11 @@ impl CounterMode {
 }
 
 /// XORs AES in counter mode over some bytes.
-fn key_stream<C: BlockCipherEncrypt<BlockSize = aes::cipher::consts::U16>>(aes: &C, iv: u128, bytes: &mut [u8]) {
+fn key_stream<C: BlockCipherEncrypt<BlockSize = aes::cipher::consts::U16>>(
+    aes: &C,
+    iv: u128,
+    bytes: &mut [u8],
+) {
     let core = ctr::CtrCore::inner_iv_init(aes, &iv.to_be_bytes().into());
     let mut stream: Ctr128BE<&C> = StreamCipherCoreWrapper::from_core(core);
     // 2^16 blocks are far more than a packet.

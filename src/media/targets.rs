@@ -4,7 +4,8 @@ use super::MediaConfig;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
-/// Ports below this one belong to services of the system (RFC 6335 6): no telephone has its sound there.
+/// Ports below this one belong to services of the system (RFC 6335 6): no telephone has its sound
+/// there.
 const FIRST_PORT: u16 = 1024;
 
 /// Why sound is not sent to an address.
@@ -69,8 +70,8 @@ impl Default for Targets {
 }
 
 impl Targets {
-    /// Of an engine with this configuration, and of doors of ours beside it. `interfaces`: the machine's own addresses, which matter
-    /// where the engine listens on all of them.
+    /// Of an engine with this configuration, and of doors of ours beside it. `interfaces`: the
+    /// machine's own addresses, which matter where the engine listens on all of them.
     pub fn of(config: &MediaConfig, interfaces: &[IpAddr], doors: &[SocketAddr]) -> Self {
         let everywhere = config.bind.is_unspecified();
         let mut hosts: Vec<IpAddr> = config.advertised.into_iter().chain([config.bind]).collect();
@@ -92,13 +93,15 @@ impl Targets {
         let is_engine = self.ports.as_ref().is_some_and(|ports| ports.contains(&to.port()))
             && (self.hosts.contains(&ip) || self.everywhere && ip.is_loopback());
         let is_door = |door: &SocketAddr| {
-            door.port() == to.port() && (door.ip() == ip || door.ip().is_unspecified() && (ip.is_loopback() || self.hosts.contains(&ip)))
+            door.port() == to.port()
+                && (door.ip() == ip
+                    || door.ip().is_unspecified() && (ip.is_loopback() || self.hosts.contains(&ip)))
         };
         is_engine || self.doors.iter().any(is_door)
     }
 
-    /// Whether sound may be sent there, on behalf of a peer that signals from `host`. Addresses of ours are another question:
-    /// [`Targets::is_ours`].
+    /// Whether sound may be sent there, on behalf of a peer that signals from `host`. Addresses of
+    /// ours are another question: [`Targets::is_ours`].
     pub fn check(&self, to: SocketAddr, host: Option<IpAddr>) -> Result<(), Forbidden> {
         let may_loop = self.at_home || host.is_some_and(|host| host.to_canonical().is_loopback());
         check_host(to.ip().to_canonical(), may_loop)?;
@@ -126,14 +129,12 @@ fn check_host(ip: IpAddr, may_loop: bool) -> Result<(), Forbidden> {
     }
 }
 
-/// The IPv4 address in an IPv6 one: `::/96` (RFC 4291 2.5.5.1), `64:ff9b::/96` (RFC 6052 2.1), `2002::/16` (RFC 3056 2).
+/// The IPv4 address in an IPv6 one: `::/96` (RFC 4291 2.5.5.1), `64:ff9b::/96` (RFC 6052 2.1),
+/// `2002::/16` (RFC 3056 2).
 fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let octets = v6.octets();
     let four = |at: usize| {
-        octets
-            .get(at..at + 4)
-            .and_then(|four| <[u8; 4]>::try_from(four).ok())
-            .map(Ipv4Addr::from)
+        octets.get(at..at + 4).and_then(|four| <[u8; 4]>::try_from(four).ok()).map(Ipv4Addr::from)
     };
     match v6.segments() {
         [0, 0, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => four(12),
@@ -142,14 +143,19 @@ fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Whether an address means something in its own network only: private (RFC 1918, RFC 4193), shared (RFC 6598), link-local, loopback.
+/// Whether an address means something in its own network only: private (RFC 1918, RFC 4193), shared
+/// (RFC 6598), link-local, loopback.
 pub fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();
             v4.is_private() || v4.is_loopback() || v4.is_link_local() || a == 100 && b & 0xc0 == 64
         }
-        IpAddr::V6(v6) => v6.is_loopback() || matches!(v6.segments()[0] & 0xffc0, 0xfe80) || v6.segments()[0] & 0xfe00 == 0xfc00,
+        IpAddr::V6(v6) => {
+            v6.is_loopback()
+                || matches!(v6.segments()[0] & 0xffc0, 0xfe80)
+                || v6.segments()[0] & 0xfe00 == 0xfc00
+        }
     }
 }
 
@@ -175,7 +181,8 @@ impl TryFrom<String> for Network {
 }
 
 impl Network {
-    /// A host, or `address/bits`; `None` for anything else, and for bits of the host part that are set.
+    /// A host, or `address/bits`; `None` for anything else, and for bits of the host part that are
+    /// set.
     pub fn parse(text: &str) -> Option<Self> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits.parse::<u8>().ok()?)),
@@ -183,10 +190,7 @@ impl Network {
         };
         let address = address.parse::<IpAddr>().ok()?.to_canonical();
         let most = if address.is_ipv4() { 32 } else { 128 };
-        let network = Self {
-            address,
-            bits: bits.unwrap_or(most),
-        };
+        let network = Self { address, bits: bits.unwrap_or(most) };
         (network.bits <= most && network.masked(address) == Some(address)).then_some(network)
     }
 

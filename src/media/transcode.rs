@@ -1,4 +1,5 @@
-//! One speaker's stream in another codec, fed by that speaker alone: what a listener gets of it is the same whoever else is on the call.
+//! One speaker's stream in another codec, fed by that speaker alone: what a listener gets of it is
+//! the same whoever else is on the call.
 
 use super::codec::{Codec, Decoder, Downsampler, Encoder, MAX_DECODED, Upsampler};
 use super::mix::MAX_FRAME;
@@ -42,7 +43,8 @@ impl Transcoder {
         (self.from, self.to) == (from, to)
     }
 
-    /// Whether it is to that codec, and from one of these (as bits by their places in [`Codec::ALL`]).
+    /// Whether it is to that codec, and from one of these (as bits by their places in
+    /// [`Codec::ALL`]).
     pub fn may_be_needed(&self, spoken: u8, to: Codec) -> bool {
         self.to == to && spoken & 1 << self.from as u8 != 0
     }
@@ -53,10 +55,12 @@ impl Transcoder {
         self.timestamps = None;
     }
 
-    /// A timestamp of the source in the clock of the other codec; its distances are right across a wrap.
+    /// A timestamp of the source in the clock of the other codec; its distances are right across a
+    /// wrap.
     pub fn timestamp(&mut self, theirs: u32) -> u32 {
         let (before, ours) = self.timestamps.unwrap_or((theirs, theirs));
-        let ahead = i64::from(theirs.wrapping_sub(before) as i32) * i64::from(self.to.clock()) / i64::from(self.from.clock());
+        let ahead = i64::from(theirs.wrapping_sub(before) as i32) * i64::from(self.to.clock())
+            / i64::from(self.from.clock());
         let ours = ours.wrapping_add(ahead as u32);
         self.timestamps = Some((theirs, ours));
         ours
@@ -90,7 +94,8 @@ impl Transcoder {
         was_empty
     }
 
-    /// How long the next packet will be, in ticks of 1/8000 s; `None`: more has to come first. And whether it is all that waits.
+    /// How long the next packet will be, in ticks of 1/8000 s; `None`: more has to come first. And
+    /// whether it is all that waits.
     pub fn ready(&self) -> Option<(u32, bool)> {
         let ticks = self.len as u32 / (self.to.sample_rate() / 8000);
         let frame = self.to.frame(ticks)?;
@@ -99,7 +104,9 @@ impl Transcoder {
 
     /// Writes the payload of the next packet; returns its octets.
     pub fn give(&mut self, payload: &mut [u8]) -> usize {
-        let Some((frame, _)) = self.ready() else { return 0 };
+        let Some((frame, _)) = self.ready() else {
+            return 0;
+        };
         let samples = (frame * (self.to.sample_rate() / 8000)) as usize;
         let octets = self.encoder.encode(&self.waiting[..samples], payload);
         self.waiting.copy_within(samples..self.len, 0);

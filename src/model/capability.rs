@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 string_enum! {
-    /// An entry of `capabilities`: what the user may ask of a device or a call now. Each is the name of an operation.
+    /// An entry of `capabilities`: what the user may ask of a device or a call now. Each is the
+    /// name of an operation.
     Capability {
         /// Monitor in ListenIn.
         ListenIn,

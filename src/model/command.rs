@@ -1,7 +1,8 @@
 use super::{Activity, CallId, DeviceId, Digits, Mode, Number, RequestId, Scope, UserId};
 use std::time::Duration;
 
-/// What the gateway sends the backend. Accepted or refused at once; what comes of it arrives as [`super::Fact`]s.
+/// What the gateway sends the backend. Accepted or refused at once; what comes of it arrives as
+/// [`super::Fact`]s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Arm a monitor, or change the one that `supervisor` has. Live when the target is on a call.
@@ -16,9 +17,11 @@ pub enum Command {
         mode: Mode,
         /// What it follows.
         scope: Scope,
-        /// Ask ([`super::AdmissionAsked`]) before every join and wait for [`Command::AdmitMonitoring`]; without an answer nobody joins.
+        /// Ask ([`super::AdmissionAsked`]) before every join and wait for
+        /// [`Command::AdmitMonitoring`]; without an answer nobody joins.
         confirm_joins: bool,
-        /// The supervisor hears agents only, never a customer, and reaches the monitored agent at most.
+        /// The supervisor hears agents only, never a customer, and reaches the monitored agent at
+        /// most.
         agent_side_only: bool,
     },
     /// Remove the monitor and release the supervisor's leg, if any.
@@ -171,14 +174,17 @@ impl<D> TransferStep<D> {
     ///
     /// # Errors
     /// That of the conversion.
-    pub fn try_map<E, F>(self, convert: impl FnOnce(D) -> Result<E, F>) -> Result<TransferStep<E>, F> {
+    pub fn try_map<E, F>(
+        self,
+        convert: impl FnOnce(D) -> Result<E, F>,
+    ) -> Result<TransferStep<E>, F> {
         Ok(match self {
-            TransferStep::SingleStep { destination } => TransferStep::SingleStep {
-                destination: convert(destination)?,
-            },
-            TransferStep::Initiate { destination } => TransferStep::Initiate {
-                destination: convert(destination)?,
-            },
+            TransferStep::SingleStep { destination } => {
+                TransferStep::SingleStep { destination: convert(destination)? }
+            }
+            TransferStep::Initiate { destination } => {
+                TransferStep::Initiate { destination: convert(destination)? }
+            }
             TransferStep::Complete => TransferStep::Complete,
         })
     }
@@ -187,12 +193,12 @@ impl<D> TransferStep<D> {
 impl From<TransferStep<super::DialString>> for TransferStep {
     fn from(step: TransferStep<super::DialString>) -> Self {
         match step {
-            TransferStep::SingleStep { destination } => TransferStep::SingleStep {
-                destination: destination.into(),
-            },
-            TransferStep::Initiate { destination } => TransferStep::Initiate {
-                destination: destination.into(),
-            },
+            TransferStep::SingleStep { destination } => {
+                TransferStep::SingleStep { destination: destination.into() }
+            }
+            TransferStep::Initiate { destination } => {
+                TransferStep::Initiate { destination: destination.into() }
+            }
             TransferStep::Complete => TransferStep::Complete,
         }
     }
@@ -203,7 +209,8 @@ impl From<TransferStep<super::DialString>> for TransferStep {
 pub struct CommandContext {
     /// Asking twice under the same id does it once.
     pub request_id: RequestId,
-    /// The user on whose behalf it is asked; `None` for a command of the gateway about a device without a user.
+    /// The user on whose behalf it is asked; `None` for a command of the gateway about a device
+    /// without a user.
     pub user: Option<UserId>,
     /// How long the caller waits for "accepted".
     pub deadline: Duration,

@@ -30,7 +30,8 @@ impl FromStr for Digits {
     }
 }
 
-/// A number or extension to call. Never a URI: no `:`, `@`, `;`, `%` and no white space, so that what is dialled chooses no host.
+/// A number or extension to call. Never a URI: no `:`, `@`, `;`, `%` and no white space, so that
+/// what is dialled chooses no host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialString(Number);
 

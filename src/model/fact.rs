@@ -1,9 +1,12 @@
 use super::monitoring::string_enum;
-use super::{Activity, CallId, DeviceId, Mode, Number, Refusal, RequestId, Scope, Timestamp, UnknownWord};
+use super::{
+    Activity, CallId, DeviceId, Mode, Number, Refusal, RequestId, Scope, Timestamp, UnknownWord,
+};
 use std::fmt;
 use std::str::FromStr;
 
-/// What the backend reports. Each carries the whole entity, so losing one costs nothing and a late reader is right.
+/// What the backend reports. Each carries the whole entity, so losing one costs nothing and a late
+/// reader is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// A device as it is now.
@@ -17,7 +20,8 @@ pub enum Fact {
         /// The supervisor's device.
         supervisor: DeviceId,
     },
-    /// May the supervisor join? Asked before each join of a monitor that confirms joins; answered by `AdmitMonitoring`.
+    /// May the supervisor join? Asked before each join of a monitor that confirms joins; answered
+    /// by `AdmitMonitoring`.
     AdmissionAsked(AdmissionAsked),
     /// Something accepted earlier has failed.
     Failed(Failure),
@@ -123,19 +127,21 @@ pub struct PartyFact {
     pub muted_by_supervisor: bool,
     /// For a supervisor: the activity now.
     pub activity: Option<Activity>,
-    /// For a supervisor: the device monitored on this call now: the target or, when that one has left, the agent in its place.
+    /// For a supervisor: the device monitored on this call now: the target or, when that one has
+    /// left, the agent in its place.
     pub monitors: Option<DeviceId>,
     /// When the leg was established.
     pub established_at: Option<Timestamp>,
-    /// How the sound of the leg fares; `None` before the first report, and where nobody measures it.
+    /// How the sound of the leg fares; `None` before the first report, and where nobody measures
+    /// it.
     pub quality: Option<Quality>,
-    /// Of a device that has left: the number that its leg was handed on to by the phone or the switch it is at, and that is a party of its
-    /// own since.
+    /// Of a device that has left: the number that its leg was handed on to by the phone or the
+    /// switch it is at, and that is a party of its own since.
     pub handed_on_to: Option<Number>,
 }
 
-/// How the sound of one leg fares: the packets since it began, the rest as of its last report. Estimates are MOS in hundredths, by the
-/// E-model (ITU-T G.107).
+/// How the sound of one leg fares: the packets since it began, the rest as of its last report.
+/// Estimates are MOS in hundredths, by the E-model (ITU-T G.107).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quality {
     /// RTP packets sent to it.
@@ -205,9 +211,9 @@ impl CallFact {
 
     /// The leg of a device that has not left.
     pub fn party_of(&self, device: &DeviceId) -> Option<&PartyFact> {
-        self.parties
-            .iter()
-            .find(|party| party.device.as_ref() == Some(device) && party.state != LegState::Released)
+        self.parties.iter().find(|party| {
+            party.device.as_ref() == Some(device) && party.state != LegState::Released
+        })
     }
 }
 
@@ -242,7 +248,9 @@ impl MonitorState {
     pub fn call(&self) -> Option<&CallId> {
         match self {
             MonitorState::Armed => None,
-            MonitorState::Admitting { call } | MonitorState::Inviting { call } | MonitorState::Joined { call, .. } => Some(call),
+            MonitorState::Admitting { call }
+            | MonitorState::Inviting { call }
+            | MonitorState::Joined { call, .. } => Some(call),
         }
     }
 }

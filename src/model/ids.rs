@@ -58,8 +58,8 @@ text_ids! {
     Number,
 }
 
-/// Names a leg: one dialog with one phone or trunk and its media, from INVITE to BYE. The SIP user agent makes even ids for incoming legs,
-/// the B2BUA odd ones for outgoing legs.
+/// Names a leg: one dialog with one phone or trunk and its media, from INVITE to BYE. The SIP user
+/// agent makes even ids for incoming legs, the B2BUA odd ones for outgoing legs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LegId(pub u64);
 
@@ -87,9 +87,6 @@ impl std::ops::Add<Duration> for Now {
     type Output = Now;
 
     fn add(self, later: Duration) -> Now {
-        Now {
-            mono: self.mono + later,
-            wall: Timestamp(self.wall.0 + later.as_millis() as u64),
-        }
+        Now { mono: self.mono + later, wall: Timestamp(self.wall.0 + later.as_millis() as u64) }
     }
 }

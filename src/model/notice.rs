@@ -1,7 +1,7 @@
 use super::monitoring::string_enum;
 use super::{
-    Activity, AgentState, CallId, CallType, Capability, DeviceId, Feature, LegState, Mode, Number, Quality, Refusal, Role, Scope,
-    Timestamp, UnknownWord, UserId,
+    Activity, AgentState, CallId, CallType, Capability, DeviceId, Feature, LegState, Mode, Number,
+    Quality, Refusal, Role, Scope, Timestamp, UnknownWord, UserId,
 };
 use std::fmt;
 use std::str::FromStr;
@@ -161,7 +161,8 @@ pub struct CallView {
     pub monitoring: bool,
     /// `supervisorMonitoringState.state`
     pub monitoring_state: Option<Activity>,
-    /// `mediaQuality` of the leg; only in what is read, so that no client is told whenever it changes.
+    /// `mediaQuality` of the leg; only in what is read, so that no client is told whenever it
+    /// changes.
     pub quality: Option<Quality>,
     /// `handedOnTo` of a released leg: the number that has it now.
     pub handed_on_to: Option<Number>,

@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 string_enum! {
-    /// `operationName` of a request: what a client asks for, in the words of GWS v2. The audit and the metrics call it so too.
+    /// `operationName` of a request: what a client asks for, in the words of GWS v2. The audit and
+    /// the metrics call it so too.
     Operation {
         /// Opens the user's session.
         StartContactCenterSession,
@@ -105,19 +106,19 @@ impl Operation {
 
     /// The activity that it switches a joined supervisor to.
     pub fn switched_to(self) -> Option<Activity> {
-        Activity::ALL
-            .iter()
-            .copied()
-            .find(|activity| Operation::switch_to(*activity) == self)
+        Activity::ALL.iter().copied().find(|activity| Operation::switch_to(*activity) == self)
     }
 
     /// It acts on a monitored call by the supervisor who is joined to it.
     pub fn is_of_joined_supervisor(self) -> bool {
-        matches!(self, Operation::MuteMonitoredUser | Operation::UnmuteMonitoredUser) || self.switched_to().is_some()
+        matches!(self, Operation::MuteMonitoredUser | Operation::UnmuteMonitoredUser)
+            || self.switched_to().is_some()
     }
 
     /// It is about monitoring: every attempt is written down.
     pub fn is_monitoring(self) -> bool {
-        self == Operation::CancelSupervisorMonitoring || self.started().is_some() || self.is_of_joined_supervisor()
+        self == Operation::CancelSupervisorMonitoring
+            || self.started().is_some()
+            || self.is_of_joined_supervisor()
     }
 }

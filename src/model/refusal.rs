@@ -55,7 +55,8 @@ pub enum Subject {
 
 impl Subject {
     /// Every kind, as the contract spells it.
-    pub const KINDS: &'static [&'static str] = &["device", "number", "call", "user", "parameter", "resource"];
+    pub const KINDS: &'static [&'static str] =
+        &["device", "number", "call", "user", "parameter", "resource"];
 
     /// The kind in one word, as the contract spells it.
     pub fn kind(&self) -> &'static str {
@@ -94,7 +95,8 @@ impl Subject {
     }
 }
 
-/// A refusal: nothing has been changed. What it is about is data; [`fmt::Display`] makes the text, once, where it leaves the program.
+/// A refusal: nothing has been changed. What it is about is data; [`fmt::Display`] makes the text,
+/// once, where it leaves the program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Refusal {
     /// The row of the table of errors.
@@ -111,20 +113,12 @@ impl Refusal {
 
     /// A refusal about nothing in particular, with its text.
     pub fn new(reason: Reason, text: impl Into<String>) -> Self {
-        Self {
-            reason,
-            subject: None,
-            pattern: Cow::Owned(text.into()),
-        }
+        Self { reason, subject: None, pattern: Cow::Owned(text.into()) }
     }
 
     /// A refusal about something: `pattern` has [`Refusal::PLACE`] where its name stands.
     pub fn about(reason: Reason, subject: Subject, pattern: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            reason,
-            subject: Some(subject),
-            pattern: pattern.into(),
-        }
+        Self { reason, subject: Some(subject), pattern: pattern.into() }
     }
 
     /// A refusal about a device, by its id.
@@ -139,16 +133,15 @@ impl Refusal {
 
     /// The same refusal about the same thing under another name.
     pub fn renamed(self, subject: Subject) -> Self {
-        Self {
-            subject: Some(subject),
-            ..self
-        }
+        Self { subject: Some(subject), ..self }
     }
 
     /// The text for people.
     pub fn text(&self) -> Cow<'_, str> {
         match &self.subject {
-            Some(subject) if self.pattern.contains(Self::PLACE) => Cow::Owned(self.pattern.replacen(Self::PLACE, subject.name(), 1)),
+            Some(subject) if self.pattern.contains(Self::PLACE) => {
+                Cow::Owned(self.pattern.replacen(Self::PLACE, subject.name(), 1))
+            }
             Some(_) | None => Cow::Borrowed(&self.pattern),
         }
     }
@@ -167,11 +160,7 @@ impl Refusal {
     pub fn muted_already(muted: bool) -> Self {
         Self::new(
             Reason::InvalidState,
-            if muted {
-                "The call is already muted."
-            } else {
-                "The call is not muted."
-            },
+            if muted { "The call is already muted." } else { "The call is not muted." },
         )
     }
 
@@ -195,7 +184,11 @@ impl Refusal {
 
     /// No such call.
     pub fn no_call(id: &CallId) -> Self {
-        Self::about(Reason::NotFound, Subject::Call(id.clone()), "Resource '/calls/{}' was not found.")
+        Self::about(
+            Reason::NotFound,
+            Subject::Call(id.clone()),
+            "Resource '/calls/{}' was not found.",
+        )
     }
 
     /// No device has this number.
@@ -220,11 +213,18 @@ mod tests {
 
     #[test]
     fn a_text_names_its_subject_where_the_pattern_says() {
-        let refusal = Refusal::about(Reason::Internal, Subject::Device("d-1".into()), "Device '{}' is not registered.");
+        let refusal = Refusal::about(
+            Reason::Internal,
+            Subject::Device("d-1".into()),
+            "Device '{}' is not registered.",
+        );
         assert_eq!(refusal.to_string(), "Device 'd-1' is not registered.");
         let renamed = refusal.renamed(Subject::Number("5001".into()));
         assert_eq!(renamed.to_string(), "Device '5001' is not registered.");
-        assert_eq!(Refusal::new(Reason::Internal, "A text with {}.").to_string(), "A text with {}.");
+        assert_eq!(
+            Refusal::new(Reason::Internal, "A text with {}.").to_string(),
+            "A text with {}."
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use super::monitoring::string_enum;
 use super::{
-    Activity, CallId, CallView, DeviceId, DeviceView, DialString, Digits, Mode, Number, Operation, Refusal, RequestId, Scope, TransferStep,
-    UnknownWord, UserId, UserView,
+    Activity, CallId, CallView, DeviceId, DeviceView, DialString, Digits, Mode, Number, Operation,
+    Refusal, RequestId, Scope, TransferStep, UnknownWord, UserId, UserView,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -70,8 +70,9 @@ impl RequestEnvelope {
     }
 }
 
-/// A request with parameters that cannot be read. It is an attempt all the same: permissions are checked first, so that the refusal says no
-/// more than that of a good one, and the audit has its line.
+/// A request with parameters that cannot be read. It is an attempt all the same: permissions are
+/// checked first, so that the refusal says no more than that of a good one, and the audit has its
+/// line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRequest {
     /// The operation asked for.
@@ -221,11 +222,17 @@ impl CallOperation {
             CallOperation::Switch(to) => Operation::switch_to(*to),
             CallOperation::MuteMonitored(true) => Operation::MuteMonitoredUser,
             CallOperation::MuteMonitored(false) => Operation::UnmuteMonitoredUser,
-            CallOperation::Transfer(TransferStep::SingleStep { .. }) => Operation::SingleStepTransfer,
+            CallOperation::Transfer(TransferStep::SingleStep { .. }) => {
+                Operation::SingleStepTransfer
+            }
             CallOperation::Transfer(TransferStep::Initiate { .. }) => Operation::InitiateTransfer,
             CallOperation::Transfer(TransferStep::Complete) => Operation::CompleteTransfer,
-            CallOperation::Conference(TransferStep::SingleStep { .. }) => Operation::SingleStepConference,
-            CallOperation::Conference(TransferStep::Initiate { .. }) => Operation::InitiateConference,
+            CallOperation::Conference(TransferStep::SingleStep { .. }) => {
+                Operation::SingleStepConference
+            }
+            CallOperation::Conference(TransferStep::Initiate { .. }) => {
+                Operation::InitiateConference
+            }
             CallOperation::Conference(TransferStep::Complete) => Operation::CompleteConference,
             CallOperation::RemoveParticipant(_) => Operation::RemoveParticipantFromConference,
         }

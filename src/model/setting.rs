@@ -28,7 +28,9 @@ pub fn some_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Durati
 }
 
 /// As [`seconds`], where 0 means never.
-pub fn seconds_or_never<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+pub fn seconds_or_never<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     Ok(Some(seconds(deserializer)?).filter(|duration| !duration.is_zero()))
 }
 

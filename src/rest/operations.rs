@@ -3,7 +3,9 @@
 use super::{RestState, is_id, shortened};
 use crate::http::body::read_whole;
 use crate::http::error::HttpError;
-use crate::model::{DeviceId, DialString, Digits, NotDialable, Number, Reason, Refusal, UnknownWord};
+use crate::model::{
+    DeviceId, DialString, Digits, NotDialable, Number, Reason, Refusal, UnknownWord,
+};
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
@@ -30,7 +32,8 @@ impl FromRequest<RestState> for OperationBody {
     type Rejection = HttpError;
 
     async fn from_request(request: Request, rest: &RestState) -> Result<Self, HttpError> {
-        let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type =
+            request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if !media_type.is_some_and(is_json) {
             return Err(HttpError::new(
                 Reason::UnsupportedMediaType,
@@ -50,14 +53,12 @@ fn is_json(media_type: &str) -> bool {
 
 impl OperationBody {
     fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
-        let JsonFields(mut fields) = serde_json::from_slice(bytes)
-            .map_err(|error| invalid(format!("The body is not a JSON object: {}", shortened(&error.to_string()))))?;
+        let JsonFields(mut fields) = serde_json::from_slice(bytes).map_err(|error| {
+            invalid(format!("The body is not a JSON object: {}", shortened(&error.to_string())))
+        })?;
         match fields.remove("operationName") {
             None | Some(Value::Null) => Err(Refusal::missing("operationName")),
-            Some(Value::String(name)) => Ok(Self {
-                name,
-                parameters: Parameters(fields),
-            }),
+            Some(Value::String(name)) => Ok(Self { name, parameters: Parameters(fields) }),
             Some(other) => Err(wrong_type("operationName", "a string", &other)),
         }
     }
@@ -69,7 +70,8 @@ impl OperationBody {
 
     /// There is no such operation on this resource.
     pub(super) fn unknown(&self) -> Refusal {
-        let message = format!("Operation '{}' does not exist on this resource.", shortened(&self.name));
+        let message =
+            format!("Operation '{}' does not exist on this resource.", shortened(&self.name));
         Refusal::new(Reason::Forbidden, message)
     }
 }
@@ -88,11 +90,14 @@ impl Parameters {
     }
 
     /// A word of one of our vocabularies; case matters.
-    pub(super) fn word<W: FromStr<Err = UnknownWord>>(&self, field: &str) -> Result<Option<W>, Refusal> {
-        let Some(text) = self.text(field)? else { return Ok(None) };
-        text.parse()
-            .map(Some)
-            .map_err(|error| invalid(format!("Parameter '{field}': {error}.")))
+    pub(super) fn word<W: FromStr<Err = UnknownWord>>(
+        &self,
+        field: &str,
+    ) -> Result<Option<W>, Refusal> {
+        let Some(text) = self.text(field)? else {
+            return Ok(None);
+        };
+        text.parse().map(Some).map_err(|error| invalid(format!("Parameter '{field}': {error}.")))
     }
 
     /// A telephone number.
@@ -115,7 +120,9 @@ impl Parameters {
     pub(super) fn destination(&self) -> Result<DialString, Refusal> {
         match self.value("destination") {
             None => Err(Refusal::missing("destination")),
-            Some(Value::Object(fields)) => phone_number("destination.phoneNumber", fields.get("phoneNumber")),
+            Some(Value::Object(fields)) => {
+                phone_number("destination.phoneNumber", fields.get("phoneNumber"))
+            }
             Some(other) => Err(wrong_type("destination", "an object with phoneNumber", other)),
         }
     }
@@ -124,7 +131,9 @@ impl Parameters {
     pub(super) fn participant(&self) -> Result<DialString, Refusal> {
         match self.value("participant") {
             None => Err(Refusal::missing("participant")),
-            Some(Value::Object(fields)) => phone_number("participant.phoneNumber", fields.get("phoneNumber")),
+            Some(Value::Object(fields)) => {
+                phone_number("participant.phoneNumber", fields.get("phoneNumber"))
+            }
             bare => phone_number("participant", bare),
         }
     }
@@ -133,10 +142,15 @@ impl Parameters {
     pub(super) fn channels(&self) -> Result<(), Refusal> {
         match self.value("channels") {
             None => Err(Refusal::missing("channels")),
-            Some(Value::Array(channels)) if channels.is_empty() => Err(invalid("Parameter 'channels' is empty.")),
+            Some(Value::Array(channels)) if channels.is_empty() => {
+                Err(invalid("Parameter 'channels' is empty."))
+            }
             Some(Value::Array(channels)) => channels.iter().try_for_each(|channel| match channel {
                 Value::String(word) if word == "voice" => Ok(()),
-                Value::String(word) => Err(invalid(format!("Parameter 'channels': '{}' is not one of voice.", shortened(word)))),
+                Value::String(word) => Err(invalid(format!(
+                    "Parameter 'channels': '{}' is not one of voice.",
+                    shortened(word)
+                ))),
                 other => Err(wrong_type("channels", "an array of strings", other)),
             }),
             Some(other) => Err(wrong_type("channels", "an array of strings", other)),
@@ -152,7 +166,13 @@ impl Parameters {
     pub(super) fn digits(&self) -> Result<Digits, Refusal> {
         let text = self.text("digits")?.ok_or_else(|| Refusal::missing("digits"))?;
         let digits = text.parse().ok().filter(|_| text.len() <= DialString::LONGEST);
-        digits.ok_or_else(|| Refusal::parameter(Reason::InvalidInput, "digits", "Parameter '{}' must be 1 to 64 of 0-9, *, #, A-D."))
+        digits.ok_or_else(|| {
+            Refusal::parameter(
+                Reason::InvalidInput,
+                "digits",
+                "Parameter '{}' must be 1 to 64 of 0-9, *, #, A-D.",
+            )
+        })
     }
 }
 
@@ -170,20 +190,25 @@ pub(super) fn number(field: &str, text: &str) -> Result<Number, Refusal> {
 }
 
 fn dial_string(field: &str, text: &str) -> Result<DialString, Refusal> {
-    let not_one = |_: NotDialable| Refusal::parameter(Reason::InvalidInput, field, "Parameter '{}' is not a telephone number.");
+    let not_one = |_: NotDialable| {
+        Refusal::parameter(Reason::InvalidInput, field, "Parameter '{}' is not a telephone number.")
+    };
     text.parse().map_err(not_one)
 }
 
 const LONGEST_URI: usize = 2048;
 
-/// The device that a URI names by its path; the host is whatever name the client knows us by, and nothing is ever fetched.
+/// The device that a URI names by its path; the host is whatever name the client knows us by, and
+/// nothing is ever fetched.
 fn device_of(field: &str, uri: &str) -> Result<DeviceId, Refusal> {
     let not_one = || invalid(format!("Parameter '{field}' is not the URI of a device."));
     if uri.len() > LONGEST_URI || uri.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err(not_one());
     }
     let path = match split_scheme(uri) {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
+        Some((scheme, rest))
+            if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") =>
+        {
             let rest = rest.strip_prefix("//").ok_or_else(not_one)?;
             rest.find('/').and_then(|slash| rest.get(slash..)).ok_or_else(not_one)?
         }
@@ -193,9 +218,13 @@ fn device_of(field: &str, uri: &str) -> Result<DeviceId, Refusal> {
         None => return Err(not_one()),
     };
     let path = path.split(['?', '#']).next().unwrap_or_default();
-    let segments: Vec<&str> = path.trim_start_matches('/').trim_end_matches('/').split('/').collect();
+    let segments: Vec<&str> =
+        path.trim_start_matches('/').trim_end_matches('/').split('/').collect();
     let id = match segments.as_slice() {
-        ["api", "v2", "devices", id] | ["api", "v2", "me", "devices", id] | ["devices", id] | ["me", "devices", id] => unescaped(id),
+        ["api", "v2", "devices", id]
+        | ["api", "v2", "me", "devices", id]
+        | ["devices", id]
+        | ["me", "devices", id] => unescaped(id),
         _ => return Err(Refusal::not_found(shortened(path))),
     };
     match id {
@@ -207,7 +236,8 @@ fn device_of(field: &str, uri: &str) -> Result<DeviceId, Refusal> {
 /// RFC 3986 3.1: letters, digits, `+ - .` up to the first colon.
 fn split_scheme(uri: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = uri.split_once(':')?;
-    let is_scheme = !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let is_scheme = !scheme.is_empty()
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     is_scheme.then_some((scheme, rest))
 }
 
@@ -260,7 +290,10 @@ impl<'de> Deserialize<'de> for JsonFields {
                 let mut fields = BTreeMap::new();
                 while let Some((key, value)) = map.next_entry::<String, Value>()? {
                     if fields.contains_key(&key) {
-                        return Err(A::Error::custom(format!("field '{}' comes twice", shortened(&key))));
+                        return Err(A::Error::custom(format!(
+                            "field '{}' comes twice",
+                            shortened(&key)
+                        )));
                     }
                     fields.insert(key, value);
                 }
@@ -340,9 +373,7 @@ mod tests {
     use crate::model::Scope;
 
     fn device(uri: &str) -> Result<String, Reason> {
-        device_of("targetDeviceUri", uri)
-            .map(|id| id.to_string())
-            .map_err(|refusal| refusal.reason)
+        device_of("targetDeviceUri", uri).map(|id| id.to_string()).map_err(|refusal| refusal.reason)
     }
 
     #[test]
@@ -394,9 +425,7 @@ mod tests {
     #[test]
     fn a_body_is_an_object_with_a_name() {
         let refused = |text: &str| {
-            OperationBody::parse(text.as_bytes())
-                .map_err(|refusal| refusal.reason)
-                .expect_err(text)
+            OperationBody::parse(text.as_bytes()).map_err(|refusal| refusal.reason).expect_err(text)
         };
         for text in [
             "",
@@ -422,7 +451,10 @@ mod tests {
 
     #[test]
     fn an_unknown_word_is_named_with_what_may_stand_there() {
-        let operation = OperationBody::parse(br#"{"operationName":"Coach","supervisorMonitoringScope":"agent"}"#).expect("an operation");
+        let operation = OperationBody::parse(
+            br#"{"operationName":"Coach","supervisorMonitoringScope":"agent"}"#,
+        )
+        .expect("an operation");
         let refusal = operation
             .parameters
             .word::<Scope>("supervisorMonitoringScope")

@@ -46,8 +46,8 @@ pub use routing::Unroutable;
 
 use crate::media::{CallKey, Codec, Expected, Gain, LeakReason, MediaCommand, MediaEvent, Targets};
 use crate::model::{
-    Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Mode, MonitorFact, Now, Number, PartyRole, Reason, Refusal,
-    Scope, setting,
+    Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Mode, MonitorFact, Now,
+    Number, PartyRole, Reason, Refusal, Scope, setting,
 };
 use crate::sip::leg::{Identity, LegCommand, LegId};
 use crate::sip::sdp::{SdpFault, SrtpPolicy};
@@ -276,7 +276,12 @@ struct MediaPolicy {
 impl<E: Environment> B2bua<E> {
     /// A B2BUA without calls. Its first outputs are the facts of its devices and of the monitors
     /// that were kept.
-    pub fn new(config: B2buaConfig, numbering: Numbering, kept: RestoredCalls, environment: E) -> Self {
+    pub fn new(
+        config: B2buaConfig,
+        numbering: Numbering,
+        kept: RestoredCalls,
+        environment: E,
+    ) -> Self {
         let mut devices: BTreeMap<DeviceId, DeviceState> = numbering
             .extensions()
             .map(|extension| (extension.device.clone(), DeviceState::new(extension.clone())))
@@ -290,32 +295,26 @@ impl<E: Environment> B2bua<E> {
         let monitors = kept
             .monitors
             .into_iter()
-            .filter(|monitor| devices.contains_key(&monitor.supervisor) && devices.contains_key(&monitor.target))
+            .filter(|monitor| {
+                devices.contains_key(&monitor.supervisor) && devices.contains_key(&monitor.target)
+            })
             .collect();
         let supervision = Supervision::new(config.supervision.clone(), monitors);
-        let kept: BTreeMap<DeviceId, MonitorFact> = supervision
-            .monitors()
-            .map(|monitor| (monitor.supervisor.clone(), monitor))
-            .collect();
+        let kept: BTreeMap<DeviceId, MonitorFact> =
+            supervision.monitors().map(|monitor| (monitor.supervisor.clone(), monitor)).collect();
         let facts = devices.values().map(|device| Fact::Device(device.fact()));
-        let outputs = facts.chain(kept.values().cloned().map(Fact::Monitor)).map(Output::Fact).collect();
+        let outputs =
+            facts.chain(kept.values().cloned().map(Fact::Monitor)).map(Output::Fact).collect();
         let config = Arc::new(config);
         Self {
-            plan: DialPlan {
-                config: Arc::clone(&config),
-                numbering,
-                devices,
-            },
+            plan: DialPlan { config: Arc::clone(&config), numbering, devices },
             config,
             legs: LegFactory::new(environment),
             calls: CallTable::default(),
             supervision,
             kept,
             pending: BTreeMap::new(),
-            out: Step {
-                outputs,
-                ..Step::default()
-            },
+            out: Step { outputs, ..Step::default() },
             closing: None,
         }
     }
@@ -352,11 +351,9 @@ impl<E: Environment> B2bua<E> {
                     call.handle_active(leg, &mut ctx);
                 }
             }
-            MediaEvent::LeakGuard {
-                call,
-                leg: _,
-                reason: LeakReason::NotPermitted,
-            } => self.with(call, now, Call::handle_leak),
+            MediaEvent::LeakGuard { call, leg: _, reason: LeakReason::NotPermitted } => {
+                self.with(call, now, Call::handle_leak)
+            }
             MediaEvent::Failed { leg } => {
                 if let Some((call, mut ctx)) = self.find(leg, now) {
                     call.handle_media_failed(&mut ctx);
@@ -373,10 +370,7 @@ impl<E: Environment> B2bua<E> {
                 }
                 return;
             }
-            MediaEvent::LeakGuard {
-                reason: LeakReason::CodecMismatch,
-                ..
-            }
+            MediaEvent::LeakGuard { reason: LeakReason::CodecMismatch, .. }
             | MediaEvent::Closed { .. } => {}
         }
         self.finish_step(now);
@@ -490,43 +484,19 @@ impl<E: Environment> B2bua<E> {
     fn find(&mut self, leg: LegId, now: Now) -> Option<(&mut Call, Ctx<'_>)> {
         let call = self.calls.of_leg_mut(leg)?;
         let (config, supervision, out) = (&*self.config, &mut self.supervision, &mut self.out);
-        Some((
-            call,
-            Ctx {
-                config,
-                supervision,
-                out,
-                now,
-            },
-        ))
+        Some((call, Ctx { config, supervision, out, now }))
     }
 
     fn find_key(&mut self, key: CallKey, now: Now) -> Option<(&mut Call, Ctx<'_>)> {
         let call = self.calls.get_mut(key)?;
         let (config, supervision, out) = (&*self.config, &mut self.supervision, &mut self.out);
-        Some((
-            call,
-            Ctx {
-                config,
-                supervision,
-                out,
-                now,
-            },
-        ))
+        Some((call, Ctx { config, supervision, out, now }))
     }
 
     fn find_named(&mut self, id: &CallId, now: Now) -> Result<(&mut Call, Ctx<'_>), Refusal> {
         let call = self.calls.named_mut(id).ok_or_else(|| Refusal::no_call(id))?;
         let (config, supervision, out) = (&*self.config, &mut self.supervision, &mut self.out);
-        Ok((
-            call,
-            Ctx {
-                config,
-                supervision,
-                out,
-                now,
-            },
-        ))
+        Ok((call, Ctx { config, supervision, out, now }))
     }
 
     fn with(&mut self, key: CallKey, now: Now, step: impl FnOnce(&mut Call, &mut Ctx<'_>)) {
@@ -545,12 +515,7 @@ impl<E: Environment> B2bua<E> {
 
 impl DeviceState {
     fn new(extension: Extension) -> Self {
-        Self {
-            extension,
-            registered: false,
-            do_not_disturb: false,
-            forward_to: None,
-        }
+        Self { extension, registered: false, do_not_disturb: false, forward_to: None }
     }
 
     fn fact(&self) -> DeviceFact {
@@ -581,10 +546,7 @@ fn role_of(kind: AccountKind) -> PartyRole {
 }
 
 fn identity(number: &Number, display: impl Into<String>) -> Identity {
-    Identity {
-        number: number.clone(),
-        display: display.into(),
-    }
+    Identity { number: number.clone(), display: display.into() }
 }
 
 fn stopping() -> Refusal {

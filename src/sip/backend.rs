@@ -304,7 +304,9 @@ impl BackendTask {
     fn hand_in(&mut self, input: Input) {
         let now = clock::now();
         match input {
-            Input::Legs(events) => events.into_iter().for_each(|event| self.hand_in_leg(event, now)),
+            Input::Legs(events) => {
+                events.into_iter().for_each(|event| self.hand_in_leg(event, now))
+            }
             Input::Command(Some(call)) => self.hand_in_command(call, now),
             Input::Command(None) => self.commands = None,
             Input::Stored(id, is_stored) => self.hand_in_stored(id, is_stored, now),
@@ -312,7 +314,11 @@ impl BackendTask {
             Input::Media(None) => self.media = None,
             Input::Timeout => self.b2bua.handle_timeout(now),
             Input::Stop => {
-                tracing::info!(calls = self.b2bua.live_calls(), grace_s = self.grace.as_secs(), "stopping");
+                tracing::info!(
+                    calls = self.b2bua.live_calls(),
+                    grace_s = self.grace.as_secs(),
+                    "stopping"
+                );
                 self.b2bua.close(self.grace, now);
             }
         }
@@ -323,16 +329,11 @@ impl BackendTask {
         let _inside = span.enter();
         let mut gone = None;
         match &event {
-            LegEvent::AskToAnswerRefused { status, .. } => tracing::info!(status, "a phone can not be made to answer"),
+            LegEvent::AskToAnswerRefused { status, .. } => {
+                tracing::info!(status, "a phone can not be made to answer")
+            }
             LegEvent::Referred { to, .. } => tracing::debug!(%to, "asks to be replaced"),
-            LegEvent::Incoming {
-                leg,
-                call_id,
-                claimed,
-                to,
-                source,
-                ..
-            } => {
+            LegEvent::Incoming { leg, call_id, claimed, to, source, .. } => {
                 tracing::debug!("a call comes in");
                 self.observer.name(*leg, call_id.clone());
                 self.observer.calls(*leg, claimed, to, source);
@@ -378,25 +379,32 @@ impl BackendTask {
 
     fn hand_in_media(&mut self, event: MediaEvent, now: Now) {
         match &event {
-            MediaEvent::LeakGuard {
-                call,
-                leg,
-                reason: LeakReason::NotPermitted,
-            } => {
-                tracing::warn!(call = call.0, leg = leg.0, "sound was kept from a listener it was not for");
+            MediaEvent::LeakGuard { call, leg, reason: LeakReason::NotPermitted } => {
+                tracing::warn!(
+                    call = call.0,
+                    leg = leg.0,
+                    "sound was kept from a listener it was not for"
+                );
             }
-            MediaEvent::LeakGuard {
-                call,
-                leg,
-                reason: LeakReason::CodecMismatch,
-            } => tracing::debug!(call = call.0, leg = leg.0, "sound in another codec was kept from a listener"),
+            MediaEvent::LeakGuard { call, leg, reason: LeakReason::CodecMismatch } => {
+                tracing::debug!(
+                    call = call.0,
+                    leg = leg.0,
+                    "sound in another codec was kept from a listener"
+                )
+            }
             MediaEvent::Closed { leg, stats } => {
                 tracing::debug!(leg = leg.0, ?stats, "media closed");
                 self.observer.silent(*leg, stats, now);
             }
             MediaEvent::Inactive { leg } => tracing::debug!(leg = leg.0, "silent"),
-            MediaEvent::Failed { leg } => tracing::error!(leg = leg.0, "the media worker of a leg has failed: its call is ended"),
-            MediaEvent::Withheld { .. } | MediaEvent::Active { .. } | MediaEvent::Quality { .. } => {}
+            MediaEvent::Failed { leg } => tracing::error!(
+                leg = leg.0,
+                "the media worker of a leg has failed: its call is ended"
+            ),
+            MediaEvent::Withheld { .. }
+            | MediaEvent::Active { .. }
+            | MediaEvent::Quality { .. } => {}
         }
         self.b2bua.handle_media(event, now);
     }
@@ -482,11 +490,12 @@ impl BackendTask {
     fn note_leg(&mut self, command: &LegCommand) {
         match command {
             LegCommand::Reject { leg, status } => self.observer.refused(*leg, *status),
-            LegCommand::RefuseOffer { leg, .. } if self.b2bua.party_of(*leg).is_none() => self.observer.refused(*leg, SdpError::STATUS),
-            LegCommand::TellReferrer {
-                leg,
-                status: status @ 300..,
-            } => self.observer.not_transferred(*leg, *status),
+            LegCommand::RefuseOffer { leg, .. } if self.b2bua.party_of(*leg).is_none() => {
+                self.observer.refused(*leg, SdpError::STATUS)
+            }
+            LegCommand::TellReferrer { leg, status: status @ 300.. } => {
+                self.observer.not_transferred(*leg, *status)
+            }
             LegCommand::Hangup { leg, .. } => self.observer.forget(*leg),
             _ => {}
         }

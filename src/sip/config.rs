@@ -20,7 +20,8 @@ use std::time::Duration;
 pub struct SipConfig {
     /// Where to listen. Port 0 takes a free one.
     pub listen: Vec<ListenAddress>,
-    /// Hosts that are ours in a Request-URI, besides the addresses we listen on: domains and public addresses.
+    /// Hosts that are ours in a Request-URI, besides the addresses we listen on: domains and public
+    /// addresses.
     pub domains: Vec<String>,
     /// The host in our Via and Contact. `None`: the address we listen on.
     pub advertised: Option<String>,
@@ -38,7 +39,8 @@ pub struct SipConfig {
     /// The peers that are known by their address.
     #[serde(skip)]
     pub trunks: Vec<Trunk>,
-    /// Whether accounts must authenticate each INVITE. When off, an INVITE from the address an account has registered from is his.
+    /// Whether accounts must authenticate each INVITE. When off, an INVITE from the address an
+    /// account has registered from is his.
     pub challenge_invites: bool,
     /// Bounds.
     #[serde(skip)]
@@ -143,12 +145,13 @@ impl TryFrom<String> for ListenAddress {
     }
 }
 
-/// Whether a peer is behind an address translator: its sound comes from the host that its signalling comes from, from a port that is
-/// learned, whatever its description says.
+/// Whether a peer is behind an address translator: its sound comes from the host that its
+/// signalling comes from, from a port that is learned, whatever its description says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Nat {
-    /// Where it shows: a private address is described by a peer that is seen at a public one; or a device seen at a public address names
-    /// another one in its Via (RFC 3261 18.2.1), or a private one in its Contact.
+    /// Where it shows: a private address is described by a peer that is seen at a public one; or a
+    /// device seen at a public address names another one in its Via (RFC 3261 18.2.1), or a private
+    /// one in its Contact.
     #[default]
     Auto,
     /// Always.
@@ -197,13 +200,15 @@ pub struct SipAccount {
     pub device: DeviceId,
     /// Its number: the user part of its address of record.
     pub number: Number,
-    /// What a switch that it is registered from may call it besides, in P-Asserted-Identity, Remote-Party-ID or From.
+    /// What a switch that it is registered from may call it besides, in P-Asserted-Identity,
+    /// Remote-Party-ID or From.
     #[serde(default)]
     pub aliases: Vec<Number>,
     /// The user name of its digests; usually the number.
     #[serde(skip)]
     pub username: String,
-    /// What its digests are checked against: an HA1 for every algorithm of [`SipConfig::algorithms`] (without `-sess`).
+    /// What its digests are checked against: an HA1 for every algorithm of
+    /// [`SipConfig::algorithms`] (without `-sess`).
     #[serde(skip)]
     pub ha1s: BTreeMap<Algorithm, String>,
     /// How its phone is asked to answer by itself.
@@ -215,7 +220,8 @@ pub struct SipAccount {
     /// Whether it is behind a NAT.
     #[serde(default)]
     pub nat: Nat,
-    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the
+    /// sound of several calls from one port.
     #[serde(default)]
     pub own_ports: bool,
     /// Its phones are asked whether they are there ([`SipConfig::qualify`]).
@@ -253,7 +259,8 @@ impl fmt::Debug for SipAccount {
     }
 }
 
-/// The ways to ask a phone to answer by itself; phones understand one or the other, and ignore the rest.
+/// The ways to ask a phone to answer by itself; phones understand one or the other, and ignore the
+/// rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AutoAnswer {
     /// `Answer-Mode: Auto` (RFC 5373).
@@ -266,11 +273,7 @@ pub struct AutoAnswer {
 
 fn every_way_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AutoAnswer, D::Error> {
     let is_asked = bool::deserialize(deserializer)?;
-    Ok(AutoAnswer {
-        answer_mode: is_asked,
-        call_info: is_asked,
-        alert_info: is_asked,
-    })
+    Ok(AutoAnswer { answer_mode: is_asked, call_info: is_asked, alert_info: is_asked })
 }
 
 fn yes() -> bool {
@@ -279,11 +282,7 @@ fn yes() -> bool {
 
 impl Default for AutoAnswer {
     fn default() -> Self {
-        Self {
-            answer_mode: true,
-            call_info: true,
-            alert_info: true,
-        }
+        Self { answer_mode: true, call_info: true, alert_info: true }
     }
 }
 
@@ -295,9 +294,11 @@ pub struct Trunk {
     pub name: String,
     /// Where its requests come from.
     pub sources: Vec<TrunkSource>,
-    /// Where our requests go: `host`, `host:port`; a name is resolved once, when the endpoint starts.
+    /// Where our requests go: `host`, `host:port`; a name is resolved once, when the endpoint
+    /// starts.
     pub target: String,
-    /// The address of `target`; filled in when the endpoint starts, or at once when it is an address.
+    /// The address of `target`; filled in when the endpoint starts, or at once when it is an
+    /// address.
     #[serde(skip)]
     pub address: Option<SocketAddr>,
     /// How our requests go there.
@@ -322,14 +323,15 @@ pub struct Trunk {
     /// Where its sound may be, besides its own hosts; none: not said.
     #[serde(default)]
     pub media_sources: Vec<Network>,
-    /// It has a pair of ports of its own for each call even where legs share them: it may send the sound of several calls from one port.
+    /// It has a pair of ports of its own for each call even where legs share them: it may send the
+    /// sound of several calls from one port.
     #[serde(default)]
     pub own_ports: bool,
     /// Whether its media is encrypted.
     #[serde(default)]
     pub srtp: SrtpPolicy,
-    /// It may show numbers of our own devices as calling: a switch on which they hang as well. Else such a number is
-    /// withheld, and shown as not verified.
+    /// It may show numbers of our own devices as calling: a switch on which they hang as well. Else
+    /// such a number is withheld, and shown as not verified.
     #[serde(default)]
     pub own_numbers: bool,
 }
@@ -339,10 +341,7 @@ impl Trunk {
     pub fn at(name: &str, address: SocketAddr, protocol: Protocol) -> Self {
         Self {
             name: name.to_owned(),
-            sources: vec![TrunkSource {
-                address: address.ip(),
-                port: None,
-            }],
+            sources: vec![TrunkSource { address: address.ip(), port: None }],
             target: address.to_string(),
             address: Some(address),
             protocol,
@@ -359,8 +358,8 @@ impl Trunk {
         }
     }
 
-    /// Requests from there are this trunk's. The port of a TCP connection is chance and proves nothing: a source with a port is one of
-    /// datagrams, unless the trunk speaks TCP.
+    /// Requests from there are this trunk's. The port of a TCP connection is chance and proves
+    /// nothing: a source with a port is one of datagrams, unless the trunk speaks TCP.
     pub fn owns(&self, protocol: Protocol, peer: SocketAddr) -> bool {
         let covers = |source: &TrunkSource| {
             let port_fits = match protocol {
@@ -379,7 +378,8 @@ impl Trunk {
     }
 
     fn prefix_length(&self, number: &Number) -> Option<usize> {
-        let fitting = self.prefixes.iter().filter(|prefix| number.as_str().starts_with(prefix.as_str()));
+        let fitting =
+            self.prefixes.iter().filter(|prefix| number.as_str().starts_with(prefix.as_str()));
         fitting.map(String::len).max()
     }
 }
@@ -456,7 +456,8 @@ pub struct SipLimits {
     /// Longest registration granted.
     #[serde(deserialize_with = "setting::some_seconds")]
     pub max_expires: Duration,
-    /// An incoming call that nobody answers or refuses is refused by then (RFC 3261's timer C is 3 min).
+    /// An incoming call that nobody answers or refuses is refused by then (RFC 3261's timer C is 3
+    /// min).
     #[serde(skip)]
     pub ringing: Duration,
     /// TCP connections.
@@ -474,10 +475,12 @@ pub struct SipLimits {
     /// How long a stranger may keep a connection, whatever it says.
     #[serde(skip)]
     pub stranger_lifetime: Duration,
-    /// How long a message may take to arrive once begun, and the first of a connection from the beginning.
+    /// How long a message may take to arrive once begun, and the first of a connection from the
+    /// beginning.
     #[serde(skip)]
     pub message_deadline: Duration,
-    /// A connection on which no message has come for so long is closed, unless a registration or a call goes by it or it is a trunk's.
+    /// A connection on which no message has come for so long is closed, unless a registration or a
+    /// call goes by it or it is a trunk's.
     #[serde(skip)]
     pub idle: Duration,
 }

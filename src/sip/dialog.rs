@@ -1,8 +1,9 @@
 //! A dialog (RFC 3261 12), either side of it.
 //!
-//! In-dialog requests of ours have the peer's Contact as their Request-URI and go over the dialog's flow, which the user agent chooses
-//! among the places where that peer is known to be. In-dialog requests of the peer match Call-ID and both tags; whether they come from
-//! the peer is for the user agent to say.
+//! In-dialog requests of ours have the peer's Contact as their Request-URI and go over the dialog's
+//! flow, which the user agent chooses among the places where that peer is known to be. In-dialog
+//! requests of the peer match Call-ID and both tags; whether they come from the peer is for the
+//! user agent to say.
 
 use super::flow::Flow;
 use super::message::{HeaderError, Method, NameAddr, SipRequest, SipResponse, Uri};
@@ -41,11 +42,16 @@ pub struct OutOfOrder;
 
 impl Dialog {
     /// The dialog that an INVITE with a Contact asks for, as its UAS (RFC 3261 12.1.1).
-    pub fn incoming(invite: &SipRequest, local_tag: String, flow: Flow) -> Result<Dialog, HeaderError> {
+    pub fn incoming(
+        invite: &SipRequest,
+        local_tag: String,
+        flow: Flow,
+    ) -> Result<Dialog, HeaderError> {
         let headers = &invite.headers;
         let from = headers.from()?;
         let to = headers.to()?;
-        let target = headers.contacts()?.into_iter().next().ok_or(HeaderError::Missing("Contact"))?.uri;
+        let target =
+            headers.contacts()?.into_iter().next().ok_or(HeaderError::Missing("Contact"))?.uri;
         Ok(Dialog {
             call_id: headers.call_id()?.to_vec(),
             // RFC 2543 phones send no tag: the empty one stands for it (RFC 3261 12.2.2).
@@ -63,7 +69,14 @@ impl Dialog {
     }
 
     /// The dialog that our INVITE asks for. `local` has our tag.
-    pub fn outgoing(call_id: String, local: NameAddr, local_tag: String, remote: NameAddr, target: Uri, flow: Flow) -> Dialog {
+    pub fn outgoing(
+        call_id: String,
+        local: NameAddr,
+        local_tag: String,
+        remote: NameAddr,
+        target: Uri,
+        flow: Flow,
+    ) -> Dialog {
         Dialog {
             call_id: call_id.into_bytes(),
             local: local.with_tag(&local_tag).to_bytes(),
@@ -107,7 +120,9 @@ impl Dialog {
 
     /// A request with this Call-ID, To tag and From tag is of this dialog.
     pub fn matches(&self, call_id: &[u8], to_tag: &[u8], from_tag: &[u8]) -> bool {
-        self.call_id == call_id && self.local_tag.as_bytes() == to_tag && self.remote_tag.as_deref() == Some(from_tag)
+        self.call_id == call_id
+            && self.local_tag.as_bytes() == to_tag
+            && self.remote_tag.as_deref() == Some(from_tag)
     }
 
     /// Takes note of their CSeq: jumps are fine, going back is not (RFC 3261 12.2.2).
@@ -136,7 +151,8 @@ impl Dialog {
         if let Some(first) = routes.first()
             && !first.uri.is_loose()
         {
-            // A strict router of RFC 2543 (RFC 3261 12.2.1.1): it becomes the Request-URI, the target the last route.
+            // A strict router of RFC 2543 (RFC 3261 12.2.1.1): it becomes the Request-URI, the
+            // target the last route.
             uri = std::mem::replace(&mut routes[0].uri, uri);
             routes.rotate_left(1);
         }

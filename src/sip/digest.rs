@@ -1,7 +1,8 @@
 //! Digest authentication (RFC 7616, RFC 3261 22, RFC 8760): both sides of it.
 //!
-//! A nonce is made of a number and the time it was issued, sealed with a keyed hash over both and the address it was issued
-//! to; nothing is kept for a challenge, and for an answer only which counts (nc) of its nonce have been seen.
+//! A nonce is made of a number and the time it was issued, sealed with a keyed hash over both and
+//! the address it was issued to; nothing is kept for a challenge, and for an answer only which
+//! counts (nc) of its nonce have been seen.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -87,7 +88,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// H(user:realm:password), in hexadecimal: what is stored instead of a password, one for each base algorithm in use.
+/// H(user:realm:password), in hexadecimal: what is stored instead of a password, one for each base
+/// algorithm in use.
 pub fn ha1(algorithm: Algorithm, user: &str, realm: &str, password: &str) -> String {
     algorithm.base().hash(&[user.as_bytes(), realm.as_bytes(), password.as_bytes()])
 }
@@ -113,13 +115,17 @@ impl RequestedBy<'_> {
         };
         let whole = self.counted.is_some_and(|(qop, ..)| qop.eq_ignore_ascii_case(b"auth-int"));
         let ha2 = match whole {
-            true => self
-                .algorithm
-                .hash(&[self.method, self.uri, self.algorithm.hash(&[self.body]).as_bytes()]),
+            true => self.algorithm.hash(&[
+                self.method,
+                self.uri,
+                self.algorithm.hash(&[self.body]).as_bytes(),
+            ]),
             false => self.algorithm.hash(&[self.method, self.uri]),
         };
         match self.counted {
-            Some((qop, nc, cnonce)) => self.algorithm.hash(&[ha1.as_bytes(), self.nonce, nc, cnonce, qop, ha2.as_bytes()]),
+            Some((qop, nc, cnonce)) => {
+                self.algorithm.hash(&[ha1.as_bytes(), self.nonce, nc, cnonce, qop, ha2.as_bytes()])
+            }
             None => self.algorithm.hash(&[ha1.as_bytes(), self.nonce, ha2.as_bytes()]),
         }
     }
@@ -148,7 +154,10 @@ impl<'a> AuthParams<'a> {
             let equals = rest.iter().position(|byte| *byte == b'=')?;
             let name = rest[..equals].trim_ascii();
             let (text, after) = AuthParams::read_value(rest[equals + 1..].trim_ascii_start())?;
-            if name.is_empty() || fields.len() == 32 || fields.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
+            if name.is_empty()
+                || fields.len() == 32
+                || fields.iter().any(|(known, _)| known.eq_ignore_ascii_case(name))
+            {
                 return None;
             }
             fields.push((name, text));
@@ -191,7 +200,8 @@ impl<'a> AuthParams<'a> {
     }
 }
 
-/// The realm of an Authorization or Proxy-Authorization value (or of a challenge), to pick the one that is meant for us.
+/// The realm of an Authorization or Proxy-Authorization value (or of a challenge), to pick the one
+/// that is meant for us.
 pub fn realm(value: &[u8]) -> Option<Vec<u8>> {
     AuthParams::read(value)?.get("realm").map(<[u8]>::to_vec)
 }
@@ -207,8 +217,9 @@ pub fn username(value: &[u8], realm: &[u8]) -> Option<Vec<u8>> {
 pub struct DigestRequest<'a> {
     /// The method's name.
     pub method: &'a [u8],
-    /// The raw Request-URI: what an answer of ours is made over. An answer to us says its own digest-uri, and is judged over
-    /// that: on the way to us a proxy may have rewritten the Request-URI (RFC 3261 22.4).
+    /// The raw Request-URI: what an answer of ours is made over. An answer to us says its own
+    /// digest-uri, and is judged over that: on the way to us a proxy may have rewritten the
+    /// Request-URI (RFC 3261 22.4).
     pub uri: &'a [u8],
     /// The body, for auth-int.
     pub body: &'a [u8],
@@ -222,8 +233,8 @@ pub enum DigestVerdict {
         /// The user.
         user: String,
     },
-    /// The sender may know the secret, but the nonce is old, from elsewhere, or its count was used: challenge again with stale=true. The
-    /// secret has not been looked at.
+    /// The sender may know the secret, but the nonce is old, from elsewhere, or its count was used:
+    /// challenge again with stale=true. The secret has not been looked at.
     Stale,
     /// No such user or wrong secret: the two are not told apart.
     Wrong,
@@ -277,8 +288,15 @@ impl NonceCounts {
 }
 
 impl Authenticator {
-    /// `key` is secret and random, and new at every start; `algorithms` in the order of preference (RFC 8760 2.3).
-    pub fn new(key: [u8; 32], realm: &str, algorithms: Vec<Algorithm>, lifetime: Duration, now: Instant) -> Authenticator {
+    /// `key` is secret and random, and new at every start; `algorithms` in the order of preference
+    /// (RFC 8760 2.3).
+    pub fn new(
+        key: [u8; 32],
+        realm: &str,
+        algorithms: Vec<Algorithm>,
+        lifetime: Duration,
+        now: Instant,
+    ) -> Authenticator {
         Authenticator {
             key,
             realm: realm.to_owned(),
@@ -296,12 +314,14 @@ impl Authenticator {
         &self.realm
     }
 
-    /// The values of WWW-Authenticate (or Proxy-Authenticate) for a peer: one for each algorithm, the preferred one first.
+    /// The values of WWW-Authenticate (or Proxy-Authenticate) for a peer: one for each algorithm,
+    /// the preferred one first.
     pub fn challenge(&mut self, source: IpAddr, stale: bool, now: Instant) -> Vec<String> {
         self.issued += 1;
         let nonce = self.nonce(self.issued, self.seconds(now), source);
         let stale = if stale { ", stale=true" } else { "" };
-        let realm = String::from_utf8_lossy(&super::message::quote(self.realm.as_bytes())).into_owned();
+        let realm =
+            String::from_utf8_lossy(&super::message::quote(self.realm.as_bytes())).into_owned();
         let value = |algorithm: &Algorithm| {
             format!(
                 "Digest realm={realm}, nonce=\"{nonce}\", algorithm={}, qop=\"auth\"{stale}",
@@ -311,7 +331,8 @@ impl Authenticator {
         self.algorithms.iter().map(value).collect()
     }
 
-    /// Judges the value of Authorization (or Proxy-Authorization). `stored` gives the HA1 of a user for a base algorithm.
+    /// Judges the value of Authorization (or Proxy-Authorization). `stored` gives the HA1 of a user
+    /// for a base algorithm.
     pub fn verify(
         &mut self,
         value: &[u8],
@@ -372,7 +393,8 @@ impl Authenticator {
         Some(DigestVerdict::Genuine { user: user.to_owned() })
     }
 
-    /// The number of the challenge that a genuine value of Authorization answers; a newer challenge has a higher one.
+    /// The number of the challenge that a genuine value of Authorization answers; a newer challenge
+    /// has a higher one.
     pub fn challenge_of(&self, value: &[u8]) -> Option<u64> {
         let fields = AuthParams::read(value)?;
         let sealed = BASE64_URL_SAFE_NO_PAD.decode(fields.get("nonce")?).ok()?;
@@ -393,11 +415,14 @@ impl Authenticator {
 
     /// The number of a nonce that we issued to this address, not too long ago.
     fn open_nonce(&mut self, nonce: &[u8], source: IpAddr, now: Instant) -> Option<u64> {
-        let sealed = BASE64_URL_SAFE_NO_PAD.decode(nonce).ok().filter(|sealed| sealed.len() == 32)?;
+        let sealed =
+            BASE64_URL_SAFE_NO_PAD.decode(nonce).ok().filter(|sealed| sealed.len() == 32)?;
         if !same_secret(&self.seal(&sealed[..16], source)[..16], &sealed[16..]) {
             return None;
         }
-        let word = |at: usize| sealed[at..at + 8].iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+        let word = |at: usize| {
+            sealed[at..at + 8].iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte))
+        };
         let (number, issued_at) = (word(0), word(8));
         let age = self.seconds(now).saturating_sub(issued_at);
         if age > self.lifetime.as_secs() {
@@ -409,7 +434,9 @@ impl Authenticator {
 
     /// HMAC-SHA-256 (RFC 2104) over what is sealed, the address and the realm.
     fn seal(&self, text: &[u8], source: IpAddr) -> [u8; 32] {
-        let pad = |with: u8| -> Vec<u8> { (0..64).map(|at| self.key.get(at).unwrap_or(&0) ^ with).collect() };
+        let pad = |with: u8| -> Vec<u8> {
+            (0..64).map(|at| self.key.get(at).unwrap_or(&0) ^ with).collect()
+        };
         let bound = format!("{}\n{}", source.to_canonical(), self.realm);
         let inner = Sha256::digest([pad(0x36).as_slice(), text, bound.as_bytes()].concat());
         Sha256::digest([pad(0x5c).as_slice(), inner.as_slice()].concat()).into()
@@ -417,9 +444,9 @@ impl Authenticator {
 }
 
 fn read_count(nc: &[u8]) -> Option<u32> {
-    let digits = std::str::from_utf8(nc)
-        .ok()
-        .filter(|digits| digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    let digits = std::str::from_utf8(nc).ok().filter(|digits| {
+        digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })?;
     u32::from_str_radix(digits, 16).ok()
 }
 
@@ -449,29 +476,35 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// An account: `peer` names the party that may challenge for it, in whatever terms the caller tells its peers apart.
+    /// An account: `peer` names the party that may challenge for it, in whatever terms the caller
+    /// tells its peers apart.
     pub fn new(peer: &str, realm: &str, user: &str, password: &str) -> Credentials {
         let [peer, realm, user, password] = [peer, realm, user, password].map(str::to_owned);
-        Credentials {
-            peer,
-            realm,
-            user,
-            password,
-            nonce: Vec::new(),
-            count: 0,
-        }
+        Credentials { peer, realm, user, password, nonce: Vec::new(), count: 0 }
     }
 
-    /// The value of Authorization that answers one of the challenges of a 401 or 407: the topmost that can be answered (RFC
-    /// 8760 2.4). `None` when the peer or the realm is another's, or nothing can be answered. `cnonce` is random and new.
-    pub fn answer(&mut self, challenges: &[&[u8]], peer: &str, subject: DigestRequest<'_>, cnonce: &str) -> Option<String> {
+    /// The value of Authorization that answers one of the challenges of a 401 or 407: the topmost
+    /// that can be answered (RFC 8760 2.4). `None` when the peer or the realm is another's, or
+    /// nothing can be answered. `cnonce` is random and new.
+    pub fn answer(
+        &mut self,
+        challenges: &[&[u8]],
+        peer: &str,
+        subject: DigestRequest<'_>,
+        cnonce: &str,
+    ) -> Option<String> {
         if peer != self.peer {
             return None;
         }
         challenges.iter().find_map(|challenge| self.answer_one(challenge, subject, cnonce))
     }
 
-    fn answer_one(&mut self, challenge: &[u8], subject: DigestRequest<'_>, cnonce: &str) -> Option<String> {
+    fn answer_one(
+        &mut self,
+        challenge: &[u8],
+        subject: DigestRequest<'_>,
+        cnonce: &str,
+    ) -> Option<String> {
         let fields = AuthParams::read(challenge)?;
         let algorithm = fields.get("algorithm").map_or(Some(Algorithm::Md5), Algorithm::named)?;
         if fields.get("realm")? != self.realm.as_bytes() {
@@ -498,16 +531,9 @@ impl Credentials {
         let counted = qop.map(|qop| (qop.as_bytes(), nc.as_bytes(), cnonce.as_bytes()));
         let DigestRequest { method, uri, body } = subject;
         let ha1 = ha1(algorithm, &self.user, &self.realm, &self.password);
-        let response = RequestedBy {
-            algorithm,
-            nonce,
-            counted,
-            method,
-            uri,
-            body,
-        }
-        .response(&ha1);
-        let quoted = |text: &[u8]| String::from_utf8_lossy(&super::message::quote(text)).into_owned();
+        let response = RequestedBy { algorithm, nonce, counted, method, uri, body }.response(&ha1);
+        let quoted =
+            |text: &[u8]| String::from_utf8_lossy(&super::message::quote(text)).into_owned();
         let mut value = format!(
             "Digest username={}, realm={}, nonce={}, uri={}, response=\"{response}\", algorithm={}",
             quoted(self.user.as_bytes()),
@@ -533,11 +559,8 @@ mod tests {
     const REALM: &str = "coach.example.test";
     const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const AWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
-    const REGISTER: DigestRequest<'_> = DigestRequest {
-        method: b"REGISTER",
-        uri: b"sip:coach.example.test",
-        body: b"",
-    };
+    const REGISTER: DigestRequest<'_> =
+        DigestRequest { method: b"REGISTER", uri: b"sip:coach.example.test", body: b"" };
 
     fn stored(user: &str, algorithm: Algorithm) -> Option<String> {
         (user == "anna").then(|| ha1(algorithm, user, REALM, "secret"))
@@ -559,11 +582,7 @@ mod tests {
                 Duration::from_secs(300),
                 now,
             );
-            Pair {
-                server,
-                client: Credentials::new("registrar", REALM, "anna", "secret"),
-                now,
-            }
+            Pair { server, client: Credentials::new("registrar", REALM, "anna", "secret"), now }
         }
 
         fn answer(&mut self) -> String {
@@ -616,16 +635,11 @@ mod tests {
                 panic!("{line}")
             };
             let algorithm = Algorithm::named(algorithm.as_bytes()).unwrap();
-            let counted = (!qop.is_empty()).then_some((qop.as_bytes(), nc.as_bytes(), cnonce.as_bytes()));
-            let (nonce, method, uri, body) = (nonce.as_bytes(), method.as_bytes(), uri.as_bytes(), body.as_bytes());
-            let asked = RequestedBy {
-                algorithm,
-                nonce,
-                counted,
-                method,
-                uri,
-                body,
-            };
+            let counted =
+                (!qop.is_empty()).then_some((qop.as_bytes(), nc.as_bytes(), cnonce.as_bytes()));
+            let (nonce, method, uri, body) =
+                (nonce.as_bytes(), method.as_bytes(), uri.as_bytes(), body.as_bytes());
+            let asked = RequestedBy { algorithm, nonce, counted, method, uri, body };
             assert_eq!(asked.response(&ha1(algorithm, user, realm, password)), response, "{line}");
             count += 1;
         }
@@ -661,10 +675,7 @@ mod tests {
         assert_eq!(pair.verify(&value), DigestVerdict::Wrong);
         let mut pair = Pair::new();
         let value = pair.answer();
-        let invite = DigestRequest {
-            method: b"INVITE",
-            ..REGISTER
-        };
+        let invite = DigestRequest { method: b"INVITE", ..REGISTER };
         assert_eq!(
             pair.server.verify(value.as_bytes(), invite, HOME, stored, pair.now),
             DigestVerdict::Wrong
@@ -683,8 +694,12 @@ mod tests {
             let mut pair = Pair::new();
             let value = pair.answer();
             let asked = DigestRequest { uri, ..REGISTER };
-            assert_eq!(pair.server.verify(value.as_bytes(), asked, HOME, stored, pair.now), genuine());
-            let value = pair.answer().replace("uri=\"sip:coach.example.test\"", "uri=\"sip:other.test\"");
+            assert_eq!(
+                pair.server.verify(value.as_bytes(), asked, HOME, stored, pair.now),
+                genuine()
+            );
+            let value =
+                pair.answer().replace("uri=\"sip:coach.example.test\"", "uri=\"sip:other.test\"");
             assert_eq!(pair.verify(&value), DigestVerdict::Wrong, "not what was hashed");
         }
     }
@@ -731,7 +746,10 @@ mod tests {
     #[test]
     fn a_nonce_of_ones_own_making_is_stale() {
         let mut pair = Pair::new();
-        let value = pair.answer_to(&["Digest realm=\"coach.example.test\", nonce=\"abcd\", qop=\"auth\", algorithm=MD5".to_owned()]);
+        let value = pair.answer_to(&[
+            "Digest realm=\"coach.example.test\", nonce=\"abcd\", qop=\"auth\", algorithm=MD5"
+                .to_owned(),
+        ]);
         assert_eq!(pair.verify(&value), DigestVerdict::Stale);
     }
 

@@ -1,8 +1,8 @@
 //! The user agent on real sockets and a real clock.
 //!
-//! The rhythm: drain the user agent, wait for one thing, hand it in, drain again. The B2BUA sits beside it in the same loop
-//! (`sip::service`): it takes the events of [`Endpoint::next`] and gives its commands to [`Endpoint::send`], so nothing is shared and
-//! nothing locked.
+//! The rhythm: drain the user agent, wait for one thing, hand it in, drain again. The B2BUA sits
+//! beside it in the same loop (`sip::service`): it takes the events of [`Endpoint::next`] and gives
+//! its commands to [`Endpoint::send`], so nothing is shared and nothing locked.
 //!
 //! ```text
 //! loop {
@@ -46,15 +46,20 @@ impl Endpoint {
         for trunk in &mut config.trunks {
             if trunk.address.is_none() {
                 let resolved = resolve(&trunk.target).await;
-                trunk.address = resolved.map_err(|error| io::Error::new(error.kind(), format!("trunk {}: {error}", trunk.name)))?;
+                trunk.address = resolved.map_err(|error| {
+                    io::Error::new(error.kind(), format!("trunk {}: {error}", trunk.name))
+                })?;
             }
         }
         let transport = Transport::bind(&config.listen, config.limits).await?;
-        if config.advertised.is_none() && transport.locals().iter().any(|(_, local)| local.ip().is_unspecified()) {
+        if config.advertised.is_none()
+            && transport.locals().iter().any(|(_, local)| local.ip().is_unspecified())
+        {
             let somewhere = config.trunks.iter().find_map(|trunk| trunk.address);
             config.advertised = outward(somewhere).await;
         }
-        let agent = UserAgent::new(config, transport.locals().to_vec(), rand::random(), clock::now());
+        let agent =
+            UserAgent::new(config, transport.locals().to_vec(), rand::random(), clock::now());
         let mut transport = transport;
         transport.trust(
             agent
@@ -110,7 +115,8 @@ impl Endpoint {
         std::mem::take(&mut self.bindings)
     }
 
-    /// Waits until something has happened that the B2BUA must know, or (then nothing is returned) there are bindings to keep. May be dropped at any time without losing an event.
+    /// Waits until something has happened that the B2BUA must know, or (then nothing is returned)
+    /// there are bindings to keep. May be dropped at any time without losing an event.
     pub async fn next(&mut self) -> Vec<LegEvent> {
         loop {
             self.drain();
@@ -150,9 +156,15 @@ impl Endpoint {
     fn hand_in(&mut self, arrival: TransportEvent) {
         let now = clock::now();
         match arrival {
-            TransportEvent::Datagram { flow, bytes } => self.agent.handle_datagram(flow, &bytes, now),
-            TransportEvent::Message { flow, message } => self.agent.handle_message(flow, *message, now),
-            TransportEvent::Malformed { flow, error } => self.agent.handle_malformed(flow, &error, now),
+            TransportEvent::Datagram { flow, bytes } => {
+                self.agent.handle_datagram(flow, &bytes, now)
+            }
+            TransportEvent::Message { flow, message } => {
+                self.agent.handle_message(flow, *message, now)
+            }
+            TransportEvent::Malformed { flow, error } => {
+                self.agent.handle_malformed(flow, &error, now)
+            }
             TransportEvent::Crowded(caller) => {
                 // Whoever belongs here finds a place however many strangers there are.
                 let known = self.agent.knows(caller.address());
@@ -173,7 +185,9 @@ impl Endpoint {
         let (counters, sent) = now;
         if counters.overloaded != self.told.0.overloaded {
             for (name, refused) in self.agent.refused_of_trunks() {
-                if refused > 0 && self.told_of_trunks.insert(name.to_owned(), refused) != Some(refused) {
+                if refused > 0
+                    && self.told_of_trunks.insert(name.to_owned(), refused) != Some(refused)
+                {
                     metrics::counter!("undertone_sip_trunk_calls_refused_total", "trunk" => name.to_owned()).absolute(refused);
                 }
             }
@@ -201,8 +215,12 @@ impl Endpoint {
                 }
                 Output::Event(event) => self.events.push(event),
                 Output::Known(flow) => self.transport.know(&flow),
-                Output::Qualified { device, answers: true } => tracing::info!(%device, "a phone answers OPTIONS again"),
-                Output::Qualified { device, answers: false } => tracing::info!(%device, "a phone does not answer OPTIONS any more"),
+                Output::Qualified { device, answers: true } => {
+                    tracing::info!(%device, "a phone answers OPTIONS again")
+                }
+                Output::Qualified { device, answers: false } => {
+                    tracing::info!(%device, "a phone does not answer OPTIONS any more")
+                }
                 Output::Bindings { device, bindings } => self.bindings.push((device, bindings)),
                 Output::Unusable { source, call_id, fault } => tracing::info!(
                     call_id,
@@ -212,12 +230,9 @@ impl Endpoint {
                     text = fault.line.as_ref().map(|line| line.text.as_str()).filter(|text| !text.is_empty()),
                     "session description that cannot be used"
                 ),
-                Output::WrongPassword(WrongPassword {
-                    device,
-                    source,
-                    times,
-                    throttled,
-                }) => tracing::warn!(%device, %source, times, throttled, "a phone's password is wrong"),
+                Output::WrongPassword(WrongPassword { device, source, times, throttled }) => {
+                    tracing::warn!(%device, %source, times, throttled, "a phone's password is wrong")
+                }
                 Output::Refused(refused) => log_refused(&refused),
             }
         }
@@ -254,7 +269,8 @@ async fn until(timeout: Option<std::time::Instant>) {
     }
 }
 
-/// The address that the system would send from, when it listens on all: what a Contact must say. Nothing is sent.
+/// The address that the system would send from, when it listens on all: what a Contact must say.
+/// Nothing is sent.
 async fn outward(to: Option<SocketAddr>) -> Option<String> {
     let to = to.unwrap_or(SocketAddr::from(([192, 0, 2, 1], 9)));
     let any: SocketAddr = match to {
@@ -270,7 +286,8 @@ async fn outward(to: Option<SocketAddr>) -> Option<String> {
 }
 
 async fn resolve(target: &str) -> io::Result<Option<SocketAddr>> {
-    let has_port = target.parse::<SocketAddr>().is_ok() || target.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':'));
+    let has_port = target.parse::<SocketAddr>().is_ok()
+        || target.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':'));
     let with_port = if has_port { target.to_owned() } else { format!("{target}:5060") };
     Ok(tokio::net::lookup_host(with_port).await?.next())
 }

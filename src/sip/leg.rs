@@ -1,7 +1,8 @@
-//! What the user agent (SIP messages, transactions, dialogs) and the B2BUA (calls) say to each other.
+//! What the user agent (SIP messages, transactions, dialogs) and the B2BUA (calls) say to each
+//! other.
 //!
-//! A leg is one dialog with one phone or trunk, from INVITE to BYE. The user agent knows headers and retransmissions and
-//! nothing of calls; the B2BUA knows calls and nothing of headers.
+//! A leg is one dialog with one phone or trunk, from INVITE to BYE. The user agent knows headers
+//! and retransmissions and nothing of calls; the B2BUA knows calls and nothing of headers.
 
 use super::sdp::SdpFault;
 pub use crate::model::LegId;
@@ -35,7 +36,8 @@ pub enum Destination {
 /// The number of a caller that withholds its own, or that gives none (RFC 3323 4.1.1.3).
 pub const ANONYMOUS: &str = "anonymous";
 
-/// How many proxies and B2BUAs may hand a request on (RFC 3261 8.1.1.6), when nothing before it has set less.
+/// How many proxies and B2BUAs may hand a request on (RFC 3261 8.1.1.6), when nothing before it has
+/// set less.
 pub const MAX_FORWARDS: u8 = 70;
 
 /// The party that is shown as calling.
@@ -50,10 +52,7 @@ pub struct Identity {
 impl Identity {
     /// A caller with a number that is not shown. `display` says what may be said instead.
     pub fn withheld(display: String) -> Self {
-        Self {
-            number: Number::from(ANONYMOUS),
-            display,
-        }
+        Self { number: Number::from(ANONYMOUS), display }
     }
 
     /// Nothing that goes to the callee may tell the number.
@@ -62,7 +61,8 @@ impl Identity {
     }
 }
 
-/// A header field that the B-leg may carry, already checked against the allow-list. Bytes as they came.
+/// A header field that the B-leg may carry, already checked against the allow-list. Bytes as they
+/// came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassedHeader {
     /// Its name in canonical spelling.
@@ -71,7 +71,8 @@ pub struct PassedHeader {
     pub value: Vec<u8>,
 }
 
-/// User agent → B2BUA. Session descriptions are raw `application/sdp` bodies; `sip::sdp` reads and writes them.
+/// User agent → B2BUA. Session descriptions are raw `application/sdp` bodies; `sip::sdp` reads and
+/// writes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LegEvent {
     /// An INVITE for a new call, authenticated. Answered by `Provisional`, `Accept` or `Reject`.
@@ -82,39 +83,47 @@ pub enum LegEvent {
         call_id: String,
         /// The account or the trunk that calls.
         source: LegSource,
-        /// The caller as it may be shown: an account's own number, or what a trunk says; withheld where that was asked for.
+        /// The caller as it may be shown: an account's own number, or what a trunk says; withheld
+        /// where that was asked for.
         from: Identity,
-        /// The number that the caller says it is, or that its account has. To be shown to nobody: it tells loops apart.
+        /// The number that the caller says it is, or that its account has. To be shown to nobody:
+        /// it tells loops apart.
         claimed: Number,
         /// The number of the Request-URI, without what decorates it.
         to: Number,
-        /// The offer; `None` when the INVITE had none (then `Accept` carries ours and the answer comes with `Confirmed`).
+        /// The offer; `None` when the INVITE had none (then `Accept` carries ours and the answer
+        /// comes with `Confirmed`).
         offer: Option<Vec<u8>>,
         /// Max-Forwards left for the B-leg.
         max_forwards: u8,
         /// What the B-leg may carry.
         passed: Vec<PassedHeader>,
-        /// The leg that the caller takes the place of (RFC 3891): an established one of the same peer.
+        /// The leg that the caller takes the place of (RFC 3891): an established one of the same
+        /// peer.
         replaces: Option<LegId>,
-        /// The outgoing leg with the INVITE that comes back in this one, through a proxy or a B2BUA: a spiral (RFC 3261 16.3).
+        /// The outgoing leg with the INVITE that comes back in this one, through a proxy or a
+        /// B2BUA: a spiral (RFC 3261 16.3).
         returns: Option<LegId>,
     },
-    /// Where the signalling of a leg comes from, by which its descriptions are judged. Right before `Incoming`, and before a description
-    /// that comes from a host not told yet.
+    /// Where the signalling of a leg comes from, by which its descriptions are judged. Right before
+    /// `Incoming`, and before a description that comes from a host not told yet.
     Located {
         /// The leg concerned.
         leg: LegId,
         /// The peer's address as we see it.
         host: IpAddr,
-        /// That is a public address, and the peer's Via names another one, or its Contact a private one: an address translator is on the way.
+        /// That is a public address, and the peer's Via names another one, or its Contact a private
+        /// one: an address translator is on the way.
         is_translated: bool,
     },
-    /// What the peer says of the party at its end: right after `Incoming`, right before `Answered`, `Offered` and `OfferAnswered`, and by
-    /// itself after an UPDATE. The same names again are no news.
+    /// What the peer says of the party at its end: right after `Incoming`, right before `Answered`,
+    /// `Offered` and `OfferAnswered`, and by itself after an UPDATE. The same names again are no
+    /// news.
     ConnectedIdentity {
         /// The leg concerned.
         leg: LegId,
-        /// The numbers it names (RFC 3325 9.1, RFC 4916), at least one; `anonymous` where it withholds one.
+        /// The numbers it names (RFC 3325 9.1, RFC 4916), at least one; `anonymous` where it
+        /// withholds one.
         names: Vec<Number>,
     },
     /// A 1xx other than 100 on our INVITE.
@@ -133,15 +142,16 @@ pub enum LegEvent {
         /// The description that answers the offer.
         media: Vec<u8>,
     },
-    /// A final refusal of our INVITE, or its time-out while it rang (408), or no way to reach it (480 unregistered, 503 nobody
-    /// said anything at all, or the transport failed).
+    /// A final refusal of our INVITE, or its time-out while it rang (408), or no way to reach it
+    /// (480 unregistered, 503 nobody said anything at all, or the transport failed).
     Refused {
         /// The leg, which is gone.
         leg: LegId,
         /// 300 to 699.
         status: u16,
     },
-    /// The phone of a device has sent the caller elsewhere (300, 301, 302): refused as by `Refused`, with where to go on.
+    /// The phone of a device has sent the caller elsewhere (300, 301, 302): refused as by
+    /// `Refused`, with where to go on.
     Redirected {
         /// The leg, which is gone.
         leg: LegId,
@@ -154,11 +164,12 @@ pub enum LegEvent {
     Confirmed {
         /// The leg concerned.
         leg: LegId,
-        /// The answer, when our 2xx carried the offer. `None` as well where that was to a re-INVITE and the ACK has none: the session stays as
-        /// it was.
+        /// The answer, when our 2xx carried the offer. `None` as well where that was to a re-INVITE
+        /// and the ACK has none: the session stays as it was.
         media: Option<Vec<u8>>,
     },
-    /// The peer's re-INVITE or UPDATE with an offer (`None`: a re-INVITE without one). Answered by `AnswerOffer` or `RejectOffer`.
+    /// The peer's re-INVITE or UPDATE with an offer (`None`: a re-INVITE without one). Answered by
+    /// `AnswerOffer` or `RejectOffer`.
     Offered {
         /// The leg concerned.
         leg: LegId,
@@ -172,29 +183,31 @@ pub enum LegEvent {
         /// The description that answers the offer.
         media: Vec<u8>,
     },
-    /// The peer refused our re-INVITE; the session stays as it was. (491 is retried by the user agent first.)
+    /// The peer refused our re-INVITE; the session stays as it was. (491 is retried by the user
+    /// agent first.)
     OfferRefused {
         /// The leg concerned.
         leg: LegId,
         /// 300 to 699.
         status: u16,
     },
-    /// The phone can not be made to answer (`AskToAnswer`): it refused, or nothing came back (408), or it has given no way to ask (480). It
-    /// rings on.
+    /// The phone can not be made to answer (`AskToAnswer`): it refused, or nothing came back (408),
+    /// or it has given no way to ask (480). It rings on.
     AskToAnswerRefused {
         /// The leg concerned.
         leg: LegId,
         /// 300 to 699.
         status: u16,
     },
-    /// The peer asks that this number take its place (REFER, RFC 3515). It has been answered with 202; what comes of it is told by
-    /// `TellReferrer`.
+    /// The peer asks that this number take its place (REFER, RFC 3515). It has been answered with
+    /// 202; what comes of it is told by `TellReferrer`.
     Referred {
         /// The leg concerned.
         leg: LegId,
         /// The number, without what decorates it.
         to: Number,
-        /// The other leg of the peer that goes there already (RFC 3891): the two calls are to be joined without the peer.
+        /// The other leg of the peer that goes there already (RFC 3891): the two calls are to be
+        /// joined without the peer.
         replaces: Option<LegId>,
     },
     /// Digits that the peer has dialled by INFO. They have been answered with 200.
@@ -227,7 +240,8 @@ pub enum EndReason {
     Bye,
     /// The peer sent CANCEL before we answered.
     Cancelled,
-    /// Our 2xx was never acknowledged (RFC 3261 13.3.1.4: 64·T1, then BYE), or a reliable provisional response before it (RFC 3262 3).
+    /// Our 2xx was never acknowledged (RFC 3261 13.3.1.4: 64·T1, then BYE), or a reliable
+    /// provisional response before it (RFC 3262 3).
     NoAck,
     /// The session timer ran out (RFC 4028), or a probe got 481 or 408.
     Expired,
@@ -246,10 +260,12 @@ pub enum LegCommand {
         from: Identity,
         /// The description that is offered.
         offer: Vec<u8>,
-        /// Ask the phone to answer by itself, as configured for the device (Answer-Mode, Call-Info, Alert-Info).
+        /// Ask the phone to answer by itself, as configured for the device (Answer-Mode, Call-Info,
+        /// Alert-Info).
         auto_answer: bool,
-        /// Digits by INFO are taken with 200 and reach nobody. Else they are refused with 415, so that the phone does not believe they
-        /// were heard: between parties digits go as telephone-event (RFC 4733).
+        /// Digits by INFO are taken with 200 and reach nobody. Else they are refused with 415, so
+        /// that the phone does not believe they were heard: between parties digits go as
+        /// telephone-event (RFC 4733).
         swallow_digits: bool,
         /// Refused as 408 and cancelled when nobody has answered by then.
         timeout: Duration,
@@ -302,8 +318,8 @@ pub enum LegCommand {
         /// 400 to 699.
         status: u16,
     },
-    /// Refuse the peer's INVITE, which ends the leg, or its re-INVITE or UPDATE, which leaves the session as it was: 488, with what is wrong
-    /// with the offer in a Warning (RFC 3261 20.43).
+    /// Refuse the peer's INVITE, which ends the leg, or its re-INVITE or UPDATE, which leaves the
+    /// session as it was: 488, with what is wrong with the offer in a Warning (RFC 3261 20.43).
     RefuseOffer {
         /// The leg concerned.
         leg: LegId,
@@ -315,7 +331,8 @@ pub enum LegCommand {
         /// The leg concerned.
         leg: LegId,
     },
-    /// How it goes with what the peer has asked for (`Referred`): NOTIFY with a `message/sipfrag`. Nothing if it has asked for nothing.
+    /// How it goes with what the peer has asked for (`Referred`): NOTIFY with a `message/sipfrag`.
+    /// Nothing if it has asked for nothing.
     TellReferrer {
         /// The leg concerned.
         leg: LegId,

@@ -6,9 +6,9 @@
 //!  stream ───▶ StreamFramer ───┘        raw, in order   └─ to_bytes()
 //! ```
 //!
-//! One tokenizer frames and parses. Header fields are bytes kept in order; names are normalised (compact forms, spaces
-//! before the colon), values are raw text with foldings turned into spaces. Input never panics, and nothing is allocated
-//! by a declared length.
+//! One tokenizer frames and parses. Header fields are bytes kept in order; names are normalised
+//! (compact forms, spaces before the colon), values are raw text with foldings turned into spaces.
+//! Input never panics, and nothing is allocated by a declared length.
 
 mod body;
 mod check;
@@ -23,7 +23,9 @@ mod value;
 
 pub use body::{BodyError, DESCRIBED, session_description};
 pub use check::{Abilities, Refuse, validate};
-pub use framing::{Fault, Framed, MAX_FIELDS, MAX_MESSAGE, ParseError, StreamFramer, parse_datagram};
+pub use framing::{
+    Fault, Framed, MAX_FIELDS, MAX_MESSAGE, ParseError, StreamFramer, parse_datagram,
+};
 pub use headers::{Field, HeaderError, Headers};
 pub use number::{is_printable, printable};
 pub use uri::{Host, Scheme, Uri, UriError, escape, unescape};
@@ -91,12 +93,7 @@ pub struct SipRequest {
 impl SipRequest {
     /// A request without header fields.
     pub fn new(method: Method, uri: Uri) -> SipRequest {
-        SipRequest {
-            method,
-            uri,
-            headers: Headers::new(),
-            body: Vec::new(),
-        }
+        SipRequest { method, uri, headers: Headers::new(), body: Vec::new() }
     }
 
     /// The same, with one more header field.
@@ -112,7 +109,8 @@ impl SipRequest {
         self
     }
 
-    /// The session description in its body; `None` if there is none, or the body cannot be taken (see [`session_description`]).
+    /// The session description in its body; `None` if there is none, or the body cannot be taken
+    /// (see [`session_description`]).
     pub fn description(&self) -> Option<&[u8]> {
         session_description(&self.headers, &self.body).ok().flatten()
     }
@@ -144,8 +142,9 @@ pub struct SipResponse {
 }
 
 impl SipResponse {
-    /// A response to `request` (RFC 3261 8.2.6.2): every Via, and the first From, To, Call-ID and CSeq, byte for byte; Timestamp
-    /// in a 100. Whatever the request lacks, the response lacks. A tag on To and Record-Route are the caller's.
+    /// A response to `request` (RFC 3261 8.2.6.2): every Via, and the first From, To, Call-ID and
+    /// CSeq, byte for byte; Timestamp in a 100. Whatever the request lacks, the response lacks. A
+    /// tag on To and Record-Route are the caller's.
     pub fn to(request: &SipRequest, status: u16) -> SipResponse {
         SipResponse::from_headers(&request.headers, status)
     }
@@ -163,15 +162,11 @@ impl SipResponse {
         if let (100, Some(value)) = (status, asked.get("Timestamp")) {
             headers.push("Timestamp", value);
         }
-        SipResponse {
-            status,
-            reason: reason_phrase(status).into(),
-            headers,
-            body: Vec::new(),
-        }
+        SipResponse { status, reason: reason_phrase(status).into(), headers, body: Vec::new() }
     }
 
-    /// The session description in its body; `None` if there is none, or the body cannot be taken (see [`session_description`]).
+    /// The session description in its body; `None` if there is none, or the body cannot be taken
+    /// (see [`session_description`]).
     pub fn description(&self) -> Option<&[u8]> {
         session_description(&self.headers, &self.body).ok().flatten()
     }
@@ -202,9 +197,7 @@ impl SipResponse {
         bytes.extend_from_slice(self.status.to_string().as_bytes());
         bytes.push(b' ');
         bytes.extend(
-            self.reason
-                .iter()
-                .map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }),
+            self.reason.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }),
         );
         bytes.extend_from_slice(b"\r\n");
         self.headers.write(self.body.len(), &mut bytes);

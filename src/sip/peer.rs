@@ -1,12 +1,14 @@
 //! From which peer a packet is, as far as its source tells, and where its sender hears.
 //!
-//! A source is an address and a port; a peer is a party that speaks from one or several of them. A trunk is all its sources: nodes and
-//! ports come and go between two of its messages. Everybody else is an address: a phone's port changes with its NAT, its restart, its
-//! transport. What belongs together within one peer is told by what nobody else knows: branches, Call-IDs, tags (RFC 3261 17.2.3,
-//! 12.2.2).
+//! A source is an address and a port; a peer is a party that speaks from one or several of them. A
+//! trunk is all its sources: nodes and ports come and go between two of its messages. Everybody
+//! else is an address: a phone's port changes with its NAT, its restart, its transport. What
+//! belongs together within one peer is told by what nobody else knows: branches, Call-IDs, tags
+//! (RFC 3261 17.2.3, 12.2.2).
 //!
-//! Where a peer hears is another question. A response goes to the source's address and the port of sent-by, or to the source port when
-//! rport asks for that (RFC 3261 18.2.2, RFC 3581 4); never to another host than the source.
+//! Where a peer hears is another question. A response goes to the source's address and the port of
+//! sent-by, or to the source port when rport asks for that (RFC 3261 18.2.2, RFC 3581 4); never to
+//! another host than the source.
 
 use super::config::Trunk;
 use super::flow::{ConnectionId, Flow, Protocol};
@@ -29,7 +31,8 @@ pub enum Peer {
 /// Which sources are one peer.
 #[derive(Clone, Debug, Default)]
 pub struct Peers {
-    /// By address: the port of its datagrams (`None` is any), and the group of trunks that speaks from there.
+    /// By address: the port of its datagrams (`None` is any), and the group of trunks that speaks
+    /// from there.
     at: BTreeMap<IpAddr, Vec<(Option<u16>, u16)>>,
 }
 
@@ -87,11 +90,12 @@ fn port_fits(port: Option<u16>, flow: &Flow) -> bool {
     }
 }
 
-/// Where a trunk speaks from: its sources, and its target unless the sources say more about that address. The ports of one that speaks TCP
-/// are any.
+/// Where a trunk speaks from: its sources, and its target unless the sources say more about that
+/// address. The ports of one that speaks TCP are any.
 fn ends(trunk: &Trunk) -> impl Iterator<Item = (IpAddr, Option<u16>)> {
     let target = trunk.address.map(|address| address.ip().to_canonical());
-    let target = target.filter(|target| trunk.sources.iter().all(|source| source.address != *target));
+    let target =
+        target.filter(|target| trunk.sources.iter().all(|source| source.address != *target));
     let of_datagrams = trunk.protocol == Protocol::Udp;
     let sources = trunk
         .sources
@@ -113,12 +117,14 @@ pub struct ReturnPath {
     pub reply: Flow,
     /// Where they go when its connection is gone (RFC 3261 18.2.2): an address to connect to.
     pub fallback: Option<SocketAddr>,
-    /// Its sender hears at the source itself: rport was asked for, a connection is there, or a NAT is between.
+    /// Its sender hears at the source itself: rport was asked for, a connection is there, or a NAT
+    /// is between.
     at_source: bool,
 }
 
 impl ReturnPath {
-    /// The path of a request with this topmost Via. `keeps` to the source whatever the Via says: a NAT is between.
+    /// The path of a request with this topmost Via. `keeps` to the source whatever the Via says: a
+    /// NAT is between.
     pub fn new(source: Flow, via: Option<&Via>, keeps: bool) -> Self {
         let sent_by = via.map(|via| via.port.unwrap_or(DEFAULT_PORT)).filter(|port| *port != 0);
         let rport = via.is_none_or(|via| via.rport().is_some());
@@ -133,16 +139,12 @@ impl ReturnPath {
             Protocol::Tcp => (true, asked),
         };
         let peer = asked.filter(|_| !at_source).unwrap_or(source.peer);
-        Self {
-            source,
-            reply: Flow { peer, ..source },
-            fallback,
-            at_source,
-        }
+        Self { source, reply: Flow { peer, ..source }, fallback, at_source }
     }
 
-    /// Where a request of ours finds the sender that has told its Contact: at the Contact's port when it hears where it says, else where its
-    /// responses go. A Contact at another host than the source is nobody's proof.
+    /// Where a request of ours finds the sender that has told its Contact: at the Contact's port
+    /// when it hears where it says, else where its responses go. A Contact at another host than the
+    /// source is nobody's proof.
     pub fn toward(&self, contact: &Uri) -> Flow {
         if self.at_source {
             return self.reply;
@@ -158,11 +160,15 @@ impl ReturnPath {
     }
 }
 
-/// The address that a Contact or Route names by number, for a transport; `None` for a name, or for another transport's.
+/// The address that a Contact or Route names by number, for a transport; `None` for a name, or for
+/// another transport's.
 pub fn contact_at(uri: &Uri, protocol: Protocol) -> Option<SocketAddr> {
-    let Host::Address(address) = uri.host() else { return None };
+    let Host::Address(address) = uri.host() else {
+        return None;
+    };
     let port = uri.port().unwrap_or(DEFAULT_PORT);
-    (port != 0 && transport_of(uri) == Some(protocol)).then(|| SocketAddr::new(address.to_canonical(), port))
+    (port != 0 && transport_of(uri) == Some(protocol))
+        .then(|| SocketAddr::new(address.to_canonical(), port))
 }
 
 /// The transport that a URI asks for; `None` when it is none of ours.
@@ -177,9 +183,5 @@ pub fn transport_of(uri: &Uri) -> Option<Protocol> {
 
 /// A way to an address that has no connection yet.
 pub fn flow_to(peer: SocketAddr, like: &Flow) -> Flow {
-    Flow {
-        peer,
-        connection: ConnectionId::NONE,
-        ..*like
-    }
+    Flow { peer, connection: ConnectionId::NONE, ..*like }
 }

@@ -1,7 +1,8 @@
-//! Which phone is where (RFC 3261 10.3): the bindings of each device, each with the flow it came by.
+//! Which phone is where (RFC 3261 10.3): the bindings of each device, each with the flow it came
+//! by.
 //!
-//! Requests to a device carry the Contact it registered and go to the host the registration came from, never to one that somebody merely
-//! wrote into a Contact.
+//! Requests to a device carry the Contact it registered and go to the host the registration came
+//! from, never to one that somebody merely wrote into a Contact.
 
 use super::flow::{ConnectionId, Flow, Protocol};
 use super::message::Uri;
@@ -31,7 +32,8 @@ pub struct Binding {
     order: u64,
 }
 
-/// A binding as it survives a restart. Only those over UDP do: a TCP connection ends with the process.
+/// A binding as it survives a restart. Only those over UDP do: a TCP connection ends with the
+/// process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptBinding {
     /// The raw Contact URI.
@@ -107,7 +109,8 @@ pub struct Registrar {
     min_expires: Duration,
     max_expires: Duration,
     bindings: BTreeMap<DeviceId, Vec<Binding>>,
-    /// The devices that have registered by each flow. Expired bindings are among them until they are forgotten.
+    /// The devices that have registered by each flow. Expired bindings are among them until they
+    /// are forgotten.
     by_flow: BTreeMap<Flow, BTreeSet<DeviceId>>,
     next_order: u64,
     changed: BTreeSet<DeviceId>,
@@ -127,32 +130,40 @@ impl Registrar {
         }
     }
 
-    /// Does what an authenticated REGISTER asks, all or nothing. The newest contacts win: a phone that restarts comes from a new port each
-    /// time and never takes back the old ones. One that begins to count again under its old Call-ID is told from a REGISTER that was
-    /// overtaken by the challenge that it answers: a newer one than before.
-    pub fn register(&mut self, device: &DeviceId, change: BindingChange, genuine: Genuine<'_>, now: Instant) -> Result<(), RegisterError> {
-        let Genuine {
-            call_id,
-            cseq,
-            challenge,
-            path,
-        } = genuine;
+    /// Does what an authenticated REGISTER asks, all or nothing. The newest contacts win: a phone
+    /// that restarts comes from a new port each time and never takes back the old ones. One that
+    /// begins to count again under its old Call-ID is told from a REGISTER that was overtaken by
+    /// the challenge that it answers: a newer one than before.
+    pub fn register(
+        &mut self,
+        device: &DeviceId,
+        change: BindingChange,
+        genuine: Genuine<'_>,
+        now: Instant,
+    ) -> Result<(), RegisterError> {
+        let Genuine { call_id, cseq, challenge, path } = genuine;
         let mut bound = self.bindings.get(device).cloned().unwrap_or_default();
         bound.retain(|binding| binding.expires_at > now);
-        let stale = |binding: &Binding| binding.call_id == call_id && binding.cseq >= cseq && binding.challenge >= challenge;
+        let stale = |binding: &Binding| {
+            binding.call_id == call_id && binding.cseq >= cseq && binding.challenge >= challenge
+        };
         match change {
             BindingChange::Fetch => return Ok(()),
-            BindingChange::RemoveAll if bound.iter().any(stale) => return Err(RegisterError::OutOfOrder),
+            BindingChange::RemoveAll if bound.iter().any(stale) => {
+                return Err(RegisterError::OutOfOrder);
+            }
             BindingChange::RemoveAll => bound.clear(),
             BindingChange::Bind(contacts) => {
-                if contacts.iter().filter(|(_, asked)| !asked.is_zero()).count() > self.max_contacts {
+                if contacts.iter().filter(|(_, asked)| !asked.is_zero()).count() > self.max_contacts
+                {
                     return Err(RegisterError::TooMany);
                 }
                 for (contact, asked) in contacts {
                     if !asked.is_zero() && asked < self.min_expires {
                         return Err(RegisterError::TooBrief);
                     }
-                    if bound.iter().any(|binding| binding.contact.same(&contact) && stale(binding)) {
+                    if bound.iter().any(|binding| binding.contact.same(&contact) && stale(binding))
+                    {
                         return Err(RegisterError::OutOfOrder);
                     }
                     bound.retain(|binding| !binding.contact.same(&contact));
@@ -181,14 +192,23 @@ impl Registrar {
         Ok(())
     }
 
-    /// Takes back what was kept, as far as it holds still and came to an address that is listened on. Whether the device has a phone now.
-    pub fn restore(&mut self, device: &DeviceId, kept: Vec<KeptBinding>, locals: &[(Protocol, SocketAddr)], now: Now) -> bool {
+    /// Takes back what was kept, as far as it holds still and came to an address that is listened
+    /// on. Whether the device has a phone now.
+    pub fn restore(
+        &mut self,
+        device: &DeviceId,
+        kept: Vec<KeptBinding>,
+        locals: &[(Protocol, SocketAddr)],
+        now: Now,
+    ) -> bool {
         // What is restored differs from what is kept, or is written once too often.
         self.changed.insert(device.clone());
         let mut bound = Vec::new();
         for binding in kept {
             let left = Duration::from_millis(binding.expires_at.0.saturating_sub(now.wall.0));
-            let Ok(contact) = Uri::parse(&binding.contact) else { continue };
+            let Ok(contact) = Uri::parse(&binding.contact) else {
+                continue;
+            };
             let listening = locals.contains(&(Protocol::Udp, binding.local));
             if left.is_zero() || !listening || bound.len() >= self.max_contacts {
                 continue;
@@ -220,7 +240,8 @@ impl Registrar {
         reachable
     }
 
-    /// A device with bindings that have changed, and those to keep, the last made or refreshed last.
+    /// A device with bindings that have changed, and those to keep, the last made or refreshed
+    /// last.
     pub fn poll_changed(&mut self, now: Now) -> Option<(DeviceId, Vec<KeptBinding>)> {
         let device = self.changed.pop_first()?;
         let mut bound: Vec<&Binding> = self.of(&device, now.mono).collect();
@@ -241,12 +262,11 @@ impl Registrar {
 
     /// The binding that was made or refreshed last, of those that are not marked as silent.
     pub fn lookup(&self, device: &DeviceId, now: Instant) -> Option<&Binding> {
-        self.of(device, now)
-            .filter(|binding| !binding.silent)
-            .max_by_key(|binding| binding.order)
+        self.of(device, now).filter(|binding| !binding.silent).max_by_key(|binding| binding.order)
     }
 
-    /// Marks a binding as silent, or as answering again; true when that is news. One that is refreshed answers.
+    /// Marks a binding as silent, or as answering again; true when that is news. One that is
+    /// refreshed answers.
     pub fn mark(&mut self, device: &DeviceId, contact: &[u8], silent: bool) -> bool {
         let mut bound = self.bindings.get_mut(device).into_iter().flatten();
         let found = bound.find(|binding| binding.contact.as_bytes() == contact);
@@ -295,10 +315,8 @@ impl Registrar {
 
     /// The devices that have any binding which is not marked as silent.
     pub fn registered(&self) -> impl Iterator<Item = &DeviceId> {
-        let answering = self
-            .bindings
-            .iter()
-            .filter(|(_, bound)| bound.iter().any(|binding| !binding.silent));
+        let answering =
+            self.bindings.iter().filter(|(_, bound)| bound.iter().any(|binding| !binding.silent));
         answering.map(|(device, _)| device)
     }
 
@@ -319,7 +337,8 @@ impl Registrar {
 
     fn retain(&mut self, keep: impl Fn(&Binding) -> bool) -> Vec<DeviceId> {
         let loses = |(_, bound): &(&DeviceId, &Vec<Binding>)| !bound.iter().all(&keep);
-        let losing: Vec<DeviceId> = self.bindings.iter().filter(loses).map(|(device, _)| device.clone()).collect();
+        let losing: Vec<DeviceId> =
+            self.bindings.iter().filter(loses).map(|(device, _)| device.clone()).collect();
         let mut gone = Vec::new();
         for device in losing {
             let mut bound = self.bindings.get(&device).cloned().unwrap_or_default();

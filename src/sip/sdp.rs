@@ -1,13 +1,16 @@
-//! Session descriptions (RFC 8866) and offer/answer (RFC 3264) for one audio stream with telephone events.
+//! Session descriptions (RFC 8866) and offer/answer (RFC 3264) for one audio stream with telephone
+//! events.
 //!
 //! ```text
 //!  incoming leg: Session::parse(offer) ─▶ Local::answer ─▶ body + Agreed
 //!  outgoing leg: Local::offer ─▶ body … Session::parse(answer) ─▶ Local::accept ─▶ Agreed
 //! ```
 //!
-//! Other media lines are refused with port 0. A stream that is only offered encrypted is never answered in clear.
+//! Other media lines are refused with port 0. A stream that is only offered encrypted is never
+//! answered in clear.
 //!
-//! Encrypted means SRTP with keys in the descriptions (SDES, RFC 4568); [`Srtp`] says which leg has it.
+//! Encrypted means SRTP with keys in the descriptions (SDES, RFC 4568); [`Srtp`] says which leg has
+//! it.
 
 mod crypto;
 mod lines;
@@ -28,8 +31,9 @@ pub use parse::{Audio, MAX_LINES, SdpSession};
 /// | optional | RTP/SAVP; RTP/AVP with keys, encrypted; RTP/AVP in clear | RTP/AVP with keys | encrypted or clear |
 /// | required | RTP/SAVP; RTP/AVP with keys | RTP/SAVP | RTP/SAVP |
 ///
-/// A peer that does no SRTP refuses RTP/SAVP with 488, and there is no second INVITE to try it in clear. So an optional offer is RTP/AVP
-/// with `a=crypto` lines, as telephones make it that call this "best effort": a peer that does not know the lines leaves them out of its answer.
+/// A peer that does no SRTP refuses RTP/SAVP with 488, and there is no second INVITE to try it in
+/// clear. So an optional offer is RTP/AVP with `a=crypto` lines, as telephones make it that call
+/// this "best effort": a peer that does not know the lines leaves them out of its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SrtpPolicy {
@@ -51,7 +55,8 @@ pub enum SdpError {
     /// It has no audio stream, or all are refused or switched off (port 0).
     #[error("no audio stream")]
     NoAudio,
-    /// Audio is offered only over what this leg does not have: SRTP, or RTP in clear, or DTLS, or something that is no RTP.
+    /// Audio is offered only over what this leg does not have: SRTP, or RTP in clear, or DTLS, or
+    /// something that is no RTP.
     #[error("no audio stream over a transport that is wanted here")]
     Transport,
     /// An answer without a key where there must be one, or with another than was asked for.
@@ -102,8 +107,8 @@ pub struct SdpFault {
 pub struct FaultLine {
     /// Its number, from 1; empty lines do not count.
     pub number: usize,
-    /// Its text if it is a `v=`, `c=` or `m=` line: at most 100 visible characters, without quotes and backslashes. Empty for other
-    /// lines, which may hold keys or names.
+    /// Its text if it is a `v=`, `c=` or `m=` line: at most 100 visible characters, without quotes
+    /// and backslashes. Empty for other lines, which may hold keys or names.
     pub text: String,
 }
 

@@ -12,10 +12,7 @@ pub struct Timers<K> {
 
 impl<K: Ord + Clone> Default for Timers<K> {
     fn default() -> Self {
-        Self {
-            by_name: BTreeMap::new(),
-            by_time: BTreeSet::new(),
-        }
+        Self { by_name: BTreeMap::new(), by_time: BTreeSet::new() }
     }
 }
 

@@ -7,12 +7,14 @@
 //! non-INVITE server:  Trying ─▶ Completed ─▶ gone
 //! ```
 //!
-//! The machine knows keys, status codes and finished bytes; it never looks into a message. A server transaction is named by what its
-//! requests have in common (RFC 3261 17.2.3) and by its peer, not by a source: each answer goes where the latest copy of the request
-//! wants it. What is over is remembered until no copy of it can come any more, in as few bytes as that takes, and never stands in the way
-//! of what is new: when memory runs short, the oldest is forgotten first. After every `&mut` call, drain
-//! [`Transactions::poll_output`]. What repeats by itself (retransmissions, ACKs of refusals and of repeated 2xx) never reaches
-//! the user agent. Neither side sends a 1xx or a 408 to a non-INVITE request (RFC 4320).
+//! The machine knows keys, status codes and finished bytes; it never looks into a message. A server
+//! transaction is named by what its requests have in common (RFC 3261 17.2.3) and by its peer, not
+//! by a source: each answer goes where the latest copy of the request wants it. What is over is
+//! remembered until no copy of it can come any more, in as few bytes as that takes, and never
+//! stands in the way of what is new: when memory runs short, the oldest is forgotten first. After
+//! every `&mut` call, drain [`Transactions::poll_output`]. What repeats by itself (retransmissions,
+//! ACKs of refusals and of repeated 2xx) never reaches the user agent. Neither side sends a 1xx or
+//! a 408 to a non-INVITE request (RFC 4320).
 
 use super::flow::{ConnectionId, Flow};
 use super::peer::{Peer, ReturnPath, flow_to};
@@ -50,8 +52,8 @@ impl Timing {
     }
 }
 
-/// The timers of RFC 3261 17 and RFC 6026 7.1. Those of server transactions that are over (I, J, L) are the times in
-/// [`Transactions`] at which each is forgotten.
+/// The timers of RFC 3261 17 and RFC 6026 7.1. Those of server transactions that are over (I, J, L)
+/// are the times in [`Transactions`] at which each is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TransactionTimer {
     /// INVITE client, UDP: when to send the request again.
@@ -74,18 +76,20 @@ pub enum TransactionTimer {
     M,
 }
 
-/// What makes two requests one (RFC 3261 17.2.3), with the peer: nobody but the sender of an INVITE may cancel it.
+/// What makes two requests one (RFC 3261 17.2.3), with the peer: nobody but the sender of an INVITE
+/// may cancel it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServerKey {
     peer: Peer,
-    /// Length and bytes of the branch, the same of sent-by, then the method. RFC 2543: a branch of no length, length and bytes of the other
-    /// marks, then the method.
+    /// Length and bytes of the branch, the same of sent-by, then the method. RFC 2543: a branch of
+    /// no length, length and bytes of the other marks, then the method.
     marks: Box<[u8]>,
     method_at: u32,
 }
 
 impl ServerKey {
-    /// The key of a request with a branch that begins with the magic cookie. `sent_by` is in lower case; ACK counts as INVITE.
+    /// The key of a request with a branch that begins with the magic cookie. `sent_by` is in lower
+    /// case; ACK counts as INVITE.
     pub fn new(peer: Peer, branch: &[u8], sent_by: &[u8], method: &[u8]) -> Self {
         let mut marks = Vec::with_capacity(branch.len() + sent_by.len() + method.len() + 8);
         for part in [branch, sent_by] {
@@ -95,7 +99,8 @@ impl ServerKey {
         Self::of(peer, marks, method)
     }
 
-    /// The key of an RFC 2543 request: Request-URI, From tag, Call-ID, CSeq number and top Via, in this order.
+    /// The key of an RFC 2543 request: Request-URI, From tag, Call-ID, CSeq number and top Via, in
+    /// this order.
     pub fn old(peer: Peer, fields: &[&[u8]], method: &[u8]) -> Self {
         let mut marks = vec![0; 4];
         for field in fields {
@@ -108,11 +113,7 @@ impl ServerKey {
     fn of(peer: Peer, mut marks: Vec<u8>, method: &[u8]) -> Self {
         let method_at = marks.len() as u32;
         marks.extend_from_slice(method);
-        Self {
-            peer,
-            marks: marks.into_boxed_slice(),
-            method_at,
-        }
+        Self { peer, marks: marks.into_boxed_slice(), method_at }
     }
 
     /// The same marks with another method: the INVITE that a CANCEL means.
@@ -192,7 +193,8 @@ pub enum Arrival {
 pub enum Reply<C> {
     /// For the user agent.
     Pass(ClientTransactionId, C),
-    /// The first refusal of an INVITE: for the user agent, which also calls [`Transactions::acknowledge`].
+    /// The first refusal of an INVITE: for the user agent, which also calls
+    /// [`Transactions::acknowledge`].
     Refused(ClientTransactionId, C),
     /// Nobody's, or dealt with here.
     Absorbed,
@@ -219,7 +221,8 @@ pub enum Output<C> {
     Unreachable(C),
 }
 
-/// How much is kept at most. Requests within dialogs, ACK and CANCEL are never refused for want of it.
+/// How much is kept at most. Requests within dialogs, ACK and CANCEL are never refused for want of
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Server transactions that wait for an answer or for its ACK.
@@ -228,7 +231,8 @@ pub struct Bounds {
     pub per_source: usize,
     /// Refusals that wait for their ACK; with more, the oldest is no longer repeated.
     pub unacknowledged: usize,
-    /// Bytes for the memory of server transactions that are over; with more, the oldest is forgotten.
+    /// Bytes for the memory of server transactions that are over; with more, the oldest is
+    /// forgotten.
     pub remembered: usize,
     /// Of these, bytes for one address that is no trunk's; what is more is not remembered.
     pub remembered_per_source: usize,
@@ -246,10 +250,12 @@ impl Default for Bounds {
     }
 }
 
-/// What a remembered transaction costs besides its key and its answer, in bytes (held by `tests/allocation.rs`).
+/// What a remembered transaction costs besides its key and its answer, in bytes (held by
+/// `tests/allocation.rs`).
 const REMEMBERED: usize = 320;
 
-/// Every transaction. `S` and `C` are what the user agent wants to remember with a server or a client transaction.
+/// Every transaction. `S` and `C` are what the user agent wants to remember with a server or a
+/// client transaction.
 #[derive(Debug)]
 pub struct Transactions<S, C> {
     timing: Timing,
@@ -302,7 +308,8 @@ struct Ended<S> {
 
 #[derive(Debug)]
 enum FinalOutcome {
-    /// An INVITE with a 2xx, which the user agent repeats itself: copies are absorbed (RFC 6026 7.1, timer L).
+    /// An INVITE with a 2xx, which the user agent repeats itself: copies are absorbed (RFC 6026 7.1,
+    /// timer L).
     Accepted,
     /// A refused INVITE with its ACK: copies of both are absorbed (timer I).
     Acknowledged,
@@ -397,22 +404,33 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
 
     /// An ACK has come; true when it was for a refusal and is dealt with. `key` says INVITE.
     pub fn handle_ack(&mut self, key: &ServerKey, now: Instant) -> bool {
-        let Some(&id) = self.server_keys.get(key) else { return false };
+        let Some(&id) = self.server_keys.get(key) else {
+            return false;
+        };
         if let Some(ended) = self.ended.get(&id) {
             return matches!(ended.outcome, FinalOutcome::Acknowledged);
         }
-        let Some(server) = self.servers.get(&id) else { return false };
+        let Some(server) = self.servers.get(&id) else {
+            return false;
+        };
         let reliable = server.flow.protocol.is_reliable();
         match server.state {
             ServerState::InviteCompleted { .. } if reliable => drop(self.take_server(id)),
-            ServerState::InviteCompleted { .. } => self.end(id, FinalOutcome::Acknowledged, now + self.timing.t4),
+            ServerState::InviteCompleted { .. } => {
+                self.end(id, FinalOutcome::Acknowledged, now + self.timing.t4)
+            }
             ServerState::InviteProceeding { .. } | ServerState::Trying => return false,
         }
         true
     }
 
     /// Makes a server transaction of a new request, if there is room.
-    pub fn open(&mut self, request: ReceivedVia, kind: TransactionKind, owner: S) -> Result<ServerTransactionId, Overloaded> {
+    pub fn open(
+        &mut self,
+        request: ReceivedVia,
+        kind: TransactionKind,
+        owner: S,
+    ) -> Result<ServerTransactionId, Overloaded> {
         let of_source = match request.key.peer {
             Peer::Host(source) => self.per_source.get(&source).map_or(0, |usage| usage.open),
             Peer::Trunk(_) => 0,
@@ -423,8 +441,14 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         Ok(self.open_always(request, kind, owner))
     }
 
-    /// Makes a server transaction of a request that belongs to what is there already: a dialog, or an INVITE that it cancels.
-    pub fn open_always(&mut self, request: ReceivedVia, kind: TransactionKind, owner: S) -> ServerTransactionId {
+    /// Makes a server transaction of a request that belongs to what is there already: a dialog, or
+    /// an INVITE that it cancels.
+    pub fn open_always(
+        &mut self,
+        request: ReceivedVia,
+        kind: TransactionKind,
+        owner: S,
+    ) -> ServerTransactionId {
         let ReceivedVia { key, path } = request;
         if let Peer::Host(source) = key.peer {
             self.per_source.entry(source).or_default().open += 1;
@@ -452,12 +476,16 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
 
     /// Sends a response. Nothing happens when the transaction is gone or has a final one already.
     pub fn respond(&mut self, id: ServerTransactionId, status: u16, bytes: Vec<u8>, now: Instant) {
-        let Some(server) = self.servers.get_mut(&id) else { return };
+        let Some(server) = self.servers.get_mut(&id) else {
+            return;
+        };
         let reliable = server.flow.protocol.is_reliable();
         let flow = server.flow;
         match (&mut server.state, status) {
             (ServerState::InviteProceeding { last }, 100..=199) => *last = Some(bytes.clone()),
-            (ServerState::InviteProceeding { .. }, 200..=299) => self.end(id, FinalOutcome::Accepted, now + self.timing.give_up()),
+            (ServerState::InviteProceeding { .. }, 200..=299) => {
+                self.end(id, FinalOutcome::Accepted, now + self.timing.give_up())
+            }
             (ServerState::InviteProceeding { .. }, _) => {
                 server.state = ServerState::InviteCompleted {
                     response: bytes.clone(),
@@ -495,19 +523,15 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     /// A transaction of the same peer, branch and method, whatever its sent-by is.
     pub fn of_same_branch(&self, key: &ServerKey) -> Option<ServerKey> {
         let branch = key.branch()?;
-        let from = ServerKey {
-            marks: branch.into(),
-            ..key.clone()
-        };
-        let of_branch = |found: &&Arc<ServerKey>| found.peer == key.peer && found.marks.starts_with(branch);
+        let from = ServerKey { marks: branch.into(), ..key.clone() };
+        let of_branch =
+            |found: &&Arc<ServerKey>| found.peer == key.peer && found.marks.starts_with(branch);
         let mut found = self
             .server_keys
             .range::<ServerKey, _>(&from..)
             .map(|(key, _)| key)
             .take_while(of_branch);
-        found
-            .find(|found| found.method() == key.method())
-            .map(|found| ServerKey::clone(found))
+        found.find(|found| found.method() == key.method()).map(|found| ServerKey::clone(found))
     }
 
     /// Where the answer to a request goes, while it waits for one.
@@ -517,7 +541,9 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
 
     /// Answers that are still to come go another way.
     pub fn redirect(&mut self, id: ServerTransactionId, flow: Flow, fallback: Option<SocketAddr>) {
-        let Some(server) = self.servers.get_mut(&id) else { return };
+        let Some(server) = self.servers.get_mut(&id) else {
+            return;
+        };
         if server.flow.connection != ConnectionId::NONE {
             self.on_connection.remove(&(server.flow.connection, id));
         }
@@ -558,14 +584,21 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         id
     }
 
-    /// What waits for a response, and where its request went: whether the response comes from the same peer is for the caller to say.
+    /// What waits for a response, and where its request went: whether the response comes from the
+    /// same peer is for the caller to say.
     pub fn client(&self, key: &ClientKey) -> Option<(&C, &Flow)> {
         let id = self.client_keys.get(key)?;
         self.clients.get(id).map(|client| (&client.owner, &client.flow))
     }
 
     /// A response has come from the peer that the request went to.
-    pub fn handle_response(&mut self, key: &ClientKey, status: u16, to_tag: &[u8], now: Instant) -> Reply<C> {
+    pub fn handle_response(
+        &mut self,
+        key: &ClientKey,
+        status: u16,
+        to_tag: &[u8],
+        now: Instant,
+    ) -> Reply<C> {
         let Some(&id) = self.client_keys.get(key) else {
             return Reply::Absorbed;
         };
@@ -590,7 +623,8 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
             (ClientState::Calling { .. } | ClientState::InviteProceeding, _) => {
                 client.state = ClientState::InviteCompleted { ack: None };
                 self.clear(&[TransactionTimer::A, TransactionTimer::B], id.0);
-                // RFC 3261 17.1.1.2: at least 32 s over UDP. Over TCP the transaction goes when its ACK has been sent.
+                // RFC 3261 17.1.1.2: at least 32 s over UDP. Over TCP the transaction goes when its
+                // ACK has been sent.
                 if !reliable {
                     self.timers.set((TransactionTimer::D, id.0), now + self.timing.give_up());
                 }
@@ -603,15 +637,17 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
                 }
                 Reply::Absorbed
             }
-            (ClientState::InviteAccepted { acks }, 200..=299) => match acks.iter().find(|known| known.to_tag == to_tag) {
-                Some(known) => {
-                    let (flow, bytes) = (known.flow, known.ack.clone());
-                    self.outputs.push_back(Output::Transmit { flow, bytes });
-                    Reply::Absorbed
+            (ClientState::InviteAccepted { acks }, 200..=299) => {
+                match acks.iter().find(|known| known.to_tag == to_tag) {
+                    Some(known) => {
+                        let (flow, bytes) = (known.flow, known.ack.clone());
+                        self.outputs.push_back(Output::Transmit { flow, bytes });
+                        Reply::Absorbed
+                    }
+                    None if acks.len() < FORKS => Reply::Pass(id, owner),
+                    None => Reply::Absorbed,
                 }
-                None if acks.len() < FORKS => Reply::Pass(id, owner),
-                None => Reply::Absorbed,
-            },
+            }
             (ClientState::Trying { request, .. }, 100..=199) => {
                 let request = std::mem::take(request);
                 client.state = ClientState::Proceeding { request };
@@ -642,7 +678,13 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     /// Sends the ACK of a final response, and again whenever that response is repeated.
-    pub fn acknowledge(&mut self, id: ClientTransactionId, to_tag: &[u8], flow: Flow, bytes: Vec<u8>) {
+    pub fn acknowledge(
+        &mut self,
+        id: ClientTransactionId,
+        to_tag: &[u8],
+        flow: Flow,
+        bytes: Vec<u8>,
+    ) {
         if let Some(client) = self.clients.get_mut(&id) {
             match &mut client.state {
                 ClientState::InviteCompleted { ack } => {
@@ -651,11 +693,9 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
                         self.remove_client(id);
                     }
                 }
-                ClientState::InviteAccepted { acks } => acks.push(Acknowledged {
-                    to_tag: to_tag.to_vec(),
-                    flow,
-                    ack: bytes.clone(),
-                }),
+                ClientState::InviteAccepted { acks } => {
+                    acks.push(Acknowledged { to_tag: to_tag.to_vec(), flow, ack: bytes.clone() })
+                }
                 ClientState::Calling { .. }
                 | ClientState::InviteProceeding
                 | ClientState::Trying { .. }
@@ -671,24 +711,30 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         self.remove_client(id);
     }
 
-    /// Forgets an INVITE in 64·T1, whatever has come by then: its dialog is over. Until then refusals are still acknowledged.
+    /// Forgets an INVITE in 64·T1, whatever has come by then: its dialog is over. Until then
+    /// refusals are still acknowledged.
     pub fn abandon_later(&mut self, id: ClientTransactionId, now: Instant) {
         if self.clients.contains_key(&id) {
             self.timers.set((TransactionTimer::M, id.0), now + self.timing.give_up());
         }
     }
 
-    /// The transport has lost the way to a peer: requests that still wait there have failed, and answers are said by a new connection
-    /// (RFC 3261 18.2.2).
+    /// The transport has lost the way to a peer: requests that still wait there have failed, and
+    /// answers are said by a new connection (RFC 3261 18.2.2).
     pub fn handle_unreachable(&mut self, flow: &Flow) {
-        let waiting = (flow.connection, ServerTransactionId(0))..=(flow.connection, ServerTransactionId(u64::MAX));
+        let waiting = (flow.connection, ServerTransactionId(0))
+            ..=(flow.connection, ServerTransactionId(u64::MAX));
         let waiting = self
             .on_connection
             .range(waiting)
             .filter(|(connection, _)| *connection != ConnectionId::NONE);
         for id in waiting.map(|(_, id)| *id).collect::<Vec<_>>() {
-            let Some(server) = self.servers.get(&id) else { continue };
-            let Some(address) = server.fallback else { continue };
+            let Some(server) = self.servers.get(&id) else {
+                continue;
+            };
+            let Some(address) = server.fallback else {
+                continue;
+            };
             let again = match &server.state {
                 ServerState::InviteProceeding { last } => last.clone(),
                 ServerState::InviteCompleted { response, .. } => Some(response.clone()),
@@ -717,7 +763,9 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((timer, id)) = self.timers.pop(now) {
             match timer {
-                TransactionTimer::A | TransactionTimer::E => self.repeat_request(timer, ClientTransactionId(id), now),
+                TransactionTimer::A | TransactionTimer::E => {
+                    self.repeat_request(timer, ClientTransactionId(id), now)
+                }
                 TransactionTimer::G => self.repeat_refusal(ServerTransactionId(id), now),
                 TransactionTimer::B | TransactionTimer::F => {
                     if let Some(client) = self.remove_client(ClientTransactionId(id)) {
@@ -775,7 +823,9 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     fn repeat_request(&mut self, timer: TransactionTimer, id: ClientTransactionId, now: Instant) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
         let (bytes, wait) = match &mut client.state {
             ClientState::Calling { request, interval } => {
                 *interval *= 2;
@@ -799,16 +849,15 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     fn repeat_refusal(&mut self, id: ServerTransactionId, now: Instant) {
-        let Some(server) = self.servers.get_mut(&id) else { return };
+        let Some(server) = self.servers.get_mut(&id) else {
+            return;
+        };
         let ServerState::InviteCompleted { response, interval } = &mut server.state else {
             return;
         };
         *interval = (*interval * 2).min(self.timing.t2);
         self.timers.set((TransactionTimer::G, id.0), now + *interval);
-        self.outputs.push_back(Output::Transmit {
-            flow: server.flow,
-            bytes: response.clone(),
-        });
+        self.outputs.push_back(Output::Transmit { flow: server.flow, bytes: response.clone() });
     }
 
     fn fresh(&mut self) -> u64 {
@@ -840,12 +889,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         let Some(ServerTransaction { key, owner, .. }) = self.take_server(id) else {
             return;
         };
-        let ended = Ended {
-            key,
-            outcome,
-            until,
-            owner,
-        };
+        let ended = Ended { key, outcome, until, owner };
         let cost = ended.cost();
         if let Peer::Host(source) = ended.key.peer {
             let usage = self.per_source.entry(source).or_default();
@@ -866,7 +910,9 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     }
 
     fn forget(&mut self, id: ServerTransactionId) {
-        let Some(ended) = self.ended.remove(&id) else { return };
+        let Some(ended) = self.ended.remove(&id) else {
+            return;
+        };
         self.forgotten_at.remove(&(ended.until, id));
         self.server_keys.remove(&*ended.key);
         let cost = ended.cost();
@@ -876,7 +922,9 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
 
     fn use_less(&mut self, peer: Peer, open: usize, remembered: usize) {
         let Peer::Host(source) = peer else { return };
-        let Some(usage) = self.per_source.get_mut(&source) else { return };
+        let Some(usage) = self.per_source.get_mut(&source) else {
+            return;
+        };
         usage.open -= open;
         usage.remembered -= remembered;
         if usage.open == 0 && usage.remembered == 0 {
@@ -916,10 +964,13 @@ impl<S> Ended<S> {
 impl<C> ClientTransaction<C> {
     fn waits(&self) -> bool {
         match self.state {
-            ClientState::Calling { .. } | ClientState::InviteProceeding | ClientState::Trying { .. } | ClientState::Proceeding { .. } => {
-                true
-            }
-            ClientState::InviteCompleted { .. } | ClientState::InviteAccepted { .. } | ClientState::Completed => false,
+            ClientState::Calling { .. }
+            | ClientState::InviteProceeding
+            | ClientState::Trying { .. }
+            | ClientState::Proceeding { .. } => true,
+            ClientState::InviteCompleted { .. }
+            | ClientState::InviteAccepted { .. }
+            | ClientState::Completed => false,
         }
     }
 }
@@ -933,7 +984,10 @@ mod tests {
 
     const PEER: &str = "192.0.2.2:5060";
 
-    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere; time then passes by hand")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test has to begin somewhere; time then passes by hand"
+    )]
     fn start() -> Instant {
         Instant::now()
     }
@@ -941,11 +995,7 @@ mod tests {
     fn machine() -> Machine {
         Transactions::new(
             Timing::default(),
-            Bounds {
-                total: 10,
-                per_source: 2,
-                ..Bounds::default()
-            },
+            Bounds { total: 10, per_source: 2, ..Bounds::default() },
         )
     }
 
@@ -965,7 +1015,12 @@ mod tests {
     /// A request from `flow`, and its responses go back there.
     fn received(flow: Flow, branch: &str, method: &str) -> ReceivedVia {
         ReceivedVia {
-            key: ServerKey::new(Peer::Host(flow.peer.ip()), branch.as_bytes(), b"192.0.2.2", method.as_bytes()),
+            key: ServerKey::new(
+                Peer::Host(flow.peer.ip()),
+                branch.as_bytes(),
+                b"192.0.2.2",
+                method.as_bytes(),
+            ),
             path: ReturnPath::new(flow, None, false),
         }
     }
@@ -975,10 +1030,7 @@ mod tests {
     }
 
     fn client_key(method: &str) -> ClientKey {
-        ClientKey {
-            branch: b"z9hG4bK1".to_vec(),
-            method: method.into(),
-        }
+        ClientKey { branch: b"z9hG4bK1".to_vec(), method: method.into() }
     }
 
     /// When something was sent, in milliseconds from `from`, until nothing waits any more.
@@ -991,7 +1043,9 @@ mod tests {
                     times.push(now.duration_since(from).as_millis());
                 }
             }
-            let Some(next) = machine.poll_timeout() else { return times };
+            let Some(next) = machine.poll_timeout() else {
+                return times;
+            };
             now = next;
             machine.handle_timeout(now);
         }
@@ -1000,7 +1054,14 @@ mod tests {
     #[test]
     fn a_request_is_repeated_at_doubling_intervals_up_to_4_s_and_given_up_after_32_s() {
         let (mut machine, now) = (machine(), start());
-        machine.request(client_key("OPTIONS"), TransactionKind::Other, udp(), b"o".to_vec(), 1, now);
+        machine.request(
+            client_key("OPTIONS"),
+            TransactionKind::Other,
+            udp(),
+            b"o".to_vec(),
+            1,
+            now,
+        );
         let times = sent_at(&mut machine, now);
         assert_eq!(times, [0, 500, 1500, 3500, 7500, 11500, 15500, 19500, 23500, 27500, 31500]);
         assert!(machine.is_empty());
@@ -1009,7 +1070,14 @@ mod tests {
     #[test]
     fn after_a_provisional_response_a_request_is_repeated_every_4_s() {
         let (mut machine, now) = (machine(), start());
-        machine.request(client_key("OPTIONS"), TransactionKind::Other, udp(), b"o".to_vec(), 1, now);
+        machine.request(
+            client_key("OPTIONS"),
+            TransactionKind::Other,
+            udp(),
+            b"o".to_vec(),
+            1,
+            now,
+        );
         machine.handle_response(&client_key("OPTIONS"), 100, b"", now);
         assert_eq!(
             sent_at(&mut machine, now),
@@ -1025,10 +1093,7 @@ mod tests {
         machine.request(client_key("INVITE"), TransactionKind::Invite, tcp, b"i".to_vec(), 1, now);
         assert_eq!(
             machine.poll_output(),
-            Some(Output::Transmit {
-                flow: tcp,
-                bytes: b"i".to_vec()
-            })
+            Some(Output::Transmit { flow: tcp, bytes: b"i".to_vec() })
         );
         machine.handle_unreachable(&udp());
         assert_eq!(machine.poll_output(), None);
@@ -1040,7 +1105,14 @@ mod tests {
     #[test]
     fn a_late_response_to_an_answered_request_is_absorbed_for_5_s() {
         let (mut machine, now) = (machine(), start());
-        let id = machine.request(client_key("BYE"), TransactionKind::Other, udp(), b"b".to_vec(), 1, now);
+        let id = machine.request(
+            client_key("BYE"),
+            TransactionKind::Other,
+            udp(),
+            b"b".to_vec(),
+            1,
+            now,
+        );
         assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", now), Reply::Pass(id, 1));
         assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", now), Reply::Absorbed);
         machine.handle_timeout(now + Duration::from_secs(5));
@@ -1058,10 +1130,7 @@ mod tests {
         machine.respond(id, 500, b"too late".to_vec(), now);
         assert_eq!(machine.handle_request(&key), Arrival::Repeated);
         let sent: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
-        let ok = Output::Transmit {
-            flow: udp(),
-            bytes: b"ok".to_vec(),
-        };
+        let ok = Output::Transmit { flow: udp(), bytes: b"ok".to_vec() };
         assert_eq!(sent, [ok.clone(), ok]);
         machine.handle_timeout(now + Duration::from_secs(32));
         assert!(machine.is_empty());
@@ -1110,10 +1179,7 @@ mod tests {
         let id = machine.open(first.clone(), TransactionKind::Invite, 1).unwrap();
         machine.respond(id, 100, b"trying".to_vec(), now);
         let elsewhere = flow(Protocol::Udp, "192.0.2.2:40000");
-        let again = ReceivedVia {
-            path: ReturnPath::new(elsewhere, None, false),
-            ..first.clone()
-        };
+        let again = ReceivedVia { path: ReturnPath::new(elsewhere, None, false), ..first.clone() };
         assert_eq!(machine.handle_request(&again), Arrival::Repeated);
         machine.respond(id, 200, b"ok".to_vec(), now);
         let sent: Vec<Flow> = std::iter::from_fn(|| machine.poll_output())
@@ -1127,12 +1193,11 @@ mod tests {
 
     /// RFC 3261 18.2.2.
     #[test]
-    fn what_was_said_by_a_connection_that_is_gone_is_said_again_by_a_new_one_where_the_via_names_a_port() {
+    fn what_was_said_by_a_connection_that_is_gone_is_said_again_by_a_new_one_where_the_via_names_a_port()
+     {
         let (mut machine, now) = (machine(), start());
-        let connection = Flow {
-            connection: ConnectionId(7),
-            ..flow(Protocol::Tcp, "192.0.2.2:40000")
-        };
+        let connection =
+            Flow { connection: ConnectionId(7), ..flow(Protocol::Tcp, "192.0.2.2:40000") };
         let named = flow(Protocol::Tcp, "192.0.2.2:5070");
         for (fallback, said) in [(Some(named.peer), 1), (None, 0)] {
             let mut asked = received(connection, "z9hG4bKa", "INVITE");
@@ -1144,8 +1209,9 @@ mod tests {
             let sent: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
             assert_eq!(sent.len(), said);
             assert!(
-                sent.iter()
-                    .all(|output| matches!(output, Output::Transmit { flow, .. } if *flow == named))
+                sent.iter().all(
+                    |output| matches!(output, Output::Transmit { flow, .. } if *flow == named)
+                )
             );
             assert!(machine.handle_ack(&asked.key, now));
             assert!(machine.is_empty());
@@ -1156,7 +1222,9 @@ mod tests {
     fn a_key_of_the_same_branch_is_found_whatever_its_sent_by_is_and_another_peers_is_not() {
         let mut machine = machine();
         let peer = Peer::Host("192.0.2.2".parse().unwrap());
-        let key = |peer, branch: &[u8], sent_by: &[u8], method: &[u8]| ServerKey::new(peer, branch, sent_by, method);
+        let key = |peer, branch: &[u8], sent_by: &[u8], method: &[u8]| {
+            ServerKey::new(peer, branch, sent_by, method)
+        };
         machine.open(request("z9hG4bKa", "INVITE"), TransactionKind::Invite, 1).unwrap();
         let found = machine.of_same_branch(&key(peer, b"z9hG4bKa", b"another", b"INVITE"));
         assert_eq!(found, Some(request("z9hG4bKa", "INVITE").key));
@@ -1177,9 +1245,14 @@ mod tests {
         let mut machine = machine();
         machine.open(request("z9hG4bKa", "BYE"), TransactionKind::Other, 1).unwrap();
         let id = machine.open(request("z9hG4bKb", "BYE"), TransactionKind::Other, 1).unwrap();
-        assert_eq!(machine.open(request("z9hG4bKc", "BYE"), TransactionKind::Other, 1), Err(Overloaded));
+        assert_eq!(
+            machine.open(request("z9hG4bKc", "BYE"), TransactionKind::Other, 1),
+            Err(Overloaded)
+        );
         let other = flow(Protocol::Udp, "192.0.2.3:5060");
-        assert!(machine.open(received(other, "z9hG4bKc", "BYE"), TransactionKind::Other, 1).is_ok());
+        assert!(
+            machine.open(received(other, "z9hG4bKc", "BYE"), TransactionKind::Other, 1).is_ok()
+        );
         machine.respond(id, 200, b"ok".to_vec(), start());
         assert!(machine.open(request("z9hG4bKd", "BYE"), TransactionKind::Other, 1).is_ok());
     }

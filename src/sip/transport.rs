@@ -6,12 +6,13 @@
 //!  connection ──task──┘        (order is kept)
 //! ```
 //!
-//! Every table is owned by the endpoint's loop; tasks only wait. What is full is dropped (UDP) or not read further (TCP). No names are
-//! resolved here.
+//! Every table is owned by the endpoint's loop; tasks only wait. What is full is dropped (UDP) or
+//! not read further (TCP). No names are resolved here.
 //!
-//! A connection is a stranger's until something has come by it that only a phone or trunk of ours can send. Strangers have a share of all
-//! connections, a share each, and a time in all, whatever they say; when their share is full, one that has had its chance gives way to the
-//! next. The rest is for those that are known.
+//! A connection is a stranger's until something has come by it that only a phone or trunk of ours
+//! can send. Strangers have a share of all connections, a share each, and a time in all, whatever
+//! they say; when their share is full, one that has had its chance gives way to the next. The rest
+//! is for those that are known.
 
 use super::config::{ListenAddress, SipLimits};
 use super::flow::{ConnectionId, Flow, Protocol};
@@ -68,13 +69,14 @@ pub enum TransportEvent {
         /// What is wrong.
         error: ParseError,
     },
-    /// Nothing has come on a connection for [`Limits::idle`], or it is as old as a stranger's may be; whoever does not need it calls
-    /// [`Transport::close`].
+    /// Nothing has come on a connection for [`Limits::idle`], or it is as old as a stranger's may
+    /// be; whoever does not need it calls [`Transport::close`].
     Idle {
         /// Its way.
         flow: Flow,
     },
-    /// Somebody has called while strangers have all that is theirs: [`Transport::admit`] says whether it is known.
+    /// Somebody has called while strangers have all that is theirs: [`Transport::admit`] says
+    /// whether it is known.
     Crowded(Dialer),
     /// A flow can no longer be used: its connection is closed, or could not be made.
     Gone {
@@ -152,8 +154,10 @@ impl Transport {
                 Protocol::Udp => transport.bind_udp(listen.address).await,
                 Protocol::Tcp => transport.bind_tcp(listen.address).await,
             };
-            let door = format_args!("can not listen on {} {}", listen.protocol.as_str(), listen.address);
-            let local = bound.map_err(|error| io::Error::new(error.kind(), format!("{door}: {error}")))?;
+            let door =
+                format_args!("can not listen on {} {}", listen.protocol.as_str(), listen.address);
+            let local =
+                bound.map_err(|error| io::Error::new(error.kind(), format!("{door}: {error}")))?;
             transport.locals.push((listen.protocol, local));
         }
         Ok(transport)
@@ -176,13 +180,11 @@ impl Transport {
         }
     }
 
-    /// Takes in a peer for which there was no room among the strangers: one that is known beside them, another in the place of one that has
-    /// had its chance.
+    /// Takes in a peer for which there was no room among the strangers: one that is known beside
+    /// them, another in the place of one that has had its chance.
     pub fn admit(&mut self, caller: Dialer, known: bool) {
         let strangers = || {
-            self.connections
-                .iter()
-                .filter(|(_, connection)| connection.stranger_since.is_some())
+            self.connections.iter().filter(|(_, connection)| connection.stranger_since.is_some())
         };
         let of_source = strangers()
             .filter(|(_, connection)| connection.flow.peer.ip() == caller.peer.ip())
@@ -192,9 +194,13 @@ impl Transport {
             let oldest = strangers()
                 .next()
                 .map(|(id, connection)| (*id, connection.flow, connection.stranger_since));
-            let had_its_chance = oldest.filter(|(_, _, since)| since.is_some_and(|since| since.elapsed() >= self.limits.message_deadline));
+            let had_its_chance = oldest.filter(|(_, _, since)| {
+                since.is_some_and(|since| since.elapsed() >= self.limits.message_deadline)
+            });
             match had_its_chance {
-                Some((_, flow, _)) if of_source < self.limits.strangers_per_source => self.close(&flow),
+                Some((_, flow, _)) if of_source < self.limits.strangers_per_source => {
+                    self.close(&flow)
+                }
                 Some(_) | None => {
                     tracing::debug!(peer = %caller.peer.ip(), "connection refused: too many strangers");
                     return;
@@ -209,21 +215,28 @@ impl Transport {
         self.connections.len()
     }
 
-    /// Sends a message, without waiting: UDP loses what does not fit, a connection that does not keep up is closed.
+    /// Sends a message, without waiting: UDP loses what does not fit, a connection that does not
+    /// keep up is closed.
     pub fn send(&mut self, flow: Flow, bytes: Vec<u8>) {
         match flow.protocol {
             Protocol::Udp => {
-                if let Some((_, socket)) = self.sockets.iter().find(|(local, _)| *local == flow.local) {
+                if let Some((_, socket)) =
+                    self.sockets.iter().find(|(local, _)| *local == flow.local)
+                {
                     // Whatever is lost here is sent again by its transaction.
                     let _ = socket.try_send_to(&bytes, flow.peer);
                 }
             }
             Protocol::Tcp => {
                 let found = match flow.connection {
-                    ConnectionId::NONE => self.connection_to(flow.peer).or_else(|| self.connect(flow)),
+                    ConnectionId::NONE => {
+                        self.connection_to(flow.peer).or_else(|| self.connect(flow))
+                    }
                     known => Some(known),
                 };
-                let writes = found.and_then(|id| self.connections.get(&id)).map(|connection| &connection.writes);
+                let writes = found
+                    .and_then(|id| self.connections.get(&id))
+                    .map(|connection| &connection.writes);
                 if writes.is_none_or(|writes| writes.try_send(bytes).is_err()) {
                     if let Some(id) = found {
                         self.connections.remove(&id);
@@ -271,10 +284,7 @@ impl Transport {
             Input::Ended(id) => {
                 let connection = self.connections.remove(&id)?;
                 if connection.outgoing {
-                    let named = Flow {
-                        connection: ConnectionId::NONE,
-                        ..connection.flow
-                    };
+                    let named = Flow { connection: ConnectionId::NONE, ..connection.flow };
                     self.unreachable.push(named);
                 }
                 Some(TransportEvent::Gone { flow: connection.flow })
@@ -287,7 +297,8 @@ impl Transport {
         let local = socket.local_addr()?;
         let options = socket2::SockRef::from(&*socket);
         mark(&options, local);
-        // A burst of calls must not be lost between two turns of the loop; less than asked for is fine.
+        // A burst of calls must not be lost between two turns of the loop; less than asked for is
+        // fine.
         let _ = options.set_recv_buffer_size(1 << 20);
         self.sockets.push((local, socket.clone()));
         self.tasks.spawn(receive(socket, local, self.sender.clone()));
@@ -306,17 +317,22 @@ impl Transport {
         let trusted = self.trusted.contains(&source.to_canonical());
         let (mut of_source, mut strangers, mut strangers_of_source) = (0, 0, 0);
         for connection in self.connections.values() {
-            let (is_stranger, is_of_source) = (connection.stranger_since.is_some(), connection.flow.peer.ip() == source);
+            let (is_stranger, is_of_source) =
+                (connection.stranger_since.is_some(), connection.flow.peer.ip() == source);
             of_source += usize::from(is_of_source);
             strangers += usize::from(is_stranger);
             strangers_of_source += usize::from(is_stranger && is_of_source);
         }
         let limits = &self.limits;
-        if self.connections.len() >= limits.connections || of_source >= limits.connections_per_source {
+        if self.connections.len() >= limits.connections
+            || of_source >= limits.connections_per_source
+        {
             tracing::debug!(peer = %source, "connection refused: too many");
             return None;
         }
-        if !trusted && (strangers >= limits.strangers || strangers_of_source >= limits.strangers_per_source) {
+        if !trusted
+            && (strangers >= limits.strangers || strangers_of_source >= limits.strangers_per_source)
+        {
             return Some(TransportEvent::Crowded(caller));
         }
         self.serve(caller, trusted);
@@ -346,7 +362,9 @@ impl Transport {
         let limits = self.limits;
         self.tasks.spawn(async move {
             match timeout(CONNECT, TcpStream::connect(flow.peer)).await {
-                Ok(Ok(stream)) => serve(stream, flow, sender, writes, limits, Spoken::At(Instant::now())).await,
+                Ok(Ok(stream)) => {
+                    serve(stream, flow, sender, writes, limits, Spoken::At(Instant::now())).await
+                }
                 Ok(Err(_)) | Err(_) => {
                     let _ = sender.send(Input::Ended(flow.connection)).await;
                 }
@@ -355,21 +373,18 @@ impl Transport {
         Some(flow.connection)
     }
 
-    fn add(&mut self, local: SocketAddr, peer: SocketAddr, outgoing: bool) -> (Flow, mpsc::Receiver<Vec<u8>>) {
+    fn add(
+        &mut self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        outgoing: bool,
+    ) -> (Flow, mpsc::Receiver<Vec<u8>>) {
         let (writes, receiver) = mpsc::channel(WRITES);
-        let flow = Flow {
-            protocol: Protocol::Tcp,
-            local,
-            peer,
-            connection: ConnectionId(self.next_id),
-        };
+        let flow =
+            Flow { protocol: Protocol::Tcp, local, peer, connection: ConnectionId(self.next_id) };
         self.next_id += 1;
-        let connection = Connection {
-            flow,
-            outgoing,
-            stranger_since: (!outgoing).then(Instant::now),
-            writes,
-        };
+        let connection =
+            Connection { flow, outgoing, stranger_since: (!outgoing).then(Instant::now), writes };
         self.connections.insert(flow.connection, connection);
         (flow, receiver)
     }
@@ -395,12 +410,7 @@ async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, sender: mpsc::Sender
             sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let flow = Flow {
-            protocol: Protocol::Udp,
-            local,
-            peer,
-            connection: ConnectionId::NONE,
-        };
+        let flow = Flow { protocol: Protocol::Udp, local, peer, connection: ConnectionId::NONE };
         let bytes = buffer[..length].to_vec();
         if sender.send(Input::Arrival(TransportEvent::Datagram { flow, bytes })).await.is_err() {
             return;
@@ -422,7 +432,8 @@ async fn listen(listener: TcpListener, local: SocketAddr, sender: mpsc::Sender<I
     }
 }
 
-/// One connection until either side ends it. Dropping the sender of `writes` ends it after what is written already.
+/// One connection until either side ends it. Dropping the sender of `writes` ends it after what is
+/// written already.
 async fn serve(
     stream: TcpStream,
     flow: Flow,
@@ -433,8 +444,10 @@ async fn serve(
 ) {
     mark(&socket2::SockRef::from(&stream), flow.peer);
     let _ = stream.set_nodelay(true);
-    // A phone that has lost its power says no good-bye; its registration must not keep the connection for ever.
-    let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE));
+    // A phone that has lost its power says no good-bye; its registration must not keep the
+    // connection for ever.
+    let _ = socket2::SockRef::from(&stream)
+        .set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE));
     let (reader, writer) = stream.into_split();
     let reading = async {
         read(reader, flow, &sender, &limits, spoken).await;
@@ -449,21 +462,29 @@ async fn serve(
     }
 }
 
-/// When a connection's peer has said something last; a ping is nothing, and for one that we called, the call counts.
+/// When a connection's peer has said something last; a ping is nothing, and for one that we called,
+/// the call counts.
 #[derive(Clone, Copy)]
 enum Spoken {
     Never,
     At(Instant),
 }
 
-async fn read(mut reader: OwnedReadHalf, flow: Flow, sender: &mpsc::Sender<Input>, limits: &SipLimits, mut spoken: Spoken) {
+async fn read(
+    mut reader: OwnedReadHalf,
+    flow: Flow,
+    sender: &mpsc::Sender<Input>,
+    limits: &SipLimits,
+    mut spoken: Spoken,
+) {
     let opened = Instant::now();
     let mut framer = StreamFramer::new();
     let mut buffer = vec![0; 8192];
     let mut begun: Option<Instant> = None;
     let mut reviewed = opened;
     loop {
-        // The deadline counts from a message's first byte, however slowly the others come; that of the first from the beginning.
+        // The deadline counts from a message's first byte, however slowly the others come; that of
+        // the first from the beginning.
         let deadline = match (begun, spoken) {
             (_, Spoken::Never) => opened + limits.message_deadline,
             (Some(begun), Spoken::At(_)) => begun + limits.message_deadline,
@@ -495,10 +516,7 @@ async fn read(mut reader: OwnedReadHalf, flow: Flow, sender: &mpsc::Sender<Input
             let happening = match framed {
                 Ok(Framed::Message(message)) => {
                     spoken = Spoken::At(Instant::now());
-                    Input::Arrival(TransportEvent::Message {
-                        flow,
-                        message: Box::new(message),
-                    })
+                    Input::Arrival(TransportEvent::Message { flow, message: Box::new(message) })
                 }
                 Ok(Framed::Ping) => Input::Ping(flow.connection),
                 Err(error) => Input::Arrival(TransportEvent::Malformed { flow, error }),
@@ -542,10 +560,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_only_pings_is_closed_at_the_deadline_of_its_first_message() {
-        let limits = SipLimits {
-            message_deadline: Duration::from_millis(300),
-            ..SipLimits::default()
-        };
+        let limits =
+            SipLimits { message_deadline: Duration::from_millis(300), ..SipLimits::default() };
         let (mut transport, mut peer) = connected(limits).await;
         peer.write_all(b"\r\n\r\n").await.unwrap();
         let arrival = timeout(Duration::from_secs(30), transport.next()).await.unwrap();
@@ -560,7 +576,8 @@ mod tests {
     async fn settle(transport: &mut Transport, count: usize) -> Vec<Dialer> {
         let mut crowded = Vec::new();
         while transport.connections() + crowded.len() < count {
-            // It does not end where nothing has arrived: a connection that is taken in makes no arrival.
+            // It does not end where nothing has arrived: a connection that is taken in makes no
+            // arrival.
             let step = transport.happenings.recv().await.unwrap();
             match transport.handle(step) {
                 Some(TransportEvent::Crowded(caller)) => crowded.push(caller),
@@ -611,7 +628,8 @@ mod tests {
         }
         let mut crowded = settle(&mut transport, 5).await;
         assert_eq!((transport.connections(), crowded.len()), (3, 2));
-        // One that has registered makes room for another stranger; one whose address is known finds a place of its own.
+        // One that has registered makes room for another stranger; one whose address is known finds
+        // a place of its own.
         let flow = transport.connections.values().next().unwrap().flow;
         transport.know(&flow);
         transport.admit(crowded.pop().unwrap(), true);
@@ -629,16 +647,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_stranger_that_has_had_its_chance_gives_way_to_the_next() {
-        let limits = SipLimits {
-            strangers: 1,
-            message_deadline: Duration::ZERO,
-            ..SipLimits::default()
-        };
-        let (mut transport, _first) = connected(SipLimits {
-            message_deadline: Duration::from_secs(3600),
-            ..limits
-        })
-        .await;
+        let limits =
+            SipLimits { strangers: 1, message_deadline: Duration::ZERO, ..SipLimits::default() };
+        let (mut transport, _first) =
+            connected(SipLimits { message_deadline: Duration::from_secs(3600), ..limits }).await;
         settle(&mut transport, 1).await;
         let oldest = transport.connections.values().next().unwrap().flow;
         let _second = TcpStream::connect(transport.locals()[0].1).await.unwrap();
@@ -651,10 +663,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_idle_connection_is_asked_about_again_and_again_and_closed_when_nobody_needs_it() {
-        let limits = SipLimits {
-            idle: Duration::from_millis(50),
-            ..SipLimits::default()
-        };
+        let limits = SipLimits { idle: Duration::from_millis(50), ..SipLimits::default() };
         let (mut transport, mut peer) = connected(limits).await;
         peer.write_all(OPTIONS).await.unwrap();
         assert!(matches!(transport.next().await, TransportEvent::Message { .. }));
@@ -662,11 +671,11 @@ mod tests {
             assert!(matches!(transport.next().await, TransportEvent::Idle { .. }));
             assert_eq!(transport.connections(), 1);
         }
-        let TransportEvent::Idle { flow } = transport.next().await else {
-            panic!()
-        };
+        let TransportEvent::Idle { flow } = transport.next().await else { panic!() };
         transport.close(&flow);
-        assert!(matches!(transport.next().await, TransportEvent::Gone { flow: gone } if gone == flow));
+        assert!(
+            matches!(transport.next().await, TransportEvent::Gone { flow: gone } if gone == flow)
+        );
         assert_eq!(transport.connections(), 0);
         assert_eq!(peer.read(&mut [0; 16]).await.unwrap(), 0);
     }

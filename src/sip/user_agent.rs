@@ -6,9 +6,11 @@
 //!  ◀──── Output::Transmit ───────────────────┴──────────────┴─ handle_command ◀ LegCommand
 //! ```
 //!
-//! After every `handle_*`, drain [`UserAgent::poll_output`], then wait until [`UserAgent::poll_timeout`] at the latest. What anybody may
-//! send (a request of nobody we know) is answered statelessly (RFC 3261 8.2.7): it costs no memory, and over a rate it is not
-//! answered at all. A transaction is made only for a request that was authenticated, or that belongs to a dialog.
+//! After every `handle_*`, drain [`UserAgent::poll_output`], then wait until
+//! [`UserAgent::poll_timeout`] at the latest. What anybody may send (a request of nobody we know)
+//! is answered statelessly (RFC 3261 8.2.7): it costs no memory, and over a rate it is not answered
+//! at all. A transaction is made only for a request that was authenticated, or that belongs to a
+//! dialog.
 //!
 //! The user agent finds the machine that something is for; the machine behaves:
 //!
@@ -88,7 +90,8 @@ pub enum Output {
     Refused(RefusedRequest),
     /// The peer at the other end of this connection is no stranger any more.
     Known(Flow),
-    /// To be written in the log: a phone that has answered OPTIONS leaves them unanswered, or answers again.
+    /// To be written in the log: a phone that has answered OPTIONS leaves them unanswered, or
+    /// answers again.
     Qualified {
         /// The device with the phone.
         device: DeviceId,
@@ -130,16 +133,19 @@ pub struct Counters {
     pub strangers: u64,
     /// Digests that were wrong.
     pub wrong_passwords: u64,
-    /// Requests refused with 503 because too many wrong digests for this device have come from there; their digests were not looked at.
+    /// Requests refused with 503 because too many wrong digests for this device have come from
+    /// there; their digests were not looked at.
     pub throttled: u64,
 }
 
 /// The user agent: it finds the leg, or the other machine, that something is for.
 ///
-/// After every `handle_*`, drain [`poll_output`](Self::poll_output), then wait until [`poll_timeout`](Self::poll_timeout) at the latest and call
-/// [`handle_timeout`](Self::handle_timeout). Within each step the machines are polled in this order: the transactions: their failures go
-/// back to their legs at once; the registrar, for bindings to be kept. When time has passed: the transactions, the registrar, the
-/// legs' timers one by one in the order of their times, and last the qualification.
+/// After every `handle_*`, drain [`poll_output`](Self::poll_output), then wait until
+/// [`poll_timeout`](Self::poll_timeout) at the latest and call
+/// [`handle_timeout`](Self::handle_timeout). Within each step the machines are polled in this
+/// order: the transactions: their failures go back to their legs at once; the registrar, for
+/// bindings to be kept. When time has passed: the transactions, the registrar, the legs' timers one
+/// by one in the order of their times, and last the qualification.
 #[derive(Debug)]
 pub struct UserAgent {
     ctx: Context,
@@ -150,15 +156,22 @@ pub struct UserAgent {
 }
 
 impl UserAgent {
-    /// `locals` are the addresses that are listened on; `seed` is fresh entropy: tags, branches and nonces come from it.
-    pub fn new(mut config: SipConfig, locals: Vec<(Protocol, SocketAddr)>, seed: [u8; 32], now: Now) -> Self {
+    /// `locals` are the addresses that are listened on; `seed` is fresh entropy: tags, branches and
+    /// nonces come from it.
+    pub fn new(
+        mut config: SipConfig,
+        locals: Vec<(Protocol, SocketAddr)>,
+        seed: [u8; 32],
+        now: Now,
+    ) -> Self {
         for trunk in &mut config.trunks {
             trunk.address = trunk.address.or_else(|| trunk.target.parse().ok());
         }
         let tokens = TokenGenerator::new(seed);
         let login = |trunk: &Trunk| {
             let login = trunk.login.as_ref()?;
-            let credentials = Credentials::new(&trunk.name, &login.realm, &login.username, &login.password);
+            let credentials =
+                Credentials::new(&trunk.name, &login.realm, &login.username, &login.password);
             Some((trunk.name.clone(), credentials))
         };
         Self {
@@ -167,7 +180,11 @@ impl UserAgent {
             admission: Admission::new(&config, &tokens, now),
             qualification: Qualification::default(),
             ctx: Context {
-                registrar: Registrar::new(config.limits.contacts, config.limits.min_expires, config.limits.max_expires),
+                registrar: Registrar::new(
+                    config.limits.contacts,
+                    config.limits.min_expires,
+                    config.limits.max_expires,
+                ),
                 transactions: Transactions::new(config.timing, config.limits.transactions),
                 timers: Timers::default(),
                 tokens,
@@ -180,7 +197,8 @@ impl UserAgent {
         }
     }
 
-    /// Takes back where phones were before a restart, so that calls reach them before they register again.
+    /// Takes back where phones were before a restart, so that calls reach them before they register
+    /// again.
     pub fn restore(&mut self, device: &DeviceId, bindings: Vec<KeptBinding>, now: Now) {
         let ours = self.config().account(device).is_some();
         let bindings = if ours { bindings } else { Vec::new() };
@@ -213,7 +231,9 @@ impl UserAgent {
     pub fn handle_malformed(&mut self, flow: Flow, error: &ParseError, now: Now) {
         self.ctx.counters.malformed += 1;
         self.ctx.note_malformed(&flow, error, now);
-        let Some(response) = &error.response else { return };
+        let Some(response) = &error.response else {
+            return;
+        };
         if !self.admission.may_answer(&flow, &mut self.ctx, now) {
             return;
         }
@@ -228,7 +248,9 @@ impl UserAgent {
     pub fn handle_command(&mut self, command: LegCommand, now: Now) {
         match command {
             LegCommand::Invite { .. } => self.invite(command, now),
-            command => drop(self.with_leg(command.leg(), |leg, ctx| leg.handle_command(command, ctx, now))),
+            command => {
+                drop(self.with_leg(command.leg(), |leg, ctx| leg.handle_command(command, ctx, now)))
+            }
         }
         self.finish_step(now);
     }
@@ -296,7 +318,8 @@ impl UserAgent {
         self.ctx.registrar.registered()
     }
 
-    /// How many calls of each trunk were refused because it calls too often, or because too much is going on.
+    /// How many calls of each trunk were refused because it calls too often, or because too much is
+    /// going on.
     pub fn refused_of_trunks(&self) -> impl Iterator<Item = (&str, u64)> {
         self.admission.refused_of_trunks()
     }
@@ -329,7 +352,11 @@ impl UserAgent {
     }
 
     /// Lends a leg to `act`, and drops it if it is over then.
-    fn with_leg<R>(&mut self, id: LegId, act: impl FnOnce(&mut Leg, &mut Context) -> R) -> Option<R> {
+    fn with_leg<R>(
+        &mut self,
+        id: LegId,
+        act: impl FnOnce(&mut Leg, &mut Context) -> R,
+    ) -> Option<R> {
         let leg = self.legs.get_mut(id)?;
         let result = act(leg, &mut self.ctx);
         if leg.is_over() {

@@ -35,7 +35,9 @@ impl Redb {
         }
         let database = open_with(path, |mut database| {
             if !database.check_integrity()? {
-                tracing::warn!("the state file was damaged and has been repaired; its last change may be missing");
+                tracing::warn!(
+                    "the state file was damaged and has been repaired; its last change may be missing"
+                );
             }
             Ok(database)
         })?;
@@ -50,7 +52,10 @@ impl Redb {
         self.database.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn guarded<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    fn guarded<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
         let damaged = || StoreError::Damaged { path: self.path.clone() };
         let database = self.database();
         let done = match database.as_ref() {
@@ -90,7 +95,13 @@ impl Drop for Redb {
 }
 
 impl KeyValueStore for Redb {
-    fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
+    fn scan(
+        &self,
+        table: &str,
+        from: &str,
+        to: Option<&str>,
+        visit: &mut dyn FnMut(&str, &[u8]),
+    ) -> Result<(), StoreError> {
         self.guarded(|database| {
             let read = database.begin_read()?;
             let table = match read.open_table(definition(table)) {
@@ -139,15 +150,17 @@ impl KeyValueStore for Redb {
     }
 }
 
-fn open_with(path: &Path, check: impl FnOnce(Database) -> Result<Database, DatabaseError>) -> Result<Database, StoreError> {
-    let failed = |problem: String| StoreError::Open {
-        path: path.to_owned(),
-        problem,
-    };
+fn open_with(
+    path: &Path,
+    check: impl FnOnce(Database) -> Result<Database, DatabaseError>,
+) -> Result<Database, StoreError> {
+    let failed = |problem: String| StoreError::Open { path: path.to_owned(), problem };
     let file = open_private(path).map_err(|error| failed(error.to_string()))?;
     match guarded(|| database(file).and_then(check)) {
         Some(Ok(database)) => Ok(database),
-        Some(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(failed("it is in use by another process".into())),
+        Some(Err(DatabaseError::DatabaseAlreadyOpen)) => {
+            Err(failed("it is in use by another process".into()))
+        }
         Some(Err(error)) => Err(failed(one_line(&error.to_string()))),
         None => Err(failed(DAMAGED.into())),
     }

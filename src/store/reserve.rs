@@ -54,7 +54,8 @@ impl Reserve {
         for at in [0, SLOT] {
             let mut slot = vec![0; SLOT];
             file.read_exact_at(&mut slot, at as u64)?;
-            latest = decode(&slot).filter(|slot| slot.generation > latest.generation).unwrap_or(latest);
+            latest =
+                decode(&slot).filter(|slot| slot.generation > latest.generation).unwrap_or(latest);
         }
         let generation = latest.generation;
         Ok((Self { file, generation }, latest))
@@ -135,7 +136,8 @@ fn decode(slot: &[u8]) -> Option<SetAside> {
         return None;
     }
     let (about, hash) = (take(13)?, take(32)?);
-    let (generation, incomplete) = (u64::from_be_bytes(about.get(..8)?.try_into().ok()?), about.get(8)? != &0);
+    let (generation, incomplete) =
+        (u64::from_be_bytes(about.get(..8)?.try_into().ok()?), about.get(8)? != &0);
     let length = u32::from_be_bytes(about.get(9..)?.try_into().ok()?);
     let mut entries = take(usize::try_from(length).ok()?)?;
     if Sha256::new().chain_update(about).chain_update(entries).finalize().as_slice() != hash {
@@ -145,11 +147,7 @@ fn decode(slot: &[u8]) -> Option<SetAside> {
     while !entries.is_empty() {
         changes.push(change(&mut entries)?);
     }
-    Some(SetAside {
-        generation,
-        incomplete,
-        changes,
-    })
+    Some(SetAside { generation, incomplete, changes })
 }
 
 fn change(entries: &mut &[u8]) -> Option<Write> {
@@ -170,11 +168,7 @@ fn change(entries: &mut &[u8]) -> Option<Write> {
             Some(take(usize::try_from(length).ok()?)?.to_vec())
         }
     };
-    Some(Write {
-        table: table.into(),
-        key,
-        value,
-    })
+    Some(Write { table: table.into(), key, value })
 }
 
 #[cfg(test)]
@@ -182,7 +176,8 @@ mod tests {
     use super::*;
 
     fn write(reserve: &mut Reserve, changes: &[Write], incomplete: bool) -> bool {
-        let entries = changes.iter().map(|change| (&*change.table, &*change.key, change.value.as_deref()));
+        let entries =
+            changes.iter().map(|change| (&*change.table, &*change.key, change.value.as_deref()));
         reserve.write(entries, incomplete).expect("written")
     }
 
@@ -196,11 +191,8 @@ mod tests {
         assert!(write(&mut reserve, &first, false));
         assert!(write(&mut reserve, &[Write::put("a", "k", "2")], true));
         let (_, found) = Reserve::open(&state).expect("opens");
-        let second = SetAside {
-            generation: 2,
-            incomplete: true,
-            changes: vec![Write::put("a", "k", "2")],
-        };
+        let second =
+            SetAside { generation: 2, incomplete: true, changes: vec![Write::put("a", "k", "2")] };
         assert_eq!(found, second);
         reserve.file.write_all_at(b"x", HEAD as u64).expect("torn");
         let (_, found) = Reserve::open(&state).expect("opens");

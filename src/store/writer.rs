@@ -67,10 +67,7 @@ impl Lasting {
             .get(TAKEN_IN)
             .and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
         let taken_in = taken_in.unwrap_or_default();
-        let mut state = WriterState {
-            taken_in,
-            ..WriterState::default()
-        };
+        let mut state = WriterState { taken_in, ..WriterState::default() };
         let mut has_forgotten = false;
         match Reserve::open(path) {
             Ok((mut reserve, left)) => {
@@ -81,11 +78,15 @@ impl Lasting {
                         "the last run could not write these changes: they are brought in now"
                     );
                     has_forgotten = left.incomplete;
-                    left.changes.iter().for_each(|change| state.remember(change, Importance::State));
+                    left.changes
+                        .iter()
+                        .for_each(|change| state.remember(change, Importance::State));
                 }
                 state.reserve = Some(reserve);
             }
-            Err(error) => tracing::warn!(%error, path = %path.display(), "no room can be set aside for the state"),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "no room can be set aside for the state")
+            }
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         Self::start(Arc::new(inner), name, Some(path.to_owned()), state, has_forgotten)
@@ -95,7 +96,13 @@ impl Lasting {
         Self::start(inner, "other".to_owned(), None, WriterState::default(), false)
     }
 
-    fn start(inner: Store, name: String, path: Option<PathBuf>, mut state: WriterState, has_forgotten: bool) -> Result<Self, StoreError> {
+    fn start(
+        inner: Store,
+        name: String,
+        path: Option<PathBuf>,
+        mut state: WriterState,
+        has_forgotten: bool,
+    ) -> Result<Self, StoreError> {
         let shared = WriterShared {
             inner,
             name,
@@ -117,10 +124,7 @@ impl Lasting {
             .name("store".to_owned())
             .spawn(move || mending.mend())
             .map_err(StoreError::Thread)?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self { shared, thread: Some(thread) })
     }
 }
 
@@ -135,7 +139,13 @@ impl Drop for Lasting {
 }
 
 impl KeyValueStore for Lasting {
-    fn scan(&self, table: &str, from: &str, to: Option<&str>, visit: &mut dyn FnMut(&str, &[u8])) -> Result<(), StoreError> {
+    fn scan(
+        &self,
+        table: &str,
+        from: &str,
+        to: Option<&str>,
+        visit: &mut dyn FnMut(&str, &[u8]),
+    ) -> Result<(), StoreError> {
         let state = self.shared.state();
         if !self.is_writable() {
             // Without room it can still be read.
@@ -158,7 +168,9 @@ impl KeyValueStore for Lasting {
                 None => visit(key, value),
             }
         })?;
-        over.for_each(|((_, key), waiting)| waiting.value.iter().for_each(|value| visit(key, value)));
+        over.for_each(|((_, key), waiting)| {
+            waiting.value.iter().for_each(|value| visit(key, value))
+        });
         Ok(())
     }
 
@@ -166,7 +178,11 @@ impl KeyValueStore for Lasting {
         self.shared.commit(&mut self.shared.state(), changes)
     }
 
-    fn write_behind(&self, changes: &[Write], importance: Importance) -> Result<Safety, StoreError> {
+    fn write_behind(
+        &self,
+        changes: &[Write],
+        importance: Importance,
+    ) -> Result<Safety, StoreError> {
         let mut state = self.shared.state();
         let Err(error) = self.shared.commit(&mut state, changes) else {
             return Ok(Safety::Stored);
@@ -200,10 +216,7 @@ impl KeyValueStore for Lasting {
 impl WriterState {
     fn remember(&mut self, change: &Write, importance: Importance) {
         self.bytes += change.size();
-        let waiting = Waiting {
-            value: change.value.clone(),
-            importance,
-        };
+        let waiting = Waiting { value: change.value.clone(), importance };
         let key = (change.table.clone().into_owned(), change.key.clone());
         let length = key.0.len() + key.1.len();
         if let Some(before) = self.waiting.insert(key, waiting) {
@@ -231,9 +244,11 @@ impl WriterShared {
         let written = match state.waiting.is_empty() && self.is_writable.load(Ordering::Relaxed) {
             true => self.inner.write(changes),
             false => self.inner.ready().and_then(|()| {
-                let taken_in = state.reserve.as_ref().map(|reserve| reserve.generation().to_string());
+                let taken_in =
+                    state.reserve.as_ref().map(|reserve| reserve.generation().to_string());
                 let taken_in = taken_in.map(|generation| Write::put(ABOUT, TAKEN_IN, generation));
-                let all: Vec<Write> = state.changes().chain(changes.iter().cloned()).chain(taken_in).collect();
+                let all: Vec<Write> =
+                    state.changes().chain(changes.iter().cloned()).chain(taken_in).collect();
                 self.inner.write(&all)
             }),
         };
@@ -263,24 +278,25 @@ impl WriterShared {
 
     /// Brings what waits into the reserve, as far as it belongs there.
     fn set_aside(&self, state: &mut WriterState, importance: Importance) -> Safety {
-        let WriterState {
-            waiting,
-            reserve,
-            incomplete,
-            ..
-        } = state;
+        let WriterState { waiting, reserve, incomplete, .. } = state;
         let is_event = importance == Importance::Events;
         if is_event && *incomplete {
             return Safety::Remembered;
         }
         *incomplete |= is_event;
-        let Some(reserve) = reserve else { return Safety::Remembered };
+        let Some(reserve) = reserve else {
+            return Safety::Remembered;
+        };
         // What was taken away must not come back: it goes first.
         let of = |removed: bool| {
             waiting
                 .iter()
-                .filter(move |(_, waiting)| waiting.importance == Importance::State && waiting.value.is_none() == removed)
-                .map(|((table, key), waiting)| (table.as_str(), key.as_str(), waiting.value.as_deref()))
+                .filter(move |(_, waiting)| {
+                    waiting.importance == Importance::State && waiting.value.is_none() == removed
+                })
+                .map(|((table, key), waiting)| {
+                    (table.as_str(), key.as_str(), waiting.value.as_deref())
+                })
         };
         match reserve.write(of(true).chain(of(false)), *incomplete) {
             Ok(true) if !is_event => Safety::SetAside,
@@ -294,8 +310,10 @@ impl WriterShared {
 
     fn measure(&self, state: &WriterState) {
         let is_writable = self.is_writable.load(Ordering::Relaxed);
-        metrics::gauge!("undertone_store_writable", "store" => self.name.clone()).set(if is_writable { 1.0 } else { 0.0 });
-        metrics::gauge!("undertone_store_waiting_bytes", "store" => self.name.clone()).set(state.bytes as f64);
+        metrics::gauge!("undertone_store_writable", "store" => self.name.clone())
+            .set(if is_writable { 1.0 } else { 0.0 });
+        metrics::gauge!("undertone_store_waiting_bytes", "store" => self.name.clone())
+            .set(state.bytes as f64);
     }
 
     /// The thread: tries again what waits, and looks at the disk from time to time.
@@ -305,7 +323,8 @@ impl WriterShared {
         while !state.closing {
             let is_well = self.is_writable.load(Ordering::Relaxed);
             let wait = if is_well { CHECK } else { pause };
-            let (woken, waited) = self.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+            let (woken, waited) =
+                self.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
             state = woken;
             if state.closing || !waited.timed_out() {
                 continue;

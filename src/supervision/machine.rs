@@ -4,7 +4,10 @@
 use super::index::Index;
 use super::monitor::{Ctx, KnownCalls, Monitor};
 use super::{LegOutcome, ReleaseReason, SupervisionConfig, SupervisionOutput};
-use crate::model::{Activity, CallFact, CallId, Command, DeviceId, LegState, MonitorFact, MonitorState, Now, Reason, Refusal};
+use crate::model::{
+    Activity, CallFact, CallId, Command, DeviceId, LegState, MonitorFact, MonitorState, Now,
+    Reason, Refusal,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
@@ -64,17 +67,15 @@ impl Supervision {
                 now,
             ),
             Command::StopMonitoring { supervisor } => self.stop(supervisor),
-            Command::SwitchMonitoring {
-                supervisor,
-                call,
-                activity,
-            } => self.switch(supervisor, call, *activity, now),
-            Command::AdmitMonitoring {
-                supervisor,
-                call,
-                admitted,
-            } => self.admit(supervisor, call, *admitted, now),
-            Command::MuteMonitoredParty { .. } => Err(Refusal::new(Reason::Forbidden, "MuteMonitoredUser is not supported.")),
+            Command::SwitchMonitoring { supervisor, call, activity } => {
+                self.switch(supervisor, call, *activity, now)
+            }
+            Command::AdmitMonitoring { supervisor, call, admitted } => {
+                self.admit(supervisor, call, *admitted, now)
+            }
+            Command::MuteMonitoredParty { .. } => {
+                Err(Refusal::new(Reason::Forbidden, "MuteMonitoredUser is not supported."))
+            }
             Command::SetDoNotDisturb { .. }
             | Command::SetForwarding { .. }
             | Command::Dial { .. }
@@ -86,7 +87,9 @@ impl Supervision {
             | Command::SendDtmf { .. }
             | Command::Transfer { .. }
             | Command::Conference { .. }
-            | Command::RemoveParticipant { .. } => Err(Refusal::new(Reason::Forbidden, "This is not a monitoring command.")),
+            | Command::RemoveParticipant { .. } => {
+                Err(Refusal::new(Reason::Forbidden, "This is not a monitoring command."))
+            }
         }
     }
 
@@ -161,7 +164,13 @@ impl Supervision {
 
     /// What became of a supervisor's leg that `Invite` asked for. Outcomes of legs released
     /// meanwhile are ignored.
-    pub fn handle_leg(&mut self, supervisor: &DeviceId, call: &CallId, outcome: LegOutcome, now: Now) {
+    pub fn handle_leg(
+        &mut self,
+        supervisor: &DeviceId,
+        call: &CallId,
+        outcome: LegOutcome,
+        now: Now,
+    ) {
         self.with(supervisor, |monitor, ctx| monitor.handle_leg(call, outcome, now, ctx));
     }
 
@@ -201,11 +210,8 @@ impl Supervision {
     /// supervisors is left, with the call as it then is; false means: release the rest. Always
     /// false unless `debrief` or `takeover` is configured.
     pub fn keeps_alive(&self, call: &CallFact) -> bool {
-        let monitors = self
-            .index
-            .of_call
-            .of(&call.id)
-            .filter_map(|supervisor| self.monitors.get(supervisor));
+        let monitors =
+            self.index.of_call.of(&call.id).filter_map(|supervisor| self.monitors.get(supervisor));
         monitors.into_iter().any(|monitor| monitor.keeps_alive(&self.config, call))
     }
 
@@ -215,7 +221,9 @@ impl Supervision {
             return Err(Refusal::new(Reason::NotPermitted, "Nobody monitors himself."));
         }
         let own = self.monitors.get(supervisor).is_some_and(|monitor| monitor.target == *target);
-        if self.index.of_target.count(target) - usize::from(own) >= self.config.max_supervisors_per_device {
+        if self.index.of_target.count(target) - usize::from(own)
+            >= self.config.max_supervisors_per_device
+        {
             let pattern = "Device '{}' is already monitored by another supervisor.";
             return Err(Refusal::device(Reason::InUse, target, pattern));
         }
@@ -263,8 +271,15 @@ impl Supervision {
         Ok(())
     }
 
-    fn switch(&mut self, supervisor: &DeviceId, call: &CallId, to: Activity, now: Now) -> Result<(), Refusal> {
-        let switched = self.with(supervisor, |monitor, ctx| monitor.handle_switch(call, to, now, ctx));
+    fn switch(
+        &mut self,
+        supervisor: &DeviceId,
+        call: &CallId,
+        to: Activity,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let switched =
+            self.with(supervisor, |monitor, ctx| monitor.handle_switch(call, to, now, ctx));
         if let Some(switched) = switched.flatten() {
             return switched;
         }
@@ -273,8 +288,15 @@ impl Supervision {
         Err(Refusal::device(Reason::InvalidState, supervisor, pattern))
     }
 
-    fn admit(&mut self, supervisor: &DeviceId, call: &CallId, admitted: bool, now: Now) -> Result<(), Refusal> {
-        let decided = self.with(supervisor, |monitor, ctx| monitor.handle_admission(call, admitted, now, ctx));
+    fn admit(
+        &mut self,
+        supervisor: &DeviceId,
+        call: &CallId,
+        admitted: bool,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let decided = self
+            .with(supervisor, |monitor, ctx| monitor.handle_admission(call, admitted, now, ctx));
         if decided != Some(true) {
             self.known(call)?;
             let pattern = format!("Device '{{}}' does not wait for leave to join call '{call}'.");
@@ -289,7 +311,11 @@ impl Supervision {
     }
 
     /// Hands something in to a monitor, and forgets the monitor if it is spent by it.
-    fn with<T>(&mut self, supervisor: &DeviceId, step: impl FnOnce(&mut Monitor, &mut Ctx<'_>) -> T) -> Option<T> {
+    fn with<T>(
+        &mut self,
+        supervisor: &DeviceId,
+        step: impl FnOnce(&mut Monitor, &mut Ctx<'_>) -> T,
+    ) -> Option<T> {
         let monitor = self.monitors.get_mut(supervisor)?;
         let mut ctx = Ctx {
             config: &self.config,
@@ -329,7 +355,9 @@ impl Supervision {
 
     fn standing(&self, supervisor: &DeviceId) -> Result<&Monitor, Refusal> {
         let monitor = self.monitors.get(supervisor).filter(|monitor| !monitor.lingering);
-        monitor.ok_or_else(|| Refusal::device(Reason::InvalidState, supervisor, "Device '{}' monitors nobody."))
+        monitor.ok_or_else(|| {
+            Refusal::device(Reason::InvalidState, supervisor, "Device '{}' monitors nobody.")
+        })
     }
 }
 

@@ -4,8 +4,8 @@ use super::index::Index;
 use super::rules::{MonitorPlace, may_join, place};
 use super::{Intrusion, LegOutcome, ReleaseReason, SupervisionConfig, SupervisionOutput};
 use crate::model::{
-    Activity, AdmissionAsked, CallFact, CallId, DeviceId, Failure, LegState, Mode, MonitorFact, MonitorState, Now, Reason, Refusal, Scope,
-    Timestamp,
+    Activity, AdmissionAsked, CallFact, CallId, DeviceId, Failure, LegState, Mode, MonitorFact,
+    MonitorState, Now, Reason, Refusal, Scope, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -99,20 +99,23 @@ impl Monitor {
             agent_side_only: self.agent_side_only,
             state: match &self.state {
                 MonitorPhase::Armed => MonitorState::Armed,
-                MonitorPhase::Admitting { call, .. } => MonitorState::Admitting { call: call.clone() },
-                MonitorPhase::Inviting { call, .. } => MonitorState::Inviting { call: call.clone() },
-                MonitorPhase::Joined { call, activity, since, .. } => MonitorState::Joined {
-                    call: call.clone(),
-                    activity: *activity,
-                    since: *since,
-                },
+                MonitorPhase::Admitting { call, .. } => {
+                    MonitorState::Admitting { call: call.clone() }
+                }
+                MonitorPhase::Inviting { call, .. } => {
+                    MonitorState::Inviting { call: call.clone() }
+                }
+                MonitorPhase::Joined { call, activity, since, .. } => {
+                    MonitorState::Joined { call: call.clone(), activity: *activity, since: *since }
+                }
             },
         }
     }
 
     /// May it begin on this call? Only where it may then stay.
     fn may_join(&self, config: &SupervisionConfig, call: &CallFact) -> bool {
-        may_join(config, call, &self.target, &self.supervisor) && self.place(config, call, self.activity, None).is_ok()
+        may_join(config, call, &self.target, &self.supervisor)
+            && self.place(config, call, self.activity, None).is_ok()
     }
 
     fn place(
@@ -135,8 +138,12 @@ impl Monitor {
         self.confirm_joins = asked.confirm_joins;
         self.agent_side_only = asked.agent_side_only;
         let activity_before = match &mut self.state {
-            MonitorPhase::Joined { activity, .. } => Some(std::mem::replace(activity, asked.activity)),
-            MonitorPhase::Armed | MonitorPhase::Admitting { .. } | MonitorPhase::Inviting { .. } => None,
+            MonitorPhase::Joined { activity, .. } => {
+                Some(std::mem::replace(activity, asked.activity))
+            }
+            MonitorPhase::Armed
+            | MonitorPhase::Admitting { .. }
+            | MonitorPhase::Inviting { .. } => None,
         };
         let differs = revived || self.fact() != before;
         match &self.state {
@@ -167,7 +174,13 @@ impl Monitor {
     }
 
     /// Another activity on a call; `None`: the supervisor is not on it.
-    pub(super) fn handle_switch(&mut self, call: &CallId, to: Activity, now: Now, ctx: &mut Ctx<'_>) -> Option<Result<(), Refusal>> {
+    pub(super) fn handle_switch(
+        &mut self,
+        call: &CallId,
+        to: Activity,
+        now: Now,
+        ctx: &mut Ctx<'_>,
+    ) -> Option<Result<(), Refusal>> {
         let before = match &mut self.state {
             MonitorPhase::Joined { call: own, activity, .. } if own == call => {
                 if *activity == to {
@@ -176,7 +189,10 @@ impl Monitor {
                 }
                 std::mem::replace(activity, to)
             }
-            MonitorPhase::Armed | MonitorPhase::Admitting { .. } | MonitorPhase::Inviting { .. } | MonitorPhase::Joined { .. } => {
+            MonitorPhase::Armed
+            | MonitorPhase::Admitting { .. }
+            | MonitorPhase::Inviting { .. }
+            | MonitorPhase::Joined { .. } => {
                 return None;
             }
         };
@@ -189,10 +205,19 @@ impl Monitor {
     }
 
     /// The supervisor may join a call, or may not. False: it does not wait for that.
-    pub(super) fn handle_admission(&mut self, call: &CallId, admitted: bool, now: Now, ctx: &mut Ctx<'_>) -> bool {
+    pub(super) fn handle_admission(
+        &mut self,
+        call: &CallId,
+        admitted: bool,
+        now: Now,
+        ctx: &mut Ctx<'_>,
+    ) -> bool {
         match &self.state {
             MonitorPhase::Admitting { call: asked, .. } if asked == call => {}
-            MonitorPhase::Armed | MonitorPhase::Admitting { .. } | MonitorPhase::Inviting { .. } | MonitorPhase::Joined { .. } => {
+            MonitorPhase::Armed
+            | MonitorPhase::Admitting { .. }
+            | MonitorPhase::Inviting { .. }
+            | MonitorPhase::Joined { .. } => {
                 return false;
             }
         }
@@ -207,13 +232,22 @@ impl Monitor {
     }
 
     /// What became of the supervisor's leg.
-    pub(super) fn handle_leg(&mut self, call: &CallId, outcome: LegOutcome, now: Now, ctx: &mut Ctx<'_>) {
+    pub(super) fn handle_leg(
+        &mut self,
+        call: &CallId,
+        outcome: LegOutcome,
+        now: Now,
+        ctx: &mut Ctx<'_>,
+    ) {
         if self.state.call() != Some(call) {
             return;
         }
         match (&self.state, outcome) {
-            (MonitorPhase::Armed | MonitorPhase::Admitting { .. }, _) | (MonitorPhase::Joined { .. }, LegOutcome::Answered) => {}
-            (MonitorPhase::Inviting { .. }, LegOutcome::Answered) if ctx.calls.doubtful.contains(call) => {
+            (MonitorPhase::Armed | MonitorPhase::Admitting { .. }, _)
+            | (MonitorPhase::Joined { .. }, LegOutcome::Answered) => {}
+            (MonitorPhase::Inviting { .. }, LegOutcome::Answered)
+                if ctx.calls.doubtful.contains(call) =>
+            {
                 let (call, deadline) = (call.clone(), now.mono + DOUBT);
                 let answered = true;
                 self.set_state(MonitorPhase::Inviting { call, deadline, answered }, ctx);
@@ -221,11 +255,19 @@ impl Monitor {
             (MonitorPhase::Inviting { .. }, LegOutcome::Answered) => self.join(now, ctx),
             (
                 MonitorPhase::Inviting { .. },
-                LegOutcome::Busy | LegOutcome::Rejected | LegOutcome::NoAnswer | LegOutcome::Unreachable | LegOutcome::HungUp,
+                LegOutcome::Busy
+                | LegOutcome::Rejected
+                | LegOutcome::NoAnswer
+                | LegOutcome::Unreachable
+                | LegOutcome::HungUp,
             ) => self.fall_back(why_not(&self.supervisor, outcome), now, ctx),
             (
                 MonitorPhase::Joined { .. },
-                LegOutcome::HungUp | LegOutcome::Busy | LegOutcome::Rejected | LegOutcome::NoAnswer | LegOutcome::Unreachable,
+                LegOutcome::HungUp
+                | LegOutcome::Busy
+                | LegOutcome::Rejected
+                | LegOutcome::NoAnswer
+                | LegOutcome::Unreachable,
             ) => {
                 self.pass(ctx);
                 self.leave(now, ctx);
@@ -237,7 +279,10 @@ impl Monitor {
     pub(super) fn handle_doubt(&mut self, in_doubt: bool, now: Now, ctx: &mut Ctx<'_>) {
         match &self.state {
             MonitorPhase::Inviting { answered: true, .. } if !in_doubt => self.join(now, ctx),
-            MonitorPhase::Armed | MonitorPhase::Admitting { .. } | MonitorPhase::Inviting { .. } | MonitorPhase::Joined { .. } => {
+            MonitorPhase::Armed
+            | MonitorPhase::Admitting { .. }
+            | MonitorPhase::Inviting { .. }
+            | MonitorPhase::Joined { .. } => {
                 self.follow(now, ctx);
             }
         }
@@ -248,7 +293,9 @@ impl Monitor {
         let mut state = self.state.clone();
         match &mut state {
             MonitorPhase::Armed => return,
-            MonitorPhase::Admitting { call, .. } | MonitorPhase::Inviting { call, .. } | MonitorPhase::Joined { call, .. } => {
+            MonitorPhase::Admitting { call, .. }
+            | MonitorPhase::Inviting { call, .. }
+            | MonitorPhase::Joined { call, .. } => {
                 *call = into.clone();
             }
         }
@@ -264,7 +311,9 @@ impl Monitor {
     pub(super) fn handle_timeout(&mut self, now: Now, ctx: &mut Ctx<'_>) {
         let refusal = match &self.state {
             MonitorPhase::Armed | MonitorPhase::Joined { .. } => return,
-            MonitorPhase::Admitting { .. } => Refusal::new(Reason::Unavailable, "Nobody has confirmed in time that he may join."),
+            MonitorPhase::Admitting { .. } => {
+                Refusal::new(Reason::Unavailable, "Nobody has confirmed in time that he may join.")
+            }
             MonitorPhase::Inviting { call, .. } => {
                 self.release(call.clone(), ReleaseReason::NoAnswer, ctx.out);
                 why_not(&self.supervisor, LegOutcome::NoAnswer)
@@ -276,15 +325,13 @@ impl Monitor {
     /// Whether the supervisor keeps a call alive on which one party is left.
     pub(super) fn keeps_alive(&self, config: &SupervisionConfig, call: &CallFact) -> bool {
         match &self.state {
-            MonitorPhase::Joined {
-                call: own,
-                activity,
-                place,
-                ..
-            } if *own == call.id => self
+            MonitorPhase::Joined { call: own, activity, place, .. } if *own == call.id => self
                 .place(config, call, *activity, place.coached.as_ref())
                 .is_ok_and(|place| place.takeover || place.coached.is_some() && config.debrief),
-            MonitorPhase::Armed | MonitorPhase::Admitting { .. } | MonitorPhase::Inviting { .. } | MonitorPhase::Joined { .. } => false,
+            MonitorPhase::Armed
+            | MonitorPhase::Admitting { .. }
+            | MonitorPhase::Inviting { .. }
+            | MonitorPhase::Joined { .. } => false,
         }
     }
 
@@ -294,9 +341,14 @@ impl Monitor {
 
     /// Looks for a call of the target, if the monitor has none.
     pub(super) fn seek(&mut self, now: Now, ctx: &mut Ctx<'_>) {
-        let MonitorPhase::Armed = self.state else { return };
-        let may_join =
-            |call: &&CallFact| !self.passed.contains(&call.id) && !ctx.calls.doubtful.contains(&call.id) && self.may_join(ctx.config, call);
+        let MonitorPhase::Armed = self.state else {
+            return;
+        };
+        let may_join = |call: &&CallFact| {
+            !self.passed.contains(&call.id)
+                && !ctx.calls.doubtful.contains(&call.id)
+                && self.may_join(ctx.config, call)
+        };
         // The call that the target talks on rather than the one that it holds, then the older.
         let order = |call: &&CallFact| {
             let leg = call.party_of(&self.target);
@@ -348,7 +400,9 @@ impl Monitor {
     }
 
     fn join(&mut self, now: Now, ctx: &mut Ctx<'_>) {
-        let Some(call) = self.state.call().cloned() else { return };
+        let Some(call) = self.state.call().cloned() else {
+            return;
+        };
         let activity = self.activity;
         // `follow` runs at each change of the call, so it has not gone meanwhile; if in doubt, the
         // supervisor is heard by nobody.
@@ -510,7 +564,9 @@ impl Monitor {
     pub(super) fn end(self, reason: ReleaseReason, out: &mut VecDeque<SupervisionOutput>) {
         match &self.state {
             MonitorPhase::Armed | MonitorPhase::Admitting { .. } => {}
-            MonitorPhase::Inviting { call, .. } | MonitorPhase::Joined { call, .. } => self.release(call.clone(), reason, out),
+            MonitorPhase::Inviting { call, .. } | MonitorPhase::Joined { call, .. } => {
+                self.release(call.clone(), reason, out)
+            }
         }
         if !self.lingering {
             self.gone(out);
@@ -559,14 +615,18 @@ impl MonitorPhase {
     pub(super) fn call(&self) -> Option<&CallId> {
         match self {
             MonitorPhase::Armed => None,
-            MonitorPhase::Admitting { call, .. } | MonitorPhase::Inviting { call, .. } | MonitorPhase::Joined { call, .. } => Some(call),
+            MonitorPhase::Admitting { call, .. }
+            | MonitorPhase::Inviting { call, .. }
+            | MonitorPhase::Joined { call, .. } => Some(call),
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
         match self {
             MonitorPhase::Armed | MonitorPhase::Joined { .. } => None,
-            MonitorPhase::Admitting { deadline, .. } | MonitorPhase::Inviting { deadline, .. } => Some(*deadline),
+            MonitorPhase::Admitting { deadline, .. } | MonitorPhase::Inviting { deadline, .. } => {
+                Some(*deadline)
+            }
         }
     }
 }
@@ -574,9 +634,13 @@ impl MonitorPhase {
 fn why_not(supervisor: &DeviceId, outcome: LegOutcome) -> Refusal {
     let (reason, pattern) = match outcome {
         LegOutcome::Busy => (Reason::InvalidState, "Device '{}' is busy."),
-        LegOutcome::Rejected | LegOutcome::HungUp => (Reason::InvalidState, "Device '{}' has rejected the call."),
+        LegOutcome::Rejected | LegOutcome::HungUp => {
+            (Reason::InvalidState, "Device '{}' has rejected the call.")
+        }
         LegOutcome::NoAnswer => (Reason::InvalidState, "Device '{}' does not answer."),
-        LegOutcome::Unreachable | LegOutcome::Answered => (Reason::Internal, "Device '{}' is not registered."),
+        LegOutcome::Unreachable | LegOutcome::Answered => {
+            (Reason::Internal, "Device '{}' is not registered.")
+        }
     };
     Refusal::device(reason, supervisor, pattern)
 }

@@ -11,18 +11,27 @@ pub(super) struct MonitorPlace {
 }
 
 /// May a monitor of `target` begin on this call, as far as the call is concerned?
-pub(super) fn may_join(config: &SupervisionConfig, call: &CallFact, target: &DeviceId, supervisor: &DeviceId) -> bool {
-    let is_agent_here = call
-        .party_of(target)
-        .is_some_and(|party| talks(party) && party.role == PartyRole::Agent);
-    let somebody_talks_to_him = people(call).any(|(_, party)| talks(party) && party.device.as_ref() != Some(target));
+pub(super) fn may_join(
+    config: &SupervisionConfig,
+    call: &CallFact,
+    target: &DeviceId,
+    supervisor: &DeviceId,
+) -> bool {
+    let is_agent_here =
+        call.party_of(target).is_some_and(|party| talks(party) && party.role == PartyRole::Agent);
+    let somebody_talks_to_him =
+        people(call).any(|(_, party)| talks(party) && party.device.as_ref() != Some(target));
     // A party of the call would monitor itself.
     let is_party_himself = call.party_of(supervisor).is_some();
-    is_agent_here && somebody_talks_to_him && !is_party_himself && kind_allowed(config, call, target)
+    is_agent_here
+        && somebody_talks_to_him
+        && !is_party_himself
+        && kind_allowed(config, call, target)
 }
 
 fn kind_allowed(config: &SupervisionConfig, call: &CallFact, target: &DeviceId) -> bool {
-    let made_it = || call.parties.first().is_some_and(|first| first.device.as_ref() == Some(target));
+    let made_it =
+        || call.parties.first().is_some_and(|first| first.device.as_ref() == Some(target));
     match call.call_type {
         CallType::Inbound | CallType::Outbound => true,
         CallType::Internal => config.monitor_internal_calls,
@@ -44,7 +53,8 @@ pub(super) fn place(
     activity: Activity,
     coached_until_now: Option<&DeviceId>,
 ) -> Result<MonitorPlace, ReleaseReason> {
-    let target_here = call.party_of(target).is_some_and(|party| party.role != PartyRole::Supervisor);
+    let target_here =
+        call.party_of(target).is_some_and(|party| party.role != PartyRole::Supervisor);
     if scope == Scope::Agent && !target_here {
         return Err(ReleaseReason::AgentLeft);
     }
@@ -60,7 +70,8 @@ pub(super) fn place(
             Err(ReleaseReason::CustomerLeft)
         };
     }
-    let only_customers = people(call).all(|(_, party)| party.role == PartyRole::Customer && talks(party));
+    let only_customers =
+        people(call).all(|(_, party)| party.role == PartyRole::Customer && talks(party));
     let takeover = config.takeover && activity == Activity::BargeIn && only_customers;
     Ok(MonitorPlace { coached, takeover })
 }
@@ -79,16 +90,20 @@ fn other_side_is_here(call: &CallFact, target: &DeviceId, scope: Scope) -> bool 
 /// customer; none when in doubt.
 fn coached(call: &CallFact, target: &DeviceId, until_now: Option<&DeviceId>) -> Option<DeviceId> {
     let is_target = |party: &PartyFact| party.device.as_ref() == Some(target);
-    let agents = || people(call).filter(|(_, party)| party.role == PartyRole::Agent && talks(party));
+    let agents =
+        || people(call).filter(|(_, party)| party.role == PartyRole::Agent && talks(party));
     if agents().any(|(_, party)| is_target(party)) {
         return Some(target.clone());
     }
     // Between two agents the one that talked to the target is the customer: only an agent that came
     // after the target took its place.
-    let (had_customer, targets_turn) = (had_customer(call), call.parties.iter().rposition(is_target));
-    let successors = || agents().filter(|(turn, _)| had_customer || targets_turn.is_some_and(|his| *turn > his));
+    let (had_customer, targets_turn) =
+        (had_customer(call), call.parties.iter().rposition(is_target));
+    let successors =
+        || agents().filter(|(turn, _)| had_customer || targets_turn.is_some_and(|his| *turn > his));
     let device = |(_, party): (usize, &PartyFact)| party.device.clone();
-    let still_here = successors().any(|(_, party)| until_now.is_some() && party.device.as_ref() == until_now);
+    let still_here =
+        successors().any(|(_, party)| until_now.is_some() && party.device.as_ref() == until_now);
     if still_here {
         return until_now.cloned();
     }
@@ -104,10 +119,9 @@ fn had_customer(call: &CallFact) -> bool {
 
 /// The parties that have not left and were not brought in by a monitor, with their turn.
 fn people(call: &CallFact) -> impl Iterator<Item = (usize, &PartyFact)> {
-    call.parties
-        .iter()
-        .enumerate()
-        .filter(|(_, party)| party.role != PartyRole::Supervisor && party.state != LegState::Released)
+    call.parties.iter().enumerate().filter(|(_, party)| {
+        party.role != PartyRole::Supervisor && party.state != LegState::Released
+    })
 }
 
 fn talks(party: &PartyFact) -> bool {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::{
-    CallFact, CallType, Command, LegState, Mode, MonitorState, Now, PartyFact, PartyRole, Reason, Refusal, Scope, Timestamp,
+    CallFact, CallType, Command, LegState, Mode, MonitorState, Now, PartyFact, PartyRole, Reason,
+    Refusal, Scope, Timestamp,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -152,7 +153,10 @@ fn a_phone_that_is_busy_or_rejects_or_is_away_fails_and_the_monitor_stays_armed(
             house.talk("c", "anna");
             house.drain();
             house.leg("boss", "c", outcome);
-            assert_eq!(house.drain(), [format!("failed boss {reason}"), format!("armed Coach {mode}")]);
+            assert_eq!(
+                house.drain(),
+                [format!("failed boss {reason}"), format!("armed Coach {mode}")]
+            );
             assert_eq!(house.machine.poll_timeout(), None);
             house.talk("d", "anna");
             assert_eq!(house.drain(), ["invite boss d Coach", "inviting d"]);
@@ -400,11 +404,8 @@ fn between_two_agents_the_one_who_talked_to_the_target_is_never_coached() {
     let left = [("cleo", Agent, Established), ("anna", Agent, Released), ("bert", Agent, Ringing)];
     house.call_of("c", CallType::Internal, &left);
     assert_eq!(house.drain(), ["hear boss c Coach nobody"]);
-    let taken = [
-        ("cleo", Agent, Established),
-        ("anna", Agent, Released),
-        ("bert", Agent, Established),
-    ];
+    let taken =
+        [("cleo", Agent, Established), ("anna", Agent, Released), ("bert", Agent, Established)];
     house.call_of("c", CallType::Internal, &taken);
     assert_eq!(house.drain(), ["hear boss c Coach bert"]);
 }
@@ -425,19 +426,14 @@ fn a_scope_narrowed_after_the_agent_left_releases_him() {
 
 #[test]
 fn he_stays_for_a_debrief_only_where_the_house_wants_it() {
-    for (debrief, activity, stays) in [
-        (true, Coach, true),
-        (true, BargeIn, true),
-        (true, ListenIn, false),
-        (false, Coach, false),
-    ] {
-        let mut house = House::new(SupervisionConfig {
-            debrief,
-            ..SupervisionConfig::default()
-        });
+    for (debrief, activity, stays) in
+        [(true, Coach, true), (true, BargeIn, true), (true, ListenIn, false), (false, Coach, false)]
+    {
+        let mut house = House::new(SupervisionConfig { debrief, ..SupervisionConfig::default() });
         house.start("boss", "anna", activity).unwrap();
         house.join("boss", "c", "anna");
-        let left = fact("c", CallType::Inbound, &[("", Customer, Released), ("anna", Agent, Established)]);
+        let left =
+            fact("c", CallType::Inbound, &[("", Customer, Released), ("anna", Agent, Established)]);
         assert_eq!(house.machine.keeps_alive(&left), stays);
         house.machine.handle_call(&left, house.now);
         assert_eq!(house.drain().is_empty(), stays, "{debrief} {activity}");
@@ -446,12 +442,10 @@ fn he_stays_for_a_debrief_only_where_the_house_wants_it() {
 
 #[test]
 fn where_he_may_not_stay_he_is_not_invited() {
-    let conference = [
-        ("", Customer, Established),
-        ("anna", Agent, Established),
-        ("bert", Agent, Established),
-    ];
-    let without_the_customer = [("", Customer, Released), ("anna", Agent, Established), ("bert", Agent, Established)];
+    let conference =
+        [("", Customer, Established), ("anna", Agent, Established), ("bert", Agent, Established)];
+    let without_the_customer =
+        [("", Customer, Released), ("anna", Agent, Established), ("bert", Agent, Established)];
     let mut house = House::default();
     house.start("boss", "anna", Coach).unwrap();
     house.call("c", conference);
@@ -472,7 +466,8 @@ fn a_customer_whom_nobody_has_reached_was_never_there() {
     let mut house = House::default();
     house.start("boss", "anna", Coach).unwrap();
     house.drain();
-    let parties = [("anna", Agent, Established), ("bert", Agent, Established), ("", Customer, Released)];
+    let parties =
+        [("anna", Agent, Established), ("bert", Agent, Established), ("", Customer, Released)];
     let mut tried = fact("c", CallType::Internal, &parties);
     tried.parties[2].established_at = None;
     house.machine.handle_call(&tried, house.now);
@@ -483,10 +478,7 @@ fn a_customer_whom_nobody_has_reached_was_never_there() {
 
 #[test]
 fn listening_in_ends_a_debrief() {
-    let mut house = House::new(SupervisionConfig {
-        debrief: true,
-        ..SupervisionConfig::default()
-    });
+    let mut house = House::new(SupervisionConfig { debrief: true, ..SupervisionConfig::default() });
     house.start("boss", "anna", Coach).unwrap();
     house.join("boss", "c", "anna");
     house.call("c", [("", Customer, Released), ("anna", Agent, Established)]);
@@ -502,13 +494,11 @@ fn he_takes_over_only_in_barge_in_with_scope_call_where_the_house_wants_it() {
         (true, BargeIn, Scope::Agent, false),
         (false, BargeIn, Scope::Call, false),
     ] {
-        let mut house = House::new(SupervisionConfig {
-            takeover,
-            ..SupervisionConfig::default()
-        });
+        let mut house = House::new(SupervisionConfig { takeover, ..SupervisionConfig::default() });
         house.start_as("boss", "anna", activity, AllCalls, scope).unwrap();
         house.join("boss", "c", "anna");
-        let left = fact("c", CallType::Inbound, &[("", Customer, Established), ("anna", Agent, Released)]);
+        let left =
+            fact("c", CallType::Inbound, &[("", Customer, Established), ("anna", Agent, Released)]);
         assert_eq!(house.machine.keeps_alive(&left), heard);
         house.machine.handle_call(&left, house.now);
         assert_eq!(
@@ -595,12 +585,7 @@ fn of_several_calls_the_joined_one_is_followed_and_the_next_is_chosen_when_it_en
     house.over("c");
     assert_eq!(
         house.drain(),
-        [
-            "release boss c CallEnded",
-            "armed Coach AllCalls",
-            "invite boss d Coach",
-            "inviting d"
-        ]
+        ["release boss c CallEnded", "armed Coach AllCalls", "invite boss d Coach", "inviting d"]
     );
 }
 
@@ -628,11 +613,8 @@ fn a_device_that_is_gone_takes_its_monitors_along() {
 #[test]
 fn muting_the_agent_is_forbidden_for_now() {
     let mut house = House::default();
-    let command = Command::MuteMonitoredParty {
-        supervisor: "boss".into(),
-        call: "c".into(),
-        muted: true,
-    };
+    let command =
+        Command::MuteMonitoredParty { supervisor: "boss".into(), call: "c".into(), muted: true };
     assert_eq!(
         house.machine.handle_command(&command, house.now).unwrap_err().reason,
         Reason::Forbidden
@@ -698,34 +680,30 @@ impl Observer {
                 let monitor = &self.monitors[&asked.supervisor];
                 assert_eq!(monitor.state, MonitorState::Admitting { call: asked.call });
             }
-            SupervisionOutput::Invite {
-                supervisor, call, target, ..
-            } => {
+            SupervisionOutput::Invite { supervisor, call, target, .. } => {
                 assert_ne!(supervisor, target);
                 assert!(self.calls[&call].party_of(&target).is_some());
                 let busy = self.legs.keys().any(|(his, _)| *his == supervisor);
                 assert!(!busy, "{supervisor} is brought in twice");
                 self.legs.insert((supervisor, call), false);
             }
-            SupervisionOutput::Hear {
-                supervisor,
-                call,
-                coached,
-                takeover,
-                ..
-            } => {
+            SupervisionOutput::Hear { supervisor, call, coached, takeover, .. } => {
                 assert!(
                     self.legs.get(&(supervisor, call.clone())) == Some(&true),
                     "hears without having answered"
                 );
                 assert!(!takeover);
                 if let Some(coached) = coached {
-                    let party = self.calls[&call].party_of(&coached).expect("coached is on the call");
+                    let party =
+                        self.calls[&call].party_of(&coached).expect("coached is on the call");
                     assert_eq!(party.role, Agent, "only an agent is coached");
                 }
             }
             SupervisionOutput::Release { supervisor, call, .. } => {
-                assert!(self.legs.remove(&(supervisor, call)).is_some(), "released what was not there");
+                assert!(
+                    self.legs.remove(&(supervisor, call)).is_some(),
+                    "released what was not there"
+                );
             }
             SupervisionOutput::Changed(fact) => {
                 self.monitors.insert(fact.supervisor.clone(), fact);
@@ -733,7 +711,9 @@ impl Observer {
             SupervisionOutput::Gone { supervisor } => {
                 assert!(self.monitors.remove(&supervisor).is_some());
             }
-            SupervisionOutput::Failed(failure) => assert!(BOSSES.contains(&failure.device.as_str())),
+            SupervisionOutput::Failed(failure) => {
+                assert!(BOSSES.contains(&failure.device.as_str()))
+            }
         }
     }
 
@@ -755,14 +735,19 @@ impl Observer {
                 );
             }
         }
-        let waiting = told
-            .iter()
-            .filter(|monitor| matches!(monitor.state, MonitorState::Admitting { .. } | MonitorState::Inviting { .. }));
+        let waiting = told.iter().filter(|monitor| {
+            matches!(monitor.state, MonitorState::Admitting { .. } | MonitorState::Inviting { .. })
+        });
         assert_eq!(machine.poll_timeout().is_some(), waiting.count() > 0, "a timer is left over");
         for monitor in &told {
-            if let MonitorState::Joined { call, .. } | MonitorState::Inviting { call } = &monitor.state {
+            if let MonitorState::Joined { call, .. } | MonitorState::Inviting { call } =
+                &monitor.state
+            {
                 let answered = matches!(monitor.state, MonitorState::Joined { .. });
-                assert_eq!(self.legs.get(&(monitor.supervisor.clone(), call.clone())), Some(&answered));
+                assert_eq!(
+                    self.legs.get(&(monitor.supervisor.clone(), call.clone())),
+                    Some(&answered)
+                );
             }
         }
         let targets: BTreeSet<_> = told.iter().map(|monitor| &monitor.target).collect();
@@ -893,17 +878,21 @@ impl Default for House {
 
 impl House {
     fn new(config: SupervisionConfig) -> Self {
-        Self {
-            machine: Supervision::new(config, Vec::new()),
-            now: beginning(),
-        }
+        Self { machine: Supervision::new(config, Vec::new()), now: beginning() }
     }
 
     fn start(&mut self, supervisor: &str, target: &str, activity: Activity) -> Result<(), Refusal> {
         self.start_as(supervisor, target, activity, AllCalls, Scope::Call)
     }
 
-    fn start_as(&mut self, supervisor: &str, target: &str, activity: Activity, mode: Mode, scope: Scope) -> Result<(), Refusal> {
+    fn start_as(
+        &mut self,
+        supervisor: &str,
+        target: &str,
+        activity: Activity,
+        mode: Mode,
+        scope: Scope,
+    ) -> Result<(), Refusal> {
         let command = Command::StartMonitoring {
             supervisor: supervisor.into(),
             target: target.into(),
@@ -916,7 +905,12 @@ impl House {
         self.machine.handle_command(&command, self.now)
     }
 
-    fn start_confirmed(&mut self, supervisor: &str, target: &str, activity: Activity) -> Result<(), Refusal> {
+    fn start_confirmed(
+        &mut self,
+        supervisor: &str,
+        target: &str,
+        activity: Activity,
+    ) -> Result<(), Refusal> {
         let command = Command::StartMonitoring {
             supervisor: supervisor.into(),
             target: target.into(),
@@ -930,9 +924,7 @@ impl House {
     }
 
     fn stop(&mut self, supervisor: &str) -> Result<(), Refusal> {
-        let command = Command::StopMonitoring {
-            supervisor: supervisor.into(),
-        };
+        let command = Command::StopMonitoring { supervisor: supervisor.into() };
         self.machine.handle_command(&command, self.now)
     }
 
@@ -946,11 +938,8 @@ impl House {
     }
 
     fn admit(&mut self, supervisor: &str, call: &str, admitted: bool) -> Result<(), Refusal> {
-        let command = Command::AdmitMonitoring {
-            supervisor: supervisor.into(),
-            call: call.into(),
-            admitted,
-        };
+        let command =
+            Command::AdmitMonitoring { supervisor: supervisor.into(), call: call.into(), admitted };
         self.machine.handle_command(&command, self.now)
     }
 
@@ -1000,20 +989,13 @@ impl House {
 
 fn told(output: SupervisionOutput) -> String {
     match output {
-        SupervisionOutput::AskAdmission(asked) => format!("ask {} {} {}", asked.supervisor, asked.call, asked.activity),
-        SupervisionOutput::Invite {
-            supervisor,
-            call,
-            activity,
-            ..
-        } => format!("invite {supervisor} {call} {activity}"),
-        SupervisionOutput::Hear {
-            supervisor,
-            call,
-            activity,
-            coached,
-            takeover,
-        } => {
+        SupervisionOutput::AskAdmission(asked) => {
+            format!("ask {} {} {}", asked.supervisor, asked.call, asked.activity)
+        }
+        SupervisionOutput::Invite { supervisor, call, activity, .. } => {
+            format!("invite {supervisor} {call} {activity}")
+        }
+        SupervisionOutput::Hear { supervisor, call, activity, coached, takeover } => {
             let by = match (&coached, takeover) {
                 (Some(coached), _) => coached.as_str(),
                 (None, true) => "customer",
@@ -1021,7 +1003,9 @@ fn told(output: SupervisionOutput) -> String {
             };
             format!("hear {supervisor} {call} {activity} {by}")
         }
-        SupervisionOutput::Release { supervisor, call, reason } => format!("release {supervisor} {call} {reason:?}"),
+        SupervisionOutput::Release { supervisor, call, reason } => {
+            format!("release {supervisor} {call} {reason:?}")
+        }
         SupervisionOutput::Changed(fact) => match fact.state {
             MonitorState::Armed => format!("armed {} {}", fact.activity, fact.mode),
             MonitorState::Admitting { call } => format!("admitting {call}"),
@@ -1029,7 +1013,9 @@ fn told(output: SupervisionOutput) -> String {
             MonitorState::Joined { call, activity, .. } => format!("joined {call} {activity}"),
         },
         SupervisionOutput::Gone { supervisor } => format!("gone {supervisor}"),
-        SupervisionOutput::Failed(failure) => format!("failed {} {}", failure.device, failure.refusal.reason),
+        SupervisionOutput::Failed(failure) => {
+            format!("failed {} {}", failure.device, failure.refusal.reason)
+        }
     }
 }
 
@@ -1054,7 +1040,8 @@ fn fact(id: &str, call_type: CallType, parties: &[(&str, PartyRole, LegState)]) 
                 muted_by_supervisor: false,
                 activity: None,
                 monitors: None,
-                established_at: matches!(state, Established | Held | Released).then_some(Timestamp(0)),
+                established_at: matches!(state, Established | Held | Released)
+                    .then_some(Timestamp(0)),
                 quality: None,
                 handed_on_to: None,
             })
@@ -1067,8 +1054,5 @@ fn fact(id: &str, call_type: CallType, parties: &[(&str, PartyRole, LegState)]) 
     reason = "an Instant can be had in no other way; only differences to it matter"
 )]
 fn beginning() -> Now {
-    Now {
-        mono: Instant::now(),
-        wall: Timestamp(1_000_000),
-    }
+    Now { mono: Instant::now(), wall: Timestamp(1_000_000) }
 }

@@ -9,12 +9,18 @@ use tonic::{IntoRequest, Request};
 
 /// Asks a backend to do something; returns the revision after which its facts come.
 ///
-/// A backend that can not be reached or does not answer before the context's deadline is [`Reason::Unavailable`].
-pub async fn execute(mut client: TelephonyClient<Channel>, context: &CommandContext, command: &Command) -> Result<u64, Refusal> {
+/// A backend that can not be reached or does not answer before the context's deadline is
+/// [`Reason::Unavailable`].
+pub async fn execute(
+    mut client: TelephonyClient<Channel>,
+    context: &CommandContext,
+    command: &Command,
+) -> Result<u64, Refusal> {
     let deadline = context.deadline;
     let answer = send(&mut client, context, command);
     let answered = tokio::time::timeout(deadline, answer).await;
-    let status = answered.map_err(|_| Refusal::new(Reason::Unavailable, "The telephony backend does not answer."))?;
+    let status = answered
+        .map_err(|_| Refusal::new(Reason::Unavailable, "The telephony backend does not answer."))?;
     let response = status.map_err(|status| refusal_of(&status))?;
     Ok(response.into_inner().revision)
 }
@@ -49,17 +55,11 @@ async fn send(
             client.start_monitoring(within(deadline, message)).await
         }
         Command::StopMonitoring { supervisor } => {
-            let message = proto::StopMonitoringRequest {
-                context,
-                supervisor: supervisor.to_string(),
-            };
+            let message =
+                proto::StopMonitoringRequest { context, supervisor: supervisor.to_string() };
             client.stop_monitoring(within(deadline, message)).await
         }
-        Command::SwitchMonitoring {
-            supervisor,
-            call,
-            activity,
-        } => {
+        Command::SwitchMonitoring { supervisor, call, activity } => {
             let message = proto::SwitchMonitoringRequest {
                 context,
                 supervisor: supervisor.to_string(),
@@ -68,11 +68,7 @@ async fn send(
             };
             client.switch_monitoring(within(deadline, message)).await
         }
-        Command::AdmitMonitoring {
-            supervisor,
-            call,
-            admitted,
-        } => {
+        Command::AdmitMonitoring { supervisor, call, admitted } => {
             let message = proto::AdmitMonitoringRequest {
                 context,
                 supervisor: supervisor.to_string(),
@@ -91,11 +87,8 @@ async fn send(
             client.mute_monitored_party(within(deadline, message)).await
         }
         Command::SetDoNotDisturb { device, on } => {
-            let message = proto::SetDoNotDisturbRequest {
-                context,
-                device: device.to_string(),
-                on: *on,
-            };
+            let message =
+                proto::SetDoNotDisturbRequest { context, device: device.to_string(), on: *on };
             client.set_do_not_disturb(within(deadline, message)).await
         }
         Command::SetForwarding { device, to } => {
@@ -114,10 +107,18 @@ async fn send(
             };
             client.dial(within(deadline, message)).await
         }
-        Command::Answer { device, call } => client.answer(within(deadline, leg(context, device, call))).await,
-        Command::Hangup { device, call } => client.hangup(within(deadline, leg(context, device, call))).await,
-        Command::Hold { device, call } => client.hold(within(deadline, leg(context, device, call))).await,
-        Command::Retrieve { device, call } => client.retrieve(within(deadline, leg(context, device, call))).await,
+        Command::Answer { device, call } => {
+            client.answer(within(deadline, leg(context, device, call))).await
+        }
+        Command::Hangup { device, call } => {
+            client.hangup(within(deadline, leg(context, device, call))).await
+        }
+        Command::Hold { device, call } => {
+            client.hold(within(deadline, leg(context, device, call))).await
+        }
+        Command::Retrieve { device, call } => {
+            client.retrieve(within(deadline, leg(context, device, call))).await
+        }
         Command::Mute { device, call, on } => {
             let message = proto::MuteRequest {
                 context,
@@ -166,12 +167,12 @@ async fn send(
     }
 }
 
-fn leg(context: Option<proto::CommandContext>, device: &DeviceId, call: &CallId) -> proto::LegRequest {
-    proto::LegRequest {
-        context,
-        device: device.to_string(),
-        call: call.to_string(),
-    }
+fn leg(
+    context: Option<proto::CommandContext>,
+    device: &DeviceId,
+    call: &CallId,
+) -> proto::LegRequest {
+    proto::LegRequest { context, device: device.to_string(), call: call.to_string() }
 }
 
 fn within<M>(deadline: Duration, message: M) -> Request<M> {

@@ -1,9 +1,12 @@
-//! How the gateway reaches a backend: a URL or a pipe in this process, the same `Channel` either way.
+//! How the gateway reaches a backend: a URL or a pipe in this process, the same `Channel` either
+//! way.
 
 use crate::model::{Capabilities, Fact, Reason, Refusal};
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::proto::telephony_server::TelephonyServer;
-use crate::telephony::{BackendConnection, CommandCall, TelephonyService, WatchItem, execute, proto, refusal_of};
+use crate::telephony::{
+    BackendConnection, CommandCall, TelephonyService, WatchItem, execute, proto, refusal_of,
+};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -23,12 +26,15 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// How long `Describe` and the beginning of a watch may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A backend in this process. Each connection is a pipe to a server task; when the channel is dropped they end.
+/// A backend in this process. Each connection is a pipe to a server task; when the channel is
+/// dropped they end.
 pub fn in_process(server: TelephonyServer<TelephonyService>) -> Channel {
     let (connections, incoming) = mpsc::unbounded_channel();
     let incoming = UnboundedReceiverStream::new(incoming);
     tokio::spawn(async move {
-        if let Err(error) = Server::builder().add_service(server).serve_with_incoming(incoming).await {
+        if let Err(error) =
+            Server::builder().add_service(server).serve_with_incoming(incoming).await
+        {
             tracing::error!(%error, "the in-process backend has ended");
         }
     });
@@ -36,7 +42,9 @@ pub fn in_process(server: TelephonyServer<TelephonyService>) -> Channel {
         let (near, far) = tokio::io::duplex(PIPE);
         let sent = connections.send(Ok::<_, std::io::Error>(far));
         let connected = sent.map(|()| TokioIo::new(near));
-        std::future::ready(connected.map_err(|_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused)))
+        std::future::ready(
+            connected.map_err(|_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused)),
+        )
     });
     Endpoint::from_static("http://backend.invalid").connect_with_connector_lazy(connector)
 }
@@ -56,8 +64,8 @@ pub fn remote(url: &str) -> Result<Channel, tonic::transport::Error> {
 
 /// A line over a channel: describes, watches, reconnects and resumes by itself until it is dropped.
 ///
-/// After `Lost` comes either a new snapshot, or, when the backend still had what was missed, `SnapshotComplete` alone and then the rest:
-/// what was known before is true again.
+/// After `Lost` comes either a new snapshot, or, when the backend still had what was missed,
+/// `SnapshotComplete` alone and then the rest: what was known before is true again.
 pub fn line(channel: Channel) -> BackendConnection {
     let client = TelephonyClient::new(channel);
     let (commands, placed) = mpsc::channel(WAITING);
@@ -76,11 +84,7 @@ pub fn line(channel: Channel) -> BackendConnection {
         is_up: false,
     };
     tokio::spawn(async move { watching.run().await });
-    BackendConnection {
-        commands,
-        facts: reported,
-        capabilities: described,
-    }
+    BackendConnection { commands, facts: reported, capabilities: described }
 }
 
 /// Commands do not wait for each other: each has its own deadline.
@@ -152,7 +156,9 @@ impl WatchLoop {
             };
             match next {
                 Ok(Ok(Some(response))) => self.hear(response).await?,
-                Ok(Ok(None)) => return Ok(Refusal::new(Reason::Unavailable, "The telephony backend is gone.")),
+                Ok(Ok(None)) => {
+                    return Ok(Refusal::new(Reason::Unavailable, "The telephony backend is gone."));
+                }
                 Ok(Err(status)) => return Ok(refusal_of(&status)),
                 Err(_) => return Ok(silent()),
             }

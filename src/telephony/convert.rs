@@ -3,8 +3,9 @@
 use super::proto::{self, watch_response::Fact as Wire};
 use super::status;
 use crate::model::{
-    Activity, AdmissionAsked, CallFact, CallType, Capabilities, Command, CommandContext, DeviceFact, DeviceKind, Fact, Failure, LegState,
-    Mode, MonitorFact, MonitorState, NotDtmf, Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality, RequestId, Revised,
+    Activity, AdmissionAsked, CallFact, CallType, Capabilities, Command, CommandContext,
+    DeviceFact, DeviceKind, Fact, Failure, LegState, Mode, MonitorFact, MonitorState, NotDtmf,
+    Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality, RequestId, Revised,
     Scope, Timestamp, TransferStep,
 };
 use std::fmt;
@@ -43,7 +44,11 @@ impl From<&Malformed> for Refusal {
                 let pattern = format!("Parameter '{{}}' is longer than {MAX_ID} characters.");
                 Refusal::parameter(Reason::InvalidInput, field, pattern)
             }
-            Malformed::Unspecified(field) => Refusal::parameter(Reason::InvalidInput, field, "Parameter '{}' has no known value."),
+            Malformed::Unspecified(field) => Refusal::parameter(
+                Reason::InvalidInput,
+                field,
+                "Parameter '{}' has no known value.",
+            ),
             Malformed::Characters(field) => Refusal::parameter(
                 Reason::InvalidInput,
                 field,
@@ -63,7 +68,10 @@ pub(super) trait Commanding {
 }
 
 /// The context of a command, checked.
-pub(super) fn context(wire: Option<proto::CommandContext>, deadline: Duration) -> Result<CommandContext, Malformed> {
+pub(super) fn context(
+    wire: Option<proto::CommandContext>,
+    deadline: Duration,
+) -> Result<CommandContext, Malformed> {
     let wire = wire.ok_or(Malformed::Missing("context"))?;
     Ok(CommandContext {
         request_id: id("context.request_id", wire.request_id)?,
@@ -97,9 +105,7 @@ impl Commanding for proto::StartMonitoringRequest {
 
 impl Commanding for proto::StopMonitoringRequest {
     fn command(self) -> Result<(Option<proto::CommandContext>, Command), Malformed> {
-        let command = Command::StopMonitoring {
-            supervisor: id("supervisor", self.supervisor)?,
-        };
+        let command = Command::StopMonitoring { supervisor: id("supervisor", self.supervisor)? };
         Ok((self.context, command))
     }
 }
@@ -139,10 +145,7 @@ impl Commanding for proto::MuteMonitoredPartyRequest {
 
 impl Commanding for proto::SetDoNotDisturbRequest {
     fn command(self) -> Result<(Option<proto::CommandContext>, Command), Malformed> {
-        let command = Command::SetDoNotDisturb {
-            device: id("device", self.device)?,
-            on: self.on,
-        };
+        let command = Command::SetDoNotDisturb { device: id("device", self.device)?, on: self.on };
         Ok((self.context, command))
     }
 }
@@ -234,12 +237,12 @@ impl Commanding for Stepwise {
         let device = id("device", request.device)?;
         let call = id("call", request.call)?;
         let step = match request.step.ok_or(Malformed::Missing("step"))? {
-            Step::SingleStep(destination) => TransferStep::SingleStep {
-                destination: id("single_step", destination)?,
-            },
-            Step::Initiate(destination) => TransferStep::Initiate {
-                destination: id("initiate", destination)?,
-            },
+            Step::SingleStep(destination) => {
+                TransferStep::SingleStep { destination: id("single_step", destination)? }
+            }
+            Step::Initiate(destination) => {
+                TransferStep::Initiate { destination: id("initiate", destination)? }
+            }
             Step::Complete(proto::transfer_request::Complete {}) => TransferStep::Complete,
         };
         let command = match method {
@@ -275,7 +278,11 @@ impl From<&Capabilities> for proto::DescribeResponse {
     fn from(can: &Capabilities) -> Self {
         Self {
             backend: can.backend.clone(),
-            activities: can.activities.iter().map(|activity| wire_activity(*activity) as i32).collect(),
+            activities: can
+                .activities
+                .iter()
+                .map(|activity| wire_activity(*activity) as i32)
+                .collect(),
             modes: can.modes.iter().map(|mode| wire_mode(*mode) as i32).collect(),
             scopes: can.scopes.iter().map(|scope| wire_scope(*scope) as i32).collect(),
             live_switching: can.live_switching,
@@ -296,7 +303,10 @@ impl From<proto::DescribeResponse> for Capabilities {
     /// Activities, modes and scopes of a newer contract are not offered.
     fn from(can: proto::DescribeResponse) -> Self {
         Self {
-            activities: can.activities().filter_map(|one| activity("activities", one).ok()).collect(),
+            activities: can
+                .activities()
+                .filter_map(|one| activity("activities", one).ok())
+                .collect(),
             modes: can.modes().filter_map(|one| mode("modes", one).ok()).collect(),
             scopes: can.scopes().filter_map(|one| scope("scopes", one).ok()).collect(),
             backend: can.backend,
@@ -334,9 +344,9 @@ pub(super) fn wire_fact(revised: &Revised, instance: &str) -> proto::WatchRespon
         Fact::Device(device) => Wire::Device(wire_device(device)),
         Fact::Call(call) => Wire::Call(wire_call(call)),
         Fact::Monitor(monitor) => Wire::Monitor(wire_monitor(monitor)),
-        Fact::MonitorGone { supervisor } => Wire::MonitorGone(proto::MonitorGone {
-            supervisor: supervisor.to_string(),
-        }),
+        Fact::MonitorGone { supervisor } => {
+            Wire::MonitorGone(proto::MonitorGone { supervisor: supervisor.to_string() })
+        }
         Fact::AdmissionAsked(asked) => Wire::AdmissionAsked(proto::AdmissionAsked {
             supervisor: asked.supervisor.to_string(),
             target: asked.target.to_string(),
@@ -351,17 +361,15 @@ pub(super) fn wire_fact(revised: &Revised, instance: &str) -> proto::WatchRespon
             message: failure.refusal.to_string(),
             metadata: status::metadata_of(&failure.refusal),
         }),
-        Fact::SnapshotBegin => Wire::SnapshotBegin(proto::SnapshotBegin {
-            instance: instance.to_owned(),
-        }),
+        Fact::SnapshotBegin => {
+            Wire::SnapshotBegin(proto::SnapshotBegin { instance: instance.to_owned() })
+        }
         Fact::SnapshotComplete => Wire::SnapshotComplete(proto::SnapshotComplete {}),
-        // Made by the seam and never published; a watcher that sees a heartbeat instead loses nothing.
+        // Made by the seam and never published; a watcher that sees a heartbeat instead loses
+        // nothing.
         Fact::Lost => Wire::Heartbeat(proto::Heartbeat {}),
     };
-    proto::WatchResponse {
-        revision: revised.revision,
-        fact: Some(fact),
-    }
+    proto::WatchResponse { revision: revised.revision, fact: Some(fact) }
 }
 
 impl TryFrom<proto::WatchResponse> for WatchItem {
@@ -372,9 +380,9 @@ impl TryFrom<proto::WatchResponse> for WatchItem {
             Wire::Device(device) => Fact::Device(self::device(device)?),
             Wire::Call(call) => Fact::Call(self::call(call)?),
             Wire::Monitor(monitor) => Fact::Monitor(self::monitor(monitor)?),
-            Wire::MonitorGone(gone) => Fact::MonitorGone {
-                supervisor: id("monitor_gone.supervisor", gone.supervisor)?,
-            },
+            Wire::MonitorGone(gone) => {
+                Fact::MonitorGone { supervisor: id("monitor_gone.supervisor", gone.supervisor)? }
+            }
             Wire::AdmissionAsked(asked) => Fact::AdmissionAsked(AdmissionAsked {
                 activity: activity("admission_asked.activity", asked.activity())?,
                 supervisor: id("admission_asked.supervisor", asked.supervisor)?,
@@ -382,7 +390,9 @@ impl TryFrom<proto::WatchResponse> for WatchItem {
                 call: id("admission_asked.call", asked.call)?,
             }),
             Wire::Failure(failure) => Fact::Failed(self::failure(failure)?),
-            Wire::SnapshotBegin(begin) => return Ok(WatchItem::SnapshotBegin { instance: begin.instance }),
+            Wire::SnapshotBegin(begin) => {
+                return Ok(WatchItem::SnapshotBegin { instance: begin.instance });
+            }
             Wire::SnapshotComplete(proto::SnapshotComplete {}) => Fact::SnapshotComplete,
             Wire::Heartbeat(proto::Heartbeat {}) => return Ok(WatchItem::Heartbeat),
         };
@@ -562,7 +572,9 @@ fn wire_monitor(monitor: &MonitorFact) -> proto::Monitor {
         agent_side_only: monitor.agent_side_only,
         state: Some(match &monitor.state {
             MonitorState::Armed => State::Armed(Armed {}),
-            MonitorState::Admitting { call } => State::Admitting(Admitting { call: call.to_string() }),
+            MonitorState::Admitting { call } => {
+                State::Admitting(Admitting { call: call.to_string() })
+            }
             MonitorState::Inviting { call } => State::Inviting(Inviting { call: call.to_string() }),
             MonitorState::Joined { call, activity, since } => State::Joined(Joined {
                 call: call.to_string(),
@@ -585,12 +597,12 @@ fn monitor(monitor: proto::Monitor) -> Result<MonitorFact, Malformed> {
         agent_side_only: monitor.agent_side_only,
         state: match monitor.state.ok_or(Malformed::Missing("monitor.state"))? {
             State::Armed(Armed {}) => MonitorState::Armed,
-            State::Admitting(admitting) => MonitorState::Admitting {
-                call: id("monitor.admitting.call", admitting.call)?,
-            },
-            State::Inviting(inviting) => MonitorState::Inviting {
-                call: id("monitor.inviting.call", inviting.call)?,
-            },
+            State::Admitting(admitting) => {
+                MonitorState::Admitting { call: id("monitor.admitting.call", admitting.call)? }
+            }
+            State::Inviting(inviting) => {
+                MonitorState::Inviting { call: id("monitor.inviting.call", inviting.call)? }
+            }
             State::Joined(joined) => MonitorState::Joined {
                 activity: activity("monitor.joined.activity", joined.activity())?,
                 since: Timestamp(joined.since_ms),
@@ -718,10 +730,7 @@ mod tests {
     #[test]
     fn an_enum_that_is_unspecified_or_unknown_is_refused_by_name() {
         for value in [0, 99, -1] {
-            let refused = proto::StartMonitoringRequest {
-                activity: value,
-                ..asked()
-            };
+            let refused = proto::StartMonitoringRequest { activity: value, ..asked() };
             assert_eq!(refused.command().unwrap_err(), Malformed::Unspecified("activity"));
         }
     }
@@ -729,12 +738,7 @@ mod tests {
     #[test]
     fn an_id_is_there_is_short_and_is_printable() {
         let target = |target: &str| {
-            proto::StartMonitoringRequest {
-                target: target.into(),
-                ..asked()
-            }
-            .command()
-            .map(|_| ())
+            proto::StartMonitoringRequest { target: target.into(), ..asked() }.command().map(|_| ())
         };
         assert_eq!(target(&"ä".repeat(MAX_ID)), Ok(()));
         assert_eq!(target(""), Err(Malformed::Missing("target")));
@@ -764,13 +768,7 @@ mod tests {
     #[test]
     fn every_fact_survives_the_wire() {
         for fact in facts() {
-            let wire = wire_fact(
-                &Revised {
-                    revision: 7,
-                    fact: fact.clone(),
-                },
-                "one",
-            );
+            let wire = wire_fact(&Revised { revision: 7, fact: fact.clone() }, "one");
             assert_eq!(wire.revision, 7);
             assert_eq!(WatchItem::try_from(wire), Ok(WatchItem::Fact(fact)));
         }
@@ -807,19 +805,14 @@ mod tests {
                 lost_permille: 3,
                 jitter_ms: 4,
                 mos: Some(405),
-                remote: Some(RemoteQuality {
-                    lost_permille: 6,
-                    jitter_ms: 7,
-                    mos: 408,
-                }),
+                remote: Some(RemoteQuality { lost_permille: 6, jitter_ms: 7, mos: 408 }),
                 round_trip_ms: Some(0),
             }),
             handed_on_to: Some("0170".into()),
         };
         let roles = PartyRole::ALL.iter();
-        let mut parties: Vec<_> = roles
-            .flat_map(|role| LegState::ALL.iter().map(|state| party(*role, *state)))
-            .collect();
+        let mut parties: Vec<_> =
+            roles.flat_map(|role| LegState::ALL.iter().map(|state| party(*role, *state))).collect();
         parties.push(PartyFact {
             device: None,
             number: "".into(),
@@ -898,7 +891,11 @@ mod tests {
             device: "d".into(),
             call: None,
             request_id: None,
-            refusal: Refusal::about(Reason::InvalidState, Subject::Device("d".into()), "Device '{}' is busy."),
+            refusal: Refusal::about(
+                Reason::InvalidState,
+                Subject::Device("d".into()),
+                "Device '{}' is busy.",
+            ),
         }));
         facts
     }

@@ -25,7 +25,8 @@ pub(super) struct Deduplicator {
 #[derive(Debug, Default)]
 struct CommandFingerprint {
     entries: BTreeMap<CommandKey, CommandRecord>,
-    /// Oldest first. An entry forgotten early leaves its line here; the time tells it from a later one.
+    /// Oldest first. An entry forgotten early leaves its line here; the time tells it from a later
+    /// one.
     order: VecDeque<(Instant, CommandKey)>,
 }
 
@@ -40,7 +41,8 @@ struct CommandRecord {
 }
 
 impl Deduplicator {
-    /// The answer to a command: the revision before its facts, or the refusal. The command goes on when the caller no longer waits.
+    /// The answer to a command: the revision before its facts, or the refusal. The command goes on
+    /// when the caller no longer waits.
     pub(super) fn answer(
         self: &Arc<Self>,
         context: CommandContext,
@@ -51,7 +53,8 @@ impl Deduplicator {
         let answer = self.begin(context, command, commands, facts);
         async move {
             let mut answer = answer?;
-            let answered = answer.wait_for(Option::is_some).await.ok().and_then(|answered| answered.clone());
+            let answered =
+                answer.wait_for(Option::is_some).await.ok().and_then(|answered| answered.clone());
             answered.unwrap_or_else(|| Err(gone()))
         }
     }
@@ -79,11 +82,7 @@ impl Deduplicator {
             };
         }
         let (tell, answer) = watch::channel(None);
-        let entry = CommandRecord {
-            at: now,
-            command: command.clone(),
-            answer: answer.clone(),
-        };
+        let entry = CommandRecord { at: now, command: command.clone(), answer: answer.clone() };
         asked.entries.insert(key.clone(), entry);
         asked.order.push_back((now, key.clone()));
         drop(asked);
@@ -119,10 +118,16 @@ impl CommandFingerprint {
     }
 }
 
-async fn ask(context: CommandContext, command: Command, commands: mpsc::Sender<CommandCall>) -> Result<(), Refusal> {
+async fn ask(
+    context: CommandContext,
+    command: Command,
+    commands: mpsc::Sender<CommandCall>,
+) -> Result<(), Refusal> {
     let (placed, answer) = CommandCall::new(context, command);
     commands.try_send(placed).map_err(|error| match error {
-        mpsc::error::TrySendError::Full(_) => Refusal::new(Reason::Unavailable, "The telephony backend has too much to do."),
+        mpsc::error::TrySendError::Full(_) => {
+            Refusal::new(Reason::Unavailable, "The telephony backend has too much to do.")
+        }
         mpsc::error::TrySendError::Closed(_) => gone(),
     })?;
     answer.await.unwrap_or_else(|_| Err(gone()))
@@ -145,9 +150,7 @@ mod tests {
     }
 
     fn stop(supervisor: &str) -> Command {
-        Command::StopMonitoring {
-            supervisor: supervisor.into(),
-        }
+        Command::StopMonitoring { supervisor: supervisor.into() }
     }
 
     /// A backend that refuses nothing and counts.

@@ -1,16 +1,23 @@
-//! What a backend has to tell: the latest of everything, and enough history to resume a broken watch.
+//! What a backend has to tell: the latest of everything, and enough history to resume a broken
+//! watch.
 
-use crate::model::{AdmissionAsked, CallFact, CallId, DeviceFact, DeviceId, Fact, MonitorFact, MonitorState, Revised};
+use crate::model::{
+    AdmissionAsked, CallFact, CallId, DeviceFact, DeviceId, Fact, MonitorFact, MonitorState,
+    Revised,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// How many changes a broken watch may have missed and still resume: some minutes of a busy house, a few megabytes.
+/// How many changes a broken watch may have missed and still resume: some minutes of a busy house,
+/// a few megabytes.
 const HISTORY: usize = 4096;
 
-/// The facts of one backend: the latest whole entity of every device, call and monitor, and a bounded history.
+/// The facts of one backend: the latest whole entity of every device, call and monitor, and a
+/// bounded history.
 ///
-/// Watchers read from here at their own pace and own no queue: one that lags behind the history gets a fresh snapshot.
+/// Watchers read from here at their own pace and own no queue: one that lags behind the history
+/// gets a fresh snapshot.
 #[derive(Clone, Debug)]
 pub struct FactLog {
     shared: Arc<LogState>,
@@ -61,10 +68,7 @@ impl FactLog {
 
     /// An empty log that keeps this many changes.
     pub fn with_history(capacity: usize) -> Self {
-        let latest = Latest {
-            capacity,
-            ..Latest::default()
-        };
+        let latest = Latest { capacity, ..Latest::default() };
         Self {
             shared: Arc::new(LogState {
                 instance: format!("{:032x}", rand::random::<u128>()),
@@ -86,8 +90,8 @@ impl FactLog {
 
     /// Writes a fact down for every watcher; returns its revision.
     ///
-    /// A gateway may publish what its own backend reports as it comes: between `SnapshotBegin` and `SnapshotComplete` it collects, then
-    /// forgets what was not repeated. `Lost` changes nothing.
+    /// A gateway may publish what its own backend reports as it comes: between `SnapshotBegin` and
+    /// `SnapshotComplete` it collects, then forgets what was not repeated. `Lost` changes nothing.
     pub fn publish(&self, fact: Fact) -> u64 {
         let mut latest = self.latest();
         latest.publish(fact);
@@ -127,7 +131,8 @@ impl FactLog {
         }
     }
 
-    /// Begins after `revision` of `instance` if the history still has it, otherwise with a snapshot.
+    /// Begins after `revision` of `instance` if the history still has it, otherwise with a
+    /// snapshot.
     pub fn resume(&self, instance: &str, revision: u64) -> Watcher {
         let mut watcher = self.watch();
         if instance == self.shared.instance && revision > 0 && revision <= self.revision() {
@@ -159,7 +164,9 @@ impl Latest {
                     false => self.calls.insert(call.id.clone(), call.clone()),
                 };
                 let superseded = match before {
-                    Some(before) if before.is_same_but_quality(call) => self.measured.insert(call.id.clone(), self.revision + 1),
+                    Some(before) if before.is_same_but_quality(call) => {
+                        self.measured.insert(call.id.clone(), self.revision + 1)
+                    }
                     Some(_) | None => self.measured.remove(&call.id),
                 };
                 if let Some(superseded) = superseded {
@@ -200,10 +207,7 @@ impl Latest {
             Fact::Lost => return,
         }
         self.revision += 1;
-        self.history.push_back(Revised {
-            revision: self.revision,
-            fact,
-        });
+        self.history.push_back(Revised { revision: self.revision, fact });
         while self.history.len() > self.capacity {
             if let Some(oldest) = self.history.pop_front() {
                 self.floor = oldest.revision;
@@ -213,12 +217,14 @@ impl Latest {
 
     /// Takes out of the history what a later whole entity has made needless.
     fn strike(&mut self, revision: u64) {
-        if let Ok(place) = self.history.binary_search_by_key(&revision, |revised| revised.revision) {
+        if let Ok(place) = self.history.binary_search_by_key(&revision, |revised| revised.revision)
+        {
             self.history.remove(place);
         }
     }
 
-    /// Calls and monitors have no fact that says "gone without a word": watchers learn it from a fresh snapshot.
+    /// Calls and monitors have no fact that says "gone without a word": watchers learn it from a
+    /// fresh snapshot.
     fn forget(&mut self, gone: Unrepeated) {
         if gone.devices.is_empty() && gone.calls.is_empty() && gone.monitors.is_empty() {
             return;
@@ -257,7 +263,8 @@ impl Latest {
         }
     }
 
-    /// Entities carry revision 0 so that nobody resumes in the middle; questions that still wait for an answer follow.
+    /// Entities carry revision 0 so that nobody resumes in the middle; questions that still wait
+    /// for an answer follow.
     fn snapshot(&self) -> Vec<Revised> {
         let asked = self.admissions.values().cloned().map(Fact::AdmissionAsked);
         let unrevised = |fact| Revised { revision: 0, fact };
@@ -266,10 +273,7 @@ impl Latest {
             .chain(asked)
             .map(unrevised)
             .collect();
-        snapshot.push(Revised {
-            revision: self.revision,
-            fact: Fact::SnapshotComplete,
-        });
+        snapshot.push(Revised { revision: self.revision, fact: Fact::SnapshotComplete });
         snapshot
     }
 }
@@ -356,11 +360,9 @@ mod tests {
         let mut resumed = log.resume(log.instance(), 2);
         assert!(resumed.resumes());
         assert_eq!(drain(&mut resumed), [(3, device("a", false))]);
-        for mut fresh in [
-            log.resume("another", 2),
-            log.resume(log.instance(), 0),
-            log.resume(log.instance(), 4),
-        ] {
+        for mut fresh in
+            [log.resume("another", 2), log.resume(log.instance(), 0), log.resume(log.instance(), 4)]
+        {
             assert!(!fresh.resumes());
             assert_eq!(drain(&mut fresh)[0], (0, Fact::SnapshotBegin));
         }
@@ -384,13 +386,8 @@ mod tests {
     fn how_a_calls_sound_fares_is_told_and_takes_no_room_in_the_history() {
         let log = FactLog::with_history(3);
         let measured = |packets_sent| {
-            let Fact::Call(mut call) = call("c", LegState::Established) else {
-                panic!("a call")
-            };
-            call.parties[0].quality = Some(Quality {
-                packets_sent,
-                ..Quality::default()
-            });
+            let Fact::Call(mut call) = call("c", LegState::Established) else { panic!("a call") };
+            call.parties[0].quality = Some(Quality { packets_sent, ..Quality::default() });
             Fact::Call(call)
         };
         log.publish(device("a", false));
@@ -399,7 +396,10 @@ mod tests {
         for packets in 1..100 {
             log.publish(measured(packets));
         }
-        assert_eq!(drain(&mut watcher), [(2, call("c", LegState::Established)), (101, measured(99))]);
+        assert_eq!(
+            drain(&mut watcher),
+            [(2, call("c", LegState::Established)), (101, measured(99))]
+        );
         log.publish(measured(100));
         assert_eq!(drain(&mut watcher), [(102, measured(100))]);
         log.publish(call("c", LegState::Held));

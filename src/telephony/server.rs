@@ -34,11 +34,13 @@ const LONGEST_DEADLINE: Duration = Duration::from_secs(30);
 const WHOLE_REQUEST: Duration = Duration::from_secs(40);
 /// Bytes of a request; a stream's room is taken by the length that its client declares.
 const LONGEST_REQUEST: usize = 64 * 1024;
-/// Requests at once on one connection, bytes that may come and bytes that may wait on each, where no door of ours says so.
+/// Requests at once on one connection, bytes that may come and bytes that may wait on each, where
+/// no door of ours says so.
 const STREAMS: u32 = 100;
 const WINDOW: u32 = 64 * 1024 - 1;
 const HEARTBEAT: Duration = Duration::from_secs(10);
-const HEARTBEAT_ALLOWED: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
+const HEARTBEAT_ALLOWED: (Duration, Duration) =
+    (Duration::from_millis(50), Duration::from_secs(60));
 
 /// The contract, served: hands commands to a backend's loop and its facts to watchers.
 ///
@@ -51,10 +53,12 @@ pub struct TelephonyService {
     once: Arc<Deduplicator>,
 }
 
-/// A server for one backend, and the backend's end of it. Request ids are done once, malformed input goes no further.
+/// A server for one backend, and the backend's end of it. Request ids are done once, malformed
+/// input goes no further.
 pub fn serve(capabilities: Capabilities) -> (TelephonyServer<TelephonyService>, CommandInbox) {
     let facts = FactLog::new();
-    let (server, commands) = serve_facts(watch::Sender::new(capabilities).subscribe(), facts.clone());
+    let (server, commands) =
+        serve_facts(watch::Sender::new(capabilities).subscribe(), facts.clone());
     (server, CommandInbox { commands, facts })
 }
 
@@ -64,18 +68,18 @@ pub fn serve_facts(
     facts: FactLog,
 ) -> (TelephonyServer<TelephonyService>, mpsc::Receiver<CommandCall>) {
     let (commands, placed) = mpsc::channel(WAITING);
-    let service = TelephonyService {
-        capabilities,
-        commands,
-        facts,
-        once: Arc::default(),
-    };
+    let service = TelephonyService { capabilities, commands, facts, once: Arc::default() };
     (TelephonyServer::new(service).max_decoding_message_size(LONGEST_REQUEST), placed)
 }
 
-/// The whole gRPC router of a backend, for tonic's own server: to be started with `serve_with_incoming_shutdown`. It bounds what one
-/// connection may make it remember, not the number of connections.
-pub async fn router(server: TelephonyServer<TelephonyService>, ready: watch::Receiver<bool>, reflection: bool) -> Router {
+/// The whole gRPC router of a backend, for tonic's own server: to be started with
+/// `serve_with_incoming_shutdown`. It bounds what one connection may make it remember, not the
+/// number of connections.
+pub async fn router(
+    server: TelephonyServer<TelephonyService>,
+    ready: watch::Receiver<bool>,
+    reflection: bool,
+) -> Router {
     Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .max_concurrent_streams(STREAMS)
@@ -84,9 +88,13 @@ pub async fn router(server: TelephonyServer<TelephonyService>, ready: watch::Rec
         .add_routes(routes(server, ready, reflection).await.into())
 }
 
-/// Everything that a backend serves over gRPC: the contract, `grpc.health.v1` (serving while `ready` says so), and server reflection if
-/// asked for.
-pub async fn routes(server: TelephonyServer<TelephonyService>, mut ready: watch::Receiver<bool>, reflection: bool) -> HttpRouter {
+/// Everything that a backend serves over gRPC: the contract, `grpc.health.v1` (serving while
+/// `ready` says so), and server reflection if asked for.
+pub async fn routes(
+    server: TelephonyServer<TelephonyService>,
+    mut ready: watch::Receiver<bool>,
+    reflection: bool,
+) -> HttpRouter {
     let (health, health_service) = tonic_health::server::health_reporter();
     let serving = *ready.borrow_and_update();
     tell_health(&health, serving).await;
@@ -118,16 +126,14 @@ pub async fn routes(server: TelephonyServer<TelephonyService>, mut ready: watch:
 async fn in_time(request: HttpRequest, next: Next) -> HttpResponse {
     match tokio::time::timeout(WHOLE_REQUEST, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Status::deadline_exceeded("The request did not come to its end in time.").into_http(),
+        Err(_) => {
+            Status::deadline_exceeded("The request did not come to its end in time.").into_http()
+        }
     }
 }
 
 async fn tell_health(health: &HealthReporter, serving: bool) {
-    let status = if serving {
-        ServingStatus::Serving
-    } else {
-        ServingStatus::NotServing
-    };
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
     for service in ["", <TelephonyServer<TelephonyService> as NamedService>::NAME] {
         health.set_service_status(service, status).await;
     }
@@ -135,7 +141,11 @@ async fn tell_health(health: &HealthReporter, serving: bool) {
 
 impl TelephonyService {
     /// Hands a command to the backend's loop, once, and waits for its answer.
-    async fn execute<M: Commanding>(&self, metadata: &MetadataMap, message: M) -> Result<Response<CommandResponse>, Status> {
+    async fn execute<M: Commanding>(
+        &self,
+        metadata: &MetadataMap,
+        message: M,
+    ) -> Result<Response<CommandResponse>, Status> {
         let deadline = deadline(metadata).unwrap_or(DEADLINE).min(LONGEST_DEADLINE);
         let (context, command) = read(message, deadline).map_err(|refusal| status_of(&refusal))?;
         let answer = self.once.answer(context, command, self.commands.clone(), &self.facts);
@@ -150,7 +160,10 @@ impl TelephonyService {
     }
 }
 
-fn read<M: Commanding>(message: M, deadline: Duration) -> Result<(CommandContext, Command), Refusal> {
+fn read<M: Commanding>(
+    message: M,
+    deadline: Duration,
+) -> Result<(CommandContext, Command), Refusal> {
     let (context, command) = message.command()?;
     Ok((convert::context(context, deadline)?, command))
 }
@@ -209,11 +222,17 @@ impl WatchStream {
 impl Telephony for TelephonyService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
 
-    async fn describe(&self, _: Request<proto::DescribeRequest>) -> Result<Response<proto::DescribeResponse>, Status> {
+    async fn describe(
+        &self,
+        _: Request<proto::DescribeRequest>,
+    ) -> Result<Response<proto::DescribeResponse>, Status> {
         Ok(Response::new((&*self.capabilities.borrow()).into()))
     }
 
-    async fn watch(&self, request: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<proto::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         let watcher = self.facts.resume(&request.instance, request.after_revision);
         let (shortest, longest) = HEARTBEAT_ALLOWED;
@@ -231,87 +250,138 @@ impl Telephony for TelephonyService {
         Ok(Response::new(Box::pin(stream::unfold(watching, WatchStream::next))))
     }
 
-    async fn start_monitoring(&self, request: Request<proto::StartMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn start_monitoring(
+        &self,
+        request: Request<proto::StartMonitoringRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, message).await
     }
 
-    async fn stop_monitoring(&self, request: Request<proto::StopMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn stop_monitoring(
+        &self,
+        request: Request<proto::StopMonitoringRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, message).await
     }
 
-    async fn switch_monitoring(&self, request: Request<proto::SwitchMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn switch_monitoring(
+        &self,
+        request: Request<proto::SwitchMonitoringRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, message).await
     }
 
-    async fn admit_monitoring(&self, request: Request<proto::AdmitMonitoringRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn admit_monitoring(
+        &self,
+        request: Request<proto::AdmitMonitoringRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, message).await
     }
 
-    async fn mute_monitored_party(&self, request: Request<proto::MuteMonitoredPartyRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn mute_monitored_party(
+        &self,
+        request: Request<proto::MuteMonitoredPartyRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, message).await
     }
 
-    async fn set_do_not_disturb(&self, request: Request<proto::SetDoNotDisturbRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn set_do_not_disturb(
+        &self,
+        request: Request<proto::SetDoNotDisturbRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, message).await
     }
 
-    async fn set_forwarding(&self, request: Request<proto::SetForwardingRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn set_forwarding(
+        &self,
+        request: Request<proto::SetForwardingRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, message).await
     }
 
-    async fn dial(&self, request: Request<proto::DialRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn dial(
+        &self,
+        request: Request<proto::DialRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, message).await
     }
 
-    async fn answer(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn answer(
+        &self,
+        request: Request<proto::LegRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, OnLeg(message, LegMethod::Answer)).await
     }
 
-    async fn hangup(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn hangup(
+        &self,
+        request: Request<proto::LegRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, OnLeg(message, LegMethod::Hangup)).await
     }
 
-    async fn hold(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn hold(
+        &self,
+        request: Request<proto::LegRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, OnLeg(message, LegMethod::Hold)).await
     }
 
-    async fn retrieve(&self, request: Request<proto::LegRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn retrieve(
+        &self,
+        request: Request<proto::LegRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, OnLeg(message, LegMethod::Retrieve)).await
     }
 
-    async fn mute(&self, request: Request<proto::MuteRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn mute(
+        &self,
+        request: Request<proto::MuteRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, message).await
     }
 
-    async fn send_dtmf(&self, request: Request<proto::SendDtmfRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn send_dtmf(
+        &self,
+        request: Request<proto::SendDtmfRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, message).await
     }
 
-    async fn transfer(&self, request: Request<proto::TransferRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn transfer(
+        &self,
+        request: Request<proto::TransferRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, Stepwise(message, StepMethod::Transfer)).await
     }
 
-    async fn conference(&self, request: Request<proto::TransferRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn conference(
+        &self,
+        request: Request<proto::TransferRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, Stepwise(message, StepMethod::Conference)).await
     }
 
-    async fn remove_participant(&self, request: Request<proto::RemoveParticipantRequest>) -> Result<Response<CommandResponse>, Status> {
+    async fn remove_participant(
+        &self,
+        request: Request<proto::RemoveParticipantRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, message).await
     }

@@ -1,12 +1,14 @@
 //! A backend without telephones: for tests, and for trying things.
 //!
-//! It keeps devices and calls as a switch does and lets the real [`Supervision`] decide about monitors. It is deterministic: call ids
-//! count from 1, and nothing happens that nobody made happen.
+//! It keeps devices and calls as a switch does and lets the real [`Supervision`] decide about
+//! monitors. It is deterministic: call ids count from 1, and nothing happens that nobody made
+//! happen.
 
 use crate::clock;
 use crate::model::{
-    Activity, CallFact, CallId, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind, Fact, Failure, LegState, Mode,
-    MonitorFact, Now, Number, PartyFact, PartyRole, Reason, Refusal, Scope, Subject,
+    Activity, CallFact, CallId, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind,
+    Fact, Failure, LegState, Mode, MonitorFact, Now, Number, PartyFact, PartyRole, Reason, Refusal,
+    Scope, Subject,
 };
 use crate::supervision::{self, LegOutcome, Supervision, SupervisionOutput};
 use crate::telephony::proto::telephony_server::TelephonyServer;
@@ -45,7 +47,8 @@ pub struct Telephone {
 }
 
 impl Telephone {
-    /// A registered phone of an agent or supervisor that answers by itself when it is brought in to monitor.
+    /// A registered phone of an agent or supervisor that answers by itself when it is brought in to
+    /// monitor.
     pub fn new(id: &str, number: &str) -> Self {
         Self {
             id: id.into(),
@@ -105,7 +108,8 @@ pub fn start(config: SimulatedConfig) -> (TelephonyServer<TelephonyService>, Sim
     (server, Simulated { acts, facts })
 }
 
-/// The hand that makes things happen in a simulated house. What it does is done, and reported, when it returns.
+/// The hand that makes things happen in a simulated house. What it does is done, and reported, when
+/// it returns.
 #[derive(Clone, Debug)]
 pub struct Simulated {
     acts: mpsc::Sender<Act>,
@@ -151,7 +155,12 @@ impl Simulated {
     }
 
     /// An agent passes a call to another number, blindly: the agent leaves and the other rings.
-    pub async fn transfer(&self, device: &DeviceId, call: &CallId, to: &str) -> Result<(), Refusal> {
+    pub async fn transfer(
+        &self,
+        device: &DeviceId,
+        call: &CallId,
+        to: &str,
+    ) -> Result<(), Refusal> {
         let (device, call, to) = (device.clone(), call.clone(), Number::from(to));
         self.act(move |house, now| house.transfer(&device, &call, &to, now)).await?
     }
@@ -180,7 +189,10 @@ impl Simulated {
         self.act(move |house, _| house.heard(&call)).await
     }
 
-    async fn act<T: Send + 'static>(&self, act: impl FnOnce(&mut SimulatedSwitch, Now) -> T + Send + 'static) -> Result<T, Refusal> {
+    async fn act<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut SimulatedSwitch, Now) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
         let gone = || Refusal::new(Reason::Unavailable, "The telephony backend is gone.");
         let (tell, told) = oneshot::channel();
         let act: Act = Box::new(move |house, now| {
@@ -193,10 +205,15 @@ impl Simulated {
     }
 }
 
-async fn run(mut house: SimulatedSwitch, mut port: CommandInbox, mut happening: mpsc::Receiver<Act>) {
+async fn run(
+    mut house: SimulatedSwitch,
+    mut port: CommandInbox,
+    mut happening: mpsc::Receiver<Act>,
+) {
     let far = std::time::Duration::from_secs(3600);
     loop {
-        let alarm = house.supervision.poll_timeout().map_or(Instant::now() + far, Instant::from_std);
+        let alarm =
+            house.supervision.poll_timeout().map_or(Instant::now() + far, Instant::from_std);
         tokio::select! {
             biased;
             Some(act) = happening.recv() => act(&mut house, now()),
@@ -217,10 +234,7 @@ async fn run(mut house: SimulatedSwitch, mut port: CommandInbox, mut happening: 
 
 /// Tokio's clock, so that tests may turn it.
 fn now() -> Now {
-    Now {
-        mono: Instant::now().into_std(),
-        wall: clock::wall(),
-    }
+    Now { mono: Instant::now().into_std(), wall: clock::wall() }
 }
 
 /// The house itself: a machine without waiting.
@@ -289,13 +303,21 @@ impl SimulatedSwitch {
                 self.call(call)?;
                 self.supervision.handle_command(&command, now)
             }
-            Command::SetDoNotDisturb { device, on } => self.change_device(device, |fact| fact.do_not_disturb = *on),
-            Command::SetForwarding { device, to } => self.change_device(device, |fact| fact.forward_to.clone_from(to)),
+            Command::SetDoNotDisturb { device, on } => {
+                self.change_device(device, |fact| fact.do_not_disturb = *on)
+            }
+            Command::SetForwarding { device, to } => {
+                self.change_device(device, |fact| fact.forward_to.clone_from(to))
+            }
             Command::Dial { device, destination } => self.dial(device, destination, now),
             Command::Answer { device, call } => self.answer(Some(device), call, now),
             Command::Hangup { device, call } => self.hang_up(Some(device), call, now),
-            Command::Hold { device, call } => self.turn(device, call, LegState::Established, LegState::Held),
-            Command::Retrieve { device, call } => self.turn(device, call, LegState::Held, LegState::Established),
+            Command::Hold { device, call } => {
+                self.turn(device, call, LegState::Established, LegState::Held)
+            }
+            Command::Retrieve { device, call } => {
+                self.turn(device, call, LegState::Held, LegState::Established)
+            }
             Command::Mute { device, call, on } => {
                 let leg = self.leg(Some(device), call)?;
                 if leg.muted == *on {
@@ -305,8 +327,12 @@ impl SimulatedSwitch {
                 self.touch(call);
                 Ok(())
             }
-            Command::SendDtmf { device, call, .. } => self.turn(device, call, LegState::Established, LegState::Established),
-            Command::Transfer { .. } => Err(Refusal::new(Reason::Forbidden, "Transfers are not supported.")),
+            Command::SendDtmf { device, call, .. } => {
+                self.turn(device, call, LegState::Established, LegState::Established)
+            }
+            Command::Transfer { .. } => {
+                Err(Refusal::new(Reason::Forbidden, "Transfers are not supported."))
+            }
             Command::Conference { .. } | Command::RemoveParticipant { .. } => {
                 Err(Refusal::new(Reason::Forbidden, "Conferences are not supported."))
             }
@@ -333,29 +359,16 @@ impl SimulatedSwitch {
             SupervisionOutput::AskAdmission(asked) => {
                 self.facts.publish(Fact::AdmissionAsked(asked));
             }
-            SupervisionOutput::Invite {
-                supervisor,
-                target,
-                call,
-                activity,
-            } => self.invite(supervisor, target, &call, activity),
-            SupervisionOutput::Hear {
-                supervisor,
-                call,
-                activity,
-                coached,
-                takeover,
-            } => {
+            SupervisionOutput::Invite { supervisor, target, call, activity } => {
+                self.invite(supervisor, target, &call, activity)
+            }
+            SupervisionOutput::Hear { supervisor, call, activity, coached, takeover } => {
                 if let Ok(leg) = self.leg(Some(&supervisor), &call) {
                     leg.state = LegState::Established;
                     leg.activity = Some(activity);
                     leg.established_at.get_or_insert(now.wall);
                 }
-                let heard = Heard {
-                    activity,
-                    coached,
-                    takeover,
-                };
+                let heard = Heard { activity, coached, takeover };
                 self.heard.insert((call.clone(), supervisor), heard);
                 self.touch(&call);
             }
@@ -375,7 +388,9 @@ impl SimulatedSwitch {
     }
 
     fn report(&mut self, call: &CallId, now: Now) {
-        let Some(fact) = self.calls.get(call).cloned() else { return };
+        let Some(fact) = self.calls.get(call).cloned() else {
+            return;
+        };
         self.facts.publish(Fact::Call(fact.clone()));
         if fact.is_over() {
             self.calls.remove(call);
@@ -384,7 +399,13 @@ impl SimulatedSwitch {
         self.supervision.handle_call(&fact, now);
     }
 
-    fn invite(&mut self, supervisor: DeviceId, target: DeviceId, call: &CallId, activity: Activity) {
+    fn invite(
+        &mut self,
+        supervisor: DeviceId,
+        target: DeviceId,
+        call: &CallId,
+        activity: Activity,
+    ) {
         let number = self.devices.get(&supervisor).map(|device| device.number.clone());
         let registered = self.devices.get(&supervisor).is_some_and(|device| device.registered);
         let is_busy = self.calls.values().any(|call| call.party_of(&supervisor).is_some());
@@ -398,7 +419,13 @@ impl SimulatedSwitch {
         };
         let reached = !matches!(
             outcome,
-            Some(LegOutcome::Unreachable | LegOutcome::Busy | LegOutcome::Rejected | LegOutcome::NoAnswer | LegOutcome::HungUp)
+            Some(
+                LegOutcome::Unreachable
+                    | LegOutcome::Busy
+                    | LegOutcome::Rejected
+                    | LegOutcome::NoAnswer
+                    | LegOutcome::HungUp
+            )
         );
         if let Some(fact) = self.calls.get_mut(call).filter(|_| reached) {
             fact.parties.push(PartyFact {
@@ -432,7 +459,8 @@ impl SimulatedSwitch {
 
     fn dial(&mut self, device: &DeviceId, destination: &Number, now: Now) -> Result<(), Refusal> {
         let from = self.reachable(device)?.number.clone();
-        let talks = |call: &CallFact| call.party_of(device).is_some_and(|leg| leg.state != LegState::Held);
+        let talks =
+            |call: &CallFact| call.party_of(device).is_some_and(|leg| leg.state != LegState::Held);
         if self.calls.values().any(talks) {
             return Err(Refusal::number(Reason::InvalidState, &from, "Device '{}' is busy."));
         }
@@ -473,15 +501,21 @@ impl SimulatedSwitch {
         Ok(())
     }
 
-    fn answer(&mut self, device: Option<&DeviceId>, call: &CallId, now: Now) -> Result<(), Refusal> {
+    fn answer(
+        &mut self,
+        device: Option<&DeviceId>,
+        call: &CallId,
+        now: Now,
+    ) -> Result<(), Refusal> {
         let leg = self.leg(device, call)?;
         if leg.state != LegState::Ringing {
             return Err(not_now(call));
         }
         if leg.role == PartyRole::Supervisor {
             let supervisor = leg.device.clone();
-            self.outcomes
-                .extend(supervisor.map(|supervisor| (supervisor, call.clone(), LegOutcome::Answered)));
+            self.outcomes.extend(
+                supervisor.map(|supervisor| (supervisor, call.clone(), LegOutcome::Answered)),
+            );
             return Ok(());
         }
         leg.state = LegState::Established;
@@ -495,7 +529,12 @@ impl SimulatedSwitch {
         Ok(())
     }
 
-    fn hang_up(&mut self, device: Option<&DeviceId>, call: &CallId, _now: Now) -> Result<(), Refusal> {
+    fn hang_up(
+        &mut self,
+        device: Option<&DeviceId>,
+        call: &CallId,
+        _now: Now,
+    ) -> Result<(), Refusal> {
         let leg = self.leg(device, call)?;
         let was = std::mem::replace(&mut leg.state, LegState::Released);
         if leg.role == PartyRole::Supervisor {
@@ -513,25 +552,32 @@ impl SimulatedSwitch {
         Ok(())
     }
 
-    fn transfer(&mut self, device: &DeviceId, call: &CallId, to: &Number, _now: Now) -> Result<(), Refusal> {
+    fn transfer(
+        &mut self,
+        device: &DeviceId,
+        call: &CallId,
+        to: &Number,
+        _now: Now,
+    ) -> Result<(), Refusal> {
         let rung = self.route(to)?;
-        let number = rung
-            .as_ref()
-            .map_or_else(|| to.clone(), |device| self.devices[device].number.clone());
+        let number =
+            rung.as_ref().map_or_else(|| to.clone(), |device| self.devices[device].number.clone());
         let role = rung.as_ref().map_or(PartyRole::Customer, |device| self.role(device));
         self.leg(Some(device), call)?.state = LegState::Released;
         if let Some(fact) = self.calls.get_mut(call) {
-            fact.parties.push(PartyFact {
-                role,
-                state: LegState::Ringing,
-                ..party(rung, number)
-            });
+            fact.parties.push(PartyFact { role, state: LegState::Ringing, ..party(rung, number) });
         }
         self.touch(call);
         Ok(())
     }
 
-    fn turn(&mut self, device: &DeviceId, call: &CallId, from: LegState, to: LegState) -> Result<(), Refusal> {
+    fn turn(
+        &mut self,
+        device: &DeviceId,
+        call: &CallId,
+        from: LegState,
+        to: LegState,
+    ) -> Result<(), Refusal> {
         let leg = self.leg(Some(device), call)?;
         if leg.state != from {
             return Err(not_now(call));
@@ -543,7 +589,9 @@ impl SimulatedSwitch {
 
     /// One party is no call, unless a supervisor keeps it.
     fn end_if_alone(&mut self, call: &CallId) {
-        let Some(fact) = self.calls.get(call) else { return };
+        let Some(fact) = self.calls.get(call) else {
+            return;
+        };
         let here = fact.parties.iter().filter(|party| party.state != LegState::Released);
         let people = here.filter(|party| party.role != PartyRole::Supervisor).count();
         if people > 1 || people == 1 && self.supervision.keeps_alive(fact) {
@@ -564,7 +612,14 @@ impl SimulatedSwitch {
         }
     }
 
-    fn begin(&mut self, call_type: CallType, ani: Number, dnis: Number, parties: [PartyFact; 2], now: Now) -> CallId {
+    fn begin(
+        &mut self,
+        call_type: CallType,
+        ani: Number,
+        dnis: Number,
+        parties: [PartyFact; 2],
+        now: Now,
+    ) -> CallId {
         self.calls_made += 1;
         let id = CallId::from(format!("simulated-{}", self.calls_made));
         let call = CallFact {
@@ -583,7 +638,8 @@ impl SimulatedSwitch {
         id
     }
 
-    /// Which device rings for a number: `None` is outside. Forwarding and do-not-disturb act before it rings.
+    /// Which device rings for a number: `None` is outside. Forwarding and do-not-disturb act before
+    /// it rings.
     fn route(&self, number: &Number) -> Result<Option<DeviceId>, Refusal> {
         let mut number = number;
         for _ in 0..FORWARDS {
@@ -593,9 +649,15 @@ impl SimulatedSwitch {
             match &device.forward_to {
                 Some(next) => number = next,
                 None if device.do_not_disturb => {
-                    return Err(Refusal::number(Reason::InvalidState, number, "Device '{}' does not want calls."));
+                    return Err(Refusal::number(
+                        Reason::InvalidState,
+                        number,
+                        "Device '{}' does not want calls.",
+                    ));
                 }
-                None => return self.reachable(&device.id).map(|device| Some(device.id.clone())),
+                None => {
+                    return self.reachable(&device.id).map(|device| Some(device.id.clone()));
+                }
             }
         }
         Err(Refusal::new(Reason::InvalidState, "The call is forwarded in a circle."))
@@ -611,11 +673,7 @@ impl SimulatedSwitch {
     }
 
     fn role(&self, device: &DeviceId) -> PartyRole {
-        if self.customers.contains(device) {
-            PartyRole::Customer
-        } else {
-            PartyRole::Agent
-        }
+        if self.customers.contains(device) { PartyRole::Customer } else { PartyRole::Agent }
     }
 
     fn heard(&self, call: &CallId) -> BTreeMap<DeviceId, Heard> {
@@ -623,7 +681,11 @@ impl SimulatedSwitch {
         here.map(|((_, supervisor), heard)| (supervisor.clone(), heard.clone())).collect()
     }
 
-    fn change_device(&mut self, device: &DeviceId, change: impl FnOnce(&mut DeviceFact)) -> Result<(), Refusal> {
+    fn change_device(
+        &mut self,
+        device: &DeviceId,
+        change: impl FnOnce(&mut DeviceFact),
+    ) -> Result<(), Refusal> {
         let fact = self.devices.get_mut(device).ok_or_else(|| Refusal::no_device(device))?;
         change(fact);
         self.facts.publish(Fact::Device(fact.clone()));
@@ -638,7 +700,8 @@ impl SimulatedSwitch {
         self.calls.get(call).ok_or_else(|| Refusal::no_call(call))
     }
 
-    /// The leg of a device, or of the first party that is no device of the switch, that has not been released.
+    /// The leg of a device, or of the first party that is no device of the switch, that has not
+    /// been released.
     fn leg(&mut self, device: Option<&DeviceId>, call: &CallId) -> Result<&mut PartyFact, Refusal> {
         if let Some(device) = device {
             self.device(device)?;

@@ -11,21 +11,30 @@ const PATTERN: &str = "pattern";
 
 /// The status that carries a refusal over the wire.
 pub fn status_of(refusal: &Refusal) -> Status {
-    let details = ErrorDetails::with_error_info(refusal.reason.as_str(), DOMAIN, metadata_of(refusal));
+    let details =
+        ErrorDetails::with_error_info(refusal.reason.as_str(), DOMAIN, metadata_of(refusal));
     Status::with_error_details(code_of(refusal.reason), refusal.text(), details)
 }
 
-/// The subject of a refusal, by its kind, and the text around its name: the metadata of an ErrorInfo.
+/// The subject of a refusal, by its kind, and the text around its name: the metadata of an
+/// ErrorInfo.
 pub(super) fn metadata_of(refusal: &Refusal) -> HashMap<String, String> {
-    let Some(subject) = &refusal.subject else { return HashMap::new() };
+    let Some(subject) = &refusal.subject else {
+        return HashMap::new();
+    };
     HashMap::from([
         (subject.kind().to_owned(), subject.name().to_owned()),
         (PATTERN.to_owned(), refusal.pattern.clone().into_owned()),
     ])
 }
 
-/// The refusal that came as these parts. Without metadata, or with that of a newer contract, the text says it all.
-pub(super) fn refusal_from(reason: Reason, text: String, metadata: &HashMap<String, String>) -> Refusal {
+/// The refusal that came as these parts. Without metadata, or with that of a newer contract, the
+/// text says it all.
+pub(super) fn refusal_from(
+    reason: Reason,
+    text: String,
+    metadata: &HashMap<String, String>,
+) -> Refusal {
     let named = |kind: &&str| Subject::of_kind(kind, metadata.get(*kind)?);
     let Some(subject) = Subject::KINDS.iter().find_map(named) else {
         return Refusal::new(reason, text);
@@ -49,7 +58,9 @@ pub fn refusal_of(status: &Status) -> Refusal {
 
 fn code_of(reason: Reason) -> Code {
     match reason {
-        Reason::MissingParameter | Reason::InvalidInput | Reason::UnsupportedMediaType => Code::InvalidArgument,
+        Reason::MissingParameter | Reason::InvalidInput | Reason::UnsupportedMediaType => {
+            Code::InvalidArgument
+        }
         Reason::InvalidState => Code::FailedPrecondition,
         Reason::Forbidden => Code::Unimplemented,
         Reason::Internal => Code::Internal,
@@ -69,7 +80,9 @@ fn nearest(code: Code) -> Reason {
         Code::OutOfRange => Reason::TooLarge,
         Code::FailedPrecondition => Reason::InvalidState,
         Code::Unimplemented => Reason::Forbidden,
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => Reason::Unavailable,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => {
+            Reason::Unavailable
+        }
         Code::PermissionDenied => Reason::NotPermitted,
         Code::NotFound => Reason::NotFound,
         Code::AlreadyExists => Reason::InUse,

@@ -20,9 +20,12 @@ async fn who_subscribes_again_and_again_ends_nobody_elses_session() {
     let meg = Desktop::on(&house, "meg", "/v2/me/devices").await;
     meg.events(1).await;
     let bob = Desktop::new(&house, "bob").await;
-    let subscribe = json!({"channel": "/meta/subscribe", "clientId": bob.id, "subscription": "/v2/me/*"});
-    let unsubscribe = json!({"channel": "/meta/unsubscribe", "clientId": bob.id, "subscription": "/v2/me/*"});
-    let batch: Vec<Value> = (0..32).flat_map(|_| [subscribe.clone(), unsubscribe.clone()]).collect();
+    let subscribe =
+        json!({"channel": "/meta/subscribe", "clientId": bob.id, "subscription": "/v2/me/*"});
+    let unsubscribe =
+        json!({"channel": "/meta/unsubscribe", "clientId": bob.id, "subscription": "/v2/me/*"});
+    let batch: Vec<Value> =
+        (0..32).flat_map(|_| [subscribe.clone(), unsubscribe.clone()]).collect();
     let batch = json!(batch);
     let mut flood = JoinSet::new();
     for _ in 0..100 {
@@ -79,13 +82,9 @@ async fn a_number_that_was_never_given_out_is_not_taken_for_a_complete_replay() 
 #[tokio::test]
 async fn a_close_is_answered_with_a_close() {
     let house = open().await;
-    let (mut socket, _) = open_socket(house.address, upgrade(house.address, Some("meg")))
-        .await
-        .expect("a websocket");
-    let frame = CloseFrame {
-        code: CloseCode::Normal,
-        reason: "bye".into(),
-    };
+    let (mut socket, _) =
+        open_socket(house.address, upgrade(house.address, Some("meg"))).await.expect("a websocket");
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
     socket.send(Message::Close(Some(frame))).await.expect("sent");
     let answer = timeout(PATIENCE, socket.next())
         .await
@@ -101,11 +100,7 @@ async fn a_close_is_answered_with_a_close() {
 
 #[tokio::test]
 async fn a_foreign_page_sends_no_form_and_calls_no_callback_even_with_a_password() {
-    let house = open_with(CometdConfig {
-        callback_polling: true,
-        ..CometdConfig::default()
-    })
-    .await;
+    let house = open_with(CometdConfig { callback_polling: true, ..CometdConfig::default() }).await;
     let message = json!([handshake()]).to_string();
     let encoded: String = form_urlencoded::byte_serialize(message.as_bytes()).collect();
     let form = house
@@ -124,21 +119,16 @@ async fn a_foreign_page_sends_no_form_and_calls_no_callback_even_with_a_password
 
 #[tokio::test]
 async fn an_address_has_so_many_websockets_and_no_more() {
-    let house = open_with(CometdConfig {
-        max_sessions_per_address: 3,
-        ..CometdConfig::default()
-    })
-    .await;
+    let house =
+        open_with(CometdConfig { max_sessions_per_address: 3, ..CometdConfig::default() }).await;
     let mut sockets = Vec::new();
     for _ in 0..3 {
         sockets.push(
-            open_socket(house.address, upgrade(house.address, None))
-                .await
-                .expect("a websocket")
-                .0,
+            open_socket(house.address, upgrade(house.address, None)).await.expect("a websocket").0,
         );
     }
-    let (mut one_more, _) = open_socket(house.address, upgrade(house.address, None)).await.expect("a websocket");
+    let (mut one_more, _) =
+        open_socket(house.address, upgrade(house.address, None)).await.expect("a websocket");
     let close = timeout(PATIENCE, one_more.next())
         .await
         .expect("in time")
@@ -157,7 +147,8 @@ async fn an_address_has_so_many_websockets_and_no_more() {
     assert_eq!(reply(&line.receive().await.expect("open"))["successful"], true);
 }
 
-/// Behind a proxy everybody has one address, unless the proxy is believed; and who has logged in before is not guessing.
+/// Behind a proxy everybody has one address, unless the proxy is believed; and who has logged in
+/// before is not guessing.
 #[tokio::test]
 async fn a_guesser_behind_the_proxy_keeps_nobody_else_out() {
     let house = House::open(Wishes {
@@ -197,7 +188,11 @@ async fn a_guesser_behind_the_proxy_keeps_nobody_else_out() {
         "429::too_many_requests",
         "from where the guesses came"
     );
-    assert_eq!(shake("meg", PASSWORD, "192.0.2.2").await, "fine", "from elsewhere behind the proxy");
+    assert_eq!(
+        shake("meg", PASSWORD, "192.0.2.2").await,
+        "fine",
+        "from elsewhere behind the proxy"
+    );
     assert_eq!(shake("kim", PASSWORD, "192.0.2.1").await, "fine", "that was right before");
     assert_eq!(shake("kim", "wrong", "192.0.2.1").await, "429::too_many_requests");
 }
@@ -205,7 +200,8 @@ async fn a_guesser_behind_the_proxy_keeps_nobody_else_out() {
 #[tokio::test]
 async fn messages_of_a_client_nobody_knows_are_all_answered() {
     let house = open().await;
-    let many: Vec<Value> = (0..64).map(|_| json!({"channel": "/meta/connect", "clientId": "x"})).collect();
+    let many: Vec<Value> =
+        (0..64).map(|_| json!({"channel": "/meta/connect", "clientId": "x"})).collect();
     let answer = say(&house, "meg", &json!(many)).await;
     assert_eq!(answer.len(), 64);
     assert!(answer.iter().all(|reply| reply["error"] == "402::session_unknown"));

@@ -49,15 +49,7 @@ struct Client {
 
 impl Client {
     fn new(user: String, by: By, care: Care) -> Self {
-        Self {
-            user,
-            by,
-            care,
-            id: String::new(),
-            ack: 0,
-            last: -1,
-            heard: Vec::new(),
-        }
+        Self { user, by, care, id: String::new(), ack: 0, last: -1, heard: Vec::new() }
     }
 
     async fn open(&self, house: &House) -> Line {
@@ -78,7 +70,8 @@ impl Client {
                 break id.to_owned();
             }
             // Too many log in at once: it is told when to come again.
-            let interval = reply["advice"]["interval"].as_u64().unwrap_or_else(|| panic!("{reply}"));
+            let interval =
+                reply["advice"]["interval"].as_u64().unwrap_or_else(|| panic!("{reply}"));
             pause(Duration::from_millis(interval)).await;
         };
         self.ack = 0;
@@ -157,7 +150,13 @@ async fn pause(time: Duration) {
     }
 }
 
-async fn trial(house: Arc<House>, mut client: Client, how: Cut, moment: Moment, round: usize) -> Vec<String> {
+async fn trial(
+    house: Arc<House>,
+    mut client: Client,
+    how: Cut,
+    moment: Moment,
+    round: usize,
+) -> Vec<String> {
     let (first, second) = (format!("1{round:04}"), format!("2{round:04}"));
     let mut line = client.open(&house).await;
     client.begin(&mut line).await.expect("nothing is cut yet");
@@ -206,17 +205,22 @@ const TRIALS: usize = 100;
 async fn house_for_trials() -> Arc<House> {
     let house = House::open(Wishes {
         crowd: TRIALS,
-        bayeux: CometdConfig {
-            handshakes_per_address: 10_000,
-            ..CometdConfig::default()
-        },
+        bayeux: CometdConfig { handshakes_per_address: 10_000, ..CometdConfig::default() },
         ..Wishes::default()
     });
     Arc::new(house.await)
 }
 
-/// How many of a hundred clients missed the event. Whoever heard anything twice, or in the wrong order, fails.
-async fn lost(house: &Arc<House>, by: By, care: Care, how: Cut, moment: Moment, round: usize) -> usize {
+/// How many of a hundred clients missed the event. Whoever heard anything twice, or in the wrong
+/// order, fails.
+async fn lost(
+    house: &Arc<House>,
+    by: By,
+    care: Care,
+    how: Cut,
+    moment: Moment,
+    round: usize,
+) -> usize {
     let mut trials = JoinSet::new();
     for number in 0..TRIALS {
         let client = Client::new(format!("crowd{number}"), by, care);
@@ -229,16 +233,22 @@ async fn lost(house: &Arc<House>, by: By, care: Care, how: Cut, moment: Moment, 
         if heard == [second.clone()] {
             lost += 1;
         } else {
-            assert_eq!(heard, [first.clone(), second.clone()], "{by:?} {care:?} {how:?} {moment:?}");
+            assert_eq!(
+                heard,
+                [first.clone(), second.clone()],
+                "{by:?} {care:?} {how:?} {moment:?}"
+            );
         }
     }
     lost
 }
 
-const MOMENTS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(300)];
+const MOMENTS: [Duration; 3] =
+    [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(300)];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g07_and_g08_without_acknowledgements_nothing_is_lost_when_the_cut_comes_before_the_event() {
+async fn g07_and_g08_without_acknowledgements_nothing_is_lost_when_the_cut_comes_before_the_event()
+{
     let house = house_for_trials().await;
     let mut round = 0;
     for by in [By::Poll, By::Socket] {
@@ -246,7 +256,10 @@ async fn g07_and_g08_without_acknowledgements_nothing_is_lost_when_the_cut_comes
             for before in MOMENTS {
                 round += 1;
                 let lost = lost(&house, by, Care::None, how, Moment::Before(before), round).await;
-                assert_eq!(lost, 0, "of {TRIALS}, {by:?} cut by {how:?} {before:?} before the event");
+                assert_eq!(
+                    lost, 0,
+                    "of {TRIALS}, {by:?} cut by {how:?} {before:?} before the event"
+                );
             }
         }
     }
@@ -278,13 +291,11 @@ async fn g07_and_g08_with_replay_nothing_is_lost_or_doubled_wherever_the_cut_com
     nothing_is_lost_or_doubled(Care::Replay).await;
 }
 
-/// What was sent before a cut may be read after what its client has sent since. On one thread nobody reads between the sending and the cut.
+/// What was sent before a cut may be read after what its client has sent since. On one thread
+/// nobody reads between the sending and the cut.
 #[tokio::test]
 async fn what_is_read_when_its_connection_has_gone_takes_nobodys_place() {
-    let house = House::open(Wishes {
-        crowd: 1,
-        ..Wishes::default()
-    });
+    let house = House::open(Wishes { crowd: 1, ..Wishes::default() });
     let house = house.await;
     let mut number = 0;
     for (gone_by, what) in [
@@ -296,7 +307,8 @@ async fn what_is_read_when_its_connection_has_gone_takes_nobodys_place() {
         for by in [By::Poll, By::Socket] {
             for how in [Cut::Fin, Cut::Rst] {
                 number += 1;
-                let case = format!("{by:?} beside a {what} by a {gone_by:?} that is gone by {how:?}");
+                let case =
+                    format!("{by:?} beside a {what} by a {gone_by:?} that is gone by {how:?}");
                 let mut client = Client::new("crowd0".to_owned(), by, Care::None);
                 let mut gone = Line::open(house.address, gone_by, &client.user).await;
                 let mut line = client.open(&house).await;
@@ -318,25 +330,32 @@ async fn what_is_read_when_its_connection_has_gone_takes_nobodys_place() {
                 assert_eq!(client.heard, [number.to_string()], "{case}");
                 let more = json!([{"channel": "/meta/unsubscribe", "clientId": client.id, "subscription": "/x/z"}]);
                 line.send(&more).await;
-                assert!(line.until_reply("/meta/unsubscribe").await.is_some(), "{case}: it is ended");
+                assert!(
+                    line.until_reply("/meta/unsubscribe").await.is_some(),
+                    "{case}: it is ended"
+                );
             }
         }
     }
 }
 
-/// Ten sessions each of two hundred users, half of them polling, cut again and again while 200 events a second happen.
+/// Ten sessions each of two hundred users, half of them polling, cut again and again while 200
+/// events a second happen.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_nothing_and_keep_the_order() {
+async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_nothing_and_keep_the_order()
+ {
     const USERS: usize = 200;
     const EACH: usize = 10;
     const EVENTS: usize = 6_000;
-    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 20_000, 20_000);
+    let _ =
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 20_000, 20_000);
     let house = House::open(Wishes {
         crowd: USERS,
         bayeux: CometdConfig {
             handshakes_per_address: 10_000,
             handshakes_per_user: 1_000,
-            // Each new session of a client that replays leaves the old one behind, until it expires.
+            // Each new session of a client that replays leaves the old one behind, until it
+            // expires.
             max_sessions: 100_000,
             max_sessions_per_address: 100_000,
             ..CometdConfig::default()
@@ -360,7 +379,8 @@ async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_n
             cuts.clone(),
         ));
     }
-    wait::holds("all have begun", PATIENCE * 3, || begun.load(Ordering::SeqCst) >= USERS * EACH).await;
+    wait::holds("all have begun", PATIENCE * 3, || begun.load(Ordering::SeqCst) >= USERS * EACH)
+        .await;
 
     let mut expected = vec![Vec::new(); USERS];
     let mut chance = StdRng::seed_from_u64(7);
@@ -420,7 +440,8 @@ async fn be_cut(
                     }
                     client.go_on(&mut line, &came, "9").await;
                 }
-                // A connection that was cut before may have spoken after this one: the last one wins.
+                // A connection that was cut before may have spoken after this one: the last one
+                // wins.
                 Ok(None) => break Some(Cut::Fin),
                 Err(_) if over.load(Ordering::SeqCst) => break None,
                 Err(_) => break Some(if chance.random() { Cut::Fin } else { Cut::Rst }),
@@ -450,8 +471,10 @@ async fn an_answer_that_was_read_in_part_comes_again_to_a_client_that_acknowledg
     let mut client = Client::new("meg".to_owned(), By::Poll, Care::Ack);
     let mut line = client.open(&house).await;
     client.begin(&mut line).await.expect("open");
-    line.send(&json!([{"channel": "/meta/subscribe", "clientId": client.id, "subscription": "/x/a"}]))
-        .await;
+    line.send(
+        &json!([{"channel": "/meta/subscribe", "clientId": client.id, "subscription": "/x/a"}]),
+    )
+    .await;
     line.until_reply("/meta/subscribe").await.expect("open");
     let writer = Desktop::new(&house, "bob").await;
     writer.publish("/x/a", json!(1)).await;

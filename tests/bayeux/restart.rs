@@ -9,10 +9,7 @@ use undertone::store::{self, Store};
 async fn house(store: &Store) -> House {
     House::open(Wishes {
         store: Some(store.clone()),
-        bayeux: CometdConfig {
-            open_channels: vec!["/x/**".to_owned()],
-            ..CometdConfig::default()
-        },
+        bayeux: CometdConfig { open_channels: vec!["/x/**".to_owned()], ..CometdConfig::default() },
         ..Wishes::default()
     })
     .await
@@ -26,9 +23,8 @@ async fn forward_to(house: &House, number: &str) {
 
 /// What has happened, without the present state.
 fn happened(messages: &[Value]) -> Vec<String> {
-    let numbered = messages
-        .iter()
-        .filter(|message| is_event(message) && message["ext"]["replay"].is_u64());
+    let numbered =
+        messages.iter().filter(|message| is_event(message) && message["ext"]["replay"].is_u64());
     numbered
         .map(|event| event["data"]["devices"][0]["forwardTo"].as_str().unwrap_or("-").to_owned())
         .collect()
@@ -46,11 +42,7 @@ async fn a_client_that_acknowledges_keeps_its_session_and_hears_what_it_had_not_
     let shake = json!([{"channel": "/meta/handshake", "version": "1.0", "ext": {"ack": true}}]);
     let shaken = super::say(&first, "meg", &shake).await;
     let id = shaken[0]["clientId"].as_str().expect("an id").to_owned();
-    let desktop = Desktop {
-        house: &first,
-        user: "meg",
-        id: id.clone(),
-    };
+    let desktop = Desktop { house: &first, user: "meg", id: id.clone() };
     let connect = |ack: i64| json!({"connectionType": "long-polling", "ext": {"ack": ack}, "advice": {"timeout": 3_000}});
     let batch = |answer: &[Value]| reply(answer)["ext"]["ack"].as_i64().expect("a number");
     assert_eq!(desktop.subscribe(&json!("/v2/me/devices")).await["successful"], true);
@@ -71,11 +63,7 @@ async fn a_client_that_acknowledges_keeps_its_session_and_hears_what_it_had_not_
     first.close().await;
 
     let second = house(&store).await;
-    let desktop = Desktop {
-        house: &second,
-        user: "meg",
-        id,
-    };
+    let desktop = Desktop { house: &second, user: "meg", id };
     let answer = desktop.say("/meta/connect", connect(ack)).await;
     assert_eq!(reply(&answer)["successful"], true, "{answer:?}");
     assert_eq!(happened(&answer), ["22", "33"]);
@@ -140,11 +128,7 @@ async fn other_clients_are_told_to_shake_hands_again_and_get_the_present_state()
     let id = Desktop::on(&first, "meg", "/v2/me/devices").await.id.clone();
     first.close().await;
     let second = house(&store).await;
-    let desktop = Desktop {
-        house: &second,
-        user: "meg",
-        id,
-    };
+    let desktop = Desktop { house: &second, user: "meg", id };
     let answer = desktop.connect().await;
     assert_eq!(
         (&answer[0]["error"], &answer[0]["advice"]["reconnect"]),
@@ -156,11 +140,8 @@ async fn other_clients_are_told_to_shake_hands_again_and_get_the_present_state()
 
 #[tokio::test]
 async fn a_full_disk_costs_replays_and_nothing_else() {
-    let house = House::open(Wishes {
-        store: Some(std::sync::Arc::new(Full)),
-        ..Wishes::default()
-    })
-    .await;
+    let house =
+        House::open(Wishes { store: Some(std::sync::Arc::new(Full)), ..Wishes::default() }).await;
     let desktop = Desktop::on(&house, "meg", "/v2/me/devices").await;
     desktop.events(1).await;
     forward_to(&house, "11").await;
@@ -172,7 +153,9 @@ async fn a_full_disk_costs_replays_and_nothing_else() {
     // The disk's answer comes behind the event.
     while complete == true {
         again.say("/meta/unsubscribe", json!({"subscription": "/v2/me/devices"})).await;
-        complete = again.say("/meta/subscribe", subscribe.clone()).await.remove(0)["ext"]["replay"]["complete"].clone();
+        complete = again.say("/meta/subscribe", subscribe.clone()).await.remove(0)["ext"]["replay"]
+            ["complete"]
+            .clone();
     }
     assert_eq!(complete, false, "it says that something is missing");
 }
@@ -181,7 +164,13 @@ async fn a_full_disk_costs_replays_and_nothing_else() {
 struct Full;
 
 impl store::KeyValueStore for Full {
-    fn scan(&self, _: &str, _: &str, _: Option<&str>, _: &mut dyn FnMut(&str, &[u8])) -> Result<(), store::StoreError> {
+    fn scan(
+        &self,
+        _: &str,
+        _: &str,
+        _: Option<&str>,
+        _: &mut dyn FnMut(&str, &[u8]),
+    ) -> Result<(), store::StoreError> {
         Ok(())
     }
 

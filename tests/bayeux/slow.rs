@@ -1,4 +1,5 @@
-//! Clients that take their answers in small pieces: what the kernel does not take at once is finished later, byte for byte.
+//! Clients that take their answers in small pieces: what the kernel does not take at once is
+//! finished later, byte for byte.
 
 use super::{Desktop, data, handshake, open_with, reply};
 use crate::support::front::{House, PATIENCE};
@@ -32,8 +33,7 @@ async fn session(house: &House, by: By) -> (Line, Value) {
     shake["supportedConnectionTypes"] = json!([by.name()]);
     line.send(&json!([shake])).await;
     let id = reply(&line.until_reply("/meta/handshake").await.expect("open"))["clientId"].clone();
-    line.send(&json!([{"channel":"/meta/subscribe","clientId":id,"subscription":"/x/a"}]))
-        .await;
+    line.send(&json!([{"channel":"/meta/subscribe","clientId":id,"subscription":"/x/a"}])).await;
     line.until_reply("/meta/subscribe").await.expect("open");
     let connect = json!([{"channel":"/meta/connect","clientId":id,"connectionType":by.name()}]);
     line.send(&connect).await;
@@ -42,10 +42,7 @@ async fn session(house: &House, by: By) -> (Line, Value) {
 }
 
 fn large(number: usize) -> Value {
-    json!(format!(
-        "{number} {}",
-        char::from(b'a' + (number % 26) as u8).to_string().repeat(LARGE)
-    ))
+    json!(format!("{number} {}", char::from(b'a' + (number % 26) as u8).to_string().repeat(LARGE)))
 }
 
 async fn publish_many(house: &House) {
@@ -89,7 +86,9 @@ async fn a_websocket_gets_every_frame_whole_and_its_pong_between_two() {
             .expect("open")
             .expect("a frame")
         {
-            Message::Text(text) => heard.extend(data(&serde_json::from_str::<Vec<Value>>(&text).expect("an array"))),
+            Message::Text(text) => {
+                heard.extend(data(&serde_json::from_str::<Vec<Value>>(&text).expect("an array")))
+            }
             Message::Pong(said) => {
                 assert_eq!(&said[..], b"still there?");
                 pongs += 1;
@@ -100,13 +99,12 @@ async fn a_websocket_gets_every_frame_whole_and_its_pong_between_two() {
     check(&heard);
     let writer = Desktop::new(&house, "kim").await;
     writer.publish("/x/a", json!("after")).await;
-    let after = timeout(PATIENCE, socket.next())
-        .await
-        .expect("in time")
-        .expect("open")
-        .expect("a frame");
+    let after =
+        timeout(PATIENCE, socket.next()).await.expect("in time").expect("open").expect("a frame");
     assert_eq!(
-        data(&serde_json::from_str::<Vec<Value>>(after.to_text().expect("text")).expect("an array")),
+        data(
+            &serde_json::from_str::<Vec<Value>>(after.to_text().expect("text")).expect("an array")
+        ),
         ["after"]
     );
 }

@@ -1,4 +1,5 @@
-//! The other ways in: forms, callback-polling, HTTP/2; several tabs, acknowledgements, clocks, limits, and the end.
+//! The other ways in: forms, callback-polling, HTTP/2; several tabs, acknowledgements, clocks,
+//! limits, and the end.
 
 use super::{Desktop, ENDPOINT, data, handshake, is_event, open, open_with, reply, say, send};
 use crate::support::front::{House, PASSWORD, PATIENCE, Wishes};
@@ -30,19 +31,17 @@ async fn forms_carry_messages_once_or_several_times() {
         .await
         .expect("JSON");
     let id = shaken[0]["clientId"].as_str().expect("an id");
-    let one = encoded(&json!({"channel": "/meta/subscribe", "clientId": id, "subscription": "/x/a", "id": "1"}).to_string());
-    let two = encoded(&json!([{"channel": "/x/a", "clientId": id, "data": "ü+ &=%", "id": "2"}]).to_string());
-    let both: Value = form(format!("message={one}&other=x&message={two}"))
-        .await
-        .json()
-        .await
-        .expect("JSON");
+    let one = encoded(
+        &json!({"channel": "/meta/subscribe", "clientId": id, "subscription": "/x/a", "id": "1"})
+            .to_string(),
+    );
+    let two = encoded(
+        &json!([{"channel": "/x/a", "clientId": id, "data": "ü+ &=%", "id": "2"}]).to_string(),
+    );
+    let both: Value =
+        form(format!("message={one}&other=x&message={two}")).await.json().await.expect("JSON");
     assert_eq!((&both[0]["id"], &both[1]["id"]), (&json!("1"), &json!("2")));
-    let desktop = Desktop {
-        house: &house,
-        user: "meg",
-        id: id.to_owned(),
-    };
+    let desktop = Desktop { house: &house, user: "meg", id: id.to_owned() };
     assert_eq!(data(&desktop.connect().await), [json!("ü+ &=%")]);
     for body in ["", "message=", "message=%7B", "message=[]", "jsonp=x"] {
         assert_eq!(form(body.to_owned()).await.status(), StatusCode::BAD_REQUEST, "{body}");
@@ -50,11 +49,7 @@ async fn forms_carry_messages_once_or_several_times() {
 }
 
 async fn with_callbacks() -> House {
-    open_with(CometdConfig {
-        callback_polling: true,
-        ..CometdConfig::default()
-    })
-    .await
+    open_with(CometdConfig { callback_polling: true, ..CometdConfig::default() }).await
 }
 
 fn callback_url(name: &str, messages: &Value) -> String {
@@ -65,11 +60,14 @@ fn callback_url(name: &str, messages: &Value) -> String {
 async fn c36_a_callback_is_called_with_the_answer() {
     let house = with_callbacks().await;
     let call = async |messages: Value| {
-        let request = house.getting(&callback_url("cb", &messages)).basic_auth("meg", Some(PASSWORD));
+        let request =
+            house.getting(&callback_url("cb", &messages)).basic_auth("meg", Some(PASSWORD));
         let response = request.send().await.expect("an answer");
         assert_eq!(response.status(), StatusCode::OK);
         let headers = response.headers().clone();
-        assert!(headers[header::CONTENT_TYPE].to_str().expect("text").starts_with("text/javascript"));
+        assert!(
+            headers[header::CONTENT_TYPE].to_str().expect("text").starts_with("text/javascript")
+        );
         assert_eq!(headers[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
         assert_eq!(headers[header::CONTENT_DISPOSITION], "attachment; filename=f.txt");
         let script = response.text().await.expect("a script");
@@ -79,13 +77,17 @@ async fn c36_a_callback_is_called_with_the_answer() {
             .expect("a call");
         serde_json::from_str::<Vec<Value>>(json).expect("an array")
     };
-    let shaken = call(json!([{"channel": "/meta/handshake", "supportedConnectionTypes": ["callback-polling"]}])).await;
+    let shaken = call(
+        json!([{"channel": "/meta/handshake", "supportedConnectionTypes": ["callback-polling"]}]),
+    )
+    .await;
     assert_eq!(
         shaken[0]["supportedConnectionTypes"],
         json!(["websocket", "long-polling", "callback-polling"])
     );
     let id = shaken[0]["clientId"].clone();
-    let connect = json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "callback-polling"}]);
+    let connect =
+        json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "callback-polling"}]);
     call(connect.clone()).await;
     call(json!([{"channel": "/meta/subscribe", "clientId": id, "subscription": "/x/a"}])).await;
     Desktop::new(&house, "bob").await.publish("/x/a", json!("a\u{2028}b")).await;
@@ -111,7 +113,8 @@ async fn d13_a_callback_is_a_plain_name_and_never_answers_a_cookie_and_is_off_un
     let browser = house.browser();
     let login = browser.get(house.url("/api/v2/me")).basic_auth("meg", Some(PASSWORD));
     assert_eq!(login.send().await.expect("an answer").status(), StatusCode::OK);
-    let by_cookie = browser.get(house.url(&callback_url("cb", &shake))).send().await.expect("an answer");
+    let by_cookie =
+        browser.get(house.url(&callback_url("cb", &shake))).send().await.expect("an answer");
     assert_eq!(by_cookie.status(), StatusCode::FORBIDDEN);
 
     let house = open().await;
@@ -130,7 +133,8 @@ async fn http_2_carries_as_many_held_connects_as_there_are_tabs() {
         .build()
         .expect("a client");
     let say = async |messages: Value| {
-        let request = browser.post(house.url(ENDPOINT)).basic_auth("meg", Some(PASSWORD)).json(&messages);
+        let request =
+            browser.post(house.url(ENDPOINT)).basic_auth("meg", Some(PASSWORD)).json(&messages);
         let response = request.send().await.expect("an answer");
         assert_eq!(response.version(), reqwest::Version::HTTP_2);
         response.json::<Vec<Value>>().await.expect("an array")
@@ -139,18 +143,14 @@ async fn http_2_carries_as_many_held_connects_as_there_are_tabs() {
     let mut tabs = JoinSet::new();
     for count in 1..=3 {
         let id = say(json!([handshake()])).await[0]["clientId"].clone();
-        let connect = json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "long-polling"}]);
+        let connect =
+            json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "long-polling"}]);
         say(connect.clone()).await;
         say(json!([{"channel": "/meta/subscribe", "clientId": id, "subscription": "/x/a"}])).await;
-        let request = browser.post(house.url(ENDPOINT)).basic_auth("meg", Some(PASSWORD)).json(&connect);
+        let request =
+            browser.post(house.url(ENDPOINT)).basic_auth("meg", Some(PASSWORD)).json(&connect);
         tabs.spawn(async move {
-            request
-                .send()
-                .await
-                .expect("an answer")
-                .json::<Vec<Value>>()
-                .await
-                .expect("an array")
+            request.send().await.expect("an answer").json::<Vec<Value>>().await.expect("an array")
         });
         let held = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held == count)).await;
         drop(held.expect("held in time").expect("a hub"));
@@ -165,7 +165,9 @@ async fn http_2_carries_as_many_held_connects_as_there_are_tabs() {
 async fn c37_a_second_tab_polls_until_the_first_makes_room() {
     let house = open().await;
     let browser = house.browser();
-    let sending = |messages: Value| browser.post(house.url(ENDPOINT)).basic_auth("meg", Some(PASSWORD)).json(&messages);
+    let sending = |messages: Value| {
+        browser.post(house.url(ENDPOINT)).basic_auth("meg", Some(PASSWORD)).json(&messages)
+    };
     let connect = |id: &Value| json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "long-polling"}]);
     let mut tabs = Vec::new();
     for _ in 0..2 {
@@ -180,7 +182,10 @@ async fn c37_a_second_tab_polls_until_the_first_makes_room() {
     let second = send(sending(connect(&tabs[1]))).await;
     assert_eq!(second[0]["successful"], true);
     let advice = &second[0]["advice"];
-    assert_eq!((&advice["multiple-clients"], &advice["reconnect"]), (&json!(true), &json!("retry")));
+    assert_eq!(
+        (&advice["multiple-clients"], &advice["reconnect"]),
+        (&json!(true), &json!("retry"))
+    );
     assert!(advice["interval"].as_u64() > Some(0));
     send(sending(json!([{"channel": "/meta/disconnect", "clientId": tabs[0]}]))).await;
     first.await.expect("an answer");
@@ -266,7 +271,9 @@ async fn g06_a_preflight_is_answered_on_the_whole_subtree_for_allowed_origins_on
         };
         let allowed = ask("https://desk.example").await;
         assert!(allowed.status().is_success(), "{path}");
-        let value = |name: header::HeaderName| allowed.headers()[name].to_str().expect("text").to_ascii_lowercase();
+        let value = |name: header::HeaderName| {
+            allowed.headers()[name].to_str().expect("text").to_ascii_lowercase()
+        };
         assert_eq!(value(header::ACCESS_CONTROL_ALLOW_ORIGIN), "https://desk.example");
         assert_eq!(value(header::ACCESS_CONTROL_ALLOW_CREDENTIALS), "true");
         assert!(value(header::ACCESS_CONTROL_ALLOW_METHODS).contains("post"));
@@ -274,7 +281,10 @@ async fn g06_a_preflight_is_answered_on_the_whole_subtree_for_allowed_origins_on
         assert!(value(header::VARY).contains("origin"));
         let foreign = ask("https://evil").await;
         assert!(!foreign.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN), "{path}");
-        assert!(!foreign.headers().contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS), "{path}");
+        assert!(
+            !foreign.headers().contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS),
+            "{path}"
+        );
     }
 }
 
@@ -293,7 +303,8 @@ async fn g09_going_down_answers_a_thousand_held_polls_and_spreads_their_return()
         let mut line = Line::open(house.address, By::Poll, "meg").await;
         line.send(&json!([handshake()])).await;
         let id = line.receive().await.expect("open")[0]["clientId"].clone();
-        let connect = json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "long-polling"}]);
+        let connect =
+            json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "long-polling"}]);
         line.send(&connect).await;
         line.receive().await.expect("open");
         line.send(&connect).await;
@@ -306,7 +317,10 @@ async fn g09_going_down_answers_a_thousand_held_polls_and_spreads_their_return()
     while let Some(answer) = polls.join_next().await {
         let answer = answer.expect("a task").expect("200, and no connection was reset");
         let advice = &answer[0]["advice"];
-        assert_eq!((&answer[0]["successful"], &advice["reconnect"]), (&json!(true), &json!("retry")));
+        assert_eq!(
+            (&answer[0]["successful"], &advice["reconnect"]),
+            (&json!(true), &json!("retry"))
+        );
         intervals.push(advice["interval"].as_u64().expect("milliseconds"));
     }
     intervals.sort_unstable();
@@ -343,7 +357,8 @@ async fn what_is_too_much_is_said_and_ends_nobody_elses_session() {
     for _ in 0..10 {
         answers.push(say(&house, "meg", &json!([handshake()])).await.remove(0));
     }
-    let refused: Vec<&Value> = answers.iter().filter(|answer| answer["successful"] == false).collect();
+    let refused: Vec<&Value> =
+        answers.iter().filter(|answer| answer["successful"] == false).collect();
     assert!(!refused.is_empty());
     for answer in refused {
         assert_eq!(
@@ -379,10 +394,8 @@ async fn the_cookie_says_what_the_configuration_says() {
         ..Wishes::default()
     })
     .await;
-    let request = house
-        .posting(ENDPOINT)
-        .basic_auth("meg", Some(PASSWORD))
-        .json(&json!([handshake()]));
+    let request =
+        house.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&json!([handshake()]));
     let response = request.send().await.expect("an answer");
     let cookies = response.headers().get_all(header::SET_COOKIE).iter();
     let cookie = cookies
@@ -423,20 +436,29 @@ async fn whoever_fails_to_log_in_too_often_is_told_in_cometds_words_when_to_come
     assert_eq!(answers[0].0, "403::handshake_denied");
     for (error, advice) in &answers[2..] {
         assert_eq!(*error, "429::too_many_requests");
-        assert_eq!((&advice["reconnect"], &advice["interval"]), (&json!("handshake"), &json!(10_000)));
+        assert_eq!(
+            (&advice["reconnect"], &advice["interval"]),
+            (&json!("handshake"), &json!(10_000))
+        );
     }
 }
 
-/// The short way in and the HTTP library answer the same; only the library, which serves browsers' pages, names its answers.
+/// The short way in and the HTTP library answer the same; only the library, which serves browsers'
+/// pages, names its answers.
 #[tokio::test]
-async fn a_plain_poll_takes_the_short_way_and_anything_else_the_librarys_and_both_are_answered_alike() {
+async fn a_plain_poll_takes_the_short_way_and_anything_else_the_librarys_and_both_are_answered_alike()
+ {
     let house = open().await;
     let head = format!(
         "POST {ENDPOINT} HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\nContent-Type: application/json\r\n",
         crate::support::line::basic("meg")
     );
     let body = r#"[{"channel":"/meta/connect","clientId":"unknown"}]"#;
-    let ask_on = async |socket: &mut tokio::net::TcpStream, read: &mut Vec<u8>, request: String, pieces: usize| -> (Vec<String>, String) {
+    let ask_on = async |socket: &mut tokio::net::TcpStream,
+                        read: &mut Vec<u8>,
+                        request: String,
+                        pieces: usize|
+           -> (Vec<String>, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         for piece in request.as_bytes().chunks(request.len() / pieces + 1) {
             socket.write_all(piece).await.expect("sent");
@@ -456,8 +478,9 @@ async fn a_plain_poll_takes_the_short_way_and_anything_else_the_librarys_and_bot
             assert_ne!(socket.read_buf(read).await.expect("read"), 0, "{text}");
         }
     };
-    let ask =
-        async |socket: &mut tokio::net::TcpStream, request: String, pieces: usize| ask_on(socket, &mut Vec::new(), request, pieces).await;
+    let ask = async |socket: &mut tokio::net::TcpStream, request: String, pieces: usize| {
+        ask_on(socket, &mut Vec::new(), request, pieces).await
+    };
     let mut socket = tokio::net::TcpStream::connect(house.address).await.expect("a connection");
     let short = |more: &str| format!("{head}{more}Content-Length: {}\r\n\r\n{body}", body.len());
     let is_named = |lines: &[String]| lines.iter().any(|line| line.starts_with("x-request-id:"));
@@ -469,7 +492,8 @@ async fn a_plain_poll_takes_the_short_way_and_anything_else_the_librarys_and_bot
     assert!(is_named(&other), "{other:?}");
     assert_eq!(plain_body, other_body);
     let names = |lines: &[String]| -> std::collections::BTreeSet<String> {
-        let names = lines[1..].iter().map(|line| line.split(':').next().unwrap_or_default().to_owned());
+        let names =
+            lines[1..].iter().map(|line| line.split(':').next().unwrap_or_default().to_owned());
         names
             .filter(|name| name != "x-request-id" && name != "access-control-expose-headers")
             .collect()

@@ -10,12 +10,20 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use undertone::cometd::CometdConfig;
 
 /// A session on a socket of its own, connected once and subscribed.
-pub(crate) async fn session(house: &House, user: &str, channel: &str, ext: Value) -> (Line, String) {
+pub(crate) async fn session(
+    house: &House,
+    user: &str,
+    channel: &str,
+    ext: Value,
+) -> (Line, String) {
     let mut line = Line::open(house.address, By::Socket, user).await;
     let id = shake(&mut line, ext).await;
     line.send(&json!([{"channel": "/meta/subscribe", "clientId": id, "subscription": channel}]))
         .await;
-    assert_eq!(reply(&line.until_reply("/meta/subscribe").await.expect("open"))["successful"], true);
+    assert_eq!(
+        reply(&line.until_reply("/meta/subscribe").await.expect("open"))["successful"],
+        true
+    );
     line.send(&connect(&id, json!({}))).await;
     line.until_reply("/meta/connect").await.expect("open");
     (line, id)
@@ -75,11 +83,7 @@ async fn c38_handshake_connect_and_subscribe_on_one_socket() {
 #[tokio::test]
 async fn c39_an_event_is_pushed_at_once_and_the_connect_stays_held() {
     let hold = std::time::Duration::from_millis(500);
-    let house = open_with(CometdConfig {
-        hold,
-        ..CometdConfig::default()
-    })
-    .await;
+    let house = open_with(CometdConfig { hold, ..CometdConfig::default() }).await;
     let (mut line, id) = session(&house, "meg", "/x/a", json!({})).await;
     let began = undertone::clock::instant();
     line.send(&connect(&id, json!({}))).await;
@@ -165,7 +169,8 @@ async fn g06_and_d11_a_foreign_page_opens_no_socket_even_with_a_valid_cookie() {
     assert_eq!(upgraded(None, Some("meg")).await, 101);
     assert_eq!(upgraded(None, None).await, 101, "who it is, the handshake asks");
 
-    let login = house.getting("/api/v2/me").basic_auth("meg", Some(crate::support::front::PASSWORD));
+    let login =
+        house.getting("/api/v2/me").basic_auth("meg", Some(crate::support::front::PASSWORD));
     let login = login.send().await.expect("an answer");
     let cookie = login.headers()["set-cookie"]
         .to_str()
@@ -184,7 +189,8 @@ async fn g06_and_d11_a_foreign_page_opens_no_socket_even_with_a_valid_cookie() {
 #[tokio::test]
 async fn a_handshake_of_nobody_is_denied_on_a_socket_too() {
     let house = open().await;
-    let (mut socket, response) = open_socket(house.address, upgrade(house.address, None)).await.expect("a websocket");
+    let (mut socket, response) =
+        open_socket(house.address, upgrade(house.address, None)).await.expect("a websocket");
     assert!(!response.headers().contains_key("set-cookie"), "only a handshake over HTTP sets it");
     socket.send(Message::text(json!([handshake()]).to_string())).await.expect("sent");
     let answer = socket.next().await.expect("a frame").expect("text");
@@ -226,8 +232,7 @@ async fn bad_frames_get_a_reply_or_a_close_code_and_end_nobody_elses_session() {
     let many: Vec<Value> = (0..65).map(|_| json!({"channel": "/x/a"})).collect();
     line.send(&json!(many)).await;
     assert_eq!(line.receive().await.expect("a reply")[0]["error"], "413::too_many_messages");
-    line.send(&json!([{"channel": "/meta/connect", "id": "9", "clientId": "unknown"}]))
-        .await;
+    line.send(&json!([{"channel": "/meta/connect", "id": "9", "clientId": "unknown"}])).await;
     let reply = line.receive().await.expect("a reply").remove(0);
     assert_eq!(
         (&reply["error"], &reply["advice"]["reconnect"]),
@@ -263,7 +268,9 @@ async fn a_client_that_does_not_read_loses_its_session_and_slows_nobody() {
         assert!(number < 5_000, "it is never too much");
         writer.publish("/x/a", json!(format!("{number} {large}"))).await;
         let event = quick.receive().await.expect("an event");
-        assert!(data(&event)[0].as_str().is_some_and(|text| text.starts_with(&format!("{number} "))));
+        assert!(
+            data(&event)[0].as_str().is_some_and(|text| text.starts_with(&format!("{number} ")))
+        );
     }
     drop(slow);
 }
@@ -283,14 +290,9 @@ async fn going_down_closes_sockets_after_telling_them_when_to_come_back() {
 
 #[tokio::test]
 async fn where_websockets_are_not_offered_the_upgrade_fails_at_once() {
-    let house = open_with(CometdConfig {
-        websocket: false,
-        ..CometdConfig::default()
-    })
-    .await;
-    let refused = open_socket(house.address, upgrade(house.address, Some("meg")))
-        .await
-        .expect_err("refused");
+    let house = open_with(CometdConfig { websocket: false, ..CometdConfig::default() }).await;
+    let refused =
+        open_socket(house.address, upgrade(house.address, Some("meg"))).await.expect_err("refused");
     assert!(matches!(refused, Error::Http(response) if response.status() == 403));
     let shaken = super::say(&house, "meg", &json!([handshake()])).await;
     assert_eq!(shaken[0]["supportedConnectionTypes"], json!(["long-polling"]));

@@ -9,7 +9,9 @@ use undertone::gateway::task::GatewayHandle;
 use undertone::gateway::{DeviceEntry, Directory, GatewayConfig, Group, User};
 use undertone::grpc;
 use undertone::media::MediaConfig;
-use undertone::model::{Activity, CallId, Command, CommandContext, DeviceId, Feature, Mode, Number, Reason, Role, Scope};
+use undertone::model::{
+    Activity, CallId, Command, CommandContext, DeviceId, Feature, Mode, Number, Reason, Role, Scope,
+};
 use undertone::sip;
 use undertone::sip::b2bua::{AccountKind, B2buaConfig};
 use undertone::sip::config::ListenAddress;
@@ -34,7 +36,9 @@ async fn the_gateway_keeps_the_contract_that_it_consumes() {
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
     let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
-    let desk = GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory()).unwrap();
+    let desk =
+        GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
+            .unwrap();
     desk.readiness().wait_for(|ready| *ready).await.unwrap();
     suite(in_process(grpc::serve(desk)), ByHand::new(simulated, true)).await;
     let audited = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
@@ -47,7 +51,9 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
     let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
-    let desk = GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory()).unwrap();
+    let desk =
+        GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
+            .unwrap();
     desk.readiness().wait_for(|ready| *ready).await.unwrap();
     let client = TelephonyClient::new(in_process(grpc::serve(desk)));
     let coach = |supervisor: &str| Command::StartMonitoring {
@@ -77,11 +83,14 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
     );
 }
 
-/// `TELEPHONY_URL=http://…` names a backend of another make. `TELEPHONY_HOUSE` names its devices and users, separated by commas:
-/// supervisor, his user, second supervisor, his user, agent, his user, other agent. It has to be idle. Without phones, what needs none.
+/// `TELEPHONY_URL=http://…` names a backend of another make. `TELEPHONY_HOUSE` names its devices
+/// and users, separated by commas: supervisor, his user, second supervisor, his user, agent, his
+/// user, other agent. It has to be idle. Without phones, what needs none.
 #[tokio::test]
 async fn the_backend_at_telephony_url_keeps_the_contract() {
-    let Ok(url) = std::env::var("TELEPHONY_URL") else { return };
+    let Ok(url) = std::env::var("TELEPHONY_URL") else {
+        return;
+    };
     let named = std::env::var("TELEPHONY_HOUSE").unwrap_or_else(|_| {
         "efelab32-53f9-43ce-b65e-5768c61f7d4a,supervisor,efelab32-53f9-43ce-b65e-5768c61f7d4b,supervisor2,\
          9c14cad7-17c4-48d0-8492-7cf0ff92c224,agent,9c14cad7-17c4-48d0-8492-7cf0ff92c225"
@@ -137,18 +146,17 @@ async fn the_gateway_keeps_the_contract_over_the_sip_backend() {
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
     let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
-    let desk = GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory()).unwrap();
+    let desk =
+        GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
+            .unwrap();
     desk.readiness().wait_for(|ready| *ready).await.unwrap();
     suite(in_process(grpc::serve(desk)), Behind(wire)).await;
 }
 
 impl OnTheWire {
     async fn start() -> (TelephonyServer<TelephonyService>, Self) {
-        let mut accounts: Vec<_> = house()
-            .devices
-            .into_iter()
-            .map(|device| account(device.id, device.number))
-            .collect();
+        let mut accounts: Vec<_> =
+            house().devices.into_iter().map(|device| account(device.id, device.number)).collect();
         accounts.push(sip::config::SipAccount {
             kind: AccountKind::Customer,
             ..account("customer-phone".into(), "7001".into())
@@ -159,22 +167,16 @@ impl OnTheWire {
                 accounts,
                 ..Default::default()
             },
-            b2bua: B2buaConfig {
-                supervision: house().supervision,
-                ..Default::default()
-            },
-            media: MediaConfig {
-                ports: None,
-                workers: 1,
-                ..Default::default()
-            },
+            b2bua: B2buaConfig { supervision: house().supervision, ..Default::default() },
+            media: MediaConfig { ports: None, workers: 1, ..Default::default() },
         };
         let (server, backend) = sip::backend::start(config, store::in_memory()).await.unwrap();
         let address = backend.local_addr(Protocol::Udp).unwrap();
         let phone = async |number: &str, hz: f32, answer: AnswerPolicy| {
-            let phone = Phone::start(PhoneConfig::new(number, "secret", address, hz).answering(answer))
-                .await
-                .unwrap();
+            let phone =
+                Phone::start(PhoneConfig::new(number, "secret", address, hz).answering(answer))
+                    .await
+                    .unwrap();
             phone.register().await.unwrap();
             phone
         };
@@ -204,7 +206,8 @@ impl Ways for OnTheWire {
 
     async fn agent_answers(&mut self, _: &CallId) {
         // The fact that his phone rings may be here before the INVITE is at the phone.
-        let answered = wait::found(crate::support::floor::SOON, async || self.agent.answer().await.ok()).await;
+        let answered =
+            wait::found(crate::support::floor::SOON, async || self.agent.answer().await.ok()).await;
         answered.expect("answered in time");
     }
 

@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
 use undertone::model::{
-    Activity, CallId, Capabilities, Command, CommandContext, DeviceId, Fact, Mode, MonitorState, Reason, Refusal, Scope,
+    Activity, CallId, Capabilities, Command, CommandContext, DeviceId, Fact, Mode, MonitorState,
+    Reason, Refusal, Scope,
 };
 use undertone::supervision;
 use undertone::telephony::connection::{in_process, line, remote};
@@ -79,7 +80,9 @@ async fn a_backend_that_restarts_is_read_anew() {
     let first = tokio::spawn(
         router(server, watch::Sender::new(true).subscribe(), false)
             .await
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async { drop(ended.await) }),
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+                drop(ended.await)
+            }),
     );
     let mut line = line(remote(&format!("http://{}", wire.address)).unwrap());
     until_complete(&mut line).await;
@@ -114,9 +117,12 @@ async fn the_router_answers_health_checks_as_long_as_it_is_ready() {
     for service in ["", "undertone.telephony.v1.Telephony"] {
         let request = HealthCheckRequest { service: service.into() };
         let mut watched = health.watch(request).await.unwrap().into_inner();
-        for (is_ready, expected) in [(true, ServingStatus::Serving), (false, ServingStatus::NotServing)] {
+        for (is_ready, expected) in
+            [(true, ServingStatus::Serving), (false, ServingStatus::NotServing)]
+        {
             ready.send_replace(is_ready);
-            let answer = async { while watched.message().await.unwrap().unwrap().status() != expected {} };
+            let answer =
+                async { while watched.message().await.unwrap().unwrap().status() != expected {} };
             timeout(PATIENCE, answer).await.expect("health follows what is ready");
         }
     }
@@ -156,7 +162,10 @@ async fn a_supervisor_who_never_answers_is_given_up_after_twenty_seconds() {
     let call = talk(&simulated).await;
     place(&line, coach(Scope::Call)).await.unwrap();
     let state = || simulated.facts().monitor(&"meg-phone".into()).unwrap().state;
-    tokio::time::sleep(supervision::SupervisionConfig::default().invite_timeout - Duration::from_secs(1)).await;
+    tokio::time::sleep(
+        supervision::SupervisionConfig::default().invite_timeout - Duration::from_secs(1),
+    )
+    .await;
     assert_eq!(state(), MonitorState::Inviting { call: call.clone() });
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(state(), MonitorState::Armed);
@@ -167,14 +176,14 @@ async fn a_supervisor_who_never_answers_is_given_up_after_twenty_seconds() {
 async fn forwarding_and_do_not_disturb_act_before_a_phone_rings() {
     let (server, simulated) = simulated::start(house());
     let line = line(in_process(server));
-    let forward = Command::SetForwarding {
-        device: "bob-phone".into(),
-        to: Some("5002".into()),
-    };
+    let forward = Command::SetForwarding { device: "bob-phone".into(), to: Some("5002".into()) };
     place(&line, forward).await.unwrap();
     let call = simulated.customer_calls("7001", "5001").await.unwrap();
     let fact = simulated.facts().call(&call).unwrap();
-    assert!(fact.party_of(&"eve-phone".into()).is_some() && fact.party_of(&"bob-phone".into()).is_none());
+    assert!(
+        fact.party_of(&"eve-phone".into()).is_some()
+            && fact.party_of(&"bob-phone".into()).is_none()
+    );
     place(&line, dnd("eve-phone", true)).await.unwrap();
     let refused = simulated.customer_calls("7001", "5001").await.unwrap_err();
     assert_eq!(refused.reason, Reason::InvalidState);
@@ -185,35 +194,18 @@ async fn an_agent_dials_holds_and_retrieves() {
     let (server, simulated) = simulated::start(house());
     let line = line(in_process(server));
     let device = DeviceId::from("bob-phone");
-    let dial = Command::Dial {
-        device: device.clone(),
-        destination: "7001".into(),
-    };
+    let dial = Command::Dial { device: device.clone(), destination: "7001".into() };
     place(&line, dial.clone()).await.unwrap();
     assert_eq!(place(&line, dial).await.unwrap_err().reason, Reason::InvalidState);
     let call = CallId::from("simulated-1");
-    let hold = Command::Hold {
-        device: device.clone(),
-        call: call.clone(),
-    };
+    let hold = Command::Hold { device: device.clone(), call: call.clone() };
     assert_eq!(place(&line, hold.clone()).await.unwrap_err().reason, Reason::InvalidState);
     simulated.customer_answers(&call).await.unwrap();
     place(&line, hold.clone()).await.unwrap();
     assert_eq!(place(&line, hold).await.unwrap_err().reason, Reason::InvalidState);
-    let retrieve = Command::Retrieve {
-        device: device.clone(),
-        call: call.clone(),
-    };
+    let retrieve = Command::Retrieve { device: device.clone(), call: call.clone() };
     place(&line, retrieve).await.unwrap();
-    place(
-        &line,
-        Command::Hangup {
-            device,
-            call: call.clone(),
-        },
-    )
-    .await
-    .unwrap();
+    place(&line, Command::Hangup { device, call: call.clone() }).await.unwrap();
     assert_eq!(simulated.facts().call(&call), None);
 }
 
@@ -229,11 +221,7 @@ async fn heard(simulated: &Simulated, call: &CallId) -> Option<Heard> {
 }
 
 fn coached(coached: Option<&str>) -> Heard {
-    Heard {
-        activity: Activity::Coach,
-        coached: coached.map(DeviceId::from),
-        takeover: false,
-    }
+    Heard { activity: Activity::Coach, coached: coached.map(DeviceId::from), takeover: false }
 }
 
 fn coach(scope: Scope) -> Command {
@@ -310,7 +298,9 @@ async fn carry(mut near: TcpStream, server: SocketAddr, mut whole: watch::Receiv
     if !*whole.borrow_and_update() {
         return;
     }
-    let Ok(mut far) = TcpStream::connect(server).await else { return };
+    let Ok(mut far) = TcpStream::connect(server).await else {
+        return;
+    };
     tokio::select! {
         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
         _ = whole.changed() => {}

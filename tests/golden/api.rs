@@ -8,12 +8,7 @@ use std::collections::BTreeSet;
 const USER_STATES: [(&str, &str, &str, Option<&str>); 5] = [
     ("Ready", "9430250E-0A1B-421F-B372-F29E69366DED", "Ready", None),
     ("Not Ready", "900D55CC-2BB0-431F-8BF9-D3525B383BE6", "NotReady", None),
-    (
-        "AfterCallWork",
-        "D3663509-3D82-4DD3-A82E-2EA8EFA02AEF",
-        "NotReady",
-        Some("AfterCallWork"),
-    ),
+    ("AfterCallWork", "D3663509-3D82-4DD3-A82E-2EA8EFA02AEF", "NotReady", Some("AfterCallWork")),
     ("AuxWork", "2B36138D-C564-4562-A8CB-3C32D564F296", "NotReady", Some("AuxWork")),
     ("Offline", "0F7F5003-EF26-4D13-A6Ef-D0C7EC819BEB", "LoggedOut", None),
 ];
@@ -63,7 +58,8 @@ fn device(account: Account, shown: &Value) {
     let offers = |word: &str| capabilities.iter().filter(|offered| *offered == word).count() == 1;
     assert_eq!(offers("DoNotDisturbOff"), shown["doNotDisturb"] == "On", "{shown:#}");
     assert_eq!(offers("DoNotDisturbOn"), shown["doNotDisturb"] == "Off", "{shown:#}");
-    let (forwards, monitors) = (shown.get("forwardTo").is_some(), shown.get("supervisorMonitoringState"));
+    let (forwards, monitors) =
+        (shown.get("forwardTo").is_some(), shown.get("supervisorMonitoringState"));
     assert_eq!(
         (offers("ForwardCallsOff"), offers("ForwardCallsOn")),
         (forwards, !forwards),
@@ -91,7 +87,10 @@ fn call(account: Account, leg: &Value) {
     assert_eq!(leg["id"], leg["callUuid"]);
     let (id, path) = (leg["id"].as_str().unwrap(), leg["path"].as_str().unwrap());
     assert_eq!(path, format!("/calls/{id}"));
-    assert!(leg["uri"].as_str().unwrap().ends_with(path) && leg["deviceUri"].as_str().unwrap().ends_with(account.device));
+    assert!(
+        leg["uri"].as_str().unwrap().ends_with(path)
+            && leg["deviceUri"].as_str().unwrap().ends_with(account.device)
+    );
     for participant in leg["participants"].as_array().unwrap() {
         has(participant, "e164Number formattedPhoneNumber phoneNumber digits", "");
         assert_ne!(participant["phoneNumber"], account.number, "never himself: {leg:#}");
@@ -105,7 +104,11 @@ fn call(account: Account, leg: &Value) {
     match leg["state"].as_str().unwrap() {
         "Released" => assert!(capabilities.is_empty() && activity.is_none(), "{leg:#}"),
         "Established" if is_supervisor(account) => {
-            assert_eq!(leg["mute"], if activity == Some("ListenIn") { "On" } else { "Off" }, "{leg:#}");
+            assert_eq!(
+                leg["mute"],
+                if activity == Some("ListenIn") { "On" } else { "Off" },
+                "{leg:#}"
+            );
             for other in ACTIVITIES {
                 assert_eq!(offers(&format!("SwitchTo{other}")), activity != Some(other), "{leg:#}");
             }
@@ -115,7 +118,10 @@ fn call(account: Account, leg: &Value) {
         }
         "Dialing" | "Ringing" | "Established" | "Held" => {
             assert!(offers("Hangup"), "{leg:#}");
-            assert!(activity.is_none() || is_supervisor(account) || leg["state"] != "Ringing", "{leg:#}");
+            assert!(
+                activity.is_none() || is_supervisor(account) || leg["state"] != "Ringing",
+                "{leg:#}"
+            );
         }
         other => panic!("{other}"),
     }

@@ -1,4 +1,5 @@
-//! A scenario with the whole product and real phones: each step's messages, compared with what is written down.
+//! A scenario with the whole product and real phones: each step's messages, compared with what is
+//! written down.
 
 use super::api;
 use crate::support::desktop::{Audience, sort};
@@ -29,7 +30,8 @@ pub(super) struct Story {
 }
 
 impl Story {
-    /// Everybody's phone is registered, everybody has logged in and subscribed. `name` is the test's.
+    /// Everybody's phone is registered, everybody has logged in and subscribed. `name` is the
+    /// test's.
     pub(super) async fn begin(name: &'static str) -> Story {
         let mut story = Story::before_log_in(name).await;
         let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
@@ -43,7 +45,8 @@ impl Story {
     /// The same, and nobody has opened a contact-centre session yet.
     pub(super) async fn before_log_in(name: &'static str) -> Story {
         let house = House::configured(&bystander()).await;
-        let phone = async |account, hz| talk::phone(account, house.sip, hz, AnswerPolicy::ByHeader).await;
+        let phone =
+            async |account, hz| talk::phone(account, house.sip, hz, AnswerPolicy::ByHeader).await;
         let customer = phone(CUSTOMER, 437.0).await;
         let agent = phone(AGENT, 613.0).await;
         let colleague = phone(COLLEAGUE, 743.0).await;
@@ -86,8 +89,9 @@ impl Story {
         self.house.post(account, &format!("/me/calls/{id}"), body).await;
     }
 
-    /// The step is over when each of these users has been told a message with that in its data. Everything that everybody has been told in
-    /// it is as written down, and what he can read is what he was told last.
+    /// The step is over when each of these users has been told a message with that in its data.
+    /// Everything that everybody has been told in it is as written down, and what he can read is
+    /// what he was told last.
     pub(super) async fn told(&mut self, step: &str, until: &[(Account, Value)]) {
         for (account, data) in until {
             self.audience.of(*account).until(data).await;
@@ -97,7 +101,8 @@ impl Story {
         for desktop in &mut self.audience.desktops {
             let told = desktop.take();
             told.iter().for_each(|message| api::check(desktop.account, message));
-            let told: Vec<Value> = told.iter().map(|message| self.names.normalised(message)).collect();
+            let told: Vec<Value> =
+                told.iter().map(|message| self.names.normalised(message)).collect();
             found.insert(desktop.account.user.to_owned(), json!(told));
         }
         self.audience.reads_as_told(step).await;
@@ -124,13 +129,22 @@ impl Story {
         };
         let (expected, found) = (of(expected), of(found));
         for at in 0..expected.len().max(found.len()) {
-            let show = |messages: &[Value]| messages.get(at).map_or("nothing".to_owned(), |message| format!("{message:#}"));
+            let show = |messages: &[Value]| {
+                messages.get(at).map_or("nothing".to_owned(), |message| format!("{message:#}"))
+            };
             if expected.get(at) != found.get(at) {
-                let _ = write!(text, "message {}\nexpected: {}\ncame: {}\n", at + 1, show(&expected), show(&found));
+                let _ = write!(
+                    text,
+                    "message {}\nexpected: {}\ncame: {}\n",
+                    at + 1,
+                    show(&expected),
+                    show(&found)
+                );
             }
         }
         let run = format!("cargo nextest run --test all -E 'test(=golden::{})'", self.name);
-        let _ = write!(text, "run it alone: {run}\nif what came is right by the API: {UPDATE}=1 {run}");
+        let _ =
+            write!(text, "run it alone: {run}\nif what came is right by the API: {UPDATE}=1 {run}");
         text
     }
 
@@ -147,14 +161,13 @@ impl Story {
 }
 
 fn path(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests/data/golden", &format!("{name}.json")]
-        .iter()
-        .collect()
+    [env!("CARGO_MANIFEST_DIR"), "tests/data/golden", &format!("{name}.json")].iter().collect()
 }
 
 fn written_down(name: &str) -> Value {
     let path = path(name);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}; {UPDATE}=1 writes it", path.display()));
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; {UPDATE}=1 writes it", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -163,7 +176,8 @@ fn text(name: &str, steps: &[Value]) -> String {
     let step = |step: &Value| {
         let told = DESKTOPS.map(|account| {
             let messages = step[account.user].as_array().unwrap();
-            let lines: Vec<String> = messages.iter().map(|message| format!("\n        {message}")).collect();
+            let lines: Vec<String> =
+                messages.iter().map(|message| format!("\n        {message}")).collect();
             let end = if lines.is_empty() { "" } else { "\n      " };
             format!("      \"{}\": [{}{end}]", account.user, lines.join(","))
         });
@@ -188,7 +202,8 @@ impl Names {
         }
         let call = &message["data"]["call"];
         if let (Some(id), Some(connection)) = (call["id"].as_str(), call["connId"].as_str()) {
-            let is_one = connection.len() == 16 && connection.chars().all(|c| c.is_ascii_hexdigit());
+            let is_one =
+                connection.len() == 16 && connection.chars().all(|c| c.is_ascii_hexdigit());
             assert!(is_one, "16 hex digits: {connection}");
             for (names, name) in [(&mut self.calls, id), (&mut self.connections, connection)] {
                 if !names.iter().any(|known| known == name) {

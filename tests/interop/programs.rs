@@ -80,7 +80,13 @@ impl Sipp {
     }
 
     /// Answers one call with a scenario of its own; whom it may ask for is the colleague.
-    pub fn agent_as(scenario: &str, house: &House, account: Account, hz: f32, place: &TempDir) -> Sipp {
+    pub fn agent_as(
+        scenario: &str,
+        house: &House,
+        account: Account,
+        hz: f32,
+        place: &TempDir,
+    ) -> Sipp {
         let place = Self::place(place, account);
         let port = fs::read_to_string(place.join("port")).unwrap().parse().unwrap();
         Self::record(&place, hz);
@@ -88,12 +94,27 @@ impl Sipp {
     }
 
     /// Calls a number, talks, hangs up.
-    pub fn customer(house: &House, account: Account, number: &str, hz: f32, talk: Duration, place: &TempDir) -> Sipp {
+    pub fn customer(
+        house: &House,
+        account: Account,
+        number: &str,
+        hz: f32,
+        talk: Duration,
+        place: &TempDir,
+    ) -> Sipp {
         Self::customer_as("customer", house, account, number, hz, talk, place)
     }
 
     /// Calls a number with a scenario of its own.
-    pub fn customer_as(scenario: &str, house: &House, account: Account, number: &str, hz: f32, talk: Duration, place: &TempDir) -> Sipp {
+    pub fn customer_as(
+        scenario: &str,
+        house: &House,
+        account: Account,
+        number: &str,
+        hz: f32,
+        talk: Duration,
+        place: &TempDir,
+    ) -> Sipp {
         let place = Self::place(place, account);
         Self::record(&place, hz);
         let talk = talk.as_millis().to_string();
@@ -133,11 +154,19 @@ impl Sipp {
     }
 
     fn record(place: &Path, hz: f32) {
-        let bytes: Vec<u8> = speech(hz).into_iter().map(|sample| Companding::Mu.encode(sample)).collect();
+        let bytes: Vec<u8> =
+            speech(hz).into_iter().map(|sample| Companding::Mu.encode(sample)).collect();
         fs::write(place.join("tone.ulaw"), bytes).unwrap();
     }
 
-    fn run(house: &House, scenario: &str, account: Account, port: u16, more: &[&str], place: &Path) -> Sipp {
+    fn run(
+        house: &House,
+        scenario: &str,
+        account: Account,
+        port: u16,
+        more: &[&str],
+        place: &Path,
+    ) -> Sipp {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/sipp/{scenario}.xml"));
         let media = free_media_port().to_string();
         let (port, server, messages, errors) = (
@@ -192,7 +221,10 @@ impl Sipp {
 
     async fn succeed(mut self, within: Duration) {
         let status = tokio::time::timeout(within, self.child.wait()).await;
-        let read = |kind| fs::read_to_string(self.place.join(format!("{}.{kind}", self.scenario))).unwrap_or_default();
+        let read = |kind| {
+            fs::read_to_string(self.place.join(format!("{}.{kind}", self.scenario)))
+                .unwrap_or_default()
+        };
         match status {
             Ok(Ok(status)) if status.success() => {}
             other => panic!(
@@ -219,7 +251,14 @@ impl Baresip {
     }
 
     /// With these parameters of its account, and one more module.
-    pub fn start_as(params: &str, module: &str, house: &House, account: Account, hz: f32, place: &TempDir) -> Baresip {
+    pub fn start_as(
+        params: &str,
+        module: &str,
+        house: &House,
+        account: Account,
+        hz: f32,
+        place: &TempDir,
+    ) -> Baresip {
         let place = place.path().join(format!("baresip-{}", account.number));
         fs::create_dir_all(place.join("heard")).unwrap();
         write_wav(&place.join("tone.wav"), &speech(hz));
@@ -243,15 +282,13 @@ impl Baresip {
              ctrl_tcp_listen {control}\n",
             media + 5,
             modules.display(),
-            module = if module.is_empty() {
-                String::new()
-            } else {
-                format!("module {module}\n")
-            },
+            module = if module.is_empty() { String::new() } else { format!("module {module}\n") },
         );
         fs::write(place.join("config"), config).unwrap();
         let (number, password, sip) = (account.number, account.password, house.sip);
-        let account = format!("<sip:{number}@{sip}>;auth_user={number};auth_pass={password};answermode=auto;regint=120;{params}\n");
+        let account = format!(
+            "<sip:{number}@{sip}>;auth_user={number};auth_pass={password};answermode=auto;regint=120;{params}\n"
+        );
         fs::write(place.join("accounts"), account).unwrap();
         fs::write(place.join("contacts"), "").unwrap();
         let arguments = ["-4", "-s", "-f", place.to_str().unwrap()].map(str::to_owned);
@@ -263,10 +300,7 @@ impl Baresip {
     pub async fn does(&self, command: &str, params: &str) {
         let message = json!({"command": command, "params": params}).to_string();
         let mut stream = TcpStream::connect(self.control).await.expect("baresip takes commands");
-        stream
-            .write_all(format!("{}:{message},", message.len()).as_bytes())
-            .await
-            .expect("told");
+        stream.write_all(format!("{}:{message},", message.len()).as_bytes()).await.expect("told");
         // Its answer, or what happens: it has read the command.
         let mut answer = [0; 1024];
         let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut answer)).await;
@@ -289,8 +323,10 @@ impl Baresip {
         }
         let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await;
         ended.expect("baresip ends when asked").unwrap();
-        let recordings = fs::read_dir(self.place.join("heard")).unwrap().flatten().map(|entry| entry.path());
-        let mut heard: Vec<PathBuf> = recordings.filter(|path| path.to_string_lossy().ends_with("-dec.wav")).collect();
+        let recordings =
+            fs::read_dir(self.place.join("heard")).unwrap().flatten().map(|entry| entry.path());
+        let mut heard: Vec<PathBuf> =
+            recordings.filter(|path| path.to_string_lossy().ends_with("-dec.wav")).collect();
         heard.sort();
         let screen = || fs::read_to_string(self.place.join("screen")).unwrap_or_default();
         assert!(!heard.is_empty(), "baresip has recorded nothing:\n{}", screen());
@@ -315,12 +351,19 @@ fn write_wav(path: &Path, samples: &[i16]) {
     fs::write(path, bytes).unwrap();
 }
 
-/// The samples of a 16-bit WAV file, also of one whose writer did not come to fill in the sizes: one channel, at 8 kHz. The tones lie far below.
+/// The samples of a 16-bit WAV file, also of one whose writer did not come to fill in the sizes:
+/// one channel, at 8 kHz. The tones lie far below.
 fn read_wav(bytes: &[u8]) -> Vec<i16> {
-    let chunk = |name: &[u8]| bytes.windows(4).position(|window| window == name).expect("a chunk") + 8;
+    let chunk =
+        |name: &[u8]| bytes.windows(4).position(|window| window == name).expect("a chunk") + 8;
     let format = chunk(b"fmt ");
     let channels = usize::from(u16::from_le_bytes([bytes[format + 2], bytes[format + 3]]));
-    let rate = u32::from_le_bytes([bytes[format + 4], bytes[format + 5], bytes[format + 6], bytes[format + 7]]) as usize;
+    let rate = u32::from_le_bytes([
+        bytes[format + 4],
+        bytes[format + 5],
+        bytes[format + 6],
+        bytes[format + 7],
+    ]) as usize;
     let samples = bytes[chunk(b"data")..].chunks_exact(2);
     samples
         .step_by(channels * rate / 8000)

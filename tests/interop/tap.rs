@@ -1,4 +1,5 @@
-//! What passed on the wire: every RTP packet on the loopback, read from a packet socket. Needs root, as containers that run tests have.
+//! What passed on the wire: every RTP packet on the loopback, read from a packet socket. Needs
+//! root, as containers that run tests have.
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use std::collections::{BTreeMap, BTreeSet};

@@ -75,7 +75,8 @@ pub fn during(what: impl FnOnce()) -> u64 {
     HERE.get() - before
 }
 
-/// Allocations of the thread of that name while this one does something. One test at a time may ask.
+/// Allocations of the thread of that name while this one does something. One test at a time may
+/// ask.
 pub fn of_thread_during(name: &str, what: impl FnOnce()) -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").expect("the threads").flatten();
     let named = tasks.filter(|task| {

@@ -19,7 +19,8 @@ pub(crate) struct Cable {
     connections: Arc<Mutex<Connections>>,
 }
 
-/// Those that the next cut ends. A client comes back at once: its new connection belongs to the cut after that.
+/// Those that the next cut ends. A client comes back at once: its new connection belongs to the cut
+/// after that.
 #[derive(Default)]
 struct Connections {
     cut: watch::Sender<Option<Cut>>,
@@ -39,16 +40,16 @@ impl Cable {
             while let Ok((client, _)) = listener.accept().await {
                 let server = *to.borrow();
                 let mut all = all.lock().expect("nobody died");
-                let joined = tokio::spawn(join(client, server, all.cut.subscribe(), passes.load(Ordering::SeqCst)));
+                let joined = tokio::spawn(join(
+                    client,
+                    server,
+                    all.cut.subscribe(),
+                    passes.load(Ordering::SeqCst),
+                ));
                 all.joined.push(joined);
             }
         });
-        Self {
-            address,
-            target,
-            passes_websockets,
-            connections,
-        }
+        Self { address, target, passes_websockets, connections }
     }
 
     /// From now on, new connections go there.
@@ -72,14 +73,23 @@ impl Cable {
     }
 }
 
-async fn join(mut client: TcpStream, server: SocketAddr, mut cut: watch::Receiver<Option<Cut>>, passes_websockets: bool) {
+async fn join(
+    mut client: TcpStream,
+    server: SocketAddr,
+    mut cut: watch::Receiver<Option<Cut>>,
+    passes_websockets: bool,
+) {
     if !passes_websockets && asks_for_websocket(&client).await {
         let _ = client
-            .write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .write_all(
+                b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            )
             .await;
         return;
     }
-    let Ok(mut server) = TcpStream::connect(server).await else { return };
+    let Ok(mut server) = TcpStream::connect(server).await else {
+        return;
+    };
     let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
     tokio::select! {
         _ = copy_bidirectional(&mut client, &mut server) => {}
@@ -94,7 +104,5 @@ async fn join(mut client: TcpStream, server: SocketAddr, mut cut: watch::Receive
 async fn asks_for_websocket(client: &TcpStream) -> bool {
     let mut head = [0; 4096];
     let length = client.peek(&mut head).await.unwrap_or(0);
-    String::from_utf8_lossy(&head[..length])
-        .to_ascii_lowercase()
-        .contains("upgrade: websocket")
+    String::from_utf8_lossy(&head[..length]).to_ascii_lowercase().contains("upgrade: websocket")
 }

@@ -76,7 +76,9 @@ impl Desktop {
             match channel.as_str() {
                 MARKER => {}
                 "/meta/connect" => self.connect().await,
-                meta if meta.starts_with("/meta/") => assert_eq!(message["successful"], true, "{message}"),
+                meta if meta.starts_with("/meta/") => {
+                    assert_eq!(message["successful"], true, "{message}")
+                }
                 _ => self.hear(message),
             }
             channels.push(channel);
@@ -86,7 +88,10 @@ impl Desktop {
 
     fn hear(&mut self, mut message: Value) {
         if let Some(number) = message["ext"]["replay"].as_u64() {
-            assert!(self.last.is_none_or(|last| number > last), "told twice, or out of order: {message}");
+            assert!(
+                self.last.is_none_or(|last| number > last),
+                "told twice, or out of order: {message}"
+            );
             self.last = Some(number);
         }
         let data = message["data"].take();
@@ -135,7 +140,8 @@ impl Desktop {
 
 async fn log_in(rest: SocketAddr, account: Account) -> (Line, String) {
     let mut request = upgrade(rest, None);
-    let basic = format!("Basic {}", STANDARD.encode(format!("{}:{}", account.user, account.password)));
+    let basic =
+        format!("Basic {}", STANDARD.encode(format!("{}:{}", account.user, account.password)));
     request.headers_mut().insert("authorization", basic.parse().unwrap());
     let (socket, _) = open_socket(rest, request).await.unwrap();
     let mut line = Line::Socket(Box::new(socket));
@@ -149,11 +155,12 @@ async fn log_in(rest: SocketAddr, account: Account) -> (Line, String) {
 /// Everything in `part` is in `whole`.
 fn contains(whole: &Value, part: &Value) -> bool {
     match (whole, part) {
-        (Value::Object(whole), Value::Object(part)) => part
-            .iter()
-            .all(|(key, part)| whole.get(key).is_some_and(|whole| contains(whole, part))),
+        (Value::Object(whole), Value::Object(part)) => {
+            part.iter().all(|(key, part)| whole.get(key).is_some_and(|whole| contains(whole, part)))
+        }
         (Value::Array(whole), Value::Array(part)) => {
-            whole.len() == part.len() && whole.iter().zip(part).all(|(whole, part)| contains(whole, part))
+            whole.len() == part.len()
+                && whole.iter().zip(part).all(|(whole, part)| contains(whole, part))
         }
         (whole, part) => whole == part,
     }
@@ -209,7 +216,8 @@ impl Audience {
         self.bystander.take();
         let url = format!("http://{}/api/v2/me/devices/{}", self.rest, BYSTANDER.device);
         let body = json!({"operationName": operation});
-        let request = self.http.post(url).basic_auth(BYSTANDER.user, Some(BYSTANDER.password)).json(&body);
+        let request =
+            self.http.post(url).basic_auth(BYSTANDER.user, Some(BYSTANDER.password)).json(&body);
         let reply: Value = request.send().await.unwrap().json().await.unwrap();
         assert_eq!(reply, json!({"statusCode": 0}));
         self.bystander.until(&json!({"devices": [{"doNotDisturb": shown}]})).await;

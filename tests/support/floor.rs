@@ -1,4 +1,5 @@
-//! The SIP backend alone, with software phones on real sockets, each with a tone of its own, and who hears whom among them.
+//! The SIP backend alone, with software phones on real sockets, each with a tone of its own, and
+//! who hears whom among them.
 
 use super::wait;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,8 +10,8 @@ use undertone::demo::phone::audio;
 use undertone::demo::phone::{AnswerPolicy, Packet, Phone, PhoneConfig, PhoneEvent, Voice};
 use undertone::media::MediaConfig;
 use undertone::model::{
-    Activity, CallFact, CallId, Command, CommandContext, DeviceId, Fact, LegState, Mode, MonitorFact, MonitorState, Refusal, RequestId,
-    Scope,
+    Activity, CallFact, CallId, Command, CommandContext, DeviceId, Fact, LegState, Mode,
+    MonitorFact, MonitorState, Refusal, RequestId, Scope,
 };
 use undertone::sip::b2bua::{AccountKind, B2buaConfig};
 use undertone::sip::backend::{self, BackendConfig, SipBackend};
@@ -67,15 +68,15 @@ pub(crate) fn config() -> BackendConfig {
                 ListenAddress::new(Protocol::Tcp, anywhere),
             ],
             realm: REALM.into(),
-            accounts: PEOPLE.into_iter().filter(|person| person.0 != OUTSIDE).map(account).collect(),
+            accounts: PEOPLE
+                .into_iter()
+                .filter(|person| person.0 != OUTSIDE)
+                .map(account)
+                .collect(),
             ..SipConfig::default()
         },
         b2bua: B2buaConfig::default(),
-        media: MediaConfig {
-            ports: None,
-            workers: 1,
-            ..MediaConfig::default()
-        },
+        media: MediaConfig { ports: None, workers: 1, ..MediaConfig::default() },
     }
 }
 
@@ -90,10 +91,7 @@ pub(crate) fn outside() -> PhoneConfig {
 
 /// The trunk that leads to such a phone, for numbers that begin with 0.
 pub(crate) fn site(phone: &Phone) -> Trunk {
-    let source = TrunkSource {
-        address: phone.address().ip(),
-        port: None,
-    };
+    let source = TrunkSource { address: phone.address().ip(), port: None };
     Trunk {
         sources: vec![source],
         prefixes: vec!["0".into()],
@@ -109,13 +107,7 @@ impl Floor {
     pub(crate) async fn with(config: BackendConfig, store: Store) -> Floor {
         let (server, backend) = backend::start(config, store).await.expect("starts");
         let line = connection::line(connection::in_process(server));
-        Floor {
-            backend,
-            line,
-            calls: Vec::new(),
-            monitors: BTreeMap::new(),
-            asked: 0,
-        }
+        Floor { backend, line, calls: Vec::new(), monitors: BTreeMap::new(), asked: 0 }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -123,12 +115,14 @@ impl Floor {
     }
 
     pub(crate) fn phone_config(&self, device: &str) -> PhoneConfig {
-        let (_, number, hz) = PEOPLE.into_iter().find(|(name, _, _)| *name == device).expect("known");
+        let (_, number, hz) =
+            PEOPLE.into_iter().find(|(name, _, _)| *name == device).expect("known");
         PhoneConfig::new(number, "secret", self.address(), hz)
     }
 
     pub(crate) async fn phone(&self, device: &str, answer: AnswerPolicy) -> Phone {
-        let phone = Phone::start(self.phone_config(device).answering(answer)).await.expect("starts");
+        let phone =
+            Phone::start(self.phone_config(device).answering(answer)).await.expect("starts");
         phone.register().await.expect("registers");
         phone
     }
@@ -200,7 +194,9 @@ impl Floor {
                 self.calls.retain(|known| known.id != call.id);
                 self.calls.push(call.clone());
             }
-            Fact::Monitor(monitor) => drop(self.monitors.insert(monitor.supervisor.clone(), monitor.clone())),
+            Fact::Monitor(monitor) => {
+                drop(self.monitors.insert(monitor.supervisor.clone(), monitor.clone()))
+            }
             Fact::MonitorGone { supervisor } => drop(self.monitors.remove(supervisor)),
             _ => {}
         }
@@ -219,7 +215,11 @@ impl Floor {
     }
 
     /// Waits until the supervisor's monitor, if there is any, fits.
-    pub(crate) async fn monitor_is(&mut self, supervisor: &str, fits: impl Fn(Option<&MonitorFact>) -> bool) {
+    pub(crate) async fn monitor_is(
+        &mut self,
+        supervisor: &str,
+        fits: impl Fn(Option<&MonitorFact>) -> bool,
+    ) {
         let supervisor = DeviceId::from(supervisor);
         while !fits(self.monitors.get(&supervisor)) {
             self.until(|_| Some(())).await;
@@ -228,7 +228,9 @@ impl Floor {
 
     /// Waits until the supervisor is joined.
     pub(crate) async fn is_joined(&mut self, supervisor: &str) {
-        let joined = |monitor: Option<&MonitorFact>| monitor.is_some_and(|monitor| matches!(monitor.state, MonitorState::Joined { .. }));
+        let joined = |monitor: Option<&MonitorFact>| {
+            monitor.is_some_and(|monitor| matches!(monitor.state, MonitorState::Joined { .. }))
+        };
         self.monitor_is(supervisor, joined).await;
     }
 }
@@ -252,9 +254,9 @@ pub(crate) async fn table(phones: &[(&str, &Phone)], expected: &[(&str, &str)]) 
         for (listener, phone) in phones {
             for (speaker, _) in phones {
                 let heard = level(phone, hz(speaker)) > -30.0;
-                let allowed = expected
-                    .iter()
-                    .any(|(who, whom)| who == listener && whom.split(' ').any(|name| name == *speaker));
+                let allowed = expected.iter().any(|(who, whom)| {
+                    who == listener && whom.split(' ').any(|name| name == *speaker)
+                });
                 if heard != allowed {
                     wrong.push(format!("{listener} hears {speaker}: {heard}"));
                 }
@@ -289,15 +291,17 @@ pub(crate) fn identical(customer: &Phone, agents: &[&Phone], (since, until): (In
     }
 }
 
-/// The frequency with which a person marks what he says: so far apart that each is told from the next in one packet, be it played a little
-/// faster or slower. The second customer and whoever is outside share one.
+/// The frequency with which a person marks what he says: so far apart that each is told from the
+/// next in one packet, be it played a little faster or slower. The second customer and whoever is
+/// outside share one.
 fn marking(device: &str) -> f32 {
     let place = PEOPLE.iter().position(|(name, _, _)| *name == device).expect("known");
     1500.0 * 1.195_f32.powi(place.min(5) as i32)
 }
 
-/// From this moment on exactly these hear exactly those, to within one packet: everybody says something new at once, and whoever may hear it
-/// hears it from the first or the second packet on, and whoever may not hears of it one packet at most.
+/// From this moment on exactly these hear exactly those, to within one packet: everybody says
+/// something new at once, and whoever may hear it hears it from the first or the second packet on,
+/// and whoever may not hears of it one packet at most.
 ///
 /// # Panics
 /// Somebody hears more, or less, or it takes too long.
@@ -306,7 +310,8 @@ pub(crate) fn from_now_on(
     phones: &[(&'static str, &Phone)],
     expected: &[(&'static str, &'static str)],
 ) -> impl Future<Output = ()> + use<> {
-    let phones: Vec<(&str, Phone)> = phones.iter().map(|(name, phone)| (*name, (*phone).clone())).collect();
+    let phones: Vec<(&str, Phone)> =
+        phones.iter().map(|(name, phone)| (*name, (*phone).clone())).collect();
     let expected = expected.to_vec();
     const SAID: usize = 12;
     /// What a supervisor hears waits in a buffer before.
@@ -314,13 +319,7 @@ pub(crate) fn from_now_on(
     let caller = std::panic::Location::caller();
     let since = clock::instant();
     for (name, phone) in &phones {
-        phone.mark(
-            Voice {
-                hz: marking(name),
-                dbfs: -16.0,
-            },
-            SAID,
-        );
+        phone.mark(Voice { hz: marking(name), dbfs: -16.0 }, SAID);
     }
     async move {
         let deadline = since + SOON;
@@ -334,10 +333,11 @@ pub(crate) fn from_now_on(
             for (listener, phone) in &phones {
                 let received = phone.received(since);
                 for (speaker, _) in &phones {
-                    let heard = received.iter().filter(|packet| has(packet, marking(speaker))).count();
-                    let allowed = expected
-                        .iter()
-                        .any(|(who, whom)| who == listener && whom.split(' ').any(|name| name == *speaker));
+                    let heard =
+                        received.iter().filter(|packet| has(packet, marking(speaker))).count();
+                    let allowed = expected.iter().any(|(who, whom)| {
+                        who == listener && whom.split(' ').any(|name| name == *speaker)
+                    });
                     if heard > 1 && !allowed || heard + 1 < SAID && allowed {
                         wrong.push(format!(
                             "{listener} hears {heard} of {SAID} packets of {speaker}, allowed: {allowed}"
@@ -353,7 +353,8 @@ pub(crate) fn from_now_on(
     }
 }
 
-/// A tone that is spoken at −16 dBFS is in this packet: at its own pitch, or at the one of a buffer that catches up or waits.
+/// A tone that is spoken at −16 dBFS is in this packet: at its own pitch, or at the one of a buffer
+/// that catches up or waits.
 fn has(packet: &Packet, hz: f32) -> bool {
     let samples = packet.samples();
     [1.0, 0.98, 1.02, 0.96, 1.04, 0.94, 1.06]
@@ -361,7 +362,8 @@ fn has(packet: &Packet, hz: f32) -> bool {
         .any(|pitch| audio::dbfs(audio::tone_power(&samples, hz * pitch)) > -28.0)
 }
 
-/// How loud a tone is in what somebody hears where voices are mixed: the median of half a second, which a click of other voices does not move.
+/// How loud a tone is in what somebody hears where voices are mixed: the median of half a second,
+/// which a click of other voices does not move.
 pub(crate) async fn mixed_in(phone: &Phone, hz: f32) -> f32 {
     const BLOCK: usize = 800;
     let since = clock::instant();
@@ -375,7 +377,8 @@ pub(crate) async fn mixed_in(phone: &Phone, hz: f32) -> f32 {
     levels[levels.len() / 2]
 }
 
-/// Every packet that has reached the customer is one that these have sent, byte for byte, or is silence; and his phone was left alone.
+/// Every packet that has reached the customer is one that these have sent, byte for byte, or is
+/// silence; and his phone was left alone.
 pub(crate) fn accounted_for(customer: &Phone, agents: &[&Phone], since: Instant) {
     // First what has come, then what was sent: the last packets may still be on their way.
     let received = customer.received(since);

@@ -72,7 +72,8 @@ pub async fn is_closed(stream: &mut (impl AsyncReadExt + Unpin), within: Duratio
     timeout(within, reading).await.is_ok()
 }
 
-/// Opens so many streams and ends none of their requests, as fast as the other end takes it, until it closes.
+/// Opens so many streams and ends none of their requests, as fast as the other end takes it, until
+/// it closes.
 pub async fn flood(from: IpAddr, to: SocketAddr, path: &str, streams: u32) {
     let connection = connect_from(from, to).await;
     let (mut reading, mut writing) = connection.into_split();

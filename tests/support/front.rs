@@ -79,7 +79,8 @@ impl House {
             (OTTO_PHONE, "5006"),
             (KIM_PHONE, "5007"),
         ];
-        let crowd = (0..wishes.crowd).map(|number| Telephone::new(&format!("crowd{number}"), &format!("9{number:05}")));
+        let crowd = (0..wishes.crowd)
+            .map(|number| Telephone::new(&format!("crowd{number}"), &format!("9{number:05}")));
         let telephones = telephones.map(|(id, number)| Telephone::new(id, number));
         let (server, phones) = simulated::start(simulated::SimulatedConfig {
             devices: telephones.into_iter().chain(crowd).collect(),
@@ -102,11 +103,13 @@ impl House {
             .expect("in time")
             .expect("a gateway");
 
-        let accounts = desk.directory().users.keys().map(|user| (user.clone(), password_hash().to_owned()));
+        let accounts =
+            desk.directory().users.keys().map(|user| (user.clone(), password_hash().to_owned()));
         let auth = Auth::new(wishes.auth, accounts.collect()).expect("password hashes");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let kept = wishes.store.unwrap_or_else(store::in_memory);
-        let bayeux = Cometd::start(&wishes.front, wishes.bayeux, desk.clone(), kept).expect("an event channel");
+        let bayeux = Cometd::start(&wishes.front, wishes.bayeux, desk.clone(), kept)
+            .expect("an event channel");
         let (router, fast_path) = app::router(&wishes.front, auth, desk.clone(), bayeux.clone());
         let address = listener.local_addr().expect("an address");
         let (stop, mut stopped) = watch::channel(false);
@@ -135,7 +138,8 @@ impl House {
 
     /// The lines of the audit.
     pub(crate) fn audit(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("an audit file");
+        let text =
+            std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("an audit file");
         text.lines()
             .map(|line| serde_json::from_str(line).expect("one JSON object per line"))
             .collect()
@@ -168,12 +172,7 @@ impl House {
 
     /// Another HTTP client, which keeps cookies as a browser does.
     pub(crate) fn browser(&self) -> Client {
-        Client::builder()
-            .no_proxy()
-            .cookie_store(true)
-            .timeout(PATIENCE)
-            .build()
-            .expect("a client")
+        Client::builder().no_proxy().cookie_store(true).timeout(PATIENCE).build().expect("a client")
     }
 }
 
@@ -230,10 +229,7 @@ fn directory(crowd: usize) -> Directory {
         agent_side_only: false,
     };
     let groups = [group("sales", &["bob"], &["meg", "kim"]), group("support", &["eve"], &["otto"])];
-    let environment = VoiceEnvironment {
-        id: ENVIRONMENT.to_owned(),
-        name: "House".to_owned(),
-    };
+    let environment = VoiceEnvironment { id: ENVIRONMENT.to_owned(), name: "House".to_owned() };
     Directory {
         users: users.map(|user| (user.id.clone(), user)).collect(),
         devices: devices.map(|device| (device.id.clone(), device)).collect(),

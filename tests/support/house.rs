@@ -103,7 +103,8 @@ impl House {
 
     /// The lines of the audit.
     pub fn audit(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.state.path().join("audit.jsonl")).unwrap_or_default();
+        let text =
+            std::fs::read_to_string(self.state.path().join("audit.jsonl")).unwrap_or_default();
         // The last line may be on its way.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -126,7 +127,8 @@ impl House {
     /// Posts an operation and expects statusCode 0.
     pub async fn post(&self, account: Account, path: &str, body: Value) {
         let url = format!("http://{}/api/v2{path}", self.rest);
-        let request = self.http.post(url).basic_auth(account.user, Some(account.password)).json(&body);
+        let request =
+            self.http.post(url).basic_auth(account.user, Some(account.password)).json(&body);
         let reply: Value = request.send().await.unwrap().json().await.unwrap();
         assert_eq!(reply, json!({"statusCode": 0}), "{body}");
     }

@@ -1,4 +1,5 @@
-//! One raw connection to the event channel, which a test can cut as it likes: a poll on a bare TCP connection, or a websocket.
+//! One raw connection to the event channel, which a test can cut as it likes: a poll on a bare TCP
+//! connection, or a websocket.
 
 use super::front::{PASSWORD, PATIENCE};
 use base64::Engine;
@@ -57,19 +58,19 @@ pub(crate) fn basic(user: &str) -> String {
 
 /// A websocket's upgrade request, to be completed.
 pub(crate) fn upgrade(address: SocketAddr, user: Option<&str>) -> Request {
-    let mut request = format!("ws://{address}/api/v2/notifications")
-        .into_client_request()
-        .expect("a request");
+    let mut request =
+        format!("ws://{address}/api/v2/notifications").into_client_request().expect("a request");
     if let Some(user) = user {
-        request
-            .headers_mut()
-            .insert("authorization", basic(user).parse().expect("a header"));
+        request.headers_mut().insert("authorization", basic(user).parse().expect("a header"));
     }
     request
 }
 
 /// Opens a websocket.
-pub(crate) async fn open_socket(address: SocketAddr, request: Request) -> Result<(WebSocketStream<TcpStream>, Response), Error> {
+pub(crate) async fn open_socket(
+    address: SocketAddr,
+    request: Request,
+) -> Result<(WebSocketStream<TcpStream>, Response), Error> {
     let stream = TcpStream::connect(address).await.expect("a connection");
     stream.set_nodelay(true).expect("an option");
     tokio_tungstenite::client_async(request, stream).await
@@ -96,7 +97,9 @@ impl Line {
                     match open_socket(address, upgrade(address, Some(user))).await {
                         Ok((socket, _)) => break socket,
                         // Too many log in at once.
-                        Err(Error::Http(response)) if response.status() == 503 => tokio::task::yield_now().await,
+                        Err(Error::Http(response)) if response.status() == 503 => {
+                            tokio::task::yield_now().await
+                        }
                         Err(other) => panic!("{other}"),
                     }
                 };
@@ -111,7 +114,8 @@ impl Line {
         match by {
             By::Poll => Line::Poll(stream, Vec::new(), basic(user)),
             By::Socket => {
-                let socket = tokio_tungstenite::client_async(upgrade(address, Some(user)), stream).await;
+                let socket =
+                    tokio_tungstenite::client_async(upgrade(address, Some(user)), stream).await;
                 Line::Socket(Box::new(socket.expect("a websocket").0))
             }
         }
@@ -135,7 +139,9 @@ impl Line {
     /// The next answer or frame; `None` when the connection is over.
     pub(crate) async fn receive(&mut self) -> Option<Vec<Value>> {
         let text = match self {
-            Line::Poll(stream, read, _) => timeout(PATIENCE, answer(stream, read)).await.expect("in time")?,
+            Line::Poll(stream, read, _) => {
+                timeout(PATIENCE, answer(stream, read)).await.expect("in time")?
+            }
             Line::Socket(socket) => loop {
                 match timeout(PATIENCE, socket.next()).await.expect("in time")? {
                     Ok(Message::Text(text)) => break text.to_string(),

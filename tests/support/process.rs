@@ -57,7 +57,9 @@ impl Process {
     pub fn door(&self, name: &str) -> SocketAddr {
         let found = self.doors.iter().find(|(said, _)| said == name);
         found
-            .unwrap_or_else(|| panic!("no {name} among {:?} in {:?}", self.doors, self.log.lock().unwrap()))
+            .unwrap_or_else(|| {
+                panic!("no {name} among {:?} in {:?}", self.doors, self.log.lock().unwrap())
+            })
             .1
     }
 
@@ -70,7 +72,8 @@ impl Process {
     /// SIGTERM; exit code 0 in time; what it had printed.
     pub async fn terminate(mut self, within: Duration) -> String {
         let id = i32::try_from(self.child.id().unwrap()).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
         let status = timeout(within, self.child.wait())
             .await
             .unwrap_or_else(|_| panic!("it has not ended: {:?}", self.log.lock().unwrap()))
@@ -91,7 +94,11 @@ impl Process {
         let reading = async {
             let mut text = String::new();
             while !text.contains(last) {
-                text += &lines.next_line().await.unwrap().unwrap_or_else(|| panic!("it ended after: {text}"));
+                text += &lines
+                    .next_line()
+                    .await
+                    .unwrap()
+                    .unwrap_or_else(|| panic!("it ended after: {text}"));
                 text.push('\n');
             }
             text
@@ -111,7 +118,8 @@ impl Process {
 
     /// A line of /proc/…/status, in KiB.
     pub fn memory(&self, what: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
         line.unwrap().trim().split(' ').next().unwrap().parse().unwrap()
     }
@@ -140,7 +148,10 @@ impl Process {
 }
 
 /// Reads the log until the last door is open.
-async fn doors(lines: &mut Lines<BufReader<ChildStderr>>, log: &Mutex<Vec<String>>) -> Vec<(String, SocketAddr)> {
+async fn doors(
+    lines: &mut Lines<BufReader<ChildStderr>>,
+    log: &Mutex<Vec<String>>,
+) -> Vec<(String, SocketAddr)> {
     let marks = [
         ("rest", "REST and CometD on http://"),
         ("sip", "SIP on UDP "),

@@ -75,9 +75,13 @@ impl Trio {
 /// Somebody by name, with the tone of his phone.
 pub type Speaker<'a> = (&'static str, &'a Phone, f32);
 
-/// Waits until each hears exactly those of the others who are named in his place; only what is heard from now on counts.
+/// Waits until each hears exactly those of the others who are named in his place; only what is
+/// heard from now on counts.
 #[track_caller]
-pub fn hear<'a, const N: usize>(speakers: [Speaker<'a>; N], expected: [&'a str; N]) -> impl Future<Output = ()> + use<'a, N> {
+pub fn hear<'a, const N: usize>(
+    speakers: [Speaker<'a>; N],
+    expected: [&'a str; N],
+) -> impl Future<Output = ()> + use<'a, N> {
     let (since, caller) = (clock::instant(), std::panic::Location::caller());
     async move {
         let wrong = || wrong(&speakers, &expected, since);

@@ -1,4 +1,5 @@
-//! Waiting for what sends no event: a file, a page, a counter or a sound of a real program. The one place that looks again and again.
+//! Waiting for what sends no event: a file, a page, a counter or a sound of a real program. The one
+//! place that looks again and again.
 
 use std::time::Duration;
 
@@ -6,7 +7,10 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(10);
 
 /// What a look finds, as soon as it finds something; `None` when nothing was there in time.
-pub(crate) async fn found<T>(within: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+pub(crate) async fn found<T>(
+    within: Duration,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> Option<T> {
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let searching = async {
@@ -22,7 +26,11 @@ pub(crate) async fn found<T>(within: Duration, mut look: impl AsyncFnMut() -> Op
 
 /// Waits until something holds.
 #[track_caller]
-pub(crate) fn holds(what: &str, within: Duration, holds: impl Fn() -> bool) -> impl Future<Output = ()> {
+pub(crate) fn holds(
+    what: &str,
+    within: Duration,
+    holds: impl Fn() -> bool,
+) -> impl Future<Output = ()> {
     let caller = std::panic::Location::caller();
     async move {
         let in_time = found(within, async || holds().then_some(())).await;

@@ -1,8 +1,12 @@
 //! Connects of one session: held, answered, superseded, and what leaves with them.
 
 use super::super::limits::QuotaOwner;
-use super::super::message::{AckExt, Advice, BayeuxReply, ClientAdvice, Event, Pattern, Reconnect, ReplyExt, Timesync};
-use super::super::sessions::{CometdTransport, Output, STATES, SessionEnd, bare_advice, done, failed};
+use super::super::message::{
+    AckExt, Advice, BayeuxReply, ClientAdvice, Event, Pattern, Reconnect, ReplyExt, Timesync,
+};
+use super::super::sessions::{
+    CometdTransport, Output, STATES, SessionEnd, bare_advice, done, failed,
+};
 use super::context::{Ctx, spread, timesync};
 use super::{Connect, InFlight, ReplyPath, Session, SessionState, Want};
 use crate::model::Now;
@@ -39,7 +43,8 @@ pub struct ConnectRequest {
 }
 
 impl Session {
-    /// A session of an earlier life needs to hear what its client has, and all that came after it must still be there.
+    /// A session of an earlier life needs to hear what its client has, and all that came after it
+    /// must still be there.
     pub fn can_resume(&self, ack: Option<i64>, ctx: &Ctx) -> bool {
         if !self.restored {
             return true;
@@ -68,7 +73,12 @@ impl Session {
     }
 
     /// The reply with its events; `None` when the connect is held.
-    pub fn handle_connect(&mut self, request: ConnectRequest, ctx: &mut Ctx, now: Now) -> Option<Departure> {
+    pub fn handle_connect(
+        &mut self,
+        request: ConnectRequest,
+        ctx: &mut Ctx,
+        now: Now,
+    ) -> Option<Departure> {
         self.acknowledge(request.ack, ctx);
         self.login_until = request.login_until;
         self.arm_earlier(ctx);
@@ -80,12 +90,14 @@ impl Session {
 
         let hold = ctx.hold_for(request.advice);
         let slot = match request.transport {
-            CometdTransport::Http { multiplexed: false, .. } | CometdTransport::Callback => request.browser,
+            CometdTransport::Http { multiplexed: false, .. } | CometdTransport::Callback => {
+                request.browser
+            }
             CometdTransport::Http { multiplexed: true, .. } | CometdTransport::Socket(_) => None,
         };
-        let has_slot = slot
-            .as_ref()
-            .is_none_or(|browser| ctx.held_by_browser.get(browser).copied().unwrap_or(0) < ctx.config.max_held_per_browser);
+        let has_slot = slot.as_ref().is_none_or(|browser| {
+            ctx.held_by_browser.get(browser).copied().unwrap_or(0) < ctx.config.max_held_per_browser
+        });
         let wants_hold = request.alone && was_connected && !ctx.is_draining && !hold.is_zero();
         let has_nothing = self.queue.is_empty() || self.is_pushed();
         let waits_for_outcome = request.alone && !self.may_deliver() && !self.is_pushed();
@@ -136,19 +148,19 @@ impl Session {
             .subscriptions
             .iter()
             .map(|(_, pattern): &(String, Pattern)| (pattern.clone(), after));
-        let want = Want {
-            after: patterns.collect(),
-            heard: Vec::new(),
-        };
-        let channels: Vec<&'static str> = STATES.into_iter().filter(|channel| self.takes(channel)).collect();
+        let want = Want { after: patterns.collect(), heard: Vec::new() };
+        let channels: Vec<&'static str> =
+            STATES.into_iter().filter(|channel| self.takes(channel)).collect();
         if !channels.is_empty() {
-            // Nobody knows what has changed while there was no gateway: the replay is what was told, the state what is.
+            // Nobody knows what has changed while there was no gateway: the replay is what was
+            // told, the state what is.
             self.want(want, ctx);
             self.want_state(channels, ctx);
         }
     }
 
-    /// Events may be on their way by another path than this one: it has to be known whether they arrive.
+    /// Events may be on their way by another path than this one: it has to be known whether they
+    /// arrive.
     pub fn ask_for_outcome(&self, by: ReplyPath, ctx: &mut Ctx) {
         match self.in_doubt_elsewhere(by) {
             Some(ReplyPath::Post(post)) => ctx.out.push_back(Output::Abandon { post }),
@@ -181,7 +193,8 @@ impl Session {
         let (pushed, deliverable) = (self.is_pushed(), self.may_deliver());
         let (events, in_doubt) = match &mut self.acks {
             Some(acks) if deliverable => {
-                // What is older than this life of the process goes alone: then its numbers can be left behind.
+                // What is older than this life of the process goes alone: then its numbers can be
+                // left behind.
                 let older = if acks.base < epoch { self.queue.before(epoch) } else { None };
                 is_rebased = older.is_none() && acks.rebase(epoch);
                 let count = older.unwrap_or(self.queue.len());
@@ -219,16 +232,8 @@ impl Session {
         if let ReplyPath::Post(post) = connect.by {
             ctx.sessions_by_request.entry(post).or_default().push(self.no);
         }
-        let reply = BayeuxReply {
-            advice,
-            ext,
-            ..done("/meta/connect", connect.id.clone())
-        };
-        Departure {
-            by: connect.by,
-            events,
-            reply,
-        }
+        let reply = BayeuxReply { advice, ext, ..done("/meta/connect", connect.id.clone()) };
+        Departure { by: connect.by, events, reply }
     }
 
     /// The advice of a reply, where the client does not know it yet.
@@ -250,7 +255,8 @@ impl Session {
         None
     }
 
-    /// What left by this path has arrived, or never will (`is_cut`). The life of a session is counted from then on.
+    /// What left by this path has arrived, or never will (`is_cut`). The life of a session is
+    /// counted from then on.
     pub fn handle_outcome(&mut self, by: ReplyPath, is_cut: bool, ctx: &mut Ctx, now: Now) {
         let before = self.waiting();
         let mut interval = self.pause(ctx.config.interval);
@@ -263,8 +269,10 @@ impl Session {
             }
         }
         let lost_its_hold = is_cut && self.held_by() == Some(by);
-        // On a websocket a frame may be anything; there the life is counted from when the connect was answered.
-        let was_answered = matches!((&self.state, by), (SessionState::Away { .. }, ReplyPath::Post(_)));
+        // On a websocket a frame may be anything; there the life is counted from when the connect
+        // was answered.
+        let was_answered =
+            matches!((&self.state, by), (SessionState::Away { .. }, ReplyPath::Post(_)));
         self.recount(before, ctx);
         if lost_its_hold || was_answered {
             let expires = now.mono + interval + ctx.config.max_interval;
@@ -273,7 +281,8 @@ impl Session {
         self.wake(ctx, now);
     }
 
-    /// The session is over: it leaves every index. A held connect is told how its client is to go on.
+    /// The session is over: it leaves every index. A held connect is told how its client is to go
+    /// on.
     pub fn handle_end(mut self, why: SessionEnd, ctx: &mut Ctx) -> Option<Departure> {
         self.leave(ctx);
         if self.saved {
@@ -299,10 +308,7 @@ impl Session {
         Some(Departure {
             by: connect.by,
             events: Vec::new(),
-            reply: BayeuxReply {
-                advice: Some(advice),
-                ..reply
-            },
+            reply: BayeuxReply { advice: Some(advice), ..reply },
         })
     }
 
@@ -314,10 +320,7 @@ impl Session {
         if let Some(ReplyPath::Post(post)) = self.held_by() {
             ctx.leave_request(post, self.no);
         }
-        if let Some(InFlight {
-            by: ReplyPath::Post(post), ..
-        }) = self.flight
-        {
+        if let Some(InFlight { by: ReplyPath::Post(post), .. }) = self.flight {
             ctx.leave_request(post, self.no);
         }
         for (_, pattern) in &self.subscriptions {

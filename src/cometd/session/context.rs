@@ -3,7 +3,9 @@
 use super::super::CometdConfig;
 use super::super::event_numbers::EventNumbers;
 use super::super::limits::SessionQuotas;
-use super::super::message::{Advice, ClientAdvice, ClientId, Pattern, Reconnect, Timesync, TimesyncReply};
+use super::super::message::{
+    Advice, ClientAdvice, ClientId, Pattern, Reconnect, Timesync, TimesyncReply,
+};
 use super::super::sessions::{ClientRequestId, Numbered, Output, SessionCounts, SocketId};
 use super::super::subscription_index::SubscriptionIndex;
 use super::{ConnectionType, SessionId};
@@ -173,7 +175,8 @@ pub fn spread(client: &ClientId, window: Duration) -> Duration {
     Duration::from_millis((hash >> 20).checked_rem(window).unwrap_or(0))
 }
 
-/// The client's clock against ours; only when it is new to us, or far enough off to be worth a change.
+/// The client's clock against ours; only when it is new to us, or far enough off to be worth a
+/// change.
 pub fn timesync(sync: Option<Timesync>, received: Now, now: Now) -> Option<TimesyncReply> {
     const WORTH_A_CHANGE_MS: i64 = 25;
     let Timesync { tc, lag, offset } = sync?;

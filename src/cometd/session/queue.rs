@@ -103,9 +103,10 @@ impl Queue {
 
 /// The batches of a client that acknowledges.
 ///
-/// A batch's number grows with each connect reply, as CometD's does. Besides, it says up to which of the user's events it
-/// reaches, so that a client's acknowledgement is understood by the next life of this process too, without anything written per
-/// batch: it is at least `offset` + (that number − `base`) × 2²⁰.
+/// A batch's number grows with each connect reply, as CometD's does. Besides, it says up to which
+/// of the user's events it reaches, so that a client's acknowledgement is understood by the next
+/// life of this process too, without anything written per batch: it is at least `offset` + (that
+/// number − `base`) × 2²⁰.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acks {
     /// A number of the user's that the client has everything up to.
@@ -121,32 +122,31 @@ const BATCHES: u32 = 20;
 
 impl Acks {
     pub fn new(base: u64, offset: u64) -> Self {
-        Self {
-            base,
-            offset,
-            last: offset,
-            reached: base,
-        }
+        Self { base, offset, last: offset, reached: base }
     }
 
     /// The number of the next connect reply, which carries these events.
     pub fn next<'a>(&mut self, events: impl Iterator<Item = &'a Arc<Event>>) -> u64 {
         let highest = events.map(|event| event.number).max().unwrap_or(0);
         self.reached = self.reached.max(highest);
-        let at_least = (self.reached - self.base).saturating_mul(1 << BATCHES).saturating_add(self.offset);
+        let at_least =
+            (self.reached - self.base).saturating_mul(1 << BATCHES).saturating_add(self.offset);
         self.last = self.last.saturating_add(1).max(at_least);
         self.last
     }
 
-    /// What a client acknowledges that was here in an earlier life: up to which of its user's events it has everything.
+    /// What a client acknowledges that was here in an earlier life: up to which of its user's
+    /// events it has everything.
     pub fn resume(&mut self, acknowledged: u64) -> u64 {
         self.last = self.last.max(acknowledged);
-        self.reached = self.base.saturating_add(acknowledged.saturating_sub(self.offset) >> BATCHES);
+        self.reached =
+            self.base.saturating_add(acknowledged.saturating_sub(self.offset) >> BATCHES);
         self.reached
     }
 
-    /// The client has everything from before this epoch: what follows is counted from its start, or each start of the process
-    /// would take numbers away from those that JavaScript can say exactly. True when something has changed.
+    /// The client has everything from before this epoch: what follows is counted from its start, or
+    /// each start of the process would take numbers away from those that JavaScript can say
+    /// exactly. True when something has changed.
     pub fn rebase(&mut self, epoch: u64) -> bool {
         if self.base >= epoch {
             return false;
@@ -210,7 +210,9 @@ mod tests {
         let second = acks.next([event(base + 2), event(0)].iter());
         let third = acks.next(none.iter());
         assert!(first < second && second < third, "{first} {second} {third}");
-        for (acknowledged, reached) in [(0, base), (first, base), (second, base + 2), (third, base + 2)] {
+        for (acknowledged, reached) in
+            [(0, base), (first, base), (second, base + 2), (third, base + 2)]
+        {
             let mut next_life = Acks::new(base, 0);
             assert_eq!(next_life.resume(acknowledged), reached);
             assert!(next_life.next(none.iter()) > acknowledged);

@@ -1,7 +1,9 @@
-//! Subscriptions of one session: what it hears from now on, the state it is told at once, what is replayed to it, and what is
-//! kept of it for the next life of the process.
+//! Subscriptions of one session: what it hears from now on, the state it is told at once, what is
+//! replayed to it, and what is kept of it for the next life of the process.
 
-use super::super::message::{BayeuxReply, Event, MessageKind, Pattern, Replay, ReplayReply, ReplyExt, Subscription};
+use super::super::message::{
+    BayeuxReply, Event, MessageKind, Pattern, Replay, ReplayReply, ReplyExt, Subscription,
+};
 use super::super::sessions::{Output, RestoredEvents, STATES, Saved, done, failed};
 use super::context::Ctx;
 use super::{ReplayInProgress, Session, Want};
@@ -31,16 +33,18 @@ impl Session {
             Err(error) => (Err(error), None),
         };
         BayeuxReply {
-            ext: ReplyExt {
-                replay,
-                ..ReplyExt::default()
-            },
+            ext: ReplyExt { replay, ..ReplyExt::default() },
             ..subscribed("/meta/subscribe", id, subscription, outcome)
         }
     }
 
     /// The reply to `/meta/unsubscribe`.
-    pub fn handle_unsubscribe(&mut self, id: Option<String>, subscription: Subscription, ctx: &mut Ctx) -> BayeuxReply {
+    pub fn handle_unsubscribe(
+        &mut self,
+        id: Option<String>,
+        subscription: Subscription,
+        ctx: &mut Ctx,
+    ) -> BayeuxReply {
         let outcome = self.unsubscribe(&subscription, ctx);
         self.save(ctx);
         subscribed("/meta/unsubscribe", id, subscription, outcome)
@@ -53,7 +57,8 @@ impl Session {
         replay: Option<&Replay>,
         ctx: &mut Ctx,
     ) -> Result<Option<ReplayReply>, &'static str> {
-        let heard: Vec<Pattern> = self.subscriptions.iter().map(|(_, pattern)| pattern.clone()).collect();
+        let heard: Vec<Pattern> =
+            self.subscriptions.iter().map(|(_, pattern)| pattern.clone()).collect();
         let outcome = names(subscription)?.iter().try_for_each(|name| self.subscribe_to(name, ctx));
 
         let Some(user) = self.owner.user.clone() else {
@@ -79,7 +84,8 @@ impl Session {
         let lowest = want.lowest();
         if !want.after.is_empty() {
             self.want(want, ctx);
-            // Until the replayed events are acknowledged, only the replay itself can bring them again.
+            // Until the replayed events are acknowledged, only the replay itself can bring them
+            // again.
             self.unsave(ctx);
         }
         self.want_state(new, ctx);
@@ -105,7 +111,9 @@ impl Session {
         if self.subscriptions.iter().any(|(subscribed, _)| subscribed == name) {
             return Ok(());
         }
-        if self.subscriptions.len() >= ctx.config.max_subscriptions || !ctx.quotas.subscribe(&self.owner.accounts(), &ctx.config) {
+        if self.subscriptions.len() >= ctx.config.max_subscriptions
+            || !ctx.quotas.subscribe(&self.owner.accounts(), &ctx.config)
+        {
             return Err(TOO_MANY_SUBSCRIPTIONS);
         }
         ctx.subscriptions.add(&pattern, self.no);
@@ -113,10 +121,15 @@ impl Session {
         Ok(())
     }
 
-    fn unsubscribe(&mut self, subscription: &Subscription, ctx: &mut Ctx) -> Result<(), &'static str> {
+    fn unsubscribe(
+        &mut self,
+        subscription: &Subscription,
+        ctx: &mut Ctx,
+    ) -> Result<(), &'static str> {
         for name in names(subscription)? {
             Pattern::parse(name).ok_or(SUBSCRIPTION_INVALID)?;
-            let Some(at) = self.subscriptions.iter().position(|(subscribed, _)| subscribed == name) else {
+            let Some(at) = self.subscriptions.iter().position(|(subscribed, _)| subscribed == name)
+            else {
                 continue;
             };
             let (_, pattern) = self.subscriptions.remove(at);
@@ -133,18 +146,16 @@ impl Session {
     }
 
     fn ask_state(&mut self, ctx: &mut Ctx) {
-        let Some(user) = self.owner.user.clone() else { return };
+        let Some(user) = self.owner.user.clone() else {
+            return;
+        };
         if self.state_asked || self.state_wanted.is_empty() {
             return;
         }
         self.state_asked = true;
         let channels = std::mem::take(&mut self.state_wanted);
         let channels = STATES.into_iter().filter(|channel| channels.contains(channel)).collect();
-        ctx.out.push_back(Output::State {
-            session: self.no,
-            user,
-            channels,
-        });
+        ctx.out.push_back(Output::State { session: self.no, user, channels });
     }
 
     /// The state asked for with [`Output::State`]: channel and `data`.
@@ -182,25 +193,19 @@ impl Session {
         }
         replay.asked = replay.wants.len();
         let after = replay.wants.iter().map(Want::lowest).min().unwrap_or(u64::MAX);
-        ctx.out.push_back(Output::Replay {
-            session: self.no,
-            user,
-            after,
-        });
+        ctx.out.push_back(Output::Replay { session: self.no, user, after });
     }
 
     /// What was asked for with [`Output::Replay`], oldest first.
     pub fn handle_replay(&mut self, kept: Vec<RestoredEvents>, ctx: &mut Ctx, now: Now) {
-        let Some(replay) = &mut self.replay else { return };
+        let Some(replay) = &mut self.replay else {
+            return;
+        };
         let asked = std::mem::take(&mut replay.asked).min(replay.wants.len());
         let served: Vec<Want> = replay.wants.drain(..asked).collect();
         for RestoredEvents { number, channel, text } in kept {
             if served.iter().any(|want| want.takes(&channel, number)) {
-                let event = Event {
-                    text: text.into(),
-                    number,
-                    born: now.mono,
-                };
+                let event = Event { text: text.into(), number, born: now.mono };
                 replay.replayed.insert(number, Arc::new(event));
             }
         }
@@ -228,7 +233,9 @@ impl Session {
 
     /// A client that acknowledges finds its session again after a restart.
     pub fn save(&mut self, ctx: &mut Ctx) {
-        let (Some(acks), Some(user), true) = (self.acks, self.owner.user.clone(), ctx.numbers.keeps()) else {
+        let (Some(acks), Some(user), true) =
+            (self.acks, self.owner.user.clone(), ctx.numbers.keeps())
+        else {
             return;
         };
         let is_replayed = |event: &Arc<Event>| (1..=acks.base).contains(&event.number);
@@ -257,21 +264,25 @@ fn names(subscription: &Subscription) -> Result<&[String], &'static str> {
     }
 }
 
-fn subscribed(channel: &str, id: Option<String>, subscription: Subscription, outcome: Result<(), &'static str>) -> BayeuxReply {
+fn subscribed(
+    channel: &str,
+    id: Option<String>,
+    subscription: Subscription,
+    outcome: Result<(), &'static str>,
+) -> BayeuxReply {
     let reply = match outcome {
         Ok(()) => done(channel, id),
         Err(error) => failed(channel, id, error),
     };
-    BayeuxReply {
-        subscription: echo(subscription),
-        ..reply
-    }
+    BayeuxReply { subscription: echo(subscription), ..reply }
 }
 
 /// The `subscription` of a reply that says that the session is unknown.
 pub fn unknown_echo(kind: &MessageKind) -> Option<Subscription> {
     match kind {
-        MessageKind::Subscribe(subscription) | MessageKind::Unsubscribe(subscription) => echo(subscription.clone()),
+        MessageKind::Subscribe(subscription) | MessageKind::Unsubscribe(subscription) => {
+            echo(subscription.clone())
+        }
         MessageKind::Handshake { .. }
         | MessageKind::Connect { .. }
         | MessageKind::Disconnect

@@ -5,7 +5,8 @@ use crate::cometd::message::ClientId;
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-/// What became of the last sessions that have ended: a client that asks for one can be told why it is gone.
+/// What became of the last sessions that have ended: a client that asks for one can be told why it
+/// is gone.
 #[derive(Debug, Default)]
 pub(super) struct EndedSessions {
     by_id: HashMap<ClientId, (SessionEnd, Instant)>,
@@ -18,7 +19,9 @@ const REMEMBERED: usize = 4_096;
 impl EndedSessions {
     pub(super) fn add(&mut self, id: ClientId, why: SessionEnd, at: Instant) {
         while self.oldest.len() >= REMEMBERED {
-            let Some(oldest) = self.oldest.pop_front() else { break };
+            let Some(oldest) = self.oldest.pop_front() else {
+                break;
+            };
             self.by_id.remove(&oldest);
         }
         if self.by_id.insert(id.clone(), (why, at)).is_none() {

@@ -2,9 +2,16 @@
 
 use super::{Sessions, bare_advice, done, failed};
 use crate::cometd::limits::QuotaOwner;
-use crate::cometd::message::{AckExt, Advice, BayeuxReply, ClientId, ClientMessage, MessageKind, Reconnect, ReplayReply, ReplyExt};
-use crate::cometd::session::{ConnectionType, ReplyPath, Session, SessionId, SessionOwner, spread, timesync};
-use crate::cometd::sessions::{ClientOrigin, CometdTransport, NO_COMMON_TYPE, Output, SessionEnd, SocketId};
+use crate::cometd::message::{
+    AckExt, Advice, BayeuxReply, ClientId, ClientMessage, MessageKind, Reconnect, ReplayReply,
+    ReplyExt,
+};
+use crate::cometd::session::{
+    ConnectionType, ReplyPath, Session, SessionId, SessionOwner, spread, timesync,
+};
+use crate::cometd::sessions::{
+    ClientOrigin, CometdTransport, NO_COMMON_TYPE, Output, SessionEnd, SocketId,
+};
 use crate::model::Now;
 use std::time::Duration;
 
@@ -34,9 +41,7 @@ impl Sessions {
             }),
             ..failed("/meta/handshake", message.id.clone(), error)
         };
-        if let MessageKind::Handshake {
-            connection_types: Some(offered),
-        } = &message.kind
+        if let MessageKind::Handshake { connection_types: Some(offered) } = &message.kind
             && !offered.iter().any(|one| self.ctx.is_offered(Some(one)))
         {
             return refused(NO_COMMON_TYPE, Reconnect::None, Duration::ZERO);
@@ -45,10 +50,7 @@ impl Sessions {
             return refused(HANDSHAKE_DENIED, Reconnect::None, Duration::ZERO);
         }
         if let Err(wait) = self.ctx.quotas.shake(&from, &self.ctx.config, now.mono) {
-            self.ctx.out.push_back(Output::Throttled {
-                user: from.user,
-                address: from.address,
-            });
+            self.ctx.out.push_back(Output::Throttled { user: from.user, address: from.address });
             let wait = wait.max(Duration::from_secs(1));
             return refused(TOO_MANY_HANDSHAKES, Reconnect::Handshake, wait + spread(&fresh, wait));
         }
@@ -61,7 +63,8 @@ impl Sessions {
         let ext = ReplyExt {
             ack: acks_from.map(|_| AckExt::Enabled(true)),
             timesync: timesync(message.ext.timesync, now, now),
-            replay: (message.ext.replay.is_some() && from.user.is_some()).then_some(ReplayReply { last, complete: None }),
+            replay: (message.ext.replay.is_some() && from.user.is_some())
+                .then_some(ReplayReply { last, complete: None }),
         };
         let owner = SessionOwner {
             user: from.user,
@@ -73,7 +76,14 @@ impl Sessions {
             self.displace(socket, now);
         }
         let names = (self.next_number(), fresh.clone());
-        let session = Session::new(names, owner, (from.login_until, acks_from), via.transport(), &self.ctx, now);
+        let session = Session::new(
+            names,
+            owner,
+            (from.login_until, acks_from),
+            via.transport(),
+            &self.ctx,
+            now,
+        );
         self.begin(session, via, now);
         BayeuxReply {
             version: Some("1.0"),
@@ -85,28 +95,34 @@ impl Sessions {
         }
     }
 
-    /// A user with too many sessions loses the one that would have expired first, unless all of them are held.
+    /// A user with too many sessions loses the one that would have expired first, unless all of
+    /// them are held.
     fn make_room(&mut self, from: &ClientOrigin, now: Now) -> bool {
         let (quotas, config) = (&self.ctx.quotas, &self.ctx.config);
         let address = QuotaOwner::Address(from.address);
-        if self.sessions.len() >= config.max_sessions || quotas.count(&address) >= config.max_sessions_per_address {
+        if self.sessions.len() >= config.max_sessions
+            || quotas.count(&address) >= config.max_sessions_per_address
+        {
             return false;
         }
         let user = QuotaOwner::User(from.user.clone());
         if from.user.is_none() || quotas.count(&user) < config.max_sessions_per_user {
             return true;
         }
-        let expiries = quotas
-            .sessions(&user)
-            .filter_map(|no| Some((self.sessions.get(&no)?.expires()?, no)));
-        let Some((_, no)) = expiries.min() else { return false };
+        let expiries =
+            quotas.sessions(&user).filter_map(|no| Some((self.sessions.get(&no)?.expires()?, no)));
+        let Some((_, no)) = expiries.min() else {
+            return false;
+        };
         self.end(no, SessionEnd::CrowdedOut, now);
         true
     }
 
     /// The session that was on the socket is not any more.
     fn displace(&mut self, socket: SocketId, now: Now) {
-        let Some(state) = self.sockets.get_mut(socket) else { return };
+        let Some(state) = self.sockets.get_mut(socket) else {
+            return;
+        };
         let Some(no) = state.session() else { return };
         state.unbind(&mut self.ctx, now);
         if let Some(session) = self.sessions.get_mut(&no) {

@@ -26,7 +26,8 @@ pub struct ClientOrigin {
     pub login_until: Option<Instant>,
     /// The cookie `BAYEUX_BROWSER`.
     pub browser: Option<Arc<str>>,
-    /// Names the login by the cookie that came with it; a request with the same login is of the same browser.
+    /// Names the login by the cookie that came with it; a request with the same login is of the
+    /// same browser.
     pub login: Option<Arc<str>>,
     /// Address of the client, behind trusted proxies.
     pub address: IpAddr,
@@ -50,10 +51,7 @@ pub enum CometdTransport {
 
 impl CometdTransport {
     /// POST over HTTP/1.1.
-    pub const HTTP: CometdTransport = CometdTransport::Http {
-        multiplexed: false,
-        blocked: false,
-    };
+    pub const HTTP: CometdTransport = CometdTransport::Http { multiplexed: false, blocked: false };
 
     pub(in crate::cometd) fn transport(self) -> ConnectionType {
         match self {
@@ -123,7 +121,8 @@ pub struct RestoredEvents {
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Answer the request with 200 and this body; then say [`super::Sessions::handle_written`] or [`super::Sessions::handle_cut`].
+    /// Answer the request with 200 and this body; then say [`super::Sessions::handle_written`] or
+    /// [`super::Sessions::handle_cut`].
     Answer {
         /// Number of the request.
         post: ClientRequestId,
@@ -132,12 +131,14 @@ pub enum Output {
         /// There are events in it, which must not be lost.
         has_events: bool,
     },
-    /// A newer connect has taken this one's place: answer an HTTP error at once, but not 408, which browsers repeat.
+    /// A newer connect has taken this one's place: answer an HTTP error at once, but not 408, which
+    /// browsers repeat.
     Overtaken {
         /// Number of the request.
         post: ClientRequestId,
     },
-    /// A newer connect waits to know whether this answer arrives: see to it that it has or never will, and say so.
+    /// A newer connect waits to know whether this answer arrives: see to it that it has or never
+    /// will, and say so.
     Abandon {
         /// Number of the request.
         post: ClientRequestId,
@@ -147,7 +148,8 @@ pub enum Output {
         /// Number of the websocket.
         socket: SocketId,
     },
-    /// Send a frame; then say [`super::Sessions::handle_sent`]. There is never a second one under way.
+    /// Send a frame; then say [`super::Sessions::handle_sent`]. There is never a second one under
+    /// way.
     Send {
         /// Number of the websocket.
         socket: SocketId,
@@ -168,7 +170,8 @@ pub enum Output {
         /// Text for people.
         reason: &'static str,
     },
-    /// Ask for the present state on these channels and hand it in with [`super::Sessions::handle_state`], in order with the notices.
+    /// Ask for the present state on these channels and hand it in with
+    /// [`super::Sessions::handle_state`], in order with the notices.
     State {
         /// The session that has subscribed.
         session: SessionId,
@@ -177,7 +180,8 @@ pub enum Output {
         /// Channels of state to ask for.
         channels: Vec<&'static str>,
     },
-    /// Read this user's kept events behind this number and hand them in with [`super::Sessions::handle_replay`], in order.
+    /// Read this user's kept events behind this number and hand them in with
+    /// [`super::Sessions::handle_replay`], in order.
     Replay {
         /// The session that wants them.
         session: SessionId,
@@ -258,7 +262,8 @@ pub enum SessionEnd {
 }
 
 impl SessionEnd {
-    /// The error of a connect that is held when the session ends; none where its client has ended it.
+    /// The error of a connect that is held when the session ends; none where its client has ended
+    /// it.
     pub(in crate::cometd) fn error(self) -> Option<&'static str> {
         match self {
             SessionEnd::Disconnected => None,
@@ -277,7 +282,8 @@ impl SessionEnd {
         }
     }
 
-    /// How the session's websocket is closed when it ends, where it is: RFC 6455 7.4.1, and the reason for people.
+    /// How the session's websocket is closed when it ends, where it is: RFC 6455 7.4.1, and the
+    /// reason for people.
     pub(super) fn closes_socket(self) -> Option<(u16, &'static str)> {
         match self {
             SessionEnd::Expired => Some((1000, "The session has expired.")),

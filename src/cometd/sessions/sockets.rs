@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// One websocket. Like a session, it has `handle_*` for what happens on it, and puts what is to be done into `Ctx::out`.
+/// One websocket. Like a session, it has `handle_*` for what happens on it, and puts what is to be
+/// done into `Ctx::out`.
 #[derive(Debug)]
 pub(super) struct Socket {
     id: SocketId,
@@ -117,13 +118,20 @@ impl Socket {
     }
 
     /// Replies, and the events before them.
-    pub(super) fn reply(&mut self, events: Vec<Arc<Event>>, replies: Vec<BayeuxReply>, session: Option<&mut Session>, ctx: &mut Ctx) {
+    pub(super) fn reply(
+        &mut self,
+        events: Vec<Arc<Event>>,
+        replies: Vec<BayeuxReply>,
+        session: Option<&mut Session>,
+        ctx: &mut Ctx,
+    ) {
         let replies = replies.into_iter().map(|reply| Outgoing::Reply(Box::new(reply)));
         self.outbox.extend(events.into_iter().map(Outgoing::Event).chain(replies));
         self.pump(session, ctx);
     }
 
-    /// Sends what there is, one frame at a time; with it the events of the session, if it is on this socket.
+    /// Sends what there is, one frame at a time; with it the events of the session, if it is on
+    /// this socket.
     pub(super) fn pump(&mut self, session: Option<&mut Session>, ctx: &mut Ctx) {
         if self.frame == OutgoingFrame::None {
             self.send(session, ctx);
@@ -155,7 +163,9 @@ impl Socket {
             return;
         }
         self.frame = OutgoingFrame::Waiting;
-        let mut body = Body::with_capacity(pushed.iter().map(|event| event.text.len() + 1).sum::<usize>() + 160 * outbox.len());
+        let mut body = Body::with_capacity(
+            pushed.iter().map(|event| event.text.len() + 1).sum::<usize>() + 160 * outbox.len(),
+        );
         for outgoing in &outbox {
             match outgoing {
                 Outgoing::Event(event) => body.event(event),
@@ -163,10 +173,7 @@ impl Socket {
             }
         }
         pushed.iter().for_each(|event| body.event(event));
-        ctx.out.push_back(Output::Send {
-            socket: self.id,
-            body: body.end(),
-        });
+        ctx.out.push_back(Output::Send { socket: self.id, body: body.end() });
     }
 
     /// Its frame has not been handed over yet.
@@ -287,7 +294,8 @@ impl Sockets {
         }
     }
 
-    /// Pushes what waits for a session that is on a websocket. True: a frame waits to be handed over there.
+    /// Pushes what waits for a session that is on a websocket. True: a frame waits to be handed
+    /// over there.
     pub(super) fn push(&mut self, session: &mut Session, ctx: &mut Ctx) -> bool {
         let socket = session.socket().filter(|_| session.is_pushed());
         let Some(socket) = socket.and_then(|socket| self.get_mut(socket)) else {

@@ -8,12 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 const DEVICES: &str = "/v2/me/devices";
-const MULTIPLEXED: CometdTransport = CometdTransport::Http {
-    multiplexed: true,
-    blocked: false,
-};
+const MULTIPLEXED: CometdTransport = CometdTransport::Http { multiplexed: true, blocked: false };
 
-/// A hub with its own clock, and with connections that keep what they are given until a test reads it.
+/// A hub with its own clock, and with connections that keep what they are given until a test reads
+/// it.
 struct House {
     hub: Sessions,
     now: Now,
@@ -44,10 +42,7 @@ impl House {
         let mono = Instant::now();
         Self {
             hub: Sessions::new(config, epoch),
-            now: Now {
-                mono,
-                wall: Timestamp(1_700_000_000_000),
-            },
+            now: Now { mono, wall: Timestamp(1_700_000_000_000) },
             posts: 0,
             answers: BTreeMap::new(),
             overtaken: Vec::new(),
@@ -89,11 +84,16 @@ impl House {
 
     fn drain(&mut self) {
         for _ in 0..self.patience {
-            let Some(output) = self.hub.poll_output() else { return };
+            let Some(output) = self.hub.poll_output() else {
+                return;
+            };
             match output {
                 Output::Answer { post, body, .. } => {
                     let body = serde_json::from_str(&body).expect("an answer is JSON");
-                    assert!(self.answers.insert(post, body).is_none(), "{post:?} is answered twice");
+                    assert!(
+                        self.answers.insert(post, body).is_none(),
+                        "{post:?} is answered twice"
+                    );
                 }
                 Output::Overtaken { post } => self.overtaken.push(post),
                 // Nothing a test has not read has left.
@@ -108,7 +108,10 @@ impl House {
                 }
                 Output::Send { socket, body } => {
                     let body = serde_json::from_str(&body).expect("a frame is JSON");
-                    assert!(self.frames.insert(socket, body).is_none(), "{socket:?} has two frames under way");
+                    assert!(
+                        self.frames.insert(socket, body).is_none(),
+                        "{socket:?} has two frames under way"
+                    );
                 }
                 Output::Next { .. } | Output::Throttled { .. } => {}
                 Output::Close { socket, code, .. } => {
@@ -116,13 +119,10 @@ impl House {
                     self.hub.handle_gone(socket, self.now);
                 }
                 Output::State { session, channels, .. } => self.states.push((session, channels)),
-                Output::Replay { session, user, after } => self.replays.push((session, user, after)),
-                Output::Keep {
-                    user,
-                    channel,
-                    event,
-                    gone,
-                } => {
+                Output::Replay { session, user, after } => {
+                    self.replays.push((session, user, after))
+                }
+                Output::Keep { user, channel, event, gone } => {
                     let kept = RestoredEvents {
                         number: event.number,
                         channel: channel.to_owned(),
@@ -153,7 +153,10 @@ impl House {
     fn replay(&mut self) {
         while !self.replays.is_empty() {
             let (session, user, after) = self.replays.remove(0);
-            let kept = self.journal.iter().filter(|((whose, number), _)| *whose == user && *number > after);
+            let kept = self
+                .journal
+                .iter()
+                .filter(|((whose, number), _)| *whose == user && *number > after);
             let kept = kept.map(|(_, kept)| kept.clone()).collect();
             self.hub.handle_replay(session, Some(kept), self.now);
             self.drain();
@@ -170,7 +173,12 @@ impl House {
         }
     }
 
-    fn post(&mut self, from: ClientOrigin, via: CometdTransport, messages: &Value) -> ClientRequestId {
+    fn post(
+        &mut self,
+        from: ClientOrigin,
+        via: CometdTransport,
+        messages: &Value,
+    ) -> ClientRequestId {
         self.posts += 1;
         let no = ClientRequestId(self.posts);
         let post = ClientRequest {
@@ -244,12 +252,14 @@ impl House {
     }
 
     fn subscribe(&mut self, user: &str, client: &str, channel: &str) {
-        let subscribe = json!([{"channel":"/meta/subscribe","clientId":client,"subscription":channel}]);
+        let subscribe =
+            json!([{"channel":"/meta/subscribe","clientId":client,"subscription":channel}]);
         assert_eq!(self.ask(user, &subscribe)[0]["successful"], true);
         self.tell_states(None);
     }
 
-    /// A session that has connected once, subscribed to `channel`, with nothing to be told of its state.
+    /// A session that has connected once, subscribed to `channel`, with nothing to be told of its
+    /// state.
     fn session(&mut self, user: &str, channel: &str) -> String {
         let client = self.shake(user);
         self.subscribe(user, &client, channel);
@@ -457,10 +467,7 @@ fn connect_and_disconnect_in_one_request_answer_each_message_once() {
 
 #[test]
 fn a_session_answers_nobody_but_its_user() {
-    let mut house = House::new(CometdConfig {
-        anonymous: true,
-        ..CometdConfig::default()
-    });
+    let mut house = House::new(CometdConfig { anonymous: true, ..CometdConfig::default() });
     let client = house.session("anna", DEVICES);
     assert_eq!(house.ask("bert", &connect(&client))[0]["error"], UNKNOWN);
     assert_eq!(house.ask("browser b1", &connect(&client))[0]["error"], UNKNOWN);
@@ -487,8 +494,11 @@ fn whoever_nobody_knows_gets_no_session_or_none_of_the_users_channels() {
         ..CometdConfig::default()
     });
     let client = house.shake("browser b1");
-    for (channel, allowed) in [(DEVICES, false), ("/**", false), ("/v2/**", false), ("/x/a", true), ("/x/**", true)] {
-        let subscribe = json!([{"channel":"/meta/subscribe","clientId":client,"subscription":channel}]);
+    for (channel, allowed) in
+        [(DEVICES, false), ("/**", false), ("/v2/**", false), ("/x/a", true), ("/x/**", true)]
+    {
+        let subscribe =
+            json!([{"channel":"/meta/subscribe","clientId":client,"subscription":channel}]);
         assert_eq!(house.ask("browser b1", &subscribe)[0]["successful"], allowed, "{channel}");
     }
     assert!(house.states.is_empty());
@@ -502,7 +512,9 @@ fn the_present_state_comes_once_for_each_channel_in_order_with_what_happens() {
     let subscribe = |channels: Value| json!([{"channel":"/meta/subscribe","clientId":client,"subscription":channels}]);
     house.ask("anna", &subscribe(json!(["/v2/me/devices"])));
     house.ask("anna", &subscribe(json!(["/v2/me/*", "/**"])));
-    let asked = |house: &House| house.states.iter().map(|(_, channels)| channels.clone()).collect::<Vec<_>>();
+    let asked = |house: &House| {
+        house.states.iter().map(|(_, channels)| channels.clone()).collect::<Vec<_>>()
+    };
     assert_eq!(asked(&house), [vec!["/v2/me/devices"]], "one question at a time");
     house.notice("anna", 1);
     house.tell_states(Some(2));
@@ -516,10 +528,7 @@ fn the_present_state_comes_once_for_each_channel_in_order_with_what_happens() {
 
 #[test]
 fn a_session_that_never_fetches_is_ended_rather_than_shortened() {
-    let mut house = House::new(CometdConfig {
-        max_queue: 3,
-        ..CometdConfig::default()
-    });
+    let mut house = House::new(CometdConfig { max_queue: 3, ..CometdConfig::default() });
     let client = house.session("anna", DEVICES);
     (0..3).for_each(|n| house.notice("anna", n));
     assert_eq!(house.hub.len(), 1);
@@ -596,18 +605,12 @@ fn a_login_that_ends_ends_the_session_and_says_why() {
 #[test]
 fn another_browser_of_the_same_user_is_refused_and_a_client_without_cookies_is_not() {
     let mut house = House::open();
-    let mine = ClientOrigin {
-        browser: Some("b1".into()),
-        ..peer("anna")
-    };
+    let mine = ClientOrigin { browser: Some("b1".into()), ..peer("anna") };
     let http = CometdTransport::HTTP;
     let shaken = house.post(mine.clone(), http, &json!([{"channel":"/meta/handshake"}]));
     let client = house.read(shaken)[0]["clientId"].as_str().expect("an id").to_owned();
     let mut connects = |browser: Option<&str>| {
-        let from = ClientOrigin {
-            browser: browser.map(Into::into),
-            ..peer("anna")
-        };
+        let from = ClientOrigin { browser: browser.map(Into::into), ..peer("anna") };
         let post = house.post(from, http, &glance(&client));
         house.read(post)[0]["successful"] == true
     };
@@ -650,10 +653,7 @@ fn a_session_that_began_without_the_browsers_cookie_belongs_to_its_login() {
 #[test]
 fn a_browser_holds_one_connect_and_the_next_session_takes_the_place_when_it_is_free() {
     let mut house = House::open();
-    let from = ClientOrigin {
-        browser: Some("b1".into()),
-        ..peer("anna")
-    };
+    let from = ClientOrigin { browser: Some("b1".into()), ..peer("anna") };
     let http = CometdTransport::HTTP;
     let mut tabs = Vec::new();
     for _ in 0..2 {
@@ -796,10 +796,7 @@ fn a_websocket_belongs_to_one_session_and_a_new_handshake_takes_it() {
 
 #[test]
 fn a_websocket_that_does_not_read_is_closed_when_too_much_waits_for_it() {
-    let mut house = House::new(CometdConfig {
-        max_queue: 3,
-        ..CometdConfig::default()
-    });
+    let mut house = House::new(CometdConfig { max_queue: 3, ..CometdConfig::default() });
     let (socket, client) = house.on_socket("anna", DEVICES);
     house.frame(socket, "anna", &connect(&client));
     (0..5).for_each(|number| house.notice("anna", number));
@@ -810,10 +807,8 @@ fn a_websocket_that_does_not_read_is_closed_when_too_much_waits_for_it() {
 
 #[test]
 fn whoever_has_most_goes_when_a_user_has_too_much() {
-    let mut house = House::new(CometdConfig {
-        max_queue_bytes_per_user: 1_000,
-        ..CometdConfig::default()
-    });
+    let mut house =
+        House::new(CometdConfig { max_queue_bytes_per_user: 1_000, ..CometdConfig::default() });
     let slow = house.session("anna", DEVICES);
     let quick = house.session("anna", DEVICES);
     let mut heard = 0;
@@ -828,10 +823,7 @@ fn whoever_has_most_goes_when_a_user_has_too_much() {
 
 #[test]
 fn handshakes_are_throttled_and_told_when_to_come_again() {
-    let mut house = House::new(CometdConfig {
-        handshakes_per_user: 1,
-        ..CometdConfig::default()
-    });
+    let mut house = House::new(CometdConfig { handshakes_per_user: 1, ..CometdConfig::default() });
     (0..10).for_each(|_| drop(house.shake("anna")));
     let reply = house.ask("anna", &json!([{"channel":"/meta/handshake"}]))[0].clone();
     assert_eq!(reply["error"], TOO_MANY_HANDSHAKES);
@@ -868,19 +860,22 @@ fn a_client_that_comes_back_hears_what_it_has_missed_once_and_in_order() {
 
 #[test]
 fn a_replay_that_does_not_reach_back_says_so() {
-    let mut house = House::new(CometdConfig {
-        replay_events: 2,
-        ..CometdConfig::default()
-    });
+    let mut house = House::new(CometdConfig { replay_events: 2, ..CometdConfig::default() });
     (1..=5).for_each(|number| house.notice("anna", number));
     let client = house.shake("anna");
     house.ask("anna", &connect(&client));
-    for (after, complete, expected) in [(1, false, vec![4, 5]), (3, true, vec![4, 5]), (77, false, vec![])] {
+    for (after, complete, expected) in
+        [(1, false, vec![4, 5]), (3, true, vec![4, 5]), (77, false, vec![])]
+    {
         let subscribe = json!([
             {"channel":"/meta/unsubscribe","clientId":client,"subscription":DEVICES},
             {"channel":"/meta/subscribe","clientId":client,"subscription":DEVICES,"ext":{"replay":after}},
         ]);
-        assert_eq!(house.ask("anna", &subscribe)[1]["ext"]["replay"]["complete"], complete, "{after}");
+        assert_eq!(
+            house.ask("anna", &subscribe)[1]["ext"]["replay"]["complete"],
+            complete,
+            "{after}"
+        );
         house.tell_states(None);
         house.replay();
         assert_eq!(data(&house.ask("anna", &glance(&client))), expected, "{after}");
@@ -906,10 +901,8 @@ fn a_client_that_acknowledges_goes_on_after_a_restart_and_misses_nothing() {
     house.tell_states(Some(100));
     let answer = house.read(waiting);
     assert_eq!(data(&answer), [2, 3], "what is older than this life goes alone");
-    let advice = answer
-        .as_array()
-        .and_then(|messages| messages.last())
-        .map(|reply| reply["advice"].clone());
+    let advice =
+        answer.as_array().and_then(|messages| messages.last()).map(|reply| reply["advice"].clone());
     assert_eq!(
         advice,
         Some(json!({"reconnect":"retry","interval":0,"timeout":25000})),
@@ -939,7 +932,8 @@ fn a_client_that_acknowledges_goes_on_after_a_restart_and_misses_nothing() {
 fn the_clock_is_compared_where_a_client_asks() {
     let mut house = House::open();
     let now = house.now.wall.0 as i64;
-    let shake = json!([{"channel":"/meta/handshake","ext":{"timesync":{"tc":now - 40,"l":0,"o":0}}}]);
+    let shake =
+        json!([{"channel":"/meta/handshake","ext":{"timesync":{"tc":now - 40,"l":0,"o":0}}}]);
     assert_eq!(
         house.ask("anna", &shake)[0]["ext"]["timesync"],
         json!({"tc":now - 40,"ts":now,"p":0,"a":-40})
@@ -1010,9 +1004,8 @@ fn a_session_lives_as_long_as_its_client_was_told_to_wait_and_then_as_any_other(
     let mut house = House::in_epoch(config.clone(), 1);
     let client = house.acknowledging("anna", DEVICES);
     house.hub.handle_pressure(Duration::from_secs(10));
-    let told = house.ask("anna", &glance(&client))[0]["advice"]["interval"]
-        .as_u64()
-        .expect("a number");
+    let told =
+        house.ask("anna", &glance(&client))[0]["advice"]["interval"].as_u64().expect("a number");
     assert!(told > 10_000, "{told}");
     house.pass(Duration::from_millis(told + 9_999));
     let answer = house.ask("anna", &glance(&client));
@@ -1034,9 +1027,7 @@ fn after_a_gap_clients_come_back_spread_out_and_those_who_hear_no_notices_stay()
     let intervals: BTreeSet<u64> = clients
         .iter()
         .map(|client| {
-            house.ask("anna", &connect(client))[0]["advice"]["interval"]
-                .as_u64()
-                .expect("a number")
+            house.ask("anna", &connect(client))[0]["advice"]["interval"].as_u64().expect("a number")
         })
         .collect();
     assert!(intervals.len() > 10, "{intervals:?}");
@@ -1120,7 +1111,8 @@ fn events_that_wait_for_their_turn_end_nobody_who_takes_them() {
     house.drain();
     let speaker = house.session("anna", "/x/b");
     house.patience = 0;
-    let many: Vec<Value> = (0..9).map(|n| json!({"channel":"/x/a","clientId":speaker,"data":n})).collect();
+    let many: Vec<Value> =
+        (0..9).map(|n| json!({"channel":"/x/a","clientId":speaker,"data":n})).collect();
     house.send("anna", &json!(many));
     house.send("anna", &json!(many));
     let mut heard = Vec::new();
@@ -1159,8 +1151,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let word = prop_oneof![
         Just(r#"{"channel":"/meta/connect"}"#.to_owned()),
         Just(r#"{"channel":"/meta/handshake"}"#.to_owned()),
-        Just(r#"{"channel":"/meta/subscribe","clientId":"client1","subscription":"/**"}"#.to_owned()),
-        Just(r#"{"channel":"/meta/connect","clientId":"client1","ext":{"ack":9007199254740991}}"#.to_owned()),
+        Just(
+            r#"{"channel":"/meta/subscribe","clientId":"client1","subscription":"/**"}"#.to_owned()
+        ),
+        Just(
+            r#"{"channel":"/meta/connect","clientId":"client1","ext":{"ack":9007199254740991}}"#
+                .to_owned()
+        ),
         Just(r#"{"channel":"/x/a","clientId":"client1","data":1}"#.to_owned()),
         "[a-z/*]{0,9}".prop_map(|text| json!({"channel":text,"clientId":text}).to_string()),
     ];
@@ -1177,13 +1174,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn steps_of_clients_that_acknowledge() -> impl Strategy<Value = Vec<Step>> {
-    (steps(), proptest::collection::vec(any::<proptest::sample::Index>(), 0..4)).prop_map(|(mut steps, restarts)| {
-        for at in restarts {
-            let at = at.index(steps.len() + 1);
-            steps.insert(at, Step::Restart);
-        }
-        steps
-    })
+    (steps(), proptest::collection::vec(any::<proptest::sample::Index>(), 0..4)).prop_map(
+        |(mut steps, restarts)| {
+            for at in restarts {
+                let at = at.index(steps.len() + 1);
+                steps.insert(at, Step::Restart);
+            }
+            steps
+        },
+    )
 }
 
 const CLIENTS: [&str; 3] = ["anna", "anna", "bert"];
@@ -1234,7 +1233,9 @@ impl Naive {
             self.hear(&answer);
             return true;
         }
-        let Some(frame) = self.socket.and_then(|socket| Some((socket, house.frames.remove(&socket)?))) else {
+        let Some(frame) =
+            self.socket.and_then(|socket| Some((socket, house.frames.remove(&socket)?)))
+        else {
             return false;
         };
         house.hub.handle_sent(frame.0, house.now);
@@ -1255,16 +1256,9 @@ fn play(steps: Vec<Step>, acks: bool) -> Result<(), TestCaseError> {
     let mut epoch = 1;
     let mut clients: Vec<Naive> = Vec::new();
     for user in CLIENTS {
-        let id = if acks {
-            house.acknowledging(user, DEVICES)
-        } else {
-            house.session(user, DEVICES)
-        };
-        clients.push(Naive {
-            id,
-            ack: acks.then_some(0),
-            ..Naive::default()
-        });
+        let id =
+            if acks { house.acknowledging(user, DEVICES) } else { house.session(user, DEVICES) };
+        clients.push(Naive { id, ack: acks.then_some(0), ..Naive::default() });
     }
     let mut told: [Vec<u64>; 2] = Default::default();
     let mut number = 0;
@@ -1330,7 +1324,8 @@ fn play(steps: Vec<Step>, acks: bool) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Whatever is cut, held, overtaken or slow, by whichever transport: each client hears each notice of its user once, in order.
+    /// Whatever is cut, held, overtaken or slow, by whichever transport: each client hears each
+    /// notice of its user once, in order.
     #[test]
     fn nothing_is_lost_doubled_or_told_to_another(steps in steps()) {
         play(steps, false)?;

@@ -64,21 +64,11 @@ pub(super) enum Ask {
 
 #[derive(Debug)]
 enum Purpose {
-    Register {
-        on: bool,
-        reply: Option<PhoneReply>,
-    },
+    Register { on: bool, reply: Option<PhoneReply> },
     Invite,
-    Reinvite {
-        direction: SdpDirection,
-        reply: Option<PhoneReply>,
-    },
-    Refer {
-        reply: Option<PhoneReply>,
-    },
-    Options {
-        reply: Option<PhoneReply>,
-    },
+    Reinvite { direction: SdpDirection, reply: Option<PhoneReply> },
+    Refer { reply: Option<PhoneReply> },
+    Options { reply: Option<PhoneReply> },
     Release,
 }
 
@@ -159,7 +149,12 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn new(config: PhoneConfig, socket: UdpSocket, address: SocketAddr, shared: Arc<PhoneShared>) -> Agent {
+    pub(super) fn new(
+        config: PhoneConfig,
+        socket: UdpSocket,
+        address: SocketAddr,
+        shared: Arc<PhoneShared>,
+    ) -> Agent {
         Agent {
             config,
             socket,
@@ -210,7 +205,9 @@ impl Agent {
             Ask::Answer { reply } => answer(reply, self.answer()),
             Ask::HangUp { reply } => answer(reply, self.hang_up()),
             Ask::Reinvite { direction, reply } => self.reinvite(direction, reply),
-            Ask::Refer { number, replaces, reply } => self.refer(&number, replaces.as_deref(), reply),
+            Ask::Refer { number, replaces, reply } => {
+                self.refer(&number, replaces.as_deref(), reply)
+            }
             Ask::Dialog { reply } => {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.dialog());
@@ -219,7 +216,14 @@ impl Agent {
                 let server = self.config.server;
                 let uri = format!("sip:{server}");
                 let fields = self.outside_fields(&uri, &token(), 1, "OPTIONS");
-                self.send_request(Method::Options, &uri, fields, None, server, Purpose::Options { reply: Some(reply) });
+                self.send_request(
+                    Method::Options,
+                    &uri,
+                    fields,
+                    None,
+                    server,
+                    Purpose::Options { reply: Some(reply) },
+                );
             }
             Ask::Policy { answer: policy, reply } => {
                 self.config.answer = policy;
@@ -239,7 +243,14 @@ impl Agent {
         let expires = if on { self.config.expires } else { 0 };
         fields.push(Header::Expires(headers::Expires::new(expires.to_string())));
         let registrar = format!("sip:{server}");
-        self.send_request(Method::Register, &registrar, fields, None, server, Purpose::Register { on, reply });
+        self.send_request(
+            Method::Register,
+            &registrar,
+            fields,
+            None,
+            server,
+            Purpose::Register { on, reply },
+        );
     }
 
     fn start_call(&mut self, number: &str) -> Result<(), PhoneError> {
@@ -272,10 +283,7 @@ impl Agent {
     }
 
     fn answer(&mut self) -> Result<(), PhoneError> {
-        let Some(PhoneCall {
-            state: PhoneState::Ringing { invite, from, .. },
-            ..
-        }) = &self.call
+        let Some(PhoneCall { state: PhoneState::Ringing { invite, from, .. }, .. }) = &self.call
         else {
             return Err(PhoneError::NoCall);
         };
@@ -317,19 +325,19 @@ impl Agent {
     }
 
     fn reinvite(&mut self, direction: SdpDirection, reply: PhoneReply) {
-        let busy = self.clients.iter().any(|client| matches!(client.purpose, Purpose::Reinvite { .. }));
+        let busy =
+            self.clients.iter().any(|client| matches!(client.purpose, Purpose::Reinvite { .. }));
         match &mut self.call {
-            Some(call) if matches!(call.state, PhoneState::Established) && !busy => call.version += 1,
+            Some(call) if matches!(call.state, PhoneState::Established) && !busy => {
+                call.version += 1
+            }
             _ => return answer(reply, Err(PhoneError::NoCall)),
         }
         let offer = self.description(direction, None);
         self.send_in_call(
             Method::Invite,
             offer,
-            Purpose::Reinvite {
-                direction,
-                reply: Some(reply),
-            },
+            Purpose::Reinvite { direction, reply: Some(reply) },
         );
     }
 
@@ -370,8 +378,14 @@ impl Agent {
         };
         let (uri, to, branch) = (client.request.uri.to_string(), client.to, client.branch.clone());
         let fields = client.request.headers.iter().filter_map(|header| match header {
-            Header::From(_) | Header::To(_) | Header::CallId(_) | Header::MaxForwards(_) | Header::Route(_) => Some(header.clone()),
-            Header::CSeq(cseq) => Some(Header::CSeq(headers::CSeq::new(cseq.value().replace("INVITE", "CANCEL")))),
+            Header::From(_)
+            | Header::To(_)
+            | Header::CallId(_)
+            | Header::MaxForwards(_)
+            | Header::Route(_) => Some(header.clone()),
+            Header::CSeq(cseq) => {
+                Some(Header::CSeq(headers::CSeq::new(cseq.value().replace("INVITE", "CANCEL"))))
+            }
             _ => None,
         });
         let fields = std::iter::once(self.via(&branch)).chain(fields).collect();
@@ -389,7 +403,9 @@ impl Agent {
     }
 
     fn handle_request(&mut self, request: Request, from: SocketAddr) {
-        if let Some((_, bytes)) = self.answered.iter().find(|(key, _)| *key == transaction_key(&request)) {
+        if let Some((_, bytes)) =
+            self.answered.iter().find(|(key, _)| *key == transaction_key(&request))
+        {
             self.outbox.push_back((bytes.clone(), from));
             return;
         }
@@ -401,12 +417,17 @@ impl Agent {
             Method::Cancel => self.handle_cancel(&request, from),
             Method::Bye if inside => {
                 self.respond(&request, 200, from, Vec::new(), None);
-                let reason = wire::value(&request.headers, "Reason").map(|reason| reason.into_owned());
+                let reason =
+                    wire::value(&request.headers, "Reason").map(|reason| reason.into_owned());
                 self.end_call(false, reason);
             }
             Method::Notify if inside => self.handle_notify(&request, from),
-            Method::Update if inside && !request.body.is_empty() => self.handle_reinvite(&request, from),
-            Method::Options | Method::Info | Method::Update => self.respond(&request, 200, from, Vec::new(), None),
+            Method::Update if inside && !request.body.is_empty() => {
+                self.handle_reinvite(&request, from)
+            }
+            Method::Options | Method::Info | Method::Update => {
+                self.respond(&request, 200, from, Vec::new(), None)
+            }
             _ => self.respond(&request, if inside { 501 } else { 481 }, from, Vec::new(), None),
         }
     }
@@ -422,9 +443,7 @@ impl Agent {
             return self.respond_final(&request, 488, from, None);
         }
         let text = |name| {
-            wire::value(&request.headers, name)
-                .map(|value| value.into_owned())
-                .unwrap_or_default()
+            wire::value(&request.headers, name).map(|value| value.into_owned()).unwrap_or_default()
         };
         let caller = text("From");
         let answer_at = match self.config.answer {
@@ -448,16 +467,9 @@ impl Agent {
             described: None,
             session: rand::random::<u32>().into(),
             version: 1,
-            state: PhoneState::Ringing {
-                invite: Box::new(request.clone()),
-                from,
-                answer_at,
-            },
+            state: PhoneState::Ringing { invite: Box::new(request.clone()), from, answer_at },
         });
-        self.shared.happened(PhoneEvent::Incoming {
-            from: caller,
-            auto_answer: auto,
-        });
+        self.shared.happened(PhoneEvent::Incoming { from: caller, auto_answer: auto });
         match answer_at {
             Some(at) if at <= clock::instant() => drop(self.answer()),
             _ => self.respond(&request, 180, from, vec![self.contact()], None),
@@ -495,9 +507,11 @@ impl Agent {
     }
 
     fn handle_ack(&mut self, request: &Request) {
-        let (call_id, cseq) = (wire::value(&request.headers, "Call-ID"), wire::cseq(&request.headers));
+        let (call_id, cseq) =
+            (wire::value(&request.headers, "Call-ID"), wire::cseq(&request.headers));
         let waits = |waiting: &Unacknowledged| {
-            Some(waiting.call_id.as_str()) != call_id.as_deref() || Some(waiting.cseq) != cseq.as_ref().map(|cseq| cseq.0)
+            Some(waiting.call_id.as_str()) != call_id.as_deref()
+                || Some(waiting.cseq) != cseq.as_ref().map(|cseq| cseq.0)
         };
         self.unacknowledged.retain(waits);
         // The answer to an offer of ours in a 200.
@@ -512,10 +526,11 @@ impl Agent {
     fn handle_cancel(&mut self, request: &Request, from: SocketAddr) {
         let branch = branch_of(request);
         let ringing = match &self.call {
-            Some(PhoneCall {
-                state: PhoneState::Ringing { invite, from, .. },
-                ..
-            }) if branch_of(invite) == branch => Some((invite.clone(), *from)),
+            Some(PhoneCall { state: PhoneState::Ringing { invite, from, .. }, .. })
+                if branch_of(invite) == branch =>
+            {
+                Some((invite.clone(), *from))
+            }
             _ => None,
         };
         let Some((invite, invited_from)) = ringing else {
@@ -523,7 +538,10 @@ impl Agent {
         };
         self.respond(request, 200, from, Vec::new(), None);
         self.respond_final(&invite, 487, invited_from, None);
-        self.end_call(false, wire::value(&request.headers, "Reason").map(|reason| reason.into_owned()));
+        self.end_call(
+            false,
+            wire::value(&request.headers, "Reason").map(|reason| reason.into_owned()),
+        );
     }
 
     fn handle_notify(&mut self, request: &Request, from: SocketAddr) {
@@ -542,7 +560,10 @@ impl Agent {
         self.respond(request, 200, from, Vec::new(), None);
         self.shared.happened(PhoneEvent::AskedToTalk);
         if self.config.answer != AnswerPolicy::Never
-            && matches!(self.call.as_ref().map(|call| &call.state), Some(PhoneState::Ringing { .. }))
+            && matches!(
+                self.call.as_ref().map(|call| &call.state),
+                Some(PhoneState::Ringing { .. })
+            )
         {
             drop(self.answer());
         }
@@ -555,11 +576,9 @@ impl Agent {
         let Some((cseq, method)) = wire::cseq(&response.headers) else {
             return;
         };
-        let Some(i) = self
-            .clients
-            .iter()
-            .position(|client| client.branch == branch && client.request.method.to_string() == method)
-        else {
+        let Some(i) = self.clients.iter().position(|client| {
+            client.branch == branch && client.request.method.to_string() == method
+        }) else {
             // A 200 came again: our ACK was lost.
             if let Some(call) = &self.call
                 && let Some((acknowledged, bytes)) = &call.acknowledged
@@ -584,20 +603,20 @@ impl Agent {
         if method == "INVITE" && status >= 300 {
             self.acknowledge_refusal(&client, &response);
         }
-        if (status == 401 || status == 407) && !client.credentials && self.try_credentials(&mut client, &response, status, cseq) {
+        if (status == 401 || status == 407)
+            && !client.credentials
+            && self.try_credentials(&mut client, &response, status, cseq)
+        {
             return;
         }
         self.handle_final(client, &response, status, cseq);
     }
 
     fn handle_provisional(&mut self, status: u16) {
-        if let Some(PhoneCall {
-            state: PhoneState::Calling { cancelled },
-            ..
-        }) = &self.call
-        {
+        if let Some(PhoneCall { state: PhoneState::Calling { cancelled }, .. }) = &self.call {
             if *cancelled {
-                let pending = self.clients.iter().any(|client| client.request.method == Method::Cancel);
+                let pending =
+                    self.clients.iter().any(|client| client.request.method == Method::Cancel);
                 if !pending {
                     self.cancel_if_proceeding();
                 }
@@ -607,7 +626,13 @@ impl Agent {
         }
     }
 
-    fn try_credentials(&mut self, client: &mut PhoneTransaction, response: &Response, status: u16, cseq: u32) -> bool {
+    fn try_credentials(
+        &mut self,
+        client: &mut PhoneTransaction,
+        response: &Response,
+        status: u16,
+        cseq: u32,
+    ) -> bool {
         let (asked, given) = if status == 401 {
             ("WWW-Authenticate", "Authorization")
         } else {
@@ -624,12 +649,21 @@ impl Agent {
         let request = &client.request;
         let method = request.method;
         let uri = request.uri.to_string();
-        let value = challenge.answer(&self.config.number, &self.config.password, &method.to_string(), &uri, &token());
+        let value = challenge.answer(
+            &self.config.number,
+            &self.config.password,
+            &method.to_string(),
+            &uri,
+            &token(),
+        );
         let branch = new_branch();
         let next = cseq + 1;
         let mut fields = vec![self.via(&branch)];
         fields.extend(request.headers.iter().filter_map(|header| match header {
-            Header::Via(_) | Header::ContentLength(_) | Header::ContentType(_) | Header::UserAgent(_) => None,
+            Header::Via(_)
+            | Header::ContentLength(_)
+            | Header::ContentType(_)
+            | Header::UserAgent(_) => None,
             Header::CSeq(_) => Some(Header::CSeq(headers::CSeq::new(format!("{next} {method}")))),
             _ => Some(header.clone()),
         }));
@@ -637,9 +671,13 @@ impl Agent {
         let body = (!request.body.is_empty()).then(|| request.body.clone());
         match (&client.purpose, &mut self.call) {
             (Purpose::Register { .. }, _) => self.register_cseq = next,
-            (Purpose::Invite | Purpose::Reinvite { .. } | Purpose::Refer { .. } | Purpose::Release, Some(call)) => {
-                call.cseq = call.cseq.max(next)
-            }
+            (
+                Purpose::Invite
+                | Purpose::Reinvite { .. }
+                | Purpose::Refer { .. }
+                | Purpose::Release,
+                Some(call),
+            ) => call.cseq = call.cseq.max(next),
             _ => {}
         }
         let purpose = std::mem::replace(&mut client.purpose, Purpose::Release);
@@ -650,14 +688,23 @@ impl Agent {
         true
     }
 
-    fn handle_final(&mut self, client: PhoneTransaction, response: &Response, status: u16, cseq: u32) {
+    fn handle_final(
+        &mut self,
+        client: PhoneTransaction,
+        response: &Response,
+        status: u16,
+        cseq: u32,
+    ) {
         let good = (200..300).contains(&status);
         let outcome = if good { Ok(()) } else { Err(PhoneError::Refused(status)) };
         match client.purpose {
             Purpose::Register { on, reply } => {
                 if good {
                     if on {
-                        self.renew_at = Some(clock::instant() + Duration::from_secs(u64::from(self.granted(response)).max(2) / 2));
+                        self.renew_at = Some(
+                            clock::instant()
+                                + Duration::from_secs(u64::from(self.granted(response)).max(2) / 2),
+                        );
                     }
                     self.shared.happened(PhoneEvent::Registered(on));
                 }
@@ -666,7 +713,11 @@ impl Agent {
             Purpose::Options { reply } | Purpose::Refer { reply } => answer(reply, outcome),
             Purpose::Invite if good => self.handle_answered(response, cseq),
             Purpose::Invite => {
-                if self.call.take_if(|call| matches!(call.state, PhoneState::Calling { .. })).is_some() {
+                if self
+                    .call
+                    .take_if(|call| matches!(call.state, PhoneState::Calling { .. }))
+                    .is_some()
+                {
                     self.shared.happened(PhoneEvent::Refused(status));
                 }
             }
@@ -689,7 +740,9 @@ impl Agent {
 
     fn handle_answered(&mut self, response: &Response, cseq: u32) {
         let Some(call) = &mut self.call else { return };
-        let PhoneState::Calling { cancelled } = call.state else { return };
+        let PhoneState::Calling { cancelled } = call.state else {
+            return;
+        };
         if let Some(to) = wire::value(&response.headers, "To") {
             call.remote = to.into_owned();
         }
@@ -737,12 +790,22 @@ impl Agent {
     /// The ACK of a refusal belongs to the INVITE's transaction (RFC 3261 17.1.1.3).
     fn acknowledge_refusal(&mut self, client: &PhoneTransaction, response: &Response) {
         let fields = client.request.headers.iter().filter_map(|header| match header {
-            Header::Via(_) | Header::From(_) | Header::CallId(_) | Header::MaxForwards(_) | Header::Route(_) => Some(header.clone()),
-            Header::To(_) => Some(Header::To(headers::To::new(wire::value(&response.headers, "To")?.into_owned()))),
-            Header::CSeq(cseq) => Some(Header::CSeq(headers::CSeq::new(cseq.value().replace("INVITE", "ACK")))),
+            Header::Via(_)
+            | Header::From(_)
+            | Header::CallId(_)
+            | Header::MaxForwards(_)
+            | Header::Route(_) => Some(header.clone()),
+            Header::To(_) => Some(Header::To(headers::To::new(
+                wire::value(&response.headers, "To")?.into_owned(),
+            ))),
+            Header::CSeq(cseq) => {
+                Some(Header::CSeq(headers::CSeq::new(cseq.value().replace("INVITE", "ACK"))))
+            }
             _ => None,
         });
-        if let Some(request) = wire::request(Method::Ack, &client.request.uri.to_string(), fields.collect(), None) {
+        if let Some(request) =
+            wire::request(Method::Ack, &client.request.uri.to_string(), fields.collect(), None)
+        {
             self.send(SipMessage::Request(request), client.to);
         }
     }
@@ -750,13 +813,12 @@ impl Agent {
     // Time
 
     fn next_timeout(&self) -> Option<Instant> {
-        let clients = self.clients.iter().flat_map(|client| [client.resend, client.deadline]).flatten();
-        let waiting = self.unacknowledged.iter().flat_map(|waiting| [waiting.resend, waiting.deadline]);
+        let clients =
+            self.clients.iter().flat_map(|client| [client.resend, client.deadline]).flatten();
+        let waiting =
+            self.unacknowledged.iter().flat_map(|waiting| [waiting.resend, waiting.deadline]);
         let answer_at = match &self.call {
-            Some(PhoneCall {
-                state: PhoneState::Ringing { answer_at, .. },
-                ..
-            }) => *answer_at,
+            Some(PhoneCall { state: PhoneState::Ringing { answer_at, .. }, .. }) => *answer_at,
             _ => None,
         };
         clients.chain(waiting).chain(answer_at).chain(self.renew_at).min()
@@ -781,17 +843,22 @@ impl Agent {
                 waiting.resend = now + waiting.interval;
             }
         }
-        while let Some(i) = self.clients.iter().position(|client| client.deadline.is_some_and(|at| at <= now)) {
+        while let Some(i) =
+            self.clients.iter().position(|client| client.deadline.is_some_and(|at| at <= now))
+        {
             let client = self.clients.remove(i);
             self.handle_unanswered(client);
         }
         while let Some(i) = self.unacknowledged.iter().position(|waiting| waiting.deadline <= now) {
             let waiting = self.unacknowledged.remove(i);
-            if waiting.accepted && self.call.as_ref().is_some_and(|call| call.call_id == waiting.call_id) {
+            if waiting.accepted
+                && self.call.as_ref().is_some_and(|call| call.call_id == waiting.call_id)
+            {
                 drop(self.hang_up());
             }
         }
-        if matches!(&self.call, Some(PhoneCall { state: PhoneState::Ringing { answer_at: Some(at), .. }, .. }) if *at <= now) {
+        if matches!(&self.call, Some(PhoneCall { state: PhoneState::Ringing { answer_at: Some(at), .. }, .. }) if *at <= now)
+        {
             drop(self.answer());
         }
         if self.renew_at.is_some_and(|at| at <= now) {
@@ -801,7 +868,10 @@ impl Agent {
 
     fn handle_unanswered(&mut self, client: PhoneTransaction) {
         match client.purpose {
-            Purpose::Register { reply, .. } | Purpose::Options { reply } | Purpose::Refer { reply } | Purpose::Reinvite { reply, .. } => {
+            Purpose::Register { reply, .. }
+            | Purpose::Options { reply }
+            | Purpose::Refer { reply }
+            | Purpose::Reinvite { reply, .. } => {
                 answer(reply, Err(PhoneError::Timeout));
             }
             Purpose::Invite => {
@@ -818,11 +888,18 @@ impl Agent {
         self.send_in_call_with(method, Vec::new(), body, purpose);
     }
 
-    fn send_in_call_with(&mut self, method: Method, more: Vec<Header>, body: Option<Vec<u8>>, purpose: Purpose) {
+    fn send_in_call_with(
+        &mut self,
+        method: Method,
+        more: Vec<Header>,
+        body: Option<Vec<u8>>,
+        purpose: Purpose,
+    ) {
         let Some(call) = &mut self.call else { return };
         call.cseq += 1;
         let name = method.to_string();
-        let mut fields = dialog_fields(&call.local, &call.remote, &call.call_id, call.cseq, &name, &call.routes);
+        let mut fields =
+            dialog_fields(&call.local, &call.remote, &call.call_id, call.cseq, &name, &call.routes);
         let (target, peer) = (call.target.clone(), call.peer);
         fields.extend(more);
         if method == Method::Invite {
@@ -877,13 +954,16 @@ impl Agent {
         });
     }
 
-    fn respond(&mut self, request: &Request, status: u16, to: SocketAddr, more: Vec<Header>, body: Option<Vec<u8>>) {
-        let own = self
-            .call
-            .as_ref()
-            .and_then(|call| wire::tag(&call.local))
-            .unwrap_or("none")
-            .to_owned();
+    fn respond(
+        &mut self,
+        request: &Request,
+        status: u16,
+        to: SocketAddr,
+        more: Vec<Header>,
+        body: Option<Vec<u8>>,
+    ) {
+        let own =
+            self.call.as_ref().and_then(|call| wire::tag(&call.local)).unwrap_or("none").to_owned();
         let response = wire::response(request, status, &own, more, body);
         let bytes = self.send(SipMessage::Response(response), to);
         let key = transaction_key(request);
@@ -895,7 +975,13 @@ impl Agent {
     }
 
     /// Answers an INVITE for good and repeats that until it is acknowledged.
-    fn respond_final(&mut self, invite: &Request, status: u16, to: SocketAddr, body: Option<Vec<u8>>) {
+    fn respond_final(
+        &mut self,
+        invite: &Request,
+        status: u16,
+        to: SocketAddr,
+        body: Option<Vec<u8>>,
+    ) {
         let more = if status < 300 { vec![self.contact()] } else { Vec::new() };
         self.respond(invite, status, to, more, body);
         let (Some(call_id), Some((cseq, _)), Some((_, bytes))) = (
@@ -932,7 +1018,8 @@ impl Agent {
         }
         self.shared.sound.send_to(None);
         for client in &mut self.clients {
-            if let Purpose::Reinvite { reply, .. } | Purpose::Refer { reply } = &mut client.purpose {
+            if let Purpose::Reinvite { reply, .. } | Purpose::Refer { reply } = &mut client.purpose
+            {
                 answer(reply.take(), Err(PhoneError::NoCall));
             }
         }
@@ -944,11 +1031,11 @@ impl Agent {
     fn apply_sound(&self) {
         let Some(call) = &self.call else { return };
         let sending = call.direction.sends();
-        let target = call
-            .described
-            .as_ref()
-            .filter(|described| sending && described.direction.receives());
-        let law = |described: &Described| described.laws.iter().copied().find(|law| self.config.laws.contains(law));
+        let target =
+            call.described.as_ref().filter(|described| sending && described.direction.receives());
+        let law = |described: &Described| {
+            described.laws.iter().copied().find(|law| self.config.laws.contains(law))
+        };
         self.shared
             .sound
             .send_to(target.and_then(|described| Some((described.address, law(described)?))));
@@ -982,7 +1069,10 @@ impl Agent {
         let text = |name| wire::value(&request.headers, name).unwrap_or_default();
         let same_id = text("Call-ID") == call.call_id.as_str();
         let (to, from) = (text("To"), text("From"));
-        same_id && wire::tag(&to).is_some() && wire::tag(&to) == wire::tag(&call.local) && wire::tag(&from) == wire::tag(&call.remote)
+        same_id
+            && wire::tag(&to).is_some()
+            && wire::tag(&to) == wire::tag(&call.local)
+            && wire::tag(&from) == wire::tag(&call.remote)
     }
 
     fn granted(&self, response: &Response) -> u32 {
@@ -1002,11 +1092,17 @@ impl Agent {
     }
 
     fn contact(&self) -> Header {
-        Header::Contact(headers::Contact::new(format!("<sip:{}@{}>", self.config.number, self.address)))
+        Header::Contact(headers::Contact::new(format!(
+            "<sip:{}@{}>",
+            self.config.number, self.address
+        )))
     }
 
     fn via(&self, branch: &str) -> Header {
-        Header::Via(headers::Via::new(format!("SIP/2.0/UDP {};rport;branch={branch}", self.address)))
+        Header::Via(headers::Via::new(format!(
+            "SIP/2.0/UDP {};rport;branch={branch}",
+            self.address
+        )))
     }
 
     fn outside_fields(&self, to: &str, call_id: &str, cseq: u32, method: &str) -> Vec<Header> {
@@ -1015,7 +1111,14 @@ impl Agent {
     }
 }
 
-fn dialog_fields(local: &str, remote: &str, call_id: &str, cseq: u32, method: &str, routes: &[String]) -> Vec<Header> {
+fn dialog_fields(
+    local: &str,
+    remote: &str,
+    call_id: &str,
+    cseq: u32,
+    method: &str,
+    routes: &[String],
+) -> Vec<Header> {
     let routes = routes.iter().map(|route| Header::Route(headers::Route::new(route.clone())));
     [
         Header::MaxForwards(headers::MaxForwards::new("70")),

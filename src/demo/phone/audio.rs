@@ -56,13 +56,11 @@ impl Companding {
                 !(sign | (exponent as u8) << 4 | mantissa as u8)
             }
             Companding::A => {
-                let (sign, magnitude) = if sample < 0 { (0, !sample as u32) } else { (0x80, sample as u32) };
+                let (sign, magnitude) =
+                    if sample < 0 { (0, !sample as u32) } else { (0x80, sample as u32) };
                 let exponent = (24_u32.saturating_sub(magnitude.leading_zeros())).min(7);
-                let mantissa = if exponent == 0 {
-                    magnitude >> 4
-                } else {
-                    magnitude >> (exponent + 3)
-                } & 0x0f;
+                let mantissa =
+                    if exponent == 0 { magnitude >> 4 } else { magnitude >> (exponent + 3) } & 0x0f;
                 (sign | (exponent as u8) << 4 | mantissa as u8) ^ 0x55
             }
         }
@@ -81,11 +79,8 @@ impl Companding {
                 let byte = byte ^ 0x55;
                 let exponent = (byte >> 4) & 7;
                 let mantissa = i32::from(byte & 0x0f) << 4;
-                let magnitude = if exponent == 0 {
-                    mantissa + 8
-                } else {
-                    (mantissa + 264) << (exponent - 1)
-                };
+                let magnitude =
+                    if exponent == 0 { mantissa + 8 } else { (mantissa + 264) << (exponent - 1) };
                 (if byte & 0x80 != 0 { magnitude } else { -magnitude }) as i16
             }
         }
@@ -102,10 +97,7 @@ pub struct Tone {
 impl Tone {
     /// Starts at phase zero.
     pub fn new(seed: u32) -> Tone {
-        Tone {
-            phase: 0.0,
-            noise: seed | 1,
-        }
+        Tone { phase: 0.0, noise: seed | 1 }
     }
 
     /// The next 20 ms at `hz` and `dbfs` (0 is a sine of full scale).
@@ -145,17 +137,14 @@ pub fn tone_power(samples: &[i16], hz: f32) -> f32 {
 
 /// Power to dBFS, never below [`SILENCE_DBFS`].
 pub fn dbfs(power: f32) -> f32 {
-    if power <= 0.0 {
-        SILENCE_DBFS
-    } else {
-        (10.0 * power.log10()).max(SILENCE_DBFS)
-    }
+    if power <= 0.0 { SILENCE_DBFS } else { (10.0 * power.log10()).max(SILENCE_DBFS) }
 }
 
 /// Mean level of one frequency over blocks of 100 ms: a break in phase costs one block, not the
 /// measure.
 pub fn level(samples: &[i16], hz: f32) -> f32 {
-    let powers: Vec<f32> = samples.chunks_exact(5 * FRAME).map(|block| tone_power(block, hz)).collect();
+    let powers: Vec<f32> =
+        samples.chunks_exact(5 * FRAME).map(|block| tone_power(block, hz)).collect();
     if powers.is_empty() {
         SILENCE_DBFS
     } else {
@@ -186,7 +175,11 @@ mod tests {
                 .flat_map(|_| tone.frame(613.0, -16.0))
                 .map(|sample| law.decode(law.encode(sample)))
                 .collect();
-            assert!((level(&samples, 613.0) + 16.0).abs() < 0.3, "{law:?} {}", level(&samples, 613.0));
+            assert!(
+                (level(&samples, 613.0) + 16.0).abs() < 0.3,
+                "{law:?} {}",
+                level(&samples, 613.0)
+            );
             assert!(peak(&samples, 437.0) < -60.0, "{law:?} {}", peak(&samples, 437.0));
             assert!(peak(&samples, 1021.0) < -60.0, "{law:?}");
         }
@@ -196,7 +189,11 @@ mod tests {
     fn every_byte_decodes_and_encodes_to_the_same_level() {
         for law in [Companding::Mu, Companding::A] {
             for byte in 0..=255 {
-                assert_eq!(law.decode(law.encode(law.decode(byte))), law.decode(byte), "{law:?} {byte}");
+                assert_eq!(
+                    law.decode(law.encode(law.decode(byte))),
+                    law.decode(byte),
+                    "{law:?} {byte}"
+                );
             }
         }
         assert_eq!(Companding::Mu.encode(0), 0xff);

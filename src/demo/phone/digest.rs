@@ -21,10 +21,7 @@ impl Challenge {
         if !scheme.eq_ignore_ascii_case("Digest") {
             return None;
         }
-        let mut challenge = Challenge {
-            algorithm: "MD5".into(),
-            ..Challenge::default()
-        };
+        let mut challenge = Challenge { algorithm: "MD5".into(), ..Challenge::default() };
         while let Some((name, after)) = rest.split_once('=') {
             let (text, after) = match after.strip_prefix('"') {
                 Some(quoted) => quoted.split_once('"')?,
@@ -49,7 +46,14 @@ impl Challenge {
     }
 
     /// The value of Authorization or Proxy-Authorization.
-    pub(super) fn answer(&self, user: &str, password: &str, method: &str, uri: &str, cnonce: &str) -> String {
+    pub(super) fn answer(
+        &self,
+        user: &str,
+        password: &str,
+        method: &str,
+        uri: &str,
+        cnonce: &str,
+    ) -> String {
         let hash = |text: String| match self.algorithm.as_str() {
             "SHA-256" => hex(&Sha256::digest(text)),
             _ => hex(&Md5::digest(text)),
@@ -93,10 +97,16 @@ mod tests {
             ("MD5", "8ca523f5e9506fed4657c9700eebdbec"),
             ("SHA-256", "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1"),
         ] {
-            let text = format!("Digest realm=\"http-auth@example.org\", qop=\"auth, auth-int\", algorithm={algorithm}, nonce=\"{NONCE}\"");
-            let answer = Challenge::read(&text)
-                .unwrap()
-                .answer("Mufasa", "Circle of Life", "GET", "/dir/index.html", CNONCE);
+            let text = format!(
+                "Digest realm=\"http-auth@example.org\", qop=\"auth, auth-int\", algorithm={algorithm}, nonce=\"{NONCE}\""
+            );
+            let answer = Challenge::read(&text).unwrap().answer(
+                "Mufasa",
+                "Circle of Life",
+                "GET",
+                "/dir/index.html",
+                CNONCE,
+            );
             assert!(answer.contains(response), "{answer}");
         }
     }

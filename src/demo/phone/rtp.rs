@@ -115,10 +115,7 @@ impl Sound {
     /// Binds an even port with its RTCP neighbour and starts the threads.
     pub(super) fn start(ip: IpAddr, seed: u32, voice: Voice) -> io::Result<Sound> {
         let (socket, rtcp) = bind_pair(ip)?;
-        let line = Arc::new(Mutex::new(RtpLine {
-            voice: Some(voice),
-            ..RtpLine::default()
-        }));
+        let line = Arc::new(Mutex::new(RtpLine { voice: Some(voice), ..RtpLine::default() }));
         let over = Arc::new(AtomicBool::new(false));
         let address = socket.local_addr()?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
@@ -131,12 +128,7 @@ impl Sound {
         std::thread::Builder::new()
             .name("phone-speak".into())
             .spawn(move || speak(&socket, &said, &ended, seed))?;
-        Ok(Sound {
-            line,
-            over,
-            address,
-            _rtcp: rtcp,
-        })
+        Ok(Sound { line, over, address, _rtcp: rtcp })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -223,11 +215,7 @@ fn lock(line: &Mutex<RtpLine>) -> MutexGuard<'_, RtpLine> {
 }
 
 fn between(packets: &VecDeque<Packet>, since: Instant, until: Instant) -> Vec<Packet> {
-    packets
-        .iter()
-        .filter(|packet| packet.at >= since && packet.at < until)
-        .cloned()
-        .collect()
+    packets.iter().filter(|packet| packet.at >= since && packet.at < until).cloned().collect()
 }
 
 fn remember(packets: &mut VecDeque<Packet>, packet: Packet) {
@@ -254,7 +242,8 @@ fn listen(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool) {
 
 fn speak(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool, seed: u32) {
     let mut tone = Tone::new(seed);
-    let (mut seq, mut timestamp, ssrc) = (seed as u16, seed.rotate_left(7), seed.rotate_left(16) | 1);
+    let (mut seq, mut timestamp, ssrc) =
+        (seed as u16, seed.rotate_left(7), seed.rotate_left(16) | 1);
     // Real phones' clocks know nothing of each other.
     let mut due = clock::instant() + PACKET * (seed % 1000) / 1000;
     while !over.load(Ordering::Relaxed) {
@@ -303,7 +292,14 @@ fn speak(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool, seed: u32
 }
 
 /// One RFC 4733 event of 60 ms at once: enough to see whether it goes anywhere.
-fn send_digit(socket: &UdpSocket, target: SocketAddr, digit: u8, seq: &mut u16, timestamp: u32, ssrc: u32) {
+fn send_digit(
+    socket: &UdpSocket,
+    target: SocketAddr,
+    digit: u8,
+    seq: &mut u16,
+    timestamp: u32,
+    ssrc: u32,
+) {
     let event = match digit {
         b'0'..=b'9' => digit - b'0',
         b'*' => 10,
@@ -311,9 +307,8 @@ fn send_digit(socket: &UdpSocket, target: SocketAddr, digit: u8, seq: &mut u16, 
         b'A'..=b'D' => digit - b'A' + 12,
         _ => return,
     };
-    for (i, (end, duration)) in [(0, 160_u16), (0, 320), (0x80, 480), (0x80, 480), (0x80, 480)]
-        .into_iter()
-        .enumerate()
+    for (i, (end, duration)) in
+        [(0, 160_u16), (0, 320), (0x80, 480), (0x80, 480), (0x80, 480)].into_iter().enumerate()
     {
         *seq = seq.wrapping_add(1);
         let [high, low] = duration.to_be_bytes();
@@ -333,12 +328,15 @@ pub(super) fn mark_heard_at(packets: &[Packet], hz: f32, dbfs: f32) -> Option<In
     let samples: Vec<i16> = packets.iter().flat_map(Packet::samples).collect();
     let full = 10_f32.powf(dbfs / 10.0);
     // Half of a window filled gives a quarter of the power.
-    let start = (0..samples.len().saturating_sub(WINDOW)).find(|i| audio::tone_power(&samples[*i..i + WINDOW], hz) > full / 4.0)?;
+    let start = (0..samples.len().saturating_sub(WINDOW))
+        .find(|i| audio::tone_power(&samples[*i..i + WINDOW], hz) > full / 4.0)?;
     let first = start + WINDOW / 2;
     let mut passed = 0;
     for packet in packets {
         if first < passed + packet.payload.len() {
-            return Some(packet.at + Duration::from_secs(1) * (first - passed) as u32 / audio::RATE);
+            return Some(
+                packet.at + Duration::from_secs(1) * (first - passed) as u32 / audio::RATE,
+            );
         }
         passed += packet.payload.len();
     }

@@ -59,7 +59,8 @@ pub(super) struct Described {
 /// Reads the first audio line; `None` when there is none that this phone can use.
 pub(super) fn read(body: &[u8]) -> Option<Described> {
     let text = std::str::from_utf8(body).ok()?;
-    let (mut ip, mut port, mut laws, mut direction) = (None::<IpAddr>, 0_u16, Vec::new(), SdpDirection::SendRecv);
+    let (mut ip, mut port, mut laws, mut direction) =
+        (None::<IpAddr>, 0_u16, Vec::new(), SdpDirection::SendRecv);
     let mut in_audio = false;
     for line in text.lines() {
         let Some((kind, value)) = line.trim_end().split_once('=') else {
@@ -79,7 +80,9 @@ pub(super) fn read(body: &[u8]) -> Option<Described> {
                     .filter_map(|word| Companding::of_payload_type(word.parse().ok()?))
                     .collect();
             }
-            "c" if in_audio || ip.is_none() => ip = value.split_ascii_whitespace().nth(2)?.parse().ok(),
+            "c" if in_audio || ip.is_none() => {
+                ip = value.split_ascii_whitespace().nth(2)?.parse().ok()
+            }
             "a" => match value {
                 "sendrecv" => direction = SdpDirection::SendRecv,
                 "sendonly" => direction = SdpDirection::SendOnly,
@@ -102,11 +105,18 @@ pub(super) fn read(body: &[u8]) -> Option<Described> {
 }
 
 /// Writes a description of `address` with these laws, best first.
-pub(super) fn write(address: SocketAddr, session: u64, version: u64, laws: &[Companding], direction: SdpDirection) -> Vec<u8> {
+pub(super) fn write(
+    address: SocketAddr,
+    session: u64,
+    version: u64,
+    laws: &[Companding],
+    direction: SdpDirection,
+) -> Vec<u8> {
     let (ip, port) = (address.ip(), address.port());
     let family = if ip.is_ipv4() { "IP4" } else { "IP6" };
-    let mut text =
-        format!("v=0\r\no=phone {session} {version} IN {family} {ip}\r\ns=phone\r\nc=IN {family} {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP");
+    let mut text = format!(
+        "v=0\r\no=phone {session} {version} IN {family} {ip}\r\ns=phone\r\nc=IN {family} {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP"
+    );
     for law in laws {
         let _ = write!(text, " {}", law.payload_type());
     }

@@ -62,7 +62,9 @@ pub(super) fn cseq(headers: &Headers) -> Option<(u32, String)> {
 /// Does the INVITE ask to be answered without anybody touching the phone? (RFC 5373 and what phones
 /// understand beside it.)
 pub(super) fn asks_auto_answer(headers: &Headers) -> bool {
-    let has = |name, word: &str| values(headers, name).iter().any(|value| value.to_ascii_lowercase().contains(word));
+    let has = |name, word: &str| {
+        values(headers, name).iter().any(|value| value.to_ascii_lowercase().contains(word))
+    };
     has("Answer-Mode", "auto")
         || has("Call-Info", "answer-after=0")
         || has("Alert-Info", "alert-autoanswer")
@@ -70,24 +72,31 @@ pub(super) fn asks_auto_answer(headers: &Headers) -> bool {
 }
 
 /// A request from its parts; Content-Length is added.
-pub(super) fn request(method: Method, uri: &str, fields: Vec<Header>, body: Option<Vec<u8>>) -> Option<Request> {
+pub(super) fn request(
+    method: Method,
+    uri: &str,
+    fields: Vec<Header>,
+    body: Option<Vec<u8>>,
+) -> Option<Request> {
     let mut headers = Headers::from(fields);
     let body = finish(&mut headers, body);
-    Some(Request {
-        method,
-        uri: Uri::try_from(uri).ok()?,
-        version: Version::V2,
-        headers,
-        body,
-    })
+    Some(Request { method, uri: Uri::try_from(uri).ok()?, version: Version::V2, headers, body })
 }
 
 /// A response that repeats what RFC 3261 8.2.6.2 says, with our tag in To.
-pub(super) fn response(request: &Request, status: u16, tag: &str, mut more: Vec<Header>, body: Option<Vec<u8>>) -> Response {
+pub(super) fn response(
+    request: &Request,
+    status: u16,
+    tag: &str,
+    mut more: Vec<Header>,
+    body: Option<Vec<u8>>,
+) -> Response {
     let mut fields: Vec<Header> = Vec::new();
     for header in request.headers.iter() {
         match header {
-            Header::Via(_) | Header::From(_) | Header::CallId(_) | Header::CSeq(_) => fields.push(header.clone()),
+            Header::Via(_) | Header::From(_) | Header::CallId(_) | Header::CSeq(_) => {
+                fields.push(header.clone())
+            }
             Header::RecordRoute(_) if status < 300 => fields.push(header.clone()),
             Header::To(to) if status > 100 && self::tag(to.value()).is_none() => {
                 fields.push(Header::To(headers::To::new(format!("{};tag={tag}", to.value()))));
@@ -99,12 +108,7 @@ pub(super) fn response(request: &Request, status: u16, tag: &str, mut more: Vec<
     fields.append(&mut more);
     let mut headers = Headers::from(fields);
     let body = finish(&mut headers, body);
-    Response {
-        status_code: StatusCode::from(status),
-        version: Version::V2,
-        headers,
-        body,
-    }
+    Response { status_code: StatusCode::from(status), version: Version::V2, headers, body }
 }
 
 fn finish(headers: &mut Headers, body: Option<Vec<u8>>) -> Vec<u8> {

@@ -3,7 +3,8 @@ use crate::gateway::access::AccessDirectory;
 use crate::gateway::known::BackendFacts;
 use crate::gateway::{GatewayConfig, User, views};
 use crate::model::{
-    AgentState, Answer, CallFact, CallId, CallView, DeviceId, DeviceView, LegState, Query, Refusal, Timestamp, UserId, UserView,
+    AgentState, Answer, CallFact, CallId, CallView, DeviceId, DeviceView, LegState, Query, Refusal,
+    Timestamp, UserId, UserView,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,12 +23,21 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// `NotFound` for what the user may not see.
-    pub(in crate::gateway) fn read(&self, user: &User, query: &Query, now: Timestamp) -> Result<Answer, Refusal> {
+    pub(in crate::gateway) fn read(
+        &self,
+        user: &User,
+        query: &Query,
+        now: Timestamp,
+    ) -> Result<Answer, Refusal> {
         match query {
             Query::Me => Ok(Answer::User(self.user_view(user))),
             Query::MyDevices => Ok(Answer::Devices(self.own_devices(user))),
-            Query::MyDevice(device) if user.devices.contains(device) => self.device_view(device).map(Answer::Device),
-            Query::MyDevice(device) => Err(Refusal::not_found(format_args!("/me/devices/{device}"))),
+            Query::MyDevice(device) if user.devices.contains(device) => {
+                self.device_view(device).map(Answer::Device)
+            }
+            Query::MyDevice(device) => {
+                Err(Refusal::not_found(format_args!("/me/devices/{device}")))
+            }
             Query::MyCalls => {
                 let calls = self.own_calls(user, now).into_iter();
                 Ok(Answer::Calls(calls.map(|view| self.measured(view)).collect()))
@@ -37,7 +47,9 @@ impl Reader<'_> {
                 view.map(|view| Answer::Call(self.measured(views::timed(view, now))))
                     .ok_or_else(|| Refusal::not_found(format_args!("/me/calls/{call}")))
             }
-            Query::Device(device) if self.access.may_know(user, device) => self.view_for(user, device).map(Answer::Device),
+            Query::Device(device) if self.access.may_know(user, device) => {
+                self.view_for(user, device).map(Answer::Device)
+            }
             Query::Device(device) => Err(Refusal::no_device(device)),
             Query::Devices(number) => Ok(Answer::Devices(
                 self.access
@@ -70,11 +82,7 @@ impl Reader<'_> {
 
     fn view_for(&self, user: &User, device: &DeviceId) -> Result<DeviceView, Refusal> {
         let view = self.device_view(device)?;
-        Ok(if user.devices.contains(device) {
-            view
-        } else {
-            views::of_another(view)
-        })
+        Ok(if user.devices.contains(device) { view } else { views::of_another(view) })
     }
 
     /// The user's devices.
@@ -84,7 +92,8 @@ impl Reader<'_> {
 
     /// The legs of a call, by device, also those that have left.
     pub(in crate::gateway) fn legs(&self, call: &CallFact) -> BTreeMap<DeviceId, CallView> {
-        let devices: BTreeSet<_> = call.parties.iter().filter_map(|party| party.device.as_ref()).collect();
+        let devices: BTreeSet<_> =
+            call.parties.iter().filter_map(|party| party.device.as_ref()).collect();
         devices
             .into_iter()
             .filter_map(|device| Some((device.clone(), self.leg_view(call, device)?)))

@@ -1,4 +1,5 @@
-//! The places for connections, and what has them. Core: nothing waits here, and nothing is closed here.
+//! The places for connections, and what has them. Core: nothing waits here, and nothing is closed
+//! here.
 //!
 //! ```text
 //! a newcomer ─▶ a known peer? ──yes──▶ in, beside the strangers' places
@@ -23,7 +24,9 @@ struct ClientNetwork(IpAddr);
 impl ClientNetwork {
     fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V6(address) => Self(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))),
+            IpAddr::V6(address) => {
+                Self(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)))
+            }
             address @ IpAddr::V4(_) => Self(address),
         }
     }
@@ -93,7 +96,12 @@ impl<T> Occupancy<T> {
     }
 
     /// A newcomer. `is_idle`: of a connection that no request is under way on.
-    pub(super) fn enter(&mut self, address: IpAddr, newcomer: T, is_idle: impl Fn(&T) -> bool) -> Entrance<T> {
+    pub(super) fn enter(
+        &mut self,
+        address: IpAddr,
+        newcomer: T,
+        is_idle: impl Fn(&T) -> bool,
+    ) -> Entrance<T> {
         let is_peer = self.peers.contains(&address.to_canonical());
         self.next += 1;
         let ticket = Ticket {
@@ -145,13 +153,14 @@ impl<T> Occupancy<T> {
     /// The connection that makes room for one of a client with so many.
     fn to_go(&self, own: usize, is_idle: impl Fn(&T) -> bool) -> Option<Ticket> {
         let more = self.by_count.iter().rev().take_while(|(count, _)| *count > own).take(LOOKED_AT);
-        let ticket = |origin: ClientNetwork, number: u64| Ticket {
-            origin,
-            number,
-            is_peer: false,
-        };
+        let ticket = |origin: ClientNetwork, number: u64| Ticket { origin, number, is_peer: false };
         for (_, origin) in more {
-            let idle = self.strangers.get(origin)?.iter().take(LOOKED_AT).find(|(_, visit)| is_idle(visit));
+            let idle = self
+                .strangers
+                .get(origin)?
+                .iter()
+                .take(LOOKED_AT)
+                .find(|(_, visit)| is_idle(visit));
             if let Some((number, _)) = idle {
                 return Some(ticket(*origin, *number));
             }
@@ -214,7 +223,10 @@ mod tests {
             panic!("no place")
         };
         assert!(matches!(places.enter(address(1), 1, is_idle), Entrance::Free(_)));
-        assert_eq!(places.enter(address(1), 1, is_idle), Entrance::Refused(AdmissionError::Address));
+        assert_eq!(
+            places.enter(address(1), 1, is_idle),
+            Entrance::Refused(AdmissionError::Address)
+        );
         places.leave(first);
         places.leave(first);
         assert_eq!(places.taken(), 1);
@@ -252,7 +264,9 @@ mod tests {
             places.enter(address(last), 1, is_idle);
         }
         assert_eq!(places.enter(address(9), 1, is_idle), Entrance::Refused(AdmissionError::Full));
-        let Entrance::Free(peer) = places.enter("::ffff:192.0.2.200".parse().expect("an address"), 1, is_idle) else {
+        let Entrance::Free(peer) =
+            places.enter("::ffff:192.0.2.200".parse().expect("an address"), 1, is_idle)
+        else {
             panic!("no place for a peer")
         };
         assert_eq!(places.taken(), 4);
@@ -263,16 +277,22 @@ mod tests {
     #[test]
     fn a_network_of_ipv6_is_one_address() {
         let mut places = Occupancy::new(&limits(9, 1, true));
-        let enter = |places: &mut Occupancy<u32>, text: &str| places.enter(text.parse().expect("an address"), 1, is_idle);
+        let enter = |places: &mut Occupancy<u32>, text: &str| {
+            places.enter(text.parse().expect("an address"), 1, is_idle)
+        };
         assert!(matches!(enter(&mut places, "2001:db8::1"), Entrance::Free(_)));
-        assert_eq!(enter(&mut places, "2001:db8::ffff:2"), Entrance::Refused(AdmissionError::Address));
+        assert_eq!(
+            enter(&mut places, "2001:db8::ffff:2"),
+            Entrance::Refused(AdmissionError::Address)
+        );
         assert!(matches!(enter(&mut places, "2001:db8:0:1::1"), Entrance::Free(_)));
         assert!(matches!(enter(&mut places, "::ffff:192.0.2.1"), Entrance::Free(_)));
         assert_eq!(enter(&mut places, "192.0.2.1"), Entrance::Refused(AdmissionError::Address));
     }
 
     proptest! {
-        /// Against a list: no more than may be, and nobody with one connection is sent away by anybody.
+        /// Against a list: no more than may be, and nobody with one connection is sent away by
+        /// anybody.
         #[test]
         fn bounds_hold_and_who_has_one_busy_connection_keeps_it(
             steps in prop::collection::vec((0..6_u8, 0..100_u32, prop::bool::weighted(0.3)), 1..400),

@@ -32,7 +32,8 @@ async fn read_all(near: &mut DuplexStream) -> Vec<u8> {
     bytes
 }
 
-/// `GET /` on a stream (RFC 7541 Appendix A: 2, 6, 4 and :authority), with END_HEADERS and, if it ends there, END_STREAM.
+/// `GET /` on a stream (RFC 7541 Appendix A: 2, 6, 4 and :authority), with END_HEADERS and, if it
+/// ends there, END_STREAM.
 fn get_root(stream: u32, ends: bool) -> Vec<u8> {
     let mut frame = vec![0, 0, 6, 1, 4 | u8::from(ends)];
     frame.extend(stream.to_be_bytes());
@@ -56,8 +57,8 @@ async fn a_connection_that_asks_nothing_is_closed_when_it_has_idled_long_enough(
     }
 }
 
-/// The idle time begins with the answer, also when the answer and a look at the connection fall on the same instant (`takes` is a multiple of
-/// IDLE) and the order of the two is a matter of chance.
+/// The idle time begins with the answer, also when the answer and a look at the connection fall on
+/// the same instant (`takes` is a multiple of IDLE) and the order of the two is a matter of chance.
 #[tokio::test(start_paused = true)]
 async fn a_request_under_way_keeps_its_connection_and_one_that_is_answered_does_not() {
     for takes in [IDLE / 2, IDLE, 10 * IDLE].repeat(20) {
@@ -68,7 +69,10 @@ async fn a_request_under_way_keeps_its_connection_and_one_that_is_answered_does_
         assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
         serving.await.expect("no panic");
         let idled = since.elapsed() - takes;
-        assert!(idled >= IDLE && idled <= 3 * IDLE, "{idled:?} after an answer that took {takes:?}");
+        assert!(
+            idled >= IDLE && idled <= 3 * IDLE,
+            "{idled:?} after an answer that took {takes:?}"
+        );
     }
 }
 
@@ -88,7 +92,10 @@ impl http_body::Body for Endless {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Pending
     }
 }
@@ -150,7 +157,8 @@ async fn a_house_that_closes_waits_for_the_answers_under_way() {
     let house = CancellationToken::new();
     let visit = Arc::new(ConnectionUse::new(&house));
     let library = HttpLibrary::new(&ConnectionLimits::default());
-    let serving = tokio::spawn(async move { library.serve(far, slow(IDLE / 2), &visit, |_| {}).await });
+    let serving =
+        tokio::spawn(async move { library.serve(far, slow(IDLE / 2), &visit, |_| {}).await });
     let mut near = near;
     near.write_all(b"GET / HTTP/1.1\r\nHost: u\r\n\r\n").await.expect("taken");
     sleep(Duration::from_millis(1)).await;

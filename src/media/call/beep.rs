@@ -28,7 +28,8 @@ impl Beep {
         sounded && !self.sounds()
     }
 
-    /// Its next samples, so many a tick; silence when it is over. It swells and fades for 10 ms, without a click.
+    /// Its next samples, so many a tick; silence when it is over. It swells and fades for 10 ms,
+    /// without a click.
     pub(super) fn fill(self, samples_per_tick: u32, samples: &mut [i16]) {
         const FADE: f32 = 80.0;
         let begun = BEEP - self.left;
@@ -37,7 +38,8 @@ impl Beep {
             let at = begun as f32 + n as f32 / samples_per_tick as f32;
             let to_go = (left - n) as f32 / samples_per_tick as f32;
             let swell = (at / FADE).min(to_go / FADE).min(1.0);
-            *sample = (2000.0 * swell * (at * 440.0 / CLOCK as f32 * std::f32::consts::TAU).sin()) as i16;
+            *sample =
+                (2000.0 * swell * (at * 440.0 / CLOCK as f32 * std::f32::consts::TAU).sin()) as i16;
         }
         if let Some(rest) = samples.get_mut(left..) {
             rest.fill(0);

@@ -4,7 +4,8 @@ use super::*;
 
 /// One step of a digit that is sent: 20 ms.
 const STEP: Duration = Duration::from_millis(20);
-/// Steps of the sound of a digit, of its end (RFC 4733 2.5.1.4: three times), and all of it with the silence after.
+/// Steps of the sound of a digit, of its end (RFC 4733 2.5.1.4: three times), and all of it with
+/// the silence after.
 const TONE: u32 = 5;
 const ENDS: u32 = 3;
 const DIGIT: u32 = 10;
@@ -24,7 +25,8 @@ pub(super) struct EventPacket {
     pub(super) received: ReceivedRtp,
 }
 
-/// Digits that are sent in the name of a leg, one after another: 100 ms each and as much of silence after it.
+/// Digits that are sent in the name of a leg, one after another: 100 ms each and as much of silence
+/// after it.
 #[derive(Debug)]
 pub(super) struct DtmfSender {
     /// Event numbers (RFC 4733 3.2).
@@ -38,12 +40,7 @@ pub(super) struct DtmfSender {
 
 impl DtmfSender {
     pub(super) fn new(now: Instant) -> Self {
-        Self {
-            events: VecDeque::new(),
-            step: 0,
-            timestamp: 0,
-            next: now,
-        }
+        Self { events: VecDeque::new(), step: 0, timestamp: 0, next: now }
     }
 
     /// Takes more digits, as many as may wait. Returns when its next step is due.
@@ -102,19 +99,25 @@ impl Leg {
             return None;
         }
         let (received, packet) = digits.step(now)?;
-        let event = EventPacket {
-            source: SoundSource::Digits(self.slot),
-            clock: CLOCK,
-            received,
-        };
+        let event = EventPacket { source: SoundSource::Digits(self.slot), clock: CLOCK, received };
         Some((event, packet))
     }
 
-    /// A telephone-event of a speaker that it hears, or one that is sent in the name of that speaker.
-    pub(super) fn relay_event(&mut self, event: &EventPacket, packet: &mut [u8], ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) {
+    /// A telephone-event of a speaker that it hears, or one that is sent in the name of that
+    /// speaker.
+    pub(super) fn relay_event(
+        &mut self,
+        event: &EventPacket,
+        packet: &mut [u8],
+        ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>,
+    ) {
         let (received, speaker, now) = (&event.received, event.source.slot(), ctx.now);
-        let Some((media, to)) = self.outlet() else { return };
-        let Some(payload_type) = media.dtmf_pt else { return };
+        let Some((media, to)) = self.outlet() else {
+            return;
+        };
+        let Some(payload_type) = media.dtmf_pt else {
+            return;
+        };
         if !self.party || !self.route.has(speaker) {
             return;
         }
@@ -122,10 +125,7 @@ impl Leg {
             self.stats.leak_guards += 1;
             return self.guard(LeakReason::NotPermitted, now, ctx.state);
         }
-        let origin = StreamOrigin {
-            source: event.source,
-            ssrc: received.ssrc,
-        };
+        let origin = StreamOrigin { source: event.source, ssrc: received.ssrc };
         let header = match (self.route, event.source) {
             (Route::Pass(_), SoundSource::Leg(_)) => {
                 // In the time of the sound that it stands in for.
@@ -133,13 +133,12 @@ impl Leg {
                     Some((_, transcoder)) => transcoder.timestamp(received.timestamp),
                     None => received.timestamp,
                 };
-                let theirs = ReceivedRtp {
-                    timestamp,
-                    ..received.clone()
-                };
+                let theirs = ReceivedRtp { timestamp, ..received.clone() };
                 self.stream.relay(origin, &theirs, 0, now)
             }
-            (Route::Pass(_), SoundSource::Digits(_)) | (Route::Mix(_), _) => Some(self.stream.event(origin, received, now)),
+            (Route::Pass(_), SoundSource::Digits(_)) | (Route::Mix(_), _) => {
+                Some(self.stream.event(origin, received, now))
+            }
             (Route::Silent, _) => None,
         };
         let Some(header) = header else {
@@ -151,10 +150,13 @@ impl Leg {
             let bytes = header.put_before(packet, &received.payload);
             return self.send(TransmitKind::Unchanged, to, bytes, ctx.out);
         }
-        let Some([number, flags, high, low]) = packet[received.payload.clone()].first_chunk::<4>().copied() else {
+        let Some([number, flags, high, low]) =
+            packet[received.payload.clone()].first_chunk::<4>().copied()
+        else {
             return;
         };
-        let ticks = u64::from(u16::from_be_bytes([high, low])) * u64::from(media.dtmf_clock) / u64::from(event.clock.max(1));
+        let ticks = u64::from(u16::from_be_bytes([high, low])) * u64::from(media.dtmf_clock)
+            / u64::from(event.clock.max(1));
         let [high, low] = (ticks.min(0xffff) as u16).to_be_bytes();
         let mut bytes = [0; EVENT];
         bytes[..HEADER].copy_from_slice(&header.to_bytes());

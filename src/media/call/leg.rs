@@ -2,13 +2,15 @@
 
 use super::*;
 
-/// What was agreed before is still heard for so long: packets on their way, and a peer that changes a moment later (RFC 3264 8.3.2).
+/// What was agreed before is still heard for so long: packets on their way, and a peer that changes
+/// a moment later (RFC 3264 8.3.2).
 pub(super) const FORMER: Duration = Duration::from_secs(2);
 /// A leg that has not sent for so long no longer paces anybody.
 const TALKS: Duration = Duration::from_millis(200);
 /// A leak guard event of one reason at most this often per leg.
 const GUARD_INTERVAL: Duration = Duration::from_secs(1);
-/// The longest packet that leaves a leg under SRTP: the longest RTP, or a report, with what protects it.
+/// The longest packet that leaves a leg under SRTP: the longest RTP, or a report, with what
+/// protects it.
 pub(super) const MAX_PROTECTED: usize = HEADER + MAX_PAYLOAD + srtp::MAX_RTCP_GROWTH;
 
 /// Where the outgoing numbers of a leg begin (RFC 3550 5.1): all of them random.
@@ -73,9 +75,9 @@ pub(super) struct CodecChange {
 
 /// The machine of one leg, with its streams and its counters, as it goes from call to call.
 ///
-/// [`Call`] finds it and hands in what is for it, with what it may touch of the call; it never sees the other legs, but for the speakers
-/// that a [`Mixer`] reads for it. What a packet touches comes first and in the order of its use: with hundreds of calls it is the cold lines
-/// that cost.
+/// [`Call`] finds it and hands in what is for it, with what it may touch of the call; it never sees
+/// the other legs, but for the speakers that a [`Mixer`] reads for it. What a packet touches comes
+/// first and in the order of its use: with hundreds of calls it is the cold lines that cost.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Leg {
@@ -86,7 +88,8 @@ pub struct Leg {
     pub(super) route: Route,
     /// The speakers that it may hear at most, as bits by slot: the leak guard.
     pub(super) permitted: u16,
-    /// The listeners that mix this speaker, and those that it is relayed or transcoded to, as bits by slot.
+    /// The listeners that mix this speaker, and those that it is relayed or transcoded to, as bits
+    /// by slot.
     pub(super) mixed_by: u16,
     pub(super) passed_to: u16,
     /// An agent or a customer by the allow-list; not a supervisor, not unnamed.
@@ -197,20 +200,30 @@ impl Leg {
     pub fn stats(&self) -> LegStats {
         let stats = self.stats;
         let lost = self.reception.lost();
-        let remote_lost = self.seldom.remote.map_or(0, |remote| u64::try_from(remote.lost).unwrap_or(0));
+        let remote_lost =
+            self.seldom.remote.map_or(0, |remote| u64::try_from(remote.lost).unwrap_or(0));
         LegStats {
             lost,
             jitter: self.reception.jitter_time(),
             remote_lost,
             remote_fraction_lost: self.seldom.remote.map_or(0, |remote| remote.fraction_lost),
-            remote_jitter: self.seldom.remote.map_or(Duration::ZERO, |remote| self.remote_jitter(remote)),
-            mos: (stats.received > 0)
-                .then(|| self.mos(self.spoken.codec(), lost, stats.received + lost, self.reception.jitter_time()))
-                .flatten(),
-            remote_mos: self
+            remote_jitter: self
                 .seldom
                 .remote
-                .and_then(|remote| self.mos(self.media?.codec, remote_lost, stats.sent, self.remote_jitter(remote))),
+                .map_or(Duration::ZERO, |remote| self.remote_jitter(remote)),
+            mos: (stats.received > 0)
+                .then(|| {
+                    self.mos(
+                        self.spoken.codec(),
+                        lost,
+                        stats.received + lost,
+                        self.reception.jitter_time(),
+                    )
+                })
+                .flatten(),
+            remote_mos: self.seldom.remote.and_then(|remote| {
+                self.mos(self.media?.codec, remote_lost, stats.sent, self.remote_jitter(remote))
+            }),
             ..stats
         }
     }
@@ -260,12 +273,18 @@ impl Leg {
     }
 
     /// What was agreed. Returns whether what its listeners know of its numbers is no longer true.
-    pub(super) fn handle_describe(&mut self, media: LegMedia, state: &mut CallState, now: Instant) -> bool {
+    pub(super) fn handle_describe(
+        &mut self,
+        media: LegMedia,
+        state: &mut CallState,
+        now: Instant,
+    ) -> bool {
         let before = self.seldom.described.replace(media);
         self.media = Some(Agreement::of(&media));
         let speaks_other = self.expect(&media, before.as_ref(), now);
         self.stream.set_clock(media.codec.clock());
-        let addresses = |media: LegMedia| (media.remote, media.remote_rtcp, media.rtcp_mux, media.nat);
+        let addresses =
+            |media: LegMedia| (media.remote, media.remote_rtcp, media.rtcp_mux, media.nat);
         if before.map(addresses) != Some(addresses(media)) {
             self.source = self.source.described(&media);
         }
@@ -274,7 +293,8 @@ impl Leg {
             self.inactive = false;
         }
         if before.is_none() {
-            self.rtcp_due = now + self.seldom.reporter.next_interval(state.config.rtcp_interval) / 2;
+            self.rtcp_due =
+                now + self.seldom.reporter.next_interval(state.config.rtcp_interval) / 2;
         }
         // What was never due is not lost: a leg that was not sent to goes on with the next number.
         let sends = |media: LegMedia| media.send && media.remote.is_some();
@@ -290,7 +310,8 @@ impl Leg {
             self.reception.pause();
         }
         state.moved |= self.source.take_changed();
-        // Another codec is another clock: what was made of the timestamps under the one says nothing of those under the other.
+        // Another codec is another clock: what was made of the timestamps under the one says
+        // nothing of those under the other.
         was_held || speaks_other
     }
 
@@ -314,7 +335,8 @@ impl Leg {
         let len = self.unprotect_rtp(from, packet, now)?;
         let packet = packet.get(..len).unwrap_or_default();
         let parsed = rtp::parse(packet).ok();
-        let format = parsed.as_ref().and_then(|received| self.format_of(received.payload_type, now));
+        let format =
+            parsed.as_ref().and_then(|received| self.format_of(received.payload_type, now));
         let known = parsed.as_ref().filter(|_| format.is_some());
         if !self.source.admits(from, known, now) {
             self.stats.foreign += 1;
@@ -345,13 +367,23 @@ impl Leg {
         }
         let payload = &packet[received.payload.clone()];
         match format {
-            Format::Audio(codec) => self.take_audio(codec, payload, received, now).map(AcceptedPacket::Audio),
+            Format::Audio(codec) => {
+                self.take_audio(codec, payload, received, now).map(AcceptedPacket::Audio)
+            }
             Format::ComfortNoise => self.take_noise(payload, received).map(AcceptedPacket::Noise),
-            Format::Events(clock) => self.take_event(clock.ticks(), payload, received).map(AcceptedPacket::Event),
+            Format::Events(clock) => {
+                self.take_event(clock.ticks(), payload, received).map(AcceptedPacket::Event)
+            }
         }
     }
 
-    fn take_audio(&mut self, codec: Codec, payload: &[u8], received: ReceivedRtp, now: Instant) -> Result<AudioPacket, PacketVerdict> {
+    fn take_audio(
+        &mut self,
+        codec: Codec,
+        payload: &[u8],
+        received: ReceivedRtp,
+        now: Instant,
+    ) -> Result<AudioPacket, PacketVerdict> {
         let Some(ticks) = codec.ticks(payload) else {
             self.stats.malformed += 1;
             return Err(PacketVerdict::Malformed);
@@ -372,7 +404,11 @@ impl Leg {
         })
     }
 
-    fn take_noise(&mut self, payload: &[u8], received: ReceivedRtp) -> Result<NoisePacket, PacketVerdict> {
+    fn take_noise(
+        &mut self,
+        payload: &[u8],
+        received: ReceivedRtp,
+    ) -> Result<NoisePacket, PacketVerdict> {
         let Some(level) = noise_level(payload) else {
             return Err(self.discard());
         };
@@ -386,15 +422,16 @@ impl Leg {
         })
     }
 
-    fn take_event(&mut self, clock: u32, payload: &[u8], received: ReceivedRtp) -> Result<EventPacket, PacketVerdict> {
+    fn take_event(
+        &mut self,
+        clock: u32,
+        payload: &[u8],
+        received: ReceivedRtp,
+    ) -> Result<EventPacket, PacketVerdict> {
         if rtp::telephone_event(payload).is_none() || !self.party {
             return Err(self.discard());
         }
-        Ok(EventPacket {
-            source: SoundSource::Leg(self.slot),
-            clock,
-            received,
-        })
+        Ok(EventPacket { source: SoundSource::Leg(self.slot), clock, received })
     }
 
     fn discard(&mut self) -> PacketVerdict {
@@ -402,31 +439,41 @@ impl Leg {
         PacketVerdict::Discarded
     }
 
-    /// It goes on in another codec, or under another number; `None`: in the same codec. What that takes is made once for each codec and
-    /// kept.
+    /// It goes on in another codec, or under another number; `None`: in the same codec. What that
+    /// takes is made once for each codec and kept.
     fn turn_to(&mut self, codec: Codec, payload_type: u8) -> Option<CodecChange> {
-        let agreed = self.seldom.described.as_ref().and_then(|media| media.receives.get(payload_type));
+        let agreed =
+            self.seldom.described.as_ref().and_then(|media| media.receives.get(payload_type));
         let was = self.spoken.codec();
         let is_first = self.spoken.turn_to(codec, payload_type, agreed)?;
-        // What was made of the timestamps under the one clock says nothing of those under the other (RFC 7160).
+        // What was made of the timestamps under the one clock says nothing of those under the other
+        // (RFC 7160).
         let is_other_clock = was.clock() != codec.clock();
         if is_other_clock {
             self.speech.ring.cut();
         }
-        Some(CodecChange {
-            cuts: is_other_clock.then_some(self.passed_to),
-            is_first,
-        })
+        Some(CodecChange { cuts: is_other_clock.then_some(self.passed_to), is_first })
     }
 
     /// Its sound into its ring, for those that mix it. Returns whether the ring grew.
-    pub(super) fn hear(&mut self, received: &ReceivedRtp, packet: &[u8], rate: u32, now: Instant) -> bool {
+    pub(super) fn hear(
+        &mut self,
+        received: &ReceivedRtp,
+        packet: &[u8],
+        rate: u32,
+        now: Instant,
+    ) -> bool {
         let payload = &packet[received.payload.clone()];
         self.speech.decode(received, payload, rate, &mut self.seldom.up, now)
     }
 
     /// A datagram of RTCP.
-    pub(super) fn handle_rtcp(&mut self, from: SocketAddr, packet: &[u8], now: Instant) -> PacketVerdict {
+    pub(super) fn handle_rtcp(
+        &mut self,
+        from: SocketAddr,
+        packet: &[u8],
+        now: Instant,
+    ) -> PacketVerdict {
         let mut buffer = [0; rtcp::MAX_PACKET + srtp::MAX_RTCP_GROWTH];
         let packet = match self.unprotect_rtcp(from, packet, &mut buffer) {
             Ok(packet) => packet,
@@ -446,16 +493,22 @@ impl Leg {
             self.reception.note_sender_report(ssrc, middle, now);
         }
         if let Some(block) = report.about_us {
-            self.stats.round_trip = self.seldom.reporter.round_trip(&block, now).or(self.stats.round_trip);
+            self.stats.round_trip =
+                self.seldom.reporter.round_trip(&block, now).or(self.stats.round_trip);
             self.seldom.remote = Some(block);
         }
         PacketVerdict::Accepted
     }
 
     /// Its report and its news, when they are due.
-    pub(super) fn handle_timeout(&mut self, now: Now, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) {
+    pub(super) fn handle_timeout(
+        &mut self,
+        now: Now,
+        ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>,
+    ) {
         if self.rtcp_due().is_some_and(|due| due <= now.mono) {
-            self.rtcp_due = now.mono + self.seldom.reporter.next_interval(ctx.state.config.rtcp_interval);
+            self.rtcp_due =
+                now.mono + self.seldom.reporter.next_interval(ctx.state.config.rtcp_interval);
             self.report(false, now, ctx);
         }
         if self.source.take_withheld() {
@@ -464,25 +517,36 @@ impl Leg {
     }
 
     /// Its last report, if anything was ever sent to it.
-    pub(super) fn handle_release(&mut self, now: Now, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) {
+    pub(super) fn handle_release(
+        &mut self,
+        now: Now,
+        ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>,
+    ) {
         if self.stats.sent > 0 || self.stats.rtcp_sent > 0 {
             self.report(true, now, ctx);
         }
     }
 
-    fn report(&mut self, is_last: bool, now: Now, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) {
-        let Some(to) = self.source.rtcp_target() else { return };
+    fn report(
+        &mut self,
+        is_last: bool,
+        now: Now,
+        ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>,
+    ) {
+        let Some(to) = self.source.rtcp_target() else {
+            return;
+        };
         let mut buffer = [0; rtcp::MAX_REPORT];
-        let (bytes, interval) = self
-            .seldom
-            .reporter
-            .report(&self.stream, &mut self.reception, is_last, now, &mut buffer);
+        let (bytes, interval) = self.seldom.reporter.report(
+            &self.stream,
+            &mut self.reception,
+            is_last,
+            now,
+            &mut buffer,
+        );
         self.send(TransmitKind::Rtcp, to, bytes, ctx.out);
         if !is_last && self.stats.sent + self.stats.received > 0 {
-            ctx.state.tell(MediaEvent::Quality {
-                leg: self.name,
-                quality: self.quality(interval),
-            });
+            ctx.state.tell(MediaEvent::Quality { leg: self.name, quality: self.quality(interval) });
         }
     }
 
@@ -493,11 +557,7 @@ impl Leg {
             return;
         }
         *said = Some(now);
-        state.tell(MediaEvent::LeakGuard {
-            call: state.key,
-            leg: self.name,
-            reason,
-        });
+        state.tell(MediaEvent::LeakGuard { call: state.key, leg: self.name, reason });
     }
 
     /// What was agreed and where to, when we may send to it.
@@ -562,19 +622,12 @@ impl Leg {
 
     /// What the plan of a call has to know of it.
     pub(super) fn member(&self) -> Member {
-        Member {
-            name: self.name,
-            is_described: self.media.is_some(),
-            has_beep: self.beep.sounds(),
-        }
+        Member { name: self.name, is_described: self.media.is_some(), has_beep: self.beep.sounds() }
     }
 
     /// What a listener has to know of it, once anything may come from it.
     pub(super) fn as_speaker(&self) -> Option<Speaker> {
-        self.media.map(|_| Speaker {
-            name: self.name,
-            spoken: self.spoken,
-        })
+        self.media.map(|_| Speaker { name: self.name, spoken: self.spoken })
     }
 
     /// Is served by another plan.
@@ -608,8 +661,14 @@ impl Leg {
         spoken.max(self.mixed_in().map(Codec::sample_rate))
     }
 
-    /// Has what it needs for its row and nothing else; `is_other`: the rate is another one than before.
-    pub(super) fn prepare(&mut self, rate: u32, is_other: bool, speakers: &[Option<Speaker>; MAX_LEGS]) {
+    /// Has what it needs for its row and nothing else; `is_other`: the rate is another one than
+    /// before.
+    pub(super) fn prepare(
+        &mut self,
+        rate: u32,
+        is_other: bool,
+        speakers: &[Option<Speaker>; MAX_LEGS],
+    ) {
         self.speech.prepare_decoder(
             self.is_mixed().then_some(self.spoken),
             is_other,
@@ -632,7 +691,8 @@ impl Leg {
         });
     }
 
-    /// Has a transcoder from what the one speaker that it hears speaks, where tables of G.711 do not do it.
+    /// Has a transcoder from what the one speaker that it hears speaks, where tables of G.711 do
+    /// not do it.
     fn prepare_transcoder(&mut self, speaker: Option<Speaker>) {
         let spares = &mut self.seldom.transcoders;
         let (Some(speaker), Some(media)) = (speaker, self.media) else {
@@ -642,11 +702,15 @@ impl Leg {
         };
         let (from, to) = (speaker.spoken.codec(), media.codec);
         let is_needed = from != to && !(from.is_law() && to.is_law());
-        let is = |(name, transcoder): &(LegId, Box<Transcoder>)| *name == speaker.name && transcoder.is(from, to);
+        let is = |(name, transcoder): &(LegId, Box<Transcoder>)| {
+            *name == speaker.name && transcoder.is(from, to)
+        };
         if !(is_needed && self.transcoder.as_ref().is_some_and(is)) {
             spares.extend(self.transcoder.take());
         }
-        spares.retain(|(name, transcoder)| *name == speaker.name && speaker.spoken.may_need(transcoder, to));
+        spares.retain(|(name, transcoder)| {
+            *name == speaker.name && speaker.spoken.may_need(transcoder, to)
+        });
         if !is_needed || self.transcoder.is_some() {
             return;
         }
@@ -660,8 +724,15 @@ impl Leg {
         });
     }
 
-    /// A frame at the rate of the call as a payload; silence when it cannot be coded. Returns its octets.
-    pub(super) fn encode(&mut self, codec: Codec, samples: &[i16], rate: u32, payload: &mut [u8]) -> usize {
+    /// A frame at the rate of the call as a payload; silence when it cannot be coded. Returns its
+    /// octets.
+    pub(super) fn encode(
+        &mut self,
+        codec: Codec,
+        samples: &[i16],
+        rate: u32,
+        payload: &mut [u8],
+    ) -> usize {
         let octets = match &mut self.encoder {
             Some((_, encoder)) if codec.sample_rate() == rate => encoder.encode(samples, payload),
             Some((_, encoder)) => {
@@ -679,44 +750,45 @@ impl Leg {
         }
     }
 
-    pub(super) fn send(&mut self, sent: TransmitKind, to: SocketAddr, bytes: &[u8], out: &mut impl FnMut(Transmit<'_>)) {
+    pub(super) fn send(
+        &mut self,
+        sent: TransmitKind,
+        to: SocketAddr,
+        bytes: &[u8],
+        out: &mut impl FnMut(Transmit<'_>),
+    ) {
         let muxed = sent == TransmitKind::Rtcp && self.source.is_muxed();
         let Some(srtp) = &mut self.srtp else {
-            out(Transmit {
-                slot: self.slot,
-                sent,
-                muxed,
-                to,
-                bytes,
-            });
+            out(Transmit { slot: self.slot, sent, muxed, to, bytes });
             self.source.spend();
             return self.stats.count(sent);
         };
         let mut buffer = [0; MAX_PROTECTED];
         let protected = match sent {
             TransmitKind::Rtcp => srtp.protect_rtcp(bytes, &mut buffer),
-            TransmitKind::Unchanged | TransmitKind::Transcoded | TransmitKind::Mixed | TransmitKind::Silent | TransmitKind::Guarded => {
-                srtp.protect_rtp(bytes, &mut buffer)
-            }
+            TransmitKind::Unchanged
+            | TransmitKind::Transcoded
+            | TransmitKind::Mixed
+            | TransmitKind::Silent
+            | TransmitKind::Guarded => srtp.protect_rtp(bytes, &mut buffer),
         };
         let Some(bytes) = protected else {
             self.stats.discarded += 1;
             return;
         };
-        out(Transmit {
-            slot: self.slot,
-            sent,
-            muxed,
-            to,
-            bytes,
-        });
+        out(Transmit { slot: self.slot, sent, muxed, to, bytes });
         self.source.spend();
         self.stats.count(sent);
     }
 
-    /// Takes the protection off an RTP packet, if it is this leg's to have one; returns the packet's length then. What comes from
-    /// elsewhere is left as it is: foreign.
-    fn unprotect_rtp(&mut self, from: SocketAddr, packet: &mut [u8], now: Instant) -> Result<usize, PacketVerdict> {
+    /// Takes the protection off an RTP packet, if it is this leg's to have one; returns the
+    /// packet's length then. What comes from elsewhere is left as it is: foreign.
+    fn unprotect_rtp(
+        &mut self,
+        from: SocketAddr,
+        packet: &mut [u8],
+        now: Instant,
+    ) -> Result<usize, PacketVerdict> {
         match &mut self.srtp {
             Some(srtp) if self.source.may_admit(from, now) => {
                 let is_known = self.source.is_known(from);
@@ -727,7 +799,12 @@ impl Leg {
     }
 
     /// The same of RTCP, in the buffer, where there is protection to take off.
-    fn unprotect_rtcp<'a>(&mut self, from: SocketAddr, packet: &'a [u8], buffer: &'a mut [u8]) -> Result<&'a [u8], PacketVerdict> {
+    fn unprotect_rtcp<'a>(
+        &mut self,
+        from: SocketAddr,
+        packet: &'a [u8],
+        buffer: &'a mut [u8],
+    ) -> Result<&'a [u8], PacketVerdict> {
         match &mut self.srtp {
             Some(srtp) if self.source.may_admit_rtcp(from) => {
                 let is_known = self.source.is_known_rtcp(from);
@@ -736,7 +813,8 @@ impl Leg {
                     return Err(PacketVerdict::Malformed);
                 };
                 copy.copy_from_slice(packet);
-                let len = srtp.unprotect_rtcp(copy).map_err(|error| self.unprotected(error, is_known))?;
+                let len =
+                    srtp.unprotect_rtcp(copy).map_err(|error| self.unprotected(error, is_known))?;
                 Ok(copy.get(..len).unwrap_or_default())
             }
             Some(_) | None => Ok(packet),
@@ -746,7 +824,9 @@ impl Leg {
     fn unprotected(&mut self, error: SrtpError, is_known: bool) -> PacketVerdict {
         let (count, verdict) = match error {
             _ if !is_known => (&mut self.stats.foreign, PacketVerdict::Foreign),
-            SrtpError::Unauthenticated => (&mut self.stats.srtp_rejected, PacketVerdict::Unauthenticated),
+            SrtpError::Unauthenticated => {
+                (&mut self.stats.srtp_rejected, PacketVerdict::Unauthenticated)
+            }
             SrtpError::Replayed => (&mut self.stats.srtp_replayed, PacketVerdict::Replayed),
         };
         *count += 1;

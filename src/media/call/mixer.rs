@@ -26,7 +26,8 @@ pub(super) struct Ducking {
 }
 
 impl Ducking {
-    /// All the way within the frame in which speech begins; back again within 200 ms, from 300 ms after the last word.
+    /// All the way within the frame in which speech begins; back again within 200 ms, from 300 ms
+    /// after the last word.
     fn pass(&mut self, speaks: bool, samples: u32) {
         const HOLD: u32 = 2400;
         const RELEASE: u32 = 1600;
@@ -102,13 +103,7 @@ impl<'a> Mixer<'a> {
     ) -> Option<(&'a mut Leg, Self)> {
         let (before, rest) = legs.split_at_mut_checked(listener)?;
         let (leg, after) = rest.split_first_mut()?;
-        let mixer = Self {
-            listener,
-            before,
-            after,
-            inputs,
-            parties,
-        };
+        let mixer = Self { listener, before, after, inputs, parties };
         Some((leg.as_mut()?, mixer))
     }
 
@@ -120,7 +115,8 @@ impl<'a> Mixer<'a> {
         Some((leg?.as_mut()?, &mut self.inputs[(self.listener, slot)]))
     }
 
-    /// The one that paces a mix: the first of its parties that talks, else the first supervisor that does.
+    /// The one that paces a mix: the first of its parties that talks, else the first supervisor
+    /// that does.
     pub(super) fn pacer(&mut self, route: Route, now: Instant) -> Option<usize> {
         let mut talks = |is_party: bool| {
             slots(route.mixed()).find(|&slot| {
@@ -134,7 +130,9 @@ impl<'a> Mixer<'a> {
     /// Reads each speaker as another plan has it. A speaker that was heard before goes on.
     pub(super) fn join(&mut self, serving: &Serving, before: Route) {
         for slot in slots(serving.heard) {
-            let Some((speaker, input)) = self.speaker(slot) else { continue };
+            let Some((speaker, input)) = self.speaker(slot) else {
+                continue;
+            };
             let ring = &mut speaker.speech.ring;
             if !matches!(before, Route::Mix(_)) || !before.has(slot) {
                 let reader = match serving.buffered & bit(slot) != 0 {
@@ -153,9 +151,16 @@ impl<'a> Mixer<'a> {
         }
     }
 
-    /// Adds up what the speakers say in a frame of so many ticks; `linear` is for the samples of each. Returns those that said anything, and
-    /// how soft the parties are after it.
-    fn mix(&mut self, speakers: u16, before: Ducking, ticks: u32, linear: &mut [i16], sum: &mut Sum) -> (u16, Ducking) {
+    /// Adds up what the speakers say in a frame of so many ticks; `linear` is for the samples of
+    /// each. Returns those that said anything, and how soft the parties are after it.
+    fn mix(
+        &mut self,
+        speakers: u16,
+        before: Ducking,
+        ticks: u32,
+        linear: &mut [i16],
+        sum: &mut Sum,
+    ) -> (u16, Ducking) {
         let mut contributors = 0;
         let mut speaks = false;
         let mut ducking = before;
@@ -163,9 +168,13 @@ impl<'a> Mixer<'a> {
         let parties = self.parties & speakers;
         for (those, are_parties) in [(speakers & !parties, false), (parties, true)] {
             for slot in slots(those) {
-                let Some((speaker, input)) = self.speaker(slot) else { continue };
+                let Some((speaker, input)) = self.speaker(slot) else {
+                    continue;
+                };
                 if !input.reader.read(&speaker.speech.ring, linear) {
-                    let Some(noise) = &mut speaker.noise else { continue };
+                    let Some(noise) = &mut speaker.noise else {
+                        continue;
+                    };
                     noise.fill(linear);
                 }
                 contributors |= bit(slot);
@@ -175,7 +184,11 @@ impl<'a> Mixer<'a> {
                 if input.duck == Gain::UNITY.0 {
                     sum.add(linear, input.gain);
                 } else {
-                    sum.add_between(linear, before.of(input.gain, input.duck), ducking.of(input.gain, input.duck));
+                    sum.add_between(
+                        linear,
+                        before.of(input.gain, input.duck),
+                        ducking.of(input.gain, input.duck),
+                    );
                 }
             }
             if !are_parties {
@@ -187,8 +200,8 @@ impl<'a> Mixer<'a> {
 }
 
 impl Leg {
-    /// A packet of a speaker that it mixes: if that one paces it, as much is sent, unless it is ahead already. Returns whether its beep is
-    /// over.
+    /// A packet of a speaker that it mixes: if that one paces it, as much is sent, unless it is
+    /// ahead already. Returns whether its beep is over.
     pub(super) fn handle_pacer(
         &mut self,
         audio: &AudioPacket,
@@ -236,14 +249,24 @@ impl Leg {
     }
 
     /// Sends in the place of packets of the pacer that were lost, now that one has come after them.
-    fn make_up(&mut self, pacer: usize, mixer: &mut Mixer<'_>, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) -> bool {
+    fn make_up(
+        &mut self,
+        pacer: usize,
+        mixer: &mut Mixer<'_>,
+        ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>,
+    ) -> bool {
         let mut is_over = false;
         for _ in 0..MAX_MADE_UP {
             let frame = self.pace.frame;
             let len = frame * (ctx.state.rate / CLOCK);
-            let Some((speaker, input)) = mixer.speaker(pacer) else { break };
+            let Some((speaker, input)) = mixer.speaker(pacer) else {
+                break;
+            };
             let reader = &input.reader;
-            if !self.pace.is_short(ctx.now) || !reader.is_direct() || reader.behind(&speaker.speech.ring) < len {
+            if !self.pace.is_short(ctx.now)
+                || !reader.is_direct()
+                || reader.behind(&speaker.speech.ring) < len
+            {
                 break;
             }
             let Some(frame) = self.outlet().and_then(|(media, _)| media.codec.frame(frame)) else {
@@ -256,7 +279,11 @@ impl Leg {
     }
 
     /// A frame on our own clock; `None`: none is due. Returns whether its beep is over.
-    pub(super) fn tick(&mut self, mixer: &mut Mixer<'_>, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) -> Option<bool> {
+    pub(super) fn tick(
+        &mut self,
+        mixer: &mut Mixer<'_>,
+        ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>,
+    ) -> Option<bool> {
         self.clock_due().filter(|due| *due <= ctx.now)?;
         let frame = self.pace.frame;
         let frame = self.outlet().and_then(|(media, _)| media.codec.frame(frame)).unwrap_or(frame);
@@ -265,15 +292,26 @@ impl Leg {
         Some(self.send_frame(frame, mixer, ctx))
     }
 
-    /// Mixes and sends one frame, or silence when there is nobody to hear. Returns whether its beep is over.
-    fn send_frame(&mut self, ticks: u32, mixer: &mut Mixer<'_>, ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) -> bool {
+    /// Mixes and sends one frame, or silence when there is nobody to hear. Returns whether its beep
+    /// is over.
+    fn send_frame(
+        &mut self,
+        ticks: u32,
+        mixer: &mut Mixer<'_>,
+        ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>,
+    ) -> bool {
         let (rate, now) = (ctx.state.rate, ctx.now);
-        let Some((media, to)) = self.outlet() else { return false };
-        let Some(ticks) = media.codec.frame(ticks) else { return false };
+        let Some((media, to)) = self.outlet() else {
+            return false;
+        };
+        let Some(ticks) = media.codec.frame(ticks) else {
+            return false;
+        };
         let mut sum = Sum::default();
         let mut linear = [0; MAX_FRAME];
         let linear = &mut linear[..(ticks * (rate / CLOCK)) as usize];
-        let (contributors, ducking) = mixer.mix(self.route.mixed(), self.ducking, ticks, linear, &mut sum);
+        let (contributors, ducking) =
+            mixer.mix(self.route.mixed(), self.ducking, ticks, linear, &mut sum);
         self.ducking = ducking;
         if self.beep.sounds() {
             self.beep.fill(rate / CLOCK, linear);

@@ -35,7 +35,8 @@ pub(super) struct Pacer {
 pub(super) enum Turn {
     Send,
     Wait,
-    /// Nothing is sent this once, so that the phone has a frame less waiting; the ring now has it, and drains it.
+    /// Nothing is sent this once, so that the phone has a frame less waiting; the ring now has it,
+    /// and drains it.
     GiveBack,
 }
 
@@ -52,8 +53,9 @@ impl Pacer {
         }
     }
 
-    /// Whether a packet that just came may trigger a frame: the listener has no more than one and a half in hand. What a burst brings beyond
-    /// that stays in the ring. A lead that stands is given back, a frame at a time.
+    /// Whether a packet that just came may trigger a frame: the listener has no more than one and a
+    /// half in hand. What a burst brings beyond that stays in the ring. A lead that stands is given
+    /// back, a frame at a time.
     pub(super) fn turn(&mut self, samples: u32, now: Instant) -> Turn {
         self.frame = samples.clamp(FRAME / 2, LONGEST);
         let frame = rtp::duration_of(self.frame);
@@ -78,7 +80,8 @@ impl Pacer {
         Turn::Send
     }
 
-    /// A lead is given back where it costs nobody a word: now, or when the next packets are quiet, but after some seconds in any case.
+    /// A lead is given back where it costs nobody a word: now, or when the next packets are quiet,
+    /// but after some seconds in any case.
     pub(super) fn may_give_back(&mut self, is_quiet: bool) -> bool {
         if is_quiet || self.put_off >= MAX_PUT_OFF {
             self.put_off = 0;
@@ -89,20 +92,18 @@ impl Pacer {
         false
     }
 
-    /// A frame is sent because a packet came. One that came late, but before our clock, changes nothing: the phone's own buffer is for that.
+    /// A frame is sent because a packet came. One that came late, but before our clock, changes
+    /// nothing: the phone's own buffer is for that.
     pub(super) fn sent(&mut self, samples: u32, now: Instant) {
         let frame = rtp::duration_of(samples);
-        let since = if self.own || self.due() <= now {
-            self.until.max(now)
-        } else {
-            self.until
-        };
+        let since = if self.own || self.due() <= now { self.until.max(now) } else { self.until };
         self.until = (since + frame).min(now + 2 * frame);
         self.own = false;
     }
 
-    /// When our own clock sends the next frame: half a frame late when it paces; while packets do, not before they are two frames late. Sooner,
-    /// each that was merely held up would be made up for by a frame, which would have to be left out again.
+    /// When our own clock sends the next frame: half a frame late when it paces; while packets do,
+    /// not before they are two frames late. Sooner, each that was merely held up would be made up
+    /// for by a frame, which would have to be left out again.
     pub(super) fn due(&self) -> Instant {
         self.until + rtp::duration_of(if self.own { self.frame / 2 } else { 2 * self.frame })
     }
@@ -112,7 +113,8 @@ impl Pacer {
         self.until < now + rtp::duration_of(self.frame / 2)
     }
 
-    /// Our own clock sends a frame. After a stall of ours, one frame is sent for all that was missed.
+    /// Our own clock sends a frame. After a stall of ours, one frame is sent for all that was
+    /// missed.
     pub(super) fn ticked(&mut self, now: Instant) {
         self.own = true;
         let frame = rtp::duration_of(self.frame);

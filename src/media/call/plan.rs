@@ -7,7 +7,8 @@ use super::*;
 pub(super) enum Route {
     #[default]
     Silent,
-    /// One speaker, packet by packet: relayed in the codec of the listener, transcoded from another.
+    /// One speaker, packet by packet: relayed in the codec of the listener, transcoded from
+    /// another.
     Pass(usize),
     Mix(u16),
 }
@@ -55,7 +56,12 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    fn of(slot: usize, listener: Member, hearing: &Hearing, members: &[Option<Member>; MAX_LEGS]) -> Self {
+    fn of(
+        slot: usize,
+        listener: Member,
+        hearing: &Hearing,
+        members: &[Option<Member>; MAX_LEGS],
+    ) -> Self {
         let is_supervisor = hearing.is_supervisor(listener.name);
         let mut serving = Self {
             is_party: hearing.role(listener.name).is_some() && !is_supervisor,
@@ -83,7 +89,8 @@ impl Serving {
 
     fn route_for(&self, listener: Member) -> Route {
         let first = slots(self.heard).next();
-        let only = first.filter(|&other| self.heard == bit(other) && self.gains[other] == Gain::UNITY.0);
+        let only =
+            first.filter(|&other| self.heard == bit(other) && self.gains[other] == Gain::UNITY.0);
         match only {
             _ if !listener.is_described => Route::Silent,
             _ if listener.has_beep => Route::Mix(self.heard),
@@ -102,10 +109,10 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn of(hearing: &Hearing, members: &[Option<Member>; MAX_LEGS]) -> Self {
-        let serving = |slot: usize| members[slot].map(|listener| Serving::of(slot, listener, hearing, members));
-        Self {
-            servings: std::array::from_fn(|slot| serving(slot).unwrap_or_default()),
-        }
+        let serving = |slot: usize| {
+            members[slot].map(|listener| Serving::of(slot, listener, hearing, members))
+        };
+        Self { servings: std::array::from_fn(|slot| serving(slot).unwrap_or_default()) }
     }
 
     pub(super) fn serving(&self, slot: usize) -> &Serving {

@@ -24,10 +24,7 @@ impl AudioPacket {
     }
 
     fn origin(&self) -> StreamOrigin {
-        StreamOrigin {
-            source: SoundSource::Leg(self.slot),
-            ssrc: self.received.ssrc,
-        }
+        StreamOrigin { source: SoundSource::Leg(self.slot), ssrc: self.received.ssrc }
     }
 }
 
@@ -45,8 +42,15 @@ pub(super) struct NoisePacket {
 
 impl Leg {
     /// A packet of the one speaker that it hears, relayed or transcoded.
-    pub(super) fn relay(&mut self, audio: &AudioPacket, packet: &mut [u8], ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) {
-        let Some((media, to)) = self.outlet() else { return };
+    pub(super) fn relay(
+        &mut self,
+        audio: &AudioPacket,
+        packet: &mut [u8],
+        ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>,
+    ) {
+        let Some((media, to)) = self.outlet() else {
+            return;
+        };
         // RFC 4733 2.5.1.2: the digit stands in place of the sound.
         if audio.is_under_digit && self.party && media.dtmf_pt.is_some() {
             return;
@@ -54,7 +58,8 @@ impl Leg {
         let (codec, received, now) = (audio.codec, &audio.received, ctx.now);
         self.pace.sent(audio.frame(), now);
         let is_permitted = self.permitted & bit(audio.slot) != 0;
-        if let (Route::Pass(_), true, Some((_, transcoder))) = (self.route, is_permitted, &self.transcoder)
+        if let (Route::Pass(_), true, Some((_, transcoder))) =
+            (self.route, is_permitted, &self.transcoder)
             && transcoder.is(codec, media.codec)
         {
             return self.transcode(audio, packet, ctx);
@@ -63,10 +68,7 @@ impl Leg {
             self.stats.discarded += 1;
             return;
         };
-        let header = RtpHeader {
-            payload_type: media.payload_type,
-            ..header
-        };
+        let header = RtpHeader { payload_type: media.payload_type, ..header };
         let is_permitted = is_permitted && matches!(self.route, Route::Pass(_));
         if is_permitted && media.codec == codec {
             let bytes = header.put_before(packet, &received.payload);
@@ -77,7 +79,12 @@ impl Leg {
         let space = &mut buffer[HEADER..];
         let payload = &packet[received.payload.clone()];
         if is_permitted && codec.transcode_law(media.codec, payload, space) {
-            return self.send(TransmitKind::Transcoded, to, &buffer[..HEADER + payload.len()], ctx.out);
+            return self.send(
+                TransmitKind::Transcoded,
+                to,
+                &buffer[..HEADER + payload.len()],
+                ctx.out,
+            );
         }
         let octets = media.codec.silence(audio.frame(), space);
         self.send(TransmitKind::Guarded, to, &buffer[..HEADER + octets], ctx.out);
@@ -88,12 +95,21 @@ impl Leg {
         self.guard(reason, now, ctx.state);
     }
 
-    /// A packet of its speaker in its own codec. One for one, loss and reordering of the source stay visible; where lengths do not fit, the
-    /// packets are numbered as they are made.
-    fn transcode(&mut self, audio: &AudioPacket, packet: &[u8], ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) {
+    /// A packet of its speaker in its own codec. One for one, loss and reordering of the source
+    /// stay visible; where lengths do not fit, the packets are numbered as they are made.
+    fn transcode(
+        &mut self,
+        audio: &AudioPacket,
+        packet: &[u8],
+        ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>,
+    ) {
         let (received, now) = (&audio.received, ctx.now);
-        let Some((media, to)) = self.outlet() else { return };
-        let Some((_, transcoder)) = &mut self.transcoder else { return };
+        let Some((media, to)) = self.outlet() else {
+            return;
+        };
+        let Some((_, transcoder)) = &mut self.transcoder else {
+            return;
+        };
         let timestamp = transcoder.timestamp(received.timestamp);
         let mut is_one_for_one = transcoder.take(&packet[received.payload.clone()]);
         let mut buffer = [0; HEADER + MAX_PAYLOAD];
@@ -104,11 +120,8 @@ impl Leg {
             let ticks = frame * (media.codec.clock() / CLOCK);
             is_one_for_one &= is_all;
             let header = if is_one_for_one {
-                let theirs = ReceivedRtp {
-                    timestamp,
-                    payload: HEADER..HEADER + octets,
-                    ..*received
-                };
+                let theirs =
+                    ReceivedRtp { timestamp, payload: HEADER..HEADER + octets, ..*received };
                 self.stream.relay(audio.origin(), &theirs, ticks, now)
             } else {
                 Some(self.stream.own(ticks, octets, now))
@@ -117,31 +130,35 @@ impl Leg {
                 self.stats.discarded += 1;
                 return;
             };
-            let header = RtpHeader {
-                payload_type: media.payload_type,
-                ..header
-            };
+            let header = RtpHeader { payload_type: media.payload_type, ..header };
             buffer[..HEADER].copy_from_slice(&header.to_bytes());
             self.send(TransmitKind::Transcoded, to, &buffer[..HEADER + octets], ctx.out);
         }
     }
 
     /// Comfort noise of the one speaker that it hears, if it knows what that is.
-    pub(super) fn relay_noise(&mut self, noise: &NoisePacket, packet: &mut [u8], ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>) {
-        let Some((media, to)) = self.outlet() else { return };
-        let is_permitted = matches!(self.route, Route::Pass(_)) && self.permitted & bit(noise.slot) != 0;
+    pub(super) fn relay_noise(
+        &mut self,
+        noise: &NoisePacket,
+        packet: &mut [u8],
+        ctx: &mut MediaCtx<'_, impl FnMut(Transmit<'_>)>,
+    ) {
+        let Some((media, to)) = self.outlet() else {
+            return;
+        };
+        let is_permitted =
+            matches!(self.route, Route::Pass(_)) && self.permitted & bit(noise.slot) != 0;
         let is_relayed = is_permitted && media.codec == noise.codec;
         let Some(payload_type) = media.comfort_noise.filter(|_| is_relayed) else {
             // Numbers nobody gets are not lost: the next packet goes on without them.
             self.stream.cut();
             return;
         };
-        let origin = StreamOrigin {
-            source: SoundSource::Leg(noise.slot),
-            ssrc: noise.received.ssrc,
-        };
+        let origin =
+            StreamOrigin { source: SoundSource::Leg(noise.slot), ssrc: noise.received.ssrc };
         if let Some(header) = self.stream.relay(origin, &noise.received, 0, ctx.now) {
-            let bytes = RtpHeader { payload_type, ..header }.put_before(packet, &noise.received.payload);
+            let bytes =
+                RtpHeader { payload_type, ..header }.put_before(packet, &noise.received.payload);
             self.send(TransmitKind::Unchanged, to, bytes, ctx.out);
         }
     }

@@ -8,8 +8,9 @@
 //! | a port that was in use sends its own stream again while another stream is heard | there, at once | as before |
 //! | another host | never | never |
 //!
-//! A stream goes on under its SSRC: whoever is at another port of the host, or writes that host into its packets, does not know it. Behind a NAT
-//! nothing is known before the first packets: what was learned from few of them, or has been silent for [`ABANDONED`], gives way to any stream.
+//! A stream goes on under its SSRC: whoever is at another port of the host, or writes that host
+//! into its packets, does not know it. Behind a NAT nothing is known before the first packets: what
+//! was learned from few of them, or has been silent for [`ABANDONED`], gives way to any stream.
 //!
 //! How much is sent before anything has come is for [`SourceRule::unheard`] to say.
 
@@ -30,22 +31,21 @@ const BETWEEN: Duration = Duration::from_secs(5);
 /// What holds for the addresses of a leg beside what its description says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceRule {
-    /// Packets, RTP and RTCP, that are sent to the described address while none has come from there; `None`: as many as there are. A valid
-    /// packet from there lifts the bound until another address is described.
+    /// Packets, RTP and RTCP, that are sent to the described address while none has come from
+    /// there; `None`: as many as there are. A valid packet from there lifts the bound until another
+    /// address is described.
     pub unheard: Option<u32>,
-    /// Another host that the leg's packets may come from, and are then sent to: that of its signalling.
+    /// Another host that the leg's packets may come from, and are then sent to: that of its
+    /// signalling.
     pub or_from: Option<IpAddr>,
-    /// Whether packets are sent after a port that has changed in the middle of the stream. Without it they go where the description says.
+    /// Whether packets are sent after a port that has changed in the middle of the stream. Without
+    /// it they go where the description says.
     pub follow: bool,
 }
 
 impl Default for SourceRule {
     fn default() -> Self {
-        Self {
-            unheard: None,
-            or_from: None,
-            follow: true,
-        }
+        Self { unheard: None, or_from: None, follow: true }
     }
 }
 
@@ -78,7 +78,8 @@ pub(super) struct SourceFilter {
     changed: bool,
     /// Packets that may still be sent; `None`: any number.
     left: Option<u32>,
-    /// Packets that were sent to addresses of which nothing had come, of all descriptions of the leg.
+    /// Packets that were sent to addresses of which nothing had come, of all descriptions of the
+    /// leg.
     spent: u32,
     /// The bound was reached, and nobody has been told.
     withheld: bool,
@@ -169,7 +170,12 @@ impl SourceFilter {
     }
 
     /// Whether RTP from there is the leg's. `packet`: it is RTP of a payload type that was agreed.
-    pub(super) fn admits(&mut self, from: SocketAddr, packet: Option<&ReceivedRtp>, now: Instant) -> bool {
+    pub(super) fn admits(
+        &mut self,
+        from: SocketAddr,
+        packet: Option<&ReceivedRtp>,
+        now: Instant,
+    ) -> bool {
         let Some(known) = self.from else { return false };
         if from == known {
             if let Some(packet) = packet {
@@ -183,16 +189,23 @@ impl SourceFilter {
             return true;
         }
         if self.is_described_again(from) {
-            // The described address is the leg's, whatever another port of its host has sent before.
+            // The described address is the leg's, whatever another port of its host has sent
+            // before.
             self.from = Some(from);
             self.hear(from, packet, now);
             return true;
         }
-        if !self.may_learn(from, now) || self.last.is_some_and(|last| !last.gives_way_to(packet, self.nat, now)) {
+        if !self.may_learn(from, now)
+            || self.last.is_some_and(|last| !last.gives_way_to(packet, self.nat, now))
+        {
             return false;
         }
         match self.candidate {
-            Some((address, ssrc, sequence)) if address == from && ssrc == packet.ssrc && packet.sequence == sequence.wrapping_add(1) => {
+            Some((address, ssrc, sequence))
+                if address == from
+                    && ssrc == packet.ssrc
+                    && packet.sequence == sequence.wrapping_add(1) =>
+            {
                 self.learn(from, packet, now);
                 true
             }
@@ -205,7 +218,11 @@ impl SourceFilter {
 
     /// Whether RTP from there may be the leg's, once it has shown to be valid.
     pub(super) fn may_admit(&self, from: SocketAddr, now: Instant) -> bool {
-        self.from == Some(from) || self.from.is_some() && (self.is_described_again(from) || self.is_back(from) || self.may_learn(from, now))
+        self.from == Some(from)
+            || self.from.is_some()
+                && (self.is_described_again(from)
+                    || self.is_back(from)
+                    || self.may_learn(from, now))
     }
 
     /// Whether RTP from there has been the leg's.
@@ -218,7 +235,8 @@ impl SourceFilter {
         if self.rtcp_mux {
             return self.is_rtp_address(from);
         }
-        self.rtcp == Some(from) || !self.rtcp_settled && self.rtcp.is_some_and(|known| known.ip() == from.ip())
+        self.rtcp == Some(from)
+            || !self.rtcp_settled && self.rtcp.is_some_and(|known| known.ip() == from.ip())
     }
 
     /// [`Source::is_known`] of RTCP.
@@ -226,7 +244,8 @@ impl SourceFilter {
         self.rtcp == Some(from)
     }
 
-    /// Whether RTCP from there is the leg's. Behind a NAT, and after RTP has moved, its port is learned, once.
+    /// Whether RTCP from there is the leg's. Behind a NAT, and after RTP has moved, its port is
+    /// learned, once.
     pub(super) fn admits_rtcp(&mut self, from: SocketAddr, valid: bool) -> bool {
         if self.rtcp_mux {
             let admitted = self.is_rtp_address(from);
@@ -275,7 +294,9 @@ impl SourceFilter {
             None => is_of_host || self.rule.or_from == Some(from.ip()),
             Some(last) => {
                 let is_silent = now.saturating_duration_since(last.at) >= SILENT;
-                is_of_host && is_silent && self.relearned.is_none_or(|at| now.saturating_duration_since(at) >= BETWEEN)
+                is_of_host
+                    && is_silent
+                    && self.relearned.is_none_or(|at| now.saturating_duration_since(at) >= BETWEEN)
             }
         }
     }
@@ -290,7 +311,8 @@ impl SourceFilter {
         if let Some(last) = self.last {
             self.relearned = Some(now);
             if last.ssrc != packet.ssrc {
-                // Whoever had spoken little, and not from where it was described, has nothing to come back to.
+                // Whoever had spoken little, and not from where it was described, has nothing to
+                // come back to.
                 let was_shown = last.packets >= PROVEN || self.from == self.described;
                 self.before = self.from.filter(|_| was_shown).map(|known| (known, last.ssrc));
                 self.last = None;
@@ -312,11 +334,7 @@ impl SourceFilter {
 
     fn hear(&mut self, from: SocketAddr, packet: &ReceivedRtp, now: Instant) {
         let packets = self.last.map_or(1, |last| last.packets.saturating_add(1));
-        self.last = Some(Last {
-            at: now,
-            ssrc: packet.ssrc,
-            packets,
-        });
+        self.last = Some(Last { at: now, ssrc: packet.ssrc, packets });
         if !self.settled {
             self.settled = true;
             self.changed = true;
@@ -336,8 +354,8 @@ impl SourceFilter {
 }
 
 impl Last {
-    /// The stream of another port takes the place of what was heard: the same stream; and behind a NAT any, where there was little to hear, or
-    /// nothing for long.
+    /// The stream of another port takes the place of what was heard: the same stream; and behind a
+    /// NAT any, where there was little to hear, or nothing for long.
     fn gives_way_to(&self, packet: &ReceivedRtp, nat: bool, now: Instant) -> bool {
         let is_abandoned = now.saturating_duration_since(self.at) >= ABANDONED;
         packet.ssrc == self.ssrc || nat && (self.packets < PROVEN || is_abandoned)
@@ -391,11 +409,7 @@ mod tests {
         fn new(nat: bool, rule: SourceRule) -> Self {
             let mut source = SourceFilter::default();
             source.set_rule(rule);
-            Self {
-                source: source.described(&described(nat)),
-                now: Instant::now(),
-                sequence: 100,
-            }
+            Self { source: source.described(&described(nat)), now: Instant::now(), sequence: 100 }
         }
 
         fn packet(&mut self, from: SocketAddr, ssrc: u32, sequence: u16) -> bool {
@@ -426,7 +440,8 @@ mod tests {
     }
 
     #[test]
-    fn a_phone_that_sends_from_another_port_than_it_described_is_heard_there_and_sent_to_where_it_said() {
+    fn a_phone_that_sends_from_another_port_than_it_described_is_heard_there_and_sent_to_where_it_said()
+     {
         let mut bench = Bench::new(false, SourceRule::default());
         assert_eq!(bench.speaks(at(HOST, 5000), 10), 9);
         assert_eq!(bench.source.target(), Some(at(HOST, 4000)));
@@ -446,10 +461,7 @@ mod tests {
 
     #[test]
     fn nobody_is_sent_to_who_was_described_elsewhere_until_a_valid_packet_has_come_from_there() {
-        let rule = SourceRule {
-            unheard: Some(0),
-            ..SourceRule::default()
-        };
+        let rule = SourceRule { unheard: Some(0), ..SourceRule::default() };
         let mut bench = Bench::new(false, rule);
         assert_eq!((bench.source.target(), bench.source.rtcp_target()), (None, None));
         // Not RTP, not from there, not from the described port.
@@ -461,25 +473,16 @@ mod tests {
         assert_eq!(bench.source.target(), Some(at(HOST, 4000)));
         assert_eq!(bench.source.rtcp_target(), Some(at(HOST, 4001)));
         // Another address: the same again. The same rule again: what was heard stays heard.
-        bench.source.set_rule(SourceRule {
-            unheard: Some(9),
-            ..SourceRule::default()
-        });
+        bench.source.set_rule(SourceRule { unheard: Some(9), ..SourceRule::default() });
         assert_eq!(bench.source.target(), Some(at(HOST, 4000)));
-        let elsewhere = LegMedia {
-            remote: Some(at(OTHER, 6000)),
-            ..described(false)
-        };
+        let elsewhere = LegMedia { remote: Some(at(OTHER, 6000)), ..described(false) };
         bench.source.set_rule(rule);
         assert_eq!(bench.source.described(&elsewhere).target(), None);
     }
 
     #[test]
     fn valid_rtcp_from_where_it_was_described_is_a_sign_of_life_too() {
-        let rule = SourceRule {
-            unheard: Some(0),
-            ..SourceRule::default()
-        };
+        let rule = SourceRule { unheard: Some(0), ..SourceRule::default() };
         let mut bench = Bench::new(false, rule);
         assert!(!bench.source.admits_rtcp(at(OTHER, 4001), true));
         assert!(bench.source.admits_rtcp(at(HOST, 4001), false));
@@ -490,10 +493,7 @@ mod tests {
 
     #[test]
     fn so_many_packets_and_no_more_go_to_an_address_of_which_nothing_comes() {
-        let rule = SourceRule {
-            unheard: Some(3),
-            ..SourceRule::default()
-        };
+        let rule = SourceRule { unheard: Some(3), ..SourceRule::default() };
         let mut bench = Bench::new(false, rule);
         for _ in 0..3 {
             assert!(bench.source.target().is_some());
@@ -511,7 +511,8 @@ mod tests {
     }
 
     #[test]
-    fn a_nat_that_rebinds_is_followed_to_another_port_of_the_same_host_once_the_old_one_is_silent() {
+    fn a_nat_that_rebinds_is_followed_to_another_port_of_the_same_host_once_the_old_one_is_silent()
+    {
         for nat in [true, false] {
             let mut bench = Bench::new(nat, SourceRule::default());
             bench.speaks(at(HOST, 4000), 10);
@@ -582,10 +583,7 @@ mod tests {
 
     #[test]
     fn where_nothing_is_to_be_followed_a_new_port_is_heard_and_the_old_one_sent_to() {
-        let rule = SourceRule {
-            follow: false,
-            ..SourceRule::default()
-        };
+        let rule = SourceRule { follow: false, ..SourceRule::default() };
         let mut bench = Bench::new(false, rule);
         bench.speaks(at(HOST, 4000), 10);
         bench.wait(1000);
@@ -595,11 +593,8 @@ mod tests {
 
     #[test]
     fn the_host_of_the_signalling_may_send_in_the_place_of_the_described_one_until_that_is_heard() {
-        let rule = SourceRule {
-            unheard: Some(0),
-            or_from: Some(IpAddr::from(OTHER)),
-            follow: true,
-        };
+        let rule =
+            SourceRule { unheard: Some(0), or_from: Some(IpAddr::from(OTHER)), follow: true };
         let mut bench = Bench::new(true, rule);
         assert_eq!(bench.speaks(at(OTHER, 7000), 3), 2);
         assert_eq!(bench.source.target(), Some(at(OTHER, 7000)));

@@ -22,11 +22,7 @@ pub(super) struct SpokenCodecs {
 
 impl Default for SpokenCodecs {
     fn default() -> Self {
-        Self {
-            payload_type: NO_TYPE,
-            codec: Codec::Pcmu,
-            codecs: 0,
-        }
+        Self { payload_type: NO_TYPE, codec: Codec::Pcmu, codecs: 0 }
     }
 }
 
@@ -62,8 +58,14 @@ impl SpokenCodecs {
         !is_first && self.codec != was
     }
 
-    /// Goes on in another codec, or under another number. Returns whether the codec has not been spoken before; `None`: it is the same.
-    pub(super) fn turn_to(&mut self, codec: Codec, payload_type: u8, agreed: Option<Format>) -> Option<bool> {
+    /// Goes on in another codec, or under another number. Returns whether the codec has not been
+    /// spoken before; `None`: it is the same.
+    pub(super) fn turn_to(
+        &mut self,
+        codec: Codec,
+        payload_type: u8,
+        agreed: Option<Format>,
+    ) -> Option<bool> {
         self.payload_type = match agreed == Some(Format::Audio(codec)) {
             true => payload_type,
             false => NO_TYPE,
@@ -100,8 +102,17 @@ pub(super) struct Speech {
 
 impl Speech {
     /// A payload of its own into its ring, piece by piece. Returns whether the ring grew.
-    pub(super) fn decode(&mut self, received: &ReceivedRtp, payload: &[u8], rate: u32, up: &mut Upsampler, now: Instant) -> bool {
-        let Some((codec, decoder)) = &mut self.decoder else { return false };
+    pub(super) fn decode(
+        &mut self,
+        received: &ReceivedRtp,
+        payload: &[u8],
+        rate: u32,
+        up: &mut Upsampler,
+        now: Instant,
+    ) -> bool {
+        let Some((codec, decoder)) = &mut self.decoder else {
+            return false;
+        };
         let clock = codec.clock();
         // Distances count, and a wrap is a restart at most once a day.
         let mut timestamp = if clock > rate {
@@ -146,7 +157,8 @@ impl Speech {
         }
         grew
     }
-    /// Has a decoder for what is spoken, if it is mixed at all; `anew`: at another rate than before.
+    /// Has a decoder for what is spoken, if it is mixed at all; `anew`: at another rate than
+    /// before.
     pub(super) fn prepare_decoder(
         &mut self,
         spoken: Option<SpokenCodecs>,
@@ -158,7 +170,9 @@ impl Speech {
             self.decoder = None;
             *spares = Vec::new();
         }
-        let is_there = |spoken: &SpokenCodecs| self.decoder.as_ref().is_some_and(|(codec, _)| *codec == spoken.codec);
+        let is_there = |spoken: &SpokenCodecs| {
+            self.decoder.as_ref().is_some_and(|(codec, _)| *codec == spoken.codec)
+        };
         let Some(spoken) = spoken.filter(|spoken| !is_there(spoken)) else {
             return;
         };

@@ -1,4 +1,5 @@
-//! The machine of a call, by subject; here its harness: one call under a clock of its own, and three phones.
+//! The machine of a call, by subject; here its harness: one call under a clock of its own, and
+//! three phones.
 
 mod dtmf;
 mod encrypted;
@@ -106,14 +107,7 @@ fn hearing(activity: Option<Activity>) -> Hearing {
     if let Some(activity) = activity {
         let coached = Some(AGENT);
         let agent_side_only = false;
-        roles.push((
-            SUPERVISOR,
-            HearingRole::Supervisor {
-                activity,
-                coached,
-                agent_side_only,
-            },
-        ));
+        roles.push((SUPERVISOR, HearingRole::Supervisor { activity, coached, agent_side_only }));
     }
     Hearing::of(&roles)
 }
@@ -174,15 +168,14 @@ impl Harness {
     /// Lets time pass, with everything that becomes due.
     fn pass(&mut self, time: Duration) {
         let until = self.now + time;
-        while let Some(due) = self.call.poll_timeout().map(|at| at.saturating_duration_since(self.start)) {
+        while let Some(due) =
+            self.call.poll_timeout().map(|at| at.saturating_duration_since(self.start))
+        {
             if due > until {
                 break;
             }
             self.now = self.now.max(due);
-            let now = Now {
-                mono: self.time(),
-                wall: Timestamp(self.now.as_millis() as u64),
-            };
+            let now = Now { mono: self.time(), wall: Timestamp(self.now.as_millis() as u64) };
             let (at, heard, reports) = (self.now, &mut self.heard, &mut self.reports);
             self.call.handle_timeout(now, &mut |packet| match packet.sent {
                 TransmitKind::Rtcp => reports.push(Report {
@@ -219,8 +212,13 @@ impl Harness {
 
     fn payload(&mut self, index: usize, payload_type: u8, payload: &[u8]) -> PacketVerdict {
         let (sequence, timestamp) = self.phones[index];
-        self.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(payload.len() as u32));
-        self.datagram(index, address(index), packet(index, payload_type, sequence, timestamp, payload))
+        self.phones[index] =
+            (sequence.wrapping_add(1), timestamp.wrapping_add(payload.len() as u32));
+        self.datagram(
+            index,
+            address(index),
+            packet(index, payload_type, sequence, timestamp, payload),
+        )
     }
 
     /// The phone says a payload of its codec.
@@ -277,14 +275,15 @@ fn note(heard: &mut Vec<Heard>, at: Duration, packet: Transmit<'_>) {
     }
 }
 
-fn packet(index: usize, payload_type: u8, sequence: u16, timestamp: u32, payload: &[u8]) -> Vec<u8> {
-    let header = RtpHeader {
-        marker: false,
-        payload_type,
-        sequence,
-        timestamp,
-        ssrc: 7000 + index as u32,
-    };
+fn packet(
+    index: usize,
+    payload_type: u8,
+    sequence: u16,
+    timestamp: u32,
+    payload: &[u8],
+) -> Vec<u8> {
+    let header =
+        RtpHeader { marker: false, payload_type, sequence, timestamp, ssrc: 7000 + index as u32 };
     [&header.to_bytes(), payload].concat()
 }
 
@@ -308,18 +307,15 @@ struct Voice {
 
 impl Voice {
     fn new(codec: Codec, hertz: f64) -> Self {
-        Self {
-            encoder: Encoder::new(codec),
-            codec,
-            hertz,
-            said: 0,
-        }
+        Self { encoder: Encoder::new(codec), codec, hertz, said: 0 }
     }
 
     /// The next 20 ms.
     fn next(&mut self) -> Vec<u8> {
         let rate = self.codec.sample_rate() as usize;
-        let sample = |n: usize| (6000.0 * (std::f64::consts::TAU * self.hertz * n as f64 / rate as f64).sin()) as i16;
+        let sample = |n: usize| {
+            (6000.0 * (std::f64::consts::TAU * self.hertz * n as f64 / rate as f64).sin()) as i16
+        };
         let samples: Vec<i16> = (self.said..self.said + rate / 50).map(sample).collect();
         self.said += rate / 50;
         let mut payload = [0; MAX_PAYLOAD];
@@ -330,7 +326,8 @@ impl Voice {
 
 const TONES: [f64; 3] = [400.0, 700.0, 1100.0];
 
-/// The level of a tone in what a phone heard, in dB below what was said; the first half second is left out.
+/// The level of a tone in what a phone heard, in dB below what was said; the first half second is
+/// left out.
 fn level_of(harness: &Harness, listener: usize, hertz: f64) -> f64 {
     let codec = harness.codecs[listener];
     let rate = f64::from(codec.sample_rate());
@@ -356,9 +353,14 @@ fn converse(codecs: [Codec; 3], activity: Option<Activity>) -> Harness {
 }
 
 /// The same when the network loses some of the supervisor's packets.
-fn converse_over(codecs: [Codec; 3], activity: Option<Activity>, loses: impl Fn(u32) -> bool) -> Harness {
+fn converse_over(
+    codecs: [Codec; 3],
+    activity: Option<Activity>,
+    loses: impl Fn(u32) -> bool,
+) -> Harness {
     let mut harness = Harness::new(codecs, activity);
-    let mut voices: [Voice; 3] = std::array::from_fn(|index| Voice::new(codecs[index], TONES[index]));
+    let mut voices: [Voice; 3] =
+        std::array::from_fn(|index| Voice::new(codecs[index], TONES[index]));
     for round in 0..150 {
         for (index, voice) in voices.iter_mut().enumerate() {
             let payload = voice.next();
@@ -390,22 +392,29 @@ const SEVERAL: [(u8, Format); 10] = [
 ];
 
 fn several(index: usize, sent: Codec) -> LegMedia {
-    LegMedia {
-        receives: Formats::of(&SEVERAL),
-        ..media(index, sent)
-    }
+    LegMedia { receives: Formats::of(&SEVERAL), ..media(index, sent) }
 }
 
 impl Harness {
     /// The phone says 20 ms of one level in a codec, under a number; `encoder` is the codec's.
-    fn say_in(&mut self, index: usize, number: u8, encoder: &mut (Codec, Encoder), level: i16) -> PacketVerdict {
+    fn say_in(
+        &mut self,
+        index: usize,
+        number: u8,
+        encoder: &mut (Codec, Encoder),
+        level: i16,
+    ) -> PacketVerdict {
         let (codec, encoder) = encoder;
         let samples = vec![level; codec.sample_rate() as usize / 50];
         let mut payload = [0; MAX_PAYLOAD];
         let len = encoder.encode(&samples, &mut payload);
         let (sequence, timestamp) = self.phones[index];
         self.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(codec.clock() / 50));
-        self.datagram(index, address(index), packet(index, number, sequence, timestamp, &payload[..len]))
+        self.datagram(
+            index,
+            address(index),
+            packet(index, number, sequence, timestamp, &payload[..len]),
+        )
     }
 }
 

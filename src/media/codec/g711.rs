@@ -165,8 +165,14 @@ mod tests {
 
     #[test]
     fn known_values_are_those_of_g711() {
-        assert_eq!([0x00, 0x80, 0xff, 0x7f].map(|byte| decoded(Law::Mu, byte)), [-32124, 32124, 0, 0]);
-        assert_eq!([0x55, 0xd5, 0x2a, 0xaa].map(|byte| decoded(Law::A, byte)), [-8, 8, -32256, 32256]);
+        assert_eq!(
+            [0x00, 0x80, 0xff, 0x7f].map(|byte| decoded(Law::Mu, byte)),
+            [-32124, 32124, 0, 0]
+        );
+        assert_eq!(
+            [0x55, 0xd5, 0x2a, 0xaa].map(|byte| decoded(Law::A, byte)),
+            [-8, 8, -32256, 32256]
+        );
     }
 
     #[test]

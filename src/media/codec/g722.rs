@@ -1,17 +1,21 @@
-//! G.722 at 64 kbit/s (ITU-T G.722 (09/12), clause 3 to 6): two bands of 4 kHz, each in adaptive differential code, six bits below and two above.
+//! G.722 at 64 kbit/s (ITU-T G.722 (09/12), clause 3 to 6): two bands of 4 kHz, each in adaptive
+//! differential code, six bits below and two above.
 //!
-//! Names follow the recommendation: `det` is the quantizer's scale factor, `nb` its logarithm, `s` the predicted sample, `sp` and `sz` its parts from
-//! poles and zeros, `r` reconstructed samples, `d` quantized differences, `p` partial reconstructions, `a` and `b` the predictor's coefficients.
+//! Names follow the recommendation: `det` is the quantizer's scale factor, `nb` its logarithm, `s`
+//! the predicted sample, `sp` and `sz` its parts from poles and zeros, `r` reconstructed samples,
+//! `d` quantized differences, `p` partial reconstructions, `a` and `b` the predictor's
+//! coefficients.
 
 /// Clause 3.1, table 4: half of the 24 taps of the quadrature mirror filter.
 const QMF: [i32; 12] = [3, -11, 12, 32, -210, 951, 3876, -805, 362, -156, 53, -11];
 
 /// Table 7, logarithms to scale factors.
 const ILB: [i32; 32] = [
-    2048, 2093, 2139, 2186, 2233, 2282, 2332, 2383, 2435, 2489, 2543, 2599, 2656, 2714, 2774, 2834, 2896, 2960, 3025, 3091, 3158, 3228,
-    3298, 3371, 3444, 3520, 3597, 3676, 3756, 3838, 3922, 4008,
+    2048, 2093, 2139, 2186, 2233, 2282, 2332, 2383, 2435, 2489, 2543, 2599, 2656, 2714, 2774, 2834,
+    2896, 2960, 3025, 3091, 3158, 3228, 3298, 3371, 3444, 3520, 3597, 3676, 3756, 3838, 3922, 4008,
 ];
-/// The lower band's: decision levels, output levels by four and by six bits, multipliers of the logarithm.
+/// The lower band's: decision levels, output levels by four and by six bits, multipliers of the
+/// logarithm.
 const Q6: [i32; 31] = [
     0,
     35,
@@ -46,15 +50,18 @@ const Q6: [i32; 31] = [
     i32::MAX,
 ];
 const QM4: [i32; 16] = [
-    0, -20456, -12896, -8968, -6288, -4240, -2584, -1200, 20456, 12896, 8968, 6288, 4240, 2584, 1200, 0,
+    0, -20456, -12896, -8968, -6288, -4240, -2584, -1200, 20456, 12896, 8968, 6288, 4240, 2584,
+    1200, 0,
 ];
 const QM6: [i32; 64] = [
-    -136, -136, -136, -136, -24808, -21904, -19008, -16704, -14984, -13512, -12280, -11192, -10232, -9360, -8576, -7856, -7192, -6576,
-    -6000, -5456, -4944, -4464, -4008, -3576, -3168, -2776, -2400, -2032, -1688, -1360, -1040, -728, 24808, 21904, 19008, 16704, 14984,
-    13512, 12280, 11192, 10232, 9360, 8576, 7856, 7192, 6576, 6000, 5456, 4944, 4464, 4008, 3576, 3168, 2776, 2400, 2032, 1688, 1360, 1040,
-    728, 432, 136, -432, -136,
+    -136, -136, -136, -136, -24808, -21904, -19008, -16704, -14984, -13512, -12280, -11192, -10232,
+    -9360, -8576, -7856, -7192, -6576, -6000, -5456, -4944, -4464, -4008, -3576, -3168, -2776,
+    -2400, -2032, -1688, -1360, -1040, -728, 24808, 21904, 19008, 16704, 14984, 13512, 12280,
+    11192, 10232, 9360, 8576, 7856, 7192, 6576, 6000, 5456, 4944, 4464, 4008, 3576, 3168, 2776,
+    2400, 2032, 1688, 1360, 1040, 728, 432, 136, -432, -136,
 ];
-const WL: [i32; 16] = [-60, 3042, 1198, 538, 334, 172, 58, -30, 3042, 1198, 538, 334, 172, 58, -30, -60];
+const WL: [i32; 16] =
+    [-60, 3042, 1198, 538, 334, 172, 58, -30, 3042, 1198, 538, 334, 172, 58, -30, -60];
 /// The higher band's output levels and multipliers.
 const QM2: [i32; 4] = [-7408, -1616, 7408, 1616];
 const WH: [i32; 4] = [798, -214, 798, -214];
@@ -94,20 +101,18 @@ impl Band {
         }
     }
 
-    /// Clause 6.2.1.3 and 6.2.2.3: the logarithm leaks, is moved, and becomes the next scale factor.
+    /// Clause 6.2.1.3 and 6.2.2.3: the logarithm leaks, is moved, and becomes the next scale
+    /// factor.
     fn adapt_scale(&mut self, multiplier: i32, limit: i32, shift: i32) {
         self.nb = (((self.nb * 127) >> 7) + multiplier).clamp(0, limit);
         let mantissa = ILB[(self.nb >> 6 & 31) as usize];
         let exponent = shift - (self.nb >> 11);
-        let scale = if exponent < 0 {
-            mantissa << -exponent
-        } else {
-            mantissa >> exponent
-        };
+        let scale = if exponent < 0 { mantissa << -exponent } else { mantissa >> exponent };
         self.det = scale << 2;
     }
 
-    /// Clause 6.2.1.4 to 6.2.1.6: the predictor learns from the quantized difference and predicts the next sample.
+    /// Clause 6.2.1.4 to 6.2.1.6: the predictor learns from the quantized difference and predicts
+    /// the next sample.
     fn adapt_predictor(&mut self, d: i32) {
         let r = saturate(self.s + d);
         let p = saturate(self.sz + d);
@@ -135,7 +140,8 @@ impl Band {
 
         let weigh = |coefficient: i32, value: i32| (coefficient * saturate(value + value)) >> 15;
         self.sp = saturate(weigh(a1, self.r[0]) + weigh(a2, self.r[1]));
-        // From the oldest on, as the recommendation adds: rounding depends on nothing, saturation on the end alone.
+        // From the oldest on, as the recommendation adds: rounding depends on nothing, saturation
+        // on the end alone.
         self.sz = saturate(self.b.iter().zip(&self.d).rev().map(|(b, d)| weigh(*b, *d)).sum());
         self.s = saturate(self.sp + self.sz);
     }
@@ -180,18 +186,15 @@ pub(super) struct G722Decoder {
 
 impl G722Decoder {
     pub(super) fn new() -> Self {
-        Self {
-            lower: Band::new(32),
-            higher: Band::new(8),
-            history: [0; 24],
-        }
+        Self { lower: Band::new(32), higher: Band::new(8), history: [0; 24] }
     }
 
     /// As many octets as `samples` has pairs.
     pub(super) fn decode(&mut self, payload: &[u8], samples: &mut [i16]) {
         for (octet, pair) in payload.iter().zip(samples.chunks_exact_mut(2)) {
             let code = usize::from(*octet);
-            let low = (self.lower.s + ((self.lower.det * QM6[code & 63]) >> 15)).clamp(-16_384, 16_383);
+            let low =
+                (self.lower.s + ((self.lower.det * QM6[code & 63]) >> 15)).clamp(-16_384, 16_383);
             self.lower.adapt_lower(code & 63);
             let predicted = self.higher.s;
             let high = (predicted + self.higher.adapt_higher(code >> 6)).clamp(-16_384, 16_383);
@@ -213,11 +216,7 @@ pub(super) struct G722Encoder {
 
 impl G722Encoder {
     pub(super) fn new() -> Self {
-        Self {
-            lower: Band::new(32),
-            higher: Band::new(8),
-            history: [0; 24],
-        }
+        Self { lower: Band::new(32), higher: Band::new(8), history: [0; 24] }
     }
 
     /// As many pairs as `payload` has octets.
@@ -237,7 +236,8 @@ impl G722Encoder {
     fn quantize_lower(band: &Band, sample: i32) -> usize {
         let e = saturate(sample - band.s);
         let size = if e < 0 { -(e + 1) } else { e };
-        let level = Q6[1..30].iter().position(|bound| size < (*bound * band.det) >> 12).unwrap_or(29) + 1;
+        let level =
+            Q6[1..30].iter().position(|bound| size < (*bound * band.det) >> 12).unwrap_or(29) + 1;
         match (e < 0, level) {
             (true, 1 | 2) => 64 - level,
             (true, _) => 34 - level,
@@ -264,21 +264,14 @@ mod tests {
     use ezk_g722::libg722;
     use proptest::prelude::*;
 
-    /// The independent coder begins with scale factors of 0 instead of the 32 and 8 of the recommendation. Ours so, for comparison.
+    /// The independent coder begins with scale factors of 0 instead of the 32 and 8 of the
+    /// recommendation. Ours so, for comparison.
     fn encoder() -> G722Encoder {
-        G722Encoder {
-            lower: Band::new(0),
-            higher: Band::new(0),
-            ..G722Encoder::new()
-        }
+        G722Encoder { lower: Band::new(0), higher: Band::new(0), ..G722Encoder::new() }
     }
 
     fn decoder() -> G722Decoder {
-        G722Decoder {
-            lower: Band::new(0),
-            higher: Band::new(0),
-            ..G722Decoder::new()
-        }
+        G722Decoder { lower: Band::new(0), higher: Band::new(0), ..G722Decoder::new() }
     }
 
     fn speech(len: usize) -> Vec<i16> {
@@ -296,13 +289,15 @@ mod tests {
         let samples = speech(16_000);
         let mut octets = vec![0; samples.len() / 2];
         encoder().encode(&samples, &mut octets);
-        let theirs = libg722::encoder::Encoder::new(libg722::Bitrate::Mode1_64000, false, false).encode(&samples);
+        let theirs = libg722::encoder::Encoder::new(libg722::Bitrate::Mode1_64000, false, false)
+            .encode(&samples);
         assert_eq!(octets, theirs);
         let mut decoded = vec![0; samples.len()];
         decoder().decode(&octets, &mut decoded);
         assert_eq!(
             decoded,
-            libg722::decoder::Decoder::new(libg722::Bitrate::Mode1_64000, false, false).decode(&octets)
+            libg722::decoder::Decoder::new(libg722::Bitrate::Mode1_64000, false, false)
+                .decode(&octets)
         );
     }
 

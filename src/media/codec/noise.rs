@@ -1,6 +1,7 @@
 //! Comfort noise (RFC 3389): a level instead of silence.
 
-/// The level a payload asks for, in dB below overload, 0 to 127 (RFC 3389 3.1); its spectrum is taken as flat. `None`: no payload.
+/// The level a payload asks for, in dB below overload, 0 to 127 (RFC 3389 3.1); its spectrum is
+/// taken as flat. `None`: no payload.
 pub fn level(payload: &[u8]) -> Option<u8> {
     payload.first().map(|octet| octet & 0x7f)
 }
@@ -18,7 +19,8 @@ impl ComfortNoise {
         let rms = 32_767.0 * 10_f32.powf(-f32::from(level.min(127)) / 20.0);
         Self {
             state: 0x2545_f491,
-            // Evenly spread samples: their square is a third of the peak's. Louder than a whisper it is no background.
+            // Evenly spread samples: their square is a third of the peak's. Louder than a whisper
+            // it is no background.
             peak: (rms * 3_f32.sqrt()).min(3000.0) as i32,
         }
     }
@@ -44,7 +46,8 @@ mod tests {
         for below in [40, 50, 60, 70] {
             let mut samples = [0; 16_000];
             ComfortNoise::new(below).fill(&mut samples);
-            let power: f64 = samples.iter().map(|sample| f64::from(*sample).powi(2)).sum::<f64>() / 16_000.0;
+            let power: f64 =
+                samples.iter().map(|sample| f64::from(*sample).powi(2)).sum::<f64>() / 16_000.0;
             let measured = 20.0 * (power.sqrt() / 32_767.0).log10();
             assert!((measured + f64::from(below)).abs() < 1.5, "{below}: {measured} dB");
         }

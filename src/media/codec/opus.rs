@@ -1,4 +1,5 @@
-//! Opus (RFC 6716) as telephones use it (RFC 7587): heard and spoken here at 16 kHz in mono, whatever the other side's band; one frame a packet.
+//! Opus (RFC 6716) as telephones use it (RFC 7587): heard and spoken here at 16 kHz in mono,
+//! whatever the other side's band; one frame a packet.
 
 use opus_rs::{Application, OpusDecoder, OpusEncoder};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,11 +38,7 @@ pub(super) struct OpusDecoding {
 impl OpusDecoding {
     /// `None` only if the library refuses what it documents to take.
     pub(super) fn new() -> Option<Self> {
-        Some(Self {
-            inner: OpusDecoder::new(RATE, 1).ok()?,
-            floats: [0.0; LONGEST],
-            failures: 0,
-        })
+        Some(Self { inner: OpusDecoder::new(RATE, 1).ok()?, floats: [0.0; LONGEST], failures: 0 })
     }
 
     /// The samples of a packet, as many as `samples` has room for; 0 for what is none.
@@ -73,9 +70,12 @@ impl OpusDecoding {
     }
 
     fn run(&mut self, packet: &[u8], len: usize, samples: &mut [i16]) -> usize {
-        let Some(floats) = self.floats.get_mut(..len) else { return 0 };
+        let Some(floats) = self.floats.get_mut(..len) else {
+            return 0;
+        };
         let inner = &mut self.inner;
-        // Anybody may send a packet, and the library is not ours: what it stumbles over is a packet lost, not a call.
+        // Anybody may send a packet, and the library is not ours: what it stumbles over is a packet
+        // lost, not a call.
         let decoded = match catch_unwind(AssertUnwindSafe(|| inner.decode(packet, len, floats))) {
             Ok(Ok(decoded)) => decoded,
             Ok(Err(_)) => return 0,

@@ -1,6 +1,8 @@
-//! 8 kHz to 16 kHz and back: a half-band FIR of 47 taps (Kaiser window, β = 5), split in its two phases.
+//! 8 kHz to 16 kHz and back: a half-band FIR of 47 taps (Kaiser window, β = 5), split in its two
+//! phases.
 //!
-//! Flat within 0.1 dB up to 3.4 kHz, 54 dB down from 4.6 kHz on, 1.44 ms late (23 samples at 16 kHz).
+//! Flat within 0.1 dB up to 3.4 kHz, 54 dB down from 4.6 kHz on, 1.44 ms late (23 samples at 16
+//! kHz).
 
 /// Every other tap in 1/32768, symmetric; those between are 0 but the middle one, a half.
 const TAPS: [i32; 24] = {
@@ -45,7 +47,8 @@ impl Upsampler {
             all[..NARROW_PAST].copy_from_slice(&self.past);
             all[NARROW_PAST..].copy_from_slice(narrow);
             for (window, pair) in all.windows(NARROW_PAST + 1).zip(wide.chunks_exact_mut(2)) {
-                let sum: i32 = window.iter().zip(&TAPS).map(|(sample, tap)| i32::from(*sample) * tap).sum();
+                let sum: i32 =
+                    window.iter().zip(&TAPS).map(|(sample, tap)| i32::from(*sample) * tap).sum();
                 pair[0] = saturate((sum + (1 << 13)) >> 14);
                 pair[1] = window[12];
             }
@@ -93,7 +96,9 @@ mod tests {
     use super::*;
 
     fn sine(hertz: f64, rate: f64, len: usize) -> Vec<i16> {
-        let sample = |n: usize| (10_000.0 * (std::f64::consts::TAU * hertz * n as f64 / rate).sin()).round() as i16;
+        let sample = |n: usize| {
+            (10_000.0 * (std::f64::consts::TAU * hertz * n as f64 / rate).sin()).round() as i16
+        };
         (0..len).map(sample).collect()
     }
 

@@ -17,10 +17,7 @@ impl PortPool {
     pub(super) fn of(range: &RangeInclusive<u16>, rest: Duration) -> Self {
         let first = range.start().next_multiple_of(2).max(2);
         let pairs = (first..*range.end()).step_by(2);
-        Self {
-            rest,
-            free: pairs.map(|port| (port, None)).collect(),
-        }
+        Self { rest, free: pairs.map(|port| (port, None)).collect() }
     }
 
     /// A pair that has rested.

@@ -1,8 +1,11 @@
-//! Ports that many legs share ([`PortUse::Shared`](super::super::PortUse)): a few pairs a worker, each leg known by where its packets come from.
+//! Ports that many legs share ([`PortUse::Shared`](super::super::PortUse)): a few pairs a worker,
+//! each leg known by where its packets come from.
 //!
-//! One call of the system brings what came for many legs, and one takes what goes to many. A pair is a worker's: it alone receives there. A leg of
-//! a call of another worker gets sockets of its own on the same ports, connected to its source ([`Sockets`](super::sockets::Sockets)).
-//! In the moment in which such a socket is bound and not yet connected, the system may hand it a packet of another leg, which is dropped.
+//! One call of the system brings what came for many legs, and one takes what goes to many. A pair
+//! is a worker's: it alone receives there. A leg of a call of another worker gets sockets of its
+//! own on the same ports, connected to its source ([`Sockets`](super::sockets::Sockets)). In the
+//! moment in which such a socket is bound and not yet connected, the system may hand it a packet of
+//! another leg, which is dropped.
 
 use super::sockets::{SocketOptions, canonical};
 use super::worker::PacketKind;
@@ -15,8 +18,8 @@ use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// Pairs of each worker. Legs are spread over them, so that what their sockets hold lasts through a stall; two legs of one telephone, or with
-/// one address in their offers, get two of them.
+/// Pairs of each worker. Legs are spread over them, so that what their sockets hold lasts through a
+/// stall; two legs of one telephone, or with one address in their offers, get two of them.
 pub(super) const PAIRS: usize = 4;
 /// Datagrams of one call of the system.
 const BATCH: usize = 64;
@@ -24,7 +27,8 @@ const BATCH: usize = 64;
 const FEW: usize = 8;
 /// Calls of the system for one socket in one turn.
 pub(super) const ROUNDS: usize = 8;
-/// What a socket should hold: 50 ms of some hundred calls. The system gives less where `net.core.rmem_max` says so.
+/// What a socket should hold: 50 ms of some hundred calls. The system gives less where
+/// `net.core.rmem_max` says so.
 const HOLDS: usize = 8 << 20;
 /// One byte more than the longest datagram we look at, so that a longer one is seen to be longer.
 pub(super) const DATAGRAM: usize = 2048;
@@ -48,13 +52,7 @@ impl PortPair {
         let (rtp, rtcp) = (options.socket(port)?, options.socket(port + 1)?);
         options.make_room(&rtp, HOLDS)?;
         let address = rtp.local_addr()?;
-        Ok(Self {
-            rtp,
-            rtcp,
-            address,
-            worker,
-            joining: Mutex::new(()),
-        })
+        Ok(Self { rtp, rtcp, address, worker, joining: Mutex::new(()) })
     }
 
     pub(super) fn socket(&self, way: PacketKind) -> &UdpSocket {
@@ -68,10 +66,12 @@ impl PortPair {
 /// The leg that the packets of a source are from: the place of its call, and the slot in it.
 pub(super) type LegAddress = (usize, usize);
 
-/// Which leg the packets of a source are from, by socket. Which it may be is decided before ([`Engine`](super::Engine) knows the legs of all
-/// workers).
+/// Which leg the packets of a source are from, by socket. Which it may be is decided before
+/// ([`Engine`](super::Engine) knows the legs of all workers).
 #[derive(Debug, Default)]
-pub(super) struct SourceTable(HashMap<(usize, PacketKind, SocketAddr), LegAddress, foldhash::fast::RandomState>);
+pub(super) struct SourceTable(
+    HashMap<(usize, PacketKind, SocketAddr), LegAddress, foldhash::fast::RandomState>,
+);
 
 impl SourceTable {
     pub(super) fn of(&self, pair: usize, way: PacketKind, from: SocketAddr) -> Option<LegAddress> {
@@ -79,12 +79,24 @@ impl SourceTable {
     }
 
     /// Enters a leg. Returns false when another one is there: the first one stays.
-    pub(super) fn enter(&mut self, pair: usize, way: PacketKind, from: SocketAddr, owner: LegAddress) -> bool {
+    pub(super) fn enter(
+        &mut self,
+        pair: usize,
+        way: PacketKind,
+        from: SocketAddr,
+        owner: LegAddress,
+    ) -> bool {
         *self.0.entry((pair, way, from)).or_insert(owner) == owner
     }
 
     /// Takes a leg out, if it is there.
-    pub(super) fn leave(&mut self, pair: usize, way: PacketKind, from: SocketAddr, owner: LegAddress) {
+    pub(super) fn leave(
+        &mut self,
+        pair: usize,
+        way: PacketKind,
+        from: SocketAddr,
+        owner: LegAddress,
+    ) {
         let key = (pair, way, from);
         if self.0.get(&key) == Some(&owner) {
             self.0.remove(&key);
@@ -131,7 +143,9 @@ impl RecvBatch {
         let wanted = self.wanted;
         let mut slices = datagrams.each_mut().map(|datagram| [IoSliceMut::new(datagram)]);
         let slices = slices.iter_mut().take(wanted);
-        let Ok(messages) = recvmmsg(socket.as_raw_fd(), &mut self.headers, slices, MsgFlags::MSG_DONTWAIT, None) else {
+        let Ok(messages) =
+            recvmmsg(socket.as_raw_fd(), &mut self.headers, slices, MsgFlags::MSG_DONTWAIT, None)
+        else {
             return (0, false);
         };
         let mut count = 0;
@@ -165,7 +179,8 @@ pub(super) struct SendBatch {
     first: usize,
     batches: Vec<DestinationBatch>,
     calls: u64,
-    /// What the system did not take, and the time that its calls took, estimated; fetched with [`SendBatch::take_sums`].
+    /// What the system did not take, and the time that its calls took, estimated; fetched with
+    /// [`SendBatch::take_sums`].
     errors: u64,
     time: Duration,
 }
@@ -199,7 +214,13 @@ impl SendBatch {
     }
 
     /// A packet that leaves by a pair's RTP port; at once, if the pair is another worker's.
-    pub(super) fn put(&mut self, pairs: &[PortPair], pair: usize, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
+    pub(super) fn put(
+        &mut self,
+        pairs: &[PortPair],
+        pair: usize,
+        bytes: &[u8],
+        to: SocketAddr,
+    ) -> io::Result<()> {
         let number = pair.wrapping_sub(self.first);
         if self.batches.get(number).is_some_and(|batch| batch.count == BATCH) {
             self.send(pairs, number);
@@ -209,7 +230,9 @@ impl SendBatch {
             return pair.rtp.send_to(bytes, to).map(drop);
         };
         let at = batch.count;
-        let Some(datagram) = batch.datagrams.get_mut(at).and_then(|datagram| datagram.get_mut(..bytes.len())) else {
+        let Some(datagram) =
+            batch.datagrams.get_mut(at).and_then(|datagram| datagram.get_mut(..bytes.len()))
+        else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         datagram.copy_from_slice(bytes);
@@ -228,7 +251,9 @@ impl SendBatch {
 
     /// Sends what is in a batch. What the system does not take is passed over; the others go.
     fn send(&mut self, pairs: &[PortPair], number: usize) {
-        let Some(batch) = self.batches.get_mut(number) else { return };
+        let Some(batch) = self.batches.get_mut(number) else {
+            return;
+        };
         let count = std::mem::take(&mut batch.count);
         let (Some(pair), true) = (pairs.get(self.first + number), count > 0) else {
             return;
@@ -236,13 +261,22 @@ impl SendBatch {
         self.calls += 1;
         let watch = self.calls.is_multiple_of(SAMPLE).then(clock::thread_time);
         let mut slices = [[IoSlice::new(&[])]; BATCH];
-        for ((slice, datagram), len) in slices.iter_mut().zip(&batch.datagrams).zip(batch.lens).take(count) {
+        for ((slice, datagram), len) in
+            slices.iter_mut().zip(&batch.datagrams).zip(batch.lens).take(count)
+        {
             *slice = [IoSlice::new(&datagram[..len])];
         }
         let mut done = 0;
         while done < count {
             let (slices, to) = (&slices[done..count], &batch.to[done..count]);
-            match sendmmsg(pair.rtp.as_raw_fd(), &mut self.headers, slices, to, [], MsgFlags::MSG_DONTWAIT) {
+            match sendmmsg(
+                pair.rtp.as_raw_fd(),
+                &mut self.headers,
+                slices,
+                to,
+                [],
+                MsgFlags::MSG_DONTWAIT,
+            ) {
                 Ok(sent) => done += sent.count().max(1),
                 Err(_) => {
                     self.errors += 1;

@@ -1,10 +1,12 @@
 //! A leg's sockets.
 //!
-//! Two are bound to the RTP port. The one that is connected to the leg's source takes and sends its stream: the system has looked up the
-//! way there once and not for every packet. The other takes what comes from anywhere else, so that strangers are seen and counted, and
-//! everything while the source is not settled. RTCP has its own. Or it shares a pair of ports with other legs.
+//! Two are bound to the RTP port. The one that is connected to the leg's source takes and sends its
+//! stream: the system has looked up the way there once and not for every packet. The other takes
+//! what comes from anywhere else, so that strangers are seen and counted, and everything while the
+//! source is not settled. RTCP has its own. Or it shares a pair of ports with other legs.
 //!
-//! The connected socket is a matter of cost, not of trust: whatever it delivers is held against the signalled source like the rest.
+//! The connected socket is a matter of cost, not of trust: whatever it delivers is held against the
+//! signalled source like the rest.
 
 use super::shared_ports::{PortPair, SendBatch, SourceTable};
 use super::worker::{PacketKind, to_token};
@@ -24,7 +26,8 @@ pub(super) struct SocketOptions {
     pub bind: IpAddr,
     /// The DSCP of what is sent.
     pub dscp: u8,
-    /// Sockets with this descriptor or a higher one are given back. The system gives the lowest that is free.
+    /// Sockets with this descriptor or a higher one are given back. The system gives the lowest
+    /// that is free.
     pub descriptors_below: RawFd,
 }
 
@@ -70,8 +73,8 @@ impl SocketOptions {
         self.bind == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     }
 
-    /// Another socket on the port of `other`, for one source. Sockets that are made here may share a port with each other, and with nobody else:
-    /// `other` lets nobody join it.
+    /// Another socket on the port of `other`, for one source. Sockets that are made here may share
+    /// a port with each other, and with nobody else: `other` lets nobody join it.
     fn connected(&self, other: &UdpSocket, source: SocketAddr) -> io::Result<UdpSocket> {
         let socket = self.unbound()?;
         let port = other.local_addr()?.port();
@@ -94,7 +97,9 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
 /// How a socket names an address that it sends to.
 pub(super) fn outward(to: SocketAddr, takes_both: bool) -> SocketAddr {
     match to {
-        SocketAddr::V4(to) if takes_both => SocketAddr::new(to.ip().to_ipv6_mapped().into(), to.port()),
+        SocketAddr::V4(to) if takes_both => {
+            SocketAddr::new(to.ip().to_ipv6_mapped().into(), to.port())
+        }
         to => to,
     }
 }
@@ -123,18 +128,12 @@ pub(super) struct Sockets {
 enum Home {
     /// Ports of its own.
     Own { rtp: UdpSocket, rtcp: UdpSocket },
-    /// A pair that it shares, by number, and the sources under which the worker of the pair has entered it: RTP and RTCP.
-    Shared {
-        pair: usize,
-        is_alone: bool,
-        entered: [Option<SocketAddr>; 2],
-    },
-    /// The same, but its call is another worker's: RTCP has a socket connected to its source, as RTP has `stream`.
-    Away {
-        pair: usize,
-        is_alone: bool,
-        rtcp: Option<(UdpSocket, SocketAddr)>,
-    },
+    /// A pair that it shares, by number, and the sources under which the worker of the pair has
+    /// entered it: RTP and RTCP.
+    Shared { pair: usize, is_alone: bool, entered: [Option<SocketAddr>; 2] },
+    /// The same, but its call is another worker's: RTCP has a socket connected to its source, as
+    /// RTP has `stream`.
+    Away { pair: usize, is_alone: bool, rtcp: Option<(UdpSocket, SocketAddr)> },
 }
 
 /// What a leg's sockets belong to.
@@ -157,25 +156,14 @@ impl SocketContext<'_> {
 impl Sockets {
     /// An even port and its neighbour.
     pub(super) fn on(options: &SocketOptions, port: u16) -> io::Result<Self> {
-        let home = Home::Own {
-            rtp: options.socket(port)?,
-            rtcp: options.socket(port + 1)?,
-        };
-        Ok(Self {
-            home,
-            stream: None,
-            takes_both: options.takes_both(),
-        })
+        let home = Home::Own { rtp: options.socket(port)?, rtcp: options.socket(port + 1)? };
+        Ok(Self { home, stream: None, takes_both: options.takes_both() })
     }
 
     /// Those of a pair that is there.
     pub(super) fn shared(options: &SocketOptions, pair: usize) -> Self {
         Self {
-            home: Home::Shared {
-                pair,
-                is_alone: false,
-                entered: [None; 2],
-            },
+            home: Home::Shared { pair, is_alone: false, entered: [None; 2] },
             stream: None,
             takes_both: options.takes_both(),
         }
@@ -186,7 +174,9 @@ impl Sockets {
         match &mut self.home {
             Home::Own { rtp, rtcp } => {
                 let stream = self.stream.as_ref().map(|(socket, _)| (socket, Which::Stream));
-                for (socket, which) in [(&*rtp, Which::Rtp), (&*rtcp, Which::Rtcp)].into_iter().chain(stream) {
+                for (socket, which) in
+                    [(&*rtp, Which::Rtp), (&*rtcp, Which::Rtcp)].into_iter().chain(stream)
+                {
                     context.epoll.add(socket, readable(context.token(which)))?;
                 }
             }
@@ -194,16 +184,10 @@ impl Sockets {
                 let (pair, is_alone) = (*pair, *is_alone);
                 self.stream = None;
                 self.home = match context.pairs.get(pair).map(|pair| pair.worker) {
-                    Some(worker) if worker == context.worker => Home::Shared {
-                        pair,
-                        is_alone,
-                        entered: [None; 2],
-                    },
-                    Some(_) | None => Home::Away {
-                        pair,
-                        is_alone,
-                        rtcp: None,
-                    },
+                    Some(worker) if worker == context.worker => {
+                        Home::Shared { pair, is_alone, entered: [None; 2] }
+                    }
+                    Some(_) | None => Home::Away { pair, is_alone, rtcp: None },
                 };
             }
         }
@@ -235,16 +219,24 @@ impl Sockets {
         Ok(())
     }
 
-    /// Whether the packets of a leg that shares its ports can be told from those of others. Returns whether that is news.
+    /// Whether the packets of a leg that shares its ports can be told from those of others. Returns
+    /// whether that is news.
     pub(super) fn tell(&mut self, alone: bool) -> bool {
         match &mut self.home {
             Home::Own { .. } => false,
-            Home::Shared { is_alone, .. } | Home::Away { is_alone, .. } => std::mem::replace(is_alone, alone) != alone,
+            Home::Shared { is_alone, .. } | Home::Away { is_alone, .. } => {
+                std::mem::replace(is_alone, alone) != alone
+            }
         }
     }
 
-    /// The sources of RTP and RTCP are settled, or are others now. A leg with ports of its own that cannot be connected is served as before.
-    pub(super) fn connect(&mut self, context: &mut SocketContext<'_>, sources: [Option<SocketAddr>; 2]) {
+    /// The sources of RTP and RTCP are settled, or are others now. A leg with ports of its own that
+    /// cannot be connected is served as before.
+    pub(super) fn connect(
+        &mut self,
+        context: &mut SocketContext<'_>,
+        sources: [Option<SocketAddr>; 2],
+    ) {
         let stream = context.token(Which::Stream);
         match &mut self.home {
             Home::Own { rtp, .. } => {
@@ -256,7 +248,9 @@ impl Sockets {
             }
             Home::Shared { pair, is_alone, entered } => {
                 let owner = (context.place, context.slot);
-                for ((way, source), entered) in PacketKind::BOTH.into_iter().zip(sources).zip(entered) {
+                for ((way, source), entered) in
+                    PacketKind::BOTH.into_iter().zip(sources).zip(entered)
+                {
                     let source = source.filter(|_| *is_alone);
                     if *entered == source {
                         continue;
@@ -264,11 +258,14 @@ impl Sockets {
                     if let Some(before) = entered.take() {
                         context.sources.leave(*pair, way, before, owner);
                     }
-                    *entered = source.filter(|source| context.sources.enter(*pair, way, *source, owner));
+                    *entered =
+                        source.filter(|source| context.sources.enter(*pair, way, *source, owner));
                 }
             }
             Home::Away { pair, is_alone, rtcp } => {
-                let Some(pair) = context.pairs.get(*pair) else { return };
+                let Some(pair) = context.pairs.get(*pair) else {
+                    return;
+                };
                 let rtcp_token = context.token(Which::Rtcp);
                 let ways = [(&mut self.stream, &pair.rtp, stream), (rtcp, &pair.rtcp, rtcp_token)];
                 for ((socket, other, token), source) in ways.into_iter().zip(sources) {
@@ -285,11 +282,18 @@ impl Sockets {
         }
     }
 
-    /// One datagram. An ICMP error of an earlier packet comes out here; the next turn has the packets.
-    pub(super) fn receive(&self, which: Which, datagram: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+    /// One datagram. An ICMP error of an earlier packet comes out here; the next turn has the
+    /// packets.
+    pub(super) fn receive(
+        &self,
+        which: Which,
+        datagram: &mut [u8],
+    ) -> io::Result<(usize, SocketAddr)> {
         let socket = match (which, &self.home, &self.stream) {
             (Which::Rtp, Home::Own { rtp, .. }, _) => rtp,
-            (Which::Rtcp, Home::Own { rtcp, .. } | Home::Away { rtcp: Some((rtcp, _)), .. }, _) => rtcp,
+            (Which::Rtcp, Home::Own { rtcp, .. } | Home::Away { rtcp: Some((rtcp, _)), .. }, _) => {
+                rtcp
+            }
             (Which::Stream, _, Some((socket, _))) => socket,
             _ => return Err(io::ErrorKind::NotConnected.into()),
         };
@@ -298,25 +302,40 @@ impl Sockets {
     }
 
     /// Sends RTP, at once or with the worker's other packets.
-    pub(super) fn send(&self, bytes: &[u8], to: SocketAddr, pairs: &[PortPair], sends: &mut SendBatch) -> io::Result<()> {
+    pub(super) fn send(
+        &self,
+        bytes: &[u8],
+        to: SocketAddr,
+        pairs: &[PortPair],
+        sends: &mut SendBatch,
+    ) -> io::Result<()> {
         if let Some((socket, source)) = &self.stream
             && *source == to
         {
             // An ICMP error of an earlier packet comes out here instead of sending.
             match socket.send(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(bytes)?,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    socket.send(bytes)?
+                }
                 sent => sent?,
             };
             return Ok(());
         }
         match &self.home {
             Home::Own { rtp, .. } => rtp.send_to(bytes, outward(to, self.takes_both)).map(drop),
-            Home::Shared { pair, .. } | Home::Away { pair, .. } => sends.put(pairs, *pair, bytes, outward(to, self.takes_both)),
+            Home::Shared { pair, .. } | Home::Away { pair, .. } => {
+                sends.put(pairs, *pair, bytes, outward(to, self.takes_both))
+            }
         }
     }
 
     /// Sends a report by the RTCP port.
-    pub(super) fn send_rtcp(&self, bytes: &[u8], to: SocketAddr, pairs: &[PortPair]) -> io::Result<()> {
+    pub(super) fn send_rtcp(
+        &self,
+        bytes: &[u8],
+        to: SocketAddr,
+        pairs: &[PortPair],
+    ) -> io::Result<()> {
         let to = outward(to, self.takes_both);
         match &self.home {
             Home::Own { rtcp, .. } => rtcp.send_to(bytes, to).map(drop),
@@ -357,11 +376,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     fn options() -> SocketOptions {
-        SocketOptions {
-            bind: Ipv4Addr::LOCALHOST.into(),
-            dscp: 46,
-            descriptors_below: RawFd::MAX,
-        }
+        SocketOptions { bind: Ipv4Addr::LOCALHOST.into(), dscp: 46, descriptors_below: RawFd::MAX }
     }
 
     fn wait_for(socket: &UdpSocket) -> [u8; 1] {
@@ -379,16 +394,18 @@ mod tests {
     }
 
     fn pair() -> PortPair {
-        (0..50)
-            .find_map(|_| PortPair::on(&options(), port(), 0).ok())
-            .expect("two free ports")
+        (0..50).find_map(|_| PortPair::on(&options(), port(), 0).ok()).expect("two free ports")
     }
 
     fn own() -> Sockets {
         (0..50).find_map(|_| Sockets::on(&options(), port()).ok()).expect("two free ports")
     }
 
-    fn with<T>(worker: usize, pairs: &[PortPair], then: impl FnOnce(&mut SocketContext<'_>) -> T) -> T {
+    fn with<T>(
+        worker: usize,
+        pairs: &[PortPair],
+        then: impl FnOnce(&mut SocketContext<'_>) -> T,
+    ) -> T {
         then(&mut SocketContext {
             worker,
             options: &options(),
@@ -482,7 +499,8 @@ mod tests {
                         with(thread, pairs, |context| {
                             leg.arrive(context).unwrap();
                             leg.tell(true);
-                            let source = SocketAddr::from(([127, 0, 0, 1], 10_000 + 2 * n + thread as u16));
+                            let source =
+                                SocketAddr::from(([127, 0, 0, 1], 10_000 + 2 * n + thread as u16));
                             leg.connect(context, [Some(source), None]);
                         });
                         assert!(leg.stream.is_some());

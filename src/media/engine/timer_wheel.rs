@@ -1,7 +1,7 @@
 //! When which call is due: a timing wheel of milliseconds.
 //!
-//! Every entry is in one bucket at most, linked through two tables that grow only when a call is opened. Whoever is due later than the wheel
-//! reaches comes to its end and is asked again there.
+//! Every entry is in one bucket at most, linked through two tables that grow only when a call is
+//! opened. Whoever is due later than the wheel reaches comes to its end and is asked again there.
 
 use std::time::{Duration, Instant};
 
@@ -45,33 +45,27 @@ impl Wheel {
 
     /// Room for the entries below `count`: the only place that allocates.
     pub(super) fn make_room(&mut self, count: usize) {
-        let empty = Link {
-            before: NONE,
-            after: NONE,
-            tick: None,
-        };
+        let empty = Link { before: NONE, after: NONE, tick: None };
         if self.links.len() < count {
             self.links.resize(count, empty);
         }
     }
 
-    /// Wakes the entry at `at` or up to a millisecond later, unless it is woken earlier anyway. What lies back is due in
-    /// the next tick.
+    /// Wakes the entry at `at` or up to a millisecond later, unless it is woken earlier anyway.
+    /// What lies back is due in the next tick.
     pub(super) fn wake(&mut self, entry: usize, at: Instant) {
         let due = at.saturating_duration_since(self.origin).as_micros().div_ceil(1000) as u64;
         let tick = due.max(self.reached + 1).min(self.taken + BUCKETS as u64 - 1);
-        let Some(link) = self.links.get(entry) else { return };
+        let Some(link) = self.links.get(entry) else {
+            return;
+        };
         if link.tick.is_some_and(|earlier| earlier <= tick) {
             return;
         }
         self.forget(entry);
         let head = &mut self.heads[tick as usize % BUCKETS];
         let after = std::mem::replace(head, entry as u32);
-        self.links[entry] = Link {
-            before: NONE,
-            after,
-            tick: Some(tick),
-        };
+        self.links[entry] = Link { before: NONE, after, tick: Some(tick) };
         if let Some(next) = self.links.get_mut(after as usize) {
             next.before = entry as u32;
         }
@@ -80,7 +74,9 @@ impl Wheel {
 
     /// The entry waits no more.
     pub(super) fn forget(&mut self, entry: usize) {
-        let Some(link) = self.links.get_mut(entry) else { return };
+        let Some(link) = self.links.get_mut(entry) else {
+            return;
+        };
         let Some(tick) = link.tick.take() else { return };
         let (before, after) = (link.before, link.after);
         match self.links.get_mut(before as usize) {

@@ -1,13 +1,19 @@
 //! One thread of the engine: wait, do what was asked, take packets, do what is due.
 //!
-//! While there is little to do, every packet wakes it. When packets come in crowds it takes them in turns of half a millisecond: one waking for
-//! many, and no packet later for it than the turn is long.
+//! While there is little to do, every packet wakes it. When packets come in crowds it takes them in
+//! turns of half a millisecond: one waking for many, and no packet later for it than the turn is
+//! long.
 //!
-//! What a call needs for a packet lies close together: with hundreds of calls each packet finds a cold cache, and every page and line costs.
+//! What a call needs for a packet lies close together: with hundreds of calls each packet finds a
+//! cold cache, and every page and line costs.
 
-use super::super::call::{Call, CallConfig, Leg, PacketVerdict, Transmit, TransmitKind, USUAL_LEGS};
+use super::super::call::{
+    Call, CallConfig, Leg, PacketVerdict, Transmit, TransmitKind, USUAL_LEGS,
+};
 use super::super::srtp::Keys;
-use super::super::{CallKey, Hearing, LeakReason, LegId, LegMedia, LegStats, MediaConfig, MediaEvent, SourceRule};
+use super::super::{
+    CallKey, Hearing, LeakReason, LegId, LegMedia, LegStats, MediaConfig, MediaEvent, SourceRule,
+};
 use super::shared_ports::{self, PortPair, ROUNDS, RecvBatch, SendBatch, SourceTable};
 use super::sockets::{SocketContext, SocketOptions, Sockets, Which};
 use super::timer_wheel::Wheel;
@@ -30,7 +36,8 @@ use tokio::sync::mpsc;
 const BATCH: usize = 256;
 /// Commands kept for a leg on its way from another worker.
 const MAX_WAITING: usize = 32;
-/// So many packets within [`WATCHED`] are a mode: from here on a timer for a turn is cheaper than being woken by each.
+/// So many packets within [`WATCHED`] are a mode: from here on a timer for a turn is cheaper than
+/// being woken by each.
 const MANY: usize = 64;
 /// How long packets are counted before it is said whether they are a mode.
 const WATCHED: Duration = Duration::from_millis(4);
@@ -150,7 +157,8 @@ impl BatchMode {
         self.packets += packets;
         let watched = now.saturating_duration_since(self.since);
         if watched >= WATCHED {
-            self.is_on = self.packets as u128 * WATCHED.as_nanos() >= MANY as u128 * watched.as_nanos();
+            self.is_on =
+                self.packets as u128 * WATCHED.as_nanos() >= MANY as u128 * watched.as_nanos();
             self.since = now;
             self.packets = 0;
         }
@@ -260,21 +268,25 @@ impl Worker {
         })
     }
 
-    /// Serves until it is told to stop. A panic costs the call that it came from; one that came from no call costs all that the worker has,
-    /// and, when it comes again and again, the worker.
+    /// Serves until it is told to stop. A panic costs the call that it came from; one that came
+    /// from no call costs all that the worker has, and, when it comes again and again, the worker.
     pub(super) fn run(mut self) {
         while catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
             let goes_on = self.recover(clock::instant());
             self.tell_failed();
             self.counters.publish(&self.sums);
             if !goes_on {
-                tracing::error!(worker = self.index, "media worker panics again and again: it has stopped");
+                tracing::error!(
+                    worker = self.index,
+                    "media worker panics again and again: it has stopped"
+                );
                 return;
             }
         }
     }
 
-    /// Drops what a panic may have left half done. Returns false when the worker itself does not work.
+    /// Drops what a panic may have left half done. Returns false when the worker itself does not
+    /// work.
     fn recover(&mut self, now: Instant) -> bool {
         self.sums.worker_panics += 1;
         let InHand { place, leg } = std::mem::take(&mut self.in_hand);
@@ -336,11 +348,7 @@ impl Worker {
         let mut datagram = [0; shared_ports::DATAGRAM];
         let mut batch = RecvBatch::new(&self.pairs, self.index);
         let mut after = clock::instant();
-        let mut mode = BatchMode {
-            since: after,
-            packets: 0,
-            is_on: false,
-        };
+        let mut mode = BatchMode { since: after, packets: 0, is_on: false };
         loop {
             let count = match self.epoll.wait(&mut ready, self.timeout(after)) {
                 Ok(count) => count,
@@ -352,8 +360,10 @@ impl Worker {
             };
             let now = clock::now();
             let ready = &ready[..count];
-            // First the tables of hearing, then what has come: a worker that is late passes nothing on by a table that is no more.
-            if ready.iter().any(|event| event.data() == WAKE) && !self.do_jobs(&mut batch.out, now) {
+            // First the tables of hearing, then what has come: a worker that is late passes nothing
+            // on by a table that is no more.
+            if ready.iter().any(|event| event.data() == WAKE) && !self.do_jobs(&mut batch.out, now)
+            {
                 batch.out.flush(&self.pairs);
                 return;
             }
@@ -384,34 +394,40 @@ impl Worker {
     }
 
     fn timeout(&self, now: Instant) -> EpollTimeout {
-        let Some(wake) = self.wheel.next() else { return EpollTimeout::NONE };
+        let Some(wake) = self.wheel.next() else {
+            return EpollTimeout::NONE;
+        };
         let wait = wake.saturating_duration_since(now);
         let millis = wait.as_micros().div_ceil(1000).min(10_000) as u16;
         EpollTimeout::from(millis)
     }
 
-    /// Takes one datagram. What is left makes the socket ready again in the next turn, so a flood at one port starves no other. Returns how
-    /// many it took.
-    fn receive(&mut self, token: u64, datagram: &mut [u8], sends: &mut SendBatch, now: Now) -> usize {
+    /// Takes one datagram. What is left makes the socket ready again in the next turn, so a flood
+    /// at one port starves no other. Returns how many it took.
+    fn receive(
+        &mut self,
+        token: u64,
+        datagram: &mut [u8],
+        sends: &mut SendBatch,
+        now: Now,
+    ) -> usize {
         let (place, slot, which) = from_token(token);
         let Some(entry) = self.entries.get(place).and_then(Option::as_deref) else {
             return 0;
         };
-        let Some(Some(here)) = entry.sockets.get(slot) else { return 0 };
+        let Some(Some(here)) = entry.sockets.get(slot) else {
+            return 0;
+        };
         self.taken += 1;
         let mut watch = self.taken.is_multiple_of(SAMPLE).then(Watch::start);
-        let Ok((len, from)) = here.receive(which, datagram) else { return 1 };
+        let Ok((len, from)) = here.receive(which, datagram) else {
+            return 1;
+        };
         if let Some(watch) = &mut watch {
             watch.lap(|watch| &mut watch.receive);
         }
         let way = if which == Which::Rtcp { PacketKind::Rtcp } else { PacketKind::Rtp };
-        let arrival = ReceivedPacket {
-            place,
-            slot,
-            way,
-            from,
-            watch,
-        };
+        let arrival = ReceivedPacket { place, slot, way, from, watch };
         self.take_in(arrival, &mut datagram[..len], sends, now);
         1
     }
@@ -423,7 +439,9 @@ impl Worker {
             if token & 1 == 0 { PacketKind::Rtp } else { PacketKind::Rtcp },
         );
         let pairs = Arc::clone(&self.pairs);
-        let Some(pair) = pairs.get(number) else { return 0 };
+        let Some(pair) = pairs.get(number) else {
+            return 0;
+        };
         let mut all = 0;
         for _ in 0..ROUNDS {
             let (count, is_more) = batch.receive(pair.socket(way));
@@ -455,15 +473,17 @@ impl Worker {
         all
     }
 
-    fn take_in(&mut self, arrival: ReceivedPacket, datagram: &mut [u8], sends: &mut SendBatch, now: Now) {
-        let ReceivedPacket {
-            place,
-            slot,
-            way,
-            from,
-            mut watch,
-        } = arrival;
-        let Some(CallEntry { call, sockets, .. }) = self.entries.get_mut(place).and_then(Option::as_deref_mut) else {
+    fn take_in(
+        &mut self,
+        arrival: ReceivedPacket,
+        datagram: &mut [u8],
+        sends: &mut SendBatch,
+        now: Now,
+    ) {
+        let ReceivedPacket { place, slot, way, from, mut watch } = arrival;
+        let Some(CallEntry { call, sockets, .. }) =
+            self.entries.get_mut(place).and_then(Option::as_deref_mut)
+        else {
             return;
         };
         self.in_hand.place = Some(place);
@@ -520,7 +540,8 @@ impl Worker {
         }
     }
 
-    /// After every touch of a call: its events out, its next deadline noted, its legs' sockets connected to where they now come from.
+    /// After every touch of a call: its events out, its next deadline noted, its legs' sockets
+    /// connected to where they now come from.
     fn finish_step(&mut self, place: usize) {
         let Some(entry) = self.entries.get_mut(place).and_then(Option::as_deref_mut) else {
             return;
@@ -615,12 +636,7 @@ impl Worker {
                     waiting.push(job);
                 }
             }
-            WorkerCommand::Describe {
-                leg,
-                media,
-                srtp,
-                is_alone,
-            } => {
+            WorkerCommand::Describe { leg, media, srtp, is_alone } => {
                 self.tell(leg, is_alone);
                 self.at(leg, |call| {
                     call.handle_keys(leg, srtp.as_deref());
@@ -628,11 +644,17 @@ impl Worker {
                 });
             }
             WorkerCommand::Tell { leg, is_alone } => self.tell(leg, is_alone),
-            WorkerCommand::Sources { leg, rule } => self.at(leg, |call| call.handle_source_rule(leg, rule)),
-            WorkerCommand::SendDigits { leg, digits } => self.at(leg, |call| call.handle_digits(leg, &digits, now)),
+            WorkerCommand::Sources { leg, rule } => {
+                self.at(leg, |call| call.handle_source_rule(leg, rule))
+            }
+            WorkerCommand::SendDigits { leg, digits } => {
+                self.at(leg, |call| call.handle_digits(leg, &digits, now))
+            }
             WorkerCommand::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),
             WorkerCommand::Move { leg, call, to } => {
-                let Some(moved) = self.take(leg, now) else { return };
+                let Some(moved) = self.take(leg, now) else {
+                    return;
+                };
                 if to == self.index {
                     self.put(call, moved, sends, at);
                 } else {
@@ -658,7 +680,9 @@ impl Worker {
     }
 
     fn at(&mut self, leg: LegId, then: impl FnOnce(&mut Call)) {
-        let Some(&place) = self.legs.get(&leg) else { return };
+        let Some(&place) = self.legs.get(&leg) else {
+            return;
+        };
         self.in_hand.place = Some(place);
         if let Some(entry) = self.entries[place].as_mut() {
             then(&mut entry.call);
@@ -667,7 +691,9 @@ impl Worker {
     }
 
     fn tell(&mut self, leg: LegId, is_alone: bool) {
-        let Some(&place) = self.legs.get(&leg) else { return };
+        let Some(&place) = self.legs.get(&leg) else {
+            return;
+        };
         let Some(CallEntry { call, sockets, .. }) = self.entries[place].as_deref_mut() else {
             return;
         };
@@ -681,7 +707,9 @@ impl Worker {
     }
 
     fn release(&mut self, leg: LegId, sends: &mut SendBatch, now: Now) {
-        let Some(&place) = self.legs.get(&leg) else { return };
+        let Some(&place) = self.legs.get(&leg) else {
+            return;
+        };
         self.in_hand.place = Some(place);
         if let Some(CallEntry { call, sockets, .. }) = self.entries[place].as_deref_mut() {
             let (sums, pairs) = (&mut self.sums, &*self.pairs);
@@ -697,7 +725,9 @@ impl Worker {
         self.in_hand.place = Some(place);
         let LegWithSockets { leg, mut sockets } = moved;
         let name = leg.name();
-        let Some(entry) = self.entries[place].as_mut() else { return };
+        let Some(entry) = self.entries[place].as_mut() else {
+            return;
+        };
         let Ok(slot) = entry.call.put(leg, now.mono) else {
             // The directory counts legs; a call is never fuller here than there.
             tracing::error!(call = key.0, leg = name.0, "a leg has no place in its call");
@@ -722,11 +752,7 @@ impl Worker {
         if let Some(hearing) = self.hearings.remove(&key) {
             call.handle_hear(*hearing, now);
         }
-        let entry = Some(Box::new(CallEntry {
-            call,
-            awaited: None,
-            sockets: SmallVec::new(),
-        }));
+        let entry = Some(Box::new(CallEntry { call, awaited: None, sockets: SmallVec::new() }));
         let place = match self.entries.iter().position(Option::is_none) {
             Some(free) => free,
             None => {
@@ -742,10 +768,7 @@ impl Worker {
 
     fn take(&mut self, leg: LegId, now: Instant) -> Option<LegWithSockets> {
         let place = self.legs.remove(&leg)?;
-        self.in_hand = InHand {
-            place: Some(place),
-            leg: Some(leg),
-        };
+        self.in_hand = InHand { place: Some(place), leg: Some(leg) };
         let entry = self.entries[place].as_mut()?;
         let slot = entry.call.slot(leg)?;
         let mut sockets = entry.sockets.get_mut(slot)?.take()?;
@@ -799,8 +822,16 @@ impl Watch {
     }
 }
 
-fn send(sockets: &[Option<Sockets>], packet: Transmit<'_>, pairs: &[PortPair], sends: &mut SendBatch, sums: &mut EngineStats) {
-    let Some(Some(here)) = sockets.get(packet.slot) else { return };
+fn send(
+    sockets: &[Option<Sockets>],
+    packet: Transmit<'_>,
+    pairs: &[PortPair],
+    sends: &mut SendBatch,
+    sums: &mut EngineStats,
+) {
+    let Some(Some(here)) = sockets.get(packet.slot) else {
+        return;
+    };
     let sent = match packet.sent {
         TransmitKind::Rtcp if !packet.muxed => here.send_rtcp(packet.bytes, packet.to, pairs),
         _ => here.send(packet.bytes, packet.to, pairs, sends),

@@ -15,14 +15,16 @@ fn ring() -> Ring {
     ring
 }
 
-/// A voice of about 117 Hz with overtones and a little vibrato: its period is no whole number of samples, and never quite the same.
+/// A voice of about 117 Hz with overtones and a little vibrato: its period is no whole number of
+/// samples, and never quite the same.
 fn voice(n: u64) -> i16 {
     let at = n as f64 / f64::from(RATE) * std::f64::consts::TAU;
     let phase = 117.3 * at + 0.4 * (5.0 * at).sin();
     (4000.0 * phase.sin() + 2000.0 * (2.0 * phase).sin() + 1000.0 * (5.0 * phase).cos()) as i16
 }
 
-/// What a network does to a speaker's packets of 20 ms, and how a listener that takes a frame every 20 ms hears them.
+/// What a network does to a speaker's packets of 20 ms, and how a listener that takes a frame every
+/// 20 ms hears them.
 struct Line {
     ring: Ring,
     reader: Reader,
@@ -64,7 +66,9 @@ impl Line {
     /// The listener takes a frame.
     fn listen(&mut self, at: Duration) {
         self.on_the_way.sort();
-        while let Some((arrival, packet)) = self.on_the_way.first().copied().filter(|(arrival, _)| *arrival <= at) {
+        while let Some((arrival, packet)) =
+            self.on_the_way.first().copied().filter(|(arrival, _)| *arrival <= at)
+        {
             self.on_the_way.remove(0);
             let samples: Vec<i16> = (packet * 160..packet * 160 + 160).map(voice).collect();
             if self.reader.behind(&self.ring) == 0 {
@@ -169,12 +173,7 @@ fn jitter_that_comes_again_and_again_is_waited_for_and_no_longer_than_needed() {
     (0..5).for_each(|second| line.second(second, &mut late));
     line.forget();
     (5..25).for_each(|second| line.second(second, &mut late));
-    assert!(
-        line.starved * 100 < line.frames,
-        "{} of {} frames starved",
-        line.starved,
-        line.frames
-    );
+    assert!(line.starved * 100 < line.frames, "{} of {} frames starved", line.starved, line.frames);
     assert!(
         line.behind <= line.ring.target() + 320,
         "{} behind, target {}",
@@ -190,7 +189,8 @@ fn nobody_hears_as_concealment_what_was_said_before_he_began() {
     for (next, lost) in [(1, 160), (2, 0), (1, 480)] {
         let (mut ring, now) = (ring(), start());
         for n in 0..20 {
-            let secret: Vec<i16> = (0..160).map(|n| if n % 40 < 20 { 9000 } else { -9000 }).collect();
+            let secret: Vec<i16> =
+                (0..160).map(|n| if n % 40 < 20 { 9000 } else { -9000 }).collect();
             ring.write(1, n * 160, &secret, now);
         }
         ring.forget();
@@ -252,15 +252,14 @@ fn after_a_pause_what_the_network_needs_is_not_forgotten() {
             line.second(second, &mut late);
         } else {
             line.packet += 50;
-            (0..50).for_each(|frame| line.listen(Duration::from_secs(second) + 20 * MS * frame + 10 * MS));
+            (0..50).for_each(|frame| {
+                line.listen(Duration::from_secs(second) + 20 * MS * frame + 10 * MS)
+            });
         }
     }
     // Ten talkspurts: where one is interrupted, there is silence between its sounds.
-    let frames: Vec<bool> = line
-        .heard
-        .chunks(160)
-        .map(|frame| frame.iter().any(|sample| sample.abs() > 500))
-        .collect();
+    let frames: Vec<bool> =
+        line.heard.chunks(160).map(|frame| frame.iter().any(|sample| sample.abs() > 500)).collect();
     let begins = frames.windows(2).filter(|two| !two[0] && two[1]).count();
     assert!(begins <= 12, "{begins} beginnings of ten talkspurts");
 }
@@ -318,7 +317,10 @@ fn with_15_per_cent_lost_nothing_grows_and_the_voice_goes_on() {
             line.second(second, |_| (dice.roll(100) >= 15).then_some(MS));
         }
         assert!(line.behind <= 160, "{}", line.behind);
-        let power = |samples: &[i16]| samples.iter().map(|sample| f64::from(*sample).powi(2)).sum::<f64>() / samples.len() as f64;
+        let power = |samples: &[i16]| {
+            samples.iter().map(|sample| f64::from(*sample).powi(2)).sum::<f64>()
+                / samples.len() as f64
+        };
         let said: Vec<i16> = (0..48_000).map(voice).collect();
         let lost = 10.0 * (power(&line.heard) / power(&said)).log10();
         assert!(lost > -1.0, "{lost} dB");

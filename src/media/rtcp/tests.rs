@@ -8,17 +8,11 @@ const MS: Duration = Duration::from_millis(1);
 
 #[expect(clippy::disallowed_methods, reason = "an arbitrary origin of the test's clock")]
 fn start() -> Now {
-    Now {
-        mono: Instant::now(),
-        wall: Timestamp(1_700_000_000_500),
-    }
+    Now { mono: Instant::now(), wall: Timestamp(1_700_000_000_500) }
 }
 
 fn later(now: Now, by: Duration) -> Now {
-    Now {
-        mono: now.mono + by,
-        wall: Timestamp(now.wall.0 + by.as_millis() as u64),
-    }
+    Now { mono: now.mono + by, wall: Timestamp(now.wall.0 + by.as_millis() as u64) }
 }
 
 fn packet(sequence: u16) -> ReceivedRtp {
@@ -56,7 +50,8 @@ impl Side {
 
     fn report(&mut self, now: Now) -> Vec<u8> {
         let mut buffer = [0; MAX_REPORT];
-        let (bytes, _) = self.reporter.report(&self.stream, &mut self.reception, false, now, &mut buffer);
+        let (bytes, _) =
+            self.reporter.report(&self.stream, &mut self.reception, false, now, &mut buffer);
         bytes.to_vec()
     }
 
@@ -94,11 +89,10 @@ fn another_reader_finds_every_number_of_a_sender_report_where_it_belongs() {
     let at = later(now, 540 * MS);
     let bytes = side.report(at);
     let mut subs = Compound::parse(&bytes).unwrap().map(Result::unwrap);
-    let Some(Packet::Sr(sr)) = subs.next() else {
-        panic!("no sender report")
-    };
+    let Some(Packet::Sr(sr)) = subs.next() else { panic!("no sender report") };
     assert_eq!((sr.ssrc(), sr.packet_count(), sr.octet_count()), (0xabcd, 3, 480));
-    // 2023-11-14 22:13:21.040 UTC, and the timestamp of that very moment: the third packet's, half a second on.
+    // 2023-11-14 22:13:21.040 UTC, and the timestamp of that very moment: the third packet's, half
+    // a second on.
     assert_eq!(sr.ntp_timestamp() >> 32, 1_700_000_001 + 2_208_988_800);
     assert_eq!(((sr.ntp_timestamp() & 0xffff_ffff) * 1000) >> 32, 39);
     assert_eq!(sr.rtp_timestamp(), (u32::MAX - 100).wrapping_add(320 + 4000));
@@ -108,12 +102,11 @@ fn another_reader_finds_every_number_of_a_sender_report_where_it_belongs() {
     assert_eq!(block.extended_sequence_number(), 0x1_0001);
     assert_eq!(block.last_sender_report_timestamp(), 0x1234_5678);
     assert_eq!(block.delay_since_last_sender_report_timestamp(), 32_768);
-    let Some(Packet::Sdes(sdes)) = subs.next() else {
-        panic!("no description")
-    };
+    let Some(Packet::Sdes(sdes)) = subs.next() else { panic!("no description") };
     let chunks: Vec<_> = sdes.chunks().collect();
     assert_eq!((chunks.len(), chunks[0].ssrc()), (1, 0xabcd));
-    let items: Vec<_> = chunks[0].items().map(|item| (item.type_(), item.value().to_vec())).collect();
+    let items: Vec<_> =
+        chunks[0].items().map(|item| (item.type_(), item.value().to_vec())).collect();
     assert_eq!(items, [(SdesItem::CNAME, side.reporter.cname.to_vec())]);
     assert!(subs.next().is_none());
 }
@@ -145,7 +138,8 @@ fn the_last_report_says_goodbye() {
     let mut side = Side::new();
     side.receive([1], now);
     let mut buffer = [0; MAX_REPORT];
-    let (bytes, _) = side.reporter.report(&side.stream, &mut side.reception, true, now, &mut buffer);
+    let (bytes, _) =
+        side.reporter.report(&side.stream, &mut side.reception, true, now, &mut buffer);
     assert_eq!(kinds(bytes), [RECEIVER_REPORT, SDES, BYE]);
 }
 
@@ -221,10 +215,7 @@ fn steady_packets_have_no_jitter_and_others_have_that_of_their_clock() {
         let mut steady = Reception::default();
         let mut unsteady = Reception::default();
         for i in 0..1000u16 {
-            let packet = ReceivedRtp {
-                timestamp: u32::from(i) * samples,
-                ..packet(i)
-            };
+            let packet = ReceivedRtp { timestamp: u32::from(i) * samples, ..packet(i) };
             let at = now + 20 * MS * u32::from(i);
             steady.note(&packet, Some(clock), at);
             unsteady.note(&packet, Some(clock), at + 10 * MS * u32::from(i % 2));
@@ -259,11 +250,7 @@ fn a_round_trip_is_what_the_peer_did_not_keep() {
     side.stream.own(160, 160, now.mono);
     let sr = read(&side.report(now), 7).unwrap().sender.unwrap();
     assert_eq!(sr.0, 0xabcd);
-    let answer = Block {
-        last_sender_report: sr.1,
-        delay: 65_536,
-        ..Block::default()
-    };
+    let answer = Block { last_sender_report: sr.1, delay: 65_536, ..Block::default() };
     let after = |ms| now.mono + MS * ms;
     assert_eq!(side.reporter.round_trip(&answer, after(1030)), Some(30 * MS));
     assert_eq!(
@@ -273,10 +260,7 @@ fn a_round_trip_is_what_the_peer_did_not_keep() {
     );
     assert_eq!(side.reporter.round_trip(&answer, after(11_001)), None, "too long for a round trip");
     for foreign in [0, sr.1 + 1] {
-        let foreign = Block {
-            last_sender_report: foreign,
-            ..answer
-        };
+        let foreign = Block { last_sender_report: foreign, ..answer };
         assert_eq!(side.reporter.round_trip(&foreign, after(1030)), None, "no report of ours");
     }
     for _ in 0..REMEMBERED {
@@ -293,7 +277,9 @@ fn reports_are_spread_from_half_to_one_and_a_half_of_the_interval() {
     assert!(intervals.iter().all(|interval| (500 * MS..1500 * MS).contains(interval)));
     let sum: Duration = intervals.iter().sum();
     assert!((950..1050).contains(&(sum / 1000).as_millis()), "{sum:?}");
-    assert!(intervals.iter().min() < Some(&(510 * MS)) && intervals.iter().max() > Some(&(1490 * MS)));
+    assert!(
+        intervals.iter().min() < Some(&(510 * MS)) && intervals.iter().max() > Some(&(1490 * MS))
+    );
     assert_ne!(Reporter::new(8 << 96).next_interval(MS), Reporter::new(9 << 96).next_interval(MS));
 }
 
@@ -335,10 +321,7 @@ fn a_digit_does_not_move_the_timestamp_of_a_report() {
     let now = start().mono;
     let mut stream = Stream::new(1, 0, 0);
     stream.own(160, 160, now);
-    let origin = StreamOrigin {
-        source: SoundSource::Leg(0),
-        ssrc: 7,
-    };
+    let origin = StreamOrigin { source: SoundSource::Leg(0), ssrc: 7 };
     for step in 1..=20 {
         stream.event(origin, &packet(1), now + 20 * MS * step);
     }

@@ -10,7 +10,8 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 fn key(suite: Suite, first: u8) -> MasterKey {
-    let material: Vec<u8> = (0..suite.material_len()).map(|n| first.wrapping_add(n as u8)).collect();
+    let material: Vec<u8> =
+        (0..suite.material_len()).map(|n| first.wrapping_add(n as u8)).collect();
     MasterKey::new(suite, &material).unwrap()
 }
 
@@ -42,7 +43,8 @@ fn hear(inbound: &mut Unprotect, packet: &[u8]) -> Result<Vec<u8>, SrtpError> {
 
 /// The example of RFC 3711 B.3, which libsrtp's own tests protect packets with.
 fn example(suite: Suite) -> MasterKey {
-    MasterKey::new(suite, &hex("e1f97a0d3e018be0d64fa32c06de4139 0ec675ad498afeebb6960b3aabe6")).unwrap()
+    MasterKey::new(suite, &hex("e1f97a0d3e018be0d64fa32c06de4139 0ec675ad498afeebb6960b3aabe6"))
+        .unwrap()
 }
 
 #[test]
@@ -60,7 +62,9 @@ fn the_key_stream_is_that_of_rfc_3711_b_2() {
     key_stream(&aes, 0xf0f1_f2f3_f4f5_f6f7_f8f9_fafb_fcfd_0000, &mut stream);
     assert_eq!(
         stream.to_vec(),
-        hex("e03ead0935c95e80e166b16dd92b4eb4 d23513162b02d0f72a43a2fe4a5f97ab 41e95b3bb0a2e8dd477901e4fca894c0")
+        hex(
+            "e03ead0935c95e80e166b16dd92b4eb4 d23513162b02d0f72a43a2fe4a5f97ab 41e95b3bb0a2e8dd477901e4fca894c0"
+        )
     );
 }
 
@@ -68,11 +72,14 @@ fn the_key_stream_is_that_of_rfc_3711_b_2() {
 fn counter_mode_makes_the_packets_that_libsrtp_makes() {
     let mut outbound = Protect::new(&example(Suite::AesCm128HmacSha1_80));
     let clear = hex("800f1234 decafbad cafebabe abababab abababab abababab abababab");
-    let secret = hex("800f1234 decafbad cafebabe 4e55dc4c e79978d8 8ca4d215 949d2402 b78d6acc 99ea179b 8dbb");
+    let secret = hex(
+        "800f1234 decafbad cafebabe 4e55dc4c e79978d8 8ca4d215 949d2402 b78d6acc 99ea179b 8dbb",
+    );
     assert_eq!(protected(&mut outbound, &clear), Some(secret.clone()));
     assert_eq!(hear(&mut Unprotect::new(outbound.key()), &secret), Ok(clear));
     let clear = hex("81c8000b cafebabe abababab abababab abababab abababab");
-    let secret = hex("81c8000b cafebabe 7128035b e487b9bd bef89041 f977a5a8 80000001 993e08cd 54d6c1230798");
+    let secret =
+        hex("81c8000b cafebabe 7128035b e487b9bd bef89041 f977a5a8 80000001 993e08cd 54d6c1230798");
     let mut buffer = [0; 64];
     assert_eq!(outbound.protect_rtcp(&clear, &mut buffer), Some(&secret[..]));
 }
@@ -89,7 +96,9 @@ fn gcm_examples() -> [Cipher; 2] {
 
 #[test]
 fn gcm_makes_the_packets_of_rfc_7714_16() {
-    let clear = hex("8040f17b 8041f8d3 5501a0b2 47616c6c 69612065 7374206f 6d6e6973 20646976 69736120 696e2070 61727465 73207472 6573");
+    let clear = hex(
+        "8040f17b 8041f8d3 5501a0b2 47616c6c 69612065 7374206f 6d6e6973 20646976 69736120 696e2070 61727465 73207472 6573",
+    );
     let secrets = [
         "8040f17b 8041f8d3 5501a0b2 f24de3a3 fb34de6c acba861c 9d7e4bca be633bd5 0d294e6f 42a5f47a 51c7d19b 36de3adf 8833 \
          899d7f27beb16a9152cf765ee4390cce",
@@ -110,7 +119,9 @@ fn gcm_makes_the_reports_of_rfc_7714_17() {
     let [cipher, _] = gcm_examples();
     let mut session = SrtpSession::new(&key(Suite::AeadAes128Gcm, 0));
     session.rtcp = cipher;
-    let clear = hex("81c8000d 4d617273 4e545031 4e545032 52545020 0000042a 0000e930 4c756e61 deadbeef deadbeef deadbeef deadbeef deadbeef");
+    let clear = hex(
+        "81c8000d 4d617273 4e545031 4e545032 52545020 0000042a 0000e930 4c756e61 deadbeef deadbeef deadbeef deadbeef deadbeef",
+    );
     let secret = hex(
         "81c8000d 4d617273 63e94885 dcdab67c a727d766 2f6b7e99 7ff5c0f7 6c06f32d c676a5f1 730d6fda 4ce09b46 86303ded \
          0bb9275b c84aa458 96cf4d2f c5abf872 45d9eade 800005d4",
@@ -153,7 +164,8 @@ fn what_is_protected_comes_out_as_it_was_in_every_suite() {
 fn csrcs_and_extensions_stay_in_clear_and_are_authenticated() {
     for suite in Suite::ALL {
         let (mut outbound, mut inbound) = pair(suite);
-        let clear = [hex("91000001 00000001 cafebabe 11111111 bede0001 22222222"), vec![5; 80]].concat();
+        let clear =
+            [hex("91000001 00000001 cafebabe 11111111 bede0001 22222222"), vec![5; 80]].concat();
         let secret = protected(&mut outbound, &clear).unwrap();
         assert_eq!(secret[..24], clear[..24]);
         let mut bent = secret.clone();
@@ -182,10 +194,8 @@ fn a_packet_is_taken_once_and_reordering_within_the_window_does_no_harm() {
 fn the_rollover_counter_is_guessed_from_the_sequence_numbers() {
     for suite in Suite::ALL {
         let (mut outbound, mut inbound) = pair(suite);
-        let mut packets: Vec<_> = (0..140_000_u32)
-            .step_by(1000)
-            .map(|index| say(&mut outbound, index as u16))
-            .collect();
+        let mut packets: Vec<_> =
+            (0..140_000_u32).step_by(1000).map(|index| say(&mut outbound, index as u16)).collect();
         for packet in &packets {
             assert!(hear(&mut inbound, packet).is_ok());
         }
@@ -310,15 +320,14 @@ fn keys_are_of_the_right_length_and_are_not_shown() {
         assert_eq!(MasterKey::new(suite, &vec![1; suite.material_len() + 1]), None);
         let key = key(suite, 0x41);
         let (outbound, inbound) = (Protect::new(&key), Unprotect::new(&key));
-        let keys = Keys {
-            ours: key.clone(),
-            theirs: key,
-        };
+        let keys = Keys { ours: key.clone(), theirs: key };
         let shown = format!("{keys:?} {outbound:?} {inbound:?}");
         let name = suite.name();
         assert_eq!(
             shown,
-            format!("Keys {{ ours: Key({name}), theirs: Key({name}) }} Outbound({name}) Inbound({name})")
+            format!(
+                "Keys {{ ours: Key({name}), theirs: Key({name}) }} Outbound({name}) Inbound({name})"
+            )
         );
         assert_eq!(Suite::named(&name.to_lowercase()), Some(suite));
     }

@@ -13,7 +13,10 @@ use super::session::first_of;
 use super::step::{Ctx, Step};
 use super::transfer::Transfer;
 use crate::media::{CallKey, Codec, Hearing, MediaCommand};
-use crate::model::{CallFact, CallId, CallType, DeviceId, Fact, LegState, Now, Number, PartyFact, Quality, Reason, Refusal, Timestamp};
+use crate::model::{
+    CallFact, CallId, CallType, DeviceId, Fact, LegState, Now, Number, PartyFact, Quality, Reason,
+    Refusal, Timestamp,
+};
 use crate::sip::leg::{LegCommand, LegId, PassedHeader};
 use crate::sip::sdp::{Direction, SdpFault, SdpSession};
 use crate::supervision::LegOutcome;
@@ -111,11 +114,7 @@ impl Call {
         CallFact {
             id: self.id.clone(),
             conn_id: self.conn_id.clone(),
-            call_type: if self.consult.is_some() {
-                CallType::Consult
-            } else {
-                self.call_type
-            },
+            call_type: if self.consult.is_some() { CallType::Consult } else { self.call_type },
             ani: self.ani.clone(),
             dnis: self.dnis.clone(),
             started_at: self.started_at,
@@ -145,9 +144,7 @@ impl Call {
 
     /// A device has a leg here that has not ended.
     pub(super) fn has(&self, device: &DeviceId) -> bool {
-        self.parties
-            .iter()
-            .any(|party| party.device.as_ref() == Some(device) && !party.is_over())
+        self.parties.iter().any(|party| party.device.as_ref() == Some(device) && !party.is_over())
     }
 
     pub(super) fn supervisor(&mut self, device: &DeviceId) -> Option<&mut Party> {
@@ -172,7 +169,9 @@ impl Call {
 
     /// One of its phones is silent and is asked whether it is there: the call may be dead.
     pub(super) fn is_probed(&self) -> bool {
-        let waits = |party: &Party| matches!(party.exchange, PartyExchange::Probed | PartyExchange::Offered);
+        let waits = |party: &Party| {
+            matches!(party.exchange, PartyExchange::Probed | PartyExchange::Offered)
+        };
         self.principals().any(|party| party.is_silent && waits(party))
     }
 
@@ -188,7 +187,8 @@ impl Call {
         if !signal || self.party(leg).is_none_or(Party::is_supervisor) {
             return Direction::SendRecv;
         }
-        let mut others = self.principals().filter(|party| party.leg != leg && party.is_talking()).peekable();
+        let mut others =
+            self.principals().filter(|party| party.leg != leg && party.is_talking()).peekable();
         let held = others.peek().is_some() && others.all(Party::is_held);
         if held { Direction::SendOnly } else { Direction::SendRecv }
     }
@@ -201,8 +201,12 @@ impl Call {
 
     /// One party is left, and a supervisor that may keep it company.
     pub(super) fn is_accompanied(&self) -> bool {
-        let joined = |party: &Party| party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined);
-        self.principals().count() == 1 && self.principals().all(Party::is_talking) && self.parties.iter().any(joined)
+        let joined = |party: &Party| {
+            party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined)
+        };
+        self.principals().count() == 1
+            && self.principals().all(Party::is_talking)
+            && self.parties.iter().any(joined)
     }
 
     pub(super) fn end_everybody(&mut self, reason: Option<(u16, &'static str)>, out: &mut Step) {
@@ -210,7 +214,9 @@ impl Call {
         for party in &mut self.parties {
             let release = match party.stage {
                 LegStage::Calling { .. } => Release::Hangup(Some((status, ""))),
-                LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => Release::Hangup(reason),
+                LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
+                    Release::Hangup(reason)
+                }
             };
             party.end(release, out);
         }
@@ -241,7 +247,9 @@ impl Call {
     /// A party that was silenced by a supervisor that has left is heard again: nobody else could
     /// let it speak.
     pub(super) fn lift_mutes(&mut self) {
-        let joined = |party: &Party| party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined);
+        let joined = |party: &Party| {
+            party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined)
+        };
         let here: Vec<DeviceId> = self
             .parties
             .iter()
@@ -265,14 +273,19 @@ impl Call {
         for party in &mut self.parties {
             let early = party.answer_early(wish, out);
             let media = match &party.stage {
-                LegStage::Calling { early: Some(first), .. } => early.unwrap_or_else(|| first.clone()),
+                LegStage::Calling { early: Some(first), .. } => {
+                    early.unwrap_or_else(|| first.clone())
+                }
                 LegStage::Calling { early: None, .. } => {
                     party.exchange = PartyExchange::AnswerDue;
-                    party
-                        .local
-                        .offer_codecs(Direction::SendRecv, &party.may_use(&first_of(&[wish], &party.policy.codecs)))
+                    party.local.offer_codecs(
+                        Direction::SendRecv,
+                        &party.may_use(&first_of(&[wish], &party.policy.codecs)),
+                    )
                 }
-                LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => continue,
+                LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
+                    continue;
+                }
             };
             out.push(Output::Leg(LegCommand::Accept { leg: party.leg, media }));
         }
@@ -308,7 +321,13 @@ impl Call {
     }
 
     /// The phone of a called party rings, perhaps with early media.
-    pub(super) fn handle_progress(&mut self, leg: LegId, status: u16, early: Option<Result<SdpSession, SdpFault>>, ctx: &mut Ctx<'_>) {
+    pub(super) fn handle_progress(
+        &mut self,
+        leg: LegId,
+        status: u16,
+        early: Option<Result<SdpSession, SdpFault>>,
+        ctx: &mut Ctx<'_>,
+    ) {
         let key = self.key;
         let Some(party) = self.party_mut(leg).filter(|party| party.is_invited()) else {
             return;
@@ -325,23 +344,20 @@ impl Call {
         if party.is_supervisor() {
             return;
         }
-        let codec = match early.map(|read| read.and_then(|answer| party.take_answer(answer, ctx.out))) {
-            Some(Ok(_)) => party.codec(),
-            // The final answer may be better.
-            Some(Err(fault)) => {
-                ctx.out.push(Output::Unusable { leg, fault });
-                None
-            }
-            None => None,
-        };
+        let codec =
+            match early.map(|read| read.and_then(|answer| party.take_answer(answer, ctx.out))) {
+                Some(Ok(_)) => party.codec(),
+                // The final answer may be better.
+                Some(Err(fault)) => {
+                    ctx.out.push(Output::Unusable { leg, fault });
+                    None
+                }
+                None => None,
+            };
         for caller in &mut self.parties {
             let media = codec.and_then(|codec| caller.answer_early(codec, ctx.out));
             if matches!(caller.stage, LegStage::Calling { .. }) {
-                ctx.out.leg(LegCommand::Provisional {
-                    leg: caller.leg,
-                    status,
-                    media,
-                });
+                ctx.out.leg(LegCommand::Provisional { leg: caller.leg, status, media });
             }
         }
         self.let_go(leg, ctx);
@@ -359,7 +375,9 @@ impl Call {
             return Ok(Answered::Done);
         };
         let answer = party.take_answer(answer?, ctx.out)?;
-        let Some(codec) = party.codec() else { return Ok(Answered::Done) };
+        let Some(codec) = party.codec() else {
+            return Ok(Answered::Done);
+        };
         party.held_by_phone = answer.audio.is_hold();
         ctx.out.changed.insert(key);
         let device = party.device.clone();
@@ -374,11 +392,7 @@ impl Call {
                 party.stage = LegStage::Waiting;
                 self.dials = None;
                 if let Some(device) = device {
-                    return Ok(Answered::Dials {
-                        device,
-                        destination,
-                        codec,
-                    });
+                    return Ok(Answered::Dials { device, destination, codec });
                 }
             }
             (None, None) => {
@@ -392,7 +406,14 @@ impl Call {
     }
 
     /// A leg was refused; `is_transfer`: the call goes on without it.
-    pub(super) fn handle_refused(&mut self, leg: LegId, status: u16, is_transfer: bool, outcome: LegOutcome, ctx: &mut Ctx<'_>) {
+    pub(super) fn handle_refused(
+        &mut self,
+        leg: LegId,
+        status: u16,
+        is_transfer: bool,
+        outcome: LegOutcome,
+        ctx: &mut Ctx<'_>,
+    ) {
         let Some(party) = self.party(leg).filter(|party| !party.is_over()) else {
             return;
         };
@@ -422,14 +443,20 @@ impl Call {
     ) -> Result<(), SdpFault> {
         let key = self.key;
         match self.party_mut(leg).filter(|party| !party.is_over() && is_due(party.exchange)) {
-            Some(party) => party.handle_answer(answer, ctx.out).inspect(|()| ctx.out.changed.extend([key])),
+            Some(party) => {
+                party.handle_answer(answer, ctx.out).inspect(|()| ctx.out.changed.extend([key]))
+            }
             None => Ok(()),
         }
     }
 
     pub(super) fn handle_offer_refused(&mut self, leg: LegId, status: u16, ctx: &mut Ctx<'_>) {
-        let is_due = |party: &&mut Party| matches!(party.exchange, PartyExchange::Offered | PartyExchange::Probed);
-        let Some(party) = self.party_mut(leg).filter(is_due) else { return };
+        let is_due = |party: &&mut Party| {
+            matches!(party.exchange, PartyExchange::Offered | PartyExchange::Probed)
+        };
+        let Some(party) = self.party_mut(leg).filter(is_due) else {
+            return;
+        };
         party.handle_offer_refused(ctx.out);
         ctx.out.changed.insert(self.key);
         // RFC 3261 14.1: these two mean that the dialog is gone.
@@ -439,7 +466,12 @@ impl Call {
     }
 
     /// A party's own re-INVITE.
-    pub(super) fn handle_offer(&mut self, leg: LegId, offer: Option<Result<SdpSession, SdpFault>>, ctx: &mut Ctx<'_>) {
+    pub(super) fn handle_offer(
+        &mut self,
+        leg: LegId,
+        offer: Option<Result<SdpSession, SdpFault>>,
+        ctx: &mut Ctx<'_>,
+    ) {
         let (ours, common) = (self.direction_toward(leg, ctx.config.signal_hold), self.codec());
         let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
             return;
@@ -451,7 +483,8 @@ impl Call {
     /// The phone rings on: the party has to answer at the phone itself.
     pub(super) fn handle_ask_to_answer_refused(&self, leg: LegId, status: u16, out: &mut Step) {
         let party = self.party(leg).filter(|party| party.is_invited());
-        if let Some((device, party)) = party.and_then(|party| Some((party.device.clone()?, party))) {
+        if let Some((device, party)) = party.and_then(|party| Some((party.device.clone()?, party)))
+        {
             out.fail(device, self.id.clone(), party.not_made_to_answer(status));
         }
     }
@@ -478,7 +511,8 @@ impl Call {
             return;
         }
         let interval = ctx.config.quality_interval;
-        let is_due = before.is_none() || self.quality_told.is_none_or(|told| told + interval <= ctx.now.mono);
+        let is_due = before.is_none()
+            || self.quality_told.is_none_or(|told| told + interval <= ctx.now.mono);
         if is_due && let Some(reported) = &self.reported {
             let fact = self.measured(reported.clone());
             self.quality_told = Some(ctx.now.mono);
@@ -515,7 +549,13 @@ impl Call {
     }
 
     /// Ends a leg, and tells supervision if it was a supervisor's.
-    pub(super) fn leave(&mut self, leg: LegId, release: Release, outcome: LegOutcome, ctx: &mut Ctx<'_>) {
+    pub(super) fn leave(
+        &mut self,
+        leg: LegId,
+        release: Release,
+        outcome: LegOutcome,
+        ctx: &mut Ctx<'_>,
+    ) {
         ctx.out.changed.insert(self.key);
         let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
             return;
@@ -528,7 +568,8 @@ impl Call {
 
     /// One party more on a call that lives. The parties that are forgotten for it are returned.
     pub(super) fn add(&mut self, party: Party, out: &mut Step) -> Vec<Party> {
-        let gone = party.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
+        let gone =
+            party.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
         self.parties.push(party);
         out.changed.insert(self.key);
         gone
@@ -557,7 +598,10 @@ impl Call {
 
     /// Ends a call that nobody is left to talk on.
     pub(super) fn end_if_alone(&mut self, ctx: &mut Ctx<'_>) {
-        if self.is_over() || self.goes_on() || self.is_accompanied() && ctx.supervision.keeps_alive(&self.fact()) {
+        if self.is_over()
+            || self.goes_on()
+            || self.is_accompanied() && ctx.supervision.keeps_alive(&self.fact())
+        {
             return;
         }
         if let (Some(device), Some(status)) = (self.dialler.take(), self.refusal) {
@@ -582,7 +626,9 @@ impl Call {
 
     /// Tells the others of a hold, where that is wished for.
     pub(super) fn signal_hold(&mut self, ctx: &mut Ctx<'_>) {
-        let is_ready = |party: &&Party| party.is_talking() && party.exchange == PartyExchange::Idle && party.media.is_some();
+        let is_ready = |party: &&Party| {
+            party.is_talking() && party.exchange == PartyExchange::Idle && party.media.is_some()
+        };
         let directions: Vec<(LegId, Direction)> = self
             .principals()
             .filter(is_ready)
@@ -619,7 +665,12 @@ impl Call {
     }
 
     /// Silences the agent that the supervisor monitors now toward every party but supervisors.
-    pub(super) fn mute_monitored(&mut self, supervisor: &DeviceId, muted: bool, ctx: &mut Ctx<'_>) -> Result<(), Refusal> {
+    pub(super) fn mute_monitored(
+        &mut self,
+        supervisor: &DeviceId,
+        muted: bool,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), Refusal> {
         let id = self.id.clone();
         let joined = self.party_on(supervisor)?.link.as_ref().filter(|link| link.joined);
         let Some(link) = joined else {
@@ -627,7 +678,8 @@ impl Call {
             return Err(Refusal::device(Reason::InvalidState, supervisor, pattern));
         };
         let agent = link.coached.clone();
-        let agent = agent.ok_or_else(|| Refusal::new(Reason::InvalidState, "No agent is on the call."))?;
+        let agent =
+            agent.ok_or_else(|| Refusal::new(Reason::InvalidState, "No agent is on the call."))?;
         let party = self.party_on(&agent)?;
         if muted == party.muted_by.is_some() {
             return Err(Refusal::muted_already(muted));

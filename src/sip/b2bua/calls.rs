@@ -128,7 +128,8 @@ impl CallTable {
     /// How many live legs a device has sent on, by forwarding or by a redirection of its phone.
     pub(super) fn forwarded_by(&self, device: &DeviceId) -> usize {
         let parties = self.iter().flat_map(|call| &call.parties);
-        let sent_on = |party: &&Party| !party.is_over() && party.trail.forwarded_by.contains(device);
+        let sent_on =
+            |party: &&Party| !party.is_over() && party.trail.forwarded_by.contains(device);
         parties.filter(sent_on).count()
     }
 
@@ -138,12 +139,11 @@ impl CallTable {
         let held = self
             .live_legs(&peer)
             .filter(|(call, party)| call.consult.is_none() && party.device.as_ref() == Some(device))
-            .filter(|(_, party)| party.role == PartyRole::Agent && party.is_talking() && party.is_held());
+            .filter(|(_, party)| {
+                party.role == PartyRole::Agent && party.is_talking() && party.is_held()
+            });
         let (call, party) = held.max_by_key(|(call, _)| call.key)?;
-        Some(Consultation {
-            of: party.leg,
-            call: call.id.clone(),
-        })
+        Some(Consultation { of: party.leg, call: call.id.clone() })
     }
 
     /// The calls of a peer that were made to ask about the call of this leg.
@@ -169,22 +169,24 @@ impl CallTable {
         }
         let peer = LegSource::Account(device.clone());
         let mut others = self.live_legs(&peer);
-        let (other, party) = others.find(|(other, party)| other.asks_about(leg) && party.device.as_ref() == Some(device))?;
-        Some(CallPair {
-            into: call.key,
-            first: leg,
-            from: other.key,
-            second: party.leg,
-        })
+        let (other, party) = others.find(|(other, party)| {
+            other.asks_about(leg) && party.device.as_ref() == Some(device)
+        })?;
+        Some(CallPair { into: call.key, first: leg, from: other.key, second: party.leg })
     }
 
     /// Two legs of one device: the older call lives on, unless it was made to ask about the other.
     pub(super) fn pair(&self, one: LegId, other: LegId) -> Option<CallPair> {
         let ((one_call, mine), (other_call, its)) = (self.live(one)?, self.live(other)?);
-        if one_call.key == other_call.key || mine.device.is_none() || mine.device != its.device || mine.peer != its.peer {
+        if one_call.key == other_call.key
+            || mine.device.is_none()
+            || mine.device != its.device
+            || mine.peer != its.peer
+        {
             return None;
         }
-        let one_lives = other_call.asks_about(one) || !one_call.asks_about(other) && one_call.key < other_call.key;
+        let one_lives = other_call.asks_about(one)
+            || !one_call.asks_about(other) && one_call.key < other_call.key;
         let ((into, first), (from, second)) = match one_lives {
             true => ((one_call.key, one), (other_call.key, other)),
             false => ((other_call.key, other), (one_call.key, one)),
@@ -204,8 +206,12 @@ impl CallTable {
     /// The legs that are a device's by what another phone or switch says.
     pub(super) fn bearing_the_name_of(&self, device: &DeviceId) -> Vec<LegId> {
         let own = LegSource::Account(device.clone());
-        let bears =
-            |party: &&Party| party.device.as_ref() == Some(device) && party.peer != own && !party.is_over() && !party.is_supervisor();
+        let bears = |party: &&Party| {
+            party.device.as_ref() == Some(device)
+                && party.peer != own
+                && !party.is_over()
+                && !party.is_supervisor()
+        };
         let parties = self.iter().flat_map(|call| &call.parties);
         parties.filter(bears).map(|party| party.leg).collect()
     }
@@ -215,7 +221,9 @@ impl CallTable {
     /// toward the trunk name each other. What they name must not lead back to where it came from,
     /// or packets would go round for ever.
     pub(super) fn may_be_ours(&self, peer: &LegSource, call: CallKey, address: SocketAddr) -> bool {
-        let LegSource::Trunk(_) = peer else { return false };
+        let LegSource::Trunk(_) = peer else {
+            return false;
+        };
         let Some(other) = self.at_port(address, |_| true) else {
             return false;
         };
@@ -226,7 +234,9 @@ impl CallTable {
 
     /// The live call with a leg at this port.
     fn at_port(&self, address: SocketAddr, fits: impl Fn(&LegSource) -> bool) -> Option<&Call> {
-        let is_there = |party: &Party| !party.is_over() && party.local.address() == address && fits(&party.peer);
+        let is_there = |party: &Party| {
+            !party.is_over() && party.local.address() == address && fits(&party.peer)
+        };
         self.iter().find(|call| call.parties.iter().any(is_there))
     }
 
@@ -242,7 +252,8 @@ impl CallTable {
                 .filter(|party| !party.is_over() && party.local.address() != except)
             {
                 let remote = party.media.as_ref().and_then(|media| media.remote);
-                let Some(next) = remote.filter(|remote| party.policy.targets.is_ours(*remote)) else {
+                let Some(next) = remote.filter(|remote| party.policy.targets.is_ours(*remote))
+                else {
                     continue;
                 };
                 match self.at_port(next, |_| true) {

@@ -5,7 +5,10 @@ use super::routing::DialPlan;
 use super::step::Step;
 use super::transfer::TransferKind;
 use super::{B2bua, CommandId, Environment, Output, Persist, RestoredDevice, role_of, stopping};
-use crate::model::{CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal};
+use crate::model::{
+    CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason,
+    Refusal,
+};
 use crate::supervision::LegOutcome;
 
 /// A command that waits until its change is stored.
@@ -18,11 +21,7 @@ pub(super) struct PendingCommand {
 
 impl PendingCommand {
     fn new(command: Command, change: Persist) -> Self {
-        Self {
-            command,
-            change,
-            is_cancelled: false,
-        }
+        Self { command, change, is_cancelled: false }
     }
 
     fn starts_for(&self, device: &DeviceId) -> bool {
@@ -37,10 +36,7 @@ impl<E: Environment> B2bua<E> {
     pub fn handle_command(&mut self, id: CommandId, command: Command, now: Now) {
         let result = match self.change_of(&command) {
             Ok(Some(change)) => {
-                self.out.push(Output::Persist {
-                    id,
-                    change: change.clone(),
-                });
+                self.out.push(Output::Persist { id, change: change.clone() });
                 self.pending.insert(id, PendingCommand::new(command, change));
                 return;
             }
@@ -53,17 +49,15 @@ impl<E: Environment> B2bua<E> {
 
     /// Takes the outcome of an [`Output::Persist`].
     pub fn handle_persisted(&mut self, id: CommandId, is_stored: bool, now: Now) {
-        let Some(PendingCommand {
-            command,
-            change,
-            is_cancelled,
-        }) = self.pending.remove(&id)
+        let Some(PendingCommand { command, change, is_cancelled }) = self.pending.remove(&id)
         else {
             return;
         };
         let result = match (is_stored, is_cancelled) {
             (true, false) => self.execute(&command, now),
-            (true | false, true) => Err(Refusal::new(Reason::InvalidState, "Monitoring was cancelled before it began.")),
+            (true | false, true) => {
+                Err(Refusal::new(Reason::InvalidState, "Monitoring was cancelled before it began."))
+            }
             (false, false) => Err(Refusal::new(
                 Reason::Internal,
                 "The change can not be stored now: the disk of the telephony backend is full or fails.",
@@ -103,8 +97,12 @@ impl<E: Environment> B2bua<E> {
                     state: MonitorState::Armed,
                 })))
             }
-            Command::SetDoNotDisturb { device, on } => self.plan.with_do_not_disturb(device, *on).map(Persist::Device).map(Some),
-            Command::SetForwarding { device, to } => self.plan.with_forwarding(device, to.as_ref()).map(Persist::Device).map(Some),
+            Command::SetDoNotDisturb { device, on } => {
+                self.plan.with_do_not_disturb(device, *on).map(Persist::Device).map(Some)
+            }
+            Command::SetForwarding { device, to } => {
+                self.plan.with_forwarding(device, to.as_ref()).map(Persist::Device).map(Some)
+            }
             // Ends something: nobody stays audible because of a disk.
             Command::StopMonitoring { .. } => Ok(None),
             Command::SwitchMonitoring { .. }
@@ -126,31 +124,27 @@ impl<E: Environment> B2bua<E> {
     /// What is to be on the disk instead of a change that has not come true.
     fn what_holds(&self, change: &Persist) -> Option<Persist> {
         match change {
-            Persist::Monitor(MonitorFact { supervisor, .. }) | Persist::NoMonitor { supervisor } => Some(match self.kept.get(supervisor) {
+            Persist::Monitor(MonitorFact { supervisor, .. })
+            | Persist::NoMonitor { supervisor } => Some(match self.kept.get(supervisor) {
                 Some(monitor) => Persist::Monitor(monitor.clone()),
-                None => Persist::NoMonitor {
-                    supervisor: supervisor.clone(),
-                },
+                None => Persist::NoMonitor { supervisor: supervisor.clone() },
             }),
-            Persist::Device(RestoredDevice { device, .. }) => self.plan.device(device).map(|device| Persist::Device(device.kept())),
+            Persist::Device(RestoredDevice { device, .. }) => {
+                self.plan.device(device).map(|device| Persist::Device(device.kept()))
+            }
         }
     }
 
     /// The supervisor stops monitoring: what waits for the disk to begin it never comes true.
     /// False: nothing does.
     fn cancel_pending(&mut self, supervisor: &DeviceId) -> bool {
-        let mut starting = self
-            .pending
-            .values_mut()
-            .filter(|pending| pending.starts_for(supervisor))
-            .peekable();
+        let mut starting =
+            self.pending.values_mut().filter(|pending| pending.starts_for(supervisor)).peekable();
         let is_one_waiting = starting.peek().is_some();
         starting.for_each(|pending| pending.is_cancelled = true);
         if is_one_waiting {
             // Behind what is being written of it.
-            self.out.push(Output::Keep(Persist::NoMonitor {
-                supervisor: supervisor.clone(),
-            }));
+            self.out.push(Output::Keep(Persist::NoMonitor { supervisor: supervisor.clone() }));
         }
         is_one_waiting
     }
@@ -182,8 +176,12 @@ impl<E: Environment> B2bua<E> {
                 .map(|wanted| self.plan.set(wanted, &mut self.out)),
             Command::Dial { device, destination } => self.dial(device, destination, None, now),
             Command::Hangup { device, call } => self.hang_up(device, call, now),
-            Command::Transfer { device, call, step } => self.transfer(device, call, step, TransferKind::Transfer, now),
-            Command::Conference { device, call, step } => self.transfer(device, call, step, TransferKind::Conference, now),
+            Command::Transfer { device, call, step } => {
+                self.transfer(device, call, step, TransferKind::Transfer, now)
+            }
+            Command::Conference { device, call, step } => {
+                self.transfer(device, call, step, TransferKind::Conference, now)
+            }
             Command::Answer { device, call } => {
                 let (call, ctx) = self.find_named(call, now)?;
                 call.party_on(device)?.answer(ctx.out)
@@ -218,7 +216,8 @@ impl<E: Environment> B2bua<E> {
     fn hang_up(&mut self, device: &DeviceId, call: &CallId, now: Now) -> Result<(), Refusal> {
         let (call, _) = self.find_named(call, now)?;
         let party = call.party_on(device)?;
-        let (leg, is_called, is_supervisor) = (party.leg, party.is_invited(), party.is_supervisor());
+        let (leg, is_called, is_supervisor) =
+            (party.leg, party.is_invited(), party.is_supervisor());
         let is_declined = is_called && !is_supervisor && !self.transfer_fails(leg, 603, now);
         if let Some((call, mut ctx)) = self.find(leg, now) {
             if is_declined {
@@ -239,7 +238,11 @@ impl<E: Environment> B2bua<E> {
         }
         for device in [supervisor, target] {
             if role_of(self.plan.known(device)?.extension.kind) != PartyRole::Agent {
-                return Err(Refusal::device(Reason::Forbidden, device, "Device '{}' is a customer's."));
+                return Err(Refusal::device(
+                    Reason::Forbidden,
+                    device,
+                    "Device '{}' is a customer's.",
+                ));
             }
         }
         Ok(())
@@ -248,26 +251,27 @@ impl<E: Environment> B2bua<E> {
 
 impl DialPlan {
     fn with_do_not_disturb(&self, id: &DeviceId, on: bool) -> Result<RestoredDevice, Refusal> {
-        Ok(RestoredDevice {
-            do_not_disturb: on,
-            ..self.known(id)?.kept()
-        })
+        Ok(RestoredDevice { do_not_disturb: on, ..self.known(id)?.kept() })
     }
 
-    fn with_forwarding(&self, id: &DeviceId, to: Option<&Number>) -> Result<RestoredDevice, Refusal> {
+    fn with_forwarding(
+        &self,
+        id: &DeviceId,
+        to: Option<&Number>,
+    ) -> Result<RestoredDevice, Refusal> {
         let device = self.known(id)?;
         if let Some(to) = to {
             if to.as_str().is_empty() {
                 return Err(Refusal::missing("destination"));
             }
             if *to == device.extension.number {
-                return Err(Refusal::new(Reason::InvalidInput, "A device can not be forwarded to itself."));
+                return Err(Refusal::new(
+                    Reason::InvalidInput,
+                    "A device can not be forwarded to itself.",
+                ));
             }
         }
-        Ok(RestoredDevice {
-            forward_to: to.cloned(),
-            ..device.kept()
-        })
+        Ok(RestoredDevice { forward_to: to.cloned(), ..device.kept() })
     }
 
     fn set(&mut self, wanted: RestoredDevice, out: &mut Step) {
@@ -281,7 +285,12 @@ impl DialPlan {
         }
     }
 
-    pub(super) fn handle_registered(&mut self, device: &DeviceId, registered: bool, out: &mut Step) {
+    pub(super) fn handle_registered(
+        &mut self,
+        device: &DeviceId,
+        registered: bool,
+        out: &mut Step,
+    ) {
         if let Some(device) = self.devices.get_mut(device)
             && device.registered != registered
         {

@@ -11,7 +11,12 @@ pub(super) const MOST_PARTIES: usize = 8;
 
 impl Call {
     /// Releases another party of a conference: its owner may, and a supervisor that monitors it.
-    pub(super) fn remove_participant(&mut self, device: &DeviceId, participant: &Number, ctx: &mut Ctx<'_>) -> Result<(), Refusal> {
+    pub(super) fn remove_participant(
+        &mut self,
+        device: &DeviceId,
+        participant: &Number,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), Refusal> {
         let party = self.party_on(device)?;
         let (leg, joined) = (party.leg, party.link.as_ref().is_some_and(|link| link.joined));
         if self.principals().count() < 3 {
@@ -24,7 +29,9 @@ impl Call {
         let mut named = self.others(leg).filter(|party| party.number == *participant);
         let (leg, is_called) = match (named.next(), named.next()) {
             (Some(found), None) => (found.leg, found.is_invited()),
-            (None, _) => return Err(Refusal::not_found(format_args!("participant {participant}"))),
+            (None, _) => {
+                return Err(Refusal::not_found(format_args!("participant {participant}")));
+            }
             (Some(_), Some(_)) => {
                 let message = format!("Several participants have the number '{participant}'.");
                 return Err(Refusal::new(Reason::InvalidState, message));

@@ -56,11 +56,15 @@ impl<E: Environment> B2bua<E> {
         if let Some(party) = self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg)) {
             party.is_named |= !names.is_empty();
         }
-        let Some((call, party)) = self.calls.live(leg).filter(|(_, party)| self.plan.is_internal(&party.peer)) else {
+        let Some((call, party)) =
+            self.calls.live(leg).filter(|(_, party)| self.plan.is_internal(&party.peer))
+        else {
             return;
         };
         let may_learn = match party.stage {
-            LegStage::Calling { .. } | LegStage::Invited => party.device.as_ref().is_some_and(|device| !self.plan.has_aliases(device)),
+            LegStage::Calling { .. } | LegStage::Invited => {
+                party.device.as_ref().is_some_and(|device| !self.plan.has_aliases(device))
+            }
             LegStage::Waiting | LegStage::Talking | LegStage::Over => false,
         };
         let is_caller = matches!(party.stage, LegStage::Calling { .. });
@@ -98,8 +102,16 @@ impl<E: Environment> B2bua<E> {
     }
 
     /// The party of a leg has left it to another.
-    pub(super) fn hand_on(&mut self, leg: LegId, name: &Number, device: Option<DeviceId>, now: Now) {
-        let Some(call) = self.calls.of_leg(leg) else { return };
+    pub(super) fn hand_on(
+        &mut self,
+        leg: LegId,
+        name: &Number,
+        device: Option<DeviceId>,
+        now: Now,
+    ) {
+        let Some(call) = self.calls.of_leg(leg) else {
+            return;
+        };
         let Some(party) = call.party(leg) else { return };
         if party.is_supervisor() {
             if let Some((call, mut ctx)) = self.find(leg, now) {
@@ -132,7 +144,14 @@ impl<E: Environment> B2bua<E> {
 
     /// The leg is a device's from now on, or nobody's of ours: then `stranger` is its number, if
     /// not `name`.
-    fn change_party(&mut self, leg: LegId, name: &Number, device: Option<DeviceId>, stranger: Option<Number>, now: Now) {
+    fn change_party(
+        &mut self,
+        leg: LegId,
+        name: &Number,
+        device: Option<DeviceId>,
+        stranger: Option<Number>,
+        now: Now,
+    ) {
         let extension = device
             .as_ref()
             .and_then(|device| self.plan.device(device))
@@ -141,15 +160,12 @@ impl<E: Environment> B2bua<E> {
             Some(extension) => (extension.number.clone(), role_of(extension.kind)),
             None => (stranger.unwrap_or_else(|| name.clone()), PartyRole::Customer),
         };
-        let successor = Successor {
-            device,
-            number,
-            role,
-            name: name.clone(),
-        };
+        let successor = Successor { device, number, role, name: name.clone() };
         self.drop_plans(leg);
         let ghost = self.legs.new_leg();
-        let Some((call, ctx)) = self.find(leg, now) else { return };
+        let Some((call, ctx)) = self.find(leg, now) else {
+            return;
+        };
         ctx.out.changed.insert(call.key);
         for gone in call.hand_on(leg, ghost, successor, now) {
             self.calls.forget_leg(gone.leg, &gone.peer);
@@ -158,9 +174,13 @@ impl<E: Environment> B2bua<E> {
 
     /// What the party of a leg was about to do with its calls is done by nobody any more.
     fn drop_plans(&mut self, leg: LegId) {
-        let Some(call) = self.calls.of_leg_mut(leg) else { return };
+        let Some(call) = self.calls.of_leg_mut(leg) else {
+            return;
+        };
         let is_referred = call.drop_transfer(leg, &mut self.out);
-        let Some(call) = self.calls.of_leg(leg) else { return };
+        let Some(call) = self.calls.of_leg(leg) else {
+            return;
+        };
         let Some(party) = call.party(leg) else { return };
         let mut freed = self.calls.asking_about(&party.peer, leg);
         let is_its_own = |of: LegId| {
@@ -185,8 +205,10 @@ impl DialPlan {
         // there.
         let left_here = |gone: &&Party| gone.handed_on_to.is_some() && gone.peer == party.peer;
         let mut gone = call.parties.iter().rev().filter(left_here);
-        let known = gone.find(|gone| gone.known_as.contains(name)).and_then(|gone| gone.device.clone());
-        let device = known.or_else(|| self.numbering.named(name).map(|extension| extension.device.clone()));
+        let known =
+            gone.find(|gone| gone.known_as.contains(name)).and_then(|gone| gone.device.clone());
+        let device =
+            known.or_else(|| self.numbering.named(name).map(|extension| extension.device.clone()));
         match device {
             Some(device) if party.device.as_ref() == Some(&device) => Named::Same,
             Some(device) => Named::Device(device),
@@ -230,10 +252,14 @@ impl Call {
         let Some(party) = self.party(leg) else { return };
         let outcome = match party.stage {
             LegStage::Invited => LegOutcome::Rejected,
-            LegStage::Calling { .. } | LegStage::Waiting | LegStage::Talking | LegStage::Over => LegOutcome::HungUp,
+            LegStage::Calling { .. } | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
+                LegOutcome::HungUp
+            }
         };
         if let Some(device) = party.device.clone() {
-            let message = format!("Your phone's leg was handed on to '{name}'. It has been released from the call that you monitored.");
+            let message = format!(
+                "Your phone's leg was handed on to '{name}'. It has been released from the call that you monitored."
+            );
             ctx.out.fail(device, self.id.clone(), Refusal::new(Reason::InvalidState, message));
         }
         self.leave(leg, Release::Hangup(None), outcome, ctx);

@@ -57,7 +57,13 @@ struct Absorbed {
 
 impl<E: Environment> B2bua<E> {
     /// Holds the call, and calls another party to ask about it.
-    pub(super) fn consult(&mut self, device: &DeviceId, call: &CallId, destination: &Number, now: Now) -> Result<(), Refusal> {
+    pub(super) fn consult(
+        &mut self,
+        device: &DeviceId,
+        call: &CallId,
+        destination: &Number,
+        now: Now,
+    ) -> Result<(), Refusal> {
         let id = call;
         let (call, _) = self.find_named(call, now)?;
         let of = call.may_be_asked_about(device)?;
@@ -76,7 +82,13 @@ impl<E: Environment> B2bua<E> {
     }
 
     /// Joins the call and the one that was made to ask about it; either may be named.
-    pub(super) fn complete(&mut self, device: &DeviceId, call: &CallId, kind: TransferKind, now: Now) -> Result<(), Refusal> {
+    pub(super) fn complete(
+        &mut self,
+        device: &DeviceId,
+        call: &CallId,
+        kind: TransferKind,
+        now: Now,
+    ) -> Result<(), Refusal> {
         let leg = self.find_named(call, now)?.0.party_on(device)?.leg;
         let pair = self.calls.consultation(device, leg);
         let pair = pair.ok_or_else(|| not_now("No other call was made to ask about this one."))?;
@@ -101,9 +113,12 @@ impl<E: Environment> B2bua<E> {
     /// The call that was asked about is over for the party that asked: this one is a call like any
     /// other.
     pub(super) fn nothing_is_asked_about(&mut self, key: CallKey) {
-        let Some(call) = self.calls.get(key) else { return };
+        let Some(call) = self.calls.get(key) else {
+            return;
+        };
         let gone = call.parties.iter().filter(|party| party.is_over());
-        let freed: Vec<CallKey> = gone.flat_map(|party| self.calls.asking_about(&party.peer, party.leg)).collect();
+        let freed: Vec<CallKey> =
+            gone.flat_map(|party| self.calls.asking_about(&party.peer, party.leg)).collect();
         self.forget_consultations(freed);
     }
 
@@ -126,7 +141,13 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    fn join(&mut self, pair: CallPair, kind: TransferKind, referrer: Option<LegId>, now: Now) -> Result<(), Refusal> {
+    fn join(
+        &mut self,
+        pair: CallPair,
+        kind: TransferKind,
+        referrer: Option<LegId>,
+        now: Now,
+    ) -> Result<(), Refusal> {
         let gone = || not_now("One of the two calls is over.");
         let (into, from) = (
             self.calls.get(pair.into).ok_or_else(gone)?,
@@ -143,7 +164,9 @@ impl<E: Environment> B2bua<E> {
             .find_key(pair.into, now)
             .map(|(call, mut ctx)| call.absorb(&mut ended, pair, kind, referrer, &mut ctx));
         self.calls.insert(ended);
-        let Some(absorbed) = absorbed else { return Ok(()) };
+        let Some(absorbed) = absorbed else {
+            return Ok(());
+        };
         for leg in absorbed.moved {
             self.calls.move_leg(leg, pair.into);
         }
@@ -202,7 +225,8 @@ impl Call {
     /// at first: a refusal has changed nothing.
     fn may_absorb(&self, from: &Call, pair: CallPair) -> Result<(), Refusal> {
         let gone = || not_now("One of the two calls is over.");
-        let (first, second) = (self.party(pair.first).ok_or_else(gone)?, from.party(pair.second).ok_or_else(gone)?);
+        let (first, second) =
+            (self.party(pair.first).ok_or_else(gone)?, from.party(pair.second).ok_or_else(gone)?);
         if first.is_supervisor() || second.is_supervisor() || first.role != PartyRole::Agent {
             return Err(not_now("A supervisor does not transfer the call he monitors."));
         }
@@ -213,8 +237,10 @@ impl Call {
             return Err(not_now("The first call is not established."));
         }
         let mut asked = from.others(pair.second).peekable();
-        let is_one_ringing = asked.peek().is_some_and(|party| party.is_invited()) && from.principals().count() == 2;
-        let all_talk = asked.peek().is_some() && asked.all(Party::is_talking) && second.is_talking();
+        let is_one_ringing =
+            asked.peek().is_some_and(|party| party.is_invited()) && from.principals().count() == 2;
+        let all_talk =
+            asked.peek().is_some() && asked.all(Party::is_talking) && second.is_talking();
         if !all_talk && !is_one_ringing {
             return Err(not_now("The second call is not established."));
         }
@@ -236,15 +262,26 @@ impl Call {
     fn supervised_by_parties_of(&self, other: &Call) -> Vec<LegId> {
         let mut legs = Vec::new();
         for (call, other) in [(self, other), (other, self)] {
-            let supervisors = call.parties.iter().filter(|party| !party.is_over() && party.is_supervisor());
-            let is_party = |party: &&Party| party.device.is_some() && other.principals().any(|principal| principal.device == party.device);
+            let supervisors =
+                call.parties.iter().filter(|party| !party.is_over() && party.is_supervisor());
+            let is_party = |party: &&Party| {
+                party.device.is_some()
+                    && other.principals().any(|principal| principal.device == party.device)
+            };
             legs.extend(supervisors.filter(is_party).map(|party| party.leg));
         }
         legs
     }
 
     /// Takes the parties of `ended` over.
-    fn absorb(&mut self, ended: &mut Call, pair: CallPair, kind: TransferKind, referrer: Option<LegId>, ctx: &mut Ctx<'_>) -> Absorbed {
+    fn absorb(
+        &mut self,
+        ended: &mut Call,
+        pair: CallPair,
+        kind: TransferKind,
+        referrer: Option<LegId>,
+        ctx: &mut Ctx<'_>,
+    ) -> Absorbed {
         let CallPair { first, second, .. } = pair;
         self.distrusted |= ended.distrusted;
         ctx.supervision.handle_merged(&ended.id, &self.id);
@@ -253,8 +290,11 @@ impl Call {
         ended.dials = None;
         ended.dialler = None;
 
-        let keeps_second = kind == TransferKind::Conference && ringing.is_none() && self.is_better_with(first, ended, second);
-        let is_moving = |party: &mut Party| !party.is_over() && (party.leg != second || keeps_second);
+        let keeps_second = kind == TransferKind::Conference
+            && ringing.is_none()
+            && self.is_better_with(first, ended, second);
+        let is_moving =
+            |party: &mut Party| !party.is_over() && (party.leg != second || keeps_second);
         let moving: Vec<Party> = ended.parties.extract_if(.., is_moving).collect();
         let moved = moving.iter().map(|party| party.leg).collect();
         let mut forgotten = Vec::new();
@@ -289,22 +329,15 @@ impl Call {
             None => {}
         }
         ctx.out.changed.extend([self.key, ended.key]);
-        Absorbed {
-            moved,
-            forgotten,
-            keeps_second,
-            ringing,
-        }
+        Absorbed { moved, forgotten, keeps_second, ringing }
     }
 
     /// Takes one party of the other call in. The parties that are forgotten for it are returned.
     fn take_in(&mut self, mut party: Party, pair: CallPair, out: &mut Step) -> Vec<Party> {
-        out.push(Output::Media(MediaCommand::Move {
-            leg: party.leg,
-            call: self.key,
-        }));
+        out.push(Output::Media(MediaCommand::Move { leg: party.leg, call: self.key }));
         if party.leg != pair.second {
-            let forgotten = party.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
+            let forgotten =
+                party.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
             self.parties.push(party);
             return forgotten;
         }
@@ -319,7 +352,8 @@ impl Call {
 
     /// Of the two legs of the party that stays, the one at which its phone is.
     fn is_better_with(&self, first: LegId, other: &Call, second: LegId) -> bool {
-        let is_held = |call: &Call, leg: LegId| call.party(leg).is_some_and(|party| party.held_by_phone);
+        let is_held =
+            |call: &Call, leg: LegId| call.party(leg).is_some_and(|party| party.held_by_phone);
         is_held(self, first) || !is_held(other, second)
     }
 }

@@ -35,7 +35,8 @@ impl HearingPolicy {
     /// The table of a call as it is now.
     pub(super) fn hearing(self, call: &Call) -> Hearing {
         let audible: Vec<&Party> = call.parties.iter().filter(|party| is_audible(party)).collect();
-        let roles: Vec<(LegId, HearingRole)> = audible.iter().map(|party| (party.leg, self.role(call, party))).collect();
+        let roles: Vec<(LegId, HearingRole)> =
+            audible.iter().map(|party| (party.leg, self.role(call, party))).collect();
         let mut hearing = Hearing::with(
             &roles,
             HearingRules {
@@ -98,18 +99,24 @@ fn is_audible(party: &Party) -> bool {
 /// Alone with the customer, the supervisor is the agent.
 fn takes_over(call: &Call, supervisor: &Party, link: &MonitorLink) -> bool {
     let mut principals = call.principals();
-    let alone = principals
-        .next()
-        .is_some_and(|last| last.role == PartyRole::Customer && last.is_talking() && !last.in_doubt())
-        && principals.next().is_none();
-    link.takeover && link.activity == Activity::BargeIn && alone && !supervisor.in_doubt() && !call.distrusted
+    let alone = principals.next().is_some_and(|last| {
+        last.role == PartyRole::Customer && last.is_talking() && !last.in_doubt()
+    }) && principals.next().is_none();
+    link.takeover
+        && link.activity == Activity::BargeIn
+        && alone
+        && !supervisor.in_doubt()
+        && !call.distrusted
 }
 
 /// The leg of the coached agent, unless anything about it is in doubt.
 fn coached(call: &Call, supervisor: &Party, link: &MonitorLink) -> Option<LegId> {
     let device = link.coached.as_ref()?;
     let agent = call.principals().find(|party| {
-        party.device.as_ref() == Some(device) && party.role == PartyRole::Agent && party.is_talking() && party.media.is_some()
+        party.device.as_ref() == Some(device)
+            && party.role == PartyRole::Agent
+            && party.is_talking()
+            && party.media.is_some()
     })?;
     let doubt = match link.activity {
         Activity::ListenIn | Activity::Coach => agent.in_doubt(),

@@ -64,7 +64,9 @@ impl<E: Environment> B2bua<E> {
                     rejection.tell(leg, &mut self.out);
                 }
             }
-            LegEvent::Located { leg, host, is_translated } => self.located(leg, Whereabouts { host, is_translated }),
+            LegEvent::Located { leg, host, is_translated } => {
+                self.located(leg, Whereabouts { host, is_translated })
+            }
             LegEvent::ConnectedIdentity { leg, names } => self.connected(leg, &names, now),
             LegEvent::Progress { leg, status, media } => {
                 let early = media.map(|body| self.read_of(leg, &body));
@@ -76,7 +78,12 @@ impl<E: Environment> B2bua<E> {
             LegEvent::Refused { leg, status } => self.refused(leg, status, now),
             LegEvent::Redirected { leg, status, to } => self.redirected(leg, status, &to, now),
             LegEvent::Confirmed { leg, media } => {
-                self.exchange_answered(leg, |exchange| exchange == PartyExchange::AnswerDue, media.as_deref(), now);
+                self.exchange_answered(
+                    leg,
+                    |exchange| exchange == PartyExchange::AnswerDue,
+                    media.as_deref(),
+                    now,
+                );
             }
             LegEvent::Offered { leg, media } => {
                 let offer = media.map(|body| self.read_of(leg, &body));
@@ -85,7 +92,8 @@ impl<E: Environment> B2bua<E> {
                 }
             }
             LegEvent::OfferAnswered { leg, media } => {
-                let is_due = |exchange| matches!(exchange, PartyExchange::Offered | PartyExchange::Probed);
+                let is_due =
+                    |exchange| matches!(exchange, PartyExchange::Offered | PartyExchange::Probed);
                 self.exchange_answered(leg, is_due, Some(&media), now);
             }
             LegEvent::OfferRefused { leg, status } => {
@@ -99,19 +107,21 @@ impl<E: Environment> B2bua<E> {
                 }
             }
             LegEvent::Referred { leg, to, replaces: None } => self.referred(leg, &to),
-            LegEvent::Referred {
-                leg,
-                to: _,
-                replaces: Some(other),
-            } => self.referred_to_other(leg, other, now),
+            LegEvent::Referred { leg, to: _, replaces: Some(other) } => {
+                self.referred_to_other(leg, other, now)
+            }
             LegEvent::Dialled { leg, digits } => {
                 if let Some((_, party)) = self.calls.live(leg) {
                     // An INFO that can not be used is nobody's failure.
                     let _ = party.send_digits(&digits, &mut self.out);
                 }
             }
-            LegEvent::Ended { leg, reason: _ } => self.leave(leg, Release::Gone, LegOutcome::HungUp, now),
-            LegEvent::Registered { device, registered } => self.plan.handle_registered(&device, registered, &mut self.out),
+            LegEvent::Ended { leg, reason: _ } => {
+                self.leave(leg, Release::Gone, LegOutcome::HungUp, now)
+            }
+            LegEvent::Registered { device, registered } => {
+                self.plan.handle_registered(&device, registered, &mut self.out)
+            }
         }
         self.finish_step(now);
     }
@@ -127,13 +137,21 @@ impl<E: Environment> B2bua<E> {
     fn read_of(&mut self, leg: LegId, body: &[u8]) -> Result<SdpSession, SdpFault> {
         let call = self.calls.of_leg(leg).ok_or(SdpError::Mismatch)?;
         let party = call.party(leg).ok_or(SdpError::Mismatch)?;
-        let (policy, peer, place, key) = (party.policy.clone(), party.peer.clone(), party.place, call.key);
+        let (policy, peer, place, key) =
+            (party.policy.clone(), party.peer.clone(), party.place, call.key);
         self.read_for(body, &policy, &peer, place, key)
     }
 
     /// Reads the description of a leg of which the INVITE has come; `call`: where it would be.
-    fn read_arriving(&mut self, incoming: &IncomingCall, policy: &MediaPolicy, call: CallKey) -> Result<Option<SdpSession>, SdpFault> {
-        let Some(body) = &incoming.offer else { return Ok(None) };
+    fn read_arriving(
+        &mut self,
+        incoming: &IncomingCall,
+        policy: &MediaPolicy,
+        call: CallKey,
+    ) -> Result<Option<SdpSession>, SdpFault> {
+        let Some(body) = &incoming.offer else {
+            return Ok(None);
+        };
         let place = self.legs.place_of(incoming.leg);
         self.read_for(body, policy, &incoming.source, place, call).map(Some)
     }
@@ -151,7 +169,9 @@ impl<E: Environment> B2bua<E> {
         let mut addresses = aim.remote.into_iter().chain(aim.remote_rtcp);
         let ours = addresses.find(|address| policy.targets.is_ours(*address));
         let checked = match ours {
-            Some(address) if !self.calls.may_be_ours(peer, call, address) => Err((address, Forbidden::Ours)),
+            Some(address) if !self.calls.may_be_ours(peer, call, address) => {
+                Err((address, Forbidden::Ours))
+            }
             Some(_) | None => aim.check(policy, place),
         };
         if let Err((address, why)) = checked {
@@ -178,7 +198,8 @@ impl<E: Environment> B2bua<E> {
         }
         let next = self.legs.next_call();
         let offer = self.read_arriving(&incoming, &caller.policy, next)?;
-        let (behind, hops) = behind(&self.calls, incoming.returns).unwrap_or((Trail::default(), u8::MAX));
+        let (behind, hops) =
+            behind(&self.calls, incoming.returns).unwrap_or((Trail::default(), u8::MAX));
         // A switch in between may have begun to count anew.
         let max_forwards = incoming.max_forwards.min(hops.saturating_sub(1));
         if max_forwards == 0 && hops < u8::MAX {
@@ -201,10 +222,7 @@ impl<E: Environment> B2bua<E> {
             number: incoming.from.number.clone(),
             role: caller.role,
             policy: caller.policy.clone(),
-            stage: LegStage::Calling {
-                offer: offer.map(Box::new),
-                early: None,
-            },
+            stage: LegStage::Calling { offer: offer.map(Box::new), early: None },
         };
         let party = self.new_party(key, start).ok_or(Rejection::NoPort)?;
         let start = CallStart {
@@ -219,10 +237,7 @@ impl<E: Environment> B2bua<E> {
             consult,
         };
         let call = Call::new(start, party, now);
-        self.begin(Call {
-            passed: incoming.passed,
-            ..call
-        });
+        self.begin(Call { passed: incoming.passed, ..call });
         if self.call_out(key, callee, incoming.from, &codecs).is_none() {
             self.refuse_callers(key, Rejection::NoPort.sip_status());
         }
@@ -237,22 +252,30 @@ impl<E: Environment> B2bua<E> {
     fn answered(&mut self, leg: LegId, body: &[u8], now: Now) {
         self.note_unnamed(leg);
         let answer = self.read_of(leg, body);
-        let Some((call, mut ctx)) = self.find(leg, now) else { return };
+        let Some((call, mut ctx)) = self.find(leg, now) else {
+            return;
+        };
         let key = call.key;
         match call.handle_answered(leg, answer, &mut ctx) {
             Ok(Answered::Done) => {}
-            Ok(Answered::Dials {
-                device,
-                destination,
-                codec,
-            }) => self.dial_on(key, device, &destination, codec),
+            Ok(Answered::Dials { device, destination, codec }) => {
+                self.dial_on(key, device, &destination, codec)
+            }
             Err(fault) => self.unusable(leg, fault, now),
         }
     }
 
-    fn exchange_answered(&mut self, leg: LegId, is_due: fn(PartyExchange) -> bool, answer: Option<&[u8]>, now: Now) {
+    fn exchange_answered(
+        &mut self,
+        leg: LegId,
+        is_due: fn(PartyExchange) -> bool,
+        answer: Option<&[u8]>,
+        now: Now,
+    ) {
         let answer = answer.map(|body| self.read_of(leg, body));
-        let Some((call, mut ctx)) = self.find(leg, now) else { return };
+        let Some((call, mut ctx)) = self.find(leg, now) else {
+            return;
+        };
         if let Err(fault) = call.handle_answer(leg, is_due, answer, &mut ctx) {
             self.unusable(leg, fault, now);
         }
@@ -278,7 +301,12 @@ impl<E: Environment> B2bua<E> {
 
     /// An INVITE that takes the place of an established leg of the same peer (RFC 3891): the same
     /// party at another phone, or another party behind the same switch.
-    fn replace(&mut self, incoming: IncomingCall, replaced: LegId, now: Now) -> Result<(), Rejection> {
+    fn replace(
+        &mut self,
+        incoming: IncomingCall,
+        replaced: LegId,
+        now: Now,
+    ) -> Result<(), Rejection> {
         if self.closing.is_some() {
             return Err(Rejection::Stopping);
         }
@@ -296,7 +324,9 @@ impl<E: Environment> B2bua<E> {
         // Another party may have had the leg meanwhile, and leaves it to the device that takes it
         // back.
         let back = match &incoming.source {
-            LegSource::Account(device) if old.device.as_ref() != Some(device) => Some(device.clone()),
+            LegSource::Account(device) if old.device.as_ref() != Some(device) => {
+                Some(device.clone())
+            }
             LegSource::Account(_) | LegSource::Trunk(_) => None,
         };
         if back.as_ref().is_some_and(|device| call.has(device)) {
@@ -313,14 +343,8 @@ impl<E: Environment> B2bua<E> {
             LegSource::Account(_) => number,
             LegSource::Trunk(_) => from.number,
         };
-        let start = PartyStart {
-            leg,
-            peer: source,
-            number,
-            role,
-            policy,
-            stage: LegStage::Talking,
-        };
+        let start =
+            PartyStart { leg, peer: source, number, role, policy, stage: LegStage::Talking };
         let mut party = self.new_party(key, start).ok_or(Rejection::NoPort)?;
         party.established_at = Some(now.wall);
         let media = match offer {

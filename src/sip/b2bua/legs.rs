@@ -23,13 +23,7 @@ pub(super) struct LegFactory<E> {
 
 impl<E: Environment> LegFactory<E> {
     pub(super) fn new(environment: E) -> Self {
-        Self {
-            environment,
-            arriving: None,
-            behind_nat: BTreeSet::new(),
-            next_call: 1,
-            next_leg: 1,
-        }
+        Self { environment, arriving: None, behind_nat: BTreeSet::new(), next_call: 1, next_leg: 1 }
     }
 
     /// The INVITE of this leg comes next.
@@ -76,9 +70,12 @@ impl<E: Environment> LegFactory<E> {
         let place = self.arriving.take_if(|(arriving, _)| *arriving == start.leg);
         let place = place.map(|(_, place)| place);
         let (peer, policy) = (&start.peer, &start.policy);
-        let is_natted = || self.behind_nat.contains(peer) || Aim::at(&policy.reach, place, offered, None).nat;
+        let is_natted =
+            || self.behind_nat.contains(peer) || Aim::at(&policy.reach, place, offered, None).nat;
         let expected = match (peer, offered) {
-            _ if policy.own_ports || policy.reach.nat() == Nat::Always || is_natted() => Expected::Nothing,
+            _ if policy.own_ports || policy.reach.nat() == Nat::Always || is_natted() => {
+                Expected::Nothing
+            }
             (LegSource::Account(device), _) => Expected::Phone(device.to_string()),
             (LegSource::Trunk(_), Some(source)) => Expected::Offered(source),
             (LegSource::Trunk(_), None) => Expected::Nothing,
@@ -87,12 +84,11 @@ impl<E: Environment> LegFactory<E> {
         let local = Local::new(session_id(self.environment.random()), address);
         let local = match policy.srtp {
             SrtpPolicy::Off => local,
-            SrtpPolicy::Optional | SrtpPolicy::Required => local.with_srtp(policy.srtp, self.secret()),
+            SrtpPolicy::Optional | SrtpPolicy::Required => {
+                local.with_srtp(policy.srtp, self.secret())
+            }
         };
-        Some(Party {
-            place,
-            ..Party::new(start, local)
-        })
+        Some(Party { place, ..Party::new(start, local) })
     }
 
     /// Random octets, of which the keys of a leg are made.

@@ -13,26 +13,21 @@ use crate::supervision::{LegOutcome, SupervisionOutput};
 impl<E: Environment> B2bua<E> {
     pub(super) fn apply(&mut self, output: SupervisionOutput, now: Now) {
         match output {
-            SupervisionOutput::AskAdmission(asked) => self.out.push(Output::Fact(Fact::AdmissionAsked(asked))),
-            SupervisionOutput::Invite {
-                supervisor,
-                target,
-                call,
-                activity,
-            } => {
+            SupervisionOutput::AskAdmission(asked) => {
+                self.out.push(Output::Fact(Fact::AdmissionAsked(asked)))
+            }
+            SupervisionOutput::Invite { supervisor, target, call, activity } => {
                 if self.bring_in(&supervisor, target, &call, activity).is_none() {
                     self.supervision.handle_leg(&supervisor, &call, LegOutcome::Unreachable, now);
                 }
             }
-            SupervisionOutput::Hear {
-                supervisor,
-                call,
-                activity,
-                coached,
-                takeover,
-            } => {
-                let Ok((found, ctx)) = self.find_named(&call, now) else { return };
-                let Some(link) = found.monitor_link(&supervisor) else { return };
+            SupervisionOutput::Hear { supervisor, call, activity, coached, takeover } => {
+                let Ok((found, ctx)) = self.find_named(&call, now) else {
+                    return;
+                };
+                let Some(link) = found.monitor_link(&supervisor) else {
+                    return;
+                };
                 let before = link.coached.take().filter(|_| link.joined);
                 link.activity = activity;
                 link.joined = true;
@@ -47,29 +42,34 @@ impl<E: Environment> B2bua<E> {
                     ctx.out.media(MediaCommand::Beep { leg: party.leg });
                 }
             }
-            SupervisionOutput::Release {
-                supervisor,
-                call,
-                reason: _,
-            } => self.release(&supervisor, &call, now),
+            SupervisionOutput::Release { supervisor, call, reason: _ } => {
+                self.release(&supervisor, &call, now)
+            }
             SupervisionOutput::Changed(monitor) => self.keep(monitor, now),
             SupervisionOutput::Gone { supervisor } => {
                 self.kept.remove(&supervisor);
-                self.out.push(Output::Keep(Persist::NoMonitor {
-                    supervisor: supervisor.clone(),
-                }));
+                self.out.push(Output::Keep(Persist::NoMonitor { supervisor: supervisor.clone() }));
                 self.out.push(Output::Fact(Fact::MonitorGone { supervisor }));
             }
-            SupervisionOutput::Failed(failure) => self.out.push(Output::Fact(Fact::Failed(failure))),
+            SupervisionOutput::Failed(failure) => {
+                self.out.push(Output::Fact(Fact::Failed(failure)))
+            }
         }
     }
 
     /// Calls the supervisor's phone, which is to answer by itself and shows the coached agent.
-    fn bring_in(&mut self, supervisor: &DeviceId, target: DeviceId, call: &CallId, activity: Activity) -> Option<()> {
+    fn bring_in(
+        &mut self,
+        supervisor: &DeviceId,
+        target: DeviceId,
+        call: &CallId,
+        activity: Activity,
+    ) -> Option<()> {
         let call = self.calls.named(call).ok()?;
         let (key, first) = (call.key, call.codec());
         let device = self.plan.device(supervisor).filter(|device| device.registered)?;
-        let (number, policy) = (device.extension.number.clone(), self.plan.policy_of_extension(&device.extension));
+        let (number, policy) =
+            (device.extension.number.clone(), self.plan.policy_of_extension(&device.extension));
         let codecs = first_of(first.as_slice(), &self.config.codecs);
         let leg = self.legs.new_leg();
         let start = PartyStart {
@@ -101,7 +101,10 @@ impl<E: Environment> B2bua<E> {
             joined: false,
             coached: None,
             takeover: false,
-            agent_side_only: self.kept.get(supervisor).is_none_or(|monitor| monitor.agent_side_only),
+            agent_side_only: self
+                .kept
+                .get(supervisor)
+                .is_none_or(|monitor| monitor.agent_side_only),
         });
         self.add_party(key, party);
         Some(())
@@ -126,12 +129,8 @@ impl<E: Environment> B2bua<E> {
             ctx.out.changed.insert(call.key);
         }
         let kept = self.kept.insert(monitor.supervisor.clone(), monitor.clone());
-        let same = kept.is_some_and(|kept| {
-            MonitorFact {
-                state: monitor.state.clone(),
-                ..kept
-            } == monitor
-        });
+        let same = kept
+            .is_some_and(|kept| MonitorFact { state: monitor.state.clone(), ..kept } == monitor);
         if !same {
             self.out.push(Output::Keep(Persist::Monitor(monitor.clone())));
         }

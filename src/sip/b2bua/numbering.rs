@@ -108,21 +108,16 @@ impl Numbering {
         Self::new(extensions, trunks.collect())
     }
 
-    /// Of accounts and trunks. Of two accounts with one number the later counts; the trunk with the longest fitting prefix takes a call, the first of equals.
+    /// Of accounts and trunks. Of two accounts with one number the later counts; the trunk with the
+    /// longest fitting prefix takes a call, the first of equals.
     pub fn new(extensions: impl IntoIterator<Item = Extension>, trunks: Vec<TrunkRoute>) -> Self {
-        let extensions: BTreeMap<Number, Extension> = extensions
-            .into_iter()
-            .map(|extension| (extension.number.clone(), extension))
-            .collect();
+        let extensions: BTreeMap<Number, Extension> =
+            extensions.into_iter().map(|extension| (extension.number.clone(), extension)).collect();
         let of = |extension: &Extension| {
             let number = extension.number.clone();
             extension.aliases.clone().into_iter().map(move |alias| (alias, number.clone()))
         };
-        Self {
-            aliases: extensions.values().flat_map(of).collect(),
-            extensions,
-            trunks,
-        }
+        Self { aliases: extensions.values().flat_map(of).collect(), extensions, trunks }
     }
 
     /// The account that a number or an alias names.
@@ -141,10 +136,7 @@ impl Numbering {
             return Some(NumberOwner::Extension(extension));
         }
         let fitting = self.trunks.iter().filter_map(|trunk| Some((trunk.fits(number)?, trunk)));
-        fitting
-            .rev()
-            .max_by_key(|(length, _)| *length)
-            .map(|(_, trunk)| NumberOwner::Trunk(trunk))
+        fitting.rev().max_by_key(|(length, _)| *length).map(|(_, trunk)| NumberOwner::Trunk(trunk))
     }
 
     #[cfg(test)]
@@ -160,7 +152,8 @@ impl Numbering {
 impl TrunkRoute {
     /// The length of the longest prefix that fits.
     fn fits(&self, number: &Number) -> Option<usize> {
-        let fitting = self.prefixes.iter().filter(|prefix| number.as_str().starts_with(prefix.as_str()));
+        let fitting =
+            self.prefixes.iter().filter(|prefix| number.as_str().starts_with(prefix.as_str()));
         fitting.map(String::len).max()
     }
 }

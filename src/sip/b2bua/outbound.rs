@@ -18,14 +18,24 @@ use crate::sip::sdp::Direction;
 impl<E: Environment> B2bua<E> {
     /// Brings the device's own phone in, which is to answer by itself; the destination is called
     /// when it has.
-    pub(super) fn dial(&mut self, id: &DeviceId, destination: &Number, about: Option<Consultation>, now: Now) -> Result<(), Refusal> {
+    pub(super) fn dial(
+        &mut self,
+        id: &DeviceId,
+        destination: &Number,
+        about: Option<Consultation>,
+        now: Now,
+    ) -> Result<(), Refusal> {
         let device = self.plan.known(id)?;
         let number = device.extension.number.clone();
         if self.closing.is_some() {
             return Err(stopping());
         }
         if !device.registered {
-            return Err(Refusal::number(Reason::Internal, &number, "Device '{}' is not registered."));
+            return Err(Refusal::number(
+                Reason::Internal,
+                &number,
+                "Device '{}' is not registered.",
+            ));
         }
         let source = LegSource::Account(id.clone());
         if self.plan.is_full(&self.calls, &source) {
@@ -88,7 +98,13 @@ impl<E: Environment> B2bua<E> {
     }
 
     /// The phone of the device that dialled is there: now the number is called.
-    pub(super) fn dial_on(&mut self, key: CallKey, dialler: DeviceId, destination: &Number, codec: Codec) {
+    pub(super) fn dial_on(
+        &mut self,
+        key: CallKey,
+        dialler: DeviceId,
+        destination: &Number,
+        codec: Codec,
+    ) {
         let codecs = first_of(&[codec], &self.config.codecs);
         let from = identity(&self.plan.shown(&dialler), "");
         let caller = self.plan.caller(&LegSource::Account(dialler));
@@ -104,7 +120,13 @@ impl<E: Environment> B2bua<E> {
     }
 
     /// Calls a party into a call; `None` when there is no port for it.
-    pub(super) fn call_out(&mut self, key: CallKey, callee: CalledParty, from: Identity, codecs: &[Codec]) -> Option<LegId> {
+    pub(super) fn call_out(
+        &mut self,
+        key: CallKey,
+        callee: CalledParty,
+        from: Identity,
+        codecs: &[Codec],
+    ) -> Option<LegId> {
         let leg = self.legs.new_leg();
         let peer = match &callee.to {
             Destination::Device(device) => LegSource::Account(device.clone()),
@@ -145,7 +167,9 @@ impl<E: Environment> B2bua<E> {
 
     /// One party more on a call that lives.
     pub(super) fn add_party(&mut self, key: CallKey, party: Party) {
-        let Some(call) = self.calls.get_mut(key) else { return };
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
         for gone in call.add(party, &mut self.out) {
             self.calls.forget_leg(gone.leg, &gone.peer);
         }
@@ -193,7 +217,8 @@ impl<E: Environment> B2bua<E> {
         }
         let (shown, trail) = (party.shown.clone().ok_or(None)?, party.trail.clone());
         let caller = call.others(leg).next().ok_or(None)?;
-        let offered: Vec<Codec> = call.parties.iter().find_map(Party::offered_codecs).unwrap_or_default();
+        let offered: Vec<Codec> =
+            call.parties.iter().find_map(Party::offered_codecs).unwrap_or_default();
         let codecs = call.codec().map_or(offered, |codec| vec![codec]);
         let codecs = first_of(&codecs, &self.config.codecs);
         let caller = self.plan.caller(&caller.peer).ok_or(None)?;

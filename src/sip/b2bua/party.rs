@@ -11,7 +11,10 @@ use super::whereabouts::{Aim, Remark, Whereabouts};
 use super::{MediaPolicy, Output};
 use crate::media::srtp::Keys;
 use crate::media::{Codec, LegMedia, MediaCommand, SourceRule};
-use crate::model::{Activity, DeviceId, LegState, Now, Number, PartyFact, PartyRole, Quality, Reason, Refusal, Timestamp};
+use crate::model::{
+    Activity, DeviceId, LegState, Now, Number, PartyFact, PartyRole, Quality, Reason, Refusal,
+    Timestamp,
+};
 use crate::sip::leg::{Identity, LegCommand, LegId, LegSource};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, SdpFault, SdpSession};
 
@@ -137,14 +140,7 @@ pub(super) struct PartyStart {
 impl Party {
     /// The party of a leg of which nothing has been heard yet.
     pub(super) fn new(start: PartyStart, local: Local) -> Self {
-        let PartyStart {
-            leg,
-            peer,
-            number,
-            role,
-            policy,
-            stage,
-        } = start;
+        let PartyStart { leg, peer, number, role, policy, stage } = start;
         let device = match &peer {
             LegSource::Account(device) => Some(device.clone()),
             LegSource::Trunk(_) => None,
@@ -213,7 +209,12 @@ impl Party {
     }
 
     /// Answers an offer of the peer's, and tells the engine what that comes to.
-    pub(super) fn answer_offer(&mut self, offer: &SdpSession, ours: Direction, out: &mut Step) -> Vec<u8> {
+    pub(super) fn answer_offer(
+        &mut self,
+        offer: &SdpSession,
+        ours: Direction,
+        out: &mut Step,
+    ) -> Vec<u8> {
         let (answer, agreed) = self.local.answer(offer, ours);
         self.told = ours;
         self.describe(agreed, out);
@@ -221,7 +222,11 @@ impl Party {
     }
 
     /// Takes the peer's answer to what we offered.
-    pub(super) fn accept_answer(&mut self, answer: &SdpSession, out: &mut Step) -> Result<(), SdpError> {
+    pub(super) fn accept_answer(
+        &mut self,
+        answer: &SdpSession,
+        out: &mut Step,
+    ) -> Result<(), SdpError> {
         let agreed = self.local.accept(answer)?;
         self.describe(agreed, out);
         Ok(())
@@ -232,15 +237,14 @@ impl Party {
         let media = media_of(&agreed, &aim);
         if self.rule != aim.rule {
             self.rule = aim.rule;
-            out.push(Output::Media(MediaCommand::Sources {
-                leg: self.leg,
-                rule: aim.rule,
-            }));
+            out.push(Output::Media(MediaCommand::Sources { leg: self.leg, rule: aim.rule }));
         }
         let expecting = std::mem::take(&mut self.expecting);
         if self.media.as_ref() != Some(&media) || self.keys != agreed.srtp || expecting {
             self.keys.clone_from(&agreed.srtp);
-            out.extend(aim.remark(&self.policy.reach, &self.peer, self.place, &agreed).map(Output::Remark));
+            out.extend(
+                aim.remark(&self.policy.reach, &self.peer, self.place, &agreed).map(Output::Remark),
+            );
             out.push(Output::Media(MediaCommand::Describe {
                 leg: self.leg,
                 media,
@@ -284,9 +288,10 @@ impl Party {
                 leg: self.leg,
                 status: reason.map_or(480, |(status, _)| status),
             }),
-            (LegStage::Invited | LegStage::Waiting | LegStage::Talking, Release::Hangup(reason)) => {
-                Some(LegCommand::Hangup { leg: self.leg, reason })
-            }
+            (
+                LegStage::Invited | LegStage::Waiting | LegStage::Talking,
+                Release::Hangup(reason),
+            ) => Some(LegCommand::Hangup { leg: self.leg, reason }),
         };
         self.exchange = PartyExchange::Idle;
         self.media = None;
@@ -317,7 +322,10 @@ impl Party {
             muted: self.muted,
             muted_by_supervisor: self.muted_by.is_some(),
             activity: self.link.as_ref().map(|link| link.activity),
-            monitors: self.link.as_ref().map(|link| link.coached.as_ref().unwrap_or(&link.target).clone()),
+            monitors: self
+                .link
+                .as_ref()
+                .map(|link| link.coached.as_ref().unwrap_or(&link.target).clone()),
             established_at: self.established_at,
             quality: None,
             handed_on_to: self.handed_on_to.clone(),
@@ -334,7 +342,8 @@ impl Party {
 
     /// Of these codecs those that this leg may use, or else its own.
     pub(super) fn may_use(&self, codecs: &[Codec]) -> Vec<Codec> {
-        let common: Vec<Codec> = codecs.iter().copied().filter(|codec| self.policy.codecs.contains(codec)).collect();
+        let common: Vec<Codec> =
+            codecs.iter().copied().filter(|codec| self.policy.codecs.contains(codec)).collect();
         if common.is_empty() { self.policy.codecs.clone() } else { common }
     }
 
@@ -345,30 +354,32 @@ impl Party {
 
     /// The answer to a caller's offer for early media, the first time.
     pub(super) fn answer_early(&mut self, wish: Codec, out: &mut Step) -> Option<Vec<u8>> {
-        let LegStage::Calling {
-            offer: Some(offer),
-            early: None,
-        } = &self.stage
-        else {
+        let LegStage::Calling { offer: Some(offer), early: None } = &self.stage else {
             return None;
         };
         let mut offer = offer.clone();
         prefer(&mut offer, Some(wish));
         let answer = self.answer_offer(&offer, Direction::SendRecv, out);
-        self.stage = LegStage::Calling {
-            offer: Some(offer),
-            early: Some(answer.clone()),
-        };
+        self.stage = LegStage::Calling { offer: Some(offer), early: Some(answer.clone()) };
         Some(answer)
     }
 
     /// Takes the peer's answer to what we offered.
-    pub(super) fn take_answer(&mut self, answer: SdpSession, out: &mut Step) -> Result<SdpSession, SdpFault> {
+    pub(super) fn take_answer(
+        &mut self,
+        answer: SdpSession,
+        out: &mut Step,
+    ) -> Result<SdpSession, SdpFault> {
         self.accept_answer(&answer, out).map_err(|error| answer.fault(error))?;
         Ok(answer)
     }
 
-    pub(super) fn reoffer(&mut self, direction: Direction, exchange: PartyExchange, out: &mut Step) {
+    pub(super) fn reoffer(
+        &mut self,
+        direction: Direction,
+        exchange: PartyExchange,
+        out: &mut Step,
+    ) {
         let codecs = first_of(self.codec().as_slice(), &self.policy.codecs);
         self.exchange = exchange;
         self.told = direction;
@@ -389,17 +400,15 @@ impl Party {
         out: &mut Step,
     ) {
         let leg = self.leg;
-        let ready = matches!(self.stage, LegStage::Talking | LegStage::Waiting) && self.exchange == PartyExchange::Idle;
+        let ready = matches!(self.stage, LegStage::Talking | LegStage::Waiting)
+            && self.exchange == PartyExchange::Idle;
         let reply = match offer {
             _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
             Some(Err(fault)) => return out.extend(refuse_offer(leg, fault)),
             Some(Ok(mut offer)) => {
                 prefer(&mut offer, self.codec().or(common));
                 self.held_by_phone = offer.audio.is_hold();
-                LegCommand::AnswerOffer {
-                    leg,
-                    media: self.answer_offer(&offer, ours, out),
-                }
+                LegCommand::AnswerOffer { leg, media: self.answer_offer(&offer, ours, out) }
             }
             None => {
                 self.exchange = PartyExchange::AnswerDue;
@@ -414,7 +423,11 @@ impl Party {
     }
 
     /// The answer to an offer of ours, or none. The error: the description cannot be used.
-    pub(super) fn handle_answer(&mut self, answer: Option<Result<SdpSession, SdpFault>>, out: &mut Step) -> Result<(), SdpFault> {
+    pub(super) fn handle_answer(
+        &mut self,
+        answer: Option<Result<SdpSession, SdpFault>>,
+        out: &mut Step,
+    ) -> Result<(), SdpFault> {
         self.exchange = PartyExchange::Idle;
         let Some(answer) = answer else {
             // Within a session, no answer leaves everything as it was.
@@ -508,8 +521,12 @@ impl Party {
                 Ok(())
             }
             (true, _, _) => Err(Refusal::new(Reason::InvalidState, "The call is already held.")),
-            (false, false, true) => Err(Refusal::new(Reason::InvalidState, "The call is held at the phone.")),
-            (false, false, false) => Err(Refusal::new(Reason::InvalidState, "The call is not held.")),
+            (false, false, true) => {
+                Err(Refusal::new(Reason::InvalidState, "The call is held at the phone."))
+            }
+            (false, false, false) => {
+                Err(Refusal::new(Reason::InvalidState, "The call is not held."))
+            }
         }
     }
 
@@ -528,15 +545,13 @@ impl Party {
             return Err(Refusal::new(Reason::InvalidState, "A supervisor sends no digits."));
         }
         self.check_established()?;
-        out.media(MediaCommand::SendDigits {
-            leg: self.leg,
-            digits: digits.to_owned(),
-        });
+        out.media(MediaCommand::SendDigits { leg: self.leg, digits: digits.to_owned() });
         Ok(())
     }
 
     fn check_established(&self) -> Result<(), Refusal> {
         let established = self.is_talking().then_some(());
-        established.ok_or_else(|| Refusal::new(Reason::InvalidState, "The call is not established."))
+        established
+            .ok_or_else(|| Refusal::new(Reason::InvalidState, "The call is not established."))
     }
 }

@@ -60,7 +60,11 @@ impl Rejection {
             Rejection::TooManyHops => 483,
             Rejection::DestinationOnCall | Rejection::NotJoinable => 486,
             Rejection::NotNow => 491,
-            Rejection::Stopping | Rejection::TooManyCalls | Rejection::CallerFull | Rejection::NoPort | Rejection::TooManyLegs => 503,
+            Rejection::Stopping
+            | Rejection::TooManyCalls
+            | Rejection::CallerFull
+            | Rejection::NoPort
+            | Rejection::TooManyLegs => 503,
             Rejection::NotTheirs | Rejection::OnCallAlready | Rejection::Supervisor => 603,
         }
     }
@@ -89,7 +93,10 @@ impl Rejection {
     pub(super) fn tell(self, leg: LegId, outputs: &mut impl Extend<Output>) {
         let status = self.sip_status();
         match self {
-            Rejection::Unroutable(why) => outputs.extend([Output::Denied { leg, why }, Output::Leg(LegCommand::Reject { leg, status })]),
+            Rejection::Unroutable(why) => outputs.extend([
+                Output::Denied { leg, why },
+                Output::Leg(LegCommand::Reject { leg, status }),
+            ]),
             Rejection::Offer(fault) => outputs.extend(refuse_offer(leg, fault)),
             _ => outputs.extend([Output::Leg(LegCommand::Reject { leg, status })]),
         }
@@ -111,10 +118,7 @@ impl From<SdpFault> for Rejection {
 /// An offer that cannot be used is refused, and the log says why.
 pub(super) fn refuse_offer(leg: LegId, fault: SdpFault) -> [Output; 2] {
     let told = fault.clone();
-    [
-        Output::Unusable { leg, fault: told },
-        Output::Leg(LegCommand::RefuseOffer { leg, fault }),
-    ]
+    [Output::Unusable { leg, fault: told }, Output::Leg(LegCommand::RefuseOffer { leg, fault })]
 }
 
 /// What a device that dialled is told about a number that could not be had, by the status that its
@@ -122,12 +126,20 @@ pub(super) fn refuse_offer(leg: LegId, fault: SdpFault) -> [Output; 2] {
 pub(super) fn unreached(status: u16, number: &Number) -> Refusal {
     match status {
         404 => Refusal::no_number(number),
-        403 => Refusal::number(Reason::NotPermitted, number, "Number '{}' may not be called from here."),
+        403 => Refusal::number(
+            Reason::NotPermitted,
+            number,
+            "Number '{}' may not be called from here.",
+        ),
         408 | 480 => Refusal::number(Reason::InvalidState, number, "Number '{}' does not answer."),
         486 | 600 => Refusal::number(Reason::InvalidState, number, "Number '{}' is busy."),
         603 => Refusal::number(Reason::InvalidState, number, "Number '{}' rejects the call."),
         503 => Refusal::number(Reason::Unavailable, number, "Number '{}' can not be called now."),
-        _ => Refusal::number(Reason::Internal, number, format!("Number '{{}}' could not be called ({status}).")),
+        _ => Refusal::number(
+            Reason::Internal,
+            number,
+            format!("Number '{{}}' could not be called ({status})."),
+        ),
     }
 }
 

@@ -193,7 +193,12 @@ impl DialPlan {
     }
 
     /// Where a number leads for this caller.
-    pub(super) fn route(&self, calls: &CallTable, caller: &CallingParty, dialled: &Number) -> Result<CalledParty, Unroutable> {
+    pub(super) fn route(
+        &self,
+        calls: &CallTable,
+        caller: &CallingParty,
+        dialled: &Number,
+    ) -> Result<CalledParty, Unroutable> {
         self.route_on(calls, caller, dialled, Trail::default(), None)
     }
 
@@ -220,7 +225,9 @@ impl DialPlan {
             let extension = match self.numbering.find(number) {
                 None => return Err(Unroutable::NoSuchNumber),
                 Some(NumberOwner::Trunk(_)) if !may_leave => return Err(Unroutable::MayNotCallOut),
-                Some(NumberOwner::Trunk(trunk)) if self.is_full(calls, &LegSource::Trunk(trunk.name.clone())) => {
+                Some(NumberOwner::Trunk(trunk))
+                    if self.is_full(calls, &LegSource::Trunk(trunk.name.clone())) =>
+                {
                     return Err(Unroutable::TrunkFull);
                 }
                 Some(NumberOwner::Trunk(trunk)) => {
@@ -228,10 +235,7 @@ impl DialPlan {
                         number: number.clone(),
                         role: PartyRole::Customer,
                         policy: self.policy_of_trunk(trunk),
-                        to: Destination::Trunk {
-                            name: trunk.name.clone(),
-                            number: number.clone(),
-                        },
+                        to: Destination::Trunk { name: trunk.name.clone(), number: number.clone() },
                         trail,
                     });
                 }
@@ -252,7 +256,9 @@ impl DialPlan {
             if caller.device.as_ref() == Some(&extension.device) {
                 return Err(Unroutable::CallsItself);
             }
-            if !self.config.call_waiting && calls.live_legs(&LegSource::Account(extension.device.clone())).next().is_some() {
+            if !self.config.call_waiting
+                && calls.live_legs(&LegSource::Account(extension.device.clone())).next().is_some()
+            {
                 return Err(Unroutable::Busy);
             }
             if self.is_full(calls, &LegSource::Account(extension.device.clone())) {
@@ -270,7 +276,12 @@ impl DialPlan {
 
     /// A device sends a call on: whether it may leave by a trunk for it. It has a measure of such
     /// calls, as of its own.
-    fn send_on(&self, calls: &CallTable, extension: &Extension, trail: &mut Trail) -> Result<bool, Unroutable> {
+    fn send_on(
+        &self,
+        calls: &CallTable,
+        extension: &Extension,
+        trail: &mut Trail,
+    ) -> Result<bool, Unroutable> {
         if calls.forwarded_by(&extension.device) >= self.config.max_calls_per_device {
             return Err(Unroutable::ForwardedTooOften);
         }
@@ -281,7 +292,13 @@ impl DialPlan {
     /// The same caller is called through to the same number by the same trunk, and it rings there:
     /// the call has come round through a switch that hides that it has. A caller that withholds its
     /// number is not known again.
-    pub(super) fn is_repeated(&self, calls: &CallTable, caller: &CallingParty, claimed: &Number, callee: &CalledParty) -> bool {
+    pub(super) fn is_repeated(
+        &self,
+        calls: &CallTable,
+        caller: &CallingParty,
+        claimed: &Number,
+        callee: &CalledParty,
+    ) -> bool {
         let Destination::Trunk { name, number } = &callee.to else {
             return false;
         };
@@ -290,9 +307,7 @@ impl DialPlan {
         }
         let rings_there = |party: &Party| party.is_invited() && party.number == *number;
         let trunk = LegSource::Trunk(name.clone());
-        calls
-            .live_legs(&trunk)
-            .any(|(call, party)| call.claimed == *claimed && rings_there(party))
+        calls.live_legs(&trunk).any(|(call, party)| call.claimed == *claimed && rings_there(party))
     }
 
     /// A device or a trunk is on as many calls as it may be.

@@ -46,12 +46,7 @@ impl Step {
 
     /// Something that a device has asked for, or is concerned by, has failed.
     pub(super) fn fail(&mut self, device: DeviceId, call: CallId, refusal: Refusal) {
-        self.fact(Fact::Failed(Failure {
-            device,
-            call: Some(call),
-            request_id: None,
-            refusal,
-        }));
+        self.fact(Fact::Failed(Failure { device, call: Some(call), request_id: None, refusal }));
     }
 }
 

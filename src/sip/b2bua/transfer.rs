@@ -95,34 +95,36 @@ impl<E: Environment> B2bua<E> {
     /// The same, asked for at the phone: what comes of it is told there.
     pub(super) fn referred(&mut self, leg: LegId, destination: &Number) {
         if self.calls.live(leg).is_some()
-            && let Err(rejection) = self.begin_transfer(leg, destination, TransferKind::Transfer, true)
+            && let Err(rejection) =
+                self.begin_transfer(leg, destination, TransferKind::Transfer, true)
         {
             self.out.tell_referrer(leg, rejection.sip_status());
         }
     }
 
     /// After an error nothing has changed.
-    fn begin_transfer(&mut self, by: LegId, destination: &Number, kind: TransferKind, referred: bool) -> Result<(), Rejection> {
+    fn begin_transfer(
+        &mut self,
+        by: LegId,
+        destination: &Number,
+        kind: TransferKind,
+        referred: bool,
+    ) -> Result<(), Rejection> {
         let call = self.calls.of_leg(by).ok_or(Rejection::NoSuchCall)?;
         let key = call.key;
         let (device, shown) = call.may_transfer(by, kind)?;
         if self.closing.is_some() {
             return Err(Rejection::Stopping);
         }
-        let caller = self.plan.caller(&LegSource::Account(device)).ok_or(Rejection::UnknownCaller)?;
+        let caller =
+            self.plan.caller(&LegSource::Account(device)).ok_or(Rejection::UnknownCaller)?;
         let callee = self.plan.route(&self.calls, &caller, destination)?;
         if call.is_on_call(&callee.to) {
             return Err(Rejection::DestinationOnCall);
         }
         let to = self.call_in(key, callee, &shown).ok_or(Rejection::NoPort)?;
         if let Some(call) = self.calls.get_mut(key) {
-            call.transfer = Some(Transfer {
-                by,
-                to,
-                number: destination.clone(),
-                referred,
-                kind,
-            });
+            call.transfer = Some(Transfer { by, to, number: destination.clone(), referred, kind });
         }
         Ok(())
     }
@@ -137,7 +139,9 @@ impl<E: Environment> B2bua<E> {
     /// True: it was the destination of a transfer that could not be had, and the call goes on
     /// without it.
     pub(super) fn transfer_fails(&mut self, leg: LegId, status: u16, now: Now) -> bool {
-        let Some((call, ctx)) = self.find(leg, now) else { return false };
+        let Some((call, ctx)) = self.find(leg, now) else {
+            return false;
+        };
         let key = call.key;
         match call.transfer_fails(leg, status, ctx.out) {
             FailedTransfer::None => false,
@@ -160,12 +164,8 @@ impl<E: Environment> B2bua<E> {
         let caller = CallingParty { device: None, ..caller };
         let callee = self.plan.route(&self.calls, &caller, &number).ok()?;
         let to = self.call_in(key, callee, &shown)?;
-        self.calls.get_mut(key)?.transfer = Some(Transfer {
-            to,
-            referred: false,
-            kind: TransferKind::Recall,
-            ..transfer
-        });
+        self.calls.get_mut(key)?.transfer =
+            Some(Transfer { to, referred: false, kind: TransferKind::Recall, ..transfer });
         Some(())
     }
 }
@@ -190,8 +190,13 @@ impl Call {
             return Err(Rejection::NotNow);
         }
         let shown = match kind {
-            TransferKind::Transfer | TransferKind::Recall => self.only_other(by).ok_or(Rejection::NotNow)?.number.clone(),
-            TransferKind::Conference if self.others(by).any(Party::is_talking) && self.principals().count() < MOST_PARTIES => {
+            TransferKind::Transfer | TransferKind::Recall => {
+                self.only_other(by).ok_or(Rejection::NotNow)?.number.clone()
+            }
+            TransferKind::Conference
+                if self.others(by).any(Party::is_talking)
+                    && self.principals().count() < MOST_PARTIES =>
+            {
                 party.number.clone()
             }
             TransferKind::Conference => return Err(Rejection::NotNow),
@@ -202,7 +207,9 @@ impl Call {
     fn is_on_call(&self, destination: &Destination) -> bool {
         match destination {
             Destination::Device(device) => self.has(device),
-            Destination::Trunk { number, .. } => self.principals().any(|party| party.device.is_none() && party.number == *number),
+            Destination::Trunk { number, .. } => {
+                self.principals().any(|party| party.device.is_none() && party.number == *number)
+            }
         }
     }
 
@@ -221,7 +228,9 @@ impl Call {
     /// The phone of a called party rings. If that is where the call was transferred to, the party
     /// that transferred it leaves.
     pub(super) fn let_go(&mut self, leg: LegId, ctx: &mut Ctx<'_>) {
-        let Some(transfer) = self.transfer.clone() else { return };
+        let Some(transfer) = self.transfer.clone() else {
+            return;
+        };
         let is_here = self.party(transfer.by).is_some_and(|party| !party.is_over());
         if transfer.to != leg || transfer.kind != TransferKind::Transfer || !is_here {
             return;
@@ -261,7 +270,9 @@ impl Call {
 
     /// The party for which another is called has left: nobody is called any more.
     pub(super) fn transfer_is_moot(&mut self, ctx: &mut Ctx<'_>) {
-        let Some(transfer) = self.transfer.clone() else { return };
+        let Some(transfer) = self.transfer.clone() else {
+            return;
+        };
         if self.principals().any(|party| party.is_talking() && party.leg != transfer.by) {
             return;
         }

@@ -110,18 +110,22 @@ pub enum Remark {
 impl Aim {
     /// By the description and what is known of the peer. `place`: `None` while nothing has come
     /// from it.
-    pub(super) fn at(reach: &Reachability, place: Option<Whereabouts>, rtp: Option<SocketAddr>, rtcp: Option<SocketAddr>) -> Self {
+    pub(super) fn at(
+        reach: &Reachability,
+        place: Option<Whereabouts>,
+        rtp: Option<SocketAddr>,
+        rtcp: Option<SocketAddr>,
+    ) -> Self {
         let nat = reach.nat();
         let plain = Self {
             remote: rtp,
             remote_rtcp: rtcp,
             nat: false,
-            rule: SourceRule {
-                follow: nat != Nat::Never,
-                ..SourceRule::default()
-            },
+            rule: SourceRule { follow: nat != Nat::Never, ..SourceRule::default() },
         };
-        let Some(described) = rtp.map(|rtp| rtp.ip()) else { return plain };
+        let Some(described) = rtp.map(|rtp| rtp.ip()) else {
+            return plain;
+        };
         let host = place.map(|place| place.host);
         let translated = |plain: Self, host: IpAddr| {
             let seen = |address: SocketAddr| SocketAddr::new(host, address.port());
@@ -132,25 +136,22 @@ impl Aim {
                 ..plain
             }
         };
-        let unheard = |packets| Self {
-            rule: SourceRule {
-                unheard: Some(packets),
-                ..plain.rule
-            },
-            ..plain
-        };
+        let unheard =
+            |packets| Self { rule: SourceRule { unheard: Some(packets), ..plain.rule }, ..plain };
         match (reach, place) {
-            (_, Some(place)) if nat == Nat::Always && place.host.is_ipv4() == described.is_ipv4() => translated(plain, place.host),
-            (_, Some(place)) if nat == Nat::Auto && is_behind_nat(&place, described) => translated(plain, place.host),
+            (_, Some(place))
+                if nat == Nat::Always && place.host.is_ipv4() == described.is_ipv4() =>
+            {
+                translated(plain, place.host)
+            }
+            (_, Some(place)) if nat == Nat::Auto && is_behind_nat(&place, described) => {
+                translated(plain, place.host)
+            }
             (Reachability::Device(_), _) if host == Some(described) => plain,
             // A relay of its own, or a wrong guess of its own address: whichever of the two speaks.
             (Reachability::Device(Nat::Auto), Some(place)) if place.is_translated => Self {
                 nat: true,
-                rule: SourceRule {
-                    unheard: Some(0),
-                    or_from: Some(place.host),
-                    ..plain.rule
-                },
+                rule: SourceRule { unheard: Some(0), or_from: Some(place.host), ..plain.rule },
                 ..plain
             },
             (Reachability::Device(_), _) => unheard(0),
@@ -164,13 +165,19 @@ impl Aim {
     }
 
     /// Whether sound may be sent there. Addresses of ours are another question.
-    pub(super) fn check(&self, policy: &MediaPolicy, place: Option<Whereabouts>) -> Result<(), (SocketAddr, Forbidden)> {
+    pub(super) fn check(
+        &self,
+        policy: &MediaPolicy,
+        place: Option<Whereabouts>,
+    ) -> Result<(), (SocketAddr, Forbidden)> {
         let host = place.map(|place| place.host);
         for address in self.remote.into_iter().chain(self.remote_rtcp) {
             policy.targets.check(address, host).map_err(|why| (address, why))?;
         }
         match (&policy.reach, self.remote) {
-            (Reachability::Trunk { media_sources, .. }, Some(remote)) if !media_sources.is_empty() && self.rule.unheard.is_some() => {
+            (Reachability::Trunk { media_sources, .. }, Some(remote))
+                if !media_sources.is_empty() && self.rule.unheard.is_some() =>
+            {
                 Err((remote, Forbidden::Unlisted))
             }
             _ => Ok(()),
@@ -178,19 +185,21 @@ impl Aim {
     }
 
     /// What an operator should read of it, the first time.
-    pub(super) fn remark(&self, reach: &Reachability, peer: &LegSource, place: Option<Whereabouts>, agreed: &Agreed) -> Option<Remark> {
+    pub(super) fn remark(
+        &self,
+        reach: &Reachability,
+        peer: &LegSource,
+        place: Option<Whereabouts>,
+        agreed: &Agreed,
+    ) -> Option<Remark> {
         let (peer, described) = (peer.clone(), agreed.remote?);
         match place {
-            Some(place) if self.nat && reach.nat() == Nat::Auto => Some(Remark::BehindNat {
-                peer,
-                host: place.host,
-                described,
-            }),
-            _ if self.rule.unheard == Some(0) => Some(Remark::Waited {
-                peer,
-                host: place.map(|place| place.host),
-                described,
-            }),
+            Some(place) if self.nat && reach.nat() == Nat::Auto => {
+                Some(Remark::BehindNat { peer, host: place.host, described })
+            }
+            _ if self.rule.unheard == Some(0) => {
+                Some(Remark::Waited { peer, host: place.map(|place| place.host), described })
+            }
             _ => None,
         }
     }
@@ -200,7 +209,9 @@ impl Aim {
 /// and a peer with headers that show that its address is translated may have its port translated
 /// too.
 fn is_behind_nat(place: &Whereabouts, described: IpAddr) -> bool {
-    let is_unreachable = is_private(described) && !is_private(place.host) && place.host.is_ipv4() == described.is_ipv4();
+    let is_unreachable = is_private(described)
+        && !is_private(place.host)
+        && place.host.is_ipv4() == described.is_ipv4();
     is_unreachable || place.is_translated && place.host == described
 }
 
@@ -224,7 +235,11 @@ mod tests {
     }
 
     /// Remote, behind a NAT, how many packets before anything has come.
-    fn short(reach: &Reachability, place: Option<Whereabouts>, described: &str) -> (String, bool, Option<u32>) {
+    fn short(
+        reach: &Reachability,
+        place: Option<Whereabouts>,
+        described: &str,
+    ) -> (String, bool, Option<u32>) {
         let aim = aim(reach, place, described);
         (aim.remote.unwrap().to_string(), aim.nat, aim.rule.unheard)
     }
@@ -282,7 +297,8 @@ mod tests {
             seen
         );
         // A public address of another host: a relay of the phone's, perhaps.
-        let either = aim(&Reachability::Device(Nat::Auto), place(PUBLIC, true), "198.51.100.1:4000");
+        let either =
+            aim(&Reachability::Device(Nat::Auto), place(PUBLIC, true), "198.51.100.1:4000");
         assert_eq!(either.rule.or_from, Some(PUBLIC.parse().unwrap()));
         assert_eq!(either.rule.unheard, Some(0));
     }

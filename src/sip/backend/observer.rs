@@ -3,7 +3,9 @@
 
 use crate::media::engine::EngineStats;
 use crate::media::{Codec, LegStats};
-use crate::model::{CallFact, CallId, DeviceId, Fact, LegState, MonitorFact, MonitorState, Now, Number, PartyRole};
+use crate::model::{
+    CallFact, CallId, DeviceId, Fact, LegState, MonitorFact, MonitorState, Now, Number, PartyRole,
+};
 use crate::sip::b2bua::{Remark, Unroutable};
 use crate::sip::leg::{LegEvent, LegId, LegSource};
 use crate::sip::message::reason_phrase;
@@ -134,7 +136,8 @@ impl Observer {
     pub(super) fn remark(&mut self, remark: Remark) {
         match remark {
             Remark::Refused { peer, address, why } => {
-                counter!("undertone_media_targets_refused_total", "reason" => why.name()).increment(1);
+                counter!("undertone_media_targets_refused_total", "reason" => why.name())
+                    .increment(1);
                 if self.remarks.note(why.name(), &peer, Some(address.ip())) {
                     tracing::warn!(peer = name_of(&peer), %address, reason = %why, "a description points to where sound is never sent: refused (488)");
                 }
@@ -249,7 +252,14 @@ impl Observer {
     }
 
     /// A leg's sound belongs to this party of this call.
-    pub(super) fn party(&mut self, leg: LegId, call: &CallId, role: PartyRole, codec: Codec, now: Instant) {
+    pub(super) fn party(
+        &mut self,
+        leg: LegId,
+        call: &CallId,
+        role: PartyRole,
+        codec: Codec,
+        now: Instant,
+    ) {
         self.sounding.entry(call.clone()).or_default().insert(leg);
         let since = self.media.get(&leg).map_or(now, |sounding| sounding.since);
         let call = call.clone();
@@ -260,7 +270,9 @@ impl Observer {
     pub(super) fn silent(&mut self, leg: LegId, stats: &LegStats, now: Now) {
         counter!("undertone_media_packets_lost_total").increment(stats.lost);
         measure_leg(stats);
-        let Some(sounding) = self.media.remove(&leg) else { return };
+        let Some(sounding) = self.media.remove(&leg) else {
+            return;
+        };
         sounding.sum_up(stats, now.mono);
         let Sounding { call, role, .. } = sounding;
         let is_customer = role == PartyRole::Customer;
@@ -274,7 +286,9 @@ impl Observer {
                 self.sounding.remove(&call);
             }
         }
-        let Some(known) = self.calls.get_mut(&call) else { return };
+        let Some(known) = self.calls.get_mut(&call) else {
+            return;
+        };
         if is_customer {
             known.customer_packets += stats.sent;
             known.customer_identical += stats.unchanged;
@@ -284,10 +298,13 @@ impl Observer {
 
     /// Says at the end of a call, when all its sound has ended, what went to the customer.
     fn sum_up(&mut self, call: &CallId) {
-        if self.sounding.contains_key(call) || !self.calls.get(call).is_some_and(|known| known.over) {
+        if self.sounding.contains_key(call) || !self.calls.get(call).is_some_and(|known| known.over)
+        {
             return;
         }
-        let Some(known) = self.calls.remove(call) else { return };
+        let Some(known) = self.calls.remove(call) else {
+            return;
+        };
         if known.answered.is_some() {
             tracing::info!(
                 call = %call,
@@ -342,7 +359,9 @@ impl Observer {
             };
             self.calls.insert(call.id.clone(), known);
         }
-        let Some(known) = self.calls.get_mut(&call.id) else { return };
+        let Some(known) = self.calls.get_mut(&call.id) else {
+            return;
+        };
         let talking = call
             .parties
             .iter()
@@ -388,11 +407,14 @@ impl Observer {
             Some(call) if was.as_ref() != Some(call) => {
                 counter!("undertone_joins_total").increment(1);
                 if let Some(came) = came {
-                    histogram!("undertone_join_seconds").record(now.saturating_duration_since(came).as_secs_f64());
+                    histogram!("undertone_join_seconds")
+                        .record(now.saturating_duration_since(came).as_secs_f64());
                 }
                 tracing::info!(%supervisor, monitored = %target, call = %call, activity = monitor.activity.as_str(), "supervisor joined");
             }
-            _ => tracing::info!(%supervisor, monitored = %target, state, activity = monitor.activity.as_str(), "monitor"),
+            _ => {
+                tracing::info!(%supervisor, monitored = %target, state, activity = monitor.activity.as_str(), "monitor")
+            }
         }
         self.monitors.insert(supervisor.clone(), ObservedMonitor { state, joined, coming });
         self.count_monitors();
@@ -430,16 +452,16 @@ impl Sounding {
 
 /// Every leg counts once, at its end: what came from it as `in`, what it says it received as `out`.
 fn measure_leg(stats: &LegStats) {
-    let seen = stats
-        .mos
-        .map(|mos| (mos, stats.lost, stats.received + stats.lost, stats.jitter, "in"));
+    let seen =
+        stats.mos.map(|mos| (mos, stats.lost, stats.received + stats.lost, stats.jitter, "in"));
     let told = stats
         .remote_mos
         .map(|mos| (mos, stats.remote_lost, stats.sent, stats.remote_jitter, "out"));
     for (mos, lost, expected, jitter, direction) in seen.into_iter().chain(told) {
         let loss = if expected == 0 { 0.0 } else { lost as f64 / expected as f64 };
         histogram!("undertone_media_loss_ratio", "direction" => direction).record(loss);
-        histogram!("undertone_media_jitter_seconds", "direction" => direction).record(jitter.as_secs_f64());
+        histogram!("undertone_media_jitter_seconds", "direction" => direction)
+            .record(jitter.as_secs_f64());
         histogram!("undertone_media_mos", "direction" => direction).record(opinion(mos));
     }
     if let Some(time) = stats.round_trip {
@@ -461,7 +483,8 @@ fn millis(from: Instant, to: Instant) -> u64 {
     to.saturating_duration_since(from).as_millis() as u64
 }
 
-/// What the media engine has counted: read when it is asked for, so that no packet costs more for it.
+/// What the media engine has counted: read when it is asked for, so that no packet costs more for
+/// it.
 pub(super) fn measure_media(stats: &EngineStats) {
     gauge!("undertone_media_legs").set(stats.legs as f64);
     gauge!("undertone_media_ports_free").set(stats.ports_free as f64);

@@ -44,7 +44,9 @@ pub(super) struct BackendWriter {
 }
 
 /// Reads what was kept and starts the thread.
-pub(super) async fn start(store: Store) -> Result<(RestoredCalls, Bindings, BackendWriter), StoreError> {
+pub(super) async fn start(
+    store: Store,
+) -> Result<(RestoredCalls, Bindings, BackendWriter), StoreError> {
     let reading = move || {
         let store = store::lasting(store)?;
         read(&store).map(|kept| (kept, store))
@@ -55,13 +57,7 @@ pub(super) async fn start(store: Store) -> Result<(RestoredCalls, Bindings, Back
     let (work, pending) = mpsc::channel();
     let (report, stored) = unbounded_channel();
     let thread = tokio::task::spawn_blocking(move || write_on(&store, &pending, &report));
-    let writer = BackendWriter {
-        changes: Vec::new(),
-        unsafe_yet: false,
-        work,
-        stored,
-        thread,
-    };
+    let writer = BackendWriter { changes: Vec::new(), unsafe_yet: false, work, stored, thread };
     Ok((kept, bindings, writer))
 }
 
@@ -105,7 +101,11 @@ impl BackendWriter {
 
     /// Answers a command; not before everything it changed has been written, or remembered for when
     /// the disk takes it.
-    pub(super) fn answer(&mut self, done: Result<(), Refusal>, reply: oneshot::Sender<Result<(), Refusal>>) {
+    pub(super) fn answer(
+        &mut self,
+        done: Result<(), Refusal>,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    ) {
         self.submit();
         if std::mem::take(&mut self.unsafe_yet) {
             let _ = self.work.send(WriterJob::Answer((done, reply)));
@@ -122,7 +122,11 @@ impl BackendWriter {
     }
 }
 
-fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &UnboundedSender<(CommandId, bool)>) {
+fn write_on(
+    store: &Store,
+    pending: &mpsc::Receiver<WriterJob>,
+    report: &UnboundedSender<(CommandId, bool)>,
+) {
     // What is known to be on the disk: a command that is executed says again what was written
     // ahead.
     let mut safe = BTreeMap::new();
@@ -133,7 +137,9 @@ fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &Unbound
         // What came meanwhile goes to the disk in one go.
         for work in std::iter::once(first).chain(pending.try_iter()) {
             match work {
-                WriterJob::Write(more) => changes.extend(more.into_iter().map(|change| (change, true))),
+                WriterJob::Write(more) => {
+                    changes.extend(more.into_iter().map(|change| (change, true)))
+                }
                 WriterJob::Persist(id, wanted) => {
                     changes.push((change(wanted), false));
                     ahead.push(id);
@@ -142,7 +148,8 @@ fn write_on(store: &Store, pending: &mpsc::Receiver<WriterJob>, report: &Unbound
             }
         }
         changes.retain(|(change, _)| {
-            let before = safe.insert((change.table.clone(), change.key.clone()), change.value.clone());
+            let before =
+                safe.insert((change.table.clone(), change.key.clone()), change.value.clone());
             before.as_ref() != Some(&change.value)
         });
         let is_safe = changes.is_empty() || write(store, changes, ahead.is_empty());
@@ -165,13 +172,13 @@ fn write(store: &Store, changes: Vec<(Write, bool)>, can_wait: bool) -> bool {
     if !can_wait {
         match store.write(&all) {
             Ok(()) => return true,
-            Err(error) => tracing::warn!(%error, "a command is refused because it can not be stored"),
+            Err(error) => {
+                tracing::warn!(%error, "a command is refused because it can not be stored")
+            }
         }
     }
-    let behind: Vec<Write> = changes
-        .into_iter()
-        .filter_map(|(change, can_wait)| can_wait.then_some(change))
-        .collect();
+    let behind: Vec<Write> =
+        changes.into_iter().filter_map(|(change, can_wait)| can_wait.then_some(change)).collect();
     if behind.is_empty() {
         return false;
     }
@@ -192,7 +199,9 @@ fn change(keep: Persist) -> Write {
             Write::put(MONITORS, monitor.supervisor.as_str(), record.to_string())
         }
         Persist::NoMonitor { supervisor } => Write::remove(MONITORS, supervisor.as_str()),
-        Persist::Device(device) if !device.do_not_disturb && device.forward_to.is_none() => Write::remove(DEVICES, device.device.as_str()),
+        Persist::Device(device) if !device.do_not_disturb && device.forward_to.is_none() => {
+            Write::remove(DEVICES, device.device.as_str())
+        }
         Persist::Device(device) => {
             let record = json!(DeviceRecord::of(&device));
             Write::put(DEVICES, device.device.as_str(), record.to_string())
@@ -334,7 +343,10 @@ fn read(store: &Store) -> Result<(RestoredCalls, Bindings), StoreError> {
 }
 
 /// What can be read; the rest is said and left alone.
-fn entries<R: DeserializeOwned, T>(table: BTreeMap<String, Vec<u8>>, restore: fn(&str, R) -> Option<T>) -> Vec<T> {
+fn entries<R: DeserializeOwned, T>(
+    table: BTreeMap<String, Vec<u8>>,
+    restore: fn(&str, R) -> Option<T>,
+) -> Vec<T> {
     let mut found = Vec::new();
     for (key, bytes) in table {
         match serde_json::from_slice(&bytes).ok().and_then(|record| restore(&key, record)) {
@@ -378,10 +390,7 @@ mod tests {
         assert_eq!(answer.await, Ok(Ok(())));
 
         let (after, _, mut writer) = start(store.clone()).await.expect("reads");
-        let armed = MonitorFact {
-            state: MonitorState::Armed,
-            ..kept_monitor
-        };
+        let armed = MonitorFact { state: MonitorState::Armed, ..kept_monitor };
         assert_eq!((after.monitors, after.devices), (vec![armed], vec![kept_device]));
         writer.keep(Persist::NoMonitor { supervisor: "boss".into() });
         writer.keep(Persist::Device(RestoredDevice {
@@ -405,10 +414,7 @@ mod tests {
             call_id: b"c1@phone".to_vec(),
             cseq: u32::MAX,
         };
-        let foreign = KeptBinding {
-            contact: b"sip:\xff@192.0.2.9".to_vec(),
-            ..binding.clone()
-        };
+        let foreign = KeptBinding { contact: b"sip:\xff@192.0.2.9".to_vec(), ..binding.clone() };
         let (_, none, mut writer) = start(store.clone()).await.expect("reads");
         assert!(none.is_empty());
         writer.keep_bindings(&"agent".into(), &[binding.clone(), foreign]);
@@ -435,7 +441,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_written_before_there_were_versions_is_read_and_a_newer_version_is_left_alone() {
+    async fn what_was_written_before_there_were_versions_is_read_and_a_newer_version_is_left_alone()
+    {
         let store = store::in_memory();
         let monitor = r#"{"target":"agent","activity":"Coach","mode":"AllCalls","scope":"Call","confirm_joins":false}"#;
         let binding = r#"[{"contact":"sip:5001@192.0.2.9","local":"192.0.2.1:5060","peer":"192.0.2.9:5060",
@@ -449,7 +456,8 @@ mod tests {
             ])
             .expect("writes");
         let (kept, bindings, _) = start(store).await.expect("reads");
-        let supervisors: Vec<&str> = kept.monitors.iter().map(|monitor| monitor.supervisor.as_str()).collect();
+        let supervisors: Vec<&str> =
+            kept.monitors.iter().map(|monitor| monitor.supervisor.as_str()).collect();
         assert_eq!((supervisors, kept.devices.len()), (vec!["boss"], 1));
         assert_eq!(bindings[0].1[0].target, bindings[0].1[0].peer);
     }

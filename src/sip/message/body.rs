@@ -1,4 +1,5 @@
-//! The session description of a body: the body itself, or a part of a multipart one (RFC 3261 7.4, RFC 5621).
+//! The session description of a body: the body itself, or a part of a multipart one (RFC 3261 7.4,
+//! RFC 5621).
 //!
 //! ```text
 //!  application/sdp ─────────────────────────────────────▶ the description
@@ -45,18 +46,20 @@ impl BodyError {
     }
 }
 
-/// The session description in the body of a message with these header fields; `None` if it has none.
+/// The session description in the body of a message with these header fields; `None` if it has
+/// none.
 ///
-/// A body without Content-Type counts as `application/sdp`: nothing else is expected where this is asked. Of several descriptions in
-/// `multipart/mixed` the first counts, in `multipart/alternative` the last (RFC 2046 5.1.4).
-pub fn session_description<'a>(headers: &Headers, body: &'a [u8]) -> Result<Option<&'a [u8]>, BodyError> {
+/// A body without Content-Type counts as `application/sdp`: nothing else is expected where this is
+/// asked. Of several descriptions in `multipart/mixed` the first counts, in `multipart/alternative`
+/// the last (RFC 2046 5.1.4).
+pub fn session_description<'a>(
+    headers: &Headers,
+    body: &'a [u8],
+) -> Result<Option<&'a [u8]>, BodyError> {
     if trim(body).is_empty() {
         return Ok(None);
     }
-    let mut search = Search {
-        message: headers,
-        parts: 0,
-    };
+    let mut search = Search { message: headers, parts: 0 };
     search.look(PartRole::Whole, headers, body, 0)
 }
 
@@ -77,7 +80,13 @@ struct Search<'h> {
 }
 
 impl Search<'_> {
-    fn look<'a>(&mut self, role: PartRole, headers: &Headers, body: &'a [u8], depth: u8) -> Result<Option<&'a [u8]>, BodyError> {
+    fn look<'a>(
+        &mut self,
+        role: PartRole,
+        headers: &Headers,
+        body: &'a [u8],
+        depth: u8,
+    ) -> Result<Option<&'a [u8]>, BodyError> {
         let found = self.take(role, headers, body, depth);
         match found {
             Err(_) if self.is_optional(role, headers) => Ok(None),
@@ -85,7 +94,13 @@ impl Search<'_> {
         }
     }
 
-    fn take<'a>(&mut self, role: PartRole, headers: &Headers, body: &'a [u8], depth: u8) -> Result<Option<&'a [u8]>, BodyError> {
+    fn take<'a>(
+        &mut self,
+        role: PartRole,
+        headers: &Headers,
+        body: &'a [u8],
+        depth: u8,
+    ) -> Result<Option<&'a [u8]>, BodyError> {
         let default = if role == PartRole::Whole { "application/sdp" } else { "text/plain" };
         let kind = headers.content_type();
         let kind = kind.as_deref().unwrap_or(default);
@@ -110,7 +125,12 @@ impl Search<'_> {
         }
     }
 
-    fn mixed<'a>(&mut self, boundary: &[u8], body: &'a [u8], depth: u8) -> Result<Option<&'a [u8]>, BodyError> {
+    fn mixed<'a>(
+        &mut self,
+        boundary: &[u8],
+        body: &'a [u8],
+        depth: u8,
+    ) -> Result<Option<&'a [u8]>, BodyError> {
         let mut description = None;
         for part in parts(boundary, body).ok_or(BodyError::Malformed)? {
             let (headers, content) = self.open(part)?;
@@ -120,11 +140,17 @@ impl Search<'_> {
         Ok(description)
     }
 
-    fn alternative<'a>(&mut self, boundary: &[u8], body: &'a [u8], depth: u8) -> Result<Option<&'a [u8]>, BodyError> {
+    fn alternative<'a>(
+        &mut self,
+        boundary: &[u8],
+        body: &'a [u8],
+        depth: u8,
+    ) -> Result<Option<&'a [u8]>, BodyError> {
         let mut description = None;
         for part in parts(boundary, body).ok_or(BodyError::Malformed)? {
             let (headers, content) = self.open(part)?;
-            if let Ok(Some(found)) = self.look(PartRole::Alternative, &headers, content, depth + 1) {
+            if let Ok(Some(found)) = self.look(PartRole::Alternative, &headers, content, depth + 1)
+            {
                 description = Some(found);
             }
         }
@@ -139,24 +165,30 @@ impl Search<'_> {
         Ok(part_of(part))
     }
 
-    /// Whether a call can go on without this part: it says so, or it is there for a header field that refers to it, which is not read here
-    /// (RFC 5621 9, RFC 6442 3.4).
+    /// Whether a call can go on without this part: it says so, or it is there for a header field
+    /// that refers to it, which is not read here (RFC 5621 9, RFC 6442 3.4).
     fn is_optional(&self, role: PartRole, headers: &Headers) -> bool {
         let handling = params(headers, "Content-Disposition").and_then(|params| {
             let handling = params.get("handling")?;
             Some(unquote(handling).eq_ignore_ascii_case(b"optional"))
         });
         handling.unwrap_or_else(|| {
-            let by_reference = disposition(headers).is_some_and(|disposition| disposition == b"by-reference");
-            role != PartRole::Whole && (by_reference || disposition(headers).is_none() && self.is_referred_to(headers))
+            let by_reference =
+                disposition(headers).is_some_and(|disposition| disposition == b"by-reference");
+            role != PartRole::Whole
+                && (by_reference || disposition(headers).is_none() && self.is_referred_to(headers))
         })
     }
 
     fn is_referred_to(&self, headers: &Headers) -> bool {
-        let Some(id) = headers.get("Content-ID") else { return false };
+        let Some(id) = headers.get("Content-ID") else {
+            return false;
+        };
         let id = id.strip_prefix(b"<").and_then(|id| id.strip_suffix(b">")).unwrap_or(id);
         let reference = [b"cid:", id].concat();
-        let names = |value: &[u8]| value.windows(reference.len()).any(|window| window.eq_ignore_ascii_case(&reference));
+        let names = |value: &[u8]| {
+            value.windows(reference.len()).any(|window| window.eq_ignore_ascii_case(&reference))
+        };
         !id.is_empty() && self.message.iter().any(|field| names(field.value()))
     }
 }
@@ -164,9 +196,12 @@ impl Search<'_> {
 fn is_encoded(headers: &Headers) -> bool {
     let is = |name, plain: &[&str]| {
         let value = headers.get(name).map(trim).filter(|value| !value.is_empty());
-        value.is_some_and(|value| !plain.iter().any(|plain| value.eq_ignore_ascii_case(plain.as_bytes())))
+        value.is_some_and(|value| {
+            !plain.iter().any(|plain| value.eq_ignore_ascii_case(plain.as_bytes()))
+        })
     };
-    is("Content-Encoding", &["identity"]) || is("Content-Transfer-Encoding", &["binary", "8bit", "7bit"])
+    is("Content-Encoding", &["identity"])
+        || is("Content-Transfer-Encoding", &["binary", "8bit", "7bit"])
 }
 
 /// The disposition type, in small letters.
@@ -188,8 +223,9 @@ fn boundary(headers: &Headers) -> Option<Vec<u8>> {
     (1..=MAX_BOUNDARY).contains(&boundary.len()).then_some(boundary)
 }
 
-/// What stands between the delimiters of a multipart body; what is before the first and after the last counts for nothing. `None` if there is no
-/// part. The last delimiter may be missing: a message that was cut shows that by its length.
+/// What stands between the delimiters of a multipart body; what is before the first and after the
+/// last counts for nothing. `None` if there is no part. The last delimiter may be missing: a
+/// message that was cut shows that by its length.
 fn parts<'a>(boundary: &[u8], body: &'a [u8]) -> Option<Vec<&'a [u8]>> {
     let mut parts = Vec::new();
     let mut begun: Option<usize> = None;
@@ -240,7 +276,9 @@ fn part_of(part: &[u8]) -> (Headers, &[u8]) {
         if text.is_empty() {
             break;
         }
-        if let (true, Some((_, value))) = (line.first().is_some_and(|byte| is_space(*byte)), &mut field) {
+        if let (true, Some((_, value))) =
+            (line.first().is_some_and(|byte| is_space(*byte)), &mut field)
+        {
             value.push(b' ');
             value.extend_from_slice(text);
             continue;
@@ -328,13 +366,23 @@ mod tests {
 
     #[test]
     fn a_disposition_says_what_a_body_is_for_and_whether_it_is_needed() {
-        let said = |disposition| find_in(&[("Content-Type", "application/sdp"), ("Content-Disposition", disposition)], SDP);
+        let said = |disposition| {
+            find_in(
+                &[("Content-Type", "application/sdp"), ("Content-Disposition", disposition)],
+                SDP,
+            )
+        };
         assert_eq!(said("session"), described());
         assert_eq!(said("Session ; handling = required"), described());
         assert_eq!(said("session;handling=optional"), described());
         assert_eq!(said("early-session"), Err(BodyError::Unsupported));
         assert_eq!(said("early-session;handling=optional"), Ok(None));
-        let text = |disposition| find_in(&[("Content-Type", "text/plain"), ("Content-Disposition", disposition)], "hello");
+        let text = |disposition| {
+            find_in(
+                &[("Content-Type", "text/plain"), ("Content-Disposition", disposition)],
+                "hello",
+            )
+        };
         assert_eq!(text("render"), Err(BodyError::Unsupported));
         assert_eq!(text("render;handling=\"Optional\""), Ok(None));
         assert_eq!(text("by-reference"), Err(BodyError::Unsupported), "there is nothing beside it");
@@ -405,8 +453,9 @@ mod tests {
     #[test]
     fn multipart_bodies_are_looked_into_but_not_for_ever() {
         let nest = |levels: usize| {
-            let around =
-                |boundary: usize, fields: &str, content: &str| format!("--n{boundary}\r\n{fields}\r\n\r\n{content}\r\n--n{boundary}--\r\n");
+            let around = |boundary: usize, fields: &str, content: &str| {
+                format!("--n{boundary}\r\n{fields}\r\n\r\n{content}\r\n--n{boundary}--\r\n")
+            };
             let mut body = around(1, SESSION.0, SDP);
             for level in 2..=levels {
                 let inner = format!("Content-Type: multipart/mixed; boundary=n{}", level - 1);
@@ -420,7 +469,8 @@ mod tests {
         assert_eq!(nest(5), Err(BodyError::Malformed));
         let many: Vec<(&str, &str)> = std::iter::repeat_n(ISUP, 40).chain([SESSION]).collect();
         assert_eq!(find(MIXED, &mixed(&many)), Err(BodyError::Malformed));
-        let optional = [("Content-Type", MIXED), ("Content-Disposition", "session;handling=optional")];
+        let optional =
+            [("Content-Type", MIXED), ("Content-Disposition", "session;handling=optional")];
         assert_eq!(find_in(&optional, &mixed(&many)), Ok(None));
     }
 

@@ -10,8 +10,8 @@ pub struct Abilities<'a> {
     pub methods: &'a [Method],
     /// The option tags, for Require.
     pub extensions: &'a [&'a str],
-    /// The media types that a session description may come in, in small letters, for 415 and 406 and their Accept: all or some of
-    /// [`DESCRIBED`](super::DESCRIBED).
+    /// The media types that a session description may come in, in small letters, for 415 and 406
+    /// and their Accept: all or some of [`DESCRIBED`](super::DESCRIBED).
     pub bodies: &'a [&'a str],
 }
 
@@ -29,11 +29,7 @@ pub struct Refuse {
 impl Refuse {
     /// A refusal without header fields of its own.
     pub fn new(status: u16) -> Refuse {
-        Refuse {
-            status,
-            headers: Vec::new(),
-            reason: reason_phrase(status),
-        }
+        Refuse { status, headers: Vec::new(), reason: reason_phrase(status) }
     }
 
     /// The same, with a reason for the operator's log that says more than the status.
@@ -43,10 +39,7 @@ impl Refuse {
     }
 
     fn with(status: u16, name: &'static str, value: impl Into<Vec<u8>>) -> Refuse {
-        Refuse {
-            headers: vec![(name, value.into())],
-            ..Refuse::new(status)
-        }
+        Refuse { headers: vec![(name, value.into())], ..Refuse::new(status) }
     }
 
     /// The response, without a tag on To; `None` to an ACK, which nobody answers.
@@ -62,8 +55,9 @@ impl Refuse {
     }
 }
 
-/// The stateless checks of a UAS in the order of RFC 3261 8.2: syntax and mandatory fields 400, method 405 or 501, scheme 416, Require
-/// 420, body 415, Accept 406. An absent Max-Forwards is forgiven (RFC 2543); zero is for whoever would forward.
+/// The stateless checks of a UAS in the order of RFC 3261 8.2: syntax and mandatory fields 400,
+/// method 405 or 501, scheme 416, Require 420, body 415, Accept 406. An absent Max-Forwards is
+/// forgiven (RFC 2543); zero is for whoever would forward.
 pub fn validate(request: &SipRequest, abilities: &Abilities<'_>) -> Result<(), Refuse> {
     check_mandatory(request).map_err(|_| Refuse::new(400))?;
     if !abilities.methods.contains(&request.method) {
@@ -100,8 +94,11 @@ fn check_mandatory(request: &SipRequest) -> Result<(), HeaderError> {
 }
 
 fn check_require(request: &SipRequest, abilities: &Abilities<'_>) -> Result<(), Refuse> {
-    let known = |tag: &[u8]| abilities.extensions.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(tag));
-    let unknown: Vec<&[u8]> = request.headers.require().into_iter().filter(|tag| !known(tag)).collect();
+    let known = |tag: &[u8]| {
+        abilities.extensions.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(tag))
+    };
+    let unknown: Vec<&[u8]> =
+        request.headers.require().into_iter().filter(|tag| !known(tag)).collect();
     if unknown.is_empty() {
         return Ok(());
     }
@@ -135,10 +132,16 @@ fn check_body(request: &SipRequest, abilities: &Abilities<'_>) -> Result<(), Ref
         let range = range.split(|byte| *byte == b';').next().unwrap_or_default();
         let range = String::from_utf8_lossy(super::scan::trim(range)).to_ascii_lowercase();
         // What we send is one of the first type alone.
-        matches!(range.as_str(), "*/*" | "application/*") || abilities.bodies.first() == Some(&range.as_str())
+        matches!(range.as_str(), "*/*" | "application/*")
+            || abilities.bodies.first() == Some(&range.as_str())
     };
-    if request.method == Method::Invite && request.headers.has("Accept") && !wanted.iter().any(fits) {
-        return Err(Refuse::with(406, "Warning", "399 undertone \"No acceptable session description\""));
+    if request.method == Method::Invite && request.headers.has("Accept") && !wanted.iter().any(fits)
+    {
+        return Err(Refuse::with(
+            406,
+            "Warning",
+            "399 undertone \"No acceptable session description\"",
+        ));
     }
     Ok(())
 }

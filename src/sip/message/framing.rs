@@ -2,7 +2,9 @@
 
 use super::headers::{FieldPlace, is_call_id, read_cseq};
 use super::scan::{TOKEN, digits, line_break, span, split_list, trim};
-use super::{HeaderError, Headers, Method, NameAddr, SipMessage, SipRequest, SipResponse, Uri, Via};
+use super::{
+    HeaderError, Headers, Method, NameAddr, SipMessage, SipRequest, SipResponse, Uri, Via,
+};
 
 /// The largest message, head and body, in bytes.
 pub const MAX_MESSAGE: usize = 65_535;
@@ -85,8 +87,8 @@ impl Fault {
 pub struct ParseError {
     /// What is wrong.
     pub fault: Fault,
-    /// The answer to send back to where the message came from, statelessly; `None` when silence is right: no request, an
-    /// ACK, or no Via to go back along.
+    /// The answer to send back to where the message came from, statelessly; `None` when silence is
+    /// right: no request, an ACK, or no Via to go back along.
     pub response: Option<Box<SipResponse>>,
 }
 
@@ -96,8 +98,8 @@ impl ParseError {
     }
 }
 
-/// Reads the one message of a datagram. Without Content-Length the body ends with the datagram; what comes behind the body
-/// is ignored (RFC 3261 18.3).
+/// Reads the one message of a datagram. Without Content-Length the body ends with the datagram;
+/// what comes behind the body is ignored (RFC 3261 18.3).
 pub fn parse_datagram(datagram: &[u8]) -> Result<SipMessage, ParseError> {
     let start = datagram.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     let text = &datagram[start..];
@@ -133,10 +135,11 @@ pub enum Framed {
     Ping,
 }
 
-/// Finds the messages of a stream. After an error with a fault that closes the stream it is dead and yields nothing more.
+/// Finds the messages of a stream. After an error with a fault that closes the stream it is dead
+/// and yields nothing more.
 ///
-/// It holds at most `MAX_MESSAGE` bytes beyond what one `push` brought, if `next` is drained after every push. How long a
-/// peer may leave a message unfinished is the shell's to say: `is_midway`.
+/// It holds at most `MAX_MESSAGE` bytes beyond what one `push` brought, if `next` is drained after
+/// every push. How long a peer may leave a message unfinished is the shell's to say: `is_midway`.
 #[derive(Debug, Default)]
 pub struct StreamFramer {
     buffer: Vec<u8>,
@@ -201,7 +204,9 @@ impl StreamFramer {
             if self.buffer.len() > MAX_MESSAGE {
                 return Err(MessageHead::read(&self.buffer).fail(Fault::TooLarge));
             }
-            if line_end(&self.buffer, 0).is_some_and(|end| !StartLine::read(&self.buffer[..end]).is_sip()) {
+            if line_end(&self.buffer, 0)
+                .is_some_and(|end| !StartLine::read(&self.buffer[..end]).is_sip())
+            {
                 return Err(ParseError::silent(Fault::NotSip));
             }
             return Ok(None);
@@ -220,7 +225,9 @@ impl StreamFramer {
             .ok()
             .and_then(|length| head_len.checked_add(length))
             .filter(|end| *end <= MAX_MESSAGE);
-        let Some(end) = end else { return Err(head.fail(Fault::TooLarge)) };
+        let Some(end) = end else {
+            return Err(head.fail(Fault::TooLarge));
+        };
         let Some(body) = self.buffer.get(head_len..end) else {
             return Ok(None);
         };
@@ -235,8 +242,8 @@ impl StreamFramer {
     }
 }
 
-/// Where the head ends, its empty line included. A line beginning with a space goes on with the one before it, so the first
-/// empty line is always the end.
+/// Where the head ends, its empty line included. A line beginning with a space goes on with the one
+/// before it, so the first empty line is always the end.
 fn head_end(text: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     while let Some(end) = line_end(text, at) {
@@ -276,27 +283,16 @@ impl HeaderLine {
         while let Some(length) = text.get(at..).and_then(line_break) {
             at += length;
             if text[at..].starts_with(b"\r\n") {
-                return HeaderLine {
-                    end: at,
-                    ended: true,
-                    bare,
-                };
+                return HeaderLine { end: at, ended: true, bare };
             }
             bare = true;
             at += 1;
         }
-        HeaderLine {
-            end: text.len(),
-            ended: false,
-            bare,
-        }
+        HeaderLine { end: text.len(), ended: false, bare }
     }
 
     fn or_bare(self, bare: bool) -> HeaderLine {
-        HeaderLine {
-            bare: self.bare || bare,
-            ..self
-        }
+        HeaderLine { bare: self.bare || bare, ..self }
     }
 }
 
@@ -319,15 +315,15 @@ impl StartLine {
             return StartLine::read_status(line).unwrap_or(StartLine::BadStatus);
         }
         let mut words = line.split(|byte| *byte == b' ');
-        let is_version = |word: &[u8]| word.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/"));
+        let is_version =
+            |word: &[u8]| word.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/"));
         let is_ack = trim(line).starts_with(b"ACK ");
-        let (Some(method), Some(uri), Some(version), None) = (words.next(), words.next(), words.next(), words.next()) else {
+        let (Some(method), Some(uri), Some(version), None) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
             let tries = line.split(|byte| *byte == b' ' || *byte == b'\t').any(is_version);
             return if tries {
-                StartLine::BadRequest {
-                    fault: Fault::RequestLine,
-                    is_ack,
-                }
+                StartLine::BadRequest { fault: Fault::RequestLine, is_ack }
             } else {
                 StartLine::NotSip
             };
@@ -338,17 +334,15 @@ impl StartLine {
         if !version.eq_ignore_ascii_case(b"SIP/2.0") {
             let digits = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
             let numbers: Vec<&[u8]> = version[4..].split(|byte| *byte == b'.').collect();
-            let other = matches!(numbers.as_slice(), [major, minor] if digits(major) && digits(minor));
+            let other =
+                matches!(numbers.as_slice(), [major, minor] if digits(major) && digits(minor));
             let fault = if other { Fault::Version } else { Fault::RequestLine };
             return StartLine::BadRequest { fault, is_ack };
         }
         // Header fields behind the `?` of a Request-URI are none of the grammar's (RFC 3261 19.1.1).
         match (Method::parse(method), Uri::parse(uri)) {
             (Some(method), Ok(uri)) if uri.headers().is_empty() => StartLine::Request(method, uri),
-            _ => StartLine::BadRequest {
-                fault: Fault::RequestLine,
-                is_ack,
-            },
+            _ => StartLine::BadRequest { fault: Fault::RequestLine, is_ack },
         }
     }
 
@@ -370,7 +364,8 @@ impl StartLine {
     }
 }
 
-/// A head as far as it could be read; the first fault is kept, and reading goes on for the sake of the answer.
+/// A head as far as it could be read; the first fault is kept, and reading goes on for the sake of
+/// the answer.
 struct MessageHead {
     line: StartLine,
     headers: Headers,
@@ -448,13 +443,16 @@ impl MessageHead {
         let is_ack = match &self.line {
             StartLine::Request(method, _) => *method == Method::Ack,
             StartLine::BadRequest { is_ack, .. } => *is_ack,
-            StartLine::Status(..) | StartLine::BadStatus | StartLine::NotSip => return ParseError::silent(fault),
+            StartLine::Status(..) | StartLine::BadStatus | StartLine::NotSip => {
+                return ParseError::silent(fault);
+            }
         };
         let answerable = !is_ack && self.headers.has("Via");
         let status = fault.status().filter(|_| answerable);
         ParseError {
             fault,
-            response: status.map(|status| Box::new(SipResponse::from_headers(&self.headers, status))),
+            response: status
+                .map(|status| Box::new(SipResponse::from_headers(&self.headers, status))),
         }
     }
 
@@ -470,43 +468,46 @@ impl MessageHead {
                 let fault = *fault;
                 return Err(MessageHead { line, ..self }.fail(fault));
             }
-            StartLine::BadStatus | StartLine::NotSip => return Err(ParseError::silent(Fault::NotSip)),
+            StartLine::BadStatus | StartLine::NotSip => {
+                return Err(ParseError::silent(Fault::NotSip));
+            }
         };
         if let Err(fault) = check_fields(&self.headers, method) {
             return Err(MessageHead { line, ..self }.fail(fault));
         }
         let (headers, body) = (self.headers, body.to_vec());
         Ok(match line {
-            StartLine::Request(method, uri) => SipMessage::Request(SipRequest {
-                method,
-                uri,
-                headers,
-                body,
-            }),
-            StartLine::Status(status, reason) => SipMessage::Response(SipResponse {
-                status,
-                reason,
-                headers,
-                body,
-            }),
-            StartLine::BadRequest { .. } | StartLine::BadStatus | StartLine::NotSip => return Err(ParseError::silent(Fault::NotSip)),
+            StartLine::Request(method, uri) => {
+                SipMessage::Request(SipRequest { method, uri, headers, body })
+            }
+            StartLine::Status(status, reason) => {
+                SipMessage::Response(SipResponse { status, reason, headers, body })
+            }
+            StartLine::BadRequest { .. } | StartLine::BadStatus | StartLine::NotSip => {
+                return Err(ParseError::silent(Fault::NotSip));
+            }
         })
     }
 }
 
-/// Whatever transactions, dialogs and the registrar stand on can be read, every time it is there. What must be there, and
-/// once, is for `validate` to say.
+/// Whatever transactions, dialogs and the registrar stand on can be read, every time it is there.
+/// What must be there, and once, is for `validate` to say.
 fn check_fields(headers: &Headers, method: Option<&Method>) -> Result<(), Fault> {
     let mut named: Option<Method> = None;
     let mut repeated = false;
     for field in headers.iter() {
         let value = field.value();
-        let Some(checked) = Checked::named(field.name()) else { continue };
+        let Some(checked) = Checked::named(field.name()) else {
+            continue;
+        };
         let fits = match checked {
             Checked::Via => split_list(value).all(Via::fits),
             Checked::From | Checked::To => NameAddr::fits(value),
-            // A response is not lost for it: what it answers would wait for ever. Its reader says what is wrong.
-            Checked::Contact => method.is_none() || value == b"*" || split_list(value).all(NameAddr::fits),
+            // A response is not lost for it: what it answers would wait for ever. Its reader says
+            // what is wrong.
+            Checked::Contact => {
+                method.is_none() || value == b"*" || split_list(value).all(NameAddr::fits)
+            }
             Checked::Route | Checked::RecordRoute => split_list(value).all(NameAddr::fits),
             Checked::CallId => is_call_id(value),
             Checked::MaxForwards => digits(value).is_some_and(|number| number <= 255),

@@ -94,7 +94,8 @@ impl Headers {
         Headers::default()
     }
 
-    /// From the tokenizer: a text and where its fields are. Line ends left in it are those of foldings, and become spaces.
+    /// From the tokenizer: a text and where its fields are. Line ends left in it are those of
+    /// foldings, and become spaces.
     pub(crate) fn adopt(text: &[u8], fields: Vec<FieldPlace>, folded: bool) -> Headers {
         let mut text = text.to_vec();
         if folded {
@@ -140,14 +141,15 @@ impl Headers {
 
     /// The raw values of the fields of this name, a value a field, in order.
     pub fn fields_of<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let name = full_name(name.as_bytes()).map_or_else(|| name.as_bytes().to_vec(), |full| full.as_bytes().to_vec());
+        let name = full_name(name.as_bytes())
+            .map_or_else(|| name.as_bytes().to_vec(), |full| full.as_bytes().to_vec());
         self.iter()
             .filter(move |field| field.name().eq_ignore_ascii_case(&name))
             .map(|field| field.value)
     }
 
-    /// The values of all fields of this name in order; where the grammar makes the value a list, one by one.
-    /// Empty list elements are left out.
+    /// The values of all fields of this name in order; where the grammar makes the value a list,
+    /// one by one. Empty list elements are left out.
     pub fn get_all<'a>(&'a self, name: &str) -> Vec<&'a [u8]> {
         let list = is_list(name.as_bytes());
         let mut values = Vec::new();
@@ -170,8 +172,8 @@ impl Headers {
         self.get_all(name).iter().any(|value| value.eq_ignore_ascii_case(token.as_bytes()))
     }
 
-    /// Adds a field at the end. Line ends within the value become spaces, so that no value makes a second field; a name
-    /// that is no token adds nothing.
+    /// Adds a field at the end. Line ends within the value become spaces, so that no value makes a
+    /// second field; a name that is no token adds nothing.
     pub fn push(&mut self, name: &str, value: impl AsRef<[u8]>) {
         let place = self.store(name.as_bytes(), value.as_ref());
         self.fields.extend(place);
@@ -184,7 +186,8 @@ impl Headers {
         }
     }
 
-    /// Puts one field in the place of the first of this name, and takes the others of it away; adds it at the end when there is none.
+    /// Puts one field in the place of the first of this name, and takes the others of it away; adds
+    /// it at the end when there is none.
     pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) {
         let Some(place) = self.store(name.as_bytes(), value.as_ref()) else {
             return;
@@ -218,14 +221,13 @@ impl Headers {
         self.text.extend_from_slice(name);
         let value_start = self.text.len();
         self.text.extend(
-            trim(value)
-                .iter()
-                .map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }),
+            trim(value).iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }),
         );
         Some(FieldPlace::of(&self.text, name_start..value_start, value_start..self.text.len()))
     }
 
-    /// The fields on the wire and the empty line behind them, with a right Content-Length, where the first stood or at the end.
+    /// The fields on the wire and the empty line behind them, with a right Content-Length, where
+    /// the first stood or at the end.
     pub(crate) fn write(&self, body_len: usize, bytes: &mut Vec<u8>) {
         let mut length_written = false;
         let mut line = |name: &[u8], value: &[u8]| {
@@ -255,11 +257,7 @@ impl Headers {
     pub fn single(&self, name: &'static str) -> Result<&[u8], HeaderError> {
         let mut values = self.fields_of(name);
         let value = values.next().ok_or(HeaderError::Missing(name))?;
-        if values.next().is_some() {
-            Err(HeaderError::Repeated(name))
-        } else {
-            Ok(value)
-        }
+        if values.next().is_some() { Err(HeaderError::Repeated(name)) } else { Ok(value) }
     }
 
     fn number(&self, name: &'static str, max: u64) -> Result<u64, HeaderError> {
@@ -271,11 +269,7 @@ impl Headers {
     /// Call-ID.
     pub fn call_id(&self) -> Result<&[u8], HeaderError> {
         let value = self.single("Call-ID")?;
-        if is_call_id(value) {
-            Ok(value)
-        } else {
-            Err(HeaderError::Malformed("Call-ID"))
-        }
+        if is_call_id(value) { Ok(value) } else { Err(HeaderError::Malformed("Call-ID")) }
     }
 
     /// CSeq: the number is below 2³¹ (RFC 3261 8.1.1.5).
@@ -330,7 +324,11 @@ impl Headers {
         self.read_all("Route", NameAddr::parse)
     }
 
-    fn read_all<T>(&self, name: &'static str, read: fn(&[u8]) -> Result<T, ValueError>) -> Result<Vec<T>, HeaderError> {
+    fn read_all<T>(
+        &self,
+        name: &'static str,
+        read: fn(&[u8]) -> Result<T, ValueError>,
+    ) -> Result<Vec<T>, HeaderError> {
         let mut values = Vec::new();
         for field in self.fields_of(name) {
             for element in split_list(field) {
@@ -347,8 +345,7 @@ impl Headers {
 
     /// Content-Length.
     pub fn content_length(&self) -> Result<usize, HeaderError> {
-        self.number("Content-Length", super::MAX_MESSAGE as u64)
-            .map(|number| number as usize)
+        self.number("Content-Length", super::MAX_MESSAGE as u64).map(|number| number as usize)
     }
 
     /// Expires in seconds.
@@ -388,7 +385,8 @@ impl Headers {
         }
     }
 
-    /// Puts a tag on To when To is there, can be read and has none. The rest of it stays byte for byte.
+    /// Puts a tag on To when To is there, can be read and has none. The rest of it stays byte for
+    /// byte.
     pub fn tag_to(&mut self, tag: &str) {
         let Some(value) = self.get("To") else { return };
         if NameAddr::parse(value).is_ok_and(|to| to.tag().is_none()) {
@@ -397,9 +395,9 @@ impl Headers {
         }
     }
 
-    /// Notes on the topmost Via where the request came from: received (RFC 3261 18.2.1) and, when it was asked for, rport (RFC 3581).
-    /// A `received` that the peer wrote itself is replaced. A Via that cannot be read stays as it is.
-    /// That Via, stamped.
+    /// Notes on the topmost Via where the request came from: received (RFC 3261 18.2.1) and, when
+    /// it was asked for, rport (RFC 3581). A `received` that the peer wrote itself is replaced. A
+    /// Via that cannot be read stays as it is. That Via, stamped.
     pub fn stamp_source(&mut self, source: SocketAddr) -> Option<Via> {
         let mut via = self.via_top().ok()?;
         let ip = source.ip().to_canonical();
@@ -448,9 +446,8 @@ impl fmt::Debug for Headers {
 
 impl fmt::Debug for Field<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secret = ["Authorization", "Proxy-Authorization", "Identity"]
-            .iter()
-            .any(|name| self.is(name));
+        let secret =
+            ["Authorization", "Proxy-Authorization", "Identity"].iter().any(|name| self.is(name));
         let value: &[u8] = if secret { b"(kept out of logs)" } else { self.value };
         write!(f, "{}: {}", self.name.escape_ascii(), value.escape_ascii())
     }
@@ -462,7 +459,8 @@ pub(crate) fn is_call_id(value: &[u8]) -> bool {
 
 pub(crate) fn read_cseq(value: &[u8]) -> Option<(u32, Method)> {
     let mut scan = Scan::new(value);
-    let number = digits(scan.take_while(|byte| byte.is_ascii_digit())).filter(|number| *number < 1 << 31)?;
+    let number =
+        digits(scan.take_while(|byte| byte.is_ascii_digit())).filter(|number| *number < 1 << 31)?;
     scan.peek().filter(|byte| is_space(*byte))?;
     scan.spaces();
     Some((number as u32, Method::parse(scan.rest())?))

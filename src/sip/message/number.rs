@@ -1,4 +1,5 @@
-//! Telephone numbers as URIs write them (RFC 3261 19.1.6, RFC 3966, RFC 4694), and text that is shown to people.
+//! Telephone numbers as URIs write them (RFC 3261 19.1.6, RFC 3966, RFC 4694), and text that is
+//! shown to people.
 
 use super::uri::{Scheme, Uri, unescape};
 
@@ -6,9 +7,10 @@ use super::uri::{Scheme, Uri, unescape};
 const LONGEST: usize = 128;
 
 impl Uri {
-    /// The number or name that a sip, sips or tel URI means, as it is written: what stands before the parameters of the
-    /// user part (`;npdi`, `;rn=`, `;phone-context=`, `;isub=`; a password is no part of it), unescaped once. `None` when
-    /// there is none, it is longer than 128 bytes, or it holds what cannot be printed.
+    /// The number or name that a sip, sips or tel URI means, as it is written: what stands before
+    /// the parameters of the user part (`;npdi`, `;rn=`, `;phone-context=`, `;isub=`; a password is
+    /// no part of it), unescaped once. `None` when there is none, it is longer than 128 bytes, or
+    /// it holds what cannot be printed.
     pub fn subscriber(&self) -> Option<String> {
         let raw = match self.scheme() {
             Scheme::Sip | Scheme::Sips => self.raw_user()?,
@@ -21,28 +23,36 @@ impl Uri {
         fits.then_some(text)
     }
 
-    /// The same without the visual separators of a telephone number (RFC 3966 5.1.1). A name stays as it is.
+    /// The same without the visual separators of a telephone number (RFC 3966 5.1.1). A name stays
+    /// as it is.
     pub fn number(&self) -> Option<String> {
-        let is_telephone = self.scheme() == Scheme::Tel || self.param("user").is_some_and(|user| user.eq_ignore_ascii_case(b"phone"));
+        let is_telephone = self.scheme() == Scheme::Tel
+            || self.param("user").is_some_and(|user| user.eq_ignore_ascii_case(b"phone"));
         self.subscriber().map(|text| without_separators(&text, is_telephone))
     }
 }
 
-/// Only what looks like a telephone number loses its separators. Hexadecimal digits (RFC 3966 3, `phonedigit-hex`) count
-/// as digits only where a telephone number is announced: `a.b` is a name.
+/// Only what looks like a telephone number loses its separators. Hexadecimal digits (RFC 3966 3,
+/// `phonedigit-hex`) count as digits only where a telephone number is announced: `a.b` is a name.
 fn without_separators(text: &str, is_telephone: bool) -> String {
     let digits = text.strip_prefix('+').unwrap_or(text);
     let is_separator = |char| matches!(char, '-' | '.' | '(' | ')' | ' ');
-    let is_digit = |char: char| char.is_ascii_digit() || matches!(char, '*' | '#') || is_telephone && char.is_ascii_hexdigit();
-    let is_number = digits.chars().all(|char| is_separator(char) || is_digit(char)) && digits.chars().any(is_digit);
+    let is_digit = |char: char| {
+        char.is_ascii_digit()
+            || matches!(char, '*' | '#')
+            || is_telephone && char.is_ascii_hexdigit()
+    };
+    let is_number = digits.chars().all(|char| is_separator(char) || is_digit(char))
+        && digits.chars().any(is_digit);
     match is_number {
         true => text.chars().filter(|char| !is_separator(*char)).collect(),
         false => text.to_owned(),
     }
 }
 
-/// Whether a character may be shown: no control character, nothing that turns the direction of what follows (Unicode
-/// Bidi_Control), no line or paragraph separator, and nothing invisible that makes two names look the same.
+/// Whether a character may be shown: no control character, nothing that turns the direction of what
+/// follows (Unicode Bidi_Control), no line or paragraph separator, and nothing invisible that makes
+/// two names look the same.
 pub fn is_printable(char: char) -> bool {
     let hidden = matches!(
         char,
@@ -61,7 +71,8 @@ pub fn is_printable(char: char) -> bool {
     !char.is_control() && !hidden
 }
 
-/// Text for people: at most `most` characters, all of which may be shown. What is no UTF-8 becomes U+FFFD.
+/// Text for people: at most `most` characters, all of which may be shown. What is no UTF-8 becomes
+/// U+FFFD.
 pub fn printable(text: &[u8], most: usize) -> String {
     // No character is longer than four bytes: what comes behind so many is not looked at.
     let start = &text[..text.len().min(most.saturating_mul(8))];

@@ -22,7 +22,8 @@ const fn classes() -> [u8; 256] {
         let it = byte as u8;
         let alphanumeric = it.is_ascii_alphanumeric();
         let mark = matches!(it, b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')');
-        let token = alphanumeric || matches!(it, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~');
+        let token = alphanumeric
+            || matches!(it, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~');
         let any = alphanumeric || mark || it >= 0x80 || it == b'%';
         let param = any || token || matches!(it, b'[' | b']' | b'/' | b':' | b'&' | b'$' | b'=');
         let mut class = 0;
@@ -32,7 +33,8 @@ const fn classes() -> [u8; 256] {
         if alphanumeric || matches!(it, b'-' | b'.' | b'_') {
             class |= HOST;
         }
-        if any || matches!(it, b'&' | b'=' | b'+' | b'$' | b',' | b';' | b'?' | b'/' | b':' | b'#') {
+        if any || matches!(it, b'&' | b'=' | b'+' | b'$' | b',' | b';' | b'?' | b'/' | b':' | b'#')
+        {
             class |= USER;
         }
         if param {
@@ -71,7 +73,8 @@ pub(crate) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
-/// Where the first CR or LF is; eight bytes at a time, for this is where most of the time of reading a message goes.
+/// Where the first CR or LF is; eight bytes at a time, for this is where most of the time of
+/// reading a message goes.
 pub(crate) fn line_break(text: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::MAX / 255;
     const CRS: u64 = ONES * b'\r' as u64;
@@ -169,7 +172,8 @@ impl<'a> Scan<'a> {
         (!token.is_empty()).then_some(token)
     }
 
-    /// A quoted string, from its opening quote to its closing one, both included. `None`, and nothing taken, when there is none.
+    /// A quoted string, from its opening quote to its closing one, both included. `None`, and
+    /// nothing taken, when there is none.
     pub(crate) fn quoted(&mut self) -> Option<&'a [u8]> {
         let start = self.at;
         if self.peek() != Some(b'"') {
@@ -192,7 +196,9 @@ impl<'a> Scan<'a> {
 
 /// What a quoted string says; anything else as it is.
 pub(crate) fn unquote(text: &[u8]) -> Vec<u8> {
-    let [b'"', inner @ .., b'"'] = text else { return text.to_vec() };
+    let [b'"', inner @ .., b'"'] = text else {
+        return text.to_vec();
+    };
     let mut said = Vec::with_capacity(inner.len());
     let mut bytes = inner.iter();
     while let Some(byte) = bytes.next() {

@@ -52,15 +52,14 @@ fn read(name: &str) -> SipMessage {
 }
 
 fn request(name: &str) -> SipRequest {
-    let SipMessage::Request(request) = read(name) else {
-        panic!("{name} is a response")
-    };
+    let SipMessage::Request(request) = read(name) else { panic!("{name} is a response") };
     request
 }
 
 /// `Ok` goes on to the application, `Err` is the status sent back, 0 for silence.
 fn outcome(bytes: &[u8]) -> Result<SipMessage, u16> {
-    let message = parse_datagram(bytes).map_err(|error| error.response.map_or(0, |response| response.status))?;
+    let message = parse_datagram(bytes)
+        .map_err(|error| error.response.map_or(0, |response| response.status))?;
     if let SipMessage::Request(request) = &message {
         validate(request, &ABILITIES).map_err(|refuse| refuse.status)?;
     }
@@ -72,7 +71,8 @@ fn the_files_are_the_archives_byte_for_byte() {
     let rows = rows();
     assert_eq!(rows.len(), 75);
     for row in rows {
-        let sum: String = Sha256::digest(&row.bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sum: String =
+            Sha256::digest(&row.bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(sum, row.sha256, "{}", row.file);
     }
 }
@@ -82,7 +82,8 @@ fn every_torture_message_is_taken_or_refused_as_the_rfc_says() {
     let mut wrong = Vec::new();
     for row in rows() {
         let parsed = parse_datagram(&row.bytes);
-        // The archive of RFC 5118 has bare line feeds and cannot be sent as it is; its sendable form is beside it.
+        // The archive of RFC 5118 has bare line feeds and cannot be sent as it is; its sendable
+        // form is beside it.
         if row.file.contains("/archive/") {
             assert_eq!(parsed.unwrap_err().fault, Fault::Head, "{}", row.file);
             continue;
@@ -91,11 +92,22 @@ fn every_torture_message_is_taken_or_refused_as_the_rfc_says() {
         let fits = match &outcome {
             Ok(_) => row.parser.starts_with("accept") && !row.parser.contains("fail validation"),
             Err(0) => row.allowed.contains("silence"),
-            Err(400) => row.allowed.starts_with("400") || (row.allowed.contains("400") && !row.allowed.contains("except 400")),
-            Err(status) => row.allowed.contains(&status.to_string()) || row.allowed.starts_with("any final"),
+            Err(400) => {
+                row.allowed.starts_with("400")
+                    || (row.allowed.contains("400") && !row.allowed.contains("except 400"))
+            }
+            Err(status) => {
+                row.allowed.contains(&status.to_string()) || row.allowed.starts_with("any final")
+            }
         };
         if !fits {
-            wrong.push(format!("{}: {:?}, but {} / {}", row.file, outcome.err(), row.parser, row.allowed));
+            wrong.push(format!(
+                "{}: {:?}, but {} / {}",
+                row.file,
+                outcome.err(),
+                row.parser,
+                row.allowed
+            ));
         }
         if let Ok(SipMessage::Request(request)) = parsed {
             assert_eq!(request.method.to_string(), row.method, "{}", row.file);
@@ -107,7 +119,9 @@ fn every_torture_message_is_taken_or_refused_as_the_rfc_says() {
 #[test]
 fn what_was_read_is_printed_and_read_again_the_same() {
     for row in rows() {
-        let Ok(message) = parse_datagram(&row.bytes) else { continue };
+        let Ok(message) = parse_datagram(&row.bytes) else {
+            continue;
+        };
         let again = parse_datagram(&message.to_bytes()).unwrap();
         assert_eq!(again.body(), message.body(), "{}", row.file);
         let fields = |message: &SipMessage| -> Vec<(Vec<u8>, Vec<u8>)> {

@@ -23,14 +23,15 @@ pub enum Scheme {
 /// A host, as it is written in a URI or a Via.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// An IP address. An IPv6 reference with the third colon that RFC 3261's grammar asked for (RFC 5118 4.10) is read as
-    /// if it had two.
+    /// An IP address. An IPv6 reference with the third colon that RFC 3261's grammar asked for (RFC
+    /// 5118 4.10) is read as if it had two.
     Address(IpAddr),
     /// A name, or a bracketed something that is no address.
     Name(String),
 }
 
-/// A URI (RFC 3261 19.1), with the text it came in. Equality is that of the text; `same` is that of RFC 3261 19.1.4.
+/// A URI (RFC 3261 19.1), with the text it came in. Equality is that of the text; `same` is that of
+/// RFC 3261 19.1.4.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uri {
     raw: Vec<u8>,
@@ -107,7 +108,9 @@ impl Parts {
         at += host_len;
         if text.get(at) == Some(&b':') {
             let length = text[at + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-            self.port = Some(digits(&text[at + 1..at + 1 + length]).and_then(|port| u16::try_from(port).ok())?);
+            self.port = Some(
+                digits(&text[at + 1..at + 1 + length]).and_then(|port| u16::try_from(port).ok())?,
+            );
             at += 1 + length;
         }
         if at == text.len() {
@@ -154,7 +157,8 @@ impl Uri {
         Ok(Uri { raw: text.to_vec(), parts })
     }
 
-    /// `sip:user@host:port`; what cannot stand in a user part is escaped. `host` is a name or an address, IPv6 with or without brackets.
+    /// `sip:user@host:port`; what cannot stand in a user part is escaped. `host` is a name or an
+    /// address, IPv6 with or without brackets.
     pub fn sip(user: Option<&[u8]>, host: &str, port: Option<u16>) -> Result<Uri, UriError> {
         let mut text = b"sip:".to_vec();
         if let Some(user) = user {
@@ -171,14 +175,12 @@ impl Uri {
         Uri::parse(&text)
     }
 
-    /// The same, with one more parameter, put before the headers; name and value are escaped where they must be.
+    /// The same, with one more parameter, put before the headers; name and value are escaped where
+    /// they must be.
     pub fn with_param(&self, name: &str, value: Option<&str>) -> Result<Uri, UriError> {
         let headers = self.headers();
-        let end = if headers.is_empty() {
-            self.raw.len()
-        } else {
-            self.parts.headers.0 as usize - 1
-        };
+        let end =
+            if headers.is_empty() { self.raw.len() } else { self.parts.headers.0 as usize - 1 };
         let mut text = self.raw[..end].to_vec();
         text.push(b';');
         text.extend(escape(name.as_bytes()));
@@ -237,16 +239,16 @@ impl Uri {
     /// The parameters in order, unescaped once; a value is `None` when there is no `=`.
     pub fn params(&self) -> impl Iterator<Item = (Cow<'_, [u8]>, Option<Cow<'_, [u8]>>)> {
         let params = self.part(self.parts.params);
-        params
-            .split(|byte| *byte == b';')
-            .filter(|part| !part.is_empty())
-            .map(|part| match part.iter().position(|byte| *byte == b'=') {
+        params.split(|byte| *byte == b';').filter(|part| !part.is_empty()).map(|part| {
+            match part.iter().position(|byte| *byte == b'=') {
                 Some(at) => (unescape(&part[..at]), Some(unescape(&part[at + 1..]))),
                 None => (unescape(part), None),
-            })
+            }
+        })
     }
 
-    /// The value of a parameter, unescaped once; empty when it has none. Names are compared without case.
+    /// The value of a parameter, unescaped once; empty when it has none. Names are compared without
+    /// case.
     pub fn param(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         self.params()
             .find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes()))
@@ -273,7 +275,8 @@ impl Uri {
         })
     }
 
-    /// Whether both name the same resource (RFC 3261 19.1.4). Headers are compared as they are written.
+    /// Whether both name the same resource (RFC 3261 19.1.4). Headers are compared as they are
+    /// written.
     pub fn same(&self, other: &Uri) -> bool {
         if self.scheme() == Scheme::Other || self.scheme() == Scheme::Tel {
             return self.raw.eq_ignore_ascii_case(&other.raw);
@@ -341,9 +344,7 @@ pub(crate) fn host_length(text: &[u8]) -> Option<usize> {
 
 fn escapes_are_whole(text: &[u8]) -> bool {
     let digit = |at: usize| text.get(at).is_some_and(u8::is_ascii_hexdigit);
-    text.iter()
-        .enumerate()
-        .all(|(at, byte)| *byte != b'%' || digit(at + 1) && digit(at + 2))
+    text.iter().enumerate().all(|(at, byte)| *byte != b'%' || digit(at + 1) && digit(at + 2))
 }
 
 fn is_mark(byte: u8) -> bool {
@@ -373,7 +374,8 @@ pub fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(plain)
 }
 
-/// Writes everything but letters, digits, marks and `+` as `%hh`, so that it can stand in any part of a URI.
+/// Writes everything but letters, digits, marks and `+` as `%hh`, so that it can stand in any part
+/// of a URI.
 pub fn escape(text: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(text.len());
     for byte in text {

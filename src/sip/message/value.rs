@@ -29,7 +29,8 @@ impl Params {
         Ok(params)
     }
 
-    /// The raw value of a parameter (a quoted string keeps its quotes); empty when it has none. Names are compared without case.
+    /// The raw value of a parameter (a quoted string keeps its quotes); empty when it has none.
+    /// Names are compared without case.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.0
             .iter()
@@ -42,7 +43,8 @@ impl Params {
         self.get(name).is_some()
     }
 
-    /// Sets a parameter in its place, or adds it at the end. A value that is neither a token nor a host is quoted.
+    /// Sets a parameter in its place, or adds it at the end. A value that is neither a token nor a
+    /// host is quoted.
     pub fn set(&mut self, name: &str, value: Option<&[u8]>) {
         let value = value.map(|value| if can_stand(value) { value.to_vec() } else { quote(value) });
         match self.0.iter_mut().find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())) {
@@ -74,7 +76,10 @@ impl Params {
 }
 
 /// `*( SEMI name [ EQUAL value ] )` up to the end.
-fn each_param<'a>(mut scan: Scan<'a>, mut found: impl FnMut(&'a [u8], Option<&'a [u8]>)) -> Result<(), ValueError> {
+fn each_param<'a>(
+    mut scan: Scan<'a>,
+    mut found: impl FnMut(&'a [u8], Option<&'a [u8]>),
+) -> Result<(), ValueError> {
     loop {
         scan.spaces();
         if scan.done() {
@@ -93,20 +98,25 @@ fn each_param<'a>(mut scan: Scan<'a>, mut found: impl FnMut(&'a [u8], Option<&'a
         scan.spaces();
         let value = match scan.peek() {
             Some(b'"') => scan.quoted().ok_or(ValueError)?,
-            _ => scan.take_while(|byte| !is_space(byte) && !matches!(byte, b';' | b',' | b'"' | b'<' | b'>')),
+            _ => scan.take_while(|byte| {
+                !is_space(byte) && !matches!(byte, b';' | b',' | b'"' | b'<' | b'>')
+            }),
         };
         found(name, Some(value));
     }
 }
 
 fn can_stand(value: &[u8]) -> bool {
-    is_token(value) || host_length(value) == Some(value.len()) || Scan::new(value).quoted() == Some(value)
+    is_token(value)
+        || host_length(value) == Some(value.len())
+        || Scan::new(value).quoted() == Some(value)
 }
 
 /// A name and an address: From, To, Contact, Route, Record-Route, Refer-To, P-Asserted-Identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameAddr {
-    /// The display name without its quotes, empty when there is none. Bytes: people send Latin-1 too.
+    /// The display name without its quotes, empty when there is none. Bytes: people send Latin-1
+    /// too.
     pub display: Vec<u8>,
     /// The address.
     pub uri: Uri,
@@ -117,28 +127,21 @@ pub struct NameAddr {
 impl NameAddr {
     /// An address alone.
     pub fn new(uri: Uri) -> NameAddr {
-        NameAddr {
-            display: Vec::new(),
-            uri,
-            params: Params::new(),
-        }
+        NameAddr { display: Vec::new(), uri, params: Params::new() }
     }
 
-    /// Reads one name and address (RFC 3261 20.10). Without angle brackets, parameters belong to the header (20.10) and the URI must
-    /// have no `?`.
+    /// Reads one name and address (RFC 3261 20.10). Without angle brackets, parameters belong to
+    /// the header (20.10) and the URI must have no `?`.
     pub fn parse(text: &[u8]) -> Result<NameAddr, ValueError> {
         let (display, uri, params) = split_name_addr(text)?;
         let uri = Uri::parse(uri).map_err(|_| ValueError)?;
-        Ok(NameAddr {
-            display: unquote(display),
-            uri,
-            params: Params::read(params)?,
-        })
+        Ok(NameAddr { display: unquote(display), uri, params: Params::read(params)? })
     }
 
     /// Whether `parse` would read it.
     pub(crate) fn fits(text: &[u8]) -> bool {
-        split_name_addr(text).is_ok_and(|(_, uri, params)| is_uri(uri) && each_param(params, |_, _| {}).is_ok())
+        split_name_addr(text)
+            .is_ok_and(|(_, uri, params)| is_uri(uri) && each_param(params, |_, _| {}).is_ok())
     }
 
     /// The tag (RFC 3261 19.3); an empty one is none.
@@ -177,9 +180,11 @@ fn split_name_addr(text: &[u8]) -> Result<(&[u8], &[u8], Scan<'_>), ValueError> 
             let display = scan.quoted().ok_or(ValueError)?;
             scan.spaces();
             if scan.peek() != Some(b'<') {
-                // `""name"" <…>`, as some switches write it: everything before the bracket is the name, unless it holds
-                // what could be taken for an address or a parameter.
-                scan.take_while(|byte| !matches!(byte, b'<' | b'>' | b',' | b';' | b':' | b'@' | b'\\'));
+                // `""name"" <…>`, as some switches write it: everything before the bracket is the
+                // name, unless it holds what could be taken for an address or a parameter.
+                scan.take_while(|byte| {
+                    !matches!(byte, b'<' | b'>' | b',' | b';' | b':' | b'@' | b'\\')
+                });
                 if scan.peek() != Some(b'<') {
                     return Err(ValueError);
                 }
@@ -188,7 +193,9 @@ fn split_name_addr(text: &[u8]) -> Result<(&[u8], &[u8], Scan<'_>), ValueError> 
             }
             display
         }
-        _ => trim(scan.take_while(|byte| !matches!(byte, b'<' | b'>' | b'"' | b',' | b';' | b':' | b'@' | b'\\'))),
+        _ => trim(scan.take_while(|byte| {
+            !matches!(byte, b'<' | b'>' | b'"' | b',' | b';' | b':' | b'@' | b'\\')
+        })),
     };
     if scan.peek() == Some(b'<') {
         return finish_name_addr(display, scan);
@@ -200,14 +207,13 @@ fn split_name_addr(text: &[u8]) -> Result<(&[u8], &[u8], Scan<'_>), ValueError> 
 }
 
 /// The rest of a name and address, from its opening bracket on.
-fn finish_name_addr<'a>(display: &'a [u8], mut scan: Scan<'a>) -> Result<(&'a [u8], &'a [u8], Scan<'a>), ValueError> {
+fn finish_name_addr<'a>(
+    display: &'a [u8],
+    mut scan: Scan<'a>,
+) -> Result<(&'a [u8], &'a [u8], Scan<'a>), ValueError> {
     scan.eat(b'<');
     let uri = scan.take_while(|byte| byte != b'>');
-    if scan.eat(b'>') {
-        Ok((display, uri, scan))
-    } else {
-        Err(ValueError)
-    }
+    if scan.eat(b'>') { Ok((display, uri, scan)) } else { Err(ValueError) }
 }
 
 /// A name without the quotes and spaces around it.
@@ -239,12 +245,7 @@ impl Via {
     pub fn new(transport: &str, host: &str, port: Option<u16>, branch: &str) -> Via {
         let mut params = Params::new();
         params.set("branch", Some(branch.as_bytes()));
-        Via {
-            transport: transport.to_owned(),
-            host: host.to_owned(),
-            port,
-            params,
-        }
+        Via { transport: transport.to_owned(), host: host.to_owned(), port, params }
     }
 
     /// Reads one Via value.
@@ -285,7 +286,8 @@ impl Via {
         Host::read(&self.host)
     }
 
-    /// sent-by as one text, in small letters, for transaction keys. The default port is not filled in.
+    /// sent-by as one text, in small letters, for transaction keys. The default port is not filled
+    /// in.
     pub fn sent_by(&self) -> String {
         let host = self.host.to_ascii_lowercase();
         self.port.map_or(host.clone(), |port| format!("{host}:{port}"))
@@ -331,13 +333,9 @@ fn split_via(text: &[u8]) -> Result<ViaParts<'_>, ValueError> {
     let mut port = None;
     if scan.eat(b':') {
         scan.spaces();
-        let number = digits(scan.take_while(|byte| byte.is_ascii_digit())).and_then(|port| u16::try_from(port).ok());
+        let number = digits(scan.take_while(|byte| byte.is_ascii_digit()))
+            .and_then(|port| u16::try_from(port).ok());
         port = Some(number.ok_or(ValueError)?);
     }
-    Ok(ViaParts {
-        transport,
-        host,
-        port,
-        params: scan,
-    })
+    Ok(ViaParts { transport, host, port, params: scan })
 }

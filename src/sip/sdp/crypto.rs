@@ -28,9 +28,10 @@ pub struct Crypto {
     pub key: MasterKey,
 }
 
-/// Reads the value of an `a=crypto` line (RFC 4568 9.1): `1 AES_CM_128_HMAC_SHA1_80 inline:…|2^31 WSH=64`. `None`: an unknown suite, or
-/// something in it that we would have to honour and do not: an MKI, several keys, a part left in clear or unauthenticated, a key
-/// derivation rate, an order of FEC. A lifetime binds the sender under the key: the peer.
+/// Reads the value of an `a=crypto` line (RFC 4568 9.1): `1 AES_CM_128_HMAC_SHA1_80 inline:…|2^31
+/// WSH=64`. `None`: an unknown suite, or something in it that we would have to honour and do not:
+/// an MKI, several keys, a part left in clear or unauthenticated, a key derivation rate, an order
+/// of FEC. A lifetime binds the sender under the key: the peer.
 pub(super) fn read_crypto(value: &str) -> Option<Crypto> {
     let mut words = value.split_ascii_whitespace();
     let tag = words.next().filter(|tag| is_number(tag, 9))?.parse().ok()?;
@@ -43,7 +44,9 @@ pub(super) fn read_crypto(value: &str) -> Option<Crypto> {
         return None;
     }
     // A window of ours may be larger than he asks for; what has a minus need not be understood.
-    if !words.all(|parameter| parameter.starts_with('-') || parameter.to_ascii_uppercase().starts_with("WSH=")) {
+    if !words.all(|parameter| {
+        parameter.starts_with('-') || parameter.to_ascii_uppercase().starts_with("WSH=")
+    }) {
         return None;
     }
     let mut material = Zeroizing::new([0; MAX_MATERIAL + 4]);
@@ -56,8 +59,9 @@ fn is_number(text: &str, most: usize) -> bool {
     (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Our keys of one leg, all made of one secret. A key is never taken up again once packets went out under it and another, or none, came
-/// in its place: their indices begin anew, and a pair of packets under one index gives both away.
+/// Our keys of one leg, all made of one secret. A key is never taken up again once packets went out
+/// under it and another, or none, came in its place: their indices begin anew, and a pair of
+/// packets under one index gives both away.
 #[derive(Clone)]
 pub(super) struct OurKeys {
     pub(super) secret: Zeroizing<[u8; 32]>,
@@ -98,18 +102,11 @@ impl OurKeys {
         let ours = self.key(theirs.suite())?;
         self.used = true;
         self.agreed = Some((theirs.suite(), audio.secure, theirs.clone(), audio.rtp));
-        Some(Box::new(Keys {
-            ours,
-            theirs: theirs.clone(),
-        }))
+        Some(Box::new(Keys { ours, theirs: theirs.clone() }))
     }
 }
 
 /// The tag of a suite in our offers.
 pub(super) fn tag_of(suite: Suite) -> u32 {
-    Suite::ALL
-        .iter()
-        .zip(1..)
-        .find(|(known, _)| **known == suite)
-        .map_or(0, |(_, tag)| tag)
+    Suite::ALL.iter().zip(1..).find(|(known, _)| **known == suite).map_or(0, |(_, tag)| tag)
 }

@@ -1,7 +1,8 @@
 //! The lines of a description on which a call depends, and where each stood.
 //!
-//! A reader of all of RFC 8866 refuses calls for lines that nobody here needs: a bandwidth with a fraction, a user name with a space, a time
-//! beyond 64 bits. So only `v=`, `c=`, `m=` and `a=` go to it, and `o=` as far as it can be read.
+//! A reader of all of RFC 8866 refuses calls for lines that nobody here needs: a bandwidth with a
+//! fraction, a user name with a space, a time beyond 64 bits. So only `v=`, `c=`, `m=` and `a=` go
+//! to it, and `o=` as far as it can be read.
 
 use super::{FaultLine, SdpError, SdpFault};
 use sdp_types::ParserError;
@@ -31,7 +32,9 @@ impl<'a> SdpWriter<'a> {
             connection: None,
         };
         let mut has_origin = false;
-        for (number, line) in (1..).zip(description.split(['\r', '\n'].as_slice()).filter(|line| !line.is_empty())) {
+        for (number, line) in
+            (1..).zip(description.split(['\r', '\n'].as_slice()).filter(|line| !line.is_empty()))
+        {
             let value = line.get(2..).filter(|_| line.as_bytes().get(1) == Some(&b'='));
             let (Some(key), Some(value)) = (line.chars().next(), value) else {
                 return Err(fault(SdpError::Unreadable, number, line));
@@ -44,7 +47,8 @@ impl<'a> SdpWriter<'a> {
                 }
                 'c' => lines.keep_connection(number, line, value),
                 'm' => {
-                    let told = media(value).ok_or_else(|| fault(SdpError::Unreadable, number, line))?;
+                    let told =
+                        media(value).ok_or_else(|| fault(SdpError::Unreadable, number, line))?;
                     lines.media.push((lines.from.len(), None));
                     lines.keep(number, line, &told);
                 }
@@ -61,7 +65,8 @@ impl<'a> SdpWriter<'a> {
         self.text.push_str("\r\n");
     }
 
-    /// Of several the first counts: they are for layers of a multicast, which nobody here takes (RFC 8866 5.7).
+    /// Of several the first counts: they are for layers of a multicast, which nobody here takes
+    /// (RFC 8866 5.7).
     fn keep_connection(&mut self, number: usize, line: &'a str, value: &str) {
         let at = self.from.len();
         let place = match self.media.last_mut() {
@@ -84,7 +89,9 @@ impl<'a> SdpWriter<'a> {
     pub(super) fn of_media(&self, error: SdpError, media: usize) -> SdpFault {
         let place = self.media.get(media);
         let at = match error {
-            SdpError::Address | SdpError::Multicast => place.and_then(|(line, connection)| connection.or(self.connection).or(Some(*line))),
+            SdpError::Address | SdpError::Multicast => {
+                place.and_then(|(line, connection)| connection.or(self.connection).or(Some(*line)))
+            }
             _ => place.map(|(line, _)| *line),
         };
         self.at(error, at)
@@ -117,27 +124,24 @@ fn fault(error: SdpError, number: usize, line: &str) -> SdpFault {
     }
 }
 
-/// An origin that the reader takes. A user name may have spaces, so it is read from its end; a version that is no number of 64 bits
-/// counts as 0: nothing here depends on either.
+/// An origin that the reader takes. A user name may have spaces, so it is read from its end; a
+/// version that is no number of 64 bits counts as 0: nothing here depends on either.
 fn origin(value: &str) -> String {
     let words: Vec<&str> = value.split_ascii_whitespace().collect();
-    let from_end = |place: usize| words.len().checked_sub(place).and_then(|at| words.get(at)).copied();
+    let from_end =
+        |place: usize| words.len().checked_sub(place).and_then(|at| words.get(at)).copied();
     let id = from_end(5).filter(|_| words.len() >= 6).unwrap_or("0");
     let version: u64 = from_end(4).and_then(|version| version.parse().ok()).unwrap_or(0);
     format!("- {id} {version} IN IP4 0.0.0.0")
 }
 
-/// A media line with one space between its words. One without formats is no fault by itself: refused lines come so (RFC 3264 6), and of any
-/// other nothing can be taken.
+/// A media line with one space between its words. One without formats is no fault by itself:
+/// refused lines come so (RFC 3264 6), and of any other nothing can be taken.
 fn media(value: &str) -> Option<String> {
     let mut words = value.split_ascii_whitespace();
     let (media, port, proto) = (words.next()?, words.next()?, words.next()?);
     let formats: Vec<&str> = words.collect();
-    let formats = if formats.is_empty() {
-        NO_FORMAT.to_owned()
-    } else {
-        formats.join(" ")
-    };
+    let formats = if formats.is_empty() { NO_FORMAT.to_owned() } else { formats.join(" ") };
     Some(format!("m={media} {port} {proto} {formats}"))
 }
 

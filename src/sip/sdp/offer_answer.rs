@@ -13,8 +13,8 @@ use sha2::{Digest, Sha512};
 use std::net::SocketAddr;
 use zeroize::Zeroizing;
 
-/// The payload type of telephone events in our offers, unless the peer has chosen another before; and the clock they are for: that of the codec
-/// beside them (RFC 4733 2.1).
+/// The payload type of telephone events in our offers, unless the peer has chosen another before;
+/// and the clock they are for: that of the codec beside them (RFC 4733 2.1).
 const TELEPHONE_EVENTS: [(u8, u32); 3] = [(101, 8000), (100, 48_000), (99, 16_000)];
 
 /// What offer and answer have come to, seen from us.
@@ -36,9 +36,10 @@ pub struct Agreed {
     pub comfort_noise: Option<u8>,
     /// What the peer may send: every format that both have named.
     ///
-    /// A peer uses, when we have answered its offer, the numbers of our answer, which are its own. One that has answered ours has to use the
-    /// numbers of our offer (RFC 3264 6.1), and many use those of their answer: both are taken, and where a number names one format in the
-    /// offer and another in the answer, that of the offer.
+    /// A peer uses, when we have answered its offer, the numbers of our answer, which are its own.
+    /// One that has answered ours has to use the numbers of our offer (RFC 3264 6.1), and many use
+    /// those of their answer: both are taken, and where a number names one format in the offer and
+    /// another in the answer, that of the offer.
     pub receives: media::Formats,
     /// We send.
     pub send: bool,
@@ -62,7 +63,8 @@ impl Agreed {
         let events = telephone_event.map(|(payload_type, _)| payload_type);
         let sent = [Some(payload_type), events, comfort_noise].into_iter().flatten();
         let mut payload_types = sent.chain(receives.iter().map(|(number, _)| number));
-        let rtcp_mux = audio.rtcp_mux && !payload_types.any(|it| rtcp::AMBIGUOUS_PAYLOAD_TYPES.contains(&it));
+        let rtcp_mux =
+            audio.rtcp_mux && !payload_types.any(|it| rtcp::AMBIGUOUS_PAYLOAD_TYPES.contains(&it));
         Agreed {
             remote: audio.rtp,
             remote_rtcp: if rtcp_mux { audio.rtp } else { audio.rtcp },
@@ -81,7 +83,8 @@ impl Agreed {
     }
 }
 
-/// Our end of one leg's session: writes offers and answers, and counts the version up whenever what it says changes (RFC 3264 8).
+/// Our end of one leg's session: writes offers and answers, and counts the version up whenever what
+/// it says changes (RFC 3264 8).
 #[derive(Clone, Debug)]
 pub struct Local {
     id: u64,
@@ -150,7 +153,8 @@ impl Local {
         self.address
     }
 
-    /// An offer of both laws and telephone events. Media lines that the session has had before stay, refused (RFC 3264 8).
+    /// An offer of both laws and telephone events. Media lines that the session has had before
+    /// stay, refused (RFC 3264 8).
     pub fn offer(&mut self, direction: Direction) -> Vec<u8> {
         self.offer_codecs(direction, &[Codec::Pcmu, Codec::Pcma])
     }
@@ -175,19 +179,22 @@ impl Local {
             Some((_, secure, ..)) => *secure,
             None => self.srtp == SrtpPolicy::Required,
         };
-        let crypto = self.offered_suites.iter().map(|suite| (tag_of(*suite), *suite)).collect::<Vec<_>>();
+        let crypto =
+            self.offered_suites.iter().map(|suite| (tag_of(*suite), *suite)).collect::<Vec<_>>();
         let proto = if self.offered_secure { "RTP/SAVP" } else { "RTP/AVP" };
         self.write(proto, &formats, direction, &crypto)
     }
 
-    /// What may come while our last offer waits for its answer: what was agreed, and what is offered (RFC 3264 5.1, 8.3.2).
+    /// What may come while our last offer waits for its answer: what was agreed, and what is
+    /// offered (RFC 3264 5.1, 8.3.2).
     pub fn expected(&self, agreed: media::Formats) -> media::Formats {
         agreed.iter().chain(self.offered.all()).collect()
     }
 
-    /// The answer to an offer: its first codec that we speak, its payload types, no more than it and `direction` allow; the first of its
-    /// keys that we can use. An offer that this leg's [`Srtp`] rules out ([`Session::parse_for`] has not been asked) comes to nothing sent
-    /// and nothing received.
+    /// The answer to an offer: its first codec that we speak, its payload types, no more than it
+    /// and `direction` allow; the first of its keys that we can use. An offer that this leg's
+    /// [`Srtp`] rules out ([`Session::parse_for`] has not been asked) comes to nothing sent and
+    /// nothing received.
     pub fn answer(&mut self, offer: &SdpSession, direction: Direction) -> (Vec<u8>, Agreed) {
         self.lines = offer.lines.clone();
         self.taken = offer.taken;
@@ -199,7 +206,8 @@ impl Local {
         match crypto {
             Some(crypto) => {
                 let other = self.keys.agreed.as_ref().is_none_or(|(suite, _, theirs, at)| {
-                    // Another key and another place is another telephone: it does not know how far we are under ours.
+                    // Another key and another place is another telephone: it does not know how
+                    // far we are under ours.
                     *suite != crypto.key.suite() || *theirs != crypto.key && *at != offer.audio.rtp
                 });
                 if other {
@@ -210,12 +218,14 @@ impl Local {
             None => self.keys.agreed = None,
         }
         if agreed.srtp.is_none() && (offer.audio.secure || self.srtp == SrtpPolicy::Required) {
-            (agreed.remote, agreed.remote_rtcp, agreed.send, agreed.receive) = (None, None, false, false);
+            (agreed.remote, agreed.remote_rtcp, agreed.send, agreed.receive) =
+                (None, None, false, false);
         }
         self.rtcp_mux = agreed.rtcp_mux;
         let proto = offer.lines.get(offer.taken).map_or("RTP/AVP", |line| line.proto.as_str());
         let direction = Direction::of(agreed.send, agreed.receive);
-        let crypto: Vec<(u32, Suite)> = crypto.iter().map(|crypto| (crypto.tag, crypto.key.suite())).collect();
+        let crypto: Vec<(u32, Suite)> =
+            crypto.iter().map(|crypto| (crypto.tag, crypto.key.suite())).collect();
         let body = self.write(proto, &formats, direction, &crypto);
         (body, agreed)
     }
@@ -235,7 +245,9 @@ impl Local {
         let crypto = self.taken_crypto(&audio)?;
         let mut agreed = Agreed::of(&audio, self.offered.answered_by(&audio), self.direction);
         match crypto {
-            Some(crypto) => agreed.srtp = Some(self.keys.agree(&audio, &crypto.key).ok_or(SdpError::Crypto)?),
+            Some(crypto) => {
+                agreed.srtp = Some(self.keys.agree(&audio, &crypto.key).ok_or(SdpError::Crypto)?)
+            }
             None => self.keys.agreed = None,
         }
         self.lines = answer.lines.clone();
@@ -243,7 +255,8 @@ impl Local {
         Ok(agreed)
     }
 
-    /// The key of an answer: of a suite that we offered, under its tag (RFC 4568 5.1.3). None at all is right where RTP in clear is.
+    /// The key of an answer: of a suite that we offered, under its tag (RFC 4568 5.1.3). None at
+    /// all is right where RTP in clear is.
     fn taken_crypto<'a>(&self, answer: &'a Audio) -> Result<Option<&'a Crypto>, SdpError> {
         let fits = |crypto: &&Crypto| {
             let offered = self.offered_suites.contains(&crypto.key.suite());
@@ -261,7 +274,8 @@ impl Local {
         }
     }
 
-    /// What we offer: these codecs, the events that go with their clocks, and comfort noise if the session has had any.
+    /// What we offer: these codecs, the events that go with their clocks, and comfort noise if the
+    /// session has had any.
     fn formats(&self, codecs: &[Codec]) -> OfferedFormats {
         let mut formats = OfferedFormats::default();
         // As the peer has mapped them first: what has no number of its own takes one that is free.
@@ -271,7 +285,8 @@ impl Local {
         }
         for codec in codecs {
             if formats.codecs.iter().all(|(_, known)| known != codec) {
-                let ours = Some(codec.payload_type()).filter(|ours| self.telephone_events.iter().all(|(known, _)| known != ours));
+                let ours = Some(codec.payload_type())
+                    .filter(|ours| self.telephone_events.iter().all(|(known, _)| known != ours));
                 let number = self.number(ours, &formats);
                 formats.codecs.extend(number.map(|number| (number, *codec)));
             }
@@ -280,7 +295,8 @@ impl Local {
         formats.codecs.sort_by_key(|(_, codec)| place(codec));
         let has_clock = |clock: u32| codecs.iter().any(|codec| codec.clock() == clock);
         let noise = self.comfort_noise.filter(|_| has_clock(8000));
-        formats.comfort_noise = noise.filter(|number| formats.numbers().all(|taken| taken != *number));
+        formats.comfort_noise =
+            noise.filter(|number| formats.numbers().all(|taken| taken != *number));
         for (number, clock) in self.telephone_events {
             if clock == 8000 || has_clock(clock) {
                 let number = self.number(Some(number), &formats);
@@ -290,11 +306,14 @@ impl Local {
         formats
     }
 
-    /// This number, or where it names something else in the offer or to the peer, one that names nothing (RFC 3264 8.3.2).
+    /// This number, or where it names something else in the offer or to the peer, one that names
+    /// nothing (RFC 3264 8.3.2).
     fn number(&self, wish: Option<u8>, offer: &OfferedFormats) -> Option<u8> {
         let is_taken = |number: u8| {
             let is_mapped = self.mapped.iter().any(|(known, _)| *known == number);
-            is_mapped || self.comfort_noise == Some(number) || offer.numbers().any(|known| known == number)
+            is_mapped
+                || self.comfort_noise == Some(number)
+                || offer.numbers().any(|known| known == number)
         };
         let is_wished = |number: u8| {
             let by_events = self.telephone_events.iter().any(|(known, _)| *known == number);
@@ -306,30 +325,39 @@ impl Local {
 
     /// The payload types that the peer has chosen are ours from now on.
     fn learn(&mut self, audio: &Audio) {
-        // The first of two that he has for one codec counts; and what he maps now, over what he mapped before.
+        // The first of two that he has for one codec counts; and what he maps now, over what he
+        // mapped before.
         for (theirs, codec) in audio.codecs.iter().rev() {
             self.mapped.retain(|(payload_type, known)| known != codec && payload_type != theirs);
             self.mapped.push((*theirs, *codec));
         }
         for (ours, clock) in &mut self.telephone_events {
-            if let Some((theirs, _)) = audio.telephone_events.iter().find(|(_, known)| known == clock) {
+            if let Some((theirs, _)) =
+                audio.telephone_events.iter().find(|(_, known)| known == clock)
+            {
                 *ours = *theirs;
             }
         }
         self.comfort_noise = audio.comfort_noise.or(self.comfort_noise);
     }
 
-    fn write(&mut self, proto: &str, formats: &OfferedFormats, direction: Direction, crypto: &[(u32, Suite)]) -> Vec<u8> {
+    fn write(
+        &mut self,
+        proto: &str,
+        formats: &OfferedFormats,
+        direction: Direction,
+        crypto: &[(u32, Suite)],
+    ) -> Vec<u8> {
         let types = formats.numbers();
         let types: Vec<String> = types.map(|it| it.to_string()).collect();
         let mut audio = line("audio", self.address.port(), proto, &types.join(" "));
         for (payload_type, codec) in &formats.codecs {
-            let channels = if codec.channels() > 1 {
-                format!("/{}", codec.channels())
-            } else {
-                String::new()
-            };
-            audio.add_attribute_with_value("rtpmap", format!("{payload_type} {}/{}{channels}", codec.name(), codec.clock()));
+            let channels =
+                if codec.channels() > 1 { format!("/{}", codec.channels()) } else { String::new() };
+            audio.add_attribute_with_value(
+                "rtpmap",
+                format!("{payload_type} {}/{}{channels}", codec.name(), codec.clock()),
+            );
             if *codec == Codec::Opus {
                 audio.add_attribute_with_value("fmtp", format!("{payload_type} useinbandfec=1"));
             }
@@ -338,7 +366,10 @@ impl Local {
             audio.add_attribute_with_value("rtpmap", format!("{payload_type} CN/8000"));
         }
         for (payload_type, clock) in &formats.events {
-            audio.add_attribute_with_value("rtpmap", format!("{payload_type} telephone-event/{clock}"));
+            audio.add_attribute_with_value(
+                "rtpmap",
+                format!("{payload_type} telephone-event/{clock}"),
+            );
             audio.add_attribute_with_value("fmtp", format!("{payload_type} 0-15"));
         }
         if self.rtcp_mux {
@@ -347,15 +378,22 @@ impl Local {
         for (tag, suite) in crypto {
             if let Some(key) = self.keys.key(*suite) {
                 let inline = Zeroizing::new(BASE64.encode(key.material()));
-                audio.add_attribute_with_value("crypto", format!("{tag} {} inline:{}", suite.name(), *inline));
+                audio.add_attribute_with_value(
+                    "crypto",
+                    format!("{tag} {} inline:{}", suite.name(), *inline),
+                );
             }
         }
         audio.add_attribute_with_value("ptime", 20);
         audio.add_attribute(Attribute::new(direction.name()));
-        let mut session = sdp_types::Session::new(Origin::with_ip_addr(self.id, self.version, self.address.ip()), "-");
+        let mut session = sdp_types::Session::new(
+            Origin::with_ip_addr(self.id, self.version, self.address.ip()),
+            "-",
+        );
         session.connection = Some(Connection::from_ip_addr(self.address.ip()));
         session.times = vec![Time::new(0, 0)];
-        session.medias = self.lines.iter().map(|it| line(&it.media, 0, &it.proto, it.formats())).collect();
+        session.medias =
+            self.lines.iter().map(|it| line(&it.media, 0, &it.proto, it.formats())).collect();
         match session.medias.get_mut(self.taken) {
             Some(place) => *place = audio,
             None => session.medias.push(audio),
@@ -401,8 +439,11 @@ impl OfferedFormats {
             // Whoever names it sends it, offered or not, and it names nothing else.
             comfort_noise: answer.comfort_noise,
         };
-        let in_both = self.all().filter(|(_, format)| answered.all().any(|(_, other)| other == *format));
-        let was_offered = |format: Format| format == Format::ComfortNoise || self.all().any(|(_, other)| other == format);
+        let in_both =
+            self.all().filter(|(_, format)| answered.all().any(|(_, other)| other == *format));
+        let was_offered = |format: Format| {
+            format == Format::ComfortNoise || self.all().any(|(_, other)| other == format)
+        };
         let theirs = answered.all().filter(|(_, format)| was_offered(*format));
         in_both.chain(theirs).collect()
     }
@@ -415,7 +456,9 @@ impl Audio {
         OfferedFormats {
             codecs: codec.into_iter().collect(),
             events: codec.and_then(|(_, codec)| self.events_for(codec)).into_iter().collect(),
-            comfort_noise: self.comfort_noise.filter(|_| codec.is_some_and(|(_, codec)| codec.clock() == 8000)),
+            comfort_noise: self
+                .comfort_noise
+                .filter(|_| codec.is_some_and(|(_, codec)| codec.clock() == 8000)),
         }
     }
 }
@@ -435,7 +478,8 @@ fn bytes_of(session: &sdp_types::Session) -> Vec<u8> {
 }
 
 fn line(media: &str, port: u16, proto: &str, fmt: &str) -> Media {
-    let mut line = Media::new(sdp_types::MediaType::Audio, port, sdp_types::TransportProto::RtpAvp, fmt);
+    let mut line =
+        Media::new(sdp_types::MediaType::Audio, port, sdp_types::TransportProto::RtpAvp, fmt);
     line.media = media.to_owned();
     line.proto = proto.to_owned();
     line

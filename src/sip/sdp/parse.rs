@@ -31,8 +31,8 @@ pub struct SdpSession {
 pub struct Audio {
     /// Where the peer wants RTP; `None` for 0.0.0.0 or `::`, the old way to hold.
     pub rtp: Option<SocketAddr>,
-    /// Where the peer wants RTCP (RFC 3605); `None` when RTP goes nowhere or there is no next port. Another host than that of RTP is
-    /// not believed.
+    /// Where the peer wants RTCP (RFC 3605); `None` when RTP goes nowhere or there is no next port.
+    /// Another host than that of RTP is not believed.
     pub rtcp: Option<SocketAddr>,
     /// The peer can have RTCP on the ports of RTP (RFC 5761).
     pub rtcp_mux: bool,
@@ -55,13 +55,15 @@ pub struct Audio {
 }
 
 impl Audio {
-    /// The telephone events that go with a codec: those of its clock; else those of 8000 Hz, which some phones have alone.
+    /// The telephone events that go with a codec: those of its clock; else those of 8000 Hz, which
+    /// some phones have alone.
     pub(super) fn events_for(&self, codec: Codec) -> Option<(u8, u32)> {
         let of = |clock| self.telephone_events.iter().find(|(_, known)| *known == clock);
         of(codec.clock()).or_else(|| of(8000)).copied()
     }
 
-    /// The peer has put us on hold: it does not want to hear us (RFC 3264 8.4), with or without music of its own.
+    /// The peer has put us on hold: it does not want to hear us (RFC 3264 8.4), with or without
+    /// music of its own.
     pub fn is_hold(&self) -> bool {
         !self.direction.receives()
     }
@@ -76,16 +78,19 @@ pub(super) struct SdpLine {
 }
 
 impl SdpSession {
-    /// Reads a description, whether it is encrypted or not. What is not UTF-8 in its texts is no fault.
+    /// Reads a description, whether it is encrypted or not. What is not UTF-8 in its texts is no
+    /// fault.
     pub fn parse(body: &[u8]) -> Result<SdpSession, SdpFault> {
         SdpSession::parse_for(body, SrtpPolicy::Optional)
     }
 
-    /// Reads a description of a leg for which this is the rule: a stream that it rules out is passed over.
+    /// Reads a description of a leg for which this is the rule: a stream that it rules out is
+    /// passed over.
     pub fn parse_for(body: &[u8], srtp: SrtpPolicy) -> Result<SdpSession, SdpFault> {
         let text = String::from_utf8_lossy(body);
         let lines = SdpWriter::of(&text)?;
-        let read = sdp_types::Session::parse(lines.text.as_bytes()).map_err(|error| lines.unreadable(&error))?;
+        let read = sdp_types::Session::parse(lines.text.as_bytes())
+            .map_err(|error| lines.unreadable(&error))?;
         if read.medias.len() > MAX_LINES {
             return Err(lines.of_last(SdpError::Unreadable));
         }
@@ -112,7 +117,9 @@ impl SdpSession {
                         connection_line: lines.of_media(SdpError::Address, taken).line,
                     });
                 }
-                Err(error) if refusal.error == SdpError::NoAudio => refusal = lines.of_media(error, taken),
+                Err(error) if refusal.error == SdpError::NoAudio => {
+                    refusal = lines.of_media(error, taken)
+                }
                 Err(_) => {}
             }
         }
@@ -123,15 +130,22 @@ impl SdpSession {
     pub fn fault(&self, error: SdpError) -> SdpFault {
         let line = match error {
             SdpError::Address | SdpError::Multicast => &self.connection_line,
-            SdpError::Unreadable | SdpError::NoAudio | SdpError::Transport | SdpError::Crypto | SdpError::Codec | SdpError::Mismatch => {
-                &self.media_line
-            }
+            SdpError::Unreadable
+            | SdpError::NoAudio
+            | SdpError::Transport
+            | SdpError::Crypto
+            | SdpError::Codec
+            | SdpError::Mismatch => &self.media_line,
         };
         SdpFault { error, line: line.clone() }
     }
 }
 
-fn read_audio(session: &sdp_types::Session, media: &Media, srtp: SrtpPolicy) -> Result<Audio, SdpError> {
+fn read_audio(
+    session: &sdp_types::Session,
+    media: &Media,
+    srtp: SrtpPolicy,
+) -> Result<Audio, SdpError> {
     let secure = match media.proto.to_ascii_uppercase().as_str() {
         "RTP/AVP" | "RTP/AVPF" => false,
         "RTP/SAVP" | "RTP/SAVPF" => true,
@@ -149,7 +163,8 @@ fn read_audio(session: &sdp_types::Session, media: &Media, srtp: SrtpPolicy) -> 
     if crypto.is_empty() && (secure || srtp == SrtpPolicy::Required) {
         return Err(SdpError::Transport);
     }
-    let connection = media.connections.first().or(session.connection.as_ref()).ok_or(SdpError::Address)?;
+    let connection =
+        media.connections.first().or(session.connection.as_ref()).ok_or(SdpError::Address)?;
     let ip = read_address(connection)?;
     let rtp = (!ip.is_unspecified()).then(|| SocketAddr::new(ip, media.port));
     let formats = read_formats(media);
@@ -187,7 +202,9 @@ fn read_address(connection: &Connection) -> Result<IpAddr, SdpError> {
 
 fn read_rtcp(media: &Media, rtp: SocketAddr) -> Option<SocketAddr> {
     let next = || rtp.port().checked_add(1).map(|port| SocketAddr::new(rtp.ip(), port));
-    let Some(value) = value_of(media, "rtcp") else { return next() };
+    let Some(value) = value_of(media, "rtcp") else {
+        return next();
+    };
     let words: Vec<&str> = value.split_ascii_whitespace().collect();
     let port = words.first().and_then(|port| port.parse().ok()).filter(|port| *port != 0);
     let same_host = words.get(3).is_none_or(|host| host.parse() == Ok(rtp.ip()));
@@ -227,10 +244,16 @@ fn read_formats(media: &Media) -> OfferedFormats {
         let clock: Option<u32> = words.next().and_then(|clock| clock.parse().ok());
         let channels: Option<u32> = words.next().map_or(Some(1), |channels| channels.parse().ok());
         match (name, clock, channels) {
-            ("TELEPHONE-EVENT", Some(clock @ (8000 | 16_000 | 48_000)), Some(1)) => formats.events.push((payload_type, clock)),
-            ("CN", Some(8000), Some(1)) => formats.comfort_noise = formats.comfort_noise.or(Some(payload_type)),
+            ("TELEPHONE-EVENT", Some(clock @ (8000 | 16_000 | 48_000)), Some(1)) => {
+                formats.events.push((payload_type, clock))
+            }
+            ("CN", Some(8000), Some(1)) => {
+                formats.comfort_noise = formats.comfort_noise.or(Some(payload_type))
+            }
             _ => {
-                let fits = |codec: &Codec| clock == Some(codec.clock()) && channels == Some(codec.channels());
+                let fits = |codec: &Codec| {
+                    clock == Some(codec.clock()) && channels == Some(codec.channels())
+                };
                 formats
                     .codecs
                     .extend(Codec::named(name).filter(fits).map(|codec| (payload_type, codec)));
@@ -262,10 +285,5 @@ fn direction_in(attributes: &[Attribute]) -> Option<Direction> {
 }
 
 fn value_of<'a>(media: &'a Media, name: &str) -> Option<&'a str> {
-    media
-        .attributes
-        .iter()
-        .find(|attribute| attribute.attribute == name)?
-        .value
-        .as_deref()
+    media.attributes.iter().find(|attribute| attribute.attribute == name)?.value.as_deref()
 }

@@ -50,7 +50,10 @@ fn the_answer_takes_the_first_common_codec_and_refuses_other_media() {
         payload_type: 8,
         telephone_event: Some((97, 8000)),
         comfort_noise: None,
-        receives: media::Formats::of(&[(8, Format::Audio(Codec::Pcma)), (97, Format::Events(EventClock::Narrow))]),
+        receives: media::Formats::of(&[
+            (8, Format::Audio(Codec::Pcma)),
+            (97, Format::Events(EventClock::Narrow)),
+        ]),
         send: true,
         receive: true,
         held: false,
@@ -88,7 +91,8 @@ fn a_payload_type_that_the_peer_has_mapped_stays_in_our_offers() {
     assert!(again.contains("a=rtpmap:107 opus/48000/2\n"), "{again}");
     assert!(again.contains("a=rtpmap:111 telephone-event/48000\n"), "{again}");
     // A number that he has for something else is not ours to take.
-    let offer = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0 111\na=rtpmap:111 telephone-event/8000\n");
+    let offer =
+        parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0 111\na=rtpmap:111 telephone-event/8000\n");
     let mut local = ours();
     local.answer(&offer.unwrap(), Direction::SendRecv);
     let again = text(local.offer_codecs(Direction::SendRecv, &[Codec::Pcmu, Codec::Opus]));
@@ -121,7 +125,8 @@ fn wideband_codecs_are_read_with_their_clocks_and_answered_as_the_peer_maps_them
 
 #[test]
 fn what_has_another_clock_or_more_channels_is_another_codec() {
-    for map in ["opus/48000", "opus/8000/2", "L16/44100", "L16/16000/2", "G722/16000", "PCMU/16000"] {
+    for map in ["opus/48000", "opus/8000/2", "L16/44100", "L16/16000/2", "G722/16000", "PCMU/16000"]
+    {
         let offer = format!("m=audio 5000 RTP/AVP 96\na=rtpmap:96 {map}\n");
         assert_eq!(parse("IP4 192.0.2.1", &offer).unwrap_err(), SdpError::Codec, "{map}");
     }
@@ -136,7 +141,8 @@ fn an_offer_of_opus_has_telephone_events_for_its_clock_too() {
 
 #[test]
 fn hold_comes_as_a_direction_or_as_no_address() {
-    let agreed = |connection, rest| ours().answer(&parse(connection, rest).unwrap(), Direction::SendRecv).1;
+    let agreed =
+        |connection, rest| ours().answer(&parse(connection, rest).unwrap(), Direction::SendRecv).1;
     let flows = |agreed: Agreed| (agreed.send, agreed.receive, agreed.held);
     assert_eq!(
         flows(agreed("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0\na=sendonly\n")),
@@ -198,7 +204,8 @@ fn what_cannot_be_answered_is_refused() {
 
 #[test]
 fn a_clear_stream_beside_an_encrypted_one_is_taken() {
-    let offer = parse("IP4 192.0.2.1", "m=audio 5000 RTP/SAVP 0\nm=audio 5002 RTP/AVP 0\n").unwrap();
+    let offer =
+        parse("IP4 192.0.2.1", "m=audio 5000 RTP/SAVP 0\nm=audio 5002 RTP/AVP 0\n").unwrap();
     let (body, agreed) = ours().answer(&offer, Direction::SendRecv);
     assert_eq!(agreed.remote, Some("192.0.2.1:5002".parse().unwrap()));
     assert!(text(body).contains("m=audio 0 RTP/SAVP 0\nm=audio 20000 RTP/AVP 0\n"));
@@ -206,7 +213,8 @@ fn a_clear_stream_beside_an_encrypted_one_is_taken() {
 
 #[test]
 fn rtcp_goes_nowhere_but_to_the_host_of_rtp() {
-    let rtcp = |rest| parse("IP4 192.0.2.1", rest).unwrap().audio.rtcp.map(|address| address.to_string());
+    let rtcp =
+        |rest| parse("IP4 192.0.2.1", rest).unwrap().audio.rtcp.map(|address| address.to_string());
     assert_eq!(rtcp("m=audio 5000 RTP/AVP 0\n").as_deref(), Some("192.0.2.1:5001"));
     assert_eq!(
         rtcp("m=audio 5000 RTP/AVP 0\na=rtcp:53020 IN IP4 192.0.2.1\n").as_deref(),
@@ -222,7 +230,8 @@ fn rtcp_goes_nowhere_but_to_the_host_of_rtp() {
 #[test]
 fn rtcp_shares_the_ports_of_rtp_when_both_want_it_and_payload_types_allow_it() {
     let answered = |rest| {
-        let (body, agreed) = ours().answer(&parse("IP4 192.0.2.1", rest).unwrap(), Direction::SendRecv);
+        let (body, agreed) =
+            ours().answer(&parse("IP4 192.0.2.1", rest).unwrap(), Direction::SendRecv);
         let says_so = text(body).contains("a=rtcp-mux\n");
         assert_eq!(says_so, agreed.rtcp_mux);
         (says_so, agreed.remote_rtcp.unwrap().port())
@@ -278,7 +287,9 @@ fn a_later_offer_keeps_the_lines_and_types_of_the_session() {
 fn an_answer_must_fit_the_offer() {
     let mut local = ours();
     local.offer(Direction::SendRecv);
-    let fitting = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 8 101\na=rtpmap:101 telephone-event/8000\n").unwrap();
+    let fitting =
+        parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 8 101\na=rtpmap:101 telephone-event/8000\n")
+            .unwrap();
     let agreed = local.accept(&fitting).unwrap();
     assert_eq!(
         (agreed.codec, agreed.telephone_event, agreed.send),
@@ -316,10 +327,7 @@ fn line_80(tag: u32) -> String {
 
 fn crypto_lines(body: &[u8]) -> Vec<String> {
     let text = String::from_utf8(body.to_vec()).unwrap();
-    text.lines()
-        .filter_map(|line| line.strip_prefix("a=crypto:"))
-        .map(str::to_owned)
-        .collect()
+    text.lines().filter_map(|line| line.strip_prefix("a=crypto:")).map(str::to_owned).collect()
 }
 
 #[test]
@@ -398,7 +406,8 @@ fn a_description_is_taken_or_refused_by_the_rule_of_its_leg() {
 fn an_answer_takes_the_first_key_it_can_use_with_its_tag_and_profile() {
     for proto in ["RTP/AVP", "RTP/SAVP", "RTP/SAVPF"] {
         let bad = "4 F8_128_HMAC_SHA1_80 inline:AAAA";
-        let offer = SdpSession::parse(&with_crypto(proto, &[bad, &line_80(12), &line_80(13)])).unwrap();
+        let offer =
+            SdpSession::parse(&with_crypto(proto, &[bad, &line_80(12), &line_80(13)])).unwrap();
         for srtp in [SrtpPolicy::Optional, SrtpPolicy::Required] {
             let (body, agreed) = secure(srtp).answer(&offer, Direction::SendRecv);
             let lines = crypto_lines(&body);
@@ -415,8 +424,10 @@ fn an_answer_takes_the_first_key_it_can_use_with_its_tag_and_profile() {
 #[test]
 fn what_the_rule_forbids_is_never_answered_with_sound() {
     let quiet = |srtp, body: Vec<u8>| {
-        let (_, agreed) = secure(srtp).answer(&SdpSession::parse(&body).unwrap(), Direction::SendRecv);
-        (agreed.remote, agreed.remote_rtcp, agreed.send, agreed.receive, agreed.srtp) == (None, None, false, false, None)
+        let (_, agreed) =
+            secure(srtp).answer(&SdpSession::parse(&body).unwrap(), Direction::SendRecv);
+        (agreed.remote, agreed.remote_rtcp, agreed.send, agreed.receive, agreed.srtp)
+            == (None, None, false, false, None)
     };
     assert!(quiet(SrtpPolicy::Required, with_crypto("RTP/AVP", &[])));
     assert!(quiet(SrtpPolicy::Off, with_crypto("RTP/SAVP", &[&line_80(1)])));
@@ -426,10 +437,12 @@ fn what_the_rule_forbids_is_never_answered_with_sound() {
 #[test]
 fn an_offer_has_a_key_for_every_suite_each_another() {
     let body = secure(SrtpPolicy::Required).offer(Direction::SendRecv);
-    let offered: Vec<Crypto> = crypto_lines(&body).iter().map(|line| read_crypto(line).unwrap()).collect();
+    let offered: Vec<Crypto> =
+        crypto_lines(&body).iter().map(|line| read_crypto(line).unwrap()).collect();
     assert_eq!(offered.iter().map(|crypto| crypto.key.suite()).collect::<Vec<_>>(), Suite::ALL);
     assert_eq!(offered.iter().map(|crypto| crypto.tag).collect::<Vec<_>>(), [1, 2, 3, 4]);
-    let starts: std::collections::BTreeSet<&[u8]> = offered.iter().map(|crypto| &crypto.key.material()[..16]).collect();
+    let starts: std::collections::BTreeSet<&[u8]> =
+        offered.iter().map(|crypto| &crypto.key.material()[..16]).collect();
     assert_eq!(starts.len(), 4);
     assert!(text(body).contains("m=audio 20000 RTP/SAVP 0 8 101\n"));
     let body = secure(SrtpPolicy::Optional).offer(Direction::SendRecv);
@@ -471,7 +484,9 @@ fn our_key_stays_until_something_else_is_agreed_and_never_comes_back() {
     };
     let other = KEY_80.replace("AAEC", "BBEC");
     let (cm, shorter) = ("AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32");
-    let answer = |local: &mut Local, offer: &SdpSession| local.answer(offer, Direction::SendRecv).1.srtp.map(|keys| keys.ours);
+    let answer = |local: &mut Local, offer: &SdpSession| {
+        local.answer(offer, Direction::SendRecv).1.srtp.map(|keys| keys.ours)
+    };
     let first = answer(&mut local, &secret(KEY_80, cm)).unwrap();
     assert_eq!(answer(&mut local, &secret(KEY_80, cm)), Some(first.clone()));
     assert_eq!(answer(&mut local, &secret(&other, cm)), Some(first.clone()));
@@ -485,14 +500,12 @@ fn our_key_stays_until_something_else_is_agreed_and_never_comes_back() {
     let mut elsewhere = secret(KEY_80, cm);
     elsewhere.audio.rtp = Some("192.0.2.77:5000".parse().unwrap());
     let clear = SdpSession::parse(&with_crypto("RTP/AVP", &[])).unwrap();
-    for offer in [
-        &elsewhere,
-        &secret(KEY_80, shorter),
-        &secret(KEY_80, cm),
-        &clear,
-        &secret(KEY_80, cm),
-    ] {
-        let Some(key) = answer(&mut local, offer) else { continue };
+    for offer in
+        [&elsewhere, &secret(KEY_80, shorter), &secret(KEY_80, cm), &clear, &secret(KEY_80, cm)]
+    {
+        let Some(key) = answer(&mut local, offer) else {
+            continue;
+        };
         assert!(!seen.iter().any(|seen| seen.material()[..16] == key.material()[..16]));
         seen.push(key);
     }
@@ -545,7 +558,11 @@ fn a_format_is_heard_under_the_number_of_the_offer_and_under_that_of_the_answer(
         "m=audio 5000 RTP/AVP 97 96\na=rtpmap:97 opus/48000/2\na=rtpmap:96 telephone-event/8000\n",
     );
     assert_eq!(heard(&agreed), [(96, NARROW), (97, OPUS), (101, NARROW), (111, OPUS)]);
-    assert_eq!((agreed.codec, agreed.payload_type), (Codec::Opus, 97), "we send as the answer says");
+    assert_eq!(
+        (agreed.codec, agreed.payload_type),
+        (Codec::Opus, 97),
+        "we send as the answer says"
+    );
     assert_eq!(agreed.telephone_event, Some((96, 8000)));
 }
 
@@ -558,13 +575,15 @@ fn everything_that_both_have_named_is_heard_and_nothing_else() {
     assert_eq!(agreed.codec, Codec::Pcma);
     let agreed = answered(&mut ours(), &laws, "m=audio 5000 RTP/AVP 0\n");
     assert_eq!(heard(&agreed), [(0, PCMU)]);
-    let agreed = answered(&mut ours(), &[Codec::Pcmu], &format!("m=audio 5000 RTP/AVP 9 0 8 101\n{events}"));
+    let agreed =
+        answered(&mut ours(), &[Codec::Pcmu], &format!("m=audio 5000 RTP/AVP 9 0 8 101\n{events}"));
     assert_eq!(
         heard(&agreed),
         [(0, PCMU), (101, NARROW)],
         "what we have not offered is not for us to hear"
     );
-    let offer = parse("IP4 192.0.2.1", &format!("m=audio 5000 RTP/AVP 8 0 13 101\n{events}")).unwrap();
+    let offer =
+        parse("IP4 192.0.2.1", &format!("m=audio 5000 RTP/AVP 8 0 13 101\n{events}")).unwrap();
     let (_, agreed) = ours().answer(&offer, Direction::SendRecv);
     assert_eq!(
         heard(&agreed),
@@ -667,7 +686,9 @@ fn what_nothing_depends_on_costs_nobody_a_call() {
 
 #[test]
 fn a_refused_line_without_formats_is_answered_with_one() {
-    let offer = parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0\nm=video 0 RTP/AVP\nm=image 0 udptl\n").unwrap();
+    let offer =
+        parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 0\nm=video 0 RTP/AVP\nm=image 0 udptl\n")
+            .unwrap();
     let (answer, _) = ours().answer(&offer, Direction::SendRecv);
     assert!(text(answer).ends_with("m=video 0 RTP/AVP 0\nm=image 0 udptl 0\n"));
     assert_eq!(parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP\n").unwrap_err(), SdpError::Codec);
@@ -675,7 +696,8 @@ fn a_refused_line_without_formats_is_answered_with_one() {
 
 #[test]
 fn a_fault_names_its_line_and_shows_no_key_and_no_name() {
-    let fault = |connection: &str, rest: &str| SdpSession::parse(&body(connection, rest)).unwrap_err();
+    let fault =
+        |connection: &str, rest: &str| SdpSession::parse(&body(connection, rest)).unwrap_err();
     let line = |fault: SdpFault| {
         let warning = fault.error.warning();
         fault.line.map(|line| (warning, line.number, line.text))

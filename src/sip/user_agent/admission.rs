@@ -10,7 +10,9 @@ use crate::sip::config::{SipAccount, SipConfig};
 use crate::sip::digest::{self, Algorithm, Authenticator, DigestRequest, DigestVerdict};
 use crate::sip::flow::Flow;
 use crate::sip::leg::LegSource;
-use crate::sip::message::{Abilities, DESCRIBED, Headers, Method, NameAddr, Refuse, Scheme, SipRequest, Via, printable};
+use crate::sip::message::{
+    Abilities, DESCRIBED, Headers, Method, NameAddr, Refuse, Scheme, SipRequest, Via, printable,
+};
 use crate::sip::peer::Peer;
 use crate::sip::transaction::ServerKey;
 use std::net::SocketAddr;
@@ -36,7 +38,8 @@ pub(super) const ABILITIES: Abilities<'static> = Abilities {
 /// A user name longer than this is nobody's, in characters.
 const LONGEST_USER: usize = 128;
 
-/// A request from nobody that we know, which is asked for credentials: a trunk with a source that is not configured is one.
+/// A request from nobody that we know, which is asked for credentials: a trunk with a source that
+/// is not configured is one.
 const NOBODY: &str = "no account and no trunk: asked for credentials";
 
 /// The account that a request says it is of.
@@ -64,7 +67,8 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// Admits requests, challenges them or refuses them: digests, wrong passwords, and how often a source is answered.
+/// Admits requests, challenges them or refuses them: digests, wrong passwords, and how often a
+/// source is answered.
 #[derive(Debug)]
 pub(super) struct Admission {
     authenticator: Authenticator,
@@ -91,16 +95,25 @@ impl Admission {
 
     /// The account or the trunk that sends this INVITE, or how it is refused.
     ///
-    /// An account is known by what it says of itself in From, by the flow that it has registered by, or by the user name
-    /// of its credentials: a phone may withhold its number from those that it calls, not from us (RFC 3323 4.1, RFC 3261
-    /// 22.1). Everybody else is challenged as if there were such an account: nobody learns which there are.
-    pub(super) fn admit(&mut self, flow: &Flow, invite: &SipRequest, ctx: &mut Context, now: Now) -> Result<LegSource, Refuse> {
+    /// An account is known by what it says of itself in From, by the flow that it has registered
+    /// by, or by the user name of its credentials: a phone may withhold its number from those that
+    /// it calls, not from us (RFC 3323 4.1, RFC 3261 22.1). Everybody else is challenged as if
+    /// there were such an account: nobody learns which there are.
+    pub(super) fn admit(
+        &mut self,
+        flow: &Flow,
+        invite: &SipRequest,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<LegSource, Refuse> {
         let from = invite.headers.from().map_err(|_| Refuse::new(400))?;
-        let trunk = ctx.domain.config.trunks.iter().find(|trunk| trunk.owns(flow.protocol, flow.peer));
+        let trunk =
+            ctx.domain.config.trunks.iter().find(|trunk| trunk.owns(flow.protocol, flow.peer));
         let trunk = trunk.map(|trunk| trunk.name.clone());
         let user = answering_user(&invite.headers, &ctx.domain.config);
         let number = ctx.domain.number_of(&from.uri);
-        let claimed = number.as_ref().and_then(|number| ctx.domain.account_of_number(number.as_str()));
+        let claimed =
+            number.as_ref().and_then(|number| ctx.domain.account_of_number(number.as_str()));
         let claimed_here = claimed.filter(|_| ctx.domain.is_ours(&from.uri));
         let by_credentials = user.as_ref().and_then(|user| ctx.domain.account_of_user(user));
         let at = |account: &&SipAccount| ctx.registrar.is_at(&account.device, flow, now.mono);
@@ -118,7 +131,8 @@ impl Admission {
             (Some(account), _) => self.admit_account(flow, invite, &account, ctx, now),
             (None, Some(trunk)) => Ok(LegSource::Trunk(trunk)),
             (None, None) => {
-                let name = user.or(number.map(|number| number.as_str().to_owned())).unwrap_or_default();
+                let name =
+                    user.or(number.map(|number| number.as_str().to_owned())).unwrap_or_default();
                 self.authenticate(flow, invite, Claim::Nobody(&name), ctx, now)?;
                 Err(Refuse::new(403))
             }
@@ -133,18 +147,20 @@ impl Admission {
         ctx: &mut Context,
         now: Now,
     ) -> Result<LegSource, Refuse> {
-        let known = !ctx.domain.config.challenge_invites && ctx.registrar.is_at(&account.device, flow, now.mono);
+        let known = !ctx.domain.config.challenge_invites
+            && ctx.registrar.is_at(&account.device, flow, now.mono);
         if !known {
             self.authenticate(flow, invite, Claim::Account(account), ctx, now)?;
         }
         Ok(LegSource::Account(account.device.clone()))
     }
 
-    /// The request carries a right digest of the account that it claims to come from; else 401 with a challenge, 403, or 503
-    /// when too many wrong ones have come from there. A claim to an account that there is not gets the same answers.
+    /// The request carries a right digest of the account that it claims to come from; else 401 with
+    /// a challenge, 403, or 503 when too many wrong ones have come from there. A claim to an
+    /// account that there is not gets the same answers.
     ///
-    /// What comes by the flow of a live registration of the account is always looked at: others that send from its address
-    /// do not keep the phone out.
+    /// What comes by the flow of a live registration of the account is always looked at: others
+    /// that send from its address do not keep the phone out.
     pub(super) fn authenticate(
         &mut self,
         flow: &Flow,
@@ -155,9 +171,14 @@ impl Admission {
     ) -> Result<(), Refuse> {
         let realm = ctx.domain.config.realm.as_bytes();
         let mut answers = request.headers.fields_of("Authorization");
-        let Some(answer) = answers.find(|value| digest::realm(value).as_deref() == Some(realm)) else {
+        let Some(answer) = answers.find(|value| digest::realm(value).as_deref() == Some(realm))
+        else {
             let unknown = matches!(claim, Claim::Nobody(_));
-            return Err(self.challenge(flow, false, now).because(if unknown { NOBODY } else { "" }));
+            return Err(self.challenge(flow, false, now).because(if unknown {
+                NOBODY
+            } else {
+                ""
+            }));
         };
         let is_home = claim
             .account()
@@ -192,7 +213,14 @@ impl Admission {
         }
     }
 
-    fn report_guess(&mut self, claim: Claim<'_>, source: SocketAddr, looked_at: bool, ctx: &mut Context, now: Now) {
+    fn report_guess(
+        &mut self,
+        claim: Claim<'_>,
+        source: SocketAddr,
+        looked_at: bool,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         let report = self.throttle.count(claim.name(), source, looked_at, now.mono);
         if let (Some((times, throttled)), Some(account)) = (report, claim.account()) {
             ctx.outputs.push_back(Output::WrongPassword(WrongPassword {
@@ -212,8 +240,8 @@ impl Admission {
         refuse
     }
 
-    /// Whether a source that has shown no right to anything is still worth an answer. Trunks and phones that are registered
-    /// have an allowance of their own, which nobody else uses up.
+    /// Whether a source that has shown no right to anything is still worth an answer. Trunks and
+    /// phones that are registered have an allowance of their own, which nobody else uses up.
     pub(super) fn may_answer(&mut self, flow: &Flow, ctx: &mut Context, now: Now) -> bool {
         let known = ctx.is_known(flow, now);
         let may = self.sources.take(flow.peer, known, now.mono);
@@ -231,7 +259,8 @@ impl Admission {
         }
     }
 
-    /// How many calls of each trunk were refused because it calls too often, or because too much is going on.
+    /// How many calls of each trunk were refused because it calls too often, or because too much is
+    /// going on.
     pub(super) fn refused_of_trunks(&self) -> impl Iterator<Item = (&str, u64)> {
         self.trunk_calls.refused()
     }
@@ -241,14 +270,21 @@ impl Admission {
         let realm = config.realm.as_bytes();
         let mut answers = headers.fields_of("Authorization");
         let answer = answers.find(|value| digest::realm(value).as_deref() == Some(realm));
-        answer
-            .and_then(|answer| self.authenticator.challenge_of(answer))
-            .unwrap_or_default()
+        answer.and_then(|answer| self.authenticator.challenge_of(answer)).unwrap_or_default()
     }
 
     /// Refuses a request statelessly (RFC 3261 8.2.7).
-    pub(super) fn refuse(&mut self, flow: Flow, request: &SipRequest, refuse: &Refuse, ctx: &mut Context, now: Now) {
-        let Some(response) = refuse.response(request) else { return };
+    pub(super) fn refuse(
+        &mut self,
+        flow: Flow,
+        request: &SipRequest,
+        refuse: &Refuse,
+        ctx: &mut Context,
+        now: Now,
+    ) {
+        let Some(response) = refuse.response(request) else {
+            return;
+        };
         ctx.counters.refused += 1;
         if refuse.status == 481 {
             ctx.counters.strangers += 1;
@@ -260,7 +296,14 @@ impl Admission {
     }
 
     /// Refuses an INVITE statelessly: too much is going on.
-    pub(super) fn refuse_overloaded(&mut self, flow: Flow, invite: &SipRequest, source: &LegSource, ctx: &mut Context, now: Now) {
+    pub(super) fn refuse_overloaded(
+        &mut self,
+        flow: Flow,
+        invite: &SipRequest,
+        source: &LegSource,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         if let LegSource::Trunk(name) = source {
             self.trunk_calls.count_refused(name);
         }
@@ -271,9 +314,15 @@ impl Admission {
     }
 }
 
-/// The account with the phone that has registered by this flow. Of several lines of one phone the one that it names in
-/// P-Preferred-Identity (RFC 3325 9.2), or by the Contact that it has registered.
-fn account_at<'a>(flow: &Flow, headers: &Headers, ctx: &'a Context, now: Now) -> Option<&'a SipAccount> {
+/// The account with the phone that has registered by this flow. Of several lines of one phone the
+/// one that it names in P-Preferred-Identity (RFC 3325 9.2), or by the Contact that it has
+/// registered.
+fn account_at<'a>(
+    flow: &Flow,
+    headers: &Headers,
+    ctx: &'a Context,
+    now: Now,
+) -> Option<&'a SipAccount> {
     let here: Vec<&DeviceId> = ctx.registrar.devices_at(flow, now.mono).collect();
     if let [only] = here.as_slice() {
         return ctx.domain.config.account(only);
@@ -288,7 +337,10 @@ fn account_at<'a>(flow: &Flow, headers: &Headers, ctx: &'a Context, now: Now) ->
     let by_contact = || {
         let has = |device: &&&DeviceId| {
             let mut bound = ctx.registrar.of(device, now.mono);
-            bound.any(|binding| binding.flow == *flow && contacts.iter().any(|contact| contact.uri.same(&binding.contact)))
+            bound.any(|binding| {
+                binding.flow == *flow
+                    && contacts.iter().any(|contact| contact.uri.same(&binding.contact))
+            })
         };
         let mut fitting = here.iter().filter(has);
         let first = fitting.next().filter(|_| fitting.next().is_none())?;
@@ -333,8 +385,9 @@ pub(super) fn server_key(request: &SipRequest, via: &Via, peer: Peer) -> Option<
     Some(ServerKey::old(peer, &fields, method))
 }
 
-/// A tel URI names somebody to be called, nothing else. A sips URI is taken as it comes: whether it came over TLS was for
-/// its sender to see to, and within the domain that it names the domain's policy holds (RFC 3261 26.2.2).
+/// A tel URI names somebody to be called, nothing else. A sips URI is taken as it comes: whether it
+/// came over TLS was for its sender to see to, and within the domain that it names the domain's
+/// policy holds (RFC 3261 26.2.2).
 pub(super) fn check_scheme(request: &SipRequest) -> Result<(), Refuse> {
     match request.uri.scheme() {
         Scheme::Tel if request.method == Method::Register => Err(Refuse::new(416)),

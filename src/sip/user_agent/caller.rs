@@ -1,4 +1,5 @@
-//! What a callee is told of its caller: name, number, and what is handed on from one leg to the other.
+//! What a callee is told of its caller: name, number, and what is handed on from one leg to the
+//! other.
 
 use super::local_domain::LocalDomain;
 use crate::model::Number;
@@ -6,7 +7,8 @@ use crate::sip::config::SipAccount;
 use crate::sip::leg::{ANONYMOUS, Identity, LegSource, PassedHeader};
 use crate::sip::message::{Headers, NameAddr, SipRequest, escape, is_printable, printable};
 
-/// What a trunk's INVITE may hand on to the B-leg (Identity only with its Date), and what an account's may.
+/// What a trunk's INVITE may hand on to the B-leg (Identity only with its Date), and what an
+/// account's may.
 const PASSED_FROM_TRUNKS: &[&str] = &["Identity", "Date", "User-to-User", "Session-ID"];
 const PASSED_FROM_ACCOUNTS: &[&str] = &["User-to-User", "Session-ID"];
 
@@ -16,28 +18,37 @@ pub(super) const LONGEST_NAME: usize = 128;
 impl LocalDomain {
     /// The caller as it may be shown, and the number that it says it is.
     ///
-    /// An account is shown by its own number. A trunk may say what it likes, but not that it is a device of ours: such a
-    /// number is withheld and shown as not verified, unless the trunk may (`own_numbers`), or the call is one of ours that
-    /// comes back: `returning` is the number that we go by on the leg with the INVITE that comes back in this one.
-    pub(super) fn identity(&self, source: &LegSource, headers: &Headers, returning: Option<&Number>) -> (Identity, Number) {
+    /// An account is shown by its own number. A trunk may say what it likes, but not that it is a
+    /// device of ours: such a number is withheld and shown as not verified, unless the trunk may
+    /// (`own_numbers`), or the call is one of ours that comes back: `returning` is the number that
+    /// we go by on the leg with the INVITE that comes back in this one.
+    pub(super) fn identity(
+        &self,
+        source: &LegSource,
+        headers: &Headers,
+        returning: Option<&Number>,
+    ) -> (Identity, Number) {
         let from = headers.from().ok();
         let said = from.as_ref().and_then(|from| self.number_of(&from.uri));
         let number = match source {
-            LegSource::Account(device) => self.config.account(device).map(|account| account.number.clone()),
+            LegSource::Account(device) => {
+                self.config.account(device).map(|account| account.number.clone())
+            }
             LegSource::Trunk(_) => said.clone(),
         };
         let claimed = number.unwrap_or_else(|| Number::from(ANONYMOUS));
-        let host = from
-            .as_ref()
-            .map(|from| from.uri.host_text().to_ascii_lowercase())
-            .unwrap_or_default();
-        let is_anonymous = host.ends_with("anonymous.invalid") || said.is_some_and(|said| said.as_str().eq_ignore_ascii_case(ANONYMOUS));
+        let host =
+            from.as_ref().map(|from| from.uri.host_text().to_ascii_lowercase()).unwrap_or_default();
+        let is_anonymous = host.ends_with("anonymous.invalid")
+            || said.is_some_and(|said| said.as_str().eq_ignore_ascii_case(ANONYMOUS));
         if is_anonymous || claimed.as_str() == ANONYMOUS || asks_for_privacy(headers) {
             return (Identity::withheld(String::new()), claimed);
         }
         let may_be_ours = match source {
             LegSource::Account(_) => true,
-            LegSource::Trunk(name) => self.config.trunk(name).is_some_and(|trunk| trunk.own_numbers),
+            LegSource::Trunk(name) => {
+                self.config.trunk(name).is_some_and(|trunk| trunk.own_numbers)
+            }
         };
         let is_back = returning == Some(&claimed);
         if !may_be_ours && self.looks_internal(&claimed) && !is_back {
@@ -48,8 +59,8 @@ impl LocalDomain {
         (Identity { number, display }, claimed)
     }
 
-    /// The number is a device's or an alias of one, or is written so that a person would take it for one: with digits of other scripts, or with
-    /// signs around it.
+    /// The number is a device's or an alias of one, or is written so that a person would take it
+    /// for one: with digits of other scripts, or with signs around it.
     fn looks_internal(&self, number: &Number) -> bool {
         let digits: String = number
             .as_str()
@@ -57,8 +68,10 @@ impl LocalDomain {
             .filter_map(|char| Some(char::from(b'0' + digit_of(char)?)))
             .collect();
         let is_listed = |name: &str| {
-            let listed =
-                |account: &SipAccount| account.number.as_str() == name || account.aliases.iter().any(|alias| alias.as_str() == name);
+            let listed = |account: &SipAccount| {
+                account.number.as_str() == name
+                    || account.aliases.iter().any(|alias| alias.as_str() == name)
+            };
             self.account_of_number(name).is_some() || self.config.accounts.iter().any(listed)
         };
         let is_plain = number.as_str().chars().all(|char| char.is_ascii_digit() || char == '+');
@@ -76,7 +89,8 @@ fn digit_of(char: char) -> Option<u8> {
     u8::try_from(value).ok()
 }
 
-/// The caller wants its number withheld (RFC 3323 4.2, RFC 3325 9.3). What else may be asked for, a B2BUA does anyway.
+/// The caller wants its number withheld (RFC 3323 4.2, RFC 3325 9.3). What else may be asked for, a
+/// B2BUA does anyway.
 fn asks_for_privacy(headers: &Headers) -> bool {
     let asked = headers
         .fields_of("Privacy")
@@ -87,27 +101,33 @@ fn asks_for_privacy(headers: &Headers) -> bool {
         .get_all("Remote-Party-ID")
         .into_iter()
         .filter_map(|value| NameAddr::parse(value).ok());
-    let mut wishes = |party: NameAddr| party.params.get("privacy").is_some_and(|wish| !wish.eq_ignore_ascii_case(b"off"));
-    asked.any(|value| matches!(value.as_slice(), b"id" | b"user" | b"header")) || parties.any(&mut wishes)
+    let mut wishes = |party: NameAddr| {
+        party.params.get("privacy").is_some_and(|wish| !wish.eq_ignore_ascii_case(b"off"))
+    };
+    asked.any(|value| matches!(value.as_slice(), b"id" | b"user" | b"header"))
+        || parties.any(&mut wishes)
 }
 
-/// The allow-list. Names are compared after normalisation, so no spelling gets another header through. A value that is too
-/// long, or holds what cannot be printed, stays behind.
-pub(super) fn passed(source: &LegSource, invite: &SipRequest, from: &Identity, to: &Number) -> Vec<PassedHeader> {
+/// The allow-list. Names are compared after normalisation, so no spelling gets another header
+/// through. A value that is too long, or holds what cannot be printed, stays behind.
+pub(super) fn passed(
+    source: &LegSource,
+    invite: &SipRequest,
+    from: &Identity,
+    to: &Number,
+) -> Vec<PassedHeader> {
     let headers = &invite.headers;
     let allowed = match source {
         LegSource::Trunk(_) => PASSED_FROM_TRUNKS,
         LegSource::Account(_) => PASSED_FROM_ACCOUNTS,
     };
-    let vouched = headers.has("Identity") && headers.single("Date").is_ok() && names_stay(invite, from, to);
+    let vouched =
+        headers.has("Identity") && headers.single("Date").is_ok() && names_stay(invite, from, to);
     let wanted = allowed.iter().filter(|name| vouched || !matches!(**name, "Identity" | "Date"));
     let values = wanted.flat_map(|name| {
         let fitting = headers.fields_of(name).filter(|value| may_pass(name, value));
         let first = fitting.take(MOST_PASSED);
-        first.map(|value| PassedHeader {
-            name,
-            value: value.to_vec(),
-        })
+        first.map(|value| PassedHeader { name, value: value.to_vec() })
     });
     values.collect()
 }
@@ -126,15 +146,20 @@ fn may_pass(name: &str, value: &[u8]) -> bool {
         _ => 64,
     };
     let is_text = std::str::from_utf8(value).is_ok_and(|text| text.chars().all(is_printable));
-    let is_session =
-        || value.len() >= 32 && value[..32].iter().all(u8::is_ascii_hexdigit) && matches!(value.get(32), None | Some(b';' | b' '));
+    let is_session = || {
+        value.len() >= 32
+            && value[..32].iter().all(u8::is_ascii_hexdigit)
+            && matches!(value.get(32), None | Some(b';' | b' '))
+    };
     value.len() <= most && is_text && (name != "Session-ID" || is_session())
 }
 
-/// The B-leg's From and To name the caller and the called number: an Identity that was signed for others would vouch for nobody there
-/// (RFC 8224 6.2).
+/// The B-leg's From and To name the caller and the called number: an Identity that was signed for
+/// others would vouch for nobody there (RFC 8224 6.2).
 fn names_stay(invite: &SipRequest, from: &Identity, to: &Number) -> bool {
-    let stays = |address: &NameAddr, number: &Number| address.uri.raw_user() == Some(escape(number.as_str().as_bytes()).as_slice());
+    let stays = |address: &NameAddr, number: &Number| {
+        address.uri.raw_user() == Some(escape(number.as_str().as_bytes()).as_slice())
+    };
     let (Ok(caller), Ok(called)) = (invite.headers.from(), invite.headers.to()) else {
         return false;
     };

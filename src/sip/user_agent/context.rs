@@ -1,4 +1,5 @@
-//! What the machines of the user agent share: configuration, registrar, transactions, timers, and the way out.
+//! What the machines of the user agent share: configuration, registrar, transactions, timers, and
+//! the way out.
 
 use super::leg::{ClientUse, LegTimer, SentRequest, ServerUse};
 use super::local_domain::LocalDomain;
@@ -14,12 +15,14 @@ use crate::sip::leg::{LegEvent, LegId};
 use crate::sip::message::{Method, Refuse, SipRequest, SipResponse};
 use crate::sip::registrar::Registrar;
 use crate::sip::timers::Timers;
-use crate::sip::transaction::{ClientKey, ClientTransactionId, ReceivedVia, ServerTransactionId, TransactionKind, Transactions};
+use crate::sip::transaction::{
+    ClientKey, ClientTransactionId, ReceivedVia, ServerTransactionId, TransactionKind, Transactions,
+};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// The parts of the user agent that it lends to its machines: a leg, the admission, the qualification. No leg is among them, so that
-/// a leg sees no other.
+/// The parts of the user agent that it lends to its machines: a leg, the admission, the
+/// qualification. No leg is among them, so that a leg sees no other.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) domain: LocalDomain,
@@ -57,7 +60,8 @@ impl Context {
     /// The flow is a trunk's, or a phone has registered by it.
     pub(super) fn is_known(&self, flow: &Flow, now: Now) -> bool {
         let of_trunk = |trunk: &Trunk| trunk.owns(flow.protocol, flow.peer);
-        self.domain.config.trunks.iter().any(of_trunk) || self.registrar.devices_at(flow, now.mono).next().is_some()
+        self.domain.config.trunks.iter().any(of_trunk)
+            || self.registrar.devices_at(flow, now.mono).next().is_some()
     }
 
     // ---- requests of ours
@@ -78,25 +82,29 @@ impl Context {
     }
 
     /// Puts a Via on a request and keeps it.
-    pub(super) fn sent(&mut self, mut request: SipRequest, flow: Flow, attempts: u8) -> Arc<SentRequest> {
+    pub(super) fn sent(
+        &mut self,
+        mut request: SipRequest,
+        flow: Flow,
+        attempts: u8,
+    ) -> Arc<SentRequest> {
         let branch = self.stamp(&mut request, &flow);
         let cseq = request.headers.cseq().map(|(cseq, _)| cseq).unwrap_or_default();
-        Arc::new(SentRequest {
-            request,
-            flow,
-            branch,
-            cseq,
-            attempts,
-        })
+        Arc::new(SentRequest { request, flow, branch, cseq, attempts })
     }
 
-    pub(super) fn send(&mut self, kind: TransactionKind, client: ClientUse, sent: &SentRequest, now: Now) -> ClientTransactionId {
+    pub(super) fn send(
+        &mut self,
+        kind: TransactionKind,
+        client: ClientUse,
+        sent: &SentRequest,
+        now: Now,
+    ) -> ClientTransactionId {
         let key = ClientKey {
             branch: sent.branch.clone(),
             method: sent.request.method.as_bytes().to_vec(),
         };
-        self.transactions
-            .request(key, kind, sent.flow, sent.request.to_bytes(), client, now.mono)
+        self.transactions.request(key, kind, sent.flow, sent.request.to_bytes(), client, now.mono)
     }
 
     /// Sends a request that nobody has seen yet; `client` says what it is for.
@@ -116,29 +124,53 @@ impl Context {
     }
 
     /// The ACK of a 2xx: a transaction of its own, with the credentials of its INVITE.
-    pub(super) fn acknowledge(&mut self, id: ClientTransactionId, dialog: &Dialog, sent: &SentRequest, response: &SipResponse) {
+    pub(super) fn acknowledge(
+        &mut self,
+        id: ClientTransactionId,
+        dialog: &Dialog,
+        sent: &SentRequest,
+        response: &SipResponse,
+    ) {
         let mut ack = dialog.ack(sent.cseq);
         ack.headers.copy(&["Authorization", "Proxy-Authorization"], &sent.request.headers);
         self.stamp(&mut ack, &dialog.flow);
-        self.transactions
-            .acknowledge(id, &response.headers.to_tag(), dialog.flow, ack.to_bytes());
+        self.transactions.acknowledge(id, &response.headers.to_tag(), dialog.flow, ack.to_bytes());
     }
 
     // ---- responses of ours
 
-    pub(super) fn respond(&mut self, transaction: ServerTransactionId, response: &SipResponse, now: Now) {
-        self.transactions
-            .respond(transaction, response.status, response.to_bytes(), now.mono);
+    pub(super) fn respond(
+        &mut self,
+        transaction: ServerTransactionId,
+        response: &SipResponse,
+        now: Now,
+    ) {
+        self.transactions.respond(transaction, response.status, response.to_bytes(), now.mono);
     }
 
     /// Answers a request within a leg that is not INVITE at once.
-    pub(super) fn answer(&mut self, leg: LegId, key: ReceivedVia, response: &SipResponse, now: Now) {
-        let transaction = self.transactions.open_always(key, TransactionKind::Other, ServerUse(Some(leg)));
+    pub(super) fn answer(
+        &mut self,
+        leg: LegId,
+        key: ReceivedVia,
+        response: &SipResponse,
+        now: Now,
+    ) {
+        let transaction =
+            self.transactions.open_always(key, TransactionKind::Other, ServerUse(Some(leg)));
         self.respond(transaction, response, now);
     }
 
-    /// A refusal within a dialog is repeated with its request: judged anew, the repetition would be out of order.
-    pub(super) fn refuse_within(&mut self, leg: LegId, key: ReceivedVia, request: &SipRequest, refuse: &Refuse, now: Now) {
+    /// A refusal within a dialog is repeated with its request: judged anew, the repetition would be
+    /// out of order.
+    pub(super) fn refuse_within(
+        &mut self,
+        leg: LegId,
+        key: ReceivedVia,
+        request: &SipRequest,
+        refuse: &Refuse,
+        now: Now,
+    ) {
         let kind = match request.method {
             Method::Invite => TransactionKind::Invite,
             _ => TransactionKind::Other,

@@ -8,12 +8,10 @@ use crate::sip::leg::LegId;
 use std::net::IpAddr;
 
 impl UserAgent {
-    /// A connection carries a registration or a call, or is a trunk's: it is not closed for being idle.
+    /// A connection carries a registration or a call, or is a trunk's: it is not closed for being
+    /// idle.
     pub fn needs(&self, flow: &Flow) -> bool {
-        let named = Flow {
-            connection: ConnectionId::NONE,
-            ..*flow
-        };
+        let named = Flow { connection: ConnectionId::NONE, ..*flow };
         let carries = |used: &Flow| *used == *flow || *used == named;
         self.config().trunks.iter().any(|trunk| trunk.owns(flow.protocol, flow.peer))
             || self.ctx.registrar.flows().any(carries)

@@ -48,16 +48,19 @@ type HangupReason = Option<(u16, &'static str)>;
 /// The user agent finds the leg that something is for and calls one of
 ///
 /// - [`handle_command`](Leg::handle_command): the B2BUA wants something,
-/// - [`handle_request`](Leg::handle_request) and [`handle_ack`](Leg::handle_ack): the peer has sent a request within the dialog,
+/// - [`handle_request`](Leg::handle_request) and [`handle_ack`](Leg::handle_ack): the peer has sent
+///   a request within the dialog,
 /// - [`handle_cancel`](Leg::handle_cancel): the peer has cancelled its INVITE,
 /// - [`handle_response`](Leg::handle_response): the peer has answered a request of ours,
 /// - [`handle_failure`](Leg::handle_failure): a request of ours found nobody,
 /// - [`handle_timeout`](Leg::handle_timeout): a timer of the leg is due,
-/// - [`follow`](Leg::follow) and [`handle_flow_gone`](Leg::handle_flow_gone): the flow to the peer has changed.
+/// - [`follow`](Leg::follow) and [`handle_flow_gone`](Leg::handle_flow_gone): the flow to the peer
+///   has changed.
 ///
-/// After each of these calls the leg may be over ([`is_over`](Leg::is_over)) and is then dropped, and `Context` holds what it wants, in this
-/// order: transactions to poll, which may fail at once and come back by `handle_failure`; then outputs to drain; then the timers that
-/// it has set, which say when to call next.
+/// After each of these calls the leg may be over ([`is_over`](Leg::is_over)) and is then dropped,
+/// and `Context` holds what it wants, in this order: transactions to poll, which may fail at once
+/// and come back by `handle_failure`; then outputs to drain; then the timers that it has set, which
+/// say when to call next.
 #[derive(Debug)]
 pub(super) struct Leg {
     peer: LegPeer,
@@ -83,7 +86,8 @@ enum LegPhase {
     Cancelling(OutgoingInvite, HangupReason),
     /// Both have said yes.
     Confirmed,
-    /// Hung up, but BYE may be sent only after their ACK (RFC 3261 15), or when there is a flow again.
+    /// Hung up, but BYE may be sent only after their ACK (RFC 3261 15), or when there is a flow
+    /// again.
     ByePending(HangupReason),
     /// BYE is under way.
     ByeSent,

@@ -7,7 +7,8 @@ use crate::sip::leg::LegId;
 use crate::sip::message::{Headers, Refuse, Via};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The header field by which a call of ours is known when it comes back through a B2BUA. It says nothing to anybody else.
+/// The header field by which a call of ours is known when it comes back through a B2BUA. It says
+/// nothing to anybody else.
 pub(super) const TRAIL: &str = "X-Undertone-Call";
 
 /// Every leg, by its id and by its Call-ID.
@@ -20,11 +21,7 @@ pub(super) struct LegTable {
 
 impl Default for LegTable {
     fn default() -> Self {
-        Self {
-            legs: BTreeMap::new(),
-            by_call: BTreeMap::new(),
-            next: 2,
-        }
+        Self { legs: BTreeMap::new(), by_call: BTreeMap::new(), next: 2 }
     }
 }
 
@@ -49,7 +46,8 @@ impl LegTable {
         self.legs.get_mut(&id)
     }
 
-    /// The id of the next leg that a peer begins: even ones, so that they never meet those of the B2BUA.
+    /// The id of the next leg that a peer begins: even ones, so that they never meet those of the
+    /// B2BUA.
     pub(super) fn next_id(&self) -> LegId {
         LegId(self.next)
     }
@@ -60,15 +58,14 @@ impl LegTable {
     }
 
     pub(super) fn insert(&mut self, leg: Leg) {
-        self.by_call
-            .entry(leg.peer().dialog().call_id.clone())
-            .or_default()
-            .insert(leg.id());
+        self.by_call.entry(leg.peer().dialog().call_id.clone()).or_default().insert(leg.id());
         self.legs.insert(leg.id(), leg);
     }
 
     pub(super) fn remove(&mut self, id: LegId) {
-        let Some(leg) = self.legs.remove(&id) else { return };
+        let Some(leg) = self.legs.remove(&id) else {
+            return;
+        };
         if let Some(legs) = self.by_call.get_mut(&leg.peer().dialog().call_id) {
             legs.remove(&id);
             if legs.is_empty() {
@@ -88,12 +85,11 @@ impl LegTable {
         let (from, to) = (headers.from().ok()?, headers.to().ok()?);
         let call_id = headers.call_id().ok()?;
         let (from_tag, to_tag) = (from.tag().unwrap_or_default(), to.tag().unwrap_or_default());
-        self.of_call(call_id)
-            .find(|leg| leg.peer().dialog().matches(call_id, to_tag, from_tag))
+        self.of_call(call_id).find(|leg| leg.peer().dialog().matches(call_id, to_tag, from_tag))
     }
 
-    /// The leg that an INVITE wants to replace (RFC 3891 3), and whether only an early dialog is meant. One that does not exist is not
-    /// replaced, and no phone joins a call by itself.
+    /// The leg that an INVITE wants to replace (RFC 3891 3), and whether only an early dialog is
+    /// meant. One that does not exist is not replaced, and no phone joins a call by itself.
     pub(super) fn replaced(&self, headers: &Headers) -> Result<Option<(&Leg, bool)>, Refuse> {
         if let Some(join) = headers.get("Join") {
             return Err(Refuse::new(if self.named(join).is_some() { 603 } else { 481 }));
@@ -105,8 +101,8 @@ impl LegTable {
         self.named(value).map(Some).ok_or(Refuse::new(481))
     }
 
-    /// The other leg of the same peer that the Refer-To of a request within `leg` names by Replaces, and our number there. (481 would end the
-    /// dialog in which the peer asks, RFC 5057 5.1.)
+    /// The other leg of the same peer that the Refer-To of a request within `leg` names by
+    /// Replaces, and our number there. (481 would end the dialog in which the peer asks, RFC 5057 5.1.)
     pub(super) fn referred_to(&self, leg: &Leg, headers: &Headers) -> Option<(LegId, Number)> {
         let target = refer_target(headers.single("Refer-To").ok()?)?;
         let replaces = target.header("Replaces")?;
@@ -136,8 +132,9 @@ impl LegTable {
         found.map(|leg| (leg, early_only))
     }
 
-    /// The leg of ours with the INVITE that comes back in this one: through a proxy, which keeps our Via beneath its own, the
-    /// Call-ID and the tag (RFC 3261 16.6), or through a B2BUA that hands on header fields it does not know.
+    /// The leg of ours with the INVITE that comes back in this one: through a proxy, which keeps
+    /// our Via beneath its own, the Call-ID and the tag (RFC 3261 16.6), or through a B2BUA that
+    /// hands on header fields it does not know.
     pub(super) fn returning(&self, headers: &Headers, tokens: &TokenGenerator) -> Option<&Leg> {
         if let Some(id) = headers.get(TRAIL).and_then(|token| tokens.open_token(token)) {
             return self.get(id);

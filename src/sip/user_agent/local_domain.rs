@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// The Allow header.
-pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, REFER, REGISTER";
+pub(super) const ALLOW: &str =
+    "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, REFER, REGISTER";
 
 /// The Accept header: [`DESCRIBED`](crate::sip::message::DESCRIBED).
 pub(super) const ACCEPT: &str = "application/sdp, multipart/mixed, multipart/alternative";
@@ -56,8 +57,9 @@ impl LocalDomain {
         self.config.accounts.get(*self.users.get(user)?)
     }
 
-    /// The Request-URI names us or a domain of ours. What stands at another port of our host is another's; a domain's port is not ours to
-    /// know: something before us may have another. A tel URI names no host: whatever is asked resolves it.
+    /// The Request-URI names us or a domain of ours. What stands at another port of our host is
+    /// another's; a domain's port is not ours to know: something before us may have another. A tel
+    /// URI names no host: whatever is asked resolves it.
     pub(super) fn is_ours(&self, uri: &Uri) -> bool {
         if uri.scheme() == Scheme::Tel {
             return true;
@@ -76,7 +78,8 @@ impl LocalDomain {
         self.locals.iter().any(|(_, local)| at_host(local) && at_port(local))
     }
 
-    /// The number that a URI means here: an account's own spelling of it first, else without visual separators.
+    /// The number that a URI means here: an account's own spelling of it first, else without visual
+    /// separators.
     pub(super) fn number_of(&self, uri: &Uri) -> Option<Number> {
         let written = uri.subscriber()?;
         if self.account_of_number(&written).is_some() {
@@ -94,8 +97,8 @@ impl LocalDomain {
         }
     }
 
-    /// Our Contact on a leg: its user part is the number that we go by there, so that a phone that refers to it, or calls it
-    /// later, names somebody (RFC 5589 7).
+    /// Our Contact on a leg: its user part is the number that we go by there, so that a phone that
+    /// refers to it, or calls it later, names somebody (RFC 5589 7).
     pub(super) fn contact(&self, flow: &Flow, number: &Number) -> Vec<u8> {
         let number = if number.as_str().is_empty() { ANONYMOUS } else { number.as_str() };
         let user = String::from_utf8_lossy(&escape(number.as_bytes())).into_owned();
@@ -103,10 +106,12 @@ impl LocalDomain {
             Protocol::Udp => "",
             Protocol::Tcp => ";transport=tcp",
         };
-        format!("<sip:{user}@{}:{}{transport}>", self.via_host(flow), flow.local.port()).into_bytes()
+        format!("<sip:{user}@{}:{}{transport}>", self.via_host(flow), flow.local.port())
+            .into_bytes()
     }
 
-    /// The header fields that say what we are and can, on a request that makes or refreshes a dialog.
+    /// The header fields that say what we are and can, on a request that makes or refreshes a
+    /// dialog.
     pub(super) fn write_common(&self, request: &mut SipRequest, flow: &Flow, number: &Number) {
         request.headers.push("Contact", self.contact(flow, number));
         request.headers.push("Allow", ALLOW);
@@ -115,16 +120,26 @@ impl LocalDomain {
         request.headers.push("User-Agent", &self.config.product);
     }
 
-    /// Where a request came from and where its responses go. `headers` are the request's, or those of the response to it.
-    pub(super) fn return_path(&self, source: Flow, via: Option<&Via>, headers: &Headers) -> ReturnPath {
-        // Only a datagram whose Via says another port, and does not ask for rport, has two ways to choose from.
-        let elsewhere = |via: &Via| via.rport().is_none() && via.port.unwrap_or(5060) != source.peer.port();
-        let keeps = source.protocol == Protocol::Udp && via.is_some_and(|via| elsewhere(via) && self.is_behind_nat(&source, via, headers));
+    /// Where a request came from and where its responses go. `headers` are the request's, or those
+    /// of the response to it.
+    pub(super) fn return_path(
+        &self,
+        source: Flow,
+        via: Option<&Via>,
+        headers: &Headers,
+    ) -> ReturnPath {
+        // Only a datagram whose Via says another port, and does not ask for rport, has two ways to
+        // choose from.
+        let elsewhere =
+            |via: &Via| via.rport().is_none() && via.port.unwrap_or(5060) != source.peer.port();
+        let keeps = source.protocol == Protocol::Udp
+            && via.is_some_and(|via| elsewhere(via) && self.is_behind_nat(&source, via, headers));
         ReturnPath::new(source, via, keeps)
     }
 
-    /// The sender is configured as behind a NAT, or shows it: its Via names a private address that is not the one that it comes from. Whether
-    /// it is what it says matters to nobody: its own source is always a safe place to answer.
+    /// The sender is configured as behind a NAT, or shows it: its Via names a private address that
+    /// is not the one that it comes from. Whether it is what it says matters to nobody: its own
+    /// source is always a safe place to answer.
     fn is_behind_nat(&self, source: &Flow, via: &Via, headers: &Headers) -> bool {
         let from = headers.from().ok().and_then(|from| self.number_of(&from.uri));
         let account = from.and_then(|number| self.account_of_number(number.as_str()));

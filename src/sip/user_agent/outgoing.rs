@@ -50,9 +50,11 @@ impl UserAgent {
         else {
             return;
         };
-        let has_room = self.legs.get(id).is_none() && self.legs.len() < self.ctx.domain.config.limits.legs;
+        let has_room =
+            self.legs.get(id).is_none() && self.legs.len() < self.ctx.domain.config.limits.legs;
         let begun = route(&to, &self.ctx, now).and_then(|route| {
-            let style = self.ctx.domain.account_of(&route.source).map(|account| account.auto_answer);
+            let style =
+                self.ctx.domain.account_of(&route.source).map(|account| account.auto_answer);
             let content = InviteContent {
                 from,
                 offer,
@@ -70,10 +72,7 @@ impl UserAgent {
                 leg.expect_answer(timeout, swallow_digits, &mut self.ctx, now);
                 self.legs.insert(leg);
             }
-            Err(error) => self.ctx.event(LegEvent::Refused {
-                leg: id,
-                status: error.status(),
-            }),
+            Err(error) => self.ctx.event(LegEvent::Refused { leg: id, status: error.status() }),
         }
     }
 }
@@ -92,7 +91,8 @@ fn route_to_device(device: &DeviceId, ctx: &Context, now: Now) -> Result<Request
     let account = ctx.domain.config.account(device).ok_or(Unroutable::NotRegistered)?;
     let binding = ctx.registrar.lookup(device, now.mono).ok_or(Unroutable::NotRegistered)?;
     let host = ctx.domain.via_host(&binding.target);
-    let to = Uri::sip(Some(account.number.as_str().as_bytes()), &host, None).map_err(|_| Unroutable::NotRegistered)?;
+    let to = Uri::sip(Some(account.number.as_str().as_bytes()), &host, None)
+        .map_err(|_| Unroutable::NotRegistered)?;
     Ok(RequestRoute {
         flow: binding.target,
         uri: binding.contact.clone(),
@@ -101,24 +101,28 @@ fn route_to_device(device: &DeviceId, ctx: &Context, now: Now) -> Result<Request
     })
 }
 
-fn route_to_trunk(trunk: &Trunk, number: &Number, locals: &[(Protocol, SocketAddr)]) -> Result<RequestRoute, Unroutable> {
+fn route_to_trunk(
+    trunk: &Trunk,
+    number: &Number,
+    locals: &[(Protocol, SocketAddr)],
+) -> Result<RequestRoute, Unroutable> {
     let peer = trunk.address.ok_or(Unroutable::NoTrunk)?;
-    let fits = |(protocol, local): &&(Protocol, SocketAddr)| *protocol == trunk.protocol && local.is_ipv4() == peer.is_ipv4();
+    let fits = |(protocol, local): &&(Protocol, SocketAddr)| {
+        *protocol == trunk.protocol && local.is_ipv4() == peer.is_ipv4()
+    };
     let (protocol, local) = *locals.iter().find(fits).ok_or(Unroutable::NoTrunk)?;
     let host = trunk.target.strip_suffix(&format!(":{}", peer.port())).unwrap_or(&trunk.target);
     let port = (peer.port() != 5060).then_some(peer.port());
-    let to = Uri::sip(Some(number.as_str().as_bytes()), host, port).map_err(|_| Unroutable::BadNumber)?;
+    let to = Uri::sip(Some(number.as_str().as_bytes()), host, port)
+        .map_err(|_| Unroutable::BadNumber)?;
     let uri = match protocol {
         Protocol::Udp => to.clone(),
-        Protocol::Tcp => to.with_param("transport", Some("tcp")).map_err(|_| Unroutable::BadNumber)?,
+        Protocol::Tcp => {
+            to.with_param("transport", Some("tcp")).map_err(|_| Unroutable::BadNumber)?
+        }
     };
     Ok(RequestRoute {
-        flow: Flow {
-            protocol,
-            local,
-            peer,
-            connection: ConnectionId::NONE,
-        },
+        flow: Flow { protocol, local, peer, connection: ConnectionId::NONE },
         uri,
         to: NameAddr::new(to),
         source: LegSource::Trunk(trunk.name.clone()),

@@ -18,7 +18,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// Names and sources that are remembered.
 const MOST: usize = 4096;
 
-/// Reports at once, and how long until there may be another: a thousand guessers do not fill a disk with log lines.
+/// Reports at once, and how long until there may be another: a thousand guessers do not fill a disk
+/// with log lines.
 const REPORTS: u32 = 20;
 const REPORT_EACH: Duration = Duration::from_millis(200);
 
@@ -47,8 +48,8 @@ pub(super) enum Attempt<'a> {
     Nobody(&'a str),
 }
 
-/// How many wrong passwords were tried for which device from where: from each address and port, and, with a wider measure,
-/// from each address. Addresses of IPv6 count by /64: one subscriber.
+/// How many wrong passwords were tried for which device from where: from each address and port,
+/// and, with a wider measure, from each address. Addresses of IPv6 count by /64: one subscriber.
 #[derive(Debug, Default)]
 pub(super) struct PasswordThrottle {
     by: BTreeMap<ThrottleKey, FailedAttempts>,
@@ -77,18 +78,30 @@ struct FailedAttempts {
 
 impl PasswordThrottle {
     /// How long an answer for this name from this source has to wait before it is looked at.
-    pub(super) fn wait(&self, name: Attempt<'_>, source: SocketAddr, now: Instant) -> Option<Duration> {
+    pub(super) fn wait(
+        &self,
+        name: Attempt<'_>,
+        source: SocketAddr,
+        now: Instant,
+    ) -> Option<Duration> {
         let left = |port: Option<u16>, most: u32, each: Duration| {
             let guess = self.by.get(&name.key(source, port));
             guess.map_or(Duration::ZERO, |guess| guess.allowance.wait(most, each, now))
         };
-        let wait = left(Some(source.port()), FREE, EACH).max(left(None, FREE * PORTS, EACH / PORTS));
+        let wait =
+            left(Some(source.port()), FREE, EACH).max(left(None, FREE * PORTS, EACH / PORTS));
         Some(wait).filter(|wait| !wait.is_zero())
     }
 
-    /// A wrong answer, or one that was not looked at. What is to be told of it: how many since this was told last, and
-    /// whether nothing more is looked at from there for a while.
-    pub(super) fn count(&mut self, name: Attempt<'_>, source: SocketAddr, looked_at: bool, now: Instant) -> Option<(u32, bool)> {
+    /// A wrong answer, or one that was not looked at. What is to be told of it: how many since this
+    /// was told last, and whether nothing more is looked at from there for a while.
+    pub(super) fn count(
+        &mut self,
+        name: Attempt<'_>,
+        source: SocketAddr,
+        looked_at: bool,
+        now: Instant,
+    ) -> Option<(u32, bool)> {
         if looked_at {
             self.guess(name.key(source, None), now).allowance.take(EACH / PORTS, now);
         }
@@ -102,9 +115,14 @@ impl PasswordThrottle {
         guess.times = guess.times.saturating_add(1);
         let news = match guess.told {
             None => true,
-            Some((at, told_throttled)) => throttled && !told_throttled || now.saturating_duration_since(at) >= AGAIN,
+            Some((at, told_throttled)) => {
+                throttled && !told_throttled || now.saturating_duration_since(at) >= AGAIN
+            }
         };
-        if !news || matches!(name, Attempt::Nobody(_)) || self.reports.try_take(REPORTS, REPORT_EACH, now).is_err() {
+        if !news
+            || matches!(name, Attempt::Nobody(_))
+            || self.reports.try_take(REPORTS, REPORT_EACH, now).is_err()
+        {
             return None;
         }
         let guess = self.guess(name.key(source, None), now);
@@ -119,13 +137,15 @@ impl PasswordThrottle {
         self.by.entry(key).or_default()
     }
 
-    /// Those that have not tried for long, and of the others the quarter that has tried least: forgetting costs little for each that is new.
+    /// Those that have not tried for long, and of the others the quarter that has tried least:
+    /// forgetting costs little for each that is new.
     fn forget_some(&mut self, now: Instant) {
         self.by.retain(|_, guess| !guess.allowance.used(now).is_zero());
         if self.by.len() < MOST {
             return;
         }
-        let mut used: Vec<Duration> = self.by.values().map(|guess| guess.allowance.used(now)).collect();
+        let mut used: Vec<Duration> =
+            self.by.values().map(|guess| guess.allowance.used(now)).collect();
         let (_, limit, _) = used.select_nth_unstable(MOST / 4);
         let limit = *limit;
         let mut left = MOST / 4;
@@ -140,7 +160,9 @@ impl PasswordThrottle {
 fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
     }
 }
 
@@ -148,7 +170,10 @@ fn network(source: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere; time then passes by hand")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test has to begin somewhere; time then passes by hand"
+    )]
     fn start() -> Instant {
         Instant::now()
     }
@@ -211,7 +236,8 @@ mod tests {
     }
 
     #[test]
-    fn the_first_wrong_password_and_the_beginning_of_the_throttling_are_told_and_then_one_line_a_minute() {
+    fn the_first_wrong_password_and_the_beginning_of_the_throttling_are_told_and_then_one_line_a_minute()
+     {
         let (mut guesses, start) = (PasswordThrottle::default(), start());
         let mut told = Vec::new();
         for second in 0..=120 {
@@ -229,9 +255,14 @@ mod tests {
         for _ in 0..FREE {
             guesses.count(ANNA, here(5060), true, now);
         }
-        let sources = (0..MOST as u32 + 100).map(|host| SocketAddr::from(((0x0a00_0000 + host).to_be_bytes(), 5060)));
-        let told = sources.filter(|source| guesses.count(ANNA, *source, true, now).is_some()).count();
+        let sources = (0..MOST as u32 + 100)
+            .map(|host| SocketAddr::from(((0x0a00_0000 + host).to_be_bytes(), 5060)));
+        let told =
+            sources.filter(|source| guesses.count(ANNA, *source, true, now).is_some()).count();
         assert!(guesses.by.len() <= MOST && told < REPORTS as usize);
-        assert!(guesses.wait(ANNA, here(5060), now).is_some(), "who has tried most is not forgotten");
+        assert!(
+            guesses.wait(ANNA, here(5060), now).is_some(),
+            "who has tried most is not forgotten"
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! Whether registered phones are still there: OPTIONS from time to time (RFC 3261 11), and any response is a sign of life.
+//! Whether registered phones are still there: OPTIONS from time to time (RFC 3261 11), and any
+//! response is a sign of life.
 //!
-//! A phone that has lost its power stays registered until its binding expires, and each caller of it waits for 64·T1. So a phone that has
-//! answered an OPTIONS once, and then leaves one unanswered, is not called any more until it answers again, or registers.
+//! A phone that has lost its power stays registered until its binding expires, and each caller of
+//! it waits for 64·T1. So a phone that has answered an OPTIONS once, and then leaves one
+//! unanswered, is not called any more until it answers again, or registers.
 //!
 //! | the phone | is asked again | is called |
 //! |---|---|---|
@@ -22,7 +24,8 @@ use crate::sip::transaction::ClientTransactionId;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// An answer that takes longer has been lost, or there is nobody to give it: four transmissions (RFC 3261 17.1.2.2).
+/// An answer that takes longer has been lost, or there is nobody to give it: four transmissions
+/// (RFC 3261 17.1.2.2).
 const PATIENCE: Duration = Duration::from_secs(6);
 
 /// How long until a silent phone is asked again.
@@ -56,9 +59,12 @@ impl Qualification {
         self.timers.next()
     }
 
-    /// The bindings of a device have changed: phones that are new are asked from now on, and those that are gone no more.
+    /// The bindings of a device have changed: phones that are new are asked from now on, and those
+    /// that are gone no more.
     pub(super) fn handle_bindings(&mut self, device: &DeviceId, ctx: &mut Context, now: Now) {
-        let Some(interval) = ctx.domain.config.qualify else { return };
+        let Some(interval) = ctx.domain.config.qualify else {
+            return;
+        };
         if ctx.domain.config.account(device).is_none_or(|account| !account.qualify) {
             return;
         }
@@ -67,22 +73,20 @@ impl Qualification {
             .of(device, now.mono)
             .map(|binding| QualifiedPhone::of(device, &binding.contact))
             .collect();
-        let first = QualifiedPhone {
-            device: device.clone(),
-            contact: Vec::new(),
-        };
+        let first = QualifiedPhone { device: device.clone(), contact: Vec::new() };
         let known = self.phones.range(first..).take_while(|(phone, _)| phone.device == *device);
-        let gone: Vec<QualifiedPhone> = known
-            .map(|(phone, _)| phone.clone())
-            .filter(|phone| !bound.contains(phone))
-            .collect();
+        let gone: Vec<QualifiedPhone> =
+            known.map(|(phone, _)| phone.clone()).filter(|phone| !bound.contains(phone)).collect();
         for phone in gone {
             self.ask_no_more(&phone, ctx);
         }
         for phone in bound {
             if !self.phones.contains_key(&phone) {
-                // Phones that have registered together, after a power cut or a restart of ours, are not asked together.
-                let wait = Duration::from_millis(1000 + ctx.tokens.below((interval.as_millis() as u64).max(1)));
+                // Phones that have registered together, after a power cut or a restart of ours, are
+                // not asked together.
+                let wait = Duration::from_millis(
+                    1000 + ctx.tokens.below((interval.as_millis() as u64).max(1)),
+                );
                 self.timers.set(phone.clone(), now.mono + wait);
                 self.phones.insert(phone, Probe::default());
             }
@@ -116,7 +120,8 @@ impl Qualification {
     fn ask_phone(&mut self, phone: QualifiedPhone, ctx: &mut Context, now: Now) {
         let is_it = |binding: &&Binding| binding.contact.as_bytes() == phone.contact.as_slice();
         let found = ctx.registrar.of(&phone.device, now.mono).find(is_it);
-        let Some((uri, flow)) = found.map(|binding| (binding.contact.clone(), binding.target)) else {
+        let Some((uri, flow)) = found.map(|binding| (binding.contact.clone(), binding.target))
+        else {
             return self.ask_no_more(&phone, ctx);
         };
         let account = ctx
@@ -126,7 +131,9 @@ impl Qualification {
             .map(|account| account.number.clone())
             .unwrap_or_else(|| ANONYMOUS.into());
         let host = ctx.domain.via_host(&flow);
-        let Ok(own) = Uri::sip(None, &host, None) else { return };
+        let Ok(own) = Uri::sip(None, &host, None) else {
+            return;
+        };
         let from = NameAddr::new(own).with_tag(&ctx.tokens.word());
         let options = SipRequest::new(Method::Options, uri.clone())
             .with("Max-Forwards", "70")
@@ -149,10 +156,7 @@ impl Qualification {
         let Some(probe) = self.phones.get_mut(phone) else {
             return;
         };
-        *probe = Probe {
-            answers: true,
-            waiting: None,
-        };
+        *probe = Probe { answers: true, waiting: None };
         self.ask_again(phone, ctx.domain.config.qualify.unwrap_or(SOON), now);
         self.mark(phone, false, ctx, now);
     }
@@ -163,11 +167,7 @@ impl Qualification {
             return;
         };
         probe.waiting = None;
-        let wait = if probe.answers {
-            SOON
-        } else {
-            ctx.domain.config.qualify.unwrap_or(SOON)
-        };
+        let wait = if probe.answers { SOON } else { ctx.domain.config.qualify.unwrap_or(SOON) };
         let is_silent = probe.answers;
         self.ask_again(phone, wait, now);
         if is_silent {
@@ -175,16 +175,23 @@ impl Qualification {
         }
     }
 
-    /// An INVITE has found nobody: a phone that has answered OPTIONS before is asked again before anybody else waits for it.
-    pub(super) fn handle_unanswered_call(&mut self, source: &LegSource, flow: Flow, ctx: &mut Context, now: Now) {
-        let LegSource::Account(device) = source else { return };
+    /// An INVITE has found nobody: a phone that has answered OPTIONS before is asked again before
+    /// anybody else waits for it.
+    pub(super) fn handle_unanswered_call(
+        &mut self,
+        source: &LegSource,
+        flow: Flow,
+        ctx: &mut Context,
+        now: Now,
+    ) {
+        let LegSource::Account(device) = source else {
+            return;
+        };
         let called = ctx.registrar.of(device, now.mono).filter(|binding| binding.target == flow);
-        let phones: Vec<QualifiedPhone> = called.map(|binding| QualifiedPhone::of(device, &binding.contact)).collect();
+        let phones: Vec<QualifiedPhone> =
+            called.map(|binding| QualifiedPhone::of(device, &binding.contact)).collect();
         for phone in phones {
-            if self
-                .phones
-                .get(&phone)
-                .is_some_and(|probe| probe.answers && probe.waiting.is_none())
+            if self.phones.get(&phone).is_some_and(|probe| probe.answers && probe.waiting.is_none())
             {
                 self.handle_failure(&phone, ctx, now);
             }
@@ -192,14 +199,19 @@ impl Qualification {
     }
 
     /// A phone has called: it is there.
-    pub(super) fn handle_call_from(&mut self, device: &DeviceId, source: &Flow, ctx: &mut Context, now: Now) {
+    pub(super) fn handle_call_from(
+        &mut self,
+        device: &DeviceId,
+        source: &Flow,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         let silent = ctx
             .registrar
             .of(device, now.mono)
             .filter(|binding| binding.is_silent() && binding.flow == *source);
-        for phone in silent
-            .map(|binding| QualifiedPhone::of(device, &binding.contact))
-            .collect::<Vec<_>>()
+        for phone in
+            silent.map(|binding| QualifiedPhone::of(device, &binding.contact)).collect::<Vec<_>>()
         {
             self.mark(&phone, false, ctx, now);
         }
@@ -214,10 +226,8 @@ impl Qualification {
         if !ctx.registrar.mark(&phone.device, &phone.contact, is_silent) {
             return;
         }
-        ctx.outputs.push_back(Output::Qualified {
-            device: phone.device.clone(),
-            answers: !is_silent,
-        });
+        ctx.outputs
+            .push_back(Output::Qualified { device: phone.device.clone(), answers: !is_silent });
         let is = ctx.registrar.lookup(&phone.device, now.mono).is_some();
         if is != was {
             ctx.registered(phone.device.clone(), is);
@@ -227,9 +237,6 @@ impl Qualification {
 
 impl QualifiedPhone {
     fn of(device: &DeviceId, contact: &Uri) -> QualifiedPhone {
-        QualifiedPhone {
-            device: device.clone(),
-            contact: contact.as_bytes().to_vec(),
-        }
+        QualifiedPhone { device: device.clone(), contact: contact.as_bytes().to_vec() }
     }
 }

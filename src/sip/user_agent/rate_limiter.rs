@@ -11,8 +11,9 @@ const PORTS: u32 = 4;
 
 /// How often sources are answered that have shown no right to anything.
 ///
-/// A source that is known by its flow (a trunk, a registered phone) has an allowance of its own. Strangers have one for each address
-/// and port, and one for each address: another port of a phone's address does not use up what the phone needs.
+/// A source that is known by its flow (a trunk, a registered phone) has an allowance of its own.
+/// Strangers have one for each address and port, and one for each address: another port of a
+/// phone's address does not use up what the phone needs.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
     per_second: u32,
@@ -35,9 +36,11 @@ impl RateLimiter {
 
     /// Whether `peer` is answered once more.
     pub(super) fn take(&mut self, peer: SocketAddr, known: bool, now: Instant) -> bool {
-        let (burst, each) = (self.per_second.saturating_mul(2), Duration::from_secs(1) / self.per_second);
+        let (burst, each) =
+            (self.per_second.saturating_mul(2), Duration::from_secs(1) / self.per_second);
         if known {
-            return entry(&mut self.known, peer, self.most, now).is_none_or(|known| known.try_take(burst, each, now).is_ok());
+            return entry(&mut self.known, peer, self.most, now)
+                .is_none_or(|known| known.try_take(burst, each, now).is_ok());
         }
         let Some(address) = entry(&mut self.addresses, peer.ip(), self.most, now) else {
             return false;
@@ -47,7 +50,8 @@ impl RateLimiter {
             return false;
         }
         // Where no more ports are remembered, the address alone counts.
-        let may = entry(&mut self.ports, peer, self.most, now).is_none_or(|port| port.try_take(burst, each, now).is_ok());
+        let may = entry(&mut self.ports, peer, self.most, now)
+            .is_none_or(|port| port.try_take(burst, each, now).is_ok());
         if may {
             address.take(of_all, now);
         }
@@ -56,7 +60,12 @@ impl RateLimiter {
 }
 
 /// The entry of a key; `None` when there are too many that are still in use.
-fn entry<K: Ord + Copy>(entries: &mut BTreeMap<K, TokenBucket>, key: K, most: usize, now: Instant) -> Option<&mut TokenBucket> {
+fn entry<K: Ord + Copy>(
+    entries: &mut BTreeMap<K, TokenBucket>,
+    key: K,
+    most: usize,
+    now: Instant,
+) -> Option<&mut TokenBucket> {
     if entries.len() >= most && !entries.contains_key(&key) {
         entries.retain(|_, allowance| !allowance.used(now).is_zero());
         if entries.len() >= most {
@@ -86,21 +95,18 @@ impl TrunkCalls {
             allowance: TokenBucket::default(),
             refused: 0,
         };
-        Self {
-            trunks: trunks.iter().map(|trunk| (trunk.name.clone(), rate(trunk))).collect(),
-        }
+        Self { trunks: trunks.iter().map(|trunk| (trunk.name.clone(), rate(trunk))).collect() }
     }
 
     pub(super) fn take(&mut self, name: &str, now: Instant) -> bool {
-        let Some(trunk) = self.trunks.get_mut(name) else { return true };
+        let Some(trunk) = self.trunks.get_mut(name) else {
+            return true;
+        };
         let Some(per_second) = trunk.per_second.filter(|per_second| *per_second > 0) else {
             return trunk.per_second.is_none();
         };
         // A second's calls may come at once.
-        trunk
-            .allowance
-            .try_take(per_second, Duration::from_secs(1) / per_second, now)
-            .is_ok()
+        trunk.allowance.try_take(per_second, Duration::from_secs(1) / per_second, now).is_ok()
     }
 
     pub(super) fn count_refused(&mut self, name: &str) {
@@ -118,7 +124,10 @@ impl TrunkCalls {
 mod tests {
     use super::*;
 
-    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere; time then passes by hand")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test has to begin somewhere; time then passes by hand"
+    )]
     fn start() -> Instant {
         Instant::now()
     }
@@ -127,7 +136,13 @@ mod tests {
         SocketAddr::from(([192, 0, 2, host], port))
     }
 
-    fn answered(sources: &mut RateLimiter, peer: SocketAddr, times: usize, known: bool, now: Instant) -> usize {
+    fn answered(
+        sources: &mut RateLimiter,
+        peer: SocketAddr,
+        times: usize,
+        known: bool,
+        now: Instant,
+    ) -> usize {
         (0..times).filter(|_| sources.take(peer, known, now)).count()
     }
 
@@ -136,7 +151,8 @@ mod tests {
         let (mut sources, now) = (RateLimiter::new(50, 4096), start());
         assert_eq!(answered(&mut sources, peer(3, 1024), 1000, false, now), 100);
         assert_eq!(answered(&mut sources, peer(3, 5062), 3, false, now), 3);
-        let all: usize = (2000..3000).map(|port| answered(&mut sources, peer(3, port), 10, false, now)).sum();
+        let all: usize =
+            (2000..3000).map(|port| answered(&mut sources, peer(3, port), 10, false, now)).sum();
         assert_eq!(all, 400 - 103, "an address has its measure too");
         assert_eq!(answered(&mut sources, peer(3, 5062), 1, false, now), 0);
         assert_eq!(
@@ -144,7 +160,10 @@ mod tests {
             3,
             "who is known is counted apart"
         );
-        assert_eq!(answered(&mut sources, peer(3, 5062), 1, false, now + Duration::from_secs(1)), 1);
+        assert_eq!(
+            answered(&mut sources, peer(3, 5062), 1, false, now + Duration::from_secs(1)),
+            1
+        );
     }
 
     #[test]

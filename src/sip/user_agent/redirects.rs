@@ -8,15 +8,16 @@ use crate::sip::message::{NameAddr, SipResponse, Uri};
 const MOST_REDIRECTS: usize = 8;
 
 impl LocalDomain {
-    /// The numbers that the phone of a device sends a caller to (RFC 3261 21.3), the preferred first. Another host is none
-    /// of them: what a device may call is decided by number.
+    /// The numbers that the phone of a device sends a caller to (RFC 3261 21.3), the preferred
+    /// first. Another host is none of them: what a device may call is decided by number.
     pub(super) fn redirected_to(&self, response: &SipResponse) -> Vec<Number> {
         if !matches!(response.status, 300..=302) {
             return Vec::new();
         }
         let mut contacts = response.headers.contacts().unwrap_or_default();
         contacts.truncate(MOST_REDIRECTS);
-        // q has three digits behind its point at most (RFC 3261 25.1); without it a contact comes first.
+        // q has three digits behind its point at most (RFC 3261 25.1); without it a contact comes
+        // first.
         let weight = |contact: &NameAddr| {
             let q = contact
                 .params
@@ -25,10 +26,10 @@ impl LocalDomain {
             (q.unwrap_or(1.0).clamp(0.0, 1.0) * 1000.0) as u16
         };
         contacts.sort_by_key(|contact| std::cmp::Reverse(weight(contact)));
-        let is_phone = |uri: &Uri| uri.param("user").is_some_and(|user| user.eq_ignore_ascii_case(b"phone"));
-        let fitting = contacts
-            .iter()
-            .filter(|contact| self.is_ours(&contact.uri) || is_phone(&contact.uri));
+        let is_phone =
+            |uri: &Uri| uri.param("user").is_some_and(|user| user.eq_ignore_ascii_case(b"phone"));
+        let fitting =
+            contacts.iter().filter(|contact| self.is_ours(&contact.uri) || is_phone(&contact.uri));
         fitting.filter_map(|contact| self.number_of(&contact.uri)).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Refusals that are written down for the operator: each in one line, and never so many that they fill a disk.
+//! Refusals that are written down for the operator: each in one line, and never so many that they
+//! fill a disk.
 
 use super::Output;
 use super::context::Context;
@@ -31,7 +32,8 @@ pub enum RefusedBy {
     Peer,
 }
 
-/// A request that was refused, or something that could not be read. All text is bounded and printable; `from` and `to` are personal data.
+/// A request that was refused, or something that could not be read. All text is bounded and
+/// printable; `from` and `to` are personal data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRequest {
     /// The side that refused.
@@ -71,7 +73,12 @@ struct RefusalLines {
 
 impl RefusalLog {
     /// The line, if there may be one now. It is not made when there may not.
-    pub(super) fn take(&mut self, known: bool, now: Instant, line: impl FnOnce() -> RefusedRequest) -> Option<RefusedRequest> {
+    pub(super) fn take(
+        &mut self,
+        known: bool,
+        now: Instant,
+        line: impl FnOnce() -> RefusedRequest,
+    ) -> Option<RefusedRequest> {
         let (lines, most, each) = match known {
             true => (&mut self.known, KNOWN, KNOWN_EACH),
             false => (&mut self.strangers, STRANGERS, STRANGERS_EACH),
@@ -80,16 +87,19 @@ impl RefusalLog {
             lines.left_out += 1;
             return None;
         }
-        Some(RefusedRequest {
-            left_out: std::mem::take(&mut lines.left_out),
-            ..line()
-        })
+        Some(RefusedRequest { left_out: std::mem::take(&mut lines.left_out), ..line() })
     }
 }
 
 impl Context {
     /// Writes a refusal of a request of theirs down.
-    pub(super) fn note_refused(&mut self, flow: &Flow, request: &SipRequest, refuse: &Refuse, now: Now) {
+    pub(super) fn note_refused(
+        &mut self,
+        flow: &Flow,
+        request: &SipRequest,
+        refuse: &Refuse,
+        now: Now,
+    ) {
         if refuse.reason.is_empty() {
             return;
         }
@@ -111,13 +121,16 @@ impl Context {
         self.outputs.extend(note.map(Output::Refused));
     }
 
-    /// Writes down that something came which is no message: what it should have answered waits in vain.
+    /// Writes down that something came which is no message: what it should have answered waits in
+    /// vain.
     pub(super) fn note_malformed(&mut self, flow: &Flow, error: &ParseError, now: Now) {
         if error.fault == Fault::KeepAlive {
             return;
         }
         let known = self.is_known(flow, now);
-        let of = |name: &str| shown(error.response.as_ref().and_then(|response| response.headers.get(name)));
+        let of = |name: &str| {
+            shown(error.response.as_ref().and_then(|response| response.headers.get(name)))
+        };
         let note = || RefusedRequest {
             by: RefusedBy::Us,
             method: String::new(),
@@ -135,8 +148,16 @@ impl Context {
     }
 
     /// Writes down that a request of ours was refused, or found nobody.
-    pub(super) fn note_refusal_of(&mut self, sent: &SentRequest, status: u16, reason: &[u8], headers: Option<&Headers>, now: Now) {
-        let asked = ["WWW-Authenticate", "Proxy-Authenticate"].map(|name| headers.map(|headers| headers.fields_of(name)));
+    pub(super) fn note_refusal_of(
+        &mut self,
+        sent: &SentRequest,
+        status: u16,
+        reason: &[u8],
+        headers: Option<&Headers>,
+        now: Now,
+    ) {
+        let asked = ["WWW-Authenticate", "Proxy-Authenticate"]
+            .map(|name| headers.map(|headers| headers.fields_of(name)));
         let realms: Vec<String> = asked
             .into_iter()
             .flatten()

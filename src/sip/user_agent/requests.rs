@@ -3,7 +3,9 @@
 use super::admission::{ABILITIES, Claim, check_scheme, server_key};
 use super::caller::passed;
 use super::context::Context;
-use super::leg::{InDialogRequest, Leg, LegPeer, ServerUse, capabilities, check_session, refuse_method, warning};
+use super::leg::{
+    InDialogRequest, Leg, LegPeer, ServerUse, capabilities, check_session, refuse_method, warning,
+};
 use super::{Output, UserAgent};
 use crate::model::{Now, Number};
 use crate::sip::dialog::Dialog;
@@ -29,8 +31,13 @@ impl UserAgent {
             return self.refuse(flow, &request, &Refuse::new(513), now);
         }
         let in_dialog = request.headers.to().is_ok_and(|to| to.tag().is_some());
-        if let Err(mut refuse) = validate(&request, &ABILITIES).and_then(|()| check_scheme(&request)) {
-            if refuse.status == 405 && in_dialog && self.leg_of(&flow, &request.headers, now).is_none() {
+        if let Err(mut refuse) =
+            validate(&request, &ABILITIES).and_then(|()| check_scheme(&request))
+        {
+            if refuse.status == 405
+                && in_dialog
+                && self.leg_of(&flow, &request.headers, now).is_none()
+            {
                 // RFC 3261 12.2.2: whatever it asks for, the dialog that it asks in is not there.
                 refuse = Refuse::new(481);
             } else if in_dialog && let Ok(leg) = self.leg_of_request(&flow, &request, now) {
@@ -84,7 +91,13 @@ impl UserAgent {
         Ok(())
     }
 
-    fn handle_invite(&mut self, flow: Flow, key: ReceivedVia, invite: &SipRequest, now: Now) -> Result<(), Refuse> {
+    fn handle_invite(
+        &mut self,
+        flow: Flow,
+        key: ReceivedVia,
+        invite: &SipRequest,
+        now: Now,
+    ) -> Result<(), Refuse> {
         let headers = &invite.headers;
         let max_forwards = match headers.max_forwards() {
             Ok(0) => return Err(Refuse::new(483)),
@@ -98,7 +111,8 @@ impl UserAgent {
             let status = if returning.is_some() { 482 } else { 404 };
             return Err(Refuse::new(status).because("the Request-URI names another host"));
         }
-        // A caller that takes a leg's place is told that leg, by its Contact or by any other URI of ours (RFC 3891 3).
+        // A caller that takes a leg's place is told that leg, by its Contact or by any other URI of
+        // ours (RFC 3891 3).
         let of_replaced = || replaced.map(|(leg, _)| leg.peer().number().clone());
         let to = self.ctx.domain.number_of(&invite.uri).or_else(of_replaced);
         let to = to.ok_or(Refuse::new(404).because("no number"))?;
@@ -117,16 +131,20 @@ impl UserAgent {
         let local_tag = self.ctx.tokens.word();
         let dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
         let id = self.legs.next_id();
-        let peer = LegPeer::calling(id, (source.clone(), to.clone()), dialog, &key.path, &self.ctx, now);
+        let peer =
+            LegPeer::calling(id, (source.clone(), to.clone()), dialog, &key.path, &self.ctx, now);
         let call_id = headers.call_id().unwrap_or_default();
         if self.legs.of_call(call_id).any(|leg| peer.is_merged(leg.peer())) {
             return Err(Refuse::new(482).because("the same request by another way"));
         }
-        let (from, claimed) = self.ctx.domain.identity(&source, headers, returning.map(|leg| leg.peer().number()));
+        let (from, claimed) =
+            self.ctx.domain.identity(&source, headers, returning.map(|leg| leg.peer().number()));
         let returns = returning.map(Leg::id);
         let has_room = self.legs.len() < self.ctx.domain.config.limits.legs;
         let opened = match has_room && self.admission.may_call(&source, now) {
-            true => self.ctx.transactions.open(key, TransactionKind::Invite, ServerUse(Some(id))).ok(),
+            true => {
+                self.ctx.transactions.open(key, TransactionKind::Invite, ServerUse(Some(id))).ok()
+            }
             false => None,
         };
         let Some(transaction) = opened else {
@@ -155,7 +173,13 @@ impl UserAgent {
         Ok(())
     }
 
-    fn handle_register(&mut self, flow: Flow, key: ReceivedVia, request: &SipRequest, now: Now) -> Result<(), Refuse> {
+    fn handle_register(
+        &mut self,
+        flow: Flow,
+        key: ReceivedVia,
+        request: &SipRequest,
+        now: Now,
+    ) -> Result<(), Refuse> {
         let headers = &request.headers;
         let to = headers.to().map_err(|_| Refuse::new(400))?;
         if to.uri.scheme() == Scheme::Other {
@@ -186,11 +210,18 @@ impl UserAgent {
             path: key.path,
         };
         let registered = self.ctx.registrar.register(&device, change, genuine, now.mono);
-        registered.map_err(|error| refuse_registration(error, self.ctx.domain.config.limits.min_expires))?;
+        registered.map_err(|error| {
+            refuse_registration(error, self.ctx.domain.config.limits.min_expires)
+        })?;
         let mut response = SipResponse::to(request, 200).with_to_tag(&self.ctx.tokens.word());
         for binding in self.ctx.registrar.of(&device, now.mono) {
             let left = binding.expires_at.saturating_duration_since(now.mono);
-            let contact = [b"<", binding.contact.as_bytes(), format!(">;expires={}", left.as_secs()).as_bytes()].concat();
+            let contact = [
+                b"<",
+                binding.contact.as_bytes(),
+                format!(">;expires={}", left.as_secs()).as_bytes(),
+            ]
+            .concat();
             response.headers.push("Contact", contact);
         }
         self.qualification.handle_bindings(&device, &mut self.ctx, now);
@@ -213,7 +244,8 @@ impl UserAgent {
     fn handle_cancel(&mut self, flow: Flow, key: ReceivedVia, cancel: &SipRequest, now: Now) {
         let transactions = &self.ctx.transactions;
         let invite = key.key.with_method(Method::Invite.as_bytes());
-        // A phone whose address has changed writes another sent-by: Call-ID and tag say then that it is the same.
+        // A phone whose address has changed writes another sent-by: Call-ID and tag say then that
+        // it is the same.
         let found = transactions.server(&invite).or_else(|| {
             let like = transactions.of_same_branch(&invite)?;
             transactions.server(&like)
@@ -222,12 +254,15 @@ impl UserAgent {
             return self.refuse(flow, cancel, &Refuse::new(481), now);
         };
         let tag = match self.legs.get(id) {
-            Some(leg) if !leg.is_cancelled_by(cancel) => return self.refuse(flow, cancel, &Refuse::new(481), now),
+            Some(leg) if !leg.is_cancelled_by(cancel) => {
+                return self.refuse(flow, cancel, &Refuse::new(481), now);
+            }
             Some(leg) => leg.peer().dialog().local_tag.to_owned(),
             None => self.ctx.tokens.word(),
         };
         let response = SipResponse::to(cancel, 200).with_to_tag(&tag);
-        let transaction = self.ctx.transactions.open_always(key, TransactionKind::Other, ServerUse(None));
+        let transaction =
+            self.ctx.transactions.open_always(key, TransactionKind::Other, ServerUse(None));
         self.ctx.respond(transaction, &response, now);
         self.with_leg(id, |leg, ctx| leg.handle_cancel(invite, ctx, now));
     }
@@ -239,24 +274,39 @@ impl UserAgent {
         leg.peer().speaks_from(flow, &self.ctx, now.mono).then_some(leg.id())
     }
 
-    /// The leg that a request belongs to (RFC 3261 12.2.2). From where its peer is, the tags are enough; from elsewhere a phone has to
-    /// show its digest (22.1), and a source that shows none learns nothing.
-    fn leg_of_request(&mut self, flow: &Flow, request: &SipRequest, now: Now) -> Result<LegId, Refuse> {
+    /// The leg that a request belongs to (RFC 3261 12.2.2). From where its peer is, the tags are
+    /// enough; from elsewhere a phone has to show its digest (22.1), and a source that shows none
+    /// learns nothing.
+    fn leg_of_request(
+        &mut self,
+        flow: &Flow,
+        request: &SipRequest,
+        now: Now,
+    ) -> Result<LegId, Refuse> {
         let leg = self.legs.within(&request.headers).ok_or(Refuse::new(481))?;
         if leg.peer().speaks_from(flow, &self.ctx, now.mono) {
             return Ok(leg.id());
         }
         let account = self.ctx.domain.account_of(leg.peer().source()).cloned();
-        let account = account.filter(|_| request.headers.has("Authorization")).ok_or(Refuse::new(481))?;
+        let account =
+            account.filter(|_| request.headers.has("Authorization")).ok_or(Refuse::new(481))?;
         let claim = Claim::Account(&account);
         self.admission.authenticate(flow, request, claim, &mut self.ctx, now)?;
         Ok(leg.id())
     }
 
-    fn handle_in_dialog(&mut self, flow: Flow, via: ReceivedVia, request: &SipRequest, now: Now) -> Result<(), Refuse> {
+    fn handle_in_dialog(
+        &mut self,
+        flow: Flow,
+        via: ReceivedVia,
+        request: &SipRequest,
+        now: Now,
+    ) -> Result<(), Refuse> {
         let id = self.leg_of_request(&flow, request, now)?;
         let replaces = match request.method {
-            Method::Refer => self.legs.get(id).and_then(|leg| self.legs.referred_to(leg, &request.headers)),
+            Method::Refer => {
+                self.legs.get(id).and_then(|leg| self.legs.referred_to(leg, &request.headers))
+            }
             _ => None,
         };
         let received = InDialogRequest { request, via, replaces };
@@ -308,7 +358,8 @@ fn refuse_registration(error: RegisterError, min_expires: Duration) -> Refuse {
     }
 }
 
-/// The longest Contact that may be registered, in bytes: an SBC writes whole routes into its URI parameters.
+/// The longest Contact that may be registered, in bytes: an SBC writes whole routes into its URI
+/// parameters.
 const LONGEST_CONTACT: usize = 2048;
 
 fn registration(headers: &Headers) -> Result<BindingChange, Refuse> {

@@ -20,7 +20,8 @@ impl UserAgent {
         };
         let to_tag = headers.to_tag();
         let waits = self.ctx.transactions.client(&key);
-        if !waits.is_some_and(|(client, sent_to)| self.may_answer(client, sent_to, &flow, now.mono)) {
+        if !waits.is_some_and(|(client, sent_to)| self.may_answer(client, sent_to, &flow, now.mono))
+        {
             return;
         }
         match self.ctx.transactions.handle_response(&key, response.status, &to_tag, now.mono) {
@@ -39,19 +40,29 @@ impl UserAgent {
     /// A response to a request of ours may come from there.
     fn may_answer(&self, client: &ClientUse, sent_to: &Flow, source: &Flow, now: Instant) -> bool {
         let of_leg = || client.leg().and_then(|leg| self.legs.get(leg));
-        self.peers.same(sent_to, source) || of_leg().is_some_and(|leg| leg.peer().may_answer(source, &self.ctx, now))
+        self.peers.same(sent_to, source)
+            || of_leg().is_some_and(|leg| leg.peer().may_answer(source, &self.ctx, now))
     }
 
-    fn handle_reply(&mut self, id: ClientTransactionId, client: ClientUse, response: &SipResponse, now: Now) {
+    fn handle_reply(
+        &mut self,
+        id: ClientTransactionId,
+        client: ClientUse,
+        response: &SipResponse,
+        now: Now,
+    ) {
         if let ClientUse::Qualify(phone) = &client {
             return self.qualification.handle_response(phone, &mut self.ctx, now);
         }
         let Some(leg) = client.leg() else { return };
         let late = match &client {
-            ClientUse::Invite(_, sent) if (200..300).contains(&response.status) => Some(sent.clone()),
+            ClientUse::Invite(_, sent) if (200..300).contains(&response.status) => {
+                Some(sent.clone())
+            }
             _ => None,
         };
-        let found = self.with_leg(leg, |leg, ctx| leg.handle_response(id, client, response, ctx, now));
+        let found =
+            self.with_leg(leg, |leg, ctx| leg.handle_response(id, client, response, ctx, now));
         if let (None, Some(sent)) = (found, late) {
             refuse_fork(id, &sent, response, &mut self.ctx, now);
         }
@@ -64,8 +75,12 @@ impl UserAgent {
         }
         let Some(id) = client.leg() else { return };
         if let (ClientUse::Invite(..), Some(leg)) = (&client, self.legs.get(id)) {
-            self.qualification
-                .handle_unanswered_call(leg.peer().source(), leg.peer().dialog().flow, &mut self.ctx, now);
+            self.qualification.handle_unanswered_call(
+                leg.peer().source(),
+                leg.peer().dialog().flow,
+                &mut self.ctx,
+                now,
+            );
         }
         self.with_leg(id, |leg, ctx| leg.handle_failure(client, status, ctx, now));
     }

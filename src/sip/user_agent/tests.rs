@@ -1,4 +1,5 @@
-//! One harness: user agents on a virtual network under a virtual clock, and a peer that speaks raw text.
+//! One harness: user agents on a virtual network under a virtual clock, and a peer that speaks raw
+//! text.
 
 mod bodies;
 mod connected;
@@ -30,15 +31,14 @@ const PHONE: &str = "192.0.2.3:5062";
 const STRANGER: &str = "192.0.2.66:5060";
 const REALM: &str = "undertone";
 
-const SDP: &str =
-    "v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n";
+const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n";
 
-#[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere; time then passes by hand")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test has to begin somewhere; time then passes by hand"
+)]
 fn start() -> Now {
-    Now {
-        mono: Instant::now(),
-        wall: Timestamp(1_800_000_000_000),
-    }
+    Now { mono: Instant::now(), wall: Timestamp(1_800_000_000_000) }
 }
 
 fn address(text: &str) -> SocketAddr {
@@ -124,9 +124,13 @@ impl Stage {
     fn drain(&mut self) {
         while let Some(output) = self.agent.poll_output() {
             match output {
-                Output::Transmit { flow, bytes } => self.sent.push((flow, parse_datagram(&bytes).unwrap())),
+                Output::Transmit { flow, bytes } => {
+                    self.sent.push((flow, parse_datagram(&bytes).unwrap()))
+                }
                 // Told of every leg; `flows` has a test of it.
-                Output::Event(LegEvent::Located { leg, host, is_translated }) => self.located.push((leg, host, is_translated)),
+                Output::Event(LegEvent::Located { leg, host, is_translated }) => {
+                    self.located.push((leg, host, is_translated))
+                }
                 Output::Event(event) => self.events.push(event),
                 Output::Known(flow) => self.known.push(flow),
                 Output::WrongPassword(report) => self.reports.push(report),
@@ -194,10 +198,14 @@ impl Stage {
     fn request(&mut self, method: &str) -> SipRequest {
         let sent = self.sent();
         let found = sent.iter().find_map(|message| match message {
-            SipMessage::Request(request) if request.method.as_bytes() == method.as_bytes() => Some(request.clone()),
+            SipMessage::Request(request) if request.method.as_bytes() == method.as_bytes() => {
+                Some(request.clone())
+            }
             _ => None,
         });
-        found.unwrap_or_else(|| panic!("no {method} among {:?}", sent.iter().map(short).collect::<Vec<_>>()))
+        found.unwrap_or_else(|| {
+            panic!("no {method} among {:?}", sent.iter().map(short).collect::<Vec<_>>())
+        })
     }
 
     fn response(&mut self, status: u16) -> SipResponse {
@@ -206,7 +214,9 @@ impl Stage {
             SipMessage::Response(response) if response.status == status => Some(response.clone()),
             _ => None,
         });
-        found.unwrap_or_else(|| panic!("no {status} among {:?}", sent.iter().map(short).collect::<Vec<_>>()))
+        found.unwrap_or_else(|| {
+            panic!("no {status} among {:?}", sent.iter().map(short).collect::<Vec<_>>())
+        })
     }
 
     /// The carrier calls 1001 and is answered; the call's words on their side.
@@ -252,7 +262,10 @@ impl Stage {
 
     fn register_phone(&mut self) {
         self.register(PHONE, "1001", 1, "Contact: <sip:1001@10.0.0.3:5062>\nExpires: 600\n");
-        assert!(matches!(self.events().as_slice(), [LegEvent::Registered { registered: true, .. }]));
+        assert!(matches!(
+            self.events().as_slice(),
+            [LegEvent::Registered { registered: true, .. }]
+        ));
         self.sent.clear();
     }
 
@@ -263,13 +276,12 @@ impl Stage {
         let challenge = self.response(401);
         let mut client = Credentials::new("us", REALM, number, "secret");
         let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-        let subject = DigestRequest {
-            method: b"REGISTER",
-            uri: b"sip:coach.example",
-            body: b"",
-        };
+        let subject = DigestRequest { method: b"REGISTER", uri: b"sip:coach.example", body: b"" };
         let answer = client.answer(&challenges, "us", subject, "cnonce").unwrap();
-        self.hear(peer, &register(number, cseq * 10 + 1, &format!("{extra}Authorization: {answer}\n")));
+        self.hear(
+            peer,
+            &register(number, cseq * 10 + 1, &format!("{extra}Authorization: {answer}\n")),
+        );
         match self.sent().pop() {
             Some(SipMessage::Response(response)) => response,
             other => panic!("{other:?}"),
@@ -326,10 +338,7 @@ fn register(number: &str, cseq: u32, extra: &str) -> String {
 fn call_carrier(leg: LegId) -> LegCommand {
     LegCommand::Invite {
         leg,
-        to: Destination::Trunk {
-            name: "carrier".to_owned(),
-            number: Number::from("+4930123"),
-        },
+        to: Destination::Trunk { name: "carrier".to_owned(), number: Number::from("+4930123") },
         from: caller(),
         offer: SDP.into(),
         auto_answer: false,
@@ -356,10 +365,7 @@ fn call_phone(leg: LegId) -> LegCommand {
 }
 
 fn caller() -> Identity {
-    Identity {
-        number: Number::from("1001"),
-        display: "Anna \"A\"".to_owned(),
-    }
+    Identity { number: Number::from("1001"), display: "Anna \"A\"".to_owned() }
 }
 
 /// A response to a request of ours.

@@ -48,11 +48,14 @@ impl TokenGenerator {
     }
 
     pub(super) fn is_ours(&self, branch: &[u8]) -> bool {
-        let Some(rest) = branch.strip_prefix(COOKIE) else { return false };
+        let Some(rest) = branch.strip_prefix(COOKIE) else {
+            return false;
+        };
         rest.len() == BRANCH + PROOF && self.proof(&rest[..BRANCH]).as_bytes() == &rest[BRANCH..]
     }
 
-    /// A token that names a leg of ours: nobody else can make one, or learn from it how many calls there were.
+    /// A token that names a leg of ours: nobody else can make one, or learn from it how many calls
+    /// there were.
     pub(super) fn token(&self, leg: LegId) -> String {
         let seal = self.seal(leg);
         hex(&[self.masked(leg.0, seal), seal].map(u64::to_be_bytes).concat())

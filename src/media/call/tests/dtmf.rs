@@ -36,7 +36,11 @@ fn a_digit_takes_its_time_in_a_stream_that_is_transcoded() {
             let frame = codecs[1].clock() / 50;
             let name = format!("{codecs:?} after {before}");
             assert_eq!(event.timestamp.wrapping_sub(sound.timestamp), frame, "the digit: {name}");
-            assert_eq!(after.timestamp.wrapping_sub(sound.timestamp), 9 * frame, "the sound: {name}");
+            assert_eq!(
+                after.timestamp.wrapping_sub(sound.timestamp),
+                9 * frame,
+                "the sound: {name}"
+            );
         }
     }
 }
@@ -63,10 +67,7 @@ fn digits_keep_their_length_between_clocks() {
 fn digits_of_either_number_and_clock_arrive_under_the_listeners_number() {
     for (number, duration) in [(96, [3, 0x20]), (TELEPHONE_EVENT, [3, 0x20]), (100, [0x12, 0xc0])] {
         let mut harness = Harness::pcmu(None);
-        let other = LegMedia {
-            dtmf_pt: Some(98),
-            ..media(1, Codec::Pcmu)
-        };
+        let other = LegMedia { dtmf_pt: Some(98), ..media(1, Codec::Pcmu) };
         harness.call.handle_describe(AGENT, several(0, Codec::Pcmu), harness.time());
         harness.call.handle_describe(CUSTOMER, other, harness.time());
         harness.payload(0, number, &[5, 0x8a, duration[0], duration[1]]);
@@ -77,7 +78,8 @@ fn digits_of_either_number_and_clock_arrive_under_the_listeners_number() {
 
 #[test]
 fn digits_go_between_the_parties_and_a_supervisors_go_nowhere() {
-    for activity in [None, Some(Activity::ListenIn), Some(Activity::Coach), Some(Activity::BargeIn)] {
+    for activity in [None, Some(Activity::ListenIn), Some(Activity::Coach), Some(Activity::BargeIn)]
+    {
         let mut harness = Harness::pcmu(activity);
         for index in 0..3 {
             harness.say(index, 0);
@@ -87,15 +89,17 @@ fn digits_go_between_the_parties_and_a_supervisors_go_nowhere() {
             for payload in [[5, 10, 0, 160], [5, 0x8a, 1, 64], [5, 0x8a, 1, 64]] {
                 let (sequence, timestamp) = harness.phones[index];
                 harness.phones[index].0 += 1;
-                harness.datagram(index, address(index), packet(index, TELEPHONE_EVENT, sequence, timestamp, &payload));
+                harness.datagram(
+                    index,
+                    address(index),
+                    packet(index, TELEPHONE_EVENT, sequence, timestamp, &payload),
+                );
             }
         }
-        let relayed: Vec<_> = harness.heard.iter().map(|heard| (heard.listener, heard.rtp.payload_type)).collect();
-        let expected: Vec<_> = [CUSTOMER; 3]
-            .into_iter()
-            .chain([AGENT; 3])
-            .map(|leg| (leg, TELEPHONE_EVENT))
-            .collect();
+        let relayed: Vec<_> =
+            harness.heard.iter().map(|heard| (heard.listener, heard.rtp.payload_type)).collect();
+        let expected: Vec<_> =
+            [CUSTOMER; 3].into_iter().chain([AGENT; 3]).map(|leg| (leg, TELEPHONE_EVENT)).collect();
         assert_eq!(relayed, expected, "{activity:?}");
         for events in [&harness.heard[..3], &harness.heard[3..]] {
             assert!(events.windows(2).all(|two| two[0].rtp.timestamp == two[1].rtp.timestamp));
@@ -132,13 +136,19 @@ fn digits_that_we_send_are_events_in_the_agents_stream_and_no_supervisor_gets_th
                 let [event, flags, high, low] = heard.payload[..] else {
                     panic!("{:?}", heard.payload)
                 };
-                digits.push((event, flags >= 0x80, u16::from_be_bytes([high, low]), heard.rtp.timestamp));
+                digits.push((
+                    event,
+                    flags >= 0x80,
+                    u16::from_be_bytes([high, low]),
+                    heard.rtp.timestamp,
+                ));
             } else if matches!(digits.last(), Some((_, false, ..))) {
                 sound_within += 1;
             }
         }
         assert!(sequence > 30);
-        let of = |event: u8| digits.iter().filter(move |digit| digit.0 == event).collect::<Vec<_>>();
+        let of =
+            |event: u8| digits.iter().filter(move |digit| digit.0 == event).collect::<Vec<_>>();
         for event in [4, 11] {
             let packets = of(event);
             let durations: Vec<_> = packets.iter().map(|packet| (packet.1, packet.2)).collect();

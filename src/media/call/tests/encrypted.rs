@@ -8,10 +8,7 @@ fn srtp_key(suite: srtp::Suite, first: u8) -> srtp::MasterKey {
 
 /// The keys of a leg as we have them; the phone's `Protection` has them the other way round.
 fn srtp_keys(suite: srtp::Suite, ours: u8, theirs: u8) -> srtp::Keys {
-    srtp::Keys {
-        ours: srtp_key(suite, ours),
-        theirs: srtp_key(suite, theirs),
-    }
+    srtp::Keys { ours: srtp_key(suite, ours), theirs: srtp_key(suite, theirs) }
 }
 
 fn secure(harness: &mut Harness, index: usize, keys: &srtp::Keys) {
@@ -21,7 +18,12 @@ fn secure(harness: &mut Harness, index: usize, keys: &srtp::Keys) {
 }
 
 /// The next packet of a phone, protected by it.
-fn protected(harness: &mut Harness, index: usize, phone: &mut Protection, payload: &[u8]) -> Vec<u8> {
+fn protected(
+    harness: &mut Harness,
+    index: usize,
+    phone: &mut Protection,
+    payload: &[u8],
+) -> Vec<u8> {
     let (sequence, timestamp) = harness.phones[index];
     harness.phones[index] = (sequence.wrapping_add(1), timestamp.wrapping_add(160));
     let mut buffer = [0; MAX_PROTECTED];
@@ -30,7 +32,13 @@ fn protected(harness: &mut Harness, index: usize, phone: &mut Protection, payloa
 }
 
 /// One datagram in; what leaves to a leg, as it leaves.
-fn raw(harness: &mut Harness, index: usize, from: SocketAddr, mut bytes: Vec<u8>, to: usize) -> (PacketVerdict, Vec<Vec<u8>>) {
+fn raw(
+    harness: &mut Harness,
+    index: usize,
+    from: SocketAddr,
+    mut bytes: Vec<u8>,
+    to: usize,
+) -> (PacketVerdict, Vec<Vec<u8>>) {
     let now = harness.time();
     let mut sent = Vec::new();
     let verdict = harness.call.handle_rtp(index, from, &mut bytes, now, &mut |packet| {
@@ -55,7 +63,8 @@ fn srtp_toward_the_agent_and_clear_toward_the_customer_carry_the_same_payload() 
             assert_eq!(sent.len(), 1);
             assert_eq!(sent[0][HEADER..], [round; 160]);
 
-            let clear = packet(1, 0, u16::from(round), u32::from(round) * 160, &[round ^ 0x55; 160]);
+            let clear =
+                packet(1, 0, u16::from(round), u32::from(round) * 160, &[round ^ 0x55; 160]);
             let (_, sent) = raw(&mut harness, 1, address(1), clear, 0);
             let mut sent = sent.into_iter().next().unwrap();
             assert_ne!(sent[HEADER..HEADER + 160], [round ^ 0x55; 160]);
@@ -72,7 +81,8 @@ fn srtp_toward_the_agent_and_clear_toward_the_customer_carry_the_same_payload() 
 fn the_longest_packet_passes_under_srtp() {
     let mut harness = Harness::pcmu(None);
     secure(&mut harness, 0, &srtp_keys(SUITES[0], 1, 2));
-    let (verdict, sent) = raw(&mut harness, 1, address(1), packet(1, 0, 1, 1, &[9; MAX_PAYLOAD]), 0);
+    let (verdict, sent) =
+        raw(&mut harness, 1, address(1), packet(1, 0, 1, 1, &[9; MAX_PAYLOAD]), 0);
     assert_eq!((verdict, sent[0].len()), (PacketVerdict::Accepted, HEADER + MAX_PAYLOAD + 16));
     let mut phone = Protection::new(&srtp_keys(SUITES[0], 2, 1));
     let secret = protected(&mut harness, 0, &mut phone, &[9; MAX_PAYLOAD]);
@@ -104,13 +114,7 @@ fn bad_packets_are_dropped_and_counted_and_end_nothing() {
     assert_eq!((verdict, &sent[0][HEADER..]), (PacketVerdict::Accepted, &[7; 160][..]));
     let stats = harness.stats(AGENT);
     assert_eq!(
-        (
-            stats.srtp_rejected,
-            stats.srtp_replayed,
-            stats.foreign,
-            stats.received,
-            stats.malformed
-        ),
+        (stats.srtp_rejected, stats.srtp_replayed, stats.foreign, stats.received, stats.malformed),
         (200, 1, 1, 2, 0)
     );
 }
@@ -156,10 +160,7 @@ fn a_port_behind_a_nat_is_learned_from_authentic_packets_alone() {
     let mut harness = Harness::pcmu(None);
     let mut phone = Protection::new(&srtp_keys(SUITES[2], 2, 1));
     harness.call.handle_keys(AGENT, Some(&srtp_keys(SUITES[2], 1, 2)));
-    let behind = LegMedia {
-        nat: true,
-        ..media(0, Codec::Pcmu)
-    };
+    let behind = LegMedia { nat: true, ..media(0, Codec::Pcmu) };
     harness.call.handle_describe(AGENT, behind, harness.time());
     let mut elsewhere = address(0);
     elsewhere.set_port(5555);
@@ -171,7 +172,10 @@ fn a_port_behind_a_nat_is_learned_from_authentic_packets_alone() {
         let secret = protected(&mut harness, 0, &mut phone, &[1; 160]);
         raw(&mut harness, 0, elsewhere, secret, 1).0
     });
-    assert_eq!(verdicts, [PacketVerdict::Foreign, PacketVerdict::Accepted, PacketVerdict::Accepted]);
+    assert_eq!(
+        verdicts,
+        [PacketVerdict::Foreign, PacketVerdict::Accepted, PacketVerdict::Accepted]
+    );
 }
 
 #[test]
@@ -182,10 +186,7 @@ fn reports_are_protected_both_ways() {
     let mut sent = Vec::new();
     for _ in 0..3 {
         harness.now = harness.call.poll_timeout().unwrap().saturating_duration_since(harness.start);
-        let now = Now {
-            mono: harness.time(),
-            wall: Timestamp(0),
-        };
+        let now = Now { mono: harness.time(), wall: Timestamp(0) };
         harness.call.handle_timeout(now, &mut |packet| {
             if packet.slot == 0 && packet.sent == TransmitKind::Rtcp {
                 sent.push(packet.bytes.to_vec());

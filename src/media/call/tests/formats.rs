@@ -36,7 +36,10 @@ fn a_relay_transcodes_while_the_codec_is_another_and_is_a_relay_again() {
     ] {
         let mut encoder = encoder(codec);
         for _ in 0..20 {
-            assert_eq!(harness.say_in(0, number, &mut encoder, AGENT_LEVEL), PacketVerdict::Accepted);
+            assert_eq!(
+                harness.say_in(0, number, &mut encoder, AGENT_LEVEL),
+                PacketVerdict::Accepted
+            );
             plan.push(codec);
             harness.pass(20 * MS);
         }
@@ -44,17 +47,15 @@ fn a_relay_transcodes_while_the_codec_is_another_and_is_a_relay_again() {
     let heard: Vec<Heard> = harness.to(CUSTOMER).cloned().collect();
     assert_eq!(heard.len(), plan.len(), "one for one");
     for (n, (heard, codec)) in heard.iter().zip(&plan).enumerate() {
-        let sent = if *codec == Codec::Pcmu {
-            TransmitKind::Unchanged
-        } else {
-            TransmitKind::Transcoded
-        };
+        let sent =
+            if *codec == Codec::Pcmu { TransmitKind::Unchanged } else { TransmitKind::Transcoded };
         assert_eq!((heard.sent, heard.rtp.payload_type), (sent, 0), "{n}: {codec:?}");
         // Opus filters out what does not swing.
         let steady = n % 20 > 5 && *codec != Codec::Opus;
         let right = |sample: &i16| is_about(*sample, AGENT_LEVEL.into());
         assert!(
-            !steady || heard.samples(Codec::Pcmu).iter().filter(|sample| right(sample)).count() > 120,
+            !steady
+                || heard.samples(Codec::Pcmu).iter().filter(|sample| right(sample)).count() > 120,
             "{n}: {codec:?}"
         );
     }
@@ -102,7 +103,10 @@ fn a_speaker_may_change_at_every_packet_and_is_heard_by_whoever_mixes_it() {
 fn what_was_agreed_before_is_heard_for_a_moment_more() {
     let mut harness = Harness::pcmu(None);
     let other = LegMedia {
-        receives: Formats::of(&[(8, Format::Audio(Codec::Pcma)), (96, Format::Events(EventClock::Narrow))]),
+        receives: Formats::of(&[
+            (8, Format::Audio(Codec::Pcma)),
+            (96, Format::Events(EventClock::Narrow)),
+        ]),
         ..media(0, Codec::Pcma)
     };
     let (mut before, mut after) = (encoder(Codec::Pcmu), encoder(Codec::Pcma));

@@ -27,13 +27,21 @@ fn whatever_codecs_they_have_each_hears_whom_he_may_and_nobody_else() {
     ];
     for codecs in mixtures {
         let harness = converse(codecs, Some(Activity::Coach));
-        for (listener, hears) in [(0, [false, true, true]), (1, [true, false, false]), (2, [true, true, false])] {
+        for (listener, hears) in
+            [(0, [false, true, true]), (1, [true, false, false]), (2, [true, true, false])]
+        {
             for (speaker, hears) in hears.into_iter().enumerate() {
                 let level = level_of(&harness, listener, TONES[speaker]);
                 match hears {
-                    true => assert!(level > -6.0, "{codecs:?}: {listener} hears {speaker} at {level} dB"),
+                    true => assert!(
+                        level > -6.0,
+                        "{codecs:?}: {listener} hears {speaker} at {level} dB"
+                    ),
                     // What Opus and G.722 add of their own lies about 40 dB below.
-                    false => assert!(level < -30.0, "{codecs:?}: {listener} hears {speaker} at {level} dB"),
+                    false => assert!(
+                        level < -30.0,
+                        "{codecs:?}: {listener} hears {speaker} at {level} dB"
+                    ),
                 }
             }
         }
@@ -44,7 +52,11 @@ fn whatever_codecs_they_have_each_hears_whom_he_may_and_nobody_else() {
             let packets: Vec<_> = harness.to(leg).collect();
             let ticks = harness.codecs[harness.call.slot(leg).unwrap()].clock() / 50;
             for two in packets.windows(2).skip(3) {
-                assert_eq!(two[1].rtp.timestamp.wrapping_sub(two[0].rtp.timestamp), ticks, "{codecs:?} {leg:?}");
+                assert_eq!(
+                    two[1].rtp.timestamp.wrapping_sub(two[0].rtp.timestamp),
+                    ticks,
+                    "{codecs:?} {leg:?}"
+                );
                 assert_eq!(two[1].rtp.sequence.wrapping_sub(two[0].rtp.sequence), 1);
             }
         }
@@ -57,7 +69,8 @@ fn what_was_said_while_muted_does_not_come_back_to_conceal_a_loss() {
     harness.mute(true);
     let shout = |harness: &mut Harness| {
         let mut payload = [0; 160];
-        let samples: [i16; 160] = std::array::from_fn(|n| if n % 40 < 20 { 16_000 } else { -16_000 });
+        let samples: [i16; 160] =
+            std::array::from_fn(|n| if n % 40 < 20 { 16_000 } else { -16_000 });
         Encoder::new(Codec::Pcmu).encode(&samples, &mut payload);
         harness.payload(0, 0, &payload);
     };
@@ -87,14 +100,9 @@ fn what_was_said_while_muted_does_not_come_back_to_conceal_a_loss() {
 #[test]
 fn nothing_is_decoded_while_nobody_monitors_and_nothing_ever_of_who_is_relayed_alone() {
     let harness = converse([Codec::Opus, Codec::Opus, Codec::Opus], None);
-    assert!(
-        harness
-            .call
-            .legs
-            .iter()
-            .flatten()
-            .all(|leg| leg.speech.decoder.is_none() && leg.encoder.is_none() && !leg.speech.ring.is_open())
-    );
+    assert!(harness.call.legs.iter().flatten().all(|leg| leg.speech.decoder.is_none()
+        && leg.encoder.is_none()
+        && !leg.speech.ring.is_open()));
     let stats = harness.stats(AGENT);
     assert_eq!((stats.sent, stats.unchanged), (150, 150));
     let harness = converse([Codec::Opus, Codec::Opus, Codec::Opus], Some(Activity::Coach));
@@ -121,11 +129,9 @@ fn the_leak_guard_holds_whatever_codec_is_spoken() {
             assert_eq!(harness.last(CUSTOMER).sent, TransmitKind::Guarded, "{codec:?}");
         }
     }
-    assert!(
-        harness
-            .to(CUSTOMER)
-            .all(|heard| heard.samples(Codec::Pcmu).iter().all(|sample| *sample < SUPERVISOR_LEVEL / 2))
-    );
+    assert!(harness.to(CUSTOMER).all(|heard| {
+        heard.samples(Codec::Pcmu).iter().all(|sample| *sample < SUPERVISOR_LEVEL / 2)
+    }));
     assert!(harness.stats(CUSTOMER).leak_guards > 0);
 }
 
@@ -133,7 +139,8 @@ fn the_leak_guard_holds_whatever_codec_is_spoken() {
 fn a_cell_that_roles_forbid_is_silence_and_an_alarm() {
     for also_agent in [true, false] {
         let mut harness = Harness::pcmu(None);
-        let mut tampered = hearing(Some(Activity::Coach)).cell(CUSTOMER, SUPERVISOR, Some(Gain::UNITY));
+        let mut tampered =
+            hearing(Some(Activity::Coach)).cell(CUSTOMER, SUPERVISOR, Some(Gain::UNITY));
         if !also_agent {
             tampered = tampered.cell(CUSTOMER, AGENT, None);
         }
@@ -147,7 +154,8 @@ fn a_cell_that_roles_forbid_is_silence_and_an_alarm() {
         for heard in harness.to(CUSTOMER) {
             assert!(
                 heard.payload.iter().all(|byte| *byte == 0xff)
-                    || heard.sent == TransmitKind::Mixed && is_about(heard.samples(Codec::Pcmu)[0], i32::from(AGENT_LEVEL)),
+                    || heard.sent == TransmitKind::Mixed
+                        && is_about(heard.samples(Codec::Pcmu)[0], i32::from(AGENT_LEVEL)),
                 "{:?} {:?} {also_agent}",
                 heard.sent,
                 heard.samples(Codec::Pcmu)
@@ -202,11 +210,7 @@ fn the_leak_guard_says_whether_it_kept_a_secret_or_lacked_a_codec() {
         std::mem::take(&mut harness.events)
     };
     assert_eq!(tell(&mut harness), []);
-    let leak = |reason| MediaEvent::LeakGuard {
-        call: CallKey(7),
-        leg: CUSTOMER,
-        reason,
-    };
+    let leak = |reason| MediaEvent::LeakGuard { call: CallKey(7), leg: CUSTOMER, reason };
     if let Some(customer) = harness.call.legs[1].as_mut() {
         customer.transcoder = None;
     }

@@ -9,14 +9,16 @@ fn with_15_per_cent_of_the_supervisors_packets_lost_agent_and_customer_notice_no
         let whole = converse(codecs, Some(Activity::Coach));
         let lossy = converse_over(codecs, Some(Activity::Coach), loses);
         let packets = |harness: &Harness, leg| {
-            let packets = harness
-                .to(leg)
-                .map(|heard| (heard.at, heard.rtp.sequence, heard.rtp.timestamp, heard.payload.len()));
+            let packets = harness.to(leg).map(|heard| {
+                (heard.at, heard.rtp.sequence, heard.rtp.timestamp, heard.payload.len())
+            });
             packets.collect::<Vec<_>>()
         };
         assert_eq!(packets(&whole, AGENT), packets(&lossy, AGENT));
         assert_eq!(packets(&whole, CUSTOMER), packets(&lossy, CUSTOMER));
-        let bytes = |harness: &Harness| harness.to(CUSTOMER).map(|heard| heard.payload.clone()).collect::<Vec<_>>();
+        let bytes = |harness: &Harness| {
+            harness.to(CUSTOMER).map(|heard| heard.payload.clone()).collect::<Vec<_>>()
+        };
         assert!(bytes(&whole) == bytes(&lossy));
         let customer = level_of(&lossy, 0, TONES[1]);
         assert!(customer.abs() < 0.5, "the agent hears the customer at {customer} dB");
@@ -39,7 +41,8 @@ fn while_the_coach_speaks_the_customer_goes_softer_for_the_agent_and_comes_back_
         coached: Some(AGENT),
         agent_side_only: false,
     };
-    let roles = [(AGENT, HearingRole::Agent), (CUSTOMER, HearingRole::Customer), (SUPERVISOR, coach)];
+    let roles =
+        [(AGENT, HearingRole::Agent), (CUSTOMER, HearingRole::Customer), (SUPERVISOR, coach)];
     harness.call.handle_hear(Hearing::with(&roles, rules), harness.time());
     for round in 0..150 {
         harness.say(0, AGENT_LEVEL);
@@ -106,7 +109,8 @@ fn a_beep_is_heard_by_the_agent_and_changes_nothing_for_the_customer() {
             beeped += u32::from(loud);
         }
         assert!((9..=11).contains(&beeped), "200 ms: {beeped}");
-        let to_customer: Vec<_> = harness.to(CUSTOMER).map(|heard| (heard.sent, heard.payload[0])).collect();
+        let to_customer: Vec<_> =
+            harness.to(CUSTOMER).map(|heard| (heard.sent, heard.payload[0])).collect();
         assert_eq!(
             to_customer,
             (0..40).map(|round| (TransmitKind::Unchanged, round)).collect::<Vec<_>>()

@@ -4,16 +4,11 @@ use super::*;
 fn comfort_noise_is_passed_on_to_who_knows_it_and_is_a_soft_noise_for_the_supervisor() {
     let mut harness = Harness::pcmu(Some(Activity::ListenIn));
     for (index, leg) in LEGS.into_iter().enumerate() {
-        let knows = LegMedia {
-            comfort_noise: (index != 1).then_some(13),
-            ..media(index, Codec::Pcmu)
-        };
+        let knows =
+            LegMedia { comfort_noise: (index != 1).then_some(13), ..media(index, Codec::Pcmu) };
         harness.call.handle_describe(leg, knows, harness.time());
     }
-    let known = LegMedia {
-        comfort_noise: Some(13),
-        ..media(1, Codec::Pcmu)
-    };
+    let known = LegMedia { comfort_noise: Some(13), ..media(1, Codec::Pcmu) };
     for round in 0..100 {
         harness.say(0, AGENT_LEVEL);
         if round < 20 {
@@ -36,10 +31,7 @@ fn comfort_noise_is_passed_on_to_who_knows_it_and_is_a_soft_noise_for_the_superv
 #[test]
 fn noise_of_who_is_held_is_heard_no_more() {
     let mut harness = Harness::pcmu(Some(Activity::ListenIn));
-    let quiet = LegMedia {
-        comfort_noise: Some(13),
-        ..media(1, Codec::Pcmu)
-    };
+    let quiet = LegMedia { comfort_noise: Some(13), ..media(1, Codec::Pcmu) };
     harness.call.handle_describe(CUSTOMER, quiet, harness.time());
     harness.say(1, CUSTOMER_LEVEL);
     harness.payload(1, 13, &[40]);
@@ -51,7 +43,8 @@ fn noise_of_who_is_held_is_heard_no_more() {
         harness.say(0, 0);
         harness.pass(20 * MS);
     }
-    let heard: Vec<i16> = harness.to(SUPERVISOR).flat_map(|heard| heard.samples(Codec::Pcmu)).collect();
+    let heard: Vec<i16> =
+        harness.to(SUPERVISOR).flat_map(|heard| heard.samples(Codec::Pcmu)).collect();
     assert!(heard.len() > 800);
     assert!(heard.iter().all(|sample| sample.abs() < 16), "{:?}", &heard[..20]);
 }
@@ -59,10 +52,7 @@ fn noise_of_who_is_held_is_heard_no_more() {
 #[test]
 fn a_speaker_who_says_that_it_is_silent_is_not_waited_for() {
     let mut harness = Harness::pcmu(Some(Activity::Coach));
-    let noisy = LegMedia {
-        comfort_noise: Some(13),
-        ..media(1, Codec::Pcmu)
-    };
+    let noisy = LegMedia { comfort_noise: Some(13), ..media(1, Codec::Pcmu) };
     harness.call.handle_describe(CUSTOMER, noisy, harness.time());
     for _ in 0..10 {
         harness.say(1, CUSTOMER_LEVEL);

@@ -35,7 +35,8 @@ fn numbers_toward_everybody_are_unbroken_through_joins_switches_and_leaves() {
 fn numbers_toward_everybody_are_unbroken_through_a_hold_and_time_goes_on() {
     let inactive = |media: &mut LegMedia| (media.send, media.receive) = (false, false);
     let sendonly = |media: &mut LegMedia| media.receive = false;
-    let nowhere = |media: &mut LegMedia| (media.send, media.remote, media.remote_rtcp) = (false, None, None);
+    let nowhere =
+        |media: &mut LegMedia| (media.send, media.remote, media.remote_rtcp) = (false, None, None);
     let deaf = |media: &mut LegMedia| media.send = false;
     let holds: [&dyn Fn(&mut LegMedia); 4] = [&inactive, &sendonly, &nowhere, &deaf];
     for codecs in [[Codec::Pcmu; 3], [Codec::Pcmu, Codec::Pcma, Codec::Pcmu]] {
@@ -60,10 +61,18 @@ fn numbers_toward_everybody_are_unbroken_through_a_hold_and_time_goes_on() {
                 for leg in LEGS {
                     for two in harness.to(leg).collect::<Vec<_>>().windows(2) {
                         let [before, after] = [two[0], two[1]];
-                        assert_eq!(after.rtp.sequence, before.rtp.sequence.wrapping_add(1), "{leg:?} {held:?}");
-                        let moved = i64::from(after.rtp.timestamp.wrapping_sub(before.rtp.timestamp));
+                        assert_eq!(
+                            after.rtp.sequence,
+                            before.rtp.sequence.wrapping_add(1),
+                            "{leg:?} {held:?}"
+                        );
+                        let moved =
+                            i64::from(after.rtp.timestamp.wrapping_sub(before.rtp.timestamp));
                         let passed = (after.at - before.at).as_millis() as i64 * 8;
-                        assert!((moved - passed).abs() <= 400, "{leg:?} {held:?}: {moved} in {passed}");
+                        assert!(
+                            (moved - passed).abs() <= 400,
+                            "{leg:?} {held:?}: {moved} in {passed}"
+                        );
                     }
                 }
                 assert_eq!(harness.stats(AGENT).lost, 0);
@@ -101,12 +110,7 @@ fn a_leg_goes_to_another_call_with_its_stream() {
     let sequence = harness.last(CUSTOMER).rtp.sequence;
     let leg = harness.call.take(CUSTOMER, harness.time()).unwrap();
     let mut other = Call::new(CallKey(8), CallConfig::default());
-    let start = StreamStart {
-        ssrc: 9,
-        sequence: 9,
-        timestamp: 9,
-        reports: 9,
-    };
+    let start = StreamStart { ssrc: 9, sequence: 9, timestamp: 9, reports: 9 };
     other.put(Leg::new(LegId(9), start, harness.time()), harness.time()).unwrap();
     other.handle_describe(LegId(9), media(0, Codec::Pcmu), harness.time());
     let slot = other.put(leg, harness.time()).unwrap();

@@ -109,7 +109,9 @@ fn held_up(hold: Duration, stalls: bool) -> HeldUp {
         let samples: Vec<i16> = (0..160)
             .map(|n| {
                 let at = f64::from(round * 160 + n) / 8000.0;
-                (9000.0 * (at * 170.0 * std::f64::consts::TAU).sin() * (1.0 + 0.3 * (at * 3.0).sin())) as i16
+                (9000.0
+                    * (at * 170.0 * std::f64::consts::TAU).sin()
+                    * (1.0 + 0.3 * (at * 3.0).sin())) as i16
             })
             .collect();
         let mut payload = [0; 160];
@@ -150,16 +152,11 @@ fn held_up(hold: Duration, stalls: bool) -> HeldUp {
         }
     }
     let changed = harness.to(AGENT).filter(|heard| !said.contains(&heard.payload)).count();
-    HeldUp {
-        most,
-        left: harness.to(AGENT).count() as i64 - 700,
-        until,
-        changed,
-    }
+    HeldUp { most, left: harness.to(AGENT).count() as i64 - 700, until, changed }
 }
 
-/// What is held up for less than two packet times reaches the agent as it was said, as late as it came; beyond that one frame is made up, and
-/// given back within six seconds.
+/// What is held up for less than two packet times reaches the agent as it was said, as late as it
+/// came; beyond that one frame is made up, and given back within six seconds.
 #[test]
 fn a_hold_up_of_the_customers_packets_is_no_frame_more_for_the_agent_and_no_word_less() {
     let calm = held_up(Duration::ZERO, false);

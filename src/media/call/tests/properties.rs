@@ -39,8 +39,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Each phone says one level; a sample is a sum of some of them, so who is in it can be read off. The levels double and
-/// more, with room for quantising and for the slopes between sound and silence.
+/// Each phone says one level; a sample is a sum of some of them, so who is in it can be read off.
+/// The levels double and more, with room for quantising and for the slopes between sound and
+/// silence.
 fn speakers_in(sample: i16) -> Option<u8> {
     (0..8u8).find(|mask| {
         let level: i32 = (0..3)
@@ -74,7 +75,10 @@ fn play(steps: &[Step], mut check: impl FnMut(&Harness, Option<Activity>, bool, 
                 let late = packet(index, codec.payload_type(), sequence, timestamp, &payload);
                 harness.datagram(index, address(index), late);
             }
-            Step::Restart(index) => harness.phones[index] = (harness.phones[index].0 ^ 0x5a5a, harness.phones[index].1 ^ 0xdead_beef),
+            Step::Restart(index) => {
+                harness.phones[index] =
+                    (harness.phones[index].0 ^ 0x5a5a, harness.phones[index].1 ^ 0xdead_beef)
+            }
             Step::Stranger(index) => {
                 let mut payload = [0; 160];
                 Encoder::new(Codec::Pcmu).encode(&[-20_000; 160], &mut payload);
@@ -88,12 +92,11 @@ fn play(steps: &[Step], mut check: impl FnMut(&Harness, Option<Activity>, bool, 
                 muted = next;
                 harness.mute(next);
             }
-            Step::Turn(index, other) => harness.codecs[index] = if other { Codec::Pcma } else { Codec::Pcmu },
+            Step::Turn(index, other) => {
+                harness.codecs[index] = if other { Codec::Pcma } else { Codec::Pcmu }
+            }
             Step::Hold(index, held) => {
-                let held = LegMedia {
-                    receive: !held,
-                    ..several(index, Codec::Pcmu)
-                };
+                let held = LegMedia { receive: !held, ..several(index, Codec::Pcmu) };
                 harness.call.handle_describe(LEGS[index], held, harness.time());
             }
             Step::Pass(ms) => harness.pass(Duration::from_millis(ms)),

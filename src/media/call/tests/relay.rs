@@ -42,14 +42,17 @@ fn a_coach_is_heard_by_the_agent_at_once_and_the_customer_gets_the_agents_bytes(
             .all(|sample| is_about(*sample, i32::from(AGENT_LEVEL)))
     );
     harness.pass(10 * MS);
-    let supervisor = harness.to(SUPERVISOR).filter(|heard| heard.sent == TransmitKind::Mixed).last();
+    let supervisor =
+        harness.to(SUPERVISOR).filter(|heard| heard.sent == TransmitKind::Mixed).last();
     assert!(supervisor.is_some());
 }
 
 #[test]
 fn a_customer_with_another_codec_gets_the_same_bytes_whether_or_not_somebody_coaches() {
     use Codec::{G722, L16, Opus, Pcma, Pcmu};
-    for (agent, customer) in [(Pcmu, Pcma), (G722, Pcmu), (Opus, Pcma), (Pcmu, Opus), (L16, G722), (Opus, G722)] {
+    for (agent, customer) in
+        [(Pcmu, Pcma), (G722, Pcmu), (Opus, Pcma), (Pcmu, Opus), (L16, G722), (Opus, G722)]
+    {
         for supervisor in [Pcmu, Opus] {
             let sent = |activity| {
                 let harness = converse([agent, customer, supervisor], activity);

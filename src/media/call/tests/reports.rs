@@ -28,7 +28,12 @@ fn rtcp_address(index: usize) -> SocketAddr {
 }
 
 /// What a phone reports of our stream to it: one block.
-fn receiver_report(ours: u32, lost: (u8, i32), jitter: u32, (middle, delay): (u32, u32)) -> Vec<u8> {
+fn receiver_report(
+    ours: u32,
+    lost: (u8, i32),
+    jitter: u32,
+    (middle, delay): (u32, u32),
+) -> Vec<u8> {
     let lost = u32::from(lost.0) << 24 | lost.1 as u32 & 0xff_ffff;
     let words = [0x81c9_0007, 7, ours, lost, 0, jitter, middle, delay];
     words.into_iter().flat_map(u32::to_be_bytes).collect()
@@ -74,13 +79,7 @@ fn what_a_leg_loses_and_says_it_loses_is_told_at_each_report() {
         harness.lose(0);
         harness.talk(4);
     }
-    let sr = harness
-        .reports
-        .iter()
-        .rev()
-        .find(|report| report.listener == AGENT)
-        .unwrap()
-        .clone();
+    let sr = harness.reports.iter().rev().find(|report| report.listener == AGENT).unwrap().clone();
     let sent = rtcp::read(&sr.bytes, 0).unwrap().sender.unwrap();
     let away = harness.now - sr.at;
     harness.pass(2 * MS);
@@ -94,11 +93,7 @@ fn what_a_leg_loses_and_says_it_loses_is_told_at_each_report() {
     let quality = *harness.qualities_of(AGENT).last().unwrap();
     assert!((190..=210).contains(&quality.lost_permille), "{quality:?}");
     assert!((260..=272).contains(&quality.mos.unwrap()), "{quality:?}");
-    let remote = RemoteQuality {
-        lost_permille: 101,
-        jitter_ms: 20,
-        mos: 340,
-    };
+    let remote = RemoteQuality { lost_permille: 101, jitter_ms: 20, mos: 340 };
     assert_eq!((quality.remote, quality.round_trip_ms), (Some(remote), Some(40)));
     let stats = harness.stats(AGENT);
     assert_eq!((stats.lost, stats.remote_lost, stats.remote_fraction_lost), (200, 40, 26));
@@ -106,7 +101,8 @@ fn what_a_leg_loses_and_says_it_loses_is_told_at_each_report() {
     assert!(stats.round_trip.unwrap().abs_diff(40 * MS) < MS);
     // Of all that came 15 of a hundred are missing, of all that went 4.
     assert!(
-        (290..=300).contains(&stats.mos.unwrap()) && (395..=415).contains(&stats.remote_mos.unwrap()),
+        (290..=300).contains(&stats.mos.unwrap())
+            && (395..=415).contains(&stats.remote_mos.unwrap()),
         "{stats:?}"
     );
 }
@@ -116,10 +112,7 @@ fn a_leg_of_which_nothing_comes_has_no_mos() {
     let mut harness = Harness::pcmu(None);
     harness.say(0, 0);
     harness.pass(Duration::from_secs(10));
-    let expected = Quality {
-        packets_sent: 1,
-        ..Quality::default()
-    };
+    let expected = Quality { packets_sent: 1, ..Quality::default() };
     assert_eq!(harness.qualities_of(CUSTOMER)[0], expected);
     assert_eq!((harness.stats(CUSTOMER).mos, harness.stats(CUSTOMER).remote_mos), (None, None));
 }
@@ -127,10 +120,7 @@ fn a_leg_of_which_nothing_comes_has_no_mos() {
 #[test]
 fn who_shares_the_port_gets_and_sends_rtcp_there_and_nowhere_else() {
     let mut harness = Harness::pcmu(None);
-    let shared = LegMedia {
-        rtcp_mux: true,
-        ..media(0, Codec::Pcmu)
-    };
+    let shared = LegMedia { rtcp_mux: true, ..media(0, Codec::Pcmu) };
     harness.call.handle_describe(AGENT, shared, harness.time());
     harness.talk(500);
     let places = |leg, harness: &Harness| {
@@ -153,11 +143,7 @@ fn who_shares_the_port_gets_and_sends_rtcp_there_and_nowhere_else() {
 #[test]
 fn behind_a_nat_shared_rtcp_goes_where_rtp_was_learned() {
     let mut harness = Harness::pcmu(None);
-    let shared = LegMedia {
-        rtcp_mux: true,
-        nat: true,
-        ..media(0, Codec::Pcmu)
-    };
+    let shared = LegMedia { rtcp_mux: true, nat: true, ..media(0, Codec::Pcmu) };
     harness.call.handle_describe(AGENT, shared, harness.time());
     let mut real = address(0);
     real.set_port(9999);
@@ -167,11 +153,8 @@ fn behind_a_nat_shared_rtcp_goes_where_rtp_was_learned() {
     harness.datagram(0, real, packet(0, 0, 2, 320, &[0; 160]));
     assert_eq!(harness.rtcp_from(0, real, &report), PacketVerdict::Accepted);
     harness.pass(Duration::from_secs(8));
-    let to = harness
-        .reports
-        .iter()
-        .filter(|report| report.listener == AGENT)
-        .map(|report| report.to);
+    let to =
+        harness.reports.iter().filter(|report| report.listener == AGENT).map(|report| report.to);
     assert!(to.clone().count() > 0 && to.into_iter().all(|to| to == real));
 }
 
@@ -180,10 +163,7 @@ fn who_is_released_is_told_goodbye_and_who_never_got_anything_is_not() {
     let mut harness = Harness::pcmu(None);
     harness.say(0, 0);
     let release = |harness: &mut Harness, leg| {
-        let now = Now {
-            mono: harness.time(),
-            wall: Timestamp(0),
-        };
+        let now = Now { mono: harness.time(), wall: Timestamp(0) };
         let mut said = Vec::new();
         harness.call.handle_release(leg, now, &mut |packet| {
             assert_eq!((packet.sent, packet.to), (TransmitKind::Rtcp, rtcp_address(packet.slot)));

@@ -23,10 +23,7 @@ fn a_stranger_is_counted_and_neither_heard_nor_answered() {
 #[test]
 fn behind_a_nat_the_port_is_learned_once_and_no_other_host_ever() {
     let mut harness = Harness::pcmu(None);
-    let nat = LegMedia {
-        nat: true,
-        ..media(0, Codec::Pcmu)
-    };
+    let nat = LegMedia { nat: true, ..media(0, Codec::Pcmu) };
     harness.call.handle_describe(AGENT, nat, harness.time());
     let mut real = address(0);
     real.set_port(9999);
@@ -64,19 +61,22 @@ fn what_nobody_agreed_to_is_dropped() {
         harness.datagram(0, from, packet(0, 77, 1, 160, &[0; 160])),
         PacketVerdict::Malformed
     );
-    assert_eq!(harness.datagram(0, from, packet(0, 8, 1, 160, &[0; 160])), PacketVerdict::Malformed);
+    assert_eq!(
+        harness.datagram(0, from, packet(0, 8, 1, 160, &[0; 160])),
+        PacketVerdict::Malformed
+    );
     assert_eq!(harness.datagram(0, from, packet(0, 0, 1, 160, &[])), PacketVerdict::Malformed);
     assert_eq!(harness.datagram(0, from, vec![0x80; 3]), PacketVerdict::Malformed);
     assert_eq!(
         harness.datagram(0, from, packet(0, TELEPHONE_EVENT, 1, 160, &[255, 0x8a, 255, 255])),
         PacketVerdict::Discarded
     );
-    let held = LegMedia {
-        receive: false,
-        ..media(0, Codec::Pcmu)
-    };
+    let held = LegMedia { receive: false, ..media(0, Codec::Pcmu) };
     harness.call.handle_describe(AGENT, held, harness.time());
-    assert_eq!(harness.datagram(0, from, packet(0, 0, 1, 160, &[0; 160])), PacketVerdict::Discarded);
+    assert_eq!(
+        harness.datagram(0, from, packet(0, 0, 1, 160, &[0; 160])),
+        PacketVerdict::Discarded
+    );
     assert!(harness.heard.is_empty());
     assert!(harness.events.is_empty());
 }
@@ -92,6 +92,7 @@ fn who_sends_nothing_for_15_s_is_reported_once_until_he_sends_again() {
     harness.pass(Duration::from_secs(60));
     harness.say(0, 0);
     harness.pass(Duration::from_secs(16));
-    let (inactive, active) = (MediaEvent::Inactive { leg: AGENT }, MediaEvent::Active { leg: AGENT });
+    let (inactive, active) =
+        (MediaEvent::Inactive { leg: AGENT }, MediaEvent::Active { leg: AGENT });
     assert_eq!(harness.events, [inactive.clone(), active, inactive]);
 }

@@ -1,4 +1,5 @@
-//! Where a leg's sound may be: RFC 3264 5.1 and 6.1 (addresses of a description), RFC 3261 21.4.26 (488), RFC 6890.
+//! Where a leg's sound may be: RFC 3264 5.1 and 6.1 (addresses of a description), RFC 3261 21.4.26
+//! (488), RFC 6890.
 
 use super::house::{AGENT, CUSTOMER, House, sdp};
 use crate::media::{Forbidden, MediaCommand, MediaEvent, Network, SourceRule};
@@ -54,7 +55,9 @@ fn told(house: &House, leg: LegId) -> (SourceRule, Option<SocketAddr>) {
                 assert_eq!(remote, None, "the rule comes before the description");
                 last = *rule;
             }
-            Output::Media(MediaCommand::Describe { leg: of, media, .. }) if of.0 == leg.0 => remote = media.remote,
+            Output::Media(MediaCommand::Describe { leg: of, media, .. }) if of.0 == leg.0 => {
+                remote = media.remote
+            }
             _ => {}
         }
     }
@@ -90,10 +93,7 @@ fn a_re_invite_to_such_an_address_is_refused_and_the_session_stays_and_an_answer
     let mut house = House::new();
     let (customer, _) = house.talk();
     house.log.clear();
-    house.leg(LegEvent::Offered {
-        leg: customer,
-        media: Some(at("169.254.1.1", 4000)),
-    });
+    house.leg(LegEvent::Offered { leg: customer, media: Some(at("169.254.1.1", 4000)) });
     assert_eq!(rejected(&mut house), [488]);
     assert!(!house.b2bua.is_idle());
 
@@ -101,26 +101,15 @@ fn a_re_invite_to_such_an_address_is_refused_and_the_session_stays_and_an_answer
     house.customer_calls("5001");
     let agent = house.ringing(AGENT);
     house.log.clear();
-    house.leg(LegEvent::Answered {
-        leg: agent,
-        media: at("127.0.0.1", 20_500),
-    });
+    house.leg(LegEvent::Answered { leg: agent, media: at("127.0.0.1", 20_500) });
     let ended = house.leg_commands();
     assert!(matches!(
         ended[..],
-        [
-            LegCommand::Hangup {
-                reason: Some((488, _)),
-                ..
-            },
-            LegCommand::Reject { status: 488, .. }
-        ] | [
-            LegCommand::Reject { status: 488, .. },
-            LegCommand::Hangup {
-                reason: Some((488, _)),
-                ..
-            }
-        ]
+        [LegCommand::Hangup { reason: Some((488, _)), .. }, LegCommand::Reject { status: 488, .. }]
+            | [
+                LegCommand::Reject { status: 488, .. },
+                LegCommand::Hangup { reason: Some((488, _)), .. }
+            ]
     ));
     house.assert_empty();
 }
@@ -140,13 +129,16 @@ fn a_device_that_describes_another_host_is_sent_nothing_until_it_speaks_from_the
     let (rule, remote) = told(&house, customer);
     assert_eq!((rule.unheard, remote), (Some(0), Some(elsewhere)));
     assert_eq!(told(&house, agent).0, SourceRule::default());
-    assert!(matches!(&remarks(&house)[..], [Remark::Waited { described, .. }] if *described == elsewhere));
+    assert!(
+        matches!(&remarks(&house)[..], [Remark::Waited { described, .. }] if *described == elsewhere)
+    );
 }
 
 #[test]
 fn a_device_with_a_private_address_seen_at_a_public_one_is_behind_a_nat_without_being_told() {
     let mut house = House::new();
-    let customer = calls(&mut house, account(CUSTOMER), "203.0.113.7", "5001", at("192.168.1.7", 4000));
+    let customer =
+        calls(&mut house, account(CUSTOMER), "203.0.113.7", "5001", at("192.168.1.7", 4000));
     house.answer(house.ringing(AGENT));
     let (rule, remote) = told(&house, customer);
     assert_eq!((rule.unheard, remote), (None, Some(SocketAddr::from(([203, 0, 113, 7], 4000)))));
@@ -181,7 +173,10 @@ fn a_trunk_with_media_sources_has_its_sound_there_and_nowhere_else() {
 
 #[test]
 fn nat_false_sends_to_the_very_port_that_is_described() {
-    let mut house = House::with_peers(B2buaConfig::default(), RestoredCalls::default(), |nat, _| *nat = Nat::Never);
+    let mut house =
+        House::with_peers(B2buaConfig::default(), RestoredCalls::default(), |nat, _| {
+            *nat = Nat::Never
+        });
     let customer = calls(&mut house, account(CUSTOMER), "127.0.0.1", "5001", at("127.0.0.1", 4000));
     house.answer(house.ringing(AGENT));
     assert!(!told(&house, customer).0.follow);
@@ -194,7 +189,8 @@ fn ours(house: &House, leg: LegId) -> SocketAddr {
 }
 
 #[test]
-fn a_call_that_leaves_by_a_trunk_and_comes_back_by_it_has_its_sound_and_two_that_would_go_round_have_not() {
+fn a_call_that_leaves_by_a_trunk_and_comes_back_by_it_has_its_sound_and_two_that_would_go_round_have_not()
+ {
     let mut house = House::new();
     let agent = calls(&mut house, account(AGENT), "127.0.0.1", "0301", at("127.0.0.1", 4000));
     let out = house.lines.values().find(|line| line.outgoing).expect("to the trunk").leg;
@@ -204,21 +200,16 @@ fn a_call_that_leaves_by_a_trunk_and_comes_back_by_it_has_its_sound_and_two_that
     let other = house.ringing("other");
     house.answer(other);
     let here = ours(&house, back);
-    house.leg(LegEvent::Answered {
-        leg: out,
-        media: at("127.0.0.1", here.port()),
-    });
+    house.leg(LegEvent::Answered { leg: out, media: at("127.0.0.1", here.port()) });
     assert_eq!((told(&house, back).1, told(&house, out).1), (Some(there), Some(here)));
     assert!(rejected(&mut house).is_empty());
-    // Another way from the second call to the first would be a circle; so is a leg that names a port of its own call.
+    // Another way from the second call to the first would be a circle; so is a leg that names a
+    // port of its own call.
     for port in [ours(&house, agent).port(), ours(&house, other).port(), here.port()] {
         calls(&mut house, account(CUSTOMER), "127.0.0.1", "5001", at("127.0.0.1", port));
         assert_eq!(rejected(&mut house), [488]);
     }
-    house.leg(LegEvent::Offered {
-        leg: back,
-        media: Some(at("127.0.0.1", here.port())),
-    });
+    house.leg(LegEvent::Offered { leg: back, media: Some(at("127.0.0.1", here.port())) });
     assert_eq!(rejected(&mut house), [488]);
 }
 
@@ -244,10 +235,7 @@ fn two_calls_that_name_each_others_ports_on_both_sides_are_no_circle_of_sound() 
     }
     let ports = [ours(&house, legs[0]).port(), ours(&house, legs[1]).port()];
     for (leg, port) in [(legs[0], ports[1]), (legs[1], ports[0])] {
-        house.leg(LegEvent::Answered {
-            leg,
-            media: at("127.0.0.1", port),
-        });
+        house.leg(LegEvent::Answered { leg, media: at("127.0.0.1", port) });
     }
     assert_eq!(
         told(&house, legs[1]).1.map(|address| address.port()),
@@ -256,10 +244,7 @@ fn two_calls_that_name_each_others_ports_on_both_sides_are_no_circle_of_sound() 
     );
     // A third party of the first call's that leads to the second again closes the circle.
     house.log.clear();
-    house.leg(LegEvent::Offered {
-        leg: legs[0],
-        media: Some(at("127.0.0.1", ports[0])),
-    });
+    house.leg(LegEvent::Offered { leg: legs[0], media: Some(at("127.0.0.1", ports[0])) });
     assert_eq!(rejected(&mut house), [488]);
 }
 
@@ -273,13 +258,9 @@ fn when_what_carries_its_sound_fails_a_call_is_ended_with_a_reason() {
     }
     let hangups = house.leg_commands();
     assert!(
-        hangups.iter().all(|command| matches!(
-            command,
-            LegCommand::Hangup {
-                reason: Some((500, _)),
-                ..
-            }
-        )),
+        hangups
+            .iter()
+            .all(|command| matches!(command, LegCommand::Hangup { reason: Some((500, _)), .. })),
         "{hangups:?}"
     );
     assert_eq!(hangups.len(), 2);

@@ -5,7 +5,9 @@ use crate::media::{Codec, Expected, Format, LegMedia, MediaCommand, MediaEvent};
 use crate::model::{CallType, Command, Fact, LegState, PartyFact, PartyRole, Quality, Reason};
 use crate::sip::b2bua::{B2buaConfig, Output, RestoredCalls};
 use crate::sip::config::Nat;
-use crate::sip::leg::{Destination, EndReason, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
+use crate::sip::leg::{
+    Destination, EndReason, LegCommand, LegEvent, LegId, LegSource, PassedHeader,
+};
 use crate::sip::sdp::SdpError;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,17 +25,11 @@ fn rejected(house: &mut House) -> Vec<u16> {
 }
 
 fn dial(device: &str, destination: &str) -> Command {
-    Command::Dial {
-        device: device.into(),
-        destination: destination.into(),
-    }
+    Command::Dial { device: device.into(), destination: destination.into() }
 }
 
 fn forward(device: &str, to: Option<&str>) -> Command {
-    Command::SetForwarding {
-        device: device.into(),
-        to: to.map(Into::into),
-    }
+    Command::SetForwarding { device: device.into(), to: to.map(Into::into) }
 }
 
 #[test]
@@ -47,17 +43,11 @@ fn a_customer_calls_an_agent_they_talk_and_nothing_is_left() {
         (LegState::Dialing, LegState::Ringing)
     );
 
-    house.leg(LegEvent::Progress {
-        leg: agent,
-        status: 180,
-        media: None,
-    });
+    house.leg(LegEvent::Progress { leg: agent, status: 180, media: None });
     house.log.clear();
     house.answer(agent);
     let commands = house.leg_commands();
-    let [LegCommand::Accept { leg, media }] = &commands[..] else {
-        panic!("{commands:?}")
-    };
+    let [LegCommand::Accept { leg, media }] = &commands[..] else { panic!("{commands:?}") };
     assert_eq!((*leg, codecs_of(media)), (customer, vec![Codec::Pcmu]));
     assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
     let roles: Vec<_> = house.only_call().parties.iter().map(|party| party.role).collect();
@@ -71,7 +61,11 @@ fn a_customer_calls_an_agent_they_talk_and_nothing_is_left() {
 #[test]
 fn the_callee_is_offered_the_callers_codecs_in_the_callers_order() {
     let mut house = House::new();
-    house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "8 0 101", "sendrecv")));
+    house.incoming(
+        LegSource::Account(CUSTOMER.into()),
+        "5001",
+        Some(sdp(4000, "8 0 101", "sendrecv")),
+    );
     let agent = house.ringing(AGENT);
     assert_eq!(codecs_of(&house.lines[&agent].last_sdp), [Codec::Pcma, Codec::Pcmu]);
 }
@@ -79,14 +73,15 @@ fn the_callee_is_offered_the_callers_codecs_in_the_callers_order() {
 #[test]
 fn a_caller_and_a_callee_without_a_common_codec_talk_transcoded() {
     let mut house = House::new();
-    let customer = house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "8 101", "sendrecv")));
+    let customer = house.incoming(
+        LegSource::Account(CUSTOMER.into()),
+        "5001",
+        Some(sdp(4000, "8 101", "sendrecv")),
+    );
     let agent = house.ringing(AGENT);
     assert_eq!(codecs_of(&house.lines[&agent].last_sdp), [Codec::Pcma, Codec::Pcmu]);
     house.log.clear();
-    house.leg(LegEvent::Answered {
-        leg: agent,
-        media: sdp(5001, "0 101", "sendrecv"),
-    });
+    house.leg(LegEvent::Answered { leg: agent, media: sdp(5001, "0 101", "sendrecv") });
     let codecs = house.log.iter().filter_map(|output| match output {
         Output::Media(MediaCommand::Describe { leg, media, .. }) => Some((*leg, media.codec)),
         _ => None,
@@ -136,25 +131,12 @@ fn early_media_reaches_the_caller_and_the_final_answer_repeats_the_early_one() {
         media: Some(sdp(5000, "0", "sendrecv")),
     });
     let commands = house.leg_commands();
-    let [
-        LegCommand::Provisional {
-            status: 183,
-            media: Some(early),
-            ..
-        },
-    ] = &commands[..]
-    else {
+    let [LegCommand::Provisional { status: 183, media: Some(early), .. }] = &commands[..] else {
         panic!("{commands:?}")
     };
     assert!(house.hears(customer, agent));
     house.answer(agent);
-    assert_eq!(
-        house.leg_commands(),
-        [LegCommand::Accept {
-            leg: customer,
-            media: early.clone()
-        }]
-    );
+    assert_eq!(house.leg_commands(), [LegCommand::Accept { leg: customer, media: early.clone() }]);
     assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
 }
 
@@ -164,20 +146,12 @@ fn a_caller_without_an_offer_is_made_one_and_answers_in_his_ack() {
     let customer = house.incoming(LegSource::Account(CUSTOMER.into()), "5001", None);
     let agent = house.ringing(AGENT);
     house.log.clear();
-    house.leg(LegEvent::Answered {
-        leg: agent,
-        media: sdp(5000, "8 0", "sendrecv"),
-    });
+    house.leg(LegEvent::Answered { leg: agent, media: sdp(5000, "8 0", "sendrecv") });
     let commands = house.leg_commands();
-    let [LegCommand::Accept { media, .. }] = &commands[..] else {
-        panic!("{commands:?}")
-    };
+    let [LegCommand::Accept { media, .. }] = &commands[..] else { panic!("{commands:?}") };
     assert_eq!(codecs_of(media), [Codec::Pcma, Codec::Pcmu]);
     assert!(!house.hears(agent, customer));
-    house.leg(LegEvent::Confirmed {
-        leg: customer,
-        media: Some(sdp(4000, "8", "sendrecv")),
-    });
+    house.leg(LegEvent::Confirmed { leg: customer, media: Some(sdp(4000, "8", "sendrecv")) });
     assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
 }
 
@@ -187,10 +161,7 @@ fn an_ack_without_the_answer_it_owes_ends_the_call() {
     let customer = house.incoming(LegSource::Account(CUSTOMER.into()), "5001", None);
     let agent = house.ringing(AGENT);
     house.answer(agent);
-    house.leg(LegEvent::Confirmed {
-        leg: customer,
-        media: None,
-    });
+    house.leg(LegEvent::Confirmed { leg: customer, media: None });
     house.assert_empty();
 }
 
@@ -222,9 +193,13 @@ fn ports_are_shared_where_it_is_known_whose_sound_comes_from_where() {
 #[test]
 fn who_is_behind_a_nat_or_is_to_have_ports_of_his_own_shares_none() {
     for (nat, own_ports) in [(Nat::Always, false), (Nat::Auto, true)] {
-        let mut house = House::with_peers(B2buaConfig::default(), RestoredCalls::default(), |is_natted, has_own| {
-            (*is_natted, *has_own) = (nat, own_ports);
-        });
+        let mut house = House::with_peers(
+            B2buaConfig::default(),
+            RestoredCalls::default(),
+            |is_natted, has_own| {
+                (*is_natted, *has_own) = (nat, own_ports);
+            },
+        );
         house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
         assert_eq!(house.b2bua.legs.environment.expected, [Expected::Nothing, Expected::Nothing]);
     }
@@ -238,10 +213,7 @@ fn over_ipv6(sdp: Vec<u8>) -> Vec<u8> {
 #[test]
 fn where_phones_are_told_an_ipv6_address_one_with_ipv6_is_taken_and_one_with_ipv4_is_not() {
     let mut house = House::with(
-        B2buaConfig {
-            media_over_ipv6: true,
-            ..B2buaConfig::default()
-        },
+        B2buaConfig { media_over_ipv6: true, ..B2buaConfig::default() },
         RestoredCalls::default(),
     );
     house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
@@ -273,18 +245,10 @@ fn callers_are_told_404_480_482_486_488_and_503_where_each_is_right() {
     house.incoming(LegSource::Account(AGENT.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
     assert_eq!(rejected(&mut house), [486], "he is on the line himself");
 
-    house.leg(LegEvent::Registered {
-        device: OTHER.into(),
-        registered: false,
-    });
+    house.leg(LegEvent::Registered { device: OTHER.into(), registered: false });
     house.customer_calls("5002");
     assert_eq!(rejected(&mut house), [480], "unregistered");
-    house
-        .command(Command::SetDoNotDisturb {
-            device: AGENT.into(),
-            on: true,
-        })
-        .expect("accepted");
+    house.command(Command::SetDoNotDisturb { device: AGENT.into(), on: true }).expect("accepted");
     house.customer_calls("5001");
     assert_eq!(rejected(&mut house), [486], "do not disturb");
 
@@ -294,12 +258,7 @@ fn callers_are_told_404_480_482_486_488_and_503_where_each_is_right() {
     assert_eq!(rejected(&mut house), [482], "forwarded in a circle");
 
     house.command(forward(AGENT, None)).expect("accepted");
-    house
-        .command(Command::SetDoNotDisturb {
-            device: AGENT.into(),
-            on: false,
-        })
-        .expect("accepted");
+    house.command(Command::SetDoNotDisturb { device: AGENT.into(), on: false }).expect("accepted");
     house.b2bua.legs.environment.free = 1;
     house.customer_calls("5001");
     assert_eq!(rejected(&mut house), [503], "a port for one leg only");
@@ -309,10 +268,7 @@ fn callers_are_told_404_480_482_486_488_and_503_where_each_is_right() {
 #[test]
 fn one_device_gets_no_more_calls_than_its_share_and_the_others_go_on() {
     let mut house = House::with(
-        B2buaConfig {
-            max_calls_per_device: 3,
-            ..B2buaConfig::default()
-        },
+        B2buaConfig { max_calls_per_device: 3, ..B2buaConfig::default() },
         RestoredCalls::default(),
     );
     let free = house.b2bua.legs.environment.free;
@@ -398,16 +354,10 @@ fn a_cancel_takes_the_callees_leg_with_it() {
     let customer = house.customer_calls("5001");
     let agent = house.ringing(AGENT);
     house.log.clear();
-    house.leg(LegEvent::Ended {
-        leg: customer,
-        reason: EndReason::Cancelled,
-    });
+    house.leg(LegEvent::Ended { leg: customer, reason: EndReason::Cancelled });
     assert_eq!(house.leg_commands(), [LegCommand::Hangup { leg: agent, reason: None }]);
     // The callee's 200 crosses the CANCEL.
-    house.leg(LegEvent::Answered {
-        leg: agent,
-        media: sdp(5000, "0", "sendrecv"),
-    });
+    house.leg(LegEvent::Answered { leg: agent, media: sdp(5000, "0", "sendrecv") });
     house.assert_empty();
 }
 
@@ -418,10 +368,7 @@ fn a_busy_device_rings_again_unless_call_waiting_is_off() {
     house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
     house.ringing(AGENT);
 
-    let config = B2buaConfig {
-        call_waiting: false,
-        ..B2buaConfig::default()
-    };
+    let config = B2buaConfig { call_waiting: false, ..B2buaConfig::default() };
     let mut house = House::with(config, RestoredCalls::default());
     house.talk();
     house.log.clear();
@@ -445,13 +392,7 @@ fn a_device_may_send_its_calls_out_of_the_house() {
     house.command(forward(AGENT, Some("0123"))).expect("accepted");
     house.customer_calls("5001");
     let commands = house.leg_commands();
-    let [
-        LegCommand::Invite {
-            to: Destination::Trunk { name, number },
-            ..
-        },
-    ] = &commands[..]
-    else {
+    let [LegCommand::Invite { to: Destination::Trunk { name, number }, .. }] = &commands[..] else {
         panic!("{commands:?}")
     };
     assert_eq!((name.as_str(), number.as_str()), ("city", "0123"));
@@ -482,24 +423,15 @@ fn a_hold_at_the_phone_is_answered_and_shown_and_so_is_its_end() {
     let mut house = House::new();
     let (_, agent) = house.talk();
     house.log.clear();
-    house.leg(LegEvent::Offered {
-        leg: agent,
-        media: Some(sdp(5000, "0", "sendonly")),
-    });
+    house.leg(LegEvent::Offered { leg: agent, media: Some(sdp(5000, "0", "sendonly")) });
     assert_eq!(house.state_of(AGENT), LegState::Held);
     let answer = String::from_utf8_lossy(&house.lines[&agent].last_sdp).into_owned();
     assert!(answer.contains("a=recvonly"), "{answer}");
     let refusal = house
-        .command(Command::Retrieve {
-            device: AGENT.into(),
-            call: house.call_id(),
-        })
+        .command(Command::Retrieve { device: AGENT.into(), call: house.call_id() })
         .expect_err("his phone holds");
     assert_eq!(refusal.reason, Reason::InvalidState);
-    house.leg(LegEvent::Offered {
-        leg: agent,
-        media: Some(sdp(5000, "0", "sendrecv")),
-    });
+    house.leg(LegEvent::Offered { leg: agent, media: Some(sdp(5000, "0", "sendrecv")) });
     assert_eq!(house.state_of(AGENT), LegState::Established);
 }
 
@@ -508,10 +440,7 @@ fn a_hold_by_command_silences_both_ways_until_it_is_retrieved() {
     let mut house = House::new();
     let (customer, agent) = house.talk();
     let (device, call) = (crate::model::DeviceId::from(AGENT), house.call_id());
-    let hold = Command::Hold {
-        device: device.clone(),
-        call: call.clone(),
-    };
+    let hold = Command::Hold { device: device.clone(), call: call.clone() };
     house.command(hold.clone()).expect("accepted");
     assert_eq!(house.table(&[("c", customer), ("a", agent)]), "");
     assert_eq!(house.state_of(AGENT), LegState::Held);
@@ -522,33 +451,21 @@ fn a_hold_by_command_silences_both_ways_until_it_is_retrieved() {
 
 #[test]
 fn where_holds_are_signalled_the_other_phone_is_told_sendonly_and_sendrecv_again() {
-    let config = B2buaConfig {
-        signal_hold: true,
-        ..B2buaConfig::default()
-    };
+    let config = B2buaConfig { signal_hold: true, ..B2buaConfig::default() };
     let mut house = House::with(config, RestoredCalls::default());
     let (customer, agent) = house.talk();
     let direction = |house: &House| {
         let sdp = String::from_utf8_lossy(&house.lines[&customer].last_sdp).into_owned();
         sdp.lines().last().unwrap_or_default().to_owned()
     };
-    house.leg(LegEvent::Offered {
-        leg: agent,
-        media: Some(sdp(5000, "0", "sendonly")),
-    });
+    house.leg(LegEvent::Offered { leg: agent, media: Some(sdp(5000, "0", "sendonly")) });
     assert_eq!(direction(&house), "a=sendonly");
-    house.leg(LegEvent::OfferAnswered {
-        leg: customer,
-        media: sdp(4000, "0", "recvonly"),
-    });
+    house.leg(LegEvent::OfferAnswered { leg: customer, media: sdp(4000, "0", "recvonly") });
     assert_eq!(
         (house.state_of(AGENT), house.state_of(CUSTOMER)),
         (LegState::Held, LegState::Established)
     );
-    house.leg(LegEvent::Offered {
-        leg: agent,
-        media: Some(sdp(5000, "0", "sendrecv")),
-    });
+    house.leg(LegEvent::Offered { leg: agent, media: Some(sdp(5000, "0", "sendrecv")) });
     assert_eq!(direction(&house), "a=sendrecv");
 }
 
@@ -556,12 +473,10 @@ fn where_holds_are_signalled_the_other_phone_is_told_sendonly_and_sendrecv_again
 fn a_muted_party_is_heard_by_nobody() {
     let mut house = House::new();
     let (customer, agent) = house.talk();
-    let mute = |on, call| Command::Mute {
-        device: AGENT.into(),
-        call,
-        on,
+    let mute = |on, call| Command::Mute { device: AGENT.into(), call, on };
+    let reason = |house: &mut House, on| {
+        house.command(mute(on, house.call_id())).expect_err("it is so already").reason
     };
-    let reason = |house: &mut House, on| house.command(mute(on, house.call_id())).expect_err("it is so already").reason;
     assert_eq!(reason(&mut house, false), Reason::InvalidState);
     house.command(mute(true, house.call_id())).expect("accepted");
     assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ac");
@@ -609,10 +524,7 @@ fn who_dialled_is_told_that_nobody_could_be_had() {
 fn a_dial_that_can_not_work_is_refused_at_once() {
     let mut house = House::new();
     assert_eq!(house.command(dial(AGENT, "9999")).expect_err("unknown").reason, Reason::NotFound);
-    house.leg(LegEvent::Registered {
-        device: AGENT.into(),
-        registered: false,
-    });
+    house.leg(LegEvent::Registered { device: AGENT.into(), registered: false });
     let refusal = house.command(dial(AGENT, "5002")).expect_err("unregistered");
     assert_eq!(
         (refusal.reason, &*refusal.text()),
@@ -626,10 +538,7 @@ fn a_ringing_call_can_be_answered_and_declined_by_command() {
     let mut house = House::new();
     house.customer_calls("5001");
     let (call, agent) = (house.call_id(), house.ringing(AGENT));
-    let answer = Command::Answer {
-        device: AGENT.into(),
-        call: call.clone(),
-    };
+    let answer = Command::Answer { device: AGENT.into(), call: call.clone() };
     house.log.clear();
     house.command(answer.clone()).expect("accepted");
     assert_eq!(
@@ -637,20 +546,11 @@ fn a_ringing_call_can_be_answered_and_declined_by_command() {
         [],
         "the phone has not said anything yet: there is no dialog to ask in"
     );
-    house.leg(LegEvent::Progress {
-        leg: agent,
-        status: 180,
-        media: None,
-    });
+    house.leg(LegEvent::Progress { leg: agent, status: 180, media: None });
     assert_eq!(house.leg_commands()[0], LegCommand::AskToAnswer { leg: agent });
     house.command(answer).expect("accepted");
     assert_eq!(house.leg_commands(), [LegCommand::AskToAnswer { leg: agent }]);
-    house
-        .command(Command::Hangup {
-            device: AGENT.into(),
-            call,
-        })
-        .expect("accepted");
+    house.command(Command::Hangup { device: AGENT.into(), call }).expect("accepted");
     assert_eq!(rejected(&mut house), [486]);
     house.assert_empty();
 }
@@ -660,15 +560,8 @@ fn whoever_asked_a_phone_to_answer_that_will_not_is_told_and_it_rings_on() {
     let mut house = House::new();
     house.customer_calls("5001");
     let (call, agent) = (house.call_id(), house.ringing(AGENT));
-    house.leg(LegEvent::Progress {
-        leg: agent,
-        status: 180,
-        media: None,
-    });
-    let answer = Command::Answer {
-        device: AGENT.into(),
-        call: call.clone(),
-    };
+    house.leg(LegEvent::Progress { leg: agent, status: 180, media: None });
+    let answer = Command::Answer { device: AGENT.into(), call: call.clone() };
     for (status, text) in [(489, "can not be made to answer"), (408, "has not reacted")] {
         house.command(answer.clone()).expect("accepted");
         house.leg(LegEvent::AskToAnswerRefused { leg: agent, status });
@@ -678,12 +571,7 @@ fn whoever_asked_a_phone_to_answer_that_will_not_is_told_and_it_rings_on() {
         assert!(failure.refusal.text().contains(text), "{}", failure.refusal);
     }
     assert_eq!(house.ringing(AGENT), agent);
-    house
-        .command(Command::Hangup {
-            device: AGENT.into(),
-            call,
-        })
-        .expect("accepted");
+    house.command(Command::Hangup { device: AGENT.into(), call }).expect("accepted");
     house.assert_empty();
     house.leg(LegEvent::AskToAnswerRefused { leg: agent, status: 408 });
     assert!(house.failures.is_empty(), "nobody waits for it any more");
@@ -697,10 +585,7 @@ fn a_silent_phone_is_probed_and_one_that_is_gone_ends_the_call() {
     house.media(MediaEvent::Inactive { leg: customer });
     assert!(house.lines[&customer].offered);
     assert_ne!(before, house.lines[&customer].last_sdp, "an offer has all our codecs");
-    house.leg(LegEvent::OfferRefused {
-        leg: customer,
-        status: 481,
-    });
+    house.leg(LegEvent::OfferRefused { leg: customer, status: 481 });
     house.assert_empty();
 }
 
@@ -720,13 +605,7 @@ fn on_closing_no_call_comes_in_and_live_ones_end_when_grace_is_over() {
 #[test]
 fn events_of_unknown_legs_are_ignored() {
     let mut house = House::new();
-    house.b2bua.handle_leg(
-        LegEvent::Ended {
-            leg: LegId(77),
-            reason: EndReason::Bye,
-        },
-        house.now,
-    );
+    house.b2bua.handle_leg(LegEvent::Ended { leg: LegId(77), reason: EndReason::Bye }, house.now);
     assert_eq!(house.b2bua.poll_output(), None);
 }
 
@@ -735,35 +614,26 @@ fn an_identity_goes_on_to_the_number_it_was_signed_for_and_not_to_where_that_is_
     let mut house = House::new();
     let passed_on = |house: &mut House| {
         house.log.clear();
-        let passed = ["Identity", "Date", "User-to-User"].map(|name| PassedHeader {
-            name,
-            value: b"x".to_vec(),
-        });
+        let passed = ["Identity", "Date", "User-to-User"]
+            .map(|name| PassedHeader { name, value: b"x".to_vec() });
         let leg = house.incoming_with(LegSource::Trunk("city".into()), "5001", passed.into());
         let invited = house.leg_commands().into_iter().find_map(|command| match command {
-            LegCommand::Invite { passed, .. } => Some(passed.iter().map(|header| header.name).collect::<Vec<_>>()),
+            LegCommand::Invite { passed, .. } => {
+                Some(passed.iter().map(|header| header.name).collect::<Vec<_>>())
+            }
             _ => None,
         });
         house.hangs_up(leg);
         invited.expect("somebody is called")
     };
     assert_eq!(passed_on(&mut house), ["Identity", "Date", "User-to-User"]);
-    let forward = Command::SetForwarding {
-        device: AGENT.into(),
-        to: Some("5002".into()),
-    };
+    let forward = Command::SetForwarding { device: AGENT.into(), to: Some("5002".into()) };
     house.command(forward).expect("accepted");
     assert_eq!(passed_on(&mut house), ["User-to-User"]);
 }
 
 fn quality(leg: LegId, packets_sent: u64) -> MediaEvent {
-    MediaEvent::Quality {
-        leg,
-        quality: Quality {
-            packets_sent,
-            ..Quality::default()
-        },
-    }
+    MediaEvent::Quality { leg, quality: Quality { packets_sent, ..Quality::default() } }
 }
 
 /// Packets sent by leg, in every fact since the last look.
@@ -804,19 +674,13 @@ fn how_the_sound_fares_goes_along_with_a_change_and_makes_none() {
     house.media(quality(customer, 2));
     let before = house.only_call().clone();
     house.log.clear();
-    let hold = Command::Hold {
-        device: AGENT.into(),
-        call: before.id.clone(),
-    };
+    let hold = Command::Hold { device: AGENT.into(), call: before.id.clone() };
     house.command(hold).expect("accepted");
     let call = house.only_call();
     assert_eq!(call.parties[0].quality.map(|quality| quality.packets_sent), Some(2));
     assert!(!call.is_same_but_quality(&before));
     // Who has left is measured no more.
-    house.leg(LegEvent::Ended {
-        leg: agent,
-        reason: EndReason::Bye,
-    });
+    house.leg(LegEvent::Ended { leg: agent, reason: EndReason::Bye });
     house.log.clear();
     house.media(quality(agent, 9));
     assert_eq!(measured(&mut house), [[None; 2]; 0]);
@@ -834,14 +698,8 @@ fn an_ack_without_the_answer_to_a_re_invite_leaves_the_session_as_it_was() {
     let mut house = House::new();
     let (customer, agent) = house.talk();
     house.log.clear();
-    house.leg(LegEvent::Offered {
-        leg: customer,
-        media: None,
-    });
-    house.leg(LegEvent::Confirmed {
-        leg: customer,
-        media: None,
-    });
+    house.leg(LegEvent::Offered { leg: customer, media: None });
+    house.leg(LegEvent::Confirmed { leg: customer, media: None });
     let told: Vec<_> = house.log.iter().filter_map(described).collect();
     // What is offered may come at once; when it comes to nothing, what was agreed counts again.
     assert_eq!(told.len(), 2, "{told:?}");
@@ -859,10 +717,7 @@ fn an_answer_of_several_codecs_is_heard_in_each_and_sent_in_the_first() {
     let customer = house.customer_calls("5001");
     let agent = house.ringing(AGENT);
     house.log.clear();
-    house.leg(LegEvent::Answered {
-        leg: agent,
-        media: sdp(4000, "8 0 101", "sendrecv"),
-    });
+    house.leg(LegEvent::Answered { leg: agent, media: sdp(4000, "8 0 101", "sendrecv") });
     let media = house.log.iter().find_map(described).expect("described");
     assert_eq!((media.codec, media.payload_type), (Codec::Pcma, 8));
     assert_eq!(media.receives.get(0), Some(Format::Audio(Codec::Pcmu)));
@@ -876,10 +731,7 @@ fn an_answer_that_cannot_be_used_is_told_to_the_log_with_its_line() {
     house.customer_calls("5001");
     let agent = house.ringing(AGENT);
     house.log.clear();
-    house.leg(LegEvent::Answered {
-        leg: agent,
-        media: sdp(4000, "18", "sendrecv"),
-    });
+    house.leg(LegEvent::Answered { leg: agent, media: sdp(4000, "18", "sendrecv") });
     let told = house.log.iter().find_map(|output| match output {
         Output::Unusable { leg, fault } if *leg == agent => Some(fault.clone()),
         _ => None,

@@ -55,22 +55,19 @@ fn play(house: &mut House, (what, who, how, more): Step) {
                 5 => LegSource::Trunk("city".into()),
                 index => LegSource::Account(DEVICES[index as usize].0.into()),
             };
-            let to = ["5001", "5002", "5001", "5005", "7001", "0123", "999", "5001"][how as usize % 8];
+            let to =
+                ["5001", "5002", "5001", "5005", "7001", "0123", "999", "5001"][how as usize % 8];
             house.incoming(source, to, description(more));
         }
         2..=5 => {
-            if let Some(leg) = pick(house, who, |line| line.outgoing && !line.answered && !line.ended) {
+            if let Some(leg) =
+                pick(house, who, |line| line.outgoing && !line.answered && !line.ended)
+            {
                 match how % 8 {
-                    0 => house.leg(LegEvent::Progress {
-                        leg,
-                        status: 183,
-                        media: description(more),
-                    }),
-                    1 => house.leg(LegEvent::Progress {
-                        leg,
-                        status: 180,
-                        media: None,
-                    }),
+                    0 => {
+                        house.leg(LegEvent::Progress { leg, status: 183, media: description(more) })
+                    }
+                    1 => house.leg(LegEvent::Progress { leg, status: 180, media: None }),
                     2 => house.leg(LegEvent::Refused {
                         leg,
                         status: [486, 480, 603, 408, 302, 503][more as usize % 6],
@@ -84,17 +81,18 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             }
         }
         6 | 7 => {
-            if let Some(leg) = pick(house, who, |line| !line.ended && (line.answered || !line.outgoing)) {
-                let reason = [EndReason::Bye, EndReason::Cancelled, EndReason::NoAck, EndReason::Expired][how as usize % 4];
+            if let Some(leg) =
+                pick(house, who, |line| !line.ended && (line.answered || !line.outgoing))
+            {
+                let reason =
+                    [EndReason::Bye, EndReason::Cancelled, EndReason::NoAck, EndReason::Expired]
+                        [how as usize % 4];
                 house.leg(LegEvent::Ended { leg, reason });
             }
         }
         8 | 9 => {
             if let Some(leg) = pick(house, who, |line| line.answered && !line.ended) {
-                house.leg(LegEvent::Offered {
-                    leg,
-                    media: description(more),
-                });
+                house.leg(LegEvent::Offered { leg, media: description(more) });
             }
         }
         10 => {
@@ -109,11 +107,10 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             }
         }
         11 => {
-            if let Some(leg) = pick(house, who, |line| line.answered && !line.outgoing && !line.ended) {
-                house.leg(LegEvent::Confirmed {
-                    leg,
-                    media: description(more),
-                });
+            if let Some(leg) =
+                pick(house, who, |line| line.answered && !line.outgoing && !line.ended)
+            {
+                house.leg(LegEvent::Confirmed { leg, media: description(more) });
             }
         }
         12 | 13 => {
@@ -173,23 +170,20 @@ fn play(house: &mut House, (what, who, how, more): Step) {
         }
         20 => {
             let _ = match how % 4 {
-                0 => house.command(Command::SetDoNotDisturb {
-                    device: device(who),
-                    on: more % 2 == 0,
-                }),
+                0 => house
+                    .command(Command::SetDoNotDisturb { device: device(who), on: more % 2 == 0 }),
                 1 => house.command(Command::SetForwarding {
                     device: device(who),
-                    to: [None, Some("5002".into()), Some("5001".into()), Some("0123".into())][more as usize % 4].clone(),
+                    to: [None, Some("5002".into()), Some("5001".into()), Some("0123".into())]
+                        [more as usize % 4]
+                        .clone(),
                 }),
                 _ => Ok(()),
             };
         }
         21 => match how % 4 {
             0 => house.wait(Duration::from_secs(25)),
-            1 => house.leg(LegEvent::Registered {
-                device: device(who),
-                registered: more % 4 != 0,
-            }),
+            1 => house.leg(LegEvent::Registered { device: device(who), registered: more % 4 != 0 }),
             _ => house.wait(Duration::from_secs(1)),
         },
         22 => {
@@ -210,32 +204,22 @@ fn play(house: &mut House, (what, who, how, more): Step) {
                 let _ = house.command(Command::Transfer {
                     device: device(who),
                     call,
-                    step: TransferStep::SingleStep {
-                        destination: elsewhere(how),
-                    },
+                    step: TransferStep::SingleStep { destination: elsewhere(how) },
                 });
             }
         }
         24 => {
             if let Some(leg) = pick(house, who, |line| line.answered && !line.ended) {
-                house.leg(LegEvent::Referred {
-                    leg,
-                    to: elsewhere(how),
-                    replaces: None,
-                });
+                house.leg(LegEvent::Referred { leg, to: elsewhere(how), replaces: None });
             }
         }
         26..=28 => {
             if let Some(call) = any_call(house, more) {
                 let device = device(who);
                 let step = match how % 3 {
-                    0 => TransferStep::Initiate {
-                        destination: elsewhere(how / 3),
-                    },
+                    0 => TransferStep::Initiate { destination: elsewhere(how / 3) },
                     1 => TransferStep::Complete,
-                    _ => TransferStep::SingleStep {
-                        destination: elsewhere(how / 3),
-                    },
+                    _ => TransferStep::SingleStep { destination: elsewhere(how / 3) },
                 };
                 let _ = match what % 2 {
                     0 => house.command(Command::Transfer { device, call, step }),
@@ -249,11 +233,7 @@ fn play(house: &mut House, (what, who, how, more): Step) {
                 pick(house, more, |line| !line.ended),
             );
             if let (Some(leg), Some(other)) = both {
-                house.leg(LegEvent::Referred {
-                    leg,
-                    to: elsewhere(how),
-                    replaces: Some(other),
-                });
+                house.leg(LegEvent::Referred { leg, to: elsewhere(how), replaces: Some(other) });
             }
         }
         30 => {
@@ -284,7 +264,8 @@ fn play(house: &mut House, (what, who, how, more): Step) {
         }
         33 | 34 => {
             if let Some(leg) = pick(house, who, |line| !line.ended) {
-                // Of two strangers with one number on one call the model would not know which is which.
+                // Of two strangers with one number on one call the model would not know which is
+                // which.
                 let stranger = format!("077{}", leg.0);
                 let names = ["5001", "5002", "1002", "5005", "7001", "1001", &stranger, &stranger];
                 house.is_named(leg, names[how as usize % 8]);
@@ -301,26 +282,14 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             // Events that come too late: the leg has ended.
             if let Some(leg) = pick(house, who, |line| line.ended) {
                 match how % 7 {
-                    6 => house.leg(LegEvent::Referred {
-                        leg,
-                        to: elsewhere(more),
-                        replaces: None,
-                    }),
-                    0 => house.leg(LegEvent::Answered {
-                        leg,
-                        media: sdp(5000, "0", "sendrecv"),
-                    }),
-                    1 => house.leg(LegEvent::Ended {
-                        leg,
-                        reason: EndReason::Bye,
-                    }),
+                    6 => house.leg(LegEvent::Referred { leg, to: elsewhere(more), replaces: None }),
+                    0 => house.leg(LegEvent::Answered { leg, media: sdp(5000, "0", "sendrecv") }),
+                    1 => house.leg(LegEvent::Ended { leg, reason: EndReason::Bye }),
                     2 => house.leg(LegEvent::Refused { leg, status: 486 }),
                     3 => house.leg(LegEvent::Confirmed { leg, media: None }),
-                    4 => house.leg(LegEvent::Progress {
-                        leg,
-                        status: 183,
-                        media: description(more),
-                    }),
+                    4 => {
+                        house.leg(LegEvent::Progress { leg, status: 183, media: description(more) })
+                    }
                     _ => house.media(MediaEvent::Inactive { leg }),
                 }
             }
@@ -331,9 +300,7 @@ fn play(house: &mut House, (what, who, how, more): Step) {
 /// Everybody goes home.
 fn end(house: &mut House) {
     for supervisor in [AGENT, OTHER, BOSS, BOSS2] {
-        let _ = house.command(Command::StopMonitoring {
-            supervisor: supervisor.into(),
-        });
+        let _ = house.command(Command::StopMonitoring { supervisor: supervisor.into() });
     }
     assert!(house.monitors.is_empty(), "{:?}", house.monitors);
     assert!(house.kept.is_empty());
@@ -349,7 +316,8 @@ fn end(house: &mut House) {
 }
 
 fn pick(house: &House, who: u8, wanted: impl Fn(&super::house::Line) -> bool) -> Option<LegId> {
-    let fitting: Vec<LegId> = house.lines.values().filter(|line| wanted(line)).map(|line| line.leg).collect();
+    let fitting: Vec<LegId> =
+        house.lines.values().filter(|line| wanted(line)).map(|line| line.leg).collect();
     fitting.get(who as usize % fitting.len().max(1)).copied()
 }
 

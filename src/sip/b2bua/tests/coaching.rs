@@ -2,7 +2,9 @@
 
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, House, OTHER, sdp};
 use crate::media::{LeakReason, MediaEvent};
-use crate::model::{Activity, CallId, Command, LegState, Mode, MonitorState, Reason, Scope, TransferStep};
+use crate::model::{
+    Activity, CallId, Command, LegState, Mode, MonitorState, Reason, Scope, TransferStep,
+};
 use crate::sip::b2bua::{B2buaConfig, Output, RestoredCalls};
 use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
 use crate::supervision;
@@ -17,11 +19,7 @@ fn table(house: &House, (customer, agent, boss): (LegId, LegId, LegId)) -> Strin
 }
 
 fn switch(call: CallId, activity: Activity) -> Command {
-    Command::SwitchMonitoring {
-        supervisor: BOSS.into(),
-        call,
-        activity,
-    }
+    Command::SwitchMonitoring { supervisor: BOSS.into(), call, activity }
 }
 
 fn armed(house: &House) -> bool {
@@ -104,7 +102,9 @@ fn nobody_hears_the_supervisor_and_he_hears_nobody_until_he_has_answered() {
 
 #[test]
 fn each_activity_has_its_table_and_changes_live() {
-    for (activity, expected) in [(Activity::Coach, COACH), (Activity::ListenIn, LISTEN), (Activity::BargeIn, BARGE)] {
+    for (activity, expected) in
+        [(Activity::Coach, COACH), (Activity::ListenIn, LISTEN), (Activity::BargeIn, BARGE)]
+    {
         let mut house = House::new();
         let legs = house.coached(activity);
         assert_eq!(table(&house, legs), expected);
@@ -112,7 +112,9 @@ fn each_activity_has_its_table_and_changes_live() {
     let mut house = House::new();
     let legs = house.coached(Activity::Coach);
     house.log.clear();
-    for (activity, expected) in [(Activity::BargeIn, BARGE), (Activity::ListenIn, LISTEN), (Activity::Coach, COACH)] {
+    for (activity, expected) in
+        [(Activity::BargeIn, BARGE), (Activity::ListenIn, LISTEN), (Activity::Coach, COACH)]
+    {
         house.command(switch(house.call_id(), activity)).expect("accepted");
         assert_eq!(table(&house, legs), expected);
     }
@@ -125,10 +127,7 @@ fn in_doubt_about_the_agents_leg_the_whisper_reaches_nobody() {
     let legs = house.coached(Activity::Coach);
     house.leg(LegEvent::Offered { leg: legs.1, media: None });
     assert_eq!(table(&house, legs), LISTEN);
-    house.leg(LegEvent::Confirmed {
-        leg: legs.1,
-        media: Some(sdp(5002, "0", "sendrecv")),
-    });
+    house.leg(LegEvent::Confirmed { leg: legs.1, media: Some(sdp(5002, "0", "sendrecv")) });
     assert_eq!(table(&house, legs), COACH);
 }
 
@@ -137,11 +136,7 @@ fn after_a_leak_was_caught_the_supervisor_is_heard_by_nobody_on_that_call() {
     let mut house = House::new();
     let legs = house.coached(Activity::Coach);
     let call = house.lines[&legs.0].call.expect("opened");
-    house.media(MediaEvent::LeakGuard {
-        call,
-        leg: legs.0,
-        reason: LeakReason::NotPermitted,
-    });
+    house.media(MediaEvent::LeakGuard { call, leg: legs.0, reason: LeakReason::NotPermitted });
     assert_eq!(table(&house, legs), LISTEN);
     house.command(switch(house.call_id(), Activity::BargeIn)).expect("accepted");
     assert_eq!(table(&house, legs), LISTEN);
@@ -153,11 +148,7 @@ fn a_caught_leak_is_reported_once_to_each_supervisor_of_that_call() {
     let legs = house.coached(Activity::Coach);
     let call = house.lines[&legs.0].call.expect("opened");
     for leg in [legs.0, legs.1] {
-        house.media(MediaEvent::LeakGuard {
-            call,
-            leg,
-            reason: LeakReason::NotPermitted,
-        });
+        house.media(MediaEvent::LeakGuard { call, leg, reason: LeakReason::NotPermitted });
     }
     assert_eq!(house.failures.len(), 1);
     let failure = &house.failures[0];
@@ -178,26 +169,13 @@ fn a_probe_of_a_silent_phone_leaves_the_whisper_alone() {
 fn on_hold_the_whisper_keeps_flowing_and_he_hears_the_held_customer() {
     let mut house = House::new();
     let legs = house.coached(Activity::Coach);
-    house
-        .command(Command::Hold {
-            device: AGENT.into(),
-            call: house.call_id(),
-        })
-        .expect("accepted");
+    house.command(Command::Hold { device: AGENT.into(), call: house.call_id() }).expect("accepted");
     assert_eq!(table(&house, legs), "as sc sa");
 
-    let config = B2buaConfig {
-        monitor_party_on_hold: false,
-        ..B2buaConfig::default()
-    };
+    let config = B2buaConfig { monitor_party_on_hold: false, ..B2buaConfig::default() };
     let mut house = House::with(config, RestoredCalls::default());
     let legs = house.coached(Activity::Coach);
-    house
-        .command(Command::Hold {
-            device: AGENT.into(),
-            call: house.call_id(),
-        })
-        .expect("accepted");
+    house.command(Command::Hold { device: AGENT.into(), call: house.call_id() }).expect("accepted");
     assert_eq!(table(&house, legs), "as sa");
 }
 
@@ -206,14 +184,8 @@ fn a_held_customer_does_not_hear_who_barges_in_and_hears_him_again_when_retrieve
     let mut house = House::new();
     let legs = house.coached(Activity::BargeIn);
     let (device, call) = (AGENT, house.call_id());
-    let hold = |call: &CallId| Command::Hold {
-        device: device.into(),
-        call: call.clone(),
-    };
-    let retrieve = |call: &CallId| Command::Retrieve {
-        device: device.into(),
-        call: call.clone(),
-    };
+    let hold = |call: &CallId| Command::Hold { device: device.into(), call: call.clone() };
+    let retrieve = |call: &CallId| Command::Retrieve { device: device.into(), call: call.clone() };
     house.command(hold(&call)).expect("accepted");
     assert_eq!(table(&house, legs), "as sc sa");
     house.command(retrieve(&call)).expect("accepted");
@@ -230,10 +202,8 @@ fn an_agent_who_holds_with_his_phone_keeps_the_barging_supervisor_from_the_custo
     for direction in ["sendonly", "inactive"] {
         let mut house = House::new();
         let legs = house.coached(Activity::BargeIn);
-        let offered = |direction| LegEvent::Offered {
-            leg: legs.1,
-            media: Some(sdp(5002, "0", direction)),
-        };
+        let offered =
+            |direction| LegEvent::Offered { leg: legs.1, media: Some(sdp(5002, "0", direction)) };
         house.leg(offered(direction));
         assert!(!house.hears(legs.0, legs.2), "{direction}");
         house.leg(offered("sendrecv"));
@@ -282,10 +252,7 @@ fn a_supervisor_releases_his_leg_by_command() {
     let mut house = House::new();
     let legs = house.coached(Activity::BargeIn);
     house
-        .command(Command::Hangup {
-            device: BOSS.into(),
-            call: house.call_id(),
-        })
+        .command(Command::Hangup { device: BOSS.into(), call: house.call_id() })
         .expect("accepted");
     assert_eq!(table(&house, legs), "ca ac");
     assert!(armed(&house));
@@ -321,10 +288,7 @@ fn a_phone_that_rings_too_long_is_released() {
 #[test]
 fn an_unregistered_supervisor_is_told_and_stays_armed() {
     let mut house = House::new();
-    house.leg(LegEvent::Registered {
-        device: BOSS.into(),
-        registered: false,
-    });
+    house.leg(LegEvent::Registered { device: BOSS.into(), registered: false });
     house.talk();
     house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
     assert_eq!(house.failures.len(), 1);
@@ -453,11 +417,8 @@ fn leave_is_asked_before_each_join_and_without_it_nobody_joins() {
             .expect("accepted");
         assert_eq!((house.asked.len(), house.find_ringing(BOSS)), (1, None));
     };
-    let admit = |call, admitted| Command::AdmitMonitoring {
-        supervisor: BOSS.into(),
-        call,
-        admitted,
-    };
+    let admit =
+        |call, admitted| Command::AdmitMonitoring { supervisor: BOSS.into(), call, admitted };
     let mut house = House::new();
     start(&mut house);
     house.command(admit(house.call_id(), true)).expect("accepted");
@@ -477,7 +438,8 @@ fn leave_is_asked_before_each_join_and_without_it_nobody_joins() {
 #[test]
 fn of_two_agents_only_the_coached_one_hears_the_whisper() {
     let mut house = House::new();
-    let other = house.incoming(LegSource::Account(OTHER.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+    let other =
+        house.incoming(LegSource::Account(OTHER.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
     let agent = house.ringing(AGENT);
     house.answer(agent);
     house.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent).expect("accepted");
@@ -507,10 +469,8 @@ fn a_customers_account_is_not_monitored() {
 fn monitors_survive_a_restart_armed() {
     let mut house = House::new();
     house.coached(Activity::Coach);
-    let kept = RestoredCalls {
-        monitors: house.kept.values().cloned().collect(),
-        devices: Vec::new(),
-    };
+    let kept =
+        RestoredCalls { monitors: house.kept.values().cloned().collect(), devices: Vec::new() };
     let mut house = House::with(B2buaConfig::default(), kept);
     assert!(armed(&house));
     let (customer, agent) = house.talk();
@@ -527,10 +487,8 @@ fn only_what_must_survive_is_kept_and_not_every_move() {
     house.talk();
     let boss = house.ringing(BOSS);
     house.answer(boss);
-    let writes = house
-        .log
-        .iter()
-        .filter(|output| matches!(output, crate::sip::b2bua::Output::Keep(_)));
+    let writes =
+        house.log.iter().filter(|output| matches!(output, crate::sip::b2bua::Output::Keep(_)));
     assert_eq!(writes.count(), 0);
 }
 
@@ -577,7 +535,8 @@ fn an_agent_is_heard_again_when_the_supervisor_who_silenced_him_is_gone() {
 #[test]
 fn who_turns_to_another_agent_is_let_go_of_the_first_call_before_he_is_invited_to_the_second() {
     let mut house = House::new();
-    let other = house.incoming(LegSource::Trunk("city".into()), "5002", Some(sdp(4000, "0", "sendrecv")));
+    let other =
+        house.incoming(LegSource::Trunk("city".into()), "5002", Some(sdp(4000, "0", "sendrecv")));
     let answering = house.ringing(OTHER);
     house.answer(answering);
     let (_, _, boss) = house.coached(Activity::Coach);
@@ -606,7 +565,8 @@ fn who_turns_to_another_agent_is_let_go_of_the_first_call_before_he_is_invited_t
     assert!(!house.lines[&other].ended);
 }
 
-/// Found by chance: the step never came to an end, because he was invited to what he was just released from.
+/// Found by chance: the step never came to an end, because he was invited to what he was just
+/// released from.
 #[test]
 fn a_colleague_outside_whom_nobody_reached_is_no_customer_who_left() {
     let mut house = House::new();
@@ -614,17 +574,10 @@ fn a_colleague_outside_whom_nobody_reached_is_no_customer_who_left() {
     let agent = house.ringing(AGENT);
     house.answer(agent);
     let call = house.only_call().id.clone();
-    let step = TransferStep::SingleStep {
-        destination: "0123".into(),
-    };
-    house
-        .command(Command::Transfer {
-            device: AGENT.into(),
-            call,
-            step,
-        })
-        .unwrap();
-    let outside = house.lines.values().find(|line| line.party.is_err()).map(|line| line.leg).unwrap();
+    let step = TransferStep::SingleStep { destination: "0123".into() };
+    house.command(Command::Transfer { device: AGENT.into(), call, step }).unwrap();
+    let outside =
+        house.lines.values().find(|line| line.party.is_err()).map(|line| line.leg).unwrap();
     house.leg(LegEvent::Refused { leg: outside, status: 486 });
     house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).unwrap();
     let boss = house.ringing(BOSS);
@@ -634,10 +587,7 @@ fn a_colleague_outside_whom_nobody_reached_is_no_customer_who_left() {
 
 /// The supervisor's phone re-INVITEs with a direction.
 fn supervisor_offers(house: &mut House, boss: LegId, direction: &str) {
-    house.leg(LegEvent::Offered {
-        leg: boss,
-        media: Some(sdp(6000, "0 101", direction)),
-    });
+    house.leg(LegEvent::Offered { leg: boss, media: Some(sdp(6000, "0 101", direction)) });
 }
 
 /// RFC 3264 8.4.
@@ -665,10 +615,7 @@ fn a_supervisors_phone_that_answers_on_hold_is_heard_once_it_retrieves() {
     let (customer, agent) = house.talk();
     house.monitor(Activity::BargeIn, Mode::AllCalls, Scope::Call).expect("accepted");
     let boss = house.ringing(BOSS);
-    house.leg(LegEvent::Answered {
-        leg: boss,
-        media: sdp(6000, "0 101", "sendonly"),
-    });
+    house.leg(LegEvent::Answered { leg: boss, media: sdp(6000, "0 101", "sendonly") });
     assert!(!house.hears(agent, boss) && !house.hears(customer, boss));
     supervisor_offers(&mut house, boss, "sendrecv");
     assert!(house.hears(agent, boss) && house.hears(customer, boss));
@@ -682,10 +629,7 @@ fn nobody_joins_a_call_whose_phones_are_silent_and_asked_until_one_is_known_to_b
         }
     };
     let answers = |house: &mut House, leg: LegId| {
-        house.leg(LegEvent::OfferAnswered {
-            leg,
-            media: sdp(4000, "0 101", "sendrecv"),
-        });
+        house.leg(LegEvent::OfferAnswered { leg, media: sdp(4000, "0 101", "sendrecv") });
     };
     let mut house = House::new();
     let (customer, agent) = house.talk();
@@ -712,10 +656,7 @@ fn a_supervisor_who_waits_for_a_call_in_doubt_is_released_when_it_ends() {
     let (customer, agent) = house.talk();
     house.media(MediaEvent::Inactive { leg: customer });
     house.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent).expect("accepted");
-    house.leg(LegEvent::OfferRefused {
-        leg: customer,
-        status: 408,
-    });
+    house.leg(LegEvent::OfferRefused { leg: customer, status: 408 });
     assert_eq!(house.find_ringing(BOSS), None);
     assert!(house.lines[&agent].ended);
     house.assert_empty();

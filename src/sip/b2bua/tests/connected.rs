@@ -1,7 +1,10 @@
 //! Connected identity (RFC 4916, RFC 3325 9.1): a device's leg that its switch has handed on.
 
 use super::house::{AGENT, BOSS, BOSS2, House, OTHER};
-use crate::model::{Activity, CallFact, Command, Fact, LegState, Mode, MonitorState, PartyFact, PartyRole, Scope, TransferStep};
+use crate::model::{
+    Activity, CallFact, Command, Fact, LegState, Mode, MonitorState, PartyFact, PartyRole, Scope,
+    TransferStep,
+};
 use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
 
 fn party<'a>(call: &'a CallFact, device: &str) -> &'a PartyFact {
@@ -16,7 +19,8 @@ fn stranger<'a>(call: &'a CallFact, number: &str) -> &'a PartyFact {
     found.unwrap_or_else(|| panic!("{number} is not on {call:#?}"))
 }
 
-/// Who hears whom when the first leg is the customer's, the second the agent's, the third the supervisor's.
+/// Who hears whom when the first leg is the customer's, the second the agent's, the third the
+/// supervisor's.
 fn table(house: &House, legs: (LegId, LegId, LegId)) -> String {
     house.table(&[("c", legs.0), ("a", legs.1), ("s", legs.2)])
 }
@@ -39,7 +43,10 @@ fn when_a_leg_is_named_otherwise_after_the_answer_no_supervisor_is_heard_there_f
             assert_eq!(house.lines[&legs.2].ended, scope == Scope::Agent);
             let call = house.only_call();
             let left = party(call, AGENT);
-            assert_eq!((left.state, left.handed_on_to.clone()), (LegState::Released, Some("0170".into())));
+            assert_eq!(
+                (left.state, left.handed_on_to.clone()),
+                (LegState::Released, Some("0170".into()))
+            );
             let next = stranger(call, "0170");
             assert_eq!((next.role, next.state), (PartyRole::Customer, LegState::Established));
         }
@@ -245,14 +252,8 @@ fn what_the_device_had_asked_for_is_done_by_nobody_any_more() {
     let mut house = House::new();
     let (customer, agent) = house.talk();
     let call = house.call_id();
-    let step = TransferStep::SingleStep {
-        destination: "5002".into(),
-    };
-    let asked = Command::Transfer {
-        device: AGENT.into(),
-        call: call.clone(),
-        step,
-    };
+    let step = TransferStep::SingleStep { destination: "5002".into() };
+    let asked = Command::Transfer { device: AGENT.into(), call: call.clone(), step };
     house.command(asked).expect("accepted");
     let next = house.ringing(OTHER);
     house.is_named(agent, "0170");
@@ -273,10 +274,7 @@ fn what_the_device_had_asked_for_is_done_by_nobody_any_more() {
 #[test]
 fn a_phone_that_was_to_dial_and_is_somebody_elses_dials_nothing() {
     let mut house = House::new();
-    let dial = Command::Dial {
-        device: AGENT.into(),
-        destination: "0123".into(),
-    };
+    let dial = Command::Dial { device: AGENT.into(), destination: "0123".into() };
     house.command(dial).expect("accepted");
     let agent = house.ringing(AGENT);
     house.is_named(agent, "5002");
@@ -284,10 +282,7 @@ fn a_phone_that_was_to_dial_and_is_somebody_elses_dials_nothing() {
     assert!(house.lines[&agent].ended);
     assert!(!house.leg_commands().iter().any(|command| matches!(
         command,
-        LegCommand::Invite {
-            to: crate::sip::leg::Destination::Trunk { .. },
-            ..
-        }
+        LegCommand::Invite { to: crate::sip::leg::Destination::Trunk { .. }, .. }
     )));
     house.assert_empty();
 }
@@ -299,15 +294,9 @@ fn the_same_names_again_change_nothing() {
     house.is_named(legs.1, "0170");
     house.log.clear();
     house.is_named(legs.1, "0170");
-    house.leg(LegEvent::ConnectedIdentity {
-        leg: legs.1,
-        names: Vec::new(),
-    });
+    house.leg(LegEvent::ConnectedIdentity { leg: legs.1, names: Vec::new() });
     assert!(
-        !house
-            .log
-            .iter()
-            .any(|output| matches!(output, super::super::Output::Fact(Fact::Call(_)))),
+        !house.log.iter().any(|output| matches!(output, super::super::Output::Fact(Fact::Call(_)))),
         "{:?}",
         house.log
     );
@@ -331,7 +320,8 @@ fn the_devices_own_phone_that_takes_a_leg_back_by_replaces_is_the_device() {
     assert!(house.hears(back, legs.2), "its coach goes on");
 }
 
-/// The agent's account calls the other one, whose phone answers: two legs of a switch that is about to join them with others.
+/// The agent's account calls the other one, whose phone answers: two legs of a switch that is about
+/// to join them with others.
 fn agent_calls_other(house: &mut House) -> LegId {
     house.incoming(
         LegSource::Account(AGENT.into()),
@@ -345,7 +335,8 @@ fn agent_calls_other(house: &mut House) -> LegId {
 
 #[test]
 fn a_name_that_is_hearsay_is_worth_no_more_than_the_devices_own_leg() {
-    // The switch joins the customer with its own call to the other agent, whose phone then goes on to a stranger.
+    // The switch joins the customer with its own call to the other agent, whose phone then goes on
+    // to a stranger.
     let mut house = House::new();
     let legs = house.coached_with(Activity::Coach, Scope::Call);
     let other = agent_calls_other(&mut house);

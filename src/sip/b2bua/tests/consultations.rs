@@ -3,40 +3,26 @@
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, House, OTHER, sdp};
 use crate::media::MediaCommand;
 use crate::model::{
-    Activity, CallFact, CallId, CallType, Command, DeviceId, LegState, Mode, MonitorState, Number, PartyFact, Reason, Refusal, Scope,
-    TransferStep,
+    Activity, CallFact, CallId, CallType, Command, DeviceId, LegState, Mode, MonitorState, Number,
+    PartyFact, Reason, Refusal, Scope, TransferStep,
 };
 use crate::sip::b2bua::{B2buaConfig, Output, RestoredCalls};
 use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
 
 fn step(house: &mut House, call: &CallId, step: TransferStep) -> Result<(), Refusal> {
-    house.command(Command::Transfer {
-        device: AGENT.into(),
-        call: call.clone(),
-        step,
-    })
+    house.command(Command::Transfer { device: AGENT.into(), call: call.clone(), step })
 }
 
 fn conference(house: &mut House, call: &CallId, step: TransferStep) -> Result<(), Refusal> {
-    house.command(Command::Conference {
-        device: AGENT.into(),
-        call: call.clone(),
-        step,
-    })
+    house.command(Command::Conference { device: AGENT.into(), call: call.clone(), step })
 }
 
 fn to(number: &str) -> TransferStep {
-    TransferStep::Initiate {
-        destination: number.into(),
-    }
+    TransferStep::Initiate { destination: number.into() }
 }
 
 fn rings(house: &mut House, leg: LegId) {
-    house.leg(LegEvent::Progress {
-        leg,
-        status: 180,
-        media: None,
-    });
+    house.leg(LegEvent::Progress { leg, status: 180, media: None });
 }
 
 fn told(house: &mut House, leg: LegId) -> Vec<u16> {
@@ -81,16 +67,7 @@ impl Asked {
         house.answer(colleague);
         let second = the_other(&house, &first).id;
         house.log.clear();
-        Self {
-            house,
-            first,
-            second,
-            customer,
-            agent,
-            asking,
-            colleague,
-            boss,
-        }
+        Self { house, first, second, customer, agent, asking, colleague, boss }
     }
 
     fn coached(scope: Scope) -> Self {
@@ -188,10 +165,7 @@ fn a_colleague_who_then_does_not_answer_gives_the_customer_back() {
     let colleague = house.ringing(OTHER);
     rings(&mut house, colleague);
     step(&mut house, &first, TransferStep::Complete).expect("accepted");
-    house.leg(LegEvent::Refused {
-        leg: colleague,
-        status: 408,
-    });
+    house.leg(LegEvent::Refused { leg: colleague, status: 408 });
     let again = house.ringing(AGENT);
     house.answer(again);
     assert_eq!(house.table(&[("c", customer), ("a", again)]), "ca ac");
@@ -211,7 +185,8 @@ fn a_conference_is_heard_by_all_and_the_coach_by_his_agent_alone() {
     assert_eq!((&call.id, call.owner.as_ref()), (&asked.first, Some(&AGENT.into())));
     assert_eq!(call.parent, None);
     assert_eq!(asked.customers_reinvites(), 0);
-    let states: Vec<_> = call.parties.iter().map(|party| (party.number.as_str(), party.state)).collect();
+    let states: Vec<_> =
+        call.parties.iter().map(|party| (party.number.as_str(), party.state)).collect();
     let there = LegState::Established;
     assert_eq!(states, [("7001", there), ("5001", there), ("5005", there), ("5002", there)]);
     asked.house.hangs_up(asked.asking);
@@ -223,16 +198,15 @@ fn what_else_he_asks_about_the_call_goes_on_when_one_of_his_colleagues_is_in_it(
     let mut house = House::new();
     let (customer, agent) = house.talk();
     let call = house.call_id();
-    house
-        .command(Command::Hold {
-            device: AGENT.into(),
-            call: call.clone(),
-        })
-        .unwrap();
+    house.command(Command::Hold { device: AGENT.into(), call: call.clone() }).unwrap();
     // His phone has three lines.
     let asks = |house: &mut House, number: &str| {
         let before: Vec<LegId> = house.lines.keys().copied().collect();
-        let leg = house.incoming(LegSource::Account(AGENT.into()), number, Some(sdp(4000, "0", "sendrecv")));
+        let leg = house.incoming(
+            LegSource::Account(AGENT.into()),
+            number,
+            Some(sdp(4000, "0", "sendrecv")),
+        );
         let rings = house.lines.values().find(|line| line.outgoing && !before.contains(&line.leg));
         let rings = rings.expect("it rings").leg;
         house.answer(rings);
@@ -242,12 +216,8 @@ fn what_else_he_asks_about_the_call_goes_on_when_one_of_his_colleagues_is_in_it(
     let second = asks(&mut house, "0123");
     let asked_about = |house: &House, leg: LegId| {
         let key = house.lines[&leg].call;
-        let of_leg = house
-            .b2bua
-            .calls
-            .iter()
-            .find(|call| Some(call.key) == key)
-            .map(|call| call.id.clone());
+        let of_leg =
+            house.b2bua.calls.iter().find(|call| Some(call.key) == key).map(|call| call.id.clone());
         of_leg.and_then(|id| house.calls[&id].parent.clone())
     };
     assert_eq!(asked_about(&house, first), Some(call.clone()));
@@ -279,7 +249,8 @@ fn a_barge_in_into_a_conference_is_heard_by_everybody_of_it() {
 fn the_owner_of_a_conference_and_its_supervisor_can_remove_a_participant_and_nobody_else() {
     for asker in [AGENT, BOSS] {
         let mut asked = Asked::coached(Scope::Call);
-        conference(&mut asked.house, &asked.first.clone(), TransferStep::Complete).expect("accepted");
+        conference(&mut asked.house, &asked.first.clone(), TransferStep::Complete)
+            .expect("accepted");
         let remove = |house: &mut House, device: &str, participant: &str| {
             let call = house.call_id();
             house.command(Command::RemoveParticipant {
@@ -313,17 +284,12 @@ fn a_single_step_conference_brings_somebody_in_and_loses_nothing_when_it_can_not
     let mut house = House::new();
     let (customer, agent, boss) = house.coached_with(Activity::Coach, Scope::Agent);
     let call = house.call_id();
-    let single = || TransferStep::SingleStep {
-        destination: "5002".into(),
-    };
+    let single = || TransferStep::SingleStep { destination: "5002".into() };
     conference(&mut house, &call, single()).expect("accepted");
     let refused = conference(&mut house, &call, single()).expect_err("one at a time");
     assert_eq!(refused.reason, Reason::InvalidState);
     let colleague = house.ringing(OTHER);
-    house.leg(LegEvent::Refused {
-        leg: colleague,
-        status: 486,
-    });
+    house.leg(LegEvent::Refused { leg: colleague, status: 486 });
     let legs = [("c", customer), ("a", agent), ("n", colleague), ("s", boss)];
     assert_eq!(house.table(&legs), "ca ac as sc sa");
     assert_eq!(house.failures.len(), 1);
@@ -348,19 +314,11 @@ fn a_consultation_that_fails_leaves_the_customer_on_hold_and_says_so() {
     let asking = house.ringing(AGENT);
     house.answer(asking);
     let colleague = house.ringing(OTHER);
-    house.leg(LegEvent::Refused {
-        leg: colleague,
-        status: 486,
-    });
+    house.leg(LegEvent::Refused { leg: colleague, status: 486 });
     assert_eq!(house.only_call().id, first);
     assert_eq!(house.state_of(AGENT), LegState::Held);
     assert_eq!(house.failures.len(), 1);
-    house
-        .command(Command::Retrieve {
-            device: AGENT.into(),
-            call: first,
-        })
-        .expect("accepted");
+    house.command(Command::Retrieve { device: AGENT.into(), call: first }).expect("accepted");
     assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
 }
 
@@ -370,7 +328,8 @@ fn a_consultation_whose_customer_has_gone_is_a_call_like_any_other() {
     asked.house.hangs_up(asked.customer);
     let call = asked.house.only_call().clone();
     assert_eq!((call.call_type, call.parent), (CallType::Internal, None));
-    let refused = step(&mut asked.house, &asked.second.clone(), TransferStep::Complete).expect_err("nothing to complete");
+    let refused = step(&mut asked.house, &asked.second.clone(), TransferStep::Complete)
+        .expect_err("nothing to complete");
     assert_eq!(refused.reason, Reason::InvalidState);
     let boss = asked.house.ringing(BOSS);
     asked.house.answer(boss);
@@ -423,45 +382,36 @@ fn the_supervisors_of_both_agents_go_on_in_one_call() {
             agent_side_only: false,
         })
         .expect("accepted");
-    // The colleague is on a call of his own, which is listened to; the agent's phone calls him and waits.
-    let caller = house.incoming(LegSource::Trunk("city".into()), "5002", Some(sdp(4000, "0 8 101", "sendrecv")));
+    // The colleague is on a call of his own, which is listened to; the agent's phone calls him and
+    // waits.
+    let caller = house.incoming(
+        LegSource::Trunk("city".into()),
+        "5002",
+        Some(sdp(4000, "0 8 101", "sendrecv")),
+    );
     let colleague = house.ringing(OTHER);
     house.answer(colleague);
     let boss2 = house.ringing(BOSS2);
     house.answer(boss2);
-    let legs = [
-        ("c", customer),
-        ("a", agent),
-        ("s", boss),
-        ("k", caller),
-        ("n", colleague),
-        ("t", boss2),
-    ];
+    let legs =
+        [("c", customer), ("a", agent), ("s", boss), ("k", caller), ("n", colleague), ("t", boss2)];
     assert_eq!(house.table(&legs), "ca ac as sc sa kn nk tk tn");
     // He puts his caller on hold, and asks the agent.
-    house.leg(LegEvent::Offered {
-        leg: colleague,
-        media: Some(sdp(5000, "0 101", "sendonly")),
-    });
-    let asking = house.incoming(LegSource::Account(OTHER.into()), "5001", Some(sdp(4002, "0 8 101", "sendrecv")));
+    house.leg(LegEvent::Offered { leg: colleague, media: Some(sdp(5000, "0 101", "sendonly")) });
+    let asking = house.incoming(
+        LegSource::Account(OTHER.into()),
+        "5001",
+        Some(sdp(4002, "0 8 101", "sendrecv")),
+    );
     let asked = house.ringing(AGENT);
     house.answer(asked);
     assert_eq!(house.calls.values().filter(|call| call.call_type == CallType::Consult).count(), 1);
-    // He lets his caller go on to the agent, who has two calls now; the first coach stays where he is, the second is out.
-    house.leg(LegEvent::Referred {
-        leg: colleague,
-        to: "5001".into(),
-        replaces: Some(asking),
-    });
+    // He lets his caller go on to the agent, who has two calls now; the first coach stays where he
+    // is, the second is out.
+    house.leg(LegEvent::Referred { leg: colleague, to: "5001".into(), replaces: Some(asking) });
     assert_eq!(told(&mut house, colleague), [200]);
-    let legs = [
-        ("c", customer),
-        ("a", agent),
-        ("s", boss),
-        ("k", caller),
-        ("b", asked),
-        ("t", boss2),
-    ];
+    let legs =
+        [("c", customer), ("a", agent), ("s", boss), ("k", caller), ("b", asked), ("t", boss2)];
     assert_eq!(house.table(&legs), "ca ac as sc sa kb bk");
     assert!(house.lines[&boss2].ended);
 }
@@ -487,24 +437,24 @@ fn a_phone_transfers_by_itself_with_refer_and_replaces() {
     for second_asks in [false, true] {
         let mut house = House::new();
         let (customer, agent, boss) = house.coached_with(Activity::Coach, Scope::Call);
-        house.leg(LegEvent::Offered {
-            leg: agent,
-            media: Some(sdp(5000, "0 101", "sendonly")),
-        });
+        house.leg(LegEvent::Offered { leg: agent, media: Some(sdp(5000, "0 101", "sendonly")) });
         let first = house.call_id();
-        let asking = house.incoming(LegSource::Account(AGENT.into()), "5002", Some(sdp(4002, "0 8 101", "sendrecv")));
+        let asking = house.incoming(
+            LegSource::Account(AGENT.into()),
+            "5002",
+            Some(sdp(4002, "0 8 101", "sendrecv")),
+        );
         let colleague = house.ringing(OTHER);
         house.answer(colleague);
         assert_eq!(the_other(&house, &first).parent, Some(first.clone()));
         let (leg, replaced) = if second_asks { (asking, agent) } else { (agent, asking) };
-        house.leg(LegEvent::Referred {
-            leg,
-            to: "5002".into(),
-            replaces: Some(replaced),
-        });
+        house.leg(LegEvent::Referred { leg, to: "5002".into(), replaces: Some(replaced) });
         assert_eq!(told(&mut house, leg), [200]);
         assert_eq!(house.call_id(), first);
-        assert_eq!(house.table(&[("c", customer), ("n", colleague), ("s", boss)]), "cn nc ns sc sn");
+        assert_eq!(
+            house.table(&[("c", customer), ("n", colleague), ("s", boss)]),
+            "cn nc ns sc sn"
+        );
         house.hangs_up(colleague);
         house.stop().expect("armed still");
         house.assert_empty();
@@ -516,11 +466,7 @@ fn a_refer_that_replaces_what_it_may_not_is_told_so() {
     let mut house = House::new();
     let (customer, agent, boss) = house.coached_with(Activity::Coach, Scope::Call);
     for other in [agent, customer, boss, LegId(999)] {
-        house.leg(LegEvent::Referred {
-            leg: agent,
-            to: "5002".into(),
-            replaces: Some(other),
-        });
+        house.leg(LegEvent::Referred { leg: agent, to: "5002".into(), replaces: Some(other) });
         assert_eq!(told(&mut house, agent), [481]);
     }
     assert_eq!(house.table(&[("c", customer), ("a", agent), ("s", boss)]), "ca ac as sc sa");
@@ -531,7 +477,11 @@ fn another_phone_of_the_agent_takes_his_place_and_the_coach_stays() {
     let mut house = House::new();
     let (customer, agent, boss) = house.coached_with(Activity::Coach, Scope::Agent);
     house.log.clear();
-    let here = house.replaces(LegSource::Account(AGENT.into()), agent, Some(sdp(4010, "0 8 101", "sendrecv")));
+    let here = house.replaces(
+        LegSource::Account(AGENT.into()),
+        agent,
+        Some(sdp(4010, "0 8 101", "sendrecv")),
+    );
     assert!(house.lines[&agent].ended);
     assert_eq!(house.table(&[("c", customer), ("a", here), ("s", boss)]), "ca ac as sc sa");
     let without_offer = house.replaces(LegSource::Account(AGENT.into()), here, None);
@@ -539,7 +489,10 @@ fn another_phone_of_the_agent_takes_his_place_and_the_coach_stays() {
         leg: without_offer,
         media: Some(sdp(4012, "0 8 101", "sendrecv")),
     });
-    assert_eq!(house.table(&[("c", customer), ("a", without_offer), ("s", boss)]), "ca ac as sc sa");
+    assert_eq!(
+        house.table(&[("c", customer), ("a", without_offer), ("s", boss)]),
+        "ca ac as sc sa"
+    );
     house.hangs_up(without_offer);
     house.stop().expect("armed still");
     house.assert_empty();
@@ -548,7 +501,11 @@ fn another_phone_of_the_agent_takes_his_place_and_the_coach_stays() {
 #[test]
 fn a_switch_hands_the_customers_side_over_and_nobody_else_may() {
     let mut house = House::new();
-    let customer = house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0 8 101", "sendrecv")));
+    let customer = house.incoming(
+        LegSource::Trunk("city".into()),
+        "5001",
+        Some(sdp(4000, "0 8 101", "sendrecv")),
+    );
     let agent = house.ringing(AGENT);
     house.answer(agent);
     house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
@@ -600,18 +557,17 @@ fn digits_go_to_the_other_party_in_the_callers_name_and_a_supervisor_sends_none(
         let digits = "7".to_owned();
         house.leg(LegEvent::Dialled { leg, digits });
     }
-    assert_eq!(dialled(&mut house), [(agent.0, "7".to_owned())], "by INFO from the phone, the same");
+    assert_eq!(
+        dialled(&mut house),
+        [(agent.0, "7".to_owned())],
+        "by INFO from the phone, the same"
+    );
 }
 
 #[test]
 fn where_it_is_wished_for_an_agent_hears_that_he_is_monitored_and_so_does_the_next() {
-    let mut house = House::with(
-        B2buaConfig {
-            beep: true,
-            ..B2buaConfig::default()
-        },
-        RestoredCalls::default(),
-    );
+    let mut house =
+        House::with(B2buaConfig { beep: true, ..B2buaConfig::default() }, RestoredCalls::default());
     let beeped = |house: &mut House| {
         let log = std::mem::take(&mut house.log);
         let beeps = log.into_iter().filter_map(|output| match output {
@@ -625,9 +581,7 @@ fn where_it_is_wished_for_an_agent_hears_that_he_is_monitored_and_so_does_the_ne
     house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
     assert_eq!(beeped(&mut house), [], "he knows already");
     let call = house.call_id();
-    let single = TransferStep::SingleStep {
-        destination: "5002".into(),
-    };
+    let single = TransferStep::SingleStep { destination: "5002".into() };
     step(&mut house, &call, single).expect("accepted");
     let next = house.ringing(OTHER);
     house.answer(next);
@@ -637,20 +591,16 @@ fn where_it_is_wished_for_an_agent_hears_that_he_is_monitored_and_so_does_the_ne
 #[test]
 fn a_conference_has_room_for_eight() {
     let mut house = House::with(
-        B2buaConfig {
-            max_calls_per_device: 20,
-            ..B2buaConfig::default()
-        },
+        B2buaConfig { max_calls_per_device: 20, ..B2buaConfig::default() },
         RestoredCalls::default(),
     );
     house.talk();
     let call = house.call_id();
     let mut add = |number: String| {
-        let step = TransferStep::SingleStep {
-            destination: number.as_str().into(),
-        };
+        let step = TransferStep::SingleStep { destination: number.as_str().into() };
         conference(&mut house, &call, step).map(|()| {
-            let is_new = |line: &&super::house::Line| line.outgoing && !line.answered && !line.ended;
+            let is_new =
+                |line: &&super::house::Line| line.outgoing && !line.answered && !line.ended;
             let leg = house.lines.values().find(is_new).expect("called").leg;
             house.answer(leg);
         })

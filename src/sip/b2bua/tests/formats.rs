@@ -1,14 +1,16 @@
 //! What may come over a leg after any run of offers and answers: RFC 3264 5.1, 6.1, 7 and 8.3.2.
 //!
-//! A naive model reads nothing but the texts of offer and answer. Whatever a conforming peer may send by them arrives at the other party, and
-//! no other payload type does.
+//! A naive model reads nothing but the texts of offer and answer. Whatever a conforming peer may
+//! send by them arrives at the other party, and no other payload type does.
 
 use super::super::session::media_of;
 use super::super::whereabouts::Aim;
 use crate::media::call::{Call, CallConfig, Leg, PacketVerdict, StreamStart, TransmitKind};
 use crate::media::codec::Encoder;
 use crate::media::rtp::{self, MAX_PAYLOAD, RtpHeader};
-use crate::media::{CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegId, LegMedia, SourceRule};
+use crate::media::{
+    CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegId, LegMedia, SourceRule,
+};
 use crate::sip::sdp::{Direction, Local, SdpSession};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,7 +76,8 @@ impl Description {
             .map(|(name, number)| (*number, NAMES[*name]))
             .filter(|(_, name)| keep(name))
             .collect();
-        let is_codec = |name: &str| matches!(format_of(&name.to_lowercase()), Some(Format::Audio(_)));
+        let is_codec =
+            |name: &str| matches!(format_of(&name.to_lowercase()), Some(Format::Audio(_)));
         kept.iter().any(|(_, name)| is_codec(name)).then(|| {
             let numbers: String = kept.iter().map(|(number, _)| format!(" {number}")).collect();
             let maps: String = kept.iter().map(|(number, name)| format!("a=rtpmap:{number} {name}\r\n")).collect();
@@ -89,33 +92,35 @@ fn description() -> impl Strategy<Value = Description> {
     let numbers = Just((94..124).collect::<Vec<u8>>()).prop_shuffle();
     // Numbers of ours are taken often, so that they come to name two things.
     let ours = Just(vec![111, 112, 101, 100, 99, 96, 97]).prop_shuffle();
-    (order, numbers, ours, 1..=NAMES.len(), any::<[u8; NAMES.len()]>()).prop_map(|(order, numbers, ours, len, how)| {
-        let mut taken = BTreeSet::new();
-        let mut free = numbers.into_iter();
-        let mut formats = Vec::new();
-        for name in order.into_iter().take(len) {
-            let own = match NAMES[name] {
-                "PCMU/8000" => Some(0),
-                "PCMA/8000" => Some(8),
-                "G722/8000" => Some(9),
-                "CN/8000" => Some(13),
-                "G729/8000" => Some(18),
-                _ => None,
-            };
-            let wish = match how[name] % 4 {
-                0 | 1 => own.or_else(|| ours.get(usize::from(how[name] >> 4)).copied()),
-                2 => ours.get(usize::from(how[name] >> 5)).copied(),
-                _ => None,
-            };
-            let number = wish
-                .filter(|number| !taken.contains(number))
-                .or_else(|| free.find(|number| !taken.contains(number)));
-            let Some(number) = number else { continue };
-            taken.insert(number);
-            formats.push((name, number));
-        }
-        Description { formats }
-    })
+    (order, numbers, ours, 1..=NAMES.len(), any::<[u8; NAMES.len()]>()).prop_map(
+        |(order, numbers, ours, len, how)| {
+            let mut taken = BTreeSet::new();
+            let mut free = numbers.into_iter();
+            let mut formats = Vec::new();
+            for name in order.into_iter().take(len) {
+                let own = match NAMES[name] {
+                    "PCMU/8000" => Some(0),
+                    "PCMA/8000" => Some(8),
+                    "G722/8000" => Some(9),
+                    "CN/8000" => Some(13),
+                    "G729/8000" => Some(18),
+                    _ => None,
+                };
+                let wish = match how[name] % 4 {
+                    0 | 1 => own.or_else(|| ours.get(usize::from(how[name] >> 4)).copied()),
+                    2 => ours.get(usize::from(how[name] >> 5)).copied(),
+                    _ => None,
+                };
+                let number = wish
+                    .filter(|number| !taken.contains(number))
+                    .or_else(|| free.find(|number| !taken.contains(number)));
+                let Some(number) = number else { continue };
+                taken.insert(number);
+                formats.push((name, number));
+            }
+            Description { formats }
+        },
+    )
 }
 
 /// One exchange in the life of a leg.
@@ -128,13 +133,15 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let codecs = (Just(Codec::ALL.to_vec()).prop_shuffle(), 1usize..=5).prop_map(|(mut codecs, len)| {
-        codecs.truncate(len);
-        codecs
-    });
+    let codecs =
+        (Just(Codec::ALL.to_vec()).prop_shuffle(), 1usize..=5).prop_map(|(mut codecs, len)| {
+            codecs.truncate(len);
+            codecs
+        });
     prop_oneof![
         description().prop_map(Step::Theirs),
-        (codecs, description(), any::<bool>()).prop_map(|(codecs, answer, more)| Step::Ours(codecs, answer, more)),
+        (codecs, description(), any::<bool>())
+            .prop_map(|(codecs, answer, more)| Step::Ours(codecs, answer, more)),
     ]
 }
 
@@ -155,12 +162,7 @@ impl Line {
         let now = start();
         let mut call = Call::new(CallKey(1), CallConfig::default());
         for leg in [PEER, OTHER] {
-            let numbers = StreamStart {
-                ssrc: leg.0 as u32,
-                sequence: 1,
-                timestamp: 1,
-                reports: 1,
-            };
+            let numbers = StreamStart { ssrc: leg.0 as u32, sequence: 1, timestamp: 1, reports: 1 };
             assert!(call.put(Leg::new(leg, numbers, now), now).is_ok());
         }
         let other = LegMedia {
@@ -178,17 +180,26 @@ impl Line {
             nat: false,
         };
         call.handle_describe(OTHER, other, now);
-        call.handle_hear(Hearing::of(&[(PEER, HearingRole::Agent), (OTHER, HearingRole::Customer)]), now);
+        call.handle_hear(
+            Hearing::of(&[(PEER, HearingRole::Agent), (OTHER, HearingRole::Customer)]),
+            now,
+        );
         Line { call, now, sequence: 0 }
     }
 
-    /// A packet of the peer's under this number, which names that; what becomes of it, and what the other party gets.
-    fn say(&mut self, number: u8, format: Option<Format>) -> (PacketVerdict, Vec<(TransmitKind, u8)>) {
+    /// A packet of the peer's under this number, which names that; what becomes of it, and what the
+    /// other party gets.
+    fn say(
+        &mut self,
+        number: u8,
+        format: Option<Format>,
+    ) -> (PacketVerdict, Vec<(TransmitKind, u8)>) {
         self.now += Duration::from_millis(20);
         self.sequence = self.sequence.wrapping_add(1);
         let mut payload = [0; MAX_PAYLOAD];
         let len = match format {
-            Some(Format::Audio(codec)) => Encoder::new(codec).encode(&vec![900; codec.sample_rate() as usize / 50], &mut payload),
+            Some(Format::Audio(codec)) => Encoder::new(codec)
+                .encode(&vec![900; codec.sample_rate() as usize / 50], &mut payload),
             Some(Format::ComfortNoise) => {
                 payload[0] = 60;
                 1
@@ -223,9 +234,15 @@ impl Line {
             let format = may_come.get(&number).copied();
             let (verdict, sent) = self.say(number, format);
             let (expected, arrives) = match format {
-                Some(Format::Audio(Codec::Pcmu)) => (PacketVerdict::Accepted, vec![(TransmitKind::Unchanged, 0)]),
-                Some(Format::Audio(_)) => (PacketVerdict::Accepted, vec![(TransmitKind::Transcoded, 0)]),
-                Some(Format::Events(_)) => (PacketVerdict::Accepted, vec![(TransmitKind::Unchanged, 110)]),
+                Some(Format::Audio(Codec::Pcmu)) => {
+                    (PacketVerdict::Accepted, vec![(TransmitKind::Unchanged, 0)])
+                }
+                Some(Format::Audio(_)) => {
+                    (PacketVerdict::Accepted, vec![(TransmitKind::Transcoded, 0)])
+                }
+                Some(Format::Events(_)) => {
+                    (PacketVerdict::Accepted, vec![(TransmitKind::Unchanged, 110)])
+                }
                 Some(Format::ComfortNoise) => (PacketVerdict::Accepted, Vec::new()),
                 None => (PacketVerdict::Malformed, Vec::new()),
             };
@@ -243,9 +260,13 @@ fn after_answer(answer: &Table) -> BTreeMap<u8, Format> {
     formats(answer).collect()
 }
 
-/// RFC 3264 6.1: who has answered sends what both list, by the numbers of the offer; many do by those of the answer.
+/// RFC 3264 6.1: who has answered sends what both list, by the numbers of the offer; many do by
+/// those of the answer.
 fn after_offer(offer: &Table, answer: &Table) -> BTreeMap<u8, Format> {
-    let in_both = |format: Format| formats(offer).any(|(_, other)| other == format) && formats(answer).any(|(_, other)| other == format);
+    let in_both = |format: Format| {
+        formats(offer).any(|(_, other)| other == format)
+            && formats(answer).any(|(_, other)| other == format)
+    };
     let theirs = formats(answer).filter(|(_, format)| in_both(*format));
     let ours = formats(offer).filter(|(_, format)| in_both(*format));
     theirs.chain(ours).collect()
@@ -269,7 +290,8 @@ proptest! {
                 Step::Ours(codecs, answer, more) => {
                     let offer = table(&local.offer_codecs(Direction::SendRecv, &codecs));
                     let offered = |name: &str| offer.values().any(|offered| *offered == name.to_lowercase());
-                    // An answer may list what was not offered besides (RFC 3264 6.1); nobody may send that.
+                    // An answer may list what was not offered besides (RFC 3264 6.1); nobody may
+                    // send that.
                     let Some(body) = answer.body(|name| offered(name) || more && !name.starts_with("CN")) else { continue };
                     let answer = SdpSession::parse(&body).unwrap();
                     let Ok(agreed) = local.accept(&answer) else {

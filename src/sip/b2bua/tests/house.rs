@@ -1,18 +1,21 @@
 //! A B2BUA with a clock of its own and a naive model beside it.
 //!
-//! The model knows nothing of parties or roles in the engine. It reads the published [`CallFact`]s, and holds each `Hear` against the table of
-//! the mission; it counts the ends of legs and ports.
+//! The model knows nothing of parties or roles in the engine. It reads the published [`CallFact`]s,
+//! and holds each `Hear` against the table of the mission; it counts the ends of legs and ports.
 
 use crate::media::{CallKey, Codec, Expected, Hearing, HearingRole, MediaCommand, MediaEvent};
 use crate::model::{
-    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now, Number, PartyFact, PartyRole, Refusal,
-    Scope, Timestamp, TransferStep,
+    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now,
+    Number, PartyFact, PartyRole, Refusal, Scope, Timestamp, TransferStep,
 };
 use crate::sip::b2bua::{
-    AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, Output, Persist, RestoredCalls, TrunkRoute,
+    AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, Output, Persist,
+    RestoredCalls, TrunkRoute,
 };
 use crate::sip::config::Nat;
-use crate::sip::leg::{Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
+use crate::sip::leg::{
+    Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader,
+};
 use crate::sip::sdp::SrtpPolicy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -24,13 +27,8 @@ pub(super) const BOSS: &str = "boss";
 pub(super) const BOSS2: &str = "boss2";
 pub(super) const CUSTOMER: &str = "customer";
 
-pub(super) const DEVICES: [(&str, &str); 5] = [
-    (AGENT, "5001"),
-    (OTHER, "5002"),
-    (BOSS, "5005"),
-    (BOSS2, "5006"),
-    (CUSTOMER, "7001"),
-];
+pub(super) const DEVICES: [(&str, &str); 5] =
+    [(AGENT, "5001"), (OTHER, "5002"), (BOSS, "5005"), (BOSS2, "5006"), (CUSTOMER, "7001")];
 
 pub(super) struct Ports {
     random: u128,
@@ -48,7 +46,8 @@ impl Environment for Ports {
     }
 
     fn random(&mut self) -> u128 {
-        self.random = self.random.wrapping_mul(0x2360_ED05_1FC6_5DA4_4385_DF64_9FCC_F645).wrapping_add(1);
+        self.random =
+            self.random.wrapping_mul(0x2360_ED05_1FC6_5DA4_4385_DF64_9FCC_F645).wrapping_add(1);
         self.random
     }
 }
@@ -74,7 +73,8 @@ pub(super) struct Line {
     pub(super) peer: Result<DeviceId, Number>,
     /// What its peer has called its party last.
     pub(super) known_as: Option<String>,
-    /// What its peer has called the devices that were at its end, by the model's reading of the rules.
+    /// What its peer has called the devices that were at its end, by the model's reading of the
+    /// rules.
     pub(super) learned: Vec<(Number, DeviceId)>,
 }
 
@@ -108,17 +108,18 @@ impl House {
         Self::with_peers(config, kept, |_, _| {})
     }
 
-    /// The devices and trunks have more or less to them: whether they are behind a NAT, and have ports of their own.
-    pub(super) fn with_peers(config: B2buaConfig, kept: RestoredCalls, change: impl Fn(&mut Nat, &mut bool)) -> Self {
+    /// The devices and trunks have more or less to them: whether they are behind a NAT, and have
+    /// ports of their own.
+    pub(super) fn with_peers(
+        config: B2buaConfig,
+        kept: RestoredCalls,
+        change: impl Fn(&mut Nat, &mut bool),
+    ) -> Self {
         let mut extensions = DEVICES.map(|(device, number)| Extension {
             device: device.into(),
             number: number.into(),
             aliases: if device == OTHER { vec!["1002".into()] } else { Vec::new() },
-            kind: if device == CUSTOMER {
-                AccountKind::Customer
-            } else {
-                AccountKind::Internal
-            },
+            kind: if device == CUSTOMER { AccountKind::Customer } else { AccountKind::Internal },
             nat: Nat::Auto,
             own_ports: false,
             srtp: SrtpPolicy::Off,
@@ -148,18 +149,10 @@ impl House {
             .iter_mut()
             .for_each(|extension| change(&mut extension.nat, &mut extension.own_ports));
         trunks.iter_mut().for_each(|trunk| change(&mut trunk.nat, &mut trunk.own_ports));
-        let ports = Ports {
-            random: 7,
-            free: 1_000_000,
-            opened: Vec::new(),
-            expected: Vec::new(),
-        };
+        let ports = Ports { random: 7, free: 1_000_000, opened: Vec::new(), expected: Vec::new() };
         let mut house = Self {
             b2bua: B2bua::new(config, Numbering::new(extensions, trunks), kept, ports),
-            now: Now {
-                mono: start(),
-                wall: Timestamp(1_000_000),
-            },
+            now: Now { mono: start(), wall: Timestamp(1_000_000) },
             lines: BTreeMap::new(),
             calls: BTreeMap::new(),
             monitors: BTreeMap::new(),
@@ -176,10 +169,7 @@ impl House {
         };
         house.drain();
         for (device, _) in DEVICES {
-            house.leg(LegEvent::Registered {
-                device: device.into(),
-                registered: true,
-            });
+            house.leg(LegEvent::Registered { device: device.into(), registered: true });
         }
         house.log.clear();
         house
@@ -189,9 +179,13 @@ impl House {
 
     pub(super) fn leg(&mut self, event: LegEvent) {
         match &event {
-            LegEvent::Refused { leg, .. } | LegEvent::Redirected { leg, .. } | LegEvent::Ended { leg, .. } => self.line(*leg).ended = true,
+            LegEvent::Refused { leg, .. }
+            | LegEvent::Redirected { leg, .. }
+            | LegEvent::Ended { leg, .. } => self.line(*leg).ended = true,
             LegEvent::Answered { leg, .. } => self.line(*leg).answered = true,
-            LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } => self.line(*leg).offered = false,
+            LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } => {
+                self.line(*leg).offered = false
+            }
             LegEvent::Confirmed { leg, .. } => self.line(*leg).answer_due = false,
             _ => {}
         }
@@ -203,11 +197,8 @@ impl House {
         self.next_command += 1;
         let id = CommandId(self.next_command);
         self.b2bua.handle_command(id, command.clone(), self.now);
-        if let Some(Output::Persist { id, change }) = self
-            .b2bua
-            .out
-            .outputs
-            .pop_back_if(|output| matches!(output, Output::Persist { .. }))
+        if let Some(Output::Persist { id, change }) =
+            self.b2bua.out.outputs.pop_back_if(|output| matches!(output, Output::Persist { .. }))
         {
             if let Persist::Monitor(monitor) = change {
                 self.kept.insert(monitor.supervisor.clone(), monitor);
@@ -225,13 +216,13 @@ impl House {
                 Command::Retrieve { device, call } => {
                     self.held.remove(&(device.clone(), call.clone()));
                 }
-                // A conference takes everybody back; what a phone holds by itself is silent by its own direction.
-                Command::Conference {
-                    device,
-                    step: TransferStep::Complete,
-                    ..
-                } => self.held.retain(|(held, _)| held != device),
-                Command::Transfer { device, call, step } | Command::Conference { device, call, step }
+                // A conference takes everybody back; what a phone holds by itself is silent by its
+                // own direction.
+                Command::Conference { device, step: TransferStep::Complete, .. } => {
+                    self.held.retain(|(held, _)| held != device)
+                }
+                Command::Transfer { device, call, step }
+                | Command::Conference { device, call, step }
                     if matches!(step, TransferStep::Initiate { .. }) =>
                 {
                     let talked = self.calls.get(call).and_then(|call| call.party_of(device));
@@ -246,17 +237,21 @@ impl House {
         done
     }
 
-    /// The peer of a leg says who is at its end. The model's reading: a line of the house is another party's once it is named otherwise than
-    /// it was known, and a stranger's when that party is on the call already, or has lost its own line to somebody.
+    /// The peer of a leg says who is at its end. The model's reading: a line of the house is
+    /// another party's once it is named otherwise than it was known, and a stranger's when that
+    /// party is on the call already, or has lost its own line to somebody.
     pub(super) fn is_named(&mut self, leg: LegId, name: &str) {
         let line = self.lines[&leg].clone();
-        let listed = |(device, number): &(&str, &str)| name == *number || *device == OTHER && name == "1002";
+        let listed =
+            |(device, number): &(&str, &str)| name == *number || *device == OTHER && name == "1002";
         let learned = line
             .learned
             .iter()
             .find(|(known, _)| known.as_str() == name)
             .map(|(_, device)| device.clone());
-        let device = learned.or_else(|| DEVICES.iter().copied().find(listed).map(|(device, _)| DeviceId::from(device)));
+        let device = learned.or_else(|| {
+            DEVICES.iter().copied().find(listed).map(|(device, _)| DeviceId::from(device))
+        });
         let is_own = match &line.party {
             Ok(own) => device.as_ref() == Some(own),
             Err(number) => number.as_str() == name || line.known_as.as_deref() == Some(name),
@@ -279,10 +274,7 @@ impl House {
                 _ => self.is_lost_to(leg, name, device),
             }
         }
-        self.leg(LegEvent::ConnectedIdentity {
-            leg,
-            names: vec![name.into()],
-        });
+        self.leg(LegEvent::ConnectedIdentity { leg, names: vec![name.into()] });
     }
 
     fn role_on_call(&self, line: &Line, device: &DeviceId) -> Option<PartyRole> {
@@ -308,14 +300,11 @@ impl House {
                 .as_ref()
                 .is_ok_and(|device| self.role_on_call(other, device) == Some(PartyRole::Supervisor))
         };
-        let stranger = device
-            .as_ref()
-            .filter(|device| line.peer.as_ref() != Ok(*device))
-            .and_then(|device| {
-                let mut own = self
-                    .lines
-                    .values()
-                    .filter(|other| !other.ended && other.peer.as_ref() == Ok(device) && other.call.is_some());
+        let stranger =
+            device.as_ref().filter(|device| line.peer.as_ref() != Ok(*device)).and_then(|device| {
+                let mut own = self.lines.values().filter(|other| {
+                    !other.ended && other.peer.as_ref() == Ok(device) && other.call.is_some()
+                });
                 own.find(|other| other.party.as_ref() != Ok(device) && !is_supervisor(other))
                     .map(|other| shown(&other.party))
             });
@@ -328,7 +317,10 @@ impl House {
             .into_iter()
             .flat_map(|lost| {
                 let bears = |other: &&Line| {
-                    !other.ended && other.party.as_ref() == Ok(&lost) && other.peer.as_ref() != Ok(&lost) && !is_supervisor(other)
+                    !other.ended
+                        && other.party.as_ref() == Ok(&lost)
+                        && other.peer.as_ref() != Ok(&lost)
+                        && !is_supervisor(other)
                 };
                 self.lines.values().filter(bears).map(|other| other.leg).collect::<Vec<_>>()
             })
@@ -364,19 +356,34 @@ impl House {
         self.located = Some((host, is_translated));
     }
 
-    pub(super) fn incoming(&mut self, source: LegSource, to: &str, offer: Option<Vec<u8>>) -> LegId {
+    pub(super) fn incoming(
+        &mut self,
+        source: LegSource,
+        to: &str,
+        offer: Option<Vec<u8>>,
+    ) -> LegId {
         self.incoming_passing(source, to, offer, Vec::new(), None)
     }
 
     /// An INVITE with Replaces.
-    pub(super) fn replaces(&mut self, source: LegSource, replaced: LegId, offer: Option<Vec<u8>>) -> LegId {
+    pub(super) fn replaces(
+        &mut self,
+        source: LegSource,
+        replaced: LegId,
+        offer: Option<Vec<u8>>,
+    ) -> LegId {
         if let LegSource::Account(device) = &source {
             self.held.retain(|(held, _)| held != device);
         }
         self.incoming_passing(source, "5001", offer, Vec::new(), Some(replaced))
     }
 
-    pub(super) fn incoming_with(&mut self, source: LegSource, to: &str, passed: Vec<PassedHeader>) -> LegId {
+    pub(super) fn incoming_with(
+        &mut self,
+        source: LegSource,
+        to: &str,
+        passed: Vec<PassedHeader>,
+    ) -> LegId {
         self.incoming_passing(source, to, Some(sdp(4000, "0 8 101", "sendrecv")), passed, None)
     }
 
@@ -392,7 +399,13 @@ impl House {
     }
 
     /// An INVITE of a call of ours that has come back, and that says it comes from this number.
-    pub(super) fn comes_back(&mut self, source: LegSource, number: &str, to: &str, returns: Option<LegId>) -> LegId {
+    pub(super) fn comes_back(
+        &mut self,
+        source: LegSource,
+        number: &str,
+        to: &str,
+        returns: Option<LegId>,
+    ) -> LegId {
         let offer = Some(sdp(4000, "0 8 101", "sendrecv"));
         self.incoming_from(source, to, offer, Vec::new(), None, Some(number.into()), returns)
     }
@@ -419,7 +432,8 @@ impl House {
                 (Ok(device.clone()), Number::from(number))
             }
             LegSource::Trunk(_) => {
-                let number = claimed.clone().unwrap_or_else(|| Number::from(format!("0170{}", leg.0)));
+                let number =
+                    claimed.clone().unwrap_or_else(|| Number::from(format!("0170{}", leg.0)));
                 (Err(number.clone()), number)
             }
         };
@@ -451,10 +465,7 @@ impl House {
             call_id: format!("call-{}", leg.0),
             source,
             claimed: number.clone(),
-            from: Identity {
-                number,
-                display: String::new(),
-            },
+            from: Identity { number, display: String::new() },
             to: to.into(),
             offer,
             max_forwards: 69,
@@ -466,33 +477,28 @@ impl House {
     }
 
     pub(super) fn customer_calls(&mut self, to: &str) -> LegId {
-        self.incoming(LegSource::Account(CUSTOMER.into()), to, Some(sdp(4000, "0 8 101", "sendrecv")))
+        self.incoming(
+            LegSource::Account(CUSTOMER.into()),
+            to,
+            Some(sdp(4000, "0 8 101", "sendrecv")),
+        )
     }
 
     pub(super) fn answer(&mut self, leg: LegId) {
-        self.leg(LegEvent::Answered {
-            leg,
-            media: sdp(5000, "0 101", "sendrecv"),
-        });
+        self.leg(LegEvent::Answered { leg, media: sdp(5000, "0 101", "sendrecv") });
     }
 
     /// The answer of a phone that has been let go of in the same step.
     pub(super) fn answer_late(&mut self, leg: LegId) {
         self.b2bua.handle_leg(
-            LegEvent::Answered {
-                leg,
-                media: sdp(5000, "0 101", "sendrecv"),
-            },
+            LegEvent::Answered { leg, media: sdp(5000, "0 101", "sendrecv") },
             self.now,
         );
         self.drain();
     }
 
     pub(super) fn hangs_up(&mut self, leg: LegId) {
-        self.leg(LegEvent::Ended {
-            leg,
-            reason: EndReason::Bye,
-        });
+        self.leg(LegEvent::Ended { leg, reason: EndReason::Bye });
     }
 
     /// The customer calls the agent, who answers: their legs.
@@ -503,7 +509,12 @@ impl House {
         (customer, agent)
     }
 
-    pub(super) fn monitor(&mut self, activity: Activity, mode: Mode, scope: Scope) -> Result<(), Refusal> {
+    pub(super) fn monitor(
+        &mut self,
+        activity: Activity,
+        mode: Mode,
+        scope: Scope,
+    ) -> Result<(), Refusal> {
         self.command(Command::StartMonitoring {
             supervisor: BOSS.into(),
             target: AGENT.into(),
@@ -524,7 +535,11 @@ impl House {
         self.coached_with(activity, Scope::Call)
     }
 
-    pub(super) fn coached_with(&mut self, activity: Activity, scope: Scope) -> (LegId, LegId, LegId) {
+    pub(super) fn coached_with(
+        &mut self,
+        activity: Activity,
+        scope: Scope,
+    ) -> (LegId, LegId, LegId) {
         let (customer, agent) = self.talk();
         self.monitor(activity, Mode::AllCalls, scope).expect("accepted");
         let boss = self.ringing(BOSS);
@@ -552,15 +567,17 @@ impl House {
     pub(super) fn find_ringing(&self, device: &str) -> Option<LegId> {
         self.lines
             .values()
-            .find(|line| line.outgoing && !line.answered && !line.ended && line.party == Ok(device.into()))
+            .find(|line| {
+                line.outgoing && !line.answered && !line.ended && line.party == Ok(device.into())
+            })
             .map(|line| line.leg)
     }
 
     pub(super) fn hears(&self, listener: LegId, speaker: LegId) -> bool {
-        let Some(call) = self.lines[&listener].call else { return false };
-        self.hearing
-            .get(&call)
-            .is_some_and(|hearing| hearing.gain(listener, speaker).is_some())
+        let Some(call) = self.lines[&listener].call else {
+            return false;
+        };
+        self.hearing.get(&call).is_some_and(|hearing| hearing.gain(listener, speaker).is_some())
     }
 
     /// Who hears whom, as letters: `"ca ac"`: c hears a, a hears c.
@@ -604,7 +621,11 @@ impl House {
             assert!(line.closed, "port not closed: {line:?}");
         }
         assert!(self.b2bua.calls.has_no_index());
-        assert!(self.b2bua.out.releases.is_empty() && self.b2bua.out.invitations.is_empty() && self.b2bua.out.changed.is_empty());
+        assert!(
+            self.b2bua.out.releases.is_empty()
+                && self.b2bua.out.invitations.is_empty()
+                && self.b2bua.out.changed.is_empty()
+        );
         assert_eq!(self.b2bua.poll_timeout(), None);
     }
 
@@ -629,7 +650,9 @@ impl House {
             }
             self.watch(&output);
             match &output {
-                Output::Leg(LegCommand::Invite { leg, .. }) => drop(invited.insert(self.lines[leg].party.clone())),
+                Output::Leg(LegCommand::Invite { leg, .. }) => {
+                    invited.insert(self.lines[leg].party.clone());
+                }
                 Output::Leg(LegCommand::Hangup { leg, .. }) => {
                     let line = &self.lines[leg];
                     assert!(
@@ -654,7 +677,8 @@ impl House {
         for call in self.calls.values() {
             for party in call.parties.iter().filter(|party| party.state != LegState::Released) {
                 if party.role == PartyRole::Supervisor {
-                    let monitor = party.device.as_ref().and_then(|device| self.monitors.get(device));
+                    let monitor =
+                        party.device.as_ref().and_then(|device| self.monitors.get(device));
                     let state = monitor.map(|monitor| &monitor.state);
                     assert_eq!(state.and_then(|state| state.call()), Some(&call.id), "{party:?}");
                 }
@@ -668,7 +692,9 @@ impl House {
         }
         let lines = &mut self.lines;
         self.waiting.retain(|leg, call| {
-            let Some(line) = lines.get_mut(leg) else { return true };
+            let Some(line) = lines.get_mut(leg) else {
+                return true;
+            };
             assert!(line.call.is_none(), "opened twice");
             line.call = Some(*call);
             line.closed = false;
@@ -690,20 +716,19 @@ impl House {
             Output::Keep(Persist::NoMonitor { supervisor }) => {
                 self.kept.remove(supervisor).expect("was kept");
             }
-            Output::Persist { .. } | Output::Reply { .. } => panic!("outside a command: {output:?}"),
-            Output::Keep(Persist::Device(_)) | Output::Unusable { .. } | Output::Denied { .. } | Output::Remark(_) => {}
+            Output::Persist { .. } | Output::Reply { .. } => {
+                panic!("outside a command: {output:?}")
+            }
+            Output::Keep(Persist::Device(_))
+            | Output::Unusable { .. }
+            | Output::Denied { .. }
+            | Output::Remark(_) => {}
         }
     }
 
     fn watch_leg(&mut self, command: &LegCommand) {
         match command {
-            LegCommand::Invite {
-                leg,
-                to,
-                offer,
-                auto_answer,
-                ..
-            } => {
+            LegCommand::Invite { leg, to, offer, auto_answer, .. } => {
                 assert_eq!(leg.0 % 2, 1);
                 let party = match to {
                     Destination::Device(device) => Ok(device.clone()),
@@ -779,7 +804,9 @@ impl House {
 
     fn watch_media(&mut self, command: &MediaCommand) {
         match command {
-            MediaCommand::Describe { leg, .. } | MediaCommand::Sources { leg, .. } => assert!(!self.line(*leg).closed),
+            MediaCommand::Describe { leg, .. } | MediaCommand::Sources { leg, .. } => {
+                assert!(!self.line(*leg).closed)
+            }
             MediaCommand::Hear { call, hearing } => {
                 self.hold_against_table(*call, hearing);
                 self.hearing.insert(*call, hearing.clone());
@@ -816,7 +843,9 @@ impl House {
         match fact {
             Fact::Call(call) => {
                 assert_eq!(call.conn_id.len(), 16);
-                let holds = |device: &DeviceId| call.party_of(device).is_some_and(|party| party.state == LegState::Held);
+                let holds = |device: &DeviceId| {
+                    call.party_of(device).is_some_and(|party| party.state == LegState::Held)
+                };
                 self.held.retain(|(device, held)| *held != call.id || holds(device));
                 if call.is_over() {
                     self.calls.remove(&call.id);
@@ -834,10 +863,14 @@ impl House {
             Fact::MonitorGone { supervisor } => {
                 self.monitors.remove(supervisor).expect("was there");
             }
-            Fact::AdmissionAsked(asked) => self.asked.push((asked.supervisor.clone(), asked.call.clone())),
+            Fact::AdmissionAsked(asked) => {
+                self.asked.push((asked.supervisor.clone(), asked.call.clone()))
+            }
             Fact::Failed(failure) => self.failures.push(failure.clone()),
             Fact::Device(_) => {}
-            Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => panic!("not ours: {fact:?}"),
+            Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {
+                panic!("not ours: {fact:?}")
+            }
         }
     }
 
@@ -846,13 +879,7 @@ impl House {
         let fact = id.as_ref().and_then(|id| self.calls.get(id));
         for coach in self.lines.values() {
             let is_coach = |role| {
-                matches!(
-                    role,
-                    Some(HearingRole::Supervisor {
-                        activity: Activity::Coach,
-                        ..
-                    })
-                )
+                matches!(role, Some(HearingRole::Supervisor { activity: Activity::Coach, .. }))
             };
             if is_coach(hearing.role(coach.leg)) {
                 let supervisor = |leg: &LegId| hearing.is_supervisor(*leg);
@@ -864,7 +891,10 @@ impl House {
         }
         for waiting in self.waiting.keys() {
             let cell = |leg: LegId| hearing.gain(leg, *waiting).or(hearing.gain(*waiting, leg));
-            assert!(hearing.legs().all(|leg| cell(leg).is_none()), "not invited yet, and on the line");
+            assert!(
+                hearing.legs().all(|leg| cell(leg).is_none()),
+                "not invited yet, and on the line"
+            );
         }
         let named: Vec<&Line> = hearing.legs().filter_map(|leg| self.lines.get(&leg)).collect();
         for &listener in &named {
@@ -885,10 +915,13 @@ impl House {
                     if let Some(device) = &party.device
                         && self.held.contains(&(device.clone(), fact.id.clone()))
                     {
-                        let supervised = listening.role == PartyRole::Supervisor || speaking.role == PartyRole::Supervisor;
+                        let supervised = listening.role == PartyRole::Supervisor
+                            || speaking.role == PartyRole::Supervisor;
                         assert!(supervised, "heard while on hold");
-                        let another = listening.device.as_ref() != Some(device) && listening.role != PartyRole::Supervisor;
-                        let whispered = speaking.role == PartyRole::Supervisor && speaking.monitors == listening.device;
+                        let another = listening.device.as_ref() != Some(device)
+                            && listening.role != PartyRole::Supervisor;
+                        let whispered = speaking.role == PartyRole::Supervisor
+                            && speaking.monitors == listening.device;
                         assert!(!another || whispered, "hears a supervisor while on hold");
                     }
                 }
@@ -896,17 +929,15 @@ impl House {
         }
     }
 
-    /// Whom of the call a line is. Two outside may have the same number: they are told apart by their order.
+    /// Whom of the call a line is. Two outside may have the same number: they are told apart by
+    /// their order.
     fn party<'a>(&self, fact: &'a CallFact, line: &Line) -> &'a PartyFact {
         let is_like = |party: &&PartyFact| match &line.party {
             Ok(device) => party.device.as_ref() == Some(device),
             Err(number) => party.device.is_none() && party.number == *number,
         };
         let alike = || {
-            fact.parties
-                .iter()
-                .filter(|party| party.state != LegState::Released)
-                .filter(is_like)
+            fact.parties.iter().filter(|party| party.state != LegState::Released).filter(is_like)
         };
         let twins = self
             .lines
@@ -921,35 +952,42 @@ impl House {
     fn table_allows(&self, fact: &CallFact, listener: &PartyFact, speaker: &PartyFact) -> bool {
         let there = |party: &PartyFact| party.state != LegState::Released;
         let config = &self.b2bua.config;
-        let talks = |party: &PartyFact| matches!(party.state, LegState::Established | LegState::Held);
+        let talks =
+            |party: &PartyFact| matches!(party.state, LegState::Established | LegState::Held);
         let principals = || {
-            fact.parties
-                .iter()
-                .filter(|party| there(party) && party.role != PartyRole::Supervisor)
+            fact.parties.iter().filter(|party| there(party) && party.role != PartyRole::Supervisor)
         };
         let takes_over = |supervisor: &PartyFact| {
-            let alone = principals().count() == 1 && principals().all(|party| party.role == PartyRole::Customer);
+            let alone = principals().count() == 1
+                && principals().all(|party| party.role == PartyRole::Customer);
             config.supervision.takeover && alone && supervisor.activity == Some(Activity::BargeIn)
         };
         let limited = |supervisor: &PartyFact| {
             let monitor = supervisor.device.as_ref().and_then(|device| self.monitors.get(device));
             config.agent_side_only || monitor.is_some_and(|monitor| monitor.agent_side_only)
         };
-        let is_silenced = speaker.muted || speaker.muted_by_supervisor && listener.role != PartyRole::Supervisor;
+        let is_silenced =
+            speaker.muted || speaker.muted_by_supervisor && listener.role != PartyRole::Supervisor;
         if std::ptr::eq(listener, speaker) || !there(listener) || !there(speaker) || is_silenced {
             return false;
         }
         match (listener.role, speaker.role) {
             (PartyRole::Supervisor, PartyRole::Supervisor) => false,
             (PartyRole::Supervisor, PartyRole::Agent) => talks(listener),
-            (PartyRole::Supervisor, PartyRole::Customer) => talks(listener) && (!limited(listener) || takes_over(listener)),
+            (PartyRole::Supervisor, PartyRole::Customer) => {
+                talks(listener) && (!limited(listener) || takes_over(listener))
+            }
             (PartyRole::Agent | PartyRole::Customer, PartyRole::Supervisor) => {
-                let agents = || principals().filter(|party| party.role == PartyRole::Agent && talks(party));
+                let agents =
+                    || principals().filter(|party| party.role == PartyRole::Agent && talks(party));
                 let monitor = speaker.device.as_ref().and_then(|device| self.monitors.get(device));
-                let target = agents().find(|party| monitor.is_some_and(|monitor| party.device.as_ref() == Some(&monitor.target)));
+                let target = agents().find(|party| {
+                    monitor.is_some_and(|monitor| party.device.as_ref() == Some(&monitor.target))
+                });
                 let scope = monitor.map(|monitor| monitor.scope);
                 // With scope Call the whisper moves to an agent who is there, never to a customer.
-                let next = agents().find(|party| scope == Some(Scope::Call) && std::ptr::eq(*party, listener));
+                let next = agents()
+                    .find(|party| scope == Some(Scope::Call) && std::ptr::eq(*party, listener));
                 let any = agents().next().filter(|_| scope == Some(Scope::Call));
                 let coached = target.or(next).or(any);
                 let only_coached = coached.is_some_and(|agent| std::ptr::eq(agent, listener));
@@ -963,7 +1001,9 @@ impl House {
                         Some(Activity::BargeIn) => coached.is_some(),
                     }
             }
-            (PartyRole::Agent | PartyRole::Customer, PartyRole::Agent | PartyRole::Customer) => true,
+            (PartyRole::Agent | PartyRole::Customer, PartyRole::Agent | PartyRole::Customer) => {
+                true
+            }
         }
     }
 }
@@ -997,7 +1037,10 @@ pub(super) fn codecs_of(sdp: &[u8]) -> Vec<Codec> {
         .collect()
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere; time then passes by hand")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test has to begin somewhere; time then passes by hand"
+)]
 fn start() -> Instant {
     Instant::now()
 }

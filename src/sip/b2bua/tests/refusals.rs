@@ -1,4 +1,5 @@
-//! Each operation in each state: what is accepted, what is refused, and that a refusal changes nothing.
+//! Each operation in each state: what is accepted, what is refused, and that a refusal changes
+//! nothing.
 
 use super::house::{AGENT, BOSS, BOSS2, House, OTHER, sdp};
 use crate::model::{Activity, CallId, Command, DeviceId, Mode, Reason, Scope, TransferStep};
@@ -39,59 +40,32 @@ const TABLE: [(&str, &str); 16] = [
 
 fn command(operation: &str, device: DeviceId, call: CallId) -> Command {
     let (supervisor, destination) = (device.clone(), || "5006".into());
-    let transfer = |step| Command::Transfer {
-        device: device.clone(),
-        call: call.clone(),
-        step,
-    };
-    let conference = |step| Command::Conference {
-        device: device.clone(),
-        call: call.clone(),
-        step,
-    };
-    let single = TransferStep::SingleStep {
-        destination: destination(),
-    };
-    let initiate = TransferStep::Initiate {
-        destination: destination(),
-    };
+    let transfer = |step| Command::Transfer { device: device.clone(), call: call.clone(), step };
+    let conference =
+        |step| Command::Conference { device: device.clone(), call: call.clone(), step };
+    let single = TransferStep::SingleStep { destination: destination() };
+    let initiate = TransferStep::Initiate { destination: destination() };
     match operation {
         "Answer" => Command::Answer { device, call },
         "Hold" => Command::Hold { device, call },
         "Retrieve" => Command::Retrieve { device, call },
         "MuteCall" => Command::Mute { device, call, on: true },
         "UnmuteCall" => Command::Mute { device, call, on: false },
-        "SendDtmf" => Command::SendDtmf {
-            device,
-            call,
-            digits: "1".parse().expect("digits"),
-        },
+        "SendDtmf" => Command::SendDtmf { device, call, digits: "1".parse().expect("digits") },
         "SingleStepTransfer" => transfer(single),
         "InitiateTransfer" => transfer(initiate),
         "CompleteTransfer" => transfer(TransferStep::Complete),
         "SingleStepConference" => conference(single),
         "InitiateConference" => conference(initiate),
         "CompleteConference" => conference(TransferStep::Complete),
-        "RemoveParticipantFromConference" => Command::RemoveParticipant {
-            device,
-            call,
-            participant: "7001".into(),
-        },
-        "MuteMonitoredUser" => Command::MuteMonitoredParty {
-            supervisor,
-            call,
-            muted: true,
-        },
-        "UnmuteMonitoredUser" => Command::MuteMonitoredParty {
-            supervisor,
-            call,
-            muted: false,
-        },
-        "SwitchToBargeIn" => Command::SwitchMonitoring {
-            supervisor,
-            call,
-            activity: Activity::BargeIn,
-        },
+        "RemoveParticipantFromConference" => {
+            Command::RemoveParticipant { device, call, participant: "7001".into() }
+        }
+        "MuteMonitoredUser" => Command::MuteMonitoredParty { supervisor, call, muted: true },
+        "UnmuteMonitoredUser" => Command::MuteMonitoredParty { supervisor, call, muted: false },
+        "SwitchToBargeIn" => {
+            Command::SwitchMonitoring { supervisor, call, activity: Activity::BargeIn }
+        }
         other => panic!("{other}"),
     }
 }
@@ -99,9 +73,7 @@ fn command(operation: &str, device: DeviceId, call: CallId) -> Command {
 /// A house in which somebody is in this state: who, and on which call.
 fn in_state(state: &str) -> (House, DeviceId, CallId) {
     let mut house = House::new();
-    let single = || TransferStep::SingleStep {
-        destination: "5002".into(),
-    };
+    let single = || TransferStep::SingleStep { destination: "5002".into() };
     let asks = |house: &mut House, command: Command| house.command(command).expect("accepted");
     let who = match state {
         "he rings" => {
@@ -109,7 +81,11 @@ fn in_state(state: &str) -> (House, DeviceId, CallId) {
             AGENT
         }
         "he dials" => {
-            house.incoming(LegSource::Account(AGENT.into()), "7001", Some(sdp(4000, "0 8 101", "sendrecv")));
+            house.incoming(
+                LegSource::Account(AGENT.into()),
+                "7001",
+                Some(sdp(4000, "0 8 101", "sendrecv")),
+            );
             AGENT
         }
         "he talks" => {
@@ -118,26 +94,15 @@ fn in_state(state: &str) -> (House, DeviceId, CallId) {
         }
         "he holds" => {
             let (_, agent) = house.talk();
-            house.leg(LegEvent::Offered {
-                leg: agent,
-                media: Some(sdp(5000, "0 101", "sendonly")),
-            });
+            house
+                .leg(LegEvent::Offered { leg: agent, media: Some(sdp(5000, "0 101", "sendonly")) });
             AGENT
         }
         "he holds and asks a colleague" => {
             house.talk();
             let (device, call) = (AGENT.into(), house.call_id());
-            let step = TransferStep::Initiate {
-                destination: "5002".into(),
-            };
-            asks(
-                &mut house,
-                Command::Transfer {
-                    device,
-                    call: call.clone(),
-                    step,
-                },
-            );
+            let step = TransferStep::Initiate { destination: "5002".into() };
+            asks(&mut house, Command::Transfer { device, call: call.clone(), step });
             let line = house.ringing(AGENT);
             house.answer(line);
             let colleague = house.ringing(OTHER);
@@ -147,14 +112,7 @@ fn in_state(state: &str) -> (House, DeviceId, CallId) {
         "he owns a conference" | "he is in a conference of another" => {
             house.talk();
             let (device, call) = (AGENT.into(), house.call_id());
-            asks(
-                &mut house,
-                Command::Conference {
-                    device,
-                    call,
-                    step: single(),
-                },
-            );
+            asks(&mut house, Command::Conference { device, call, step: single() });
             let colleague = house.ringing(OTHER);
             house.answer(colleague);
             if state == "he owns a conference" { AGENT } else { OTHER }

@@ -6,10 +6,7 @@ use crate::sip::b2bua::{B2buaConfig, Output, RestoredCalls, Unroutable};
 use crate::sip::leg::{Destination, LegCommand, LegEvent, LegId, LegSource};
 
 fn forward(house: &mut House, device: &str, to: &str) {
-    let forward = Command::SetForwarding {
-        device: device.into(),
-        to: Some(to.into()),
-    };
+    let forward = Command::SetForwarding { device: device.into(), to: Some(to.into()) };
     house.command(forward).expect("accepted");
 }
 
@@ -49,7 +46,11 @@ fn refused(house: &mut House) -> Option<(u16, Option<Unroutable>)> {
 #[test]
 fn a_spiral_to_another_number_rings_and_one_that_comes_round_again_is_a_loop() {
     let mut house = House::new();
-    house.incoming(LegSource::Account(AGENT.into()), "0301", Some(sdp(4000, "0 8 101", "sendrecv")));
+    house.incoming(
+        LegSource::Account(AGENT.into()),
+        "0301",
+        Some(sdp(4000, "0 8 101", "sendrecv")),
+    );
     let (out, ..) = invited(&mut house).pop().expect("called");
     house.comes_back(city(), "5001", "5002", Some(out));
     let (_, to, _) = invited(&mut house).pop().expect("5002 rings");
@@ -115,10 +116,7 @@ fn a_call_that_comes_round_unknown_is_known_by_caller_number_and_trunk_while_it_
 #[test]
 fn a_device_forwards_no_more_calls_at_once_than_it_may_have() {
     let mut house = House::with(
-        B2buaConfig {
-            max_calls_per_device: 3,
-            ..B2buaConfig::default()
-        },
+        B2buaConfig { max_calls_per_device: 3, ..B2buaConfig::default() },
         RestoredCalls::default(),
     );
     forward(&mut house, AGENT, "0301");
@@ -168,7 +166,8 @@ fn a_redirection_goes_by_the_dial_rules_of_the_device_and_not_round_in_circles()
     house.customer_calls("5001");
     let agent = house.ringing(AGENT);
     redirects(&mut house, agent, &["9999", "0301"]);
-    let (out, to, _) = invited(&mut house).pop().expect("an agent may send its callers out of the house");
+    let (out, to, _) =
+        invited(&mut house).pop().expect("an agent may send its callers out of the house");
     assert_eq!(to, "0301");
     house.leg(LegEvent::Refused { leg: out, status: 486 });
     house.assert_empty();
@@ -218,16 +217,8 @@ fn a_transfer_follows_where_its_destination_points() {
     let mut house = House::new();
     let (customer, _) = house.talk();
     let call = house.call_id();
-    let step = TransferStep::SingleStep {
-        destination: "5002".into(),
-    };
-    house
-        .command(Command::Transfer {
-            device: AGENT.into(),
-            call,
-            step,
-        })
-        .expect("accepted");
+    let step = TransferStep::SingleStep { destination: "5002".into() };
+    house.command(Command::Transfer { device: AGENT.into(), call, step }).expect("accepted");
     let other = house.ringing(OTHER);
     redirects(&mut house, other, &["5005"]);
     let boss = house.ringing(BOSS);

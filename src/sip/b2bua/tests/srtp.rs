@@ -30,7 +30,9 @@ fn text(body: &[u8]) -> String {
 /// The keys that the engine was told last for a leg; `None`: clear.
 fn keys(house: &House, leg: LegId) -> Option<Box<Keys>> {
     let mut told = house.log.iter().filter_map(|output| match output {
-        Output::Media(MediaCommand::Describe { leg: told, srtp, .. }) if told.0 == leg.0 => Some(srtp.clone()),
+        Output::Media(MediaCommand::Describe { leg: told, srtp, .. }) if told.0 == leg.0 => {
+            Some(srtp.clone())
+        }
         _ => None,
     });
     told.next_back().expect("described")
@@ -41,13 +43,16 @@ fn is_described(house: &House, leg: LegId) -> bool {
     house.log.iter().any(of_leg)
 }
 
-/// The last that is said is that its offer is refused for want of a transport, and the log is told which line it was.
+/// The last that is said is that its offer is refused for want of a transport, and the log is told
+/// which line it was.
 fn is_refused(house: &mut House, leg: LegId) -> bool {
-    let is_transport = |fault: &SdpFault| fault.error == SdpError::Transport && fault.line.is_some();
+    let is_transport =
+        |fault: &SdpFault| fault.error == SdpError::Transport && fault.line.is_some();
     let told = |output: &Output| matches!(output, Output::Unusable { leg: here, fault } if *here == leg && is_transport(fault));
     let logged = house.log.iter().any(told);
     let commands = house.leg_commands();
-    logged && matches!(commands.last(), Some(LegCommand::RefuseOffer { leg: here, fault }) if *here == leg && is_transport(fault))
+    logged
+        && matches!(commands.last(), Some(LegCommand::RefuseOffer { leg: here, fault }) if *here == leg && is_transport(fault))
 }
 
 /// The agent dials out over a trunk: his leg and the trunk's.
@@ -68,7 +73,8 @@ fn a_clear_offer_of_a_peer_that_must_encrypt_is_refused() {
 #[test]
 fn an_encrypted_offer_of_a_peer_that_does_not_encrypt_is_refused() {
     let mut house = House::new();
-    let leg = house.incoming(LegSource::Trunk("city".into()), "5001", Some(secret("RTP/SAVP", 1, KEY)));
+    let leg =
+        house.incoming(LegSource::Trunk("city".into()), "5001", Some(secret("RTP/SAVP", 1, KEY)));
     assert!(is_refused(&mut house, leg));
     house.assert_empty();
 }
@@ -106,10 +112,7 @@ fn an_answer_that_strips_the_key_is_not_connected() {
 fn a_clear_leg_and_an_encrypted_one_make_a_call() {
     let mut house = House::new();
     let (agent, trunk) = dials(&mut house, "09911");
-    house.leg(LegEvent::Answered {
-        leg: trunk,
-        media: secret("RTP/SAVP", 3, KEY),
-    });
+    house.leg(LegEvent::Answered { leg: trunk, media: secret("RTP/SAVP", 3, KEY) });
     assert_eq!(keys(&house, agent), None);
     let keys = keys(&house, trunk).expect("encrypted");
     assert_eq!((keys.theirs.suite(), keys.theirs.material()[29]), (Suite::AesCm128HmacSha1_80, 29));
@@ -121,13 +124,15 @@ fn a_clear_leg_and_an_encrypted_one_make_a_call() {
 fn a_caller_who_must_encrypt_is_answered_encrypted() {
     for proto in ["RTP/SAVP", "RTP/SAVPF", "RTP/AVP"] {
         let mut house = House::new();
-        let trunk = house.incoming(LegSource::Trunk("secret".into()), "5001", Some(secret(proto, 7, KEY)));
+        let trunk =
+            house.incoming(LegSource::Trunk("secret".into()), "5001", Some(secret(proto, 7, KEY)));
         let agent = house.ringing(AGENT);
         assert!(!text(&house.lines[&agent].last_sdp).contains("crypto"));
         house.answer(agent);
         let answer = text(&house.lines[&trunk].last_sdp);
         assert!(
-            answer.contains(&format!(" {proto} 0")) && answer.contains(&format!("a=crypto:7 {SUITE} inline:")),
+            answer.contains(&format!(" {proto} 0"))
+                && answer.contains(&format!("a=crypto:7 {SUITE} inline:")),
             "{answer}"
         );
         assert!(keys(&house, trunk).is_some());
@@ -137,11 +142,9 @@ fn a_caller_who_must_encrypt_is_answered_encrypted() {
 
 #[test]
 fn a_peer_that_may_encrypt_does_as_it_likes() {
-    for (answer, encrypted) in [
-        (clear(), false),
-        (secret("RTP/AVP", 3, KEY), true),
-        (secret("RTP/SAVP", 3, KEY), true),
-    ] {
+    for (answer, encrypted) in
+        [(clear(), false), (secret("RTP/AVP", 3, KEY), true), (secret("RTP/SAVP", 3, KEY), true)]
+    {
         let mut house = House::new();
         let (_, trunk) = dials(&mut house, "09921");
         let offer = text(&house.lines[&trunk].last_sdp);
@@ -149,11 +152,9 @@ fn a_peer_that_may_encrypt_does_as_it_likes() {
         house.leg(LegEvent::Answered { leg: trunk, media: answer });
         assert_eq!(keys(&house, trunk).is_some(), encrypted);
     }
-    for (offer, encrypted) in [
-        (clear(), false),
-        (secret("RTP/AVP", 1, KEY), true),
-        (secret("RTP/SAVP", 1, KEY), true),
-    ] {
+    for (offer, encrypted) in
+        [(clear(), false), (secret("RTP/AVP", 1, KEY), true), (secret("RTP/SAVP", 1, KEY), true)]
+    {
         let mut house = House::new();
         let trunk = house.incoming(LegSource::Trunk("either".into()), "5001", Some(offer));
         let agent = house.ringing(AGENT);
@@ -166,29 +167,17 @@ fn a_peer_that_may_encrypt_does_as_it_likes() {
 fn a_new_key_of_the_peers_is_told_and_a_clear_re_invite_is_refused() {
     let mut house = House::new();
     let (_, trunk) = dials(&mut house, "09911");
-    house.leg(LegEvent::Answered {
-        leg: trunk,
-        media: secret("RTP/SAVP", 3, KEY),
-    });
+    house.leg(LegEvent::Answered { leg: trunk, media: secret("RTP/SAVP", 3, KEY) });
     let before = keys(&house, trunk).unwrap();
     house.log.clear();
-    house.leg(LegEvent::Offered {
-        leg: trunk,
-        media: Some(secret("RTP/SAVP", 1, OTHER_KEY)),
-    });
+    house.leg(LegEvent::Offered { leg: trunk, media: Some(secret("RTP/SAVP", 1, OTHER_KEY)) });
     let after = keys(&house, trunk).unwrap();
     assert_eq!(after.ours, before.ours);
     assert_ne!(after.theirs, before.theirs);
     house.log.clear();
-    house.leg(LegEvent::Offered {
-        leg: trunk,
-        media: Some(secret("RTP/SAVP", 1, OTHER_KEY)),
-    });
+    house.leg(LegEvent::Offered { leg: trunk, media: Some(secret("RTP/SAVP", 1, OTHER_KEY)) });
     assert!(!is_described(&house, trunk), "nothing has changed");
-    house.leg(LegEvent::Offered {
-        leg: trunk,
-        media: Some(clear()),
-    });
+    house.leg(LegEvent::Offered { leg: trunk, media: Some(clear()) });
     assert!(!is_described(&house, trunk));
     assert!(is_refused(&mut house, trunk));
 }

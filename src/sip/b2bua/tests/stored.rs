@@ -1,7 +1,9 @@
 //! What must be stored before a command is executed.
 
 use super::house::{AGENT, BOSS, House};
-use crate::model::{Activity, Command, DeviceId, Fact, Mode, MonitorFact, MonitorState, Reason, Refusal, Scope};
+use crate::model::{
+    Activity, Command, DeviceId, Fact, Mode, MonitorFact, MonitorState, Reason, Refusal, Scope,
+};
 use crate::sip::b2bua::{CommandId, Output, Persist, RestoredDevice};
 
 const FIRST: CommandId = CommandId(900);
@@ -41,10 +43,7 @@ fn accepted(id: CommandId) -> Output {
 }
 
 fn persist_monitor(id: CommandId) -> Output {
-    Output::Persist {
-        id,
-        change: Persist::Monitor(armed()),
-    }
+    Output::Persist { id, change: Persist::Monitor(armed()) }
 }
 
 fn no_monitor() -> Output {
@@ -82,19 +81,12 @@ fn a_change_that_can_not_be_stored_changes_nothing_and_what_holds_is_kept_again(
     assert_eq!(reason(&after), Some(Reason::Internal));
 
     let device = DeviceId::from(AGENT);
-    let on = Command::SetDoNotDisturb {
-        device: device.clone(),
-        on: true,
-    };
+    let on = Command::SetDoNotDisturb { device: device.clone(), on: true };
     house.b2bua.handle_command(SECOND, on, house.now);
     outputs(&mut house);
     house.b2bua.handle_persisted(SECOND, false, house.now);
     let after = outputs(&mut house);
-    let holds = RestoredDevice {
-        device,
-        do_not_disturb: false,
-        forward_to: None,
-    };
+    let holds = RestoredDevice { device, do_not_disturb: false, forward_to: None };
     assert_eq!(after[0], Output::Keep(Persist::Device(holds)));
     assert_eq!(reason(&after), Some(Reason::Internal));
 }
@@ -116,10 +108,7 @@ fn monitoring_that_is_stopped_before_it_is_stored_never_begins() {
 #[test]
 fn what_is_refused_at_once_is_not_stored() {
     let mut house = House::new();
-    let unknown = Command::SetDoNotDisturb {
-        device: "nobody".into(),
-        on: true,
-    };
+    let unknown = Command::SetDoNotDisturb { device: "nobody".into(), on: true };
     house.b2bua.handle_command(FIRST, unknown, house.now);
     let refusal = Refusal::no_device(&"nobody".into());
     let result = Err(refusal);

@@ -1,28 +1,20 @@
 //! Transfers, and what becomes of those who listen.
 
 use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, House, OTHER, sdp};
-use crate::model::{Activity, Command, LegState, Mode, MonitorState, Reason, Refusal, Scope, TransferStep};
+use crate::model::{
+    Activity, Command, LegState, Mode, MonitorState, Reason, Refusal, Scope, TransferStep,
+};
 use crate::sip::b2bua::{B2buaConfig, RestoredCalls};
 use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
 
 fn transfer(house: &mut House, destination: &str) -> Result<(), Refusal> {
-    let step = TransferStep::SingleStep {
-        destination: destination.into(),
-    };
+    let step = TransferStep::SingleStep { destination: destination.into() };
     let call = house.call_id();
-    house.command(Command::Transfer {
-        device: AGENT.into(),
-        call,
-        step,
-    })
+    house.command(Command::Transfer { device: AGENT.into(), call, step })
 }
 
 fn rings(house: &mut House, leg: LegId) {
-    house.leg(LegEvent::Progress {
-        leg,
-        status: 180,
-        media: None,
-    });
+    house.leg(LegEvent::Progress { leg, status: 180, media: None });
 }
 
 fn refuses(house: &mut House, leg: LegId, status: u16) {
@@ -58,9 +50,7 @@ fn a_transferred_customer_talks_to_the_next_agent_and_the_first_is_free() {
     assert!(house.hears(customer, agent), "until somebody rings");
     let next = house.ringing(OTHER);
     let commands = house.leg_commands();
-    let [LegCommand::Invite { from, .. }] = &commands[..] else {
-        panic!("{commands:?}")
-    };
+    let [LegCommand::Invite { from, .. }] = &commands[..] else { panic!("{commands:?}") };
     assert_eq!(from.number.as_str(), "7001", "he sees who calls");
     rings(&mut house, next);
     assert_eq!(house.state_of(AGENT), LegState::Released);
@@ -122,16 +112,8 @@ fn the_coach_follows_through_several_transfers() {
     let next = transfer_to_other(&mut house);
     house.answer(next);
     let call = house.call_id();
-    let back = TransferStep::SingleStep {
-        destination: "5001".into(),
-    };
-    house
-        .command(Command::Transfer {
-            device: OTHER.into(),
-            call,
-            step: back,
-        })
-        .expect("accepted");
+    let back = TransferStep::SingleStep { destination: "5001".into() };
+    house.command(Command::Transfer { device: OTHER.into(), call, step: back }).expect("accepted");
     let again = house.ringing(AGENT);
     rings(&mut house, again);
     house.answer(again);
@@ -144,12 +126,8 @@ fn transferred_out_to_the_trunk_the_supervisor_hears_both_and_whispers_to_nobody
     let mut house = House::new();
     let (customer, _, boss) = coached(&mut house, Scope::Call);
     transfer(&mut house, "0123").expect("accepted");
-    let outside = house
-        .lines
-        .values()
-        .find(|line| line.party == Err("0123".into()))
-        .expect("called")
-        .leg;
+    let outside =
+        house.lines.values().find(|line| line.party == Err("0123".into())).expect("called").leg;
     house.answer(outside);
     let legs = [("c", customer), ("o", outside), ("s", boss)];
     assert_eq!(house.table(&legs), "co oc sc so");
@@ -184,11 +162,9 @@ fn the_next_agents_own_supervisor_is_brought_in_when_he_answers() {
 fn a_number_that_can_not_be_had_costs_nobody_the_call() {
     let mut house = House::new();
     let (customer, agent, boss) = coached(&mut house, Scope::Agent);
-    for (destination, reason) in [
-        ("999", Reason::NotFound),
-        ("5001", Reason::InvalidState),
-        ("7001", Reason::InvalidState),
-    ] {
+    for (destination, reason) in
+        [("999", Reason::NotFound), ("5001", Reason::InvalidState), ("7001", Reason::InvalidState)]
+    {
         let refused = transfer(&mut house, destination).expect_err(destination);
         assert_eq!(refused.reason, reason, "{destination}: {refused:?}");
     }
@@ -253,7 +229,10 @@ fn whoever_declines_at_his_desktop_or_can_not_be_understood_gives_the_customer_b
             } else {
                 agent
             };
-            assert_eq!(house.table(&[("c", customer), ("a", agent), ("s", boss)]), "ca ac as sc sa");
+            assert_eq!(
+                house.table(&[("c", customer), ("a", agent), ("s", boss)]),
+                "ca ac as sc sa"
+            );
         }
     }
 }
@@ -288,26 +267,14 @@ fn an_agent_who_hangs_up_meanwhile_leaves_the_customer_to_the_next() {
 fn a_phone_that_asks_by_refer_is_told_how_it_goes() {
     let mut house = House::new();
     let (customer, agent) = house.talk();
-    house.leg(LegEvent::Referred {
-        leg: agent,
-        to: "999".into(),
-        replaces: None,
-    });
+    house.leg(LegEvent::Referred { leg: agent, to: "999".into(), replaces: None });
     assert_eq!(told(&mut house, agent), [404]);
-    house.leg(LegEvent::Referred {
-        leg: agent,
-        to: "5002".into(),
-        replaces: None,
-    });
+    house.leg(LegEvent::Referred { leg: agent, to: "5002".into(), replaces: None });
     assert!(told(&mut house, agent).is_empty());
     let next = house.ringing(OTHER);
     refuses(&mut house, next, 603);
     assert_eq!(told(&mut house, agent), [603]);
-    house.leg(LegEvent::Referred {
-        leg: agent,
-        to: "5002".into(),
-        replaces: None,
-    });
+    house.leg(LegEvent::Referred { leg: agent, to: "5002".into(), replaces: None });
     let next = house.ringing(OTHER);
     house.answer(next);
     assert_eq!(told(&mut house, agent), [200]);
@@ -320,11 +287,7 @@ fn who_may_not_transfer_is_told_so_and_nothing_happens() {
     let (customer, _, boss) = coached(&mut house, Scope::Call);
     for (leg, status) in [(customer, 403), (boss, 603)] {
         house.log.clear();
-        house.leg(LegEvent::Referred {
-            leg,
-            to: "5002".into(),
-            replaces: None,
-        });
+        house.leg(LegEvent::Referred { leg, to: "5002".into(), replaces: None });
         assert_eq!(told(&mut house, leg), [status]);
         assert_eq!(house.find_ringing(OTHER), None);
     }
@@ -336,14 +299,8 @@ fn who_may_not_transfer_is_told_so_and_nothing_happens() {
         Reason::InvalidState
     );
     let call = house.call_id();
-    let consult = TransferStep::Initiate {
-        destination: "5002".into(),
-    };
-    let asked = house.command(Command::Transfer {
-        device: AGENT.into(),
-        call,
-        step: consult,
-    });
+    let consult = TransferStep::Initiate { destination: "5002".into() };
+    let asked = house.command(Command::Transfer { device: AGENT.into(), call, step: consult });
     assert_eq!(asked.expect_err("nor to be asked about").reason, Reason::InvalidState);
 }
 
@@ -362,9 +319,7 @@ fn a_phone_that_rings_with_early_media_does_not_hear_the_supervisor_who_barges_i
     let (customer, _, boss) = house.coached_with(Activity::BargeIn, Scope::Call);
     assert!(house.hears(customer, boss));
     let call = house.call_id();
-    let step = TransferStep::SingleStep {
-        destination: "5002".into(),
-    };
+    let step = TransferStep::SingleStep { destination: "5002".into() };
     let device = AGENT.into();
     house.command(Command::Conference { device, call, step }).expect("accepted");
     let next = house.ringing(OTHER);
@@ -381,16 +336,16 @@ fn a_phone_that_rings_with_early_media_does_not_hear_the_supervisor_who_barges_i
 #[test]
 fn early_media_of_the_next_reaches_the_customer() {
     let mut house = House::new();
-    let customer = house.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "0", "sendrecv")));
+    let customer = house.incoming(
+        LegSource::Account(CUSTOMER.into()),
+        "5001",
+        Some(sdp(4000, "0", "sendrecv")),
+    );
     let agent = house.ringing(AGENT);
     house.answer(agent);
     transfer(&mut house, "0123").expect("accepted");
-    let outside = house
-        .lines
-        .values()
-        .find(|line| line.party == Err("0123".into()))
-        .expect("called")
-        .leg;
+    let outside =
+        house.lines.values().find(|line| line.party == Err("0123".into())).expect("called").leg;
     house.leg(LegEvent::Progress {
         leg: outside,
         status: 183,

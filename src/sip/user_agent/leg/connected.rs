@@ -1,8 +1,9 @@
 //! Connected identity: what a peer says of the party at its end of an established dialog.
 //!
-//! A switch that has handed a leg on to another party says so in the next 2xx, re-INVITE or UPDATE: in P-Asserted-Identity (RFC 3325 9.1),
-//! in Remote-Party-ID (draft-ietf-sip-privacy-04), or in a From that differs from the dialog's (RFC 4916 4). All three are believed from
-//! whatever the leg is with: what follows from a false one is silence.
+//! A switch that has handed a leg on to another party says so in the next 2xx, re-INVITE or UPDATE:
+//! in P-Asserted-Identity (RFC 3325 9.1), in Remote-Party-ID (draft-ietf-sip-privacy-04), or in a
+//! From that differs from the dialog's (RFC 4916 4). All three are believed from whatever the leg
+//! is with: what follows from a false one is silence.
 
 use super::Leg;
 use crate::model::Number;
@@ -41,7 +42,8 @@ impl ConnectedNames {
         }
     }
 
-    /// What a 2xx names. One without a name says what the provisional response of the same early dialog has said.
+    /// What a 2xx names. One without a name says what the provisional response of the same early
+    /// dialog has said.
     fn of_answer(&mut self, headers: &Headers, domain: &LocalDomain) -> Vec<Number> {
         let names = asserted(headers, domain);
         let early = std::mem::take(&mut self.early);
@@ -53,8 +55,14 @@ impl ConnectedNames {
         rang.map(|(_, names)| names).unwrap_or_default()
     }
 
-    /// The number in a From that is not the dialog's (`remote`), and every later one: the dialog's own is news again then.
-    fn moved_from(&mut self, headers: &Headers, remote: &[u8], domain: &LocalDomain) -> Option<Number> {
+    /// The number in a From that is not the dialog's (`remote`), and every later one: the dialog's
+    /// own is news again then.
+    fn moved_from(
+        &mut self,
+        headers: &Headers,
+        remote: &[u8],
+        domain: &LocalDomain,
+    ) -> Option<Number> {
         let from = name_of(&headers.from().ok()?.uri, domain);
         let known = NameAddr::parse(remote).ok().map(|known| name_of(&known.uri, domain));
         self.from_moved |= known.as_ref() != Some(&from);
@@ -91,7 +99,8 @@ impl Leg {
     }
 }
 
-/// What the INVITE of a new dialog names: of an account a From, too, that is not the account's own number.
+/// What the INVITE of a new dialog names: of an account a From, too, that is not the account's own
+/// number.
 fn of_invite(headers: &Headers, account: Option<&SipAccount>, domain: &LocalDomain) -> Vec<Number> {
     let mut names = asserted(headers, domain);
     if let (Some(account), Ok(from)) = (account, headers.from()) {
@@ -101,15 +110,17 @@ fn of_invite(headers: &Headers, account: Option<&SipAccount>, domain: &LocalDoma
     names
 }
 
-/// The names in P-Asserted-Identity and Remote-Party-ID. What cannot be read is a name that is withheld: it may be anybody's.
+/// The names in P-Asserted-Identity and Remote-Party-ID. What cannot be read is a name that is
+/// withheld: it may be anybody's.
 fn asserted(headers: &Headers, domain: &LocalDomain) -> Vec<Number> {
     let mut names = Vec::new();
-    for field in ["P-Asserted-Identity", "Remote-Party-ID"]
-        .into_iter()
-        .filter(|field| headers.has(field))
+    for field in
+        ["P-Asserted-Identity", "Remote-Party-ID"].into_iter().filter(|field| headers.has(field))
     {
         let values = headers.get_all(field);
-        let name = |value: &&[u8]| NameAddr::parse(value).ok().map(|address| name_of(&address.uri, domain));
+        let name = |value: &&[u8]| {
+            NameAddr::parse(value).ok().map(|address| name_of(&address.uri, domain))
+        };
         names.extend(
             values
                 .iter()

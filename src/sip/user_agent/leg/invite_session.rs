@@ -1,11 +1,14 @@
-//! The session that INVITE negotiates: offer and answer within the dialog (RFC 3261 14, RFC 3311, RFC 6337), and its refresh.
+//! The session that INVITE negotiates: offer and answer within the dialog (RFC 3261 14, RFC 3311,
+//! RFC 6337), and its refresh.
 
 use super::{ClientUse, LegPeer, LegTimer, ServerUse, SessionTimer};
 use crate::model::Now;
 use crate::sip::flow::Flow;
 use crate::sip::leg::LegId;
 use crate::sip::message::{Method, Refuse, SipRequest, SipResponse};
-use crate::sip::transaction::{ClientTransactionId, ReceivedVia, ServerTransactionId, TransactionKind};
+use crate::sip::transaction::{
+    ClientTransactionId, ReceivedVia, ServerTransactionId, TransactionKind,
+};
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::local_domain::ALLOW;
 use std::time::{Duration, Instant};
@@ -19,10 +22,12 @@ const BUSY: Duration = Duration::from_secs(2);
 /// A peer that has said 100 to a re-INVITE has so long for the rest.
 const OFFER: Duration = Duration::from_secs(60);
 
-/// An offer of theirs is refused when it has not been answered here by then: before the peer gives up by itself (32 s, RFC 3261 17.1.2.2).
+/// An offer of theirs is refused when it has not been answered here by then: before the peer gives
+/// up by itself (32 s, RFC 3261 17.1.2.2).
 const UNANSWERED: Duration = Duration::from_secs(20);
 
-/// What is described, what is offered, and until when it holds. Its leg says whether the dialog is confirmed.
+/// What is described, what is offered, and until when it holds. Its leg says whether the dialog is
+/// confirmed.
 #[derive(Debug)]
 pub(super) struct InviteSession {
     pub(super) timer: SessionTimer,
@@ -176,19 +181,23 @@ impl InviteSession {
     }
 
     /// A re-INVITE with a description. It is a refresh or not, and has met 491 so often.
-    fn offer(&mut self, request: SipRequest, (media, refresh, glares): (Vec<u8>, bool, u8), peer: &LegPeer, ctx: &mut Context, now: Now) {
+    fn offer(
+        &mut self,
+        request: SipRequest,
+        (media, refresh, glares): (Vec<u8>, bool, u8),
+        peer: &LegPeer,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         let request = request.with_body("application/sdp", media.clone());
-        let transaction = ctx.request(request, peer.dialog.flow, |sent| ClientUse::Reinvite(peer.leg, sent), now);
+        let transaction =
+            ctx.request(request, peer.dialog.flow, |sent| ClientUse::Reinvite(peer.leg, sent), now);
         ctx.timers.set((peer.leg, LegTimer::Offer), now.mono + OFFER);
-        self.exchange = Exchange::Ours(SentOffer {
-            transaction,
-            media,
-            refresh,
-            glares,
-        });
+        self.exchange = Exchange::Ours(SentOffer { transaction, media, refresh, glares });
     }
 
-    /// Refreshes the session: by UPDATE, or by a re-INVITE with the description that we have sent last.
+    /// Refreshes the session: by UPDATE, or by a re-INVITE with the description that we have sent
+    /// last.
     pub(super) fn refresh(&mut self, peer: &mut LegPeer, ctx: &mut Context, now: Now) {
         let is_free = self.is_free();
         if !is_free || peer.is_lost() {
@@ -238,7 +247,13 @@ impl InviteSession {
     }
 
     /// A 2xx to our re-INVITE.
-    pub(super) fn handle_answer(&mut self, response: &SipResponse, leg: LegId, ctx: &mut Context, now: Now) -> Option<OfferOutcome> {
+    pub(super) fn handle_answer(
+        &mut self,
+        response: &SipResponse,
+        leg: LegId,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Option<OfferOutcome> {
         let ours = self.end_ours()?;
         ctx.timers.clear(&(leg, LegTimer::Offer));
         self.timer = self.timer.agreed(&response.headers);
@@ -256,10 +271,14 @@ impl InviteSession {
     }
 
     /// A refusal of our re-INVITE.
-    pub(super) fn handle_refusal(&mut self, status: u16, leg: LegId, ctx: &mut Context, now: Now) -> Option<OfferRefusal> {
-        let SentOffer {
-            media, refresh, glares, ..
-        } = self.end_ours()?;
+    pub(super) fn handle_refusal(
+        &mut self,
+        status: u16,
+        leg: LegId,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Option<OfferRefusal> {
+        let SentOffer { media, refresh, glares, .. } = self.end_ours()?;
         ctx.timers.clear(&(leg, LegTimer::Offer));
         match status {
             408 | 481 => return Some(OfferRefusal::Gone),
@@ -269,7 +288,8 @@ impl InviteSession {
                 let wait = glare_wait(leg, ctx);
                 ctx.timers.set((leg, LegTimer::Glare), now.mono + wait);
             }
-            // The peer is alive and keeps the session as it is: the refresh itself has failed, not the call.
+            // The peer is alive and keeps the session as it is: the refresh itself has failed, not
+            // the call.
             _ if refresh => self.restart(leg, ctx, now),
             _ => return Some(OfferRefusal::Refused),
         }
@@ -310,7 +330,14 @@ impl InviteSession {
     }
 
     /// Their re-INVITE or UPDATE with an offer, which waits for us from now on.
-    pub(super) fn take_offer(&mut self, via: ReceivedVia, request: &SipRequest, leg: LegId, ctx: &mut Context, now: Now) {
+    pub(super) fn take_offer(
+        &mut self,
+        via: ReceivedVia,
+        request: &SipRequest,
+        leg: LegId,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         let kind = match request.method {
             Method::Invite => TransactionKind::Invite,
             _ => TransactionKind::Other,
@@ -325,7 +352,13 @@ impl InviteSession {
     }
 
     /// Answers it. False when there is none.
-    pub(super) fn answer_offer(&mut self, media: Vec<u8>, peer: &mut LegPeer, ctx: &mut Context, now: Now) -> bool {
+    pub(super) fn answer_offer(
+        &mut self,
+        media: Vec<u8>,
+        peer: &mut LegPeer,
+        ctx: &mut Context,
+        now: Now,
+    ) -> bool {
         let Some(theirs) = self.end_theirs(peer.leg, ctx) else {
             return false;
         };
@@ -343,7 +376,14 @@ impl InviteSession {
     }
 
     /// Refuses it, with a Warning if there is one.
-    pub(super) fn refuse_offer(&mut self, status: u16, warning: Option<Vec<u8>>, leg: LegId, ctx: &mut Context, now: Now) {
+    pub(super) fn refuse_offer(
+        &mut self,
+        status: u16,
+        warning: Option<Vec<u8>>,
+        leg: LegId,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         if let Some(theirs) = self.end_theirs(leg, ctx) {
             let mut response = SipResponse::to(&theirs.request, status);
             if let Some(warning) = warning {
@@ -367,8 +407,15 @@ impl InviteSession {
         }
     }
 
-    /// What a 2xx to their INVITE or UPDATE does to the dialog and the session, and that 2xx without its body.
-    pub(super) fn accept_refresh(&mut self, request: &SipRequest, peer: &mut LegPeer, ctx: &mut Context, now: Now) -> SipResponse {
+    /// What a 2xx to their INVITE or UPDATE does to the dialog and the session, and that 2xx
+    /// without its body.
+    pub(super) fn accept_refresh(
+        &mut self,
+        request: &SipRequest,
+        peer: &mut LegPeer,
+        ctx: &mut Context,
+        now: Now,
+    ) -> SipResponse {
         let mut response = SipResponse::to(request, 200).with("Allow", ALLOW);
         response.headers.copy(&["Record-Route"], &request.headers);
         response.headers.push("Contact", peer.contact(&ctx.domain));
@@ -380,7 +427,14 @@ impl InviteSession {
     }
 
     /// 200 to an INVITE, which is repeated here until the ACK (RFC 3261 13.3.1.4).
-    pub(super) fn accept_invite(&mut self, theirs: &ReceivedOffer, media: Vec<u8>, peer: &mut LegPeer, ctx: &mut Context, now: Now) {
+    pub(super) fn accept_invite(
+        &mut self,
+        theirs: &ReceivedOffer,
+        media: Vec<u8>,
+        peer: &mut LegPeer,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         self.local_media = media.clone();
         let invite = &theirs.request;
         let response = self.accept_refresh(invite, peer, ctx, now);
@@ -402,7 +456,12 @@ impl InviteSession {
     }
 
     /// The 2xx of ours that an ACK is for, which waits no longer.
-    pub(super) fn take_ack(&mut self, ack: &SipRequest, leg: LegId, ctx: &mut Context) -> Option<Unacknowledged> {
+    pub(super) fn take_ack(
+        &mut self,
+        ack: &SipRequest,
+        leg: LegId,
+        ctx: &mut Context,
+    ) -> Option<Unacknowledged> {
         let cseq = ack.headers.cseq().map(|(cseq, _)| cseq).ok();
         if self.unacknowledged.as_ref().map(|waiting| waiting.cseq) != cseq {
             return None;
@@ -413,7 +472,9 @@ impl InviteSession {
 
     /// Our 2xx has found no ACK yet: again, or no more. True when it is given up.
     pub(super) fn repeat_accepted(&mut self, leg: LegId, ctx: &mut Context, now: Now) -> bool {
-        let Some(waiting) = &mut self.unacknowledged else { return false };
+        let Some(waiting) = &mut self.unacknowledged else {
+            return false;
+        };
         if now.mono >= waiting.give_up_at {
             self.unacknowledged = None;
             return true;

@@ -1,6 +1,8 @@
 //! What comes to a leg, and its end.
 
-use super::{ClientUse, HangupReason, InDialogRequest, Leg, LegPeer, LegPhase, LegTimer, SentRequest};
+use super::{
+    ClientUse, HangupReason, InDialogRequest, Leg, LegPeer, LegPhase, LegTimer, SentRequest,
+};
 use crate::model::Now;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{EndReason, LegCommand, LegEvent, LegId, LegSource};
@@ -23,8 +25,8 @@ impl Leg {
         matches!(self.phase, LegPhase::Over)
     }
 
-    /// Whether an INVITE of `source` may take the place of this leg (RFC 3891 3): of its own peer only. Any other that knows its tags has
-    /// learned them somewhere.
+    /// Whether an INVITE of `source` may take the place of this leg (RFC 3891 3): of its own peer
+    /// only. Any other that knows its tags has learned them somewhere.
     pub fn check_replaced(&self, source: &LegSource, early_only: bool) -> Result<LegId, Refuse> {
         match self.phase {
             _ if self.peer.source != *source => Err(Refuse::new(603)),
@@ -44,7 +46,10 @@ impl Leg {
         let stands = match self.phase {
             LegPhase::Confirmed => !early_only,
             LegPhase::Incoming(_) | LegPhase::Calling(_) => true,
-            LegPhase::Cancelling(..) | LegPhase::ByePending(_) | LegPhase::ByeSent | LegPhase::Over => false,
+            LegPhase::Cancelling(..)
+            | LegPhase::ByePending(_)
+            | LegPhase::ByeSent
+            | LegPhase::Over => false,
         };
         stands && other.id() != self.id() && other.peer.source == self.peer.source
     }
@@ -56,9 +61,13 @@ impl Leg {
         match command {
             // It makes a leg, and never comes to one.
             LegCommand::Invite { .. } => {}
-            LegCommand::Provisional { status, media, .. } => self.provisional(status, media, ctx, now),
+            LegCommand::Provisional { status, media, .. } => {
+                self.provisional(status, media, ctx, now)
+            }
             LegCommand::Accept { media, .. } => self.accept(media, ctx, now),
-            LegCommand::Reject { status, .. } => self.answer_incoming(status.clamp(400, 699), ctx, now),
+            LegCommand::Reject { status, .. } => {
+                self.answer_incoming(status.clamp(400, 699), ctx, now)
+            }
             LegCommand::Offer { media, .. } => {
                 self.session.queue(media);
                 self.send_queued(ctx, now);
@@ -79,7 +88,12 @@ impl Leg {
     }
 
     /// The peer has sent a request within the dialog, other than ACK.
-    pub fn handle_request(&mut self, received: InDialogRequest<'_>, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
+    pub fn handle_request(
+        &mut self,
+        received: InDialogRequest<'_>,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<(), Refuse> {
         let InDialogRequest { request, ref via, .. } = received;
         let (cseq, _) = request.headers.cseq().map_err(|_| Refuse::new(400))?;
         self.peer.dialog.accept_cseq(cseq).map_err(|_| Refuse::new(500))?;
@@ -97,10 +111,12 @@ impl Leg {
     pub fn is_cancelled_by(&self, cancel: &SipRequest) -> bool {
         let from = cancel.headers.from().ok();
         let tag = from.as_ref().and_then(NameAddr::tag).unwrap_or_default();
-        cancel.headers.call_id() == Ok(self.peer.dialog.call_id.as_slice()) && self.peer.dialog.remote_tag.as_deref() == Some(tag)
+        cancel.headers.call_id() == Ok(self.peer.dialog.call_id.as_slice())
+            && self.peer.dialog.remote_tag.as_deref() == Some(tag)
     }
 
-    /// The peer has cancelled an INVITE. Anything but the first INVITE, or one that is answered, is not undone by that (RFC 3261 9.2).
+    /// The peer has cancelled an INVITE. Anything but the first INVITE, or one that is answered, is
+    /// not undone by that (RFC 3261 9.2).
     pub fn handle_cancel(&mut self, invite: ServerTransactionId, ctx: &mut Context, now: Now) {
         if matches!(&self.phase, LegPhase::Incoming(incoming) if incoming.transaction == invite) {
             self.answer_incoming(487, ctx, now);
@@ -109,18 +125,37 @@ impl Leg {
     }
 
     /// The peer has answered a request of ours.
-    pub fn handle_response(&mut self, id: ClientTransactionId, client: ClientUse, response: &SipResponse, ctx: &mut Context, now: Now) {
+    pub fn handle_response(
+        &mut self,
+        id: ClientTransactionId,
+        client: ClientUse,
+        response: &SipResponse,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         match (client, response.status) {
             (ClientUse::Invite(..), ..200) => self.handle_progress(response, ctx, now),
-            (ClientUse::Invite(_, sent), 200..300) => self.handle_answered(id, &sent, response, ctx, now),
+            (ClientUse::Invite(_, sent), 200..300) => {
+                self.handle_answered(id, &sent, response, ctx, now)
+            }
             (ClientUse::Invite(_, sent), _) => self.handle_refused(&sent, response, ctx, now),
             (ClientUse::Reinvite(..), ..200) => {}
-            (ClientUse::Reinvite(_, sent), 200..300) => self.handle_offer_answered(id, &sent, response, ctx, now),
-            (ClientUse::Reinvite(_, sent), _) => self.handle_offer_refused(&sent, response, ctx, now),
+            (ClientUse::Reinvite(_, sent), 200..300) => {
+                self.handle_offer_answered(id, &sent, response, ctx, now)
+            }
+            (ClientUse::Reinvite(_, sent), _) => {
+                self.handle_offer_refused(&sent, response, ctx, now)
+            }
             (ClientUse::Update(_, sent), _) => self.handle_updated(&sent, response, ctx, now),
             (ClientUse::Bye(_, sent), 401 | 407) => {
                 if !self.send_again(&sent, response, ClientUse::Bye, ctx, now) {
-                    ctx.note_refusal_of(&sent, response.status, &response.reason, Some(&response.headers), now);
+                    ctx.note_refusal_of(
+                        &sent,
+                        response.status,
+                        &response.reason,
+                        Some(&response.headers),
+                        now,
+                    );
                     self.end(ctx);
                 }
             }
@@ -129,15 +164,24 @@ impl Leg {
                 self.send_again(&sent, response, ClientUse::Prack, ctx, now);
             }
             (ClientUse::Talk(_), 300..) => self.talk_refused(response.status, ctx),
-            (ClientUse::Talk(_) | ClientUse::Prack(..) | ClientUse::Qualify(_) | ClientUse::Other, _) => {}
+            (
+                ClientUse::Talk(_)
+                | ClientUse::Prack(..)
+                | ClientUse::Qualify(_)
+                | ClientUse::Other,
+                _,
+            ) => {}
         }
     }
 
-    /// No response came (408), or the transport failed (503). To an INVITE both are the same: nobody is there.
+    /// No response came (408), or the transport failed (503). To an INVITE both are the same:
+    /// nobody is there.
     pub fn handle_failure(&mut self, client: ClientUse, status: u16, ctx: &mut Context, now: Now) {
         match client {
             ClientUse::Invite(_, sent) => self.handle_unanswered(&sent, status, ctx, now),
-            ClientUse::Reinvite(_, sent) | ClientUse::Update(_, sent) if self.peer.has_moved(&sent) => {
+            ClientUse::Reinvite(_, sent) | ClientUse::Update(_, sent)
+                if self.peer.has_moved(&sent) =>
+            {
                 self.say_again(sent.request.method == Method::Update, ctx, now);
             }
             ClientUse::Reinvite(..) | ClientUse::Update(..) => {
@@ -158,10 +202,7 @@ impl Leg {
         if told {
             let reason = if status == 408 { "no response" } else { "cannot be reached" };
             ctx.note_refusal_of(sent, status, reason.as_bytes(), None, now);
-            ctx.event(LegEvent::Refused {
-                leg: self.id(),
-                status: 503,
-            });
+            ctx.event(LegEvent::Refused { leg: self.id(), status: 503 });
         }
     }
 
@@ -176,7 +217,8 @@ impl Leg {
             LegTimer::Remind => self.remind(ctx, now),
             LegTimer::Reliable => self.repeat_reliable(ctx, now),
             LegTimer::NoAnswer => {
-                let was_heard = matches!(&self.phase, LegPhase::Calling(calling) if calling.provisional);
+                let was_heard =
+                    matches!(&self.phase, LegPhase::Calling(calling) if calling.provisional);
                 let status = if was_heard { 408 } else { 503 };
                 self.hangup(None, ctx, now);
                 ctx.event(LegEvent::Refused { leg: self.id(), status });
@@ -204,7 +246,8 @@ impl Leg {
 
     // ---- the flow to the peer
 
-    /// The flow to the peer is gone: a trunk is reached by another connection, a phone by another registration, or when it comes back.
+    /// The flow to the peer is gone: a trunk is reached by another connection, a phone by another
+    /// registration, or when it comes back.
     pub fn handle_flow_gone(&mut self, gone: &Flow, ctx: &mut Context, now: Now) {
         match &self.peer.source {
             LegSource::Trunk(name) => {
@@ -212,10 +255,12 @@ impl Leg {
                     self.peer.reconnect(&trunk, gone);
                 }
             }
-            LegSource::Account(device) => match ctx.registrar.lookup(device, now.mono).map(|binding| binding.target) {
-                Some(flow) => self.follow(flow, ctx, now),
-                None => self.peer.lose_flow(),
-            },
+            LegSource::Account(device) => {
+                match ctx.registrar.lookup(device, now.mono).map(|binding| binding.target) {
+                    Some(flow) => self.follow(flow, ctx, now),
+                    None => self.peer.lose_flow(),
+                }
+            }
         }
     }
 
@@ -232,14 +277,17 @@ impl Leg {
             self.locate(ctx);
         }
         match self.phase {
-            LegPhase::ByePending(reason) if !self.session.awaits_ack() => self.send_bye(reason, ctx, now),
+            LegPhase::ByePending(reason) if !self.session.awaits_ack() => {
+                self.send_bye(reason, ctx, now)
+            }
             _ => self.send_queued(ctx, now),
         }
     }
 
     // ---- what the B2BUA is told
 
-    /// Tells the B2BUA, and before that where the leg is, if that is news and matters for the event.
+    /// Tells the B2BUA, and before that where the leg is, if that is news and matters for the
+    /// event.
     pub(super) fn event(&mut self, event: LegEvent, ctx: &mut Context) {
         self.locate(ctx);
         ctx.event(event);
@@ -247,15 +295,13 @@ impl Leg {
 
     fn locate(&mut self, ctx: &mut Context) {
         let via = match &self.phase {
-            LegPhase::Incoming(incoming) => incoming.invite.headers.via_top().ok().map(|via| Host::read(&via.host)),
+            LegPhase::Incoming(incoming) => {
+                incoming.invite.headers.via_top().ok().map(|via| Host::read(&via.host))
+            }
             _ => None,
         };
         if let Some((host, is_translated)) = self.peer.take_location(via) {
-            ctx.event(LegEvent::Located {
-                leg: self.id(),
-                host,
-                is_translated,
-            });
+            ctx.event(LegEvent::Located { leg: self.id(), host, is_translated });
         }
     }
 
@@ -266,7 +312,11 @@ impl Leg {
         match &self.phase {
             LegPhase::Incoming(_) => {
                 let status = reason.map_or(480, |(status, _)| status);
-                self.answer_incoming(if (400..=699).contains(&status) { status } else { 480 }, ctx, now);
+                self.answer_incoming(
+                    if (400..=699).contains(&status) { status } else { 480 },
+                    ctx,
+                    now,
+                );
             }
             LegPhase::Calling(calling) => {
                 let mut calling = calling.clone();
@@ -278,7 +328,10 @@ impl Leg {
                 self.drop_offer(487, ctx, now);
                 self.send_bye(reason, ctx, now);
             }
-            LegPhase::Cancelling(..) | LegPhase::ByePending(_) | LegPhase::ByeSent | LegPhase::Over => {}
+            LegPhase::Cancelling(..)
+            | LegPhase::ByePending(_)
+            | LegPhase::ByeSent
+            | LegPhase::Over => {}
         }
     }
 

@@ -1,7 +1,8 @@
 //! The other end of a leg, and by which flow it is reached.
 //!
-//! A request belongs to a leg by Call-ID and tags, when it comes from where the leg's peer is: any source of its trunk, or any port and
-//! either transport of an address that its phone has been heard at. Requests of ours go where the peer hears them:
+//! A request belongs to a leg by Call-ID and tags, when it comes from where the leg's peer is: any
+//! source of its trunk, or any port and either transport of an address that its phone has been
+//! heard at. Requests of ours go where the peer hears them:
 //!
 //! | peer | flow |
 //! |---|---|
@@ -34,7 +35,8 @@ const MOST_ATTEMPTS: u8 = 3;
 pub(in crate::sip::user_agent) enum FlowState {
     /// Its phone has registered by it: where the phone goes, the leg follows.
     Registered,
-    /// The leg's own: it stays until it is gone, or the device's only phone registers at the same host.
+    /// The leg's own: it stays until it is gone, or the device's only phone registers at the same
+    /// host.
     Own,
     /// Gone: what is to be said waits until the phone registers again.
     Lost,
@@ -47,7 +49,8 @@ pub(in crate::sip::user_agent) struct LegPeer {
     pub(super) leg: LegId,
     /// The account or the trunk.
     pub(super) source: LegSource,
-    /// The number that we go by on this leg: the called one here, or the one that is shown as calling there.
+    /// The number that we go by on this leg: the called one here, or the one that is shown as
+    /// calling there.
     pub(super) number: Number,
     pub(super) dialog: Dialog,
     flow_state: FlowState,
@@ -77,14 +80,7 @@ impl LegPeer {
                 FlowState::Own
             }
         };
-        Self {
-            leg,
-            source,
-            number,
-            dialog,
-            flow_state,
-            located: None,
-        }
+        Self { leg, source, number, dialog, flow_state, located: None }
     }
 
     /// The callee of an INVITE of ours.
@@ -93,14 +89,7 @@ impl LegPeer {
             LegSource::Account(_) => FlowState::Registered,
             LegSource::Trunk(_) => FlowState::Own,
         };
-        Self {
-            leg,
-            source,
-            number,
-            dialog,
-            flow_state,
-            located: None,
-        }
+        Self { leg, source, number, dialog, flow_state, located: None }
     }
 
     pub fn source(&self) -> &LegSource {
@@ -116,11 +105,13 @@ impl LegPeer {
         &self.dialog
     }
 
-    /// The same request has made the other dialog, too (RFC 3261 8.2.2.2). Another Request-URI is another UAS: a proxy may fork to two
-    /// numbers of ours.
+    /// The same request has made the other dialog, too (RFC 3261 8.2.2.2). Another Request-URI is
+    /// another UAS: a proxy may fork to two numbers of ours.
     pub fn is_merged(&self, other: &LegPeer) -> bool {
         let (one, two) = (&self.dialog, &other.dialog);
-        one.remote_tag == two.remote_tag && one.remote_cseq == two.remote_cseq && self.number == other.number
+        one.remote_tag == two.remote_tag
+            && one.remote_cseq == two.remote_cseq
+            && self.number == other.number
     }
 
     /// A request that names a leg may come from there.
@@ -128,30 +119,39 @@ impl LegPeer {
         let address = source.peer.ip().to_canonical();
         match &self.source {
             LegSource::Account(device) => {
-                self.dialog.flow.peer.ip().to_canonical() == address || ctx.registrar.is_at_address(device, address, now)
+                self.dialog.flow.peer.ip().to_canonical() == address
+                    || ctx.registrar.is_at_address(device, address, now)
             }
             LegSource::Trunk(_) => self.dialog.flow == *source || self.may_answer(source, ctx, now),
         }
     }
 
-    /// A response to a request of ours may come from there (RFC 3261 17.1.3, 18.1.2: from anywhere; here: from the same peer).
+    /// A response to a request of ours may come from there (RFC 3261 17.1.3, 18.1.2: from anywhere;
+    /// here: from the same peer).
     pub fn may_answer(&self, source: &Flow, ctx: &Context, now: Instant) -> bool {
         match &self.source {
-            LegSource::Account(device) => ctx.registrar.is_at_address(device, source.peer.ip(), now),
-            LegSource::Trunk(name) => ctx.domain.config.trunk(name).is_some_and(|trunk| speaks_from(trunk, source)),
+            LegSource::Account(device) => {
+                ctx.registrar.is_at_address(device, source.peer.ip(), now)
+            }
+            LegSource::Trunk(name) => {
+                ctx.domain.config.trunk(name).is_some_and(|trunk| speaks_from(trunk, source))
+            }
         }
     }
 
-    /// It has sent a request within the dialog: its flow is where that came from, unless there is a better one.
-    pub(super) fn update_flow(&mut self, path: &ReturnPath, headers: &Headers, ctx: &Context, now: Now) {
+    /// It has sent a request within the dialog: its flow is where that came from, unless there is a
+    /// better one.
+    pub(super) fn update_flow(
+        &mut self,
+        path: &ReturnPath,
+        headers: &Headers,
+        ctx: &Context,
+        now: Now,
+    ) {
         let refreshes = headers
             .cseq()
             .is_ok_and(|(_, method)| matches!(method, Method::Invite | Method::Update));
-        let contacts = if refreshes {
-            headers.contacts().unwrap_or_default()
-        } else {
-            Vec::new()
-        };
+        let contacts = if refreshes { headers.contacts().unwrap_or_default() } else { Vec::new() };
         let contact = match contacts.as_slice() {
             [contact] => &contact.uri,
             _ => &self.dialog.target,
@@ -160,11 +160,16 @@ impl LegPeer {
         let other_transport = before.protocol != path.source.protocol;
         let (flow, state) = match &self.source {
             LegSource::Account(device) => {
-                let is_called_there = || ctx.registrar.of(device, now.mono).any(|binding| binding.target == before);
+                let is_called_there =
+                    || ctx.registrar.of(device, now.mono).any(|binding| binding.target == before);
                 match ctx.registrar.target_of(device, &path.source, now.mono) {
                     Some(target) => (target, FlowState::Registered),
-                    // A request too long for a datagram comes by TCP (RFC 3261 18.1.1): the phone has not moved.
-                    None if other_transport && !self.is_lost() && (is_called_there() || is_for(contact, &before)) => {
+                    // A request too long for a datagram comes by TCP (RFC 3261 18.1.1): the phone
+                    // has not moved.
+                    None if other_transport
+                        && !self.is_lost()
+                        && (is_called_there() || is_for(contact, &before)) =>
+                    {
                         (before, self.flow_state)
                     }
                     None => {
@@ -199,7 +204,8 @@ impl LegPeer {
         self.flow_state == FlowState::Lost
     }
 
-    /// A request went by a flow that the leg has left since: its failure says nothing about the peer.
+    /// A request went by a flow that the leg has left since: its failure says nothing about the
+    /// peer.
     pub(super) fn has_moved(&self, sent: &SentRequest) -> bool {
         self.is_lost() || self.dialog.flow != sent.flow
     }
@@ -210,7 +216,8 @@ impl LegPeer {
         self.flow_state = FlowState::Registered;
     }
 
-    /// Something is to be said to a phone that can not be reached: for so long as any request waits for its answer, it may come back.
+    /// Something is to be said to a phone that can not be reached: for so long as any request waits
+    /// for its answer, it may come back.
     pub(super) fn wait_for_phone(&self, ctx: &mut Context, now: Now) {
         if !ctx.timers.is_set(&(self.leg, LegTimer::Lost)) {
             let give_up = ctx.domain.config.timing.give_up();
@@ -226,16 +233,20 @@ impl LegPeer {
     /// A trunk is reached by another connection.
     pub(super) fn reconnect(&mut self, trunk: &Trunk, gone: &Flow) {
         if let Some(peer) = trunk.address.filter(|_| trunk.protocol == gone.protocol) {
-            self.dialog.flow = Flow {
-                peer,
-                connection: ConnectionId::NONE,
-                ..*gone
-            };
+            self.dialog.flow = Flow { peer, connection: ConnectionId::NONE, ..*gone };
         }
     }
 
-    /// Its phone has registered by `flow`, under this Call-ID, and no longer hears by the flow of the leg.
-    pub fn has_left(&self, device: &DeviceId, flow: Flow, call_id: &[u8], registrar: &Registrar, now: Now) -> bool {
+    /// Its phone has registered by `flow`, under this Call-ID, and no longer hears by the flow of
+    /// the leg.
+    pub fn has_left(
+        &self,
+        device: &DeviceId,
+        flow: Flow,
+        call_id: &[u8],
+        registrar: &Registrar,
+        now: Now,
+    ) -> bool {
         if !matches!(&self.source, LegSource::Account(of_leg) if of_leg == device) {
             return false;
         }
@@ -244,11 +255,16 @@ impl LegPeer {
             FlowState::Lost => true,
             // Not by this registration; but where the device has no other phone, it is this one.
             FlowState::Own => {
-                let of_here = self.dialog.flow.peer.ip().to_canonical() == flow.peer.ip().to_canonical();
+                let of_here =
+                    self.dialog.flow.peer.ip().to_canonical() == flow.peer.ip().to_canonical();
                 self.dialog.flow != flow && of_here && others.next().is_none()
             }
-            // A phone registers under one Call-ID as long as it runs (RFC 3261 10.2): its other flows are older ones.
-            FlowState::Registered => self.dialog.flow != flow && !others.any(|binding| binding.target == self.dialog.flow),
+            // A phone registers under one Call-ID as long as it runs (RFC 3261 10.2): its other
+            // flows are older ones.
+            FlowState::Registered => {
+                self.dialog.flow != flow
+                    && !others.any(|binding| binding.target == self.dialog.flow)
+            }
         }
     }
 
@@ -257,8 +273,8 @@ impl LegPeer {
         self.located.is_some()
     }
 
-    /// Where its signalling comes from, and whether an address translator is on the way, if that is news. `via` is the host that its Via
-    /// names, while its INVITE waits.
+    /// Where its signalling comes from, and whether an address translator is on the way, if that is
+    /// news. `via` is the host that its Via names, while its INVITE waits.
     pub(super) fn take_location(&mut self, via: Option<Host>) -> Option<(IpAddr, bool)> {
         let location = self.location(via);
         let is_news = self.located != Some(location);
@@ -266,17 +282,19 @@ impl LegPeer {
         is_news.then_some(location)
     }
 
-    /// Translated is a device which names another address in its Via, or another, private one in its Contact. A trunk may have several
-    /// addresses of its own, and so may the loopback.
+    /// Translated is a device which names another address in its Via, or another, private one in
+    /// its Contact. A trunk may have several addresses of its own, and so may the loopback.
     fn location(&self, via: Option<Host>) -> (IpAddr, bool) {
         let host = self.dialog.flow.peer.ip().to_canonical();
         if host.is_loopback() || matches!(self.source, LegSource::Trunk(_)) {
             return (host, false);
         }
-        let was = self.located.is_some_and(|(before, is_translated)| is_translated && before == host);
+        let was =
+            self.located.is_some_and(|(before, is_translated)| is_translated && before == host);
         let contact = self.dialog.target.host();
         let is_hidden = matches!(contact, Host::Address(address) if is_private(address) && address.to_canonical() != host);
-        let is_other = matches!(via, Some(Host::Address(address)) if address.to_canonical() != host);
+        let is_other =
+            matches!(via, Some(Host::Address(address)) if address.to_canonical() != host);
         (host, was || is_hidden || is_other)
     }
 
@@ -333,14 +351,24 @@ impl LegPeer {
         Some(request)
     }
 
-    /// An answer to a challenge of a trunk that we have a login for, once for each request: a second challenge means it was wrong.
-    fn answer_challenge(&self, sent: &SentRequest, response: &SipResponse, ctx: &mut Context) -> Option<(&'static str, String)> {
+    /// An answer to a challenge of a trunk that we have a login for, once for each request: a
+    /// second challenge means it was wrong.
+    fn answer_challenge(
+        &self,
+        sent: &SentRequest,
+        response: &SipResponse,
+        ctx: &mut Context,
+    ) -> Option<(&'static str, String)> {
         let (asks, answers) = match response.status {
             401 => ("WWW-Authenticate", "Authorization"),
             _ => ("Proxy-Authenticate", "Proxy-Authorization"),
         };
-        let LegSource::Trunk(name) = &self.source else { return None };
-        let stale = |value: &[u8]| value.to_ascii_lowercase().windows(10).any(|window| window == b"stale=true");
+        let LegSource::Trunk(name) = &self.source else {
+            return None;
+        };
+        let stale = |value: &[u8]| {
+            value.to_ascii_lowercase().windows(10).any(|window| window == b"stale=true")
+        };
         let challenges: Vec<&[u8]> = response.headers.fields_of(asks).collect();
         if sent.request.headers.has(answers) && !challenges.iter().any(|value| stale(value)) {
             return None;
@@ -356,13 +384,22 @@ impl LegPeer {
     }
 }
 
-/// Where a phone is called that has registered by this very flow, or with this Contact from the same address.
-fn registered_flow(device: &DeviceId, path: &ReturnPath, contact: &Uri, registrar: &Registrar, now: Now) -> Option<Flow> {
+/// Where a phone is called that has registered by this very flow, or with this Contact from the
+/// same address.
+fn registered_flow(
+    device: &DeviceId,
+    path: &ReturnPath,
+    contact: &Uri,
+    registrar: &Registrar,
+    now: Now,
+) -> Option<Flow> {
     let by_flow = registrar.target_of(device, &path.source, now.mono);
     by_flow.or_else(|| {
         let address = path.source.peer.ip().to_canonical();
         let mut bound = registrar.of(device, now.mono);
-        let found = bound.find(|binding| binding.flow.peer.ip().to_canonical() == address && binding.contact.same(contact));
+        let found = bound.find(|binding| {
+            binding.flow.peer.ip().to_canonical() == address && binding.contact.same(contact)
+        });
         found.map(|binding| binding.target)
     })
 }
@@ -375,16 +412,21 @@ fn next_hop(config: &SipConfig, trunk: &str, flow: Flow, uri: &Uri) -> Flow {
     else {
         return flow;
     };
-    let wanted = contact_at(uri, flow.protocol).filter(|wanted| wanted.is_ipv4() == flow.peer.ip().to_canonical().is_ipv4());
+    let wanted = contact_at(uri, flow.protocol)
+        .filter(|wanted| wanted.is_ipv4() == flow.peer.ip().to_canonical().is_ipv4());
     let wanted = wanted.map(|wanted| Flow {
         // A socket of both families writes an IPv4 address as an IPv6 one.
         peer: match (flow.peer.ip(), wanted.ip()) {
-            (IpAddr::V6(_), IpAddr::V4(address)) => (address.to_ipv6_mapped(), wanted.port()).into(),
+            (IpAddr::V6(_), IpAddr::V4(address)) => {
+                (address.to_ipv6_mapped(), wanted.port()).into()
+            }
             _ => wanted,
         },
         ..flow
     });
-    let is_at = |flow: &Flow| speaks_from(trunk, flow) || trunk.address.is_some_and(|address| address == flow.peer);
+    let is_at = |flow: &Flow| {
+        speaks_from(trunk, flow) || trunk.address.is_some_and(|address| address == flow.peer)
+    };
     wanted.filter(is_at).unwrap_or(flow)
 }
 

@@ -1,4 +1,5 @@
-//! REFER within a call (RFC 3515): a phone asks that another party take its place, and is told how it goes.
+//! REFER within a call (RFC 3515): a phone asks that another party take its place, and is told how
+//! it goes.
 
 use super::{ClientUse, InDialogRequest, Leg, LegPeer, LegPhase};
 use crate::model::{Now, Number};
@@ -20,7 +21,8 @@ pub(super) struct Referral {
 }
 
 impl Referral {
-    /// NOTIFY with the status line of what was asked for (RFC 3515 2.4.5); the last one ends the subscription.
+    /// NOTIFY with the status line of what was asked for (RFC 3515 2.4.5); the last one ends the
+    /// subscription.
     fn notify(&self, peer: &mut LegPeer, status: u16, ctx: &mut Context, now: Now) {
         let state = match status {
             200.. => "terminated;reason=noresource".to_owned(),
@@ -34,11 +36,21 @@ impl Referral {
 }
 
 impl Leg {
-    pub(super) fn handle_refer(&mut self, refer: InDialogRequest<'_>, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
+    pub(super) fn handle_refer(
+        &mut self,
+        refer: InDialogRequest<'_>,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<(), Refuse> {
         match self.phase {
             LegPhase::Confirmed if self.referral.is_none() => {}
-            LegPhase::Confirmed | LegPhase::Incoming(_) | LegPhase::Calling(_) => return Err(Refuse::new(491)),
-            LegPhase::Cancelling(..) | LegPhase::ByePending(_) | LegPhase::ByeSent | LegPhase::Over => return Err(Refuse::new(481)),
+            LegPhase::Confirmed | LegPhase::Incoming(_) | LegPhase::Calling(_) => {
+                return Err(Refuse::new(491));
+            }
+            LegPhase::Cancelling(..)
+            | LegPhase::ByePending(_)
+            | LegPhase::ByeSent
+            | LegPhase::Over => return Err(Refuse::new(481)),
         }
         let headers = &refer.request.headers;
         let (to, replaces) = refer_to(headers, refer.replaces, &ctx.domain)?;
@@ -54,11 +66,7 @@ impl Leg {
         ctx.answer(self.id(), refer.via, &response, now);
         self.referral = Some(Referral { cseq, is_silent });
         self.tell_referrer(100, ctx, now);
-        ctx.event(LegEvent::Referred {
-            leg: self.id(),
-            to,
-            replaces,
-        });
+        ctx.event(LegEvent::Referred { leg: self.id(), to, replaces });
         Ok(())
     }
 
@@ -73,10 +81,15 @@ impl Leg {
     }
 }
 
-/// The number that is to be called, and the call of the same peer that goes there already (`replaced`). That one is named by Replaces
-/// alone (RFC 3891 3), whatever stands before it: often it is our Contact (RFC 5589 7). Else only a number of ours will
-/// do: what a phone may call is decided by number.
-fn refer_to(headers: &Headers, replaced: Option<(LegId, Number)>, domain: &LocalDomain) -> Result<(Number, Option<LegId>), Refuse> {
+/// The number that is to be called, and the call of the same peer that goes there already
+/// (`replaced`). That one is named by Replaces alone (RFC 3891 3), whatever stands before it: often
+/// it is our Contact (RFC 5589 7). Else only a number of ours will do: what a phone may call is
+/// decided by number.
+fn refer_to(
+    headers: &Headers,
+    replaced: Option<(LegId, Number)>,
+    domain: &LocalDomain,
+) -> Result<(Number, Option<LegId>), Refuse> {
     let value = headers.single("Refer-To").map_err(|_| Refuse::new(400))?;
     let uri = refer_target(value).ok_or(Refuse::new(400))?;
     if uri.scheme() == Scheme::Other {
@@ -100,7 +113,8 @@ fn refer_to(headers: &Headers, replaced: Option<(LegId, Number)>, domain: &Local
     Ok((to, None))
 }
 
-/// The URI of a Refer-To. One with headers behind `?` belongs in angle brackets (RFC 3261 20); some phones leave them out.
+/// The URI of a Refer-To. One with headers behind `?` belongs in angle brackets (RFC 3261 20); some
+/// phones leave them out.
 pub(in crate::sip::user_agent) fn refer_target(value: &[u8]) -> Option<Uri> {
     match NameAddr::parse(value) {
         Ok(address) => Some(address.uri),

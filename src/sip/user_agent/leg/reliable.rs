@@ -19,7 +19,8 @@ const MOST_FORKS: usize = 16;
 pub(super) struct ReliableProvisionals {
     /// All of them (Require); else those that carry a session description (Supported).
     all: bool,
-    /// The first would have to carry our offer (RFC 3261 13.2.1), which the 2xx does: so there is none.
+    /// The first would have to carry our offer (RFC 3261 13.2.1), which the 2xx does: so there is
+    /// none.
     is_mute: bool,
     /// That of the INVITE.
     cseq: u32,
@@ -96,7 +97,14 @@ impl ReliableProvisionals {
     }
 
     /// A response has gone out: it is said again until it is heard.
-    pub(super) fn expect_prack(&mut self, status: u16, bytes: Vec<u8>, described: bool, timing: Timing, now: Instant) {
+    pub(super) fn expect_prack(
+        &mut self,
+        status: u16,
+        bytes: Vec<u8>,
+        described: bool,
+        timing: Timing,
+        now: Instant,
+    ) {
         self.unheard = Some(Unheard {
             status,
             bytes,
@@ -134,12 +142,7 @@ impl ReliableProvisionals {
 pub(super) fn fork<'a>(forks: &'a mut Vec<Fork>, tag: &[u8]) -> Option<&'a mut Fork> {
     let place = forks.iter().position(|fork| fork.tag == tag).or_else(|| {
         (forks.len() < MOST_FORKS).then(|| {
-            forks.push(Fork {
-                tag: tag.to_vec(),
-                rseq: None,
-                media: None,
-                is_answer: false,
-            });
+            forks.push(Fork { tag: tag.to_vec(), rseq: None, media: None, is_answer: false });
             forks.len() - 1
         })
     })?;
@@ -147,8 +150,9 @@ pub(super) fn fork<'a>(forks: &'a mut Vec<Fork>, tag: &[u8]) -> Option<&'a mut F
 }
 
 impl Fork {
-    /// Takes a response; false if it has been heard before, or one before it has not (RFC 3262 4). A description that is no news is taken out:
-    /// an early dialog that repeats it is not the one that is to be heard now.
+    /// Takes a response; false if it has been heard before, or one before it has not (RFC 3262 4).
+    /// A description that is no news is taken out: an early dialog that repeats it is not the one
+    /// that is to be heard now.
     pub(super) fn hear(&mut self, rseq: Option<u32>, media: &mut Option<Vec<u8>>) -> bool {
         if let (Some(rseq), Some(last)) = (rseq, self.rseq)
             && last.checked_add(1) != Some(rseq)
@@ -192,16 +196,15 @@ fn rack(headers: &Headers) -> Option<(u32, u32, &[u8])> {
 
 fn number(text: &[u8]) -> Option<u32> {
     let digits = text.trim_ascii();
-    digits
-        .iter()
-        .all(u8::is_ascii_digit)
-        .then(|| std::str::from_utf8(digits).ok()?.parse().ok())?
+    digits.iter().all(u8::is_ascii_digit).then(|| std::str::from_utf8(digits).ok()?.parse().ok())?
 }
 
 impl Leg {
-    /// Once more, or no more: a caller that does not hear that it rings does not hear the rest (RFC 3262 3).
+    /// Once more, or no more: a caller that does not hear that it rings does not hear the rest (RFC
+    /// 3262 3).
     pub(super) fn repeat_reliable(&mut self, ctx: &mut Context, now: Now) {
-        let (LegPhase::Incoming(incoming), Some(reliable)) = (&self.phase, &mut self.reliable) else {
+        let (LegPhase::Incoming(incoming), Some(reliable)) = (&self.phase, &mut self.reliable)
+        else {
             return;
         };
         match reliable.repeat(now.mono) {
@@ -217,12 +220,19 @@ impl Leg {
         }
     }
 
-    pub(super) fn handle_prack(&mut self, key: ReceivedVia, prack: &SipRequest, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
+    pub(super) fn handle_prack(
+        &mut self,
+        key: ReceivedVia,
+        prack: &SipRequest,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<(), Refuse> {
         let rack = rack(&prack.headers).ok_or(Refuse::new(400))?;
         let reliable = self.reliable.as_mut().filter(|reliable| reliable.is_acknowledged_by(rack));
         let reliable = reliable.ok_or(Refuse::new(481))?;
         reliable.unheard = None;
-        // A new offer is one too many before the call stands (RFC 3262 5 allows it; RFC 6337 3.1.1 says how to say no). It is heard all the same.
+        // A new offer is one too many before the call stands (RFC 3262 5 allows it; RFC 6337 3.1.1
+        // says how to say no). It is heard all the same.
         let done = match prack.description().is_none() {
             true => {
                 ctx.answer(self.id(), key, &SipResponse::to(prack, 200), now);

@@ -59,12 +59,7 @@ impl SessionTimer {
             Some(Refresher::Uas) => true,
             None => self.we_refresh || !peer_knows,
         };
-        Self {
-            interval,
-            min,
-            we_refresh,
-            peer_knows,
-        }
+        Self { interval, min, we_refresh, peer_knows }
     }
 
     /// What becomes of it by their 2xx.
@@ -120,7 +115,10 @@ impl SessionTimer {
 }
 
 /// 422 for an interval below ours, 400 for one that is no number.
-pub(in crate::sip::user_agent) fn check_session(headers: &Headers, config: &SipConfig) -> Result<(), Refuse> {
+pub(in crate::sip::user_agent) fn check_session(
+    headers: &Headers,
+    config: &SipConfig,
+) -> Result<(), Refuse> {
     let min = config.min_session_expires;
     match session_expires(headers) {
         Ok(Some(asked)) if asked.interval < min => {
@@ -135,9 +133,7 @@ pub(in crate::sip::user_agent) fn check_session(headers: &Headers, config: &SipC
 
 /// The shortest interval a 422 asks for.
 pub(super) fn min_se(headers: &Headers) -> Option<Duration> {
-    seconds(headers.get("Min-SE")?)
-        .ok()
-        .filter(|min| *min <= Duration::from_secs(86_400))
+    seconds(headers.get("Min-SE")?).ok().filter(|min| *min <= Duration::from_secs(86_400))
 }
 
 fn session_expires(headers: &Headers) -> Result<Option<SessionExpires>, MalformedSeconds> {

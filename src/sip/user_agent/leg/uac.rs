@@ -3,7 +3,10 @@
 use super::invite_session::{InviteSession, OfferOutcome, OfferRefusal};
 use super::reliable::{fork, rseq};
 use super::session_timer::SessionTimer;
-use super::{ClientUse, ConnectedNames, HangupReason, Leg, LegPeer, LegPhase, LegTimer, OutgoingInvite, RequestRoute, SentRequest};
+use super::{
+    ClientUse, ConnectedNames, HangupReason, Leg, LegPeer, LegPhase, LegTimer, OutgoingInvite,
+    RequestRoute, SentRequest,
+};
 use crate::model::Now;
 use crate::sip::config::AutoAnswer;
 use crate::sip::dialog::Dialog;
@@ -36,7 +39,14 @@ pub(in crate::sip::user_agent) struct InviteContent {
 
 impl InviteContent {
     /// Writes the INVITE of a new leg.
-    fn write(&self, mut request: SipRequest, leg: LegId, timer: &SessionTimer, flow: &Flow, ctx: &Context) -> SipRequest {
+    fn write(
+        &self,
+        mut request: SipRequest,
+        leg: LegId,
+        timer: &SessionTimer,
+        flow: &Flow,
+        ctx: &Context,
+    ) -> SipRequest {
         request.headers.set("Max-Forwards", self.max_forwards.to_string());
         ctx.domain.write_common(&mut request, flow, &self.from.number);
         request.headers.set("Supported", "timer, 100rel");
@@ -55,25 +65,34 @@ impl InviteContent {
 
 impl OutgoingInvite {
     /// CANCEL waits for a provisional response (RFC 3261 9.1).
-    pub(super) fn cancel_if_heard(&mut self, reason: HangupReason, leg: LegId, ctx: &mut Context, now: Now) {
+    pub(super) fn cancel_if_heard(
+        &mut self,
+        reason: HangupReason,
+        leg: LegId,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         if !self.provisional || self.cancelled {
             return;
         }
         self.cancelled = true;
         let sent = &self.sent;
-        let key = ClientKey {
-            branch: sent.branch.clone(),
-            method: b"CANCEL".to_vec(),
-        };
+        let key = ClientKey { branch: sent.branch.clone(), method: b"CANCEL".to_vec() };
         let bytes = cancel(sent, reason).to_bytes();
-        ctx.transactions
-            .request(key, TransactionKind::Other, sent.flow, bytes, ClientUse::Other, now.mono);
+        ctx.transactions.request(
+            key,
+            TransactionKind::Other,
+            sent.flow,
+            bytes,
+            ClientUse::Other,
+            now.mono,
+        );
         let give_up = ctx.domain.config.timing.give_up();
         ctx.timers.set((leg, LegTimer::Cancelled), now.mono + give_up);
     }
 
-    /// Takes a provisional response. Its description is taken out when it is no news; its RSeq, if it wants a PRACK. `None` when it has
-    /// been heard before.
+    /// Takes a provisional response. Its description is taken out when it is no news; its RSeq, if
+    /// it wants a PRACK. `None` when it has been heard before.
     fn hear(&mut self, response: &SipResponse, media: &mut Option<Vec<u8>>) -> Option<Option<u32>> {
         let rseq = rseq(response);
         let fork = fork(&mut self.forks, &response.headers.to_tag())?;
@@ -91,8 +110,15 @@ impl OutgoingInvite {
 }
 
 impl Leg {
-    /// A leg that begins with an INVITE of ours. An error when the caller's number fits into no URI.
-    pub fn invite(id: LegId, route: RequestRoute, content: InviteContent, ctx: &mut Context, now: Now) -> Result<Leg, UriError> {
+    /// A leg that begins with an INVITE of ours. An error when the caller's number fits into no
+    /// URI.
+    pub fn invite(
+        id: LegId,
+        route: RequestRoute,
+        content: InviteContent,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<Leg, UriError> {
         let host = ctx.domain.via_host(&route.flow);
         let local = shown_as(&content.from, &host)?;
         let call_id = format!("{}{}@{host}", ctx.tokens.word(), ctx.tokens.word());
@@ -101,7 +127,8 @@ impl Leg {
         let timer = SessionTimer::new(&ctx.domain.config);
         let request = content.write(dialog.request(Method::Invite), id, &timer, &route.flow, ctx);
         let sent = ctx.sent(request, route.flow, 0);
-        let transaction = ctx.send(TransactionKind::Invite, ClientUse::Invite(id, sent.clone()), &sent, now);
+        let transaction =
+            ctx.send(TransactionKind::Invite, ClientUse::Invite(id, sent.clone()), &sent, now);
         let calling = OutgoingInvite {
             transaction,
             sent,
@@ -121,7 +148,13 @@ impl Leg {
     }
 
     /// What is asked of an INVITE that has gone out.
-    pub fn expect_answer(&mut self, timeout: Duration, swallow_digits: bool, ctx: &mut Context, now: Now) {
+    pub fn expect_answer(
+        &mut self,
+        timeout: Duration,
+        swallow_digits: bool,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         ctx.timers.set((self.id(), LegTimer::NoAnswer), now.mono + timeout);
         self.swallow_digits = swallow_digits;
     }
@@ -181,7 +214,8 @@ impl Leg {
         }
     }
 
-    /// Our UPDATE or re-INVITE was lost with its flow: once more by the new one, or when there is one.
+    /// Our UPDATE or re-INVITE was lost with its flow: once more by the new one, or when there is
+    /// one.
     pub(super) fn say_again(&mut self, update: bool, ctx: &mut Context, now: Now) {
         if !matches!(self.phase, LegPhase::Confirmed) {
             return;
@@ -203,7 +237,9 @@ impl Leg {
                 }
                 let cseq = calling.sent.cseq;
                 let mut media = response.description().map(<[u8]>::to_vec);
-                let Some(rseq) = calling.hear(response, &mut media) else { return };
+                let Some(rseq) = calling.hear(response, &mut media) else {
+                    return;
+                };
                 self.peer.dialog.handle_response(response);
                 self.peer.retarget(&ctx.domain.config);
                 self.connected.note_early(&response.headers, &ctx.domain);
@@ -217,7 +253,11 @@ impl Leg {
                 calling.provisional = true;
                 calling.cancel_if_heard(*reason, self.peer.leg, ctx, now);
             }
-            LegPhase::Incoming(_) | LegPhase::Confirmed | LegPhase::ByePending(_) | LegPhase::ByeSent | LegPhase::Over => {}
+            LegPhase::Incoming(_)
+            | LegPhase::Confirmed
+            | LegPhase::ByePending(_)
+            | LegPhase::ByeSent
+            | LegPhase::Over => {}
         }
     }
 
@@ -232,7 +272,11 @@ impl Leg {
         let (is_wanted, reason, media) = match &mut self.phase {
             LegPhase::Calling(calling) => (true, None, calling.answer(response)),
             LegPhase::Cancelling(_, reason) => (false, *reason, None),
-            LegPhase::Incoming(_) | LegPhase::Confirmed | LegPhase::ByePending(_) | LegPhase::ByeSent | LegPhase::Over => {
+            LegPhase::Incoming(_)
+            | LegPhase::Confirmed
+            | LegPhase::ByePending(_)
+            | LegPhase::ByeSent
+            | LegPhase::Over => {
                 return refuse_fork(id, sent, response, ctx, now);
             }
         };
@@ -246,27 +290,39 @@ impl Leg {
             _ if !is_wanted => self.send_bye(reason, ctx, now),
             // Where its phone is nobody knows: what was said in the call would not arrive.
             _ if response.headers.contacts().is_err() => {
-                ctx.note_refusal_of(sent, response.status, b"the Contact of its answer cannot be read", None, now);
+                ctx.note_refusal_of(
+                    sent,
+                    response.status,
+                    b"the Contact of its answer cannot be read",
+                    None,
+                    now,
+                );
                 self.send_bye(Some((502, "Contact cannot be read")), ctx, now);
-                ctx.event(LegEvent::Refused {
-                    leg: self.id(),
-                    status: 502,
-                });
+                ctx.event(LegEvent::Refused { leg: self.id(), status: 502 });
             }
             Some(media) => self.begin_session(media, response, ctx, now),
             // A 2xx without a description is no call.
             None => {
-                ctx.note_refusal_of(sent, response.status, b"no session description in its answer", None, now);
+                ctx.note_refusal_of(
+                    sent,
+                    response.status,
+                    b"no session description in its answer",
+                    None,
+                    now,
+                );
                 self.send_bye(Some((488, "No answer to the offer")), ctx, now);
-                ctx.event(LegEvent::Refused {
-                    leg: self.id(),
-                    status: 488,
-                });
+                ctx.event(LegEvent::Refused { leg: self.id(), status: 488 });
             }
         }
     }
 
-    fn begin_session(&mut self, media: Vec<u8>, response: &SipResponse, ctx: &mut Context, now: Now) {
+    fn begin_session(
+        &mut self,
+        media: Vec<u8>,
+        response: &SipResponse,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         self.session.set_remote(media.clone());
         self.stop_timers(ctx);
         self.session.restart(self.id(), ctx, now);
@@ -275,11 +331,21 @@ impl Leg {
         self.send_queued(ctx, now);
     }
 
-    pub(super) fn handle_refused(&mut self, sent: &SentRequest, response: &SipResponse, ctx: &mut Context, now: Now) {
+    pub(super) fn handle_refused(
+        &mut self,
+        sent: &SentRequest,
+        response: &SipResponse,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         match self.phase {
             LegPhase::Calling(_) => {}
             LegPhase::Cancelling(..) => return self.end(ctx),
-            LegPhase::Incoming(_) | LegPhase::Confirmed | LegPhase::ByePending(_) | LegPhase::ByeSent | LegPhase::Over => return,
+            LegPhase::Incoming(_)
+            | LegPhase::Confirmed
+            | LegPhase::ByePending(_)
+            | LegPhase::ByeSent
+            | LegPhase::Over => return,
         }
         if self.send_again(sent, response, ClientUse::Invite, ctx, now) {
             return;
@@ -299,7 +365,8 @@ impl Leg {
 
     // ---- responses within the dialog
 
-    /// Sends a refused request once more: with an answer to the challenge, or with a longer interval.
+    /// Sends a refused request once more: with an answer to the challenge, or with a longer
+    /// interval.
     pub(super) fn send_again(
         &mut self,
         sent: &SentRequest,
@@ -309,7 +376,9 @@ impl Leg {
         now: Now,
     ) -> bool {
         let improved = self.peer.improve(sent, response, &mut self.session.timer, ctx);
-        let Some(request) = improved else { return false };
+        let Some(request) = improved else {
+            return false;
+        };
         let kind = match request.method {
             Method::Invite => TransactionKind::Invite,
             _ => TransactionKind::Other,
@@ -348,14 +417,24 @@ impl Leg {
         let leg = self.id();
         match outcome {
             OfferOutcome::Unchanged => {}
-            OfferOutcome::Answered(media) => self.event(LegEvent::OfferAnswered { leg, media }, ctx),
+            OfferOutcome::Answered(media) => {
+                self.event(LegEvent::OfferAnswered { leg, media }, ctx)
+            }
             OfferOutcome::Unanswered => ctx.event(LegEvent::OfferRefused { leg, status: 488 }),
         }
         self.send_queued(ctx, now);
     }
 
-    pub(super) fn handle_offer_refused(&mut self, sent: &SentRequest, response: &SipResponse, ctx: &mut Context, now: Now) {
-        if !matches!(self.phase, LegPhase::Confirmed) || self.send_again(sent, response, ClientUse::Reinvite, ctx, now) {
+    pub(super) fn handle_offer_refused(
+        &mut self,
+        sent: &SentRequest,
+        response: &SipResponse,
+        ctx: &mut Context,
+        now: Now,
+    ) {
+        if !matches!(self.phase, LegPhase::Confirmed)
+            || self.send_again(sent, response, ClientUse::Reinvite, ctx, now)
+        {
             return;
         }
         let (leg, status) = (self.id(), response.status);
@@ -369,7 +448,13 @@ impl Leg {
         }
     }
 
-    pub(super) fn handle_updated(&mut self, sent: &SentRequest, response: &SipResponse, ctx: &mut Context, now: Now) {
+    pub(super) fn handle_updated(
+        &mut self,
+        sent: &SentRequest,
+        response: &SipResponse,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         if !matches!(self.phase, LegPhase::Confirmed) {
             return;
         }
@@ -396,7 +481,8 @@ impl Leg {
     }
 }
 
-/// A 2xx of a fork that comes too late, or for a leg that is gone: taken and ended at once (RFC 3261 13.2.2.4).
+/// A 2xx of a fork that comes too late, or for a leg that is gone: taken and ended at once (RFC
+/// 3261 13.2.2.4).
 pub(in crate::sip::user_agent) fn refuse_fork(
     id: ClientTransactionId,
     sent: &SentRequest,
@@ -420,7 +506,10 @@ pub(in crate::sip::user_agent) fn refuse_fork(
 }
 
 /// The ACK of a refusal belongs to its INVITE's transaction (RFC 3261 17.1.1.3).
-pub(in crate::sip::user_agent) fn refusal_ack(sent: &SentRequest, response: &SipResponse) -> SipRequest {
+pub(in crate::sip::user_agent) fn refusal_ack(
+    sent: &SentRequest,
+    response: &SipResponse,
+) -> SipRequest {
     let invite = &sent.request;
     let mut ack = SipRequest::new(Method::Ack, invite.uri.clone());
     ack.headers.copy(&["Via", "Max-Forwards", "From"], &invite.headers);
@@ -462,7 +551,8 @@ fn write_reason(request: &mut SipRequest, reason: HangupReason) {
 }
 
 fn write_passed(request: &mut SipRequest, passed: &[PassedHeader]) {
-    let vouched = passed.iter().any(|header| header.name == "Identity") && passed.iter().any(|header| header.name == "Date");
+    let vouched = passed.iter().any(|header| header.name == "Identity")
+        && passed.iter().any(|header| header.name == "Date");
     for header in passed.iter().filter(|header| PASSED.contains(&header.name)) {
         if vouched || !matches!(header.name, "Identity" | "Date") {
             request.headers.push(header.name, &header.value);

@@ -2,7 +2,8 @@
 
 use super::invite_session::{InviteSession, ReceivedOffer};
 use super::{
-    ConnectedNames, InDialogRequest, IncomingInvite, Leg, LegPeer, LegPhase, LegTimer, ReliableProvisionals, SessionTimer, check_session,
+    ConnectedNames, InDialogRequest, IncomingInvite, Leg, LegPeer, LegPhase, LegTimer,
+    ReliableProvisionals, SessionTimer, check_session,
 };
 use crate::media::rtp::event_of;
 use crate::model::Now;
@@ -21,7 +22,8 @@ const REMIND: Duration = Duration::from_secs(60);
 const EXPIRES: Duration = Duration::from_secs(86_400);
 
 impl IncomingInvite {
-    /// Sends a provisional response, reliably if the caller takes it so; the next waits until such a one has been heard.
+    /// Sends a provisional response, reliably if the caller takes it so; the next waits until such
+    /// a one has been heard.
     fn ring(
         &mut self,
         (status, media): (u16, Option<Vec<u8>>),
@@ -34,7 +36,8 @@ impl IncomingInvite {
         if reliable.as_mut().is_some_and(|reliable| reliable.defer(status, media.as_ref())) {
             return;
         }
-        let mut response = SipResponse::to(&self.invite, status.clamp(180, 199)).with_to_tag(&peer.dialog.local_tag);
+        let mut response = SipResponse::to(&self.invite, status.clamp(180, 199))
+            .with_to_tag(&peer.dialog.local_tag);
         response.headers.copy(&["Record-Route"], &self.invite.headers);
         if let Some(reliable) = &mut reliable {
             response = reliable.stamp(response);
@@ -57,14 +60,24 @@ impl IncomingInvite {
 
     /// Repeats the last provisional response (RFC 3261 13.3.1.1).
     fn remind(&self, leg: LegId, ctx: &mut Context, now: Now) {
-        let Some((status, bytes)) = self.last.clone() else { return };
+        let Some((status, bytes)) = self.last.clone() else {
+            return;
+        };
         ctx.transactions.respond(self.transaction, status, bytes, now.mono);
         ctx.timers.set((leg, LegTimer::Remind), now.mono + REMIND);
     }
 
     /// Refuses the INVITE, with a Warning if there is one.
-    fn refuse(&self, status: u16, warning: Option<Vec<u8>>, peer: &LegPeer, ctx: &mut Context, now: Now) {
-        let mut response = SipResponse::to(&self.invite, status).with_to_tag(&peer.dialog.local_tag);
+    fn refuse(
+        &self,
+        status: u16,
+        warning: Option<Vec<u8>>,
+        peer: &LegPeer,
+        ctx: &mut Context,
+        now: Now,
+    ) {
+        let mut response =
+            SipResponse::to(&self.invite, status).with_to_tag(&peer.dialog.local_tag);
         if let Some(warning) = warning {
             response.headers.push("Warning", warning);
         }
@@ -74,12 +87,13 @@ impl IncomingInvite {
 
 impl Leg {
     /// A leg that begins with an INVITE of the peer.
-    pub fn incoming(peer: LegPeer, transaction: ServerTransactionId, invite: &SipRequest, ctx: &mut Context) -> Leg {
-        let incoming = IncomingInvite {
-            transaction,
-            invite: invite.clone(),
-            last: None,
-        };
+    pub fn incoming(
+        peer: LegPeer,
+        transaction: ServerTransactionId,
+        invite: &SipRequest,
+        ctx: &mut Context,
+    ) -> Leg {
+        let incoming = IncomingInvite { transaction, invite: invite.clone(), last: None };
         let config = &ctx.domain.config;
         let timer = SessionTimer::new(config).agree(&invite.headers, config);
         let remote_media = invite.description().unwrap_or_default().to_vec();
@@ -94,7 +108,8 @@ impl Leg {
         }
     }
 
-    /// Tells the B2BUA of the INVITE (`event`), which waits from now on, for so many seconds as it says in Expires.
+    /// Tells the B2BUA of the INVITE (`event`), which waits from now on, for so many seconds as it
+    /// says in Expires.
     pub fn begin(&mut self, event: LegEvent, expires: Option<u32>, ctx: &mut Context, now: Now) {
         let ringing = ctx.domain.config.limits.ringing;
         ctx.timers.set((self.id(), LegTimer::Ringing), now.mono + ringing);
@@ -111,7 +126,12 @@ impl Leg {
 
     // ---- requests within the dialog
 
-    pub(super) fn dispatch_request(&mut self, received: InDialogRequest<'_>, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
+    pub(super) fn dispatch_request(
+        &mut self,
+        received: InDialogRequest<'_>,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<(), Refuse> {
         let InDialogRequest { request, via, .. } = received;
         match request.method {
             Method::Bye => self.handle_bye(via, request, ctx, now),
@@ -131,10 +151,18 @@ impl Leg {
         }
     }
 
-    fn handle_bye(&mut self, key: ReceivedVia, bye: &SipRequest, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
+    fn handle_bye(
+        &mut self,
+        key: ReceivedVia,
+        bye: &SipRequest,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<(), Refuse> {
         let (gone, told) = match self.phase {
             // A callee may not leave an early dialog with BYE (RFC 3261 15).
-            LegPhase::Calling(_) | LegPhase::Cancelling(..) | LegPhase::Over => return Err(Refuse::new(481)),
+            LegPhase::Calling(_) | LegPhase::Cancelling(..) | LegPhase::Over => {
+                return Err(Refuse::new(481));
+            }
             LegPhase::Incoming(_) | LegPhase::Confirmed => (true, true),
             LegPhase::ByePending(_) => (true, false),
             LegPhase::ByeSent => (false, false),
@@ -152,11 +180,21 @@ impl Leg {
         Ok(())
     }
 
-    fn handle_offer(&mut self, key: ReceivedVia, request: &SipRequest, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
+    fn handle_offer(
+        &mut self,
+        key: ReceivedVia,
+        request: &SipRequest,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<(), Refuse> {
         check_session(&request.headers, &ctx.domain.config)?;
         match self.phase {
-            LegPhase::ByeSent | LegPhase::ByePending(_) | LegPhase::Over => return Err(Refuse::new(481)),
-            LegPhase::Incoming(_) | LegPhase::Calling(_) | LegPhase::Cancelling(..) => return Err(Refuse::new(491)),
+            LegPhase::ByeSent | LegPhase::ByePending(_) | LegPhase::Over => {
+                return Err(Refuse::new(481));
+            }
+            LegPhase::Incoming(_) | LegPhase::Calling(_) | LegPhase::Cancelling(..) => {
+                return Err(Refuse::new(491));
+            }
             LegPhase::Confirmed => self.session.check_offer(ctx)?,
         }
         self.session.take_offer(key, request, self.peer.leg, ctx, now);
@@ -165,7 +203,13 @@ impl Leg {
         Ok(())
     }
 
-    fn handle_update(&mut self, key: ReceivedVia, update: &SipRequest, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
+    fn handle_update(
+        &mut self,
+        key: ReceivedVia,
+        update: &SipRequest,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<(), Refuse> {
         if update.description().is_some() {
             return self.handle_offer(key, update, ctx, now);
         }
@@ -178,7 +222,13 @@ impl Leg {
         Ok(())
     }
 
-    fn handle_info(&mut self, key: ReceivedVia, info: &SipRequest, ctx: &mut Context, now: Now) -> Result<(), Refuse> {
+    fn handle_info(
+        &mut self,
+        key: ReceivedVia,
+        info: &SipRequest,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<(), Refuse> {
         if info.headers.has("Info-Package") {
             return Err(Refuse::new(469));
         }
@@ -221,7 +271,13 @@ impl Leg {
 
     // ---- what the B2BUA answers
 
-    pub(super) fn provisional(&mut self, status: u16, media: Option<Vec<u8>>, ctx: &mut Context, now: Now) {
+    pub(super) fn provisional(
+        &mut self,
+        status: u16,
+        media: Option<Vec<u8>>,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         if let LegPhase::Incoming(incoming) = &mut self.phase {
             incoming.ring((status, media), self.reliable.as_mut(), &self.peer, ctx, now);
         }
@@ -234,14 +290,14 @@ impl Leg {
     }
 
     pub(super) fn accept(&mut self, media: Vec<u8>, ctx: &mut Context, now: Now) {
-        let LegPhase::Incoming(incoming) = &self.phase else { return };
+        let LegPhase::Incoming(incoming) = &self.phase else {
+            return;
+        };
         if self.reliable.as_mut().is_some_and(|reliable| reliable.defer_accept(&media)) {
             return;
         }
-        let theirs = ReceivedOffer {
-            transaction: incoming.transaction,
-            request: incoming.invite.clone(),
-        };
+        let theirs =
+            ReceivedOffer { transaction: incoming.transaction, request: incoming.invite.clone() };
         self.phase = LegPhase::Confirmed;
         self.stop_timers(ctx);
         self.session.accept_invite(&theirs, media, &mut self.peer, ctx, now);
@@ -274,7 +330,8 @@ impl Leg {
         }
     }
 
-    /// Refuses the INVITE, re-INVITE or UPDATE that waits for us: its description cannot be used (RFC 3261 21.4.26).
+    /// Refuses the INVITE, re-INVITE or UPDATE that waits for us: its description cannot be used
+    /// (RFC 3261 21.4.26).
     pub(super) fn refuse_offer(&mut self, fault: &SdpFault, ctx: &mut Context, now: Now) {
         let status = SdpError::STATUS;
         let warning = warning(fault);

@@ -33,14 +33,9 @@ fn an_offer_beside_something_else_is_an_offer() {
     let plain = invite("c1", "INVITE", 1, "");
     stage.hear(CARRIER, &with_body(&plain, MULTIPART, &beside_isup("optional")));
     let events = stage.events();
-    let [LegEvent::Incoming { leg, offer, .. }] = &events[..] else {
-        panic!("{events:?}")
-    };
+    let [LegEvent::Incoming { leg, offer, .. }] = &events[..] else { panic!("{events:?}") };
     assert!(described(offer.as_ref()));
-    stage.command(LegCommand::Accept {
-        leg: *leg,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Accept { leg: *leg, media: SDP.into() });
     let ok = stage.response(200);
     assert_eq!(text(&ok, "Content-Type"), "application/sdp");
     let call = Call {
@@ -52,17 +47,15 @@ fn an_offer_beside_something_else_is_an_offer() {
     stage.hear(CARRIER, &call.request("ACK", 1, ""));
     stage.events();
     for (cseq, method) in [(2, "INVITE"), (3, "UPDATE")] {
-        let request = with_body(&call.request(method, cseq, ""), MULTIPART, &beside_isup("optional"));
+        let request =
+            with_body(&call.request(method, cseq, ""), MULTIPART, &beside_isup("optional"));
         stage.hear(CARRIER, &request);
         let events = stage.events();
         assert!(
             matches!(&events[..], [LegEvent::Offered { media, .. }] if described(media.as_ref())),
             "{method}: {events:?}"
         );
-        stage.command(LegCommand::AnswerOffer {
-            leg: *leg,
-            media: SDP.into(),
-        });
+        stage.command(LegCommand::AnswerOffer { leg: *leg, media: SDP.into() });
         assert_eq!(stage.response(200).body, SDP.as_bytes(), "{method}");
         if method == "INVITE" {
             stage.hear(CARRIER, &call.request("ACK", cseq, ""));
@@ -109,9 +102,7 @@ fn an_invite_whose_parts_may_all_be_left_out_is_one_without_an_offer() {
     let isup = "--edge\r\nContent-Type: application/isup\r\nContent-Disposition: signal;handling=optional\r\n\r\n\u{1}\r\n--edge--\r\n";
     stage.hear(CARRIER, &with_body(&invite("c1", "a", 1, ""), MULTIPART, isup));
     let events = stage.events();
-    let [LegEvent::Incoming { leg, offer: None, .. }] = events[..] else {
-        panic!("{events:?}")
-    };
+    let [LegEvent::Incoming { leg, offer: None, .. }] = events[..] else { panic!("{events:?}") };
     stage.command(LegCommand::Accept { leg, media: SDP.into() });
     let ok = stage.response(200);
     let call = Call {
@@ -149,10 +140,7 @@ fn an_answer_beside_something_else_is_an_answer_in_a_183_and_in_a_200() {
         assert!(described(media), "{status}");
     }
     stage.said();
-    stage.command(LegCommand::Offer {
-        leg: LEG,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Offer { leg: LEG, media: SDP.into() });
     let again = stage.request("INVITE");
     let response = answer(&again, 200, "", contact, "");
     stage.hear(CARRIER, &with_body(&response, MULTIPART, &beside_isup("optional")));
@@ -165,14 +153,14 @@ fn an_answer_beside_something_else_is_an_answer_in_a_183_and_in_a_200() {
 
 #[test]
 fn a_refused_offer_says_which_line_was_at_fault() {
-    let fault = SdpSession::parse(SDP.replace("AVP 0", "AVP 18").replace(":0 PCMU", ":18 G729").as_bytes()).unwrap_err();
+    let fault =
+        SdpSession::parse(SDP.replace("AVP 0", "AVP 18").replace(":0 PCMU", ":18 G729").as_bytes())
+            .unwrap_err();
     assert_eq!(fault.error, SdpError::Codec);
     let warning = "305 undertone \"no common codec, line 6: m=audio 40000 RTP/AVP 18\"";
     let mut stage = Stage::new();
     stage.hear(CARRIER, &invite("c1", "a", 1, ""));
-    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
-        panic!()
-    };
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };
     let refuse = |leg| LegCommand::RefuseOffer { leg, fault: fault.clone() };
     stage.command(refuse(leg));
     assert_eq!(text(&stage.response(488), "Warning"), warning);
@@ -192,19 +180,10 @@ fn an_ack_without_the_answer_to_a_re_invite_ends_no_call() {
     let call = stage.incoming_call();
     stage.hear(CARRIER, &call.request("INVITE", 2, ""));
     assert!(matches!(stage.events()[..], [LegEvent::Offered { media: None, .. }]));
-    stage.command(LegCommand::AnswerOffer {
-        leg: call.leg,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::AnswerOffer { leg: call.leg, media: SDP.into() });
     stage.response(200);
     stage.hear(CARRIER, &call.request("ACK", 2, ""));
-    assert_eq!(
-        stage.events(),
-        [LegEvent::Confirmed {
-            leg: call.leg,
-            media: None
-        }]
-    );
+    assert_eq!(stage.events(), [LegEvent::Confirmed { leg: call.leg, media: None }]);
     assert!(stage.said().is_empty(), "no BYE");
     assert_eq!(stage.agent.legs(), 1);
 }

@@ -7,7 +7,9 @@ const LEG: LegId = LegId(1);
 /// What was told: names, and by what event each was followed.
 fn told(stage: &mut Stage) -> Vec<String> {
     let name = |event: &LegEvent| match event {
-        LegEvent::ConnectedIdentity { names, .. } => Some(names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join("+")),
+        LegEvent::ConnectedIdentity { names, .. } => {
+            Some(names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join("+"))
+        }
         LegEvent::Incoming { .. } => Some("incoming".to_owned()),
         LegEvent::Progress { .. } => Some("progress".to_owned()),
         LegEvent::Answered { .. } => Some("answered".to_owned()),
@@ -26,12 +28,21 @@ fn called(stage: &mut Stage) -> SipRequest {
 }
 
 fn responds(stage: &mut Stage, invite: &SipRequest, status: u16, extra: &str) {
-    let extra = format!("Contact: <sip:1001@192.0.2.3:5062>\nAllow: UPDATE\nContent-Type: application/sdp\n{extra}");
+    let extra = format!(
+        "Contact: <sip:1001@192.0.2.3:5062>\nAllow: UPDATE\nContent-Type: application/sdp\n{extra}"
+    );
     stage.hear(PHONE, &answer(invite, status, ";tag=theirs", &extra, SDP));
 }
 
 /// A request of the phone in that dialog.
-fn asks(stage: &mut Stage, invite: &SipRequest, method: &str, cseq: u32, from: Option<&str>, extra: &str) {
+fn asks(
+    stage: &mut Stage,
+    invite: &SipRequest,
+    method: &str,
+    cseq: u32,
+    from: Option<&str>,
+    extra: &str,
+) {
     let body = if extra.contains("Content-Type") { SDP } else { "" };
     let from = from.map_or_else(|| text_of(invite, "To"), str::to_owned);
     let text = format!(
@@ -56,14 +67,7 @@ fn a_2xx_names_the_party_before_it_answers_and_an_update_alone() {
     );
     assert_eq!(told(&mut stage), ["5001++49305001", "answered"]);
     stage.sent.clear();
-    asks(
-        &mut stage,
-        &invite,
-        "UPDATE",
-        1,
-        None,
-        "P-Asserted-Identity: <sip:5002@pbx.example>\n",
-    );
+    asks(&mut stage, &invite, "UPDATE", 1, None, "P-Asserted-Identity: <sip:5002@pbx.example>\n");
     assert_eq!((told(&mut stage), stage.said()), (vec!["5002".to_owned()], vec!["200".to_owned()]));
     asks(&mut stage, &invite, "UPDATE", 2, None, "");
     assert_eq!(told(&mut stage), [""; 0], "no name is no news");
@@ -125,10 +129,7 @@ fn the_answer_to_our_own_offer_names_it_too() {
     responds(&mut stage, &invite, 200, "");
     told(&mut stage);
     stage.sent.clear();
-    stage.command(LegCommand::Offer {
-        leg: LEG,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Offer { leg: LEG, media: SDP.into() });
     let offer = stage.request("INVITE");
     let extra = "Contact: <sip:1001@192.0.2.3:5062>\nContent-Type: application/sdp\nP-Asserted-Identity: <sip:5002@pbx.example>\n";
     stage.hear(PHONE, &answer(&offer, 200, "", extra, SDP));
@@ -187,7 +188,9 @@ fn each_early_dialog_has_a_name_of_its_own() {
     let mut stage = Stage::new();
     let invite = called(&mut stage);
     for (tag, name) in [("theirs", "0049"), ("another", "1001")] {
-        let extra = format!("Contact: <sip:1001@192.0.2.3:5062>\nP-Asserted-Identity: <sip:{name}@pbx.example>\n");
+        let extra = format!(
+            "Contact: <sip:1001@192.0.2.3:5062>\nP-Asserted-Identity: <sip:{name}@pbx.example>\n"
+        );
         stage.hear(PHONE, &answer(&invite, 180, &format!(";tag={tag}"), &extra, ""));
     }
     responds(&mut stage, &invite, 200, "");
@@ -209,10 +212,7 @@ fn a_request_that_is_refused_or_is_no_offer_names_it_too() {
 
 #[test]
 fn an_account_that_calls_under_another_name_says_so() {
-    let mut stage = Stage::with(SipConfig {
-        challenge_invites: false,
-        ..config()
-    });
+    let mut stage = Stage::with(SipConfig { challenge_invites: false, ..config() });
     stage.register_phone();
     let call = |number: &str, id: &str| {
         let text = invite(id, id, 1, "").replace("sip:+4930@carrier.example", number);

@@ -22,17 +22,14 @@ fn talking() -> Stage {
 }
 
 fn come(stage: &mut Stage, way: &str, cseq: u32) {
-    let contact = format!("Contact: <sip:1001@{};transport=tcp>\nExpires: 600\n", flow_from(way).peer);
+    let contact =
+        format!("Contact: <sip:1001@{};transport=tcp>\nExpires: 600\n", flow_from(way).peer);
     let first = register("1001", cseq * 10, &contact);
     stage.hear(way, &first);
     let challenge = stage.response(401);
     let mut client = Credentials::new("us", REALM, "1001", "secret");
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = DigestRequest {
-        method: b"REGISTER",
-        uri: b"sip:coach.example",
-        body: b"",
-    };
+    let subject = DigestRequest { method: b"REGISTER", uri: b"sip:coach.example", body: b"" };
     let answer = client.answer(&challenges, "us", subject, "cnonce").unwrap();
     let genuine = register("1001", cseq * 10 + 1, &format!("{contact}Authorization: {answer}\n"));
     stage.hear(way, &genuine);
@@ -69,7 +66,8 @@ fn a_phone_that_comes_back_by_another_connection_is_told_bye_there() {
 }
 
 #[test]
-fn a_phone_that_comes_back_before_its_old_connection_is_known_to_be_dead_is_told_bye_by_the_new_one() {
+fn a_phone_that_comes_back_before_its_old_connection_is_known_to_be_dead_is_told_bye_by_the_new_one()
+ {
     let mut stage = talking();
     come(&mut stage, SECOND_WAY, 2);
     stage.sent.clear();
@@ -115,10 +113,7 @@ fn a_healthy_call_outlives_a_refresh_that_went_a_dead_way() {
 fn an_offer_waits_for_the_phone_to_come_back() {
     let mut stage = talking();
     break_off(&mut stage, FIRST_WAY);
-    stage.command(LegCommand::Offer {
-        leg: LEG,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Offer { leg: LEG, media: SDP.into() });
     assert_eq!(stage.said(), Vec::<String>::new());
     come(&mut stage, SECOND_WAY, 2);
     assert_eq!(way_of(&mut stage, "INVITE"), flow_from(SECOND_WAY));
@@ -132,10 +127,7 @@ fn a_phone_that_does_not_come_back_is_given_up_and_nothing_is_left() {
     stage.pass(140 * SECOND);
     assert_eq!(stage.events(), [], "nothing had to be said yet");
     stage.pass(60 * SECOND);
-    let ended = LegEvent::Ended {
-        leg: LEG,
-        reason: EndReason::Expired,
-    };
+    let ended = LegEvent::Ended { leg: LEG, reason: EndReason::Expired };
     assert_eq!(stage.events(), [ended]);
     stage.pass(60 * SECOND);
     assert!(stage.is_quiet(), "{:#?}", stage.agent);
@@ -151,7 +143,8 @@ fn a_connection_is_needed_while_a_registration_or_a_call_goes_by_it() {
     assert!(!stage.agent.needs(&flow_from(FIRST_WAY)), "expired, and the call unanswered");
 }
 
-/// RFC 3261 18.2.1: a device behind an address translator shows in its Contact; a trunk may have several addresses of its own.
+/// RFC 3261 18.2.1: a device behind an address translator shows in its Contact; a trunk may have
+/// several addresses of its own.
 #[test]
 fn where_a_leg_is_is_told_before_its_descriptions_and_whether_its_address_is_translated() {
     let mut stage = Stage::new();

@@ -24,38 +24,35 @@ fn from_phone(from: &str, uri: &str, call_id: &str, cseq: u32, extra: &str) -> S
 }
 
 /// The answer to the challenge that this INVITE gets.
-fn credentials(stage: &mut Stage, challenge: &SipResponse, user: &str, password: &str, method: &[u8], uri: &str) -> String {
+fn credentials(
+    stage: &mut Stage,
+    challenge: &SipResponse,
+    user: &str,
+    password: &str,
+    method: &[u8],
+    uri: &str,
+) -> String {
     let mut client = Credentials::new("us", REALM, user, password);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = DigestRequest {
-        method,
-        uri: uri.as_bytes(),
-        body: b"",
-    };
+    let subject = DigestRequest { method, uri: uri.as_bytes(), body: b"" };
     let cnonce = format!("{:?}", stage.now.mono);
     format!("Authorization: {}\n", client.answer(&challenges, "us", subject, &cnonce).unwrap())
 }
 
 fn incoming(stage: &mut Stage) -> Option<(LegId, LegSource, Identity, Number, Option<LegId>)> {
     stage.events().into_iter().find_map(|event| match event {
-        LegEvent::Incoming {
-            leg,
-            source,
-            from,
-            to,
-            returns,
-            ..
-        } => Some((leg, source, from, to, returns)),
+        LegEvent::Incoming { leg, source, from, to, returns, .. } => {
+            Some((leg, source, from, to, returns))
+        }
         _ => None,
     })
 }
 
-/// The request as a proxy sends it on: its own Via on top, one hop less, perhaps another Request-URI.
+/// The request as a proxy sends it on: its own Via on top, one hop less, perhaps another
+/// Request-URI.
 fn through_proxy(request: &SipRequest, uri: Option<&str>, branch: &str) -> Vec<u8> {
     let mut request = request.clone();
-    request
-        .headers
-        .push_front("Via", format!("SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}"));
+    request.headers.push_front("Via", format!("SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}"));
     if let Some(uri) = uri {
         request.uri = crate::sip::message::Uri::parse(uri.as_bytes()).unwrap();
     }
@@ -88,43 +85,35 @@ fn a_call_of_ours_that_comes_back_to_another_number_is_a_call_with_all_that_belo
     );
     stage.sent.clear();
 
-    stage.command(LegCommand::Accept {
-        leg: inner,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Accept { leg: inner, media: SDP.into() });
     let ok = stage.response(200);
     stage.hear_message(CARRIER, &back_through_proxy(&ok));
     assert!(matches!(stage.events().as_slice(), [LegEvent::Answered { leg: LEG, .. }]));
     let ack = stage.request("ACK");
     stage.hear_message(CARRIER, &through_proxy(&ack, None, "px2"));
-    assert!(matches!(stage.events().as_slice(), [LegEvent::Confirmed { leg, .. }] if *leg == inner));
+    assert!(
+        matches!(stage.events().as_slice(), [LegEvent::Confirmed { leg, .. }] if *leg == inner)
+    );
 
-    stage.command(LegCommand::Offer {
-        leg: LEG,
-        media: SDP.replace("40000", "40002").into(),
-    });
+    stage.command(LegCommand::Offer { leg: LEG, media: SDP.replace("40000", "40002").into() });
     let reinvite = stage.request("INVITE");
     stage.hear_message(CARRIER, &through_proxy(&reinvite, None, "px3"));
     assert!(matches!(stage.events().as_slice(), [LegEvent::Offered { leg, .. }] if *leg == inner));
     stage.sent.clear();
-    stage.command(LegCommand::AnswerOffer {
-        leg: inner,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::AnswerOffer { leg: inner, media: SDP.into() });
     let ok = stage.response(200);
     stage.hear_message(CARRIER, &back_through_proxy(&ok));
     assert!(matches!(stage.events().as_slice(), [LegEvent::OfferAnswered { leg: LEG, .. }]));
     let ack = stage.request("ACK");
     stage.hear_message(CARRIER, &through_proxy(&ack, None, "px4"));
-    assert!(matches!(stage.events().as_slice(), [LegEvent::Confirmed { leg, .. }] if *leg == inner));
+    assert!(
+        matches!(stage.events().as_slice(), [LegEvent::Confirmed { leg, .. }] if *leg == inner)
+    );
 
     stage.command(hangup(inner));
     let bye = stage.request("BYE");
     stage.hear_message(CARRIER, &through_proxy(&bye, None, "px5"));
-    let ended = LegEvent::Ended {
-        leg: LEG,
-        reason: EndReason::Bye,
-    };
+    let ended = LegEvent::Ended { leg: LEG, reason: EndReason::Bye };
     assert_eq!(stage.events(), [ended]);
     let ok = stage.response(200);
     stage.hear_message(CARRIER, &back_through_proxy(&ok));
@@ -139,11 +128,7 @@ fn a_spiral_is_cancelled_through_the_proxy() {
     let out = stage.request("INVITE");
     stage.hear_message(CARRIER, &through_proxy(&out, Some("sip:1002@coach.example"), "px1"));
     let (inner, ..) = incoming(&mut stage).expect("a call");
-    stage.command(LegCommand::Provisional {
-        leg: inner,
-        status: 180,
-        media: None,
-    });
+    stage.command(LegCommand::Provisional { leg: inner, status: 180, media: None });
     let ringing = stage.response(180);
     stage.hear_message(CARRIER, &back_through_proxy(&ringing));
     assert!(matches!(stage.events().as_slice(), [LegEvent::Progress { leg: LEG, .. }]));
@@ -153,10 +138,7 @@ fn a_spiral_is_cancelled_through_the_proxy() {
     cancel.headers.set("Via", "SIP/2.0/UDP 192.0.2.2;branch=z9hG4bKpx1");
     cancel.uri = crate::sip::message::Uri::parse(b"sip:1002@coach.example").unwrap();
     stage.hear_message(CARRIER, &cancel.to_bytes());
-    let ended = LegEvent::Ended {
-        leg: inner,
-        reason: EndReason::Cancelled,
-    };
+    let ended = LegEvent::Ended { leg: inner, reason: EndReason::Cancelled };
     assert_eq!(stage.events(), [ended]);
     let terminated = stage.response(487);
     stage.hear_message(CARRIER, &back_through_proxy(&terminated));
@@ -194,7 +176,12 @@ fn a_call_that_comes_back_through_a_b2bua_is_known_by_the_header_field_that_it_h
     ] {
         stage.hear(
             CARRIER,
-            &invite(&format!("f{}", forged.len()), forged, 1, &format!("X-Undertone-Call: {forged}\n")),
+            &invite(
+                &format!("f{}", forged.len()),
+                forged,
+                1,
+                &format!("X-Undertone-Call: {forged}\n"),
+            ),
         );
         let (.., returns) = incoming(&mut stage).expect("a call");
         assert_eq!(returns, None, "{forged}");
@@ -240,7 +227,8 @@ fn a_registered_phone_that_withholds_its_number_is_challenged_and_known_and_show
         let challenge = stage.response(401);
         let answer = credentials(&mut stage, &challenge, "1001", "secret", b"INVITE", uri);
         stage.hear(PHONE, &from_phone(from, uri, "p1", 2, &format!("{WITHHELD}{answer}")));
-        let (_, source, shown, ..) = incoming(&mut stage).unwrap_or_else(|| panic!("{from}: {:?}", stage.refusals));
+        let (_, source, shown, ..) =
+            incoming(&mut stage).unwrap_or_else(|| panic!("{from}: {:?}", stage.refusals));
         assert_eq!(source, LegSource::Account(device("phone-1")), "{from}");
         assert_eq!((shown.number.as_str(), shown.display.as_str()), (ANONYMOUS, ""), "{from}");
     }
@@ -256,10 +244,7 @@ fn a_phone_that_does_not_withhold_its_number_is_shown_by_it_whatever_its_from_sa
         ("<sip:1001@anonymous.invalid>", ANONYMOUS),
         ("<sip:Anonymous@coach.example>", ANONYMOUS),
     ] {
-        let mut stage = Stage::with(SipConfig {
-            challenge_invites: false,
-            ..config()
-        });
+        let mut stage = Stage::with(SipConfig { challenge_invites: false, ..config() });
         stage.register_phone();
         stage.hear(PHONE, &from_phone(from, "sip:1002@coach.example", "p1", 1, "Privacy: none\n"));
         let (_, source, shown, ..) = incoming(&mut stage).unwrap_or_else(|| panic!("{from}"));
@@ -282,10 +267,7 @@ fn who_is_not_registered_and_withholds_its_number_is_known_by_the_user_name_of_i
 
 #[test]
 fn of_two_lines_of_one_phone_the_one_that_calls_says_which_it_is() {
-    let mut stage = Stage::with(SipConfig {
-        challenge_invites: false,
-        ..config()
-    });
+    let mut stage = Stage::with(SipConfig { challenge_invites: false, ..config() });
     stage.register(PHONE, "1001", 1, "Contact: <sip:line1@10.0.0.3:5062>\n");
     stage.register(PHONE, "1002", 2, "Contact: <sip:line2@10.0.0.3:5062>\n");
     stage.events();
@@ -319,7 +301,10 @@ fn a_withheld_number_stays_withheld_toward_the_callee() {
     }
     stage.command(command);
     let invite = stage.request("INVITE");
-    assert!(text_of(&invite, "From").starts_with("\"Anonymous\" <sip:anonymous@anonymous.invalid>;tag="));
+    assert!(
+        text_of(&invite, "From")
+            .starts_with("\"Anonymous\" <sip:anonymous@anonymous.invalid>;tag=")
+    );
     assert_eq!(text_of(&invite, "Privacy"), "id");
     assert_eq!(text_of(&invite, "Contact"), "<sip:anonymous@192.0.2.1:5060>");
 }
@@ -365,7 +350,8 @@ fn answers_to_guesses(number: &str) -> Vec<String> {
             other => panic!("{other:?}"),
         };
         heard.push(challenge.status.to_string());
-        let answer = credentials(&mut stage, &challenge, number, "guess", b"REGISTER", "sip:coach.example");
+        let answer =
+            credentials(&mut stage, &challenge, number, "guess", b"REGISTER", "sip:coach.example");
         stage.hear(STRANGER, &register(number, 101 + 2 * n, &answer));
         let response = stage.sent().pop();
         heard.push(response.as_ref().map(short).unwrap_or_default());
@@ -423,7 +409,8 @@ fn wrong_passwords_from_a_phones_address_do_not_keep_the_phone_out() {
     let guess = |stage: &mut Stage, peer: &str, cseq: u32, password: &str| {
         stage.hear(peer, &register("1001", cseq, ""));
         let challenge = stage.response(401);
-        let answer = credentials(stage, &challenge, "1001", password, b"REGISTER", "sip:coach.example");
+        let answer =
+            credentials(stage, &challenge, "1001", password, b"REGISTER", "sip:coach.example");
         stage.hear(peer, &register("1001", cseq + 1, &answer));
         stage.said()
     };
@@ -476,7 +463,8 @@ fn a_called_number_is_found_whatever_decorates_it() {
         "tel:10.01;phone-context=+49",
     ] {
         let mut stage = Stage::new();
-        let text = invite("c1", "a", 1, "").replace("INVITE sip:1001@coach.example", &format!("INVITE {uri}"));
+        let text = invite("c1", "a", 1, "")
+            .replace("INVITE sip:1001@coach.example", &format!("INVITE {uri}"));
         stage.hear(CARRIER, &text);
         let (.., to, _) = incoming(&mut stage).unwrap_or_else(|| panic!("{uri}"));
         assert_eq!(to.as_str(), "1001", "{uri}");
@@ -514,10 +502,14 @@ fn a_number_is_registered_whatever_decorates_it() {
         "\"\"A\"\" <sip:1001@coach.example>",
     ] {
         let mut stage = Stage::new();
-        let ask = |cseq, extra: &str| register("1001", cseq, extra).replace("To: <sip:1001@coach.example>", &format!("To: {to}"));
+        let ask = |cseq, extra: &str| {
+            register("1001", cseq, extra)
+                .replace("To: <sip:1001@coach.example>", &format!("To: {to}"))
+        };
         stage.hear(PHONE, &ask(1, "Contact: <sip:1001@10.0.0.3>\n"));
         let challenge = stage.response(401);
-        let answer = credentials(&mut stage, &challenge, "1001", "secret", b"REGISTER", "sip:coach.example");
+        let answer =
+            credentials(&mut stage, &challenge, "1001", "secret", b"REGISTER", "sip:coach.example");
         stage.hear(PHONE, &ask(2, &format!("Contact: <sip:1001@10.0.0.3>\n{answer}")));
         assert_eq!(stage.said(), ["200"], "{to}");
     }
@@ -578,20 +570,13 @@ fn an_invite_that_expires_is_refused_with_487() {
     let mut stage = Stage::new();
     stage.hear(CARRIER, &invite("c1", "a", 1, "Expires: 2\n"));
     let (leg, ..) = incoming(&mut stage).expect("a call");
-    stage.command(LegCommand::Provisional {
-        leg,
-        status: 180,
-        media: None,
-    });
+    stage.command(LegCommand::Provisional { leg, status: 180, media: None });
     stage.sent.clear();
     stage.pass(SECOND);
     assert!(stage.said().is_empty());
     stage.pass(SECOND);
     assert_eq!(stage.said(), ["487"]);
-    let ended = LegEvent::Ended {
-        leg,
-        reason: EndReason::Expired,
-    };
+    let ended = LegEvent::Ended { leg, reason: EndReason::Expired };
     assert_eq!(stage.events(), [ended]);
 }
 
@@ -623,10 +608,7 @@ fn a_refer_to_our_contact_finds_the_call_by_its_replaces() {
     let call = stage.incoming_call();
     stage.hear(CARRIER, &invite("c2", "second", 1, ""));
     let (other, ..) = incoming(&mut stage).expect("a call");
-    stage.command(LegCommand::Accept {
-        leg: other,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Accept { leg: other, media: SDP.into() });
     let ok = stage.response(200);
     let contact = text(&ok, "Contact");
     assert_eq!(contact, "<sip:1001@192.0.2.1:5060>", "it has a user part");
@@ -649,10 +631,7 @@ fn a_refer_to_our_contact_finds_the_call_by_its_replaces() {
             panic!("{target}: {events:?} {:?}", stage.said())
         };
         assert_eq!(*replaces, Some(other), "{target}");
-        stage.command(LegCommand::TellReferrer {
-            leg: call.leg,
-            status: 486,
-        });
+        stage.command(LegCommand::TellReferrer { leg: call.leg, status: 486 });
     }
     stage.sent.clear();
     stage.hear(
@@ -735,7 +714,8 @@ fn an_answer_whose_contact_cannot_be_read_ends_the_call_and_says_so() {
 #[test]
 fn a_long_contact_of_an_sbc_is_registered() {
     let mut stage = Stage::new();
-    let contact = |length: usize| format!("Contact: <sip:1001@10.0.0.3;route={}>\n", "a".repeat(length));
+    let contact =
+        |length: usize| format!("Contact: <sip:1001@10.0.0.3;route={}>\n", "a".repeat(length));
     assert_eq!(stage.register(PHONE, "1001", 1, &contact(1800)).status, 200);
     stage.hear(PHONE, &register("1001", 99, &contact(3000)));
     assert_eq!(stage.said(), ["400"]);
@@ -757,9 +737,16 @@ fn each_refusal_is_told_with_numbers_peer_and_reason() {
         (stranger.by, stranger.status, stranger.peer),
         (RefusedBy::Us, 401, address(STRANGER))
     );
-    assert!(stranger.from.contains("+4930") && stranger.to.contains("1001") && stranger.reason.contains("no trunk"));
+    assert!(
+        stranger.from.contains("+4930")
+            && stranger.to.contains("1001")
+            && stranger.reason.contains("no trunk")
+    );
     assert_eq!((spent.status, spent.call_id.as_str()), (483, "c1"));
-    assert_eq!((refused.by, refused.status, refused.peer), (RefusedBy::Peer, 401, address(CARRIER)));
+    assert_eq!(
+        (refused.by, refused.status, refused.peer),
+        (RefusedBy::Peer, 401, address(CARRIER))
+    );
     assert_eq!(
         (refused.realms.as_str(), refused.to.as_str()),
         ("other.example", "sip:+4930123@192.0.2.2")

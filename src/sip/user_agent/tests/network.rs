@@ -56,11 +56,13 @@ impl World {
         let now = start();
         let agent = |home: usize| {
             let trunk = Trunk::at("other", address(HOMES[1 - home]), weather.protocol);
-            let config = SipConfig {
-                trunks: vec![trunk],
-                ..SipConfig::default()
-            };
-            UserAgent::new(config, vec![(weather.protocol, address(HOMES[home]))], [home as u8; 32], now)
+            let config = SipConfig { trunks: vec![trunk], ..SipConfig::default() };
+            UserAgent::new(
+                config,
+                vec![(weather.protocol, address(HOMES[home]))],
+                [home as u8; 32],
+                now,
+            )
         };
         World {
             agents: vec![agent(0), agent(1)],
@@ -98,8 +100,7 @@ impl World {
     fn put(&mut self, to: usize, bytes: Vec<u8>) {
         if self.weather.protocol == Protocol::Tcp {
             self.order += 1;
-            self.wire
-                .insert((self.now.mono + Duration::from_millis(20), self.order), (to, bytes));
+            self.wire.insert((self.now.mono + Duration::from_millis(20), self.order), (to, bytes));
             return;
         }
         let copies = match self.draw(100) {
@@ -127,15 +128,21 @@ impl World {
                 assert!(self.legs[who].insert(*leg, Course::Begun).is_none(), "{leg:?} twice");
                 return;
             }
-            LegEvent::Progress { leg, .. } | LegEvent::AskToAnswerRefused { leg, .. } => (*leg, Course::Begun),
-            LegEvent::Answered { leg, .. } | LegEvent::Confirmed { leg, .. } | LegEvent::Offered { leg, .. } => (*leg, Course::Talking),
-            LegEvent::OfferAnswered { leg, .. } | LegEvent::OfferRefused { leg, .. } | LegEvent::Referred { leg, .. } => {
-                (*leg, Course::Talking)
+            LegEvent::Progress { leg, .. } | LegEvent::AskToAnswerRefused { leg, .. } => {
+                (*leg, Course::Begun)
             }
+            LegEvent::Answered { leg, .. }
+            | LegEvent::Confirmed { leg, .. }
+            | LegEvent::Offered { leg, .. } => (*leg, Course::Talking),
+            LegEvent::OfferAnswered { leg, .. }
+            | LegEvent::OfferRefused { leg, .. }
+            | LegEvent::Referred { leg, .. } => (*leg, Course::Talking),
             LegEvent::Dialled { leg, .. } => (*leg, Course::Talking),
             LegEvent::Redirected { .. } => panic!("nobody redirects here"),
             LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
-            LegEvent::Located { .. } | LegEvent::ConnectedIdentity { .. } | LegEvent::Registered { .. } => return,
+            LegEvent::Located { .. }
+            | LegEvent::ConnectedIdentity { .. }
+            | LegEvent::Registered { .. } => return,
         };
         let was = self.legs[who].insert(leg, next);
         assert!(matches!(was, Some(Course::Begun | Course::Talking)), "{event:?} after {was:?}");
@@ -144,7 +151,9 @@ impl World {
                 (was, &event),
                 (
                     Some(Course::Talking),
-                    LegEvent::Refused { .. } | LegEvent::Progress { .. } | LegEvent::AskToAnswerRefused { .. }
+                    LegEvent::Refused { .. }
+                        | LegEvent::Progress { .. }
+                        | LegEvent::AskToAnswerRefused { .. }
                 )
             ),
             "{event:?} after {was:?}"
@@ -164,19 +173,15 @@ impl World {
         let media: Vec<u8> = SDP.into();
         match step.deed {
             Deed::Call => self.call(who),
-            Deed::Ring => self.command(
-                who,
-                LegCommand::Provisional {
-                    leg,
-                    status: 180,
-                    media: None,
-                },
-            ),
+            Deed::Ring => {
+                self.command(who, LegCommand::Provisional { leg, status: 180, media: None })
+            }
             Deed::Accept => self.command(who, LegCommand::Accept { leg, media }),
             Deed::Offer => self.command(who, LegCommand::Offer { leg, media }),
             Deed::AskToAnswer => self.command(who, LegCommand::AskToAnswer { leg }),
             Deed::Reject if leg.0 % 2 == 0 && self.legs[who][&leg] == Course::Begun => {
-                // Accepted and not yet confirmed looks the same from here: then a rejection is nothing.
+                // Accepted and not yet confirmed looks the same from here: then a rejection is
+                // nothing.
                 self.command(who, LegCommand::Reject { leg, status: 486 });
             }
             Deed::Reject | Deed::Hangup => self.hang_up(who, leg),
@@ -187,10 +192,7 @@ impl World {
         let leg = LegId(self.next_leg);
         self.next_leg += 2;
         self.legs[who].insert(leg, Course::Begun);
-        let to = Destination::Trunk {
-            name: "other".to_owned(),
-            number: Number::from("100"),
-        };
+        let to = Destination::Trunk { name: "other".to_owned(), number: Number::from("100") };
         self.command(
             who,
             LegCommand::Invite {
@@ -216,7 +218,8 @@ impl World {
         loop {
             let timers = self.agents.iter().filter_map(UserAgent::poll_timeout).min();
             let arrival = self.wire.keys().next().map(|(at, _)| *at);
-            let Some(next) = [timers, arrival].into_iter().flatten().min().filter(|at| *at <= end) else {
+            let Some(next) = [timers, arrival].into_iter().flatten().min().filter(|at| *at <= end)
+            else {
                 break;
             };
             self.now = self.now + next.saturating_duration_since(self.now.mono);
@@ -275,18 +278,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Deed::AskToAnswer),
         2 => Just(Deed::Hangup),
     ];
-    let step = (
-        prop_oneof![Just(0u64), 0..200u64, 0..5000u64, 0..200_000u64],
-        0..2usize,
-        deed,
-        0..8usize,
-    );
-    let step = step.prop_map(|(after_ms, who, deed, which)| Step {
-        after_ms,
-        who,
-        deed,
-        which,
-    });
+    let step =
+        (prop_oneof![Just(0u64), 0..200u64, 0..5000u64, 0..200_000u64], 0..2usize, deed, 0..8usize);
+    let step = step.prop_map(|(after_ms, who, deed, which)| Step { after_ms, who, deed, which });
     prop::collection::vec(step, 1..40)
 }
 

@@ -27,10 +27,7 @@ const OTHER_SOURCES: [&str; 4] = [OTHER_PORT, NODE, "192.0.2.4:49152", "7/192.0.
 /// A house whose carrier has two nodes.
 fn two_nodes() -> SipConfig {
     let mut config = config();
-    let source = |address: &str| TrunkSource {
-        address: address.parse().unwrap(),
-        port: None,
-    };
+    let source = |address: &str| TrunkSource { address: address.parse().unwrap(), port: None };
     config.trunks[0].sources = vec![source("192.0.2.2"), source("192.0.2.4")];
     config
 }
@@ -84,11 +81,7 @@ fn register_by(stage: &mut Stage, source: &str, via: &str, cseq: u32, contact: &
 fn answer_of(stage: &mut Stage, method: &str, uri: &str) -> String {
     let challenge = stage.response(401);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = DigestRequest {
-        method: method.as_bytes(),
-        uri: uri.as_bytes(),
-        body: b"",
-    };
+    let subject = DigestRequest { method: method.as_bytes(), uri: uri.as_bytes(), body: b"" };
     let mut client = Credentials::new("us", REALM, "1001", "secret");
     client.answer(&challenges, "us", subject, "cnonce").unwrap()
 }
@@ -97,7 +90,9 @@ fn answer_of(stage: &mut Stage, method: &str, uri: &str) -> String {
 fn talking(stage: &mut Stage, source: &str, contact: &str) -> Call {
     stage.command(call_phone(LEG));
     let invite = stage.request("INVITE");
-    let extra = format!("Contact: {contact}\nAllow: INVITE, BYE, ACK, CANCEL\nContent-Type: application/sdp\n");
+    let extra = format!(
+        "Contact: {contact}\nAllow: INVITE, BYE, ACK, CANCEL\nContent-Type: application/sdp\n"
+    );
     stage.hear(source, &answer(&invite, 200, ";tag=theirs", &extra, SDP));
     assert!(matches!(stage.events().as_slice(), [LegEvent::Answered { .. }]));
     let ack = stage.request("ACK");
@@ -122,7 +117,8 @@ fn hang_up(stage: &mut Stage) {
 // ---- RFC 3261 18.2.2, RFC 3581 4: where responses and requests of ours go
 
 #[test]
-fn a_response_goes_to_the_port_of_sent_by_or_to_the_source_port_where_rport_asks_for_it_and_never_to_another_host() {
+fn a_response_goes_to_the_port_of_sent_by_or_to_the_source_port_where_rport_asks_for_it_and_never_to_another_host()
+ {
     for (via, source, way) in [
         ("SIP/2.0/UDP 192.0.2.66:6060;branch=z9hG4bK1", "192.0.2.66:49152", "192.0.2.66:6060"),
         ("SIP/2.0/UDP 192.0.2.66;branch=z9hG4bK1", "192.0.2.66:49152", "192.0.2.66:5060"),
@@ -136,7 +132,8 @@ fn a_response_goes_to_the_port_of_sent_by_or_to_the_source_port_where_rport_asks
             "192.0.2.66:49152",
             "192.0.2.66:49152",
         ),
-        // A private address from a public source: a NAT is between, and knows the source port alone.
+        // A private address from a public source: a NAT is between, and knows the source port
+        // alone.
         ("SIP/2.0/UDP 10.0.0.9:6060;branch=z9hG4bK1", "192.0.2.66:49152", "192.0.2.66:49152"),
         ("SIP/2.0/UDP pc.example:6060;branch=z9hG4bK1", "192.0.2.66:49152", "192.0.2.66:6060"),
         (
@@ -145,11 +142,7 @@ fn a_response_goes_to_the_port_of_sent_by_or_to_the_source_port_where_rport_asks
             "192.0.2.66:6060",
         ),
         ("SIP/2.0/UDP 192.0.2.66:0;branch=z9hG4bK1", "192.0.2.66:49152", "192.0.2.66:49152"),
-        (
-            "SIP/2.0/TCP 192.0.2.66:6060;branch=z9hG4bK1",
-            "7/192.0.2.66:49152",
-            "7/192.0.2.66:49152",
-        ),
+        ("SIP/2.0/TCP 192.0.2.66:6060;branch=z9hG4bK1", "7/192.0.2.66:49152", "7/192.0.2.66:49152"),
         (
             "SIP/2.0/UDP 192.0.2.66:6060;branch=z9hG4bK1, SIP/2.0/UDP 10.0.0.1:7;branch=z9hG4bK0",
             "192.0.2.66:4",
@@ -160,7 +153,10 @@ fn a_response_goes_to_the_port_of_sent_by_or_to_the_source_port_where_rport_asks
         stage.hear(source, &options(via));
         assert_eq!(ways(&mut stage), [("200".into(), way.into())], "{via}");
         // Refused statelessly, and what can not even be read.
-        stage.hear(source, &options(via).replace("sip:coach.example SIP", "sip:elsewhere.example SIP"));
+        stage.hear(
+            source,
+            &options(via).replace("sip:coach.example SIP", "sip:elsewhere.example SIP"),
+        );
         assert_eq!(ways(&mut stage), [("404".into(), way.into())], "{via}");
         stage.hear(source, &options(via).replace("Content-Length: 0", "Content-Length: none"));
         assert_eq!(ways(&mut stage), [("400".into(), way.into())], "{via}");
@@ -186,11 +182,7 @@ fn a_phone_that_sends_from_another_port_than_it_hears_at_is_called_at_its_contac
         // Another host, or a name, or another transport: where its responses go.
         ("SIP/2.0/UDP 192.0.2.3:5062", "<sip:1001@192.0.2.66:5070>", "192.0.2.3:5062"),
         ("SIP/2.0/UDP 192.0.2.3:5062", "<sip:1001@phone.example:5070>", "192.0.2.3:5062"),
-        (
-            "SIP/2.0/UDP 192.0.2.3:5062",
-            "<sip:1001@192.0.2.3:5070;transport=tcp>",
-            "192.0.2.3:5062",
-        ),
+        ("SIP/2.0/UDP 192.0.2.3:5062", "<sip:1001@192.0.2.3:5070;transport=tcp>", "192.0.2.3:5062"),
         ("SIP/2.0/UDP 192.0.2.3:5062;rport", "<sip:1001@192.0.2.3:5070>", "192.0.2.3:49152"),
     ] {
         let mut stage = Stage::with(two_nodes());
@@ -210,10 +202,7 @@ fn everything_of_a_trunks_call_goes_to_the_port_where_it_hears() {
     let call = stage.incoming_call();
     stage.sent.clear();
     stage.hear(OTHER_PORT, &call.request("INVITE", 2, WITH_SDP));
-    stage.command(LegCommand::AnswerOffer {
-        leg: call.leg,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::AnswerOffer { leg: call.leg, media: SDP.into() });
     // 100, 200, and the 200 again until its ACK comes.
     stage.pass(SECOND / 2);
     assert_eq!(
@@ -228,10 +217,7 @@ fn everything_of_a_trunks_call_goes_to_the_port_where_it_hears() {
     );
     stage.pass(150 * SECOND);
     assert_eq!(way_of(&mut stage, "INVITE"), CARRIER, "the refresh");
-    stage.command(LegCommand::Hangup {
-        leg: call.leg,
-        reason: None,
-    });
+    stage.command(LegCommand::Hangup { leg: call.leg, reason: None });
     assert_eq!(way_of(&mut stage, "BYE"), CARRIER);
 }
 
@@ -243,15 +229,13 @@ fn a_trunk_that_asks_for_rport_from_a_port_of_chance_hears_our_requests_at_its_c
     let info = call.request("OPTIONS", 2, "").replace("UDP 192.0.2.2;", "UDP 192.0.2.2;rport;");
     stage.hear(OTHER_PORT, &info);
     assert_eq!(ways(&mut stage), [("200".into(), OTHER_PORT.into())]);
-    stage.command(LegCommand::Hangup {
-        leg: call.leg,
-        reason: None,
-    });
+    stage.command(LegCommand::Hangup { leg: call.leg, reason: None });
     assert_eq!(way_of(&mut stage, "BYE"), CARRIER);
 }
 
 #[test]
-fn a_trunks_node_that_answers_with_its_own_contact_hears_the_rest_there_and_a_strangers_contact_nothing() {
+fn a_trunks_node_that_answers_with_its_own_contact_hears_the_rest_there_and_a_strangers_contact_nothing()
+ {
     for (contact, way) in [("192.0.2.4:5070", "192.0.2.4:5070"), ("192.0.2.66:5070", CARRIER)] {
         let mut stage = Stage::with(two_nodes());
         stage.command(call_carrier(LEG));
@@ -269,9 +253,7 @@ fn an_answer_whose_connection_is_gone_is_said_by_a_new_one() {
     let mut stage = Stage::with(two_nodes());
     let by_tcp = invite("c1", "a", 1, "").replace("UDP 192.0.2.2;", "TCP 192.0.2.2:5080;");
     stage.hear("7/192.0.2.2:49152", &by_tcp);
-    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
-        panic!()
-    };
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };
     assert_eq!(ways(&mut stage), [("100".into(), "7/192.0.2.2:49152".into())]);
     stage.agent.handle_unreachable(&flow_from("7/192.0.2.2:49152"), stage.now);
     stage.drain();
@@ -302,10 +284,7 @@ fn a_cancel_from_any_source_of_its_trunk_cancels_and_a_strangers_does_not() {
         assert_eq!(stage.said(), ["200", "487"], "{source}");
         assert!(matches!(
             stage.events().as_slice(),
-            [LegEvent::Ended {
-                reason: EndReason::Cancelled,
-                ..
-            }]
+            [LegEvent::Ended { reason: EndReason::Cancelled, .. }]
         ));
         stage.hear(
             source,
@@ -341,7 +320,8 @@ fn a_cancel_whose_sent_by_has_changed_cancels_when_call_id_and_tag_are_the_invit
 }
 
 #[test]
-fn an_invite_again_from_another_source_of_its_trunk_is_a_repetition_and_is_answered_where_it_came_from() {
+fn an_invite_again_from_another_source_of_its_trunk_is_a_repetition_and_is_answered_where_it_came_from()
+ {
     for source in OTHER_SOURCES {
         let mut stage = Stage::with(two_nodes());
         let asked = invite("c1", "a", 1, "").replace("UDP 192.0.2.2;", "UDP 192.0.2.2;rport;");
@@ -401,7 +381,10 @@ fn a_response_from_any_source_of_the_trunk_is_taken_and_a_strangers_is_not() {
         stage.hear(source, &answer(&invite, 180, ";tag=theirs", "", ""));
         stage.hear(source, &answer(&invite, 200, ";tag=theirs", extra, SDP));
         assert!(
-            matches!(stage.events().as_slice(), [LegEvent::Progress { .. }, LegEvent::Answered { .. }]),
+            matches!(
+                stage.events().as_slice(),
+                [LegEvent::Progress { .. }, LegEvent::Answered { .. }]
+            ),
             "{source}"
         );
         assert_eq!(ways(&mut stage), [("ACK".into(), CARRIER.into())]);
@@ -409,7 +392,8 @@ fn a_response_from_any_source_of_the_trunk_is_taken_and_a_strangers_is_not() {
 }
 
 #[test]
-fn a_trunk_that_is_called_at_an_address_of_no_source_may_answer_from_its_sources_and_is_not_admitted_by_its_target() {
+fn a_trunk_that_is_called_at_an_address_of_no_source_may_answer_from_its_sources_and_is_not_admitted_by_its_target()
+ {
     let mut config = two_nodes();
     config.trunks[0].sources.remove(0);
     let mut stage = Stage::with(config);
@@ -486,10 +470,7 @@ fn a_phones_requests_in_a_call_are_taken_from_a_new_port_and_by_the_other_transp
 fn an_ack_from_a_new_port_is_one() {
     let (mut stage, call) = phone_talks();
     stage.hear(PHONE, &from_phone(&call, "INVITE", 10, WITH_SDP));
-    stage.command(LegCommand::AnswerOffer {
-        leg: LEG,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::AnswerOffer { leg: LEG, media: SDP.into() });
     stage.said();
     stage.hear(AWAY, &from_phone(&call, "ACK", 10, ""));
     stage.pass(SECOND);
@@ -500,17 +481,13 @@ fn an_ack_from_a_new_port_is_one() {
 }
 
 #[test]
-fn a_phone_that_speaks_from_a_new_port_hears_there_until_it_registers_and_then_where_it_has_registered() {
+fn a_phone_that_speaks_from_a_new_port_hears_there_until_it_registers_and_then_where_it_has_registered()
+ {
     let (mut stage, call) = phone_talks();
     stage.hear(NEW_PORT, &from_phone(&call, "OPTIONS", 10, ""));
     stage.said();
-    stage.command(LegCommand::Offer {
-        leg: LEG,
-        media: SDP.into(),
-    });
-    let (flow, SipMessage::Request(offer)) = stage.sent.pop().unwrap() else {
-        panic!()
-    };
+    stage.command(LegCommand::Offer { leg: LEG, media: SDP.into() });
+    let (flow, SipMessage::Request(offer)) = stage.sent.pop().unwrap() else { panic!() };
     assert_eq!(flow.peer, address(NEW_PORT));
     stage.hear(NEW_PORT, &answer(&offer, 488, "", "", ""));
     stage.sent.clear();
@@ -520,13 +497,11 @@ fn a_phone_that_speaks_from_a_new_port_hears_there_until_it_registers_and_then_w
 }
 
 #[test]
-fn a_request_too_long_for_a_datagram_comes_by_tcp_and_the_phone_is_still_reached_where_it_has_registered() {
+fn a_request_too_long_for_a_datagram_comes_by_tcp_and_the_phone_is_still_reached_where_it_has_registered()
+ {
     let (mut stage, call) = phone_talks();
     stage.hear(NEW_CONNECTION, &from_phone(&call, "INVITE", 10, WITH_SDP));
-    stage.command(LegCommand::AnswerOffer {
-        leg: LEG,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::AnswerOffer { leg: LEG, media: SDP.into() });
     assert_eq!(
         ways(&mut stage),
         ["100", "200"].map(|name| (name.to_owned(), NEW_CONNECTION.to_owned()))
@@ -543,16 +518,15 @@ fn a_call_that_a_registered_phone_makes_by_tcp_goes_on_where_it_has_registered()
     let mut stage = Stage::with(two_nodes());
     register_by(&mut stage, PHONE, "SIP/2.0/UDP 192.0.2.3:5062;rport", 1, CONTACT);
     let call = |extra: &str, branch: &str| {
-        let text = invite("c1", branch, 1, extra).replace("sip:+4930@carrier.example", "sip:1001@coach.example");
+        let text = invite("c1", branch, 1, extra)
+            .replace("sip:+4930@carrier.example", "sip:1001@coach.example");
         text.replace("UDP 192.0.2.2;", "TCP 192.0.2.3:5062;rport;")
             .replace("<sip:carrier@192.0.2.2>", CONTACT)
     };
     stage.hear(NEW_CONNECTION, &call("", "a"));
     let answer = answer_of(&mut stage, "INVITE", "sip:1001@coach.example");
     stage.hear(NEW_CONNECTION, &call(&format!("Authorization: {answer}\n"), "b"));
-    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
-        panic!()
-    };
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };
     stage.command(LegCommand::Accept { leg, media: SDP.into() });
     assert_eq!(way_of(&mut stage, "200"), NEW_CONNECTION);
     let ack = call("", "c").replacen("INVITE", "ACK", 1).replace("1 INVITE", "1 ACK");
@@ -567,13 +541,15 @@ fn tag(stage: &Stage, leg: LegId) -> String {
 }
 
 #[test]
-fn a_phone_at_a_foreign_address_is_481_without_a_digest_challenged_with_an_old_one_and_taken_with_a_right_one() {
+fn a_phone_at_a_foreign_address_is_481_without_a_digest_challenged_with_an_old_one_and_taken_with_a_right_one()
+ {
     let (mut stage, call) = phone_talks();
     for method in ["BYE", "INFO", "OPTIONS"] {
         stage.hear(AWAY, &from_phone(&call, method, 10, ""));
         assert_eq!(stage.said(), ["481"], "{method}");
     }
-    // A challenge that went to another address is answered: it is asked anew, and its answer is taken.
+    // A challenge that went to another address is answered: it is asked anew, and its answer is
+    // taken.
     stage.hear(PHONE, &register("1001", 90, ""));
     let elsewhere = answer_of(&mut stage, "OPTIONS", "sip:192.0.2.1");
     stage.hear(AWAY, &from_phone(&call, "OPTIONS", 11, &format!("Authorization: {elsewhere}\n")));
@@ -601,11 +577,7 @@ fn no_digest_takes_anybody_into_a_trunks_call_or_another_phones() {
     stage.hear(AWAY, &register("1002", 90, ""));
     let challenge = stage.response(401);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = DigestRequest {
-        method: b"BYE",
-        uri: b"sip:192.0.2.1",
-        body: b"",
-    };
+    let subject = DigestRequest { method: b"BYE", uri: b"sip:192.0.2.1", body: b"" };
     let answer = Credentials::new("us", REALM, "1002", "secret")
         .answer(&challenges, "us", subject, "c")
         .unwrap();
@@ -621,9 +593,7 @@ fn a_phone_that_has_registered_from_a_new_address_is_heard_and_answers_from_ther
     stage.hear(AWAY, &from_phone(&call, "OPTIONS", 10, ""));
     assert_eq!(ways(&mut stage), [("200".into(), AWAY.into())]);
     hang_up(&mut stage);
-    let (flow, SipMessage::Request(bye)) = stage.sent.pop().unwrap() else {
-        panic!()
-    };
+    let (flow, SipMessage::Request(bye)) = stage.sent.pop().unwrap() else { panic!() };
     assert_eq!(flow.peer, address(AWAY));
     // The answer may still come from the old address, and the transaction ends.
     stage.hear(AWAY, &answer(&bye, 200, "", "", ""));
@@ -650,11 +620,16 @@ fn what_asks_within_a_dialog_that_is_not_there_is_481_whatever_it_asks() {
 // ---- RFC 3261 10.3: registrations
 
 #[test]
-fn a_phone_that_counts_from_the_beginning_again_registers_with_a_new_challenge_and_not_with_an_old_one() {
+fn a_phone_that_counts_from_the_beginning_again_registers_with_a_new_challenge_and_not_with_an_old_one()
+ {
     let mut stage = Stage::with(two_nodes());
     let with_old = |stage: &mut Stage, cseq: u32, extra: &str| {
         let answer = answer_of(stage, "REGISTER", "sip:coach.example");
-        let text = register("1001", cseq, &format!("Contact: {CONTACT}\n{extra}Authorization: {answer}\n"));
+        let text = register(
+            "1001",
+            cseq,
+            &format!("Contact: {CONTACT}\n{extra}Authorization: {answer}\n"),
+        );
         (answer, text)
     };
     stage.hear(PHONE, &register("1001", 500, ""));
@@ -677,11 +652,7 @@ fn a_phone_that_counts_from_the_beginning_again_registers_with_a_new_challenge_a
 #[test]
 fn a_request_in_a_call_finds_room_where_a_new_call_does_not() {
     let mut config = two_nodes();
-    config.limits.transactions = Bounds {
-        total: 1,
-        per_source: 1,
-        ..Bounds::default()
-    };
+    config.limits.transactions = Bounds { total: 1, per_source: 1, ..Bounds::default() };
     let mut stage = Stage::with(config);
     let call = stage.incoming_call();
     stage.hear(CARRIER, &invite("c2", "b", 1, ""));
@@ -704,7 +675,10 @@ fn a_trunk_with_a_rate_of_its_own_is_refused_above_it_and_counted() {
     let mut stage = Stage::with(config);
     let call = |stage: &mut Stage, count: u32, name: &str| {
         for number in 0..count {
-            stage.hear(CARRIER, &invite(&format!("{name}{number}"), &format!("{name}{number}"), 1, ""));
+            stage.hear(
+                CARRIER,
+                &invite(&format!("{name}{number}"), &format!("{name}{number}"), 1, ""),
+            );
         }
         let said = stage.said();
         said.iter().filter(|status| *status == "503").count()
@@ -756,10 +730,7 @@ fn what_is_remembered_of_ended_requests_is_bounded_by_memory_and_refuses_nobody(
         unacknowledged: 10,
         ..Bounds::default()
     };
-    config.limits = SipLimits {
-        transactions: bounds,
-        ..SipLimits::default()
-    };
+    config.limits = SipLimits { transactions: bounds, ..SipLimits::default() };
     let mut stage = Stage::with(config);
     register_by(&mut stage, PHONE, "SIP/2.0/UDP 192.0.2.3:5062;rport", 1, CONTACT);
     let of_phone = talking(&mut stage, PHONE, CONTACT);
@@ -825,7 +796,12 @@ struct Case {
 const HOSTS: [&str; 4] = ["192.0.2.2", "192.0.2.4", "10.1.2.3", "sbc.example"];
 
 fn case() -> impl Strategy<Value = Case> {
-    let from = prop::sample::select(vec![Origin::SamePort, Origin::OtherPort, Origin::OtherNode, Origin::Stranger]);
+    let from = prop::sample::select(vec![
+        Origin::SamePort,
+        Origin::OtherPort,
+        Origin::OtherNode,
+        Origin::Stranger,
+    ]);
     let probe = prop::sample::select(vec![
         Probe::Options,
         Probe::Cancel,
@@ -837,8 +813,8 @@ fn case() -> impl Strategy<Value = Case> {
     let port = prop::option::of(prop::sample::select(vec![0u16, 1, 5060, 5062, 6060, 65535]));
     let rport = prop::option::of(prop::option::of(any::<u16>()));
     let more = (prop::bool::ANY, prop::bool::ANY, prop::bool::ANY);
-    (from, 0..HOSTS.len(), port, rport, probe, more).prop_map(|(from, sent_host, sent_port, rport, probe, (tcp, received, of_phone))| {
-        Case {
+    (from, 0..HOSTS.len(), port, rport, probe, more).prop_map(
+        |(from, sent_host, sent_port, rport, probe, (tcp, received, of_phone))| Case {
             from,
             tcp,
             sent_host,
@@ -847,11 +823,12 @@ fn case() -> impl Strategy<Value = Case> {
             received,
             probe,
             of_phone,
-        }
-    })
+        },
+    )
 }
 
-/// The naive model: RFC 3261 18.2.2 and RFC 3581 4 by the letter, but for the private address in a Via from a public source.
+/// The naive model: RFC 3261 18.2.2 and RFC 3581 4 by the letter, but for the private address in a
+/// Via from a public source.
 fn answered_at(case: &Case, source: &Flow) -> (SocketAddr, ConnectionId) {
     if case.tcp {
         return (source.peer, source.connection);
@@ -891,11 +868,7 @@ impl Case {
         };
         let flow = flow_from(&format!("{host}:{port}"));
         let protocol = if self.tcp { Protocol::Tcp } else { Protocol::Udp };
-        Flow {
-            protocol,
-            connection,
-            ..flow
-        }
+        Flow { protocol, connection, ..flow }
     }
 
     fn via(&self, branch: &str) -> String {
@@ -947,7 +920,9 @@ impl Shared {
                 false => flow.peer.to_string(),
             };
             let contact = format!("<sip:1001@{}>", flow.peer);
-            let request = |cseq: u32, extra: &str| register("1001", cseq, &format!("Contact: {contact}\nExpires: 1000000\n{extra}"));
+            let request = |cseq: u32, extra: &str| {
+                register("1001", cseq, &format!("Contact: {contact}\nExpires: 1000000\n{extra}"))
+            };
             stage.hear(&way, &request(cseq * 10, ""));
             let answer = answer_of(&mut stage, "REGISTER", "sip:coach.example");
             stage.hear(&way, &request(cseq * 10 + 1, &format!("Authorization: {answer}\n")));
@@ -967,11 +942,8 @@ impl Shared {
     fn run(&mut self, case: &Case) -> Result<(), TestCaseError> {
         self.count += 1;
         let id = format!("p{}", self.count);
-        let number = if case.of_phone {
-            "sip:1001@coach.example"
-        } else {
-            "sip:+4930@carrier.example"
-        };
+        let number =
+            if case.of_phone { "sip:1001@coach.example" } else { "sip:+4930@carrier.example" };
         let message = |method: &str, via: &str, to_tag: &str, cseq: u32| {
             let body = if method == "INVITE" { SDP } else { "" };
             format!(
@@ -981,10 +953,7 @@ impl Shared {
                 body.len()
             )
         };
-        let first = Case {
-            from: Origin::SamePort,
-            ..case.clone()
-        };
+        let first = Case { from: Origin::SamePort, ..case.clone() };
         let source = case.source();
         let via = case.via(&id);
         let invite = message("INVITE", &via, "", 1);
@@ -1062,9 +1031,7 @@ impl Shared {
 
     fn ways(&mut self) -> Vec<(String, (SocketAddr, ConnectionId))> {
         let sent = std::mem::take(&mut self.stage.sent);
-        sent.iter()
-            .map(|(flow, message)| (short(message), (flow.peer, flow.connection)))
-            .collect()
+        sent.iter().map(|(flow, message)| (short(message), (flow.peer, flow.connection))).collect()
     }
 }
 

@@ -8,10 +8,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(30);
 
 fn stage() -> Stage {
-    let mut stage = Stage::with(SipConfig {
-        qualify: Some(INTERVAL),
-        ..config()
-    });
+    let mut stage = Stage::with(SipConfig { qualify: Some(INTERVAL), ..config() });
     stage.register_phone();
     stage
 }
@@ -22,7 +19,9 @@ fn asked(stage: &mut Stage) -> SipRequest {
         stage.pass(SECOND);
         let sent = stage.sent();
         let options = sent.into_iter().find_map(|message| match message {
-            SipMessage::Request(request) if request.method.as_bytes() == b"OPTIONS" => Some(request),
+            SipMessage::Request(request) if request.method.as_bytes() == b"OPTIONS" => {
+                Some(request)
+            }
             _ => None,
         });
         if let Some(options) = options {
@@ -96,11 +95,8 @@ fn a_phone_that_registers_or_calls_is_there_again() {
     stage.register(PHONE, "1001", 2, "Contact: <sip:1001@10.0.0.3:5062>\nExpires: 600\n");
     assert_eq!(presence(&mut stage), [true]);
 
-    let mut stage = Stage::with(SipConfig {
-        qualify: Some(INTERVAL),
-        challenge_invites: false,
-        ..config()
-    });
+    let mut stage =
+        Stage::with(SipConfig { qualify: Some(INTERVAL), challenge_invites: false, ..config() });
     stage.register_phone();
     let options = asked(&mut stage);
     answers(&mut stage, &options, 200);
@@ -112,19 +108,13 @@ fn a_phone_that_registers_or_calls_is_there_again() {
     stage.hear(PHONE, &invite.replace("192.0.2.2", "192.0.2.3:5062"));
     let events = stage.events();
     assert!(
-        events.iter().any(|event| matches!(
-            event,
-            LegEvent::Incoming {
-                source: LegSource::Account(_),
-                ..
-            }
-        )),
+        events
+            .iter()
+            .any(|event| matches!(event, LegEvent::Incoming { source: LegSource::Account(_), .. })),
         "{events:?}"
     );
     assert!(
-        events
-            .iter()
-            .any(|event| matches!(event, LegEvent::Registered { registered: true, .. })),
+        events.iter().any(|event| matches!(event, LegEvent::Registered { registered: true, .. })),
         "{events:?}"
     );
 }
@@ -139,20 +129,14 @@ fn a_call_that_finds_nobody_is_the_last_that_waits() {
     let events = stage.events();
     assert!(events.contains(&LegEvent::Refused { leg: LEG, status: 503 }), "{events:?}");
     assert!(
-        events.contains(&LegEvent::Registered {
-            device: device("phone-1"),
-            registered: false
-        }),
+        events.contains(&LegEvent::Registered { device: device("phone-1"), registered: false }),
         "{events:?}"
     );
 }
 
 #[test]
 fn who_is_not_to_be_asked_or_is_gone_is_asked_no_more() {
-    let mut config = SipConfig {
-        qualify: Some(INTERVAL),
-        ..config()
-    };
+    let mut config = SipConfig { qualify: Some(INTERVAL), ..config() };
     config.accounts[0].qualify = false;
     let mut stage = Stage::with(config);
     stage.register_phone();
@@ -182,7 +166,9 @@ fn another_phone_of_the_device_is_called_in_place_of_a_silent_one() {
     for _ in 0..200 {
         stage.pass(SECOND);
         for (flow, message) in std::mem::take(&mut stage.sent) {
-            let SipMessage::Request(request) = message else { continue };
+            let SipMessage::Request(request) = message else {
+                continue;
+            };
             match flow.peer == address(PHONE) {
                 true => answers(&mut stage, &request, 200),
                 false if !is_known => {
@@ -195,9 +181,8 @@ fn another_phone_of_the_device_is_called_in_place_of_a_silent_one() {
     }
     assert_eq!(presence(&mut stage), [true; 0], "one of them answers");
     stage.command(call_phone(LEG));
-    let invited = stage
-        .sent
-        .iter()
-        .find_map(|(flow, message)| matches!(short(message).as_str(), "INVITE").then_some(flow.peer));
+    let invited = stage.sent.iter().find_map(|(flow, message)| {
+        matches!(short(message).as_str(), "INVITE").then_some(flow.peer)
+    });
     assert_eq!(invited, Some(address(PHONE)));
 }

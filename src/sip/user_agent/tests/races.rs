@@ -90,9 +90,7 @@ fn a_second_fork_that_answers_is_taken_and_ended() {
 fn a_lost_ack_is_waited_for_and_then_the_call_is_ended() {
     let mut stage = Stage::new();
     stage.hear(CARRIER, &invite("c1", "a", 1, ""));
-    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
-        panic!()
-    };
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };
     stage.command(LegCommand::Accept { leg, media: SDP.into() });
     assert_eq!(stage.said(), ["100", "200"]);
     stage.pass(31 * SECOND);
@@ -101,13 +99,7 @@ fn a_lost_ack_is_waited_for_and_then_the_call_is_ended() {
     assert_eq!(said, vec!["200"; 9]);
     stage.pass(2 * SECOND);
     assert!(stage.said().contains(&"BYE".to_owned()));
-    assert_eq!(
-        stage.events(),
-        [LegEvent::Ended {
-            leg,
-            reason: EndReason::NoAck
-        }]
-    );
+    assert_eq!(stage.events(), [LegEvent::Ended { leg, reason: EndReason::NoAck }]);
     stage.pass(HOUR);
     assert!(stage.is_quiet());
 }
@@ -129,9 +121,7 @@ fn a_repeated_invite_is_one_call() {
 fn a_hang_up_before_the_ack_waits_for_it() {
     let mut stage = Stage::new();
     stage.hear(CARRIER, &invite("c1", "a", 1, ""));
-    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
-        panic!()
-    };
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };
     stage.command(LegCommand::Accept { leg, media: SDP.into() });
     let ours = text(&stage.response(200), "To");
     stage.command(hangup(leg));
@@ -170,13 +160,7 @@ fn a_bye_is_answered_each_time_and_told_once() {
         stage.hear(CARRIER, &call.request("BYE", 2, ""));
         assert_eq!(stage.said(), ["200"]);
     }
-    assert_eq!(
-        stage.events(),
-        [LegEvent::Ended {
-            leg: call.leg,
-            reason: EndReason::Bye
-        }]
-    );
+    assert_eq!(stage.events(), [LegEvent::Ended { leg: call.leg, reason: EndReason::Bye }]);
     stage.pass(HOUR);
     assert!(stage.is_quiet());
 }
@@ -185,24 +169,12 @@ fn a_bye_is_answered_each_time_and_told_once() {
 fn a_cancel_ends_a_ringing_call() {
     let mut stage = Stage::new();
     stage.hear(CARRIER, &invite("c1", "a", 1, ""));
-    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
-        panic!()
-    };
-    stage.command(LegCommand::Provisional {
-        leg,
-        status: 180,
-        media: None,
-    });
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };
+    stage.command(LegCommand::Provisional { leg, status: 180, media: None });
     stage.said();
     stage.hear(CARRIER, &cancel("a", "theirs"));
     assert_eq!(stage.said(), ["200", "487"]);
-    assert_eq!(
-        stage.events(),
-        [LegEvent::Ended {
-            leg,
-            reason: EndReason::Cancelled
-        }]
-    );
+    assert_eq!(stage.events(), [LegEvent::Ended { leg, reason: EndReason::Cancelled }]);
     stage.pass(HOUR);
     assert!(stage.is_quiet());
 }
@@ -219,7 +191,9 @@ fn a_forged_cancel_is_481_and_the_call_rings_on() {
     let mut stage = Stage::new();
     stage.hear(CARRIER, &invite("c1", "a", 1, ""));
     stage.said();
-    for (peer, branch, tag) in [(STRANGER, "a", "theirs"), (CARRIER, "a", "forged"), (CARRIER, "guessed", "theirs")] {
+    for (peer, branch, tag) in
+        [(STRANGER, "a", "theirs"), (CARRIER, "a", "forged"), (CARRIER, "guessed", "theirs")]
+    {
         stage.hear(peer, &cancel(branch, tag));
         assert_eq!(stage.said(), ["481"], "{peer} {branch} {tag}");
     }
@@ -254,9 +228,7 @@ fn forged_requests_in_a_dialog_are_481_and_the_call_lives() {
 fn a_forged_ack_does_not_stop_the_repetitions() {
     let mut stage = Stage::new();
     stage.hear(CARRIER, &invite("c1", "a", 1, ""));
-    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
-        panic!()
-    };
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };
     stage.command(LegCommand::Accept { leg, media: SDP.into() });
     let ours = text(&stage.response(200), "To");
     let call = Call {
@@ -286,10 +258,7 @@ fn a_lower_cseq_is_500_and_a_jump_is_fine() {
 fn offers_that_cross_are_491_and_ours_is_tried_again() {
     let mut stage = Stage::new();
     let call = stage.outgoing_call();
-    stage.command(LegCommand::Offer {
-        leg: LEG,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Offer { leg: LEG, media: SDP.into() });
     let ours = stage.request("INVITE");
     stage.hear(CARRIER, &call.request("INVITE", 5, WITH_SDP));
     assert_eq!(stage.said(), ["491"]);
@@ -304,13 +273,7 @@ fn offers_that_cross_are_491_and_ours_is_tried_again() {
     assert_eq!(cseq(&again), cseq(&ours) + 1);
     let extra = "Contact: <sip:carrier@192.0.2.2>\nContent-Type: application/sdp\n";
     stage.hear(CARRIER, &answer(&again, 200, "", extra, SDP));
-    assert_eq!(
-        stage.events(),
-        [LegEvent::OfferAnswered {
-            leg: LEG,
-            media: SDP.into()
-        }]
-    );
+    assert_eq!(stage.events(), [LegEvent::OfferAnswered { leg: LEG, media: SDP.into() }]);
     assert_eq!(stage.said(), ["ACK"]);
 }
 
@@ -318,10 +281,7 @@ fn offers_that_cross_are_491_and_ours_is_tried_again() {
 fn a_repeated_offer_that_crossed_ours_is_refused_as_before() {
     let mut stage = Stage::new();
     let call = stage.outgoing_call();
-    stage.command(LegCommand::Offer {
-        leg: LEG,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Offer { leg: LEG, media: SDP.into() });
     stage.said();
     for _ in 0..3 {
         stage.hear(CARRIER, &call.request("INVITE", 5, WITH_SDP));
@@ -336,18 +296,12 @@ fn an_offer_waits_for_theirs_to_be_answered() {
     stage.said();
     stage.hear(CARRIER, &call.request("INVITE", 2, WITH_SDP));
     assert!(matches!(stage.events().as_slice(), [LegEvent::Offered { media: Some(_), .. }]));
-    stage.command(LegCommand::Offer {
-        leg: call.leg,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Offer { leg: call.leg, media: SDP.into() });
     assert_eq!(stage.said(), ["100"]);
     stage.hear(CARRIER, &call.request("UPDATE", 3, WITH_SDP));
     let busy = stage.response(500);
     assert!(busy.headers.has("Retry-After"));
-    stage.command(LegCommand::AnswerOffer {
-        leg: call.leg,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::AnswerOffer { leg: call.leg, media: SDP.into() });
     assert_eq!(stage.said(), ["200"]);
     stage.hear(CARRIER, &call.request("ACK", 2, ""));
     assert_eq!(stage.said(), ["INVITE"]);
@@ -363,10 +317,7 @@ fn an_offer_of_theirs_that_nobody_answers_is_refused_and_a_late_answer_ignored()
     assert_eq!(stage.said().first().map(String::as_str), Some("100"));
     stage.hear(CARRIER, &call.request("ACK", 2, ""));
     stage.said();
-    stage.command(LegCommand::AnswerOffer {
-        leg: call.leg,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::AnswerOffer { leg: call.leg, media: SDP.into() });
     assert!(stage.said().is_empty());
     stage.hear(CARRIER, &call.request("INVITE", 3, WITH_SDP));
     assert_eq!(stage.said(), ["100"]);
@@ -377,35 +328,17 @@ fn a_reinvite_without_an_offer_is_answered_with_ours_and_the_ack_has_theirs() {
     let mut stage = Stage::new();
     let call = stage.incoming_call();
     stage.hear(CARRIER, &call.request("INVITE", 2, ""));
-    assert_eq!(
-        stage.events(),
-        [LegEvent::Offered {
-            leg: call.leg,
-            media: None
-        }]
-    );
-    stage.command(LegCommand::AnswerOffer {
-        leg: call.leg,
-        media: SDP.into(),
-    });
+    assert_eq!(stage.events(), [LegEvent::Offered { leg: call.leg, media: None }]);
+    stage.command(LegCommand::AnswerOffer { leg: call.leg, media: SDP.into() });
     stage.hear(CARRIER, &call.request("ACK", 2, WITH_SDP));
-    assert_eq!(
-        stage.events(),
-        [LegEvent::Confirmed {
-            leg: call.leg,
-            media: Some(SDP.into())
-        }]
-    );
+    assert_eq!(stage.events(), [LegEvent::Confirmed { leg: call.leg, media: Some(SDP.into()) }]);
 }
 
 #[test]
 fn a_refused_reinvite_leaves_the_call_as_it_was() {
     let mut stage = Stage::new();
     let call = stage.outgoing_call();
-    stage.command(LegCommand::Offer {
-        leg: LEG,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Offer { leg: LEG, media: SDP.into() });
     let offer = stage.request("INVITE");
     stage.hear(CARRIER, &answer(&offer, 488, "", "", ""));
     assert_eq!(stage.said(), ["ACK"]);
@@ -446,9 +379,7 @@ fn a_peer_that_never_says_anything_is_given_up_after_32_seconds_as_503() {
 fn a_refusal_is_repeated_until_its_ack() {
     let mut stage = Stage::new();
     stage.hear(CARRIER, &invite("c1", "a", 1, ""));
-    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
-        panic!()
-    };
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };
     stage.command(LegCommand::Reject { leg, status: 486 });
     stage.pass(SECOND);
     let busy = stage.response(486);
@@ -467,10 +398,7 @@ fn a_refusal_is_repeated_until_its_ack() {
 fn a_reinvite_whose_final_response_never_comes_is_forgotten_after_the_call() {
     let mut stage = Stage::new();
     let call = stage.outgoing_call();
-    stage.command(LegCommand::Offer {
-        leg: LEG,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Offer { leg: LEG, media: SDP.into() });
     let offer = stage.request("INVITE");
     stage.hear(CARRIER, &answer(&offer, 100, "", "", ""));
     stage.hear(CARRIER, &call.request("BYE", 2, ""));
@@ -481,21 +409,12 @@ fn a_reinvite_whose_final_response_never_comes_is_forgotten_after_the_call() {
 
     let mut stage = Stage::new();
     stage.outgoing_call();
-    stage.command(LegCommand::Offer {
-        leg: LEG,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Offer { leg: LEG, media: SDP.into() });
     let offer = stage.request("INVITE");
     stage.hear(CARRIER, &answer(&offer, 100, "", "", ""));
     stage.pass(61 * SECOND);
     assert!(stage.said().contains(&"BYE".to_owned()));
-    assert_eq!(
-        stage.events(),
-        [LegEvent::Ended {
-            leg: LEG,
-            reason: EndReason::Expired
-        }]
-    );
+    assert_eq!(stage.events(), [LegEvent::Ended { leg: LEG, reason: EndReason::Expired }]);
     stage.pass(HOUR);
     assert!(stage.is_quiet());
 }

@@ -6,10 +6,10 @@ use crate::sip::leg::EndReason;
 const SECOND: Duration = Duration::from_secs(1);
 const LEG: LegId = LegId(1);
 /// Another description than [`SDP`].
-const OTHER: &str =
-    "v=0\r\no=- 2 1 IN IP4 192.0.2.8\r\ns=-\r\nc=IN IP4 192.0.2.8\r\nt=0 0\r\nm=audio 40008 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n";
+const OTHER: &str = "v=0\r\no=- 2 1 IN IP4 192.0.2.8\r\ns=-\r\nc=IN IP4 192.0.2.8\r\nt=0 0\r\nm=audio 40008 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n";
 
-/// The carrier calls 1001 with this in its INVITE; the call as it will be once a response has given our tag.
+/// The carrier calls 1001 with this in its INVITE; the call as it will be once a response has given
+/// our tag.
 fn called(stage: &mut Stage, extra: &str) -> LegId {
     stage.hear(CARRIER, &invite("c1", "INVITE", 7, extra));
     assert_eq!(stage.said(), ["100"]);
@@ -150,10 +150,7 @@ fn a_prack_that_fits_nothing_is_481_and_one_that_can_not_be_read_is_400() {
     }
     expect(&mut stage, &right, "200");
     expect(&mut stage, &right, "481");
-    let stranger = Call {
-        ours: "<sip:1001@coach.example>;tag=guessed".into(),
-        ..call
-    };
+    let stranger = Call { ours: "<sip:1001@coach.example>;tag=guessed".into(), ..call };
     stage.hear(CARRIER, &prack(&stranger, 30, &right));
     assert_eq!(stage.said(), ["481"]);
     assert!(stage.events().is_empty(), "nobody's call was touched");
@@ -165,7 +162,11 @@ fn an_offer_in_a_prack_is_refused_and_the_response_is_heard() {
     let leg = called(&mut stage, "Require: 100rel\n");
     stage.command(rings(leg, Some(SDP)));
     let described = stage.response(183);
-    let offering = call(leg, &described).request("PRACK", 8, &format!("RAck: {}\n{WITH_SDP}", rack(&described)));
+    let offering = call(leg, &described).request(
+        "PRACK",
+        8,
+        &format!("RAck: {}\n{WITH_SDP}", rack(&described)),
+    );
     stage.hear(CARRIER, &offering);
     assert_eq!(stage.said(), ["488"]);
     stage.command(LegCommand::Accept { leg, media: SDP.into() });
@@ -223,7 +224,14 @@ fn a_cancel_ends_the_waiting_for_a_prack() {
 }
 
 /// A response of a fork of the carrier's to our INVITE.
-fn fork(stage: &mut Stage, invite: &SipRequest, status: u16, tag: &str, rseq: Option<u32>, media: Option<&str>) {
+fn fork(
+    stage: &mut Stage,
+    invite: &SipRequest,
+    status: u16,
+    tag: &str,
+    rseq: Option<u32>,
+    media: Option<&str>,
+) {
     let reliably = rseq.map(|rseq| format!("Require: 100rel\nRSeq: {rseq}\n")).unwrap_or_default();
     let described = if media.is_some() { WITH_SDP } else { "" };
     let extra = format!("Contact: <sip:{tag}@192.0.2.2>\n{reliably}{described}");
@@ -260,14 +268,7 @@ fn a_reliable_response_to_us_is_acknowledged_once_and_in_order() {
     fork(&mut stage, &invite, 183, "a", Some(6), Some(SDP));
     assert_eq!(text_of(&stage.request("PRACK"), "RAck"), format!("6 {cseq}"));
     let media = Some(SDP.into());
-    assert_eq!(
-        stage.events(),
-        [LegEvent::Progress {
-            leg: LEG,
-            status: 183,
-            media
-        }]
-    );
+    assert_eq!(stage.events(), [LegEvent::Progress { leg: LEG, status: 183, media }]);
     fork(&mut stage, &invite, 200, "a", None, None);
     assert_eq!(stage.said(), ["ACK"]);
     let media = SDP.into();
@@ -302,7 +303,8 @@ fn a_challenge_to_a_prack_is_answered() {
     let invite = stage.request("INVITE");
     fork(&mut stage, &invite, 183, "a", Some(1), Some(SDP));
     let prack = stage.request("PRACK");
-    let challenge = "Proxy-Authenticate: Digest realm=\"carrier.example\", nonce=\"n\", qop=\"auth\"\n";
+    let challenge =
+        "Proxy-Authenticate: Digest realm=\"carrier.example\", nonce=\"n\", qop=\"auth\"\n";
     stage.hear(CARRIER, &answer(&prack, 407, "", challenge, ""));
     let again = stage.request("PRACK");
     assert!(text_of(&again, "Proxy-Authorization").contains("undertone"));
@@ -340,7 +342,8 @@ fn the_fork_that_answers_is_the_call_with_its_own_description() {
         [(format!("9 {cseq}"), "a".to_owned()), (format!("1 {cseq}"), "b".to_owned())]
     );
     assert_eq!(stage.events().len(), 2, "the caller hears whoever spoke last");
-    // It was described before: the 2xx says nothing of it, or something that no longer counts (RFC 3261 13.2.1).
+    // It was described before: the 2xx says nothing of it, or something that no longer counts (RFC
+    // 3261 13.2.1).
     fork(&mut stage, &invite, 200, "a", None, Some(OTHER));
     let ack = stage.request("ACK");
     assert!(text_of(&ack, "To").ends_with("tag=a"));
@@ -364,7 +367,9 @@ fn a_fork_that_says_the_same_again_is_not_heard_instead_of_the_other() {
         [LegEvent::Progress { media, .. }] => media.is_some(),
         other => panic!("{other:?}"),
     };
-    for (tag, media, is_news) in [("a", SDP, true), ("b", OTHER, true), ("a", SDP, false), ("a", OTHER, true)] {
+    for (tag, media, is_news) in
+        [("a", SDP, true), ("b", OTHER, true), ("a", SDP, false), ("a", OTHER, true)]
+    {
         fork(&mut stage, &invite, 183, tag, None, Some(media));
         assert_eq!(described(&mut stage), is_news, "{tag}");
     }

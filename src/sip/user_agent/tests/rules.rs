@@ -12,9 +12,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn call_phone() -> LegCommand {
-    let LegCommand::Invite { from, offer, .. } = call_carrier(LEG) else {
-        panic!()
-    };
+    let LegCommand::Invite { from, offer, .. } = call_carrier(LEG) else { panic!() };
     LegCommand::Invite {
         leg: LEG,
         to: Destination::Device(device("phone-1")),
@@ -25,18 +23,9 @@ fn call_phone() -> LegCommand {
         timeout: Duration::from_secs(60),
         max_forwards: 12,
         passed: vec![
-            PassedHeader {
-                name: "User-to-User",
-                value: b"56a390f3;encoding=hex".to_vec(),
-            },
-            PassedHeader {
-                name: "X-Coach-Role",
-                value: b"supervisor".to_vec(),
-            },
-            PassedHeader {
-                name: "Identity",
-                value: b"without its date".to_vec(),
-            },
+            PassedHeader { name: "User-to-User", value: b"56a390f3;encoding=hex".to_vec() },
+            PassedHeader { name: "X-Coach-Role", value: b"supervisor".to_vec() },
+            PassedHeader { name: "Identity", value: b"without its date".to_vec() },
         ],
     }
 }
@@ -51,10 +40,7 @@ fn a_phone_registers_with_its_digest_and_is_called_where_it_registered_from() {
     );
     assert_eq!(
         stage.events(),
-        [LegEvent::Registered {
-            device: device("phone-1"),
-            registered: true
-        }]
+        [LegEvent::Registered { device: device("phone-1"), registered: true }]
     );
     stage.command(call_phone());
     let (flow, _) = stage.sent[0];
@@ -79,11 +65,7 @@ fn a_wrong_password_is_403_and_binds_nothing() {
     let challenge = stage.response(401);
     let mut client = Credentials::new("us", REALM, "1001", "wrong");
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = DigestRequest {
-        method: b"REGISTER",
-        uri: b"sip:coach.example",
-        body: b"",
-    };
+    let subject = DigestRequest { method: b"REGISTER", uri: b"sip:coach.example", body: b"" };
     let answer = client.answer(&challenges, "us", subject, "c").unwrap();
     stage.hear(
         PHONE,
@@ -101,18 +83,18 @@ fn digest(stage: &mut Stage, peer: &str, number: &str, cseq: u32, password: &str
     stage.hear(peer, &register(number, cseq, ""));
     let challenge = stage.response(401);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = DigestRequest {
-        method: b"REGISTER",
-        uri: b"sip:coach.example",
-        body: b"",
-    };
+    let subject = DigestRequest { method: b"REGISTER", uri: b"sip:coach.example", body: b"" };
     let mut client = Credentials::new("us", REALM, number, password);
     client.answer(&challenges, "us", subject, "c").unwrap()
 }
 
 fn guess(stage: &mut Stage, peer: &str, number: &str, cseq: u32, password: &str) -> SipResponse {
     let answer = digest(stage, peer, number, cseq, password);
-    let again = register(number, cseq + 1, &format!("Contact: <sip:x@10.0.0.3>\nAuthorization: {answer}\n"));
+    let again = register(
+        number,
+        cseq + 1,
+        &format!("Contact: <sip:x@10.0.0.3>\nAuthorization: {answer}\n"),
+    );
     stage.hear(peer, &again);
     match stage.sent().pop() {
         Some(SipMessage::Response(response)) => response,
@@ -139,12 +121,12 @@ fn who_guesses_passwords_is_soon_not_looked_at_and_disturbs_nobody_elsewhere() {
     let counters = stage.agent.counters();
     assert_eq!((counters.wrong_passwords, counters.throttled), (5, 146));
     let reports = std::mem::take(&mut stage.reports);
-    let told: Vec<(u32, bool)> = reports.iter().map(|report| (report.times, report.throttled)).collect();
+    let told: Vec<(u32, bool)> =
+        reports.iter().map(|report| (report.times, report.throttled)).collect();
     assert_eq!(told, [(1, false), (4, true)]);
     assert!(
-        reports
-            .iter()
-            .all(|report| (&report.device, report.source) == (&device("phone-1"), address(STRANGER).ip()))
+        reports.iter().all(|report| (&report.device, report.source)
+            == (&device("phone-1"), address(STRANGER).ip()))
     );
 
     assert_eq!(stage.register(PHONE, "1001", 90, "Contact: <sip:1001@10.0.0.3>\n").status, 200);
@@ -176,11 +158,7 @@ fn one_account_can_not_register_another() {
     let challenge = stage.response(401);
     let mut client = Credentials::new("us", REALM, "1001", "secret");
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = DigestRequest {
-        method: b"REGISTER",
-        uri: b"sip:coach.example",
-        body: b"",
-    };
+    let subject = DigestRequest { method: b"REGISTER", uri: b"sip:coach.example", body: b"" };
     let answer = client.answer(&challenges, "us", subject, "c").unwrap();
     stage.hear(
         PHONE,
@@ -194,10 +172,7 @@ fn a_phone_is_called_after_a_restart_before_it_registers_again() {
     let mut before = Stage::new();
     before.register_phone();
     before.pass(Duration::from_secs(100));
-    let registered = |registered| LegEvent::Registered {
-        device: device("phone-1"),
-        registered,
-    };
+    let registered = |registered| LegEvent::Registered { device: device("phone-1"), registered };
 
     let mut stage = before.restarted(config(), Duration::from_secs(300));
     assert_eq!(stage.events(), [registered(true)]);
@@ -213,18 +188,15 @@ fn a_phone_is_called_after_a_restart_before_it_registers_again() {
 }
 
 #[test]
-fn nobody_is_restored_who_has_expired_or_is_no_account_any_more_or_came_to_an_address_that_is_not_ours() {
+fn nobody_is_restored_who_has_expired_or_is_no_account_any_more_or_came_to_an_address_that_is_not_ours()
+ {
     let mut before = Stage::new();
     before.register_phone();
     let mut strangers = config();
     strangers.accounts.clear();
     let mut elsewhere = Stage::new();
     elsewhere.kept.clone_from(&before.kept);
-    elsewhere
-        .kept
-        .values_mut()
-        .flatten()
-        .for_each(|kept| kept.local = address("192.0.2.1:5080"));
+    elsewhere.kept.values_mut().flatten().for_each(|kept| kept.local = address("192.0.2.1:5080"));
     for mut stage in [
         before.restarted(config(), Duration::from_secs(600)),
         before.restarted(strangers, SECOND),
@@ -234,11 +206,7 @@ fn nobody_is_restored_who_has_expired_or_is_no_account_any_more_or_came_to_an_ad
         assert_eq!(stage.kept[&device("phone-1")], [], "and it is forgotten");
     }
     // A clock that was set back does not prolong a registration for ever.
-    before
-        .kept
-        .values_mut()
-        .flatten()
-        .for_each(|kept| kept.expires_at.0 += 1_000_000_000);
+    before.kept.values_mut().flatten().for_each(|kept| kept.expires_at.0 += 1_000_000_000);
     let mut stage = before.restarted(config(), SECOND);
     stage.pass(HOUR);
     assert_eq!(stage.agent.registered_devices().count(), 0);
@@ -277,14 +245,12 @@ fn bindings_are_fetched_refreshed_removed_and_expire() {
     stage.register_phone();
     let fetched = stage.register(PHONE, "1001", 2, "");
     assert_eq!(fetched.headers.fields_of("Contact").count(), 1);
-    let brief = stage.register(PHONE, "1001", 3, "Contact: <sip:1001@10.0.0.3:5062>\nExpires: 10\n");
+    let brief =
+        stage.register(PHONE, "1001", 3, "Contact: <sip:1001@10.0.0.3:5062>\nExpires: 10\n");
     assert_eq!((brief.status, text(&brief, "Min-Expires").as_str()), (423, "60"));
     let star = stage.register(PHONE, "1001", 4, "Contact: *\nExpires: 0\n");
     assert_eq!((star.status, star.headers.has("Contact")), (200, false));
-    let gone = LegEvent::Registered {
-        device: device("phone-1"),
-        registered: false,
-    };
+    let gone = LegEvent::Registered { device: device("phone-1"), registered: false };
     assert_eq!(stage.events(), std::slice::from_ref(&gone));
     stage.register(PHONE, "1001", 5, "Contact: <sip:1001@10.0.0.3:5062>;expires=120\n");
     stage.pass(121 * SECOND);
@@ -298,7 +264,12 @@ fn a_phone_that_restarts_again_and_again_registers_and_is_called_at_its_newest_c
     let mut stage = Stage::new();
     for restart in 1..=12 {
         let peer = format!("192.0.2.3:{}", 50_000 + restart);
-        let ok = stage.register(&peer, "1001", restart, &format!("Contact: <sip:1001@10.0.0.{restart}>\n"));
+        let ok = stage.register(
+            &peer,
+            "1001",
+            restart,
+            &format!("Contact: <sip:1001@10.0.0.{restart}>\n"),
+        );
         assert_eq!(ok.status, 200);
         assert_eq!(ok.headers.fields_of("Contact").count(), restart.min(5) as usize);
     }
@@ -335,7 +306,8 @@ fn another_port_of_our_host_is_another() {
 fn more_contacts_in_one_request_than_a_device_may_have_change_nothing() {
     let mut stage = Stage::new();
     stage.register_phone();
-    let contacts: String = (1..=6).map(|number| format!("Contact: <sip:1001@10.0.0.{number}>\n")).collect();
+    let contacts: String =
+        (1..=6).map(|number| format!("Contact: <sip:1001@10.0.0.{number}>\n")).collect();
     assert_eq!(stage.register(PHONE, "1001", 2, &contacts).status, 403);
     assert_eq!(stage.register(PHONE, "1001", 3, "").headers.fields_of("Contact").count(), 1);
 }
@@ -345,17 +317,14 @@ fn a_phone_calls_with_its_digest_under_its_own_number() {
     let mut stage = Stage::new();
     stage.register_phone();
     let ask = |branch: &str, cseq, extra: &str| {
-        invite("c9", branch, cseq, extra).replace("<sip:+4930@carrier.example>", "\"Boss\" <sip:1001@coach.example>")
+        invite("c9", branch, cseq, extra)
+            .replace("<sip:+4930@carrier.example>", "\"Boss\" <sip:1001@coach.example>")
     };
     stage.hear(PHONE, &ask("1", 1, ""));
     let challenge = stage.response(401);
     let mut client = Credentials::new("us", REALM, "1001", "secret");
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
-    let subject = DigestRequest {
-        method: b"INVITE",
-        uri: b"sip:1001@coach.example",
-        body: b"",
-    };
+    let subject = DigestRequest { method: b"INVITE", uri: b"sip:1001@coach.example", body: b"" };
     let answer = client.answer(&challenges, "us", subject, "c").unwrap();
     stage.hear(
         PHONE,
@@ -379,10 +348,12 @@ fn strangers_foreign_targets_and_unknown_users_are_refused_without_a_leg() {
     let mut stage = Stage::new();
     stage.hear(STRANGER, &invite("s1", "1", 1, ""));
     assert_eq!(stage.said(), ["401"], "as if there were such an account");
-    let relay = invite("s2", "2", 1, "").replace("INVITE sip:1001@coach.example", "INVITE sip:+1900@elsewhere.example");
+    let relay = invite("s2", "2", 1, "")
+        .replace("INVITE sip:1001@coach.example", "INVITE sip:+1900@elsewhere.example");
     stage.hear(CARRIER, &relay);
     assert_eq!(stage.said(), ["404"]);
-    let smuggled = invite("s3", "3", 1, "").replace("INVITE sip:1001@", "INVITE sip:1001%0d%0aX:1@");
+    let smuggled =
+        invite("s3", "3", 1, "").replace("INVITE sip:1001@", "INVITE sip:1001%0d%0aX:1@");
     stage.hear(CARRIER, &smuggled);
     assert_eq!(stage.said(), ["404"]);
     assert!(stage.events().is_empty() && stage.is_quiet());
@@ -391,7 +362,8 @@ fn strangers_foreign_targets_and_unknown_users_are_refused_without_a_leg() {
 #[test]
 fn stateless_refusals_of_one_request_are_the_same() {
     let mut stage = Stage::new();
-    let foreign = invite("s1", "1", 1, "").replace("INVITE sip:1001@coach.example", "INVITE sip:1001@elsewhere.example");
+    let foreign = invite("s1", "1", 1, "")
+        .replace("INVITE sip:1001@coach.example", "INVITE sip:1001@elsewhere.example");
     stage.hear(STRANGER, &foreign);
     stage.hear(STRANGER, &foreign);
     let sent = stage.sent();
@@ -402,10 +374,7 @@ fn stateless_refusals_of_one_request_are_the_same() {
 #[test]
 fn a_flood_costs_no_memory_and_is_not_answered_for_ever() {
     let mut stage = Stage::with(SipConfig {
-        limits: SipLimits {
-            refusals_per_second: 50,
-            ..SipLimits::default()
-        },
+        limits: SipLimits { refusals_per_second: 50, ..SipLimits::default() },
         ..config()
     });
     for number in 0..2000 {
@@ -439,7 +408,9 @@ fn a_trunk_that_calls_too_much_gets_503_and_is_served_again_later() {
 }
 
 fn challenge(realm: &str) -> String {
-    format!("WWW-Authenticate: Digest realm=\"{realm}\", nonce=\"abc\", qop=\"auth\", algorithm=SHA-256\n")
+    format!(
+        "WWW-Authenticate: Digest realm=\"{realm}\", nonce=\"abc\", qop=\"auth\", algorithm=SHA-256\n"
+    )
 }
 
 #[test]
@@ -492,10 +463,7 @@ fn a_phone_that_challenges_us_gets_nothing() {
 fn a_bye_is_challenged_and_sent_again() {
     let mut stage = Stage::new();
     stage.outgoing_call();
-    stage.command(LegCommand::Hangup {
-        leg: LEG,
-        reason: Some((200, "Call completed elsewhere")),
-    });
+    stage.command(LegCommand::Hangup { leg: LEG, reason: Some((200, "Call completed elsewhere")) });
     let bye = stage.request("BYE");
     assert_eq!(text_of(&bye, "Reason"), "SIP;cause=200;text=\"Call completed elsewhere\"");
     stage.hear(CARRIER, &answer(&bye, 401, "", &challenge("carrier.example"), ""));
@@ -559,9 +527,7 @@ fn a_peer_may_take_the_place_of_its_own_leg_and_of_no_other() {
     let names = format!("Replaces: c1 ; from-tag = theirs;to-tag={tag}\n");
     stage.hear(CARRIER, &invite("r8", "r8", 1, &names));
     let events = stage.events();
-    let [LegEvent::Incoming { replaces, .. }] = events.as_slice() else {
-        panic!("{events:?}")
-    };
+    let [LegEvent::Incoming { replaces, .. }] = events.as_slice() else { panic!("{events:?}") };
     assert_eq!(*replaces, Some(call.leg));
 }
 
@@ -573,10 +539,7 @@ fn a_phone_refers_to_its_own_other_call() {
     let Some(LegEvent::Incoming { leg: other, .. }) = stage.events().pop() else {
         panic!("no call")
     };
-    stage.command(LegCommand::Accept {
-        leg: other,
-        media: SDP.into(),
-    });
+    stage.command(LegCommand::Accept { leg: other, media: SDP.into() });
     let tag = text(&stage.response(200), "To").split("tag=").nth(1).unwrap().to_owned();
     stage.said();
     stage.hear(
@@ -589,11 +552,7 @@ fn a_phone_refers_to_its_own_other_call() {
     );
     assert_eq!(
         stage.events(),
-        [LegEvent::Referred {
-            leg: call.leg,
-            to: "1002".into(),
-            replaces: Some(other),
-        }]
+        [LegEvent::Referred { leg: call.leg, to: "1002".into(), replaces: Some(other) }]
     );
 }
 
@@ -635,9 +594,7 @@ fn a_session_that_nobody_refreshes_expires() {
         CARRIER,
         &invite("c1", "a", 1, "Session-Expires: 120;refresher=uac\nSupported: timer\n"),
     );
-    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
-        panic!()
-    };
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };
     stage.command(LegCommand::Accept { leg, media: SDP.into() });
     let ok = stage.response(200);
     assert_eq!(text(&ok, "Session-Expires"), "120;refresher=uac");
@@ -661,13 +618,7 @@ fn a_session_that_nobody_refreshes_expires() {
     assert!(stage.said().is_empty());
     stage.pass(2 * SECOND);
     assert!(stage.said().contains(&"BYE".to_owned()));
-    assert_eq!(
-        stage.events(),
-        [LegEvent::Ended {
-            leg,
-            reason: EndReason::Expired
-        }]
-    );
+    assert_eq!(stage.events(), [LegEvent::Ended { leg, reason: EndReason::Expired }]);
 }
 
 #[test]
@@ -677,7 +628,8 @@ fn we_refresh_by_update_or_by_reinvite_as_the_peer_can() {
     stage.pass(151 * SECOND);
     let refresh = stage.request("INVITE");
     assert_eq!(refresh.body, SDP.as_bytes());
-    let extra = "Contact: <sip:carrier@192.0.2.2>\nAllow: INVITE, UPDATE\nContent-Type: application/sdp\n";
+    let extra =
+        "Contact: <sip:carrier@192.0.2.2>\nAllow: INVITE, UPDATE\nContent-Type: application/sdp\n";
     stage.hear(CARRIER, &answer(&refresh, 200, "", extra, SDP));
     assert_eq!(stage.said(), ["ACK"]);
     assert!(stage.events().is_empty(), "an unchanged session is no news");
@@ -685,13 +637,7 @@ fn we_refresh_by_update_or_by_reinvite_as_the_peer_can() {
     let again = stage.request("INVITE");
     stage.hear(CARRIER, &answer(&again, 481, "", "", ""));
     assert_eq!(stage.said(), ["ACK", "BYE"]);
-    assert_eq!(
-        stage.events(),
-        [LegEvent::Ended {
-            leg: LEG,
-            reason: EndReason::Expired
-        }]
-    );
+    assert_eq!(stage.events(), [LegEvent::Ended { leg: LEG, reason: EndReason::Expired }]);
 
     let mut stage = Stage::new();
     stage.command(call_carrier(LEG));
@@ -731,7 +677,8 @@ fn digits_by_info_are_handed_on_and_what_is_none_is_refused() {
     let mut stage = Stage::new();
     let call = stage.incoming_call();
     stage.said();
-    stage.hear(CARRIER, &info(&call, 2, "application/dtmf-relay", "Signal= 5\r\nDuration= 160\r\n"));
+    stage
+        .hear(CARRIER, &info(&call, 2, "application/dtmf-relay", "Signal= 5\r\nDuration= 160\r\n"));
     stage.hear(CARRIER, &info(&call, 3, "application/dtmf", "#"));
     stage.hear(CARRIER, &info(&call, 4, "application/x-other", "?"));
     stage.hear(CARRIER, &call.request("INFO", 5, ""));
@@ -740,10 +687,7 @@ fn digits_by_info_are_handed_on_and_what_is_none_is_refused() {
     stage.hear(CARRIER, &info(&call, 8, "application/dtmf-relay", "Duration=160\r\n"));
     stage.hear(CARRIER, &info(&call, 9, "application/dtmf-relay", "signal=d\n"));
     assert_eq!(stage.said(), ["200", "200", "415", "200", "200", "400", "400", "200"]);
-    let dialled = |digits: &str| LegEvent::Dialled {
-        leg: call.leg,
-        digits: digits.to_owned(),
-    };
+    let dialled = |digits: &str| LegEvent::Dialled { leg: call.leg, digits: digits.to_owned() };
     assert_eq!(stage.events(), [dialled("5"), dialled("#"), dialled("#"), dialled("D")]);
 }
 
@@ -757,7 +701,8 @@ fn a_supervisors_digits_by_info_are_swallowed_and_reach_nobody() {
     let call = stage.outgoing(command);
     stage.said();
     stage.events();
-    stage.hear(CARRIER, &info(&call, 2, "application/dtmf-relay", "Signal= 5\r\nDuration= 160\r\n"));
+    stage
+        .hear(CARRIER, &info(&call, 2, "application/dtmf-relay", "Signal= 5\r\nDuration= 160\r\n"));
     stage.hear(CARRIER, &info(&call, 3, "application/dtmf", "#"));
     stage.hear(CARRIER, &info(&call, 4, "application/x-other", "?"));
     assert_eq!(stage.said(), ["200", "200", "415"]);
@@ -826,9 +771,7 @@ fn routes_are_followed_in_both_directions() {
     let mut stage = Stage::new();
     let recorded = "Record-Route: <sip:p2.example;lr>, <sip:p1.example;lr>\n";
     stage.hear(CARRIER, &invite("c1", "a", 1, recorded));
-    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
-        panic!()
-    };
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };
     stage.command(LegCommand::Accept { leg, media: SDP.into() });
     let ok = stage.response(200);
     assert_eq!(text(&ok, "Record-Route"), "<sip:p2.example;lr>, <sip:p1.example;lr>");
@@ -850,14 +793,8 @@ fn routes_are_followed_in_both_directions() {
 fn an_incoming_call_that_nobody_takes_is_refused_in_the_end() {
     let mut stage = Stage::new();
     stage.hear(CARRIER, &invite("c1", "a", 1, ""));
-    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else {
-        panic!()
-    };
-    stage.command(LegCommand::Provisional {
-        leg,
-        status: 180,
-        media: None,
-    });
+    let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };
+    stage.command(LegCommand::Provisional { leg, status: 180, media: None });
     stage.said();
     stage.pass(125 * SECOND);
     assert_eq!(stage.said(), ["180", "180"], "repeated every minute");
@@ -875,10 +812,7 @@ fn a_phone_whose_connection_is_gone_is_gone() {
     stage.drain();
     assert_eq!(
         stage.events(),
-        [LegEvent::Registered {
-            device: device("phone-1"),
-            registered: false
-        }]
+        [LegEvent::Registered { device: device("phone-1"), registered: false }]
     );
 }
 
@@ -899,11 +833,7 @@ fn a_phone_that_refers_is_told_how_it_goes_until_the_last_word() {
     stage.hear(CARRIER, &refer(&call, 2, "<sip:1002@coach.example>"));
     assert_eq!(
         stage.events(),
-        [LegEvent::Referred {
-            leg: call.leg,
-            to: "1002".into(),
-            replaces: None,
-        }]
+        [LegEvent::Referred { leg: call.leg, to: "1002".into(), replaces: None }]
     );
     let sent = stage.sent();
     let [SipMessage::Response(accepted), SipMessage::Request(notify)] = &sent[..] else {
@@ -919,24 +849,15 @@ fn a_phone_that_refers_is_told_how_it_goes_until_the_last_word() {
     stage.hear(CARRIER, &answer(notify, 200, "", "", ""));
     stage.hear(CARRIER, &refer(&call, 3, "<sip:1003@coach.example>"));
     assert_eq!(stage.said(), ["491"], "one at a time");
-    stage.command(LegCommand::TellReferrer {
-        leg: call.leg,
-        status: 486,
-    });
+    stage.command(LegCommand::TellReferrer { leg: call.leg, status: 486 });
     let notify = stage.request("NOTIFY");
     let last = ("terminated;reason=noresource".to_owned(), "SIP/2.0 486 Busy Here\r\n".to_owned());
     assert_eq!(fragment(&notify), last);
     stage.hear(CARRIER, &answer(&notify, 481, "", "", ""));
-    stage.command(LegCommand::TellReferrer {
-        leg: call.leg,
-        status: 200,
-    });
+    stage.command(LegCommand::TellReferrer { leg: call.leg, status: 200 });
     assert!(stage.sent().is_empty(), "it has been told");
     stage.hear(CARRIER, &refer(&call, 4, "<sip:1003@coach.example>"));
-    assert!(
-        matches!(stage.events().as_slice(), [LegEvent::Referred { .. }]),
-        "and may ask again"
-    );
+    assert!(matches!(stage.events().as_slice(), [LegEvent::Referred { .. }]), "and may ask again");
 }
 
 #[test]
@@ -948,10 +869,7 @@ fn a_phone_that_wants_to_hear_nothing_of_its_refer_hears_nothing() {
     stage.hear(CARRIER, &silent);
     let accepted = stage.response(202);
     assert_eq!(text(&accepted, "Refer-Sub"), "false");
-    stage.command(LegCommand::TellReferrer {
-        leg: call.leg,
-        status: 200,
-    });
+    stage.command(LegCommand::TellReferrer { leg: call.leg, status: 200 });
     assert!(stage.sent().is_empty());
 }
 
@@ -975,7 +893,11 @@ fn a_refer_to_what_we_can_not_call_is_refused_and_asks_for_nothing() {
     stage.hear(CARRIER, &call.request("REFER", 20, ""));
     stage.hear(
         CARRIER,
-        &call.request("REFER", 21, "Refer-To: sip:1@coach.example\nRefer-To: sip:2@coach.example\n"),
+        &call.request(
+            "REFER",
+            21,
+            "Refer-To: sip:1@coach.example\nRefer-To: sip:2@coach.example\n",
+        ),
     );
     assert_eq!(stage.said(), ["400", "400"]);
     assert!(stage.events().is_empty());
