@@ -1,4 +1,5 @@
-//! Who listened to whom: one JSON object per line, on disk before anybody hears anything.
+//! The audit: which supervisor listened to which device. One JSON object per line, on disk before
+//! anybody hears anything.
 //!
 //! A writer thread of its own gathers what waits, appends it in one write and asks the disk to keep
 //! it (fsync) before it says so.
@@ -36,7 +37,7 @@ pub enum AuditError {
     /// The file cannot be opened or written.
     #[error("audit file {}: {problem}", path.display())]
     Disk {
-        /// Which file.
+        /// The file that it is about.
         path: PathBuf,
         /// What the system says.
         problem: String,
@@ -119,39 +120,39 @@ pub struct AuditLine<'a> {
     /// When; RFC 3339, UTC.
     #[serde(serialize_with = "rfc3339")]
     pub at: Timestamp,
-    /// What happened.
+    /// The event that the line is about.
     pub event: &'a str,
-    /// Who.
+    /// The user that asked, by login name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<&'a str>,
-    /// From where.
+    /// The address of the client that asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// His request.
+    /// The id of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<&'a str>,
     /// The operation asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<&'a str>,
-    /// His device.
+    /// The supervisor's device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<&'a str>,
-    /// Whom.
+    /// The monitored device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<&'a str>,
-    /// The number he named.
+    /// The number that the request named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub number: Option<&'a str>,
-    /// Which call.
+    /// The call that is monitored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call: Option<&'a str>,
-    /// What he does there.
+    /// What the supervisor does on the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activity: Option<&'a str>,
-    /// For how long he asked.
+    /// The mode that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<&'a str>,
-    /// What he asked to follow.
+    /// The scope that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<&'a str>,
     /// Why refused: the reason.
@@ -160,7 +161,7 @@ pub struct AuditLine<'a> {
     /// Why refused, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<&'a str>,
-    /// How long he has heard the call, in milliseconds.
+    /// How long the supervisor has heard the call, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heard_ms: Option<u64>,
 }

@@ -1,8 +1,8 @@
 //! Permissions, presence, views of devices and calls, audiences.
 //!
-//! [`Gateway`] is a core machine: it decides who may ask what, what each user's devices and calls
-//! look like now, and who is told. It holds no call: the backend does. It can die and come back
-//! without a call noticing.
+//! [`Gateway`] is a core machine: it decides what each user may ask, what each user's devices and
+//! calls look like now, and which users are told. It holds no call: the backend does. It can die
+//! and come back without a call noticing.
 //!
 //! ```text
 //!  handle_request ──▶ permission ──▶ Audit ──handle_audited──▶ Command ──handle_command_result──▶ Reply
@@ -149,7 +149,7 @@ pub enum Output {
 pub struct Restored {
     /// The users with an open session, and their voice states.
     pub sessions: BTreeMap<UserId, AgentState>,
-    /// The supervisors who were admitted to a call or were on it.
+    /// The supervisors that were admitted to a call or were on it.
     pub hearing: Vec<ListeningRecord>,
 }
 
@@ -158,8 +158,8 @@ pub struct Restored {
 #[error("the audit cannot be written")]
 pub struct AuditFailed;
 
-/// Who may ask what, what each user sees, and who is told. After every `handle_*`, drain
-/// [`Gateway::poll_output`].
+/// What each user may ask, what each user sees, and which users are told. After every `handle_*`,
+/// drain [`Gateway::poll_output`].
 pub struct Gateway {
     config: GatewayConfig,
     access: AccessDirectory,
@@ -277,7 +277,7 @@ impl Gateway {
         self.known.monitors.values().any(|monitor| joined(monitor).is_some())
     }
 
-    /// The audit cannot be written: every supervisor who hears a call, or is about to, hears it no
+    /// The audit cannot be written: every supervisor that hears a call, or is about to, hears it no
     /// more and is told why. Asked for at every failure until it is so.
     pub fn handle_audit_lost(&mut self, now: Now) {
         let (monitoring, mut ctx) = self.monitoring(now);
@@ -345,7 +345,7 @@ impl Gateway {
     /// Answers a read: also while the backend is away, with what was known last.
     ///
     /// # Errors
-    /// `NotFound` for what the user may not see, `NotAuthenticated` for a user who is not in the
+    /// `NotFound` for what the user may not see, `NotAuthenticated` for a user that is not in the
     /// directory.
     pub fn read(&self, user: &UserId, query: &Query, now: Timestamp) -> Result<Answer, Refusal> {
         self.reader().read(self.access.user(user)?, query, now)
@@ -475,7 +475,7 @@ impl Gateway {
     }
 }
 
-/// Facts, and the users who are told of them.
+/// Facts, and the users that are told of them.
 impl Gateway {
     fn handle_call(&mut self, call: CallFact, now: Now) {
         let (monitoring, mut ctx) = self.monitoring(now);

@@ -1,7 +1,7 @@
 //! The contract served by the gateway: Command ⇄ Request and reply.
 //!
 //! A gateway is itself a backend: other services speak to it as it speaks to its own, on behalf of
-//! users whose permissions it checks.
+//! users, with their permissions.
 
 use crate::gateway::User;
 use crate::gateway::task::GatewayHandle;
@@ -39,7 +39,7 @@ async fn carry(gateway: GatewayHandle, mut placed: mpsc::Receiver<CommandCall>) 
     }
 }
 
-/// What the user, on whose behalf it is commanded, would have asked.
+/// The request by which the user of a command would have asked for the same.
 fn asked(
     gateway: &GatewayHandle,
     context: CommandContext,

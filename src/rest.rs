@@ -87,7 +87,7 @@ pub(crate) fn router(config: &HttpConfig, desk: GatewayHandle) -> Router {
     open.method_not_allowed_fallback(wrong_method).merge(closed).with_state(rest)
 }
 
-/// What holds for every operation: where it is, who may ask, and how it is refused.
+/// What holds for every operation: where it is, which users may ask, and how it is refused.
 fn described(mut document: openapi::OpenApi, public_url: &str) -> openapi::OpenApi {
     use openapi::security::{
         ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
@@ -247,7 +247,7 @@ fn unexpected(answer: &Answer) -> HttpError {
     HttpError::new(Reason::Internal, "Internal error.")
 }
 
-/// Who asks, under which name.
+/// The user that asks, and the id of the request.
 struct RequestContext {
     caller: AuthenticatedUser,
     name: RequestName,
@@ -411,7 +411,7 @@ struct Version {
     version: &'static str,
 }
 
-/// The user himself; with `subresources` also his devices, calls and channels.
+/// The user that asks; with `subresources` also the devices, calls and channels.
 #[utoipa::path(get, path = "/api/v2/me", params(Read), responses((status = 200, body = Reply<OneUser>), (status = "default", body = ErrorBody)))]
 async fn read_me(
     State(rest): State<RestState>,
@@ -641,7 +641,7 @@ async fn read_my_call(
     }
 }
 
-/// What a user may do with his own leg, the supervisor's switching among it.
+/// What a user may do with its own leg, the supervisor's switching among it.
 #[utoipa::path(post, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call the user is on")),
     request_body = operations::CallOperationBody, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
 async fn operate_my_call(

@@ -85,8 +85,8 @@ pub fn start_log(config: &LogConfig) {
     };
 }
 
-/// A writer that lets no control character reach the terminal but the end of each event: nobody
-/// writes lines of his own.
+/// A writer that lets no control character reach the terminal but the end of each event: no input
+/// writes a line of its own.
 struct Tame<W>(W);
 
 /// One event on its way.

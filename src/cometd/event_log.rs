@@ -2,9 +2,9 @@
 //! at a time, and reads them back.
 //!
 //! It writes behind: an event is told before it is on disk. A number is never used twice all the
-//! same, see [`super::ledger`], and a graceful end writes everything. What a full disk does not
-//! take waits in memory and is read from there; of a process that dies so, the next one knows that
-//! something is missing.
+//! same, see [`super::event_numbers`], and a graceful end writes everything. What a full disk does
+//! not take waits in memory and is read from there; of a process that dies so, the next one knows
+//! that something is missing.
 
 use super::message::{ClientId, Event};
 use super::sessions::{RestoredEvents, Saved, SessionId};

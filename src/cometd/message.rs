@@ -1,8 +1,8 @@
 //! Messages: text ⇄ types. Quiet.
 //!
-//! What comes in is sorted by its channel into [`Kind`]; a message that breaks a rule is a kind
-//! too, so that it gets its own reply and the rest of its batch goes on. `data` is never looked
-//! into: it leaves byte for byte as it came.
+//! What comes in is sorted by its channel into [`MessageKind`]; a message that breaks a rule is a
+//! kind too, so that it gets its own reply and the rest of its batch goes on. `data` is never
+//! looked into: it leaves byte for byte as it came.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;

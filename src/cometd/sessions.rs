@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Here the session is found that something has happened to: by client id, request, websocket, user
-//! or subscription. What happens to it is decided by [`Session`] itself, with a [`Ctx`] of what all
+//! or subscription. What happens to it is decided by `Session` itself, with a `Ctx` of what all
 //! sessions share, and for websockets by `Socket`.
 //!
 //! An event leaves a session's queue in one of three ways, and by no other:

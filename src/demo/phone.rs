@@ -250,7 +250,7 @@ impl Phone {
     }
 
     /// Calls a number at its server. Returns once the INVITE is out; what comes of it are events. A
-    /// call whose end is still on its way here may end first.
+    /// call that has been ended by the other side may end first.
     pub async fn call(&self, number: &str) -> Result<(), PhoneError> {
         const LAST_CALL: Duration = Duration::from_secs(2);
         let mut count = self.shared.count.subscribe();

@@ -9,9 +9,9 @@ use std::time::Duration;
 /// how long a call was heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
-    /// When.
+    /// The time of the event.
     pub at: Timestamp,
-    /// What happened.
+    /// The event that it records.
     pub event: AuditEvent,
     /// The user; absent when the device has none.
     pub user: Option<UserId>,
@@ -27,7 +27,7 @@ pub struct AuditRecord {
     pub target: Option<DeviceId>,
     /// The number named instead of, or beside, a device.
     pub number: Option<Number>,
-    /// Which call.
+    /// The call that is monitored.
     pub call: Option<CallId>,
     /// The activity there, or the one asked for.
     pub activity: Option<Activity>,
@@ -35,7 +35,7 @@ pub struct AuditRecord {
     pub mode: Option<Mode>,
     /// The scope asked for.
     pub scope: Option<Scope>,
-    /// Why refused.
+    /// The reason of a refusal.
     pub refusal: Option<Refusal>,
     /// How long the supervisor has heard the call.
     pub heard: Option<Duration>,
@@ -75,7 +75,7 @@ pub enum AuditEvent {
     Cancelled,
 }
 
-/// A supervisor who may hear a call or hears it. Kept, so that every admission and every join gets
+/// A supervisor that may hear a call or hears it. Kept, so that every admission and every join gets
 /// its last line, also after kill −9.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListeningRecord {
@@ -83,7 +83,7 @@ pub struct ListeningRecord {
     pub supervisor: DeviceId,
     /// The monitored device.
     pub target: DeviceId,
-    /// Which call.
+    /// The call that is monitored.
     pub call: CallId,
     /// The activity there.
     pub activity: Activity,

@@ -54,7 +54,7 @@ impl User {
 /// A device of the house.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceEntry {
-    /// Its id.
+    /// The id of the device.
     pub id: DeviceId,
     /// Its number.
     pub number: Number,
@@ -62,22 +62,22 @@ pub struct DeviceEntry {
     pub voice_environment: String,
 }
 
-/// Agents and the supervisors who may monitor them.
+/// Agents and the supervisors that may monitor them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
-    /// Its id.
+    /// The id of the group.
     pub id: GroupId,
-    /// Its agents.
+    /// The agents of the group.
     #[serde(default)]
     pub agents: BTreeSet<UserId>,
-    /// Their supervisors.
+    /// The supervisors of the group.
     #[serde(default)]
     pub supervisors: BTreeSet<UserId>,
-    /// The group says that its supervisors may monitor its members who are supervisors themselves.
+    /// The group says that its supervisors may monitor its members that are supervisors themselves.
     #[serde(default)]
     pub monitor_supervisors: bool,
-    /// Whoever monitors its agents hears them alone, never their customers.
+    /// A supervisor of its agents hears them alone, never their customers.
     #[serde(default)]
     pub agent_side_only: bool,
 }

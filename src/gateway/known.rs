@@ -82,7 +82,7 @@ impl BackendFacts {
         self.devices.insert(device.id.clone(), device);
     }
 
-    /// Takes a call as it is now; the calls whose consultations may have changed by it.
+    /// Takes a call as it is now; returns the calls with consultations that may have changed by it.
     pub(super) fn insert_call(&mut self, call: CallFact) -> BTreeSet<CallId> {
         if let Some(unrepeated) = self.unrepeated() {
             unrepeated.calls.remove(&call.id);

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// line in the audit, and a monitor that must end is asked to until it is gone.
 #[derive(Default)]
 pub(super) struct Monitoring {
-    /// Admissions and joins whose last line has not been written, by supervisor's device.
+    /// Admissions and joins without their last line, by supervisor's device.
     listening: BTreeMap<DeviceId, ListeningRecord>,
     /// Monitors that must end, by supervisor's device; asked for again after every snapshot until
     /// they are gone.
@@ -180,7 +180,7 @@ impl Monitoring {
         }
     }
 
-    /// The audit cannot be written: every supervisor who hears a call, or is about to, hears it no
+    /// The audit cannot be written: every supervisor that hears a call, or is about to, hears it no
     /// more and is told why.
     pub(super) fn handle_audit_lost(&mut self, ctx: &mut Ctx<'_>) {
         let hears = |monitor: &&MonitorFact| match monitor.state {
@@ -210,7 +210,7 @@ impl Monitoring {
         }
     }
 
-    /// Ends a monitor whose supervisor may not monitor its target any more.
+    /// Ends a monitor that its supervisor may not have any more.
     pub(super) fn check_permission(&mut self, monitor: &MonitorFact, ctx: &mut Ctx<'_>) {
         let Some(user) = ctx.access.owner(&monitor.supervisor) else {
             return;
@@ -315,7 +315,7 @@ impl Monitoring {
         }
     }
 
-    /// Writes down, for each supervisor who hears a call or is about to, that a device's leg of it
+    /// Writes down, for each supervisor that hears a call or is about to, that a device's leg of it
     /// is with another number now. `ctx` knows the call as it was before.
     pub(super) fn handle_call(&self, call: &CallFact, ctx: &mut Ctx<'_>) {
         let before =
@@ -339,7 +339,7 @@ impl Monitoring {
         }
     }
 
-    /// Writes down what a failure means to a supervisor who hears a call or is about to.
+    /// Writes down what a failure means to a supervisor that hears a call or is about to.
     pub(super) fn handle_failure(&mut self, failure: &Failure, ctx: &mut Ctx<'_>) {
         let waits = |listening: &&ListeningRecord| {
             listening.since.is_none() && failure.call.as_ref() == Some(&listening.call)

@@ -9,7 +9,7 @@ use crate::model::{
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// The outputs of the gateway, and the commands and audit lines whose outcome has not come yet.
+/// The outputs of the gateway, and the commands and audit lines without an outcome yet.
 pub(super) struct PendingWorks {
     /// Makes request ids of our own unlike those of the instance before.
     instance: String,
@@ -132,7 +132,7 @@ impl PendingWorks {
         lines.chain(self.commands.values().map(|(deadline, _)| *deadline)).min()
     }
 
-    /// The works whose outcome has not come in time, in the order they began; true for an audit
+    /// The works without an outcome in time, in the order they began; true for an audit
     /// line.
     pub(super) fn late(&self, now: Instant) -> BTreeMap<WorkId, bool> {
         let lines = self.lines.iter().map(|(id, (deadline, _))| (*id, *deadline, true));

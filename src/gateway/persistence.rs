@@ -1,4 +1,4 @@
-//! What survives a restart of the gateway: presence, and the supervisors who were admitted to a
+//! What survives a restart of the gateway: presence, and the supervisors that were admitted to a
 //! call or are on it.
 
 use super::handle::Reply;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 /// The table of presence: login name → voice state.
 const PRESENCE: &str = "presence";
-/// The table of the supervisors who were admitted to a call or are on it: supervisor's device →
+/// The table of the supervisors that were admitted to a call or are on it: supervisor's device →
 /// JSON.
 const HEARING: &str = "hearing";
 
@@ -29,7 +29,7 @@ pub(super) fn kept_sessions(
         .collect())
 }
 
-/// The admissions and joins whose last line the audit does not have.
+/// The admissions and joins that have no last line in the audit.
 pub(super) fn kept_listening(store: &Store) -> Result<Vec<ListeningRecord>, StoreError> {
     let kept = store.load(HEARING)?;
     let read = |supervisor: &str, bytes: &[u8]| {

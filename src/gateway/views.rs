@@ -200,7 +200,7 @@ fn on_the_call(party: &PartyFact) -> bool {
     matches!(party.state, LegState::Established | LegState::Held)
 }
 
-/// What the strongest of the supervisors who monitor this party does, if the party is told.
+/// What the strongest of the supervisors that monitor this party does, if the party is told.
 fn supervised(call: &CallFact, party: &PartyFact, config: &GatewayConfig) -> SupervisionView {
     if config.notify_agent == NotifyAgent::None || party.device.is_none() || !on_the_call(party) {
         return SupervisionView::None;
@@ -233,7 +233,7 @@ fn is_conference(call: &CallFact) -> bool {
     call.parties.iter().filter(there).count() > 2
 }
 
-/// The others who talk. A supervisor is one of them only in BargeIn: in ListenIn and Coach the
+/// The others that talk. A supervisor is one of them only in BargeIn: in ListenIn and Coach the
 /// customer's side never knows of the supervisor.
 fn others<'a>(call: &'a CallFact, me: &'a PartyFact) -> impl Iterator<Item = &'a PartyFact> {
     call.parties

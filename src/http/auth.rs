@@ -79,7 +79,7 @@ pub enum PasswordError {
     NotAHash(UserId),
 }
 
-/// Hashes a password for [`Accounts`]: argon2id, 19 MiB, two passes (OWASP).
+/// Hashes a password for [`PasswordHashes`]: argon2id, 19 MiB, two passes (OWASP).
 pub fn hash_password(password: &str) -> Result<String, PasswordError> {
     hash_with(&Argon2::default(), password)
 }

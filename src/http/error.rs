@@ -90,7 +90,7 @@ impl HttpError {
         Some((row.bayeux, Duration::from_secs(row.retry_after_s?.into())))
     }
 
-    /// Nobody knows who it is.
+    /// The caller is not known.
     pub(crate) fn is_access_denied(&self) -> bool {
         self.refusal.reason == Reason::NotAuthenticated
     }

@@ -58,7 +58,7 @@ pub trait PollService: Clone + Send + Sync + 'static {
     ) -> Self::Client;
 
     /// Hands a request in. Its answer, with this cookie, is written to the connection by
-    /// [`DeliveryTracker::answer`].
+    /// `DeliveryTracker::answer`.
     ///
     /// # Errors
     /// The answer, if there is one already.

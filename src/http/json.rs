@@ -91,7 +91,7 @@ pub struct DeviceJson {
     pub user_state: Option<UserStateJson>,
     /// Its number.
     pub phone_number: String,
-    /// The same.
+    /// The same number again.
     pub e164_number: String,
     /// Always Private.
     pub telephony_network: &'static str,
@@ -115,7 +115,7 @@ pub struct DeviceJson {
 pub struct UserStateJson {
     /// Fixed for each state.
     pub id: &'static str,
-    /// For people.
+    /// A text for people.
     pub display_name: &'static str,
     /// Ready, NotReady or LoggedOut.
     pub state: &'static str,
@@ -154,22 +154,22 @@ pub struct CallJson {
     pub device_uri: String,
     /// The others, never himself.
     pub participants: Vec<ParticipantJson>,
-    /// Who called.
+    /// The number that called.
     pub ani: String,
-    /// Who was called.
+    /// The number that was called.
     pub dnis: String,
     /// Internal, Inbound, Outbound or Consult.
     pub call_type: &'static str,
-    /// His call that this one was made to ask about.
+    /// The agent's call that this one was made to ask about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_call_uri: Option<String>,
-    /// What he may ask now; a set.
+    /// What the user may ask of the call now; a set.
     pub capabilities: Vec<&'static str>,
     /// Attached data.
     pub user_data: BTreeMap<String, String>,
-    /// Seconds since his leg was established, as a string.
+    /// Seconds since the leg was established, as a string.
     pub duration: String,
-    /// On: he is not heard.
+    /// On: the leg is not heard.
     pub mute: &'static str,
     /// A supervisor listens in.
     pub supervisor_listening_in: bool,
@@ -180,8 +180,8 @@ pub struct CallJson {
     /// What the supervisor does, on the supervised legs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supervisor_monitoring_state: Option<CallMonitoringJson>,
-    /// How his sound fares; only in answers to GET, and absent before the first report. An
-    /// extension.
+    /// How the sound of the leg fares; only in answers to GET, and absent before the first report.
+    /// An extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_quality: Option<MediaQualityJson>,
     /// Of a released leg: it has not ended but was handed on to this number, by the phone or the
@@ -198,16 +198,16 @@ pub struct CallJson {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ParticipantJson {
-    /// His number.
+    /// The number of the participant.
     pub e164_number: String,
-    /// The same.
+    /// The same number again.
     pub formatted_phone_number: String,
-    /// The same.
+    /// The same number again.
     pub phone_number: String,
-    /// The same.
+    /// The same number again.
     pub digits: String,
-    /// How the sound of his leg fares; only in answers to GET, and absent before the first report.
-    /// An extension.
+    /// How the sound of the participant's leg fares; only in answers to GET, and absent before the
+    /// first report. An extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_quality: Option<MediaQualityJson>,
 }
@@ -263,21 +263,21 @@ pub struct CallMonitoringJson {
     pub state: &'static str,
 }
 
-/// A user as he sees himself.
+/// A user, as that user sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserJson {
-    /// His id.
+    /// The id of the user.
     pub id: String,
-    /// His login name.
+    /// The login name of the user.
     pub user_name: String,
-    /// For people.
+    /// A text for people.
     pub display_name: String,
     /// ROLE_AGENT, ROLE_SUPERVISOR, ROLE_ADMIN.
     pub roles: Vec<&'static str>,
     /// `api-voice`, `api-supervisor-monitoring`.
     pub features: Vec<&'static str>,
-    /// His voice state; absent while no contact-centre session is open.
+    /// The voice state; absent while no contact-centre session is open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_state: Option<UserStateJson>,
     /// `?subresources=devices`
@@ -289,7 +289,7 @@ pub struct UserJson {
     /// `?subresources=channels`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<ChannelJson>>,
-    /// His URI.
+    /// The URI of the user.
     pub uri: String,
     /// Its path under the prefix.
     pub path: String,
@@ -303,7 +303,7 @@ pub struct ChannelJson {
     pub channel: &'static str,
     /// A contact-centre session is open on it.
     pub active: bool,
-    /// His state there.
+    /// The user's state on the channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_state: Option<UserStateJson>,
 }
@@ -313,7 +313,7 @@ pub struct ChannelJson {
 pub struct VoiceEnvironmentJson {
     /// Path id.
     pub id: String,
-    /// For people.
+    /// A text for people.
     pub name: String,
     /// Its URI.
     pub uri: String,
@@ -341,7 +341,7 @@ pub enum NoticeJson {
     },
     /// The user, on `/v2/me` and `/v2/me/channels`.
     UserStateChangeMessage {
-        /// He.
+        /// The user with the new state.
         user: UserJson,
     },
     /// Something accepted earlier has failed.
@@ -352,7 +352,7 @@ pub enum NoticeJson {
         device_uri: String,
         /// A statusCode.
         error_code: u8,
-        /// For people.
+        /// A text for people.
         error_message: String,
     },
 }

@@ -1,5 +1,5 @@
 //! The layers that every HTTP request passes, REST and CometD alike, but for polls on the fast
-//! path: those have the same headers ([`HARDENED`]) and the same check of logins.
+//! path: those have the same headers (`HARDENED`) and the same check of logins.
 
 use super::HttpConfig;
 use super::auth::{self, Auth, ClientAddress, random_text};

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A connection costs a place as long as it is open. What it may make the HTTP library remember is
-//! bounded by [`Limits::streams`] and the windows below, so that memory is bounded by the number of
-//! places.
+//! bounded by [`ConnectionLimits::streams`] and the windows below, so that memory is bounded by the
+//! number of places.
 
 mod occupancy;
 

@@ -13,7 +13,7 @@ pub enum Command {
         target: DeviceId,
         /// The activity when joined.
         activity: Activity,
-        /// How long.
+        /// The mode of the monitor.
         mode: Mode,
         /// What it follows.
         scope: Scope,
@@ -58,94 +58,94 @@ pub enum Command {
     },
     /// Calls to the device are refused while on.
     SetDoNotDisturb {
-        /// The device.
+        /// The device that it is done for.
         device: DeviceId,
         /// On or off.
         on: bool,
     },
     /// Calls to the device go elsewhere while set.
     SetForwarding {
-        /// The device.
+        /// The device that it is done for.
         device: DeviceId,
         /// Where to; `None` turns forwarding off.
         to: Option<Number>,
     },
     /// Call `destination` from the device: its own phone is brought in first.
     Dial {
-        /// The device.
+        /// The device that it is done for.
         device: DeviceId,
         /// The number to call.
         destination: Number,
     },
     /// Answer a ringing call at the device.
     Answer {
-        /// The device.
+        /// The device that it is done for.
         device: DeviceId,
-        /// The call.
+        /// The call that it is done to.
         call: CallId,
     },
     /// Release the device's leg.
     Hangup {
-        /// The device.
+        /// The device that it is done for.
         device: DeviceId,
-        /// The call.
+        /// The call that it is done to.
         call: CallId,
     },
     /// Put the other party on hold.
     Hold {
-        /// The device.
+        /// The device that it is done for.
         device: DeviceId,
-        /// The call.
+        /// The call that it is done to.
         call: CallId,
     },
     /// Take the other party back.
     Retrieve {
-        /// The device.
+        /// The device that it is done for.
         device: DeviceId,
-        /// The call.
+        /// The call that it is done to.
         call: CallId,
     },
     /// Silence the device toward the others.
     Mute {
-        /// The device.
+        /// The device that it is done for.
         device: DeviceId,
-        /// The call.
+        /// The call that it is done to.
         call: CallId,
         /// On or off.
         on: bool,
     },
     /// Send digits to the other party.
     SendDtmf {
-        /// The device.
+        /// The device that it is done for.
         device: DeviceId,
-        /// The call.
+        /// The call that it is done to.
         call: CallId,
         /// The digits.
         digits: Digits,
     },
     /// A step of a transfer.
     Transfer {
-        /// The device.
+        /// The device that it is done for.
         device: DeviceId,
-        /// The call.
+        /// The call that it is done to.
         call: CallId,
-        /// Which step.
+        /// The step of it that is asked for.
         step: TransferStep,
     },
     /// A step of a conference.
     Conference {
-        /// The device.
+        /// The device that it is done for.
         device: DeviceId,
-        /// The call.
+        /// The call that it is done to.
         call: CallId,
-        /// Which step.
+        /// The step of it that is asked for.
         step: TransferStep,
     },
     /// Release another party of the call.
     RemoveParticipant {
         /// The device that asks.
         device: DeviceId,
-        /// The call.
+        /// The call that it is done to.
         call: CallId,
         /// The party's number.
         participant: Number,
@@ -157,7 +157,7 @@ pub enum Command {
 pub enum TransferStep<D = Number> {
     /// Blind: to the destination at once.
     SingleStep {
-        /// Where to.
+        /// The number to transfer to.
         destination: D,
     },
     /// Call the destination first.
@@ -209,7 +209,7 @@ impl From<TransferStep<super::DialString>> for TransferStep {
 pub struct CommandContext {
     /// Asking twice under the same id does it once.
     pub request_id: RequestId,
-    /// The user on whose behalf it is asked; `None` for a command of the gateway about a device
+    /// The user that asks for it; `None` for a command of the gateway about a device
     /// without a user.
     pub user: Option<UserId>,
     /// How long the caller waits for "accepted".

@@ -38,7 +38,7 @@ pub enum Fact {
 pub struct Revised {
     /// Grows by at least one with each change; a watch may resume after it.
     pub revision: u64,
-    /// The fact.
+    /// The fact itself, whole.
     pub fact: Fact,
 }
 
@@ -54,7 +54,7 @@ pub enum DeviceKind {
 /// A device as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceFact {
-    /// Its id.
+    /// The id of the device.
     pub id: DeviceId,
     /// Its number.
     pub number: Number,
@@ -99,7 +99,7 @@ string_enum! {
 }
 
 string_enum! {
-    /// What a party is on a call. Who hears whom follows from it.
+    /// What a party is on a call. The hearing table follows from it.
     PartyRole {
         /// A device of the house that talks to a customer or to another agent.
         Agent,
@@ -174,7 +174,7 @@ pub struct RemoteQuality {
 /// A call as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallFact {
-    /// Its id.
+    /// The id of the call.
     pub id: CallId,
     /// 16 hexadecimal digits.
     pub conn_id: String,
@@ -224,21 +224,21 @@ pub enum MonitorState {
     Armed,
     /// Waits for leave to join this call.
     Admitting {
-        /// The call.
+        /// The call of the monitor.
         call: CallId,
     },
     /// The supervisor's phone is being brought in.
     Inviting {
-        /// The call.
+        /// The call of the monitor.
         call: CallId,
     },
     /// The supervisor is on the call.
     Joined {
-        /// The call.
+        /// The call of the monitor.
         call: CallId,
         /// The activity now; differs from the monitor's own after a live switch.
         activity: Activity,
-        /// Since when.
+        /// The time of the join.
         since: Timestamp,
     },
 }
@@ -276,7 +276,7 @@ pub struct MonitorFact {
     pub target: DeviceId,
     /// What was asked for.
     pub activity: Activity,
-    /// How long.
+    /// The mode of the monitor.
     pub mode: Mode,
     /// What it follows.
     pub scope: Scope,
@@ -295,7 +295,7 @@ pub struct AdmissionAsked {
     pub supervisor: DeviceId,
     /// The monitored device.
     pub target: DeviceId,
-    /// The call.
+    /// The call of the monitor.
     pub call: CallId,
     /// The activity about to begin.
     pub activity: Activity,
@@ -310,7 +310,7 @@ pub struct Failure {
     pub call: Option<CallId>,
     /// The request that led to it, when still known.
     pub request_id: Option<RequestId>,
-    /// Why.
+    /// The reason of the failure.
     pub refusal: Refusal,
 }
 

@@ -9,11 +9,11 @@ use std::str::FromStr;
 /// What the gateway tells one user's clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// The user whose sessions receive it.
+    /// The user; all of the user's sessions receive it.
     pub user: UserId,
-    /// On which channel.
+    /// The channel it is told on.
     pub topic: Topic,
-    /// What.
+    /// What is told.
     pub body: NoticeBody,
 }
 

@@ -109,7 +109,7 @@ impl Operation {
         Activity::ALL.iter().copied().find(|activity| Operation::switch_to(*activity) == self)
     }
 
-    /// It acts on a monitored call by the supervisor who is joined to it.
+    /// It acts on a monitored call by the supervisor that is joined to it.
     pub fn is_of_joined_supervisor(self) -> bool {
         matches!(self, Operation::MuteMonitoredUser | Operation::UnmuteMonitoredUser)
             || self.switched_to().is_some()

@@ -29,7 +29,7 @@ string_enum! {
         UnsupportedMediaType,
         /// Another supervisor monitors this device.
         InUse,
-        /// Nobody knows who is asking.
+        /// The caller is not known.
         NotAuthenticated,
         /// Asked too often.
         TooManyRequests,

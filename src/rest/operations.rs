@@ -359,7 +359,7 @@ pub(super) struct CallOperationBody {
     participant: Option<DestinationJson>,
 }
 
-/// Whom to call.
+/// The destination of a call.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Destination)]

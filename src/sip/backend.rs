@@ -62,7 +62,7 @@ pub enum BackendStartError {
     Store(#[from] StoreError),
 }
 
-/// A running backend. Dropped, it stops as by [`Backend::shutdown`], unwatched.
+/// A running backend. Dropped, it stops as by [`SipBackend::shutdown`], unwatched.
 #[derive(Debug)]
 pub struct SipBackend {
     sip: Vec<(Protocol, SocketAddr)>,

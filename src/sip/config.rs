@@ -40,7 +40,7 @@ pub struct SipConfig {
     #[serde(skip)]
     pub trunks: Vec<Trunk>,
     /// Whether accounts must authenticate each INVITE. When off, an INVITE from the address an
-    /// account has registered from is his.
+    /// account has registered from is that account's.
     pub challenge_invites: bool,
     /// Bounds.
     #[serde(skip)]
@@ -233,7 +233,7 @@ pub struct SipAccount {
 }
 
 impl SipAccount {
-    /// An account whose user name is its number, with HA1s of SHA-256 and MD5.
+    /// An account with its number as user name, with HA1s of SHA-256 and MD5.
     pub fn new(device: DeviceId, number: Number, realm: &str, password: &str) -> Self {
         let username = number.as_str().to_owned();
         let ha1 = |algorithm| (algorithm, ha1(algorithm, &username, realm, password));
@@ -310,7 +310,7 @@ pub struct Trunk {
     /// The codecs it may use, best first. Empty: all of ours.
     #[serde(default)]
     pub codecs: Vec<Codec>,
-    /// Who we are when it challenges us.
+    /// Our credentials for its challenges.
     #[serde(skip)]
     pub login: Option<Login>,
     /// More calls at once over it are refused; `None`: as many as there may be at all.
@@ -441,7 +441,7 @@ pub struct SipLimits {
     /// Legs.
     #[serde(skip)]
     pub legs: usize,
-    /// Refusals a second to one source address that is nobody's; over it he hears nothing.
+    /// Refusals a second to one source address that is nobody's; more are not answered.
     #[serde(skip)]
     pub refusals_per_second: u32,
     /// How many such sources are remembered.

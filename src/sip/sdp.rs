@@ -9,8 +9,8 @@
 //! Other media lines are refused with port 0. A stream that is only offered encrypted is never
 //! answered in clear.
 //!
-//! Encrypted means SRTP with keys in the descriptions (SDES, RFC 4568); [`Srtp`] says which leg has
-//! it.
+//! Encrypted means SRTP with keys in the descriptions (SDES, RFC 4568); [`SrtpPolicy`] says which
+//! leg has it.
 
 mod crypto;
 mod lines;

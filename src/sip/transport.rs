@@ -69,8 +69,8 @@ pub enum TransportEvent {
         /// What is wrong.
         error: ParseError,
     },
-    /// Nothing has come on a connection for [`Limits::idle`], or it is as old as a stranger's may
-    /// be; whoever does not need it calls [`Transport::close`].
+    /// Nothing has come on a connection for [`SipLimits::idle`], or it is as old as a stranger's
+    /// may be; whoever does not need it calls [`Transport::close`].
     Idle {
         /// Its way.
         flow: Flow,

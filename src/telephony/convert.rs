@@ -329,7 +329,7 @@ impl From<proto::DescribeResponse> for Capabilities {
 pub enum WatchItem {
     /// A snapshot of this instance begins.
     SnapshotBegin {
-        /// Whose revisions follow.
+        /// The backend instance of the revisions that follow.
         instance: String,
     },
     /// A fact, `SnapshotComplete` among them.

@@ -78,7 +78,7 @@ impl FactLog {
         }
     }
 
-    /// Whose revisions these are. A restarted backend is another instance.
+    /// The backend instance of these revisions. A restarted backend is another instance.
     pub fn instance(&self) -> &str {
         &self.shared.instance
     }

@@ -26,7 +26,7 @@ use tonic_health::server::HealthReporter;
 
 /// Commands that wait for a backend's loop; more are refused. A loop takes microseconds for one.
 const WAITING: usize = 256;
-/// How long a caller waits who does not say how long.
+/// How long a caller waits that sets no deadline.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long a caller waits at most.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(30);
@@ -62,7 +62,7 @@ pub fn serve(capabilities: Capabilities) -> (TelephonyServer<TelephonyService>, 
     (server, CommandInbox { commands, facts })
 }
 
-/// The same for who has its facts already and whose capabilities change: a gateway.
+/// The same for a gateway, which has its facts already and capabilities that change.
 pub fn serve_facts(
     capabilities: watch::Receiver<Capabilities>,
     facts: FactLog,
@@ -190,7 +190,7 @@ struct WatchStream {
     instance: String,
     heartbeat: Duration,
     commands: mpsc::Sender<CommandCall>,
-    /// Who resumes is told at once that he has.
+    /// A watcher that resumes is told so at once.
     greet: bool,
 }
 

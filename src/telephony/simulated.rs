@@ -183,7 +183,7 @@ impl Simulated {
         .await?
     }
 
-    /// How every supervisor who is on the call is heard.
+    /// How every supervisor that is on the call is heard.
     pub async fn heard(&self, call: &CallId) -> Result<BTreeMap<DeviceId, Heard>, Refusal> {
         let call = call.clone();
         self.act(move |house, _| house.heard(&call)).await

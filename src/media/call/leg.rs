@@ -76,7 +76,7 @@ pub(super) struct CodecChange {
 /// The machine of one leg, with its streams and its counters, as it goes from call to call.
 ///
 /// [`Call`] finds it and hands in what is for it, with what it may touch of the call; it never sees
-/// the other legs, but for the speakers that a [`Mixer`] reads for it. What a packet touches comes
+/// the other legs, but for the speakers that a `Mixer` reads for it. What a packet touches comes
 /// first and in the order of its use: with hundreds of calls it is the cold lines that cost.
 #[derive(Debug)]
 #[repr(C, align(64))]

@@ -74,7 +74,7 @@ pub(super) struct SourceFilter {
     /// `from` is settled: it was signalled and is not behind a NAT, or has sent, or was learned.
     settled: bool,
     rtcp_settled: bool,
-    /// Something is another one since [`Source::take_changed`] was asked.
+    /// Something is another one since [`SourceFilter::take_changed`] was asked.
     changed: bool,
     /// Packets that may still be sent; `None`: any number.
     left: Option<u32>,
@@ -230,7 +230,7 @@ impl SourceFilter {
         self.from == Some(from)
     }
 
-    /// [`Source::may_admit`] of RTCP.
+    /// [`SourceFilter::may_admit`] of RTCP.
     pub(super) fn may_admit_rtcp(&self, from: SocketAddr) -> bool {
         if self.rtcp_mux {
             return self.is_rtp_address(from);
@@ -239,7 +239,7 @@ impl SourceFilter {
             || !self.rtcp_settled && self.rtcp.is_some_and(|known| known.ip() == from.ip())
     }
 
-    /// [`Source::is_known`] of RTCP.
+    /// [`SourceFilter::is_known`] of RTCP.
     pub(super) fn is_known_rtcp(&self, from: SocketAddr) -> bool {
         self.rtcp == Some(from)
     }

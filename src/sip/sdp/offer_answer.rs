@@ -193,8 +193,8 @@ impl Local {
 
     /// The answer to an offer: its first codec that we speak, its payload types, no more than it
     /// and `direction` allow; the first of its keys that we can use. An offer that this leg's
-    /// [`Srtp`] rules out ([`Session::parse_for`] has not been asked) comes to nothing sent and
-    /// nothing received.
+    /// [`SrtpPolicy`] rules out ([`SdpSession::parse_for`] has not been asked) comes to nothing
+    /// sent and nothing received.
     pub fn answer(&mut self, offer: &SdpSession, direction: Direction) -> (Vec<u8>, Agreed) {
         self.lines = offer.lines.clone();
         self.taken = offer.taken;
