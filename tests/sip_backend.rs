@@ -655,7 +655,10 @@ async fn what_can_not_be_done_is_refused_over_the_contract() {
         Reason::NotFound
     );
     let refusal = floor.command(dial(AGENT, "5002")).await.expect_err("no phone");
-    assert_eq!(refusal, Refusal::new(Reason::Internal, "Device '5001' is not registered."));
+    let expected =
+        Refusal::number(Reason::Internal, &"5001".into(), "Device '{}' is not registered.");
+    assert_eq!(refusal, expected);
+    assert_eq!(refusal.to_string(), "Device '5001' is not registered.");
     let stop = Command::StopMonitoring { supervisor: BOSS.into() };
     assert_eq!(floor.command(stop).await.expect_err("nothing").reason, Reason::InvalidState);
 }

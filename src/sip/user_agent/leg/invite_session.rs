@@ -123,7 +123,7 @@ impl InviteSession {
         self.remote_media = media;
     }
 
-    pub(super) fn awaits_ack(&self) -> bool {
+    pub(super) fn expects_ack(&self) -> bool {
         self.unacknowledged.is_some()
     }
 

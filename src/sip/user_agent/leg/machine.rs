@@ -277,7 +277,7 @@ impl Leg {
             self.locate(ctx);
         }
         match self.phase {
-            LegPhase::ByePending(reason) if !self.session.awaits_ack() => {
+            LegPhase::ByePending(reason) if !self.session.expects_ack() => {
                 self.send_bye(reason, ctx, now)
             }
             _ => self.send_queued(ctx, now),

@@ -181,7 +181,7 @@ impl Leg {
     pub(super) fn send_bye(&mut self, reason: HangupReason, ctx: &mut Context, now: Now) {
         self.session.forget_queued();
         let lost = self.peer.is_lost();
-        if self.session.awaits_ack() || lost {
+        if self.session.expects_ack() || lost {
             self.phase = LegPhase::ByePending(reason);
             for timer in [LegTimer::Refresh, LegTimer::Expire, LegTimer::Glare] {
                 ctx.timers.clear(&(self.id(), timer));
