@@ -23,7 +23,7 @@ pub(crate) mod task;
 #[cfg(feature = "io")]
 mod websocket;
 
-use crate::model::setting;
+use crate::model::config_value;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -32,24 +32,24 @@ use std::time::Duration;
 #[serde(deny_unknown_fields, default)]
 pub struct CometdConfig {
     /// How long a connect is held: below every common idle limit of proxies (30 s).
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub hold: Duration,
     /// How long a session lives without a connect: longer than a browser lets a background tab
     /// sleep.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub max_interval: Duration,
     /// What clients are told to wait between two connects.
-    #[serde(deserialize_with = "setting::seconds")]
+    #[serde(deserialize_with = "config_value::seconds")]
     pub interval: Duration,
     /// Longest hold that a client may ask for with `advice.timeout`.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub longest_hold: Duration,
     /// Connects that one browser may hold at once over HTTP/1.1, which allows it six connections to
     /// a host; further sessions of the browser poll every `multi_interval`.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_held_per_browser: usize,
     /// What a session is told to wait when its browser holds all it may.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub multi_interval: Duration,
     /// Websockets are offered.
     pub websocket: bool,
@@ -61,55 +61,55 @@ pub struct CometdConfig {
     /// with Secure only.
     pub partitioned: bool,
     /// Sessions at once.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_sessions: usize,
     /// Sessions of one user at once.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_sessions_per_user: usize,
     /// Sessions from one address at once.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_sessions_per_address: usize,
     /// Handshakes of one user a second, in the long run; ten seconds' worth at once.
-    #[serde(deserialize_with = "setting::nonzero")]
+    #[serde(deserialize_with = "config_value::nonzero")]
     pub handshakes_per_user: u32,
     /// The same for one address.
-    #[serde(deserialize_with = "setting::nonzero")]
+    #[serde(deserialize_with = "config_value::nonzero")]
     pub handshakes_per_address: u32,
     /// Subscriptions of one session.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_subscriptions: usize,
     /// Subscriptions of one user's sessions together.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_subscriptions_per_user: usize,
     /// Subscriptions of the sessions from one address together.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_subscriptions_per_address: usize,
     /// Messages in one request.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_messages: usize,
     /// Events that wait for one session; one more ends it, and its client starts again with the
     /// current state.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_queue: usize,
     /// The same in bytes.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_queue_bytes: usize,
     /// The same for one user's sessions together.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_queue_bytes_per_user: usize,
     /// The same for the sessions from one address together.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_queue_bytes_per_address: usize,
     /// Events of a user that are kept for clients that come back; 0: none.
     pub replay_events: usize,
     /// The same in bytes.
     pub replay_bytes: usize,
     /// Going down, clients are told to come back spread over this long.
-    #[serde(deserialize_with = "setting::seconds")]
+    #[serde(deserialize_with = "config_value::seconds")]
     pub drain_window: Duration,
     /// The loop is overloaded when what comes in waits longer than this; clients are then told to
     /// wait, too.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub overload: Duration,
     /// Channel patterns on which clients may publish to each other. Default none.
     pub open_channels: Vec<String>,

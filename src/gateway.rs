@@ -11,10 +11,10 @@
 
 mod access;
 mod audit_record;
+mod backend_facts;
 mod call_index;
 mod call_operations;
 mod directory;
-mod known;
 mod monitoring;
 mod notifications;
 mod pending;
@@ -37,10 +37,10 @@ pub use directory::{DeviceEntry, Directory, Group, User, VoiceEnvironment};
 use crate::model::{
     AgentState, Answer, CallFact, CallId, CallNotification, CallView, Capabilities, Command,
     CommandContext, DeviceId, DeviceView, Fact, Failure, MonitorFact, Notice, NoticeBody, Now,
-    Query, Reason, Refusal, RequestEnvelope, Timestamp, Topic, UserId, setting,
+    Query, Reason, Refusal, RequestEnvelope, Timestamp, Topic, UserId, config_value,
 };
 use access::AccessDirectory;
-use known::BackendFacts;
+use backend_facts::BackendFacts;
 use monitoring::{Ctx, Monitoring, joined};
 use notifications::Notifications;
 use pending::{Audited, PendingCommand, PendingLine, PendingWorks, notice};
@@ -61,10 +61,10 @@ pub struct GatewayConfig {
     #[serde(skip)]
     pub notify_agent: NotifyAgent,
     /// How long the backend may take to accept a command.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub command_deadline: Duration,
     /// How long the audit may take to write a line before the attempt is refused.
-    #[serde(rename = "deadline", deserialize_with = "setting::some_seconds")]
+    #[serde(rename = "deadline", deserialize_with = "config_value::some_seconds")]
     pub audit_deadline: Duration,
 }
 

@@ -15,12 +15,12 @@ pub mod delivery;
 pub mod error;
 pub mod fast_path;
 pub(crate) mod forwarded;
-pub mod json;
+pub mod gws_json;
 pub mod layers;
 pub(crate) mod response;
 pub mod server;
 
-use crate::model::setting;
+use crate::model::config_value;
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -45,10 +45,10 @@ pub struct HttpConfig {
     /// Largest request body in bytes, for REST and CometD alike.
     pub body_limit: usize,
     /// How long a REST request may take before it is answered 503.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub timeout: Duration,
     /// How many REST requests may be under way at once; more are answered 503.
-    #[serde(deserialize_with = "setting::nonzero")]
+    #[serde(deserialize_with = "config_value::nonzero")]
     pub concurrency: usize,
 }
 

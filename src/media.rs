@@ -11,27 +11,27 @@
 
 pub mod call;
 pub mod codec;
+pub mod e_model;
 #[cfg(feature = "io")]
 pub mod engine;
-mod formats;
+mod forbidden_destinations;
 mod hearing;
 pub mod jitter;
-pub mod mix;
-pub mod quality;
+mod payload_types;
 pub mod rtcp;
 pub mod rtp;
 pub mod srtp;
-mod targets;
+pub mod sum;
 pub mod transcode;
 
 pub use call::SourceRule;
 pub use codec::Codec;
-pub use formats::{EventClock, Format, Formats, MAX_FORMATS};
+pub use forbidden_destinations::{Forbidden, Network, Targets, is_private};
 pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
-pub use targets::{Forbidden, Network, Targets, is_private};
+pub use payload_types::{EventClock, Format, Formats, MAX_FORMATS};
 
 pub use crate::model::LegId;
-use crate::model::{Quality, setting};
+use crate::model::{Quality, config_value};
 use serde::de::{Deserialize, Deserializer, Error};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -63,11 +63,11 @@ pub struct MediaConfig {
     /// Worker threads; 0: one per core. Each call stays with one.
     pub workers: usize,
     /// A leg that should send and does not, for so long, is reported. 15 s.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub inactivity: Duration,
     /// Between two RTCP reports to a leg, on average: each time half to one and a half of it (RFC
     /// 3550 6.2: 5 s).
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub rtcp_interval: Duration,
     /// The DSCP of what is sent; 46 is EF (RFC 3246).
     pub dscp: u8,
@@ -336,7 +336,7 @@ pub struct LegStats {
     /// The last round trip between us, without what either kept the other waiting; `None` while it
     /// has answered no report of ours.
     pub round_trip: Option<Duration>,
-    /// How good what it sends can sound, over all of it: MOS in hundredths, see [`quality`]. `None`
+    /// How good what it sends can sound, over all of it: MOS in hundredths, see [`e_model`]. `None`
     /// while nothing came.
     pub mos: Option<u16>,
     /// The same of what we send to it, by its RTCP reports; `None` while none came.

@@ -12,18 +12,19 @@
 //!
 //! Nothing goes backwards except as the next word.
 
+mod activity;
 mod capability;
 mod command;
+pub mod config_value;
 mod digits;
 mod fact;
 mod ids;
-mod monitoring;
 mod notice;
 mod operation;
 mod refusal;
 mod request;
-pub mod setting;
 
+pub use activity::{Activity, Mode, Scope, UnknownWord};
 pub use capability::Capability;
 pub use command::{Command, CommandContext, TransferStep};
 pub use digits::{DialString, Digits, NotDialable, NotDtmf};
@@ -32,7 +33,6 @@ pub use fact::{
     LegState, MonitorFact, MonitorState, PartyFact, PartyRole, Quality, RemoteQuality, Revised,
 };
 pub use ids::{CallId, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId};
-pub use monitoring::{Activity, Mode, Scope, UnknownWord};
 pub use notice::{
     CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView,
 };

@@ -6,7 +6,7 @@ use crate::gateway::task::GatewayHandle;
 use crate::http::HttpConfig;
 use crate::http::auth::{self, AuthenticatedUser, random_text};
 use crate::http::error::{ErrorBody, HttpError};
-use crate::http::json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
+use crate::http::gws_json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use crate::http::layers::RequestName;
 use crate::model::{
     Activity, AgentState, Answer, BadRequest, BadRequestOn, CallId, CallOperation, DeviceId, Mode,
@@ -200,7 +200,7 @@ impl RestState {
     ) -> Result<Json<Reply<OneDevice>>, HttpError> {
         match self.read(from, wanted).await? {
             Answer::Device(view) => {
-                Ok(reply(OneDevice { device: json::device(&self.uris, &view) }))
+                Ok(reply(OneDevice { device: gws_json::device(&self.uris, &view) }))
             }
             other => Err(unexpected(&other)),
         }
@@ -213,7 +213,7 @@ impl RestState {
     ) -> Result<Vec<DeviceJson>, HttpError> {
         match self.read(from, wanted).await? {
             Answer::Devices(views) => {
-                Ok(views.iter().map(|view| json::device(&self.uris, view)).collect())
+                Ok(views.iter().map(|view| gws_json::device(&self.uris, view)).collect())
             }
             other => Err(unexpected(&other)),
         }
@@ -222,7 +222,7 @@ impl RestState {
     async fn calls(&self, from: &RequestContext) -> Result<Vec<CallJson>, HttpError> {
         match self.read(from, Wanted::MyCalls).await? {
             Answer::Calls(views) => {
-                Ok(views.iter().map(|view| json::call(&self.uris, view)).collect())
+                Ok(views.iter().map(|view| gws_json::call(&self.uris, view)).collect())
             }
             other => Err(unexpected(&other)),
         }
@@ -424,7 +424,7 @@ async fn read_me(
         Answer::User(view) => view,
         other => return Err(unexpected(&other)),
     };
-    let mut user = json::user(&rest.uris, &view);
+    let mut user = gws_json::user(&rest.uris, &view);
     if parts.devices {
         user.devices = Some(rest.devices(&from, Wanted::MyDevices).await?);
     }
@@ -432,7 +432,7 @@ async fn read_me(
         user.calls = Some(rest.calls(&from).await?);
     }
     if parts.channels {
-        user.channels = Some(vec![json::voice_channel(&view)]);
+        user.channels = Some(vec![gws_json::voice_channel(&view)]);
     }
     Ok(reply(OneUser { user }))
 }
@@ -636,7 +636,7 @@ async fn read_my_call(
     path: IdPath,
 ) -> Result<Json<Reply<OneCall>>, HttpError> {
     match rest.read(&from, Wanted::MyCall(id("/me/calls", path)?)).await? {
-        Answer::Call(view) => Ok(reply(OneCall { call: json::call(&rest.uris, &view) })),
+        Answer::Call(view) => Ok(reply(OneCall { call: gws_json::call(&rest.uris, &view) })),
         other => Err(unexpected(&other)),
     }
 }
@@ -743,7 +743,7 @@ async fn read_voice_environment(
     let id: String = id("/voice-environments", path)?;
     match rest.desk.voice_environment(&id) {
         Some(found) => Ok(reply(OneVoiceEnvironment {
-            voice_environment: json::voice_environment(&rest.uris, &found.id, &found.name),
+            voice_environment: gws_json::voice_environment(&rest.uris, &found.id, &found.name),
         })),
         None => {
             Err(Refusal::not_found(format_args!("/voice-environments/{}", shortened(&id))).into())

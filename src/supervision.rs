@@ -17,14 +17,14 @@
 
 mod config;
 mod index;
-mod machine;
 mod monitor;
+mod monitors;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 pub use config::{Consults, Intrusion, SupervisionConfig};
-pub use machine::Supervision;
+pub use monitors::Supervision;
 
 use crate::model::{Activity, AdmissionAsked, CallId, DeviceId, Failure, MonitorFact};
 

@@ -13,7 +13,7 @@ use crate::gateway::task::{GatewayEvent, GatewayHandle, QuestionId};
 use crate::http::delivery::{
     DeliveryId, DeliveryListener, DeliveryOutcome, DeliveryTracker, Written,
 };
-use crate::http::json::{self, Uris};
+use crate::http::gws_json::{self, Uris};
 use crate::http::response::ResponseHead;
 use crate::model::{Notice, Now, UserId};
 use crate::store::{Store, StoreError};
@@ -366,7 +366,7 @@ impl CometdTask {
         match told {
             GatewayEvent::Notice(notice) => {
                 let data = text(&self.uris, notice);
-                self.hub.handle_notice(&notice.user, json::channel(notice.topic), &data, now);
+                self.hub.handle_notice(&notice.user, gws_json::channel(notice.topic), &data, now);
             }
             GatewayEvent::Answered(question) => {
                 let Some(mut asked) = self.questions.remove(question) else {
@@ -378,7 +378,7 @@ impl CometdTask {
                 };
                 let states: Vec<(&'static str, String)> = notices
                     .iter()
-                    .map(|notice| (json::channel(notice.topic), notice))
+                    .map(|notice| (gws_json::channel(notice.topic), notice))
                     .filter(|(channel, _)| asked.channels.contains(channel))
                     .map(|(channel, notice)| (channel, text(&self.uris, notice)))
                     .collect();
@@ -591,7 +591,7 @@ impl CometdTask {
 }
 
 fn text(uris: &Uris, notice: &Notice) -> String {
-    serde_json::to_string(&json::notice(uris, notice))
+    serde_json::to_string(&gws_json::notice(uris, notice))
         .unwrap_or_else(|_| unreachable!("a notice is text, numbers and lists of them"))
 }
 

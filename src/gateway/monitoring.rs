@@ -2,7 +2,7 @@
 
 use super::access::AccessDirectory;
 use super::audit_record::{AuditEvent, AuditRecord, ListeningRecord};
-use super::known::BackendFacts;
+use super::backend_facts::BackendFacts;
 use super::pending::{PendingLine, PendingWorks};
 use super::{Output, UNAUDITED};
 use crate::model::{

@@ -6,7 +6,7 @@
 
 use super::error::HttpError;
 use crate::clock;
-use crate::model::{Reason, UserId, setting};
+use crate::model::{Reason, UserId, config_value};
 use crate::rate_limit::TokenBucket;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
@@ -31,13 +31,13 @@ use tokio::sync::Semaphore;
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
     /// How long a session cookie is good for.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub session_life: Duration,
     /// Sessions of one user at once; the oldest goes.
-    #[serde(deserialize_with = "setting::nonzero")]
+    #[serde(deserialize_with = "config_value::nonzero")]
     pub sessions_per_user: usize,
     /// How long a verified password is believed without hashing it again.
-    #[serde(deserialize_with = "setting::seconds")]
+    #[serde(deserialize_with = "config_value::seconds")]
     pub cache_life: Duration,
     /// Cookies are sent over TLS only.
     pub secure_cookies: bool,
@@ -47,7 +47,7 @@ pub struct AuthConfig {
     /// The same for all users from one address together.
     pub failures_per_address: NonZeroU32,
     /// How long until one more failure is allowed.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub failure_refill: Duration,
 }
 

@@ -13,7 +13,7 @@
 
 mod occupancy;
 
-use crate::model::setting;
+use crate::model::config_value;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
@@ -64,19 +64,19 @@ pub struct ConnectionLimits {
     #[serde(skip)]
     pub name: &'static str,
     /// Connections at once of all strangers together.
-    #[serde(deserialize_with = "setting::nonzero")]
+    #[serde(deserialize_with = "config_value::nonzero")]
     pub connections: usize,
     /// Connections at once from one address, or one network of IPv6 (/64).
-    #[serde(deserialize_with = "setting::nonzero")]
+    #[serde(deserialize_with = "config_value::nonzero")]
     pub connections_per_address: usize,
     /// Addresses with connections that have places of their own, as many each as there are for all
     /// strangers together.
     pub peers: Vec<IpAddr>,
     /// Requests under way at once on one connection over HTTP/2.
-    #[serde(deserialize_with = "setting::nonzero")]
+    #[serde(deserialize_with = "config_value::nonzero")]
     pub streams: u32,
     /// How long a connection may be open without a request, and the head of a request may take.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub idle: Duration,
     /// When all places are taken, an address with fewer connections gets the place of one with
     /// more, though a request is under way there.

@@ -39,16 +39,16 @@ mod tests;
 use super::codec::{
     Codec, ComfortNoise, Decoder, Downsampler, Encoder, MAX_DECODED, Upsampler, noise_level,
 };
-use super::formats::{Format, Formats};
+use super::e_model;
 use super::hearing::{Gain, Hearing};
 use super::jitter::{Reader, Ring};
-use super::mix::{MAX_FRAME, Sum};
-use super::quality;
+use super::payload_types::{Format, Formats};
 use super::rtcp::{self, Block, Interval, Reception, Reporter};
 use super::rtp::{
     self, CLOCK, HEADER, MAX_PAYLOAD, ReceivedRtp, RtpHeader, SoundSource, Stream, StreamOrigin,
 };
 use super::srtp::{self, Protection, SrtpError};
+use super::sum::{MAX_FRAME, Sum};
 use super::transcode::Transcoder;
 use super::{CallKey, LeakReason, LegId, LegMedia, LegStats, MediaEvent};
 use crate::model::{Now, Quality, RemoteQuality};

@@ -10,8 +10,8 @@ mod resample;
 pub use noise::{ComfortNoise, level as noise_level};
 pub use resample::{Downsampler, Upsampler};
 
-use super::mix::MAX_FRAME;
 use super::rtp::MAX_PAYLOAD;
+use super::sum::MAX_FRAME;
 use g711::Law;
 use serde::Deserialize;
 

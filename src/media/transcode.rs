@@ -2,7 +2,7 @@
 //! the same whoever else is on the call.
 
 use super::codec::{Codec, Decoder, Downsampler, Encoder, MAX_DECODED, Upsampler};
-use super::mix::MAX_FRAME;
+use super::sum::MAX_FRAME;
 
 /// Samples that wait for a frame to be full: what one packet can bring, and a frame.
 const MAX_WAITING: usize = 2 * MAX_DECODED + MAX_FRAME;

@@ -1,4 +1,4 @@
-use super::monitoring::string_enum;
+use super::activity::string_enum;
 use super::{
     Activity, AgentState, CallId, CallType, Capability, DeviceId, Feature, LegState, Mode, Number,
     Quality, Refusal, Role, Scope, Timestamp, UnknownWord, UserId,

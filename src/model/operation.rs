@@ -1,4 +1,4 @@
-use super::monitoring::string_enum;
+use super::activity::string_enum;
 use super::{Activity, UnknownWord};
 use std::fmt;
 use std::str::FromStr;

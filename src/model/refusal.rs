@@ -1,4 +1,4 @@
-use super::monitoring::string_enum;
+use super::activity::string_enum;
 use super::{CallId, DeviceId, Number, UnknownWord, UserId};
 use std::borrow::Cow;
 use std::fmt;

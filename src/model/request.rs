@@ -1,4 +1,4 @@
-use super::monitoring::string_enum;
+use super::activity::string_enum;
 use super::{
     Activity, CallId, CallView, DeviceId, DeviceView, DialString, Digits, Mode, Number, Operation,
     Refusal, RequestId, Scope, TransferStep, UnknownWord, UserId, UserView,

@@ -18,44 +18,45 @@
 //! number, a new leg or a second call.
 
 mod call;
-mod calls;
+mod call_table;
+mod codec_selection;
 mod commands;
 mod conference;
-mod connected;
+mod connected_identity;
 mod consultation;
 mod hearing_policy;
 mod inbound;
-mod legs;
+mod leg_factory;
+mod media_address;
 mod monitoring;
 mod numbering;
 mod outbound;
 mod party;
 mod rejection;
 mod routing;
-mod session;
 mod step;
 #[cfg(test)]
 mod tests;
 mod transfer;
-mod whereabouts;
 
+pub use media_address::Remark;
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
-pub use whereabouts::Remark;
 
 pub use routing::Unroutable;
 
 use crate::media::{CallKey, Codec, Expected, Gain, LeakReason, MediaCommand, MediaEvent, Targets};
 use crate::model::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Mode, MonitorFact, Now,
-    Number, PartyRole, Reason, Refusal, Scope, setting,
+    Number, PartyRole, Reason, Refusal, Scope, config_value,
 };
 use crate::sip::leg::{Identity, LegCommand, LegId};
 use crate::sip::sdp::{SdpFault, SrtpPolicy};
 use crate::supervision::{self, Supervision};
 use call::Call;
-use calls::CallTable;
+use call_table::CallTable;
 use commands::PendingCommand;
-use legs::LegFactory;
+use leg_factory::LegFactory;
+use media_address::Reachability;
 use party::{Party, PartyStart};
 use routing::DialPlan;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,7 +64,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use step::{Ctx, Step};
-use whereabouts::Reachability;
 
 /// How the B2BUA behaves.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -77,16 +77,16 @@ pub struct B2buaConfig {
     pub media_over_ipv6: bool,
     /// How long a phone may ring: 60 s, below the three minutes after which a proxy gives up (RFC
     /// 3261 16.6, timer C).
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub ring_timeout: Duration,
     /// A device that is on a call rings for the next one; if false its caller gets 486.
     pub call_waiting: bool,
     /// More calls at once are refused with 503.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_calls: usize,
     /// A device that is on so many is called no more (486) and makes no more (503): 10, more than
     /// anybody can have in hand, and too few for one account to take all media ports.
-    #[serde(deserialize_with = "setting::positive")]
+    #[serde(deserialize_with = "config_value::positive")]
     pub max_calls_per_device: usize,
     /// A hold is told to the other parties: if false, only the holder's phone knows, and a
     /// supervisor goes on hearing the held party.
@@ -107,7 +107,7 @@ pub struct B2buaConfig {
     #[serde(skip)]
     pub beep: bool,
     /// How long live calls may go on after a request to stop.
-    #[serde(deserialize_with = "setting::seconds")]
+    #[serde(deserialize_with = "config_value::seconds")]
     pub grace: Duration,
     /// How a call's sound fares is told at most so often, when nothing else is to be told of the
     /// call: 10 s.

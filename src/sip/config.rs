@@ -6,7 +6,7 @@ use super::flow::Protocol;
 use super::sdp::SrtpPolicy;
 use super::transaction::{Bounds, Timing};
 use crate::media::{Codec, Network};
-use crate::model::{DeviceId, Number, setting};
+use crate::model::{DeviceId, Number, config_value};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::collections::BTreeMap;
@@ -49,10 +49,10 @@ pub struct SipConfig {
     #[serde(skip)]
     pub timing: Timing,
     /// How often registered phones are asked whether they are there; `None`: never.
-    #[serde(deserialize_with = "setting::seconds_or_never")]
+    #[serde(deserialize_with = "config_value::seconds_or_never")]
     pub qualify: Option<Duration>,
     /// RFC 4028's interval that we ask for: 300 s.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub session_expires: Duration,
     /// RFC 4028's shortest interval that we accept: 90 s.
     #[serde(skip)]
@@ -451,10 +451,10 @@ pub struct SipLimits {
     #[serde(skip)]
     pub contacts: usize,
     /// Shortest registration accepted: 423 below.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub min_expires: Duration,
     /// Longest registration granted.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub max_expires: Duration,
     /// An incoming call that nobody answers or refuses is refused by then (RFC 3261's timer C is 3
     /// min).

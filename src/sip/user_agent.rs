@@ -28,7 +28,7 @@
 //! | `tokens`, `rate_limiter`, `password_throttle` | tags, branches; allowances |
 
 mod admission;
-mod caller;
+mod caller_identity;
 mod context;
 mod flows;
 mod leg;
@@ -39,7 +39,7 @@ mod password_throttle;
 mod qualify;
 mod rate_limiter;
 mod redirects;
-mod refusals;
+mod refusal_log;
 mod requests;
 mod responses;
 mod tokens;
@@ -65,8 +65,8 @@ use leg_table::LegTable;
 use local_domain::LocalDomain;
 pub use password_throttle::WrongPassword;
 use qualify::Qualification;
-use refusals::RefusalLog;
-pub use refusals::{RefusedBy, RefusedRequest};
+use refusal_log::RefusalLog;
+pub use refusal_log::{RefusedBy, RefusedRequest};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;

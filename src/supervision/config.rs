@@ -1,4 +1,4 @@
-use crate::model::setting;
+use crate::model::config_value;
 use serde::de::{Deserialize, Deserializer, Error};
 use std::time::Duration;
 
@@ -37,10 +37,10 @@ pub struct SupervisionConfig {
     /// `monitoring.intrusion` of the configuration.
     pub intrusion: Intrusion,
     /// How long a supervisor's phone may ring. 20 s: twice what a phone without auto-answer needs.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub invite_timeout: Duration,
     /// How long leave to join may take; then nobody joins. 5 s.
-    #[serde(deserialize_with = "setting::some_seconds")]
+    #[serde(deserialize_with = "config_value::some_seconds")]
     pub admission_timeout: Duration,
     /// Cancelling a monitor releases the supervisor's leg; if false it stays until the call ends.
     pub cancel_releases_call: bool,

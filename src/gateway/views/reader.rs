@@ -1,6 +1,6 @@
 use super::Related;
 use crate::gateway::access::AccessDirectory;
-use crate::gateway::known::BackendFacts;
+use crate::gateway::backend_facts::BackendFacts;
 use crate::gateway::{GatewayConfig, User, views};
 use crate::model::{
     AgentState, Answer, CallFact, CallId, CallView, DeviceId, DeviceView, LegState, Query, Refusal,

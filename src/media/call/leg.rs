@@ -260,8 +260,8 @@ impl Leg {
 
     fn mos(&self, codec: Codec, lost: u64, expected: u64, jitter: Duration) -> Option<u16> {
         self.media?;
-        let delay = quality::delay(self.stats.round_trip.unwrap_or(Duration::ZERO), jitter);
-        Some(quality::mos(quality::rating(codec, lost, expected, delay)))
+        let delay = e_model::delay(self.stats.round_trip.unwrap_or(Duration::ZERO), jitter);
+        Some(e_model::mos(e_model::rating(codec, lost, expected, delay)))
     }
 
     /// Takes its place in a call, where it hears nobody yet.

@@ -15,8 +15,8 @@ mod reports;
 mod sources;
 
 use super::*;
-use crate::media::formats::EventClock;
 use crate::media::hearing::{HearingRole, HearingRules};
+use crate::media::payload_types::EventClock;
 use crate::model::{Activity, Timestamp};
 
 const AGENT: LegId = LegId(1);

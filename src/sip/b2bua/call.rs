@@ -5,11 +5,11 @@
 //! done by the B2BUA.
 
 use super::Output;
+use super::codec_selection::first_of;
 use super::consultation::Consultation;
 use super::hearing_policy::HearingPolicy;
 use super::party::{LegStage, Party, PartyExchange, Release};
 use super::rejection::{as_told_to_caller, unreached};
-use super::session::first_of;
 use super::step::{Ctx, Step};
 use super::transfer::Transfer;
 use crate::media::{CallKey, Codec, Hearing, MediaCommand};

@@ -1,12 +1,12 @@
 //! What phones and trunks do: the call of a leg is found here, and told.
 
 use super::call::{Answered, Call, CallStart, NOT_ACCEPTABLE};
+use super::codec_selection::{codecs_of, first_of, prefer, read};
+use super::media_address::{Aim, Remark, Whereabouts};
 use super::party::{LegStage, Party, PartyExchange, PartyStart, Release};
 use super::rejection::Rejection;
 use super::routing::{CalledParty, CallingParty, Trail, Unroutable, behind};
-use super::session::{codecs_of, first_of, prefer, read};
 use super::step::Step;
-use super::whereabouts::{Aim, Remark, Whereabouts};
 use super::{B2bua, Environment, MediaPolicy, Output, role_of};
 use crate::media::call::MAX_LEGS;
 use crate::media::{CallKey, Forbidden};

@@ -1,8 +1,8 @@
 //! What supervision asks for, done.
 
 use super::call::Call;
+use super::codec_selection::first_of;
 use super::party::{LegStage, MonitorLink, PartyStart, Release};
-use super::session::first_of;
 use super::{B2bua, Environment, Output, Persist, identity};
 use crate::media::MediaCommand;
 use crate::model::{Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole};

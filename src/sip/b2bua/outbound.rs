@@ -2,13 +2,13 @@
 //! leads.
 
 use super::call::{Call, CallStart};
+use super::codec_selection::first_of;
 use super::consultation::Consultation;
 use super::inbound::call_type;
 use super::monitoring::outcome_of;
 use super::party::{LegStage, Party, PartyStart, Release};
 use super::rejection::{Rejection, unreached};
 use super::routing::{CalledParty, Unroutable};
-use super::session::first_of;
 use super::{B2bua, Environment, identity, stopping};
 use crate::media::{CallKey, Codec};
 use crate::model::{DeviceId, Now, Number, Reason, Refusal};

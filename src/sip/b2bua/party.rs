@@ -3,11 +3,11 @@
 //! It keeps what is agreed with its peer, and answers for its leg alone. What a change of it means
 //! to the others is decided by its [`Call`](super::call::Call).
 
+use super::codec_selection::{codecs_of, first_of, media_of, prefer};
+use super::media_address::{Aim, Remark, Whereabouts};
 use super::rejection::refuse_offer;
 use super::routing::Trail;
-use super::session::{codecs_of, first_of, media_of, prefer};
 use super::step::Step;
-use super::whereabouts::{Aim, Remark, Whereabouts};
 use super::{MediaPolicy, Output};
 use crate::media::srtp::Keys;
 use crate::media::{Codec, LegMedia, MediaCommand, SourceRule};

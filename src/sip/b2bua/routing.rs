@@ -11,10 +11,10 @@
 //! One that is asked for twice is a loop, whatever stands between: a proxy, a B2BUA, forwarding, a
 //! redirection.
 
-use super::calls::CallTable;
+use super::call_table::CallTable;
+use super::media_address::Reachability;
 use super::numbering::{Extension, NumberOwner};
 use super::party::Party;
-use super::whereabouts::Reachability;
 use super::{B2buaConfig, DeviceState, MediaPolicy, Numbering, TrunkRoute, role_of};
 use crate::media::Codec;
 use crate::model::{DeviceId, Number, PartyRole, Refusal};

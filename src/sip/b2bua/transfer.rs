@@ -12,11 +12,11 @@
 //! transferring party stays. In a conference it stays anyway, and nothing is lost but the newcomer.
 
 use super::call::Call;
+use super::codec_selection::first_of;
 use super::conference::MOST_PARTIES;
 use super::party::{Party, Release};
 use super::rejection::{Rejection, unreached};
 use super::routing::{CalledParty, CallingParty};
-use super::session::first_of;
 use super::step::{Ctx, Step};
 use super::{B2bua, Environment, identity};
 use crate::media::CallKey;

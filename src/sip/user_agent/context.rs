@@ -3,7 +3,7 @@
 
 use super::leg::{ClientUse, LegTimer, SentRequest, ServerUse};
 use super::local_domain::LocalDomain;
-use super::refusals::RefusalLog;
+use super::refusal_log::RefusalLog;
 use super::tokens::TokenGenerator;
 use super::{Counters, Output};
 use crate::model::{DeviceId, Now};

@@ -12,7 +12,7 @@
 //! | `refer` | RFC 3515 |
 //! | `connected` | the identity at the far end (RFC 4916, RFC 3325) |
 
-mod connected;
+mod connected_identity;
 mod invite_session;
 mod machine;
 mod peer;
@@ -28,7 +28,7 @@ use crate::sip::flow::Flow;
 use crate::sip::leg::{LegId, LegSource};
 use crate::sip::message::{NameAddr, SipRequest, Uri};
 use crate::sip::transaction::{ClientTransactionId, ReceivedVia, ServerTransactionId};
-use connected::ConnectedNames;
+use connected_identity::ConnectedNames;
 use invite_session::InviteSession;
 pub(super) use peer::LegPeer;
 use refer::Referral;

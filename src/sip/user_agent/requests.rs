@@ -1,7 +1,7 @@
 //! Requests of peers: which leg each is for, and what those outside any dialog ask.
 
 use super::admission::{ABILITIES, Claim, check_scheme, server_key};
-use super::caller::passed;
+use super::caller_identity::passed;
 use super::context::Context;
 use super::leg::{
     InDialogRequest, Leg, LegPeer, ServerUse, capabilities, check_session, refuse_method, warning,

@@ -3,8 +3,8 @@
 //! A naive model reads nothing but the texts of offer and answer. Whatever a conforming peer may
 //! send by them arrives at the other party, and no other payload type does.
 
-use super::super::session::media_of;
-use super::super::whereabouts::Aim;
+use super::super::codec_selection::media_of;
+use super::super::media_address::Aim;
 use crate::media::call::{Call, CallConfig, Leg, PacketVerdict, StreamStart, TransmitKind};
 use crate::media::codec::Encoder;
 use crate::media::rtp::{self, MAX_PAYLOAD, RtpHeader};

@@ -14,7 +14,7 @@ use crate::sip::flow::Flow;
 use crate::sip::leg::{Identity, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::message::{Method, NameAddr, SipRequest, SipResponse, Uri, UriError, printable};
 use crate::sip::transaction::{ClientKey, ClientTransactionId, TransactionKind};
-use crate::sip::user_agent::caller::LONGEST_NAME;
+use crate::sip::user_agent::caller_identity::LONGEST_NAME;
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::leg_table::TRAIL;
 use std::sync::Arc;

@@ -20,10 +20,10 @@
 //! leg that only bears its name.
 
 use super::call::Call;
+use super::media_address::Remark;
 use super::party::{LegStage, Party, PartyStart, Release};
 use super::routing::DialPlan;
 use super::step::{Ctx, Step};
-use super::whereabouts::Remark;
 use super::{B2bua, Environment, Output, role_of};
 use crate::model::{DeviceId, Now, Number, PartyRole, Reason, Refusal};
 use crate::sip::leg::{ANONYMOUS, LegId, LegSource};

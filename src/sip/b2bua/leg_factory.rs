@@ -1,7 +1,7 @@
 //! Makes legs: their ids, ports and keys.
 
+use super::media_address::{Aim, Whereabouts};
 use super::party::{LegStage, Party, PartyStart};
-use super::whereabouts::{Aim, Whereabouts};
 use super::{Environment, session_id};
 use crate::media::{CallKey, Expected};
 use crate::model::CallId;

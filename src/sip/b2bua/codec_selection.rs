@@ -1,7 +1,7 @@
 //! Offer and answer, as far as calls look at them.
 
 use super::MediaPolicy;
-use super::whereabouts::Aim;
+use super::media_address::Aim;
 use crate::media::{Codec, LegMedia};
 use crate::sip::sdp::{Agreed, SdpError, SdpFault, SdpSession};
 
