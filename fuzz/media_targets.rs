@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use undertone::media::call::{Call, CallConfig, Leg, StreamStart, Transmit, TransmitKind};
 use undertone::media::codec::{Decoder, MAX_DECODED};
-use undertone::media::jitter::{Reader, Ring};
+use undertone::media::jitter::{JitterBuffer, PlayoutReader};
 use undertone::media::srtp::{MasterKey, Protect, Suite, Unprotect};
 use undertone::media::{
-    CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegId, LegMedia, rtcp, rtp,
+    CallKey, Codec, EventClock, Format, Hearing, HearingRole, LegId, LegMedia, PayloadTypes, rtcp,
+    rtp,
 };
 use undertone::model::{Activity, Now, Timestamp};
 
@@ -62,7 +63,7 @@ pub fn media_call(mut data: &[u8]) {
             dtmf_pt: Some(101),
             dtmf_clock: 8000,
             comfort_noise: Some(13),
-            receives: Formats::of(&[
+            receives: PayloadTypes::of(&[
                 (0, Format::Audio(codecs[index as usize / 2])),
                 (101, Format::Events(EventClock::Narrow)),
                 (13, Format::ComfortNoise),
@@ -145,9 +146,9 @@ pub fn media_rtp(data: &[u8]) {
 pub fn media_jitter(data: &[u8]) {
     const LOUD: i16 = 4242;
     let mut now = start();
-    let mut ring = Ring::default();
+    let mut ring = JitterBuffer::default();
     ring.open(if data.len().is_multiple_of(2) { 8000 } else { 16_000 });
-    let mut readers = [Reader::direct(&ring), Reader::buffered(&ring)];
+    let mut readers = [PlayoutReader::direct(&ring), PlayoutReader::buffered(&ring)];
     let mut timestamp = 0_u32;
     for happening in data.chunks_exact(3) {
         let [ahead, much, what] = *happening else {

@@ -28,7 +28,7 @@ pub use call::SourceRule;
 pub use codec::Codec;
 pub use forbidden_destinations::{Forbidden, Network, Targets, is_private};
 pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
-pub use payload_types::{EventClock, Format, Formats, MAX_FORMATS};
+pub use payload_types::{EventClock, Format, MAX_FORMATS, PayloadTypes};
 
 pub use crate::model::LegId;
 use crate::model::{Quality, config_value};
@@ -154,7 +154,7 @@ pub struct LegMedia {
     pub comfort_noise: Option<u8>,
     /// What may come: every format that was agreed, under each of its numbers, and in any order
     /// (RFC 3264 6.1 and 7). Anything else is dropped.
-    pub receives: Formats,
+    pub receives: PayloadTypes,
     /// We may send to it (its direction is sendrecv or recvonly).
     pub send: bool,
     /// We accept from it (its direction is sendrecv or sendonly).

@@ -9,8 +9,8 @@ use undertone::clock;
 use undertone::media::codec::{Codec, Decoder, Encoder};
 use undertone::media::engine::{Engine, EngineStats, MediaError, MediaEvents};
 use undertone::media::{
-    CallKey, EventClock, Expected, Format, Formats, Hearing, HearingRole, LegId, LegMedia,
-    LegStats, MediaCommand, MediaConfig, MediaEvent, PortUse,
+    CallKey, EventClock, Expected, Format, Hearing, HearingRole, LegId, LegMedia, LegStats,
+    MediaCommand, MediaConfig, MediaEvent, PayloadTypes, PortUse,
 };
 use undertone::model::{Activity, Quality};
 
@@ -51,7 +51,7 @@ impl Phone {
             dtmf_pt: Some(101),
             dtmf_clock: 8000,
             comfort_noise: None,
-            receives: Formats::of(&[
+            receives: PayloadTypes::of(&[
                 (0, Format::Audio(Codec::Pcmu)),
                 (101, Format::Events(EventClock::Narrow)),
             ]),
@@ -978,7 +978,7 @@ fn a_call(bind: IpAddr, advertised: Option<IpAddr>, port_use: PortUse) -> Engine
             dtmf_pt: None,
             dtmf_clock: 8000,
             comfort_noise: None,
-            receives: Formats::of(&[(0, Format::Audio(Codec::Pcmu))]),
+            receives: PayloadTypes::of(&[(0, Format::Audio(Codec::Pcmu))]),
             send: true,
             receive: true,
             nat: false,

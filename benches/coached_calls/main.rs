@@ -39,8 +39,8 @@ use undertone::clock::instant;
 use undertone::media::engine::Engine;
 use undertone::media::srtp::{Keys, MasterKey, Suite};
 use undertone::media::{
-    CallKey, Codec, Expected, Format, Formats, Hearing, HearingRole, LegId, LegMedia, MediaCommand,
-    MediaConfig, PortUse,
+    CallKey, Codec, Expected, Format, Hearing, HearingRole, LegId, LegMedia, MediaCommand,
+    MediaConfig, PayloadTypes, PortUse,
 };
 use undertone::model::Activity;
 
@@ -617,7 +617,10 @@ fn open(
                 dtmf_pt: None,
                 dtmf_clock: 8000,
                 comfort_noise: None,
-                receives: Formats::of(&[(sound.codec.payload_type(), Format::Audio(sound.codec))]),
+                receives: PayloadTypes::of(&[(
+                    sound.codec.payload_type(),
+                    Format::Audio(sound.codec),
+                )]),
                 send: true,
                 receive: true,
                 nat: false,

@@ -14,8 +14,8 @@
 //! whether or not somebody coaches.
 //!
 //! A leg may send every format that was agreed, and change from one to another from packet to
-//! packet (RFC 3264 6.1 and 7): see [`Formats`]. It is sent one codec under one number, whatever
-//! comes.
+//! packet (RFC 3264 6.1 and 7): see [`PayloadTypes`]. It is sent one codec under one number,
+//! whatever comes.
 //!
 //! Whatever the rows say, every packet is held against [`Hearing::permits`] just before it leaves:
 //! the leak guard.
@@ -41,8 +41,8 @@ use super::codec::{
 };
 use super::e_model;
 use super::hearing::{Gain, Hearing};
-use super::jitter::{Reader, Ring};
-use super::payload_types::{Format, Formats};
+use super::jitter::{JitterBuffer, PlayoutReader};
+use super::payload_types::{Format, PayloadTypes};
 use super::rtcp::{self, Block, Interval, Reception, Reporter};
 use super::rtp::{
     self, CLOCK, HEADER, MAX_PAYLOAD, ReceivedRtp, RtpHeader, SoundSource, Stream, StreamOrigin,

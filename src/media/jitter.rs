@@ -16,7 +16,7 @@
 //!
 //! What is missing is concealed: the last period of the voice again, fading within 60 ms (after the
 //! idea of ITU-T G.711 Appendix I), and a joint of 4 ms to whatever comes next. A codec that
-//! conceals by itself hands its own sound in ([`Ring::fill`]).
+//! conceals by itself hands its own sound in ([`JitterBuffer::fill`]).
 //!
 //! Two parties that talk to each other are read *direct*: no target, all delay is drained.
 //! Supervisors, both ways, are read *buffered*.
@@ -147,7 +147,7 @@ impl Arrivals {
 
 /// What one speaker said, in the order of its timestamps.
 #[derive(Clone, Debug)]
-pub struct Ring {
+pub struct JitterBuffer {
     /// Empty while it is closed.
     samples: Box<[i16]>,
     /// Samples a millisecond.
@@ -155,7 +155,7 @@ pub struct Ring {
     /// The position at the front of `samples`.
     base: u64,
     end: u64,
-    /// Concealment remembers nothing before this position: see [`Ring::forget`].
+    /// Concealment remembers nothing before this position: see [`JitterBuffer::forget`].
     memory: u64,
     source: Option<(u32, u32)>,
     /// A packet that came far too late, if it should be a restart: what would follow it.
@@ -166,7 +166,7 @@ pub struct Ring {
     arrivals: Arrivals,
 }
 
-impl Default for Ring {
+impl Default for JitterBuffer {
     fn default() -> Self {
         Self {
             samples: Box::default(),
@@ -183,7 +183,7 @@ impl Default for Ring {
     }
 }
 
-impl Ring {
+impl JitterBuffer {
     /// Begins to take what is said, at so many samples a second; the only place that takes memory.
     pub fn open(&mut self, rate: u32) {
         let rate = rate / 1000;
@@ -250,7 +250,8 @@ impl Ring {
         (source == ssrc).then(|| timestamp.wrapping_sub(next) as i32)
     }
 
-    /// Takes what a codec has made for the samples that are [`Ring::missing`] before a packet.
+    /// Takes what a codec has made for the samples that are [`JitterBuffer::missing`] before a
+    /// packet.
     pub fn fill(&mut self, samples: &[i16]) {
         let from = self.end;
         self.append(samples);
@@ -312,7 +313,8 @@ impl Ring {
                 }
                 self.append(new);
             }
-            // A speaker that begins is heard softly by those that begin to hear it: see [`Reader`].
+            // A speaker that begins is heard softly by those that begin to hear it: see
+            // [`PlayoutReader`].
             Some(0) => self.append(samples),
             None if self.source.is_none() => self.append(samples),
             Some(hole) if (1..=max_hole).contains(&hole) => {
@@ -470,7 +472,7 @@ fn blend(from: i16, to: i16, n: usize, len: usize) -> i16 {
 
 /// How far one listener has heard a speaker.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Reader {
+pub struct PlayoutReader {
     position: u64,
     /// Where what is concealed began: the end of what was there.
     stopped: u64,
@@ -489,9 +491,9 @@ pub struct Reader {
     buffered: bool,
 }
 
-impl Reader {
+impl PlayoutReader {
     /// A reader that hears what comes from now on, as soon as it comes.
-    pub fn direct(ring: &Ring) -> Self {
+    pub fn direct(ring: &JitterBuffer) -> Self {
         Self {
             position: ring.end,
             stopped: ring.end,
@@ -504,7 +506,7 @@ impl Reader {
 
     /// A reader that hears what comes from now on, and learns to wait for what the network delays
     /// again and again.
-    pub fn buffered(ring: &Ring) -> Self {
+    pub fn buffered(ring: &JitterBuffer) -> Self {
         Self { buffered: true, ..Self::direct(ring) }
     }
 
@@ -515,7 +517,7 @@ impl Reader {
     }
 
     /// The same kind of reader, from now on.
-    pub fn anew(self, ring: &Ring) -> Self {
+    pub fn anew(self, ring: &JitterBuffer) -> Self {
         if self.buffered { Self::buffered(ring) } else { Self::direct(ring) }
     }
 
@@ -525,28 +527,28 @@ impl Reader {
     }
 
     /// Samples written and not yet read.
-    pub fn behind(&self, ring: &Ring) -> u32 {
+    pub fn behind(&self, ring: &JitterBuffer) -> u32 {
         ring.end.saturating_sub(self.position).min(ring.samples.len() as u64) as u32
     }
 
     /// Whether the next so many samples are there and quiet.
-    pub fn is_quiet(&self, ring: &Ring, len: usize) -> bool {
+    pub fn is_quiet(&self, ring: &JitterBuffer, len: usize) -> bool {
         self.behind(ring) as usize >= len && ring.is_quiet(self.position, len)
     }
 
     /// Leaves out the next so many samples.
-    pub fn skip(&mut self, ring: &Ring, len: usize) {
+    pub fn skip(&mut self, ring: &JitterBuffer, len: usize) {
         self.position += u64::from(self.behind(ring)).min(len as u64);
     }
 
     /// Drains all it is behind, without waiting to see whether it is needed.
-    pub fn drain(&mut self, ring: &Ring) {
+    pub fn drain(&mut self, ring: &JitterBuffer) {
         self.surplus = self.behind(ring);
     }
 
     /// Fills a frame. Returns whether anything of the speaker is in it, what is concealed included;
     /// if not, it is silence.
-    pub fn read(&mut self, ring: &Ring, frame: &mut [i16]) -> bool {
+    pub fn read(&mut self, ring: &JitterBuffer, frame: &mut [i16]) -> bool {
         self.catch_up(ring);
         let wanted = frame.len();
         let there = self.behind(ring) as usize;
@@ -594,7 +596,7 @@ impl Reader {
 
     /// Goes where something is: past what the ring no longer has, past a hole that was already
     /// concealed, past silence while there is delay to drain.
-    fn catch_up(&mut self, ring: &Ring) {
+    fn catch_up(&mut self, ring: &JitterBuffer) {
         if ring.end.saturating_sub(self.position) > ring.samples.len() as u64 {
             self.position = ring.end - ring.samples.len() as u64;
         }
@@ -614,7 +616,7 @@ impl Reader {
 
     /// After a silence, whether what came waits until as much is there as the network has needed,
     /// but no longer than that.
-    fn holds(&mut self, ring: &Ring, there: usize, wanted: usize) -> bool {
+    fn holds(&mut self, ring: &JitterBuffer, there: usize, wanted: usize) -> bool {
         let (target, fade) = (ring.target(), ring.ms(FADE));
         let is_after_silence = self.buffered && self.starved >= fade && self.starved < u32::MAX;
         if !is_after_silence
@@ -629,7 +631,7 @@ impl Reader {
     }
 
     /// The frame begins where the last one ended, and is as it was written 4 ms later.
-    fn settle(&self, ring: &Ring, moved: i32, frame: &mut [i16]) {
+    fn settle(&self, ring: &JitterBuffer, moved: i32, frame: &mut [i16]) {
         if moved == 0 {
             return;
         }
@@ -646,7 +648,7 @@ impl Reader {
 
     /// Leaves out a period of the voice, when there is so much to drain: what is before it goes
     /// over into what is after it.
-    fn shorten(&mut self, ring: &Ring, there: usize, frame: &mut [i16]) -> Option<usize> {
+    fn shorten(&mut self, ring: &JitterBuffer, there: usize, frame: &mut [i16]) -> Option<usize> {
         let joint = (ring.ms(JOINT) as usize).min(frame.len());
         let spare = there.checked_sub(frame.len())?.min(self.surplus as usize) as u32;
         let shortest = ring.rate * PERIODS.0 / 10;
@@ -673,7 +675,7 @@ impl Reader {
     }
 
     /// As it is, or a per cent faster while there is a little to drain.
-    fn play(&mut self, ring: &Ring, there: usize, frame: &mut [i16]) -> usize {
+    fn play(&mut self, ring: &JitterBuffer, there: usize, frame: &mut [i16]) -> usize {
         let wanted = frame.len();
         let faster = (self.surplus as usize).min(wanted / 80).min(there - wanted);
         match faster {
@@ -685,7 +687,7 @@ impl Reader {
     }
 
     /// Plays `take` samples as long as the frame is, by linear interpolation.
-    fn stretch(&self, ring: &Ring, take: usize, frame: &mut [i16]) {
+    fn stretch(&self, ring: &JitterBuffer, take: usize, frame: &mut [i16]) {
         let len = frame.len();
         for (i, sample) in frame.iter_mut().enumerate() {
             let scaled = i * take;
@@ -697,7 +699,7 @@ impl Reader {
     }
 
     /// Nothing is there.
-    fn conceal(&mut self, ring: &Ring, frame: &mut [i16]) -> bool {
+    fn conceal(&mut self, ring: &JitterBuffer, frame: &mut [i16]) -> bool {
         if self.starved == 0 {
             self.stopped = self.position;
             self.period = ring.period(self.position);
@@ -722,7 +724,7 @@ impl Reader {
     }
 
     /// After something was concealed, what comes begins in a joint.
-    fn join(&self, ring: &Ring, starved: u32, frame: &mut [i16]) {
+    fn join(&self, ring: &JitterBuffer, starved: u32, frame: &mut [i16]) {
         if starved == 0 {
             return;
         }
@@ -739,7 +741,7 @@ impl Reader {
 
     /// Once in half a second it is clear how much of the delay is too much: what was there at
     /// least, but for what may be needed again.
-    fn note(&mut self, ring: &Ring, left: u32) {
+    fn note(&mut self, ring: &JitterBuffer, left: u32) {
         self.low = self.low.min(left);
         self.reads += 1;
         let is_uneven = self.buffered && ring.target() > ring.ms(UNEVEN);

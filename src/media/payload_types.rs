@@ -54,27 +54,27 @@ impl EventClock {
 
 /// A table of payload types, each with its format. No number is in it twice.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Formats {
+pub struct PayloadTypes {
     len: u8,
     numbers: [u8; MAX_FORMATS],
     formats: [Format; MAX_FORMATS],
 }
 
-impl Default for Formats {
+impl Default for PayloadTypes {
     fn default() -> Self {
         Self { len: 0, numbers: [0; MAX_FORMATS], formats: [Format::ComfortNoise; MAX_FORMATS] }
     }
 }
 
-impl std::fmt::Debug for Formats {
+impl std::fmt::Debug for PayloadTypes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_map().entries(self.iter()).finish()
     }
 }
 
-impl Formats {
+impl PayloadTypes {
     /// A table of these; of two with one number the first counts.
-    pub fn of(formats: &[(u8, Format)]) -> Formats {
+    pub fn of(formats: &[(u8, Format)]) -> PayloadTypes {
         formats.iter().copied().collect()
     }
 
@@ -113,9 +113,9 @@ impl Formats {
     }
 }
 
-impl FromIterator<(u8, Format)> for Formats {
-    fn from_iter<T: IntoIterator<Item = (u8, Format)>>(formats: T) -> Formats {
-        let mut table = Formats::default();
+impl FromIterator<(u8, Format)> for PayloadTypes {
+    fn from_iter<T: IntoIterator<Item = (u8, Format)>>(formats: T) -> PayloadTypes {
+        let mut table = PayloadTypes::default();
         for (number, format) in formats {
             table.add(number, format);
         }
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_number_names_what_it_named_first() {
-        let mut formats = Formats::of(&[
+        let mut formats = PayloadTypes::of(&[
             (0, Format::Audio(Codec::Pcmu)),
             (0, Format::ComfortNoise),
             (101, Format::Events(EventClock::Narrow)),
@@ -144,17 +144,17 @@ mod tests {
 
     #[test]
     fn there_is_room_for_so_many_and_for_no_more() {
-        let mut formats = Formats::default();
+        let mut formats = PayloadTypes::default();
         for number in 0..=255 {
             formats.add(number, Format::ComfortNoise);
         }
         assert_eq!(formats.iter().count(), MAX_FORMATS);
         assert_eq!(formats.get(MAX_FORMATS as u8), None);
-        assert!(!Formats::default().add(128, Format::ComfortNoise));
+        assert!(!PayloadTypes::default().add(128, Format::ComfortNoise));
     }
 
     #[test]
     fn a_table_is_small() {
-        assert!(size_of::<Formats>() <= 3 * MAX_FORMATS + 1, "{}", size_of::<Formats>());
+        assert!(size_of::<PayloadTypes>() <= 3 * MAX_FORMATS + 1, "{}", size_of::<PayloadTypes>());
     }
 }

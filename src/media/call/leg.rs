@@ -133,7 +133,7 @@ pub(super) struct LegCold {
     /// What was agreed, all of it.
     described: Option<LegMedia>,
     /// What was agreed before, and until when it is heard.
-    former: Option<(Formats, Instant)>,
+    former: Option<(PayloadTypes, Instant)>,
     /// For the other codecs that it has spoken: going back to one of them takes no memory.
     pub(super) decoders: Vec<(Codec, Decoder)>,
     /// The same for those of the one speaker that it hears.

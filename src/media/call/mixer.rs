@@ -13,7 +13,7 @@ pub(super) struct MixInput {
     gain: u16,
     /// What `gain` is times while a supervisor speaks to the listener, in 1/256.
     duck: u16,
-    pub(super) reader: Reader,
+    pub(super) reader: PlayoutReader,
 }
 
 /// How far the others have gone softer for a supervisor that speaks to the listener.
@@ -136,8 +136,8 @@ impl<'a> Mixer<'a> {
             let ring = &mut speaker.speech.ring;
             if !matches!(before, Route::Mix(_)) || !before.has(slot) {
                 let reader = match serving.buffered & bit(slot) != 0 {
-                    true => Reader::buffered(ring),
-                    false => Reader::direct(ring),
+                    true => PlayoutReader::buffered(ring),
+                    false => PlayoutReader::direct(ring),
                 };
                 input.reader = if before.has(slot) {
                     reader.going_on()

@@ -397,7 +397,7 @@ mod tests {
             dtmf_pt: None,
             dtmf_clock: 8000,
             comfort_noise: None,
-            receives: crate::media::Formats::default(),
+            receives: crate::media::PayloadTypes::default(),
             send: true,
             receive: true,
             nat,

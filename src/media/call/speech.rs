@@ -97,7 +97,7 @@ impl SpokenCodecs {
 pub(super) struct Speech {
     /// For the codec that it speaks.
     pub(super) decoder: Option<(Codec, Decoder)>,
-    pub(super) ring: Ring,
+    pub(super) ring: JitterBuffer,
 }
 
 impl Speech {

@@ -91,7 +91,7 @@ fn media(index: usize, codec: Codec) -> LegMedia {
         dtmf_pt: Some(TELEPHONE_EVENT),
         dtmf_clock: 8000,
         comfort_noise: None,
-        receives: Formats::of(&[
+        receives: PayloadTypes::of(&[
             (codec.payload_type(), Format::Audio(codec)),
             (TELEPHONE_EVENT, Format::Events(EventClock::Narrow)),
             (13, Format::ComfortNoise),
@@ -392,7 +392,7 @@ const SEVERAL: [(u8, Format); 10] = [
 ];
 
 fn several(index: usize, sent: Codec) -> LegMedia {
-    LegMedia { receives: Formats::of(&SEVERAL), ..media(index, sent) }
+    LegMedia { receives: PayloadTypes::of(&SEVERAL), ..media(index, sent) }
 }
 
 impl Harness {

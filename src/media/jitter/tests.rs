@@ -9,8 +9,8 @@ fn start() -> Instant {
     Instant::now()
 }
 
-fn ring() -> Ring {
-    let mut ring = Ring::default();
+fn ring() -> JitterBuffer {
+    let mut ring = JitterBuffer::default();
     ring.open(RATE);
     ring
 }
@@ -26,8 +26,8 @@ fn voice(n: u64) -> i16 {
 /// What a network does to a speaker's packets of 20 ms, and how a listener that takes a frame every
 /// 20 ms hears them.
 struct Line {
-    ring: Ring,
-    reader: Reader,
+    ring: JitterBuffer,
+    reader: PlayoutReader,
     start: Instant,
     /// Sent and not arrived: when it will be, its number.
     on_the_way: Vec<(Duration, u64)>,
@@ -41,7 +41,8 @@ struct Line {
 impl Line {
     fn new(buffered: bool) -> Self {
         let ring = ring();
-        let reader = if buffered { Reader::buffered(&ring) } else { Reader::direct(&ring) };
+        let reader =
+            if buffered { PlayoutReader::buffered(&ring) } else { PlayoutReader::direct(&ring) };
         Self {
             ring,
             reader,
@@ -151,7 +152,7 @@ fn after_a_hiccup_of_300_ms_the_delay_returns_within_three_seconds_without_a_cli
 #[test]
 fn a_hiccup_followed_by_silence_is_drained_at_once() {
     let (mut ring, start) = (ring(), start());
-    let mut reader = Reader::buffered(&ring);
+    let mut reader = PlayoutReader::buffered(&ring);
     let mut frame = [0; 160];
     for n in 0..15 {
         ring.write(1, n * 160, &[5000; 160], start);
@@ -194,7 +195,7 @@ fn nobody_hears_as_concealment_what_was_said_before_he_began() {
             ring.write(1, n * 160, &secret, now);
         }
         ring.forget();
-        let mut reader = Reader::buffered(&ring);
+        let mut reader = PlayoutReader::buffered(&ring);
         let mut frame = [0; 480];
         reader.read(&ring, &mut frame);
         assert_eq!(frame, [0; 480]);
@@ -363,7 +364,7 @@ fn an_hour_with_clocks_200_ppm_apart_has_no_gap_and_no_growing_delay() {
 fn packets_of_10_30_and_60_ms_are_heard_in_frames_of_20() {
     for len in [80_u64, 240, 480] {
         let (mut ring, start) = (ring(), start());
-        let mut reader = Reader::buffered(&ring);
+        let mut reader = PlayoutReader::buffered(&ring);
         let mut heard = Vec::new();
         let mut said = 0;
         for frame in 0..500_u64 {
@@ -385,7 +386,7 @@ fn packets_of_10_30_and_60_ms_are_heard_in_frames_of_20() {
 #[test]
 fn a_restart_of_the_sender_is_a_joint_and_no_click() {
     let (mut ring, start) = (ring(), start());
-    let mut reader = Reader::buffered(&ring);
+    let mut reader = PlayoutReader::buffered(&ring);
     let mut heard = Vec::new();
     for (round, ssrc) in [1, 2, 2, 3, 1].into_iter().enumerate() {
         for n in 0..20_u64 {
@@ -453,7 +454,7 @@ fn who_stops_fades_within_60_ms_and_is_silent() {
 #[test]
 fn a_late_packet_fills_its_place_while_it_is_still_to_be_heard() {
     let (mut ring, now) = (ring(), start());
-    let mut reader = Reader::direct(&ring);
+    let mut reader = PlayoutReader::direct(&ring);
     let mut frame = [0; 480];
     ring.write(1, 0, &[1000; 160], now);
     ring.write(1, 320, &[3000; 160], now);
@@ -465,7 +466,7 @@ fn a_late_packet_fills_its_place_while_it_is_still_to_be_heard() {
 #[test]
 fn a_codec_that_conceals_by_itself_is_heard_in_the_hole() {
     let (mut ring, now) = (ring(), start());
-    let mut reader = Reader::direct(&ring);
+    let mut reader = PlayoutReader::direct(&ring);
     ring.write(1, 0, &[1000; 160], now);
     assert_eq!(ring.missing(1, 320), 160);
     assert_eq!(ring.missing(2, 320), 0);
@@ -480,9 +481,9 @@ fn a_codec_that_conceals_by_itself_is_heard_in_the_hole() {
 
 #[test]
 fn a_closed_ring_takes_no_memory_and_says_nothing() {
-    let mut ring = Ring::default();
+    let mut ring = JitterBuffer::default();
     assert!(!ring.write(1, 0, &[1; 160], start()));
-    let mut reader = Reader::direct(&ring);
+    let mut reader = PlayoutReader::direct(&ring);
     let mut frame = [1; 160];
     assert!(!reader.read(&ring, &mut frame));
     assert_eq!(frame, [0; 160]);
@@ -500,9 +501,9 @@ proptest! {
         buffered: bool,
         packets in proptest::collection::vec((0u32..3, any::<u32>(), 0usize..700, any::<bool>(), 0u32..300, 1usize..481), 1..150)
     ) {
-        let mut ring = Ring::default();
+        let mut ring = JitterBuffer::default();
         ring.open(if wide { 16_000 } else { 8000 });
-        let mut reader = if buffered { Reader::buffered(&ring) } else { Reader::direct(&ring) };
+        let mut reader = if buffered { PlayoutReader::buffered(&ring) } else { PlayoutReader::direct(&ring) };
         let mut timestamp = 0u32;
         let mut now = start();
         for (ssrc, jump, len, read, pass, wanted) in packets {

@@ -1,7 +1,7 @@
 //! Offer and answer, as far as calls look at them.
 
 use super::MediaPolicy;
-use super::media_address::Aim;
+use super::media_address::MediaDestination;
 use crate::media::{Codec, LegMedia};
 use crate::sip::sdp::{Agreed, SdpError, SdpFault, SdpSession};
 
@@ -39,7 +39,7 @@ pub(super) fn first_of(first: &[Codec], codecs: &[Codec]) -> Vec<Codec> {
 }
 
 /// What the engine has to know.
-pub(super) fn media_of(agreed: &Agreed, aim: &Aim) -> LegMedia {
+pub(super) fn media_of(agreed: &Agreed, aim: &MediaDestination) -> LegMedia {
     LegMedia {
         remote: aim.remote,
         remote_rtcp: aim.remote_rtcp,

@@ -2,7 +2,7 @@
 
 use super::call::{Answered, Call, CallStart, NOT_ACCEPTABLE};
 use super::codec_selection::{codecs_of, first_of, prefer, read};
-use super::media_address::{Aim, Remark, Whereabouts};
+use super::media_address::{MediaDestination, MediaReach, Remark};
 use super::party::{LegStage, Party, PartyExchange, PartyStart, Release};
 use super::rejection::Rejection;
 use super::routing::{CalledParty, CallingParty, Trail, Unroutable, behind};
@@ -65,7 +65,7 @@ impl<E: Environment> B2bua<E> {
                 }
             }
             LegEvent::Located { leg, host, is_translated } => {
-                self.located(leg, Whereabouts { host, is_translated })
+                self.located(leg, MediaReach { host, is_translated })
             }
             LegEvent::ConnectedIdentity { leg, names } => self.connected(leg, &names, now),
             LegEvent::Progress { leg, status, media } => {
@@ -126,7 +126,7 @@ impl<E: Environment> B2bua<E> {
         self.finish_step(now);
     }
 
-    fn located(&mut self, leg: LegId, place: Whereabouts) {
+    fn located(&mut self, leg: LegId, place: MediaReach) {
         match self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg)) {
             Some(party) => party.place = Some(place),
             None => self.legs.handle_located(leg, place),
@@ -161,11 +161,11 @@ impl<E: Environment> B2bua<E> {
         body: &[u8],
         policy: &MediaPolicy,
         peer: &LegSource,
-        place: Option<Whereabouts>,
+        place: Option<MediaReach>,
         call: CallKey,
     ) -> Result<SdpSession, SdpFault> {
         let session = read(body, policy)?;
-        let aim = Aim::at(&policy.reach, place, session.audio.rtp, session.audio.rtcp);
+        let aim = MediaDestination::at(&policy.reach, place, session.audio.rtp, session.audio.rtcp);
         let mut addresses = aim.remote.into_iter().chain(aim.remote_rtcp);
         let ours = addresses.find(|address| policy.targets.is_ours(*address));
         let checked = match ours {

@@ -1,6 +1,6 @@
 //! Makes legs: their ids, ports and keys.
 
-use super::media_address::{Aim, Whereabouts};
+use super::media_address::{MediaDestination, MediaReach};
 use super::party::{LegStage, Party, PartyStart};
 use super::{Environment, session_id};
 use crate::media::{CallKey, Expected};
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 pub(super) struct LegFactory<E> {
     pub(super) environment: E,
     /// Where the leg of the next INVITE is.
-    arriving: Option<(LegId, Whereabouts)>,
+    arriving: Option<(LegId, MediaReach)>,
     /// Devices and trunks with an address that was seen to be translated.
     behind_nat: BTreeSet<LegSource>,
     next_call: u64,
@@ -27,12 +27,12 @@ impl<E: Environment> LegFactory<E> {
     }
 
     /// The INVITE of this leg comes next.
-    pub(super) fn handle_located(&mut self, leg: LegId, place: Whereabouts) {
+    pub(super) fn handle_located(&mut self, leg: LegId, place: MediaReach) {
         self.arriving = Some((leg, place));
     }
 
     /// Where an arriving leg is.
-    pub(super) fn place_of(&self, leg: LegId) -> Option<Whereabouts> {
+    pub(super) fn place_of(&self, leg: LegId) -> Option<MediaReach> {
         let arriving = self.arriving.filter(|(arriving, _)| *arriving == leg);
         arriving.map(|(_, place)| place)
     }
@@ -70,8 +70,10 @@ impl<E: Environment> LegFactory<E> {
         let place = self.arriving.take_if(|(arriving, _)| *arriving == start.leg);
         let place = place.map(|(_, place)| place);
         let (peer, policy) = (&start.peer, &start.policy);
-        let is_natted =
-            || self.behind_nat.contains(peer) || Aim::at(&policy.reach, place, offered, None).nat;
+        let is_natted = || {
+            self.behind_nat.contains(peer)
+                || MediaDestination::at(&policy.reach, place, offered, None).nat
+        };
         let expected = match (peer, offered) {
             _ if policy.own_ports || policy.reach.nat() == Nat::Always || is_natted() => {
                 Expected::Nothing

@@ -25,7 +25,7 @@ const TRUNK_UNHEARD: u32 = 500;
 
 /// Where a leg's signalling comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Whereabouts {
+pub(super) struct MediaReach {
     pub(super) host: IpAddr,
     /// Its Via or Contact names another address than that: an address translator is on the way.
     pub(super) is_translated: bool,
@@ -54,7 +54,7 @@ impl Reachability {
 
 /// Where a leg's sound is expected and sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Aim {
+pub(super) struct MediaDestination {
     pub(super) remote: Option<SocketAddr>,
     pub(super) remote_rtcp: Option<SocketAddr>,
     pub(super) nat: bool,
@@ -107,12 +107,12 @@ pub enum Remark {
     },
 }
 
-impl Aim {
+impl MediaDestination {
     /// By the description and what is known of the peer. `place`: `None` while nothing has come
     /// from it.
     pub(super) fn at(
         reach: &Reachability,
-        place: Option<Whereabouts>,
+        place: Option<MediaReach>,
         rtp: Option<SocketAddr>,
         rtcp: Option<SocketAddr>,
     ) -> Self {
@@ -168,7 +168,7 @@ impl Aim {
     pub(super) fn check(
         &self,
         policy: &MediaPolicy,
-        place: Option<Whereabouts>,
+        place: Option<MediaReach>,
     ) -> Result<(), (SocketAddr, Forbidden)> {
         let host = place.map(|place| place.host);
         for address in self.remote.into_iter().chain(self.remote_rtcp) {
@@ -189,7 +189,7 @@ impl Aim {
         &self,
         reach: &Reachability,
         peer: &LegSource,
-        place: Option<Whereabouts>,
+        place: Option<MediaReach>,
         agreed: &Agreed,
     ) -> Option<Remark> {
         let (peer, described) = (peer.clone(), agreed.remote?);
@@ -208,7 +208,7 @@ impl Aim {
 /// A private address in the description of a peer that is seen at a public one cannot be reached;
 /// and a peer with headers that show that its address is translated may have its port translated
 /// too.
-fn is_behind_nat(place: &Whereabouts, described: IpAddr) -> bool {
+fn is_behind_nat(place: &MediaReach, described: IpAddr) -> bool {
     let is_unreachable = is_private(described)
         && !is_private(place.host)
         && place.host.is_ipv4() == described.is_ipv4();
@@ -224,20 +224,25 @@ mod tests {
     const PUBLIC: &str = "203.0.113.7";
     const PRIVATE: &str = "192.168.1.7";
 
-    fn place(host: &str, is_translated: bool) -> Option<Whereabouts> {
+    fn place(host: &str, is_translated: bool) -> Option<MediaReach> {
         let host = host.parse().unwrap();
-        Some(Whereabouts { host, is_translated })
+        Some(MediaReach { host, is_translated })
     }
 
-    fn aim(reach: &Reachability, place: Option<Whereabouts>, described: &str) -> Aim {
+    fn aim(reach: &Reachability, place: Option<MediaReach>, described: &str) -> MediaDestination {
         let rtp: SocketAddr = described.parse().unwrap();
-        Aim::at(reach, place, Some(rtp), Some(SocketAddr::new(rtp.ip(), rtp.port() + 1)))
+        MediaDestination::at(
+            reach,
+            place,
+            Some(rtp),
+            Some(SocketAddr::new(rtp.ip(), rtp.port() + 1)),
+        )
     }
 
     /// Remote, behind a NAT, how many packets before anything has come.
     fn short(
         reach: &Reachability,
-        place: Option<Whereabouts>,
+        place: Option<MediaReach>,
         described: &str,
     ) -> (String, bool, Option<u32>) {
         let aim = aim(reach, place, described);

@@ -4,7 +4,7 @@
 //! to the others is decided by its [`Call`](super::call::Call).
 
 use super::codec_selection::{codecs_of, first_of, media_of, prefer};
-use super::media_address::{Aim, Remark, Whereabouts};
+use super::media_address::{MediaDestination, MediaReach, Remark};
 use super::rejection::refuse_offer;
 use super::routing::Trail;
 use super::step::Step;
@@ -34,7 +34,7 @@ pub(super) struct Party {
     pub(super) role: PartyRole,
     pub(super) policy: MediaPolicy,
     /// Where its signalling comes from, once something has come.
-    pub(super) place: Option<Whereabouts>,
+    pub(super) place: Option<MediaReach>,
     pub(super) stage: LegStage,
     /// The phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked
     /// something.
@@ -233,7 +233,8 @@ impl Party {
     }
 
     pub(super) fn describe(&mut self, agreed: Agreed, out: &mut Step) {
-        let aim = Aim::at(&self.policy.reach, self.place, agreed.remote, agreed.remote_rtcp);
+        let aim =
+            MediaDestination::at(&self.policy.reach, self.place, agreed.remote, agreed.remote_rtcp);
         let media = media_of(&agreed, &aim);
         if self.rule != aim.rule {
             self.rule = aim.rule;

@@ -40,7 +40,7 @@ pub struct Agreed {
     /// One that has answered ours has to use the numbers of our offer (RFC 3264 6.1), and many use
     /// those of their answer: both are taken, and where a number names one format in the offer and
     /// another in the answer, that of the offer.
-    pub receives: media::Formats,
+    pub receives: media::PayloadTypes,
     /// We send.
     pub send: bool,
     /// We receive.
@@ -54,7 +54,7 @@ pub struct Agreed {
 }
 
 impl Agreed {
-    fn of(audio: &Audio, receives: media::Formats, ours: Direction) -> Agreed {
+    fn of(audio: &Audio, receives: media::PayloadTypes, ours: Direction) -> Agreed {
         let direction = ours.and(audio.direction.reversed());
         let (payload_type, codec) = audio.codecs.first().copied().unwrap_or((0, Codec::Pcmu));
         let telephone_event = audio.events_for(codec);
@@ -187,7 +187,7 @@ impl Local {
 
     /// What may come while our last offer waits for its answer: what was agreed, and what is
     /// offered (RFC 3264 5.1, 8.3.2).
-    pub fn expected(&self, agreed: media::Formats) -> media::Formats {
+    pub fn expected(&self, agreed: media::PayloadTypes) -> media::PayloadTypes {
         agreed.iter().chain(self.offered.all()).collect()
     }
 
@@ -427,12 +427,12 @@ impl OfferedFormats {
         codecs.chain(noise).chain(events)
     }
 
-    fn table(&self) -> media::Formats {
+    fn table(&self) -> media::PayloadTypes {
         self.all().collect()
     }
 
     /// What a peer may send that has answered this offer.
-    fn answered_by(&self, answer: &Audio) -> media::Formats {
+    fn answered_by(&self, answer: &Audio) -> media::PayloadTypes {
         let answered = OfferedFormats {
             codecs: answer.codecs.clone(),
             events: answer.telephone_events.clone(),

@@ -50,7 +50,7 @@ fn the_answer_takes_the_first_common_codec_and_refuses_other_media() {
         payload_type: 8,
         telephone_event: Some((97, 8000)),
         comfort_noise: None,
-        receives: media::Formats::of(&[
+        receives: media::PayloadTypes::of(&[
             (8, Format::Audio(Codec::Pcma)),
             (97, Format::Events(EventClock::Narrow)),
         ]),

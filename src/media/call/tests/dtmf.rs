@@ -50,7 +50,7 @@ fn digits_keep_their_length_between_clocks() {
     let mut harness = Harness::new([Codec::Opus, Codec::Pcmu, Codec::Pcmu], None);
     let wide = LegMedia {
         dtmf_clock: 48_000,
-        receives: Formats::of(&[
+        receives: PayloadTypes::of(&[
             (111, Format::Audio(Codec::Opus)),
             (TELEPHONE_EVENT, Format::Events(EventClock::Full)),
         ]),

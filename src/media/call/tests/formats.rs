@@ -5,13 +5,13 @@ fn every_agreed_number_is_heard_and_no_other() {
     let mut harness = Harness::pcmu(None);
     harness.call.handle_describe(AGENT, several(0, Codec::Pcmu), harness.time());
     for number in 0..128 {
-        let payload: &[u8] = match Formats::of(&SEVERAL).get(number) {
+        let payload: &[u8] = match PayloadTypes::of(&SEVERAL).get(number) {
             Some(Format::Audio(Codec::Opus)) => &[9 << 3],
             Some(Format::Audio(_)) => &[0xff; 160],
             Some(Format::ComfortNoise) => &[60],
             Some(Format::Events(_)) | None => &[5, 0x0a, 0, 160],
         };
-        let expected = match Formats::of(&SEVERAL).get(number) {
+        let expected = match PayloadTypes::of(&SEVERAL).get(number) {
             Some(_) => PacketVerdict::Accepted,
             None => PacketVerdict::Malformed,
         };
@@ -73,7 +73,7 @@ fn a_speaker_may_change_at_every_packet_and_is_heard_by_whoever_mixes_it() {
     for numbers in [[0, 8], [8, 9], [0, 111]] {
         let mut harness = Harness::new([Codec::Pcmu; 3], Some(Activity::Coach));
         harness.call.handle_describe(SUPERVISOR, several(2, Codec::Pcmu), harness.time());
-        let mut encoders = numbers.map(|number| match Formats::of(&SEVERAL).get(number) {
+        let mut encoders = numbers.map(|number| match PayloadTypes::of(&SEVERAL).get(number) {
             Some(Format::Audio(codec)) => encoder(codec),
             other => panic!("{other:?}"),
         });
@@ -103,7 +103,7 @@ fn a_speaker_may_change_at_every_packet_and_is_heard_by_whoever_mixes_it() {
 fn what_was_agreed_before_is_heard_for_a_moment_more() {
     let mut harness = Harness::pcmu(None);
     let other = LegMedia {
-        receives: Formats::of(&[
+        receives: PayloadTypes::of(&[
             (8, Format::Audio(Codec::Pcma)),
             (96, Format::Events(EventClock::Narrow)),
         ]),

@@ -4,12 +4,13 @@
 //! send by them arrives at the other party, and no other payload type does.
 
 use super::super::codec_selection::media_of;
-use super::super::media_address::Aim;
+use super::super::media_address::MediaDestination;
 use crate::media::call::{Call, CallConfig, Leg, PacketVerdict, StreamStart, TransmitKind};
 use crate::media::codec::Encoder;
 use crate::media::rtp::{self, MAX_PAYLOAD, RtpHeader};
 use crate::media::{
-    CallKey, Codec, EventClock, Format, Formats, Hearing, HearingRole, LegId, LegMedia, SourceRule,
+    CallKey, Codec, EventClock, Format, Hearing, HearingRole, LegId, LegMedia, PayloadTypes,
+    SourceRule,
 };
 use crate::sip::sdp::{Direction, Local, SdpSession};
 use proptest::prelude::*;
@@ -174,7 +175,7 @@ impl Line {
             dtmf_pt: Some(110),
             dtmf_clock: 8000,
             comfort_noise: None,
-            receives: Formats::of(&[(0, Format::Audio(Codec::Pcmu))]),
+            receives: PayloadTypes::of(&[(0, Format::Audio(Codec::Pcmu))]),
             send: true,
             receive: true,
             nat: false,
@@ -302,7 +303,7 @@ proptest! {
                     (agreed, after_offer(&offer, &table(&body)))
                 }
             };
-            let aim = Aim {
+            let aim = MediaDestination {
                 remote: agreed.remote,
                 remote_rtcp: agreed.remote_rtcp,
                 nat: false,
