@@ -249,7 +249,7 @@ impl UserAgent {
         match command {
             LegCommand::Invite { .. } => self.invite(command, now),
             command => {
-                drop(self.with_leg(command.leg(), |leg, ctx| leg.handle_command(command, ctx, now)))
+                self.with_leg(command.leg(), |leg, ctx| leg.handle_command(command, ctx, now));
             }
         }
         self.finish_step(now);
