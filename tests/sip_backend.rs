@@ -634,6 +634,35 @@ async fn a_command_that_can_not_be_stored_is_refused_and_has_changed_nothing() {
     .expect("it is written by itself when it can be");
 }
 
+/// A store with a fault of its own.
+struct Faulty(Store);
+
+impl store::KeyValueStore for Faulty {
+    fn scan(
+        &self,
+        table: &str,
+        from: &str,
+        to: Option<&str>,
+        visit: &mut dyn FnMut(&str, &[u8]),
+    ) -> Result<(), store::StoreError> {
+        self.0.scan(table, from, to, visit)
+    }
+
+    fn write(&self, _: &[store::Write]) -> Result<(), store::StoreError> {
+        panic!("a fault of the store");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_refused_at_once_when_the_thread_that_would_store_it_is_gone() {
+    let mut floor = Floor::with(config(), Arc::new(Faulty(store::in_memory()))).await;
+    for on in [true, false, true] {
+        let command = Command::SetDoNotDisturb { device: AGENT.into(), on };
+        let refusal = floor.command(command).await.expect_err("refused");
+        assert!(refusal.text().contains("can not be stored"), "{refusal}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_stops_ends_its_calls_with_bye() {
     let mut stopping = config();

@@ -39,7 +39,7 @@ pub(super) struct BackendWriter {
     /// Something was written since the last answer that may not be safe yet.
     unsafe_yet: bool,
     work: mpsc::Sender<WriterJob>,
-    stored: UnboundedReceiver<(CommandId, bool)>,
+    stored: Option<UnboundedReceiver<(CommandId, bool)>>,
     thread: JoinHandle<()>,
 }
 
@@ -57,7 +57,13 @@ pub(super) async fn start(
     let (work, pending) = mpsc::channel();
     let (report, stored) = unbounded_channel();
     let thread = tokio::task::spawn_blocking(move || write_on(&store, &pending, &report));
-    let writer = BackendWriter { changes: Vec::new(), unsafe_yet: false, work, stored, thread };
+    let writer = BackendWriter {
+        changes: Vec::new(),
+        unsafe_yet: false,
+        work,
+        stored: Some(stored),
+        thread,
+    };
     Ok((kept, bindings, writer))
 }
 
@@ -85,18 +91,21 @@ impl BackendWriter {
     }
 
     /// Writes the change that a command waits for; its outcome comes back by [`Self::stored`].
-    pub(super) fn persist(&mut self, id: CommandId, change: Persist) {
+    /// False: the writing thread is gone, and no outcome comes.
+    pub(super) fn persist(&mut self, id: CommandId, change: Persist) -> bool {
         self.submit();
-        let _ = self.work.send(WriterJob::Persist(id, change));
+        self.work.send(WriterJob::Persist(id, change)).is_ok()
     }
 
-    /// The command of a change handed to [`Self::persist`], and whether the change is safe. May be
-    /// dropped at any time without losing one.
-    pub(super) async fn stored(&mut self) -> (CommandId, bool) {
-        match self.stored.recv().await {
-            Some(stored) => stored,
-            None => std::future::pending().await,
+    /// The command of a change handed to [`Self::persist`], and whether the change is safe; `None`,
+    /// once, when the writing thread is gone. May be dropped at any time without losing one.
+    pub(super) async fn stored(&mut self) -> Option<(CommandId, bool)> {
+        let Some(stored) = &mut self.stored else { return std::future::pending().await };
+        let next = stored.recv().await;
+        if next.is_none() {
+            self.stored = None;
         }
+        next
     }
 
     /// Answers a command; not before everything it changed has been written, or remembered for when
