@@ -29,7 +29,7 @@ pub(super) fn metadata_of(refusal: &Refusal) -> HashMap<String, String> {
 }
 
 /// The refusal that came as these parts. Without metadata, or with that of a newer contract, the
-/// text says it all.
+/// text says it all; a pattern counts only if it makes that text.
 pub(super) fn refusal_from(
     reason: Reason,
     text: String,
@@ -39,8 +39,12 @@ pub(super) fn refusal_from(
     let Some(subject) = Subject::KINDS.iter().find_map(named) else {
         return Refusal::new(reason, text);
     };
-    let pattern = metadata.get(PATTERN).cloned().unwrap_or(text);
-    Refusal::about(reason, subject, pattern)
+    let pattern = metadata.get(PATTERN).unwrap_or(&text).clone();
+    let refusal = Refusal::about(reason, subject, pattern);
+    match refusal.text() == text {
+        true => refusal,
+        false => Refusal::new(reason, text),
+    }
 }
 
 /// What a status means: the refusal it carries, or the nearest one when another program made it.
@@ -112,6 +116,17 @@ mod tests {
             let status = status_of(&refusal);
             assert_eq!(status.message(), "Now 'it' is busy.");
             assert_eq!(refusal_of(&status), refusal);
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_does_not_make_the_text_does_not_replace_it() {
+        let text = "Device 'd-1' is busy with {}.";
+        for pattern in [Some(""), Some("All is well with '{}'."), None] {
+            let mut metadata = HashMap::from([("device".to_owned(), "d-1".to_owned())]);
+            metadata.extend(pattern.map(|pattern| (PATTERN.to_owned(), pattern.to_owned())));
+            let refusal = refusal_from(Reason::InvalidState, text.to_owned(), &metadata);
+            assert_eq!(refusal, Refusal::new(Reason::InvalidState, text));
         }
     }
 
