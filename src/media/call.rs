@@ -24,17 +24,20 @@
 //! legs that hear it. What a leg does is in [`Leg`]: its streams and codecs in `leg`, what it is
 //! sent of one speaker in `relay`, of several in `mixer`, on which clock in `pacer`.
 
+mod agreement;
 mod beep;
 mod dtmf;
 mod leg;
 mod mixer;
 mod pacer;
 mod plan;
+mod quality;
 mod relay;
 mod source;
 mod speech;
 #[cfg(test)]
 mod tests;
+mod transcoding;
 
 use super::codec::{
     Codec, ComfortNoise, Decoder, Downsampler, Encoder, MAX_DECODED, Upsampler, noise_level,
@@ -52,6 +55,7 @@ use super::sum::{MAX_FRAME, Sum};
 use super::transcode::Transcoder;
 use super::{CallKey, LeakReason, LegId, LegMedia, LegStats, MediaEvent};
 use crate::model::{Now, Quality, RemoteQuality};
+use agreement::*;
 use beep::*;
 use dtmf::*;
 use leg::*;
@@ -59,6 +63,7 @@ pub use leg::{Leg, StreamStart};
 use mixer::*;
 use pacer::*;
 use plan::*;
+use quality::*;
 use relay::*;
 use smallvec::SmallVec;
 use source::SourceFilter;
@@ -68,6 +73,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
+use transcoding::*;
 
 /// Legs a call may have.
 pub const MAX_LEGS: usize = 16;

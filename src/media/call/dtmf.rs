@@ -90,6 +90,18 @@ impl DtmfSender {
     }
 }
 
+impl EventPacket {
+    /// Its payload (RFC 4733 2.3) with the duration in ticks of another clock.
+    fn in_clock(&self, clock: u32, packet: &[u8]) -> Option<[u8; 4]> {
+        let payload = packet.get(self.received.payload.clone())?;
+        let [number, flags, high, low] = *payload.first_chunk::<4>()?;
+        let ticks = u64::from(u16::from_be_bytes([high, low])) * u64::from(clock)
+            / u64::from(self.clock.max(1));
+        let [high, low] = (ticks.min(0xffff) as u16).to_be_bytes();
+        Some([number, flags, high, low])
+    }
+}
+
 impl Leg {
     /// The packet of a digit that is sent in its name and is due. Only a party has any.
     pub(super) fn next_digit(&mut self, now: Instant) -> Option<(EventPacket, [u8; EVENT])> {
@@ -150,17 +162,12 @@ impl Leg {
             let bytes = header.put_before(packet, &received.payload);
             return self.send(TransmitKind::Unchanged, to, bytes, ctx.out);
         }
-        let Some([number, flags, high, low]) =
-            packet[received.payload.clone()].first_chunk::<4>().copied()
-        else {
+        let Some(payload) = event.in_clock(media.dtmf_clock, packet) else {
             return;
         };
-        let ticks = u64::from(u16::from_be_bytes([high, low])) * u64::from(media.dtmf_clock)
-            / u64::from(event.clock.max(1));
-        let [high, low] = (ticks.min(0xffff) as u16).to_be_bytes();
         let mut bytes = [0; EVENT];
         bytes[..HEADER].copy_from_slice(&header.to_bytes());
-        bytes[HEADER..].copy_from_slice(&[number, flags, high, low]);
+        bytes[HEADER..].copy_from_slice(&payload);
         self.send(TransmitKind::Unchanged, to, &bytes, ctx.out);
     }
 }

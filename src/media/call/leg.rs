@@ -2,9 +2,6 @@
 
 use super::*;
 
-/// What was agreed before is still heard for so long: packets on their way, and a peer that changes
-/// a moment later (RFC 3264 8.3.2).
-pub(super) const FORMER: Duration = Duration::from_secs(2);
 /// A leg that has not sent for so long no longer paces anybody.
 const TALKS: Duration = Duration::from_millis(200);
 /// A leak guard event of one reason at most this often per leg.
@@ -24,36 +21,6 @@ pub struct StreamStart {
     pub timestamp: u32,
     /// What its RTCP name and the times of its reports are made from (RFC 7022 4.2, RFC 3550 6.2).
     pub reports: u128,
-}
-
-/// What was agreed for a leg, as far as every packet needs it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Agreement {
-    /// What is sent to it, and how.
-    pub(super) codec: Codec,
-    pub(super) payload_type: u8,
-    pub(super) dtmf_pt: Option<u8>,
-    pub(super) comfort_noise: Option<u8>,
-    pub(super) dtmf_clock: u32,
-    pub(super) send: bool,
-    pub(super) receive: bool,
-    /// It should send, and it is known where from.
-    pub(super) is_expected: bool,
-}
-
-impl Agreement {
-    pub(super) fn of(media: &LegMedia) -> Self {
-        Self {
-            codec: media.codec,
-            payload_type: media.payload_type,
-            dtmf_pt: media.dtmf_pt,
-            comfort_noise: media.comfort_noise,
-            dtmf_clock: media.dtmf_clock,
-            send: media.send,
-            receive: media.receive,
-            is_expected: media.receive && media.remote.is_some(),
-        }
-    }
 }
 
 /// What one packet of a leg brings to the others, once it is known to be valid.
@@ -107,9 +74,9 @@ pub struct Leg {
     pub(super) stream: Stream,
     pub(super) stats: LegStats,
     /// Sound of its one speaker in its own codec.
-    pub(super) transcoder: Option<(LegId, Box<Transcoder>)>,
+    pub(super) transcoder: Option<SpeakerTranscoder>,
     /// What is mixed for it, as payloads.
-    pub(super) encoder: Option<(Codec, Encoder)>,
+    pub(super) encoder: MixEncoder,
     pub(super) speech: Speech,
     pub(super) beep: Beep,
     pub(super) ducking: Ducking,
@@ -127,24 +94,20 @@ pub(super) struct LegCold {
     /// What the leg reported last of what it receives.
     remote: Option<Block>,
     up: Upsampler,
-    down: Downsampler,
+    pub(super) down: Downsampler,
     /// When the leak guard was last told of, by reason.
     guard_said: [Option<Instant>; LeakReason::COUNT],
-    /// What was agreed, all of it.
-    described: Option<LegMedia>,
-    /// What was agreed before, and until when it is heard.
-    former: Option<(PayloadTypes, Instant)>,
+    agreements: Agreements,
     /// For the other codecs that it has spoken: going back to one of them takes no memory.
     pub(super) decoders: Vec<(Codec, Decoder)>,
-    /// The same for those of the one speaker that it hears.
-    transcoders: Vec<(LegId, Box<Transcoder>)>,
+    transcoders: SpareTranscoders,
 }
 
 /// What a listener has to know of a speaker.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Speaker {
-    name: LegId,
-    spoken: SpokenCodecs,
+    pub(super) name: LegId,
+    pub(super) spoken: SpokenCodecs,
 }
 
 impl Leg {
@@ -170,7 +133,7 @@ impl Leg {
             stream: Stream::new(start.ssrc, start.sequence, start.timestamp),
             stats: LegStats::default(),
             transcoder: None,
-            encoder: None,
+            encoder: MixEncoder::default(),
             speech: Speech::default(),
             beep: Beep::default(),
             ducking: Ducking::default(),
@@ -183,10 +146,9 @@ impl Leg {
                 up: Upsampler::default(),
                 down: Downsampler::default(),
                 guard_said: [None; LeakReason::COUNT],
-                described: None,
-                former: None,
+                agreements: Agreements::default(),
                 decoders: Vec::new(),
-                transcoders: Vec::new(),
+                transcoders: SpareTranscoders::default(),
             }),
         }
     }
@@ -198,70 +160,19 @@ impl Leg {
 
     /// What it did so far.
     pub fn stats(&self) -> LegStats {
-        let stats = self.stats;
-        let lost = self.reception.lost();
-        let remote_lost =
-            self.seldom.remote.map_or(0, |remote| u64::try_from(remote.lost).unwrap_or(0));
-        LegStats {
-            lost,
+        self.measured().stats()
+    }
+
+    fn measured(&self) -> Measured {
+        Measured {
+            counted: self.stats,
+            lost: self.reception.lost(),
             jitter: self.reception.jitter_time(),
-            remote_lost,
-            remote_fraction_lost: self.seldom.remote.map_or(0, |remote| remote.fraction_lost),
-            remote_jitter: self
-                .seldom
-                .remote
-                .map_or(Duration::ZERO, |remote| self.remote_jitter(remote)),
-            mos: (stats.received > 0)
-                .then(|| {
-                    self.mos(
-                        self.spoken.codec(),
-                        lost,
-                        stats.received + lost,
-                        self.reception.jitter_time(),
-                    )
-                })
-                .flatten(),
-            remote_mos: self.seldom.remote.and_then(|remote| {
-                self.mos(self.media?.codec, remote_lost, stats.sent, self.remote_jitter(remote))
-            }),
-            ..stats
+            spoken: self.spoken.codec(),
+            sent: self.media.map(|media| media.codec),
+            clock: self.stream.clock(),
+            remote: self.seldom.remote,
         }
-    }
-
-    /// How it fares after an interval.
-    fn quality(&self, interval: Interval) -> Quality {
-        let stats = &self.stats;
-        let jitter = self.reception.jitter_time();
-        let came = interval.expected > interval.lost;
-        Quality {
-            packets_sent: stats.sent,
-            packets_received: stats.received,
-            lost_permille: permille(interval.lost, interval.expected),
-            jitter_ms: millis(jitter),
-            mos: came
-                .then(|| self.mos(self.spoken.codec(), interval.lost, interval.expected, jitter))
-                .flatten(),
-            remote: self.seldom.remote.and_then(|remote| {
-                let lost = u64::from(remote.fraction_lost);
-                Some(RemoteQuality {
-                    lost_permille: permille(lost, 256),
-                    jitter_ms: millis(self.remote_jitter(remote)),
-                    mos: self.mos(self.media?.codec, lost, 256, self.remote_jitter(remote))?,
-                })
-            }),
-            round_trip_ms: stats.round_trip.map(millis),
-        }
-    }
-
-    /// A leg measures the jitter of what we send it by the clock of what we send.
-    fn remote_jitter(&self, remote: Block) -> Duration {
-        rtcp::time_of(remote.jitter, self.stream.clock())
-    }
-
-    fn mos(&self, codec: Codec, lost: u64, expected: u64, jitter: Duration) -> Option<u16> {
-        self.media?;
-        let delay = e_model::delay(self.stats.round_trip.unwrap_or(Duration::ZERO), jitter);
-        Some(e_model::mos(e_model::rating(codec, lost, expected, delay)))
     }
 
     /// Takes its place in a call, where it hears nobody yet.
@@ -279,9 +190,9 @@ impl Leg {
         state: &mut CallState,
         now: Instant,
     ) -> bool {
-        let before = self.seldom.described.replace(media);
+        let before = self.seldom.agreements.replace(media, now);
         self.media = Some(Agreement::of(&media));
-        let speaks_other = self.expect(&media, before.as_ref(), now);
+        let speaks_other = self.spoken.expect(&media, before.is_none());
         self.stream.set_clock(media.codec.clock());
         let addresses =
             |media: LegMedia| (media.remote, media.remote_rtcp, media.rtcp_mux, media.nat);
@@ -442,8 +353,7 @@ impl Leg {
     /// It goes on in another codec, or under another number; `None`: in the same codec. What that
     /// takes is made once for each codec and kept.
     fn turn_to(&mut self, codec: Codec, payload_type: u8) -> Option<CodecChange> {
-        let agreed =
-            self.seldom.described.as_ref().and_then(|media| media.receives.get(payload_type));
+        let agreed = self.seldom.agreements.current(payload_type);
         let was = self.spoken.codec();
         let is_first = self.spoken.turn_to(codec, payload_type, agreed)?;
         // What was made of the timestamps under the one clock says nothing of those under the other
@@ -546,7 +456,10 @@ impl Leg {
         );
         self.send(TransmitKind::Rtcp, to, bytes, ctx.out);
         if !is_last && self.stats.sent + self.stats.received > 0 {
-            ctx.state.tell(MediaEvent::Quality { leg: self.name, quality: self.quality(interval) });
+            ctx.state.tell(MediaEvent::Quality {
+                leg: self.name,
+                quality: self.measured().quality(interval),
+            });
         }
     }
 
@@ -603,21 +516,8 @@ impl Leg {
 
     /// What a payload type of its names: what comes again and again first.
     fn format_of(&self, payload_type: u8, now: Instant) -> Option<Format> {
-        self.spoken.format_of(payload_type).or_else(|| {
-            let described = self.seldom.described.as_ref()?;
-            described.receives.get(payload_type).or_else(|| {
-                let (former, until) = self.seldom.former.as_ref()?;
-                former.get(payload_type).filter(|_| now < *until)
-            })
-        })
-    }
-
-    /// What may come from now on. Returns whether the codec that comes has to be another one.
-    fn expect(&mut self, media: &LegMedia, before: Option<&LegMedia>, now: Instant) -> bool {
-        if let Some(before) = before.filter(|before| before.receives != media.receives) {
-            self.seldom.former = Some((before.receives, now + FORMER));
-        }
-        self.spoken.expect(media, before.is_none())
+        let spoken = self.spoken.format_of(payload_type);
+        spoken.or_else(|| self.seldom.agreements.format_of(payload_type, now))
     }
 
     /// What the plan of a call has to know of it.
@@ -681,73 +581,13 @@ impl Leg {
             false => self.speech.ring.close(),
         }
         let mixed_in = self.mixed_in();
-        if is_other || self.encoder.as_ref().map(|(codec, _)| *codec) != mixed_in {
-            self.encoder = mixed_in.map(|codec| (codec, Encoder::new(codec)));
-            self.seldom.down = Downsampler::default();
-        }
-        self.prepare_transcoder(match self.route {
+        self.encoder.prepare(mixed_in, is_other, &mut self.seldom.down);
+        let speaker = match self.route {
             Route::Pass(speaker) => speakers[speaker],
             Route::Silent | Route::Mix(_) => None,
-        });
-    }
-
-    /// Has a transcoder from what the one speaker that it hears speaks, where tables of G.711 do
-    /// not do it.
-    fn prepare_transcoder(&mut self, speaker: Option<Speaker>) {
-        let spares = &mut self.seldom.transcoders;
-        let (Some(speaker), Some(media)) = (speaker, self.media) else {
-            self.transcoder = None;
-            *spares = Vec::new();
-            return;
         };
-        let (from, to) = (speaker.spoken.codec(), media.codec);
-        let is_needed = from != to && !(from.is_law() && to.is_law());
-        let is = |(name, transcoder): &(LegId, Box<Transcoder>)| {
-            *name == speaker.name && transcoder.is(from, to)
-        };
-        if !(is_needed && self.transcoder.as_ref().is_some_and(is)) {
-            spares.extend(self.transcoder.take());
-        }
-        spares.retain(|(name, transcoder)| {
-            *name == speaker.name && speaker.spoken.may_need(transcoder, to)
-        });
-        if !is_needed || self.transcoder.is_some() {
-            return;
-        }
-        let spare = spares.iter().position(is).map(|at| spares.swap_remove(at));
-        self.transcoder = Some(match spare {
-            Some((name, mut transcoder)) => {
-                transcoder.restart();
-                (name, transcoder)
-            }
-            None => (speaker.name, Box::new(Transcoder::new(from, to))),
-        });
-    }
-
-    /// A frame at the rate of the call as a payload; silence when it cannot be coded. Returns its
-    /// octets.
-    pub(super) fn encode(
-        &mut self,
-        codec: Codec,
-        samples: &[i16],
-        rate: u32,
-        payload: &mut [u8],
-    ) -> usize {
-        let octets = match &mut self.encoder {
-            Some((_, encoder)) if codec.sample_rate() == rate => encoder.encode(samples, payload),
-            Some((_, encoder)) => {
-                let mut narrow = [0; MAX_FRAME / 2];
-                let narrow = &mut narrow[..samples.len() / 2];
-                self.seldom.down.pass(samples, narrow);
-                encoder.encode(narrow, payload)
-            }
-            None => 0,
-        };
-        if octets > 0 {
-            octets
-        } else {
-            codec.silence(samples.len() as u32 / (rate / CLOCK), payload)
-        }
+        let to = self.media.map(|media| media.codec);
+        self.seldom.transcoders.prepare(&mut self.transcoder, speaker, to);
     }
 
     pub(super) fn send(
@@ -832,33 +672,4 @@ impl Leg {
         *count += 1;
         verdict
     }
-}
-
-impl LegStats {
-    /// A packet has been sent.
-    pub(super) fn count(&mut self, sent: TransmitKind) {
-        match sent {
-            TransmitKind::Rtcp => {
-                self.rtcp_sent += 1;
-                return;
-            }
-            TransmitKind::Unchanged => self.unchanged += 1,
-            TransmitKind::Transcoded => self.transcoded += 1,
-            TransmitKind::Mixed => self.mixed += 1,
-            TransmitKind::Silent => self.silent += 1,
-            TransmitKind::Guarded => {
-                self.silent += 1;
-                self.leak_guards += 1;
-            }
-        }
-        self.sent += 1;
-    }
-}
-
-fn permille(part: u64, whole: u64) -> u16 {
-    (part * 1000).checked_div(whole).unwrap_or(0).min(1000) as u16
-}
-
-fn millis(time: Duration) -> u32 {
-    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }

@@ -199,6 +199,48 @@ impl<'a> Mixer<'a> {
     }
 }
 
+/// The encoder of what is mixed for a leg.
+#[derive(Debug, Default)]
+pub(super) struct MixEncoder(pub(super) Option<(Codec, Encoder)>);
+
+impl MixEncoder {
+    /// Has an encoder for the codec that the leg is mixed in, if it is; `is_other`: the rate of the
+    /// call is another one than before.
+    pub(super) fn prepare(&mut self, codec: Option<Codec>, is_other: bool, down: &mut Downsampler) {
+        if is_other || self.0.as_ref().map(|(codec, _)| *codec) != codec {
+            self.0 = codec.map(|codec| (codec, Encoder::new(codec)));
+            *down = Downsampler::default();
+        }
+    }
+
+    /// A frame at the rate of the call as a payload; silence when it cannot be coded. Returns its
+    /// octets.
+    fn encode(
+        &mut self,
+        codec: Codec,
+        samples: &[i16],
+        rate: u32,
+        down: &mut Downsampler,
+        payload: &mut [u8],
+    ) -> usize {
+        let octets = match &mut self.0 {
+            Some((_, encoder)) if codec.sample_rate() == rate => encoder.encode(samples, payload),
+            Some((_, encoder)) => {
+                let mut narrow = [0; MAX_FRAME / 2];
+                let narrow = &mut narrow[..samples.len() / 2];
+                down.pass(samples, narrow);
+                encoder.encode(narrow, payload)
+            }
+            None => 0,
+        };
+        if octets > 0 {
+            octets
+        } else {
+            codec.silence(samples.len() as u32 / (rate / CLOCK), payload)
+        }
+    }
+}
+
 impl Leg {
     /// A packet of a speaker that it mixes: if that one paces it, as much is sent, unless it is
     /// ahead already. Returns whether its beep is over.
@@ -325,7 +367,8 @@ impl Leg {
             (TransmitKind::Silent, media.codec.silence(ticks, payload))
         } else {
             sum.saturate(linear);
-            (TransmitKind::Mixed, self.encode(media.codec, linear, rate, payload))
+            let down = &mut self.seldom.down;
+            (TransmitKind::Mixed, self.encoder.encode(media.codec, linear, rate, down, payload))
         };
         let header = RtpHeader {
             payload_type: media.payload_type,
