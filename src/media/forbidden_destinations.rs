@@ -1,4 +1,4 @@
-//! Addresses that sound is never sent to, whoever describes them.
+//! Addresses that sound is never sent to, whichever peer describes them.
 
 use super::MediaConfig;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

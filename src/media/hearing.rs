@@ -34,7 +34,7 @@ impl Gain {
 pub enum HearingRole {
     /// An agent, or any other party of ours.
     Agent,
-    /// A customer, or whoever is on the other side (music, a queue, another site).
+    /// A customer, or what else is on the other side (music, a queue, another site).
     Customer,
     /// A supervisor of the call.
     Supervisor {

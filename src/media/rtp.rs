@@ -1,7 +1,7 @@
 //! RTP packets (RFC 3550 5.1): read and judged, and sent on under a header of our own.
 //!
-//! A [`Stream`] is what one listener receives from us, whoever is behind it: one SSRC, sequence
-//! numbers and timestamps unbroken from the first packet to the last.
+//! A [`Stream`] is what one listener receives from us, whichever legs are behind it: one SSRC,
+//! sequence numbers and timestamps unbroken from the first packet to the last.
 
 use rtp_types::RtpPacket;
 use std::ops::Range;

@@ -1,5 +1,5 @@
 //! One speaker's stream in another codec, fed by that speaker alone: what a listener gets of it is
-//! the same whoever else is on the call.
+//! the same whatever other legs are on the call.
 
 use super::codec::{Codec, Decoder, Downsampler, Encoder, MAX_DECODED, Upsampler};
 use super::sum::MAX_FRAME;

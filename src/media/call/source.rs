@@ -8,9 +8,10 @@
 //! | a port that was in use sends its own stream again while another stream is heard | there, at once | as before |
 //! | another host | never | never |
 //!
-//! A stream goes on under its SSRC: whoever is at another port of the host, or writes that host
-//! into its packets, does not know it. Behind a NAT nothing is known before the first packets: what
-//! was learned from few of them, or has been silent for [`ABANDONED`], gives way to any stream.
+//! A stream goes on under its SSRC: a sender at another port of the host, or one that writes that
+//! host into its packets, does not know it. Behind a NAT nothing is known before the first packets:
+//! what was learned from few of them, or has been silent for [`ABANDONED`], gives way to any
+//! stream.
 //!
 //! How much is sent before anything has come is for [`SourceRule::unheard`] to say.
 
@@ -311,8 +312,8 @@ impl SourceFilter {
         if let Some(last) = self.last {
             self.relearned = Some(now);
             if last.ssrc != packet.ssrc {
-                // Whoever had spoken little, and not from where it was described, has nothing to
-                // come back to.
+                // A sender that had spoken little, and not from where it was described, has nothing
+                // to come back to.
                 let was_shown = last.packets >= PROVEN || self.from == self.described;
                 self.before = self.from.filter(|_| was_shown).map(|known| (known, last.ssrc));
                 self.last = None;

@@ -1,7 +1,7 @@
 //! When which call is due: a timing wheel of milliseconds.
 //!
 //! Every entry is in one bucket at most, linked through two tables that grow only when a call is
-//! opened. Whoever is due later than the wheel reaches comes to its end and is asked again there.
+//! opened. What is due later than the wheel reaches comes to its end and is asked again there.
 
 use std::time::{Duration, Instant};
 

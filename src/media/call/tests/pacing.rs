@@ -52,7 +52,7 @@ fn after_a_hiccup_of_300_ms_the_whispers_delay_returns_to_what_it_was() {
         // As many frames as the time had: none are waiting in the phone either.
         let frames = harness.to(AGENT).count();
         assert!((598..=601).contains(&frames), "speaker {speaker}: {frames} frames in 600 rounds");
-        // He stops: what is still on its way is his delay.
+        // The speaker stops: what is still on its way is its delay.
         harness.heard.clear();
         for _ in 0..50 {
             for index in (0..3).filter(|index| *index != speaker) {

@@ -123,7 +123,7 @@ proptest! {
                     _ => 0,
                 };
                 let samples = heard.samples(Codec::Pcmu);
-                // Whoever fades in or out is anywhere below his level; whoever goes on is at it.
+                // A leg that fades in or out is anywhere below its level; one that goes on is at it.
                 let most: i32 = (0..3).filter(|index| allowed & 1 << index != 0).map(|index| i32::from(LEVELS[index])).sum();
                 let is_steady = samples.iter().all(|sample| *sample == samples[0]);
                 let is_forbidden = |sample: i16| match is_steady {
