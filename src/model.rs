@@ -13,7 +13,6 @@
 //! Nothing goes backwards except as the next word.
 
 mod activity;
-mod capability;
 mod command;
 pub mod config_value;
 mod digits;
@@ -25,7 +24,6 @@ mod refusal;
 mod request;
 
 pub use activity::{Activity, Mode, Scope, UnknownWord};
-pub use capability::Capability;
 pub use command::{Command, CommandContext, TransferStep};
 pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{

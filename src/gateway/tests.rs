@@ -1,15 +1,15 @@
 use super::call_index::CallIndex;
 use super::*;
 use crate::model::{
-    Activity, AdmissionAsked, BadRequest, BadRequestOn, CallOperation, CallType, Capability,
-    DeviceFact, DeviceKind, DialString, Feature, GroupId, LegState, Mode, MonitorState,
-    NotDialable, Number, Operation, PartyFact, PartyRole, Quality, Request, RequestId, Role, Scope,
-    TargetRef, TransferStep,
+    Activity, AdmissionAsked, BadRequest, BadRequestOn, CallOperation, CallType, DeviceFact,
+    DeviceKind, DialString, Feature, GroupId, LegState, Mode, MonitorState, NotDialable, Number,
+    Operation, PartyFact, PartyRole, Quality, Request, RequestId, Role, Scope, TargetRef,
+    TransferStep,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-impl PartialEq<&str> for Capability {
+impl PartialEq<&str> for Operation {
     fn eq(&self, word: &&str) -> bool {
         self.as_str() == *word
     }
@@ -503,7 +503,7 @@ fn what_the_backend_does_not_offer_is_forbidden() {
     harness.gateway.handle_capabilities(listen_only, now);
     harness.outputs();
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::Forbidden);
-    assert!(!harness.device_view(MEG, MEG_PHONE).capabilities.contains(&Capability::Coach));
+    assert!(!harness.device_view(MEG, MEG_PHONE).capabilities.contains(&Operation::Coach));
 }
 
 // The audit comes first.
@@ -926,12 +926,12 @@ fn the_supervisors_device_looks_as_in_the_sample() {
         forward_to: None,
         voice_environment: "370ef5e6".into(),
         capabilities: vec![
-            Capability::ForwardCallsOn,
-            Capability::DoNotDisturbOff,
-            Capability::ListenIn,
-            Capability::Coach,
-            Capability::BargeIn,
-            Capability::CancelSupervisorMonitoring,
+            Operation::ForwardCallsOn,
+            Operation::DoNotDisturbOff,
+            Operation::ListenIn,
+            Operation::Coach,
+            Operation::BargeIn,
+            Operation::CancelSupervisorMonitoring,
         ],
         monitoring: Some((Activity::Coach, Mode::AllCalls, Scope::Call, BOB_PHONE.into())),
     };
@@ -1033,13 +1033,13 @@ fn a_supervisor_is_muted_in_listen_in_and_not_in_barge_in() {
     let leg = harness.leg(MEG).expect("her leg");
     assert_eq!(
         (leg.muted, leg.capabilities),
-        (true, vec![Capability::Hangup, Capability::SwitchToCoach, Capability::SwitchToBargeIn])
+        (true, vec![Operation::Hangup, Operation::SwitchToCoach, Operation::SwitchToBargeIn])
     );
     harness.facts(Fact::Call(coached(Activity::BargeIn)));
     let leg = harness.leg(MEG).expect("her leg");
     assert_eq!(
         (leg.muted, leg.capabilities),
-        (false, vec![Capability::Hangup, Capability::SwitchToListenIn, Capability::SwitchToCoach])
+        (false, vec![Operation::Hangup, Operation::SwitchToListenIn, Operation::SwitchToCoach])
     );
 }
 
@@ -1259,13 +1259,13 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
     assert_eq!(harness.reason("bob", consult), Reason::Forbidden);
     let offered = harness.leg("bob").expect("his leg").capabilities;
     assert!(
-        offered.contains(&Capability::SingleStepTransfer)
-            && !offered.contains(&Capability::InitiateTransfer)
+        offered.contains(&Operation::SingleStepTransfer)
+            && !offered.contains(&Operation::InitiateTransfer)
     );
     assert_eq!(harness.asks("bob", digits()).0, Ok(Answer::Accepted));
     assert_eq!(harness.asks(MEG, mute()).0, Ok(Answer::Accepted));
     assert!(
-        harness.leg(MEG).expect("her leg").capabilities.contains(&Capability::MuteMonitoredUser)
+        harness.leg(MEG).expect("her leg").capabilities.contains(&Operation::MuteMonitoredUser)
     );
 }
 
@@ -1491,7 +1491,7 @@ fn a_call_says_what_it_was_made_to_ask_about_and_the_first_what_it_may_be_joined
             .leg_of("bob", "call")
             .expect("his leg")
             .capabilities
-            .contains(&Capability::CompleteTransfer)
+            .contains(&Operation::CompleteTransfer)
     );
 }
 
