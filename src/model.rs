@@ -17,6 +17,7 @@ mod command;
 pub mod config_value;
 mod digits;
 mod fact;
+mod fact_table;
 mod ids;
 mod notice;
 mod operation;
@@ -30,6 +31,7 @@ pub use fact::{
     AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure,
     LegState, MonitorFact, MonitorState, PartyFact, PartyRole, Quality, RemoteQuality, Revised,
 };
+pub use fact_table::{FactTable, Unrepeated};
 pub use ids::{CallId, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId};
 pub use notice::{
     CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView,

@@ -1,4 +1,3 @@
-use super::call_index::CallIndex;
 use super::*;
 use crate::model::{
     Activity, AdmissionAsked, BadRequest, BadRequestOn, CallOperation, CallType, DeviceFact,
@@ -1778,6 +1777,7 @@ fn two_users_who_choose_the_same_request_id_are_two_requests() {
 
 mod properties {
     use super::*;
+    use crate::model::FactTable;
     use proptest::prelude::*;
 
     const PHONES: [&str; 5] = [MEG_PHONE, BOB_PHONE, EVE_PHONE, OTTO_PHONE, ADA_PHONE];
@@ -1858,13 +1858,13 @@ mod properties {
         assert_eq!(view.user_state.is_some(), view.active);
     }
 
-    fn check_leg(user: &User, view: &CallView, calls: &super::CallIndex) {
+    fn check_leg(user: &User, view: &CallView, calls: &FactTable) {
         assert!(user.devices.contains(&view.device), "a leg of somebody else's is shown");
         if view.state == LegState::Released {
             assert_eq!(view.capabilities, Vec::<&str>::new());
             return;
         }
-        let call = calls.get(&view.id).expect("there is such a call");
+        let call = calls.call(&view.id).expect("there is such a call");
         assert!(call.party_of(&view.device).is_some());
         let heard = |number: usize| view.participants.len() <= number;
         assert!(heard(call.parties.len()));
@@ -1912,7 +1912,7 @@ mod properties {
                 }
                 for user in directory.users.values() {
                     let Ok(Answer::Calls(legs)) = harness.gateway.read(&user.id, &Query::MyCalls, harness.now.wall) else { panic!("legs") };
-                    legs.iter().for_each(|leg| check_leg(user, leg, &harness.gateway.known.calls));
+                    legs.iter().for_each(|leg| check_leg(user, leg, harness.gateway.known.facts()));
                     user.devices.iter().for_each(|device| check_device(&harness.device_view(user.id.as_str(), device.as_str())));
                 }
             }

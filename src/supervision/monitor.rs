@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 /// answer (RFC 3261 17.1.1.2, timer B: 32 s).
 const DOUBT: Duration = Duration::from_secs(60);
 
-/// The calls that live.
+/// The calls that live, as they were handed in last: a monitor looks for one when it is armed, and
+/// no backend is known here that could be asked.
 #[derive(Debug, Default)]
 pub(super) struct KnownCalls {
     pub(super) by_id: BTreeMap<CallId, CallFact>,
