@@ -307,7 +307,7 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for RequestContext {
         Ok(Self {
             caller,
             counted: parts.extensions.get::<OperationLabel>().cloned().unwrap_or_default(),
-            name: name.unwrap_or_else(|| RequestName(random_text::<12>().into())),
+            name: name.unwrap_or_else(RequestName::random),
         })
     }
 }
