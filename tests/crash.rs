@@ -2,9 +2,9 @@
 //! gateway.
 
 use crate::support::desktop::Audience;
-use crate::support::floor::accounted_for;
-use crate::support::house::{AGENT, Account, COLLEAGUE, SUPERVISOR, bystander, directory};
 use crate::support::process::{ANY, Process};
+use crate::support::server::{AGENT, Account, COLLEAGUE, SUPERVISOR, bystander, directory};
+use crate::support::sip_fixture::accounted_for;
 use crate::support::talk::{
     self, AGENT_HZ, BARGE_IN, COACH, CUSTOMER_HZ, PATIENCE, SUPERVISOR_HZ, TALK, Trio, hear,
 };
@@ -549,7 +549,7 @@ enum Became {
 }
 
 /// The two processes, desktops at the one and phones at the other.
-struct Floor {
+struct Fixture {
     place: TempDir,
     backend: Process,
     gateway: Process,
@@ -564,9 +564,9 @@ struct Floor {
 const DESKTOPS: [Account; 3] = [AGENT, COLLEAGUE, SUPERVISOR];
 const COLLEAGUE_HZ: f32 = 743.0;
 
-impl Floor {
+impl Fixture {
     /// A supervisor has asked to coach the agent, and nobody is on a call.
-    async fn armed(became: Became) -> Floor {
+    async fn armed(became: Became) -> Fixture {
         let place = tempfile::tempdir().unwrap();
         let backend = backend(&place, ANY, ANY).await;
         let gateway = gateway(&place, backend.door("grpc")).await;
@@ -574,7 +574,7 @@ impl Floor {
         // The phone that registers last is called: the agent's own, as long as his second line has
         // not.
         let trio = Trio::register(sip).await;
-        let floor = Floor {
+        let fixture = Fixture {
             line: Phone::start(PhoneConfig::new(AGENT.number, AGENT.password, sip, AGENT_HZ))
                 .await
                 .unwrap(),
@@ -592,8 +592,8 @@ impl Floor {
             trio,
             became,
         };
-        floor.desk(SUPERVISOR).post(&my_device(SUPERVISOR), coach()).await;
-        floor
+        fixture.desk(SUPERVISOR).post(&my_device(SUPERVISOR), coach()).await;
+        fixture
     }
 
     fn desk(&self, account: Account) -> Desk {
@@ -672,7 +672,7 @@ impl Floor {
 
     /// kill −9 of the gateway, and another in its place. All hear each other as before, all can be
     /// read as before, and every desktop that comes back is told how things are, once.
-    async fn another_gateway(mut self) -> Floor {
+    async fn another_gateway(mut self) -> Fixture {
         let is_talking =
             !self.desk(SUPERVISOR).get("/me/calls").await["uris"].as_array().unwrap().is_empty();
         self.audience.catch_up().await;
@@ -683,15 +683,15 @@ impl Floor {
         }
         self.gateway.kill().await;
         let gateway = gateway(&self.place, self.backend.door("grpc")).await;
-        let mut floor = Floor { gateway, ..self };
+        let mut fixture = Fixture { gateway, ..self };
         if is_talking {
-            floor.heard().await;
+            fixture.heard().await;
         }
-        floor.audience.reopen(floor.gateway.door("rest")).await;
-        floor.audience.catch_up().await;
+        fixture.audience.reopen(fixture.gateway.door("rest")).await;
+        fixture.audience.catch_up().await;
         for (account, before) in DESKTOPS.into_iter().zip(before) {
-            assert_eq!(floor.audience.view(account).await, before, "{}", account.user);
-            let told = floor.audience.of(account).take();
+            assert_eq!(fixture.audience.view(account).await, before, "{}", account.user);
+            let told = fixture.audience.of(account).take();
             let user = &before["user"];
             let count = |list: &str| user[list].as_array().unwrap().len();
             let on =
@@ -704,8 +704,8 @@ impl Floor {
                 json!(told)
             );
         }
-        floor.audience.reads_as_told("with another gateway").await;
-        floor
+        fixture.audience.reads_as_told("with another gateway").await;
+        fixture
     }
 
     /// The supervisor changes to BargeIn: everybody whom it concerns is told once.
@@ -749,20 +749,20 @@ impl Floor {
 }
 
 async fn gateways_come_and_go(became: Became) {
-    let mut floor = Floor::armed(became).await.another_gateway().await;
-    floor.talk().await;
-    let mut floor = floor.another_gateway().await;
-    let coached = call_of(&floor.desk(floor.coached())).await;
+    let mut fixture = Fixture::armed(became).await.another_gateway().await;
+    fixture.talk().await;
+    let mut fixture = fixture.another_gateway().await;
+    let coached = call_of(&fixture.desk(fixture.coached())).await;
     assert_eq!(coached["supervisorMonitoringState"]["state"], "Coach", "{coached}");
-    floor.barges_in().await;
-    floor.trio.customer.hang_up().await.unwrap();
-    floor.audience.of(SUPERVISOR).until(&json!({"call": {"state": "Released"}})).await;
+    fixture.barges_in().await;
+    fixture.trio.customer.hang_up().await.unwrap();
+    fixture.audience.of(SUPERVISOR).until(&json!({"call": {"state": "Released"}})).await;
     let concerned = match became {
         Became::Nothing | Became::Transfer => "StatusChange",
         // The two agents are left.
         Became::Conference => "ParticipantsUpdated",
     };
-    floor.told_once(["DeviceStateChangeMessage", "StatusChange"], concerned).await;
+    fixture.told_once(["DeviceStateChangeMessage", "StatusChange"], concerned).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -783,24 +783,24 @@ async fn a_coach_goes_on_in_a_conference_through_another_gateway() {
 /// kill −9 of the backend under a gateway that goes on, and another in its place: the call is gone,
 /// and everybody is told once.
 async fn another_backend(became: Became) {
-    let mut floor = Floor::armed(became).await;
-    floor.talk().await;
-    floor.barges_in().await;
-    let [grpc, sip] = ["grpc", "sip"].map(|name| floor.backend.door(name).to_string());
-    floor.backend.kill().await;
-    let second = backend(&floor.place, &grpc, &sip).await;
-    floor.gateway.ready().await;
-    floor.audience.of(SUPERVISOR).until(&json!({"call": {"state": "Released"}})).await;
-    let mut floor = Floor { backend: second, ..floor };
-    floor.told_once(["DeviceStateChangeMessage", "StatusChange"], "StatusChange").await;
-    let state = &floor.desk(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"];
+    let mut fixture = Fixture::armed(became).await;
+    fixture.talk().await;
+    fixture.barges_in().await;
+    let [grpc, sip] = ["grpc", "sip"].map(|name| fixture.backend.door(name).to_string());
+    fixture.backend.kill().await;
+    let second = backend(&fixture.place, &grpc, &sip).await;
+    fixture.gateway.ready().await;
+    fixture.audience.of(SUPERVISOR).until(&json!({"call": {"state": "Released"}})).await;
+    let mut fixture = Fixture { backend: second, ..fixture };
+    fixture.told_once(["DeviceStateChangeMessage", "StatusChange"], "StatusChange").await;
+    let state = &fixture.desk(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"];
     assert_eq!(
         (&state["state"], &state["mode"]),
         (&json!("Coach"), &json!("AllCalls")),
         "armed again"
     );
     for account in DESKTOPS {
-        let calls = floor.desk(account).get("/me/calls").await;
+        let calls = fixture.desk(account).get("/me/calls").await;
         assert_eq!(calls["uris"], json!([]), "{}", account.user);
     }
 }
@@ -815,23 +815,23 @@ async fn after_a_kill_of_the_backend_each_desktop_is_told_once_that_the_call_is_
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_while_no_gateway_runs_shows_to_whoever_comes_back_and_is_told_no_second_time()
 {
-    let mut floor = Floor::armed(Became::Nothing).await;
-    floor.talk().await;
-    floor.audience.catch_up().await;
-    floor.gateway.kill().await;
-    floor.trio.agent.hold().await.unwrap();
-    let gateway = gateway(&floor.place, floor.backend.door("grpc")).await;
-    floor.audience.of(AGENT).take();
-    floor.audience.reopen(gateway.door("rest")).await;
-    floor.audience.catch_up().await;
+    let mut fixture = Fixture::armed(Became::Nothing).await;
+    fixture.talk().await;
+    fixture.audience.catch_up().await;
+    fixture.gateway.kill().await;
+    fixture.trio.agent.hold().await.unwrap();
+    let gateway = gateway(&fixture.place, fixture.backend.door("grpc")).await;
+    fixture.audience.of(AGENT).take();
+    fixture.audience.reopen(gateway.door("rest")).await;
+    fixture.audience.catch_up().await;
     let states = |told: Vec<Value>| -> Vec<Value> {
         let calls = told.iter().filter(|message| message["channel"] == "/v2/me/calls");
         calls.map(|message| message["data"]["call"]["state"].clone()).collect()
     };
-    assert_eq!(states(floor.audience.of(AGENT).take()), ["Held"]);
-    floor.audience.reads_as_told("he holds").await;
-    floor.trio.agent.retrieve().await.unwrap();
-    floor.audience.catch_up().await;
-    assert_eq!(states(floor.audience.of(AGENT).take()), ["Established"]);
-    floor.audience.reads_as_told("he has retrieved").await;
+    assert_eq!(states(fixture.audience.of(AGENT).take()), ["Held"]);
+    fixture.audience.reads_as_told("he holds").await;
+    fixture.trio.agent.retrieve().await.unwrap();
+    fixture.audience.catch_up().await;
+    assert_eq!(states(fixture.audience.of(AGENT).take()), ["Established"]);
+    fixture.audience.reads_as_told("he has retrieved").await;
 }

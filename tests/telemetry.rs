@@ -1,8 +1,8 @@
 //! What the operator is told of a call: the log and the metrics of a real process.
 
 use crate::crash::{coach, my_device, on};
-use crate::support::house::{AGENT, CUSTOMER, SUPERVISOR, directory};
 use crate::support::process::{ANY, Process};
+use crate::support::server::{AGENT, CUSTOMER, SUPERVISOR, directory};
 use crate::support::talk::{COACH, PATIENCE, Trio};
 use crate::support::wait;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};

@@ -1,8 +1,8 @@
 //! Desktops: each a websocket on which every message has its place in one order.
 
-use super::front::PATIENCE;
-use super::house::{Account, BYSTANDER};
-use super::line::{Line, open_socket, upgrade};
+use super::cometd_connection::{CometdConnection, open_socket, upgrade};
+use super::gateway_server::PATIENCE;
+use super::server::{Account, BYSTANDER};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ const MARKER: &str = "/v2/me";
 /// One user's.
 pub(crate) struct Desktop {
     pub(crate) account: Account,
-    line: Line,
+    line: CometdConnection,
     client: String,
     /// What it was told since the last [`Desktop::take`], as `{channel, data}`.
     told: Vec<Value>,
@@ -138,13 +138,13 @@ impl Desktop {
     }
 }
 
-async fn log_in(rest: SocketAddr, account: Account) -> (Line, String) {
+async fn log_in(rest: SocketAddr, account: Account) -> (CometdConnection, String) {
     let mut request = upgrade(rest, None);
     let basic =
         format!("Basic {}", STANDARD.encode(format!("{}:{}", account.user, account.password)));
     request.headers_mut().insert("authorization", basic.parse().unwrap());
     let (socket, _) = open_socket(rest, request).await.unwrap();
-    let mut line = Line::Socket(Box::new(socket));
+    let mut line = CometdConnection::Socket(Box::new(socket));
     let handshake = json!([{"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"]}]);
     line.send(&handshake).await;
     let shaken = line.until_reply("/meta/handshake").await.unwrap();

@@ -55,7 +55,7 @@ pub const BYSTANDER: Account = Account {
 const SOON: Duration = Duration::from_secs(20);
 
 /// A running product.
-pub struct House {
+pub struct Server {
     pub rest: SocketAddr,
     pub sip: SocketAddr,
     pub running: Running,
@@ -63,19 +63,19 @@ pub struct House {
     state: TempDir,
 }
 
-impl House {
-    pub async fn start() -> House {
-        House::configured("").await
+impl Server {
+    pub async fn start() -> Server {
+        Server::configured("").await
     }
 
     /// With more TOML in front of the directory.
-    pub async fn configured(more: &str) -> House {
-        House::described(|state| describe(state, more)).await
+    pub async fn configured(more: &str) -> Server {
+        Server::described(|state| describe(state, more)).await
     }
 
     /// With `srtp` of the devices of these accounts.
-    pub async fn with_srtp(accounts: &[Account], srtp: &str) -> House {
-        House::described(|state| {
+    pub async fn with_srtp(accounts: &[Account], srtp: &str) -> Server {
+        Server::described(|state| {
             let mut text = describe(state, "");
             for account in accounts {
                 let number = format!("number = '{}'\n", account.number);
@@ -86,13 +86,13 @@ impl House {
         .await
     }
 
-    async fn described(describe: impl FnOnce(&Path) -> String) -> House {
+    async fn described(describe: impl FnOnce(&Path) -> String) -> Server {
         let state = tempfile::tempdir().unwrap();
         let text = describe(state.path());
         let mut config = config::parse(Some((Path::new("test.toml"), &text)), []).unwrap();
         config.media.ports = None;
         let running = app::start(config, ServerRole::Serve, None).await.unwrap();
-        House {
+        Server {
             rest: running.rest().unwrap(),
             sip: running.sip(Protocol::Udp).unwrap(),
             running,

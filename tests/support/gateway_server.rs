@@ -42,9 +42,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a test may change.
 #[derive(Default)]
-pub(crate) struct Wishes {
+pub(crate) struct ServerOptions {
     /// The doors.
-    pub(crate) front: http::HttpConfig,
+    pub(crate) gateway_server: http::HttpConfig,
     /// The event channel.
     pub(crate) bayeux: cometd::CometdConfig,
     /// The login.
@@ -56,7 +56,7 @@ pub(crate) struct Wishes {
 }
 
 /// A house that can be spoken to.
-pub(crate) struct House {
+pub(crate) struct GatewayServer {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// What happens at the telephones.
@@ -69,9 +69,9 @@ pub(crate) struct House {
     door: JoinHandle<()>,
 }
 
-impl House {
+impl GatewayServer {
     /// Opens the doors.
-    pub(crate) async fn open(wishes: Wishes) -> Self {
+    pub(crate) async fn open(options: ServerOptions) -> Self {
         let telephones = [
             (MEG_PHONE, "5005"),
             (BOB_PHONE, "5001"),
@@ -79,7 +79,7 @@ impl House {
             (OTTO_PHONE, "5006"),
             (KIM_PHONE, "5007"),
         ];
-        let crowd = (0..wishes.crowd)
+        let crowd = (0..options.crowd)
             .map(|number| Telephone::new(&format!("crowd{number}"), &format!("9{number:05}")));
         let telephones = telephones.map(|(id, number)| Telephone::new(id, number));
         let (server, phones) = simulated::start(simulated::SimulatedConfig {
@@ -89,28 +89,29 @@ impl House {
         let folder = tempfile::tempdir().expect("a folder");
         let audit = AuditLog::open(&folder.path().join("audit.jsonl")).expect("an audit file");
         let line = connection::line(connection::in_process(server));
-        let desk = GatewayHandle::start(
+        let gateway = GatewayHandle::start(
             gateway::GatewayConfig::default(),
-            directory(wishes.crowd),
+            directory(options.crowd),
             line,
             audit,
             store::in_memory(),
         )
-        .expect("a desk");
-        let mut ready = desk.readiness();
+        .expect("a gateway");
+        let mut ready = gateway.readiness();
         tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready))
             .await
             .expect("in time")
             .expect("a gateway");
 
         let accounts =
-            desk.directory().users.keys().map(|user| (user.clone(), password_hash().to_owned()));
-        let auth = Auth::new(wishes.auth, accounts.collect()).expect("password hashes");
+            gateway.directory().users.keys().map(|user| (user.clone(), password_hash().to_owned()));
+        let auth = Auth::new(options.auth, accounts.collect()).expect("password hashes");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let kept = wishes.store.unwrap_or_else(store::in_memory);
-        let bayeux = Cometd::start(&wishes.front, wishes.bayeux, desk.clone(), kept)
+        let kept = options.store.unwrap_or_else(store::in_memory);
+        let bayeux = Cometd::start(&options.gateway_server, options.bayeux, gateway.clone(), kept)
             .expect("an event channel");
-        let (router, fast_path) = app::router(&wishes.front, auth, desk.clone(), bayeux.clone());
+        let (router, fast_path) =
+            app::router(&options.gateway_server, auth, gateway.clone(), bayeux.clone());
         let address = listener.local_addr().expect("an address");
         let (stop, mut stopped) = watch::channel(false);
         let stopping = async move {
