@@ -5,6 +5,7 @@ use crate::support::gateway_server::{
     self, BOB_PHONE, MEG_PHONE, OTTO_PHONE, PASSWORD, ServerOptions,
 };
 use crate::support::process::{ANY, Process};
+use crate::support::rest_client::RestClient;
 use crate::support::server::{AGENT, SUPERVISOR, Server, directory};
 use crate::support::talk::{COACH, PATIENCE, TALK, Trio};
 use crate::support::wait;
@@ -370,17 +371,9 @@ async fn coached_process(more: &str) -> (tempfile::TempDir, Process, Trio) {
     let trio = Trio::register(process.door("sip")).await;
     trio.call().await;
     trio.hear(TALK).await;
-    let url = format!("http://{}/api/v2/me/devices/{}", process.door("rest"), SUPERVISOR.device);
+    let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
     let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{}", AGENT.device)});
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let answer = http
-        .post(url)
-        .basic_auth(SUPERVISOR.user, Some(SUPERVISOR.password))
-        .json(&coach)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), StatusCode::OK);
+    supervisor.post(&format!("/me/devices/{}", SUPERVISOR.device), coach).await;
     trio.hear(COACH).await;
     (place, process, trio)
 }
@@ -671,9 +664,7 @@ async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() 
     // Whatever came of them: it has been looked at.
     site.fence("d18fence").await;
 
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let base = format!("http://{}/api/v2/me", process.door("rest"));
-    let device = format!("{base}/devices/{}", SUPERVISOR.device);
+    let device = format!("/me/devices/{}", SUPERVISOR.device);
     for (user, body) in [
         (SUPERVISOR.user, json!({"operationName": EVIL})),
         (SUPERVISOR.user, json!({"operationName": "Coach", "targetDeviceUri": EVIL})),
@@ -688,17 +679,17 @@ async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() 
         (SUPERVISOR.user, json!({"operationName": "ForwardCallsOn", "destination": EVIL})),
         (EVIL, json!({"operationName": "Coach"})),
     ] {
-        let request = http.post(&device).basic_auth(user, Some(SUPERVISOR.password)).json(&body);
-        let request = request
+        let client = RestClient::new(process.door("rest"), user, SUPERVISOR.password);
+        let request = client
+            .posting(&device, &body)
             .header("X-Request-Id", "x\",\"level\":\"ERROR")
             .header("User-Agent", "y\",\"level\":\"ERROR");
         let answer = request.send().await.unwrap();
         assert!(answer.status().is_client_error(), "{body}");
     }
-    let answer = http
-        .get(format!("{base}/calls/%0d%0a%1b%22,%22level%22:%22ERROR"))
-        .basic_auth(SUPERVISOR.user, Some(SUPERVISOR.password));
-    assert!(answer.send().await.unwrap().status().is_client_error());
+    let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
+    let request = supervisor.getting("/me/calls/%0d%0a%1b%22,%22level%22:%22ERROR");
+    assert!(request.send().await.unwrap().status().is_client_error());
     drop(trio);
 
     let audit = std::fs::read_to_string(place.path().join("undertone-data/audit.jsonl")).unwrap();

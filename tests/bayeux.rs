@@ -50,7 +50,7 @@ pub(crate) async fn say_to(
     user: &str,
     messages: &Value,
 ) -> Vec<Value> {
-    send(server.posting(path).basic_auth(user, Some(PASSWORD)).json(messages)).await
+    send(server.client(user).posting(path, messages)).await
 }
 
 pub(crate) async fn say(server: &GatewayServer, user: &str, messages: &Value) -> Vec<Value> {
@@ -79,13 +79,13 @@ pub(crate) fn reply(answer: &[Value]) -> &Value {
 
 /// A session without a cookie jar: Basic on every request.
 #[derive(Clone)]
-pub(crate) struct Desktop<'a> {
+pub(crate) struct PollingSession<'a> {
     pub(crate) server: &'a GatewayServer,
     pub(crate) user: &'static str,
     pub(crate) id: String,
 }
 
-impl<'a> Desktop<'a> {
+impl<'a> PollingSession<'a> {
     /// Shakes hands and connects once, so that the next connect is held.
     pub(crate) async fn new(server: &'a GatewayServer, user: &'static str) -> Self {
         let answer = say(server, user, &json!([handshake()])).await;
@@ -134,8 +134,7 @@ impl<'a> Desktop<'a> {
         let before = load.borrow_and_update().held;
         let connect =
             json!([self.message("/meta/connect", &json!({"connectionType": "long-polling"}))]);
-        let request =
-            self.server.posting(ENDPOINT).basic_auth(self.user, Some(PASSWORD)).json(&connect);
+        let request = self.server.client(self.user).posting(ENDPOINT, &connect);
         let held = tokio::spawn(send(request));
         let waited = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held > before)).await;
         waited.expect("held in time").expect("an event channel");
@@ -199,7 +198,7 @@ async fn c01_to_c05_a_handshake_opens_a_session_however_it_is_sent() {
         ids.insert(id);
     }
     assert_eq!(ids.len(), 100);
-    let desktop = Desktop::new(&server, "meg").await;
+    let desktop = PollingSession::new(&server, "meg").await;
     let connect = json!([desktop.message(
         "/meta/connect",
         &json!({"connectionType": "long-polling", "advice": {"timeout": 0}})
@@ -246,7 +245,7 @@ async fn c06_to_c08_the_first_connect_returns_at_once_and_later_ones_are_held() 
     let hold = Duration::from_millis(300);
     let server = open_with(CometdConfig { hold, ..CometdConfig::default() }).await;
     let shaken = say(&server, "meg", &json!([handshake()])).await;
-    let desktop = Desktop {
+    let desktop = PollingSession {
         server: &server,
         user: "meg",
         id: shaken[0]["clientId"].as_str().expect("a client id").to_owned(),
@@ -266,8 +265,8 @@ async fn c06_to_c08_the_first_connect_returns_at_once_and_later_ones_are_held() 
 #[tokio::test]
 async fn c09_and_c10_events_wake_a_held_connect_or_wait_for_the_next() {
     let server = open().await;
-    let reader = Desktop::on(&server, "meg", "/x/a").await;
-    let writer = Desktop::new(&server, "bob").await;
+    let reader = PollingSession::on(&server, "meg", "/x/a").await;
+    let writer = PollingSession::new(&server, "bob").await;
     let held = reader.hold().await;
     writer.publish("/x/a", json!("now")).await;
     let answer = held.await.expect("an answer");
@@ -302,8 +301,8 @@ async fn c11_and_c12_a_connect_of_nobody_is_told_to_shake_hands() {
 #[tokio::test]
 async fn c13_to_c18_subscriptions_are_taken_echoed_refused_and_given_up() {
     let server = open().await;
-    let reader = Desktop::new(&server, "meg").await;
-    let writer = Desktop::new(&server, "bob").await;
+    let reader = PollingSession::new(&server, "meg").await;
+    let writer = PollingSession::new(&server, "bob").await;
     let one = reader.subscribe(&json!("/x/a")).await;
     assert_eq!(
         (&one["successful"], &one["id"], &one["subscription"]),
@@ -348,9 +347,9 @@ async fn c13_to_c18_subscriptions_are_taken_echoed_refused_and_given_up() {
 #[tokio::test]
 async fn c19_and_c20_wildcards_take_in_what_they_say() {
     let server = open().await;
-    let writer = Desktop::new(&server, "bob").await;
-    let children = Desktop::on(&server, "meg", "/x/*").await;
-    let descendants = Desktop::on(&server, "meg", "/x/**").await;
+    let writer = PollingSession::new(&server, "bob").await;
+    let children = PollingSession::on(&server, "meg", "/x/*").await;
+    let descendants = PollingSession::on(&server, "meg", "/x/**").await;
     for channel in ["/x", "/x/a", "/x/a/b", "/x/a/b/c"] {
         assert_eq!(writer.publish(channel, json!(channel)).await["successful"], true);
     }
@@ -367,7 +366,7 @@ async fn c19_and_c20_wildcards_take_in_what_they_say() {
 #[tokio::test]
 async fn c21_to_c24_publishing_answers_each_message_and_tells_each_reader_once() {
     let server = open().await;
-    let both = Desktop::on(&server, "meg", "/x/a").await;
+    let both = PollingSession::on(&server, "meg", "/x/a").await;
     both.subscribe(&json!(["/x/*", "/x/**"])).await;
     let reply = both.publish("/x/a", json!({"n": 1})).await;
     assert_eq!(
@@ -394,8 +393,8 @@ async fn c21_to_c24_publishing_answers_each_message_and_tells_each_reader_once()
 #[tokio::test]
 async fn c25_to_c28_what_may_not_be_published_reaches_nobody() {
     let server = open().await;
-    let reader = Desktop::on(&server, "meg", "/**").await;
-    let other = Desktop::new(&server, "bob").await;
+    let reader = PollingSession::on(&server, "meg", "/**").await;
+    let other = PollingSession::new(&server, "bob").await;
     assert_eq!(reader.events(3).await.len(), 3, "his state, on two channels, and his device's");
     let answer = say(&server, "bob", &json!([{"clientId": other.id, "id": "1", "data": 1}])).await;
     assert!(answer.iter().all(|reply| {
@@ -425,7 +424,7 @@ async fn c25_to_c28_what_may_not_be_published_reaches_nobody() {
 #[tokio::test]
 async fn c29_and_c30_a_disconnect_ends_the_session_for_good() {
     let server = open().await;
-    let desktop = Desktop::new(&server, "meg").await;
+    let desktop = PollingSession::new(&server, "meg").await;
     let held = desktop.hold().await;
     assert_eq!(desktop.say("/meta/disconnect", json!({})).await[0]["successful"], true);
     assert_eq!(reply(&held.await.expect("an answer"))["advice"]["reconnect"], "none");
@@ -464,7 +463,7 @@ async fn c31_a_session_without_connects_is_gone_after_max_interval() {
 #[tokio::test]
 async fn c32_and_c33_malformed_requests_are_400_and_break_nothing() {
     let server = open().await;
-    let desktop = Desktop::new(&server, "meg").await;
+    let desktop = PollingSession::new(&server, "meg").await;
     for body in [
         "{",
         "",
@@ -507,7 +506,7 @@ async fn c32_and_c33_malformed_requests_are_400_and_break_nothing() {
 #[tokio::test]
 async fn c34_every_kind_of_json_arrives_equal() {
     let server = open().await;
-    let reader = Desktop::on(&server, "meg", "/x/a").await;
+    let reader = PollingSession::on(&server, "meg", "/x/a").await;
     let values = [
         json!({"deep": [[[{"a": {"b": [null, true, false]}}]]]}),
         json!(null),
@@ -557,7 +556,7 @@ async fn c35_json_is_taken_under_its_names_and_other_text_is_not() {
 #[tokio::test]
 async fn c43_and_c44_connect_and_subscribe_in_one_post_are_answered_at_once_in_order() {
     let server = open().await;
-    let desktop = Desktop::new(&server, "meg").await;
+    let desktop = PollingSession::new(&server, "meg").await;
     let batch = json!([
         desktop.message("/meta/connect", &json!({"connectionType": "long-polling"})),
         desktop.message("/meta/subscribe", &json!({"subscription": "/x/a"})),
@@ -571,7 +570,7 @@ async fn c43_and_c44_connect_and_subscribe_in_one_post_are_answered_at_once_in_o
 #[tokio::test]
 async fn the_newest_connect_wins_and_the_older_one_fails_at_once() {
     let server = open().await;
-    let desktop = Desktop::on(&server, "meg", "/x/a").await;
+    let desktop = PollingSession::on(&server, "meg", "/x/a").await;
     let mut load = server.bayeux.load();
     let connect =
         json!([desktop.message("/meta/connect", &json!({"connectionType": "long-polling"}))]);
@@ -607,8 +606,8 @@ pub(crate) fn device_of(event: &Value) -> &str {
 #[tokio::test]
 async fn g01_an_event_of_one_user_reaches_his_sessions_only() {
     let server = open().await;
-    let meg = Desktop::on(&server, "meg", "/v2/me/devices").await;
-    let bob = Desktop::on(&server, "bob", "/v2/me/devices").await;
+    let meg = PollingSession::on(&server, "meg", "/v2/me/devices").await;
+    let bob = PollingSession::on(&server, "bob", "/v2/me/devices").await;
     for (desktop, device) in [(&meg, MEG_PHONE), (&bob, BOB_PHONE)] {
         let snapshot = desktop.events(1).await;
         assert_eq!(
@@ -639,7 +638,7 @@ async fn g02_each_session_of_a_user_gets_each_event_once() {
     let server = open().await;
     let mut desktops = Vec::new();
     for _ in 0..3 {
-        let desktop = Desktop::on(&server, "meg", "/v2/me/devices").await;
+        let desktop = PollingSession::on(&server, "meg", "/v2/me/devices").await;
         assert_eq!(desktop.events(1).await.len(), 1);
         desktops.push(desktop);
     }
@@ -692,9 +691,9 @@ async fn g03_without_a_user_there_is_no_session_or_none_of_the_users_channels() 
 #[tokio::test]
 async fn g04_a_client_cannot_speak_on_a_channel_of_state() {
     let server = open().await;
-    let reader = Desktop::on(&server, "meg", "/v2/**").await;
+    let reader = PollingSession::on(&server, "meg", "/v2/**").await;
     reader.events(3).await;
-    let writer = Desktop::on(&server, "meg", "/v2/me/calls").await;
+    let writer = PollingSession::on(&server, "meg", "/v2/me/calls").await;
     for channel in ["/v2/me/devices", "/v2/me/calls", "/v2/me", "/v2/other"] {
         let reply =
             writer.publish(channel, json!({"messageType": "DeviceStateChangeMessage"})).await;
@@ -707,7 +706,7 @@ async fn g04_a_client_cannot_speak_on_a_channel_of_state() {
 async fn g05_a_wildcard_brings_the_own_events_only() {
     let server = open().await;
     for (pattern, states) in [("/v2/**", 3), ("/**", 3), ("/v2/me/*", 2)] {
-        let meg = Desktop::on(&server, "meg", pattern).await;
+        let meg = PollingSession::on(&server, "meg", pattern).await;
         let told = meg.events(states).await;
         assert!(told.iter().any(|event| device_of(event) == MEG_PHONE), "{pattern}: {told:?}");
         switch_do_not_disturb(&server, "bob", BOB_PHONE, true).await;
@@ -719,8 +718,8 @@ async fn g05_a_wildcard_brings_the_own_events_only() {
 #[tokio::test]
 async fn d14_a_stolen_client_id_is_worth_nothing_and_its_owner_notices_nothing() {
     let server = open().await;
-    let meg = Desktop::on(&server, "meg", "/x/a").await;
-    let thief = Desktop { user: "bob", ..meg.clone() };
+    let meg = PollingSession::on(&server, "meg", "/x/a").await;
+    let thief = PollingSession { user: "bob", ..meg.clone() };
     let held = meg.hold().await;
     for (channel, more) in [
         ("/meta/connect", json!({"connectionType": "long-polling"})),
@@ -735,7 +734,7 @@ async fn d14_a_stolen_client_id_is_worth_nothing_and_its_owner_notices_nothing()
         send(server.posting(ENDPOINT).json(&json!([meg.message("/meta/disconnect", &json!({}))])))
             .await;
     assert_eq!(nobody[0]["error"], "402::session_unknown");
-    Desktop::new(&server, "bob").await.publish("/x/a", json!("real")).await;
+    PollingSession::new(&server, "bob").await.publish("/x/a", json!("real")).await;
     assert_eq!(data(&held.await.expect("an answer")), [json!("real")]);
 }
 
@@ -764,7 +763,7 @@ async fn d12_a_foreign_page_cannot_use_the_cookie_here_either() {
 #[tokio::test]
 async fn going_down_answers_held_connects() {
     let server = open().await;
-    let desktop = Desktop::new(&server, "meg").await;
+    let desktop = PollingSession::new(&server, "meg").await;
     let held = desktop.hold().await;
     let (answer, ()) = tokio::join!(held, server.bayeux.drain());
     let answer = answer.expect("an answer");
@@ -782,5 +781,5 @@ async fn other_methods_are_405() {
     socket.write_all(b"\x00\xff garbage\r\n\r\n").await.expect("sent");
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("an end");
-    assert!(!Desktop::new(&server, "meg").await.id.is_empty());
+    assert!(!PollingSession::new(&server, "meg").await.id.is_empty());
 }

@@ -81,7 +81,7 @@ pub(crate) fn installed() -> Installed {
 }
 
 /// A client program and what it says.
-pub(crate) struct Desktop {
+pub(crate) struct ClientProgram {
     child: Child,
     input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
@@ -89,7 +89,7 @@ pub(crate) struct Desktop {
     unheard: VecDeque<Value>,
 }
 
-impl Desktop {
+impl ClientProgram {
     pub(crate) fn start(
         library: Library,
         port: u16,
@@ -221,7 +221,7 @@ async fn lives_through_everything(library: Library, transport: &str, more: &[&st
     let store = store::in_memory();
     let first = server(&store).await;
     let cable = Cable::to(first.address).await;
-    let mut desktop = Desktop::start(
+    let mut desktop = ClientProgram::start(
         library,
         cable.address.port(),
         "meg",
@@ -256,7 +256,7 @@ async fn lives_through_everything(library: Library, transport: &str, more: &[&st
         cable.cut(Cut::Rst).await;
         desktop.next("broken").await;
         // The reply says that it is accepted; another desktop, that it has been told.
-        let mut witness = Desktop::start(
+        let mut witness = ClientProgram::start(
             Library::CometD9,
             first.address.port(),
             "meg",
@@ -317,9 +317,16 @@ async fn operate(server: &GatewayServer, body: Value) {
 async fn a_desktop_that_may_choose_takes_the_websocket_and_sees_every_change_of_its_device() {
     let server = server(&store::in_memory()).await;
     let port = server.address.port();
-    let mut desktop =
-        Desktop::start(Library::CometD9, port, "meg", "any", "/v2/me/devices,/v2/me/calls", &[]);
-    let mut idle = Desktop::start(Library::CometD9, port, "bob", "any", "/v2/me/devices", &[]);
+    let mut desktop = ClientProgram::start(
+        Library::CometD9,
+        port,
+        "meg",
+        "any",
+        "/v2/me/devices,/v2/me/calls",
+        &[],
+    );
+    let mut idle =
+        ClientProgram::start(Library::CometD9, port, "bob", "any", "/v2/me/devices", &[]);
     assert_eq!(desktop.next("connected").await["transport"], "websocket");
     let device = |said: Value| said["message"]["data"]["devices"][0].clone();
     assert_eq!(device(desktop.next("event").await)["id"], MEG_PHONE);
@@ -350,7 +357,14 @@ async fn a_reload_goes_on_with_the_session(library: Library, transport: &str) {
     let file = place.path().join("storage.json");
     let more = ["--ack", "--reload-file", file.to_str().expect("text")];
     let start = || {
-        Desktop::start(library, server.address.port(), "meg", transport, "/v2/me/devices", &more)
+        ClientProgram::start(
+            library,
+            server.address.port(),
+            "meg",
+            transport,
+            "/v2/me/devices",
+            &more,
+        )
     };
     let mut page = start();
     page.next("connected").await;
@@ -393,7 +407,7 @@ async fn a_reloaded_page_of_cometd_3_goes_on_with_its_session() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_with_a_wrong_password_is_denied() {
     let server = server(&store::in_memory()).await;
-    let mut desktop = Desktop::start(
+    let mut desktop = ClientProgram::start(
         Library::CometD9,
         server.address.port(),
         "nobody",
@@ -489,7 +503,8 @@ async fn a_client_whose_websocket_is_blocked_goes_on_by_long_polling_even_when_i
     let cable = Cable::to(first.address).await;
     cable.block_websockets();
     let port = cable.address.port();
-    let mut desktop = Desktop::start(Library::CometD9, port, "meg", "any", "/v2/me/devices", &[]);
+    let mut desktop =
+        ClientProgram::start(Library::CometD9, port, "meg", "any", "/v2/me/devices", &[]);
     assert_eq!(desktop.next("connected").await["transport"], "long-polling");
     desktop.next("subscribed").await;
     first.close().await;

@@ -3,13 +3,13 @@
 
 use crate::support::desktop::Audience;
 use crate::support::process::{ANY, Process};
+use crate::support::rest_client::RestClient;
 use crate::support::server::{AGENT, Account, COLLEAGUE, SUPERVISOR, bystander, directory};
 use crate::support::sip_fixture::accounted_for;
 use crate::support::talk::{
     self, AGENT_HZ, BARGE_IN, COACH, CUSTOMER_HZ, PATIENCE, SUPERVISOR_HZ, TALK, Trio, hear,
 };
 use crate::support::wait;
-use reqwest::header::RETRY_AFTER;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,61 +21,6 @@ use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig};
 const GRACE: Duration = Duration::from_secs(1);
 /// What is said last: BYEs and the answers under way, on a busy machine.
 const LAST_WORDS: Duration = Duration::from_secs(12);
-
-/// One user's desktop.
-pub(crate) struct Desk {
-    http: reqwest::Client,
-    rest: SocketAddr,
-    user: String,
-    password: String,
-}
-
-impl Desk {
-    pub(crate) fn of(account: Account, rest: SocketAddr) -> Desk {
-        Desk::with(rest, account.user, account.password)
-    }
-
-    fn with(rest: SocketAddr, user: &str, password: &str) -> Desk {
-        Desk {
-            http: reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap(),
-            rest,
-            user: user.into(),
-            password: password.into(),
-        }
-    }
-
-    async fn send(
-        &self,
-        request: reqwest::RequestBuilder,
-    ) -> (reqwest::StatusCode, Option<String>, Value) {
-        let answer = request.basic_auth(&self.user, Some(&self.password)).send().await.unwrap();
-        let retry_after =
-            answer.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
-        (answer.status(), retry_after, answer.json().await.unwrap())
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        let (status, _, body) =
-            self.send(self.http.get(format!("http://{}/api/v2{path}", self.rest))).await;
-        assert_eq!((status.as_u16(), &body["statusCode"]), (200, &json!(0)), "{path}: {body}");
-        body
-    }
-
-    async fn ask(&self, path: &str, body: &Value) -> (reqwest::StatusCode, Option<String>, Value) {
-        let request = self.http.post(format!("http://{}/api/v2{path}", self.rest)).json(body);
-        self.send(request).await
-    }
-
-    pub(crate) async fn post(&self, path: &str, body: Value) {
-        let (_, _, reply) = self.ask(path, &body).await;
-        assert_eq!(reply, json!({"statusCode": 0}), "{path} {body}");
-    }
-
-    async fn device(&self, account: Account) -> Value {
-        let mut body = self.get(&format!("/me/devices/{}", account.device)).await;
-        body["device"].take()
-    }
-}
 
 pub(crate) fn my_device(account: Account) -> String {
     format!("/me/devices/{}", account.device)
@@ -114,13 +59,13 @@ async fn what_was_set_over_rest_and_the_passwords_survive_kill_9() {
     let mut first = Process::start("serve", place.path(), &config).await;
     let printed = first.printed_until(&my_device(SUPERVISOR)).await;
     first.ready().await;
-    let desks = |process: &Process| {
-        let desk = |account: Account| {
-            Desk::with(process.door("rest"), account.user, &made(&printed, account.user))
+    let clients = |process: &Process| {
+        let client = |account: Account| {
+            RestClient::new(process.door("rest"), account.user, &made(&printed, account.user))
         };
-        (desk(SUPERVISOR), desk(AGENT))
+        (client(SUPERVISOR), client(AGENT))
     };
-    let (supervisor, agent) = desks(&first);
+    let (supervisor, agent) = clients(&first);
     supervisor.post(&my_device(SUPERVISOR), coach()).await;
     let operation = |name: &str| json!({"operationName": name});
     supervisor.post(&my_device(SUPERVISOR), operation("DoNotDisturbOn")).await;
@@ -133,7 +78,7 @@ async fn what_was_set_over_rest_and_the_passwords_survive_kill_9() {
 
     let second = Process::start("serve", place.path(), &config).await;
     second.ready().await;
-    let (supervisor, agent) = desks(&second);
+    let (supervisor, agent) = clients(&second);
     let device = supervisor.device(SUPERVISOR).await;
     let monitoring = &device["supervisorMonitoringState"];
     assert_eq!(
@@ -170,8 +115,8 @@ async fn gateway_of(place: &TempDir, backend: SocketAddr, people: &str) -> Proce
 }
 
 /// The call that this user is on.
-async fn call_of(desk: &Desk) -> Value {
-    let mut body = desk.get("/me/calls?fields=*").await;
+async fn call_of(client: &RestClient) -> Value {
+    let mut body = client.get("/me/calls?fields=*").await;
     let calls = body["calls"].as_array_mut().unwrap();
     assert_eq!(calls.len(), 1, "{calls:?}");
     calls.remove(0)
@@ -185,7 +130,7 @@ async fn a_coached_call_outlives_its_gateway_and_the_next_one_takes_it_over() {
     let trio = Trio::register(backend.door("sip")).await;
     trio.call().await;
     trio.hear(TALK).await;
-    let supervisor = Desk::of(SUPERVISOR, first.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, first.door("rest"));
     let coached_at = clock::instant();
     supervisor.post(&my_device(SUPERVISOR), coach()).await;
     trio.hear(COACH).await;
@@ -194,14 +139,14 @@ async fn a_coached_call_outlives_its_gateway_and_the_next_one_takes_it_over() {
     trio.hear(COACH).await;
 
     let second = gateway(&place, backend.door("grpc")).await;
-    let supervisor = Desk::of(SUPERVISOR, second.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, second.door("rest"));
     let after = call_of(&supervisor).await;
     for field in ["id", "callUuid", "state", "callType", "monitoring", "mute", "capabilities"] {
         assert_eq!(after[field], before[field], "{field}: {after}");
     }
     let state = &supervisor.device(SUPERVISOR).await["supervisorMonitoringState"];
     assert_eq!(state["state"], "Coach");
-    let agents = call_of(&Desk::of(AGENT, second.door("rest"))).await;
+    let agents = call_of(&RestClient::of(AGENT, second.door("rest"))).await;
     assert_eq!(
         (&agents["id"], &agents["supervisorMonitoringState"]["state"]),
         (&before["id"], &json!("Coach"))
@@ -251,7 +196,7 @@ async fn a_supervisor_whose_permission_is_withdrawn_is_out_of_the_call_and_monit
     assert_ne!(withdrawn, directory());
     for way in ways() {
         let before = gateway(&place, backend.door("grpc")).await;
-        Desk::of(SUPERVISOR, before.door("rest"))
+        RestClient::of(SUPERVISOR, before.door("rest"))
             .post(&my_device(SUPERVISOR), coach_as(&way))
             .await;
         trio.hear(COACH).await;
@@ -260,7 +205,7 @@ async fn a_supervisor_whose_permission_is_withdrawn_is_out_of_the_call_and_monit
         let after = gateway_of(&place, backend.door("grpc"), &withdrawn).await;
         trio.supervisor.ended(PATIENCE).await.unwrap();
         trio.hear(TALK).await;
-        let supervisor = Desk::of(SUPERVISOR, after.door("rest"));
+        let supervisor = RestClient::of(SUPERVISOR, after.door("rest"));
         assert!(
             supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null(),
             "{way}"
@@ -283,17 +228,17 @@ async fn whoever_logs_out_ends_the_monitor_and_nobody_elses_call() {
     let session = |name: &str| json!({"operationName": format!("{name}ContactCenterSession"), "channels": ["voice"]});
     for account in [SUPERVISOR, AGENT] {
         for way in ways() {
-            let desk = |account| Desk::of(account, gateway.door("rest"));
+            let client = |account| RestClient::of(account, gateway.door("rest"));
             for one in [SUPERVISOR, AGENT] {
-                desk(one).post("/me", session("Start")).await;
+                client(one).post("/me", session("Start")).await;
             }
-            desk(SUPERVISOR).post(&my_device(SUPERVISOR), coach_as(&way)).await;
+            client(SUPERVISOR).post(&my_device(SUPERVISOR), coach_as(&way)).await;
             trio.hear(COACH).await;
-            desk(account).post("/me", session("End")).await;
+            client(account).post("/me", session("End")).await;
             trio.supervisor.ended(PATIENCE).await.unwrap();
             trio.hear(TALK).await;
             let state =
-                desk(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"].take();
+                client(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"].take();
             assert!(state.is_null(), "{} logs out, {way}: {state}", account.user);
         }
     }
@@ -306,7 +251,7 @@ async fn a_call_and_an_armed_monitor_reach_their_phones_right_after_kill_9_of_th
     let first = backend(&place, ANY, ANY).await;
     let [grpc, sip] = ["grpc", "sip"].map(|name| first.door(name).to_string());
     let gateway = gateway(&place, first.door("grpc")).await;
-    let supervisor = Desk::of(SUPERVISOR, gateway.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, gateway.door("rest"));
     let trio = Trio::register(first.door("sip")).await;
     // What came before it is as safe as this, once it is answered.
     supervisor.post(&my_device(SUPERVISOR), coach()).await;
@@ -346,7 +291,7 @@ async fn without_its_backend_the_gateway_reads_and_refuses_and_works_again_when_
     let first = backend(&place, ANY, ANY).await;
     let [grpc, sip] = ["grpc", "sip"].map(|name| first.door(name).to_string());
     let gateway = gateway(&place, first.door("grpc")).await;
-    let supervisor = Desk::of(SUPERVISOR, gateway.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, gateway.door("rest"));
     supervisor.post(&my_device(SUPERVISOR), coach()).await;
     let trio = Trio::register(first.door("sip")).await;
     trio.call().await;
@@ -458,8 +403,8 @@ async fn a_full_disk_keeps_no_supervisor_on_a_call_and_is_got_over_without_a_res
     let process = Process::start("serve", disk.place.path(), &config).await;
     process.ready().await;
     let trio = Trio::register(process.door("sip")).await;
-    let supervisor = Desk::of(SUPERVISOR, process.door("rest"));
-    let agent = Desk::of(AGENT, process.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
+    let agent = RestClient::of(AGENT, process.door("rest"));
     let cancel = || json!({"operationName": "CancelSupervisorMonitoring"});
     supervisor.post(&my_device(SUPERVISOR), coach()).await;
     trio.call().await;
@@ -499,16 +444,16 @@ async fn a_full_disk_keeps_no_supervisor_on_a_call_and_is_got_over_without_a_res
     // A process can begin on a full disk, too.
     let process = Process::start("serve", disk.place.path(), &config).await;
     says_in_time(&process, "/readyz", "the state can not be written").await;
-    let supervisor = Desk::of(SUPERVISOR, process.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
     assert!(supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null());
     process.kill().await;
     disk.free();
     let process = Process::start("serve", disk.place.path(), &config).await;
     process.ready().await;
-    let supervisor = Desk::of(SUPERVISOR, process.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
     assert!(supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null());
     assert_eq!(
-        Desk::of(AGENT, process.door("rest")).get("/me").await["user"]["userState"]["displayName"],
+        RestClient::of(AGENT, process.door("rest")).get("/me").await["user"]["userState"]["displayName"],
         "Not Ready"
     );
     let trio = Trio::register(process.door("sip")).await;
@@ -592,12 +537,12 @@ impl Fixture {
             trio,
             became,
         };
-        fixture.desk(SUPERVISOR).post(&my_device(SUPERVISOR), coach()).await;
+        fixture.client(SUPERVISOR).post(&my_device(SUPERVISOR), coach()).await;
         fixture
     }
 
-    fn desk(&self, account: Account) -> Desk {
-        Desk::of(account, self.gateway.door("rest"))
+    fn client(&self, account: Account) -> RestClient {
+        RestClient::of(account, self.gateway.door("rest"))
     }
 
     /// The supervisor is on the call, and it has become what it is to be.
@@ -609,7 +554,7 @@ impl Fixture {
             Became::Transfer => "CompleteTransfer",
             Became::Conference => "CompleteConference",
         };
-        let agent = self.desk(AGENT);
+        let agent = self.client(AGENT);
         let call = format!("/me/calls/{}", call_of(&agent).await["id"].as_str().unwrap());
         self.line.register().await.unwrap();
         let colleague = json!({"phoneNumber": COLLEAGUE.number});
@@ -674,7 +619,7 @@ impl Fixture {
     /// read as before, and every desktop that comes back is told how things are, once.
     async fn another_gateway(mut self) -> Fixture {
         let is_talking =
-            !self.desk(SUPERVISOR).get("/me/calls").await["uris"].as_array().unwrap().is_empty();
+            !self.client(SUPERVISOR).get("/me/calls").await["uris"].as_array().unwrap().is_empty();
         self.audience.catch_up().await;
         let mut before = Vec::new();
         for account in DESKTOPS {
@@ -714,7 +659,7 @@ impl Fixture {
         for desktop in &mut self.audience.desktops {
             desktop.take();
         }
-        let supervisor = self.desk(SUPERVISOR);
+        let supervisor = self.client(SUPERVISOR);
         let call = format!("/me/calls/{}", call_of(&supervisor).await["id"].as_str().unwrap());
         supervisor.post(&call, json!({"operationName": "SwitchToBargeIn"})).await;
         self.told_once(["DeviceStateChangeMessage", "StatusChange"], "ParticipantsUpdated").await;
@@ -752,7 +697,7 @@ async fn gateways_come_and_go(became: Became) {
     let mut fixture = Fixture::armed(became).await.another_gateway().await;
     fixture.talk().await;
     let mut fixture = fixture.another_gateway().await;
-    let coached = call_of(&fixture.desk(fixture.coached())).await;
+    let coached = call_of(&fixture.client(fixture.coached())).await;
     assert_eq!(coached["supervisorMonitoringState"]["state"], "Coach", "{coached}");
     fixture.barges_in().await;
     fixture.trio.customer.hang_up().await.unwrap();
@@ -793,14 +738,14 @@ async fn another_backend(became: Became) {
     fixture.audience.of(SUPERVISOR).until(&json!({"call": {"state": "Released"}})).await;
     let mut fixture = Fixture { backend: second, ..fixture };
     fixture.told_once(["DeviceStateChangeMessage", "StatusChange"], "StatusChange").await;
-    let state = &fixture.desk(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"];
+    let state = &fixture.client(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"];
     assert_eq!(
         (&state["state"], &state["mode"]),
         (&json!("Coach"), &json!("AllCalls")),
         "armed again"
     );
     for account in DESKTOPS {
-        let calls = fixture.desk(account).get("/me/calls").await;
+        let calls = fixture.client(account).get("/me/calls").await;
         assert_eq!(calls["uris"], json!([]), "{}", account.user);
     }
 }

@@ -1,6 +1,6 @@
 //! What stands in examples/, as a reader would run it.
 
-use crate::clients::{Desktop, Installed, Library, forward_to, installed};
+use crate::clients::{ClientProgram, Installed, Library, forward_to, installed};
 use crate::support::gateway_server::{GatewayServer, MEG_PHONE, PASSWORD, PATIENCE, ServerOptions};
 use serde_json::{Value, json};
 use std::fs;
@@ -104,13 +104,10 @@ async fn the_page_shows_the_device(transport: &str) {
         .arg(node.join("page.js"))
         .args(["--user", "meg", "--password", PASSWORD, "--transport", transport, "--page"])
         .arg(example("browser"));
-    let mut page = Desktop::run(&mut command);
+    let mut page = ClientProgram::run(&mut command);
     let origin = page.next("serving").await["origin"].as_str().expect("an origin").to_owned();
     let server = GatewayServer::open(ServerOptions {
-        gateway_server: http::HttpConfig {
-            cors_origins: vec![origin],
-            ..http::HttpConfig::default()
-        },
+        http: http::HttpConfig { cors_origins: vec![origin], ..http::HttpConfig::default() },
         ..ServerOptions::default()
     })
     .await;
@@ -168,8 +165,14 @@ async fn works_behind(server: &GatewayServer, mut proxy: Child, port: u16) {
     let mut number = 0;
     for transport in ["websocket", "long-polling"] {
         for more in [&["--ack"][..], &[]] {
-            let mut desktop =
-                Desktop::start(Library::CometD9, port, "meg", transport, "/v2/me/devices", more);
+            let mut desktop = ClientProgram::start(
+                Library::CometD9,
+                port,
+                "meg",
+                transport,
+                "/v2/me/devices",
+                more,
+            );
             assert_eq!(desktop.next("connected").await["transport"], transport);
             desktop.next("subscribed").await;
             for _ in 0..3 {

@@ -263,9 +263,7 @@ fn has(who: &str, samples: &[i16], tones: &[(f32, bool)]) {
 
 /// The user's calls, as his desktop reads them.
 async fn calls(server: &Server, account: Account) -> Vec<Value> {
-    let url = format!("http://{}/api/v2/me/calls?fields=*", server.rest);
-    let request = server.http.get(url).basic_auth(account.user, Some(account.password));
-    let mut reply: Value = request.send().await.unwrap().json().await.unwrap();
+    let mut reply = server.client(account).look("/me/calls?fields=*").await;
     reply["calls"].as_array_mut().map(std::mem::take).unwrap_or_default()
 }
 

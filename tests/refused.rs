@@ -177,12 +177,8 @@ impl Fixture {
         audited: Audited,
     ) {
         let before = self.server.audit().len();
-        let url = format!("http://{}/api/v2{path}", self.server.rest);
-        let request =
-            self.server.http.post(url).basic_auth(who.user, Some(who.password)).json(body);
-        let answer = request.send().await.unwrap();
-        let status = answer.status().as_u16();
-        let reply: Value = answer.json().await.unwrap();
+        let (status, _, reply) = self.server.client(who).ask(path, body).await;
+        let status = status.as_u16();
         let row = format!("{} at {path}: {body} is answered {status} {reply}", who.user);
         assert_eq!((status, &reply["statusCode"]), (http(code), &json!(code)), "{row}");
         let message = reply["statusMessage"].as_str().unwrap_or_default();

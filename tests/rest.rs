@@ -2,8 +2,9 @@
 
 use crate::support::gateway_server::{
     BOB_PHONE, ENVIRONMENT, EVE_PHONE, GatewayServer, KIM_PHONE, MEG_PHONE, OTTO_PHONE, PASSWORD,
-    ServerOptions, read,
+    ServerOptions,
 };
+use crate::support::rest_client::read;
 use crate::support::wait;
 use reqwest::header::{self, HeaderValue};
 use reqwest::{Method, StatusCode};
@@ -537,7 +538,7 @@ async fn the_session_cookie_stands_in_for_the_password() {
 #[tokio::test]
 async fn a_foreign_page_cannot_use_the_cookie() {
     let server = GatewayServer::open(ServerOptions {
-        gateway_server: http::HttpConfig {
+        http: http::HttpConfig {
             cors_origins: vec!["https://desk.example".to_owned()],
             ..http::HttpConfig::default()
         },
@@ -582,7 +583,7 @@ async fn a_foreign_page_cannot_use_the_cookie() {
 #[tokio::test]
 async fn csrf_protection_wants_its_token_back() {
     let server = GatewayServer::open(ServerOptions {
-        gateway_server: http::HttpConfig { csrf: true, ..http::HttpConfig::default() },
+        http: http::HttpConfig { csrf: true, ..http::HttpConfig::default() },
         ..ServerOptions::default()
     })
     .await;
@@ -669,7 +670,7 @@ async fn every_answer_has_a_request_id_and_stays_out_of_caches() {
 #[tokio::test]
 async fn a_preflight_is_answered_for_allowed_origins_on_the_whole_subtree() {
     let server = GatewayServer::open(ServerOptions {
-        gateway_server: http::HttpConfig {
+        http: http::HttpConfig {
             cors_origins: vec!["https://desk.example".to_owned()],
             ..http::HttpConfig::default()
         },

@@ -1,6 +1,6 @@
 //! What one client does to itself, and never to another.
 
-use super::{Desktop, ENDPOINT, data, handshake, open, open_with, reply, say};
+use super::{ENDPOINT, PollingSession, data, handshake, open, open_with, reply, say};
 use crate::support::cometd_connection::{By, CometdConnection, open_socket, upgrade};
 use crate::support::gateway_server::{GatewayServer, PASSWORD, PATIENCE, ServerOptions};
 use futures_util::{SinkExt, StreamExt};
@@ -17,9 +17,9 @@ use undertone::http;
 #[tokio::test(flavor = "multi_thread")]
 async fn who_subscribes_again_and_again_ends_nobody_elses_session() {
     let server = open().await;
-    let meg = Desktop::on(&server, "meg", "/v2/me/devices").await;
+    let meg = PollingSession::on(&server, "meg", "/v2/me/devices").await;
     meg.events(1).await;
-    let bob = Desktop::new(&server, "bob").await;
+    let bob = PollingSession::new(&server, "bob").await;
     let subscribe =
         json!({"channel": "/meta/subscribe", "clientId": bob.id, "subscription": "/v2/me/*"});
     let unsubscribe =
@@ -51,8 +51,8 @@ async fn who_subscribes_again_and_again_ends_nobody_elses_session() {
 #[tokio::test]
 async fn data_nested_without_end_is_refused_and_reaches_nobody() {
     let server = open().await;
-    let reader = Desktop::on(&server, "meg", "/x/a").await;
-    let writer = Desktop::new(&server, "bob").await;
+    let reader = PollingSession::on(&server, "meg", "/x/a").await;
+    let writer = PollingSession::new(&server, "bob").await;
     let deep = format!(
         r#"[{{"channel":"/x/a","clientId":"{}","data":{}{}}}]"#,
         writer.id,
@@ -71,7 +71,7 @@ async fn data_nested_without_end_is_refused_and_reaches_nobody() {
 async fn a_number_that_was_never_given_out_is_not_taken_for_a_complete_replay() {
     let server = open().await;
     for number in [json!(9e18), json!(1e300), json!(u64::MAX), json!(9_999_999_999_u64)] {
-        let desktop = Desktop::new(&server, "meg").await;
+        let desktop = PollingSession::new(&server, "meg").await;
         let subscribe = json!({"subscription": "/v2/me/devices", "ext": {"replay": number}});
         let reply = desktop.say("/meta/subscribe", subscribe).await.remove(0);
         assert_eq!(reply["ext"]["replay"]["complete"], false, "{number}: {reply}");
@@ -157,7 +157,7 @@ async fn an_address_has_so_many_websockets_and_no_more() {
 #[tokio::test]
 async fn a_guesser_behind_the_proxy_keeps_nobody_else_out() {
     let server = GatewayServer::open(ServerOptions {
-        gateway_server: http::HttpConfig {
+        http: http::HttpConfig {
             trusted_proxies: vec!["127.0.0.1".parse().expect("an address")],
             ..http::HttpConfig::default()
         },

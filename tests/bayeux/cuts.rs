@@ -1,6 +1,6 @@
 //! Connections that are cut at every point, and what arrives nevertheless.
 
-use super::{Desktop, data, is_event, open_with, reply};
+use super::{PollingSession, data, is_event, open_with, reply};
 use crate::support::cometd_connection::{By, CometdConnection, Cut};
 use crate::support::gateway_server::{GatewayServer, PATIENCE, ServerOptions};
 use crate::support::wait;
@@ -476,7 +476,7 @@ async fn an_answer_that_was_read_in_part_comes_again_to_a_client_that_acknowledg
     )
     .await;
     line.until_reply("/meta/subscribe").await.expect("open");
-    let writer = Desktop::new(&server, "bob").await;
+    let writer = PollingSession::new(&server, "bob").await;
     writer.publish("/x/a", json!(1)).await;
     client.connect(&mut line).await;
     line.first_byte().await;

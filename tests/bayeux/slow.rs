@@ -1,7 +1,7 @@
 //! Clients that take their answers in small pieces: what the kernel does not take at once is
 //! finished later, byte for byte.
 
-use super::{Desktop, data, handshake, open_with, reply};
+use super::{PollingSession, data, handshake, open_with, reply};
 use crate::support::cometd_connection::{By, CometdConnection};
 use crate::support::gateway_server::{GatewayServer, PATIENCE};
 use futures_util::{SinkExt, StreamExt};
@@ -46,7 +46,7 @@ fn large(number: usize) -> Value {
 }
 
 async fn publish_many(server: &GatewayServer) {
-    let writer = Desktop::new(server, "bob").await;
+    let writer = PollingSession::new(server, "bob").await;
     for number in 0..EVENTS {
         writer.publish("/x/a", large(number)).await;
     }
@@ -67,7 +67,7 @@ async fn a_poll_gets_all_of_a_large_answer() {
     let answer = line.receive().await.expect("an answer");
     check(&data(&answer));
     line.send(&connect).await;
-    let writer = Desktop::new(&server, "kim").await;
+    let writer = PollingSession::new(&server, "kim").await;
     writer.publish("/x/a", json!("after")).await;
     assert_eq!(data(&line.receive().await.expect("an answer")), ["after"], "each came once");
 }
@@ -97,7 +97,7 @@ async fn a_websocket_gets_every_frame_whole_and_its_pong_between_two() {
         }
     }
     check(&heard);
-    let writer = Desktop::new(&server, "kim").await;
+    let writer = PollingSession::new(&server, "kim").await;
     writer.publish("/x/a", json!("after")).await;
     let after =
         timeout(PATIENCE, socket.next()).await.expect("in time").expect("open").expect("a frame");
@@ -146,7 +146,7 @@ async fn a_flood_of_requests_holds_up_no_event() {
         });
     }
     tokio::task::yield_now().await;
-    let writer = Desktop::new(&server, "kim").await;
+    let writer = PollingSession::new(&server, "kim").await;
     for number in 0..20 {
         line.send(&connect).await;
         writer.publish("/x/a", json!(number)).await;

@@ -1,7 +1,9 @@
 //! The other ways in: forms, callback-polling, HTTP/2; several tabs, acknowledgements, clocks,
 //! limits, and the end.
 
-use super::{Desktop, ENDPOINT, data, handshake, is_event, open, open_with, reply, say, send};
+use super::{
+    ENDPOINT, PollingSession, data, handshake, is_event, open, open_with, reply, say, send,
+};
 use crate::support::cometd_connection::{By, CometdConnection};
 use crate::support::gateway_server::{GatewayServer, PASSWORD, PATIENCE, ServerOptions};
 use reqwest::{StatusCode, header};
@@ -41,7 +43,7 @@ async fn forms_carry_messages_once_or_several_times() {
     let both: Value =
         form(format!("message={one}&other=x&message={two}")).await.json().await.expect("JSON");
     assert_eq!((&both[0]["id"], &both[1]["id"]), (&json!("1"), &json!("2")));
-    let desktop = Desktop { server: &server, user: "meg", id: id.to_owned() };
+    let desktop = PollingSession { server: &server, user: "meg", id: id.to_owned() };
     assert_eq!(data(&desktop.connect().await), [json!("ü+ &=%")]);
     for body in ["", "message=", "message=%7B", "message=[]", "jsonp=x"] {
         assert_eq!(form(body.to_owned()).await.status(), StatusCode::BAD_REQUEST, "{body}");
@@ -90,7 +92,7 @@ async fn c36_a_callback_is_called_with_the_answer() {
         json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "callback-polling"}]);
     call(connect.clone()).await;
     call(json!([{"channel": "/meta/subscribe", "clientId": id, "subscription": "/x/a"}])).await;
-    Desktop::new(&server, "bob").await.publish("/x/a", json!("a\u{2028}b")).await;
+    PollingSession::new(&server, "bob").await.publish("/x/a", json!("a\u{2028}b")).await;
     assert_eq!(data(&call(connect).await), [json!("a\u{2028}b")]);
 }
 
@@ -155,7 +157,7 @@ async fn http_2_carries_as_many_held_connects_as_there_are_tabs() {
         let held = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held == count)).await;
         drop(held.expect("held in time").expect("an event channel"));
     }
-    Desktop::new(&server, "bob").await.publish("/x/a", json!(1)).await;
+    PollingSession::new(&server, "bob").await.publish("/x/a", json!(1)).await;
     while let Some(answer) = tabs.join_next().await {
         assert_eq!(data(&answer.expect("an answer")), [json!(1)]);
     }
@@ -203,7 +205,7 @@ async fn c40_to_c42_events_come_with_numbered_connect_replies_until_they_are_ack
         shake["ext"] = json!({"ack": ack});
         let shaken = say(&server, "meg", &json!([shake])).await;
         assert_eq!(shaken[0]["ext"]["ack"], true);
-        let desktop = Desktop {
+        let desktop = PollingSession {
             server: &server,
             user: "meg",
             id: shaken[0]["clientId"].as_str().expect("an id").to_owned(),
@@ -248,7 +250,7 @@ async fn g10_the_clock_is_answered() {
 #[tokio::test]
 async fn g06_a_preflight_is_answered_on_the_whole_subtree_for_allowed_origins_only() {
     let server = GatewayServer::open(ServerOptions {
-        gateway_server: http::HttpConfig {
+        http: http::HttpConfig {
             cors_origins: vec!["https://desk.example".to_owned()],
             ..http::HttpConfig::default()
         },
@@ -348,8 +350,8 @@ async fn what_is_too_much_is_said_and_ends_nobody_elses_session() {
         ..CometdConfig::default()
     })
     .await;
-    let bystander = Desktop::on(&server, "kim", "/x/a").await;
-    let desktop = Desktop::on(&server, "meg", "/x/a").await;
+    let bystander = PollingSession::on(&server, "kim", "/x/a").await;
+    let desktop = PollingSession::on(&server, "meg", "/x/a").await;
     assert_eq!(desktop.subscribe(&json!("/x/b")).await["successful"], true);
     assert_eq!(desktop.subscribe(&json!("/x/c")).await["error"], "403::too_many_subscriptions");
     assert_eq!(desktop.subscribe(&json!("/x/a")).await["successful"], true, "it has that one");
@@ -382,7 +384,7 @@ async fn what_is_too_much_is_said_and_ends_nobody_elses_session() {
 #[tokio::test]
 async fn the_cookie_says_what_the_configuration_says() {
     let server = GatewayServer::open(ServerOptions {
-        gateway_server: http::HttpConfig {
+        http: http::HttpConfig {
             public_url: "https://desk.example".to_owned(),
             ..http::HttpConfig::default()
         },

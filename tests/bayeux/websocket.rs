@@ -1,6 +1,6 @@
 //! The event channel on a websocket.
 
-use super::{Desktop, data, handshake, open, open_with, reply};
+use super::{PollingSession, data, handshake, open, open_with, reply};
 use crate::support::cometd_connection::{By, CometdConnection, Cut, basic, open_socket, upgrade};
 use crate::support::gateway_server::{GatewayServer, PATIENCE};
 use futures_util::{SinkExt, StreamExt};
@@ -88,7 +88,7 @@ async fn c39_an_event_is_pushed_at_once_and_the_connect_stays_held() {
     let began = undertone::clock::instant();
     line.send(&connect(&id, json!({}))).await;
     held(&server, 1).await;
-    Desktop::new(&server, "bob").await.publish("/x/a", json!("now")).await;
+    PollingSession::new(&server, "bob").await.publish("/x/a", json!("now")).await;
     let pushed = line.receive().await.expect("an event");
     assert_eq!(pushed, [json!({"channel": "/x/a", "data": "now"})]);
     assert_eq!(server.bayeux.load().borrow().held, 1);
@@ -101,7 +101,7 @@ async fn c39_an_event_is_pushed_at_once_and_the_connect_stays_held() {
 async fn with_acknowledgements_a_websocket_brings_events_with_connect_replies_only() {
     let server = open().await;
     let (mut line, id) = session(&server, "meg", "/x/a", json!({"ack": true})).await;
-    let writer = Desktop::new(&server, "bob").await;
+    let writer = PollingSession::new(&server, "bob").await;
     line.send(&connect(&id, json!({"ack": 0}))).await;
     held(&server, 1).await;
     writer.publish("/x/a", json!(1)).await;
@@ -117,8 +117,8 @@ async fn with_acknowledgements_a_websocket_brings_events_with_connect_replies_on
 #[tokio::test]
 async fn a_session_moves_from_http_to_a_socket_and_back() {
     let server = open().await;
-    let desktop = Desktop::on(&server, "meg", "/x/a").await;
-    let writer = Desktop::new(&server, "bob").await;
+    let desktop = PollingSession::on(&server, "meg", "/x/a").await;
+    let writer = PollingSession::new(&server, "bob").await;
     let mut line = CometdConnection::open(server.address, By::Socket, "meg").await;
     line.send(&json!([
         {"channel": "/meta/connect", "id": "1", "clientId": desktop.id, "connectionType": "websocket"},
@@ -137,7 +137,7 @@ async fn a_session_moves_from_http_to_a_socket_and_back() {
 async fn g08_a_cut_socket_loses_nothing_that_happens_before_the_next_one() {
     let server = open().await;
     let (mut line, id) = session(&server, "meg", "/x/a", json!({})).await;
-    let writer = Desktop::new(&server, "bob").await;
+    let writer = PollingSession::new(&server, "bob").await;
     for (number, how) in [Cut::Fin, Cut::Rst, Cut::Fin, Cut::Rst].into_iter().enumerate() {
         line.send(&connect(&id, json!({}))).await;
         held(&server, 1).await;
@@ -244,7 +244,7 @@ async fn bad_frames_get_a_reply_or_a_close_code_and_end_nobody_elses_session() {
         use tokio::io::AsyncWriteExt;
         socket.get_mut().write_all(&[0xff; 64]).await.expect("sent");
     }
-    Desktop::new(&server, "bob").await.publish("/x/a", json!("fine")).await;
+    PollingSession::new(&server, "bob").await.publish("/x/a", json!("fine")).await;
     assert_eq!(data(&other.receive().await.expect("an event")), [json!("fine")]);
 }
 
@@ -259,7 +259,7 @@ async fn a_client_that_does_not_read_loses_its_session_and_slows_nobody() {
     let (slow, _) = session(&server, "meg", "/x/a", json!({})).await;
     let (mut quick, quick_id) = session(&server, "kim", "/x/a", json!({})).await;
     quick.send(&connect(&quick_id, json!({}))).await;
-    let writer = Desktop::new(&server, "bob").await;
+    let writer = PollingSession::new(&server, "bob").await;
     let before = server.bayeux.load().borrow().sessions;
     let large = "x".repeat(30_000);
     // More than two socket buffers and the queue.

@@ -1,6 +1,7 @@
 //! The doors over a simulated house, on a real socket.
 
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use super::rest_client::{RestClient, http_client, read};
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -44,7 +45,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(crate) struct ServerOptions {
     /// The doors.
-    pub(crate) gateway_server: http::HttpConfig,
+    pub(crate) http: http::HttpConfig,
     /// The event channel.
     pub(crate) bayeux: cometd::CometdConfig,
     /// The login.
@@ -108,25 +109,16 @@ impl GatewayServer {
         let auth = Auth::new(options.auth, accounts.collect()).expect("password hashes");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let kept = options.store.unwrap_or_else(store::in_memory);
-        let bayeux = Cometd::start(&options.gateway_server, options.bayeux, gateway.clone(), kept)
+        let bayeux = Cometd::start(&options.http, options.bayeux, gateway.clone(), kept)
             .expect("an event channel");
-        let (router, fast_path) =
-            app::router(&options.gateway_server, auth, gateway.clone(), bayeux.clone());
+        let (router, fast_path) = app::router(&options.http, auth, gateway.clone(), bayeux.clone());
         let address = listener.local_addr().expect("an address");
         let (stop, mut stopped) = watch::channel(false);
         let stopping = async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
         };
         let door = tokio::spawn(http_connection::serve(listener, router, fast_path, stopping));
-        Self {
-            stop,
-            door,
-            address,
-            phones,
-            bayeux,
-            client: Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client"),
-            folder,
-        }
+        Self { stop, door, address, phones, bayeux, client: http_client(), folder }
     }
 
     /// Goes down as the product does: says so to every client, writes everything, closes the door.
@@ -151,14 +143,19 @@ impl GatewayServer {
         format!("http://{}{path}", self.address)
     }
 
+    /// A user's HTTP client, by password; its paths are whole.
+    pub(crate) fn client(&self, user: &str) -> RestClient {
+        RestClient::with(self.client.clone(), self.url(""), user, PASSWORD)
+    }
+
     /// GET by password.
     pub(crate) async fn get(&self, user: &str, path: &str) -> (StatusCode, Value) {
-        read(self.client.get(self.url(path)).basic_auth(user, Some(PASSWORD))).await
+        read(self.client(user).getting(path)).await
     }
 
     /// POST by password.
     pub(crate) async fn post(&self, user: &str, path: &str, body: &Value) -> (StatusCode, Value) {
-        read(self.posting(path).basic_auth(user, Some(PASSWORD)).json(body)).await
+        read(self.client(user).posting(path, body)).await
     }
 
     /// A POST to be completed.
@@ -175,13 +172,6 @@ impl GatewayServer {
     pub(crate) fn browser(&self) -> Client {
         Client::builder().no_proxy().cookie_store(true).timeout(PATIENCE).build().expect("a client")
     }
-}
-
-/// Status and JSON body.
-pub(crate) async fn read(request: RequestBuilder) -> (StatusCode, Value) {
-    let response: Response = request.send().await.expect("an answer");
-    let status = response.status();
-    (status, response.json().await.expect("a JSON body"))
 }
 
 fn password_hash() -> &'static str {

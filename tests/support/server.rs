@@ -1,5 +1,6 @@
 //! The whole product in this process, on free ports, with the sample's people.
 
+use super::rest_client::{RestClient, http_client};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -59,7 +60,7 @@ pub struct Server {
     pub rest: SocketAddr,
     pub sip: SocketAddr,
     pub running: Running,
-    pub http: reqwest::Client,
+    http: reqwest::Client,
     state: TempDir,
 }
 
@@ -96,7 +97,7 @@ impl Server {
             rest: running.rest().unwrap(),
             sip: running.sip(Protocol::Udp).unwrap(),
             running,
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            http: http_client(),
             state,
         }
     }
@@ -124,13 +125,15 @@ impl Server {
             .unwrap_or_else(|_| panic!("{} registers in time", account.number));
     }
 
+    /// The user's HTTP client.
+    pub fn client(&self, account: Account) -> RestClient {
+        let base = format!("http://{}/api/v2", self.rest);
+        RestClient::with(self.http.clone(), base, account.user, account.password)
+    }
+
     /// Posts an operation and expects statusCode 0.
     pub async fn post(&self, account: Account, path: &str, body: Value) {
-        let url = format!("http://{}/api/v2{path}", self.rest);
-        let request =
-            self.http.post(url).basic_auth(account.user, Some(account.password)).json(&body);
-        let reply: Value = request.send().await.unwrap().json().await.unwrap();
-        assert_eq!(reply, json!({"statusCode": 0}), "{body}");
+        self.client(account).post(path, body).await;
     }
 
     /// The Coach request of the sample, with more in it.
