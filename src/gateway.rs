@@ -274,7 +274,7 @@ impl Gateway {
 
     /// Somebody hears a call: the audit must be able to say so.
     pub fn is_anybody_heard(&self) -> bool {
-        self.known.monitors.values().any(|monitor| joined(monitor).is_some())
+        self.known.facts().monitors().any(|monitor| joined(monitor).is_some())
     }
 
     /// The audit cannot be written: every supervisor that hears a call, or is about to, hears it no
@@ -523,7 +523,7 @@ impl Gateway {
         let topic = match self.notifications.topic_of(failure.request_id.as_ref()) {
             Some(topic) => topic,
             None if failure.call.is_some()
-                && !self.known.monitors.contains_key(&failure.device) =>
+                && self.known.facts().monitor(&failure.device).is_none() =>
             {
                 Topic::Calls
             }
@@ -539,7 +539,7 @@ impl Gateway {
     fn handle_snapshot_complete(&mut self, now: Now) {
         if let Some(gone) = self.known.complete_snapshot() {
             for device in gone.devices {
-                self.known.devices.remove(&device);
+                self.known.remove_device(&device);
                 self.tell_device(&device);
             }
             for supervisor in gone.monitors {
@@ -568,7 +568,7 @@ impl Gateway {
     fn tell_everybody(&mut self, now: Now) {
         let devices = self.access.device_ids();
         devices.iter().for_each(|device| self.tell_device(device));
-        let calls: Vec<_> = self.known.calls.ids().cloned().collect();
+        let calls: Vec<_> = self.known.facts().calls().map(|call| call.id.clone()).collect();
         calls.iter().for_each(|call| self.tell_call(call, now));
     }
 
@@ -595,7 +595,7 @@ impl Gateway {
         if !self.has_met() {
             return;
         }
-        let call = self.known.calls.get(id);
+        let call = self.known.facts().call(id);
         let legs = call.map(|call| self.reader().legs(call)).unwrap_or_default();
         for (notification, leg) in self.notifications.changed_legs(id, legs) {
             self.tell_leg(notification, leg, now);

@@ -13,11 +13,11 @@
 //! Nothing goes backwards except as the next word.
 
 mod activity;
-mod capability;
 mod command;
 pub mod config_value;
 mod digits;
 mod fact;
+mod fact_table;
 mod ids;
 mod notice;
 mod operation;
@@ -25,13 +25,13 @@ mod refusal;
 mod request;
 
 pub use activity::{Activity, Mode, Scope, UnknownWord};
-pub use capability::Capability;
 pub use command::{Command, CommandContext, TransferStep};
 pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{
     AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure,
     LegState, MonitorFact, MonitorState, PartyFact, PartyRole, Quality, RemoteQuality, Revised,
 };
+pub use fact_table::{FactTable, Unrepeated};
 pub use ids::{CallId, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId};
 pub use notice::{
     CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView,

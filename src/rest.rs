@@ -1,6 +1,7 @@
 //! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
 
 pub(crate) mod operations;
+mod requests;
 
 use crate::gateway::task::GatewayHandle;
 use crate::http::HttpConfig;
@@ -9,9 +10,8 @@ use crate::http::error::{ErrorBody, HttpError};
 use crate::http::gws_json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use crate::http::layers::RequestName;
 use crate::model::{
-    Activity, AgentState, Answer, BadRequest, BadRequestOn, CallId, CallOperation, DeviceId, Mode,
-    Operation, Query as Wanted, Reason, Refusal, Request as Words, RequestEnvelope, RequestId,
-    Scope, TargetRef, TransferStep,
+    Answer, BadRequest, Query as Wanted, Reason, Refusal, Request as Words, RequestEnvelope,
+    RequestId,
 };
 use crate::telemetry::Pii;
 use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
@@ -20,7 +20,8 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use operations::{OperationBody, Parameters};
+use operations::OperationBody;
+use requests::Resource;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
@@ -33,7 +34,7 @@ use utoipa_axum::routes;
 /// What the handlers share.
 #[derive(Clone)]
 struct RestState {
-    desk: GatewayHandle,
+    gateway: GatewayHandle,
     uris: Uris,
     body_limit: usize,
 }
@@ -46,9 +47,9 @@ struct RestState {
 struct Document;
 
 /// `/api/v2` without the layers that it shares with CometD.
-pub(crate) fn router(config: &HttpConfig, desk: GatewayHandle) -> Router {
+pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
     let rest =
-        RestState { desk, uris: Uris::new(&config.public_url), body_limit: config.body_limit };
+        RestState { gateway, uris: Uris::new(&config.public_url), body_limit: config.body_limit };
     let (closed, document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(read_me, operate_me))
         .routes(routes!(read_my_devices))
@@ -183,14 +184,14 @@ impl RestState {
             request,
         };
         from.counted.name(asked.operation().as_str());
-        match self.desk.ask(asked).await? {
+        match self.gateway.ask(asked).await? {
             Answer::Accepted => Ok(Json(Accepted { status_code: 0 })),
             other => Err(unexpected(&other)),
         }
     }
 
     async fn read(&self, from: &RequestContext, wanted: Wanted) -> Result<Answer, HttpError> {
-        Ok(self.desk.read(&from.caller.user, wanted).await?)
+        Ok(self.gateway.read(&from.caller.user, wanted).await?)
     }
 
     async fn device(
@@ -241,9 +242,9 @@ impl RestState {
     }
 }
 
-/// The desk answered another question than the one asked: our own defect.
+/// The gateway answered another question than the one asked: our own defect.
 fn unexpected(answer: &Answer) -> HttpError {
-    tracing::error!(answer = %Pii(format_args!("{answer:?}")), "the desk answered another question");
+    tracing::error!(answer = %Pii(format_args!("{answer:?}")), "the gateway answered another question");
     HttpError::new(Reason::Internal, "Internal error.")
 }
 
@@ -306,7 +307,7 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for RequestContext {
         Ok(Self {
             caller,
             counted: parts.extensions.get::<OperationLabel>().cloned().unwrap_or_default(),
-            name: name.unwrap_or_else(|| RequestName(random_text::<12>().into())),
+            name: name.unwrap_or_else(RequestName::random),
         })
     }
 }
@@ -477,18 +478,7 @@ async fn operate_me(
     from: RequestContext,
     operation: OperationBody,
 ) -> Result<Json<Accepted>, HttpError> {
-    let request = match operation.name() {
-        "StartContactCenterSession" => {
-            operation.parameters.channels()?;
-            Words::StartSession
-        }
-        "EndContactCenterSession" => {
-            operation.parameters.channels_if_any()?;
-            Words::EndSession
-        }
-        _ => agent_state(&operation)?,
-    };
-    rest.ask(&from, Ok(request)).await
+    rest.ask(&from, operation.on(Resource::User)?).await
 }
 
 /// Ready, NotReady, AfterCallWork, AuxWork, Offline.
@@ -499,15 +489,7 @@ async fn operate_voice_channel(
     from: RequestContext,
     operation: OperationBody,
 ) -> Result<Json<Accepted>, HttpError> {
-    let request = agent_state(&operation)?;
-    rest.ask(&from, Ok(request)).await
-}
-
-fn agent_state(operation: &OperationBody) -> Result<Words, Refusal> {
-    match AgentState::from_str(operation.name()) {
-        Ok(state) => Ok(Words::SetAgentState(state)),
-        Err(_) => Err(operation.unknown()),
-    }
+    rest.ask(&from, operation.on(Resource::VoiceChannel)?).await
 }
 
 /// The user's devices.
@@ -543,56 +525,8 @@ async fn operate_my_device(
     path: IdPath,
     operation: OperationBody,
 ) -> Result<Json<Accepted>, HttpError> {
-    let device: DeviceId = id("/me/devices", path)?;
-    let parameters = &operation.parameters;
-    let request = match operation.name() {
-        "Coach" => start(device, Activity::Coach, parameters),
-        "ListenIn" => start(device, Activity::ListenIn, parameters),
-        "BargeIn" => start(device, Activity::BargeIn, parameters),
-        "CancelSupervisorMonitoring" => Ok(Words::CancelMonitoring { device }),
-        "DoNotDisturbOn" => Ok(Words::SetDoNotDisturb { device, on: true }),
-        "DoNotDisturbOff" => Ok(Words::SetDoNotDisturb { device, on: false }),
-        "ForwardCallsOn" => Ok(Words::SetForwarding {
-            device,
-            to: Some(parameters.required_number("destination")?),
-        }),
-        "ForwardCallsOff" => Ok(Words::SetForwarding { device, to: None }),
-        _ => return Err(operation.unknown().into()),
-    };
-    rest.ask(&from, request).await
-}
-
-fn start(
-    device: DeviceId,
-    activity: Activity,
-    parameters: &Parameters,
-) -> Result<Words, BadRequest> {
-    start_as(device.clone(), activity, parameters).map_err(|refusal| BadRequest {
-        operation: Operation::start(activity),
-        on: BadRequestOn::Device(device),
-        refusal,
-    })
-}
-
-fn start_as(
-    device: DeviceId,
-    activity: Activity,
-    parameters: &Parameters,
-) -> Result<Words, Refusal> {
-    let target = TargetRef {
-        device: parameters.device_uri("targetDeviceUri")?,
-        number: parameters.number("phoneNumber")?,
-    };
-    if target == TargetRef::default() {
-        return Err(Refusal::missing("targetDeviceUri"));
-    }
-    Ok(Words::StartMonitoring {
-        device,
-        target,
-        activity,
-        mode: parameters.word("supervisorMonitoringMode")?.unwrap_or(Mode::AllCalls),
-        scope: parameters.word("supervisorMonitoringScope")?.unwrap_or(Scope::Call),
-    })
+    let device = id("/me/devices", path)?;
+    rest.ask(&from, operation.on(Resource::Device(device))?).await
 }
 
 /// Dial.
@@ -605,11 +539,7 @@ async fn dial(
     operation: OperationBody,
 ) -> Result<Json<Accepted>, HttpError> {
     let device = id("/me/devices", path)?;
-    let request = match operation.name() {
-        "Dial" => Words::Dial { device, destination: operation.parameters.destination()? },
-        _ => return Err(operation.unknown().into()),
-    };
-    rest.ask(&from, Ok(request)).await
+    rest.ask(&from, operation.on(Resource::CallsOfDevice(device))?).await
 }
 
 /// The user's legs.
@@ -650,58 +580,8 @@ async fn operate_my_call(
     path: IdPath,
     operation: OperationBody,
 ) -> Result<Json<Accepted>, HttpError> {
-    let call: CallId = id("/me/calls", path)?;
-    let Ok(name) = operation.name().parse() else {
-        return Err(operation.unknown().into());
-    };
-    let request = match call_operation(name, &operation) {
-        Ok(operation) => Ok(Words::OnCall { call, operation }),
-        // Whether the operation is offered at all comes first, and the gateway knows that.
-        Err(refusal) if refusal.reason == Reason::MissingParameter => {
-            Err(BadRequest { operation: name, on: BadRequestOn::Call(call), refusal })
-        }
-        Err(refusal) => return Err(refusal.into()),
-    };
-    rest.ask(&from, request).await
-}
-
-fn call_operation(name: Operation, operation: &OperationBody) -> Result<CallOperation, Refusal> {
-    let parameters = &operation.parameters;
-    let destination = || missing_as("destination", parameters.destination());
-    let single = || destination().map(|destination| TransferStep::SingleStep { destination });
-    let initiate = || destination().map(|destination| TransferStep::Initiate { destination });
-    Ok(match name {
-        Operation::Answer => CallOperation::Answer,
-        Operation::Hangup => CallOperation::Hangup,
-        Operation::Hold => CallOperation::Hold,
-        Operation::Retrieve => CallOperation::Retrieve,
-        Operation::MuteCall => CallOperation::Mute(true),
-        Operation::UnmuteCall => CallOperation::Mute(false),
-        Operation::SendDtmf => CallOperation::SendDtmf(parameters.digits()?),
-        Operation::SwitchToListenIn => CallOperation::Switch(Activity::ListenIn),
-        Operation::SwitchToCoach => CallOperation::Switch(Activity::Coach),
-        Operation::SwitchToBargeIn => CallOperation::Switch(Activity::BargeIn),
-        Operation::MuteMonitoredUser => CallOperation::MuteMonitored(true),
-        Operation::UnmuteMonitoredUser => CallOperation::MuteMonitored(false),
-        Operation::SingleStepTransfer => CallOperation::Transfer(single()?),
-        Operation::InitiateTransfer => CallOperation::Transfer(initiate()?),
-        Operation::CompleteTransfer => CallOperation::Transfer(TransferStep::Complete),
-        Operation::SingleStepConference => CallOperation::Conference(single()?),
-        Operation::InitiateConference => CallOperation::Conference(initiate()?),
-        Operation::CompleteConference => CallOperation::Conference(TransferStep::Complete),
-        Operation::RemoveParticipantFromConference => {
-            CallOperation::RemoveParticipant(missing_as("participant", parameters.participant())?)
-        }
-        _ => return Err(operation.unknown()),
-    })
-}
-
-/// A parameter of which a part is missing is missing as a whole.
-fn missing_as<T>(field: &str, parameter: Result<T, Refusal>) -> Result<T, Refusal> {
-    parameter.map_err(|refusal| match refusal.reason {
-        Reason::MissingParameter => Refusal::missing(field),
-        _ => refusal,
-    })
+    let call = id("/me/calls", path)?;
+    rest.ask(&from, operation.on(Resource::Call(call))?).await
 }
 
 /// The devices the user may monitor (an admin: all): how a supervisor finds a target.
@@ -741,7 +621,7 @@ async fn read_voice_environment(
     path: IdPath,
 ) -> Result<Json<Reply<OneVoiceEnvironment>>, HttpError> {
     let id: String = id("/voice-environments", path)?;
-    match rest.desk.voice_environment(&id) {
+    match rest.gateway.voice_environment(&id) {
         Some(found) => Ok(reply(OneVoiceEnvironment {
             voice_environment: gws_json::voice_environment(&rest.uris, &found.id, &found.name),
         })),

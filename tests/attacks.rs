@@ -1,9 +1,12 @@
 //! What attackers try (D4 to D9, D17, D18 of the threats), on real sockets against the whole
 //! product.
 
-use crate::support::front::{self, BOB_PHONE, MEG_PHONE, OTTO_PHONE, PASSWORD, Wishes};
-use crate::support::house::{AGENT, House, SUPERVISOR, directory};
+use crate::support::gateway_server::{
+    self, BOB_PHONE, MEG_PHONE, OTTO_PHONE, PASSWORD, ServerOptions,
+};
 use crate::support::process::{ANY, Process};
+use crate::support::rest_client::RestClient;
+use crate::support::server::{AGENT, SUPERVISOR, Server, directory};
 use crate::support::talk::{COACH, PATIENCE, TALK, Trio};
 use crate::support::wait;
 use reqwest::StatusCode;
@@ -157,7 +160,7 @@ fn status(response: &str) -> u16 {
 }
 
 /// The product with a trunk that brings calls in and one that takes calls out.
-async fn house_with_trunks() -> (House, Peer, Peer) {
+async fn server_with_trunks() -> (Server, Peer, Peer) {
     let (mut site, mut carrier) = (Peer::bind(SITE).await, Peer::bind(CARRIER).await);
     let trunks = format!(
         "[[sip.trunk]]\nname = 'site'\nsources = ['{}']\ntarget = '{}'\n\
@@ -168,14 +171,14 @@ async fn house_with_trunks() -> (House, Peer, Peer) {
         carrier.address.ip(),
         carrier.address,
     );
-    let house = House::configured(&trunks).await;
-    site.server = house.sip;
-    carrier.server = house.sip;
-    (house, site, carrier)
+    let server = Server::configured(&trunks).await;
+    site.server = server.sip;
+    carrier.server = server.sip;
+    (server, site, carrier)
 }
 
-fn no_legs(house: &House) -> bool {
-    house.running.backend().unwrap().media().legs == 0
+fn no_legs(server: &Server) -> bool {
+    server.running.backend().unwrap().media().legs == 0
 }
 
 /// The INVITE that a phone received last.
@@ -187,9 +190,9 @@ fn invited(phone: &Phone) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d4_no_header_of_a_caller_reaches_the_callee_but_those_on_the_list() {
-    let (house, site, _) = house_with_trunks().await;
-    let trio = Trio::register(house.sip).await;
-    let uri = format!("sip:{}@{}", AGENT.number, house.sip);
+    let (server, site, _) = server_with_trunks().await;
+    let trio = Trio::register(server.sip).await;
+    let uri = format!("sip:{}@{}", AGENT.number, server.sip);
     let from = format!("\"Boss\" <sip:0711@{}>", site.address);
     let smuggled = "X-Coach-Role : supervisor\r\nX-Folded:\r\n smuggled\r\nX-Long : a\r\n\tsmuggled\r\ns: smuggled subject\r\nSubject: smuggled\r\n\
                     Answer-Mode: Auto\r\nPriv-Answer-Mode: Auto\r\nCall-Info: <sip:smuggled>;answer-after=0\r\nAlert-Info: <http://x>;info=alert-autoanswer\r\n\
@@ -255,8 +258,8 @@ fn is_credential(text: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d5_a_callee_of_a_foreign_realm_gets_no_digest_for_an_invite_or_a_bye() {
-    let (house, _, carrier) = house_with_trunks().await;
-    let trio = Trio::register(house.sip).await;
+    let (server, _, carrier) = server_with_trunks().await;
+    let trio = Trio::register(server.sip).await;
     let sdp = format!(
         "v=0\r\no=- 1 1 IN IP4 {0}\r\ns=-\r\nc=IN IP4 {0}\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\n",
         carrier.address.ip()
@@ -291,7 +294,7 @@ async fn d5_a_callee_of_a_foreign_realm_gets_no_digest_for_an_invite_or_a_bye() 
         trio.agent.hang_up().await.unwrap();
         let bye = carrier.until("BYE ").await;
         carrier.respond(&bye, status, &challenge(header, "evil.example"), "").await;
-        wait::holds("the call is over", PATIENCE, || no_legs(&house)).await;
+        wait::holds("the call is over", PATIENCE, || no_legs(&server)).await;
         let heard = carrier.fence(&format!("bye{round}")).await;
         // A BYE that crossed the challenge may have been repeated as it was.
         assert!(heard.iter().all(|text| *text == bye), "{heard:?}");
@@ -300,14 +303,14 @@ async fn d5_a_callee_of_a_foreign_realm_gets_no_digest_for_an_invite_or_a_bye() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d6_nobody_is_carried_to_a_foreign_target_or_a_premium_number() {
-    let (house, site, carrier) = house_with_trunks().await;
-    let trio = Trio::register(house.sip).await;
-    let stranger = Peer::of(STRANGER, house.sip).await;
+    let (server, site, carrier) = server_with_trunks().await;
+    let trio = Trio::register(server.sip).await;
+    let stranger = Peer::of(STRANGER, server.sip).await;
     let targets = [
         "sip:0900123@premium.example".to_owned(),
         "sip:0900123@192.0.2.7:5060;transport=tcp".to_owned(),
-        format!("sip:0900123@{}", house.sip),
-        format!("sip:0900123%40premium.example@{}", house.sip),
+        format!("sip:0900123@{}", server.sip),
+        format!("sip:0900123%40premium.example@{}", server.sip),
         format!("sip:{}@premium.example;maddr=127.0.0.3", AGENT.number),
         "tel:+900123".to_owned(),
     ];
@@ -315,7 +318,7 @@ async fn d6_nobody_is_carried_to_a_foreign_target_or_a_premium_number() {
         for (at, target) in targets.iter().enumerate() {
             for (kind, from) in [
                 ("self", format!("<sip:x@{}>", peer.address)),
-                ("agent", format!("<sip:5001@{}>", house.sip)),
+                ("agent", format!("<sip:5001@{}>", server.sip)),
             ] {
                 let label = format!("{name}{kind}{at}");
                 peer.send(&peer.invite(&label, target, &from, "")).await;
@@ -331,7 +334,7 @@ async fn d6_nobody_is_carried_to_a_foreign_target_or_a_premium_number() {
             let refer = peer
                 .invite(
                     &format!("refer{name}{at}"),
-                    &format!("sip:{}@{}", AGENT.number, house.sip),
+                    &format!("sip:{}@{}", AGENT.number, server.sip),
                     "<sip:x@x>",
                     &format!("Refer-To: <{target}>\r\n"),
                 )
@@ -351,7 +354,7 @@ async fn d6_nobody_is_carried_to_a_foreign_target_or_a_premium_number() {
     assert!(matches!(refused.event, PhoneEvent::Refused(403 | 404)), "{refused:?}");
     let heard = carrier.fence("quiet").await;
     assert!(heard.is_empty(), "somebody was carried out: {heard:?}");
-    assert!(no_legs(&house));
+    assert!(no_legs(&server));
     let incoming = |event: &PhoneEvent| matches!(event, PhoneEvent::Incoming { .. });
     assert!(!trio.agent.events().iter().any(|happened| incoming(&happened.event)));
 }
@@ -368,17 +371,9 @@ async fn coached_process(more: &str) -> (tempfile::TempDir, Process, Trio) {
     let trio = Trio::register(process.door("sip")).await;
     trio.call().await;
     trio.hear(TALK).await;
-    let url = format!("http://{}/api/v2/me/devices/{}", process.door("rest"), SUPERVISOR.device);
+    let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
     let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{}", AGENT.device)});
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let answer = http
-        .post(url)
-        .basic_auth(SUPERVISOR.user, Some(SUPERVISOR.password))
-        .json(&coach)
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), StatusCode::OK);
+    supervisor.post(&format!("/me/devices/{}", SUPERVISOR.device), coach).await;
     trio.hear(COACH).await;
     (place, process, trio)
 }
@@ -520,10 +515,10 @@ async fn d8_five_hundred_dribbling_connections_and_a_declared_4_gib_cost_little_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d9_forged_bye_cancel_and_re_invite_are_481_and_the_call_lives() {
-    let (house, site, _) = house_with_trunks().await;
-    let trio = Trio::register(house.sip).await;
-    let stranger = Peer::of(STRANGER, house.sip).await;
-    let uri = format!("sip:{}@{}", AGENT.number, house.sip);
+    let (server, site, _) = server_with_trunks().await;
+    let trio = Trio::register(server.sip).await;
+    let stranger = Peer::of(STRANGER, server.sip).await;
+    let uri = format!("sip:{}@{}", AGENT.number, server.sip);
     trio.agent.set_answer(undertone::demo::phone::AnswerPolicy::OnRequest).await.unwrap();
     let invite = site.invite("d9", &uri, &format!("<sip:0711@{}>", site.address), "");
     site.send(&invite).await;
@@ -546,7 +541,7 @@ async fn d9_forged_bye_cancel_and_re_invite_are_481_and_the_call_lives() {
     assert_eq!(status(&answered), 200, "{ringing}\n{answered}");
     site.send(&site.within("ACK", 1, "d9a", &invite, &answered)).await;
 
-    let elsewhere = Peer::of(SITE.replace(".2:", ".8:").as_str(), house.sip).await;
+    let elsewhere = Peer::of(SITE.replace(".2:", ".8:").as_str(), server.sip).await;
     for (at, method) in ["BYE", "INVITE", "UPDATE", "INFO"].into_iter().enumerate() {
         let cseq = 10 + at as u32;
         for (name, peer) in [("stranger", &stranger), ("elsewhere", &elsewhere)] {
@@ -577,18 +572,18 @@ async fn d9_forged_bye_cancel_and_re_invite_are_481_and_the_call_lives() {
 
 #[tokio::test]
 async fn d17_nobody_reads_switches_or_ends_what_another_supervisor_monitors() {
-    let house = front::House::open(Wishes::default()).await;
+    let server = gateway_server::GatewayServer::open(ServerOptions::default()).await;
     let device = |id: &str| format!("/api/v2/me/devices/{id}");
     let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{BOB_PHONE}")});
     let done = |(status, body): (StatusCode, Value)| {
         assert_eq!((status, &body["statusCode"]), (StatusCode::OK, &json!(0)), "{body}")
     };
-    done(house.post("meg", &device(MEG_PHONE), &coach).await);
-    let call = house.phones.customer_calls("7001", "5001").await.unwrap();
-    house.phones.answer(&BOB_PHONE.into(), &call).await.unwrap();
+    done(server.post("meg", &device(MEG_PHONE), &coach).await);
+    let call = server.phones.customer_calls("7001", "5001").await.unwrap();
+    server.phones.answer(&BOB_PHONE.into(), &call).await.unwrap();
     let path = format!("/api/v2/me/calls/{call}");
     let joined = wait::found(PATIENCE, async || {
-        (house.get("meg", &path).await.1["call"]["state"] == "Established").then_some(())
+        (server.get("meg", &path).await.1["call"]["state"] == "Established").then_some(())
     });
     joined.await.expect("joined in time");
     let refused = |what: String, (status, body): (StatusCode, Value)| {
@@ -599,38 +594,39 @@ async fn d17_nobody_reads_switches_or_ends_what_another_supervisor_monitors() {
     let operation = |name: &str| json!({"operationName": name});
     for user in ["kim", "otto", "bob"] {
         for path in [device(MEG_PHONE), format!("/api/v2/devices/{MEG_PHONE}")] {
-            refused(format!("{user} reads {path}"), house.get(user, &path).await);
+            refused(format!("{user} reads {path}"), server.get(user, &path).await);
         }
         for name in ["CancelSupervisorMonitoring", "DoNotDisturbOn"] {
             refused(
                 format!("{user} {name}"),
-                house.post(user, &device(MEG_PHONE), &operation(name)).await,
+                server.post(user, &device(MEG_PHONE), &operation(name)).await,
             );
         }
         refused(
             format!("{user} Coach from her device"),
-            house.post(user, &device(MEG_PHONE), &coach).await,
+            server.post(user, &device(MEG_PHONE), &coach).await,
         );
         if user != "bob" {
-            refused(format!("{user} reads {path}"), house.get(user, &path).await);
+            refused(format!("{user} reads {path}"), server.get(user, &path).await);
             for name in ["SwitchToBargeIn", "Hangup"] {
-                refused(format!("{user} {name}"), house.post(user, &path, &operation(name)).await);
+                refused(format!("{user} {name}"), server.post(user, &path, &operation(name)).await);
             }
         }
     }
     // He is on the call, and no supervisor.
-    refused("bob switches".into(), house.post("bob", &path, &operation("SwitchToBargeIn")).await);
-    refused("bob Coach".into(), house.post("bob", &device(BOB_PHONE), &coach).await);
+    refused("bob switches".into(), server.post("bob", &path, &operation("SwitchToBargeIn")).await);
+    refused("bob Coach".into(), server.post("bob", &device(BOB_PHONE), &coach).await);
     refused(
         "otto Coach outside his group".into(),
-        house.post("otto", &device(OTTO_PHONE), &coach).await,
+        server.post("otto", &device(OTTO_PHONE), &coach).await,
     );
 
     let state =
-        house.get("meg", &device(MEG_PHONE)).await.1["device"]["supervisorMonitoringState"].clone();
+        server.get("meg", &device(MEG_PHONE)).await.1["device"]["supervisorMonitoringState"]
+            .clone();
     assert_eq!(state["state"], "Coach", "as she left it");
-    assert_eq!(house.get("meg", &path).await.1["call"]["state"], "Established");
-    let lines = house.audit();
+    assert_eq!(server.get("meg", &path).await.1["call"]["state"], "Established");
+    let lines = server.audit();
     for user in ["kim", "otto", "bob"] {
         let told = lines.iter().any(|line| line["user"] == user && line["refused"].is_string());
         assert!(told, "no audit line of {user}: {lines:?}");
@@ -668,9 +664,7 @@ async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() 
     // Whatever came of them: it has been looked at.
     site.fence("d18fence").await;
 
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let base = format!("http://{}/api/v2/me", process.door("rest"));
-    let device = format!("{base}/devices/{}", SUPERVISOR.device);
+    let device = format!("/me/devices/{}", SUPERVISOR.device);
     for (user, body) in [
         (SUPERVISOR.user, json!({"operationName": EVIL})),
         (SUPERVISOR.user, json!({"operationName": "Coach", "targetDeviceUri": EVIL})),
@@ -685,17 +679,17 @@ async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() 
         (SUPERVISOR.user, json!({"operationName": "ForwardCallsOn", "destination": EVIL})),
         (EVIL, json!({"operationName": "Coach"})),
     ] {
-        let request = http.post(&device).basic_auth(user, Some(SUPERVISOR.password)).json(&body);
-        let request = request
+        let client = RestClient::new(process.door("rest"), user, SUPERVISOR.password);
+        let request = client
+            .posting(&device, &body)
             .header("X-Request-Id", "x\",\"level\":\"ERROR")
             .header("User-Agent", "y\",\"level\":\"ERROR");
         let answer = request.send().await.unwrap();
         assert!(answer.status().is_client_error(), "{body}");
     }
-    let answer = http
-        .get(format!("{base}/calls/%0d%0a%1b%22,%22level%22:%22ERROR"))
-        .basic_auth(SUPERVISOR.user, Some(SUPERVISOR.password));
-    assert!(answer.send().await.unwrap().status().is_client_error());
+    let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
+    let request = supervisor.getting("/me/calls/%0d%0a%1b%22,%22level%22:%22ERROR");
+    assert!(request.send().await.unwrap().status().is_client_error());
     drop(trio);
 
     let audit = std::fs::read_to_string(place.path().join("undertone-data/audit.jsonl")).unwrap();

@@ -9,7 +9,9 @@ mod slow;
 mod transports;
 mod websocket;
 
-use crate::support::front::{BOB_PHONE, House, MEG_PHONE, PASSWORD, PATIENCE, Wishes};
+use crate::support::gateway_server::{
+    BOB_PHONE, GatewayServer, MEG_PHONE, PASSWORD, PATIENCE, ServerOptions,
+};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -21,14 +23,14 @@ use undertone::cometd::CometdConfig;
 
 pub(crate) const ENDPOINT: &str = "/api/v2/notifications";
 
-pub(crate) async fn open() -> House {
+pub(crate) async fn open() -> GatewayServer {
     open_with(CometdConfig::default()).await
 }
 
-pub(crate) async fn open_with(config: CometdConfig) -> House {
-    House::open(Wishes {
+pub(crate) async fn open_with(config: CometdConfig) -> GatewayServer {
+    GatewayServer::open(ServerOptions {
         bayeux: CometdConfig { open_channels: vec!["/x".to_owned(), "/x/**".to_owned()], ..config },
-        ..Wishes::default()
+        ..ServerOptions::default()
     })
     .await
 }
@@ -42,12 +44,17 @@ pub(crate) async fn send(request: reqwest::RequestBuilder) -> Vec<Value> {
     serde_json::from_str(&text).expect("C43: a JSON array")
 }
 
-pub(crate) async fn say_to(house: &House, path: &str, user: &str, messages: &Value) -> Vec<Value> {
-    send(house.posting(path).basic_auth(user, Some(PASSWORD)).json(messages)).await
+pub(crate) async fn say_to(
+    server: &GatewayServer,
+    path: &str,
+    user: &str,
+    messages: &Value,
+) -> Vec<Value> {
+    send(server.client(user).posting(path, messages)).await
 }
 
-pub(crate) async fn say(house: &House, user: &str, messages: &Value) -> Vec<Value> {
-    say_to(house, ENDPOINT, user, messages).await
+pub(crate) async fn say(server: &GatewayServer, user: &str, messages: &Value) -> Vec<Value> {
+    say_to(server, ENDPOINT, user, messages).await
 }
 
 pub(crate) fn handshake() -> Value {
@@ -72,25 +79,25 @@ pub(crate) fn reply(answer: &[Value]) -> &Value {
 
 /// A session without a cookie jar: Basic on every request.
 #[derive(Clone)]
-pub(crate) struct Desktop<'a> {
-    pub(crate) house: &'a House,
+pub(crate) struct PollingSession<'a> {
+    pub(crate) server: &'a GatewayServer,
     pub(crate) user: &'static str,
     pub(crate) id: String,
 }
 
-impl<'a> Desktop<'a> {
+impl<'a> PollingSession<'a> {
     /// Shakes hands and connects once, so that the next connect is held.
-    pub(crate) async fn new(house: &'a House, user: &'static str) -> Self {
-        let answer = say(house, user, &json!([handshake()])).await;
+    pub(crate) async fn new(server: &'a GatewayServer, user: &'static str) -> Self {
+        let answer = say(server, user, &json!([handshake()])).await;
         let id = answer[0]["clientId"].as_str().expect("a client id").to_owned();
-        let desktop = Self { house, user, id };
+        let desktop = Self { server, user, id };
         assert_eq!(reply(&desktop.connect().await)["successful"], true);
         desktop
     }
 
     /// With a subscription.
-    pub(crate) async fn on(house: &'a House, user: &'static str, channel: &str) -> Self {
-        let desktop = Self::new(house, user).await;
+    pub(crate) async fn on(server: &'a GatewayServer, user: &'static str, channel: &str) -> Self {
+        let desktop = Self::new(server, user).await;
         assert_eq!(desktop.subscribe(&json!(channel)).await["successful"], true, "{channel}");
         desktop
     }
@@ -104,7 +111,7 @@ impl<'a> Desktop<'a> {
     }
 
     pub(crate) async fn say(&self, channel: &str, more: Value) -> Vec<Value> {
-        say(self.house, self.user, &json!([self.message(channel, &more)])).await
+        say(self.server, self.user, &json!([self.message(channel, &more)])).await
     }
 
     pub(crate) async fn connect(&self) -> Vec<Value> {
@@ -123,15 +130,14 @@ impl<'a> Desktop<'a> {
 
     /// A connect under way, once it is held.
     pub(crate) async fn hold(&self) -> JoinHandle<Vec<Value>> {
-        let mut load = self.house.bayeux.load();
+        let mut load = self.server.bayeux.load();
         let before = load.borrow_and_update().held;
         let connect =
             json!([self.message("/meta/connect", &json!({"connectionType": "long-polling"}))]);
-        let request =
-            self.house.posting(ENDPOINT).basic_auth(self.user, Some(PASSWORD)).json(&connect);
+        let request = self.server.client(self.user).posting(ENDPOINT, &connect);
         let held = tokio::spawn(send(request));
         let waited = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held > before)).await;
-        waited.expect("held in time").expect("a hub");
+        waited.expect("held in time").expect("an event channel");
         held
     }
 
@@ -160,14 +166,14 @@ impl<'a> Desktop<'a> {
 
 #[tokio::test]
 async fn c01_to_c05_a_handshake_opens_a_session_however_it_is_sent() {
-    let house = open().await;
+    let server = open().await;
     for (path, body) in [
         (ENDPOINT.to_owned(), json!([handshake()])),
         (ENDPOINT.to_owned(), handshake()),
         (format!("{ENDPOINT}/"), json!([handshake()])),
         (format!("{ENDPOINT}/handshake"), json!([handshake()])),
     ] {
-        let request = house.posting(&path).basic_auth("meg", Some(PASSWORD)).json(&body);
+        let request = server.posting(&path).basic_auth("meg", Some(PASSWORD)).json(&body);
         let response = request.send().await.expect("an answer");
         assert_eq!(response.status(), StatusCode::OK, "{path}");
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
@@ -186,31 +192,31 @@ async fn c01_to_c05_a_handshake_opens_a_session_however_it_is_sent() {
     }
     let mut ids = BTreeSet::new();
     for _ in 0..100 {
-        let answer = say(&house, "meg", &json!([handshake()])).await;
+        let answer = say(&server, "meg", &json!([handshake()])).await;
         let id = answer[0]["clientId"].as_str().expect("a client id").to_owned();
         assert!(id.len() >= 20 && id.chars().all(|c| c.is_ascii_alphanumeric()), "{id}");
         ids.insert(id);
     }
     assert_eq!(ids.len(), 100);
-    let desktop = Desktop::new(&house, "meg").await;
+    let desktop = PollingSession::new(&server, "meg").await;
     let connect = json!([desktop.message(
         "/meta/connect",
         &json!({"connectionType": "long-polling", "advice": {"timeout": 0}})
     )]);
     assert_eq!(
-        say_to(&house, &format!("{ENDPOINT}/connect"), "meg", &connect).await[0]["successful"],
+        say_to(&server, &format!("{ENDPOINT}/connect"), "meg", &connect).await[0]["successful"],
         true
     );
     let disconnect = json!([desktop.message("/meta/disconnect", &json!({}))]);
     assert_eq!(
-        say_to(&house, &format!("{ENDPOINT}/disconnect"), "meg", &disconnect).await[0]["successful"],
+        say_to(&server, &format!("{ENDPOINT}/disconnect"), "meg", &disconnect).await[0]["successful"],
         true
     );
 }
 
 #[tokio::test]
 async fn c02_the_browser_gets_its_cookie_once() {
-    let house = open().await;
+    let server = open().await;
     let cookies = |response: &reqwest::Response| -> Vec<String> {
         let lines = response.headers().get_all(header::SET_COOKIE);
         lines
@@ -220,10 +226,10 @@ async fn c02_the_browser_gets_its_cookie_once() {
             .map(str::to_owned)
             .collect()
     };
-    let browser = house.browser();
+    let browser = server.browser();
     let shake = || {
         browser
-            .post(house.url(ENDPOINT))
+            .post(server.url(ENDPOINT))
             .basic_auth("meg", Some(PASSWORD))
             .json(&json!([handshake()]))
             .send()
@@ -237,10 +243,10 @@ async fn c02_the_browser_gets_its_cookie_once() {
 #[tokio::test]
 async fn c06_to_c08_the_first_connect_returns_at_once_and_later_ones_are_held() {
     let hold = Duration::from_millis(300);
-    let house = open_with(CometdConfig { hold, ..CometdConfig::default() }).await;
-    let shaken = say(&house, "meg", &json!([handshake()])).await;
-    let desktop = Desktop {
-        house: &house,
+    let server = open_with(CometdConfig { hold, ..CometdConfig::default() }).await;
+    let shaken = say(&server, "meg", &json!([handshake()])).await;
+    let desktop = PollingSession {
+        server: &server,
         user: "meg",
         id: shaken[0]["clientId"].as_str().expect("a client id").to_owned(),
     };
@@ -258,9 +264,9 @@ async fn c06_to_c08_the_first_connect_returns_at_once_and_later_ones_are_held() 
 
 #[tokio::test]
 async fn c09_and_c10_events_wake_a_held_connect_or_wait_for_the_next() {
-    let house = open().await;
-    let reader = Desktop::on(&house, "meg", "/x/a").await;
-    let writer = Desktop::new(&house, "bob").await;
+    let server = open().await;
+    let reader = PollingSession::on(&server, "meg", "/x/a").await;
+    let writer = PollingSession::new(&server, "bob").await;
     let held = reader.hold().await;
     writer.publish("/x/a", json!("now")).await;
     let answer = held.await.expect("an answer");
@@ -277,12 +283,12 @@ async fn c09_and_c10_events_wake_a_held_connect_or_wait_for_the_next() {
 
 #[tokio::test]
 async fn c11_and_c12_a_connect_of_nobody_is_told_to_shake_hands() {
-    let house = open().await;
+    let server = open().await;
     for connect in [
         json!([{"channel": "/meta/connect", "id": "1", "clientId": "unknown", "connectionType": "long-polling"}]),
         json!([{"channel": "/meta/connect", "id": "1", "connectionType": "long-polling"}]),
     ] {
-        let answer = say(&house, "meg", &connect).await;
+        let answer = say(&server, "meg", &connect).await;
         assert_eq!(answer[0]["successful"], false);
         assert!(
             answer[0]["error"].as_str().is_some_and(|error| error.starts_with("402")),
@@ -294,9 +300,9 @@ async fn c11_and_c12_a_connect_of_nobody_is_told_to_shake_hands() {
 
 #[tokio::test]
 async fn c13_to_c18_subscriptions_are_taken_echoed_refused_and_given_up() {
-    let house = open().await;
-    let reader = Desktop::new(&house, "meg").await;
-    let writer = Desktop::new(&house, "bob").await;
+    let server = open().await;
+    let reader = PollingSession::new(&server, "meg").await;
+    let writer = PollingSession::new(&server, "bob").await;
     let one = reader.subscribe(&json!("/x/a")).await;
     assert_eq!(
         (&one["successful"], &one["id"], &one["subscription"]),
@@ -340,10 +346,10 @@ async fn c13_to_c18_subscriptions_are_taken_echoed_refused_and_given_up() {
 
 #[tokio::test]
 async fn c19_and_c20_wildcards_take_in_what_they_say() {
-    let house = open().await;
-    let writer = Desktop::new(&house, "bob").await;
-    let children = Desktop::on(&house, "meg", "/x/*").await;
-    let descendants = Desktop::on(&house, "meg", "/x/**").await;
+    let server = open().await;
+    let writer = PollingSession::new(&server, "bob").await;
+    let children = PollingSession::on(&server, "meg", "/x/*").await;
+    let descendants = PollingSession::on(&server, "meg", "/x/**").await;
     for channel in ["/x", "/x/a", "/x/a/b", "/x/a/b/c"] {
         assert_eq!(writer.publish(channel, json!(channel)).await["successful"], true);
     }
@@ -359,8 +365,8 @@ async fn c19_and_c20_wildcards_take_in_what_they_say() {
 
 #[tokio::test]
 async fn c21_to_c24_publishing_answers_each_message_and_tells_each_reader_once() {
-    let house = open().await;
-    let both = Desktop::on(&house, "meg", "/x/a").await;
+    let server = open().await;
+    let both = PollingSession::on(&server, "meg", "/x/a").await;
     both.subscribe(&json!(["/x/*", "/x/**"])).await;
     let reply = both.publish("/x/a", json!({"n": 1})).await;
     assert_eq!(
@@ -377,7 +383,7 @@ async fn c21_to_c24_publishing_answers_each_message_and_tells_each_reader_once()
             message
         })
         .collect();
-    let replies = say(&house, "meg", &json!(batch)).await;
+    let replies = say(&server, "meg", &json!(batch)).await;
     let ids: Vec<&str> = replies.iter().filter_map(|reply| reply["id"].as_str()).collect();
     assert_eq!(ids, ["b0", "b1", "b2", "b3"]);
     assert_eq!(data(&both.waiting().await), [0, 1, 2, 3].map(|n| json!(n)));
@@ -386,11 +392,11 @@ async fn c21_to_c24_publishing_answers_each_message_and_tells_each_reader_once()
 
 #[tokio::test]
 async fn c25_to_c28_what_may_not_be_published_reaches_nobody() {
-    let house = open().await;
-    let reader = Desktop::on(&house, "meg", "/**").await;
-    let other = Desktop::new(&house, "bob").await;
+    let server = open().await;
+    let reader = PollingSession::on(&server, "meg", "/**").await;
+    let other = PollingSession::new(&server, "bob").await;
     assert_eq!(reader.events(3).await.len(), 3, "his state, on two channels, and his device's");
-    let answer = say(&house, "bob", &json!([{"clientId": other.id, "id": "1", "data": 1}])).await;
+    let answer = say(&server, "bob", &json!([{"clientId": other.id, "id": "1", "data": 1}])).await;
     assert!(answer.iter().all(|reply| {
         reply["successful"] == false
             && reply["error"].as_str().is_some_and(|e| e.starts_with("400"))
@@ -417,8 +423,8 @@ async fn c25_to_c28_what_may_not_be_published_reaches_nobody() {
 
 #[tokio::test]
 async fn c29_and_c30_a_disconnect_ends_the_session_for_good() {
-    let house = open().await;
-    let desktop = Desktop::new(&house, "meg").await;
+    let server = open().await;
+    let desktop = PollingSession::new(&server, "meg").await;
     let held = desktop.hold().await;
     assert_eq!(desktop.say("/meta/disconnect", json!({})).await[0]["successful"], true);
     assert_eq!(reply(&held.await.expect("an answer"))["advice"]["reconnect"], "none");
@@ -437,17 +443,17 @@ async fn c29_and_c30_a_disconnect_ends_the_session_for_good() {
 
 #[tokio::test]
 async fn c31_a_session_without_connects_is_gone_after_max_interval() {
-    let house = open_with(CometdConfig {
+    let server = open_with(CometdConfig {
         max_interval: Duration::from_millis(50),
         ..CometdConfig::default()
     })
     .await;
-    let shaken = say(&house, "meg", &json!([handshake()])).await;
-    let mut load = house.bayeux.load();
+    let shaken = say(&server, "meg", &json!([handshake()])).await;
+    let mut load = server.bayeux.load();
     let gone = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.sessions == 0)).await;
-    gone.expect("in time").expect("a hub");
+    gone.expect("in time").expect("an event channel");
     let connect = json!([{"channel": "/meta/connect", "clientId": shaken[0]["clientId"], "connectionType": "long-polling"}]);
-    let answer = say(&house, "meg", &connect).await;
+    let answer = say(&server, "meg", &connect).await;
     assert_eq!(
         (&answer[0]["error"], &answer[0]["advice"]["reconnect"]),
         (&json!("402::session_unknown"), &json!("handshake"))
@@ -456,8 +462,8 @@ async fn c31_a_session_without_connects_is_gone_after_max_interval() {
 
 #[tokio::test]
 async fn c32_and_c33_malformed_requests_are_400_and_break_nothing() {
-    let house = open().await;
-    let desktop = Desktop::new(&house, "meg").await;
+    let server = open().await;
+    let desktop = PollingSession::new(&server, "meg").await;
     for body in [
         "{",
         "",
@@ -469,7 +475,7 @@ async fn c32_and_c33_malformed_requests_are_400_and_break_nothing() {
         "[{\"channel\":\"/meta/connect\"",
         "\u{0}",
     ] {
-        let request = house
+        let request = server
             .posting(ENDPOINT)
             .basic_auth("meg", Some(PASSWORD))
             .header(header::CONTENT_TYPE, "application/json");
@@ -478,16 +484,16 @@ async fn c32_and_c33_malformed_requests_are_400_and_break_nothing() {
     }
     let too_many: Vec<Value> =
         (0..65).map(|_| desktop.message("/x/a", &json!({"data": 1}))).collect();
-    let request = house.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&too_many);
+    let request = server.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&too_many);
     assert_eq!(request.send().await.expect("an answer").status(), StatusCode::BAD_REQUEST);
-    let request = house
+    let request = server
         .posting(ENDPOINT)
         .basic_auth("meg", Some(PASSWORD))
         .header(header::CONTENT_TYPE, "application/json");
     let response = request.body(" ".repeat(70_000)).send().await.expect("an answer");
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     let answer =
-        say(&house, "meg", &json!([handshake(), desktop.message("/x/a", &json!({"data": 1}))]))
+        say(&server, "meg", &json!([handshake(), desktop.message("/x/a", &json!({"data": 1}))]))
             .await;
     assert_eq!(
         (answer.len(), &answer[0]["successful"]),
@@ -499,8 +505,8 @@ async fn c32_and_c33_malformed_requests_are_400_and_break_nothing() {
 
 #[tokio::test]
 async fn c34_every_kind_of_json_arrives_equal() {
-    let house = open().await;
-    let reader = Desktop::on(&house, "meg", "/x/a").await;
+    let server = open().await;
+    let reader = PollingSession::on(&server, "meg", "/x/a").await;
     let values = [
         json!({"deep": [[[{"a": {"b": [null, true, false]}}]]]}),
         json!(null),
@@ -522,9 +528,9 @@ async fn c34_every_kind_of_json_arrives_equal() {
 
 #[tokio::test]
 async fn c35_json_is_taken_under_its_names_and_other_text_is_not() {
-    let house = open().await;
+    let server = open().await;
     let status = async |media_type: Option<&str>| {
-        let mut request = house
+        let mut request = server
             .posting(ENDPOINT)
             .basic_auth("meg", Some(PASSWORD))
             .body(json!([handshake()]).to_string());
@@ -549,13 +555,13 @@ async fn c35_json_is_taken_under_its_names_and_other_text_is_not() {
 
 #[tokio::test]
 async fn c43_and_c44_connect_and_subscribe_in_one_post_are_answered_at_once_in_order() {
-    let house = open().await;
-    let desktop = Desktop::new(&house, "meg").await;
+    let server = open().await;
+    let desktop = PollingSession::new(&server, "meg").await;
     let batch = json!([
         desktop.message("/meta/connect", &json!({"connectionType": "long-polling"})),
         desktop.message("/meta/subscribe", &json!({"subscription": "/x/a"})),
     ]);
-    let answer = say(&house, "meg", &batch).await;
+    let answer = say(&server, "meg", &batch).await;
     let channels: Vec<&Value> = answer.iter().map(|reply| &reply["channel"]).collect();
     assert_eq!(channels, ["/meta/connect", "/meta/subscribe"]);
     assert!(answer.iter().all(|reply| reply["successful"] == true));
@@ -563,18 +569,18 @@ async fn c43_and_c44_connect_and_subscribe_in_one_post_are_answered_at_once_in_o
 
 #[tokio::test]
 async fn the_newest_connect_wins_and_the_older_one_fails_at_once() {
-    let house = open().await;
-    let desktop = Desktop::on(&house, "meg", "/x/a").await;
-    let mut load = house.bayeux.load();
+    let server = open().await;
+    let desktop = PollingSession::on(&server, "meg", "/x/a").await;
+    let mut load = server.bayeux.load();
     let connect =
         json!([desktop.message("/meta/connect", &json!({"connectionType": "long-polling"}))]);
     let older = tokio::spawn(
-        house.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&connect).send(),
+        server.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&connect).send(),
     );
     let held = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held == 1)).await;
-    drop(held.expect("in time").expect("a hub"));
+    drop(held.expect("in time").expect("an event channel"));
     let newer = tokio::spawn(send(
-        house.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&connect),
+        server.posting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).json(&connect),
     ));
     let status = older.await.expect("a task").expect("an answer").status();
     assert_eq!(status, StatusCode::CONFLICT);
@@ -582,9 +588,14 @@ async fn the_newest_connect_wins_and_the_older_one_fails_at_once() {
     assert_eq!(data(&newer.await.expect("an answer")), [json!(1)]);
 }
 
-pub(crate) async fn switch_do_not_disturb(house: &House, user: &str, device: &str, on: bool) {
+pub(crate) async fn switch_do_not_disturb(
+    server: &GatewayServer,
+    user: &str,
+    device: &str,
+    on: bool,
+) {
     let body = json!({"operationName": if on { "DoNotDisturbOn" } else { "DoNotDisturbOff" }});
-    let (status, body) = house.post(user, &format!("/api/v2/me/devices/{device}"), &body).await;
+    let (status, body) = server.post(user, &format!("/api/v2/me/devices/{device}"), &body).await;
     assert_eq!(status, StatusCode::OK, "{body}");
 }
 
@@ -594,9 +605,9 @@ pub(crate) fn device_of(event: &Value) -> &str {
 
 #[tokio::test]
 async fn g01_an_event_of_one_user_reaches_his_sessions_only() {
-    let house = open().await;
-    let meg = Desktop::on(&house, "meg", "/v2/me/devices").await;
-    let bob = Desktop::on(&house, "bob", "/v2/me/devices").await;
+    let server = open().await;
+    let meg = PollingSession::on(&server, "meg", "/v2/me/devices").await;
+    let bob = PollingSession::on(&server, "bob", "/v2/me/devices").await;
     for (desktop, device) in [(&meg, MEG_PHONE), (&bob, BOB_PHONE)] {
         let snapshot = desktop.events(1).await;
         assert_eq!(
@@ -606,7 +617,7 @@ async fn g01_an_event_of_one_user_reaches_his_sessions_only() {
     }
     let bobs = bob.hold().await;
     let megs = meg.hold().await;
-    switch_do_not_disturb(&house, "meg", MEG_PHONE, true).await;
+    switch_do_not_disturb(&server, "meg", MEG_PHONE, true).await;
     let answer = megs.await.expect("an answer");
     let event = answer.iter().find(|message| is_event(message)).expect("an event");
     assert_eq!(
@@ -624,15 +635,15 @@ async fn g01_an_event_of_one_user_reaches_his_sessions_only() {
 
 #[tokio::test]
 async fn g02_each_session_of_a_user_gets_each_event_once() {
-    let house = open().await;
+    let server = open().await;
     let mut desktops = Vec::new();
     for _ in 0..3 {
-        let desktop = Desktop::on(&house, "meg", "/v2/me/devices").await;
+        let desktop = PollingSession::on(&server, "meg", "/v2/me/devices").await;
         assert_eq!(desktop.events(1).await.len(), 1);
         desktops.push(desktop);
     }
-    switch_do_not_disturb(&house, "meg", MEG_PHONE, true).await;
-    switch_do_not_disturb(&house, "meg", MEG_PHONE, false).await;
+    switch_do_not_disturb(&server, "meg", MEG_PHONE, true).await;
+    switch_do_not_disturb(&server, "meg", MEG_PHONE, false).await;
     for desktop in &desktops {
         let states: Vec<Value> = desktop
             .events(2)
@@ -647,15 +658,15 @@ async fn g02_each_session_of_a_user_gets_each_event_once() {
 
 #[tokio::test]
 async fn g03_without_a_user_there_is_no_session_or_none_of_the_users_channels() {
-    let house = open().await;
-    let answer = send(house.posting(ENDPOINT).json(&json!([handshake()]))).await;
+    let server = open().await;
+    let answer = send(server.posting(ENDPOINT).json(&json!([handshake()]))).await;
     assert_eq!(
         (&answer[0]["successful"], &answer[0]["error"]),
         (&json!(false), &json!("403::handshake_denied"))
     );
     assert_eq!(answer[0]["advice"]["reconnect"], "none");
     let answer =
-        send(house.posting(ENDPOINT).basic_auth("meg", Some("wrong")).json(&json!([handshake()])))
+        send(server.posting(ENDPOINT).basic_auth("meg", Some("wrong")).json(&json!([handshake()])))
             .await;
     assert_eq!(
         (&answer[0]["error"], &answer[0]["advice"]["reconnect"]),
@@ -663,9 +674,9 @@ async fn g03_without_a_user_there_is_no_session_or_none_of_the_users_channels() 
         "in CometD's words, which its clients understand"
     );
 
-    let house = open_with(CometdConfig { anonymous: true, ..CometdConfig::default() }).await;
-    let browser = house.browser();
-    let say = |messages: Value| send(browser.post(house.url(ENDPOINT)).json(&messages));
+    let server = open_with(CometdConfig { anonymous: true, ..CometdConfig::default() }).await;
+    let browser = server.browser();
+    let say = |messages: Value| send(browser.post(server.url(ENDPOINT)).json(&messages));
     let client = say(json!([handshake()])).await[0]["clientId"].clone();
     let subscribe = |channel: &str| json!([{"channel": "/meta/subscribe", "clientId": client, "subscription": channel}]);
     for channel in ["/v2/me/devices", "/v2/**", "/**"] {
@@ -673,16 +684,16 @@ async fn g03_without_a_user_there_is_no_session_or_none_of_the_users_channels() 
         assert!(reply["error"].as_str().is_some_and(|error| error.starts_with("403")), "{reply}");
     }
     assert_eq!(say(subscribe("/x/a")).await[0]["successful"], true);
-    let elsewhere = send(house.posting(ENDPOINT).json(&subscribe("/x/b"))).await;
+    let elsewhere = send(server.posting(ENDPOINT).json(&subscribe("/x/b"))).await;
     assert_eq!(elsewhere[0]["error"], "402::session_unknown", "another browser");
 }
 
 #[tokio::test]
 async fn g04_a_client_cannot_speak_on_a_channel_of_state() {
-    let house = open().await;
-    let reader = Desktop::on(&house, "meg", "/v2/**").await;
+    let server = open().await;
+    let reader = PollingSession::on(&server, "meg", "/v2/**").await;
     reader.events(3).await;
-    let writer = Desktop::on(&house, "meg", "/v2/me/calls").await;
+    let writer = PollingSession::on(&server, "meg", "/v2/me/calls").await;
     for channel in ["/v2/me/devices", "/v2/me/calls", "/v2/me", "/v2/other"] {
         let reply =
             writer.publish(channel, json!({"messageType": "DeviceStateChangeMessage"})).await;
@@ -693,22 +704,22 @@ async fn g04_a_client_cannot_speak_on_a_channel_of_state() {
 
 #[tokio::test]
 async fn g05_a_wildcard_brings_the_own_events_only() {
-    let house = open().await;
+    let server = open().await;
     for (pattern, states) in [("/v2/**", 3), ("/**", 3), ("/v2/me/*", 2)] {
-        let meg = Desktop::on(&house, "meg", pattern).await;
+        let meg = PollingSession::on(&server, "meg", pattern).await;
         let told = meg.events(states).await;
         assert!(told.iter().any(|event| device_of(event) == MEG_PHONE), "{pattern}: {told:?}");
-        switch_do_not_disturb(&house, "bob", BOB_PHONE, true).await;
-        switch_do_not_disturb(&house, "bob", BOB_PHONE, false).await;
+        switch_do_not_disturb(&server, "bob", BOB_PHONE, true).await;
+        switch_do_not_disturb(&server, "bob", BOB_PHONE, false).await;
         assert_eq!(meg.waiting().await, Vec::<Value>::new(), "{pattern}");
     }
 }
 
 #[tokio::test]
 async fn d14_a_stolen_client_id_is_worth_nothing_and_its_owner_notices_nothing() {
-    let house = open().await;
-    let meg = Desktop::on(&house, "meg", "/x/a").await;
-    let thief = Desktop { user: "bob", ..meg.clone() };
+    let server = open().await;
+    let meg = PollingSession::on(&server, "meg", "/x/a").await;
+    let thief = PollingSession { user: "bob", ..meg.clone() };
     let held = meg.hold().await;
     for (channel, more) in [
         ("/meta/connect", json!({"connectionType": "long-polling"})),
@@ -720,19 +731,19 @@ async fn d14_a_stolen_client_id_is_worth_nothing_and_its_owner_notices_nothing()
         assert_eq!(reply["error"], "402::session_unknown", "{reply}");
     }
     let nobody =
-        send(house.posting(ENDPOINT).json(&json!([meg.message("/meta/disconnect", &json!({}))])))
+        send(server.posting(ENDPOINT).json(&json!([meg.message("/meta/disconnect", &json!({}))])))
             .await;
     assert_eq!(nobody[0]["error"], "402::session_unknown");
-    Desktop::new(&house, "bob").await.publish("/x/a", json!("real")).await;
+    PollingSession::new(&server, "bob").await.publish("/x/a", json!("real")).await;
     assert_eq!(data(&held.await.expect("an answer")), [json!("real")]);
 }
 
 #[tokio::test]
 async fn d12_a_foreign_page_cannot_use_the_cookie_here_either() {
-    let house = open().await;
-    let browser = house.browser();
+    let server = open().await;
+    let browser = server.browser();
     let login = browser
-        .get(house.url("/api/v2/me"))
+        .get(server.url("/api/v2/me"))
         .basic_auth("meg", Some(PASSWORD))
         .send()
         .await
@@ -740,35 +751,35 @@ async fn d12_a_foreign_page_cannot_use_the_cookie_here_either() {
     assert_eq!(login.status(), StatusCode::OK);
     let shake = |origin: &str| {
         browser
-            .post(house.url(ENDPOINT))
+            .post(server.url(ENDPOINT))
             .header(header::ORIGIN, origin)
             .json(&json!([handshake()]))
             .send()
     };
     assert_eq!(shake("https://evil").await.expect("an answer").status(), StatusCode::FORBIDDEN);
-    assert_eq!(shake(&house.url("")).await.expect("an answer").status(), StatusCode::OK);
+    assert_eq!(shake(&server.url("")).await.expect("an answer").status(), StatusCode::OK);
 }
 
 #[tokio::test]
 async fn going_down_answers_held_connects() {
-    let house = open().await;
-    let desktop = Desktop::new(&house, "meg").await;
+    let server = open().await;
+    let desktop = PollingSession::new(&server, "meg").await;
     let held = desktop.hold().await;
-    let (answer, ()) = tokio::join!(held, house.bayeux.drain());
+    let (answer, ()) = tokio::join!(held, server.bayeux.drain());
     let answer = answer.expect("an answer");
     assert_eq!(reply(&answer)["advice"]["reconnect"], "retry");
 }
 
 #[tokio::test]
 async fn other_methods_are_405() {
-    let house = open().await;
+    let server = open().await;
     let response =
-        house.getting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).send().await.expect("an answer");
+        server.getting(ENDPOINT).basic_auth("meg", Some(PASSWORD)).send().await.expect("an answer");
     assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(response.headers()[header::ALLOW], "POST");
-    let mut socket = TcpStream::connect(house.address).await.expect("a connection");
+    let mut socket = TcpStream::connect(server.address).await.expect("a connection");
     socket.write_all(b"\x00\xff garbage\r\n\r\n").await.expect("sent");
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("an end");
-    assert!(!Desktop::new(&house, "meg").await.id.is_empty());
+    assert!(!PollingSession::new(&server, "meg").await.id.is_empty());
 }

@@ -2,8 +2,10 @@
 //! `aiocometd-ng`. Each over a cable that can be cut and plugged into the next life of the gateway.
 
 use crate::support::cable::Cable;
-use crate::support::front::{BOB_PHONE, House, MEG_PHONE, PASSWORD, PATIENCE, Wishes};
-use crate::support::line::Cut;
+use crate::support::cometd_connection::Cut;
+use crate::support::gateway_server::{
+    BOB_PHONE, GatewayServer, MEG_PHONE, PASSWORD, PATIENCE, ServerOptions,
+};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::fs;
@@ -79,7 +81,7 @@ pub(crate) fn installed() -> Installed {
 }
 
 /// A client program and what it says.
-pub(crate) struct Desktop {
+pub(crate) struct ClientProgram {
     child: Child,
     input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
@@ -87,7 +89,7 @@ pub(crate) struct Desktop {
     unheard: VecDeque<Value>,
 }
 
-impl Desktop {
+impl ClientProgram {
     pub(crate) fn start(
         library: Library,
         port: u16,
@@ -199,13 +201,14 @@ impl Desktop {
     }
 }
 
-async fn house(store: &Store) -> House {
-    House::open(Wishes { store: Some(store.clone()), ..Wishes::default() }).await
+async fn server(store: &Store) -> GatewayServer {
+    GatewayServer::open(ServerOptions { store: Some(store.clone()), ..ServerOptions::default() })
+        .await
 }
 
-pub(crate) async fn forward_to(house: &House, number: u32) {
+pub(crate) async fn forward_to(server: &GatewayServer, number: u32) {
     let body = json!({"operationName": "ForwardCallsOn", "destination": number.to_string()});
-    let answer = house.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &body).await;
+    let answer = server.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &body).await;
     assert_eq!(answer.1, json!({"statusCode": 0}));
 }
 
@@ -216,9 +219,9 @@ fn numbers(range: std::ops::RangeInclusive<u32>) -> Vec<String> {
 /// Connect, subscribe, receive in order; a cut connection; a restart of the gateway.
 async fn lives_through_everything(library: Library, transport: &str, more: &[&str]) {
     let store = store::in_memory();
-    let first = house(&store).await;
+    let first = server(&store).await;
     let cable = Cable::to(first.address).await;
-    let mut desktop = Desktop::start(
+    let mut desktop = ClientProgram::start(
         library,
         cable.address.port(),
         "meg",
@@ -253,7 +256,7 @@ async fn lives_through_everything(library: Library, transport: &str, more: &[&st
         cable.cut(Cut::Rst).await;
         desktop.next("broken").await;
         // The reply says that it is accepted; another desktop, that it has been told.
-        let mut witness = Desktop::start(
+        let mut witness = ClientProgram::start(
             Library::CometD9,
             first.address.port(),
             "meg",
@@ -266,7 +269,7 @@ async fn lives_through_everything(library: Library, transport: &str, more: &[&st
         assert_eq!(witness.forwards_until("10").await, ["10"]);
     }
     first.close().await;
-    let second = house(&store).await;
+    let second = server(&store).await;
     cable.plug_into(second.address);
     if !keeps {
         desktop.next("subscribed").await;
@@ -305,27 +308,34 @@ everything! {
     aiocometd_by_websocket_with_ack: Library::Aiocometd, "websocket", ["--ack"];
 }
 
-async fn operate(house: &House, body: Value) {
-    let answer = house.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &body).await;
+async fn operate(server: &GatewayServer, body: Value) {
+    let answer = server.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &body).await;
     assert_eq!(answer.1, json!({"statusCode": 0}));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_desktop_that_may_choose_takes_the_websocket_and_sees_every_change_of_its_device() {
-    let house = house(&store::in_memory()).await;
-    let port = house.address.port();
-    let mut desktop =
-        Desktop::start(Library::CometD9, port, "meg", "any", "/v2/me/devices,/v2/me/calls", &[]);
-    let mut idle = Desktop::start(Library::CometD9, port, "bob", "any", "/v2/me/devices", &[]);
+    let server = server(&store::in_memory()).await;
+    let port = server.address.port();
+    let mut desktop = ClientProgram::start(
+        Library::CometD9,
+        port,
+        "meg",
+        "any",
+        "/v2/me/devices,/v2/me/calls",
+        &[],
+    );
+    let mut idle =
+        ClientProgram::start(Library::CometD9, port, "bob", "any", "/v2/me/devices", &[]);
     assert_eq!(desktop.next("connected").await["transport"], "websocket");
     let device = |said: Value| said["message"]["data"]["devices"][0].clone();
     assert_eq!(device(desktop.next("event").await)["id"], MEG_PHONE);
     assert_eq!(device(idle.next("event").await)["id"], BOB_PHONE);
-    operate(&house, json!({"operationName": "DoNotDisturbOn"})).await;
+    operate(&server, json!({"operationName": "DoNotDisturbOn"})).await;
     let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("http://localhost:8080/api/v2/devices/{BOB_PHONE}")});
-    operate(&house, coach).await;
-    operate(&house, json!({"operationName": "CancelSupervisorMonitoring"})).await;
-    operate(&house, json!({"operationName": "DoNotDisturbOff"})).await;
+    operate(&server, coach).await;
+    operate(&server, json!({"operationName": "CancelSupervisorMonitoring"})).await;
+    operate(&server, json!({"operationName": "DoNotDisturbOff"})).await;
     let mut seen = Vec::new();
     for _ in 0..4 {
         let device = device(desktop.next("event").await);
@@ -342,36 +352,44 @@ async fn a_desktop_that_may_choose_takes_the_websocket_and_sees_every_change_of_
 }
 
 async fn a_reload_goes_on_with_the_session(library: Library, transport: &str) {
-    let house = house(&store::in_memory()).await;
+    let server = server(&store::in_memory()).await;
     let place = tempfile::tempdir().expect("a folder");
     let file = place.path().join("storage.json");
     let more = ["--ack", "--reload-file", file.to_str().expect("text")];
-    let start =
-        || Desktop::start(library, house.address.port(), "meg", transport, "/v2/me/devices", &more);
+    let start = || {
+        ClientProgram::start(
+            library,
+            server.address.port(),
+            "meg",
+            transport,
+            "/v2/me/devices",
+            &more,
+        )
+    };
     let mut page = start();
     page.next("connected").await;
     page.next("subscribed").await;
-    forward_to(&house, 1).await;
+    forward_to(&server, 1).await;
     assert_eq!(page.forwards_until("1").await, ["1"]);
     // With the connect that is held now it has acknowledged that.
-    let mut load = house.bayeux.load();
+    let mut load = server.bayeux.load();
     let held = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.held == 1)).await;
-    let sessions = held.expect("in time").expect("a hub").sessions;
+    let sessions = held.expect("in time").expect("an event channel").sessions;
     page.say("reload").await;
     let ended = tokio::time::timeout(PATIENCE, page.child.wait())
         .await
         .expect("in time")
         .expect("a process");
     assert!(ended.success());
-    forward_to(&house, 2).await;
+    forward_to(&server, 2).await;
     let mut page = start();
     let seen = page.forwards_until("2").await;
     // Where the page ended before its acknowledgement had left, it hears it again, and loses
     // nothing.
     assert!(seen == ["2"] || seen == ["1", "2"], "{seen:?}");
-    forward_to(&house, 3).await;
+    forward_to(&server, 3).await;
     assert_eq!(page.forwards_until("3").await, ["3"]);
-    assert_eq!(house.bayeux.load().borrow().sessions, sessions, "it is the same session");
+    assert_eq!(server.bayeux.load().borrow().sessions, sessions, "it is the same session");
     page.end().await;
 }
 
@@ -388,10 +406,10 @@ async fn a_reloaded_page_of_cometd_3_goes_on_with_its_session() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_with_a_wrong_password_is_denied() {
-    let house = house(&store::in_memory()).await;
-    let mut desktop = Desktop::start(
+    let server = server(&store::in_memory()).await;
+    let mut desktop = ClientProgram::start(
         Library::CometD9,
-        house.address.port(),
+        server.address.port(),
         "nobody",
         "long-polling",
         "/v2/me/devices",
@@ -404,7 +422,7 @@ async fn a_client_with_a_wrong_password_is_denied() {
 #[tokio::test]
 async fn the_terminal_shows_a_users_events_through_a_restart_and_ends_when_asked() {
     let store = store::in_memory();
-    let first = house(&store).await;
+    let first = server(&store).await;
     let cable = Cable::to(first.address).await;
     let mut child = Command::new(env!("CARGO_BIN_EXE_undertone"))
         .args(["events", "--user", "meg", "--url", &format!("http://{}", cable.address)])
@@ -432,7 +450,7 @@ async fn the_terminal_shows_a_users_events_through_a_restart_and_ends_when_asked
         "{line}"
     );
     first.close().await;
-    let second = house(&store).await;
+    let second = server(&store).await;
     forward_to(&second, 2).await;
     cable.plug_into(second.address);
     loop {
@@ -450,16 +468,16 @@ async fn the_terminal_shows_a_users_events_through_a_restart_and_ends_when_asked
     assert!(status.success());
     let mut load = second.bayeux.load();
     let gone = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.sessions == 0)).await;
-    gone.expect("it said good-bye").expect("a hub");
+    gone.expect("it said good-bye").expect("an event channel");
 }
 
 #[tokio::test]
 async fn the_terminal_says_what_is_wrong_and_gives_up_where_waiting_is_no_use() {
-    let house = house(&store::in_memory()).await;
+    let server = server(&store::in_memory()).await;
     let run = async |password: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
         command
-            .args(["events", "--user", "meg", "--url", &house.url("")])
+            .args(["events", "--user", "meg", "--url", &server.url("")])
             .env_remove("UNDERTONE_PASSWORD");
         if let Some(password) = password {
             command.env("UNDERTONE_PASSWORD", password);
@@ -481,15 +499,16 @@ async fn the_terminal_says_what_is_wrong_and_gives_up_where_waiting_is_no_use() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_whose_websocket_is_blocked_goes_on_by_long_polling_even_when_its_session_ends() {
     let store = store::in_memory();
-    let first = house(&store).await;
+    let first = server(&store).await;
     let cable = Cable::to(first.address).await;
     cable.block_websockets();
     let port = cable.address.port();
-    let mut desktop = Desktop::start(Library::CometD9, port, "meg", "any", "/v2/me/devices", &[]);
+    let mut desktop =
+        ClientProgram::start(Library::CometD9, port, "meg", "any", "/v2/me/devices", &[]);
     assert_eq!(desktop.next("connected").await["transport"], "long-polling");
     desktop.next("subscribed").await;
     first.close().await;
-    let second = house(&store).await;
+    let second = server(&store).await;
     cable.plug_into(second.address);
     desktop.next("subscribed").await;
     forward_to(&second, 1).await;

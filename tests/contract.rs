@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who is who in the house that the backend serves.
 #[derive(Clone, Debug)]
-pub(crate) struct House {
+pub(crate) struct TestAccounts {
     /// His device and his login name.
     pub(crate) supervisor: (DeviceId, UserId),
     /// Another supervisor.
@@ -47,7 +47,7 @@ pub(crate) enum Pickup {
 
 /// How things happen that no command makes happen.
 pub(crate) trait Ways {
-    fn house(&self) -> House;
+    fn accounts(&self) -> TestAccounts;
     /// False: there are no phones; only what needs none is checked.
     fn has_phones(&self) -> bool {
         true
@@ -66,7 +66,7 @@ pub(crate) trait Ways {
 
 /// Runs every check in order against one backend.
 pub(crate) async fn suite(channel: Channel, mut ways: impl Ways) {
-    let mut backend = Backend::open(channel, ways.house()).await;
+    let mut backend = Backend::open(channel, ways.accounts()).await;
     describes_itself(&mut backend).await;
     begins_a_watch_with_a_whole_snapshot(&mut backend).await;
     resumes_a_watch_after_a_revision(&mut backend).await;
@@ -86,7 +86,7 @@ pub(crate) async fn suite(channel: Channel, mut ways: impl Ways) {
     lets_a_supervisor_hang_up(&mut backend, &mut ways).await;
     reports_a_supervisor_who_is_busy_or_rejects(&mut backend, &mut ways).await;
     reports_calls_until_they_are_over(&mut backend, &mut ways).await;
-    if !ways.house().admits_itself {
+    if !ways.accounts().admits_itself {
         joins_only_with_leave(&mut backend, &mut ways).await;
     }
 }
@@ -110,7 +110,9 @@ async fn begins_a_watch_with_a_whole_snapshot(backend: &mut Backend) {
     assert!(!instance.is_empty());
     watch.until_complete().await;
     assert!(watch.revision > 0);
-    for device in [&backend.house.supervisor.0, &backend.house.second.0, &backend.house.agent.0] {
+    for device in
+        [&backend.accounts.supervisor.0, &backend.accounts.second.0, &backend.accounts.agent.0]
+    {
         assert!(watch.known.devices.contains_key(device), "{device} is not in the snapshot");
     }
     assert_eq!(watch.known.calls.len(), 0);
@@ -124,7 +126,9 @@ async fn resumes_a_watch_after_a_revision(backend: &mut Backend) {
     drop(watch);
     backend.do_not_disturb(true).await.unwrap();
     backend
-        .until("do-not-disturb is on", |known, house| known.devices[&house.agent.0].do_not_disturb)
+        .until("do-not-disturb is on", |known, accounts| {
+            known.devices[&accounts.agent.0].do_not_disturb
+        })
         .await;
 
     let mut resumed = Watch::open(&backend.client, revision, &instance).await;
@@ -137,7 +141,7 @@ async fn resumes_a_watch_after_a_revision(backend: &mut Backend) {
     let WatchItem::Fact(Fact::Device(device)) = first else {
         panic!("what was missed does not come first but {first:?}");
     };
-    assert_eq!((&device.id, device.do_not_disturb), (&backend.house.agent.0, true));
+    assert_eq!((&device.id, device.do_not_disturb), (&backend.accounts.agent.0, true));
     assert!(resumed.revision > revision);
 
     for (revision, instance) in
@@ -148,8 +152,8 @@ async fn resumes_a_watch_after_a_revision(backend: &mut Backend) {
     }
     backend.do_not_disturb(false).await.unwrap();
     backend
-        .until("do-not-disturb is off", |known, house| {
-            !known.devices[&house.agent.0].do_not_disturb
+        .until("do-not-disturb is off", |known, accounts| {
+            !known.devices[&accounts.agent.0].do_not_disturb
         })
         .await;
 }
@@ -166,27 +170,31 @@ async fn beats_when_nothing_happens(backend: &mut Backend) {
 async fn sets_do_not_disturb_and_forwarding(backend: &mut Backend) {
     let before = backend.device().await;
     backend.do_not_disturb(true).await.unwrap();
-    let forward = |to: Option<&str>, house: &House| Command::SetForwarding {
-        device: house.agent.0.clone(),
+    let forward = |to: Option<&str>, accounts: &TestAccounts| Command::SetForwarding {
+        device: accounts.agent.0.clone(),
         to: to.map(Number::from),
     };
-    backend.by_agent(forward(Some("7001"), &backend.house)).await.unwrap();
+    backend.by_agent(forward(Some("7001"), &backend.accounts)).await.unwrap();
     let expected =
         DeviceFact { do_not_disturb: true, forward_to: Some("7001".into()), ..before.clone() };
-    backend.until("both are set", |known, house| known.devices[&house.agent.0] == expected).await;
+    backend
+        .until("both are set", |known, accounts| known.devices[&accounts.agent.0] == expected)
+        .await;
     backend.do_not_disturb(false).await.unwrap();
-    backend.by_agent(forward(None, &backend.house)).await.unwrap();
-    backend.until("both are off", |known, house| known.devices[&house.agent.0] == before).await;
+    backend.by_agent(forward(None, &backend.accounts)).await.unwrap();
+    backend
+        .until("both are off", |known, accounts| known.devices[&accounts.agent.0] == before)
+        .await;
 }
 
 async fn refuses_malformed_input_by_the_name_of_the_field(backend: &mut Backend) {
     let good = proto::StartMonitoringRequest {
         context: Some(proto::CommandContext {
             request_id: "malformed".into(),
-            on_behalf_of: backend.house.supervisor.1.to_string(),
+            on_behalf_of: backend.accounts.supervisor.1.to_string(),
         }),
-        supervisor: backend.house.supervisor.0.to_string(),
-        target: backend.house.agent.0.to_string(),
+        supervisor: backend.accounts.supervisor.0.to_string(),
+        target: backend.accounts.agent.0.to_string(),
         activity: proto::Activity::Coach as i32,
         mode: proto::Mode::AllCalls as i32,
         scope: proto::Scope::Call as i32,
@@ -243,7 +251,7 @@ async fn refuses_malformed_input_by_the_name_of_the_field(backend: &mut Backend)
 }
 
 async fn refuses_what_is_not_there_or_not_now(backend: &mut Backend) {
-    let house = backend.house.clone();
+    let accounts = backend.accounts.clone();
     let nowhere = DeviceId::from("no-such-device");
     let no_call = CallId::from("no-such-call");
     assert_eq!(
@@ -251,35 +259,38 @@ async fn refuses_what_is_not_there_or_not_now(backend: &mut Backend) {
         Reason::NotFound
     );
     assert_eq!(
-        backend.reason(backend.start_for(&house.supervisor.0, Activity::Coach)).await,
+        backend.reason(backend.start_for(&accounts.supervisor.0, Activity::Coach)).await,
         Reason::NotPermitted
     );
-    let stop = Command::StopMonitoring { supervisor: house.supervisor.0.clone() };
+    let stop = Command::StopMonitoring { supervisor: accounts.supervisor.0.clone() };
     assert_eq!(backend.reason(stop).await, Reason::InvalidState);
     let switch = Command::SwitchMonitoring {
-        supervisor: house.supervisor.0.clone(),
+        supervisor: accounts.supervisor.0.clone(),
         call: no_call.clone(),
         activity: Activity::BargeIn,
     };
     assert_eq!(backend.reason(switch).await, Reason::NotFound);
     for command in [
-        Command::Answer { device: house.supervisor.0.clone(), call: no_call.clone() },
-        Command::Hangup { device: house.supervisor.0.clone(), call: no_call.clone() },
-        Command::Hold { device: house.supervisor.0.clone(), call: no_call.clone() },
+        Command::Answer { device: accounts.supervisor.0.clone(), call: no_call.clone() },
+        Command::Hangup { device: accounts.supervisor.0.clone(), call: no_call.clone() },
+        Command::Hold { device: accounts.supervisor.0.clone(), call: no_call.clone() },
         Command::SetDoNotDisturb { device: nowhere, on: true },
     ] {
         assert_eq!(backend.reason(command.clone()).await, Reason::NotFound, "{command:?}");
     }
-    let admit =
-        Command::AdmitMonitoring { supervisor: house.supervisor.0, call: no_call, admitted: true };
+    let admit = Command::AdmitMonitoring {
+        supervisor: accounts.supervisor.0,
+        call: no_call,
+        admitted: true,
+    };
     let refused = backend.reason(admit).await;
-    assert_eq!(refused, if house.admits_itself { Reason::Forbidden } else { Reason::NotFound });
+    assert_eq!(refused, if accounts.admits_itself { Reason::Forbidden } else { Reason::NotFound });
 }
 
 async fn does_a_request_id_once(backend: &mut Backend) {
-    let device = backend.house.agent.0.clone();
+    let device = backend.accounts.agent.0.clone();
     let on = Command::SetDoNotDisturb { device: device.clone(), on: true };
-    let context = backend.context(&backend.house.agent.1.clone());
+    let context = backend.context(&backend.accounts.agent.1.clone());
     execute(backend.client.clone(), &context, &on).await.unwrap();
     backend.do_not_disturb(false).await.unwrap();
     execute(backend.client.clone(), &context, &on).await.unwrap();
@@ -290,14 +301,16 @@ async fn does_a_request_id_once(backend: &mut Backend) {
     };
     backend.by_agent(forward(Some("7001"))).await.unwrap();
     backend
-        .until("it is forwarded", |known, house| known.devices[&house.agent.0].forward_to.is_some())
+        .until("it is forwarded", |known, accounts| {
+            known.devices[&accounts.agent.0].forward_to.is_some()
+        })
         .await;
     let known = &backend.watch.known.devices[&device];
     assert!(!known.do_not_disturb, "the same request was done twice");
     backend.by_agent(forward(None)).await.unwrap();
     backend
-        .until("it is not forwarded", |known, house| {
-            known.devices[&house.agent.0].forward_to.is_none()
+        .until("it is not forwarded", |known, accounts| {
+            known.devices[&accounts.agent.0].forward_to.is_none()
         })
         .await;
 
@@ -305,8 +318,8 @@ async fn does_a_request_id_once(backend: &mut Backend) {
     let refused = execute(backend.client.clone(), &context, &off).await.unwrap_err();
     assert_eq!(refused.reason, Reason::InvalidInput);
 
-    let stop = Command::StopMonitoring { supervisor: backend.house.supervisor.0.clone() };
-    let context = backend.context(&backend.house.supervisor.1.clone());
+    let stop = Command::StopMonitoring { supervisor: backend.accounts.supervisor.0.clone() };
+    let context = backend.context(&backend.accounts.supervisor.1.clone());
     let refused = execute(backend.client.clone(), &context, &stop).await.unwrap_err();
     backend.start(Activity::Coach, Mode::AllCalls, Scope::Call).await.unwrap();
     assert_eq!(
@@ -315,19 +328,19 @@ async fn does_a_request_id_once(backend: &mut Backend) {
         "another answer"
     );
     backend
-        .until("the monitor is still there", |known, house| known.monitor(house).is_some())
+        .until("the monitor is still there", |known, accounts| known.monitor(accounts).is_some())
         .await;
     backend.stop().await.unwrap();
-    backend.until("the monitor is gone", |known, house| known.monitor(house).is_none()).await;
+    backend.until("the monitor is gone", |known, accounts| known.monitor(accounts).is_none()).await;
 }
 
 async fn arms_changes_and_cancels_a_monitor(backend: &mut Backend) {
     backend.start(Activity::Coach, Mode::AllCalls, Scope::Call).await.unwrap();
     backend
-        .until("the monitor is armed", |known, house| {
-            known.monitor(house).is_some_and(|monitor| {
+        .until("the monitor is armed", |known, accounts| {
+            known.monitor(accounts).is_some_and(|monitor| {
                 monitor.state == MonitorState::Armed
-                    && monitor.target == house.agent.0
+                    && monitor.target == accounts.agent.0
                     && (monitor.activity, monitor.mode, monitor.scope)
                         == (Activity::Coach, Mode::AllCalls, Scope::Call)
             })
@@ -335,33 +348,33 @@ async fn arms_changes_and_cancels_a_monitor(backend: &mut Backend) {
         .await;
     backend.start(Activity::ListenIn, Mode::NextCall, Scope::Agent).await.unwrap();
     backend
-        .until("the monitor has changed", |known, house| {
-            known.monitor(house).is_some_and(|monitor| {
+        .until("the monitor has changed", |known, accounts| {
+            known.monitor(accounts).is_some_and(|monitor| {
                 (monitor.activity, monitor.mode, monitor.scope)
                     == (Activity::ListenIn, Mode::NextCall, Scope::Agent)
             })
         })
         .await;
-    let other = backend.house.other_agent.clone();
+    let other = backend.accounts.other_agent.clone();
     backend.asks(backend.start_for(&other, Activity::BargeIn)).await.unwrap();
     backend
-        .until("he monitors another agent", |known, house| {
-            known.monitor(house).is_some_and(|monitor| monitor.target == house.other_agent)
+        .until("he monitors another agent", |known, accounts| {
+            known.monitor(accounts).is_some_and(|monitor| monitor.target == accounts.other_agent)
                 && known.monitors.len() == 1
         })
         .await;
     backend.stop().await.unwrap();
     backend.until("the monitor is gone", |known, _| known.monitors.is_empty()).await;
-    let stop = Command::StopMonitoring { supervisor: backend.house.supervisor.0.clone() };
+    let stop = Command::StopMonitoring { supervisor: backend.accounts.supervisor.0.clone() };
     assert_eq!(backend.reason(stop).await, Reason::InvalidState);
 }
 
 async fn refuses_a_second_supervisor(backend: &mut Backend) {
     backend.start(Activity::Coach, Mode::AllCalls, Scope::Call).await.unwrap();
-    let (device, user) = backend.house.second.clone();
+    let (device, user) = backend.accounts.second.clone();
     let command = Command::StartMonitoring {
         supervisor: device,
-        target: backend.house.agent.0.clone(),
+        target: backend.accounts.agent.0.clone(),
         activity: Activity::ListenIn,
         mode: Mode::AllCalls,
         scope: Scope::Call,
@@ -382,9 +395,9 @@ async fn coaches_switches_and_goes_back_to_armed(backend: &mut Backend, ways: &m
     let (agents, customers, supervisors) =
         (role(PartyRole::Agent), role(PartyRole::Customer), role(PartyRole::Supervisor));
     assert_eq!((agents.len(), customers.len(), supervisors.len()), (1, 1, 1), "{fact:?}");
-    assert_eq!(agents[0].device.as_ref(), Some(&backend.house.agent.0));
-    assert_eq!(supervisors[0].device.as_ref(), Some(&backend.house.supervisor.0));
-    assert_eq!(supervisors[0].monitors.as_ref(), Some(&backend.house.agent.0));
+    assert_eq!(agents[0].device.as_ref(), Some(&backend.accounts.agent.0));
+    assert_eq!(supervisors[0].device.as_ref(), Some(&backend.accounts.supervisor.0));
+    assert_eq!(supervisors[0].monitors.as_ref(), Some(&backend.accounts.agent.0));
     assert!(fact.parties.iter().all(|party| party.established_at.is_some()));
     assert!(
         fact.conn_id.len() == 16 && fact.conn_id.bytes().all(|digit| digit.is_ascii_hexdigit())
@@ -398,7 +411,7 @@ async fn coaches_switches_and_goes_back_to_armed(backend: &mut Backend, ways: &m
         Activity::BargeIn,
     ] {
         let switch = Command::SwitchMonitoring {
-            supervisor: backend.house.supervisor.0.clone(),
+            supervisor: backend.accounts.supervisor.0.clone(),
             call: call.clone(),
             activity,
         };
@@ -408,8 +421,8 @@ async fn coaches_switches_and_goes_back_to_armed(backend: &mut Backend, ways: &m
     }
     ways.customer_hangs_up(&call).await;
     backend
-        .until("armed again, as first asked for", |known, house| {
-            known.monitor(house).is_some_and(|monitor| {
+        .until("armed again, as first asked for", |known, accounts| {
+            known.monitor(accounts).is_some_and(|monitor| {
                 monitor.state == MonitorState::Armed && monitor.activity == Activity::Coach
             }) && known.calls.is_empty()
         })
@@ -443,11 +456,11 @@ async fn joins_a_call_that_is_going_on_and_leaves_when_cancelled(
     backend.until_joined(&call, Activity::Coach).await;
     backend.stop().await.unwrap();
     backend
-        .until("he is out and the call goes on", |known, house| {
+        .until("he is out and the call goes on", |known, accounts| {
             let call = &known.calls[&call];
             known.monitors.is_empty()
-                && call.party_of(&house.supervisor.0).is_none()
-                && call.party_of(&house.agent.0).is_some()
+                && call.party_of(&accounts.supervisor.0).is_none()
+                && call.party_of(&accounts.agent.0).is_some()
         })
         .await;
     let legs = &backend.watch.known.calls[&call].parties;
@@ -465,9 +478,11 @@ async fn lets_a_supervisor_hang_up(backend: &mut Backend, ways: &mut impl Ways) 
     backend.until_joined(&call, Activity::Coach).await;
     ways.supervisor_hangs_up(&call).await;
     backend
-        .until("he is out and the monitor stays armed", |known, house| {
-            known.calls[&call].party_of(&house.supervisor.0).is_none()
-                && known.monitor(house).is_some_and(|monitor| monitor.state == MonitorState::Armed)
+        .until("he is out and the monitor stays armed", |known, accounts| {
+            known.calls[&call].party_of(&accounts.supervisor.0).is_none()
+                && known
+                    .monitor(accounts)
+                    .is_some_and(|monitor| monitor.state == MonitorState::Armed)
         })
         .await;
     backend.clear(ways).await;
@@ -480,12 +495,12 @@ async fn reports_a_supervisor_who_is_busy_or_rejects(backend: &mut Backend, ways
         backend.watch.known.failures.clear();
         let call = backend.talk(ways).await;
         backend
-            .until("it has failed and the monitor stays armed", |known, house| {
-                known.failures.contains(&house.supervisor.0)
+            .until("it has failed and the monitor stays armed", |known, accounts| {
+                known.failures.contains(&accounts.supervisor.0)
                     && known
-                        .monitor(house)
+                        .monitor(accounts)
                         .is_some_and(|monitor| monitor.state == MonitorState::Armed)
-                    && known.calls[&call].party_of(&house.agent.0).is_some()
+                    && known.calls[&call].party_of(&accounts.agent.0).is_some()
             })
             .await;
         backend.clear(ways).await;
@@ -505,26 +520,28 @@ async fn reports_calls_until_they_are_over(backend: &mut Backend, ways: &mut imp
 }
 
 async fn joins_only_with_leave(backend: &mut Backend, ways: &mut impl Ways) {
-    let confirmed = |house: &House| Command::StartMonitoring {
-        supervisor: house.supervisor.0.clone(),
-        target: house.agent.0.clone(),
+    let confirmed = |accounts: &TestAccounts| Command::StartMonitoring {
+        supervisor: accounts.supervisor.0.clone(),
+        target: accounts.agent.0.clone(),
         activity: Activity::Coach,
         mode: Mode::AllCalls,
         scope: Scope::Call,
         confirm_joins: true,
         agent_side_only: false,
     };
-    let admit = |house: &House, call: &CallId, admitted| Command::AdmitMonitoring {
-        supervisor: house.supervisor.0.clone(),
+    let admit = |accounts: &TestAccounts, call: &CallId, admitted| Command::AdmitMonitoring {
+        supervisor: accounts.supervisor.0.clone(),
         call: call.clone(),
         admitted,
     };
     let asked = |call: CallId| {
-        move |known: &Known, house: &House| known.asked.get(&house.supervisor.0) == Some(&call)
+        move |known: &Known, accounts: &TestAccounts| {
+            known.asked.get(&accounts.supervisor.0) == Some(&call)
+        }
     };
     let out = |call: CallId| {
-        move |known: &Known, house: &House| {
-            known.monitor(house).is_some_and(|monitor| monitor.state == MonitorState::Armed)
+        move |known: &Known, accounts: &TestAccounts| {
+            known.monitor(accounts).is_some_and(|monitor| monitor.state == MonitorState::Armed)
                 && known.calls[&call]
                     .parties
                     .iter()
@@ -532,24 +549,24 @@ async fn joins_only_with_leave(backend: &mut Backend, ways: &mut impl Ways) {
         }
     };
 
-    backend.asks(confirmed(&backend.house)).await.unwrap();
+    backend.asks(confirmed(&backend.accounts)).await.unwrap();
     let call = backend.talk(ways).await;
     backend.until("leave is asked for", asked(call.clone())).await;
     // Nobody answers: nobody joins.
     backend.until("without an answer nobody joins", out(call.clone())).await;
-    let late = backend.reason(admit(&backend.house, &call, true)).await;
+    let late = backend.reason(admit(&backend.accounts, &call, true)).await;
     assert_eq!(late, Reason::InvalidState, "leave comes too late");
     backend.hang_up(ways, &call).await;
 
     let call = backend.talk(ways).await;
     backend.until("leave is asked for again", asked(call.clone())).await;
-    backend.asks(admit(&backend.house, &call, false)).await.unwrap();
+    backend.asks(admit(&backend.accounts, &call, false)).await.unwrap();
     backend.until("who may not join does not", out(call.clone())).await;
     backend.hang_up(ways, &call).await;
 
     let call = backend.talk(ways).await;
     backend.until("leave is asked for a third time", asked(call.clone())).await;
-    backend.asks(admit(&backend.house, &call, true)).await.unwrap();
+    backend.asks(admit(&backend.accounts, &call, true)).await.unwrap();
     backend.until_joined(&call, Activity::Coach).await;
     backend.clear(ways).await;
 }
@@ -558,16 +575,16 @@ async fn joins_only_with_leave(backend: &mut Backend, ways: &mut impl Ways) {
 struct Backend {
     client: TelephonyClient<Channel>,
     watch: Watch,
-    house: House,
+    accounts: TestAccounts,
     asked: u64,
 }
 
 impl Backend {
-    async fn open(channel: Channel, house: House) -> Self {
+    async fn open(channel: Channel, accounts: TestAccounts) -> Self {
         let client = TelephonyClient::new(channel);
         let mut watch = Watch::open(&client, 0, "").await;
         watch.until_complete().await;
-        Self { client, watch, house, asked: 0 }
+        Self { client, watch, accounts, asked: 0 }
     }
 
     fn context(&mut self, user: &UserId) -> CommandContext {
@@ -585,13 +602,13 @@ impl Backend {
     }
 
     async fn by_agent(&mut self, command: Command) -> Result<(), Refusal> {
-        let user = self.house.agent.1.clone();
+        let user = self.accounts.agent.1.clone();
         self.by(&user, command).await
     }
 
     /// The supervisor asks.
     async fn asks(&mut self, command: Command) -> Result<(), Refusal> {
-        let user = self.house.supervisor.1.clone();
+        let user = self.accounts.supervisor.1.clone();
         self.by(&user, command).await
     }
 
@@ -601,7 +618,7 @@ impl Backend {
 
     fn start_for(&self, target: &DeviceId, activity: Activity) -> Command {
         Command::StartMonitoring {
-            supervisor: self.house.supervisor.0.clone(),
+            supervisor: self.accounts.supervisor.0.clone(),
             target: target.clone(),
             activity,
             mode: Mode::AllCalls,
@@ -613,8 +630,8 @@ impl Backend {
 
     async fn start(&mut self, activity: Activity, mode: Mode, scope: Scope) -> Result<(), Refusal> {
         let command = Command::StartMonitoring {
-            supervisor: self.house.supervisor.0.clone(),
-            target: self.house.agent.0.clone(),
+            supervisor: self.accounts.supervisor.0.clone(),
+            target: self.accounts.agent.0.clone(),
             activity,
             mode,
             scope,
@@ -625,12 +642,12 @@ impl Backend {
     }
 
     async fn stop(&mut self) -> Result<(), Refusal> {
-        let supervisor = self.house.supervisor.0.clone();
+        let supervisor = self.accounts.supervisor.0.clone();
         self.asks(Command::StopMonitoring { supervisor }).await
     }
 
     async fn do_not_disturb(&mut self, on: bool) -> Result<(), Refusal> {
-        let device = self.house.agent.0.clone();
+        let device = self.accounts.agent.0.clone();
         self.by_agent(Command::SetDoNotDisturb { device, on }).await
     }
 
@@ -642,13 +659,13 @@ impl Backend {
     }
 
     async fn device(&self) -> DeviceFact {
-        self.snapshot().await.devices[&self.house.agent.0].clone()
+        self.snapshot().await.devices[&self.accounts.agent.0].clone()
     }
 
-    async fn until(&mut self, what: &str, is_so: impl Fn(&Known, &House) -> bool) {
-        let Self { watch, house, .. } = self;
+    async fn until(&mut self, what: &str, is_so: impl Fn(&Known, &TestAccounts) -> bool) {
+        let Self { watch, accounts, .. } = self;
         let waited = timeout(PATIENCE, async {
-            while !is_so(&watch.known, house) {
+            while !is_so(&watch.known, accounts) {
                 watch.next().await;
             }
         });
@@ -659,8 +676,8 @@ impl Backend {
 
     async fn until_joined(&mut self, call: &CallId, activity: Activity) {
         let what = format!("{activity} is joined");
-        self.until(&what, |known, house| {
-            let joined = known.monitor(house).is_some_and(|monitor| match &monitor.state {
+        self.until(&what, |known, accounts| {
+            let joined = known.monitor(accounts).is_some_and(|monitor| match &monitor.state {
                 MonitorState::Joined { call: his, activity: does, .. } => {
                     his == call && *does == activity
                 }
@@ -668,7 +685,7 @@ impl Backend {
                 | MonitorState::Admitting { .. }
                 | MonitorState::Inviting { .. } => false,
             });
-            let leg = known.calls.get(call).and_then(|call| call.party_of(&house.supervisor.0));
+            let leg = known.calls.get(call).and_then(|call| call.party_of(&accounts.supervisor.0));
             joined
                 && leg.is_some_and(|leg| {
                     leg.state == LegState::Established && leg.activity == Some(activity)
@@ -680,14 +697,14 @@ impl Backend {
     /// A customer calls the agent, who answers.
     async fn talk(&mut self, ways: &mut impl Ways) -> CallId {
         ways.customer_calls().await;
-        self.until("the agent's phone rings", |known, house| {
-            known.call_of(house, LegState::Ringing).is_some()
+        self.until("the agent's phone rings", |known, accounts| {
+            known.call_of(accounts, LegState::Ringing).is_some()
         })
         .await;
-        let call = self.watch.known.call_of(&self.house, LegState::Ringing).unwrap();
+        let call = self.watch.known.call_of(&self.accounts, LegState::Ringing).unwrap();
         ways.agent_answers(&call).await;
-        self.until("the agent talks", |known, house| {
-            known.call_of(house, LegState::Established).as_ref() == Some(&call)
+        self.until("the agent talks", |known, accounts| {
+            known.call_of(accounts, LegState::Established).as_ref() == Some(&call)
         })
         .await;
         call
@@ -700,7 +717,7 @@ impl Backend {
 
     /// Ends every call and monitor.
     async fn clear(&mut self, ways: &mut impl Ways) {
-        if self.snapshot().await.monitors.contains_key(&self.house.supervisor.0) {
+        if self.snapshot().await.monitors.contains_key(&self.accounts.supervisor.0) {
             self.stop().await.unwrap();
         }
         for call in self.snapshot().await.calls.into_keys() {
@@ -723,14 +740,14 @@ struct Known {
 }
 
 impl Known {
-    fn monitor(&self, house: &House) -> Option<&MonitorFact> {
-        self.monitors.get(&house.supervisor.0)
+    fn monitor(&self, accounts: &TestAccounts) -> Option<&MonitorFact> {
+        self.monitors.get(&accounts.supervisor.0)
     }
 
-    fn call_of(&self, house: &House, state: LegState) -> Option<CallId> {
+    fn call_of(&self, accounts: &TestAccounts, state: LegState) -> Option<CallId> {
         let calls = self.calls.values();
         let mut his = calls
-            .filter(|call| call.party_of(&house.agent.0).is_some_and(|leg| leg.state == state));
+            .filter(|call| call.party_of(&accounts.agent.0).is_some_and(|leg| leg.state == state));
         his.next().map(|call| call.id.clone())
     }
 

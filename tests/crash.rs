@@ -2,14 +2,14 @@
 //! gateway.
 
 use crate::support::desktop::Audience;
-use crate::support::floor::accounted_for;
-use crate::support::house::{AGENT, Account, COLLEAGUE, SUPERVISOR, bystander, directory};
 use crate::support::process::{ANY, Process};
+use crate::support::rest_client::RestClient;
+use crate::support::server::{AGENT, Account, COLLEAGUE, SUPERVISOR, bystander, directory};
+use crate::support::sip_fixture::accounted_for;
 use crate::support::talk::{
     self, AGENT_HZ, BARGE_IN, COACH, CUSTOMER_HZ, PATIENCE, SUPERVISOR_HZ, TALK, Trio, hear,
 };
 use crate::support::wait;
-use reqwest::header::RETRY_AFTER;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,61 +21,6 @@ use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig};
 const GRACE: Duration = Duration::from_secs(1);
 /// What is said last: BYEs and the answers under way, on a busy machine.
 const LAST_WORDS: Duration = Duration::from_secs(12);
-
-/// One user's desktop.
-pub(crate) struct Desk {
-    http: reqwest::Client,
-    rest: SocketAddr,
-    user: String,
-    password: String,
-}
-
-impl Desk {
-    pub(crate) fn of(account: Account, rest: SocketAddr) -> Desk {
-        Desk::with(rest, account.user, account.password)
-    }
-
-    fn with(rest: SocketAddr, user: &str, password: &str) -> Desk {
-        Desk {
-            http: reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap(),
-            rest,
-            user: user.into(),
-            password: password.into(),
-        }
-    }
-
-    async fn send(
-        &self,
-        request: reqwest::RequestBuilder,
-    ) -> (reqwest::StatusCode, Option<String>, Value) {
-        let answer = request.basic_auth(&self.user, Some(&self.password)).send().await.unwrap();
-        let retry_after =
-            answer.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
-        (answer.status(), retry_after, answer.json().await.unwrap())
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        let (status, _, body) =
-            self.send(self.http.get(format!("http://{}/api/v2{path}", self.rest))).await;
-        assert_eq!((status.as_u16(), &body["statusCode"]), (200, &json!(0)), "{path}: {body}");
-        body
-    }
-
-    async fn ask(&self, path: &str, body: &Value) -> (reqwest::StatusCode, Option<String>, Value) {
-        let request = self.http.post(format!("http://{}/api/v2{path}", self.rest)).json(body);
-        self.send(request).await
-    }
-
-    pub(crate) async fn post(&self, path: &str, body: Value) {
-        let (_, _, reply) = self.ask(path, &body).await;
-        assert_eq!(reply, json!({"statusCode": 0}), "{path} {body}");
-    }
-
-    async fn device(&self, account: Account) -> Value {
-        let mut body = self.get(&format!("/me/devices/{}", account.device)).await;
-        body["device"].take()
-    }
-}
 
 pub(crate) fn my_device(account: Account) -> String {
     format!("/me/devices/{}", account.device)
@@ -114,13 +59,13 @@ async fn what_was_set_over_rest_and_the_passwords_survive_kill_9() {
     let mut first = Process::start("serve", place.path(), &config).await;
     let printed = first.printed_until(&my_device(SUPERVISOR)).await;
     first.ready().await;
-    let desks = |process: &Process| {
-        let desk = |account: Account| {
-            Desk::with(process.door("rest"), account.user, &made(&printed, account.user))
+    let clients = |process: &Process| {
+        let client = |account: Account| {
+            RestClient::new(process.door("rest"), account.user, &made(&printed, account.user))
         };
-        (desk(SUPERVISOR), desk(AGENT))
+        (client(SUPERVISOR), client(AGENT))
     };
-    let (supervisor, agent) = desks(&first);
+    let (supervisor, agent) = clients(&first);
     supervisor.post(&my_device(SUPERVISOR), coach()).await;
     let operation = |name: &str| json!({"operationName": name});
     supervisor.post(&my_device(SUPERVISOR), operation("DoNotDisturbOn")).await;
@@ -133,7 +78,7 @@ async fn what_was_set_over_rest_and_the_passwords_survive_kill_9() {
 
     let second = Process::start("serve", place.path(), &config).await;
     second.ready().await;
-    let (supervisor, agent) = desks(&second);
+    let (supervisor, agent) = clients(&second);
     let device = supervisor.device(SUPERVISOR).await;
     let monitoring = &device["supervisorMonitoringState"];
     assert_eq!(
@@ -170,8 +115,8 @@ async fn gateway_of(place: &TempDir, backend: SocketAddr, people: &str) -> Proce
 }
 
 /// The call that this user is on.
-async fn call_of(desk: &Desk) -> Value {
-    let mut body = desk.get("/me/calls?fields=*").await;
+async fn call_of(client: &RestClient) -> Value {
+    let mut body = client.get("/me/calls?fields=*").await;
     let calls = body["calls"].as_array_mut().unwrap();
     assert_eq!(calls.len(), 1, "{calls:?}");
     calls.remove(0)
@@ -185,7 +130,7 @@ async fn a_coached_call_outlives_its_gateway_and_the_next_one_takes_it_over() {
     let trio = Trio::register(backend.door("sip")).await;
     trio.call().await;
     trio.hear(TALK).await;
-    let supervisor = Desk::of(SUPERVISOR, first.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, first.door("rest"));
     let coached_at = clock::instant();
     supervisor.post(&my_device(SUPERVISOR), coach()).await;
     trio.hear(COACH).await;
@@ -194,14 +139,14 @@ async fn a_coached_call_outlives_its_gateway_and_the_next_one_takes_it_over() {
     trio.hear(COACH).await;
 
     let second = gateway(&place, backend.door("grpc")).await;
-    let supervisor = Desk::of(SUPERVISOR, second.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, second.door("rest"));
     let after = call_of(&supervisor).await;
     for field in ["id", "callUuid", "state", "callType", "monitoring", "mute", "capabilities"] {
         assert_eq!(after[field], before[field], "{field}: {after}");
     }
     let state = &supervisor.device(SUPERVISOR).await["supervisorMonitoringState"];
     assert_eq!(state["state"], "Coach");
-    let agents = call_of(&Desk::of(AGENT, second.door("rest"))).await;
+    let agents = call_of(&RestClient::of(AGENT, second.door("rest"))).await;
     assert_eq!(
         (&agents["id"], &agents["supervisorMonitoringState"]["state"]),
         (&before["id"], &json!("Coach"))
@@ -251,7 +196,7 @@ async fn a_supervisor_whose_permission_is_withdrawn_is_out_of_the_call_and_monit
     assert_ne!(withdrawn, directory());
     for way in ways() {
         let before = gateway(&place, backend.door("grpc")).await;
-        Desk::of(SUPERVISOR, before.door("rest"))
+        RestClient::of(SUPERVISOR, before.door("rest"))
             .post(&my_device(SUPERVISOR), coach_as(&way))
             .await;
         trio.hear(COACH).await;
@@ -260,7 +205,7 @@ async fn a_supervisor_whose_permission_is_withdrawn_is_out_of_the_call_and_monit
         let after = gateway_of(&place, backend.door("grpc"), &withdrawn).await;
         trio.supervisor.ended(PATIENCE).await.unwrap();
         trio.hear(TALK).await;
-        let supervisor = Desk::of(SUPERVISOR, after.door("rest"));
+        let supervisor = RestClient::of(SUPERVISOR, after.door("rest"));
         assert!(
             supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null(),
             "{way}"
@@ -283,17 +228,17 @@ async fn whoever_logs_out_ends_the_monitor_and_nobody_elses_call() {
     let session = |name: &str| json!({"operationName": format!("{name}ContactCenterSession"), "channels": ["voice"]});
     for account in [SUPERVISOR, AGENT] {
         for way in ways() {
-            let desk = |account| Desk::of(account, gateway.door("rest"));
+            let client = |account| RestClient::of(account, gateway.door("rest"));
             for one in [SUPERVISOR, AGENT] {
-                desk(one).post("/me", session("Start")).await;
+                client(one).post("/me", session("Start")).await;
             }
-            desk(SUPERVISOR).post(&my_device(SUPERVISOR), coach_as(&way)).await;
+            client(SUPERVISOR).post(&my_device(SUPERVISOR), coach_as(&way)).await;
             trio.hear(COACH).await;
-            desk(account).post("/me", session("End")).await;
+            client(account).post("/me", session("End")).await;
             trio.supervisor.ended(PATIENCE).await.unwrap();
             trio.hear(TALK).await;
             let state =
-                desk(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"].take();
+                client(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"].take();
             assert!(state.is_null(), "{} logs out, {way}: {state}", account.user);
         }
     }
@@ -306,7 +251,7 @@ async fn a_call_and_an_armed_monitor_reach_their_phones_right_after_kill_9_of_th
     let first = backend(&place, ANY, ANY).await;
     let [grpc, sip] = ["grpc", "sip"].map(|name| first.door(name).to_string());
     let gateway = gateway(&place, first.door("grpc")).await;
-    let supervisor = Desk::of(SUPERVISOR, gateway.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, gateway.door("rest"));
     let trio = Trio::register(first.door("sip")).await;
     // What came before it is as safe as this, once it is answered.
     supervisor.post(&my_device(SUPERVISOR), coach()).await;
@@ -346,7 +291,7 @@ async fn without_its_backend_the_gateway_reads_and_refuses_and_works_again_when_
     let first = backend(&place, ANY, ANY).await;
     let [grpc, sip] = ["grpc", "sip"].map(|name| first.door(name).to_string());
     let gateway = gateway(&place, first.door("grpc")).await;
-    let supervisor = Desk::of(SUPERVISOR, gateway.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, gateway.door("rest"));
     supervisor.post(&my_device(SUPERVISOR), coach()).await;
     let trio = Trio::register(first.door("sip")).await;
     trio.call().await;
@@ -458,8 +403,8 @@ async fn a_full_disk_keeps_no_supervisor_on_a_call_and_is_got_over_without_a_res
     let process = Process::start("serve", disk.place.path(), &config).await;
     process.ready().await;
     let trio = Trio::register(process.door("sip")).await;
-    let supervisor = Desk::of(SUPERVISOR, process.door("rest"));
-    let agent = Desk::of(AGENT, process.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
+    let agent = RestClient::of(AGENT, process.door("rest"));
     let cancel = || json!({"operationName": "CancelSupervisorMonitoring"});
     supervisor.post(&my_device(SUPERVISOR), coach()).await;
     trio.call().await;
@@ -499,16 +444,16 @@ async fn a_full_disk_keeps_no_supervisor_on_a_call_and_is_got_over_without_a_res
     // A process can begin on a full disk, too.
     let process = Process::start("serve", disk.place.path(), &config).await;
     says_in_time(&process, "/readyz", "the state can not be written").await;
-    let supervisor = Desk::of(SUPERVISOR, process.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
     assert!(supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null());
     process.kill().await;
     disk.free();
     let process = Process::start("serve", disk.place.path(), &config).await;
     process.ready().await;
-    let supervisor = Desk::of(SUPERVISOR, process.door("rest"));
+    let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
     assert!(supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null());
     assert_eq!(
-        Desk::of(AGENT, process.door("rest")).get("/me").await["user"]["userState"]["displayName"],
+        RestClient::of(AGENT, process.door("rest")).get("/me").await["user"]["userState"]["displayName"],
         "Not Ready"
     );
     let trio = Trio::register(process.door("sip")).await;
@@ -549,7 +494,7 @@ enum Became {
 }
 
 /// The two processes, desktops at the one and phones at the other.
-struct Floor {
+struct Fixture {
     place: TempDir,
     backend: Process,
     gateway: Process,
@@ -564,9 +509,9 @@ struct Floor {
 const DESKTOPS: [Account; 3] = [AGENT, COLLEAGUE, SUPERVISOR];
 const COLLEAGUE_HZ: f32 = 743.0;
 
-impl Floor {
+impl Fixture {
     /// A supervisor has asked to coach the agent, and nobody is on a call.
-    async fn armed(became: Became) -> Floor {
+    async fn armed(became: Became) -> Fixture {
         let place = tempfile::tempdir().unwrap();
         let backend = backend(&place, ANY, ANY).await;
         let gateway = gateway(&place, backend.door("grpc")).await;
@@ -574,7 +519,7 @@ impl Floor {
         // The phone that registers last is called: the agent's own, as long as his second line has
         // not.
         let trio = Trio::register(sip).await;
-        let floor = Floor {
+        let fixture = Fixture {
             line: Phone::start(PhoneConfig::new(AGENT.number, AGENT.password, sip, AGENT_HZ))
                 .await
                 .unwrap(),
@@ -592,12 +537,12 @@ impl Floor {
             trio,
             became,
         };
-        floor.desk(SUPERVISOR).post(&my_device(SUPERVISOR), coach()).await;
-        floor
+        fixture.client(SUPERVISOR).post(&my_device(SUPERVISOR), coach()).await;
+        fixture
     }
 
-    fn desk(&self, account: Account) -> Desk {
-        Desk::of(account, self.gateway.door("rest"))
+    fn client(&self, account: Account) -> RestClient {
+        RestClient::of(account, self.gateway.door("rest"))
     }
 
     /// The supervisor is on the call, and it has become what it is to be.
@@ -609,7 +554,7 @@ impl Floor {
             Became::Transfer => "CompleteTransfer",
             Became::Conference => "CompleteConference",
         };
-        let agent = self.desk(AGENT);
+        let agent = self.client(AGENT);
         let call = format!("/me/calls/{}", call_of(&agent).await["id"].as_str().unwrap());
         self.line.register().await.unwrap();
         let colleague = json!({"phoneNumber": COLLEAGUE.number});
@@ -672,9 +617,9 @@ impl Floor {
 
     /// kill −9 of the gateway, and another in its place. All hear each other as before, all can be
     /// read as before, and every desktop that comes back is told how things are, once.
-    async fn another_gateway(mut self) -> Floor {
+    async fn another_gateway(mut self) -> Fixture {
         let is_talking =
-            !self.desk(SUPERVISOR).get("/me/calls").await["uris"].as_array().unwrap().is_empty();
+            !self.client(SUPERVISOR).get("/me/calls").await["uris"].as_array().unwrap().is_empty();
         self.audience.catch_up().await;
         let mut before = Vec::new();
         for account in DESKTOPS {
@@ -683,15 +628,15 @@ impl Floor {
         }
         self.gateway.kill().await;
         let gateway = gateway(&self.place, self.backend.door("grpc")).await;
-        let mut floor = Floor { gateway, ..self };
+        let mut fixture = Fixture { gateway, ..self };
         if is_talking {
-            floor.heard().await;
+            fixture.heard().await;
         }
-        floor.audience.reopen(floor.gateway.door("rest")).await;
-        floor.audience.catch_up().await;
+        fixture.audience.reopen(fixture.gateway.door("rest")).await;
+        fixture.audience.catch_up().await;
         for (account, before) in DESKTOPS.into_iter().zip(before) {
-            assert_eq!(floor.audience.view(account).await, before, "{}", account.user);
-            let told = floor.audience.of(account).take();
+            assert_eq!(fixture.audience.view(account).await, before, "{}", account.user);
+            let told = fixture.audience.of(account).take();
             let user = &before["user"];
             let count = |list: &str| user[list].as_array().unwrap().len();
             let on =
@@ -704,8 +649,8 @@ impl Floor {
                 json!(told)
             );
         }
-        floor.audience.reads_as_told("with another gateway").await;
-        floor
+        fixture.audience.reads_as_told("with another gateway").await;
+        fixture
     }
 
     /// The supervisor changes to BargeIn: everybody whom it concerns is told once.
@@ -714,7 +659,7 @@ impl Floor {
         for desktop in &mut self.audience.desktops {
             desktop.take();
         }
-        let supervisor = self.desk(SUPERVISOR);
+        let supervisor = self.client(SUPERVISOR);
         let call = format!("/me/calls/{}", call_of(&supervisor).await["id"].as_str().unwrap());
         supervisor.post(&call, json!({"operationName": "SwitchToBargeIn"})).await;
         self.told_once(["DeviceStateChangeMessage", "StatusChange"], "ParticipantsUpdated").await;
@@ -749,20 +694,20 @@ impl Floor {
 }
 
 async fn gateways_come_and_go(became: Became) {
-    let mut floor = Floor::armed(became).await.another_gateway().await;
-    floor.talk().await;
-    let mut floor = floor.another_gateway().await;
-    let coached = call_of(&floor.desk(floor.coached())).await;
+    let mut fixture = Fixture::armed(became).await.another_gateway().await;
+    fixture.talk().await;
+    let mut fixture = fixture.another_gateway().await;
+    let coached = call_of(&fixture.client(fixture.coached())).await;
     assert_eq!(coached["supervisorMonitoringState"]["state"], "Coach", "{coached}");
-    floor.barges_in().await;
-    floor.trio.customer.hang_up().await.unwrap();
-    floor.audience.of(SUPERVISOR).until(&json!({"call": {"state": "Released"}})).await;
+    fixture.barges_in().await;
+    fixture.trio.customer.hang_up().await.unwrap();
+    fixture.audience.of(SUPERVISOR).until(&json!({"call": {"state": "Released"}})).await;
     let concerned = match became {
         Became::Nothing | Became::Transfer => "StatusChange",
         // The two agents are left.
         Became::Conference => "ParticipantsUpdated",
     };
-    floor.told_once(["DeviceStateChangeMessage", "StatusChange"], concerned).await;
+    fixture.told_once(["DeviceStateChangeMessage", "StatusChange"], concerned).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -783,24 +728,24 @@ async fn a_coach_goes_on_in_a_conference_through_another_gateway() {
 /// kill −9 of the backend under a gateway that goes on, and another in its place: the call is gone,
 /// and everybody is told once.
 async fn another_backend(became: Became) {
-    let mut floor = Floor::armed(became).await;
-    floor.talk().await;
-    floor.barges_in().await;
-    let [grpc, sip] = ["grpc", "sip"].map(|name| floor.backend.door(name).to_string());
-    floor.backend.kill().await;
-    let second = backend(&floor.place, &grpc, &sip).await;
-    floor.gateway.ready().await;
-    floor.audience.of(SUPERVISOR).until(&json!({"call": {"state": "Released"}})).await;
-    let mut floor = Floor { backend: second, ..floor };
-    floor.told_once(["DeviceStateChangeMessage", "StatusChange"], "StatusChange").await;
-    let state = &floor.desk(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"];
+    let mut fixture = Fixture::armed(became).await;
+    fixture.talk().await;
+    fixture.barges_in().await;
+    let [grpc, sip] = ["grpc", "sip"].map(|name| fixture.backend.door(name).to_string());
+    fixture.backend.kill().await;
+    let second = backend(&fixture.place, &grpc, &sip).await;
+    fixture.gateway.ready().await;
+    fixture.audience.of(SUPERVISOR).until(&json!({"call": {"state": "Released"}})).await;
+    let mut fixture = Fixture { backend: second, ..fixture };
+    fixture.told_once(["DeviceStateChangeMessage", "StatusChange"], "StatusChange").await;
+    let state = &fixture.client(SUPERVISOR).device(SUPERVISOR).await["supervisorMonitoringState"];
     assert_eq!(
         (&state["state"], &state["mode"]),
         (&json!("Coach"), &json!("AllCalls")),
         "armed again"
     );
     for account in DESKTOPS {
-        let calls = floor.desk(account).get("/me/calls").await;
+        let calls = fixture.client(account).get("/me/calls").await;
         assert_eq!(calls["uris"], json!([]), "{}", account.user);
     }
 }
@@ -815,23 +760,23 @@ async fn after_a_kill_of_the_backend_each_desktop_is_told_once_that_the_call_is_
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_while_no_gateway_runs_shows_to_whoever_comes_back_and_is_told_no_second_time()
 {
-    let mut floor = Floor::armed(Became::Nothing).await;
-    floor.talk().await;
-    floor.audience.catch_up().await;
-    floor.gateway.kill().await;
-    floor.trio.agent.hold().await.unwrap();
-    let gateway = gateway(&floor.place, floor.backend.door("grpc")).await;
-    floor.audience.of(AGENT).take();
-    floor.audience.reopen(gateway.door("rest")).await;
-    floor.audience.catch_up().await;
+    let mut fixture = Fixture::armed(Became::Nothing).await;
+    fixture.talk().await;
+    fixture.audience.catch_up().await;
+    fixture.gateway.kill().await;
+    fixture.trio.agent.hold().await.unwrap();
+    let gateway = gateway(&fixture.place, fixture.backend.door("grpc")).await;
+    fixture.audience.of(AGENT).take();
+    fixture.audience.reopen(gateway.door("rest")).await;
+    fixture.audience.catch_up().await;
     let states = |told: Vec<Value>| -> Vec<Value> {
         let calls = told.iter().filter(|message| message["channel"] == "/v2/me/calls");
         calls.map(|message| message["data"]["call"]["state"].clone()).collect()
     };
-    assert_eq!(states(floor.audience.of(AGENT).take()), ["Held"]);
-    floor.audience.reads_as_told("he holds").await;
-    floor.trio.agent.retrieve().await.unwrap();
-    floor.audience.catch_up().await;
-    assert_eq!(states(floor.audience.of(AGENT).take()), ["Established"]);
-    floor.audience.reads_as_told("he has retrieved").await;
+    assert_eq!(states(fixture.audience.of(AGENT).take()), ["Held"]);
+    fixture.audience.reads_as_told("he holds").await;
+    fixture.trio.agent.retrieve().await.unwrap();
+    fixture.audience.catch_up().await;
+    assert_eq!(states(fixture.audience.of(AGENT).take()), ["Established"]);
+    fixture.audience.reads_as_told("he has retrieved").await;
 }

@@ -1,9 +1,9 @@
 //! Phones, requests and faults at random, over sockets: each packet toward a customer is held
 //! against what the agents have sent.
 
-use crate::support::floor::{
-    AGENT, BOSS, BOSS2, CUSTOMER, CUSTOMER2, Floor, OTHER, SOON, config, eventually, hz, outside,
-    site,
+use crate::support::sip_fixture::{
+    AGENT, BOSS, BOSS2, CUSTOMER, CUSTOMER2, OTHER, SOON, SipFixture, config, eventually, hz,
+    outside, site,
 };
 use crate::support::wait;
 use futures_util::future::join_all;
@@ -49,7 +49,7 @@ impl Dice {
 
 /// Everybody, and what is known of what they did.
 struct Crowd {
-    floor: Floor,
+    fixture: SipFixture,
     dice: Dice,
     customers: Vec<Phone>,
     agents: Vec<Phone>,
@@ -74,7 +74,7 @@ async fn whatever_happens_a_customer_gets_the_agents_packets_or_silence_and_neve
     let given = std::env::var("UNDERTONE_DICE").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| clock::now().wall.0);
     println!("the same choices again: UNDERTONE_DICE={seed}");
-    let counted = join_all((0..FLOORS).map(|floor| played(seed ^ (floor << 56)))).await;
+    let counted = join_all((0..FLOORS).map(|fixture| played(seed ^ (fixture << 56)))).await;
     for counted in &counted {
         println!("{counted:?}");
     }
@@ -90,7 +90,7 @@ async fn played(seed: u64) -> Counted {
     for step in 1..=STEPS {
         crowd.step().await;
         wait::elapse(BREATH).await;
-        crowd.floor.catch_up();
+        crowd.fixture.catch_up();
         crowd.note();
         if step % CHUNK == 0 {
             crowd.judge();
@@ -107,26 +107,26 @@ impl Crowd {
         config.b2bua.supervision.invite_timeout = Duration::from_secs(2);
         config.b2bua.supervision.max_supervisors_per_device = 2;
         config.b2bua.ring_timeout = Duration::from_secs(2);
-        let floor = Floor::open(config).await;
-        let caller = PhoneConfig { server: floor.address(), ..outside() };
+        let fixture = SipFixture::open(config).await;
+        let caller = PhoneConfig { server: fixture.address(), ..outside() };
         let soon = AnswerPolicy::Auto(Duration::from_millis(30));
         Crowd {
             customers: vec![
-                floor.phone(CUSTOMER, soon).await,
-                floor.phone(CUSTOMER2, soon).await,
+                fixture.phone(CUSTOMER, soon).await,
+                fixture.phone(CUSTOMER2, soon).await,
                 Phone::start(caller).await.expect("starts"),
                 called,
             ],
             agents: vec![
-                floor.phone(AGENT, soon).await,
-                floor.phone(AGENT, soon).await,
-                floor.phone(OTHER, soon).await,
+                fixture.phone(AGENT, soon).await,
+                fixture.phone(AGENT, soon).await,
+                fixture.phone(OTHER, soon).await,
             ],
             supervisors: vec![
-                floor.phone(BOSS, AnswerPolicy::ByHeader).await,
-                floor.phone(BOSS2, AnswerPolicy::ByHeader).await,
+                fixture.phone(BOSS, AnswerPolicy::ByHeader).await,
+                fixture.phone(BOSS2, AnswerPolicy::ByHeader).await,
             ],
-            floor,
+            fixture,
             dice: Dice(seed | 1),
             since: clock::instant(),
             mixed: false,
@@ -150,7 +150,7 @@ impl Crowd {
     /// A call that goes on, and a device, mostly one that is on it.
     fn at(&mut self) -> Option<(DeviceId, CallId)> {
         let live: Vec<_> =
-            self.floor.calls.iter().filter(|call| !call.is_over()).cloned().collect();
+            self.fixture.calls.iter().filter(|call| !call.is_over()).cloned().collect();
         let call = (!live.is_empty()).then(|| self.dice.one(&live))?;
         let parties = call.parties.iter().filter(|party| party.role == PartyRole::Agent);
         let his: Vec<DeviceId> = parties.filter_map(|party| party.device.clone()).collect();
@@ -315,18 +315,18 @@ impl Crowd {
 
     async fn ask(&mut self, command: Command) {
         // A refusal is an answer.
-        let _ = self.floor.command(command).await;
+        let _ = self.fixture.command(command).await;
     }
 
     /// What is no message at all comes to the SIP port.
     fn noise(&mut self) {
         let junk: Vec<u8> = (0..self.dice.roll(200)).map(|_| self.dice.roll(256) as u8).collect();
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        socket.send_to(&junk, self.floor.address()).expect("sent");
+        socket.send_to(&junk, self.fixture.address()).expect("sent");
     }
 
     fn note(&mut self) {
-        for call in &self.floor.calls {
+        for call in &self.fixture.calls {
             let live = |role| {
                 let mut of_role = call.parties.iter().filter(move |party| party.role == role);
                 of_role.by_ref().filter(|party| party.state != LegState::Released).count()
@@ -335,7 +335,7 @@ impl Crowd {
             self.mixed |= agents + customers > 2;
         }
         let is_joined = |supervisor: &str| {
-            let monitor = self.floor.monitor_of(supervisor);
+            let monitor = self.fixture.monitor_of(supervisor);
             monitor.is_some_and(|monitor| matches!(monitor.state, MonitorState::Joined { .. }))
         };
         self.counted.joins += usize::from(is_joined(BOSS)) + usize::from(is_joined(BOSS2));
@@ -395,7 +395,8 @@ impl Crowd {
         }
         self.since = until;
         // What was mixed a moment ago may still be on its way.
-        self.mixed = self.floor.calls.iter().any(|call| !call.is_over() && call.parties.len() > 2);
+        self.mixed =
+            self.fixture.calls.iter().any(|call| !call.is_over() && call.parties.len() > 2);
     }
 
     async fn end(mut self) -> Counted {
@@ -410,22 +411,22 @@ impl Crowd {
             .collect();
         let deadline = clock::instant() + SOON;
         // Whoever was called back meanwhile hangs up once more.
-        while self.floor.backend.media().legs > 0 {
+        while self.fixture.backend.media().legs > 0 {
             assert!(
                 clock::instant() < deadline,
                 "ports are left: {}",
-                self.floor.backend.media().legs
+                self.fixture.backend.media().legs
             );
             for phone in &everybody {
                 soon(phone.hang_up()).await;
             }
-            self.floor.catch_up();
+            self.fixture.catch_up();
             wait::elapse(BREATH).await;
         }
         self.judge();
-        eventually("every port is closed", || self.floor.backend.media().legs == 0).await;
-        assert_eq!(self.floor.backend.media().leak_guards, 0);
-        self.floor.backend.shutdown().await;
+        eventually("every port is closed", || self.fixture.backend.media().legs == 0).await;
+        assert_eq!(self.fixture.backend.media().leak_guards, 0);
+        self.fixture.backend.shutdown().await;
         self.counted
     }
 }

@@ -7,6 +7,7 @@ use crate::support::frames::{
     self, DATA, END_HEADERS, END_STREAM, HEADERS, connect_from, frame, greeting, is_closed,
 };
 use crate::support::process::{ANY, Process};
+use crate::support::rest_client::http_client;
 use crate::support::talk::PATIENCE;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -44,7 +45,7 @@ async fn gateway_at(grpc: SocketAddr) -> BackendConnection {
 
 /// The doors do what they are there for.
 async fn is_open(process: &Process) {
-    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    let http = http_client();
     let rest = http
         .get(format!("http://{}/api/v2/diagnostics/version", process.door("rest")))
         .send()

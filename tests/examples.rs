@@ -1,7 +1,7 @@
 //! What stands in examples/, as a reader would run it.
 
-use crate::clients::{Desktop, Installed, Library, forward_to, installed};
-use crate::support::front::{House, MEG_PHONE, PASSWORD, PATIENCE, Wishes};
+use crate::clients::{ClientProgram, Installed, Library, forward_to, installed};
+use crate::support::gateway_server::{GatewayServer, MEG_PHONE, PASSWORD, PATIENCE, ServerOptions};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -22,9 +22,9 @@ fn set_up() -> Installed {
 /// Runs a program that prints events until it has shown one that forwards to this number; then asks
 /// it to end.
 async fn shows_an_event(mut command: Command) {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let mut child = command
-        .env("UNDERTONE_URL", format!("http://localhost:{}", house.address.port()))
+        .env("UNDERTONE_URL", format!("http://localhost:{}", server.address.port()))
         .env("UNDERTONE_USER", "meg")
         .env("UNDERTONE_PASSWORD", PASSWORD)
         .stdout(Stdio::piped())
@@ -52,7 +52,7 @@ async fn shows_an_event(mut command: Command) {
             .unwrap_or_else(|_| panic!("no event with {wanted}"));
     };
     until("5005").await;
-    forward_to(&house, 4711).await;
+    forward_to(&server, 4711).await;
     until("4711").await;
     let id = i32::try_from(child.id().expect("running")).expect("a number");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM)
@@ -60,9 +60,9 @@ async fn shows_an_event(mut command: Command) {
     let status =
         tokio::time::timeout(PATIENCE, child.wait()).await.expect("in time").expect("a process");
     assert!(status.success(), "{status}");
-    let mut load = house.bayeux.load();
+    let mut load = server.bayeux.load();
     let gone = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.sessions == 0)).await;
-    gone.expect("it said good-bye").expect("a hub");
+    gone.expect("it said good-bye").expect("an event channel");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,18 +104,18 @@ async fn the_page_shows_the_device(transport: &str) {
         .arg(node.join("page.js"))
         .args(["--user", "meg", "--password", PASSWORD, "--transport", transport, "--page"])
         .arg(example("browser"));
-    let mut page = Desktop::run(&mut command);
+    let mut page = ClientProgram::run(&mut command);
     let origin = page.next("serving").await["origin"].as_str().expect("an origin").to_owned();
-    let house = House::open(Wishes {
-        front: http::HttpConfig { cors_origins: vec![origin], ..http::HttpConfig::default() },
-        ..Wishes::default()
+    let server = GatewayServer::open(ServerOptions {
+        http: http::HttpConfig { cors_origins: vec![origin], ..http::HttpConfig::default() },
+        ..ServerOptions::default()
     })
     .await;
-    page.say(&house.url("")).await;
+    page.say(&server.url("")).await;
     let by = page.next("connected").await["transport"].clone();
     assert_eq!(by, if transport == "any" { "websocket" } else { transport });
-    let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{}", crate::support::front::BOB_PHONE)});
-    let answer = house.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &coach).await;
+    let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{}", crate::support::gateway_server::BOB_PHONE)});
+    let answer = server.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &coach).await;
     assert_eq!(answer.1, json!({"statusCode": 0}));
     loop {
         let rows = page.next("devices").await["rows"].to_string();
@@ -155,7 +155,7 @@ fn configured(file: &str, folder: &Path, gateway: SocketAddr) -> (PathBuf, u16) 
     (path, port)
 }
 
-async fn works_behind(house: &House, mut proxy: Child, port: u16) {
+async fn works_behind(server: &GatewayServer, mut proxy: Child, port: u16) {
     let answers = async {
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             tokio::task::yield_now().await;
@@ -165,13 +165,19 @@ async fn works_behind(house: &House, mut proxy: Child, port: u16) {
     let mut number = 0;
     for transport in ["websocket", "long-polling"] {
         for more in [&["--ack"][..], &[]] {
-            let mut desktop =
-                Desktop::start(Library::CometD9, port, "meg", transport, "/v2/me/devices", more);
+            let mut desktop = ClientProgram::start(
+                Library::CometD9,
+                port,
+                "meg",
+                transport,
+                "/v2/me/devices",
+                more,
+            );
             assert_eq!(desktop.next("connected").await["transport"], transport);
             desktop.next("subscribed").await;
             for _ in 0..3 {
                 number += 1;
-                forward_to(house, number).await;
+                forward_to(server, number).await;
             }
             let expected: Vec<String> =
                 (number - 2..=number).map(|number| number.to_string()).collect();
@@ -184,20 +190,20 @@ async fn works_behind(house: &House, mut proxy: Child, port: u16) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_desktop_works_behind_nginx_as_the_example_configures_it() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let (file, port) = configured("nginx.conf", folder.path(), house.address);
+    let (file, port) = configured("nginx.conf", folder.path(), server.address);
     let mut command = Command::new("nginx");
     command.env("PATH", "/usr/sbin:/usr/bin:/bin").arg("-p").arg(folder.path()).arg("-c").arg(file);
     command.args(["-e", "stderr", "-g", "daemon off;"]).kill_on_drop(true);
-    works_behind(&house, command.spawn().expect("nginx is installed"), port).await;
+    works_behind(&server, command.spawn().expect("nginx is installed"), port).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_desktop_works_behind_haproxy_as_the_example_configures_it() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let (file, port) = configured("haproxy.cfg", folder.path(), house.address);
+    let (file, port) = configured("haproxy.cfg", folder.path(), server.address);
     let mut command = Command::new("haproxy");
     command
         .env("PATH", "/usr/sbin:/usr/bin:/bin")
@@ -205,5 +211,5 @@ async fn a_desktop_works_behind_haproxy_as_the_example_configures_it() {
         .arg("-f")
         .arg(file)
         .kill_on_drop(true);
-    works_behind(&house, command.spawn().expect("haproxy is installed"), port).await;
+    works_behind(&server, command.spawn().expect("haproxy is installed"), port).await;
 }

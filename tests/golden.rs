@@ -4,7 +4,7 @@
 mod api;
 mod story;
 
-use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR};
+use crate::support::server::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR};
 use serde_json::{Value, json};
 use story::Story;
 use undertone::demo::phone::{AnswerPolicy, Phone};
@@ -332,7 +332,7 @@ async fn do_not_disturb_and_forwarding_show_on_the_device() {
 async fn an_agent_makes_calls_from_his_desktop() {
     let mut story = Story::begin("an_agent_makes_calls_from_his_desktop").await;
     let calls = format!("/me/devices/{}/calls", AGENT.device);
-    story.house.post(AGENT, &calls, to("Dial", CUSTOMER.number)).await;
+    story.server.post(AGENT, &calls, to("Dial", CUSTOMER.number)).await;
     story.told("the agent dials the customer", &[(AGENT, leg("Dialing"))]).await;
     story.customer.answer().await.unwrap();
     story.told("the customer answers", &[(AGENT, leg("Established"))]).await;
@@ -340,7 +340,7 @@ async fn an_agent_makes_calls_from_his_desktop() {
     story.told("the agent sends digits", &[(AGENT, json!({"notificationType": "DtmfSent"}))]).await;
     story.call(AGENT, 1, operation("Hangup")).await;
     story.told("the agent hangs up", &[(AGENT, leg("Released"))]).await;
-    story.house.post(AGENT, &calls, to("Dial", COLLEAGUE.number)).await;
+    story.server.post(AGENT, &calls, to("Dial", COLLEAGUE.number)).await;
     story.told("the agent dials his colleague", &[(COLLEAGUE, leg("Ringing"))]).await;
     story.call(COLLEAGUE, 2, operation("Answer")).await;
     story
@@ -353,7 +353,7 @@ async fn an_agent_makes_calls_from_his_desktop() {
     story
         .told("the colleague hangs up", &[(AGENT, leg("Released")), (COLLEAGUE, leg("Released"))])
         .await;
-    story.house.post(AGENT, &calls, to("Dial", COLLEAGUE.number)).await;
+    story.server.post(AGENT, &calls, to("Dial", COLLEAGUE.number)).await;
     story.told("the agent dials his colleague again", &[(COLLEAGUE, leg("Ringing"))]).await;
     story.call(AGENT, 3, operation("Hangup")).await;
     story
@@ -367,13 +367,13 @@ async fn sessions_and_registrations_show_on_device_and_channel() {
     let mut story =
         Story::before_log_in("sessions_and_registrations_show_on_device_and_channel").await;
     let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
-    story.house.post(AGENT, "/me", session.clone()).await;
+    story.server.post(AGENT, "/me", session.clone()).await;
     story.told("the agent logs in", &[]).await;
     for name in ["Ready", "NotReady", "AfterCallWork", "AuxWork", "Offline", "Ready"] {
-        story.house.post(AGENT, "/me/channels/voice", operation(name)).await;
+        story.server.post(AGENT, "/me/channels/voice", operation(name)).await;
         story.told(&format!("the agent: {name}"), &[]).await;
     }
-    story.house.post(SUPERVISOR, "/me", session).await;
+    story.server.post(SUPERVISOR, "/me", session).await;
     story.told("the supervisor logs in", &[]).await;
     story.device(SUPERVISOR, coach("Call", "AllCalls")).await;
     story.told("the supervisor asks to coach", &[]).await;
@@ -383,7 +383,7 @@ async fn sessions_and_registrations_show_on_device_and_channel() {
     story.supervisor.register().await.unwrap();
     let active = json!({"devices": [{"deviceState": "Active"}]});
     story.told("the supervisor's phone is back", &[(SUPERVISOR, active)]).await;
-    story.house.post(AGENT, "/me", operation("EndContactCenterSession")).await;
+    story.server.post(AGENT, "/me", operation("EndContactCenterSession")).await;
     story.told("the agent logs out, which ends the monitor", &[]).await;
     story.end();
 }
@@ -403,7 +403,7 @@ async fn a_coach_of_the_next_call_who_hangs_up_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coach_who_logs_out_leaves_the_call() {
     let mut story = coached("a_coach_who_logs_out_leaves_the_call", "Call").await;
-    story.house.post(SUPERVISOR, "/me", operation("EndContactCenterSession")).await;
+    story.server.post(SUPERVISOR, "/me", operation("EndContactCenterSession")).await;
     story.told("the supervisor logs out", &[(SUPERVISOR, leg("Released"))]).await;
     story.customer_hangs_up(&[(AGENT, leg("Released"))]).await;
     story.end();
@@ -437,7 +437,7 @@ async fn calls_that_come_to_nothing_end_where_they_began() {
     story.told("the agent declines", &[(AGENT, leg("Released"))]).await;
     story.colleague.set_answer(AnswerPolicy::Busy).await.unwrap();
     let calls = format!("/me/devices/{}/calls", AGENT.device);
-    story.house.post(AGENT, &calls, to("Dial", COLLEAGUE.number)).await;
+    story.server.post(AGENT, &calls, to("Dial", COLLEAGUE.number)).await;
     let error = json!({"messageType": "ErrorMessage"});
     story
         .told(

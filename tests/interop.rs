@@ -7,7 +7,7 @@ mod tap;
 
 use crate::interop::programs::{Baresip, Sipp, folder};
 use crate::interop::tap::Tap;
-use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR};
+use crate::support::server::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, Server};
 use crate::support::wait;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -24,17 +24,23 @@ const SOON: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sipp_as_agent_hears_the_whisper_of_baresip_and_sipp_as_customer_does_not() {
-    let house = House::start().await;
+    let server = Server::start().await;
     let place = folder();
     let tap = Tap::start();
-    Sipp::register(&house, AGENT, &place).await;
-    let agent = Sipp::agent(&house, AGENT, AGENT_HZ, &place);
-    let supervisor = Baresip::start(&house, SUPERVISOR, SUPERVISOR_HZ, &place);
-    house.registered(AGENT).await;
-    house.registered(SUPERVISOR).await;
-    house.coach(json!({})).await;
-    let customer =
-        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(5), &place);
+    Sipp::register(&server, AGENT, &place).await;
+    let agent = Sipp::agent(&server, AGENT, AGENT_HZ, &place);
+    let supervisor = Baresip::start(&server, SUPERVISOR, SUPERVISOR_HZ, &place);
+    server.registered(AGENT).await;
+    server.registered(SUPERVISOR).await;
+    server.coach(json!({})).await;
+    let customer = Sipp::customer(
+        &server,
+        CUSTOMER,
+        AGENT.number,
+        CUSTOMER_HZ,
+        Duration::from_secs(5),
+        &place,
+    );
     let customer_port = customer.finished(SOON).await;
     let agent_port = agent.finished(SOON).await;
     let recorded = supervisor.finished().await;
@@ -71,18 +77,24 @@ async fn sipp_as_agent_hears_the_whisper_of_baresip_and_sipp_as_customer_does_no
 
 #[tokio::test(flavor = "multi_thread")]
 async fn baresip_in_srtp_as_agent_and_supervisor_and_sipp_in_clear_as_customer() {
-    let house = House::with_srtp(&[AGENT, SUPERVISOR], "required").await;
+    let server = Server::with_srtp(&[AGENT, SUPERVISOR], "required").await;
     let place = folder();
     let tap = Tap::start();
     let secure = "audio_codecs=pcmu/8000/1;mediaenc=srtp-mand";
-    let agent = Baresip::start_as(secure, "srtp.so", &house, AGENT, AGENT_HZ, &place);
+    let agent = Baresip::start_as(secure, "srtp.so", &server, AGENT, AGENT_HZ, &place);
     let supervisor =
-        Baresip::start_as(secure, "srtp.so", &house, SUPERVISOR, SUPERVISOR_HZ, &place);
-    house.registered(AGENT).await;
-    house.registered(SUPERVISOR).await;
-    house.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
-    let customer =
-        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(5), &place);
+        Baresip::start_as(secure, "srtp.so", &server, SUPERVISOR, SUPERVISOR_HZ, &place);
+    server.registered(AGENT).await;
+    server.registered(SUPERVISOR).await;
+    server.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
+    let customer = Sipp::customer(
+        &server,
+        CUSTOMER,
+        AGENT.number,
+        CUSTOMER_HZ,
+        Duration::from_secs(5),
+        &place,
+    );
     let customer_port = customer.finished(SOON).await;
     let at_agent = agent.finished().await;
     let at_supervisor = supervisor.finished().await;
@@ -91,7 +103,7 @@ async fn baresip_in_srtp_as_agent_and_supervisor_and_sipp_in_clear_as_customer()
     assert!(peak(&at_supervisor, CUSTOMER_HZ) > HEARD && peak(&at_supervisor, AGENT_HZ) > HEARD);
     assert!(level(&at_customer, AGENT_HZ) > HEARD, "the customer hears the agent in clear");
     assert!(peak(&at_customer, SUPERVISOR_HZ) < SILENT);
-    let media = house.running.backend().unwrap().media();
+    let media = server.running.backend().unwrap().media();
     // baresip drops its keys before it says goodbye: its RTCP BYE is in clear, and refused where it
     // comes before the leg is gone.
     let goodbyes = 2;
@@ -100,17 +112,17 @@ async fn baresip_in_srtp_as_agent_and_supervisor_and_sipp_in_clear_as_customer()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn baresip_without_srtp_is_not_called_where_it_is_required() {
-    let house = House::with_srtp(&[AGENT], "required").await;
+    let server = Server::with_srtp(&[AGENT], "required").await;
     let place = folder();
-    let agent = Baresip::start(&house, AGENT, AGENT_HZ, &place);
-    let customer = Baresip::start(&house, CUSTOMER, CUSTOMER_HZ, &place);
-    house.registered(AGENT).await;
-    house.registered(CUSTOMER).await;
-    let address = format!("sip:{}@{}", AGENT.number, house.sip);
+    let agent = Baresip::start(&server, AGENT, AGENT_HZ, &place);
+    let customer = Baresip::start(&server, CUSTOMER, CUSTOMER_HZ, &place);
+    server.registered(AGENT).await;
+    server.registered(CUSTOMER).await;
+    let address = format!("sip:{}@{}", AGENT.number, server.sip);
     customer.does("dial", &address).await;
     let refused = customer.says("488").await;
     assert!(refused, "the call is refused as not acceptable");
-    assert_eq!(house.running.backend().unwrap().media().sent, 0, "nothing was sent in clear");
+    assert_eq!(server.running.backend().unwrap().media().sent, 0, "nothing was sent in clear");
     drop(agent);
 }
 
@@ -118,19 +130,19 @@ async fn baresip_without_srtp_is_not_called_where_it_is_required() {
 async fn three_baresips_with_opus_or_g722_hear_whom_they_may_and_the_customer_gets_what_the_agent_sent()
  {
     for (codec, module) in [("opus/48000/2", "opus.so"), ("g722/16000/1", "g722.so")] {
-        let house = House::start().await;
+        let server = Server::start().await;
         let place = folder();
         let speaks = format!("audio_codecs={codec}");
-        let start = |account, hz| Baresip::start_as(&speaks, module, &house, account, hz, &place);
+        let start = |account, hz| Baresip::start_as(&speaks, module, &server, account, hz, &place);
         let agent = start(AGENT, AGENT_HZ);
         let supervisor = start(SUPERVISOR, SUPERVISOR_HZ);
         let customer = start(CUSTOMER, CUSTOMER_HZ);
         for account in [AGENT, SUPERVISOR, CUSTOMER] {
-            house.registered(account).await;
+            server.registered(account).await;
         }
-        house.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
-        customer.does("dial", &format!("sip:{}@{}", AGENT.number, house.sip)).await;
-        let backend = house.running.backend().unwrap();
+        server.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
+        customer.does("dial", &format!("sip:{}@{}", AGENT.number, server.sip)).await;
+        let backend = server.running.backend().unwrap();
         wait::found(SOON, async || (backend.media().mixed >= 300).then_some(()))
             .await
             .unwrap_or_else(|| panic!("{codec}: {:?}", backend.media()));
@@ -161,16 +173,22 @@ async fn three_baresips_with_opus_or_g722_hear_whom_they_may_and_the_customer_ge
 
 #[tokio::test(flavor = "multi_thread")]
 async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it() {
-    let house = House::start().await;
+    let server = Server::start().await;
     let place = folder();
     let tap = Tap::start();
-    let agent = Baresip::start(&house, AGENT, AGENT_HZ, &place);
-    let supervisor = Baresip::start(&house, SUPERVISOR, SUPERVISOR_HZ, &place);
-    house.registered(AGENT).await;
-    house.registered(SUPERVISOR).await;
-    house.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
-    let customer =
-        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(5), &place);
+    let agent = Baresip::start(&server, AGENT, AGENT_HZ, &place);
+    let supervisor = Baresip::start(&server, SUPERVISOR, SUPERVISOR_HZ, &place);
+    server.registered(AGENT).await;
+    server.registered(SUPERVISOR).await;
+    server.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
+    let customer = Sipp::customer(
+        &server,
+        CUSTOMER,
+        AGENT.number,
+        CUSTOMER_HZ,
+        Duration::from_secs(5),
+        &place,
+    );
     let customer_port = customer.finished(SOON).await;
     let at_agent = agent.finished().await;
     let at_supervisor = supervisor.finished().await;
@@ -203,16 +221,22 @@ async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it
 /// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_who_barges_in_is_found_in_what_sipp_gets_as_customer() {
-    let house = House::start().await;
+    let server = Server::start().await;
     let place = folder();
     let tap = Tap::start();
-    let _agent = Baresip::start(&house, AGENT, AGENT_HZ, &place);
-    let _supervisor = Baresip::start(&house, SUPERVISOR, SUPERVISOR_HZ, &place);
-    house.registered(AGENT).await;
-    house.registered(SUPERVISOR).await;
-    house.coach(json!({"operationName": "BargeIn"})).await;
-    let customer =
-        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(3), &place);
+    let _agent = Baresip::start(&server, AGENT, AGENT_HZ, &place);
+    let _supervisor = Baresip::start(&server, SUPERVISOR, SUPERVISOR_HZ, &place);
+    server.registered(AGENT).await;
+    server.registered(SUPERVISOR).await;
+    server.coach(json!({"operationName": "BargeIn"})).await;
+    let customer = Sipp::customer(
+        &server,
+        CUSTOMER,
+        AGENT.number,
+        CUSTOMER_HZ,
+        Duration::from_secs(3),
+        &place,
+    );
     let at_customer = tap_after(customer, tap).await;
     assert!(
         peak(&at_customer, SUPERVISOR_HZ) > HEARD,
@@ -238,20 +262,18 @@ fn has(who: &str, samples: &[i16], tones: &[(f32, bool)]) {
 }
 
 /// The user's calls, as his desktop reads them.
-async fn calls(house: &House, account: Account) -> Vec<Value> {
-    let url = format!("http://{}/api/v2/me/calls?fields=*", house.rest);
-    let request = house.http.get(url).basic_auth(account.user, Some(account.password));
-    let mut reply: Value = request.send().await.unwrap().json().await.unwrap();
+async fn calls(server: &Server, account: Account) -> Vec<Value> {
+    let mut reply = server.client(account).look("/me/calls?fields=*").await;
     reply["calls"].as_array_mut().map(std::mem::take).unwrap_or_default()
 }
 
 /// Waits until the states of the user's calls are these, in any order; the id of the first that is
 /// in the first of them.
-async fn until(house: &House, account: Account, states: &[&str]) -> String {
+async fn until(server: &Server, account: Account, states: &[&str]) -> String {
     let mut wanted: Vec<&str> = states.to_vec();
     wanted.sort_unstable();
     let found = wait::found(SOON, async || {
-        let calls = calls(house, account).await;
+        let calls = calls(server, account).await;
         let mut now: Vec<&str> = calls.iter().filter_map(|call| call["state"].as_str()).collect();
         now.sort_unstable();
         (now == wanted).then(|| {
@@ -263,7 +285,7 @@ async fn until(house: &House, account: Account, states: &[&str]) -> String {
     });
     match found.await {
         Some(id) => id,
-        None => panic!("{} is not in {states:?}: {:?}", account.user, calls(house, account).await),
+        None => panic!("{} is not in {states:?}: {:?}", account.user, calls(server, account).await),
     }
 }
 
@@ -274,7 +296,7 @@ async fn talk(millis: u64) {
 
 /// SIPp as customer; baresip as agent, colleague and supervisor, who coaches.
 struct Cast {
-    house: House,
+    server: Server,
     place: tempfile::TempDir,
     tap: Tap,
     agent: Baresip,
@@ -284,28 +306,28 @@ struct Cast {
 
 impl Cast {
     async fn coaching(scope: &str) -> Cast {
-        let house = House::start().await;
+        let server = Server::start().await;
         let place = folder();
-        let start = |account: Account, hz| Baresip::start(&house, account, hz, &place);
+        let start = |account: Account, hz| Baresip::start(&server, account, hz, &place);
         let cast = Cast {
             agent: start(AGENT, AGENT_HZ),
             colleague: start(COLLEAGUE, COLLEAGUE_HZ),
             supervisor: start(SUPERVISOR, SUPERVISOR_HZ),
             tap: Tap::start(),
-            house,
+            server,
             place,
         };
         for account in [AGENT, COLLEAGUE, SUPERVISOR] {
-            cast.house.registered(account).await;
+            cast.server.registered(account).await;
         }
-        cast.house.coach(json!({"supervisorMonitoringScope": scope})).await;
+        cast.server.coach(json!({"supervisorMonitoringScope": scope})).await;
         cast
     }
 
     fn customer(&self, seconds: u64) -> Sipp {
-        let (house, place) = (&self.house, &self.place);
+        let (server, place) = (&self.server, &self.place);
         Sipp::customer(
-            house,
+            server,
             CUSTOMER,
             AGENT.number,
             CUSTOMER_HZ,
@@ -320,18 +342,18 @@ async fn baresip_holds_retrieves_and_transfers_blindly_and_the_coach_goes_along_
     for scope in ["Call", "Agent"] {
         let cast = Cast::coaching(scope).await;
         let customer = cast.customer(8);
-        until(&cast.house, SUPERVISOR, &["Established"]).await;
+        until(&cast.server, SUPERVISOR, &["Established"]).await;
         talk(800).await;
         cast.agent.does("hold", "").await;
-        until(&cast.house, AGENT, &["Held"]).await;
+        until(&cast.server, AGENT, &["Held"]).await;
         talk(500).await;
         cast.agent.does("resume", "").await;
-        until(&cast.house, AGENT, &["Established"]).await;
+        until(&cast.server, AGENT, &["Established"]).await;
         talk(500).await;
-        let to = format!("sip:{}@{}", COLLEAGUE.number, cast.house.sip);
+        let to = format!("sip:{}@{}", COLLEAGUE.number, cast.server.sip);
         cast.agent.does("transfer", &to).await;
-        until(&cast.house, COLLEAGUE, &["Established"]).await;
-        until(&cast.house, AGENT, &[]).await;
+        until(&cast.server, COLLEAGUE, &["Established"]).await;
+        until(&cast.server, AGENT, &[]).await;
         let port = customer.finished(SOON).await;
         let goes_along = scope == "Call";
         let at_customer = cast.tap.finish().samples_to(port);
@@ -365,17 +387,17 @@ async fn baresip_is_asked_and_the_customer_is_transferred_to_it_with_the_coach_o
     for scope in ["Call", "Agent"] {
         let cast = Cast::coaching(scope).await;
         let customer = cast.customer(8);
-        let call = until(&cast.house, AGENT, &["Established"]).await;
-        until(&cast.house, SUPERVISOR, &["Established"]).await;
+        let call = until(&cast.server, AGENT, &["Established"]).await;
+        until(&cast.server, SUPERVISOR, &["Established"]).await;
         talk(800).await;
         let path = format!("/me/calls/{call}");
         let ask = json!({"operationName": "InitiateTransfer", "destination": {"phoneNumber": COLLEAGUE.number}});
-        cast.house.post(AGENT, &path, ask).await;
-        until(&cast.house, AGENT, &["Held", "Established"]).await;
-        until(&cast.house, COLLEAGUE, &["Established"]).await;
+        cast.server.post(AGENT, &path, ask).await;
+        until(&cast.server, AGENT, &["Held", "Established"]).await;
+        until(&cast.server, COLLEAGUE, &["Established"]).await;
         talk(800).await;
-        cast.house.post(AGENT, &path, json!({"operationName": "CompleteTransfer"})).await;
-        until(&cast.house, AGENT, &[]).await;
+        cast.server.post(AGENT, &path, json!({"operationName": "CompleteTransfer"})).await;
+        until(&cast.server, AGENT, &[]).await;
         let port = customer.finished(SOON).await;
         let goes_along = scope == "Call";
         let at_customer = cast.tap.finish().samples_to(port);
@@ -403,15 +425,15 @@ async fn baresip_is_asked_and_the_customer_is_transferred_to_it_with_the_coach_o
 async fn in_a_conference_of_sipp_and_baresip_the_whisper_is_the_agents_alone() {
     let cast = Cast::coaching("Call").await;
     let customer = cast.customer(6);
-    let call = until(&cast.house, AGENT, &["Established"]).await;
-    until(&cast.house, SUPERVISOR, &["Established"]).await;
+    let call = until(&cast.server, AGENT, &["Established"]).await;
+    until(&cast.server, SUPERVISOR, &["Established"]).await;
     let path = format!("/me/calls/{call}");
     let ask = json!({"operationName": "InitiateConference", "destination": {"phoneNumber": COLLEAGUE.number}});
-    cast.house.post(AGENT, &path, ask).await;
-    until(&cast.house, AGENT, &["Held", "Established"]).await;
-    until(&cast.house, COLLEAGUE, &["Established"]).await;
-    cast.house.post(AGENT, &path, json!({"operationName": "CompleteConference"})).await;
-    until(&cast.house, AGENT, &["Established"]).await;
+    cast.server.post(AGENT, &path, ask).await;
+    until(&cast.server, AGENT, &["Held", "Established"]).await;
+    until(&cast.server, COLLEAGUE, &["Established"]).await;
+    cast.server.post(AGENT, &path, json!({"operationName": "CompleteConference"})).await;
+    until(&cast.server, AGENT, &["Established"]).await;
     // It ends while all are in it: the agent and his coach leave first.
     let port = customer.finished(SOON).await;
     let at_customer = cast.tap.finish().samples_to(port);
@@ -438,21 +460,27 @@ async fn in_a_conference_of_sipp_and_baresip_the_whisper_is_the_agents_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sipp_holds_in_every_way_there_is_and_the_whisper_keeps_flowing() {
-    let house = House::start().await;
+    let server = Server::start().await;
     let place = folder();
-    Sipp::register(&house, AGENT, &place).await;
+    Sipp::register(&server, AGENT, &place).await;
     let tap = Tap::start();
-    let agent = Sipp::agent_as("agent_holds", &house, AGENT, AGENT_HZ, &place);
-    let supervisor = Baresip::start(&house, SUPERVISOR, SUPERVISOR_HZ, &place);
-    house.registered(AGENT).await;
-    house.registered(SUPERVISOR).await;
-    house.coach(json!({})).await;
-    let customer =
-        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(9), &place);
-    until(&house, SUPERVISOR, &["Established"]).await;
+    let agent = Sipp::agent_as("agent_holds", &server, AGENT, AGENT_HZ, &place);
+    let supervisor = Baresip::start(&server, SUPERVISOR, SUPERVISOR_HZ, &place);
+    server.registered(AGENT).await;
+    server.registered(SUPERVISOR).await;
+    server.coach(json!({})).await;
+    let customer = Sipp::customer(
+        &server,
+        CUSTOMER,
+        AGENT.number,
+        CUSTOMER_HZ,
+        Duration::from_secs(9),
+        &place,
+    );
+    until(&server, SUPERVISOR, &["Established"]).await;
     for _ in 0..3 {
-        until(&house, AGENT, &["Held"]).await;
-        until(&house, AGENT, &["Established"]).await;
+        until(&server, AGENT, &["Held"]).await;
+        until(&server, AGENT, &["Established"]).await;
     }
     let customer_port = customer.finished(SOON).await;
     let agent_port = agent.finished(SOON).await;
@@ -468,19 +496,25 @@ async fn sipp_holds_in_every_way_there_is_and_the_whisper_keeps_flowing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sipp_refers_the_customer_to_baresip_and_the_coach_goes_along() {
-    let house = House::start().await;
+    let server = Server::start().await;
     let place = folder();
-    Sipp::register(&house, AGENT, &place).await;
+    Sipp::register(&server, AGENT, &place).await;
     let tap = Tap::start();
-    let agent = Sipp::agent_as("agent_refers", &house, AGENT, AGENT_HZ, &place);
-    let supervisor = Baresip::start(&house, SUPERVISOR, SUPERVISOR_HZ, &place);
-    let colleague = Baresip::start(&house, COLLEAGUE, COLLEAGUE_HZ, &place);
+    let agent = Sipp::agent_as("agent_refers", &server, AGENT, AGENT_HZ, &place);
+    let supervisor = Baresip::start(&server, SUPERVISOR, SUPERVISOR_HZ, &place);
+    let colleague = Baresip::start(&server, COLLEAGUE, COLLEAGUE_HZ, &place);
     for account in [AGENT, COLLEAGUE, SUPERVISOR] {
-        house.registered(account).await;
+        server.registered(account).await;
     }
-    house.coach(json!({})).await;
-    let customer =
-        Sipp::customer(&house, CUSTOMER, AGENT.number, CUSTOMER_HZ, Duration::from_secs(6), &place);
+    server.coach(json!({})).await;
+    let customer = Sipp::customer(
+        &server,
+        CUSTOMER,
+        AGENT.number,
+        CUSTOMER_HZ,
+        Duration::from_secs(6),
+        &place,
+    );
     agent.finished(SOON).await;
     let customer_port = customer.finished(SOON).await;
     let at_customer = tap.finish().samples_to(customer_port);
@@ -499,24 +533,24 @@ async fn sipp_refers_the_customer_to_baresip_and_the_coach_goes_along() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sipp_hears_and_is_heard_with_reliable_provisional_responses_on_either_side() {
-    let house = House::start().await;
+    let server = Server::start().await;
     let place = folder();
-    Sipp::register(&house, AGENT, &place).await;
-    Sipp::register(&house, COLLEAGUE, &place).await;
+    Sipp::register(&server, AGENT, &place).await;
+    Sipp::register(&server, COLLEAGUE, &place).await;
     let tap = Tap::start();
     let agents = [
-        Sipp::agent_as("agent_reliable", &house, AGENT, AGENT_HZ, &place),
-        Sipp::agent_as("agent", &house, COLLEAGUE, COLLEAGUE_HZ, &place),
+        Sipp::agent_as("agent_reliable", &server, AGENT, AGENT_HZ, &place),
+        Sipp::agent_as("agent", &server, COLLEAGUE, COLLEAGUE_HZ, &place),
     ];
-    house.registered(AGENT).await;
-    house.registered(COLLEAGUE).await;
+    server.registered(AGENT).await;
+    server.registered(COLLEAGUE).await;
     let mut heard_by = Vec::new();
     let seconds = Duration::from_secs(2);
     // The one answers reliably, the other wants to be told so.
     for (scenario, callee) in [("customer", AGENT), ("customer_reliable", COLLEAGUE)] {
         let customer = Sipp::customer_as(
             scenario,
-            &house,
+            &server,
             CUSTOMER,
             callee.number,
             CUSTOMER_HZ,

@@ -3,8 +3,8 @@
 //! business.
 
 use crate::support::desktop::Audience;
-use crate::support::house::{
-    AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR, bystander, device, user,
+use crate::support::server::{
+    AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, Server, bystander, device, user,
 };
 use crate::support::talk::{PATIENCE, phone};
 use crate::support::wait;
@@ -100,8 +100,8 @@ enum Audited {
     No,
 }
 
-struct Floor {
-    house: House,
+struct Fixture {
+    server: Server,
     audience: Audience,
     customer: Phone,
     agent: Phone,
@@ -111,21 +111,21 @@ struct Floor {
     views: Vec<Value>,
 }
 
-impl Floor {
-    async fn open() -> Floor {
-        let house = House::configured(&more_people()).await;
-        let ringing = |account, hz| phone(account, house.sip, hz, AnswerPolicy::ByHeader);
-        let mut floor = Floor {
+impl Fixture {
+    async fn open() -> Fixture {
+        let server = Server::configured(&more_people()).await;
+        let ringing = |account, hz| phone(account, server.sip, hz, AnswerPolicy::ByHeader);
+        let mut fixture = Fixture {
             customer: ringing(CUSTOMER, 437.0).await,
             agent: ringing(AGENT, 613.0).await,
             supervisor: ringing(SUPERVISOR, 877.0).await,
             _colleague: ringing(COLLEAGUE, 743.0).await,
-            audience: Audience::open(house.rest, &ALL).await,
-            house,
+            audience: Audience::open(server.rest, &ALL).await,
+            server,
             views: Vec::new(),
         };
-        floor.look().await;
-        floor
+        fixture.look().await;
+        fixture
     }
 
     async fn seen(&self) -> Vec<Value> {
@@ -176,12 +176,9 @@ impl Floor {
         says: &str,
         audited: Audited,
     ) {
-        let before = self.house.audit().len();
-        let url = format!("http://{}/api/v2{path}", self.house.rest);
-        let request = self.house.http.post(url).basic_auth(who.user, Some(who.password)).json(body);
-        let answer = request.send().await.unwrap();
-        let status = answer.status().as_u16();
-        let reply: Value = answer.json().await.unwrap();
+        let before = self.server.audit().len();
+        let (status, _, reply) = self.server.client(who).ask(path, body).await;
+        let status = status.as_u16();
         let row = format!("{} at {path}: {body} is answered {status} {reply}", who.user);
         assert_eq!((status, &reply["statusCode"]), (http(code), &json!(code)), "{row}");
         let message = reply["statusMessage"].as_str().unwrap_or_default();
@@ -201,12 +198,12 @@ impl Floor {
         match audited {
             Audited::No => {}
             Audited::Yes => {
-                let is_there = || self.house.audit()[before..].iter().any(written);
+                let is_there = || self.server.audit()[before..].iter().any(written);
                 let in_time = wait::found(PATIENCE, async || is_there().then_some(())).await;
                 assert!(
                     in_time.is_some(),
                     "not in the audit: {row}: {:?}",
-                    &self.house.audit()[before..]
+                    &self.server.audit()[before..]
                 );
             }
         }
@@ -319,109 +316,109 @@ fn coach(target: Account) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_operation_on_a_call_is_refused_where_its_state_does_not_allow_it() {
-    let mut floor = Floor::open().await;
-    floor.in_state("there is no such call", AGENT, "no-such-call").await;
+    let mut fixture = Fixture::open().await;
+    fixture.in_state("there is no such call", AGENT, "no-such-call").await;
 
-    floor.customer.call(AGENT.number).await.unwrap();
-    floor.until(AGENT, json!({"call": {"state": "Ringing"}})).await;
-    let call = floor.call_of(AGENT).await;
+    fixture.customer.call(AGENT.number).await.unwrap();
+    fixture.until(AGENT, json!({"call": {"state": "Ringing"}})).await;
+    let call = fixture.call_of(AGENT).await;
     let path = format!("/me/calls/{call}");
-    floor.in_state("it rings", AGENT, &call).await;
-    floor.in_state("it is somebody else's, and he is an agent", COLLEAGUE, &call).await;
+    fixture.in_state("it rings", AGENT, &call).await;
+    fixture.in_state("it is somebody else's, and he is an agent", COLLEAGUE, &call).await;
 
-    floor.agent.answer().await.unwrap();
-    floor.until(AGENT, json!({"call": {"state": "Established"}})).await;
-    floor.in_state("he talks", AGENT, &call).await;
-    floor.in_state("it is somebody else's, and he is an agent", COLLEAGUE, &call).await;
+    fixture.agent.answer().await.unwrap();
+    fixture.until(AGENT, json!({"call": {"state": "Established"}})).await;
+    fixture.in_state("he talks", AGENT, &call).await;
+    fixture.in_state("it is somebody else's, and he is an agent", COLLEAGUE, &call).await;
     for (who, operation) in
         [(SUPERVISOR, "Hangup"), (RIVAL, "SwitchToBargeIn"), (FOREIGN, "MuteMonitoredUser")]
     {
-        floor
+        fixture
             .refused(who, &path, &json!({"operationName": operation}), 6, &call, Audited::Yes)
             .await;
     }
 
-    floor.house.post(AGENT, &path, json!({"operationName": "Hold"})).await;
-    floor.until(AGENT, json!({"call": {"state": "Held"}})).await;
-    floor.in_state("he holds", AGENT, &call).await;
-    floor.house.post(AGENT, &path, json!({"operationName": "Retrieve"})).await;
-    floor.until(AGENT, json!({"call": {"state": "Established"}})).await;
-    floor.house.post(AGENT, &path, json!({"operationName": "MuteCall"})).await;
-    floor.until(AGENT, json!({"call": {"mute": "On"}})).await;
-    floor
+    fixture.server.post(AGENT, &path, json!({"operationName": "Hold"})).await;
+    fixture.until(AGENT, json!({"call": {"state": "Held"}})).await;
+    fixture.in_state("he holds", AGENT, &call).await;
+    fixture.server.post(AGENT, &path, json!({"operationName": "Retrieve"})).await;
+    fixture.until(AGENT, json!({"call": {"state": "Established"}})).await;
+    fixture.server.post(AGENT, &path, json!({"operationName": "MuteCall"})).await;
+    fixture.until(AGENT, json!({"call": {"mute": "On"}})).await;
+    fixture
         .refused(AGENT, &path, &json!({"operationName": "MuteCall"}), 2, "muted", Audited::No)
         .await;
-    floor.house.post(AGENT, &path, json!({"operationName": "UnmuteCall"})).await;
-    floor.until(AGENT, json!({"call": {"mute": "Off"}})).await;
+    fixture.server.post(AGENT, &path, json!({"operationName": "UnmuteCall"})).await;
+    fixture.until(AGENT, json!({"call": {"mute": "Off"}})).await;
 
-    floor.supervisor.set_answer(AnswerPolicy::Never).await.unwrap();
-    floor.house.post(SUPERVISOR, &of(SUPERVISOR), coach(AGENT)).await;
-    floor.until(SUPERVISOR, json!({"call": {"state": "Ringing"}})).await;
-    floor.in_state("his phone is called to supervise", SUPERVISOR, &call).await;
-    floor
-        .house
+    fixture.supervisor.set_answer(AnswerPolicy::Never).await.unwrap();
+    fixture.server.post(SUPERVISOR, &of(SUPERVISOR), coach(AGENT)).await;
+    fixture.until(SUPERVISOR, json!({"call": {"state": "Ringing"}})).await;
+    fixture.in_state("his phone is called to supervise", SUPERVISOR, &call).await;
+    fixture
+        .server
         .post(SUPERVISOR, &of(SUPERVISOR), json!({"operationName": "CancelSupervisorMonitoring"}))
         .await;
-    floor.until(SUPERVISOR, json!({"call": {"state": "Released"}})).await;
-    floor.in_state("it is somebody else's, and he is a supervisor", SUPERVISOR, &call).await;
+    fixture.until(SUPERVISOR, json!({"call": {"state": "Released"}})).await;
+    fixture.in_state("it is somebody else's, and he is a supervisor", SUPERVISOR, &call).await;
 
-    floor.supervisor.set_answer(AnswerPolicy::ByHeader).await.unwrap();
-    floor.house.post(SUPERVISOR, &of(SUPERVISOR), coach(AGENT)).await;
-    floor.until(SUPERVISOR, json!({"call": {"state": "Established"}})).await;
-    floor.in_state("he supervises", SUPERVISOR, &call).await;
-    floor.in_state("he talks", AGENT, &call).await;
-    floor.refused(RIVAL, &of(RIVAL), &coach(AGENT), 19, "monitor", Audited::Yes).await;
+    fixture.supervisor.set_answer(AnswerPolicy::ByHeader).await.unwrap();
+    fixture.server.post(SUPERVISOR, &of(SUPERVISOR), coach(AGENT)).await;
+    fixture.until(SUPERVISOR, json!({"call": {"state": "Established"}})).await;
+    fixture.in_state("he supervises", SUPERVISOR, &call).await;
+    fixture.in_state("he talks", AGENT, &call).await;
+    fixture.refused(RIVAL, &of(RIVAL), &coach(AGENT), 19, "monitor", Audited::Yes).await;
     let cancel = json!({"operationName": "CancelSupervisorMonitoring"});
-    floor.refused(RIVAL, &of(RIVAL), &cancel, 2, "monitor", Audited::Yes).await;
-    floor
+    fixture.refused(RIVAL, &of(RIVAL), &cancel, 2, "monitor", Audited::Yes).await;
+    fixture
         .refused(RIVAL, &path, &json!({"operationName": "SwitchToBargeIn"}), 6, &call, Audited::Yes)
         .await;
 
-    let line = phone(AGENT, floor.house.sip, 613.0, AnswerPolicy::ByHeader).await;
+    let line = phone(AGENT, fixture.server.sip, 613.0, AnswerPolicy::ByHeader).await;
     let ask = json!({"operationName": "InitiateTransfer", "destination": {"phoneNumber": COLLEAGUE.number}});
-    floor.house.post(AGENT, &path, ask).await;
-    floor.until(COLLEAGUE, json!({"call": {"state": "Ringing"}})).await;
-    let second = floor.call_of(COLLEAGUE).await;
-    floor.in_state("it rings", COLLEAGUE, &second).await;
-    floor
-        .house
+    fixture.server.post(AGENT, &path, ask).await;
+    fixture.until(COLLEAGUE, json!({"call": {"state": "Ringing"}})).await;
+    let second = fixture.call_of(COLLEAGUE).await;
+    fixture.in_state("it rings", COLLEAGUE, &second).await;
+    fixture
+        .server
         .post(COLLEAGUE, &format!("/me/calls/{second}"), json!({"operationName": "Answer"}))
         .await;
-    floor.until(COLLEAGUE, json!({"call": {"state": "Established"}})).await;
-    floor.in_state("he holds and asks a colleague", AGENT, &call).await;
-    floor.in_state("he is asked", COLLEAGUE, &second).await;
+    fixture.until(COLLEAGUE, json!({"call": {"state": "Established"}})).await;
+    fixture.in_state("he holds and asks a colleague", AGENT, &call).await;
+    fixture.in_state("he is asked", COLLEAGUE, &second).await;
 
-    floor.house.post(AGENT, &path, json!({"operationName": "CompleteConference"})).await;
-    floor.until(COLLEAGUE, json!({"call": {"id": call, "state": "Established"}})).await;
-    floor.in_state("he owns a conference", AGENT, &call).await;
-    floor.in_state("he is in a conference of another", COLLEAGUE, &call).await;
-    floor.in_state("he has left it", COLLEAGUE, &second).await;
+    fixture.server.post(AGENT, &path, json!({"operationName": "CompleteConference"})).await;
+    fixture.until(COLLEAGUE, json!({"call": {"id": call, "state": "Established"}})).await;
+    fixture.in_state("he owns a conference", AGENT, &call).await;
+    fixture.in_state("he is in a conference of another", COLLEAGUE, &call).await;
+    fixture.in_state("he has left it", COLLEAGUE, &second).await;
     let remove = |participant: &str| json!({"operationName": "RemoveParticipantFromConference", "participant": participant});
-    floor.refused(AGENT, &path, &remove(RIVAL.number), 6, RIVAL.number, Audited::No).await;
+    fixture.refused(AGENT, &path, &remove(RIVAL.number), 6, RIVAL.number, Audited::No).await;
 
-    floor.house.post(AGENT, &path, remove(COLLEAGUE.number)).await;
-    floor.until(COLLEAGUE, json!({"call": {"id": call, "state": "Released"}})).await;
-    floor.in_state("he has left it", COLLEAGUE, &call).await;
-    floor.house.post(AGENT, &path, json!({"operationName": "Hangup"})).await;
-    floor.until(SUPERVISOR, json!({"call": {"state": "Released"}})).await;
-    floor.in_state("he has left it", AGENT, &call).await;
+    fixture.server.post(AGENT, &path, remove(COLLEAGUE.number)).await;
+    fixture.until(COLLEAGUE, json!({"call": {"id": call, "state": "Released"}})).await;
+    fixture.in_state("he has left it", COLLEAGUE, &call).await;
+    fixture.server.post(AGENT, &path, json!({"operationName": "Hangup"})).await;
+    fixture.until(SUPERVISOR, json!({"call": {"state": "Released"}})).await;
+    fixture.in_state("he has left it", AGENT, &call).await;
     line.ended(PATIENCE).await.unwrap();
 
     let dial = json!({"operationName": "Dial", "destination": {"phoneNumber": CUSTOMER.number}});
-    floor.house.post(AGENT, &format!("{}/calls", of(AGENT)), dial).await;
-    floor
+    fixture.server.post(AGENT, &format!("{}/calls", of(AGENT)), dial).await;
+    fixture
         .until(
             AGENT,
             json!({"call": {"state": "Dialing", "participants": [{"phoneNumber": CUSTOMER.number}]}}),
         )
         .await;
-    let call = floor.call_of(AGENT).await;
-    floor.in_state("he dials", AGENT, &call).await;
+    let call = fixture.call_of(AGENT).await;
+    fixture.in_state("he dials", AGENT, &call).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
-    let mut floor = Floor::open().await;
+    let mut fixture = Fixture::open().await;
     let name = |operation: &str| json!({"operationName": operation});
     let number =
         |operation: &str, number: &str| json!({"operationName": operation, "phoneNumber": number});
@@ -515,15 +512,15 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
         (OUTSIDER, format!("{}/calls", of(OUTSIDER)), dial(json!({"phoneNumber": "7001"})), 4, "Device '5003' is not registered.", No),
     ];
     for (who, path, body, code, says, audited) in rows {
-        floor.refused(who, &path, &body, code, says, audited).await;
+        fixture.refused(who, &path, &body, code, says, audited).await;
     }
-    floor.nobody_was_told().await;
+    fixture.nobody_was_told().await;
 
-    floor.customer.call(AGENT.number).await.unwrap();
-    floor.until(AGENT, json!({"call": {"state": "Ringing"}})).await;
-    floor.agent.answer().await.unwrap();
-    floor.until(AGENT, json!({"call": {"state": "Established"}})).await;
-    let call = format!("/me/calls/{}", floor.call_of(AGENT).await);
+    fixture.customer.call(AGENT.number).await.unwrap();
+    fixture.until(AGENT, json!({"call": {"state": "Ringing"}})).await;
+    fixture.agent.answer().await.unwrap();
+    fixture.until(AGENT, json!({"call": {"state": "Established"}})).await;
+    let call = format!("/me/calls/{}", fixture.call_of(AGENT).await);
     let with = |operation: &str, field: &str, value: Value| json!({"operationName": operation, field: value});
     for operation in
         ["SingleStepTransfer", "InitiateTransfer", "SingleStepConference", "InitiateConference"]
@@ -537,7 +534,7 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
             (json!({"phoneNumber": "sip:5002@evil"}), 10, "destination.phoneNumber"),
             (json!({"phoneNumber": "9999"}), 6, "9999"),
         ] {
-            floor
+            fixture
                 .refused(AGENT, &call, &with(operation, "destination", value), code, says, No)
                 .await;
         }
@@ -549,7 +546,7 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
         (json!("12x"), 10),
         (json!("1".repeat(65)), 10),
     ] {
-        floor.refused(AGENT, &call, &with("SendDtmf", "digits", value), code, "digits", No).await;
+        fixture.refused(AGENT, &call, &with("SendDtmf", "digits", value), code, "digits", No).await;
     }
     for (value, code) in [
         (json!(null), 1),
@@ -559,7 +556,7 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
         (json!("sip:7001@evil"), 10),
     ] {
         let body = with("RemoveParticipantFromConference", "participant", value);
-        floor.refused(AGENT, &call, &body, code, "participant", No).await;
+        fixture.refused(AGENT, &call, &body, code, "participant", No).await;
     }
-    floor.nobody_was_told().await;
+    fixture.nobody_was_told().await;
 }

@@ -1,9 +1,10 @@
 //! REST over a real socket: every operation, every read, every row of bad input.
 
-use crate::support::front::{
-    BOB_PHONE, ENVIRONMENT, EVE_PHONE, House, KIM_PHONE, MEG_PHONE, OTTO_PHONE, PASSWORD, Wishes,
-    read,
+use crate::support::gateway_server::{
+    BOB_PHONE, ENVIRONMENT, EVE_PHONE, GatewayServer, KIM_PHONE, MEG_PHONE, OTTO_PHONE, PASSWORD,
+    ServerOptions,
 };
+use crate::support::rest_client::read;
 use crate::support::wait;
 use reqwest::header::{self, HeaderValue};
 use reqwest::{Method, StatusCode};
@@ -40,9 +41,9 @@ fn accepted(answer: (StatusCode, Value)) {
 
 #[tokio::test]
 async fn the_coach_request_of_the_sample_is_accepted_and_shows_on_the_device() {
-    let house = House::open(Wishes::default()).await;
-    accepted(house.post("meg", &device(MEG_PHONE), &coach()).await);
-    let (status, body) = house.get("meg", &device(MEG_PHONE)).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
+    accepted(server.post("meg", &device(MEG_PHONE), &coach()).await);
+    let (status, body) = server.get("meg", &device(MEG_PHONE)).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(
         body["device"]["supervisorMonitoringState"],
@@ -51,13 +52,13 @@ async fn the_coach_request_of_the_sample_is_accepted_and_shows_on_the_device() {
             "targetDeviceUri": format!("http://127.0.0.1:8080/api/v2/devices/{BOB_PHONE}"),
         })
     );
-    let lines = house.audit();
+    let lines = server.audit();
     assert!(lines.iter().any(|line| line["user"] == "meg"), "{lines:?}");
 }
 
 #[tokio::test]
 async fn every_operation_of_a_device_works() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let meg = device(MEG_PHONE);
     let operation = |name: &str| json!({"operationName": name});
     for name in ["Coach", "ListenIn", "BargeIn"] {
@@ -65,38 +66,38 @@ async fn every_operation_of_a_device_works() {
             "operationName": name, "phoneNumber": "5001",
             "supervisorMonitoringScope": "Agent", "supervisorMonitoringMode": "NextCall",
         });
-        accepted(house.post("meg", &meg, &body).await);
-        let state = house.get("meg", &meg).await.1["device"]["supervisorMonitoringState"].clone();
+        accepted(server.post("meg", &meg, &body).await);
+        let state = server.get("meg", &meg).await.1["device"]["supervisorMonitoringState"].clone();
         assert_eq!(
             (&state["state"], &state["scope"], &state["mode"]),
             (&json!(name), &json!("Agent"), &json!("NextCall"))
         );
     }
-    accepted(house.post("meg", &meg, &operation("CancelSupervisorMonitoring")).await);
-    refused(house.post("meg", &meg, &operation("CancelSupervisorMonitoring")).await, 409, 2);
+    accepted(server.post("meg", &meg, &operation("CancelSupervisorMonitoring")).await);
+    refused(server.post("meg", &meg, &operation("CancelSupervisorMonitoring")).await, 409, 2);
     for (name, field, value) in [
         ("DoNotDisturbOn", "doNotDisturb", json!("On")),
         ("DoNotDisturbOff", "doNotDisturb", json!("Off")),
     ] {
-        accepted(house.post("meg", &meg, &operation(name)).await);
-        assert_eq!(house.get("meg", &meg).await.1["device"][field], value);
+        accepted(server.post("meg", &meg, &operation(name)).await);
+        assert_eq!(server.get("meg", &meg).await.1["device"][field], value);
     }
     accepted(
-        house
+        server
             .post("meg", &meg, &json!({"operationName": "ForwardCallsOn", "destination": "5002"}))
             .await,
     );
-    assert_eq!(house.get("meg", &meg).await.1["device"]["forwardTo"], "5002");
-    accepted(house.post("meg", &meg, &operation("ForwardCallsOff")).await);
-    assert!(house.get("meg", &meg).await.1["device"].get("forwardTo").is_none());
+    assert_eq!(server.get("meg", &meg).await.1["device"]["forwardTo"], "5002");
+    accepted(server.post("meg", &meg, &operation("ForwardCallsOff")).await);
+    assert!(server.get("meg", &meg).await.1["device"].get("forwardTo").is_none());
 }
 
 #[tokio::test]
 async fn a_call_is_dialled_answered_held_retrieved_and_ended() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let dial = json!({"operationName": "Dial", "destination": {"phoneNumber": "5002"}});
-    accepted(house.post("bob", &format!("{}/calls", device(BOB_PHONE)), &dial).await);
-    let calls = house.get("eve", "/api/v2/me/calls?fields=*").await.1;
+    accepted(server.post("bob", &format!("{}/calls", device(BOB_PHONE)), &dial).await);
+    let calls = server.get("eve", "/api/v2/me/calls?fields=*").await.1;
     let call = calls["calls"][0].clone();
     assert_eq!((&call["state"], &call["ani"]), (&json!("Ringing"), &json!("5001")), "{calls}");
     let path = format!("/api/v2/me{}", call["path"].as_str().expect("a path"));
@@ -105,32 +106,32 @@ async fn a_call_is_dialled_answered_held_retrieved_and_ended() {
         ("eve", "Hold", "Held"),
         ("eve", "Retrieve", "Established"),
     ] {
-        accepted(house.post(user, &path, &json!({"operationName": name})).await);
-        assert_eq!(house.get(user, &path).await.1["call"]["state"], state);
+        accepted(server.post(user, &path, &json!({"operationName": name})).await);
+        assert_eq!(server.get(user, &path).await.1["call"]["state"], state);
     }
-    refused(house.post("eve", &path, &json!({"operationName": "Retrieve"})).await, 409, 2);
-    refused(house.post("meg", &path, &json!({"operationName": "Hangup"})).await, 404, 6);
-    refused(house.post("bob", &path, &json!({"operationName": "SwitchToBargeIn"})).await, 403, 5);
-    let uris = house.get("eve", "/api/v2/me/calls").await.1;
+    refused(server.post("eve", &path, &json!({"operationName": "Retrieve"})).await, 409, 2);
+    refused(server.post("meg", &path, &json!({"operationName": "Hangup"})).await, 404, 6);
+    refused(server.post("bob", &path, &json!({"operationName": "SwitchToBargeIn"})).await, 403, 5);
+    let uris = server.get("eve", "/api/v2/me/calls").await.1;
     assert_eq!(uris["uris"][0], call["uri"]);
-    accepted(house.post("eve", &path, &json!({"operationName": "Hangup"})).await);
+    accepted(server.post("eve", &path, &json!({"operationName": "Hangup"})).await);
 }
 
 #[tokio::test]
 async fn a_supervisor_on_a_call_switches_what_he_does() {
-    let house = House::open(Wishes::default()).await;
-    accepted(house.post("meg", &device(MEG_PHONE), &coach()).await);
-    let call = house.phones.customer_calls("7001", "5001").await.expect("a call");
-    house.phones.answer(&BOB_PHONE.into(), &call).await.expect("bob answers");
+    let server = GatewayServer::open(ServerOptions::default()).await;
+    accepted(server.post("meg", &device(MEG_PHONE), &coach()).await);
+    let call = server.phones.customer_calls("7001", "5001").await.expect("a call");
+    server.phones.answer(&BOB_PHONE.into(), &call).await.expect("bob answers");
     let path = format!("/api/v2/me/calls/{call}");
-    let established = wait::found(crate::support::front::PATIENCE, async || {
-        let leg = house.get("meg", &path).await.1["call"].take();
+    let established = wait::found(crate::support::gateway_server::PATIENCE, async || {
+        let leg = server.get("meg", &path).await.1["call"].take();
         (leg["state"] == "Established").then_some(leg)
     });
     let leg = established.await.expect("established in time");
     assert_eq!(leg["monitoring"], true, "{leg}");
     for name in ["SwitchToBargeIn", "SwitchToListenIn", "SwitchToCoach"] {
-        accepted(house.post("meg", &path, &json!({"operationName": name})).await);
+        accepted(server.post("meg", &path, &json!({"operationName": name})).await);
     }
     // What the backend does not offer is refused as such, whole or with a parameter missing.
     let destination = json!({"phoneNumber": "5002"});
@@ -145,7 +146,7 @@ async fn a_supervisor_on_a_call_switches_what_he_does() {
         json!({"operationName": "RemoveParticipantFromConference"}),
         json!({"operationName": "SendDtmf", "digits": "5"}),
     ] {
-        refused(house.post("meg", &path, &body).await, 403, 3);
+        refused(server.post("meg", &path, &body).await, 403, 3);
         let name = body["operationName"].as_str().expect("a name");
         let offered = leg["capabilities"].as_array().expect("a list");
         assert!(!offered.iter().any(|word| word == name), "{name} is offered");
@@ -154,9 +155,9 @@ async fn a_supervisor_on_a_call_switches_what_he_does() {
 
 #[tokio::test]
 async fn a_contact_centre_session_opens_and_the_state_changes() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let start = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
-    accepted(house.post("bob", "/api/v2/me", &start).await);
+    accepted(server.post("bob", "/api/v2/me", &start).await);
     for (path, name, state) in [
         (
             "/api/v2/me/channels/voice",
@@ -184,28 +185,30 @@ async fn a_contact_centre_session_opens_and_the_state_changes() {
             json!({"id": "0F7F5003-EF26-4D13-A6Ef-D0C7EC819BEB", "displayName": "Offline", "state": "LoggedOut"}),
         ),
     ] {
-        accepted(house.post("bob", path, &json!({"operationName": name})).await);
-        assert_eq!(house.get("bob", "/api/v2/me").await.1["user"]["userState"], state, "{name}");
+        accepted(server.post("bob", path, &json!({"operationName": name})).await);
+        assert_eq!(server.get("bob", "/api/v2/me").await.1["user"]["userState"], state, "{name}");
     }
     accepted(
-        house.post("bob", "/api/v2/me", &json!({"operationName": "EndContactCenterSession"})).await,
+        server
+            .post("bob", "/api/v2/me", &json!({"operationName": "EndContactCenterSession"}))
+            .await,
     );
     let bad = |channels: Value| json!({"operationName": "StartContactCenterSession", "channels": channels});
     refused(
-        house
+        server
             .post("bob", "/api/v2/me", &json!({"operationName": "StartContactCenterSession"}))
             .await,
         400,
         1,
     );
-    refused(house.post("bob", "/api/v2/me", &bad(json!("voice"))).await, 400, 10);
-    refused(house.post("bob", "/api/v2/me", &bad(json!(["chat"]))).await, 400, 10);
+    refused(server.post("bob", "/api/v2/me", &bad(json!("voice"))).await, 400, 10);
+    refused(server.post("bob", "/api/v2/me", &bad(json!(["chat"]))).await, 400, 10);
 }
 
 #[tokio::test]
 async fn every_read_answers() {
-    let house = House::open(Wishes::default()).await;
-    let (_, me) = house.get("meg", "/api/v2/me?subresources=*").await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
+    let (_, me) = server.get("meg", "/api/v2/me?subresources=*").await;
     let user = &me["user"];
     assert_eq!((&user["userName"], &user["roles"]), (&json!("meg"), &json!(["ROLE_SUPERVISOR"])));
     assert_eq!(user["devices"][0]["phoneNumber"], "5005");
@@ -213,39 +216,39 @@ async fn every_read_answers() {
     assert_eq!(user["channels"][0]["channel"], "voice");
     let uri = format!("http://127.0.0.1:8080/api/v2/devices/{MEG_PHONE}");
     assert_eq!(
-        house.get("meg", "/api/v2/me/devices").await.1,
+        server.get("meg", "/api/v2/me/devices").await.1,
         json!({"statusCode": 0, "uris": [uri]})
     );
     assert_eq!(
-        house.get("meg", "/api/v2/me/devices?fields=*").await.1["devices"][0]["id"],
+        server.get("meg", "/api/v2/me/devices?fields=*").await.1["devices"][0]["id"],
         MEG_PHONE
     );
     assert_eq!(
-        house.get("meg", &format!("/api/v2/devices/{BOB_PHONE}")).await.1["device"]["id"],
+        server.get("meg", &format!("/api/v2/devices/{BOB_PHONE}")).await.1["device"]["id"],
         BOB_PHONE
     );
-    let found = house.get("meg", "/api/v2/devices?phoneNumber=5001&fields=*").await.1;
+    let found = server.get("meg", "/api/v2/devices?phoneNumber=5001&fields=*").await.1;
     assert_eq!(found["devices"][0]["id"], BOB_PHONE);
-    let seen = house.get("meg", "/api/v2/devices?fields=*").await.1.to_string();
+    let seen = server.get("meg", "/api/v2/devices?fields=*").await.1.to_string();
     assert!(seen.contains(BOB_PHONE) && !seen.contains(EVE_PHONE), "{seen}");
     let environment =
-        house.get("meg", &format!("/api/v2/voice-environments/{ENVIRONMENT}")).await.1;
+        server.get("meg", &format!("/api/v2/voice-environments/{ENVIRONMENT}")).await.1;
     assert_eq!(environment["voiceEnvironment"]["id"], ENVIRONMENT);
-    let (status, version) = read(house.getting("/api/v2/diagnostics/version")).await;
+    let (status, version) = read(server.getting("/api/v2/diagnostics/version")).await;
     assert_eq!((status, &version["statusCode"]), (StatusCode::OK, &json!(0)));
-    refused(house.get("meg", "/api/v2/me/devices/nothing").await, 404, 6);
-    refused(house.get("meg", &device(BOB_PHONE)).await, 404, 6);
-    refused(house.get("meg", &format!("/api/v2/devices/{EVE_PHONE}")).await, 404, 6);
-    refused(house.get("meg", "/api/v2/me/calls/nothing").await, 404, 6);
-    refused(house.get("meg", "/api/v2/voice-environments/nothing").await, 404, 6);
-    refused(house.get("meg", "/api/v2/me?subresources=toys").await, 400, 10);
-    refused(house.get("meg", "/api/v2/devices?phoneNumber=5%0d%0a").await, 400, 10);
+    refused(server.get("meg", "/api/v2/me/devices/nothing").await, 404, 6);
+    refused(server.get("meg", &device(BOB_PHONE)).await, 404, 6);
+    refused(server.get("meg", &format!("/api/v2/devices/{EVE_PHONE}")).await, 404, 6);
+    refused(server.get("meg", "/api/v2/me/calls/nothing").await, 404, 6);
+    refused(server.get("meg", "/api/v2/voice-environments/nothing").await, 404, 6);
+    refused(server.get("meg", "/api/v2/me?subresources=toys").await, 400, 10);
+    refused(server.get("meg", "/api/v2/devices?phoneNumber=5%0d%0a").await, 400, 10);
 }
 
 #[tokio::test]
 async fn the_openapi_document_names_every_route() {
-    let house = House::open(Wishes::default()).await;
-    let (status, document) = read(house.getting("/api/v2/openapi.json")).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
+    let (status, document) = read(server.getting("/api/v2/openapi.json")).await;
     assert_eq!(status, StatusCode::OK);
     let paths = document["paths"].as_object().expect("paths");
     for path in [
@@ -272,8 +275,8 @@ async fn the_openapi_document_names_every_route() {
 
 #[tokio::test]
 async fn the_openapi_document_says_where_who_and_how_it_is_refused() {
-    let house = House::open(Wishes::default()).await;
-    let (_, document) = read(house.getting("/api/v2/openapi.json")).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
+    let (_, document) = read(server.getting("/api/v2/openapi.json")).await;
     assert!(
         document["servers"][0]["url"].as_str().is_some_and(|url| url.starts_with("http://")),
         "{document}"
@@ -298,12 +301,12 @@ async fn the_openapi_document_says_where_who_and_how_it_is_refused() {
 
 #[tokio::test]
 async fn bad_bodies_get_their_row_and_change_nothing() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let meg = device(MEG_PHONE);
-    let before = house.get("meg", &meg).await;
+    let before = server.get("meg", &meg).await;
     let send = |text: &str| {
         read(
-            house
+            server
                 .posting(&meg)
                 .basic_auth("meg", Some(PASSWORD))
                 .header(header::CONTENT_TYPE, "application/json")
@@ -353,12 +356,12 @@ async fn bad_bodies_get_their_row_and_change_nothing() {
     for name in ["Dance", "coach", "Hangup", "", "StartContactCenterSession"] {
         refused(send(&json!({"operationName": name}).to_string()).await, 403, 3);
     }
-    assert_eq!(house.get("meg", &meg).await, before);
+    assert_eq!(server.get("meg", &meg).await, before);
 }
 
 #[tokio::test]
 async fn a_target_uri_opens_no_door_but_a_device() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let trap = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = trap.local_addr().expect("an address").port();
     let long = format!("/api/v2/devices/{}", "a".repeat(10_000));
@@ -377,7 +380,7 @@ async fn a_target_uri_opens_no_door_but_a_device() {
         long,
     ] {
         let body = json!({"operationName": "Coach", "targetDeviceUri": uri});
-        let (status, answer) = house.post("meg", &device(MEG_PHONE), &body).await;
+        let (status, answer) = server.post("meg", &device(MEG_PHONE), &body).await;
         let row = (status.as_u16(), answer["statusCode"].as_u64());
         assert!(matches!(row, (400, Some(10)) | (404, Some(6))), "{uri:.60}: {answer}");
     }
@@ -388,7 +391,7 @@ async fn a_target_uri_opens_no_door_but_a_device() {
         format!("https://gws.example/api/v2/devices/{BOB_PHONE}"),
     ] {
         accepted(
-            house
+            server
                 .post(
                     "meg",
                     &device(MEG_PHONE),
@@ -401,39 +404,39 @@ async fn a_target_uri_opens_no_door_but_a_device() {
 
 #[tokio::test]
 async fn whoever_may_not_is_told_and_nothing_changes() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let at = |id: &str| format!("/api/v2/devices/{id}");
     let coaching = |target: &str| json!({"operationName": "Coach", "targetDeviceUri": at(target)});
     // An agent who asks to coach.
-    refused(house.post("bob", &device(BOB_PHONE), &coaching(EVE_PHONE)).await, 403, 5);
+    refused(server.post("bob", &device(BOB_PHONE), &coaching(EVE_PHONE)).await, 403, 5);
     // A supervisor outside his groups, who may not even know of the device.
-    let (status, answer) = house.post("meg", &device(MEG_PHONE), &coaching(EVE_PHONE)).await;
+    let (status, answer) = server.post("meg", &device(MEG_PHONE), &coaching(EVE_PHONE)).await;
     let row = (status.as_u16(), answer["statusCode"].as_u64());
     assert!(matches!(row, (403, Some(5)) | (404, Some(6))), "{answer}");
     // Somebody else's device.
-    let (status, answer) = house.post("meg", &device(OTTO_PHONE), &coaching(BOB_PHONE)).await;
+    let (status, answer) = server.post("meg", &device(OTTO_PHONE), &coaching(BOB_PHONE)).await;
     let row = (status.as_u16(), answer["statusCode"].as_u64());
     assert!(matches!(row, (403, Some(5)) | (404, Some(6))), "{answer}");
     // An unknown device.
-    refused(house.post("meg", &device("unknown"), &coaching(BOB_PHONE)).await, 404, 6);
-    refused(house.post("meg", &device(MEG_PHONE), &coaching("unknown")).await, 404, 6);
+    refused(server.post("meg", &device("unknown"), &coaching(BOB_PHONE)).await, 404, 6);
+    refused(server.post("meg", &device(MEG_PHONE), &coaching("unknown")).await, 404, 6);
     // Another supervisor monitors it.
-    accepted(house.post("meg", &device(MEG_PHONE), &coach()).await);
-    refused(house.post("kim", &device(KIM_PHONE), &coach()).await, 409, 19);
+    accepted(server.post("meg", &device(MEG_PHONE), &coach()).await);
+    refused(server.post("kim", &device(KIM_PHONE), &coach()).await, 409, 19);
 }
 
 #[tokio::test]
 async fn a_large_body_is_refused_at_once_and_its_sender_reads_why() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let big = vec![b' '; 10_000_000];
-    let request = house
+    let request = server
         .posting(&device(MEG_PHONE))
         .basic_auth("meg", Some(PASSWORD))
         .header(header::CONTENT_TYPE, "application/json");
     refused(read(request.body(big)).await, 413, 10);
 
     // Announced only: the answer does not wait for it.
-    let mut socket = tokio::net::TcpStream::connect(house.address).await.expect("a connection");
+    let mut socket = tokio::net::TcpStream::connect(server.address).await.expect("a connection");
     let token = "bWVnOmNvcnJlY3QgaG9yc2U=";
     let head = format!(
         "POST {} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {token}\r\nContent-Type: application/json\r\nContent-Length: 10000000\r\n\r\n",
@@ -447,7 +450,7 @@ async fn a_large_body_is_refused_at_once_and_its_sender_reads_why() {
 
 #[tokio::test]
 async fn other_media_types_paths_and_methods_answer_in_the_same_shape() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let meg = device(MEG_PHONE);
     for media_type in [
         "text/plain",
@@ -455,28 +458,29 @@ async fn other_media_types_paths_and_methods_answer_in_the_same_shape() {
         "multipart/form-data",
         "application/xml",
     ] {
-        let request = house
+        let request = server
             .posting(&meg)
             .basic_auth("meg", Some(PASSWORD))
             .header(header::CONTENT_TYPE, media_type);
         refused(read(request.body(coach().to_string())).await, 415, 10);
     }
     refused(
-        read(house.posting(&meg).basic_auth("meg", Some(PASSWORD)).body(coach().to_string())).await,
+        read(server.posting(&meg).basic_auth("meg", Some(PASSWORD)).body(coach().to_string()))
+            .await,
         415,
         10,
     );
-    let request = house
+    let request = server
         .posting(&meg)
         .basic_auth("meg", Some(PASSWORD))
         .header(header::CONTENT_TYPE, "application/json;charset=UTF-8");
     accepted(read(request.body(coach().to_string())).await);
-    refused(house.get("meg", "/api/v2/nothing").await, 404, 6);
-    refused(house.get("meg", "/").await, 404, 6);
-    refused(house.get("meg", "/api/v2/me/devices/%ff").await, 404, 6);
-    refused(house.post("meg", "/api/v2/me/devices", &json!({})).await, 405, 3);
+    refused(server.get("meg", "/api/v2/nothing").await, 404, 6);
+    refused(server.get("meg", "/").await, 404, 6);
+    refused(server.get("meg", "/api/v2/me/devices/%ff").await, 404, 6);
+    refused(server.post("meg", "/api/v2/me/devices", &json!({})).await, 405, 3);
     refused(
-        read(house.browser().delete(house.url(&meg)).basic_auth("meg", Some(PASSWORD))).await,
+        read(server.browser().delete(server.url(&meg)).basic_auth("meg", Some(PASSWORD))).await,
         405,
         3,
     );
@@ -484,16 +488,16 @@ async fn other_media_types_paths_and_methods_answer_in_the_same_shape() {
 
 #[tokio::test]
 async fn whoever_is_unknown_is_denied_without_a_password_prompt() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let denied = json!({"statusCode": 20, "statusMessage": "Access denied"});
     for request in [
-        house.getting("/api/v2/me"),
-        house.getting("/api/v2/nothing"),
-        house.getting("/api/v2/me").basic_auth("meg", Some("wrong")),
-        house.getting("/api/v2/me").basic_auth("nobody", Some(PASSWORD)),
-        house.getting("/api/v2/me").header(header::AUTHORIZATION, "Bearer abc"),
-        house.getting("/api/v2/me").header(header::AUTHORIZATION, "Basic !!"),
-        house.getting("/api/v2/me").header(header::COOKIE, "JSESSIONID=guessed"),
+        server.getting("/api/v2/me"),
+        server.getting("/api/v2/nothing"),
+        server.getting("/api/v2/me").basic_auth("meg", Some("wrong")),
+        server.getting("/api/v2/me").basic_auth("nobody", Some(PASSWORD)),
+        server.getting("/api/v2/me").header(header::AUTHORIZATION, "Bearer abc"),
+        server.getting("/api/v2/me").header(header::AUTHORIZATION, "Basic !!"),
+        server.getting("/api/v2/me").header(header::COOKIE, "JSESSIONID=guessed"),
     ] {
         let response = request.send().await.expect("an answer");
         assert_eq!(response.status(), StatusCode::FORBIDDEN);
@@ -505,10 +509,10 @@ async fn whoever_is_unknown_is_denied_without_a_password_prompt() {
 
 #[tokio::test]
 async fn the_session_cookie_stands_in_for_the_password() {
-    let house = House::open(Wishes::default()).await;
-    let browser = house.browser();
+    let server = GatewayServer::open(ServerOptions::default()).await;
+    let browser = server.browser();
     let first = browser
-        .get(house.url("/api/v2/me"))
+        .get(server.url("/api/v2/me"))
         .basic_auth("meg", Some(PASSWORD))
         .send()
         .await
@@ -520,10 +524,10 @@ async fn the_session_cookie_stands_in_for_the_password() {
             && cookie.contains("SameSite=Lax"),
         "{cookie}"
     );
-    let second = browser.get(house.url("/api/v2/me")).send().await.expect("an answer");
+    let second = browser.get(server.url("/api/v2/me")).send().await.expect("an answer");
     assert_eq!(second.status(), StatusCode::OK);
     let third = browser
-        .get(house.url("/api/v2/me"))
+        .get(server.url("/api/v2/me"))
         .basic_auth("meg", Some(PASSWORD))
         .send()
         .await
@@ -533,23 +537,23 @@ async fn the_session_cookie_stands_in_for_the_password() {
 
 #[tokio::test]
 async fn a_foreign_page_cannot_use_the_cookie() {
-    let house = House::open(Wishes {
-        front: http::HttpConfig {
+    let server = GatewayServer::open(ServerOptions {
+        http: http::HttpConfig {
             cors_origins: vec!["https://desk.example".to_owned()],
             ..http::HttpConfig::default()
         },
-        ..Wishes::default()
+        ..ServerOptions::default()
     })
     .await;
-    let browser = house.browser();
+    let browser = server.browser();
     let login = browser
-        .get(house.url("/api/v2/me"))
+        .get(server.url("/api/v2/me"))
         .basic_auth("meg", Some(PASSWORD))
         .send()
         .await
         .expect("an answer");
     assert_eq!(login.status(), StatusCode::OK);
-    let meg = house.url(&device(MEG_PHONE));
+    let meg = server.url(&device(MEG_PHONE));
     for origin in ["https://evil", "null", "http://127.0.0.1:1"] {
         refused(
             read(browser.post(&meg).header(header::ORIGIN, origin).json(&coach())).await,
@@ -566,11 +570,11 @@ async fn a_foreign_page_cannot_use_the_cookie() {
         browser.post(&meg).header(header::CONTENT_TYPE, "text/plain").body(coach().to_string());
     refused(read(form).await, 415, 10);
     assert!(
-        house.get("meg", &device(MEG_PHONE)).await.1["device"]
+        server.get("meg", &device(MEG_PHONE)).await.1["device"]
             .get("supervisorMonitoringState")
             .is_none()
     );
-    let own = format!("http://{}", house.address);
+    let own = format!("http://{}", server.address);
     for origin in [own.as_str(), "https://desk.example"] {
         accepted(read(browser.post(&meg).header(header::ORIGIN, origin).json(&coach())).await);
     }
@@ -578,41 +582,41 @@ async fn a_foreign_page_cannot_use_the_cookie() {
 
 #[tokio::test]
 async fn csrf_protection_wants_its_token_back() {
-    let house = House::open(Wishes {
-        front: http::HttpConfig { csrf: true, ..http::HttpConfig::default() },
-        ..Wishes::default()
+    let server = GatewayServer::open(ServerOptions {
+        http: http::HttpConfig { csrf: true, ..http::HttpConfig::default() },
+        ..ServerOptions::default()
     })
     .await;
-    let browser = house.browser();
+    let browser = server.browser();
     let login = browser
-        .get(house.url("/api/v2/me"))
+        .get(server.url("/api/v2/me"))
         .basic_auth("meg", Some(PASSWORD))
         .send()
         .await
         .expect("an answer");
     assert_eq!(login.headers()["x-csrf-header"], "X-CSRF-TOKEN");
     let token: HeaderValue = login.headers()["x-csrf-token"].clone();
-    let meg = house.url(&device(MEG_PHONE));
+    let meg = server.url(&device(MEG_PHONE));
     let message = refused(read(browser.post(&meg).json(&coach())).await, 403, 5);
     assert_eq!(message, "Missing or invalid Csrf token");
     refused(read(browser.post(&meg).header("x-csrf-token", "wrong").json(&coach())).await, 403, 5);
-    let again = browser.get(house.url("/api/v2/me")).send().await.expect("an answer");
+    let again = browser.get(server.url("/api/v2/me")).send().await.expect("an answer");
     assert_eq!(again.headers()["x-csrf-token"], token);
     accepted(read(browser.post(&meg).header("X-CSRF-TOKEN", token).json(&coach())).await);
 }
 
 #[tokio::test]
 async fn guessing_passwords_is_slowed_down_for_that_user_and_address_only() {
-    let house = House::open(Wishes {
+    let server = GatewayServer::open(ServerOptions {
         auth: auth::AuthConfig {
             failures_per_user: NonZeroU32::new(3).expect("not 0"),
             ..auth::AuthConfig::default()
         },
-        ..Wishes::default()
+        ..ServerOptions::default()
     })
     .await;
     let guess = |user: &'static str, password: &'static str| {
-        read(house.getting("/api/v2/me").basic_auth(user, Some(password)))
+        read(server.getting("/api/v2/me").basic_auth(user, Some(password)))
     };
     for _ in 0..3 {
         refused(guess("bob", "wrong").await, 403, 20);
@@ -622,7 +626,7 @@ async fn guessing_passwords_is_slowed_down_for_that_user_and_address_only() {
         answers.push(guess("bob", "wrong").await.0.as_u16());
     }
     assert!(answers.ends_with(&[429]), "{answers:?}");
-    let response = house
+    let response = server
         .getting("/api/v2/me")
         .basic_auth("bob", Some(PASSWORD))
         .send()
@@ -635,9 +639,9 @@ async fn guessing_passwords_is_slowed_down_for_that_user_and_address_only() {
 
 #[tokio::test]
 async fn every_answer_has_a_request_id_and_stays_out_of_caches() {
-    let house = House::open(Wishes::default()).await;
+    let server = GatewayServer::open(ServerOptions::default()).await;
     let ask = |id: Option<&str>| {
-        let mut request = house.getting("/api/v2/me").basic_auth("meg", Some(PASSWORD));
+        let mut request = server.getting("/api/v2/me").basic_auth("meg", Some(PASSWORD));
         if let Some(id) = id {
             request = request.header("x-request-id", id);
         }
@@ -654,23 +658,23 @@ async fn every_answer_has_a_request_id_and_stays_out_of_caches() {
     }
     // The same id twice is two requests: proxies repeat it.
     for name in ["DoNotDisturbOn", "DoNotDisturbOff"] {
-        let request = house
+        let request = server
             .posting(&device(MEG_PHONE))
             .basic_auth("meg", Some(PASSWORD))
             .header("x-request-id", "same");
         accepted(read(request.json(&json!({"operationName": name}))).await);
     }
-    assert_eq!(house.get("meg", &device(MEG_PHONE)).await.1["device"]["doNotDisturb"], "Off");
+    assert_eq!(server.get("meg", &device(MEG_PHONE)).await.1["device"]["doNotDisturb"], "Off");
 }
 
 #[tokio::test]
 async fn a_preflight_is_answered_for_allowed_origins_on_the_whole_subtree() {
-    let house = House::open(Wishes {
-        front: http::HttpConfig {
+    let server = GatewayServer::open(ServerOptions {
+        http: http::HttpConfig {
             cors_origins: vec!["https://desk.example".to_owned()],
             ..http::HttpConfig::default()
         },
-        ..Wishes::default()
+        ..ServerOptions::default()
     })
     .await;
     for path in [
@@ -680,7 +684,7 @@ async fn a_preflight_is_answered_for_allowed_origins_on_the_whole_subtree() {
         "/api/v2/notifications/connect",
     ] {
         let preflight = |origin: &str| {
-            let request = house.browser().request(Method::OPTIONS, house.url(path));
+            let request = server.browser().request(Method::OPTIONS, server.url(path));
             request
                 .header(header::ORIGIN, origin)
                 .header("access-control-request-method", "POST")

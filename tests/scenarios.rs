@@ -2,9 +2,9 @@
 //! After each step it is measured who hears whom, to within one packet of the moment of change; and
 //! at the end every packet that the customer got is one of an agent's, or silence.
 
-use crate::support::floor::{
-    AGENT, BOSS, BOSS2, CUSTOMER, CUSTOMER2, Floor, OTHER, OUTSIDE, SOON, accounted_for, config,
-    eventually, from_now_on, hz, mixed_in, outside, site,
+use crate::support::sip_fixture::{
+    AGENT, BOSS, BOSS2, CUSTOMER, CUSTOMER2, OTHER, OUTSIDE, SOON, SipFixture, accounted_for,
+    config, eventually, from_now_on, hz, mixed_in, outside, site,
 };
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ const COACH: [(&str, &str); 3] =
 
 /// A floor on which an agent is coached, or about to be.
 struct Stage {
-    floor: Floor,
+    fixture: SipFixture,
     mode: Mode,
     scope: Scope,
     customer: Phone,
@@ -60,15 +60,15 @@ async fn in_every_way_of(config: impl Fn() -> BackendConfig, play: impl AsyncFn(
 
 impl Stage {
     async fn open(config: BackendConfig, mode: Mode, scope: Scope) -> Stage {
-        let floor = Floor::open(config).await;
-        let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
-        let agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
-        let customer = floor.phone(CUSTOMER, AnswerPolicy::Never).await;
-        Stage { floor, mode, scope, customer, agent, boss, since: clock::instant() }
+        let fixture = SipFixture::open(config).await;
+        let boss = fixture.phone(BOSS, AnswerPolicy::ByHeader).await;
+        let agent = fixture.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
+        let customer = fixture.phone(CUSTOMER, AnswerPolicy::Never).await;
+        Stage { fixture, mode, scope, customer, agent, boss, since: clock::instant() }
     }
 
     async fn arm(&mut self) {
-        self.floor.monitor(Activity::Coach, self.mode, self.scope).await;
+        self.fixture.monitor(Activity::Coach, self.mode, self.scope).await;
     }
 
     /// The customer has called, and the coach is there.
@@ -80,7 +80,7 @@ impl Stage {
         if self.scope == Scope::Call {
             self.arm().await;
         }
-        self.floor.is_joined(BOSS).await;
+        self.fixture.is_joined(BOSS).await;
         self.hear(&COACH).await;
         call
     }
@@ -89,7 +89,7 @@ impl Stage {
         self.customer.call("5001").await.expect("calls");
         self.customer.established(SOON).await.expect("answered");
         self.agent.established(SOON).await.expect("answered");
-        self.floor.state(AGENT, LegState::Established).await
+        self.fixture.state(AGENT, LegState::Established).await
     }
 
     #[track_caller]
@@ -113,11 +113,11 @@ impl Stage {
         let armed = |monitor: Option<&MonitorFact>| {
             monitor.is_some_and(|monitor| monitor.state == MonitorState::Armed)
         };
-        self.floor.monitor_is(BOSS, armed).await;
+        self.fixture.monitor_is(BOSS, armed).await;
     }
 
     async fn gone(&mut self) {
-        self.floor.monitor_is(BOSS, |monitor| monitor.is_none()).await;
+        self.fixture.monitor_is(BOSS, |monitor| monitor.is_none()).await;
     }
 
     /// He was there for a call and is not any more: with NextCall that was all, with AllCalls he
@@ -134,7 +134,7 @@ impl Stage {
         self.call().await;
         match self.mode {
             Mode::AllCalls => {
-                self.floor.is_joined(BOSS).await;
+                self.fixture.is_joined(BOSS).await;
                 self.hear(&COACH).await;
             }
             Mode::NextCall => self.hear(&TALK).await,
@@ -143,7 +143,7 @@ impl Stage {
 
     async fn transfer(&mut self, call: &CallId, step: TransferStep) {
         let (device, call) = (AGENT.into(), call.clone());
-        self.floor.command(Command::Transfer { device, call, step }).await.expect("accepted");
+        self.fixture.command(Command::Transfer { device, call, step }).await.expect("accepted");
     }
 
     /// The customer has heard nothing that was not allowed, all go home, and nothing is left.
@@ -159,9 +159,9 @@ impl Stage {
         {
             let _ = phone.hang_up().await;
         }
-        eventually("every port is closed", || self.floor.backend.media().legs == 0).await;
-        assert_eq!(self.floor.backend.media().leak_guards, 0);
-        self.floor.backend.shutdown().await;
+        eventually("every port is closed", || self.fixture.backend.media().legs == 0).await;
+        assert_eq!(self.fixture.backend.media().leak_guards, 0);
+        self.fixture.backend.shutdown().await;
     }
 }
 
@@ -234,7 +234,7 @@ async fn handed_over(stage: &mut Stage, other: &Phone) {
 }
 
 async fn blind(stage: &mut Stage, by_phone: bool) -> Phone {
-    let other = stage.floor.phone(OTHER, AnswerPolicy::OnRequest).await;
+    let other = stage.fixture.phone(OTHER, AnswerPolicy::OnRequest).await;
     let call = stage.coached().await;
     if by_phone {
         stage.agent.refer("5002").await.expect("accepted");
@@ -288,13 +288,13 @@ async fn a_blind_transfer_by_the_phone() {
 
 /// The agent asks his colleague on his phone's second line, while the customer and the coach wait.
 async fn consulting(stage: &mut Stage) -> (CallId, Phone, Phone) {
-    let other = stage.floor.phone(OTHER, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let other = stage.fixture.phone(OTHER, AnswerPolicy::Auto(Duration::ZERO)).await;
     let call = stage.coached().await;
-    let line = stage.floor.phone(AGENT, AnswerPolicy::ByHeader).await;
+    let line = stage.fixture.phone(AGENT, AnswerPolicy::ByHeader).await;
     stage.transfer(&call, ask("5002")).await;
     line.established(SOON).await.expect("answered");
     other.established(SOON).await.expect("asked");
-    stage.floor.state(OTHER, LegState::Established).await;
+    stage.fixture.state(OTHER, LegState::Established).await;
     // The two lines have the same voice; what the first says is for the coach alone.
     let waits = [(AGENT, "boss"), (BOSS, "customer agent")];
     stage.hear_with(&[(OTHER, &other)], &waits).await;
@@ -326,7 +326,7 @@ async fn a_consultation_that_is_ended_again() {
         line.hang_up().await.expect("hangs up");
         other.ended(SOON).await.expect("over");
         let device = AGENT.into();
-        stage.floor.command(Command::Retrieve { device, call }).await.expect("accepted");
+        stage.fixture.command(Command::Retrieve { device, call }).await.expect("accepted");
         stage.hear(&COACH).await;
         stage.over(&[&line, &other]).await;
     })
@@ -338,7 +338,7 @@ async fn a_consultation_that_is_ended_again() {
 async fn conferring(stage: &mut Stage) -> (Phone, Phone) {
     let (call, line, other) = consulting(stage).await;
     let (device, step) = (AGENT.into(), TransferStep::Complete);
-    stage.floor.command(Command::Conference { device, call, step }).await.expect("accepted");
+    stage.fixture.command(Command::Conference { device, call, step }).await.expect("accepted");
     stage.agent.ended(SOON).await.expect("one line is enough");
     let phones =
         [(CUSTOMER, &stage.customer), (AGENT, &line), (OTHER, &other), (BOSS, &stage.boss)];
@@ -376,7 +376,7 @@ async fn a_conference_that_the_customer_leaves() {
     in_every_way(async |mut stage| {
         let (line, other) = conferring(&mut stage).await;
         stage.customer.hang_up().await.expect("leaves");
-        stage.floor.state(CUSTOMER, LegState::Released).await;
+        stage.fixture.state(CUSTOMER, LegState::Released).await;
         let heard: &[(&str, &str)] = match stage.scope {
             Scope::Agent => &[(AGENT, "other boss"), (OTHER, AGENT), (BOSS, "agent other")],
             Scope::Call => {
@@ -399,11 +399,11 @@ async fn a_transfer_to_another_agent_who_is_monitored_too() {
         config
     };
     in_every_way_of(two, async |mut stage| {
-        let boss2 = stage.floor.phone(BOSS2, AnswerPolicy::ByHeader).await;
-        let other = stage.floor.phone(OTHER, AnswerPolicy::Auto(Duration::ZERO)).await;
+        let boss2 = stage.fixture.phone(BOSS2, AnswerPolicy::ByHeader).await;
+        let other = stage.fixture.phone(OTHER, AnswerPolicy::Auto(Duration::ZERO)).await;
         let call = stage.coached().await;
         stage
-            .floor
+            .fixture
             .command(Command::StartMonitoring {
                 supervisor: BOSS2.into(),
                 target: OTHER.into(),
@@ -418,7 +418,7 @@ async fn a_transfer_to_another_agent_who_is_monitored_too() {
         stage.transfer(&call, to("5002")).await;
         stage.agent.ended(SOON).await.expect("free");
         boss2.established(SOON).await.expect("joined");
-        stage.floor.is_joined(BOSS2).await;
+        stage.fixture.is_joined(BOSS2).await;
         let more = [(OTHER, &other), (BOSS2, &boss2)];
         match stage.scope {
             Scope::Agent => {
@@ -480,19 +480,19 @@ async fn hold_and_retrieve_during_a_whisper() {
         let held = [(AGENT, BOSS), (BOSS, "customer agent")];
         let (device, at) = (|| AGENT.into(), || call.clone());
         stage
-            .floor
+            .fixture
             .command(Command::Hold { device: device(), call: at() })
             .await
             .expect("accepted");
         stage.hear(&held).await;
         stage
-            .floor
+            .fixture
             .command(Command::Retrieve { device: device(), call: at() })
             .await
             .expect("accepted");
         stage.hear(&COACH).await;
         stage.agent.hold().await.expect("accepted");
-        stage.floor.state(AGENT, LegState::Held).await;
+        stage.fixture.state(AGENT, LegState::Held).await;
         // A phone that holds with sendonly says that it hears nothing, and what it says is for who
         // is held.
         stage.hear(&[(CUSTOMER, AGENT), (BOSS, "customer agent")]).await;
@@ -507,8 +507,8 @@ async fn hold_and_retrieve_during_a_whisper() {
 async fn a_second_call_waits_and_is_answered() {
     in_every_way(async |mut stage| {
         stage.coached().await;
-        let line = stage.floor.phone(AGENT, AnswerPolicy::OnRequest).await;
-        let customer2 = stage.floor.phone(CUSTOMER2, AnswerPolicy::Never).await;
+        let line = stage.fixture.phone(AGENT, AnswerPolicy::OnRequest).await;
+        let customer2 = stage.fixture.phone(CUSTOMER2, AnswerPolicy::Never).await;
         customer2.call("5001").await.expect("calls");
         line.until(|event| matches!(event, PhoneEvent::Incoming { .. }), SOON)
             .await
@@ -524,12 +524,12 @@ async fn a_second_call_waits_and_is_answered() {
         let second = [(CUSTOMER2, &customer2), (AGENT, &line), (BOSS, &stage.boss)];
         match stage.mode {
             Mode::NextCall => {
-                stage.floor.monitor_is(BOSS, |monitor| monitor.is_none()).await;
+                stage.fixture.monitor_is(BOSS, |monitor| monitor.is_none()).await;
                 from_now_on(&second, &[(CUSTOMER2, AGENT), (AGENT, CUSTOMER2)]).await;
             }
             Mode::AllCalls => {
                 stage.boss.established(SOON).await.expect("invited to the other");
-                stage.floor.is_joined(BOSS).await;
+                stage.fixture.is_joined(BOSS).await;
                 from_now_on(
                     &second,
                     &[(CUSTOMER2, AGENT), (AGENT, "customer2 boss"), (BOSS, "customer2 agent")],
@@ -556,7 +556,7 @@ async fn not_to_be_had(policy: AnswerPolicy) {
         stage.arm().await;
         stage.call().await;
         let failure = stage
-            .floor
+            .fixture
             .until(|fact| match fact {
                 Fact::Failed(failure) => Some(failure.clone()),
                 _ => None,
@@ -569,7 +569,7 @@ async fn not_to_be_had(policy: AnswerPolicy) {
         stage.agent.ended(SOON).await.expect("over");
         stage.boss.set_answer(AnswerPolicy::ByHeader).await.expect("set");
         stage.call().await;
-        stage.floor.is_joined(BOSS).await;
+        stage.fixture.is_joined(BOSS).await;
         stage.hear(&COACH).await;
         stage.over(&[]).await;
     })
@@ -596,11 +596,11 @@ async fn the_supervisor_cancels() {
     in_every_way(async |mut stage| {
         stage.coached().await;
         let stop = || Command::StopMonitoring { supervisor: BOSS.into() };
-        stage.floor.command(stop()).await.expect("accepted");
+        stage.fixture.command(stop()).await.expect("accepted");
         stage.boss.ended(SOON).await.expect("released");
         stage.gone().await;
         stage.hear(&TALK).await;
-        let refusal = stage.floor.command(stop()).await.expect_err("there is nothing left");
+        let refusal = stage.fixture.command(stop()).await.expect_err("there is nothing left");
         assert_eq!(refusal.reason, Reason::InvalidState);
         stage.over(&[]).await;
     })
@@ -626,7 +626,7 @@ async fn the_supervisor_switches_what_he_does() {
             }
             let (supervisor, call) = (BOSS.into(), call.clone());
             let switch = Command::SwitchMonitoring { supervisor, call, activity };
-            stage.floor.command(switch).await.expect("accepted");
+            stage.fixture.command(switch).await.expect("accepted");
             match activity {
                 Activity::ListenIn => stage.hear(&listen).await,
                 Activity::Coach => {
@@ -651,13 +651,13 @@ async fn the_supervisor_switches_what_he_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_supervisor_turns_to_another_agent() {
     in_every_way(async |mut stage| {
-        let other = stage.floor.phone(OTHER, AnswerPolicy::Auto(Duration::ZERO)).await;
-        let customer2 = stage.floor.phone(CUSTOMER2, AnswerPolicy::Never).await;
+        let other = stage.fixture.phone(OTHER, AnswerPolicy::Auto(Duration::ZERO)).await;
+        let customer2 = stage.fixture.phone(CUSTOMER2, AnswerPolicy::Never).await;
         customer2.call("5002").await.expect("calls");
         customer2.established(SOON).await.expect("answered");
         stage.coached().await;
         stage
-            .floor
+            .fixture
             .command(Command::StartMonitoring {
                 supervisor: BOSS.into(),
                 target: OTHER.into(),
@@ -671,7 +671,7 @@ async fn the_supervisor_turns_to_another_agent() {
             .expect("accepted");
         stage.boss.ended(SOON).await.expect("released");
         stage.boss.established(SOON).await.expect("invited");
-        stage.floor.is_joined(BOSS).await;
+        stage.fixture.is_joined(BOSS).await;
         let there = [
             TALK[0],
             TALK[1],
@@ -698,9 +698,9 @@ async fn a_second_supervisor_comes() {
         agent_side_only: false,
     };
     in_every_way(async |mut stage| {
-        let _boss2 = stage.floor.phone(BOSS2, AnswerPolicy::ByHeader).await;
+        let _boss2 = stage.fixture.phone(BOSS2, AnswerPolicy::ByHeader).await;
         stage.coached().await;
-        let refusal = stage.floor.command(second(&stage)).await.expect_err("one a device");
+        let refusal = stage.fixture.command(second(&stage)).await.expect_err("one a device");
         assert_eq!(refusal.reason, Reason::InUse);
         stage.hear(&COACH).await;
         stage.over(&[]).await;
@@ -712,11 +712,11 @@ async fn a_second_supervisor_comes() {
         config
     };
     in_every_way_of(two, async |mut stage| {
-        let boss2 = stage.floor.phone(BOSS2, AnswerPolicy::ByHeader).await;
+        let boss2 = stage.fixture.phone(BOSS2, AnswerPolicy::ByHeader).await;
         stage.coached().await;
-        stage.floor.command(second(&stage)).await.expect("two a device");
+        stage.fixture.command(second(&stage)).await.expect("two a device");
         boss2.established(SOON).await.expect("invited");
-        stage.floor.is_joined(BOSS2).await;
+        stage.fixture.is_joined(BOSS2).await;
         let both = [
             TALK[0],
             (AGENT, "customer boss boss2"),

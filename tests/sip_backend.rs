@@ -1,9 +1,9 @@
 //! The SIP backend with software phones on real sockets: who hears whom, what callers are told,
 //! what survives.
 
-use crate::support::floor::{
-    AGENT, BOSS, Floor, OUTSIDE, SOON, config, eventually, hz, identical, level, mixed_in, outside,
-    site, table, talk,
+use crate::support::sip_fixture::{
+    AGENT, BOSS, OUTSIDE, SOON, SipFixture, config, eventually, hz, identical, level, mixed_in,
+    outside, site, table, talk,
 };
 use crate::support::wait;
 use std::net::IpAddr;
@@ -25,24 +25,24 @@ use undertone::store::{self, Store};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coached_call_from_ringing_to_the_last_bye() {
-    let mut floor = Floor::open(config()).await;
-    let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
-    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let mut fixture = SipFixture::open(config()).await;
+    let boss = fixture.phone(BOSS, AnswerPolicy::ByHeader).await;
+    let (customer, agent) = talk(&mut fixture, AnswerPolicy::Auto(Duration::ZERO)).await;
     let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss)];
     table(&phones, &[("customer", "agent"), (AGENT, "customer")]).await;
 
-    floor.coach(Activity::Coach).await;
+    fixture.coach(Activity::Coach).await;
     boss.until(
         |event| matches!(event, PhoneEvent::Incoming { auto_answer: true, from } if from.contains("Coach 5001")),
         SOON,
     )
     .await
     .expect("invited");
-    floor.is_joined(BOSS).await;
+    fixture.is_joined(BOSS).await;
     let coached_at = clock::instant();
     let coach = [("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")];
     table(&phones, &coach).await;
-    let call = floor.state(AGENT, LegState::Established).await;
+    let call = fixture.state(AGENT, LegState::Established).await;
     let switch = |activity| Command::SwitchMonitoring {
         supervisor: BOSS.into(),
         call: call.clone(),
@@ -53,51 +53,56 @@ async fn a_coached_call_from_ringing_to_the_last_bye() {
         customer.peak_between(hz(BOSS), coached_at - Duration::from_secs(1), clock::instant());
     assert!(leaked < -50.0, "the customer has heard the whisper: {leaked} dBFS");
 
-    floor.command(switch(Activity::BargeIn)).await.expect("accepted");
+    fixture.command(switch(Activity::BargeIn)).await.expect("accepted");
     table(
         &phones,
         &[("customer", "agent boss"), (AGENT, "customer boss"), (BOSS, "customer agent")],
     )
     .await;
-    floor.command(switch(Activity::ListenIn)).await.expect("accepted");
+    fixture.command(switch(Activity::ListenIn)).await.expect("accepted");
     table(&phones, &[("customer", "agent"), (AGENT, "customer"), (BOSS, "customer agent")]).await;
-    floor.command(switch(Activity::Coach)).await.expect("accepted");
+    fixture.command(switch(Activity::Coach)).await.expect("accepted");
     table(&phones, &coach).await;
 
-    floor.command(Command::StopMonitoring { supervisor: BOSS.into() }).await.expect("accepted");
+    fixture.command(Command::StopMonitoring { supervisor: BOSS.into() }).await.expect("accepted");
     boss.ended(SOON).await.expect("released");
     table(&phones[..2], &[("customer", "agent"), (AGENT, "customer")]).await;
     agent.hang_up().await.expect("hangs up");
     customer.ended(SOON).await.expect("over");
-    assert_eq!(floor.backend.media().leak_guards, 0);
-    eventually("every port is closed", || floor.backend.media().legs == 0).await;
-    floor.backend.shutdown().await;
+    assert_eq!(fixture.backend.media().leak_guards, 0);
+    eventually("every port is closed", || fixture.backend.media().legs == 0).await;
+    fixture.backend.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_monitor_armed_before_the_call_joins_when_the_agent_answers_and_goes_with_the_call() {
-    let mut floor = Floor::open(config()).await;
-    let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
-    floor.monitor(Activity::Coach, Mode::NextCall, Scope::Agent).await;
-    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::from_millis(100))).await;
-    floor.is_joined(BOSS).await;
+    let mut fixture = SipFixture::open(config()).await;
+    let boss = fixture.phone(BOSS, AnswerPolicy::ByHeader).await;
+    fixture.monitor(Activity::Coach, Mode::NextCall, Scope::Agent).await;
+    let (customer, agent) =
+        talk(&mut fixture, AnswerPolicy::Auto(Duration::from_millis(100))).await;
+    fixture.is_joined(BOSS).await;
     let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss)];
     table(&phones, &[("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")])
         .await;
     customer.hang_up().await.expect("hangs up");
     agent.ended(SOON).await.expect("over");
     boss.ended(SOON).await.expect("over");
-    floor.until(|fact| matches!(fact, Fact::MonitorGone { .. }).then_some(())).await;
+    fixture.until(|fact| matches!(fact, Fact::MonitorGone { .. }).then_some(())).await;
 }
 
 /// The agent is coached: his call, and since when.
-async fn coached(floor: &mut Floor, scope: Scope, phones: &[(&str, &Phone)]) -> (CallId, Instant) {
-    floor.monitor(Activity::Coach, Mode::AllCalls, scope).await;
-    floor.is_joined(BOSS).await;
+async fn coached(
+    fixture: &mut SipFixture,
+    scope: Scope,
+    phones: &[(&str, &Phone)],
+) -> (CallId, Instant) {
+    fixture.monitor(Activity::Coach, Mode::AllCalls, scope).await;
+    fixture.is_joined(BOSS).await;
     let coached_at = clock::instant();
     let coach = [("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")];
     table(phones, &coach).await;
-    (floor.state(AGENT, LegState::Established).await, coached_at)
+    (fixture.state(AGENT, LegState::Established).await, coached_at)
 }
 
 /// Who hears whom when the other agent has the customer.
@@ -130,22 +135,22 @@ async fn undisturbed(customer: &Phone, agents: &[&Phone], coached: (Instant, Ins
 }
 
 /// The customer hangs up, and nothing is left.
-async fn over(floor: &Floor, customer: &Phone, other: &Phone) {
+async fn over(fixture: &SipFixture, customer: &Phone, other: &Phone) {
     customer.hang_up().await.expect("hangs up");
     other.ended(SOON).await.expect("over");
-    eventually("every port is closed", || floor.backend.media().legs == 0).await;
-    assert_eq!(floor.backend.media().leak_guards, 0);
+    eventually("every port is closed", || fixture.backend.media().legs == 0).await;
+    assert_eq!(fixture.backend.media().leak_guards, 0);
 }
 
 /// Coached with this scope; then the customer is transferred to the other agent, who rings a moment
 /// and answers.
 async fn transferred(scope: Scope, by_phone: bool) {
-    let mut floor = Floor::open(config()).await;
-    let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
-    let other = floor.phone("other", AnswerPolicy::OnRequest).await;
-    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let mut fixture = SipFixture::open(config()).await;
+    let boss = fixture.phone(BOSS, AnswerPolicy::ByHeader).await;
+    let other = fixture.phone("other", AnswerPolicy::OnRequest).await;
+    let (customer, agent) = talk(&mut fixture, AnswerPolicy::Auto(Duration::ZERO)).await;
     let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss), ("other", &other)];
-    let (call, coached_at) = coached(&mut floor, scope, &phones).await;
+    let (call, coached_at) = coached(&mut fixture, scope, &phones).await;
     let asked_at = clock::instant();
     if by_phone {
         agent.refer("5002").await.expect("accepted");
@@ -153,7 +158,7 @@ async fn transferred(scope: Scope, by_phone: bool) {
     } else {
         let step = TransferStep::SingleStep { destination: "5002".into() };
         let device = AGENT.into();
-        floor.command(Command::Transfer { device, call, step }).await.expect("accepted");
+        fixture.command(Command::Transfer { device, call, step }).await.expect("accepted");
     }
     agent.ended(SOON).await.expect("free");
     let left_at = clock::instant();
@@ -171,7 +176,7 @@ async fn transferred(scope: Scope, by_phone: bool) {
         assert!(heard < -50.0, "the supervisor has heard the next agent: {heard} dBFS");
     }
     undisturbed(&customer, &[&agent, &other], (coached_at, asked_at)).await;
-    over(&floor, &customer, &other).await;
+    over(&fixture, &customer, &other).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,15 +206,15 @@ enum Completes {
 /// Coached with this scope, the agent asks a colleague by his second line, and lets the customer go
 /// on to him or brings all together.
 async fn asked(scope: Scope, completes: Completes) {
-    let mut floor = Floor::open(config()).await;
-    let boss = floor.phone(BOSS, AnswerPolicy::ByHeader).await;
-    let other = floor.phone("other", AnswerPolicy::Auto(Duration::ZERO)).await;
-    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let mut fixture = SipFixture::open(config()).await;
+    let boss = fixture.phone(BOSS, AnswerPolicy::ByHeader).await;
+    let other = fixture.phone("other", AnswerPolicy::Auto(Duration::ZERO)).await;
+    let (customer, agent) = talk(&mut fixture, AnswerPolicy::Auto(Duration::ZERO)).await;
     // The phone's second line, which speaks with the same voice: it registers last, and so is
     // called.
-    let line = floor.phone(AGENT, AnswerPolicy::ByHeader).await;
+    let line = fixture.phone(AGENT, AnswerPolicy::ByHeader).await;
     let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss), ("other", &other)];
-    let (call, coached_at) = coached(&mut floor, scope, &phones).await;
+    let (call, coached_at) = coached(&mut fixture, scope, &phones).await;
 
     let asked_at = clock::instant();
     let device = || DeviceId::from(AGENT);
@@ -221,7 +226,7 @@ async fn asked(scope: Scope, completes: Completes) {
     } else {
         let step = TransferStep::Initiate { destination: "5002".into() };
         let (device, call) = (device(), call.clone());
-        floor.command(Command::Transfer { device, call, step }).await.expect("accepted");
+        fixture.command(Command::Transfer { device, call, step }).await.expect("accepted");
     }
     line.established(SOON).await.expect("answered");
     other.established(SOON).await.expect("asked");
@@ -238,11 +243,11 @@ async fn asked(scope: Scope, completes: Completes) {
     match completes {
         Completes::Desktop => {
             let (device, step) = (device(), TransferStep::Complete);
-            floor.command(Command::Transfer { device, call, step }).await.expect("accepted");
+            fixture.command(Command::Transfer { device, call, step }).await.expect("accepted");
         }
         Completes::Conference => {
             let (device, step) = (device(), TransferStep::Complete);
-            floor.command(Command::Conference { device, call, step }).await.expect("accepted");
+            fixture.command(Command::Conference { device, call, step }).await.expect("accepted");
         }
         Completes::Phone => {
             agent.refer_to_line("5002", &line).await.expect("accepted");
@@ -278,7 +283,7 @@ async fn asked(scope: Scope, completes: Completes) {
         assert!(heard < -50.0, "the supervisor has heard the next agent: {heard} dBFS");
     }
     undisturbed(&customer, &[&agent, &line, &other], (coached_at, asked_at)).await;
-    over(&floor, &customer, &other).await;
+    over(&fixture, &customer, &other).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,103 +306,103 @@ async fn in_a_conference_the_coach_is_heard_by_his_agent_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_are_told_404_480_486_488_and_503() {
-    async fn refused(floor: &Floor, phone: &Phone, number: &str, status: u16) {
+    async fn refused(fixture: &SipFixture, phone: &Phone, number: &str, status: u16) {
         phone.call(number).await.expect("calls");
         phone
             .until(|event| *event == PhoneEvent::Refused(status), SOON)
             .await
             .unwrap_or_else(|error| panic!("{number} should be {status}: {error}"));
-        eventually("no port is left", || floor.backend.media().legs == 0).await;
+        eventually("no port is left", || fixture.backend.media().legs == 0).await;
     }
-    let floor = Floor::open(config()).await;
-    let customer = floor.phone("customer", AnswerPolicy::Never).await;
-    let _busy = floor.phone("other", AnswerPolicy::Busy).await;
-    refused(&floor, &customer, "9999", 404).await;
-    refused(&floor, &customer, "5001", 480).await;
-    refused(&floor, &customer, "5002", 486).await;
+    let fixture = SipFixture::open(config()).await;
+    let customer = fixture.phone("customer", AnswerPolicy::Never).await;
+    let _busy = fixture.phone("other", AnswerPolicy::Busy).await;
+    refused(&fixture, &customer, "9999", 404).await;
+    refused(&fixture, &customer, "5001", 480).await;
+    refused(&fixture, &customer, "5002", 486).await;
 
     let mut strict = config();
     strict.b2bua.codecs = vec![Codec::Pcma];
-    let floor = Floor::open(strict).await;
-    let _agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
-    let mut mu_law = floor.phone_config("customer");
+    let fixture = SipFixture::open(strict).await;
+    let _agent = fixture.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let mut mu_law = fixture.phone_config("customer");
     mu_law.laws = vec![Companding::Mu];
     let customer = Phone::start(mu_law).await.expect("starts");
     customer.register().await.expect("registers");
-    refused(&floor, &customer, "5001", 488).await;
+    refused(&fixture, &customer, "5001", 488).await;
 
     let mut full = config();
     full.b2bua.max_calls = 0;
-    let floor = Floor::open(full).await;
-    let _agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
-    let customer = floor.phone("customer", AnswerPolicy::Never).await;
-    refused(&floor, &customer, "5001", 503).await;
+    let fixture = SipFixture::open(full).await;
+    let _agent = fixture.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let customer = fixture.phone("customer", AnswerPolicy::Never).await;
+    refused(&fixture, &customer, "5001", 503).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_who_gives_up_ends_the_ringing() {
-    let floor = Floor::open(config()).await;
-    let agent = floor.phone(AGENT, AnswerPolicy::Never).await;
-    let customer = floor.phone("customer", AnswerPolicy::Never).await;
+    let fixture = SipFixture::open(config()).await;
+    let agent = fixture.phone(AGENT, AnswerPolicy::Never).await;
+    let customer = fixture.phone("customer", AnswerPolicy::Never).await;
     customer.call("5001").await.expect("calls");
     customer.until(|event| *event == PhoneEvent::Ringing(180), SOON).await.expect("rings");
     customer.hang_up().await.expect("gives up");
     customer.until(|event| *event == PhoneEvent::Refused(487), SOON).await.expect("487");
     agent.ended(SOON).await.expect("rings no more");
-    eventually("no port is left", || floor.backend.media().legs == 0).await;
+    eventually("no port is left", || fixture.backend.media().legs == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_held_and_retrieved_at_the_phone_and_by_command() {
-    let mut floor = Floor::open(config()).await;
-    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let mut fixture = SipFixture::open(config()).await;
+    let (customer, agent) = talk(&mut fixture, AnswerPolicy::Auto(Duration::ZERO)).await;
     let phones = [("customer", &customer), (AGENT, &agent)];
     let both = [("customer", "agent"), (AGENT, "customer")];
     table(&phones, &both).await;
     agent.hold().await.expect("held");
-    let call = floor.state(AGENT, LegState::Held).await;
+    let call = fixture.state(AGENT, LegState::Held).await;
     eventually("the agent hears nothing", || level(&agent, hz("customer")) < -50.0).await;
     agent.retrieve().await.expect("retrieved");
-    floor.state(AGENT, LegState::Established).await;
+    fixture.state(AGENT, LegState::Established).await;
     table(&phones, &both).await;
 
     let (device, other) = (DeviceId::from(AGENT), call.clone());
-    floor.command(Command::Hold { device: device.clone(), call: other }).await.expect("held");
+    fixture.command(Command::Hold { device: device.clone(), call: other }).await.expect("held");
     table(&phones, &[]).await;
-    floor.command(Command::Retrieve { device, call }).await.expect("retrieved");
+    fixture.command(Command::Retrieve { device, call }).await.expect("retrieved");
     table(&phones, &both).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_dials_through_its_own_phone_and_answers_by_command() {
-    let mut floor = Floor::open(config()).await;
-    let agent = floor.phone(AGENT, AnswerPolicy::ByHeader).await;
-    let other = floor.phone("other", AnswerPolicy::ByHeader).await;
-    floor
+    let mut fixture = SipFixture::open(config()).await;
+    let agent = fixture.phone(AGENT, AnswerPolicy::ByHeader).await;
+    let other = fixture.phone("other", AnswerPolicy::ByHeader).await;
+    fixture
         .command(Command::Dial { device: AGENT.into(), destination: "5002".into() })
         .await
         .expect("accepted");
     agent.established(SOON).await.expect("brought in");
-    let call = floor.state("other", LegState::Ringing).await;
-    floor
+    let call = fixture.state("other", LegState::Ringing).await;
+    fixture
         .command(Command::Answer { device: "other".into(), call: call.clone() })
         .await
         .expect("accepted");
     other.until(|event| *event == PhoneEvent::AskedToTalk, SOON).await.expect("asked");
     let phones = [(AGENT, &agent), ("other", &other)];
     table(&phones, &[(AGENT, "other"), ("other", AGENT)]).await;
-    floor.command(Command::Hangup { device: AGENT.into(), call }).await.expect("accepted");
+    fixture.command(Command::Hangup { device: AGENT.into(), call }).await.expect("accepted");
     agent.ended(SOON).await.expect("over");
     other.ended(SOON).await.expect("over");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_who_is_busy_is_reported_and_the_call_goes_on() {
-    let mut floor = Floor::open(config()).await;
-    let _boss = floor.phone(BOSS, AnswerPolicy::Busy).await;
-    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
-    floor.coach(Activity::Coach).await;
-    let failure = floor
+    let mut fixture = SipFixture::open(config()).await;
+    let _boss = fixture.phone(BOSS, AnswerPolicy::Busy).await;
+    let (customer, agent) = talk(&mut fixture, AnswerPolicy::Auto(Duration::ZERO)).await;
+    fixture.coach(Activity::Coach).await;
+    let failure = fixture
         .until(|fact| match fact {
             Fact::Failed(failure) => Some(failure.clone()),
             _ => None,
@@ -413,8 +418,8 @@ async fn a_trunk_brings_calls_in_and_takes_calls_out() {
     let called = Phone::start(outside()).await.expect("starts");
     let mut config = config();
     config.sip.trunks = vec![site(&called)];
-    let floor = Floor::open(config).await;
-    let agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let fixture = SipFixture::open(config).await;
+    let agent = fixture.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
 
     agent.call("0123").await.expect("calls");
     agent.established(SOON).await.expect("answered");
@@ -423,7 +428,7 @@ async fn a_trunk_brings_calls_in_and_takes_calls_out() {
     agent.hang_up().await.expect("hangs up");
     called.ended(SOON).await.expect("over");
 
-    let caller = PhoneConfig { server: floor.address(), ..outside() };
+    let caller = PhoneConfig { server: fixture.address(), ..outside() };
     let caller = Phone::start(caller).await.expect("starts");
     caller.call("5001").await.expect("calls");
     caller.established(SOON).await.expect("answered");
@@ -442,11 +447,11 @@ async fn sound_may_be_at_a_port_that_is_ours_over_tcp_alone_and_not_at_one_that_
     let address = caller.local_addr().expect("bound");
     let mut config = config();
     config.sip.trunks = vec![Trunk::at("site", address, Protocol::Udp)];
-    let floor = Floor::open(config).await;
-    let _busy = floor.phone(AGENT, AnswerPolicy::Busy).await;
+    let fixture = SipFixture::open(config).await;
+    let _busy = fixture.phone(AGENT, AnswerPolicy::Busy).await;
     for (protocol, expected) in [(Protocol::Tcp, "SIP/2.0 486 "), (Protocol::Udp, "SIP/2.0 488 ")] {
-        let server = floor.address();
-        let port = floor.backend.local_addr(protocol).expect("listens").port();
+        let server = fixture.address();
+        let port = fixture.backend.local_addr(protocol).expect("listens").port();
         let sound = format!(
             "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\na=rtcp:{port}\r\n"
         );
@@ -478,18 +483,18 @@ async fn a_phone_behind_a_nat_whose_description_names_a_private_address_hears_an
     for account in &mut config.sip.accounts {
         account.nat = undertone::sip::config::Nat::Always;
     }
-    let mut floor = Floor::open(config).await;
-    let hidden = |device: &str, floor: &Floor| PhoneConfig {
+    let mut fixture = SipFixture::open(config).await;
+    let hidden = |device: &str, fixture: &SipFixture| PhoneConfig {
         described_ip: Some(IpAddr::from([10, 0, 0, 1])),
-        ..floor.phone_config(device)
+        ..fixture.phone_config(device)
     };
-    let agent = Phone::start(hidden(AGENT, &floor)).await.expect("starts");
+    let agent = Phone::start(hidden(AGENT, &fixture)).await.expect("starts");
     agent.register().await.expect("registers");
-    let customer = Phone::start(hidden("customer", &floor)).await.expect("starts");
+    let customer = Phone::start(hidden("customer", &fixture)).await.expect("starts");
     customer.register().await.expect("registers");
     customer.call("5001").await.expect("calls");
     customer.established(SOON).await.expect("answered");
-    floor.state(AGENT, LegState::Established).await;
+    fixture.state(AGENT, LegState::Established).await;
     let phones = [("customer", &customer), (AGENT, &agent)];
     table(&phones, &[("customer", AGENT), (AGENT, "customer")]).await;
     agent.hold().await.expect("answered");
@@ -499,9 +504,9 @@ async fn a_phone_behind_a_nat_whose_description_names_a_private_address_hears_an
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_offer_and_another_law_still_talk() {
-    let floor = Floor::open(config()).await;
-    let agent = floor.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
-    let mut late = floor.phone_config("customer");
+    let fixture = SipFixture::open(config()).await;
+    let agent = fixture.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let mut late = fixture.phone_config("customer");
     late.late_offer = true;
     late.laws = vec![Companding::A];
     let customer = Phone::start(late).await.expect("starts");
@@ -516,8 +521,8 @@ async fn a_late_offer_and_another_law_still_talk() {
 async fn where_holds_are_signalled_the_customers_phone_is_told() {
     let mut signalling = config();
     signalling.b2bua.signal_hold = true;
-    let mut floor = Floor::open(signalling).await;
-    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let mut fixture = SipFixture::open(signalling).await;
+    let (customer, agent) = talk(&mut fixture, AnswerPolicy::Auto(Duration::ZERO)).await;
     agent.hold().await.expect("held");
     customer
         .until(|event| *event == PhoneEvent::Reoffered(SdpDirection::SendOnly), SOON)
@@ -539,29 +544,29 @@ async fn where_holds_are_signalled_the_customers_phone_is_told() {
 async fn monitors_do_not_disturb_and_forwarding_survive_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("state");
-    let mut floor = Floor::with(config(), store::open(&path).expect("opens")).await;
-    floor.coach(Activity::Coach).await;
-    floor
+    let mut fixture = SipFixture::with(config(), store::open(&path).expect("opens")).await;
+    fixture.coach(Activity::Coach).await;
+    fixture
         .command(Command::SetForwarding { device: AGENT.into(), to: Some("5002".into()) })
         .await
         .expect("accepted");
-    floor
+    fixture
         .command(Command::SetDoNotDisturb { device: "other".into(), on: true })
         .await
         .expect("accepted");
-    drop(floor.line);
-    floor.backend.shutdown().await;
+    drop(fixture.line);
+    fixture.backend.shutdown().await;
 
-    let mut floor = Floor::with(config(), store::open(&path).expect("opens")).await;
-    let monitor = floor
+    let mut fixture = SipFixture::with(config(), store::open(&path).expect("opens")).await;
+    let monitor = fixture
         .until(|fact| match fact {
             Fact::Monitor(monitor) => Some(monitor.clone()),
             _ => None,
         })
         .await;
     assert_eq!((monitor.activity, monitor.state), (Activity::Coach, MonitorState::Armed));
-    let customer = floor.phone("customer", AnswerPolicy::Never).await;
-    let _other = floor.phone("other", AnswerPolicy::Auto(Duration::ZERO)).await;
+    let customer = fixture.phone("customer", AnswerPolicy::Never).await;
+    let _other = fixture.phone("other", AnswerPolicy::Auto(Duration::ZERO)).await;
     customer.call("5001").await.expect("calls");
     customer
         .until(|event| *event == PhoneEvent::Refused(486), SOON)
@@ -600,7 +605,7 @@ impl store::KeyValueStore for Full {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_can_not_be_stored_is_refused_and_has_changed_nothing() {
     let disk = Arc::new(Full { inner: store::in_memory(), full: AtomicBool::new(true) });
-    let mut floor = Floor::with(config(), disk.clone()).await;
+    let mut fixture = SipFixture::with(config(), disk.clone()).await;
     let refused =
         |done: Result<(), Refusal>| assert_eq!(done.expect_err("refused").reason, Reason::Internal);
     let arm = Command::StartMonitoring {
@@ -614,18 +619,21 @@ async fn a_command_that_can_not_be_stored_is_refused_and_has_changed_nothing() {
     };
     let disturb = |on| Command::SetDoNotDisturb { device: AGENT.into(), on };
     let stop = || Command::StopMonitoring { supervisor: BOSS.into() };
-    refused(floor.command(arm.clone()).await);
-    refused(floor.command(disturb(true)).await);
-    assert!(floor.command(stop()).await.is_err(), "nothing is armed");
-    let (customer, _agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
+    refused(fixture.command(arm.clone()).await);
+    refused(fixture.command(disturb(true)).await);
+    assert!(fixture.command(stop()).await.is_err(), "nothing is armed");
+    let (customer, _agent) = talk(&mut fixture, AnswerPolicy::Auto(Duration::ZERO)).await;
     customer.hang_up().await.expect("hangs up");
 
     disk.full.store(false, Ordering::SeqCst);
-    floor.command(arm).await.expect("stored");
+    fixture.command(arm).await.expect("stored");
     disk.full.store(true, Ordering::SeqCst);
-    refused(floor.command(disturb(true)).await);
-    floor.command(stop()).await.expect("what ends something waits for no disk");
-    assert_eq!(floor.command(stop()).await.expect_err("it has ended").reason, Reason::InvalidState);
+    refused(fixture.command(disturb(true)).await);
+    fixture.command(stop()).await.expect("what ends something waits for no disk");
+    assert_eq!(
+        fixture.command(stop()).await.expect_err("it has ended").reason,
+        Reason::InvalidState
+    );
     disk.full.store(false, Ordering::SeqCst);
     wait::found(SOON, async || {
         disk.inner.load("sip.monitors").expect("readable").is_empty().then_some(())
@@ -655,10 +663,10 @@ impl store::KeyValueStore for Faulty {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_is_refused_at_once_when_the_thread_that_would_store_it_is_gone() {
-    let mut floor = Floor::with(config(), Arc::new(Faulty(store::in_memory()))).await;
+    let mut fixture = SipFixture::with(config(), Arc::new(Faulty(store::in_memory()))).await;
     for on in [true, false, true] {
         let command = Command::SetDoNotDisturb { device: AGENT.into(), on };
-        let refusal = floor.command(command).await.expect_err("refused");
+        let refusal = fixture.command(command).await.expect_err("refused");
         assert!(refusal.text().contains("can not be stored"), "{refusal}");
     }
 }
@@ -667,27 +675,27 @@ async fn a_command_is_refused_at_once_when_the_thread_that_would_store_it_is_gon
 async fn a_backend_that_stops_ends_its_calls_with_bye() {
     let mut stopping = config();
     stopping.b2bua.grace = Duration::from_millis(300);
-    let mut floor = Floor::open(stopping).await;
-    let (customer, agent) = talk(&mut floor, AnswerPolicy::Auto(Duration::ZERO)).await;
-    floor.backend.shutdown().await;
+    let mut fixture = SipFixture::open(stopping).await;
+    let (customer, agent) = talk(&mut fixture, AnswerPolicy::Auto(Duration::ZERO)).await;
+    fixture.backend.shutdown().await;
     customer.ended(SOON).await.expect("told");
     agent.ended(SOON).await.expect("told");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_done_is_refused_over_the_contract() {
-    let mut floor = Floor::open(config()).await;
+    let mut fixture = SipFixture::open(config()).await;
     let dial =
         |device: &str, to: &str| Command::Dial { device: device.into(), destination: to.into() };
     assert_eq!(
-        floor.command(dial("nobody", "5002")).await.expect_err("unknown").reason,
+        fixture.command(dial("nobody", "5002")).await.expect_err("unknown").reason,
         Reason::NotFound
     );
-    let refusal = floor.command(dial(AGENT, "5002")).await.expect_err("no phone");
+    let refusal = fixture.command(dial(AGENT, "5002")).await.expect_err("no phone");
     let expected =
         Refusal::number(Reason::Internal, &"5001".into(), "Device '{}' is not registered.");
     assert_eq!(refusal, expected);
     assert_eq!(refusal.to_string(), "Device '5001' is not registered.");
     let stop = Command::StopMonitoring { supervisor: BOSS.into() };
-    assert_eq!(floor.command(stop).await.expect_err("nothing").reason, Reason::InvalidState);
+    assert_eq!(fixture.command(stop).await.expect_err("nothing").reason, Reason::InvalidState);
 }

@@ -2,12 +2,13 @@
 
 pub(crate) mod allocations;
 pub(crate) mod cable;
+pub(crate) mod cometd_connection;
 pub(crate) mod desktop;
-pub(crate) mod floor;
 pub(crate) mod frames;
-pub(crate) mod front;
-pub(crate) mod house;
-pub(crate) mod line;
+pub(crate) mod gateway_server;
 pub(crate) mod process;
+pub(crate) mod rest_client;
+pub(crate) mod server;
+pub(crate) mod sip_fixture;
 pub(crate) mod talk;
 pub(crate) mod wait;

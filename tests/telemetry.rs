@@ -1,8 +1,9 @@
 //! What the operator is told of a call: the log and the metrics of a real process.
 
 use crate::crash::{coach, my_device, on};
-use crate::support::house::{AGENT, CUSTOMER, SUPERVISOR, directory};
 use crate::support::process::{ANY, Process};
+use crate::support::rest_client::{RestClient, http_client};
+use crate::support::server::{AGENT, CUSTOMER, SUPERVISOR, directory};
 use crate::support::talk::{COACH, PATIENCE, Trio};
 use crate::support::wait;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -112,11 +113,9 @@ impl Operator {
 
     /// The agent's leg as he reads it, once his sound and that of the customer have been measured.
     async fn measured_leg(&self, rest: SocketAddr) -> Value {
-        let url = format!("http://{rest}/api/v2/me/calls?fields=*");
+        let agent = RestClient::of(AGENT, rest);
         let look = async || {
-            let request = self.http.get(&url).basic_auth(AGENT.user, Some(AGENT.password));
-            let leg =
-                request.send().await.unwrap().json::<Value>().await.unwrap()["calls"][0].take();
+            let leg = agent.look("/me/calls?fields=*").await["calls"][0].take();
             let of = [&leg["mediaQuality"], &leg["participants"][0]["mediaQuality"]];
             of.iter().all(|quality| quality["mos"].is_number()).then_some(leg)
         };
@@ -152,32 +151,26 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         + &directory();
     let process = Process::start("serve", place.path(), &config).await;
     process.ready().await;
-    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-    let operator = Operator { process, http };
+    let operator = Operator { process, http: http_client() };
     let (rest, sip) = (operator.process.door("rest"), operator.process.door("sip"));
-    let url = format!("http://{rest}/api/v2{}", my_device(SUPERVISOR));
     let posting = |password: &str| {
-        let request = operator.http.post(&url).basic_auth(SUPERVISOR.user, Some(password));
-        request.header("X-Request-Id", "seen-again").json(&coach()).send()
+        let supervisor = RestClient::new(rest, SUPERVISOR.user, password);
+        let request = supervisor.posting(&my_device(SUPERVISOR), &coach());
+        request.header("X-Request-Id", "seen-again").send()
     };
     assert_eq!(posting("wrong").await.unwrap().status(), 403);
     assert_eq!(posting(SUPERVISOR.password).await.unwrap().status(), 200);
-    let notifications = format!("http://{rest}/api/v2/notifications");
-    let cometd = async |messages: serde_json::Value| -> serde_json::Value {
-        let request = operator
-            .http
-            .post(&notifications)
-            .basic_auth(SUPERVISOR.user, Some(SUPERVISOR.password));
-        request.json(&messages).send().await.unwrap().json().await.unwrap()
-    };
-    cometd(json!([{"channel": "/meta/connect", "clientId": "unknown"}])).await;
-    let id = cometd(json!([{"channel": "/meta/handshake"}])).await[0]["clientId"].clone();
-    cometd(json!([
-        {"channel": "/meta/connect", "clientId": id},
-        {"channel": "/meta/subscribe", "clientId": id, "subscription": "/v2/me/devices", "ext": {"replay": -2}},
-    ]))
-    .await;
-    cometd(json!([{"channel": "/meta/connect", "clientId": id}])).await;
+    let supervisor = RestClient::of(SUPERVISOR, rest);
+    supervisor.cometd(&json!([{"channel": "/meta/connect", "clientId": "unknown"}])).await;
+    let shaken = supervisor.cometd(&json!([{"channel": "/meta/handshake"}])).await;
+    let id = &shaken[0]["clientId"];
+    let connect = json!({"channel": "/meta/connect", "clientId": id});
+    let subscribe = json!({
+        "channel": "/meta/subscribe", "clientId": id,
+        "subscription": "/v2/me/devices", "ext": {"replay": -2},
+    });
+    supervisor.cometd(&json!([connect, subscribe])).await;
+    supervisor.cometd(&json!([connect])).await;
     let why = operator.line("a CometD client is told to shake hands again").await;
     assert_eq!(why["fields"]["reason"], "never_known");
 

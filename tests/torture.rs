@@ -22,13 +22,13 @@ use undertone::sip::leg::{LegCommand, LegEvent, PassedHeader};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The endpoint under torture, with the events it told its B2BUA.
-struct House {
+struct SipServer {
     udp: SocketAddr,
     tcp: SocketAddr,
     events: mpsc::UnboundedReceiver<LegEvent>,
 }
 
-impl House {
+impl SipServer {
     /// What the next call that comes in hands on.
     async fn incoming(&mut self) -> Vec<PassedHeader> {
         loop {
@@ -41,7 +41,7 @@ impl House {
     }
 
     /// Datagrams from `trunk` are a trunk's; everybody else is a stranger.
-    async fn open(trunk: Option<SocketAddr>) -> House {
+    async fn open(trunk: Option<SocketAddr>) -> SipServer {
         let any = "127.0.0.1:0".parse().unwrap();
         let mut config = SipConfig {
             listen: vec![
@@ -83,7 +83,7 @@ impl House {
                 }
             }
         });
-        House { udp, tcp, events }
+        SipServer { udp, tcp, events }
     }
 
     fn no_calls(&mut self) -> bool {
@@ -98,18 +98,18 @@ enum Peer {
 }
 
 impl Peer {
-    async fn udp(house: &House) -> Peer {
-        Peer::udp_at(house, 5060).await
+    async fn udp(server: &SipServer) -> Peer {
+        Peer::udp_at(server, 5060).await
     }
 
     /// At an address of its own, with the port that the sender of a message says it hears at:
     /// without rport the answer goes there (RFC 3261 18.2.2).
-    async fn udp_at(house: &House, port: u16) -> Peer {
-        Peer::Udp(socket_at(port).await, house.udp)
+    async fn udp_at(server: &SipServer, port: u16) -> Peer {
+        Peer::Udp(socket_at(port).await, server.udp)
     }
 
-    async fn tcp(house: &House) -> Peer {
-        Peer::Tcp(TcpStream::connect(house.tcp).await.unwrap(), Vec::new())
+    async fn tcp(server: &SipServer) -> Peer {
+        Peer::Tcp(TcpStream::connect(server.tcp).await.unwrap(), Vec::new())
     }
 
     async fn send(&mut self, bytes: &[u8]) {
@@ -303,10 +303,10 @@ fn name_of(file: &str) -> &str {
 
 /// Over a connection, what cannot be framed ends it: the answer, if any, is what came before the
 /// end.
-async fn over_tcp(house: &House, bytes: &[u8], mark: &str) -> Option<Vec<Answer>> {
-    let mut before = Peer::tcp(house).await;
+async fn over_tcp(server: &SipServer, bytes: &[u8], mark: &str) -> Option<Vec<Answer>> {
+    let mut before = Peer::tcp(server).await;
     before.answers(&format!("{mark}before")).await?;
-    let mut peer = Peer::tcp(house).await;
+    let mut peer = Peer::tcp(server).await;
     peer.send(bytes).await;
     let until = Instant::now() + PATIENCE;
     peer.send(&options(mark)).await;
@@ -319,13 +319,13 @@ async fn over_tcp(house: &House, bytes: &[u8], mark: &str) -> Option<Vec<Answer>
             answers.push(answer);
         }
     }
-    let mut after = Peer::tcp(house).await;
+    let mut after = Peer::tcp(server).await;
     after.answers(&format!("{mark}after")).await?;
     Some(answers)
 }
 
-async fn over_udp(house: &House, bytes: &[u8], mark: &str, port: u16) -> Option<Vec<Answer>> {
-    let mut peer = Peer::udp_at(house, port).await;
+async fn over_udp(server: &SipServer, bytes: &[u8], mark: &str, port: u16) -> Option<Vec<Answer>> {
+    let mut peer = Peer::udp_at(server, port).await;
     peer.answers(&format!("{mark}before")).await?;
     peer.send(bytes).await;
     peer.answers(&format!("{mark}after")).await
@@ -333,19 +333,19 @@ async fn over_udp(house: &House, bytes: &[u8], mark: &str, port: u16) -> Option<
 
 #[tokio::test]
 async fn every_message_of_rfc_4475_and_rfc_5118_is_answered_as_a_gateway_may() {
-    let mut house = House::open(None).await;
+    let mut server = SipServer::open(None).await;
     let mut failures = Vec::new();
     let rows = rows();
     for (number, row) in rows.iter().enumerate() {
         let bytes = corpus::file(&format!("torture/{}", row.file));
         let mark = format!("t{number}");
         let answers = match row.tcp {
-            true => over_tcp(&house, &bytes, &mark).await,
-            false => over_udp(&house, &bytes, &mark, row.port).await,
+            true => over_tcp(&server, &bytes, &mark).await,
+            false => over_udp(&server, &bytes, &mark, row.port).await,
         };
         let fits =
             answers.as_deref().is_some_and(|answers| Allowed::read(&row.allowed).covers(answers));
-        if !fits || !house.no_calls() {
+        if !fits || !server.no_calls() {
             failures.push(format!(
                 "{}: expected {}, got {}; run TORTURE={} cargo test --test all torture",
                 row.file,
@@ -433,12 +433,12 @@ async fn our_own_hostile_messages_have_their_stated_outcome_even_from_a_trunk() 
             .unwrap_or_else(|| panic!("{name} has no outcome"));
         let bytes = corpus::file(&format!("torture/{}", columns[0]));
         let socket = socket_at(5060).await;
-        let mut house = House::open(Some(socket.local_addr().unwrap())).await;
+        let mut server = SipServer::open(Some(socket.local_addr().unwrap())).await;
         let mark = format!("d{number}");
         let answers = match columns[1] {
-            "TCP" => over_tcp(&house, &bytes, &mark).await,
+            "TCP" => over_tcp(&server, &bytes, &mark).await,
             _ => {
-                let mut peer = Peer::Udp(socket, house.udp);
+                let mut peer = Peer::Udp(socket, server.udp);
                 let before = peer.answers(&format!("{mark}before")).await;
                 peer.send(&bytes).await;
                 before.and(peer.answers(&format!("{mark}after")).await)
@@ -453,7 +453,7 @@ async fn our_own_hostile_messages_have_their_stated_outcome_even_from_a_trunk() 
             Some([one]) => allowed.contains(&one.status),
             Some(_) => false,
         };
-        if !fits || !(may_call(allowed) || house.no_calls()) {
+        if !fits || !(may_call(allowed) || server.no_calls()) {
             let got = describe(answers.as_deref());
             failures.push(format!("{name}: expected {allowed:?} ({}), got {got}", columns[3]));
         }
@@ -465,11 +465,11 @@ async fn our_own_hostile_messages_have_their_stated_outcome_even_from_a_trunk() 
 #[tokio::test]
 async fn identity_and_its_date_reach_the_switchboard_byte_for_byte() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let mut house = House::open(Some(socket.local_addr().unwrap())).await;
+    let mut server = SipServer::open(Some(socket.local_addr().unwrap())).await;
     let text = String::from_utf8(corpus::file("torture/derived/identity_passthrough.sip")).unwrap();
     let bytes = text.replace("To: <sip:probe@", "To: <sip:agent-1001@").into_bytes();
-    socket.send_to(&bytes, house.udp).await.unwrap();
-    let passed = house.incoming().await;
+    socket.send_to(&bytes, server.udp).await.unwrap();
+    let passed = server.incoming().await;
     let names: Vec<&str> = passed.iter().map(|header| header.name).collect();
     assert_eq!(names, ["Identity", "Date"]);
     let line = [b"Identity: ".as_slice(), &passed[0].value, b"\r\n"].concat();
@@ -479,17 +479,17 @@ async fn identity_and_its_date_reach_the_switchboard_byte_for_byte() {
 #[tokio::test]
 async fn an_identity_that_was_signed_for_another_number_than_is_called_stays_here() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let mut house = House::open(Some(socket.local_addr().unwrap())).await;
+    let mut server = SipServer::open(Some(socket.local_addr().unwrap())).await;
     let bytes = corpus::file("torture/derived/identity_passthrough.sip");
-    socket.send_to(&bytes, house.udp).await.unwrap();
-    let passed = house.incoming().await;
+    socket.send_to(&bytes, server.udp).await.unwrap();
+    let passed = server.incoming().await;
     assert!(passed.is_empty(), "{passed:?}");
 }
 
 #[tokio::test]
 async fn a_connection_that_dribbles_is_closed_and_others_are_served() {
-    let house = House::open(None).await;
-    let mut slow = TcpStream::connect(house.tcp).await.unwrap();
+    let server = SipServer::open(None).await;
+    let mut slow = TcpStream::connect(server.tcp).await.unwrap();
     slow.write_all(b"OPTIONS sip:127.0.0.1 SIP/2.0\r\nVia: ").await.unwrap();
     let until = Instant::now() + PATIENCE;
     let mut buffer = [0; 1];
@@ -506,23 +506,23 @@ async fn a_connection_that_dribbles_is_closed_and_others_are_served() {
         }
     };
     timeout_at(until, dribble).await.expect("closed at the deadline");
-    let mut other = Peer::tcp(&house).await;
+    let mut other = Peer::tcp(&server).await;
     assert!(other.answers("after").await.is_some());
 }
 
 #[tokio::test]
 async fn a_crowd_of_dribbling_connections_is_bounded_and_closed_while_others_are_served() {
-    let house = House::open(None).await;
+    let server = SipServer::open(None).await;
     let mut crowd = Vec::new();
     for _ in 0..120 {
-        let mut stream = TcpStream::connect(house.tcp).await.unwrap();
+        let mut stream = TcpStream::connect(server.tcp).await.unwrap();
         // Over the limit of one source the house closes at once.
         let _ = stream
             .write_all(b"INVITE sip:1@127.0.0.1 SIP/2.0\r\nContent-Length: 4294967296\r\nX: ")
             .await;
         crowd.push(stream);
     }
-    let mut peer = Peer::udp(&house).await;
+    let mut peer = Peer::udp(&server).await;
     assert!(peer.answers("meanwhile").await.is_some());
     let until = Instant::now() + PATIENCE;
     let mut buffer = [0; 16];
@@ -531,13 +531,13 @@ async fn a_crowd_of_dribbling_connections_is_bounded_and_closed_while_others_are
             timeout_at(until, stream.read(&mut buffer)).await.expect("closed at the deadline");
         assert!(matches!(read, Ok(0) | Err(_)));
     }
-    let mut other = Peer::tcp(&house).await;
+    let mut other = Peer::tcp(&server).await;
     assert!(other.answers("after").await.is_some());
 }
 
 #[tokio::test]
 async fn a_flood_of_invites_leaves_nothing_behind() {
-    let mut house = House::open(None).await;
+    let mut server = SipServer::open(None).await;
     let flood = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for number in 0..5000 {
         let invite = format!(
@@ -545,13 +545,13 @@ async fn a_flood_of_invites_leaves_nothing_behind() {
              From: <sip:x@127.0.0.1>;tag={number}\r\nTo: <sip:agent-1001@127.0.0.1>\r\nCall-ID: flood{number}\r\nCSeq: 1 INVITE\r\n\
              Contact: <sip:x@127.0.0.1>\r\nContent-Length: 0\r\n\r\n"
         );
-        flood.send_to(invite.as_bytes(), house.udp).await.unwrap();
+        flood.send_to(invite.as_bytes(), server.udp).await.unwrap();
         if number % 100 == 0 {
             tokio::task::yield_now().await;
         }
     }
     let until = Instant::now() + PATIENCE;
-    let mut peer = Peer::udp(&house).await;
+    let mut peer = Peer::udp(&server).await;
     // Datagrams may be lost in the crush: a phone asks again.
     let mut again = tokio::time::interval(Duration::from_millis(500));
     loop {
@@ -562,18 +562,18 @@ async fn a_flood_of_invites_leaves_nothing_behind() {
         }
         assert!(Instant::now() < until, "the port fell silent");
     }
-    assert!(house.no_calls());
+    assert!(server.no_calls());
 }
 
 #[tokio::test]
 async fn a_double_line_end_is_answered_on_a_connection_and_not_on_udp() {
-    let house = House::open(None).await;
-    let mut stream = TcpStream::connect(house.tcp).await.unwrap();
+    let server = SipServer::open(None).await;
+    let mut stream = TcpStream::connect(server.tcp).await.unwrap();
     stream.write_all(b"\r\n\r\n").await.unwrap();
     let mut pong = [0; 2];
     timeout_at(Instant::now() + PATIENCE, stream.read_exact(&mut pong)).await.unwrap().unwrap();
     assert_eq!(&pong, b"\r\n");
-    let mut peer = Peer::udp(&house).await;
+    let mut peer = Peer::udp(&server).await;
     peer.send(b"\r\n\r\n").await;
     assert!(peer.answers("after").await.unwrap().is_empty());
 }

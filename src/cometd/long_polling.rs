@@ -13,6 +13,7 @@ use crate::http::delivery::{DeliveryId, DeliveryListener, DeliveryTracker, Pendi
 use crate::http::error::HttpError;
 use crate::http::fast_path::PollService;
 use crate::http::layers::NotNow;
+use crate::http::response::{ResponseContext, UNBUFFERED};
 use crate::model::Reason;
 use crate::store::{Store, StoreError};
 use axum::Router;
@@ -368,12 +369,13 @@ impl PollService for Cometd {
         &self,
         client: RequestContext,
         body: &[u8],
-        cookie: Option<HeaderValue>,
+        mut context: ResponseContext,
     ) -> Result<PendingAnswer, HttpError> {
         let messages = message::parse(body, self.max_messages()).map_err(malformed)?;
         let via = client.via();
         let reply = |browser: Option<&HeaderValue>| {
-            RequestReply::Wire(cookie.iter().chain(browser).cloned().collect())
+            context.cookies.extend(browser.cloned());
+            RequestReply::Wire(context)
         };
         hand_in(self, client, via, messages, reply).map(|(pending, _)| pending)
     }
@@ -547,8 +549,8 @@ pub(super) fn random_hex() -> String {
 fn answered(content_type: &'static str, body: Body, new_cookie: Option<HeaderValue>) -> Response {
     let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
     let headers = response.headers_mut();
-    // Tells nginx not to keep an answer back.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    let (unbuffered, no) = UNBUFFERED;
+    headers.insert(unbuffered, HeaderValue::from_static(no));
     if let Some(cookie) = new_cookie {
         headers.append(header::SET_COOKIE, cookie);
     }

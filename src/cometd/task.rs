@@ -14,10 +14,9 @@ use crate::http::delivery::{
     DeliveryId, DeliveryListener, DeliveryOutcome, DeliveryTracker, Written,
 };
 use crate::http::gws_json::{self, Uris};
-use crate::http::response::ResponseHead;
+use crate::http::response::{ResponseContext, ResponseHead};
 use crate::model::{Notice, Now, UserId};
 use crate::store::{Store, StoreError};
-use axum::http::HeaderValue;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
@@ -81,8 +80,8 @@ impl DeliveryListener for DeliveryInbox {
 pub(crate) enum RequestReply {
     /// In its handler.
     Here(oneshot::Sender<ConnectAnswer>),
-    /// At its connection, which has no other, with these cookies.
-    Wire(Vec<HeaderValue>),
+    /// At its connection, which has no other.
+    Wire(ResponseContext),
 }
 
 pub(crate) enum ConnectAnswer {
@@ -530,9 +529,9 @@ impl CometdTask {
             (Some(RequestReply::Wire(_)), ConnectAnswer::Overtaken) => {
                 wire.supersede(DeliveryId(post.0))
             }
-            (Some(RequestReply::Wire(cookies)), ConnectAnswer::Body(body, has_events)) => {
+            (Some(RequestReply::Wire(context)), ConnectAnswer::Body(body, has_events)) => {
                 let is_last = self.hub.is_draining();
-                let bytes = self.head.with(self.now.wall, &cookies, &body, is_last);
+                let bytes = self.head.with(self.now.wall, &context, &body, is_last);
                 let at_once = self.is_alone || self.here > 0;
                 self.here = self.here.saturating_sub(1);
                 if wire.answer(DeliveryId(post.0), (has_events, is_last), bytes, at_once)

@@ -120,8 +120,8 @@ impl Monitoring {
         ctx.access.may_monitor(user, &asked.target)?;
         let hears_all = ctx
             .known
-            .monitors
-            .get(&asked.supervisor)
+            .facts()
+            .monitor(&asked.supervisor)
             .is_none_or(|monitor| !monitor.agent_side_only);
         if hears_all && ctx.access.agent_side_only(&asked.target) {
             let text = "The agent's customers may not be listened to any more: ask again.";
@@ -188,7 +188,7 @@ impl Monitoring {
             MonitorState::Armed | MonitorState::Admitting { .. } => false,
         };
         let known = ctx.known;
-        for MonitorFact { supervisor, .. } in known.monitors.values().filter(hears) {
+        for MonitorFact { supervisor, .. } in known.facts().monitors().filter(hears) {
             let is_news = !self.ending.contains(supervisor);
             self.end(supervisor, ctx);
             let Some(user) = ctx.owner(supervisor).filter(|_| is_news) else {
@@ -204,7 +204,7 @@ impl Monitoring {
 
     /// After a snapshot: asks again for the ends that have not come.
     pub(super) fn handle_ready(&mut self, ctx: &mut Ctx<'_>) {
-        self.ending.retain(|supervisor| ctx.known.monitors.contains_key(supervisor));
+        self.ending.retain(|supervisor| ctx.known.facts().monitor(supervisor).is_some());
         for supervisor in self.ending.clone() {
             self.end(&supervisor, ctx);
         }
@@ -243,7 +243,7 @@ impl Monitoring {
         let closed = self
             .listening
             .keys()
-            .filter(|supervisor| !ctx.known.monitors.contains_key(*supervisor));
+            .filter(|supervisor| ctx.known.facts().monitor(supervisor).is_none());
         for supervisor in closed.cloned().collect::<Vec<_>>() {
             self.handle_progress(&supervisor, None, None, true, ctx);
         }
@@ -318,8 +318,12 @@ impl Monitoring {
     /// Writes down, for each supervisor that hears a call or is about to, that a device's leg of it
     /// is with another number now. `ctx` knows the call as it was before.
     pub(super) fn handle_call(&self, call: &CallFact, ctx: &mut Ctx<'_>) {
-        let before =
-            ctx.known.calls.get(&call.id).map(|call| call.parties.as_slice()).unwrap_or_default();
+        let before = ctx
+            .known
+            .facts()
+            .call(&call.id)
+            .map(|call| call.parties.as_slice())
+            .unwrap_or_default();
         let is_news = |party: &&PartyFact| {
             party.handed_on_to.is_some() && !before.iter().any(|known| is_same_end(known, party))
         };
@@ -358,7 +362,7 @@ impl Monitoring {
             joined(monitor).map(|(call, ..)| call) == failure.call.as_ref()
                 && failure.call.is_some()
         };
-        if let Some(monitor) = ctx.known.monitors.get(&failure.device).filter(concerns) {
+        if let Some(monitor) = ctx.known.facts().monitor(&failure.device).filter(concerns) {
             let record = AuditRecord {
                 request_id: failure.request_id.clone(),
                 refusal: Some(failure.refusal.clone()),
@@ -379,7 +383,7 @@ impl Monitoring {
         let concerned = |monitor: &&MonitorFact| {
             devices.contains(&monitor.supervisor) || devices.contains(&monitor.target)
         };
-        for monitor in known.monitors.values().filter(concerned) {
+        for monitor in known.facts().monitors().filter(concerned) {
             let record = AuditRecord {
                 from: Some(asked.from),
                 request_id: Some(asked.request_id.clone()),

@@ -1,15 +1,14 @@
-use super::call_index::CallIndex;
 use super::*;
 use crate::model::{
-    Activity, AdmissionAsked, BadRequest, BadRequestOn, CallOperation, CallType, Capability,
-    DeviceFact, DeviceKind, DialString, Feature, GroupId, LegState, Mode, MonitorState,
-    NotDialable, Number, Operation, PartyFact, PartyRole, Quality, Request, RequestId, Role, Scope,
-    TargetRef, TransferStep,
+    Activity, AdmissionAsked, BadRequest, BadRequestOn, CallOperation, CallType, DeviceFact,
+    DeviceKind, DialString, Feature, GroupId, LegState, Mode, MonitorState, NotDialable, Number,
+    Operation, PartyFact, PartyRole, Quality, Request, RequestId, Role, Scope, TargetRef,
+    TransferStep,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-impl PartialEq<&str> for Capability {
+impl PartialEq<&str> for Operation {
     fn eq(&self, word: &&str) -> bool {
         self.as_str() == *word
     }
@@ -503,7 +502,7 @@ fn what_the_backend_does_not_offer_is_forbidden() {
     harness.gateway.handle_capabilities(listen_only, now);
     harness.outputs();
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::Forbidden);
-    assert!(!harness.device_view(MEG, MEG_PHONE).capabilities.contains(&Capability::Coach));
+    assert!(!harness.device_view(MEG, MEG_PHONE).capabilities.contains(&Operation::Coach));
 }
 
 // The audit comes first.
@@ -926,12 +925,12 @@ fn the_supervisors_device_looks_as_in_the_sample() {
         forward_to: None,
         voice_environment: "370ef5e6".into(),
         capabilities: vec![
-            Capability::ForwardCallsOn,
-            Capability::DoNotDisturbOff,
-            Capability::ListenIn,
-            Capability::Coach,
-            Capability::BargeIn,
-            Capability::CancelSupervisorMonitoring,
+            Operation::ForwardCallsOn,
+            Operation::DoNotDisturbOff,
+            Operation::ListenIn,
+            Operation::Coach,
+            Operation::BargeIn,
+            Operation::CancelSupervisorMonitoring,
         ],
         monitoring: Some((Activity::Coach, Mode::AllCalls, Scope::Call, BOB_PHONE.into())),
     };
@@ -1033,13 +1032,13 @@ fn a_supervisor_is_muted_in_listen_in_and_not_in_barge_in() {
     let leg = harness.leg(MEG).expect("her leg");
     assert_eq!(
         (leg.muted, leg.capabilities),
-        (true, vec![Capability::Hangup, Capability::SwitchToCoach, Capability::SwitchToBargeIn])
+        (true, vec![Operation::Hangup, Operation::SwitchToCoach, Operation::SwitchToBargeIn])
     );
     harness.facts(Fact::Call(coached(Activity::BargeIn)));
     let leg = harness.leg(MEG).expect("her leg");
     assert_eq!(
         (leg.muted, leg.capabilities),
-        (false, vec![Capability::Hangup, Capability::SwitchToListenIn, Capability::SwitchToCoach])
+        (false, vec![Operation::Hangup, Operation::SwitchToListenIn, Operation::SwitchToCoach])
     );
 }
 
@@ -1259,13 +1258,13 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
     assert_eq!(harness.reason("bob", consult), Reason::Forbidden);
     let offered = harness.leg("bob").expect("his leg").capabilities;
     assert!(
-        offered.contains(&Capability::SingleStepTransfer)
-            && !offered.contains(&Capability::InitiateTransfer)
+        offered.contains(&Operation::SingleStepTransfer)
+            && !offered.contains(&Operation::InitiateTransfer)
     );
     assert_eq!(harness.asks("bob", digits()).0, Ok(Answer::Accepted));
     assert_eq!(harness.asks(MEG, mute()).0, Ok(Answer::Accepted));
     assert!(
-        harness.leg(MEG).expect("her leg").capabilities.contains(&Capability::MuteMonitoredUser)
+        harness.leg(MEG).expect("her leg").capabilities.contains(&Operation::MuteMonitoredUser)
     );
 }
 
@@ -1491,7 +1490,7 @@ fn a_call_says_what_it_was_made_to_ask_about_and_the_first_what_it_may_be_joined
             .leg_of("bob", "call")
             .expect("his leg")
             .capabilities
-            .contains(&Capability::CompleteTransfer)
+            .contains(&Operation::CompleteTransfer)
     );
 }
 
@@ -1778,6 +1777,7 @@ fn two_users_who_choose_the_same_request_id_are_two_requests() {
 
 mod properties {
     use super::*;
+    use crate::model::FactTable;
     use proptest::prelude::*;
 
     const PHONES: [&str; 5] = [MEG_PHONE, BOB_PHONE, EVE_PHONE, OTTO_PHONE, ADA_PHONE];
@@ -1858,13 +1858,13 @@ mod properties {
         assert_eq!(view.user_state.is_some(), view.active);
     }
 
-    fn check_leg(user: &User, view: &CallView, calls: &super::CallIndex) {
+    fn check_leg(user: &User, view: &CallView, calls: &FactTable) {
         assert!(user.devices.contains(&view.device), "a leg of somebody else's is shown");
         if view.state == LegState::Released {
             assert_eq!(view.capabilities, Vec::<&str>::new());
             return;
         }
-        let call = calls.get(&view.id).expect("there is such a call");
+        let call = calls.call(&view.id).expect("there is such a call");
         assert!(call.party_of(&view.device).is_some());
         let heard = |number: usize| view.participants.len() <= number;
         assert!(heard(call.parties.len()));
@@ -1912,7 +1912,7 @@ mod properties {
                 }
                 for user in directory.users.values() {
                     let Ok(Answer::Calls(legs)) = harness.gateway.read(&user.id, &Query::MyCalls, harness.now.wall) else { panic!("legs") };
-                    legs.iter().for_each(|leg| check_leg(user, leg, &harness.gateway.known.calls));
+                    legs.iter().for_each(|leg| check_leg(user, leg, harness.gateway.known.facts()));
                     user.devices.iter().for_each(|device| check_device(&harness.device_view(user.id.as_str(), device.as_str())));
                 }
             }

@@ -7,8 +7,8 @@ pub(super) use reader::Reader;
 use super::access::may_monitor_at_all;
 use super::{DeviceEntry, GatewayConfig, NotifyAgent, User};
 use crate::model::{
-    Activity, AgentState, CallFact, CallId, CallView, Capabilities, Capability, DeviceFact,
-    DeviceId, DeviceView, Feature, LegState, MonitorFact, MonitorState, Number, ParticipantView,
+    Activity, AgentState, CallFact, CallId, CallView, Capabilities, DeviceFact, DeviceId,
+    DeviceView, Feature, LegState, MonitorFact, MonitorState, Number, Operation, ParticipantView,
     PartyFact, PartyRole, Timestamp,
 };
 
@@ -27,14 +27,14 @@ pub(super) fn device(
     let mut capabilities = Vec::new();
     if owner.is_some_and(|owner| owner.has(Feature::Voice)) {
         capabilities.push(if forward_to.is_some() {
-            Capability::ForwardCallsOff
+            Operation::ForwardCallsOff
         } else {
-            Capability::ForwardCallsOn
+            Operation::ForwardCallsOn
         });
         capabilities.push(if do_not_disturb {
-            Capability::DoNotDisturbOff
+            Operation::DoNotDisturbOff
         } else {
-            Capability::DoNotDisturbOn
+            Operation::DoNotDisturbOn
         });
     }
     if owner.is_some_and(|owner| may_monitor_at_all(owner).is_ok()) {
@@ -43,10 +43,10 @@ pub(super) fn device(
             offered
                 .iter()
                 .filter(|activity| backend.activities.contains(activity))
-                .map(|activity| Capability::start(*activity)),
+                .map(|activity| Operation::start(*activity)),
         );
         if monitor.is_some() {
-            capabilities.push(Capability::CancelSupervisorMonitoring);
+            capabilities.push(Operation::CancelSupervisorMonitoring);
         }
     }
     DeviceView {
@@ -258,44 +258,44 @@ fn capabilities(
     related: &Related,
     config: &GatewayConfig,
     backend: &Capabilities,
-) -> Vec<Capability> {
+) -> Vec<Operation> {
     let mut complete = Vec::new();
     if related.is_some() && backend.consultations {
-        complete.extend(backend.transfers.then_some(Capability::CompleteTransfer));
-        complete.extend(backend.conferences.then_some(Capability::CompleteConference));
+        complete.extend(backend.transfers.then_some(Operation::CompleteTransfer));
+        complete.extend(backend.conferences.then_some(Operation::CompleteConference));
     }
     match (party.role, party.state) {
         (_, LegState::Released) => Vec::new(),
-        (_, LegState::Dialing) => vec![Capability::Hangup],
-        (_, LegState::Ringing) => vec![Capability::Answer, Capability::Hangup],
+        (_, LegState::Dialing) => vec![Operation::Hangup],
+        (_, LegState::Ringing) => vec![Operation::Answer, Operation::Hangup],
         (PartyRole::Supervisor, LegState::Established | LegState::Held) => {
             supervisor_capabilities(call, party, config, backend)
         }
         (PartyRole::Agent | PartyRole::Customer, LegState::Held) => {
-            [Capability::Hangup, Capability::Retrieve].into_iter().chain(complete).collect()
+            [Operation::Hangup, Operation::Retrieve].into_iter().chain(complete).collect()
         }
         (PartyRole::Agent | PartyRole::Customer, LegState::Established) => {
             let mut offered = vec![
-                Capability::Hangup,
-                Capability::Hold,
-                if party.muted { Capability::UnmuteCall } else { Capability::MuteCall },
+                Operation::Hangup,
+                Operation::Hold,
+                if party.muted { Operation::UnmuteCall } else { Operation::MuteCall },
             ];
             if backend.dtmf {
-                offered.push(Capability::SendDtmf);
+                offered.push(Operation::SendDtmf);
             }
             let (may_ask, is_conference) =
                 (backend.consultations && !related.is_some(), is_conference(call));
             if backend.transfers {
-                offered.extend((!is_conference).then_some(Capability::SingleStepTransfer));
-                offered.extend(may_ask.then_some(Capability::InitiateTransfer));
+                offered.extend((!is_conference).then_some(Operation::SingleStepTransfer));
+                offered.extend(may_ask.then_some(Operation::InitiateTransfer));
             }
             if backend.conferences {
-                offered.push(Capability::SingleStepConference);
-                offered.extend(may_ask.then_some(Capability::InitiateConference));
+                offered.push(Operation::SingleStepConference);
+                offered.extend(may_ask.then_some(Operation::InitiateConference));
                 let is_owner = call.owner.is_some() && call.owner == party.device;
                 offered.extend(
                     (is_conference && is_owner)
-                        .then_some(Capability::RemoveParticipantFromConference),
+                        .then_some(Operation::RemoveParticipantFromConference),
                 );
             }
             offered.extend(complete);
@@ -309,8 +309,8 @@ fn supervisor_capabilities(
     party: &PartyFact,
     config: &GatewayConfig,
     backend: &Capabilities,
-) -> Vec<Capability> {
-    let mut offered = vec![Capability::Hangup];
+) -> Vec<Operation> {
+    let mut offered = vec![Operation::Hangup];
     if backend.live_switching {
         let may_switch = |to: &Activity| {
             backend.activities.contains(to)
@@ -318,18 +318,18 @@ fn supervisor_capabilities(
                 && !(config.one_way_coach && *to == Activity::Coach)
         };
         offered.extend(
-            Activity::ALL.iter().filter(|to| may_switch(to)).map(|to| Capability::switch_to(*to)),
+            Activity::ALL.iter().filter(|to| may_switch(to)).map(|to| Operation::switch_to(*to)),
         );
     }
     if let Some(agent) = monitored_by(call, party).filter(|_| backend.mute_monitored) {
         offered.push(if agent.muted_by_supervisor {
-            Capability::UnmuteMonitoredUser
+            Operation::UnmuteMonitoredUser
         } else {
-            Capability::MuteMonitoredUser
+            Operation::MuteMonitoredUser
         });
     }
     if backend.conferences && is_conference(call) {
-        offered.push(Capability::RemoveParticipantFromConference);
+        offered.push(Operation::RemoveParticipantFromConference);
     }
     offered
 }

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! Only what is understood completely is plain: anything else about a request, and it is the HTTP
-//! library's, which knows better. The head is read by `httparse`, the library's own reader. Limits,
-//! logins, proxies and the headers of every answer are those of the ordinary way: [`super::layers`]
-//! has them, and a test compares the answers of both.
+//! library's, which knows better. The head is read by `httparse`, the library's own reader. Request
+//! ids, lines in the log, limits, logins, proxies and the headers of every answer are those of the
+//! ordinary way: [`super::layers`] has them, and a test compares the answers of both.
 //!
 //! What it brings, by `cargo bench --bench events -- --short` with 1,000 sessions that poll, with
 //! it and without, the middle of three runs on a busy machine: the server's CPU time for an event
@@ -22,9 +22,11 @@ use super::auth::{Auth, AuthenticatedUser};
 use super::delivery::{Answering, DeliveryTracker, PendingAnswer, TrackedConnection};
 use super::error::HttpError;
 use super::forwarded::{FORWARDED_FOR, Proxies};
-use super::response::BufferedResponse;
+use super::layers::{RequestName, RequestTrace, record_user};
+use super::response::{BufferedResponse, ResponseContext};
 use crate::clock;
 use crate::http::server::ConnectionUse as Connection;
+use crate::model::UserId;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::future::poll_fn;
 use std::io;
@@ -36,6 +38,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 /// A service that polls ask: it takes whole requests, and answers them on their connection.
 pub trait PollService: Clone + Send + Sync + 'static {
@@ -57,7 +60,7 @@ pub trait PollService: Clone + Send + Sync + 'static {
         tracker: DeliveryTracker,
     ) -> Self::Client;
 
-    /// Hands a request in. Its answer, with this cookie, is written to the connection by
+    /// Hands a request in. Its answer, with these headers, is written to the connection by
     /// `DeliveryTracker::answer`.
     ///
     /// # Errors
@@ -66,7 +69,7 @@ pub trait PollService: Clone + Send + Sync + 'static {
         &self,
         client: Self::Client,
         body: &[u8],
-        cookie: Option<HeaderValue>,
+        context: ResponseContext,
     ) -> Result<PendingAnswer, HttpError>;
 
     /// The body of an answer with 200 that says in the service's own words why a login was refused.
@@ -106,6 +109,8 @@ const READ: usize = 2 * 1024;
 /// A longer head is no plain one.
 const HEAD: usize = 4 * 1024;
 const HEADERS: usize = 32;
+/// The only method of a plain request.
+const METHOD: &str = "POST";
 
 impl<S: PollService> FastPath<S> {
     pub(crate) fn new(auth: Auth, service: S, proxies: Proxies) -> Self {
@@ -173,13 +178,23 @@ impl<S: PollService> FastPath<S> {
                 }
             }
             let _busy = visit.begin();
-            let rest = bytes.split_off(whole);
-            let sent = match self.ask(head, (body, bytes), (wire, peer), &mut familiar).await {
-                Ok(pending) => {
-                    Ok(pause.until_answered(&connection, &pending, !rest.is_empty()).await)
+            let trace = match (&head, &familiar) {
+                (RequestHead::Familiar(_), Some(familiar)) => {
+                    RequestTrace::of_routine(METHOD, &familiar.path, &familiar.user)
                 }
-                Err(answer) => Err(answer),
+                (RequestHead::Familiar(_), None) => unreachable!("made from one above"),
+                (RequestHead::New(plain), _) => {
+                    RequestTrace::new(RequestName::random(), METHOD, &plain.path)
+                }
             };
+            let rest = bytes.split_off(whole);
+            let sent =
+                match self.ask(head, (body, bytes), (wire, peer), &mut familiar, &trace).await {
+                    Ok(pending) => {
+                        Ok(pause.until_answered(&connection, &pending, !rest.is_empty()).await)
+                    }
+                    Err(answer) => Err(answer),
+                };
             let is_last = stopped.is_cancelled();
             let writing = async {
                 let answer = match sent {
@@ -191,7 +206,7 @@ impl<S: PollService> FastPath<S> {
                     }
                     Err(answer) => answer,
                 };
-                connection.write_all(&answer.into_bytes(is_last)).await
+                connection.write_all(&answer.into_bytes(&trace, is_last)).await
             };
             let written = tokio::select! {
                 biased;
@@ -212,10 +227,18 @@ impl<S: PollService> FastPath<S> {
         (body, bytes): (usize, Vec<u8>),
         (tracker, peer): (&DeliveryTracker, SocketAddr),
         familiar: &mut Option<Box<CachedHead<S::Client>>>,
+        trace: &RequestTrace,
     ) -> Result<PendingAnswer, BufferedResponse> {
         let content = bytes.get(body..).unwrap_or_default();
-        let outcome = match self.identify(head, (body, &bytes), (tracker, peer), familiar).await {
-            Ok((client, cookie)) => self.service.post(client, content, cookie).map_err(Err),
+        let identified = self
+            .identify(head, (body, &bytes), (tracker, peer), familiar)
+            .instrument(trace.span().clone());
+        let outcome = match identified.await {
+            Ok((client, cookie)) => {
+                let context =
+                    ResponseContext { trace: trace.clone(), cookies: cookie.into_iter().collect() };
+                self.service.post(client, content, context).map_err(Err)
+            }
             // A login that cannot be checked now is refused in the service's words.
             Err(refused) => Err(self.service.refuse(refused, content)),
         };
@@ -246,14 +269,18 @@ impl<S: PollService> FastPath<S> {
         };
         match self.auth.identify(&plain.headers, address).await {
             Ok((caller, cookie)) => {
-                let known_until =
-                    caller.as_ref().map(|caller| caller.until.min(clock::instant() + FAMILIAR));
+                let known = caller.as_ref().map(|caller| {
+                    record_user(&Span::current(), &caller.user);
+                    (caller.user.clone(), caller.until.min(clock::instant() + FAMILIAR))
+                });
                 let client = client(caller);
-                *familiar = known_until.map(|until| {
+                *familiar = known.map(|(user, until)| {
                     Box::new(CachedHead {
                         head: bytes.get(..body).unwrap_or_default().into(),
                         whole: plain.whole,
                         client: client.clone(),
+                        user,
+                        path: plain.path.as_str().into(),
                         until,
                     })
                 });
@@ -339,6 +366,8 @@ struct CachedHead<C> {
     head: Box<[u8]>,
     whole: usize,
     client: C,
+    user: UserId,
+    path: Box<str>,
     until: Instant,
 }
 
@@ -364,7 +393,7 @@ fn plain(bytes: &[u8], limit: usize, takes: impl Fn(&str) -> bool) -> Option<Pla
     else {
         return None;
     };
-    if request.method != Some("POST") || request.version != Some(1) {
+    if request.method != Some(METHOD) || request.version != Some(1) {
         return None;
     }
     let path = request.path.filter(|path| takes(path))?;

@@ -550,7 +550,7 @@ pub fn notice(uris: &Uris, notice: &Notice) -> NoticeJson {
 mod tests {
     use super::*;
     use crate::model::{
-        Activity, CallNotification, CallType, Capability, LegState, Mode, Number, Reason, Refusal,
+        Activity, CallNotification, CallType, LegState, Mode, Number, Operation, Reason, Refusal,
         RemoteQuality, Scope, Timestamp,
     };
 
@@ -584,12 +584,12 @@ mod tests {
             forward_to: None,
             voice_environment: "370ef5e6-9e3c-4d91-9588-7f4dfe67e011".to_owned(),
             capabilities: vec![
-                Capability::ForwardCallsOn,
-                Capability::DoNotDisturbOff,
-                Capability::ListenIn,
-                Capability::Coach,
-                Capability::BargeIn,
-                Capability::CancelSupervisorMonitoring,
+                Operation::ForwardCallsOn,
+                Operation::DoNotDisturbOff,
+                Operation::ListenIn,
+                Operation::Coach,
+                Operation::BargeIn,
+                Operation::CancelSupervisorMonitoring,
             ],
             monitoring: Some((
                 Activity::Coach,
@@ -635,7 +635,7 @@ mod tests {
             dnis: number("5001"),
             call_type: CallType::Inbound,
             parent: None,
-            capabilities: vec![Capability::Hangup],
+            capabilities: vec![Operation::Hangup],
             established_at: Some(Timestamp(1)),
             duration_s: 7,
             muted: true,

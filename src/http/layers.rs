@@ -1,11 +1,15 @@
-//! The layers that every HTTP request passes, REST and CometD alike, but for polls on the fast
-//! path: those have the same headers (`HARDENED`) and the same check of logins.
+//! The layers that every HTTP request passes, REST and CometD alike, and what all answers have in
+//! common.
+//!
+//! Polls on the fast path pass the same stations without the HTTP library: the name and the line in
+//! the log are [`RequestTrace`]'s, the headers [`HARDENED`], [`REQUEST_ID`] and [`VARIES_BY`], the
+//! login `Auth::identify`, each written once and used on both ways.
 
 use super::HttpConfig;
 use super::auth::{self, Auth, ClientAddress, random_text};
 use super::error::HttpError;
 use super::forwarded::Proxies;
-use crate::model::Reason;
+use crate::model::{Reason, UserId};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
@@ -17,7 +21,7 @@ use std::time::Duration;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 /// Puts the layers around all routes. Serve the result with [`super::connection::serve`]: the
 /// throttle of logins needs the address of each connection.
@@ -68,26 +72,19 @@ async fn outside(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let name = name_of(&request);
-    request.extensions_mut().insert(RequestName(name.clone()));
-    let span = tracing::info_span!(
-        "http",
-        request_id = %name,
-        method = %request.method(),
-        path = %request.uri().path(),
-        user = tracing::field::Empty,
-    );
+    let trace =
+        RequestTrace::new(name_of(&request), request.method().as_str(), request.uri().path());
+    request.extensions_mut().insert(trace.name.clone());
     let answering = async move {
-        let mut response = match foreign_preflight(&origins, &request) {
+        match foreign_preflight(&origins, &request) {
             Some(refused) => refused,
             None => next.run(request).await,
-        };
-        tracing::debug!(status = response.status().as_u16(), "answered");
-        harden(&mut response);
-        response
+        }
     };
-    let mut response = answering.instrument(span).await;
-    if let Ok(value) = HeaderValue::from_str(&name) {
+    let mut response = answering.instrument(trace.span.clone()).await;
+    trace.answered(response.status().as_u16());
+    harden(&mut response);
+    if let Ok(value) = HeaderValue::from_str(trace.name()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
@@ -101,7 +98,7 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
     let new_cookie = match access.auth.identify(request.headers(), address).await {
         Ok((caller, new_cookie)) => {
             if let Some(caller) = caller {
-                tracing::Span::current().record("user", tracing::field::display(&caller.user));
+                record_user(&tracing::Span::current(), &caller.user);
                 request.extensions_mut().insert(caller);
             }
             new_cookie
@@ -147,12 +144,75 @@ pub(crate) struct NotNow(pub(crate) HttpError);
 #[derive(Clone, Debug)]
 pub struct RequestName(pub Arc<str>);
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+impl RequestName {
+    /// For a request that has no name of its own.
+    pub(crate) fn random() -> Self {
+        Self(random_text::<12>().into())
+    }
+}
+
+/// How a request stands in the log, and what its answer is named by. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RequestTrace {
+    name: RequestName,
+    span: Span,
+}
+
+impl RequestTrace {
+    /// Of a request, whatever the log says of it.
+    pub(crate) fn new(name: RequestName, method: &str, path: &str) -> Self {
+        let span = tracing::info_span!(
+            "http",
+            request_id = %name.0,
+            method,
+            path,
+            user = tracing::field::Empty,
+        );
+        Self { name, span }
+    }
+
+    /// Of a request of which the log says no more than that it was answered: without a span, which
+    /// costs more than the request, when that is not said.
+    pub(crate) fn of_routine(method: &str, path: &str, user: &UserId) -> Self {
+        let name = RequestName::random();
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return Self { name, span: Span::none() };
+        }
+        let trace = Self::new(name, method, path);
+        record_user(&trace.span, user);
+        trace
+    }
+
+    /// The request's id.
+    pub(crate) fn name(&self) -> &str {
+        &self.name.0
+    }
+
+    /// What is said of the request is said in here.
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// The line in the log of an answer.
+    pub(crate) fn answered(&self, status: u16) {
+        self.span.in_scope(|| tracing::debug!(status, "answered"));
+    }
+}
+
+pub(crate) fn record_user(span: &Span, user: &UserId) {
+    span.record("user", tracing::field::display(user));
+}
+
+/// The request's id, on every answer.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header of a request by which every answer may differ.
+pub(crate) const VARIES_BY: HeaderName = header::ORIGIN;
 
 /// Takes the client's `X-Request-Id` when it is a plain word, else makes one.
-fn name_of(request: &Request) -> Arc<str> {
+fn name_of(request: &Request) -> RequestName {
     let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
-    given.filter(|text| is_plain(text)).map_or_else(|| random_text::<12>().into(), Into::into)
+    let given = given.filter(|text| is_plain(text));
+    given.map_or_else(RequestName::random, |text| RequestName(text.into()))
 }
 
 fn is_plain(text: &str) -> bool {
@@ -194,7 +254,7 @@ fn foreign_preflight(allowed: &[String], request: &Request) -> Option<Response> 
     }
     let mut response =
         HttpError::new(Reason::NotPermitted, "This origin is not allowed.").into_response();
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
+    response.headers_mut().insert(header::VARY, VARIES_BY.into());
     Some(response)
 }
 
@@ -220,6 +280,6 @@ fn cors(allowed: Arc<[String]>) -> CorsLayer {
             HeaderName::from_static("x-csrf-header"),
             HeaderName::from_static("x-csrf-token"),
         ])
-        .vary([header::ORIGIN])
+        .vary([VARIES_BY])
         .max_age(Duration::from_secs(600))
 }

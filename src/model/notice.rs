@@ -1,6 +1,6 @@
 use super::activity::string_enum;
 use super::{
-    Activity, AgentState, CallId, CallType, Capability, DeviceId, Feature, LegState, Mode, Number,
+    Activity, AgentState, CallId, CallType, DeviceId, Feature, LegState, Mode, Number, Operation,
     Quality, Refusal, Role, Scope, Timestamp, UnknownWord, UserId,
 };
 use std::fmt;
@@ -107,8 +107,8 @@ pub struct DeviceView {
     pub forward_to: Option<Number>,
     /// Path id of its voice environment.
     pub voice_environment: String,
-    /// What its user may ask now.
-    pub capabilities: Vec<Capability>,
+    /// The operations that its user may ask for now.
+    pub capabilities: Vec<Operation>,
     /// `supervisorMonitoringState`: activity, mode, scope, target.
     pub monitoring: Option<(Activity, Mode, Scope, DeviceId)>,
 }
@@ -145,8 +145,8 @@ pub struct CallView {
     pub call_type: CallType,
     /// `parentCallUri`: the user's call that this one was made to ask about.
     pub parent: Option<CallId>,
-    /// What the user may ask now.
-    pub capabilities: Vec<Capability>,
+    /// The operations that the user may ask for now.
+    pub capabilities: Vec<Operation>,
     /// When the leg was established.
     pub established_at: Option<Timestamp>,
     /// Seconds since then.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 string_enum! {
-    /// `operationName` of a request: what a client asks for, in the words of GWS v2. The audit and
-    /// the metrics call it so too.
+    /// `operationName` of a request, and an entry of `capabilities`: what a client asks for, or may
+    /// ask for now, in the words of GWS v2. The audit and the metrics call it so too.
     Operation {
         /// Opens the user's session.
         StartContactCenterSession,

@@ -4,7 +4,7 @@ use super::{RestState, is_id, shortened};
 use crate::http::body::read_whole;
 use crate::http::error::HttpError;
 use crate::model::{
-    DeviceId, DialString, Digits, NotDialable, Number, Reason, Refusal, UnknownWord,
+    DeviceId, DialString, Digits, NotDialable, Number, Operation, Reason, Refusal, UnknownWord,
 };
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
@@ -19,7 +19,8 @@ use utoipa::ToSchema;
 /// A body: `{"operationName": …, …}`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct OperationBody {
-    name: String,
+    /// `operationName`.
+    pub(super) operation: Result<Operation, Refusal>,
     /// What came with it.
     pub(super) parameters: Parameters,
 }
@@ -52,28 +53,25 @@ fn is_json(media_type: &str) -> bool {
 }
 
 impl OperationBody {
-    fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
         let JsonFields(mut fields) = serde_json::from_slice(bytes).map_err(|error| {
             invalid(format!("The body is not a JSON object: {}", shortened(&error.to_string())))
         })?;
         match fields.remove("operationName") {
             None | Some(Value::Null) => Err(Refusal::missing("operationName")),
-            Some(Value::String(name)) => Ok(Self { name, parameters: Parameters(fields) }),
+            Some(Value::String(name)) => Ok(Self {
+                operation: name.parse().map_err(|_: UnknownWord| unknown_operation(&name)),
+                parameters: Parameters(fields),
+            }),
             Some(other) => Err(wrong_type("operationName", "a string", &other)),
         }
     }
+}
 
-    /// `operationName`
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// There is no such operation on this resource.
-    pub(super) fn unknown(&self) -> Refusal {
-        let message =
-            format!("Operation '{}' does not exist on this resource.", shortened(&self.name));
-        Refusal::new(Reason::Forbidden, message)
-    }
+/// There is no such operation on this resource.
+pub(super) fn unknown_operation(name: &str) -> Refusal {
+    let message = format!("Operation '{}' does not exist on this resource.", shortened(name));
+    Refusal::new(Reason::Forbidden, message)
 }
 
 impl Parameters {

@@ -12,7 +12,7 @@ pub(super) struct Index {
     /// The supervisors that are invited to a call, wait for leave to join it, or have joined it.
     pub(super) of_call: Pairs<CallId, DeviceId>,
     /// The supervisors that do not join a call (again).
-    pub(super) passed: Pairs<CallId, DeviceId>,
+    pub(super) passed: PassedCalls,
     /// The live calls of a device.
     pub(super) calls: Pairs<DeviceId, CallId>,
     /// When a supervisor's waiting is over.
@@ -47,12 +47,54 @@ impl<K: Ord + Clone, V: Ord + Clone> Pairs<K, V> {
         self.0.get(key).into_iter().flatten()
     }
 
+    pub(super) fn contains(&self, key: &K, value: &V) -> bool {
+        self.0.get(key).is_some_and(|values| values.contains(value))
+    }
+
     /// Forgets a key, and returns what belonged to it.
-    pub(super) fn take(&mut self, key: &K) -> BTreeSet<V> {
+    fn take(&mut self, key: &K) -> BTreeSet<V> {
         self.0.remove(key).unwrap_or_default()
     }
 
     pub(super) fn count(&self, key: &K) -> usize {
         self.0.get(key).map_or(0, BTreeSet::len)
+    }
+}
+
+/// Which supervisor is not brought into which call (again): it has left the call, could not be
+/// brought in, or may not intrude.
+#[derive(Debug, Default)]
+pub(super) struct PassedCalls {
+    supervisors: Pairs<CallId, DeviceId>,
+    calls: Pairs<DeviceId, CallId>,
+}
+
+impl PassedCalls {
+    pub(super) fn insert(&mut self, call: &CallId, supervisor: &DeviceId) {
+        self.supervisors.insert(call, supervisor);
+        self.calls.insert(supervisor, call);
+    }
+
+    pub(super) fn remove(&mut self, call: &CallId, supervisor: &DeviceId) {
+        self.supervisors.remove(call, supervisor);
+        self.calls.remove(supervisor, call);
+    }
+
+    pub(super) fn contains(&self, call: &CallId, supervisor: &DeviceId) -> bool {
+        self.supervisors.contains(call, supervisor)
+    }
+
+    /// The call is over.
+    pub(super) fn forget_call(&mut self, call: &CallId) {
+        for supervisor in self.supervisors.take(call) {
+            self.calls.remove(&supervisor, call);
+        }
+    }
+
+    /// The supervisor may be brought into every call.
+    pub(super) fn forget_supervisor(&mut self, supervisor: &DeviceId) {
+        for call in self.calls.take(supervisor) {
+            self.supervisors.remove(&call, supervisor);
+        }
     }
 }

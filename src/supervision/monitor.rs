@@ -14,12 +14,37 @@ use std::time::{Duration, Instant};
 /// answer (RFC 3261 17.1.1.2, timer B: 32 s).
 const DOUBT: Duration = Duration::from_secs(60);
 
-/// The calls that live.
+/// The calls that live, as they were handed in last: a monitor looks for one when it is armed, and
+/// no backend is known here that could be asked.
 #[derive(Debug, Default)]
 pub(super) struct KnownCalls {
     pub(super) by_id: BTreeMap<CallId, CallFact>,
     /// Calls of which it is not known whether anybody is still there.
     pub(super) doubtful: BTreeSet<CallId>,
+}
+
+impl KnownCalls {
+    /// Why a supervisor that has not joined a call changes nothing there.
+    pub(super) fn refuse_switch(&self, supervisor: &DeviceId, call: &CallId) -> Refusal {
+        self.refuse(supervisor, call, format!("Device '{{}}' does not monitor call '{call}'."))
+    }
+
+    /// Why a supervisor that does not wait for leave to join a call is given none.
+    pub(super) fn refuse_admission(&self, supervisor: &DeviceId, call: &CallId) -> Refusal {
+        let pattern = format!("Device '{{}}' does not wait for leave to join call '{call}'.");
+        self.refuse(supervisor, call, pattern)
+    }
+
+    fn refuse(&self, supervisor: &DeviceId, call: &CallId, pattern: String) -> Refusal {
+        if !self.by_id.contains_key(call) {
+            return Refusal::no_call(call);
+        }
+        Refusal::device(Reason::InvalidState, supervisor, pattern)
+    }
+}
+
+pub(super) fn monitors_nobody(supervisor: &DeviceId) -> Refusal {
+    Refusal::device(Reason::InvalidState, supervisor, "Device '{}' monitors nobody.")
 }
 
 /// What a monitor may use of [`Supervision`](super::Supervision).
@@ -39,9 +64,6 @@ pub(super) struct Monitor {
     scope: Scope,
     confirm_joins: bool,
     agent_side_only: bool,
-    /// Calls that the supervisor is not brought into (again): it has left them, could not be
-    /// brought in, or may not intrude.
-    pub(super) passed: BTreeSet<CallId>,
     /// Cancelled, but the supervisor stays until the call ends (`cancel_releases_call = false`).
     pub(super) lingering: bool,
     /// It has done what it was asked for once.
@@ -81,7 +103,6 @@ impl Monitor {
             scope: fact.scope,
             confirm_joins: fact.confirm_joins,
             agent_side_only: fact.agent_side_only,
-            passed: BTreeSet::new(),
             lingering: false,
             is_spent: false,
             state: MonitorPhase::Armed,
@@ -128,8 +149,31 @@ impl Monitor {
         place(config, call, &self.target, self.scope, activity, until_now)
     }
 
-    /// Asked for again: activity, mode and scope change, live if joined.
-    pub(super) fn handle_start(&mut self, asked: MonitorFact, now: Now, ctx: &mut Ctx<'_>) {
+    /// It is armed, and has never looked for a call.
+    pub(super) fn begin_to_seek(&mut self, now: Now, ctx: &mut Ctx<'_>) {
+        self.forgive(ctx);
+        self.changed(ctx);
+        self.seek(now, ctx);
+    }
+
+    /// Asked for again: activity, mode and scope change, live if joined. False: asked for with
+    /// another target, and this monitor has ended.
+    pub(super) fn handle_start(
+        &mut self,
+        asked: &MonitorFact,
+        now: Now,
+        ctx: &mut Ctx<'_>,
+    ) -> bool {
+        let goes_on = self.target == asked.target;
+        if goes_on {
+            self.ask_again(asked, now, ctx);
+        } else {
+            self.end(ReleaseReason::Replaced, ctx);
+        }
+        goes_on
+    }
+
+    fn ask_again(&mut self, asked: &MonitorFact, now: Now, ctx: &mut Ctx<'_>) {
         let before = self.fact();
         let revived = std::mem::take(&mut self.lingering);
         self.activity = asked.activity;
@@ -167,25 +211,37 @@ impl Monitor {
         }
     }
 
-    /// Cancelled; the supervisor stays until the call ends.
-    pub(super) fn linger(&mut self, ctx: &mut Ctx<'_>) {
-        self.lingering = true;
-        self.gone(ctx.out);
+    /// Cancelled: the supervisor is released, or stays until the call ends.
+    pub(super) fn handle_stop(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Refusal> {
+        if self.lingering {
+            return Err(monitors_nobody(&self.supervisor));
+        }
+        match &self.state {
+            MonitorPhase::Joined { .. } if !ctx.config.cancel_releases_call => {
+                self.lingering = true;
+                self.gone(ctx.out);
+            }
+            MonitorPhase::Armed
+            | MonitorPhase::Admitting { .. }
+            | MonitorPhase::Inviting { .. }
+            | MonitorPhase::Joined { .. } => self.end(ReleaseReason::Cancelled, ctx),
+        }
+        Ok(())
     }
 
-    /// Another activity on a call; `None`: the supervisor is not on it.
+    /// Another activity on the call that the supervisor has joined.
     pub(super) fn handle_switch(
         &mut self,
         call: &CallId,
         to: Activity,
         now: Now,
         ctx: &mut Ctx<'_>,
-    ) -> Option<Result<(), Refusal>> {
+    ) -> Result<(), Refusal> {
         let before = match &mut self.state {
             MonitorPhase::Joined { call: own, activity, .. } if own == call => {
                 if *activity == to {
                     let message = format!("The supervisor is in {to} already.");
-                    return Some(Err(Refusal::new(Reason::InvalidState, message)));
+                    return Err(Refusal::new(Reason::InvalidState, message));
                 }
                 std::mem::replace(activity, to)
             }
@@ -193,7 +249,7 @@ impl Monitor {
             | MonitorPhase::Admitting { .. }
             | MonitorPhase::Inviting { .. }
             | MonitorPhase::Joined { .. } => {
-                return None;
+                return Err(ctx.calls.refuse_switch(&self.supervisor, call));
             }
         };
         self.hear(Some(before), ctx);
@@ -201,24 +257,24 @@ impl Monitor {
             self.changed(ctx);
         }
         self.follow(now, ctx);
-        Some(Ok(()))
+        Ok(())
     }
 
-    /// The supervisor may join a call, or may not. False: it does not wait for that.
+    /// The supervisor may join the call that it waits for leave to join, or may not.
     pub(super) fn handle_admission(
         &mut self,
         call: &CallId,
         admitted: bool,
         now: Now,
         ctx: &mut Ctx<'_>,
-    ) -> bool {
+    ) -> Result<(), Refusal> {
         match &self.state {
             MonitorPhase::Admitting { call: asked, .. } if asked == call => {}
             MonitorPhase::Armed
             | MonitorPhase::Admitting { .. }
             | MonitorPhase::Inviting { .. }
             | MonitorPhase::Joined { .. } => {
-                return false;
+                return Err(ctx.calls.refuse_admission(&self.supervisor, call));
             }
         }
         if admitted {
@@ -228,7 +284,15 @@ impl Monitor {
             let refusal = Refusal::device(Reason::NotPermitted, &self.supervisor, pattern);
             self.fall_back(refusal, now, ctx);
         }
-        true
+        Ok(())
+    }
+
+    /// A call has changed: its own, or one that its target is on.
+    pub(super) fn handle_call(&mut self, call: &CallId, now: Now, ctx: &mut Ctx<'_>) {
+        if self.state.call() == Some(call) {
+            self.follow(now, ctx);
+        }
+        self.seek(now, ctx);
     }
 
     /// What became of the supervisor's leg.
@@ -275,16 +339,24 @@ impl Monitor {
         }
     }
 
-    /// Its call is in doubt, or is so no longer.
-    pub(super) fn handle_doubt(&mut self, in_doubt: bool, now: Now, ctx: &mut Ctx<'_>) {
+    /// A call is in doubt, or is so no longer: its own, or one that its target is on.
+    pub(super) fn handle_doubt(
+        &mut self,
+        call: &CallId,
+        in_doubt: bool,
+        now: Now,
+        ctx: &mut Ctx<'_>,
+    ) {
         match &self.state {
-            MonitorPhase::Inviting { answered: true, .. } if !in_doubt => self.join(now, ctx),
+            MonitorPhase::Inviting { call: own, answered: true, .. }
+                if own == call && !in_doubt =>
+            {
+                self.join(now, ctx)
+            }
             MonitorPhase::Armed
             | MonitorPhase::Admitting { .. }
             | MonitorPhase::Inviting { .. }
-            | MonitorPhase::Joined { .. } => {
-                self.follow(now, ctx);
-            }
+            | MonitorPhase::Joined { .. } => self.handle_call(call, now, ctx),
         }
     }
 
@@ -300,7 +372,6 @@ impl Monitor {
             }
         }
         self.set_state(state, ctx);
-        self.passed.remove(into);
         ctx.index.passed.remove(into, &self.supervisor);
         if !self.lingering {
             self.changed(ctx);
@@ -335,17 +406,13 @@ impl Monitor {
         }
     }
 
-    pub(super) fn is_joined(&self) -> bool {
-        matches!(self.state, MonitorPhase::Joined { .. })
-    }
-
     /// Looks for a call of the target, if the monitor has none.
-    pub(super) fn seek(&mut self, now: Now, ctx: &mut Ctx<'_>) {
+    fn seek(&mut self, now: Now, ctx: &mut Ctx<'_>) {
         let MonitorPhase::Armed = self.state else {
             return;
         };
         let may_join = |call: &&CallFact| {
-            !self.passed.contains(&call.id)
+            !ctx.index.passed.contains(&call.id, &self.supervisor)
                 && !ctx.calls.doubtful.contains(&call.id)
                 && self.may_join(ctx.config, call)
         };
@@ -421,7 +488,7 @@ impl Monitor {
     }
 
     /// Holds the monitor against its call as it is now.
-    pub(super) fn follow(&mut self, now: Now, ctx: &mut Ctx<'_>) {
+    fn follow(&mut self, now: Now, ctx: &mut Ctx<'_>) {
         let fact = self.state.call().and_then(|call| ctx.calls.by_id.get(call));
         match &self.state {
             MonitorPhase::Armed => {}
@@ -519,18 +586,7 @@ impl Monitor {
         let call = self.state.call().filter(|call| ctx.calls.by_id.contains_key(*call));
         if let Some(call) = call.cloned() {
             ctx.index.passed.insert(&call, &self.supervisor);
-            self.passed.insert(call);
         }
-    }
-
-    fn set_passed(&mut self, passed: BTreeSet<CallId>, index: &mut Index) {
-        for call in &self.passed {
-            index.passed.remove(call, &self.supervisor);
-        }
-        for call in &passed {
-            index.passed.insert(call, &self.supervisor);
-        }
-        self.passed = passed;
     }
 
     fn set_state(&mut self, state: MonitorPhase, ctx: &mut Ctx<'_>) {
@@ -555,22 +611,23 @@ impl Monitor {
 
     /// Nothing is found by this monitor any more.
     pub(super) fn forget(&mut self, index: &mut Index) {
-        self.set_passed(BTreeSet::new(), index);
+        index.passed.forget_supervisor(&self.supervisor);
         self.unlist(index);
         index.of_target.remove(&self.target, &self.supervisor);
     }
 
     /// Ended from outside.
-    pub(super) fn end(self, reason: ReleaseReason, out: &mut VecDeque<SupervisionOutput>) {
+    pub(super) fn end(&mut self, reason: ReleaseReason, ctx: &mut Ctx<'_>) {
         match &self.state {
             MonitorPhase::Armed | MonitorPhase::Admitting { .. } => {}
             MonitorPhase::Inviting { call, .. } | MonitorPhase::Joined { call, .. } => {
-                self.release(call.clone(), reason, out)
+                self.release(call.clone(), reason, ctx.out)
             }
         }
         if !self.lingering {
-            self.gone(out);
+            self.gone(ctx.out);
         }
+        self.is_spent = true;
     }
 
     fn release(&self, call: CallId, reason: ReleaseReason, out: &mut VecDeque<SupervisionOutput>) {
@@ -583,31 +640,33 @@ impl Monitor {
         out.push_back(SupervisionOutput::Gone { supervisor });
     }
 
-    pub(super) fn changed(&self, ctx: &mut Ctx<'_>) {
+    fn changed(&self, ctx: &mut Ctx<'_>) {
         ctx.out.push_back(SupervisionOutput::Changed(self.fact()));
     }
 
     /// A supervisor that asks again may join calls that it was out of, but for those that go on
     /// already and that it may not break into.
-    pub(super) fn forgive(&mut self, ctx: &mut Ctx<'_>) {
+    fn forgive(&mut self, ctx: &mut Ctx<'_>) {
         let may_intrude = match ctx.config.intrusion {
             Intrusion::Any => true,
             Intrusion::BargeIn => self.activity == Activity::BargeIn,
             Intrusion::Never => false,
         };
+        let target = &self.target;
         let is_on = |call: &&CallFact| {
-            let leg = call.party_of(&self.target);
+            let leg = call.party_of(target);
             leg.is_some_and(|leg| matches!(leg.state, LegState::Established | LegState::Held))
         };
-        let passed = match may_intrude {
-            true => BTreeSet::new(),
-            false => {
-                let calls = ctx.index.calls.of(&self.target);
-                let calls = calls.filter_map(|call| ctx.calls.by_id.get(call));
-                calls.filter(is_on).map(|call| call.id.clone()).collect()
-            }
-        };
-        self.set_passed(passed, ctx.index);
+        ctx.index.passed.forget_supervisor(&self.supervisor);
+        if may_intrude {
+            return;
+        }
+        let calls = ctx.index.calls.of(&self.target);
+        let calls = calls.filter_map(|call| ctx.calls.by_id.get(call));
+        let passed: Vec<_> = calls.filter(is_on).map(|call| &call.id).collect();
+        for call in passed {
+            ctx.index.passed.insert(call, &self.supervisor);
+        }
     }
 }
 

@@ -2,11 +2,10 @@
 //! decided by each [`Monitor`].
 
 use super::index::Index;
-use super::monitor::{Ctx, KnownCalls, Monitor};
+use super::monitor::{Ctx, KnownCalls, Monitor, monitors_nobody};
 use super::{LegOutcome, ReleaseReason, SupervisionConfig, SupervisionOutput};
 use crate::model::{
-    Activity, CallFact, CallId, Command, DeviceId, LegState, MonitorFact, MonitorState, Now,
-    Reason, Refusal,
+    CallFact, CallId, Command, DeviceId, LegState, MonitorFact, MonitorState, Now, Reason, Refusal,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
@@ -35,7 +34,10 @@ impl Supervision {
             index: Index::default(),
             outputs: VecDeque::new(),
         };
-        for fact in kept {
+        // One monitor per supervisor: of two that were kept, the later one.
+        let kept: BTreeMap<_, _> =
+            kept.into_iter().map(|fact| (fact.supervisor.clone(), fact)).collect();
+        for fact in kept.into_values() {
             machine.put(Monitor::armed(fact));
         }
         machine
@@ -66,13 +68,17 @@ impl Supervision {
                 },
                 now,
             ),
-            Command::StopMonitoring { supervisor } => self.stop(supervisor),
-            Command::SwitchMonitoring { supervisor, call, activity } => {
-                self.switch(supervisor, call, *activity, now)
-            }
-            Command::AdmitMonitoring { supervisor, call, admitted } => {
-                self.admit(supervisor, call, *admitted, now)
-            }
+            Command::StopMonitoring { supervisor } => self
+                .with(supervisor, |monitor, ctx| monitor.handle_stop(ctx))
+                .unwrap_or_else(|| Err(monitors_nobody(supervisor))),
+            Command::SwitchMonitoring { supervisor, call, activity } => self
+                .with(supervisor, |monitor, ctx| monitor.handle_switch(call, *activity, now, ctx))
+                .unwrap_or_else(|| Err(self.calls.refuse_switch(supervisor, call))),
+            Command::AdmitMonitoring { supervisor, call, admitted } => self
+                .with(supervisor, |monitor, ctx| {
+                    monitor.handle_admission(call, *admitted, now, ctx)
+                })
+                .unwrap_or_else(|| Err(self.calls.refuse_admission(supervisor, call))),
             Command::MuteMonitoredParty { .. } => {
                 Err(Refusal::new(Reason::Forbidden, "MuteMonitoredUser is not supported."))
             }
@@ -97,17 +103,8 @@ impl Supervision {
     /// `Released`.
     pub fn handle_call(&mut self, call: &CallFact, now: Now) {
         self.know(call);
-        for supervisor in self.busy_with(&call.id) {
-            self.with(&supervisor, |monitor, ctx| monitor.follow(now, ctx));
-        }
-        if call.is_over() {
-            for supervisor in self.index.passed.take(&call.id) {
-                if let Some(monitor) = self.monitors.get_mut(&supervisor) {
-                    monitor.passed.remove(&call.id);
-                }
-            }
-        }
-        self.seek(call, now);
+        let concerned = self.concerned_by(call);
+        self.each(concerned, |monitor, ctx| monitor.handle_call(&call.id, now, ctx));
     }
 
     /// Whether it is in doubt that anybody is still on a call: its phones are silent and are being
@@ -120,25 +117,23 @@ impl Supervision {
             true => drop(self.calls.doubtful.insert(call.clone())),
             false => drop(self.calls.doubtful.remove(call)),
         }
-        for supervisor in self.busy_with(call) {
-            self.with(&supervisor, |monitor, ctx| monitor.handle_doubt(in_doubt, now, ctx));
-        }
-        if let Some(call) = self.calls.by_id.get(call).filter(|_| !in_doubt).cloned() {
-            self.seek(&call, now);
-        }
+        let concerned = match self.calls.by_id.get(call) {
+            Some(fact) if !in_doubt => self.concerned_by(fact),
+            Some(_) | None => self.busy_with(call),
+        };
+        self.each(concerned, |monitor, ctx| monitor.handle_doubt(call, in_doubt, now, ctx));
     }
 
     /// The call has become a part of another, and every party of it is on that one now: its
     /// supervisors too. To be told before either call is handed in as it is then.
     pub fn handle_merged(&mut self, from: &CallId, into: &CallId) {
-        for supervisor in self.busy_with(from) {
-            self.with(&supervisor, |monitor, ctx| monitor.handle_merged(into, ctx));
-        }
+        self.each(self.busy_with(from), |monitor, ctx| monitor.handle_merged(into, ctx));
     }
 
     fn know(&mut self, call: &CallFact) {
         if call.is_over() {
             self.calls.doubtful.remove(&call.id);
+            self.index.passed.forget_call(&call.id);
         }
         let known = match call.is_over() {
             true => self.calls.by_id.remove(&call.id),
@@ -154,12 +149,18 @@ impl Supervision {
         }
     }
 
-    /// The monitors of the devices on a call look for one.
-    fn seek(&mut self, call: &CallFact, now: Now) {
-        let concerned = here(call).flat_map(|device| self.index.of_target.of(device));
-        for supervisor in concerned.cloned().collect::<BTreeSet<_>>() {
-            self.with(&supervisor, |monitor, ctx| monitor.seek(now, ctx));
-        }
+    /// The supervisors that are busy with a call, then those whose target is on it: they look for
+    /// a call.
+    fn concerned_by(&self, call: &CallFact) -> Vec<DeviceId> {
+        let busy = self.busy_with(&call.id);
+        let of_targets = here(call).flat_map(|device| self.index.of_target.of(device));
+        let of_targets: BTreeSet<_> = of_targets.filter(|one| !busy.contains(one)).collect();
+        busy.iter().chain(of_targets).cloned().collect()
+    }
+
+    /// The supervisors that are invited to a call, wait for leave to join it, or have joined it.
+    fn busy_with(&self, call: &CallId) -> Vec<DeviceId> {
+        self.index.of_call.of(call).cloned().collect()
     }
 
     /// What became of a supervisor's leg that `Invite` asked for. Outcomes of legs released
@@ -176,18 +177,16 @@ impl Supervision {
 
     /// The device is known no more. (One that merely unregisters keeps its monitors.)
     pub fn handle_device_gone(&mut self, device: &DeviceId, _now: Now) {
-        for supervisor in self.index.of_target.of(device).cloned().collect::<Vec<_>>() {
-            self.end(&supervisor, ReleaseReason::DeviceGone);
-        }
-        self.end(device, ReleaseReason::DeviceGone);
+        let monitored_by = self.index.of_target.of(device);
+        let concerned: Vec<_> = monitored_by.chain([device]).cloned().collect();
+        self.each(concerned, |monitor, ctx| monitor.end(ReleaseReason::DeviceGone, ctx));
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         let due = self.index.deadlines.iter().take_while(|(deadline, _)| *deadline <= now.mono);
-        for supervisor in due.map(|(_, supervisor)| supervisor.clone()).collect::<Vec<_>>() {
-            self.with(&supervisor, |monitor, ctx| monitor.handle_timeout(now, ctx));
-        }
+        let due: Vec<_> = due.map(|(_, supervisor)| supervisor.clone()).collect();
+        self.each(due, |monitor, ctx| monitor.handle_timeout(now, ctx));
     }
 
     /// When to call [`Self::handle_timeout`].
@@ -220,7 +219,7 @@ impl Supervision {
         if supervisor == target {
             return Err(Refusal::new(Reason::NotPermitted, "Nobody monitors himself."));
         }
-        let own = self.monitors.get(supervisor).is_some_and(|monitor| monitor.target == *target);
+        let own = self.index.of_target.contains(target, supervisor);
         if self.index.of_target.count(target) - usize::from(own)
             >= self.config.max_supervisors_per_device
         {
@@ -230,84 +229,16 @@ impl Supervision {
         Ok(())
     }
 
-    /// Would `StopMonitoring` be accepted now?
-    pub fn may_stop(&self, supervisor: &DeviceId) -> Result<(), Refusal> {
-        self.standing(supervisor).map(|_| ())
-    }
-
     fn start(&mut self, asked: MonitorFact, now: Now) -> Result<(), Refusal> {
-        let supervisor = asked.supervisor.clone();
-        self.may_start(&supervisor, &asked.target)?;
-        match self.monitors.get(&supervisor) {
-            Some(monitor) if monitor.target == asked.target => {
-                self.with(&supervisor, |monitor, ctx| monitor.handle_start(asked, now, ctx));
-            }
-            Some(_) => {
-                self.end(&supervisor, ReleaseReason::Replaced);
-                self.arm(asked, now);
-            }
-            None => self.arm(asked, now),
+        self.may_start(&asked.supervisor, &asked.target)?;
+        let goes_on =
+            self.with(&asked.supervisor, |monitor, ctx| monitor.handle_start(&asked, now, ctx));
+        if goes_on != Some(true) {
+            let mut monitor = Monitor::armed(asked);
+            monitor.begin_to_seek(now, &mut self.ctx());
+            self.put(monitor);
         }
         Ok(())
-    }
-
-    fn arm(&mut self, asked: MonitorFact, now: Now) {
-        let supervisor = asked.supervisor.clone();
-        self.put(Monitor::armed(asked));
-        self.with(&supervisor, |monitor, ctx| {
-            monitor.forgive(ctx);
-            monitor.changed(ctx);
-            monitor.seek(now, ctx);
-        });
-    }
-
-    fn stop(&mut self, supervisor: &DeviceId) -> Result<(), Refusal> {
-        let monitor = self.standing(supervisor)?;
-        if monitor.is_joined() && !self.config.cancel_releases_call {
-            self.with(supervisor, Monitor::linger);
-        } else {
-            self.end(supervisor, ReleaseReason::Cancelled);
-        }
-        Ok(())
-    }
-
-    fn switch(
-        &mut self,
-        supervisor: &DeviceId,
-        call: &CallId,
-        to: Activity,
-        now: Now,
-    ) -> Result<(), Refusal> {
-        let switched =
-            self.with(supervisor, |monitor, ctx| monitor.handle_switch(call, to, now, ctx));
-        if let Some(switched) = switched.flatten() {
-            return switched;
-        }
-        self.known(call)?;
-        let pattern = format!("Device '{{}}' does not monitor call '{call}'.");
-        Err(Refusal::device(Reason::InvalidState, supervisor, pattern))
-    }
-
-    fn admit(
-        &mut self,
-        supervisor: &DeviceId,
-        call: &CallId,
-        admitted: bool,
-        now: Now,
-    ) -> Result<(), Refusal> {
-        let decided = self
-            .with(supervisor, |monitor, ctx| monitor.handle_admission(call, admitted, now, ctx));
-        if decided != Some(true) {
-            self.known(call)?;
-            let pattern = format!("Device '{{}}' does not wait for leave to join call '{call}'.");
-            return Err(Refusal::device(Reason::InvalidState, supervisor, pattern));
-        }
-        Ok(())
-    }
-
-    /// The supervisors that are invited to a call, wait for leave to join it, or have joined it.
-    fn busy_with(&self, call: &CallId) -> Vec<DeviceId> {
-        self.index.of_call.of(call).cloned().collect()
     }
 
     /// Hands something in to a monitor, and forgets the monitor if it is spent by it.
@@ -325,39 +256,36 @@ impl Supervision {
         };
         let done = step(monitor, &mut ctx);
         if monitor.is_spent {
-            self.remove(supervisor);
+            monitor.forget(&mut self.index);
+            self.monitors.remove(supervisor);
         }
         Some(done)
     }
 
-    fn put(&mut self, monitor: Monitor) {
-        self.remove(&monitor.supervisor);
-        self.index.of_target.insert(&monitor.target, &monitor.supervisor);
-        self.monitors.insert(monitor.supervisor.clone(), monitor);
-    }
-
-    fn remove(&mut self, supervisor: &DeviceId) -> Option<Monitor> {
-        let mut monitor = self.monitors.remove(supervisor)?;
-        monitor.forget(&mut self.index);
-        Some(monitor)
-    }
-
-    fn end(&mut self, supervisor: &DeviceId, reason: ReleaseReason) {
-        if let Some(monitor) = self.remove(supervisor) {
-            monitor.end(reason, &mut self.outputs);
+    /// Hands something in to each of these monitors that is still there at its turn.
+    fn each(
+        &mut self,
+        supervisors: Vec<DeviceId>,
+        mut step: impl FnMut(&mut Monitor, &mut Ctx<'_>),
+    ) {
+        for supervisor in &supervisors {
+            self.with(supervisor, &mut step);
         }
     }
 
-    fn known(&self, call: &CallId) -> Result<(), Refusal> {
-        let known = self.calls.by_id.contains_key(call);
-        known.then_some(()).ok_or_else(|| Refusal::no_call(call))
+    fn put(&mut self, monitor: Monitor) {
+        let (supervisor, target) = (monitor.supervisor.clone(), monitor.target.clone());
+        self.monitors.insert(supervisor.clone(), monitor);
+        self.index.of_target.insert(&target, &supervisor);
     }
 
-    fn standing(&self, supervisor: &DeviceId) -> Result<&Monitor, Refusal> {
-        let monitor = self.monitors.get(supervisor).filter(|monitor| !monitor.lingering);
-        monitor.ok_or_else(|| {
-            Refusal::device(Reason::InvalidState, supervisor, "Device '{}' monitors nobody.")
-        })
+    fn ctx(&mut self) -> Ctx<'_> {
+        Ctx {
+            config: &self.config,
+            calls: &self.calls,
+            index: &mut self.index,
+            out: &mut self.outputs,
+        }
     }
 }
 

@@ -2,10 +2,10 @@
 //! watch.
 
 use crate::model::{
-    AdmissionAsked, CallFact, CallId, DeviceFact, DeviceId, Fact, MonitorFact, MonitorState,
-    Revised,
+    AdmissionAsked, CallFact, CallId, DeviceFact, DeviceId, Fact, FactTable, MonitorFact,
+    MonitorState, Revised, Unrepeated,
 };
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
@@ -13,8 +13,7 @@ use tokio::sync::watch;
 /// a few megabytes.
 const HISTORY: usize = 4096;
 
-/// The facts of one backend: the latest whole entity of every device, call and monitor, and a
-/// bounded history.
+/// The facts of one backend: a [`FactTable`] and a bounded history.
 ///
 /// Watchers read from here at their own pace and own no queue: one that lags behind the history
 /// gets a fresh snapshot.
@@ -33,9 +32,7 @@ struct LogState {
 #[derive(Debug, Default)]
 struct Latest {
     revision: u64,
-    devices: BTreeMap<DeviceId, DeviceFact>,
-    calls: BTreeMap<CallId, CallFact>,
-    monitors: BTreeMap<DeviceId, MonitorFact>,
+    facts: FactTable,
     admissions: BTreeMap<DeviceId, AdmissionAsked>,
     /// When nothing but the quality of a call had changed: of those the history keeps the last.
     measured: BTreeMap<CallId, u64>,
@@ -43,15 +40,6 @@ struct Latest {
     capacity: usize,
     /// The oldest revision after which a watch can resume.
     floor: u64,
-    /// What a snapshot that is being published has not repeated yet.
-    unrepeated: Option<Unrepeated>,
-}
-
-#[derive(Debug, Default)]
-struct Unrepeated {
-    devices: BTreeSet<DeviceId>,
-    calls: BTreeSet<CallId>,
-    monitors: BTreeSet<DeviceId>,
 }
 
 impl Default for FactLog {
@@ -103,22 +91,22 @@ impl FactLog {
 
     /// Every device, call and monitor as it is now.
     pub fn entities(&self) -> Vec<Fact> {
-        self.latest().entities().collect()
+        self.latest().facts.facts().collect()
     }
 
     /// A device as it is now.
     pub fn device(&self, id: &DeviceId) -> Option<DeviceFact> {
-        self.latest().devices.get(id).cloned()
+        self.latest().facts.device(id).cloned()
     }
 
     /// A call as it is now.
     pub fn call(&self, id: &CallId) -> Option<CallFact> {
-        self.latest().calls.get(id).cloned()
+        self.latest().facts.call(id).cloned()
     }
 
     /// The monitor of a supervisor's device as it is now.
     pub fn monitor(&self, supervisor: &DeviceId) -> Option<MonitorFact> {
-        self.latest().monitors.get(supervisor).cloned()
+        self.latest().facts.monitor(supervisor).cloned()
     }
 
     /// Begins with a snapshot.
@@ -149,20 +137,12 @@ impl FactLog {
 impl Latest {
     fn publish(&mut self, fact: Fact) {
         match &fact {
-            Fact::Device(device) => {
-                if let Some(unrepeated) = &mut self.unrepeated {
-                    unrepeated.devices.remove(&device.id);
-                }
-                self.devices.insert(device.id.clone(), device.clone());
-            }
+            Fact::Device(device) => self.facts.insert_device(device.clone()),
             Fact::Call(call) => {
-                if let Some(unrepeated) = &mut self.unrepeated {
-                    unrepeated.calls.remove(&call.id);
+                let before = self.facts.insert_call(call.clone());
+                if call.is_over() {
+                    self.facts.remove_call(&call.id);
                 }
-                let before = match call.is_over() {
-                    true => self.calls.remove(&call.id),
-                    false => self.calls.insert(call.id.clone(), call.clone()),
-                };
                 let superseded = match before {
                     Some(before) if before.is_same_but_quality(call) => {
                         self.measured.insert(call.id.clone(), self.revision + 1)
@@ -174,33 +154,23 @@ impl Latest {
                 }
             }
             Fact::Monitor(monitor) => {
-                if let Some(unrepeated) = &mut self.unrepeated {
-                    unrepeated.monitors.remove(&monitor.supervisor);
-                }
                 if !matches!(monitor.state, MonitorState::Admitting { .. }) {
                     self.admissions.remove(&monitor.supervisor);
                 }
-                self.monitors.insert(monitor.supervisor.clone(), monitor.clone());
+                self.facts.insert_monitor(monitor.clone());
             }
             Fact::MonitorGone { supervisor } => {
                 self.admissions.remove(supervisor);
-                self.monitors.remove(supervisor);
+                self.facts.remove_monitor(supervisor);
             }
             Fact::AdmissionAsked(asked) => {
                 self.admissions.insert(asked.supervisor.clone(), asked.clone());
             }
             Fact::Failed(_) => {}
-            Fact::SnapshotBegin => {
-                self.unrepeated = Some(Unrepeated {
-                    devices: self.devices.keys().cloned().collect(),
-                    calls: self.calls.keys().cloned().collect(),
-                    monitors: self.monitors.keys().cloned().collect(),
-                });
-                return;
-            }
+            Fact::SnapshotBegin => return self.facts.begin_snapshot(),
             Fact::SnapshotComplete => {
-                if let Some(gone) = self.unrepeated.take() {
-                    self.forget(gone);
+                if let Some(gone) = self.facts.complete_snapshot() {
+                    self.forget(&gone);
                 }
                 return;
             }
@@ -225,31 +195,24 @@ impl Latest {
 
     /// Calls and monitors have no fact that says "gone without a word": watchers learn it from a
     /// fresh snapshot.
-    fn forget(&mut self, gone: Unrepeated) {
-        if gone.devices.is_empty() && gone.calls.is_empty() && gone.monitors.is_empty() {
+    fn forget(&mut self, gone: &Unrepeated) {
+        if gone.is_empty() {
             return;
         }
         for id in &gone.devices {
-            self.devices.remove(id);
+            self.facts.remove_device(id);
         }
         for id in &gone.calls {
-            self.calls.remove(id);
+            self.facts.remove_call(id);
             self.measured.remove(id);
         }
         for supervisor in &gone.monitors {
-            self.monitors.remove(supervisor);
+            self.facts.remove_monitor(supervisor);
             self.admissions.remove(supervisor);
         }
         self.revision += 1;
         self.floor = self.revision;
         self.history.clear();
-    }
-
-    fn entities(&self) -> impl Iterator<Item = Fact> {
-        let devices = self.devices.values().cloned().map(Fact::Device);
-        let calls = self.calls.values().cloned().map(Fact::Call);
-        let monitors = self.monitors.values().cloned().map(Fact::Monitor);
-        devices.chain(calls).chain(monitors)
     }
 
     /// What a watcher that knows everything up to `after` has to be told.
@@ -269,7 +232,7 @@ impl Latest {
         let asked = self.admissions.values().cloned().map(Fact::AdmissionAsked);
         let unrevised = |fact| Revised { revision: 0, fact };
         let mut snapshot: Vec<_> = std::iter::once(Fact::SnapshotBegin)
-            .chain(self.entities())
+            .chain(self.facts.facts())
             .chain(asked)
             .map(unrevised)
             .collect();

@@ -1,8 +1,8 @@
 //! What one client does to itself, and never to another.
 
-use super::{Desktop, ENDPOINT, data, handshake, open, open_with, reply, say};
-use crate::support::front::{House, PASSWORD, PATIENCE, Wishes};
-use crate::support::line::{By, Line, open_socket, upgrade};
+use super::{ENDPOINT, PollingSession, data, handshake, open, open_with, reply, say};
+use crate::support::cometd_connection::{By, CometdConnection, open_socket, upgrade};
+use crate::support::gateway_server::{GatewayServer, PASSWORD, PATIENCE, ServerOptions};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::{StatusCode, header};
 use serde_json::{Value, json};
@@ -16,10 +16,10 @@ use undertone::http;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_subscribes_again_and_again_ends_nobody_elses_session() {
-    let house = open().await;
-    let meg = Desktop::on(&house, "meg", "/v2/me/devices").await;
+    let server = open().await;
+    let meg = PollingSession::on(&server, "meg", "/v2/me/devices").await;
     meg.events(1).await;
-    let bob = Desktop::new(&house, "bob").await;
+    let bob = PollingSession::new(&server, "bob").await;
     let subscribe =
         json!({"channel": "/meta/subscribe", "clientId": bob.id, "subscription": "/v2/me/*"});
     let unsubscribe =
@@ -29,7 +29,7 @@ async fn who_subscribes_again_and_again_ends_nobody_elses_session() {
     let batch = json!(batch);
     let mut flood = JoinSet::new();
     for _ in 0..100 {
-        let mut line = Line::open(house.address, By::Poll, "bob").await;
+        let mut line = CometdConnection::open(server.address, By::Poll, "bob").await;
         let batch = batch.clone();
         flood.spawn(async move {
             for _ in 0..10 {
@@ -42,24 +42,24 @@ async fn who_subscribes_again_and_again_ends_nobody_elses_session() {
         done.expect("all of it was answered");
     }
     let body = json!({"operationName": "DoNotDisturbOn"});
-    let path = format!("/api/v2/me/devices/{}", crate::support::front::MEG_PHONE);
-    assert_eq!(house.post("meg", &path, &body).await.0, StatusCode::OK);
+    let path = format!("/api/v2/me/devices/{}", crate::support::gateway_server::MEG_PHONE);
+    assert_eq!(server.post("meg", &path, &body).await.0, StatusCode::OK);
     let event = meg.events(1).await.remove(0);
     assert_eq!(event["data"]["devices"][0]["doNotDisturb"], "On", "the same session");
 }
 
 #[tokio::test]
 async fn data_nested_without_end_is_refused_and_reaches_nobody() {
-    let house = open().await;
-    let reader = Desktop::on(&house, "meg", "/x/a").await;
-    let writer = Desktop::new(&house, "bob").await;
+    let server = open().await;
+    let reader = PollingSession::on(&server, "meg", "/x/a").await;
+    let writer = PollingSession::new(&server, "bob").await;
     let deep = format!(
         r#"[{{"channel":"/x/a","clientId":"{}","data":{}{}}}]"#,
         writer.id,
         "[".repeat(20_000),
         "]".repeat(20_000)
     );
-    let request = house.posting(ENDPOINT).basic_auth("bob", Some(PASSWORD));
+    let request = server.posting(ENDPOINT).basic_auth("bob", Some(PASSWORD));
     let request = request.header(header::CONTENT_TYPE, "application/json").body(deep);
     let answer: Value = request.send().await.expect("an answer").json().await.expect("JSON");
     assert_eq!(answer[0]["error"], "400::data_too_deep");
@@ -69,9 +69,9 @@ async fn data_nested_without_end_is_refused_and_reaches_nobody() {
 
 #[tokio::test]
 async fn a_number_that_was_never_given_out_is_not_taken_for_a_complete_replay() {
-    let house = open().await;
+    let server = open().await;
     for number in [json!(9e18), json!(1e300), json!(u64::MAX), json!(9_999_999_999_u64)] {
-        let desktop = Desktop::new(&house, "meg").await;
+        let desktop = PollingSession::new(&server, "meg").await;
         let subscribe = json!({"subscription": "/v2/me/devices", "ext": {"replay": number}});
         let reply = desktop.say("/meta/subscribe", subscribe).await.remove(0);
         assert_eq!(reply["ext"]["replay"]["complete"], false, "{number}: {reply}");
@@ -81,9 +81,10 @@ async fn a_number_that_was_never_given_out_is_not_taken_for_a_complete_replay() 
 
 #[tokio::test]
 async fn a_close_is_answered_with_a_close() {
-    let house = open().await;
-    let (mut socket, _) =
-        open_socket(house.address, upgrade(house.address, Some("meg"))).await.expect("a websocket");
+    let server = open().await;
+    let (mut socket, _) = open_socket(server.address, upgrade(server.address, Some("meg")))
+        .await
+        .expect("a websocket");
     let frame = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
     socket.send(Message::Close(Some(frame))).await.expect("sent");
     let answer = timeout(PATIENCE, socket.next())
@@ -100,15 +101,16 @@ async fn a_close_is_answered_with_a_close() {
 
 #[tokio::test]
 async fn a_foreign_page_sends_no_form_and_calls_no_callback_even_with_a_password() {
-    let house = open_with(CometdConfig { callback_polling: true, ..CometdConfig::default() }).await;
+    let server =
+        open_with(CometdConfig { callback_polling: true, ..CometdConfig::default() }).await;
     let message = json!([handshake()]).to_string();
     let encoded: String = form_urlencoded::byte_serialize(message.as_bytes()).collect();
-    let form = house
+    let form = server
         .posting(ENDPOINT)
         .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
         .header(header::ORIGIN, "https://evil")
         .body(format!("message={encoded}"));
-    let callback = house
+    let callback = server
         .getting(&format!("{ENDPOINT}?jsonp=cb&message={encoded}"))
         .header("sec-fetch-site", "cross-site");
     for request in [form, callback] {
@@ -119,16 +121,19 @@ async fn a_foreign_page_sends_no_form_and_calls_no_callback_even_with_a_password
 
 #[tokio::test]
 async fn an_address_has_so_many_websockets_and_no_more() {
-    let house =
+    let server =
         open_with(CometdConfig { max_sessions_per_address: 3, ..CometdConfig::default() }).await;
     let mut sockets = Vec::new();
     for _ in 0..3 {
         sockets.push(
-            open_socket(house.address, upgrade(house.address, None)).await.expect("a websocket").0,
+            open_socket(server.address, upgrade(server.address, None))
+                .await
+                .expect("a websocket")
+                .0,
         );
     }
     let (mut one_more, _) =
-        open_socket(house.address, upgrade(house.address, None)).await.expect("a websocket");
+        open_socket(server.address, upgrade(server.address, None)).await.expect("a websocket");
     let close = timeout(PATIENCE, one_more.next())
         .await
         .expect("in time")
@@ -139,10 +144,10 @@ async fn an_address_has_so_many_websockets_and_no_more() {
         "{close:?}"
     );
     drop(sockets.pop());
-    let mut load = house.bayeux.load();
+    let mut load = server.bayeux.load();
     let gone = timeout(PATIENCE, load.wait_for(|load| load.sockets == 2)).await;
-    drop(gone.expect("in time").expect("a hub"));
-    let mut line = Line::open(house.address, By::Socket, "meg").await;
+    drop(gone.expect("in time").expect("an event channel"));
+    let mut line = CometdConnection::open(server.address, By::Socket, "meg").await;
     line.send(&json!([handshake()])).await;
     assert_eq!(reply(&line.receive().await.expect("open"))["successful"], true);
 }
@@ -151,8 +156,8 @@ async fn an_address_has_so_many_websockets_and_no_more() {
 /// before is not guessing.
 #[tokio::test]
 async fn a_guesser_behind_the_proxy_keeps_nobody_else_out() {
-    let house = House::open(Wishes {
-        front: http::HttpConfig {
+    let server = GatewayServer::open(ServerOptions {
+        http: http::HttpConfig {
             trusted_proxies: vec!["127.0.0.1".parse().expect("an address")],
             ..http::HttpConfig::default()
         },
@@ -161,11 +166,11 @@ async fn a_guesser_behind_the_proxy_keeps_nobody_else_out() {
             cache_life: std::time::Duration::ZERO,
             ..http::auth::AuthConfig::default()
         },
-        ..Wishes::default()
+        ..ServerOptions::default()
     })
     .await;
     let shake = async |user: &str, password: &str, from: &str| {
-        let request = house
+        let request = server
             .posting(ENDPOINT)
             .basic_auth(user, Some(password))
             .header("x-forwarded-for", from);
@@ -199,10 +204,10 @@ async fn a_guesser_behind_the_proxy_keeps_nobody_else_out() {
 
 #[tokio::test]
 async fn messages_of_a_client_nobody_knows_are_all_answered() {
-    let house = open().await;
+    let server = open().await;
     let many: Vec<Value> =
         (0..64).map(|_| json!({"channel": "/meta/connect", "clientId": "x"})).collect();
-    let answer = say(&house, "meg", &json!(many)).await;
+    let answer = say(&server, "meg", &json!(many)).await;
     assert_eq!(answer.len(), 64);
     assert!(answer.iter().all(|reply| reply["error"] == "402::session_unknown"));
 }

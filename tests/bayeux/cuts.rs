@@ -1,8 +1,8 @@
 //! Connections that are cut at every point, and what arrives nevertheless.
 
-use super::{Desktop, data, is_event, open_with, reply};
-use crate::support::front::{House, PATIENCE, Wishes};
-use crate::support::line::{By, Cut, Line};
+use super::{PollingSession, data, is_event, open_with, reply};
+use crate::support::cometd_connection::{By, CometdConnection, Cut};
+use crate::support::gateway_server::{GatewayServer, PATIENCE, ServerOptions};
 use crate::support::wait;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -52,12 +52,12 @@ impl Client {
         Self { user, by, care, id: String::new(), ack: 0, last: -1, heard: Vec::new() }
     }
 
-    async fn open(&self, house: &House) -> Line {
-        Line::open(house.address, self.by, &self.user).await
+    async fn open(&self, server: &GatewayServer) -> CometdConnection {
+        CometdConnection::open(server.address, self.by, &self.user).await
     }
 
     /// A session with its subscription, connected once. `None`: the connection has ended meanwhile.
-    async fn begin(&mut self, line: &mut Line) -> Option<()> {
+    async fn begin(&mut self, line: &mut CometdConnection) -> Option<()> {
         self.id = loop {
             line.send(&json!([{
                 "channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": [self.by.name()],
@@ -88,7 +88,7 @@ impl Client {
         Some(())
     }
 
-    async fn connect(&self, line: &mut Line) {
+    async fn connect(&self, line: &mut CometdConnection) {
         let mut connect = json!({"channel": "/meta/connect", "clientId": self.id, "connectionType": self.by.name()});
         if self.care == Care::Ack {
             connect["ext"] = json!({"ack": self.ack});
@@ -97,7 +97,7 @@ impl Client {
     }
 
     /// Takes up again after a cut.
-    async fn resume(&mut self, line: &mut Line) -> Option<()> {
+    async fn resume(&mut self, line: &mut CometdConnection) -> Option<()> {
         match self.care {
             Care::None | Care::Ack => {
                 self.connect(line).await;
@@ -112,7 +112,7 @@ impl Client {
     }
 
     /// The next connect, if the last was answered and this has not been heard yet.
-    async fn go_on(&self, line: &mut Line, came: &[Value], last: &str) {
+    async fn go_on(&self, line: &mut CometdConnection, came: &[Value], last: &str) {
         let answered = came.iter().any(|message| message["channel"] == "/meta/connect");
         if answered && self.heard.last().map(String::as_str) != Some(last) {
             self.connect(line).await;
@@ -138,9 +138,9 @@ fn forwarded_to(event: &Value) -> String {
 }
 
 /// An event that can be told from every other: the user's device forwards to this number.
-async fn happen(house: &House, user: &str, number: &str) {
+async fn happen(server: &GatewayServer, user: &str, number: &str) {
     let body = json!({"operationName": "ForwardCallsOn", "destination": number});
-    let (status, body) = house.post(user, &format!("/api/v2/me/devices/{user}"), &body).await;
+    let (status, body) = server.post(user, &format!("/api/v2/me/devices/{user}"), &body).await;
     assert!(status.is_success(), "{body}");
 }
 
@@ -151,19 +151,19 @@ async fn pause(time: Duration) {
 }
 
 async fn trial(
-    house: Arc<House>,
+    server: Arc<GatewayServer>,
     mut client: Client,
     how: Cut,
     moment: Moment,
     round: usize,
 ) -> Vec<String> {
     let (first, second) = (format!("1{round:04}"), format!("2{round:04}"));
-    let mut line = client.open(&house).await;
+    let mut line = client.open(&server).await;
     client.begin(&mut line).await.expect("nothing is cut yet");
     if client.care == Care::Replay {
         // Something to count from.
         client.connect(&mut line).await;
-        happen(&house, &client.user, "0").await;
+        happen(&server, &client.user, "0").await;
         while client.heard.last().map(String::as_str) != Some("0") {
             let came = line.receive().await.expect("nothing is cut yet");
             client.hear(&came);
@@ -175,22 +175,22 @@ async fn trial(
         Moment::Before(time) => {
             line.cut(how);
             pause(time).await;
-            happen(&house, &client.user, &first).await;
+            happen(&server, &client.user, &first).await;
         }
         Moment::After(time) => {
-            happen(&house, &client.user, &first).await;
+            happen(&server, &client.user, &first).await;
             pause(time).await;
             line.cut(how);
         }
         Moment::Within => {
-            happen(&house, &client.user, &first).await;
+            happen(&server, &client.user, &first).await;
             line.first_byte().await;
             line.cut(how);
         }
     }
-    let mut line = client.open(&house).await;
+    let mut line = client.open(&server).await;
     client.resume(&mut line).await.expect("nothing is cut any more");
-    happen(&house, &client.user, &second).await;
+    happen(&server, &client.user, &second).await;
     while client.heard.last() != Some(&second) {
         let came = line.receive().await.expect("nothing is cut any more");
         client.hear(&came);
@@ -202,19 +202,19 @@ async fn trial(
 
 const TRIALS: usize = 100;
 
-async fn house_for_trials() -> Arc<House> {
-    let house = House::open(Wishes {
+async fn house_for_trials() -> Arc<GatewayServer> {
+    let server = GatewayServer::open(ServerOptions {
         crowd: TRIALS,
         bayeux: CometdConfig { handshakes_per_address: 10_000, ..CometdConfig::default() },
-        ..Wishes::default()
+        ..ServerOptions::default()
     });
-    Arc::new(house.await)
+    Arc::new(server.await)
 }
 
 /// How many of a hundred clients missed the event. Whoever heard anything twice, or in the wrong
 /// order, fails.
 async fn lost(
-    house: &Arc<House>,
+    server: &Arc<GatewayServer>,
     by: By,
     care: Care,
     how: Cut,
@@ -224,7 +224,7 @@ async fn lost(
     let mut trials = JoinSet::new();
     for number in 0..TRIALS {
         let client = Client::new(format!("crowd{number}"), by, care);
-        trials.spawn(trial(house.clone(), client, how, moment, round));
+        trials.spawn(trial(server.clone(), client, how, moment, round));
     }
     let (first, second) = (format!("1{round:04}"), format!("2{round:04}"));
     let mut lost = 0;
@@ -249,13 +249,13 @@ const MOMENTS: [Duration; 3] =
 #[tokio::test(flavor = "multi_thread")]
 async fn g07_and_g08_without_acknowledgements_nothing_is_lost_when_the_cut_comes_before_the_event()
 {
-    let house = house_for_trials().await;
+    let server = house_for_trials().await;
     let mut round = 0;
     for by in [By::Poll, By::Socket] {
         for how in [Cut::Fin, Cut::Rst] {
             for before in MOMENTS {
                 round += 1;
-                let lost = lost(&house, by, Care::None, how, Moment::Before(before), round).await;
+                let lost = lost(&server, by, Care::None, how, Moment::Before(before), round).await;
                 assert_eq!(
                     lost, 0,
                     "of {TRIALS}, {by:?} cut by {how:?} {before:?} before the event"
@@ -266,7 +266,7 @@ async fn g07_and_g08_without_acknowledgements_nothing_is_lost_when_the_cut_comes
 }
 
 async fn nothing_is_lost_or_doubled(care: Care) {
-    let house = house_for_trials().await;
+    let server = house_for_trials().await;
     let mut round = 0;
     for by in [By::Poll, By::Socket] {
         for how in [Cut::Fin, Cut::Rst] {
@@ -274,7 +274,7 @@ async fn nothing_is_lost_or_doubled(care: Care) {
             let after = MOMENTS.map(Moment::After);
             for moment in before.into_iter().chain(after).chain([Moment::Within]) {
                 round += 1;
-                let lost = lost(&house, by, care, how, moment, round).await;
+                let lost = lost(&server, by, care, how, moment, round).await;
                 assert_eq!(lost, 0, "of {TRIALS}, {by:?} cut by {how:?}, {moment:?}");
             }
         }
@@ -295,8 +295,8 @@ async fn g07_and_g08_with_replay_nothing_is_lost_or_doubled_wherever_the_cut_com
 /// nobody reads between the sending and the cut.
 #[tokio::test]
 async fn what_is_read_when_its_connection_has_gone_takes_nobodys_place() {
-    let house = House::open(Wishes { crowd: 1, ..Wishes::default() });
-    let house = house.await;
+    let server = GatewayServer::open(ServerOptions { crowd: 1, ..ServerOptions::default() });
+    let server = server.await;
     let mut number = 0;
     for (gone_by, what) in [
         (By::Poll, "connect"),
@@ -310,21 +310,21 @@ async fn what_is_read_when_its_connection_has_gone_takes_nobodys_place() {
                 let case =
                     format!("{by:?} beside a {what} by a {gone_by:?} that is gone by {how:?}");
                 let mut client = Client::new("crowd0".to_owned(), by, Care::None);
-                let mut gone = Line::open(house.address, gone_by, &client.user).await;
-                let mut line = client.open(&house).await;
+                let mut gone = CometdConnection::open(server.address, gone_by, &client.user).await;
+                let mut line = client.open(&server).await;
                 client.begin(&mut line).await.expect("a session");
-                let mut load = house.bayeux.load();
+                let mut load = server.bayeux.load();
                 let of_before = timeout(PATIENCE, load.wait_for(|load| load.held == 0)).await;
-                of_before.expect("in time").expect("a hub");
+                of_before.expect("in time").expect("an event channel");
                 client.connect(&mut line).await;
                 let is_held = timeout(PATIENCE, load.wait_for(|load| load.held == 1)).await;
-                is_held.expect("in time").expect("a hub");
+                is_held.expect("in time").expect("an event channel");
                 gone.send(&json!([{
                     "channel": format!("/meta/{what}"), "clientId": client.id, "connectionType": gone_by.name(), "subscription": "/x/y",
                 }]))
                 .await;
                 gone.cut(how);
-                happen(&house, "crowd0", &number.to_string()).await;
+                happen(&server, "crowd0", &number.to_string()).await;
                 let came = line.receive().await;
                 client.hear(&came.unwrap_or_else(|| panic!("{case}: it is ended")));
                 assert_eq!(client.heard, [number.to_string()], "{case}");
@@ -349,7 +349,7 @@ async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_n
     const EVENTS: usize = 6_000;
     let _ =
         nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 20_000, 20_000);
-    let house = House::open(Wishes {
+    let server = GatewayServer::open(ServerOptions {
         crowd: USERS,
         bayeux: CometdConfig {
             handshakes_per_address: 10_000,
@@ -360,9 +360,9 @@ async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_n
             max_sessions_per_address: 100_000,
             ..CometdConfig::default()
         },
-        ..Wishes::default()
+        ..ServerOptions::default()
     });
-    let house = Arc::new(house.await);
+    let server = Arc::new(server.await);
     let (begun, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let cuts = Arc::new(AtomicUsize::new(0));
     let mut clients = JoinSet::new();
@@ -371,7 +371,7 @@ async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_n
         let care = if number % 4 < 2 { Care::Ack } else { Care::Replay };
         let client = Client::new(format!("crowd{}", number / EACH), by, care);
         clients.spawn(be_cut(
-            house.clone(),
+            server.clone(),
             client,
             number as u64,
             begun.clone(),
@@ -389,13 +389,13 @@ async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_n
         pace.tick().await;
         let user = chance.random_range(0..USERS);
         let number = format!("5{event:06}");
-        happen(&house, &format!("crowd{user}"), &number).await;
+        happen(&server, &format!("crowd{user}"), &number).await;
         expected[user].push(number);
     }
     over.store(true, Ordering::SeqCst);
     for user in 0..USERS {
         // So that whoever waits hears that it is over.
-        happen(&house, &format!("crowd{user}"), "9").await;
+        happen(&server, &format!("crowd{user}"), "9").await;
     }
     let (mut events, mut wrong) = (0, Vec::new());
     while let Some(client) = clients.join_next().await {
@@ -413,7 +413,7 @@ async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_n
 }
 
 async fn be_cut(
-    house: Arc<House>,
+    server: Arc<GatewayServer>,
     mut client: Client,
     seed: u64,
     begun: Arc<AtomicUsize>,
@@ -421,7 +421,7 @@ async fn be_cut(
     cuts: Arc<AtomicUsize>,
 ) -> Client {
     let mut chance = StdRng::seed_from_u64(seed);
-    let mut line = client.open(&house).await;
+    let mut line = client.open(&server).await;
     client.begin(&mut line).await.expect("nothing is cut yet");
     if client.care == Care::Replay {
         client.last = client.last.max(1_000_000_000);
@@ -453,35 +453,35 @@ async fn be_cut(
         if chance.random_ratio(1, 4) {
             pause(Duration::from_millis(chance.random_range(0..500))).await;
         }
-        line = client.open(&house).await;
-        client.resume(&mut line).await.expect("the house is open");
+        line = client.open(&server).await;
+        client.resume(&mut line).await.expect("the server is open");
         if chance.random_ratio(1, 4) {
             // At once, before anything is answered.
             cuts.fetch_add(1, Ordering::SeqCst);
             line.cut(how);
-            line = client.open(&house).await;
-            client.resume(&mut line).await.expect("the house is open");
+            line = client.open(&server).await;
+            client.resume(&mut line).await.expect("the server is open");
         }
     }
 }
 
 #[tokio::test]
 async fn an_answer_that_was_read_in_part_comes_again_to_a_client_that_acknowledges() {
-    let house = open_with(CometdConfig::default()).await;
+    let server = open_with(CometdConfig::default()).await;
     let mut client = Client::new("meg".to_owned(), By::Poll, Care::Ack);
-    let mut line = client.open(&house).await;
+    let mut line = client.open(&server).await;
     client.begin(&mut line).await.expect("open");
     line.send(
         &json!([{"channel": "/meta/subscribe", "clientId": client.id, "subscription": "/x/a"}]),
     )
     .await;
     line.until_reply("/meta/subscribe").await.expect("open");
-    let writer = Desktop::new(&house, "bob").await;
+    let writer = PollingSession::new(&server, "bob").await;
     writer.publish("/x/a", json!(1)).await;
     client.connect(&mut line).await;
     line.first_byte().await;
     line.cut(Cut::Rst);
-    let mut line = client.open(&house).await;
+    let mut line = client.open(&server).await;
     client.connect(&mut line).await;
     let came = line.receive().await.expect("open");
     assert!(data(&came).contains(&json!(1)), "{came:?}");

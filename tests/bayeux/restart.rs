@@ -1,23 +1,23 @@
 //! The gateway starts anew: what its clients find again.
 
-use super::{Desktop, data, is_event, reply};
-use crate::support::front::{House, MEG_PHONE, Wishes};
+use super::{PollingSession, data, is_event, reply};
+use crate::support::gateway_server::{GatewayServer, MEG_PHONE, ServerOptions};
 use serde_json::{Value, json};
 use undertone::cometd::CometdConfig;
 use undertone::store::{self, Store};
 
-async fn house(store: &Store) -> House {
-    House::open(Wishes {
+async fn server(store: &Store) -> GatewayServer {
+    GatewayServer::open(ServerOptions {
         store: Some(store.clone()),
         bayeux: CometdConfig { open_channels: vec!["/x/**".to_owned()], ..CometdConfig::default() },
-        ..Wishes::default()
+        ..ServerOptions::default()
     })
     .await
 }
 
-async fn forward_to(house: &House, number: &str) {
+async fn forward_to(server: &GatewayServer, number: &str) {
     let body = json!({"operationName": "ForwardCallsOn", "destination": number});
-    let answer = house.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &body).await;
+    let answer = server.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &body).await;
     assert!(answer.0.is_success(), "{answer:?}");
 }
 
@@ -38,11 +38,11 @@ fn states(messages: &[Value]) -> usize {
 #[tokio::test]
 async fn a_client_that_acknowledges_keeps_its_session_and_hears_what_it_had_not_acknowledged() {
     let store = store::in_memory();
-    let first = house(&store).await;
+    let first = server(&store).await;
     let shake = json!([{"channel": "/meta/handshake", "version": "1.0", "ext": {"ack": true}}]);
     let shaken = super::say(&first, "meg", &shake).await;
     let id = shaken[0]["clientId"].as_str().expect("an id").to_owned();
-    let desktop = Desktop { house: &first, user: "meg", id: id.clone() };
+    let desktop = PollingSession { server: &first, user: "meg", id: id.clone() };
     let connect = |ack: i64| json!({"connectionType": "long-polling", "ext": {"ack": ack}, "advice": {"timeout": 3_000}});
     let batch = |answer: &[Value]| reply(answer)["ext"]["ack"].as_i64().expect("a number");
     assert_eq!(desktop.subscribe(&json!("/v2/me/devices")).await["successful"], true);
@@ -62,8 +62,8 @@ async fn a_client_that_acknowledges_keeps_its_session_and_hears_what_it_had_not_
     forward_to(&first, "33").await;
     first.close().await;
 
-    let second = house(&store).await;
-    let desktop = Desktop { house: &second, user: "meg", id };
+    let second = server(&store).await;
+    let desktop = PollingSession { server: &second, user: "meg", id };
     let answer = desktop.say("/meta/connect", connect(ack)).await;
     assert_eq!(reply(&answer)["successful"], true, "{answer:?}");
     assert_eq!(happened(&answer), ["22", "33"]);
@@ -82,8 +82,8 @@ async fn a_client_that_acknowledges_keeps_its_session_and_hears_what_it_had_not_
 #[tokio::test]
 async fn a_client_that_remembers_its_last_number_hears_all_that_came_after_it() {
     let store = store::in_memory();
-    let first = house(&store).await;
-    let desktop = Desktop::on(&first, "meg", "/v2/me/devices").await;
+    let first = server(&store).await;
+    let desktop = PollingSession::on(&first, "meg", "/v2/me/devices").await;
     desktop.events(1).await;
     forward_to(&first, "11").await;
     let event = desktop.events(1).await.remove(0);
@@ -92,9 +92,9 @@ async fn a_client_that_remembers_its_last_number_hears_all_that_came_after_it() 
     forward_to(&first, "33").await;
     first.close().await;
 
-    let second = house(&store).await;
+    let second = server(&store).await;
     forward_to(&second, "44").await;
-    let desktop = Desktop::new(&second, "meg").await;
+    let desktop = PollingSession::new(&second, "meg").await;
     let subscribe = desktop.say(
         "/meta/subscribe",
         json!({"subscription": ["/v2/me/devices"], "ext": {"replay": {"/v2/me/devices": last}}}),
@@ -115,7 +115,7 @@ async fn a_client_that_remembers_its_last_number_hears_all_that_came_after_it() 
     }
     assert_eq!(heard, ["22", "33", "44"]);
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
-    let bob = Desktop::new(&second, "bob").await;
+    let bob = PollingSession::new(&second, "bob").await;
     let all = json!({"subscription": "/v2/me/devices", "ext": {"replay": -2}});
     bob.say("/meta/subscribe", all).await;
     assert!(happened(&bob.events(1).await).is_empty(), "another's events are not replayed");
@@ -124,30 +124,33 @@ async fn a_client_that_remembers_its_last_number_hears_all_that_came_after_it() 
 #[tokio::test]
 async fn other_clients_are_told_to_shake_hands_again_and_get_the_present_state() {
     let store = store::in_memory();
-    let first = house(&store).await;
-    let id = Desktop::on(&first, "meg", "/v2/me/devices").await.id.clone();
+    let first = server(&store).await;
+    let id = PollingSession::on(&first, "meg", "/v2/me/devices").await.id.clone();
     first.close().await;
-    let second = house(&store).await;
-    let desktop = Desktop { house: &second, user: "meg", id };
+    let second = server(&store).await;
+    let desktop = PollingSession { server: &second, user: "meg", id };
     let answer = desktop.connect().await;
     assert_eq!(
         (&answer[0]["error"], &answer[0]["advice"]["reconnect"]),
         (&json!("402::session_unknown"), &json!("handshake"))
     );
-    let desktop = Desktop::on(&second, "meg", "/v2/me/devices").await;
+    let desktop = PollingSession::on(&second, "meg", "/v2/me/devices").await;
     assert_eq!(data(&desktop.connect().await).len(), 1);
 }
 
 #[tokio::test]
 async fn a_full_disk_costs_replays_and_nothing_else() {
-    let house =
-        House::open(Wishes { store: Some(std::sync::Arc::new(Full)), ..Wishes::default() }).await;
-    let desktop = Desktop::on(&house, "meg", "/v2/me/devices").await;
+    let server = GatewayServer::open(ServerOptions {
+        store: Some(std::sync::Arc::new(Full)),
+        ..ServerOptions::default()
+    })
+    .await;
+    let desktop = PollingSession::on(&server, "meg", "/v2/me/devices").await;
     desktop.events(1).await;
-    forward_to(&house, "11").await;
+    forward_to(&server, "11").await;
     let event = desktop.events(1).await.remove(0);
     let number = event["ext"]["replay"].as_u64().expect("a number");
-    let again = Desktop::new(&house, "meg").await;
+    let again = PollingSession::new(&server, "meg").await;
     let subscribe = json!({"subscription": "/v2/me/devices", "ext": {"replay": number - 1}});
     let mut complete = json!(true);
     // The disk's answer comes behind the event.

@@ -1,9 +1,9 @@
 //! Clients that take their answers in small pieces: what the kernel does not take at once is
 //! finished later, byte for byte.
 
-use super::{Desktop, data, handshake, open_with, reply};
-use crate::support::front::{House, PATIENCE};
-use crate::support::line::{By, Line};
+use super::{PollingSession, data, handshake, open_with, reply};
+use crate::support::cometd_connection::{By, CometdConnection};
+use crate::support::gateway_server::{GatewayServer, PATIENCE};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use undertone::cometd::CometdConfig;
 const EVENTS: usize = 200;
 const LARGE: usize = 40_000;
 
-async fn house() -> House {
+async fn server() -> GatewayServer {
     open_with(CometdConfig {
         max_queue: 10_000,
         max_queue_bytes: 64 << 20,
@@ -27,8 +27,8 @@ async fn house() -> House {
 }
 
 /// A session that hears `/x/a`, connected once.
-async fn session(house: &House, by: By) -> (Line, Value) {
-    let mut line = Line::open_narrow(house.address, by, "meg").await;
+async fn session(server: &GatewayServer, by: By) -> (CometdConnection, Value) {
+    let mut line = CometdConnection::open_narrow(server.address, by, "meg").await;
     let mut shake = handshake();
     shake["supportedConnectionTypes"] = json!([by.name()]);
     line.send(&json!([shake])).await;
@@ -45,8 +45,8 @@ fn large(number: usize) -> Value {
     json!(format!("{number} {}", char::from(b'a' + (number % 26) as u8).to_string().repeat(LARGE)))
 }
 
-async fn publish_many(house: &House) {
-    let writer = Desktop::new(house, "bob").await;
+async fn publish_many(server: &GatewayServer) {
+    let writer = PollingSession::new(server, "bob").await;
     for number in 0..EVENTS {
         writer.publish("/x/a", large(number)).await;
     }
@@ -60,23 +60,23 @@ fn check(heard: &[Value]) {
 }
 
 async fn a_poll_gets_all_of_a_large_answer() {
-    let house = house().await;
-    let (mut line, connect) = session(&house, By::Poll).await;
-    publish_many(&house).await;
+    let server = server().await;
+    let (mut line, connect) = session(&server, By::Poll).await;
+    publish_many(&server).await;
     line.send(&connect).await;
     let answer = line.receive().await.expect("an answer");
     check(&data(&answer));
     line.send(&connect).await;
-    let writer = Desktop::new(&house, "kim").await;
+    let writer = PollingSession::new(&server, "kim").await;
     writer.publish("/x/a", json!("after")).await;
     assert_eq!(data(&line.receive().await.expect("an answer")), ["after"], "each came once");
 }
 
 async fn a_websocket_gets_every_frame_whole_and_its_pong_between_two() {
-    let house = house().await;
-    let (line, _) = session(&house, By::Socket).await;
-    let Line::Socket(mut socket) = line else { unreachable!() };
-    publish_many(&house).await;
+    let server = server().await;
+    let (line, _) = session(&server, By::Socket).await;
+    let CometdConnection::Socket(mut socket) = line else { unreachable!() };
+    publish_many(&server).await;
     socket.send(Message::Ping(b"still there?".to_vec().into())).await.expect("sent");
     let (mut heard, mut pongs) = (Vec::new(), 0);
     while heard.len() < EVENTS || pongs == 0 {
@@ -97,7 +97,7 @@ async fn a_websocket_gets_every_frame_whole_and_its_pong_between_two() {
         }
     }
     check(&heard);
-    let writer = Desktop::new(&house, "kim").await;
+    let writer = PollingSession::new(&server, "kim").await;
     writer.publish("/x/a", json!("after")).await;
     let after =
         timeout(PATIENCE, socket.next()).await.expect("in time").expect("open").expect("a frame");
@@ -132,13 +132,13 @@ async fn on_several_cores_a_websocket_that_reads_slowly_gets_every_frame_whole_a
 /// Requests that are answered at once keep nobody from his events.
 #[tokio::test]
 async fn a_flood_of_requests_holds_up_no_event() {
-    let house = house().await;
-    let (mut line, connect) = session(&house, By::Poll).await;
+    let server = server().await;
+    let (mut line, connect) = session(&server, By::Poll).await;
     let mut flood = tokio::task::JoinSet::new();
     for _ in 0..150 {
-        let address = house.address;
+        let address = server.address;
         flood.spawn(async move {
-            let mut line = Line::open(address, By::Poll, "bob").await;
+            let mut line = CometdConnection::open(address, By::Poll, "bob").await;
             loop {
                 line.send(&json!([{"channel":"/meta/connect","clientId":"nobody"}])).await;
                 line.receive().await.expect("an answer");
@@ -146,7 +146,7 @@ async fn a_flood_of_requests_holds_up_no_event() {
         });
     }
     tokio::task::yield_now().await;
-    let writer = Desktop::new(&house, "kim").await;
+    let writer = PollingSession::new(&server, "kim").await;
     for number in 0..20 {
         line.send(&connect).await;
         writer.publish("/x/a", json!(number)).await;

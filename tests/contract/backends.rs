@@ -1,6 +1,6 @@
 //! The backends that the suite is held against.
 
-use super::{House, Pickup, Ways, suite};
+use super::{Pickup, TestAccounts, Ways, suite};
 use crate::support::wait;
 use std::time::Duration;
 use undertone::audit::AuditLog;
@@ -26,36 +26,36 @@ use undertone::telephony::{TelephonyService, execute};
 
 #[tokio::test]
 async fn the_simulated_backend_keeps_the_contract() {
-    let (server, simulated) = simulated::start(house());
+    let (server, simulated) = simulated::start(simulated_config());
     suite(in_process(server), ByHand::new(simulated, false)).await;
 }
 
 #[tokio::test]
 async fn the_gateway_keeps_the_contract_that_it_consumes() {
-    let (server, simulated) = simulated::start(house());
+    let (server, simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
     let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
-    let desk =
+    let gateway =
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
-    desk.readiness().wait_for(|ready| *ready).await.unwrap();
-    suite(in_process(grpc::serve(desk)), ByHand::new(simulated, true)).await;
+    gateway.readiness().wait_for(|ready| *ready).await.unwrap();
+    suite(in_process(grpc::serve(gateway)), ByHand::new(simulated, true)).await;
     let audited = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
     assert!(audited.lines().count() > 10, "what services ask is audited, too");
 }
 
 #[tokio::test]
 async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
-    let (server, _simulated) = simulated::start(house());
+    let (server, _simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
     let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
-    let desk =
+    let gateway =
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
-    desk.readiness().wait_for(|ready| *ready).await.unwrap();
-    let client = TelephonyClient::new(in_process(grpc::serve(desk)));
+    gateway.readiness().wait_for(|ready| *ready).await.unwrap();
+    let client = TelephonyClient::new(in_process(grpc::serve(gateway)));
     let coach = |supervisor: &str| Command::StartMonitoring {
         supervisor: supervisor.into(),
         target: "bob-phone".into(),
@@ -100,17 +100,17 @@ async fn the_backend_at_telephony_url_keeps_the_contract() {
     let [supervisor, boss, second, chief, agent, his, other_agent] = named[..] else {
         panic!("TELEPHONY_HOUSE has seven parts");
     };
-    let house = House {
+    let accounts = TestAccounts {
         supervisor: (supervisor.into(), boss.into()),
         second: (second.into(), chief.into()),
         agent: (agent.into(), his.into()),
         other_agent: other_agent.into(),
         admits_itself: std::env::var_os("TELEPHONY_ADMITS_ITSELF").is_some(),
     };
-    suite(remote(&url).unwrap(), NoPhones(house)).await;
+    suite(remote(&url).unwrap(), NoPhones(accounts)).await;
 }
 
-pub(super) fn house() -> simulated::SimulatedConfig {
+pub(super) fn simulated_config() -> simulated::SimulatedConfig {
     simulated::SimulatedConfig {
         devices: vec![
             Telephone::new("meg-phone", "5005"),
@@ -146,17 +146,20 @@ async fn the_gateway_keeps_the_contract_over_the_sip_backend() {
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
     let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
-    let desk =
+    let gateway =
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
-    desk.readiness().wait_for(|ready| *ready).await.unwrap();
-    suite(in_process(grpc::serve(desk)), Behind(wire)).await;
+    gateway.readiness().wait_for(|ready| *ready).await.unwrap();
+    suite(in_process(grpc::serve(gateway)), Behind(wire)).await;
 }
 
 impl OnTheWire {
     async fn start() -> (TelephonyServer<TelephonyService>, Self) {
-        let mut accounts: Vec<_> =
-            house().devices.into_iter().map(|device| account(device.id, device.number)).collect();
+        let mut accounts: Vec<_> = simulated_config()
+            .devices
+            .into_iter()
+            .map(|device| account(device.id, device.number))
+            .collect();
         accounts.push(sip::config::SipAccount {
             kind: AccountKind::Customer,
             ..account("customer-phone".into(), "7001".into())
@@ -167,7 +170,10 @@ impl OnTheWire {
                 accounts,
                 ..Default::default()
             },
-            b2bua: B2buaConfig { supervision: house().supervision, ..Default::default() },
+            b2bua: B2buaConfig {
+                supervision: simulated_config().supervision,
+                ..Default::default()
+            },
             media: MediaConfig { ports: None, workers: 1, ..Default::default() },
         };
         let (server, backend) = sip::backend::start(config, store::in_memory()).await.unwrap();
@@ -195,7 +201,7 @@ fn account(device: DeviceId, number: Number) -> sip::config::SipAccount {
 }
 
 impl Ways for OnTheWire {
-    fn house(&self) -> House {
+    fn accounts(&self) -> TestAccounts {
         assert!(self.backend.is_running());
         who_is_who(false)
     }
@@ -207,7 +213,8 @@ impl Ways for OnTheWire {
     async fn agent_answers(&mut self, _: &CallId) {
         // The fact that his phone rings may be here before the INVITE is at the phone.
         let answered =
-            wait::found(crate::support::floor::SOON, async || self.agent.answer().await.ok()).await;
+            wait::found(crate::support::sip_fixture::SOON, async || self.agent.answer().await.ok())
+                .await;
         answered.expect("answered in time");
     }
 
@@ -233,7 +240,7 @@ impl Ways for OnTheWire {
 struct Behind(OnTheWire);
 
 impl Ways for Behind {
-    fn house(&self) -> House {
+    fn accounts(&self) -> TestAccounts {
         who_is_who(true)
     }
 
@@ -258,8 +265,8 @@ impl Ways for Behind {
     }
 }
 
-fn who_is_who(admits_itself: bool) -> House {
-    House {
+fn who_is_who(admits_itself: bool) -> TestAccounts {
+    TestAccounts {
         supervisor: ("meg-phone".into(), "meg".into()),
         second: ("otto-phone".into(), "otto".into()),
         agent: ("bob-phone".into(), "bob".into()),
@@ -283,7 +290,7 @@ fn users() -> Directory {
         user("bob", &[Role::Agent]),
         user("eve", &[Role::Agent]),
     ];
-    let devices = house().devices.into_iter().map(|telephone| DeviceEntry {
+    let devices = simulated_config().devices.into_iter().map(|telephone| DeviceEntry {
         id: telephone.id,
         number: telephone.number,
         voice_environment: "voice".into(),
@@ -316,7 +323,7 @@ impl ByHand {
 }
 
 impl Ways for ByHand {
-    fn house(&self) -> House {
+    fn accounts(&self) -> TestAccounts {
         who_is_who(self.admits_itself)
     }
 
@@ -347,10 +354,10 @@ impl Ways for ByHand {
 }
 
 /// A backend whose phones are out of reach.
-struct NoPhones(House);
+struct NoPhones(TestAccounts);
 
 impl Ways for NoPhones {
-    fn house(&self) -> House {
+    fn accounts(&self) -> TestAccounts {
         self.0.clone()
     }
 

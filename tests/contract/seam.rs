@@ -1,6 +1,6 @@
 //! The gateway's end of the seam: connections break, backends restart, nothing is lost.
 
-use super::backends::house;
+use super::backends::simulated_config;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_line_tells_what_the_backend_can_do_and_all_it_knows() {
-    let (server, _simulated) = simulated::start(house());
+    let (server, _simulated) = simulated::start(simulated_config());
     let mut line = line(in_process(server));
     assert_eq!(next(&mut line).await, Fact::SnapshotBegin);
     let mut devices = 0;
@@ -33,7 +33,7 @@ async fn a_line_tells_what_the_backend_can_do_and_all_it_knows() {
 
 #[tokio::test]
 async fn a_line_carries_commands_and_refusals() {
-    let (server, _simulated) = simulated::start(house());
+    let (server, _simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     assert_eq!(place(&line, dnd("bob-phone", true)).await, Ok(()));
     assert_eq!(place(&line, dnd("nobody's", true)).await.unwrap_err().reason, Reason::NotFound);
@@ -48,7 +48,7 @@ async fn a_backend_that_is_not_there_is_unavailable() {
 
 #[tokio::test]
 async fn a_line_that_breaks_resumes_without_a_snapshot() {
-    let (server, simulated) = simulated::start(house());
+    let (server, simulated) = simulated::start(simulated_config());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = router(server, watch::Sender::new(true).subscribe(), true).await;
@@ -75,7 +75,7 @@ async fn a_backend_that_restarts_is_read_anew() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let wire = Wire::to(address).await;
-    let (server, _simulated) = simulated::start(house());
+    let (server, _simulated) = simulated::start(simulated_config());
     let (end, ended) = oneshot::channel::<()>();
     let first = tokio::spawn(
         router(server, watch::Sender::new(true).subscribe(), false)
@@ -92,7 +92,7 @@ async fn a_backend_that_restarts_is_read_anew() {
     first.await.unwrap().unwrap();
     assert_eq!(next(&mut line).await, Fact::Lost);
     let listener = TcpListener::bind(address).await.unwrap();
-    let (server, _simulated) = simulated::start(house());
+    let (server, _simulated) = simulated::start(simulated_config());
     tokio::spawn(
         router(server, watch::Sender::new(true).subscribe(), false)
             .await
@@ -107,7 +107,7 @@ async fn a_backend_that_restarts_is_read_anew() {
 async fn the_router_answers_health_checks_as_long_as_it_is_ready() {
     use tonic_health::pb::health_client::HealthClient;
     use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
-    let (server, _simulated) = simulated::start(house());
+    let (server, _simulated) = simulated::start(simulated_config());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let ready = watch::Sender::new(true);
@@ -130,7 +130,7 @@ async fn the_router_answers_health_checks_as_long_as_it_is_ready() {
 
 #[tokio::test]
 async fn the_whisper_moves_to_the_agent_who_takes_the_call() {
-    let (server, simulated) = simulated::start(house());
+    let (server, simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     let call = talk(&simulated).await;
     place(&line, coach(Scope::Call)).await.unwrap();
@@ -143,7 +143,7 @@ async fn the_whisper_moves_to_the_agent_who_takes_the_call() {
 
 #[tokio::test]
 async fn with_scope_agent_the_supervisor_leaves_with_the_agent() {
-    let (server, simulated) = simulated::start(house());
+    let (server, simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     let call = talk(&simulated).await;
     place(&line, coach(Scope::Agent)).await.unwrap();
@@ -156,7 +156,7 @@ async fn with_scope_agent_the_supervisor_leaves_with_the_agent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_supervisor_who_never_answers_is_given_up_after_twenty_seconds() {
-    let (server, simulated) = simulated::start(house());
+    let (server, simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     simulated.pick_up(&"meg-phone".into(), Pickup::Rings).await.unwrap();
     let call = talk(&simulated).await;
@@ -174,7 +174,7 @@ async fn a_supervisor_who_never_answers_is_given_up_after_twenty_seconds() {
 
 #[tokio::test]
 async fn forwarding_and_do_not_disturb_act_before_a_phone_rings() {
-    let (server, simulated) = simulated::start(house());
+    let (server, simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     let forward = Command::SetForwarding { device: "bob-phone".into(), to: Some("5002".into()) };
     place(&line, forward).await.unwrap();
@@ -191,7 +191,7 @@ async fn forwarding_and_do_not_disturb_act_before_a_phone_rings() {
 
 #[tokio::test]
 async fn an_agent_dials_holds_and_retrieves() {
-    let (server, simulated) = simulated::start(house());
+    let (server, simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     let device = DeviceId::from("bob-phone");
     let dial = Command::Dial { device: device.clone(), destination: "7001".into() };

@@ -1,6 +1,6 @@
 //! What the API says of every message, whatever is written down.
 
-use crate::support::house::{Account, SUPERVISOR};
+use crate::support::server::{Account, SUPERVISOR};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 

@@ -3,7 +3,7 @@
 
 use super::api;
 use crate::support::desktop::{Audience, sort};
-use crate::support::house::{AGENT, Account, COLLEAGUE, CUSTOMER, House, SUPERVISOR, bystander};
+use crate::support::server::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, Server, bystander};
 use crate::support::talk;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
@@ -18,7 +18,7 @@ const UPDATE: &str = "UPDATE_GOLDEN";
 
 pub(super) struct Story {
     name: &'static str,
-    pub(super) house: House,
+    pub(super) server: Server,
     pub(super) customer: Phone,
     pub(super) agent: Phone,
     pub(super) colleague: Phone,
@@ -36,7 +36,7 @@ impl Story {
         let mut story = Story::before_log_in(name).await;
         let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
         for account in DESKTOPS {
-            story.house.post(account, "/me", session.clone()).await;
+            story.server.post(account, "/me", session.clone()).await;
         }
         story.told("everybody has logged in", &[]).await;
         story
@@ -44,15 +44,15 @@ impl Story {
 
     /// The same, and nobody has opened a contact-centre session yet.
     pub(super) async fn before_log_in(name: &'static str) -> Story {
-        let house = House::configured(&bystander()).await;
+        let server = Server::configured(&bystander()).await;
         let phone =
-            async |account, hz| talk::phone(account, house.sip, hz, AnswerPolicy::ByHeader).await;
+            async |account, hz| talk::phone(account, server.sip, hz, AnswerPolicy::ByHeader).await;
         let customer = phone(CUSTOMER, 437.0).await;
         let agent = phone(AGENT, 613.0).await;
         let colleague = phone(COLLEAGUE, 743.0).await;
         let supervisor = phone(SUPERVISOR, 877.0).await;
         for account in DESKTOPS {
-            house.registered(account).await;
+            server.registered(account).await;
         }
         let mut story = Story {
             name,
@@ -60,8 +60,8 @@ impl Story {
             agent,
             colleague,
             supervisor,
-            audience: Audience::open(house.rest, &DESKTOPS).await,
-            house,
+            audience: Audience::open(server.rest, &DESKTOPS).await,
+            server,
             names: Names::default(),
             steps: Vec::new(),
             golden: match std::env::var_os(UPDATE) {
@@ -75,18 +75,18 @@ impl Story {
 
     /// A further phone of the same account: it registers last, and so is the one that is called.
     pub(super) async fn second_line(&self, account: Account) -> Phone {
-        talk::phone(account, self.house.sip, 613.0, AnswerPolicy::ByHeader).await
+        talk::phone(account, self.server.sip, 613.0, AnswerPolicy::ByHeader).await
     }
 
     /// An operation on the user's device.
     pub(super) async fn device(&self, account: Account, body: Value) {
-        self.house.post(account, &format!("/me/devices/{}", account.device), body).await;
+        self.server.post(account, &format!("/me/devices/{}", account.device), body).await;
     }
 
     /// An operation on the user's leg of a call, by the number under which it is written down.
     pub(super) async fn call(&self, account: Account, number: usize, body: Value) {
         let id = &self.names.calls[number - 1];
-        self.house.post(account, &format!("/me/calls/{id}"), body).await;
+        self.server.post(account, &format!("/me/calls/{id}"), body).await;
     }
 
     /// The step is over when each of these users has been told a message with that in its data.

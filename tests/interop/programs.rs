@@ -1,6 +1,6 @@
 //! SIPp and baresip as children of the test; each ends with its handle.
 
-use crate::support::house::{Account, COLLEAGUE, House};
+use crate::support::server::{Account, COLLEAGUE, Server};
 use crate::support::wait;
 use serde_json::json;
 use std::fs;
@@ -66,23 +66,23 @@ pub struct Sipp {
 
 impl Sipp {
     /// Registers an account; its contact is the port on which [`Sipp::agent`] listens.
-    pub async fn register(house: &House, account: Account, place: &TempDir) {
+    pub async fn register(server: &Server, account: Account, place: &TempDir) {
         let port = free_port();
         let place = Self::place(place, account);
         fs::write(place.join("port"), port.to_string()).unwrap();
-        let run = Self::run(house, "register", account, port, &[], &place);
+        let run = Self::run(server, "register", account, port, &[], &place);
         run.succeed(Duration::from_secs(10)).await;
     }
 
     /// Answers one call at the registered contact.
-    pub fn agent(house: &House, account: Account, hz: f32, place: &TempDir) -> Sipp {
-        Self::agent_as("agent", house, account, hz, place)
+    pub fn agent(server: &Server, account: Account, hz: f32, place: &TempDir) -> Sipp {
+        Self::agent_as("agent", server, account, hz, place)
     }
 
     /// Answers one call with a scenario of its own; whom it may ask for is the colleague.
     pub fn agent_as(
         scenario: &str,
-        house: &House,
+        server: &Server,
         account: Account,
         hz: f32,
         place: &TempDir,
@@ -90,25 +90,25 @@ impl Sipp {
         let place = Self::place(place, account);
         let port = fs::read_to_string(place.join("port")).unwrap().parse().unwrap();
         Self::record(&place, hz);
-        Self::run(house, scenario, account, port, &["-key", "target", COLLEAGUE.number], &place)
+        Self::run(server, scenario, account, port, &["-key", "target", COLLEAGUE.number], &place)
     }
 
     /// Calls a number, talks, hangs up.
     pub fn customer(
-        house: &House,
+        server: &Server,
         account: Account,
         number: &str,
         hz: f32,
         talk: Duration,
         place: &TempDir,
     ) -> Sipp {
-        Self::customer_as("customer", house, account, number, hz, talk, place)
+        Self::customer_as("customer", server, account, number, hz, talk, place)
     }
 
     /// Calls a number with a scenario of its own.
     pub fn customer_as(
         scenario: &str,
-        house: &House,
+        server: &Server,
         account: Account,
         number: &str,
         hz: f32,
@@ -119,7 +119,7 @@ impl Sipp {
         Self::record(&place, hz);
         let talk = talk.as_millis().to_string();
         Self::run(
-            house,
+            server,
             scenario,
             account,
             free_port(),
@@ -131,7 +131,7 @@ impl Sipp {
                 "-d",
                 &talk,
                 "-auth_uri",
-                &format!("{number}@{}", house.sip),
+                &format!("{number}@{}", server.sip),
             ],
             &place,
         )
@@ -160,7 +160,7 @@ impl Sipp {
     }
 
     fn run(
-        house: &House,
+        server: &Server,
         scenario: &str,
         account: Account,
         port: u16,
@@ -171,7 +171,7 @@ impl Sipp {
         let media = free_media_port().to_string();
         let (port, server, messages, errors) = (
             port.to_string(),
-            house.sip.to_string(),
+            server.sip.to_string(),
             format!("{scenario}.messages"),
             format!("{scenario}.errors"),
         );
@@ -246,15 +246,15 @@ pub struct Baresip {
 }
 
 impl Baresip {
-    pub fn start(house: &House, account: Account, hz: f32, place: &TempDir) -> Baresip {
-        Baresip::start_as("audio_codecs=pcmu/8000/1", "", house, account, hz, place)
+    pub fn start(server: &Server, account: Account, hz: f32, place: &TempDir) -> Baresip {
+        Baresip::start_as("audio_codecs=pcmu/8000/1", "", server, account, hz, place)
     }
 
     /// With these parameters of its account, and one more module.
     pub fn start_as(
         params: &str,
         module: &str,
-        house: &House,
+        server: &Server,
         account: Account,
         hz: f32,
         place: &TempDir,
@@ -285,7 +285,7 @@ impl Baresip {
             module = if module.is_empty() { String::new() } else { format!("module {module}\n") },
         );
         fs::write(place.join("config"), config).unwrap();
-        let (number, password, sip) = (account.number, account.password, house.sip);
+        let (number, password, sip) = (account.number, account.password, server.sip);
         let account = format!(
             "<sip:{number}@{sip}>;auth_user={number};auth_pass={password};answermode=auto;regint=120;{params}\n"
         );

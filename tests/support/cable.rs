@@ -1,7 +1,7 @@
 //! A cable between a client and a house: it can be pulled, and plugged into another house.
 
-use super::front::PATIENCE;
-use super::line::Cut;
+use super::cometd_connection::Cut;
+use super::gateway_server::PATIENCE;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

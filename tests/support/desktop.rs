@@ -1,8 +1,9 @@
 //! Desktops: each a websocket on which every message has its place in one order.
 
-use super::front::PATIENCE;
-use super::house::{Account, BYSTANDER};
-use super::line::{Line, open_socket, upgrade};
+use super::cometd_connection::{CometdConnection, open_socket, upgrade};
+use super::gateway_server::PATIENCE;
+use super::rest_client::{RestClient, http_client};
+use super::server::{Account, BYSTANDER};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ const MARKER: &str = "/v2/me";
 /// One user's.
 pub(crate) struct Desktop {
     pub(crate) account: Account,
-    line: Line,
+    line: CometdConnection,
     client: String,
     /// What it was told since the last [`Desktop::take`], as `{channel, data}`.
     told: Vec<Value>,
@@ -138,13 +139,13 @@ impl Desktop {
     }
 }
 
-async fn log_in(rest: SocketAddr, account: Account) -> (Line, String) {
+async fn log_in(rest: SocketAddr, account: Account) -> (CometdConnection, String) {
     let mut request = upgrade(rest, None);
     let basic =
         format!("Basic {}", STANDARD.encode(format!("{}:{}", account.user, account.password)));
     request.headers_mut().insert("authorization", basic.parse().unwrap());
     let (socket, _) = open_socket(rest, request).await.unwrap();
-    let mut line = Line::Socket(Box::new(socket));
+    let mut line = CometdConnection::Socket(Box::new(socket));
     let handshake = json!([{"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"]}]);
     line.send(&handshake).await;
     let shaken = line.until_reply("/meta/handshake").await.unwrap();
@@ -185,7 +186,7 @@ impl Audience {
         }
         Audience {
             rest,
-            http: reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap(),
+            http: http_client(),
             desktops,
             bystander: Desktop::open(rest, BYSTANDER).await,
             is_quiet: false,
@@ -214,12 +215,8 @@ impl Audience {
             false => ("DoNotDisturbOff", "Off"),
         };
         self.bystander.take();
-        let url = format!("http://{}/api/v2/me/devices/{}", self.rest, BYSTANDER.device);
-        let body = json!({"operationName": operation});
-        let request =
-            self.http.post(url).basic_auth(BYSTANDER.user, Some(BYSTANDER.password)).json(&body);
-        let reply: Value = request.send().await.unwrap().json().await.unwrap();
-        assert_eq!(reply, json!({"statusCode": 0}));
+        let device = format!("/me/devices/{}", BYSTANDER.device);
+        self.client(BYSTANDER).post(&device, json!({"operationName": operation})).await;
         self.bystander.until(&json!({"devices": [{"doNotDisturb": shown}]})).await;
         for desktop in &mut self.desktops {
             desktop.catch_up().await;
@@ -237,9 +234,12 @@ impl Audience {
     }
 
     async fn read(&self, account: Account, path: &str) -> Value {
-        let request = self.http.get(format!("http://{}/api/v2{path}", self.rest));
-        let request = request.basic_auth(account.user, Some(account.password));
-        request.send().await.unwrap().json().await.unwrap()
+        self.client(account).look(path).await
+    }
+
+    fn client(&self, account: Account) -> RestClient {
+        let base = format!("http://{}/api/v2", self.rest);
+        RestClient::with(self.http.clone(), base, account.user, account.password)
     }
 
     /// No message shows what a read contradicts.

@@ -1,5 +1,6 @@
 //! The real binary as a process of its own.
 
+use super::rest_client::http_client;
 use super::talk::PATIENCE;
 use super::wait;
 use std::net::SocketAddr;
@@ -126,7 +127,7 @@ impl Process {
 
     /// What admin says under this path: status and text.
     pub async fn says(&self, path: &str) -> (u16, String) {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = http_client();
         let answer = http.get(format!("http://{}{path}", self.door("admin"))).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
@@ -134,7 +135,7 @@ impl Process {
     /// Waits until it says that it works.
     pub async fn ready(&self) {
         let url = format!("http://{}/readyz", self.door("admin"));
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = http_client();
         let look = async || {
             let answer = http.get(&url).send().await;
             answer.is_ok_and(|answer| answer.status().is_success()).then_some(())

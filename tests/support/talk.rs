@@ -1,6 +1,6 @@
 //! Customer, agent and supervisor as software phones, and who hears whom among them.
 
-use super::house::{AGENT, Account, CUSTOMER, SUPERVISOR};
+use super::server::{AGENT, Account, CUSTOMER, SUPERVISOR};
 use super::wait;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

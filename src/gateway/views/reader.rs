@@ -73,8 +73,8 @@ impl Reader<'_> {
         Ok(views::device(
             entry,
             owner,
-            self.known.devices.get(device),
-            self.known.monitors.get(device),
+            self.known.facts().device(device),
+            self.known.facts().monitor(device),
             state,
             &self.known.capabilities,
         ))
@@ -104,7 +104,7 @@ impl Reader<'_> {
         let entry = self.access.device(device)?;
         let party = views::leg(call, entry)?;
         let asks_about = |parent: &CallId| {
-            let about = self.known.calls.get(parent);
+            let about = self.known.facts().call(parent);
             about.is_some_and(|about| views::asks(device, call, about))
         };
         let related = Related {
@@ -119,7 +119,7 @@ impl Reader<'_> {
 
     /// The user's leg of a call, unless it has left.
     pub(in crate::gateway) fn own_leg(&self, user: &User, call: &CallId) -> Option<CallView> {
-        self.live_leg(user, self.known.calls.get(call)?)
+        self.live_leg(user, self.known.facts().call(call)?)
     }
 
     fn live_leg(&self, user: &User, call: &CallFact) -> Option<CallView> {
@@ -129,7 +129,7 @@ impl Reader<'_> {
 
     /// A leg as it is read: with how the sound fares, which is told to nobody.
     fn measured(&self, view: CallView) -> CallView {
-        let call = self.known.calls.get(&view.id);
+        let call = self.known.facts().call(&view.id);
         let entry = self.access.device(&view.device);
         match call.zip(entry).and_then(|(call, entry)| Some((call, views::leg(call, entry)?))) {
             Some((call, party)) => views::measured(view, call, party),
@@ -139,7 +139,7 @@ impl Reader<'_> {
 
     /// The user's legs that have not left.
     pub(in crate::gateway) fn own_calls(&self, user: &User, now: Timestamp) -> Vec<CallView> {
-        let legs = self.known.calls.of(&user.devices).filter_map(|call| self.live_leg(user, call));
+        let legs = self.known.calls_of(&user.devices).filter_map(|call| self.live_leg(user, call));
         legs.map(|leg| views::timed(leg, now)).collect()
     }
 
@@ -156,8 +156,7 @@ impl Reader<'_> {
             devices: user.devices.clone(),
             calls: self
                 .known
-                .calls
-                .of(&user.devices)
+                .calls_of(&user.devices)
                 .filter(|call| self.live_leg(user, call).is_some())
                 .map(|call| call.id.clone())
                 .collect(),

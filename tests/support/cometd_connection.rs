@@ -1,7 +1,7 @@
 //! One raw connection to the event channel, which a test can cut as it likes: a poll on a bare TCP
 //! connection, or a websocket.
 
-use super::front::{PASSWORD, PATIENCE};
+use super::gateway_server::{PASSWORD, PATIENCE};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::{SinkExt, StreamExt};
@@ -44,7 +44,7 @@ impl By {
 }
 
 /// The connection.
-pub(crate) enum Line {
+pub(crate) enum CometdConnection {
     /// HTTP/1.1, and what of the next answer has been read already.
     Poll(TcpStream, Vec<u8>, String),
     /// A websocket.
@@ -83,14 +83,14 @@ async fn narrow(address: SocketAddr) -> TcpStream {
     socket.connect(address).await.expect("a connection")
 }
 
-impl Line {
+impl CometdConnection {
     /// Connects.
     pub(crate) async fn open(address: SocketAddr, by: By, user: &str) -> Self {
         match by {
             By::Poll => {
                 let stream = TcpStream::connect(address).await.expect("a connection");
                 stream.set_nodelay(true).expect("an option");
-                Line::Poll(stream, Vec::new(), basic(user))
+                CometdConnection::Poll(stream, Vec::new(), basic(user))
             }
             By::Socket => {
                 let socket = loop {
@@ -103,7 +103,7 @@ impl Line {
                         Err(other) => panic!("{other}"),
                     }
                 };
-                Line::Socket(Box::new(socket))
+                CometdConnection::Socket(Box::new(socket))
             }
         }
     }
@@ -112,11 +112,11 @@ impl Line {
     pub(crate) async fn open_narrow(address: SocketAddr, by: By, user: &str) -> Self {
         let stream = narrow(address).await;
         match by {
-            By::Poll => Line::Poll(stream, Vec::new(), basic(user)),
+            By::Poll => CometdConnection::Poll(stream, Vec::new(), basic(user)),
             By::Socket => {
                 let socket =
                     tokio_tungstenite::client_async(upgrade(address, Some(user)), stream).await;
-                Line::Socket(Box::new(socket.expect("a websocket").0))
+                CometdConnection::Socket(Box::new(socket.expect("a websocket").0))
             }
         }
     }
@@ -125,24 +125,26 @@ impl Line {
     pub(crate) async fn send(&mut self, messages: &Value) {
         let body = messages.to_string();
         match self {
-            Line::Poll(stream, _, basic) => {
+            CometdConnection::Poll(stream, _, basic) => {
                 let head = format!(
                     "POST /api/v2/notifications HTTP/1.1\r\nHost: x\r\nAuthorization: {basic}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
                     body.len()
                 );
                 stream.write_all((head + &body).as_bytes()).await.expect("sent");
             }
-            Line::Socket(socket) => socket.send(Message::text(body)).await.expect("sent"),
+            CometdConnection::Socket(socket) => {
+                socket.send(Message::text(body)).await.expect("sent")
+            }
         }
     }
 
     /// The next answer or frame; `None` when the connection is over.
     pub(crate) async fn receive(&mut self) -> Option<Vec<Value>> {
         let text = match self {
-            Line::Poll(stream, read, _) => {
+            CometdConnection::Poll(stream, read, _) => {
                 timeout(PATIENCE, answer(stream, read)).await.expect("in time")?
             }
-            Line::Socket(socket) => loop {
+            CometdConnection::Socket(socket) => loop {
                 match timeout(PATIENCE, socket.next()).await.expect("in time")? {
                     Ok(Message::Text(text)) => break text.to_string(),
                     Ok(Message::Ping(_) | Message::Pong(_)) => {}
@@ -170,8 +172,8 @@ impl Line {
     /// Waits for the first byte of what comes next and reads no more.
     pub(crate) async fn first_byte(&mut self) {
         let stream = match self {
-            Line::Poll(stream, ..) => stream,
-            Line::Socket(socket) => socket.get_mut(),
+            CometdConnection::Poll(stream, ..) => stream,
+            CometdConnection::Socket(socket) => socket.get_mut(),
         };
         timeout(PATIENCE, stream.read_u8()).await.expect("in time").expect("a byte");
     }
@@ -179,8 +181,8 @@ impl Line {
     /// Ends it.
     pub(crate) fn cut(self, how: Cut) {
         let stream = match self {
-            Line::Poll(stream, ..) => stream,
-            Line::Socket(socket) => socket.into_inner(),
+            CometdConnection::Poll(stream, ..) => stream,
+            CometdConnection::Socket(socket) => socket.into_inner(),
         };
         if how == Cut::Rst {
             stream.set_zero_linger().expect("an option");

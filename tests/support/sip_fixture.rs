@@ -29,7 +29,7 @@ pub(crate) const BOSS: &str = "boss";
 pub(crate) const BOSS2: &str = "boss2";
 pub(crate) const CUSTOMER: &str = "customer";
 pub(crate) const CUSTOMER2: &str = "customer2";
-/// Whoever is behind the trunk, of which [`Floor::outside`] tells.
+/// Whoever is behind the trunk, of which [`SipFixture::outside`] tells.
 pub(crate) const OUTSIDE: &str = "outside";
 
 /// Device, number, tone.
@@ -43,7 +43,7 @@ const PEOPLE: [(&str, &str, f32); 7] = [
     (OUTSIDE, "0123", 991.0),
 ];
 
-pub(crate) struct Floor {
+pub(crate) struct SipFixture {
     pub(crate) backend: SipBackend,
     pub(crate) line: BackendConnection,
     pub(crate) calls: Vec<CallFact>,
@@ -99,15 +99,15 @@ pub(crate) fn site(phone: &Phone) -> Trunk {
     }
 }
 
-impl Floor {
-    pub(crate) async fn open(config: BackendConfig) -> Floor {
-        Floor::with(config, store::in_memory()).await
+impl SipFixture {
+    pub(crate) async fn open(config: BackendConfig) -> SipFixture {
+        SipFixture::with(config, store::in_memory()).await
     }
 
-    pub(crate) async fn with(config: BackendConfig, store: Store) -> Floor {
+    pub(crate) async fn with(config: BackendConfig, store: Store) -> SipFixture {
         let (server, backend) = backend::start(config, store).await.expect("starts");
         let line = connection::line(connection::in_process(server));
-        Floor { backend, line, calls: Vec::new(), monitors: BTreeMap::new(), asked: 0 }
+        SipFixture { backend, line, calls: Vec::new(), monitors: BTreeMap::new(), asked: 0 }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -268,12 +268,12 @@ pub(crate) async fn table(phones: &[(&str, &Phone)], expected: &[(&str, &str)]) 
     assert!(in_time.is_some(), "{:?}", wrong());
 }
 
-pub(crate) async fn talk(floor: &mut Floor, agent: AnswerPolicy) -> (Phone, Phone) {
-    let agent = floor.phone(AGENT, agent).await;
-    let customer = floor.phone("customer", AnswerPolicy::Never).await;
+pub(crate) async fn talk(fixture: &mut SipFixture, agent: AnswerPolicy) -> (Phone, Phone) {
+    let agent = fixture.phone(AGENT, agent).await;
+    let customer = fixture.phone("customer", AnswerPolicy::Never).await;
     customer.call("5001").await.expect("calls");
     customer.established(SOON).await.expect("answered");
-    floor.state(AGENT, LegState::Established).await;
+    fixture.state(AGENT, LegState::Established).await;
     (customer, agent)
 }
 

@@ -1,5 +1,6 @@
 //! The whole product in this process, on free ports, with the sample's people.
 
+use super::rest_client::{RestClient, http_client};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -55,27 +56,27 @@ pub const BYSTANDER: Account = Account {
 const SOON: Duration = Duration::from_secs(20);
 
 /// A running product.
-pub struct House {
+pub struct Server {
     pub rest: SocketAddr,
     pub sip: SocketAddr,
     pub running: Running,
-    pub http: reqwest::Client,
+    http: reqwest::Client,
     state: TempDir,
 }
 
-impl House {
-    pub async fn start() -> House {
-        House::configured("").await
+impl Server {
+    pub async fn start() -> Server {
+        Server::configured("").await
     }
 
     /// With more TOML in front of the directory.
-    pub async fn configured(more: &str) -> House {
-        House::described(|state| describe(state, more)).await
+    pub async fn configured(more: &str) -> Server {
+        Server::described(|state| describe(state, more)).await
     }
 
     /// With `srtp` of the devices of these accounts.
-    pub async fn with_srtp(accounts: &[Account], srtp: &str) -> House {
-        House::described(|state| {
+    pub async fn with_srtp(accounts: &[Account], srtp: &str) -> Server {
+        Server::described(|state| {
             let mut text = describe(state, "");
             for account in accounts {
                 let number = format!("number = '{}'\n", account.number);
@@ -86,17 +87,17 @@ impl House {
         .await
     }
 
-    async fn described(describe: impl FnOnce(&Path) -> String) -> House {
+    async fn described(describe: impl FnOnce(&Path) -> String) -> Server {
         let state = tempfile::tempdir().unwrap();
         let text = describe(state.path());
         let mut config = config::parse(Some((Path::new("test.toml"), &text)), []).unwrap();
         config.media.ports = None;
         let running = app::start(config, ServerRole::Serve, None).await.unwrap();
-        House {
+        Server {
             rest: running.rest().unwrap(),
             sip: running.sip(Protocol::Udp).unwrap(),
             running,
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            http: http_client(),
             state,
         }
     }
@@ -124,13 +125,15 @@ impl House {
             .unwrap_or_else(|_| panic!("{} registers in time", account.number));
     }
 
+    /// The user's HTTP client.
+    pub fn client(&self, account: Account) -> RestClient {
+        let base = format!("http://{}/api/v2", self.rest);
+        RestClient::with(self.http.clone(), base, account.user, account.password)
+    }
+
     /// Posts an operation and expects statusCode 0.
     pub async fn post(&self, account: Account, path: &str, body: Value) {
-        let url = format!("http://{}/api/v2{path}", self.rest);
-        let request =
-            self.http.post(url).basic_auth(account.user, Some(account.password)).json(&body);
-        let reply: Value = request.send().await.unwrap().json().await.unwrap();
-        assert_eq!(reply, json!({"statusCode": 0}), "{body}");
+        self.client(account).post(path, body).await;
     }
 
     /// The Coach request of the sample, with more in it.

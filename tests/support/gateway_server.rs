@@ -1,6 +1,7 @@
 //! The doors over a simulated house, on a real socket.
 
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use super::rest_client::{RestClient, http_client, read};
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -42,9 +43,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a test may change.
 #[derive(Default)]
-pub(crate) struct Wishes {
+pub(crate) struct ServerOptions {
     /// The doors.
-    pub(crate) front: http::HttpConfig,
+    pub(crate) http: http::HttpConfig,
     /// The event channel.
     pub(crate) bayeux: cometd::CometdConfig,
     /// The login.
@@ -56,7 +57,7 @@ pub(crate) struct Wishes {
 }
 
 /// A house that can be spoken to.
-pub(crate) struct House {
+pub(crate) struct GatewayServer {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// What happens at the telephones.
@@ -69,9 +70,9 @@ pub(crate) struct House {
     door: JoinHandle<()>,
 }
 
-impl House {
+impl GatewayServer {
     /// Opens the doors.
-    pub(crate) async fn open(wishes: Wishes) -> Self {
+    pub(crate) async fn open(options: ServerOptions) -> Self {
         let telephones = [
             (MEG_PHONE, "5005"),
             (BOB_PHONE, "5001"),
@@ -79,7 +80,7 @@ impl House {
             (OTTO_PHONE, "5006"),
             (KIM_PHONE, "5007"),
         ];
-        let crowd = (0..wishes.crowd)
+        let crowd = (0..options.crowd)
             .map(|number| Telephone::new(&format!("crowd{number}"), &format!("9{number:05}")));
         let telephones = telephones.map(|(id, number)| Telephone::new(id, number));
         let (server, phones) = simulated::start(simulated::SimulatedConfig {
@@ -89,43 +90,35 @@ impl House {
         let folder = tempfile::tempdir().expect("a folder");
         let audit = AuditLog::open(&folder.path().join("audit.jsonl")).expect("an audit file");
         let line = connection::line(connection::in_process(server));
-        let desk = GatewayHandle::start(
+        let gateway = GatewayHandle::start(
             gateway::GatewayConfig::default(),
-            directory(wishes.crowd),
+            directory(options.crowd),
             line,
             audit,
             store::in_memory(),
         )
-        .expect("a desk");
-        let mut ready = desk.readiness();
+        .expect("a gateway");
+        let mut ready = gateway.readiness();
         tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready))
             .await
             .expect("in time")
             .expect("a gateway");
 
         let accounts =
-            desk.directory().users.keys().map(|user| (user.clone(), password_hash().to_owned()));
-        let auth = Auth::new(wishes.auth, accounts.collect()).expect("password hashes");
+            gateway.directory().users.keys().map(|user| (user.clone(), password_hash().to_owned()));
+        let auth = Auth::new(options.auth, accounts.collect()).expect("password hashes");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let kept = wishes.store.unwrap_or_else(store::in_memory);
-        let bayeux = Cometd::start(&wishes.front, wishes.bayeux, desk.clone(), kept)
+        let kept = options.store.unwrap_or_else(store::in_memory);
+        let bayeux = Cometd::start(&options.http, options.bayeux, gateway.clone(), kept)
             .expect("an event channel");
-        let (router, fast_path) = app::router(&wishes.front, auth, desk.clone(), bayeux.clone());
+        let (router, fast_path) = app::router(&options.http, auth, gateway.clone(), bayeux.clone());
         let address = listener.local_addr().expect("an address");
         let (stop, mut stopped) = watch::channel(false);
         let stopping = async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
         };
         let door = tokio::spawn(http_connection::serve(listener, router, fast_path, stopping));
-        Self {
-            stop,
-            door,
-            address,
-            phones,
-            bayeux,
-            client: Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client"),
-            folder,
-        }
+        Self { stop, door, address, phones, bayeux, client: http_client(), folder }
     }
 
     /// Goes down as the product does: says so to every client, writes everything, closes the door.
@@ -150,14 +143,19 @@ impl House {
         format!("http://{}{path}", self.address)
     }
 
+    /// A user's HTTP client, by password; its paths are whole.
+    pub(crate) fn client(&self, user: &str) -> RestClient {
+        RestClient::with(self.client.clone(), self.url(""), user, PASSWORD)
+    }
+
     /// GET by password.
     pub(crate) async fn get(&self, user: &str, path: &str) -> (StatusCode, Value) {
-        read(self.client.get(self.url(path)).basic_auth(user, Some(PASSWORD))).await
+        read(self.client(user).getting(path)).await
     }
 
     /// POST by password.
     pub(crate) async fn post(&self, user: &str, path: &str, body: &Value) -> (StatusCode, Value) {
-        read(self.posting(path).basic_auth(user, Some(PASSWORD)).json(body)).await
+        read(self.client(user).posting(path, body)).await
     }
 
     /// A POST to be completed.
@@ -174,13 +172,6 @@ impl House {
     pub(crate) fn browser(&self) -> Client {
         Client::builder().no_proxy().cookie_store(true).timeout(PATIENCE).build().expect("a client")
     }
-}
-
-/// Status and JSON body.
-pub(crate) async fn read(request: RequestBuilder) -> (StatusCode, Value) {
-    let response: Response = request.send().await.expect("an answer");
-    let status = response.status();
-    (status, response.json().await.expect("a JSON body"))
 }
 
 fn password_hash() -> &'static str {

@@ -93,7 +93,7 @@ async fn start(audit: &Path, store: Store) -> (GatewayHandle, Backend) {
     let (tell, capabilities) = watch::channel(able);
     let line = BackendConnection { commands, facts: reported, capabilities };
     let audit = AuditLog::open(audit).expect("the audit opens");
-    let desk = GatewayHandle::start(GatewayConfig::default(), directory(), line, audit, store)
+    let gateway = GatewayHandle::start(GatewayConfig::default(), directory(), line, audit, store)
         .expect("it starts");
     let backend = Backend { commands: placed, facts, _capabilities: tell };
     backend.reports(Fact::SnapshotBegin).await;
@@ -109,12 +109,12 @@ async fn start(audit: &Path, store: Store) -> (GatewayHandle, Backend) {
         backend.reports(Fact::Device(device)).await;
     }
     backend.reports(Fact::SnapshotComplete).await;
-    let mut ready = desk.readiness();
+    let mut ready = gateway.readiness();
     tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready))
         .await
         .expect("in time")
         .expect("ready");
-    (desk, backend)
+    (gateway, backend)
 }
 
 fn asked(user: &str, request: Request) -> RequestEnvelope {
@@ -173,9 +173,9 @@ fn events(audit: &Path) -> Vec<String> {
 async fn a_coach_request_becomes_an_audit_line_a_command_and_a_notice() {
     let place = tempfile::tempdir().expect("a directory");
     let audit = place.path().join("audit.jsonl");
-    let (desk, mut backend) = start(&audit, store::in_memory()).await;
-    let mut notices = desk.notices();
-    let (answer, command) = tokio::join!(desk.ask(asked("meg", coach())), backend.accepts());
+    let (gateway, mut backend) = start(&audit, store::in_memory()).await;
+    let mut notices = gateway.notices();
+    let (answer, command) = tokio::join!(gateway.ask(asked("meg", coach())), backend.accepts());
     assert_eq!(answer, Ok(Answer::Accepted));
     assert!(matches!(command, Command::StartMonitoring { confirm_joins: true, .. }), "{command:?}");
     assert_eq!(events(&audit), ["allowed"], "on disk before it was answered");
@@ -185,7 +185,7 @@ async fn a_coach_request_becomes_an_audit_line_a_command_and_a_notice() {
     assert_eq!(notice.user.as_str(), "meg");
     let NoticeBody::DeviceStateChange(devices) = &notice.body else { panic!("{notice:?}") };
     assert!(devices[0].monitoring.is_some());
-    let (question, answer, sent) = desk.ask_state("meg".into());
+    let (question, answer, sent) = gateway.ask_state("meg".into());
     sent.await;
     let told = notices.recv().await.expect("what was asked for");
     assert_eq!(*told, GatewayEvent::Answered(question));
@@ -196,7 +196,7 @@ async fn a_coach_request_becomes_an_audit_line_a_command_and_a_notice() {
     let command = backend.accepts().await;
     assert!(matches!(command, Command::AdmitMonitoring { admitted: true, .. }), "{command:?}");
     assert_eq!(events(&audit), ["allowed", "admitted"]);
-    assert!(desk.facts().monitor(&"meg-phone".into()).is_some(), "it is served again");
+    assert!(gateway.facts().monitor(&"meg-phone".into()).is_some(), "it is served again");
 }
 
 #[tokio::test]
@@ -204,20 +204,20 @@ async fn when_the_audit_cannot_be_written_nobody_starts_and_nobody_joins() {
     let place = tempfile::tempdir().expect("a directory");
     let audit = place.path().join("audit.jsonl");
     std::os::unix::fs::symlink("/dev/full", &audit).expect("a full disk");
-    let (desk, mut backend) = start(&audit, store::in_memory()).await;
-    let refused = desk.ask(asked("meg", coach())).await.map_err(|refusal| refusal.reason);
+    let (gateway, mut backend) = start(&audit, store::in_memory()).await;
+    let refused = gateway.ask(asked("meg", coach())).await.map_err(|refusal| refusal.reason);
     assert_eq!(refused, Err(Reason::Internal));
-    assert!(!desk.is_audited());
+    assert!(!gateway.is_audited());
     assert!(backend.commands.try_recv().is_err(), "nothing was commanded");
     backend.reports(admission()).await;
     let command = backend.accepts().await;
     assert!(matches!(command, Command::AdmitMonitoring { admitted: false, .. }), "{command:?}");
 
     std::fs::remove_file(&audit).expect("the disk has room again");
-    let (answer, _) = tokio::join!(desk.ask(asked("meg", coach())), backend.accepts());
+    let (answer, _) = tokio::join!(gateway.ask(asked("meg", coach())), backend.accepts());
     assert_eq!(answer, Ok(Answer::Accepted));
     assert_eq!(events(&audit), ["allowed"]);
-    assert!(desk.is_audited());
+    assert!(gateway.is_audited());
 }
 
 /// What a log has written.
@@ -242,8 +242,8 @@ async fn no_line_of_the_json_log_has_a_key_twice() {
     let log = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || to.clone());
     let _here = tracing::subscriber::set_default(log.finish());
     let place = tempfile::tempdir().expect("a directory");
-    let (desk, mut backend) = start(&place.path().join("audit.jsonl"), store::in_memory()).await;
-    let (answer, _) = tokio::join!(desk.ask(asked("meg", coach())), backend.accepts());
+    let (gateway, mut backend) = start(&place.path().join("audit.jsonl"), store::in_memory()).await;
+    let (answer, _) = tokio::join!(gateway.ask(asked("meg", coach())), backend.accepts());
     assert_eq!(answer, Ok(Answer::Accepted));
     let text = String::from_utf8(page.0.lock().expect("whole").clone()).expect("UTF-8");
     let line = text.lines().find(|line| line.contains("allowed")).expect("a line of the attempt");
@@ -260,8 +260,8 @@ async fn a_join_that_a_crash_cut_short_is_closed_in_the_audit_of_the_next_start(
     let place = tempfile::tempdir().expect("a directory");
     let audit = place.path().join("audit.jsonl");
     let store = store::in_memory();
-    let (desk, mut backend) = start(&audit, store.clone()).await;
-    let mut notices = desk.notices();
+    let (gateway, mut backend) = start(&audit, store.clone()).await;
+    let mut notices = gateway.notices();
     backend.reports(admission()).await;
     backend.accepts().await;
     let state = MonitorState::Joined {
@@ -277,9 +277,9 @@ async fn a_join_that_a_crash_cut_short_is_closed_in_the_audit_of_the_next_start(
         }
     };
     tokio::time::timeout(PATIENCE, kept).await.expect("kept in time");
-    drop((desk, backend));
+    drop((gateway, backend));
 
-    let (desk, _backend) = start(&audit, store.clone()).await;
+    let (gateway, _backend) = start(&audit, store.clone()).await;
     let closed = async {
         while events(&audit).last().map(String::as_str) != Some("lost")
             || !store.load("hearing").expect("readable").is_empty()
@@ -289,15 +289,15 @@ async fn a_join_that_a_crash_cut_short_is_closed_in_the_audit_of_the_next_start(
     };
     tokio::time::timeout(PATIENCE, closed).await.expect("closed in time");
     assert_eq!(events(&audit), ["admitted", "joined", "lost"]);
-    drop(desk);
+    drop(gateway);
 }
 
 #[tokio::test]
 async fn when_the_disk_fills_up_while_somebody_listens_he_is_stopped_and_told() {
     let place = tempfile::tempdir().expect("a directory");
     let audit = place.path().join("audit.jsonl");
-    let (desk, mut backend) = start(&audit, store::in_memory()).await;
-    let mut notices = desk.notices();
+    let (gateway, mut backend) = start(&audit, store::in_memory()).await;
+    let mut notices = gateway.notices();
     let monitor = MonitorFact {
         supervisor: "meg-phone".into(),
         target: "bob-phone".into(),
@@ -337,14 +337,14 @@ async fn presence_is_durable_when_it_is_answered() {
     let audit = place.path().join("audit.jsonl");
     let state = place.path().join("state.redb");
     let store = store::open(&state).expect("it opens");
-    let (desk, backend) = start(&audit, store.clone()).await;
-    desk.ask(asked("bob", Request::StartSession)).await.expect("accepted");
-    desk.ask(asked("bob", Request::SetAgentState(AgentState::Ready))).await.expect("accepted");
+    let (gateway, backend) = start(&audit, store.clone()).await;
+    gateway.ask(asked("bob", Request::StartSession)).await.expect("accepted");
+    gateway.ask(asked("bob", Request::SetAgentState(AgentState::Ready))).await.expect("accepted");
     assert_eq!(store.load("presence").expect("readable")["bob"], b"Ready");
-    drop((desk, backend));
+    drop((gateway, backend));
 
-    let (desk, _backend) = start(&audit, store).await;
-    let Ok(Answer::User(bob)) = desk.read(&"bob".into(), Query::Me).await else {
+    let (gateway, _backend) = start(&audit, store).await;
+    let Ok(Answer::User(bob)) = gateway.read(&"bob".into(), Query::Me).await else {
         panic!("himself")
     };
     assert_eq!((bob.session, bob.state), (true, Some(AgentState::Ready)));
@@ -353,20 +353,20 @@ async fn presence_is_durable_when_it_is_answered() {
 #[tokio::test]
 async fn while_the_backend_is_away_reads_answer_and_commands_are_unavailable() {
     let place = tempfile::tempdir().expect("a directory");
-    let (desk, backend) = start(&place.path().join("audit.jsonl"), store::in_memory()).await;
+    let (gateway, backend) = start(&place.path().join("audit.jsonl"), store::in_memory()).await;
     drop(backend);
-    let mut ready = desk.readiness();
+    let mut ready = gateway.readiness();
     tokio::time::timeout(PATIENCE, ready.wait_for(|ready| !*ready))
         .await
         .expect("in time")
         .expect("away");
-    let Ok(Answer::Devices(devices)) = desk.read(&"bob".into(), Query::MyDevices).await else {
+    let Ok(Answer::Devices(devices)) = gateway.read(&"bob".into(), Query::MyDevices).await else {
         panic!("devices")
     };
     assert!(devices[0].active);
     let dnd = Request::SetDoNotDisturb { device: "bob-phone".into(), on: true };
     assert_eq!(
-        desk.ask(asked("bob", dnd)).await.map_err(|refusal| refusal.reason),
+        gateway.ask(asked("bob", dnd)).await.map_err(|refusal| refusal.reason),
         Err(Reason::Unavailable)
     );
 }
@@ -374,12 +374,12 @@ async fn while_the_backend_is_away_reads_answer_and_commands_are_unavailable() {
 #[tokio::test]
 async fn what_the_backend_refuses_is_the_answer() {
     let place = tempfile::tempdir().expect("a directory");
-    let (desk, mut backend) = start(&place.path().join("audit.jsonl"), store::in_memory()).await;
+    let (gateway, mut backend) = start(&place.path().join("audit.jsonl"), store::in_memory()).await;
     let refusal = Refusal::new(Reason::InUse, "Another supervisor monitors this device.");
     let refuse = async {
         let placed = backend.commands.recv().await.expect("a command");
         placed.reply.send(Err(refusal.clone())).expect("the gateway waits");
     };
-    let (answer, ()) = tokio::join!(desk.ask(asked("meg", coach())), refuse);
+    let (answer, ()) = tokio::join!(gateway.ask(asked("meg", coach())), refuse);
     assert_eq!(answer, Err(refusal));
 }

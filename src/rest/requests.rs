@@ -1,0 +1,253 @@
+//! An operation on a resource, as the request that it stands for.
+
+use super::operations::{OperationBody, Parameters, unknown_operation};
+use crate::model::{
+    Activity, AgentState, BadRequest, BadRequestOn, CallId, CallOperation, DeviceId, Mode,
+    Operation, Reason, Refusal, Request, Scope, TargetRef, TransferStep,
+};
+
+/// Where an operation is posted to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Resource {
+    /// `/me`
+    User,
+    /// `/me/channels/voice`
+    VoiceChannel,
+    /// `/me/devices/{id}`
+    Device(DeviceId),
+    /// `/me/devices/{id}/calls`
+    CallsOfDevice(DeviceId),
+    /// `/me/calls/{id}`
+    Call(CallId),
+}
+
+impl OperationBody {
+    /// The request that it stands for on a resource. One that cannot be read is an attempt where
+    /// the gateway has to check permissions first.
+    ///
+    /// # Errors
+    /// The operation does not exist on this resource, or cannot be read and is no attempt.
+    pub(super) fn on(self, resource: Resource) -> Result<Result<Request, BadRequest>, Refusal> {
+        let operation = self.operation?;
+        let on = Target { resource: &resource, operation };
+        let refusal = match request(&on, &self.parameters) {
+            Ok(request) => return Ok(Ok(request)),
+            Err(refusal) => refusal,
+        };
+        match resource {
+            Resource::Device(device) if operation.started().is_some() => {
+                Ok(Err(BadRequest { operation, on: BadRequestOn::Device(device), refusal }))
+            }
+            // Whether the operation is offered at all comes first, and the gateway knows that.
+            Resource::Call(call) if refusal.reason == Reason::MissingParameter => {
+                Ok(Err(BadRequest { operation, on: BadRequestOn::Call(call), refusal }))
+            }
+            Resource::User
+            | Resource::VoiceChannel
+            | Resource::Device(_)
+            | Resource::CallsOfDevice(_)
+            | Resource::Call(_) => Err(refusal),
+        }
+    }
+}
+
+/// An operation with the resource that it is asked of.
+struct Target<'a> {
+    resource: &'a Resource,
+    operation: Operation,
+}
+
+fn request(on: &Target<'_>, parameters: &Parameters) -> Result<Request, Refusal> {
+    let destination = || missing_as("destination", parameters.destination());
+    let single = || destination().map(|destination| TransferStep::SingleStep { destination });
+    let initiate = || destination().map(|destination| TransferStep::Initiate { destination });
+    match on.operation {
+        Operation::StartContactCenterSession => on.user(|| {
+            parameters.channels()?;
+            Ok(Request::StartSession)
+        }),
+        Operation::EndContactCenterSession => on.user(|| {
+            parameters.channels_if_any()?;
+            Ok(Request::EndSession)
+        }),
+        Operation::Ready => on.agent_state(AgentState::Ready),
+        Operation::NotReady => on.agent_state(AgentState::NotReady),
+        Operation::AfterCallWork => on.agent_state(AgentState::AfterCallWork),
+        Operation::AuxWork => on.agent_state(AgentState::AuxWork),
+        Operation::Offline => on.agent_state(AgentState::Offline),
+        Operation::ListenIn => start(on.device()?, Activity::ListenIn, parameters),
+        Operation::Coach => start(on.device()?, Activity::Coach, parameters),
+        Operation::BargeIn => start(on.device()?, Activity::BargeIn, parameters),
+        Operation::CancelSupervisorMonitoring => {
+            Ok(Request::CancelMonitoring { device: on.device()? })
+        }
+        Operation::DoNotDisturbOn => {
+            Ok(Request::SetDoNotDisturb { device: on.device()?, on: true })
+        }
+        Operation::DoNotDisturbOff => {
+            Ok(Request::SetDoNotDisturb { device: on.device()?, on: false })
+        }
+        Operation::ForwardCallsOn => Ok(Request::SetForwarding {
+            device: on.device()?,
+            to: Some(parameters.required_number("destination")?),
+        }),
+        Operation::ForwardCallsOff => Ok(Request::SetForwarding { device: on.device()?, to: None }),
+        Operation::Dial => Ok(Request::Dial {
+            device: on.calls_of_device()?,
+            destination: parameters.destination()?,
+        }),
+        Operation::Answer => on.call(|| Ok(CallOperation::Answer)),
+        Operation::Hangup => on.call(|| Ok(CallOperation::Hangup)),
+        Operation::Hold => on.call(|| Ok(CallOperation::Hold)),
+        Operation::Retrieve => on.call(|| Ok(CallOperation::Retrieve)),
+        Operation::MuteCall => on.call(|| Ok(CallOperation::Mute(true))),
+        Operation::UnmuteCall => on.call(|| Ok(CallOperation::Mute(false))),
+        Operation::SendDtmf => on.call(|| parameters.digits().map(CallOperation::SendDtmf)),
+        Operation::SwitchToListenIn => on.call(|| Ok(CallOperation::Switch(Activity::ListenIn))),
+        Operation::SwitchToCoach => on.call(|| Ok(CallOperation::Switch(Activity::Coach))),
+        Operation::SwitchToBargeIn => on.call(|| Ok(CallOperation::Switch(Activity::BargeIn))),
+        Operation::MuteMonitoredUser => on.call(|| Ok(CallOperation::MuteMonitored(true))),
+        Operation::UnmuteMonitoredUser => on.call(|| Ok(CallOperation::MuteMonitored(false))),
+        Operation::SingleStepTransfer => on.call(|| single().map(CallOperation::Transfer)),
+        Operation::InitiateTransfer => on.call(|| initiate().map(CallOperation::Transfer)),
+        Operation::CompleteTransfer => {
+            on.call(|| Ok(CallOperation::Transfer(TransferStep::Complete)))
+        }
+        Operation::SingleStepConference => on.call(|| single().map(CallOperation::Conference)),
+        Operation::InitiateConference => on.call(|| initiate().map(CallOperation::Conference)),
+        Operation::CompleteConference => {
+            on.call(|| Ok(CallOperation::Conference(TransferStep::Complete)))
+        }
+        Operation::RemoveParticipantFromConference => on.call(|| {
+            missing_as("participant", parameters.participant())
+                .map(CallOperation::RemoveParticipant)
+        }),
+    }
+}
+
+impl Target<'_> {
+    fn not_here(&self) -> Refusal {
+        unknown_operation(self.operation.as_str())
+    }
+
+    fn user(&self, request: impl FnOnce() -> Result<Request, Refusal>) -> Result<Request, Refusal> {
+        match self.resource {
+            Resource::User => request(),
+            Resource::VoiceChannel
+            | Resource::Device(_)
+            | Resource::CallsOfDevice(_)
+            | Resource::Call(_) => Err(self.not_here()),
+        }
+    }
+
+    /// Old clients ask for it on the user, others on the channel.
+    fn agent_state(&self, state: AgentState) -> Result<Request, Refusal> {
+        match self.resource {
+            Resource::User | Resource::VoiceChannel => Ok(Request::SetAgentState(state)),
+            Resource::Device(_) | Resource::CallsOfDevice(_) | Resource::Call(_) => {
+                Err(self.not_here())
+            }
+        }
+    }
+
+    fn device(&self) -> Result<DeviceId, Refusal> {
+        match self.resource {
+            Resource::Device(device) => Ok(device.clone()),
+            Resource::User
+            | Resource::VoiceChannel
+            | Resource::CallsOfDevice(_)
+            | Resource::Call(_) => Err(self.not_here()),
+        }
+    }
+
+    fn calls_of_device(&self) -> Result<DeviceId, Refusal> {
+        match self.resource {
+            Resource::CallsOfDevice(device) => Ok(device.clone()),
+            Resource::User | Resource::VoiceChannel | Resource::Device(_) | Resource::Call(_) => {
+                Err(self.not_here())
+            }
+        }
+    }
+
+    fn call(
+        &self,
+        operation: impl FnOnce() -> Result<CallOperation, Refusal>,
+    ) -> Result<Request, Refusal> {
+        match self.resource {
+            Resource::Call(call) => {
+                operation().map(|operation| Request::OnCall { call: call.clone(), operation })
+            }
+            Resource::User
+            | Resource::VoiceChannel
+            | Resource::Device(_)
+            | Resource::CallsOfDevice(_) => Err(self.not_here()),
+        }
+    }
+}
+
+fn start(
+    device: DeviceId,
+    activity: Activity,
+    parameters: &Parameters,
+) -> Result<Request, Refusal> {
+    let target = TargetRef {
+        device: parameters.device_uri("targetDeviceUri")?,
+        number: parameters.number("phoneNumber")?,
+    };
+    if target == TargetRef::default() {
+        return Err(Refusal::missing("targetDeviceUri"));
+    }
+    Ok(Request::StartMonitoring {
+        device,
+        target,
+        activity,
+        mode: parameters.word("supervisorMonitoringMode")?.unwrap_or(Mode::AllCalls),
+        scope: parameters.word("supervisorMonitoringScope")?.unwrap_or(Scope::Call),
+    })
+}
+
+/// A parameter of which a part is missing is missing as a whole.
+fn missing_as<T>(field: &str, parameter: Result<T, Refusal>) -> Result<T, Refusal> {
+    parameter.map_err(|refusal| {
+        if refusal.reason == Reason::MissingParameter { Refusal::missing(field) } else { refusal }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on_each(operation: Operation) -> Vec<Result<Operation, Reason>> {
+        let resources = [
+            Resource::User,
+            Resource::VoiceChannel,
+            Resource::Device("device".into()),
+            Resource::CallsOfDevice("device".into()),
+            Resource::Call("call".into()),
+        ];
+        let is_forwarding = operation == Operation::ForwardCallsOn;
+        let destination = if is_forwarding { r#""5001""# } else { r#"{"phoneNumber":"5001"}"# };
+        let body = format!(
+            r#"{{"operationName":"{operation}","channels":["voice"],"phoneNumber":"5001",
+                "destination":{destination},"participant":"5001","digits":"1"}}"#
+        );
+        let body = OperationBody::parse(body.as_bytes()).expect("an operation");
+        resources
+            .map(|resource| match body.clone().on(resource) {
+                Ok(Ok(request)) => Ok(request.operation()),
+                Ok(Err(bad)) => Err(bad.refusal.reason),
+                Err(refusal) => Err(refusal.reason),
+            })
+            .into()
+    }
+
+    #[test]
+    fn every_operation_exists_on_its_resource_and_on_no_other() {
+        for operation in Operation::ALL.iter().copied() {
+            let found = on_each(operation);
+            let mut here = found.iter().filter(|one| **one != Err(Reason::Forbidden)).peekable();
+            assert!(here.peek().is_some(), "{operation}: {found:?}");
+            assert!(here.all(|one| *one == Ok(operation)), "{operation}: {found:?}");
+        }
+    }
+}
