@@ -77,7 +77,7 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
         .layer(from_fn_with_state(Arc::new(Semaphore::new(config.concurrency)), bounded))
         // Whatever becomes of it, it is counted.
         .layer(from_fn(counted))
-        // Nothing below here is for those whom nobody knows, not even which paths exist.
+        // Nothing below here is for clients without a login, not even which paths exist.
         .layer(from_fn(auth::require));
     let open = open.route(
         "/api/v2/openapi.json",

@@ -215,7 +215,7 @@ impl<'a> RequestCheck<'a> {
         }
         self.reads.access.may_monitor(user, device).map_err(|refusal| {
             match (&target.device, &target.number) {
-                // Whoever names a number does not learn which device has it.
+                // A user that names a number does not learn which device has it.
                 (None, Some(number))
                     if refusal.subject == Some(Subject::Device(device.clone())) =>
                 {
