@@ -3,8 +3,8 @@
 //! and a backend without telephones.
 //!
 //! ```text
-//! gateway's task ──CommandCall──▶ BackendConnection ═══gRPC═══▶ TelephonyService ──CommandCall──▶ backend's loop
-//!                ◀─────Fact──────                   ◀══════════                  ◀──publish──── FactLog
+//! gateway/task ──CommandCall──▶ connection ═══gRPC═══▶ server ──CommandCall──▶ a backend's loop
+//!              ◀─────Fact──────            ◀══════════        ◀────publish──── FactLog
 //! ```
 
 mod client;

@@ -271,7 +271,8 @@ fn take_place(
                 AdmissionError::Address => "address",
                 AdmissionError::Full => "full",
             };
-            metrics::counter!("undertone_connections_refused_total", "door" => name, "reason" => reason).increment(1);
+            let labels = [("door", name), ("reason", reason)];
+            metrics::counter!("undertone_connections_refused_total", &labels).increment(1);
             tracing::debug!(door = name, %address, reason, "a connection is refused");
             return None;
         }
@@ -399,7 +400,8 @@ impl HttpLibrary {
                 () = visit.leave.cancelled() => break,
                 () = idle.as_mut() => {
                     let is_idle = visit.is_idle();
-                    let before = std::mem::replace(&mut changes, visit.changes.load(Ordering::Relaxed));
+                    let now = visit.changes.load(Ordering::Relaxed);
+                    let before = std::mem::replace(&mut changes, now);
                     if is_idle && before == changes {
                         break;
                     }

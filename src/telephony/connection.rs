@@ -170,7 +170,11 @@ impl WatchLoop {
         let watched = match WatchItem::try_from(response) {
             Ok(watched) => watched,
             Err(malformed) => {
-                tracing::warn!(%malformed, revision, "the backend has reported something that is not in the contract");
+                tracing::warn!(
+                    %malformed,
+                    revision,
+                    "the backend has reported something that is not in the contract"
+                );
                 return Ok(());
             }
         };
