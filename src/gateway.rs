@@ -97,7 +97,7 @@ pub struct Token(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WorkId(pub u64);
 
-/// What whoever may not listen is told.
+/// What a supervisor is told that may not listen.
 const UNAUDITED: &str = "The audit cannot be written, so nobody may listen.";
 
 /// What the gateway wants done.

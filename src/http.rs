@@ -1,9 +1,10 @@
 //! HTTP: one server for REST and CometD, its layers, and what both say in the same words.
 //!
 //! ```text
-//!            server ─▶ connection ─┬─ plain poll ──▶ fast_path ─────────────────▶ a PollService (CometD)
-//!  client ─▶ (limits)  (delivery)  └─ all else ────▶ layers: request id, panic ─▶ the routes of REST and CometD
-//!                                                    guard, CORS, headers, auth
+//!           server ─▶ connection ─┬─ plain poll ─▶ fast_path ──────────▶ a PollService (CometD)
+//! client ─▶ (limits)  (delivery)  └─ all else ───▶ layers: request id, ─▶ the routes of REST
+//!                                                  panic guard, CORS,     and CometD
+//!                                                  headers, auth
 //! ```
 //!
 //! It knows neither REST nor CometD: `app` assembles them.

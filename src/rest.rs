@@ -42,7 +42,8 @@ struct RestState {
 #[derive(OpenApi)]
 #[openapi(info(
     title = "Undertone",
-    description = "Supervisor monitoring for contact centres: the operations of the Genesys Web Services API v2. Events arrive over CometD at /api/v2/notifications."
+    description = "Supervisor monitoring for contact centres: the operations of the Genesys Web \
+                   Services API v2. Events arrive over CometD at /api/v2/notifications."
 ))]
 struct Document;
 
@@ -77,7 +78,7 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
         .layer(from_fn_with_state(Arc::new(Semaphore::new(config.concurrency)), bounded))
         // Whatever becomes of it, it is counted.
         .layer(from_fn(counted))
-        // Nothing below here is for those whom nobody knows, not even which paths exist.
+        // Nothing below here is for clients without a login, not even which paths exist.
         .layer(from_fn(auth::require));
     let open = open.route(
         "/api/v2/openapi.json",
@@ -244,7 +245,8 @@ impl RestState {
 
 /// The gateway answered another question than the one asked: our own defect.
 fn unexpected(answer: &Answer) -> HttpError {
-    tracing::error!(answer = %Pii(format_args!("{answer:?}")), "the gateway answered another question");
+    let answer = format_args!("{answer:?}");
+    tracing::error!(answer = %Pii(answer), "the gateway answered another question");
     HttpError::new(Reason::Internal, "Internal error.")
 }
 
@@ -280,7 +282,8 @@ async fn counted(mut request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let operation = counted.0.get().map_or(route, |operation| (*operation).to_owned());
     let status = response.status().as_u16().to_string();
-    metrics::counter!("undertone_rest_requests_total", "operation" => operation, "status" => status).increment(1);
+    let labels = [("operation", operation), ("status", status)];
+    metrics::counter!("undertone_rest_requests_total", &labels).increment(1);
     response
 }
 
@@ -413,7 +416,10 @@ struct Version {
 }
 
 /// The user that asks; with `subresources` also the devices, calls and channels.
-#[utoipa::path(get, path = "/api/v2/me", params(Read), responses((status = 200, body = Reply<OneUser>), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    get, path = "/api/v2/me", params(Read),
+    responses((status = 200, body = Reply<OneUser>), (status = "default", body = ErrorBody))
+)]
 async fn read_me(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -471,8 +477,10 @@ impl FromStr for Subresources {
 
 /// StartContactCenterSession, EndContactCenterSession, and the agent states as old clients ask for
 /// them.
-#[utoipa::path(post, path = "/api/v2/me", request_body = operations::MeOperation,
-    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    post, path = "/api/v2/me", request_body = operations::MeOperation,
+    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
+)]
 async fn operate_me(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -482,8 +490,10 @@ async fn operate_me(
 }
 
 /// Ready, NotReady, AfterCallWork, AuxWork, Offline.
-#[utoipa::path(post, path = "/api/v2/me/channels/voice", request_body = operations::NamedOperation,
-    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    post, path = "/api/v2/me/channels/voice", request_body = operations::NamedOperation,
+    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
+)]
 async fn operate_voice_channel(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -493,7 +503,10 @@ async fn operate_voice_channel(
 }
 
 /// The user's devices.
-#[utoipa::path(get, path = "/api/v2/me/devices", params(Read), responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    get, path = "/api/v2/me/devices", params(Read),
+    responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody))
+)]
 async fn read_my_devices(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -505,8 +518,10 @@ async fn read_my_devices(
 }
 
 /// One of the user's devices.
-#[utoipa::path(get, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "a device")),
-    responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    get, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "a device")),
+    responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody))
+)]
 async fn read_my_device(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -517,8 +532,12 @@ async fn read_my_device(
 
 /// Coach, ListenIn, BargeIn, CancelSupervisorMonitoring, DoNotDisturbOn, DoNotDisturbOff,
 /// ForwardCallsOn, ForwardCallsOff.
-#[utoipa::path(post, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "one of the user's devices")),
-    request_body = operations::DeviceOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    post, path = "/api/v2/me/devices/{id}",
+    params(("id" = String, Path, description = "one of the user's devices")),
+    request_body = operations::DeviceOperation,
+    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
+)]
 async fn operate_my_device(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -530,8 +549,12 @@ async fn operate_my_device(
 }
 
 /// Dial.
-#[utoipa::path(post, path = "/api/v2/me/devices/{id}/calls", params(("id" = String, Path, description = "one of the user's devices")),
-    request_body = operations::DialOperation, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    post, path = "/api/v2/me/devices/{id}/calls",
+    params(("id" = String, Path, description = "one of the user's devices")),
+    request_body = operations::DialOperation,
+    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
+)]
 async fn dial(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -543,7 +566,10 @@ async fn dial(
 }
 
 /// The user's legs.
-#[utoipa::path(get, path = "/api/v2/me/calls", params(Read), responses((status = 200, body = Reply<Calls>), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    get, path = "/api/v2/me/calls", params(Read),
+    responses((status = 200, body = Reply<Calls>), (status = "default", body = ErrorBody))
+)]
 async fn read_my_calls(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -558,8 +584,10 @@ async fn read_my_calls(
 }
 
 /// One of the user's legs.
-#[utoipa::path(get, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call")),
-    responses((status = 200, body = Reply<OneCall>), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    get, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call")),
+    responses((status = 200, body = Reply<OneCall>), (status = "default", body = ErrorBody))
+)]
 async fn read_my_call(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -572,8 +600,12 @@ async fn read_my_call(
 }
 
 /// What a user may do with its own leg, the supervisor's switching among it.
-#[utoipa::path(post, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call the user is on")),
-    request_body = operations::CallOperationBody, responses((status = 200, body = Accepted), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    post, path = "/api/v2/me/calls/{id}",
+    params(("id" = String, Path, description = "a call the user is on")),
+    request_body = operations::CallOperationBody,
+    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
+)]
 async fn operate_my_call(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -585,7 +617,10 @@ async fn operate_my_call(
 }
 
 /// The devices the user may monitor (an admin: all): how a supervisor finds a target.
-#[utoipa::path(get, path = "/api/v2/devices", params(Read), responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    get, path = "/api/v2/devices", params(Read),
+    responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody))
+)]
 async fn read_devices(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -602,8 +637,10 @@ async fn read_devices(
 }
 
 /// A device the user may see.
-#[utoipa::path(get, path = "/api/v2/devices/{id}", params(("id" = String, Path, description = "a device")),
-    responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    get, path = "/api/v2/devices/{id}", params(("id" = String, Path, description = "a device")),
+    responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody))
+)]
 async fn read_device(
     State(rest): State<RestState>,
     from: RequestContext,
@@ -613,8 +650,14 @@ async fn read_device(
 }
 
 /// What `voiceEnvironmentUri` points to.
-#[utoipa::path(get, path = "/api/v2/voice-environments/{id}", params(("id" = String, Path, description = "a voice environment")),
-    responses((status = 200, body = Reply<OneVoiceEnvironment>), (status = "default", body = ErrorBody)))]
+#[utoipa::path(
+    get, path = "/api/v2/voice-environments/{id}",
+    params(("id" = String, Path, description = "a voice environment")),
+    responses(
+        (status = 200, body = Reply<OneVoiceEnvironment>),
+        (status = "default", body = ErrorBody)
+    )
+)]
 async fn read_voice_environment(
     State(rest): State<RestState>,
     _from: RequestContext,
@@ -632,7 +675,9 @@ async fn read_voice_environment(
 }
 
 /// Our version. Open to everybody: clients look for it before they log in.
-#[utoipa::path(get, path = "/api/v2/diagnostics/version", responses((status = 200, body = Reply<Version>)))]
+#[utoipa::path(
+    get, path = "/api/v2/diagnostics/version", responses((status = 200, body = Reply<Version>))
+)]
 async fn read_version() -> Json<Reply<Version>> {
     reply(Version { version: env!("CARGO_PKG_VERSION") })
 }

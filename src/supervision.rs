@@ -60,7 +60,7 @@ pub enum ReleaseReason {
     CallEnded,
     /// The supervisor's phone has not answered in time.
     NoAnswer,
-    /// A device is no longer one of the house.
+    /// A device is not known any more.
     DeviceGone,
 }
 

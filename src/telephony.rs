@@ -3,8 +3,8 @@
 //! and a backend without telephones.
 //!
 //! ```text
-//! gateway's desk ──Placed──▶ Line ═══gRPC═══▶ Service ──Placed──▶ backend's loop (Port)
-//!                ◀──Fact────      ◀══════════         ◀─publish── FactLog
+//! gateway/task ──CommandCall──▶ connection ═══gRPC═══▶ server ──CommandCall──▶ a backend's loop
+//!              ◀─────Fact──────            ◀══════════        ◀────publish──── FactLog
 //! ```
 
 mod client;
@@ -35,7 +35,7 @@ pub mod proto {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/telephony.bin"));
 }
 
-/// One command on its way: contract server → backend's loop, or gateway's desk → seam.
+/// One command on its way: contract server → backend's loop, or gateway's task → connection.
 #[derive(Debug)]
 pub struct CommandCall {
     /// Request id, user, and how long the caller waits.

@@ -324,8 +324,8 @@ async fn d6_nobody_is_carried_to_a_foreign_target_or_a_premium_number() {
                 peer.send(&peer.invite(&label, target, &from, "")).await;
                 let answer = peer.finally("INVITE").await;
                 let refused = match (kind, name) {
-                    // Whoever says that he is the agent is asked to prove it, and so is everybody
-                    // whom we do not know.
+                    // A caller with the agent's name is asked to prove it, and so is every caller that
+                    // is not known.
                     ("agent", _) | (_, "stranger") => [401, 403, 404, 405, 416].as_slice(),
                     _ => &[403, 404, 405, 416],
                 };
@@ -613,7 +613,7 @@ async fn d17_nobody_reads_switches_or_ends_what_another_supervisor_monitors() {
             }
         }
     }
-    // He is on the call, and no supervisor.
+    // The agent is on the call, and no supervisor.
     refused("bob switches".into(), server.post("bob", &path, &operation("SwitchToBargeIn")).await);
     refused("bob Coach".into(), server.post("bob", &device(BOB_PHONE), &coach).await);
     refused(

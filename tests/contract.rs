@@ -1,4 +1,4 @@
-//! What every backend of `undertone.telephony.v1` must do, whoever wrote it.
+//! What every backend of `undertone.telephony.v1` must do, in whatever language it is written.
 //!
 //! One suite, run against the simulated backend, the gateway in front of it, and any
 //! `TELEPHONY_URL`. What a backend can not do by command (make a customer call, let a phone be
@@ -22,14 +22,14 @@ use undertone::telephony::{WatchItem, execute, proto, refusal_of};
 /// must.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Who is who in the house that the backend serves.
+/// The devices and users that the backend serves, by what they are in the suite.
 #[derive(Clone, Debug)]
 pub(crate) struct TestAccounts {
-    /// His device and his login name.
+    /// The supervisor's device and login name.
     pub(crate) supervisor: (DeviceId, UserId),
     /// Another supervisor.
     pub(crate) second: (DeviceId, UserId),
-    /// An agent whom both may monitor.
+    /// An agent that both may monitor.
     pub(crate) agent: (DeviceId, UserId),
     /// Another one.
     pub(crate) other_agent: DeviceId,
@@ -58,7 +58,7 @@ pub(crate) trait Ways {
     async fn agent_answers(&mut self, call: &CallId);
     /// The customer hangs up.
     async fn customer_hangs_up(&mut self, call: &CallId);
-    /// The supervisor hangs up his phone.
+    /// The supervisor hangs up.
     async fn supervisor_hangs_up(&mut self, call: &CallId);
     /// From now on the supervisor's phone does this when it is brought in.
     async fn supervisor_phone(&mut self, does: Pickup);
@@ -389,7 +389,7 @@ async fn coaches_switches_and_goes_back_to_armed(backend: &mut Backend, ways: &m
     backend.start(Activity::Coach, Mode::AllCalls, Scope::Call).await.unwrap();
     let call = backend.talk(ways).await;
     backend.until_joined(&call, Activity::Coach).await;
-    // The whole call: everybody with what he is.
+    // The whole call: everybody with the role.
     let fact = backend.snapshot().await.calls[&call].clone();
     let role = |role| fact.parties.iter().filter(|party| party.role == role).collect::<Vec<_>>();
     let (agents, customers, supervisors) =
@@ -451,7 +451,7 @@ async fn joins_a_call_that_is_going_on_and_leaves_when_cancelled(
     let call = backend.talk(ways).await;
     backend.start(Activity::BargeIn, Mode::AllCalls, Scope::Call).await.unwrap();
     backend.until_joined(&call, Activity::BargeIn).await;
-    // Asking again changes what he does, without another leg.
+    // Asking again changes the activity, without another leg.
     backend.start(Activity::Coach, Mode::AllCalls, Scope::Call).await.unwrap();
     backend.until_joined(&call, Activity::Coach).await;
     backend.stop().await.unwrap();

@@ -487,9 +487,9 @@ async fn a_stop_that_was_asked_for_warns_of_nothing() {
 enum Became {
     /// Customer and agent.
     Nothing,
-    /// The agent has asked his colleague, and let the customer go on to him.
+    /// The agent has asked the colleague, and transferred the customer there.
     Transfer,
-    /// The agent has asked his colleague, and brought all together.
+    /// The agent has asked the colleague, and brought all together.
     Conference,
 }
 
@@ -500,7 +500,7 @@ struct Fixture {
     gateway: Process,
     audience: Audience,
     trio: Trio,
-    /// The agent's second line, which is called when he asks somebody.
+    /// The agent's second line, which calls the colleague.
     line: Phone,
     colleague: Phone,
     became: Became,
@@ -516,7 +516,7 @@ impl Fixture {
         let backend = backend(&place, ANY, ANY).await;
         let gateway = gateway(&place, backend.door("grpc")).await;
         let sip = backend.door("sip");
-        // The phone that registers last is called: the agent's own, as long as his second line has
+        // The phone that registers last is called: the agent's own, as long as the second line has
         // not.
         let trio = Trio::register(sip).await;
         let fixture = Fixture {
@@ -598,7 +598,7 @@ impl Fixture {
         hear(speakers, expected)
     }
 
-    /// Whom the supervisor coaches.
+    /// The agent that the supervisor coaches.
     fn coached(&self) -> Account {
         match self.became {
             Became::Nothing | Became::Conference => AGENT,
@@ -606,8 +606,8 @@ impl Fixture {
         }
     }
 
-    /// Who sees on his own leg that the supervisor barges in.
-    fn see_him_barge_in(&self) -> Vec<Account> {
+    /// The agents that see on their own legs that the supervisor barges in.
+    fn see_the_barge_in(&self) -> Vec<Account> {
         match self.became {
             Became::Nothing => vec![AGENT],
             Became::Transfer => vec![COLLEAGUE],
@@ -653,7 +653,7 @@ impl Fixture {
         fixture
     }
 
-    /// The supervisor changes to BargeIn: everybody whom it concerns is told once.
+    /// The supervisor changes to BargeIn: everybody concerned is told once.
     async fn barges_in(&mut self) {
         self.audience.catch_up().await;
         for desktop in &mut self.audience.desktops {
@@ -665,8 +665,8 @@ impl Fixture {
         self.told_once(["DeviceStateChangeMessage", "StatusChange"], "ParticipantsUpdated").await;
     }
 
-    /// What has happened last was told once: to the supervisor on calls and devices, to whoever
-    /// sees him barge in, and to nobody else.
+    /// What has happened last was told once: to the supervisor on calls and devices, to the
+    /// agents that see the BargeIn, and to nobody else.
     async fn told_once(&mut self, supervisor: [&str; 2], concerned: &str) {
         self.audience.catch_up().await;
         for account in DESKTOPS {
@@ -681,7 +681,7 @@ impl Fixture {
             let mut kinds: Vec<_> = told.iter().map(|message| kind(&message["data"])).collect();
             kinds.sort_unstable();
             let is_concerned =
-                self.see_him_barge_in().iter().any(|other| other.user == account.user);
+                self.see_the_barge_in().iter().any(|other| other.user == account.user);
             let expected: &[&str] = match account.user {
                 user if user == SUPERVISOR.user => &supervisor,
                 _ if is_concerned => &[concerned],

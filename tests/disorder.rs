@@ -17,8 +17,8 @@ use undertone::model::{
     TransferStep,
 };
 
-/// Floors that are played on at the same time, and the steps on each: 2,000 in all.
-const FLOORS: u64 = 4;
+/// Fixtures that are played on at the same time, and the steps on each: 2,000 in all.
+const FIXTURES: u64 = 4;
 const STEPS: usize = 500;
 /// So often it is looked at what the customers heard.
 const CHUNK: usize = 50;
@@ -55,7 +55,7 @@ struct Crowd {
     agents: Vec<Phone>,
     supervisors: Vec<Phone>,
     since: Instant,
-    /// More than two were on a call of late, or a customer was: what he hears may be mixed.
+    /// More than two were on a call of late, or a customer was: what the customer hears may be mixed.
     mixed: bool,
     counted: Counted,
 }
@@ -74,7 +74,7 @@ async fn whatever_happens_a_customer_gets_the_agents_packets_or_silence_and_neve
     let given = std::env::var("UNDERTONE_DICE").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| clock::now().wall.0);
     println!("the same choices again: UNDERTONE_DICE={seed}");
-    let counted = join_all((0..FLOORS).map(|fixture| played(seed ^ (fixture << 56)))).await;
+    let counted = join_all((0..FIXTURES).map(|fixture| played(seed ^ (fixture << 56)))).await;
     for counted in &counted {
         println!("{counted:?}");
     }
@@ -410,7 +410,7 @@ impl Crowd {
             .cloned()
             .collect();
         let deadline = clock::instant() + SOON;
-        // Whoever was called back meanwhile hangs up once more.
+        // A phone that was called back meanwhile hangs up once more.
         while self.fixture.backend.media().legs > 0 {
             assert!(
                 clock::instant() < deadline,

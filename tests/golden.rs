@@ -41,7 +41,7 @@ fn monitored(activity: &str) -> Value {
 }
 
 impl Story {
-    /// The customer calls the agent, who answers at his desktop; `number`: the how-manieth call it
+    /// The customer calls the agent, who answers at the desktop; `number`: the how-manieth call it
     /// is.
     async fn talk(&mut self, number: usize) {
         self.customer.call(AGENT.number).await.unwrap();
@@ -65,7 +65,7 @@ impl Story {
     }
 }
 
-/// The agent is coached on his first call.
+/// The agent is coached on the first call.
 async fn coached(name: &'static str, scope: &str) -> Story {
     let mut story = Story::begin(name).await;
     story.device(SUPERVISOR, coach(scope, "AllCalls")).await;
@@ -221,7 +221,7 @@ async fn a_coach_with_scope_agent_is_out_with_a_single_step_transfer() {
     story.end();
 }
 
-/// A coached agent has asked his colleague by a second call.
+/// A coached agent has asked the colleague by a second call.
 async fn consulted(name: &'static str, scope: &str, initiate: &str) -> (Story, Phone) {
     let mut story = coached(name, scope).await;
     let line = story.second_line(AGENT).await;

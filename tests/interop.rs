@@ -217,7 +217,7 @@ async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it
     );
 }
 
-/// What the two above rest on: had he been let through to the customer, the recording would show
+/// What the two above rest on: had the supervisor been let through to the customer, the recording would show
 /// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_who_barges_in_is_found_in_what_sipp_gets_as_customer() {
@@ -261,7 +261,7 @@ fn has(who: &str, samples: &[i16], tones: &[(f32, bool)]) {
     }
 }
 
-/// The user's calls, as his desktop reads them.
+/// The user's calls, as the desktop reads them.
 async fn calls(server: &Server, account: Account) -> Vec<Value> {
     let mut reply = server.client(account).look("/me/calls?fields=*").await;
     reply["calls"].as_array_mut().map(std::mem::take).unwrap_or_default()
@@ -434,7 +434,7 @@ async fn in_a_conference_of_sipp_and_baresip_the_whisper_is_the_agents_alone() {
     until(&cast.server, COLLEAGUE, &["Established"]).await;
     cast.server.post(AGENT, &path, json!({"operationName": "CompleteConference"})).await;
     until(&cast.server, AGENT, &["Established"]).await;
-    // It ends while all are in it: the agent and his coach leave first.
+    // It ends while all are in it: the agent and the coach leave first.
     let port = customer.finished(SOON).await;
     let at_customer = cast.tap.finish().samples_to(port);
     has("the customer", &at_customer, &[(AGENT_HZ, true), (COLLEAGUE_HZ, true)]);

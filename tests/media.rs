@@ -150,7 +150,7 @@ fn coached(activity: Activity) -> Hearing {
     ])
 }
 
-/// A call of three, all of whom have been heard by somebody.
+/// A call of three legs, each heard by somebody.
 fn call_of_three(engine: &Engine, activity: Activity) -> [Phone; 3] {
     let mut phones = [(AGENT, 1000), (CUSTOMER, 4000), (SUPERVISOR, 12_000)]
         .map(|(leg, level)| Phone::new(engine, CALL, leg, byte(level)));
@@ -691,7 +691,7 @@ fn the_thread_that_serves_packets_takes_no_memory_for_them() {
         rounds(50);
         let allocated = allocations::of_thread_during("media-0", || rounds(300));
         assert_eq!(allocated, 0, "allocations for 900 packets");
-        // Whoever is watched is counted: opening a leg takes memory there.
+        // A thread that is watched is counted: opening a leg takes memory there.
         let allocated = allocations::of_thread_during("media-0", || {
             engine.open(CallKey(77), LegId(77), Expected::Nothing).expect("a leg");
             engine.command(MediaCommand::Close { leg: LegId(77) });

@@ -145,7 +145,7 @@ impl Fixture {
         self.views = self.seen().await;
     }
 
-    /// Waits for this in a message to him.
+    /// Waits for this in a message to the user.
     async fn until(&mut self, account: Account, data: Value) {
         self.audience.of(account).until(&data).await;
         self.look().await;
@@ -159,7 +159,7 @@ impl Fixture {
         }
     }
 
-    /// The id of his only call.
+    /// The id of the user's only call.
     async fn call_of(&self, account: Account) -> String {
         let view = self.audience.view(account).await;
         let calls = view["user"]["calls"].as_array().unwrap();
@@ -209,7 +209,7 @@ impl Fixture {
         }
     }
 
-    /// Every operation on this call that is not allowed in his state: refused, and not offered.
+    /// Every operation on this call that is not allowed in the leg's state: refused, and not offered.
     async fn in_state(&mut self, state: &str, who: Account, call: &str) {
         let view = self.audience.view(who).await;
         let mut calls = view["user"]["calls"].as_array().unwrap().iter();
@@ -264,7 +264,7 @@ fn with_parameters(operation: &str) -> Value {
     body
 }
 
-/// How it is with his leg.
+/// The state of the user's leg.
 const STATES: [&str; 14] = [
     "there is no such call",
     "it rings",
@@ -462,7 +462,7 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
         (VOICELESS, format!("{}/calls", of(VOICELESS)), dial(json!({"phoneNumber": "5001"})), 5, "api-voice", Yes),
         (VOICELESS, "/me".to_owned(), json!({"operationName": "StartContactCenterSession", "channels": ["voice"]}), 5, "api-voice", Yes),
         (VOICELESS, "/me/channels/voice".to_owned(), name("Ready"), 5, "api-voice", Yes),
-        // Whom it could be about.
+        // The target.
         (SUPERVISOR, of(SUPERVISOR), nowhere, 6, "no-such-device", Yes),
         (SUPERVISOR, of(SUPERVISOR), number("BargeIn", "9999"), 6, "9999", Yes),
         (SUPERVISOR, of(SUPERVISOR), with("phoneNumber", json!(COLLEAGUE.number)), 10, "phoneNumber", Yes),

@@ -409,7 +409,7 @@ async fn whoever_may_not_is_told_and_nothing_changes() {
     let coaching = |target: &str| json!({"operationName": "Coach", "targetDeviceUri": at(target)});
     // An agent who asks to coach.
     refused(server.post("bob", &device(BOB_PHONE), &coaching(EVE_PHONE)).await, 403, 5);
-    // A supervisor outside his groups, who may not even know of the device.
+    // A supervisor of other groups, who may not even know of the device.
     let (status, answer) = server.post("meg", &device(MEG_PHONE), &coaching(EVE_PHONE)).await;
     let row = (status.as_u16(), answer["statusCode"].as_u64());
     assert!(matches!(row, (403, Some(5)) | (404, Some(6))), "{answer}");

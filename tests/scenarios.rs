@@ -22,7 +22,7 @@ const TALK: [(&str, &str); 2] = [(CUSTOMER, AGENT), (AGENT, CUSTOMER)];
 const COACH: [(&str, &str); 3] =
     [(CUSTOMER, AGENT), (AGENT, "customer boss"), (BOSS, "customer agent")];
 
-/// A floor on which an agent is coached, or about to be.
+/// A fixture in which an agent is coached, or about to be.
 struct Stage {
     fixture: SipFixture,
     mode: Mode,
@@ -33,7 +33,7 @@ struct Stage {
     since: Instant,
 }
 
-/// Plays it in every mode and scope, each on a floor of its own, at the same time. With scope Agent
+/// Plays it in every mode and scope, each on a fixture of its own, at the same time. With scope Agent
 /// the monitor is armed before the call, with scope Call the call is there already.
 async fn in_every_way(play: impl AsyncFn(Stage)) {
     in_every_way_of(config, play).await;
@@ -120,8 +120,8 @@ impl Stage {
         self.fixture.monitor_is(BOSS, |monitor| monitor.is_none()).await;
     }
 
-    /// He was there for a call and is not any more: with NextCall that was all, with AllCalls he
-    /// comes to the next one.
+    /// The supervisor was there for a call and is not any more: with NextCall that was all, with
+    /// AllCalls the supervisor comes to the next one.
     async fn spent(&mut self) {
         match self.mode {
             Mode::NextCall => self.gone().await,
@@ -286,7 +286,7 @@ async fn a_blind_transfer_by_the_phone() {
     .await;
 }
 
-/// The agent asks his colleague on his phone's second line, while the customer and the coach wait.
+/// The agent asks the colleague on the phone's second line, while the customer and the coach wait.
 async fn consulting(stage: &mut Stage) -> (CallId, Phone, Phone) {
     let other = stage.fixture.phone(OTHER, AnswerPolicy::Auto(Duration::ZERO)).await;
     let call = stage.coached().await;
@@ -333,8 +333,8 @@ async fn a_consultation_that_is_ended_again() {
     .await;
 }
 
-/// The agent, on his second line, his colleague and the customer talk with each other; the coach
-/// whispers to his agent.
+/// The agent, on the second line, the colleague and the customer talk with each other; the coach
+/// whispers to the agent.
 async fn conferring(stage: &mut Stage) -> (Phone, Phone) {
     let (call, line, other) = consulting(stage).await;
     let (device, step) = (AGENT.into(), TransferStep::Complete);
@@ -369,7 +369,7 @@ async fn a_conference_that_the_agent_leaves() {
     .await;
 }
 
-/// The customer leaves a conference of two agents: with scope Agent the coach stays with his agent,
+/// The customer leaves a conference of two agents: with scope Agent the coach stays with the agent,
 /// with scope Call it was the customer's call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conference_that_the_customer_leaves() {
@@ -516,7 +516,7 @@ async fn a_second_call_waits_and_is_answered() {
         stage.hear_with(&[(CUSTOMER2, &customer2)], &COACH).await;
         line.answer().await.expect("answers");
         customer2.established(SOON).await.expect("answered");
-        // He follows the call that he was brought to.
+        // The supervisor follows the call that was joined.
         stage.hear_with(&[(CUSTOMER2, &customer2)], &COACH).await;
         stage.customer.hang_up().await.expect("hangs up");
         stage.boss.ended(SOON).await.expect("released");
@@ -543,8 +543,8 @@ async fn a_second_call_waits_and_is_answered() {
     .await;
 }
 
-/// The supervisor's phone can not be had: he is told, his monitor stays, and he comes to the next
-/// call.
+/// The supervisor's phone can not be had: the supervisor is told, the monitor stays, and the
+/// supervisor comes to the next call.
 async fn not_to_be_had(policy: AnswerPolicy) {
     let impatient = || {
         let mut config = config();

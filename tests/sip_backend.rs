@@ -91,7 +91,7 @@ async fn a_monitor_armed_before_the_call_joins_when_the_agent_answers_and_goes_w
     fixture.until(|fact| matches!(fact, Fact::MonitorGone { .. }).then_some(())).await;
 }
 
-/// The agent is coached: his call, and since when.
+/// The agent is coached: the call, and since when.
 async fn coached(
     fixture: &mut SipFixture,
     scope: Scope,
@@ -117,7 +117,7 @@ async fn handed_over(scope: Scope, phones: &[(&str, &Phone)]) {
 }
 
 /// They go on talking: in these times and now the customer got what the agents sent and no whisper,
-/// and his phone was left alone.
+/// and the customer's phone was left alone.
 async fn undisturbed(customer: &Phone, agents: &[&Phone], coached: (Instant, Instant)) {
     let reoffered = customer
         .events()
@@ -195,7 +195,7 @@ async fn a_phone_transfers_by_refer_with_the_coach_on_the_call() {
     transferred(Scope::Agent, true).await;
 }
 
-/// Who completes what the agent has asked his colleague about.
+/// How the agent's consultation with the colleague is completed.
 #[derive(Clone, Copy, PartialEq)]
 enum Completes {
     Desktop,
@@ -203,8 +203,8 @@ enum Completes {
     Conference,
 }
 
-/// Coached with this scope, the agent asks a colleague by his second line, and lets the customer go
-/// on to him or brings all together.
+/// Coached with this scope, the agent asks a colleague by the second line, and transfers the
+/// customer there or brings all together.
 async fn asked(scope: Scope, completes: Completes) {
     let mut fixture = SipFixture::open(config()).await;
     let boss = fixture.phone(BOSS, AnswerPolicy::ByHeader).await;

@@ -111,7 +111,7 @@ impl Operator {
         }
     }
 
-    /// The agent's leg as he reads it, once his sound and that of the customer have been measured.
+    /// The agent's leg as it is read, once its sound and that of the customer have been measured.
     async fn measured_leg(&self, rest: SocketAddr) -> Value {
         let agent = RestClient::of(AGENT, rest);
         let look = async || {

@@ -516,7 +516,7 @@ async fn a_crowd_of_dribbling_connections_is_bounded_and_closed_while_others_are
     let mut crowd = Vec::new();
     for _ in 0..120 {
         let mut stream = TcpStream::connect(server.tcp).await.unwrap();
-        // Over the limit of one source the house closes at once.
+        // Over the limit of one source the server closes at once.
         let _ = stream
             .write_all(b"INVITE sip:1@127.0.0.1 SIP/2.0\r\nContent-Length: 4294967296\r\nX: ")
             .await;

@@ -102,13 +102,22 @@ impl AccessDirectory {
     /// calls it: `Device '5001' is not registered.` A device that was not found keeps the id by
     /// which it was asked for.
     pub(super) fn render_for(&self, user: Option<&User>, refusal: Refusal) -> Refusal {
-        let found = refusal.reason != Reason::NotFound;
-        match (user, &refusal.subject) {
-            (Some(user), Some(Subject::Device(device))) if found => {
+        let Some(user) = user.filter(|_| refusal.reason != Reason::NotFound) else {
+            return refusal;
+        };
+        match &refusal.subject {
+            Some(Subject::Device(device)) => {
                 let subject = self.subject(user, device);
                 refusal.renamed(subject)
             }
-            _ => refusal,
+            Some(
+                Subject::Number(_)
+                | Subject::Call(_)
+                | Subject::User(_)
+                | Subject::Parameter(_)
+                | Subject::Resource(_),
+            )
+            | None => refusal,
         }
     }
 

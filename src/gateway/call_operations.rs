@@ -57,7 +57,8 @@ impl RequestCheck<'_> {
             return Err(Refusal::new(
                 Reason::InvalidState,
                 format!(
-                    "Operation '{operation}' needs a monitored call: you are not monitoring this one."
+                    "Operation '{operation}' needs a monitored call: \
+                     you are not monitoring this one."
                 ),
             ));
         }

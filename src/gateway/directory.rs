@@ -51,7 +51,7 @@ impl User {
     }
 }
 
-/// A device of the house.
+/// A device of the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceEntry {
     /// The id of the device.

@@ -100,7 +100,10 @@ impl StateWriter {
                     batch.answers.extend(job.answers);
                 }
                 if let Err(error) = store.write_behind(&batch.changes, Importance::State) {
-                    tracing::error!(%error, "presence, or who hears a call, cannot be kept: a restart will forget it");
+                    tracing::error!(
+                        %error,
+                        "presence, or who hears a call, cannot be kept: a restart will forget it"
+                    );
                     let accepted = batch.answers.iter_mut().filter(|(_, answer)| answer.is_ok());
                     accepted.for_each(|(_, answer)| {
                         *answer = Err(Refusal::new(Reason::Internal, "The state can not be kept."))

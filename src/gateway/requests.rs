@@ -214,18 +214,15 @@ impl<'a> RequestCheck<'a> {
             return Err(Refusal::no_device(device));
         }
         self.reads.access.may_monitor(user, device).map_err(|refusal| {
-            match (&target.device, &target.number) {
-                // Whoever names a number does not learn which device has it.
-                (None, Some(number))
-                    if refusal.subject == Some(Subject::Device(device.clone())) =>
-                {
-                    Refusal::number(
-                        refusal.reason,
-                        number,
-                        "Phone number '{}' is in none of your groups.",
-                    )
-                }
-                _ => refusal,
+            let is_of_device = refusal.subject == Some(Subject::Device(device.clone()));
+            match &target.number {
+                // A user that names a number does not learn which device has it.
+                Some(number) if target.device.is_none() && is_of_device => Refusal::number(
+                    refusal.reason,
+                    number,
+                    "Phone number '{}' is in none of your groups.",
+                ),
+                Some(_) | None => refusal,
             }
         })?;
         if self.reads.known.is_routing_point(device) {

@@ -98,7 +98,9 @@ impl GatewayTask {
             let asked = (!self.questions.is_empty()).then_some(self.meeting_until);
             tokio::select! {
                 biased;
-                Some((id, written)) = audited.recv() => self.gateway.handle_audited(id, written, clock::now()),
+                Some((id, written)) = audited.recv() => {
+                    self.gateway.handle_audited(id, written, clock::now())
+                }
                 Some(outcome) = checks.recv() => {
                     self.checking = false;
                     if outcome.is_err() {
@@ -106,7 +108,9 @@ impl GatewayTask {
                     }
                 }
                 _ = check.tick() => self.check_audit(),
-                Some((id, result)) = self.results.next() => self.gateway.handle_command_result(id, result, clock::now()),
+                Some((id, result)) = self.results.next() => {
+                    self.gateway.handle_command_result(id, result, clock::now())
+                }
                 changed = self.backend.capabilities.changed(), if capabilities_open => {
                     capabilities_open = changed.is_ok();
                     let capabilities = self.backend.capabilities.borrow_and_update().clone();
@@ -162,7 +166,8 @@ impl GatewayTask {
     fn inbound(&mut self, inbound: Inbound) {
         match inbound {
             Inbound::Ask(asked, reply) => {
-                let span = tracing::info_span!("request", request_id = %asked.request_id, user = %asked.user);
+                let (request_id, user) = (&asked.request_id, &asked.user);
+                let span = tracing::info_span!("request", %request_id, %user);
                 let _inside = span.enter();
                 let token = Token(self.next_token);
                 self.next_token += 1;
@@ -220,7 +225,12 @@ impl GatewayTask {
     }
 
     fn command(&mut self, id: WorkId, context: CommandContext, command: Command) {
-        tracing::debug!(request_id = %context.request_id, user = context.user.as_ref().map(UserId::as_str), command = name(&command), "command");
+        tracing::debug!(
+            request_id = %context.request_id,
+            user = context.user.as_ref().map(UserId::as_str),
+            command = name(&command),
+            "command"
+        );
         let (placed, answer) = CommandCall::new(context, command);
         let sent = self.backend.commands.try_send(placed);
         self.results.push(Box::pin(async move {

@@ -117,8 +117,8 @@ pub(super) fn asks(device: &DeviceId, by: &CallFact, about: &CallFact) -> bool {
         && !asked.any(|asked| about.party_of(asked).is_some())
 }
 
-/// One device's leg of a call, as its user sees it. The duration is zero: whoever hands the view
-/// out sets it.
+/// One device's leg of a call, as its user sees it. The duration is zero until
+/// [`timed`] sets it.
 pub(super) fn call(
     call: &CallFact,
     entry: &DeviceEntry,

@@ -200,7 +200,7 @@ impl Auth {
         if let Some(verified) = register.remembered(&digest) {
             return Ok(verified);
         }
-        // Whoever shows what was right before is not guessing, however many others guess from his
+        // A password that was right before is no guess, however many others guess from the same
         // address.
         let is_guess = !locked(&register.verified).contains_key(&digest);
         if is_guess {
@@ -209,7 +209,7 @@ impl Auth {
         let _turn = register.waiting.try_acquire().map_err(|_| too_busy())?;
         let _core = register.hashing.acquire().await.map_err(|_| too_busy())?;
         if let Some(verified) = register.remembered(&digest) {
-            // Another request of his was first: a desktop's tabs come back together.
+            // Another request of the user was first: a desktop's tabs come back together.
             return Ok(verified);
         }
         if is_guess {

@@ -152,7 +152,7 @@ pub struct CallJson {
     pub state: &'static str,
     /// The user's device.
     pub device_uri: String,
-    /// The others, never himself.
+    /// The others, never the user.
     pub participants: Vec<ParticipantJson>,
     /// The number that called.
     pub ani: String,

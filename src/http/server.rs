@@ -1,5 +1,5 @@
-//! Every TCP door but SIP's: one accept loop, bounds for whoever comes in, and HTTP on their
-//! connections.
+//! Every TCP door but SIP's: one accept loop, bounds for the clients that come in, and HTTP on
+//! their connections.
 //!
 //! ```text
 //! accept ─▶ Occupancy: is there a place? ─▶ a task per connection ─▶ the HTTP library
@@ -111,16 +111,16 @@ pub struct ConnectionUse {
     /// Requests that began and requests that ended, so far.
     changes: AtomicU64,
     leave: CancellationToken,
-    house: CancellationToken,
+    closing: CancellationToken,
 }
 
 impl ConnectionUse {
-    fn new(house: &CancellationToken) -> Self {
+    fn new(closing: &CancellationToken) -> Self {
         Self {
             active: AtomicUsize::new(0),
             changes: AtomicU64::new(0),
-            leave: house.child_token(),
-            house: house.clone(),
+            leave: closing.child_token(),
+            closing: closing.clone(),
         }
     }
 
@@ -162,7 +162,7 @@ impl Drop for RequestGuard {
 
 type Places = Arc<Mutex<Occupancy<Arc<ConnectionUse>>>>;
 
-/// A place in the house; free again when it is dropped.
+/// A place among the connections; free again when it is dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     places: Places,
@@ -216,7 +216,7 @@ pub async fn receive<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let house = CancellationToken::new();
+    let closing = CancellationToken::new();
     let places = Arc::new(Mutex::new(Occupancy::new(limits)));
     let visitors = TaskTracker::new();
     let mut failures = AcceptFailures::default();
@@ -236,14 +236,14 @@ pub async fn receive<F>(
             }
         };
         failures.over(limits.name);
-        if let Some(place) = take_place(&places, limits.name, peer.ip(), &house) {
+        if let Some(place) = take_place(&places, limits.name, peer.ip(), &closing) {
             // Answers are small and waited for; a socket that refuses this serves all the same.
             let _ = stream.set_nodelay(true);
             visitors.spawn(serve(stream, peer, place));
         }
     }
     drop(listener);
-    house.cancel();
+    closing.cancel();
     visitors.close();
     visitors.wait().await;
 }
@@ -252,9 +252,9 @@ fn take_place(
     places: &Places,
     name: &'static str,
     address: IpAddr,
-    house: &CancellationToken,
+    closing: &CancellationToken,
 ) -> Option<ConnectionPermit> {
-    let visit = Arc::new(ConnectionUse::new(house));
+    let visit = Arc::new(ConnectionUse::new(closing));
     let (entrance, taken) = {
         let mut all = lock(places);
         (all.enter(address, visit.clone(), |visit| visit.is_idle()), all.taken())
@@ -271,7 +271,8 @@ fn take_place(
                 AdmissionError::Address => "address",
                 AdmissionError::Full => "full",
             };
-            metrics::counter!("undertone_connections_refused_total", "door" => name, "reason" => reason).increment(1);
+            let labels = [("door", name), ("reason", reason)];
+            metrics::counter!("undertone_connections_refused_total", &labels).increment(1);
             tracing::debug!(door = name, %address, reason, "a connection is refused");
             return None;
         }
@@ -399,7 +400,8 @@ impl HttpLibrary {
                 () = visit.leave.cancelled() => break,
                 () = idle.as_mut() => {
                     let is_idle = visit.is_idle();
-                    let before = std::mem::replace(&mut changes, visit.changes.load(Ordering::Relaxed));
+                    let now = visit.changes.load(Ordering::Relaxed);
+                    let before = std::mem::replace(&mut changes, now);
                     if is_idle && before == changes {
                         break;
                     }
@@ -409,7 +411,7 @@ impl HttpLibrary {
             }
         }
         connection.as_mut().graceful_shutdown();
-        if visit.house.is_cancelled() && !visit.is_idle() {
+        if visit.closing.is_cancelled() && !visit.is_idle() {
             return note(connection.await);
         }
         // HTTP/2 may still be shaking hands, and then never hears that it is over. Or a request has

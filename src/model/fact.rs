@@ -71,7 +71,7 @@ pub struct DeviceFact {
 string_enum! {
     /// The kind of a call, as its first leg was made.
     CallType {
-        /// Between two devices of the house.
+        /// Between two internal devices.
         Internal,
         /// From outside to a device.
         Inbound,
@@ -101,7 +101,7 @@ string_enum! {
 string_enum! {
     /// What a party is on a call. The hearing table follows from it.
     PartyRole {
-        /// A device of the house that talks to a customer or to another agent.
+        /// An internal device that talks to a customer or to another agent.
         Agent,
         /// Everybody else.
         Customer,
@@ -113,7 +113,7 @@ string_enum! {
 /// One leg of a call as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartyFact {
-    /// The device, when it is one of the house.
+    /// The device, when it is an internal one.
     pub device: Option<DeviceId>,
     /// The number shown for the party.
     pub number: Number,

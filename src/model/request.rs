@@ -242,7 +242,7 @@ impl CallOperation {
 /// What a client asks to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// Himself.
+    /// The user that asks.
     Me,
     /// The user's devices.
     MyDevices,

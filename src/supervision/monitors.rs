@@ -149,8 +149,8 @@ impl Supervision {
         }
     }
 
-    /// The supervisors that are busy with a call, then those whose target is on it: they look for
-    /// a call.
+    /// The supervisors that are busy with a call, then those with a target on it, which look for a
+    /// call.
     fn concerned_by(&self, call: &CallFact) -> Vec<DeviceId> {
         let busy = self.busy_with(&call.id);
         let of_targets = here(call).flat_map(|device| self.index.of_target.of(device));

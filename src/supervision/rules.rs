@@ -19,14 +19,11 @@ pub(super) fn may_join(
 ) -> bool {
     let is_agent_here =
         call.party_of(target).is_some_and(|party| talks(party) && party.role == PartyRole::Agent);
-    let somebody_talks_to_him =
+    let somebody_talks_to_it =
         people(call).any(|(_, party)| talks(party) && party.device.as_ref() != Some(target));
     // A party of the call would monitor itself.
-    let is_party_himself = call.party_of(supervisor).is_some();
-    is_agent_here
-        && somebody_talks_to_him
-        && !is_party_himself
-        && kind_allowed(config, call, target)
+    let is_party_itself = call.party_of(supervisor).is_some();
+    is_agent_here && somebody_talks_to_it && !is_party_itself && kind_allowed(config, call, target)
 }
 
 fn kind_allowed(config: &SupervisionConfig, call: &CallFact, target: &DeviceId) -> bool {
@@ -99,8 +96,10 @@ fn coached(call: &CallFact, target: &DeviceId, until_now: Option<&DeviceId>) -> 
     // after the target took its place.
     let (had_customer, targets_turn) =
         (had_customer(call), call.parties.iter().rposition(is_target));
-    let successors =
-        || agents().filter(|(turn, _)| had_customer || targets_turn.is_some_and(|his| *turn > his));
+    let successors = || {
+        agents()
+            .filter(|(turn, _)| had_customer || targets_turn.is_some_and(|targets| *turn > targets))
+    };
     let device = |(_, party): (usize, &PartyFact)| party.device.clone();
     let still_here =
         successors().any(|(_, party)| until_now.is_some() && party.device.as_ref() == until_now);

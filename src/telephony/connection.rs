@@ -118,7 +118,7 @@ impl WatchLoop {
         loop {
             match self.watch().await {
                 Err(HungUp) => return,
-                // Whoever reads the line knows whether that was to be expected, and warns if not.
+                // The reader of the facts knows whether that was to be expected, and warns if not.
                 Ok(refusal) => tracing::debug!(%refusal, "the watch of the backend has ended"),
             }
             if std::mem::take(&mut self.is_up) {
@@ -170,7 +170,11 @@ impl WatchLoop {
         let watched = match WatchItem::try_from(response) {
             Ok(watched) => watched,
             Err(malformed) => {
-                tracing::warn!(%malformed, revision, "the backend has reported something that is not in the contract");
+                tracing::warn!(
+                    %malformed,
+                    revision,
+                    "the backend has reported something that is not in the contract"
+                );
                 return Ok(());
             }
         };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// How many changes a broken watch may have missed and still resume: some minutes of a busy house,
+/// How many changes a broken watch may have missed and still resume: some minutes of a busy system,
 /// a few megabytes.
 const HISTORY: usize = 4096;
 

@@ -122,7 +122,7 @@ pub async fn routes(
     routes.routes().into_axum_router().layer(from_fn(in_time))
 }
 
-/// Whoever opens a stream and sends no whole request does not keep it.
+/// A client that opens a stream and sends no whole request does not keep it.
 async fn in_time(request: HttpRequest, next: Next) -> HttpResponse {
     match tokio::time::timeout(WHOLE_REQUEST, next.run(request)).await {
         Ok(response) => response,

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 /// How often a forwarded call may be forwarded again.
 const FORWARDS: usize = 8;
 
-/// A house to simulate.
+/// A telephone system to simulate.
 #[derive(Clone, Debug, Default)]
 pub struct SimulatedConfig {
     /// Its devices.
@@ -31,7 +31,7 @@ pub struct SimulatedConfig {
     pub kept: Vec<MonitorFact>,
 }
 
-/// A device of the house.
+/// A device of the system.
 #[derive(Clone, Debug)]
 pub struct Telephone {
     /// Its id.
@@ -98,17 +98,17 @@ pub fn capabilities() -> Capabilities {
     }
 }
 
-/// Starts a house. It lives as long as the server.
+/// Starts a simulated system. It lives as long as the server.
 pub fn start(config: SimulatedConfig) -> (TelephonyServer<TelephonyService>, Simulated) {
     let (server, port) = serve(capabilities());
     let (acts, happening) = mpsc::channel(64);
     let facts = port.facts.clone();
-    let house = SimulatedSwitch::new(config, facts.clone());
-    tokio::spawn(run(house, port, happening));
+    let switch = SimulatedSwitch::new(config, facts.clone());
+    tokio::spawn(run(switch, port, happening));
     (server, Simulated { acts, facts })
 }
 
-/// The hand that makes things happen in a simulated house. What it does is done, and reported, when
+/// The hand that makes things happen in a simulated system. What it does is done, and reported, when
 /// it returns.
 #[derive(Clone, Debug)]
 pub struct Simulated {
@@ -119,39 +119,39 @@ pub struct Simulated {
 type Act = Box<dyn FnOnce(&mut SimulatedSwitch, Now) + Send>;
 
 impl Simulated {
-    /// What the house has reported.
+    /// What the system has reported.
     pub fn facts(&self) -> &FactLog {
         &self.facts
     }
 
-    /// Somebody outside calls a number of the house; its device rings.
+    /// Somebody outside calls a number of the system; its device rings.
     pub async fn customer_calls(&self, from: &str, to: &str) -> Result<CallId, Refusal> {
         let (from, to) = (Number::from(from), Number::from(to));
-        self.act(move |house, now| house.customer_calls(from, &to, now)).await?
+        self.act(move |switch, now| switch.customer_calls(from, &to, now)).await?
     }
 
-    /// The customer answers a call that was dialled from the house.
+    /// The customer answers a call that was dialled from the system.
     pub async fn customer_answers(&self, call: &CallId) -> Result<(), Refusal> {
         let call = call.clone();
-        self.act(move |house, now| house.answer(None, &call, now)).await?
+        self.act(move |switch, now| switch.answer(None, &call, now)).await?
     }
 
     /// The customer hangs up.
     pub async fn customer_hangs_up(&self, call: &CallId) -> Result<(), Refusal> {
         let call = call.clone();
-        self.act(move |house, now| house.hang_up(None, &call, now)).await?
+        self.act(move |switch, now| switch.hang_up(None, &call, now)).await?
     }
 
     /// A phone is picked up, as by hand.
     pub async fn answer(&self, device: &DeviceId, call: &CallId) -> Result<(), Refusal> {
         let (device, call) = (device.clone(), call.clone());
-        self.act(move |house, now| house.answer(Some(&device), &call, now)).await?
+        self.act(move |switch, now| switch.answer(Some(&device), &call, now)).await?
     }
 
     /// A phone hangs up, as by hand.
     pub async fn hang_up(&self, device: &DeviceId, call: &CallId) -> Result<(), Refusal> {
         let (device, call) = (device.clone(), call.clone());
-        self.act(move |house, now| house.hang_up(Some(&device), &call, now)).await?
+        self.act(move |switch, now| switch.hang_up(Some(&device), &call, now)).await?
     }
 
     /// An agent passes a call to another number, blindly: the agent leaves and the other rings.
@@ -162,22 +162,24 @@ impl Simulated {
         to: &str,
     ) -> Result<(), Refusal> {
         let (device, call, to) = (device.clone(), call.clone(), Number::from(to));
-        self.act(move |house, now| house.transfer(&device, &call, &to, now)).await?
+        self.act(move |switch, now| switch.transfer(&device, &call, &to, now)).await?
     }
 
     /// A phone comes or goes.
     pub async fn register(&self, device: &DeviceId, registered: bool) -> Result<(), Refusal> {
         let device = device.clone();
-        self.act(move |house, _| house.change_device(&device, |fact| fact.registered = registered))
-            .await?
+        self.act(move |switch, _| {
+            switch.change_device(&device, |fact| fact.registered = registered)
+        })
+        .await?
     }
 
     /// From now on the device's phone does this when it is brought in to monitor.
     pub async fn pick_up(&self, device: &DeviceId, pickup: Pickup) -> Result<(), Refusal> {
         let device = device.clone();
-        self.act(move |house, _| {
-            house.device(&device)?;
-            house.pickups.insert(device, pickup);
+        self.act(move |switch, _| {
+            switch.device(&device)?;
+            switch.pickups.insert(device, pickup);
             Ok(())
         })
         .await?
@@ -186,7 +188,7 @@ impl Simulated {
     /// How every supervisor that is on the call is heard.
     pub async fn heard(&self, call: &CallId) -> Result<BTreeMap<DeviceId, Heard>, Refusal> {
         let call = call.clone();
-        self.act(move |house, _| house.heard(&call)).await
+        self.act(move |switch, _| switch.heard(&call)).await
     }
 
     async fn act<T: Send + 'static>(
@@ -195,9 +197,9 @@ impl Simulated {
     ) -> Result<T, Refusal> {
         let gone = || Refusal::new(Reason::Unavailable, "The telephony backend is gone.");
         let (tell, told) = oneshot::channel();
-        let act: Act = Box::new(move |house, now| {
-            let outcome = act(house, now);
-            house.settle(now);
+        let act: Act = Box::new(move |switch, now| {
+            let outcome = act(switch, now);
+            switch.settle(now);
             let _ = tell.send(outcome);
         });
         self.acts.send(act).await.map_err(|_| gone())?;
@@ -206,27 +208,27 @@ impl Simulated {
 }
 
 async fn run(
-    mut house: SimulatedSwitch,
+    mut switch: SimulatedSwitch,
     mut port: CommandInbox,
     mut happening: mpsc::Receiver<Act>,
 ) {
     let far = std::time::Duration::from_secs(3600);
     loop {
         let alarm =
-            house.supervision.poll_timeout().map_or(Instant::now() + far, Instant::from_std);
+            switch.supervision.poll_timeout().map_or(Instant::now() + far, Instant::from_std);
         tokio::select! {
             biased;
-            Some(act) = happening.recv() => act(&mut house, now()),
+            Some(act) = happening.recv() => act(&mut switch, now()),
             placed = port.commands.recv() => {
                 let Some(placed) = placed else { return };
-                let answer = house.command(placed.command, now());
-                house.settle(now());
+                let answer = switch.command(placed.command, now());
+                switch.settle(now());
                 // Who asked may have gone.
                 let _ = placed.reply.send(answer);
             }
             () = tokio::time::sleep_until(alarm) => {
-                house.supervision.handle_timeout(now());
-                house.settle(now());
+                switch.supervision.handle_timeout(now());
+                switch.settle(now());
             }
         }
     }
@@ -237,7 +239,7 @@ fn now() -> Now {
     Now { mono: Instant::now().into_std(), wall: clock::wall() }
 }
 
-/// The house itself: a machine without waiting.
+/// The system itself: a machine without waiting.
 struct SimulatedSwitch {
     devices: BTreeMap<DeviceId, DeviceFact>,
     customers: BTreeSet<DeviceId>,
@@ -255,7 +257,7 @@ impl SimulatedSwitch {
     fn new(config: SimulatedConfig, facts: FactLog) -> Self {
         let telephones = config.devices.iter();
         let customers = telephones.clone().filter(|telephone| telephone.is_customer);
-        let mut house = Self {
+        let mut switch = Self {
             devices: BTreeMap::new(),
             customers: customers.map(|telephone| telephone.id.clone()).collect(),
             pickups: telephones.map(|telephone| (telephone.id.clone(), telephone.pickup)).collect(),
@@ -276,13 +278,13 @@ impl SimulatedSwitch {
                 do_not_disturb: false,
                 forward_to: None,
             };
-            house.facts.publish(Fact::Device(device.clone()));
-            house.devices.insert(telephone.id, device);
+            switch.facts.publish(Fact::Device(device.clone()));
+            switch.devices.insert(telephone.id, device);
         }
-        for monitor in house.supervision.monitors() {
-            house.facts.publish(Fact::Monitor(monitor));
+        for monitor in switch.supervision.monitors() {
+            switch.facts.publish(Fact::Monitor(monitor));
         }
-        house
+        switch
     }
 
     fn command(&mut self, command: Command, now: Now) -> Result<(), Refusal> {

@@ -211,8 +211,8 @@ async fn house_for_trials() -> Arc<GatewayServer> {
     Arc::new(server.await)
 }
 
-/// How many of a hundred clients missed the event. Whoever heard anything twice, or in the wrong
-/// order, fails.
+/// How many of a hundred clients missed the event. A client that heard anything twice, or in
+/// the wrong order, fails.
 async fn lost(
     server: &Arc<GatewayServer>,
     by: By,
@@ -394,7 +394,7 @@ async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_n
     }
     over.store(true, Ordering::SeqCst);
     for user in 0..USERS {
-        // So that whoever waits hears that it is over.
+        // So that a client that waits hears that it is over.
         happen(&server, &format!("crowd{user}"), "9").await;
     }
     let (mut events, mut wrong) = (0, Vec::new());

@@ -129,7 +129,7 @@ async fn on_several_cores_a_websocket_that_reads_slowly_gets_every_frame_whole_a
     a_websocket_gets_every_frame_whole_and_its_pong_between_two().await;
 }
 
-/// Requests that are answered at once keep nobody from his events.
+/// Requests that are answered at once keep nobody from events.
 #[tokio::test]
 async fn a_flood_of_requests_holds_up_no_event() {
     let server = server().await;

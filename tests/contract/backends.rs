@@ -84,7 +84,7 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
 }
 
 /// `TELEPHONY_URL=http://…` names a backend of another make. `TELEPHONY_HOUSE` names its devices
-/// and users, separated by commas: supervisor, his user, second supervisor, his user, agent, his
+/// and users, separated by commas: supervisor and user, second supervisor and user, agent and
 /// user, other agent. It has to be idle. Without phones, what needs none.
 #[tokio::test]
 async fn the_backend_at_telephony_url_keeps_the_contract() {
@@ -211,7 +211,7 @@ impl Ways for OnTheWire {
     }
 
     async fn agent_answers(&mut self, _: &CallId) {
-        // The fact that his phone rings may be here before the INVITE is at the phone.
+        // The fact that the phone rings may be here before the INVITE is at the phone.
         let answered =
             wait::found(crate::support::sip_fixture::SOON, async || self.agent.answer().await.ok())
                 .await;
@@ -236,7 +236,7 @@ impl Ways for OnTheWire {
     }
 }
 
-/// The same house behind a gateway.
+/// The same backend behind a gateway.
 struct Behind(OnTheWire);
 
 impl Ways for Behind {
@@ -275,7 +275,7 @@ fn who_is_who(admits_itself: bool) -> TestAccounts {
     }
 }
 
-/// The users of the same house.
+/// The users of the same devices.
 fn users() -> Directory {
     let user = |name: &str, roles: &[Role]| User {
         id: name.into(),
@@ -310,7 +310,7 @@ fn users() -> Directory {
     }
 }
 
-/// A simulated house, moved by hand.
+/// A simulated backend, moved by hand.
 pub(super) struct ByHand {
     simulated: Simulated,
     admits_itself: bool,

@@ -90,8 +90,8 @@ impl Story {
     }
 
     /// The step is over when each of these users has been told a message with that in its data.
-    /// Everything that everybody has been told in it is as written down, and what he can read is
-    /// what he was told last.
+    /// Everything that everybody has been told in it is as written down, and what a user can
+    /// read is what the user was told last.
     pub(super) async fn told(&mut self, step: &str, until: &[(Account, Value)]) {
         for (account, data) in until {
             self.audience.of(*account).until(data).await;

@@ -35,7 +35,7 @@ fn free_port() -> u16 {
 /// The first of an even port and the five after it that nobody has now, nor gets unasked.
 fn free_media_port() -> u16 {
     loop {
-        // Below those that the system gives to whoever asks for any.
+        // Below those that the system gives out when any port is asked for.
         let port = (10_000 + free_port() % 20_000) & !1;
         if (port..port + 6).all(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok()) {
             return port;
@@ -79,7 +79,7 @@ impl Sipp {
         Self::agent_as("agent", server, account, hz, place)
     }
 
-    /// Answers one call with a scenario of its own; whom it may ask for is the colleague.
+    /// Answers one call with a scenario of its own, which may call the colleague.
     pub fn agent_as(
         scenario: &str,
         server: &Server,

@@ -1,4 +1,4 @@
-//! A cable between a client and a house: it can be pulled, and plugged into another house.
+//! A cable between a client and a server: it can be pulled, and plugged into another server.
 
 use super::cometd_connection::Cut;
 use super::gateway_server::PATIENCE;

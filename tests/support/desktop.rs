@@ -22,9 +22,9 @@ pub(crate) struct Desktop {
     client: String,
     /// What it was told since the last [`Desktop::take`], as `{channel, data}`.
     told: Vec<Value>,
-    /// His devices as last told.
+    /// The user's devices as last told.
     pub(crate) devices: BTreeMap<String, Value>,
-    /// His legs as last told, also those that are over.
+    /// The user's legs as last told, also those that are over.
     pub(crate) calls: BTreeMap<String, Value>,
     /// The number of the last event.
     last: Option<u64>,
@@ -178,7 +178,7 @@ pub(crate) struct Audience {
 }
 
 impl Audience {
-    /// They log in and subscribe. The house has a [`BYSTANDER`].
+    /// They log in and subscribe. The server has a [`BYSTANDER`].
     pub(crate) async fn open(rest: SocketAddr, accounts: &[Account]) -> Self {
         let mut desktops = Vec::new();
         for account in accounts {
@@ -201,7 +201,7 @@ impl Audience {
         }
     }
 
-    /// His desktop.
+    /// The desktop of an account.
     pub(crate) fn of(&mut self, account: Account) -> &mut Desktop {
         let mut desktops = self.desktops.iter_mut();
         desktops.find(|desktop| desktop.account.user == account.user).unwrap()
@@ -223,7 +223,7 @@ impl Audience {
         }
     }
 
-    /// What he reads of himself, his devices and his calls now, without what passes by itself.
+    /// What the user reads of `/me`, devices and calls now, without what passes by itself.
     pub(crate) async fn view(&self, account: Account) -> Value {
         let mut view = self.read(account, "/me?subresources=*").await;
         let of = &mut view["user"];
@@ -245,11 +245,11 @@ impl Audience {
     /// No message shows what a read contradicts.
     pub(crate) async fn reads_as_told(&self, step: &str) {
         for desktop in &self.desktops {
-            self.reads_as_he_was_told(desktop, step).await;
+            self.reads_as_one_was_told(desktop, step).await;
         }
     }
 
-    async fn reads_as_he_was_told(&self, desktop: &Desktop, step: &str) {
+    async fn reads_as_one_was_told(&self, desktop: &Desktop, step: &str) {
         let (account, user) = (desktop.account, desktop.account.user);
         for (id, told) in &desktop.devices {
             let reply = self.read(account, &format!("/me/devices/{id}")).await;

@@ -1,4 +1,4 @@
-//! The doors over a simulated house, on a real socket.
+//! REST and the event channel in front of a simulated backend, on a real socket.
 
 use super::rest_client::{RestClient, http_client, read};
 use reqwest::{Client, RequestBuilder, StatusCode};
@@ -50,13 +50,13 @@ pub(crate) struct ServerOptions {
     pub(crate) bayeux: cometd::CometdConfig,
     /// The login.
     pub(crate) auth: auth::AuthConfig,
-    /// Where the house keeps what must survive it; left out: nowhere.
+    /// Where the event channel keeps what must survive it; left out: nowhere.
     pub(crate) store: Option<Store>,
     /// Agents `crowd0`, `crowd1`, … with devices of the same names.
     pub(crate) crowd: usize,
 }
 
-/// A house that can be spoken to.
+/// A gateway with its HTTP server, and the simulated backend behind it.
 pub(crate) struct GatewayServer {
     /// Where it listens.
     pub(crate) address: SocketAddr,

@@ -11,7 +11,7 @@ use undertone::config;
 use undertone::http::auth::hash_password_cheaply;
 use undertone::sip::flow::Protocol;
 
-/// A device of the house and its SIP password, which is also its user's.
+/// A device and its SIP password, which is also its user's.
 #[derive(Clone, Copy, Debug)]
 pub struct Account {
     pub device: &'static str,

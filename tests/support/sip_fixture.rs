@@ -29,7 +29,7 @@ pub(crate) const BOSS: &str = "boss";
 pub(crate) const BOSS2: &str = "boss2";
 pub(crate) const CUSTOMER: &str = "customer";
 pub(crate) const CUSTOMER2: &str = "customer2";
-/// Whoever is behind the trunk, of which [`SipFixture::outside`] tells.
+/// The phone behind the trunk, see [`outside`].
 pub(crate) const OUTSIDE: &str = "outside";
 
 /// Device, number, tone.
@@ -291,17 +291,17 @@ pub(crate) fn identical(customer: &Phone, agents: &[&Phone], (since, until): (In
     }
 }
 
-/// The frequency with which a person marks what he says: so far apart that each is told from the
-/// next in one packet, be it played a little faster or slower. The second customer and whoever is
-/// outside share one.
+/// The frequency with which a phone marks what is said: so far apart that each is told from the
+/// next in one packet, be it played a little faster or slower. The second customer and the
+/// phone outside share one.
 fn marking(device: &str) -> f32 {
     let place = PEOPLE.iter().position(|(name, _, _)| *name == device).expect("known");
     1500.0 * 1.195_f32.powi(place.min(5) as i32)
 }
 
 /// From this moment on exactly these hear exactly those, to within one packet: everybody says
-/// something new at once, and whoever may hear it hears it from the first or the second packet on,
-/// and whoever may not hears of it one packet at most.
+/// something new at once, and those that may hear it hear it from the first or the second packet
+/// on, the others one packet of it at most.
 ///
 /// # Panics
 /// Somebody hears more, or less, or it takes too long.
@@ -378,7 +378,7 @@ pub(crate) async fn mixed_in(phone: &Phone, hz: f32) -> f32 {
 }
 
 /// Every packet that has reached the customer is one that these have sent, byte for byte, or is
-/// silence; and his phone was left alone.
+/// silence; and the customer's phone was left alone.
 pub(crate) fn accounted_for(customer: &Phone, agents: &[&Phone], since: Instant) {
     // First what has come, then what was sent: the last packets may still be on their way.
     let received = customer.received(since);

@@ -25,7 +25,7 @@ pub const SUPERVISOR_HZ: f32 = TONES[2];
 
 /// Nobody but customer and agent hear each other.
 pub const TALK: [&str; 3] = ["agent", "customer", ""];
-/// The supervisor hears both, and only the agent hears him.
+/// The supervisor hears both, and only the agent hears the supervisor.
 pub const COACH: [&str; 3] = ["agent", "customer supervisor", "customer agent"];
 /// All hear all.
 pub const BARGE_IN: [&str; 3] = ["agent supervisor", "customer supervisor", "customer agent"];
@@ -72,10 +72,10 @@ impl Trio {
     }
 }
 
-/// Somebody by name, with the tone of his phone.
+/// Somebody by name, with the tone of the phone.
 pub type Speaker<'a> = (&'static str, &'a Phone, f32);
 
-/// Waits until each hears exactly those of the others who are named in his place; only what is
+/// Waits until each hears exactly those of the others that are named in its place; only what is
 /// heard from now on counts.
 #[track_caller]
 pub fn hear<'a, const N: usize>(

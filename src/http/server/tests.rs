@@ -154,15 +154,15 @@ async fn whose_place_is_needed_leaves_though_an_answer_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_house_that_closes_waits_for_the_answers_under_way() {
     let (near, far) = duplex(1 << 16);
-    let house = CancellationToken::new();
-    let visit = Arc::new(ConnectionUse::new(&house));
+    let closing = CancellationToken::new();
+    let visit = Arc::new(ConnectionUse::new(&closing));
     let library = HttpLibrary::new(&ConnectionLimits::default());
     let serving =
         tokio::spawn(async move { library.serve(far, slow(IDLE / 2), &visit, |_| {}).await });
     let mut near = near;
     near.write_all(b"GET / HTTP/1.1\r\nHost: u\r\n\r\n").await.expect("taken");
     sleep(Duration::from_millis(1)).await;
-    house.cancel();
+    closing.cancel();
     assert!(read_all(&mut near).await.starts_with(b"HTTP/1.1 200 "));
     serving.await.expect("no panic");
 }
