@@ -24,7 +24,7 @@ mod context;
 mod queue;
 mod subscribe;
 
-use super::limits::QuotaOwner;
+use super::limits::{QuotaOwner, SessionTotals};
 use super::message::{ClientId, Event, Pattern, Timesync};
 use super::sessions::{ClientOrigin, ClientRequestId, Saved, SessionEnd, SocketId};
 use crate::model::{Now, UserId};
@@ -34,8 +34,6 @@ use queue::{Acks, Queue};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 pub use subscribe::unknown_echo;
 
@@ -100,8 +98,8 @@ pub struct Session {
     login_until: Option<Instant>,
     subscriptions: Vec<(String, Pattern)>,
     queue: Queue,
-    /// Bytes that wait for all sessions of its user, and of its address.
-    queued: [Arc<AtomicUsize>; 2],
+    /// What all sessions of its user, and of its address, have together.
+    totals: SessionTotals,
     /// Batches, where the client acknowledges.
     acks: Option<Acks>,
     /// It has connected before: only then a connect is held.
@@ -186,7 +184,7 @@ impl Session {
             login_until,
             subscriptions: Vec::new(),
             queue: Queue::default(),
-            queued: Default::default(),
+            totals: SessionTotals::default(),
             acks: acks_from.map(|base| Acks::new(base, 0)),
             connected: false,
             transport,
@@ -233,10 +231,10 @@ impl Session {
     }
 
     /// The session begins: it enters every index.
-    pub fn handle_begin(&mut self, ctx: &mut Ctx, now: Now) {
+    pub fn handle_begin(&mut self, ctx: &mut Ctx) {
         let quotas = self.owner.accounts();
-        self.queued =
-            ctx.quotas.opened(quotas, self.no, self.subscriptions.len(), &ctx.config, now.mono);
+        self.totals = ctx.quotas.opened(quotas, self.no);
+        self.totals.add_subscriptions(self.subscriptions.len());
         for (_, pattern) in &self.subscriptions {
             ctx.subscriptions.add(pattern, self.no);
         }
@@ -418,9 +416,7 @@ impl Session {
         if self.queue.is_empty() {
             return None;
         }
-        let limits = [ctx.config.max_queue_bytes_per_user, ctx.config.max_queue_bytes_per_address];
-        let is_over = |(queued, most): (&Arc<AtomicUsize>, usize)| queued.load(Relaxed) > most;
-        let over = self.queued.iter().zip(limits).position(is_over)?;
+        let over = self.totals.over(&ctx.config)?;
         self.owner.accounts().into_iter().nth(over).map(Excess::Quota)
     }
 
@@ -444,12 +440,8 @@ impl Session {
     fn recount(&self, (length, bytes): (usize, usize), ctx: &mut Ctx) {
         let (length_now, bytes_now) = self.waiting();
         ctx.counts.queued = ctx.counts.queued + length_now - length;
-        if bytes_now == bytes {
-            return;
-        }
-        for queued in &self.queued {
-            // Only one thread counts; what is added wraps around where it is less.
-            queued.fetch_add(bytes_now.wrapping_sub(bytes), Relaxed);
+        if bytes_now != bytes {
+            self.totals.recount(bytes, bytes_now);
         }
     }
 

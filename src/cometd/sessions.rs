@@ -200,7 +200,7 @@ impl Sessions {
     pub fn restore_session(&mut self, saved: Saved, now: Now) {
         let no = self.next_number();
         let mut session = Session::restored(no, saved, &self.ctx, now);
-        session.handle_begin(&mut self.ctx, now);
+        session.handle_begin(&mut self.ctx);
         self.insert(session);
     }
 
@@ -340,8 +340,13 @@ impl Sessions {
                 gone,
             });
         }
-        let sessions: Vec<SessionId> =
-            self.ctx.quotas.sessions(&QuotaOwner::User(Some(user.clone()))).collect();
+        let sessions: Vec<SessionId> = self
+            .ctx
+            .quotas
+            .sessions(&QuotaOwner::User(Some(user.clone())))
+            .iter()
+            .copied()
+            .collect();
         for no in sessions {
             self.step(no, now, |session, ctx| {
                 if session.takes(channel) {
@@ -655,7 +660,7 @@ impl Sessions {
 
     /// All sessions of a user or an address have too much together: the one with most ends.
     fn relieve(&mut self, no: SessionId, who: &QuotaOwner, now: Now) {
-        let sessions = self.ctx.quotas.sessions(who).filter_map(|no| self.sessions.get(&no));
+        let sessions = self.ctx.quotas.sessions(who).iter().filter_map(|no| self.sessions.get(no));
         let Some(fullest) = sessions.max_by_key(|session| session.queued_bytes()) else {
             return;
         };

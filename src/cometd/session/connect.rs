@@ -1,6 +1,5 @@
 //! Connects of one session: held, answered, superseded, and what leaves with them.
 
-use super::super::limits::QuotaOwner;
 use super::super::message::{
     AckExt, Advice, BayeuxReply, ClientAdvice, Event, Pattern, Reconnect, ReplyExt, Timesync,
 };
@@ -330,7 +329,7 @@ impl Session {
         self.queue.take();
         self.recount(before, ctx);
         ctx.counts.by_transport[self.transport as usize] -= 1;
-        let quotas: [QuotaOwner; 2] = self.owner.accounts();
-        ctx.quotas.closed(&quotas, self.no, self.subscriptions.len());
+        self.totals.remove_subscriptions(self.subscriptions.len());
+        ctx.quotas.closed(self.owner.accounts(), self.no);
     }
 }

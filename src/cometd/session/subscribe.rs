@@ -112,7 +112,7 @@ impl Session {
             return Ok(());
         }
         if self.subscriptions.len() >= ctx.config.max_subscriptions
-            || !ctx.quotas.subscribe(&self.owner.accounts(), &ctx.config)
+            || !self.totals.subscribe(&ctx.config)
         {
             return Err(TOO_MANY_SUBSCRIPTIONS);
         }
@@ -134,7 +134,7 @@ impl Session {
             };
             let (_, pattern) = self.subscriptions.remove(at);
             ctx.subscriptions.remove(&pattern, self.no);
-            ctx.quotas.unsubscribe(&self.owner.accounts());
+            self.totals.remove_subscriptions(1);
         }
         Ok(())
     }

@@ -84,7 +84,7 @@ impl Sessions {
             &self.ctx,
             now,
         );
-        self.begin(session, via, now);
+        self.begin(session, via);
         BayeuxReply {
             version: Some("1.0"),
             supported_connection_types: Some(types),
@@ -101,20 +101,22 @@ impl Sessions {
         let (quotas, config) = (&self.ctx.quotas, &self.ctx.config);
         let address = QuotaOwner::Address(from.address);
         if self.sessions.len() >= config.max_sessions
-            || quotas.count(&address) >= config.max_sessions_per_address
+            || quotas.sessions(&address).len() >= config.max_sessions_per_address
         {
             return false;
         }
         let user = QuotaOwner::User(from.user.clone());
-        if from.user.is_none() || quotas.count(&user) < config.max_sessions_per_user {
+        if from.user.is_none() || quotas.sessions(&user).len() < config.max_sessions_per_user {
             return true;
         }
-        let expiries =
-            quotas.sessions(&user).filter_map(|no| Some((self.sessions.get(&no)?.expires()?, no)));
+        let expiries = quotas
+            .sessions(&user)
+            .iter()
+            .filter_map(|no| Some((self.sessions.get(no)?.expires()?, no)));
         let Some((_, no)) = expiries.min() else {
             return false;
         };
-        self.end(no, SessionEnd::CrowdedOut, now);
+        self.end(*no, SessionEnd::CrowdedOut, now);
         true
     }
 
@@ -131,8 +133,8 @@ impl Sessions {
     }
 
     /// Opens a session, reached by this path.
-    fn begin(&mut self, mut session: Session, via: CometdTransport, now: Now) {
-        session.handle_begin(&mut self.ctx, now);
+    fn begin(&mut self, mut session: Session, via: CometdTransport) {
+        session.handle_begin(&mut self.ctx);
         if let CometdTransport::Socket(socket) = via {
             self.sockets.attach(&mut session, ReplyPath::Socket(socket), &mut self.ctx);
         }
