@@ -43,8 +43,8 @@ pub use super::session::{ConnectionType, SessionId};
 use crate::model::{Now, UserId};
 use ended::EndedSessions;
 pub use inout::{
-    ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, Output, RestoredEvents, Saved,
-    SessionCounts, SessionEnd, SocketId,
+    ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, LogChange, Output,
+    RestoredEvents, Saved, SessionCounts, SessionEnd, SocketId,
 };
 use sockets::Sockets;
 use std::collections::HashMap;
@@ -175,7 +175,7 @@ impl Sessions {
     pub fn restore_event(&mut self, user: &UserId, number: u64, bytes: usize) {
         let gone = self.ctx.numbers.restore(user, number, bytes);
         if !gone.is_empty() {
-            self.ctx.out.push_back(Output::Drop { user: user.clone(), gone });
+            self.ctx.keep(LogChange::NoEvents { user: user.clone(), gone });
         }
     }
 
@@ -183,7 +183,7 @@ impl Sessions {
     /// something is missing.
     pub fn handle_unkept(&mut self, user: &UserId, number: u64) {
         let gone = self.ctx.numbers.lost(user, number);
-        self.ctx.out.push_back(Output::Drop { user: user.clone(), gone });
+        self.ctx.keep(LogChange::NoEvents { user: user.clone(), gone });
     }
 
     /// Nothing that happened in earlier lives of the process is sure to be kept.
@@ -333,7 +333,7 @@ impl Sessions {
         let event = Event::numbered(channel, data, number, now.mono);
         if self.ctx.numbers.keeps() {
             let gone = self.ctx.numbers.kept(user, number, event.text.len());
-            self.ctx.out.push_back(Output::Keep {
+            self.ctx.keep(LogChange::Event {
                 user: user.clone(),
                 channel,
                 event: event.clone(),

@@ -4,7 +4,7 @@ use super::super::message::{
     AckExt, Advice, BayeuxReply, ClientAdvice, Event, Pattern, Reconnect, ReplyExt, Timesync,
 };
 use super::super::sessions::{
-    CometdTransport, Output, STATES, SessionEnd, bare_advice, done, failed,
+    CometdTransport, LogChange, Output, STATES, SessionEnd, bare_advice, done, failed,
 };
 use super::context::{Ctx, spread, timesync};
 use super::{Connect, InFlight, ReplyPath, Session, SessionState, Want};
@@ -285,7 +285,7 @@ impl Session {
     pub fn handle_end(mut self, why: SessionEnd, ctx: &mut Ctx) -> Option<Departure> {
         self.leave(ctx);
         if self.saved {
-            ctx.out.push_back(Output::Unsave(self.id.clone()));
+            ctx.keep(LogChange::NoSession(self.id.clone()));
         }
         let SessionState::Held { connect, .. } = self.state else {
             return None;

@@ -4,7 +4,7 @@
 use super::super::message::{
     BayeuxReply, Event, MessageKind, Pattern, Replay, ReplayReply, ReplyExt, Subscription,
 };
-use super::super::sessions::{Output, RestoredEvents, STATES, Saved, done, failed};
+use super::super::sessions::{LogChange, Output, RestoredEvents, STATES, Saved, done, failed};
 use super::context::Ctx;
 use super::{ReplayInProgress, Session, Want};
 use crate::model::Now;
@@ -227,7 +227,7 @@ impl Session {
 
     fn unsave(&mut self, ctx: &mut Ctx) {
         if std::mem::take(&mut self.saved) {
-            ctx.out.push_back(Output::Unsave(self.id.clone()));
+            ctx.keep(LogChange::NoSession(self.id.clone()));
         }
     }
 
@@ -243,7 +243,7 @@ impl Session {
             return;
         }
         self.saved = true;
-        ctx.out.push_back(Output::Save(Saved {
+        ctx.keep(LogChange::Session(Saved {
             id: self.id.clone(),
             user,
             browser: self.owner.browser.clone(),
