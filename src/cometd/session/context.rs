@@ -169,8 +169,6 @@ pub struct Turns {
     pub waiting: VecDeque<(SessionId, Instant)>,
     /// When the last of it came to be.
     pub last: Option<Now>,
-    /// Has half of what may wait, and does not wait for its turn.
-    pub urgent: Option<SessionId>,
 }
 
 /// Somewhere in the window, for each client somewhere else: its id is random enough.
