@@ -1,10 +1,11 @@
 //! The audit: which supervisor listened to which device. One JSON object per line, on disk before
 //! anybody hears anything.
 //!
-//! A writer thread of its own gathers what waits, appends it in one write and asks the disk to keep
-//! it (fsync) before it says so.
+//! A thread of its own (`store::writer`) gathers what waits, appends it in one write and asks the
+//! disk to keep it (fsync) before it says so.
 
 use crate::model::Timestamp;
+use crate::store::writer::{NotTaken, Sink, Writer, WriterFault};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde::Serialize;
@@ -14,7 +15,6 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// The audit file. Cheap to clone; the writer thread ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct AuditLog {
-    jobs: SyncSender<AuditJob>,
+    writer: Arc<Writer<AuditFile>>,
     writable: Arc<AtomicBool>,
 }
 
@@ -53,34 +53,27 @@ pub enum AuditError {
 /// Room on disk that a check asks for: some hundred lines.
 const ROOM: i64 = 64 * 1024;
 
-type Done = Box<dyn FnOnce(Result<(), AuditError>) + Send>;
-
-struct AuditJob {
-    line: Vec<u8>,
-    done: Done,
-}
-
 impl AuditLog {
     /// Opens or makes the file, with its directory; only its owner may read it.
     ///
     /// # Errors
     /// The file cannot be opened for appending.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
-        let mut writer = AuditFile {
+        let mut file = AuditFile {
             path: path.to_owned(),
             file: None,
             writable: Arc::new(AtomicBool::new(false)),
         };
-        if let Err(error) = writer.ready() {
-            return Err(writer.failed(&error));
+        if let Err(error) = file.ready() {
+            return Err(file.failed(&error));
         }
-        writer.probe();
-        let writable = writer.writable.clone();
-        let (jobs, waiting) = sync_channel(WAITING_LINES);
-        thread::Builder::new().name("audit".into()).spawn(move || writer.run(&waiting)).map_err(
+        file.probe();
+        let writable = file.writable.clone();
+        let (writer, thread) = Writer::new(WAITING_LINES);
+        thread::Builder::new().name("audit".into()).spawn(move || thread.run(file)).map_err(
             |error| AuditError::Disk { path: path.to_owned(), problem: error.to_string() },
         )?;
-        Ok(Self { jobs, writable })
+        Ok(Self { writer: Arc::new(writer), writable })
     }
 
     /// False from a line that could not be written until one could be again.
@@ -92,7 +85,7 @@ impl AuditLog {
     /// is set aside behind its end, and the disk is asked to keep what it has. `done` as for
     /// [`Self::write`].
     pub fn check(&self, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
-        self.put(AuditJob { line: Vec::new(), done: Box::new(done) });
+        self.put(Vec::new(), done);
     }
 
     /// Appends a line; `done` is called on the writer's thread once it is on disk or has failed.
@@ -102,14 +95,16 @@ impl AuditLog {
         line: &AuditLine<'_>,
         done: impl FnOnce(Result<(), AuditError>) + Send + 'static,
     ) {
-        self.put(AuditJob { line: line.to_bytes(), done: Box::new(done) });
+        self.put(line.to_bytes(), done);
     }
 
-    fn put(&self, job: AuditJob) {
-        match self.jobs.try_send(job) {
-            Ok(()) => {}
-            Err(TrySendError::Full(job)) => (job.done)(Err(AuditError::Overloaded)),
-            Err(TrySendError::Disconnected(job)) => (job.done)(Err(AuditError::Closed)),
+    fn put(&self, line: Vec<u8>, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
+        if let Err(not_taken) = self.writer.write(line, done) {
+            let NotTaken { why, done, .. } = *not_taken;
+            done(Err(match why {
+                WriterFault::Full => AuditError::Overloaded,
+                WriterFault::Ended => AuditError::Closed,
+            }));
         }
     }
 }
@@ -223,33 +218,34 @@ struct AuditFile {
     writable: Arc<AtomicBool>,
 }
 
-impl AuditFile {
-    fn run(mut self, waiting: &Receiver<AuditJob>) {
-        loop {
-            let first = match waiting.recv_timeout(TRY_AGAIN) {
-                Ok(first) => first,
-                Err(RecvTimeoutError::Timeout) => {
-                    if !self.writable.load(Ordering::Relaxed) {
-                        self.probe();
-                    }
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            let batch: Vec<AuditJob> =
-                std::iter::once(first).chain(waiting.try_iter().take(WAITING_LINES)).collect();
-            let lines: Vec<u8> = batch.iter().flat_map(|job| job.line.iter().copied()).collect();
-            let written = self.append(&lines).map_err(|error| {
-                self.file = None;
-                self.failed(&error)
-            });
-            self.writable.store(written.is_ok(), Ordering::Relaxed);
-            for job in batch {
-                (job.done)(written.clone());
-            }
-        }
+impl Sink for AuditFile {
+    /// A line; an empty one finds out whether lines can be written.
+    type Change = Vec<u8>;
+    type Outcome = Result<(), AuditError>;
+
+    fn write(&mut self, lines: Vec<Vec<u8>>) -> Result<(), AuditError> {
+        let written = self.append(&lines.concat()).map_err(|error| {
+            self.file = None;
+            self.failed(&error)
+        });
+        self.writable.store(written.is_ok(), Ordering::Relaxed);
+        written
     }
 
+    fn size(_: &Vec<u8>) -> usize {
+        1
+    }
+
+    fn idle_after(&self) -> Option<Duration> {
+        (!self.writable.load(Ordering::Relaxed)).then_some(TRY_AGAIN)
+    }
+
+    fn handle_idle(&mut self) {
+        self.probe();
+    }
+}
+
+impl AuditFile {
     fn failed(&self, error: &io::Error) -> AuditError {
         AuditError::Disk { path: self.path.clone(), problem: error.to_string() }
     }

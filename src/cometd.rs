@@ -3,7 +3,7 @@
 //! ```text
 //!                  core                                       shell
 //!  text ⇄ types    message                                    long_polling  by HTTP, and the way to websockets
-//!  one session     session: queue, connect, subscribe         websocket     frames in, frames out
+//!  one session     session: connect, subscribe, delivery      websocket     frames in, frames out
 //!  all of them     sessions, with subscription_index, limits  task          the loop that owns the sessions
 //!                  and event_numbers (numbers, replay)        event_log     events and sessions, kept in the store
 //! ```

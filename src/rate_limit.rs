@@ -1,6 +1,7 @@
 //! Rate limits: a token bucket (the generic cell rate algorithm, ITU-T I.371), the one of the whole
-//! crate.
+//! crate, and many of them by key.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// A token bucket: holds `most` tokens and gets one back every `each`. An empty default is a full
@@ -41,6 +42,43 @@ impl TokenBucket {
             wait => Err(wait),
         }
     }
+
+    /// Empties the bucket: it is full again after this long, and not before.
+    pub fn drain(&mut self, until_full: Duration, now: Instant) {
+        self.whole_at = Some(now + until_full);
+    }
+}
+
+/// A token bucket for each key. Full ones are forgotten once enough keys have come together.
+#[derive(Debug)]
+pub struct KeyedLimiter<K> {
+    buckets: BTreeMap<K, TokenBucket>,
+    /// Keys that must come together before it is worth looking for full buckets.
+    sweep: usize,
+    /// Keys that were left after the last sweep.
+    swept: usize,
+}
+
+impl<K: Ord> KeyedLimiter<K> {
+    /// Without keys; looks for full buckets when there are `sweep` keys more than twice what the
+    /// last look has left.
+    pub fn new(sweep: usize) -> Self {
+        Self { buckets: BTreeMap::new(), sweep, swept: 0 }
+    }
+
+    /// The bucket of a key; a full one where there was none.
+    pub fn bucket(&mut self, key: K, now: Instant) -> &mut TokenBucket {
+        if self.buckets.len() > 2 * self.swept + self.sweep {
+            self.buckets.retain(|_, bucket| !bucket.used(now).is_zero());
+            self.swept = self.buckets.len();
+        }
+        self.buckets.entry(key).or_default()
+    }
+
+    /// The key's bucket is full.
+    pub fn is_full(&self, key: &K, now: Instant) -> bool {
+        self.buckets.get(key).is_none_or(|bucket| bucket.used(now).is_zero())
+    }
 }
 
 #[cfg(test)]
@@ -62,5 +100,18 @@ mod tests {
         assert_eq!(bucket.try_take(most, each, later), Err(each));
         assert_eq!(bucket.used(later), each * most);
         assert_eq!(bucket.used(later + each * most), Duration::ZERO);
+    }
+    #[test]
+    fn keys_whose_buckets_are_full_are_forgotten_in_the_end() {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do to begin with")]
+        let now = Instant::now();
+        let each = Duration::from_millis(100);
+        let mut limiter = KeyedLimiter::new(1_000);
+        for number in 0..5_000u64 {
+            let at = now + Duration::from_secs(number);
+            assert_eq!(limiter.bucket(number, at).try_take(1, each, at), Ok(()));
+            assert!(!limiter.is_full(&number, at) && limiter.is_full(&number, at + each));
+        }
+        assert!(limiter.buckets.len() <= 1_100, "{}", limiter.buckets.len());
     }
 }

@@ -5,11 +5,16 @@
 //!                          │ what waits for the disk   ▲ closed and opened again after a failure
 //!                          └──▶ Reserve ───────────────┘ at the next start
 //! ```
+//!
+//! Loops never wait for a disk: each has a thread of its own that writes for it, see `writer`.
 
+mod lasting;
+pub(crate) mod records;
 mod redb;
 mod reserve;
-mod writer;
+pub(crate) mod writer;
 
+use lasting::Lasting;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -17,7 +22,6 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use writer::Lasting;
 
 /// Where things are kept. Shared by every room of a process; blocking, so noisy rooms call it from
 /// a blocking task or an own thread.

@@ -30,7 +30,7 @@ const WALLS: &[(&str, &[&str])] = &[
         ],
     ),
     ("store", &["model"]),
-    ("audit", &["model", "clock"]),
+    ("audit", &["model", "clock", "store"]),
     ("telemetry", &["model"]),
     (
         "config",

@@ -6,15 +6,16 @@
 //! not take waits in memory and is read from there; of a process that dies so, the next one knows
 //! that something is missing.
 
-use super::message::{ClientId, Event};
-use super::sessions::{RestoredEvents, Saved, SessionId};
+use super::message::ClientId;
+use super::sessions::{LogChange, RestoredEvents, Saved, SessionId};
 use super::task::{Input, WeakInbox};
 use crate::model::UserId;
+use crate::store::records::{VERSION, is_readable};
+use crate::store::writer::{Sink, Writer};
 use crate::store::{Importance, Safety, Store, StoreError, Write};
-use serde_json::{Value, json};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::net::IpAddr;
 use std::thread;
 use tokio::sync::oneshot;
 
@@ -30,36 +31,12 @@ const EPOCH: &str = "epoch";
 
 /// Bytes that may wait for the disk; events beyond them are not kept.
 const BACKLOG: usize = 64 << 20;
-/// Orders carried out at once.
-const TOGETHER: usize = 4_096;
-
-/// What the journal is told. Carried out in order.
-pub(super) enum Order {
-    Keep {
-        user: UserId,
-        channel: &'static str,
-        event: Arc<Event>,
-        gone: Vec<u64>,
-    },
-    Drop {
-        user: UserId,
-        gone: Vec<u64>,
-    },
-    Save(Saved),
-    Unsave(ClientId),
-    Read {
-        session: SessionId,
-        user: UserId,
-        after: u64,
-    },
-    /// Everything ordered before is on disk when this is answered.
-    Flush(oneshot::Sender<()>),
-}
 
 /// The way to the thread.
 pub(super) struct EventLog {
-    orders: mpsc::Sender<Order>,
-    backlog: Arc<AtomicUsize>,
+    writer: Writer<EventFile>,
+    store: Store,
+    inbox: WeakInbox,
 }
 
 /// What an earlier life has left.
@@ -107,113 +84,122 @@ impl EventLog {
         }
 
         let store_has_forgotten = store.has_forgotten();
-        let (orders, inbound) = mpsc::channel();
-        let backlog = Arc::new(AtomicUsize::new(0));
-        let writer = EventLogWriter { store, inbox, backlog: backlog.clone() };
+        let (writer, thread) = Writer::new(BACKLOG);
+        let file = EventFile { store: store.clone(), inbox: inbox.clone() };
         thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || writer.run(&inbound))
+            .spawn(move || thread.run(file))
             .map_err(StoreError::Thread)?;
         let legacy =
             Legacy { epoch, has_forgotten: store_has_forgotten, events, dropped, sessions };
-        Ok((Self { orders, backlog }, legacy))
+        Ok((Self { writer, store, inbox }, legacy))
     }
 
-    /// False: the disk is too far behind for one event more.
-    pub(super) fn order(&self, order: Order) -> bool {
-        if let Order::Keep { event, .. } = &order {
-            if self.backlog.load(Ordering::Relaxed) > BACKLOG {
-                return false;
-            }
-            self.backlog.fetch_add(event.text.len(), Ordering::Relaxed);
-        }
-        self.orders.send(order).is_ok()
+    /// Brings a change to the disk. What is handed back is not kept: the disk is too far behind for
+    /// one event more.
+    pub(super) fn keep(&self, change: LogChange) -> Result<(), LogChange> {
+        self.writer.write(change, drop).map_err(|not_taken| not_taken.change)
+    }
+
+    /// Reads what has been kept by now of the user's events behind this number, for
+    /// [`Input::Replayed`]. False: it will not come.
+    pub(super) fn read(&self, session: SessionId, user: UserId, after: u64) -> bool {
+        let (store, inbox) = (self.store.clone(), self.inbox.clone());
+        self.writer.flush(move |()| {
+            tell(&inbox, Input::Replayed(session, read(&store, &user, after)));
+        })
+    }
+
+    /// Everything before is on disk, or waits for it, when this is answered.
+    pub(super) fn flush(&self, done: oneshot::Sender<()>) {
+        self.writer.flush(move |()| {
+            let _ = done.send(());
+        });
     }
 }
 
-struct EventLogWriter {
+/// The tables of the event log.
+struct EventFile {
     store: Store,
     inbox: WeakInbox,
-    backlog: Arc<AtomicUsize>,
 }
 
-impl EventLogWriter {
-    fn run(self, orders: &mpsc::Receiver<Order>) {
-        let mut changes = Vec::new();
-        let mut unsure = Vec::new();
-        while let Ok(first) = orders.recv() {
-            for order in std::iter::once(first).chain(orders.try_iter().take(TOGETHER)) {
-                match order {
-                    Order::Keep { user, channel, event, gone } => {
-                        self.backlog.fetch_sub(event.text.len(), Ordering::Relaxed);
-                        let value = format!("{channel}\n{}", event.text);
-                        changes.push(Write::put(EVENTS, key(&user, event.number), value));
-                        changes.extend(forget(&user, &gone));
-                        unsure.push((user, event.number));
-                    }
-                    Order::Drop { user, gone } => changes.extend(forget(&user, &gone)),
-                    Order::Save(session) => {
-                        changes.push(Write::put(SESSIONS, &*session.id.0, save(&session)))
-                    }
-                    Order::Unsave(id) => changes.push(Write::remove(SESSIONS, &*id.0)),
-                    Order::Read { session, user, after } => {
-                        self.write(&mut changes, &mut unsure);
-                        let kept = self.read(&user, after);
-                        self.tell(Input::Replayed(session, kept));
-                    }
-                    Order::Flush(done) => {
-                        self.write(&mut changes, &mut unsure);
-                        let _ = done.send(());
-                    }
-                }
-            }
-            self.write(&mut changes, &mut unsure);
-        }
-    }
+impl Sink for EventFile {
+    type Change = LogChange;
+    type Outcome = ();
 
-    fn tell(&self, happening: Input) {
-        // Without a loop nobody wants to know.
-        if let Some(inbox) = self.inbox.upgrade() {
-            let _ = inbox.send(happening);
-        }
-    }
-
-    fn write(&self, changes: &mut Vec<Write>, unsure: &mut Vec<(UserId, u64)>) {
-        if changes.is_empty() {
+    fn write(&mut self, changes: Vec<LogChange>) {
+        let writes: Vec<Write> = changes.iter().flat_map(writes).collect();
+        if writes.is_empty() {
             return;
         }
-        if let Err(error) = self.store.write_behind(changes, Importance::Events) {
-            metrics::counter!("undertone_cometd_unkept_total").increment(unsure.len() as u64);
-            tracing::warn!(%error, events = unsure.len(), "events can not be kept for clients that come back");
-            for (user, number) in unsure.drain(..) {
-                self.tell(Input::Unkept(user, number));
+        if let Err(error) = self.store.write_behind(&writes, Importance::Events) {
+            let unkept: Vec<(UserId, u64)> = changes.into_iter().filter_map(event).collect();
+            metrics::counter!("undertone_cometd_unkept_total").increment(unkept.len() as u64);
+            tracing::warn!(%error, events = unkept.len(), "events can not be kept for clients that come back");
+            for (user, number) in unkept {
+                tell(&self.inbox, Input::Unkept(user, number));
             }
         }
-        changes.clear();
-        unsure.clear();
     }
 
-    fn read(&self, user: &UserId, after: u64) -> Option<Vec<RestoredEvents>> {
-        let mut kept = Vec::new();
-        let (from, to) = (key(user, after.saturating_add(1)), key(user, u64::MAX));
-        let outcome = self.store.scan(EVENTS, &from, Some(&to), &mut |key, value| {
-            if let Some((_, number)) = of_key(key)
-                && let Some((channel, text)) =
-                    std::str::from_utf8(value).ok().and_then(|value| value.split_once('\n'))
-            {
-                kept.push(RestoredEvents {
-                    number,
-                    channel: channel.to_owned(),
-                    text: text.to_owned(),
-                });
-            }
-        });
-        if let Err(error) = outcome {
-            tracing::warn!(%error, %user, "kept events can not be read");
-            return None;
+    fn size(change: &LogChange) -> usize {
+        match change {
+            LogChange::Event { event, .. } => event.text.len(),
+            LogChange::NoEvents { .. } | LogChange::Session(_) | LogChange::NoSession(_) => 0,
         }
-        Some(kept)
     }
+}
+
+/// The event that a change keeps.
+fn event(change: LogChange) -> Option<(UserId, u64)> {
+    match change {
+        LogChange::Event { user, event, .. } => Some((user, event.number)),
+        LogChange::NoEvents { .. } | LogChange::Session(_) | LogChange::NoSession(_) => None,
+    }
+}
+
+fn writes(change: &LogChange) -> Vec<Write> {
+    match change {
+        LogChange::Event { user, channel, event, gone } => {
+            let value = format!("{channel}\n{}", event.text);
+            let mut writes = vec![Write::put(EVENTS, key(user, event.number), value)];
+            writes.extend(forget(user, gone));
+            writes
+        }
+        LogChange::NoEvents { user, gone } => forget(user, gone),
+        LogChange::Session(session) => vec![Write::put(SESSIONS, &*session.id.0, save(session))],
+        LogChange::NoSession(id) => vec![Write::remove(SESSIONS, &*id.0)],
+    }
+}
+
+fn tell(inbox: &WeakInbox, happening: Input) {
+    // Without a loop nobody wants to know.
+    if let Some(inbox) = inbox.upgrade() {
+        let _ = inbox.send(happening);
+    }
+}
+
+fn read(store: &Store, user: &UserId, after: u64) -> Option<Vec<RestoredEvents>> {
+    let mut kept = Vec::new();
+    let (from, to) = (key(user, after.saturating_add(1)), key(user, u64::MAX));
+    let outcome = store.scan(EVENTS, &from, Some(&to), &mut |key, value| {
+        if let Some((_, number)) = of_key(key)
+            && let Some((channel, text)) =
+                std::str::from_utf8(value).ok().and_then(|value| value.split_once('\n'))
+        {
+            kept.push(RestoredEvents {
+                number,
+                channel: channel.to_owned(),
+                text: text.to_owned(),
+            });
+        }
+    });
+    if let Err(error) = outcome {
+        tracing::warn!(%error, %user, "kept events can not be read");
+        return None;
+    }
+    Some(kept)
 }
 
 fn forget(user: &UserId, gone: &[u64]) -> Vec<Write> {
@@ -237,32 +223,43 @@ fn of_key(key: &str) -> Option<(UserId, u64)> {
     Some((user.into(), number.parse().ok()?))
 }
 
+/// A session of a client that acknowledges, by client id.
+#[derive(Serialize, Deserialize)]
+struct SessionRecord {
+    #[serde(default)]
+    version: u32,
+    user: String,
+    browser: Option<String>,
+    address: IpAddr,
+    base: u64,
+    offset: u64,
+    subscriptions: Vec<String>,
+}
+
 fn save(session: &Saved) -> String {
-    json!({
-        "user": session.user.as_str(),
-        "browser": session.browser.as_deref(),
-        "address": session.address.to_string(),
-        "base": session.base,
-        "offset": session.offset,
-        "subscriptions": session.subscriptions,
+    json!(SessionRecord {
+        version: VERSION,
+        user: session.user.to_string(),
+        browser: session.browser.as_deref().map(str::to_owned),
+        address: session.address,
+        base: session.base,
+        offset: session.offset,
+        subscriptions: session.subscriptions.clone(),
     })
     .to_string()
 }
 
 fn saved(id: &str, value: &[u8]) -> Option<Saved> {
-    let value: Value = serde_json::from_slice(value).ok()?;
-    let subscriptions = value.get("subscriptions")?.as_array()?;
+    let record: SessionRecord = serde_json::from_slice(value).ok()?;
+    is_readable(record.version)?;
     Some(Saved {
         id: ClientId(id.into()),
-        user: value.get("user")?.as_str()?.into(),
-        browser: value.get("browser")?.as_str().map(Into::into),
-        address: value.get("address")?.as_str()?.parse().ok()?,
-        base: value.get("base")?.as_u64()?,
-        offset: value.get("offset")?.as_u64()?,
-        subscriptions: subscriptions
-            .iter()
-            .filter_map(|name| name.as_str().map(str::to_owned))
-            .collect(),
+        user: record.user.into(),
+        browser: record.browser.map(Into::into),
+        address: record.address,
+        base: record.base,
+        offset: record.offset,
+        subscriptions: record.subscriptions,
     })
 }
 
@@ -289,7 +286,12 @@ mod tests {
             offset: 1 << 20,
             subscriptions: vec!["/v2/me/*".to_owned()],
         };
-        assert_eq!(saved("c1", save(&session).as_bytes()), Some(session));
+        assert_eq!(saved("c1", save(&session).as_bytes()), Some(session.clone()));
+        let before = r#"{"user":"anna","browser":"b1","address":"192.0.2.1","base":3000000007,
+            "offset":1048576,"subscriptions":["/v2/me/*"]}"#;
+        assert_eq!(saved("c1", before.as_bytes()), Some(session), "before there were versions");
+        let newer = before.replace('{', r#"{"version":2,"#);
+        assert_eq!(saved("c1", newer.as_bytes()), None);
         assert_eq!(saved("c1", b"{}"), None);
         assert_eq!(saved("c1", b"\xff"), None);
     }

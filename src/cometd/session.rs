@@ -1,15 +1,13 @@
 //! One session of the event channel: what it hears, what waits for it, and how its client is
 //! reached.
 //!
-//! Hand in what happened with `handle_*` and a [`Ctx`]: at its request messages
-//! ([`Session::handle_message`], [`Session::handle_connect`], [`Session::handle_subscribe`],
-//! [`Session::handle_unsubscribe`]), at events and state ([`Session::handle_event`],
-//! [`Session::handle_state`], [`Session::handle_replay`]), at the fate of what has left
-//! ([`Session::handle_outcome`], [`Session::handle_socket_lost`]), at its deadline
-//! ([`Session::handle_timeout`]), at its turn to send ([`Session::handle_turn`]), and at its end
-//! ([`Session::handle_end`]). What comes out is in `Ctx::out`, in order, and a reply that is due is
-//! returned as a [`Departure`]. After each step its deadline stands in `Ctx::timers`, and it is in
-//! `Ctx::turns` when it has something to send.
+//! Hand in messages of its client with [`Session::handle_message`], [`Session::handle_connect`],
+//! [`Session::handle_subscribe`] and [`Session::handle_unsubscribe`], everything else as a
+//! [`SessionInput`] with [`Session::handle`], and its end with [`Session::handle_end`]; each with a
+//! [`Ctx`]. What comes out is in `Ctx::out`, in order; a reply that is due is returned as a
+//! [`Departure`], and what else is to be done as [`Next`]. After each step its deadline stands in
+//! `Ctx::timers`, and it is in `Ctx::turns` when it has something to send. Its events have a machine
+//! of their own, [`EventDelivery`].
 //!
 //! A session is in one of three states, and each has exactly one deadline, so none can leak:
 //!
@@ -21,21 +19,20 @@
 
 mod connect;
 mod context;
+mod delivery;
 mod queue;
 mod subscribe;
 
 use super::limits::QuotaOwner;
 use super::message::{ClientId, Event, Pattern, Timesync};
-use super::sessions::{ClientOrigin, ClientRequestId, Saved, SessionEnd, SocketId};
+use super::sessions::{ClientOrigin, ClientRequestId, RestoredEvents, Saved, SessionEnd, SocketId};
 use crate::model::{Now, UserId};
 pub use connect::{ConnectRequest, Departure};
 pub use context::{Ctx, DeadlineOwner, spread, timesync};
-use queue::{Acks, Queue};
-use std::collections::{BTreeMap, BTreeSet};
+use delivery::{EventDelivery, Surplus};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 pub use subscribe::unknown_echo;
 
@@ -99,11 +96,7 @@ pub struct Session {
     /// End of its user's login, if it ends.
     login_until: Option<Instant>,
     subscriptions: Vec<(String, Pattern)>,
-    queue: Queue,
-    /// Bytes that wait for all sessions of its user, and of its address.
-    queued: [Arc<AtomicUsize>; 2],
-    /// Batches, where the client acknowledges.
-    acks: Option<Acks>,
+    delivery: EventDelivery,
     /// It has connected before: only then a connect is held.
     connected: bool,
     /// What it was last told to wait between connects, in milliseconds.
@@ -114,16 +107,10 @@ pub struct Session {
     armed: Instant,
     /// The websocket it is on.
     socket: Option<SocketId>,
-    /// What has left, and has not arrived on a socket of the client's machine yet.
-    flight: Option<InFlight>,
-    /// A replay under way, and the events that come behind it.
-    replay: Option<ReplayInProgress>,
     /// The gateway has been asked for the present state on its behalf.
     state_asked: bool,
     /// Further channels of which it wants the state; asked for when that has come.
     state_wanted: BTreeSet<&'static str>,
-    /// It is from an earlier life of this process, and its client has not connected since.
-    restored: bool,
     /// The event log has it, so that it outlives this process.
     saved: bool,
     /// It waits for its turn to hand something out.
@@ -140,19 +127,44 @@ enum SessionState {
     Away { expires: Instant },
 }
 
-/// What a session's deadline has brought.
+/// What happens to a session beside the messages of its client.
+#[derive(Debug)]
+pub enum SessionInput<'a> {
+    /// Its user is told something on this channel, or another client has published there.
+    Event(&'a str, &'a Arc<Event>),
+    /// The state that was asked for with `Output::State`: channel and `data`.
+    State(&'a [(&'static str, String)]),
+    /// What was asked for with `Output::Replay`, oldest first; `None`: it cannot be read.
+    Replay(Option<Vec<RestoredEvents>>),
+    /// What left by this path has arrived.
+    Arrived(ReplyPath),
+    /// What left by this path never arrives.
+    Cut(ReplyPath),
+    /// The websocket is closed or cut, and the frame under way has not left.
+    SocketLost(SocketId),
+    /// Another session takes its websocket.
+    Displaced(SocketId),
+    /// Its turn to hand out what waits has come.
+    Turn,
+    /// Its deadline may have come.
+    Timeout,
+}
+
+/// What is to be done after a step.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
     reason = "one at a time, on the stack: a box would cost each answer an allocation"
 )]
-pub enum Expiry {
-    /// The deadline has moved on since, and is waited for.
-    NotYet,
-    /// The session is to end.
-    Ends(SessionEnd),
+pub enum Next {
+    /// Nothing at once.
+    Nothing,
+    /// What waits is handed out, then [`Session::excess`] is asked.
+    HandOut,
     /// The held connect is answered.
-    Answers(Departure),
+    Answer(Departure),
+    /// The session is ended.
+    End(SessionEnd),
 }
 
 /// What more waits than may.
@@ -185,17 +197,12 @@ impl Session {
             owner,
             login_until,
             subscriptions: Vec::new(),
-            queue: Queue::default(),
-            queued: Default::default(),
-            acks: acks_from.map(|base| Acks::new(base, 0)),
+            delivery: EventDelivery::new(acks_from),
             connected: false,
             transport,
             socket: None,
-            flight: None,
-            replay: None,
             state_asked: false,
             state_wanted: BTreeSet::new(),
-            restored: false,
             waits_for_turn: false,
             saved: false,
         }
@@ -214,9 +221,8 @@ impl Session {
         let subscriptions =
             subscriptions.filter_map(|name| Pattern::parse(&name).map(|pattern| (name, pattern)));
         Self {
-            acks: Some(Acks::new(saved.base, saved.offset)),
+            delivery: EventDelivery::restored(saved.base, saved.offset),
             subscriptions: subscriptions.collect(),
-            restored: true,
             saved: true,
             connected: true,
             // Its client may still do as it was told when the process went down.
@@ -233,10 +239,9 @@ impl Session {
     }
 
     /// The session begins: it enters every index.
-    pub fn handle_begin(&mut self, ctx: &mut Ctx, now: Now) {
+    pub fn handle_begin(&mut self, ctx: &mut Ctx) {
         let quotas = self.owner.accounts();
-        self.queued =
-            ctx.quotas.opened(quotas, self.no, self.subscriptions.len(), &ctx.config, now.mono);
+        self.delivery.count_in(ctx.quotas.opened(quotas, self.no), self.subscriptions.len());
         for (_, pattern) in &self.subscriptions {
             ctx.subscriptions.add(pattern, self.no);
         }
@@ -272,7 +277,7 @@ impl Session {
     }
 
     pub fn queued_bytes(&self) -> usize {
-        self.queue.bytes()
+        self.delivery.waiting().1
     }
 
     pub fn is_held(&self) -> bool {
@@ -324,27 +329,51 @@ impl Session {
         }
     }
 
-    /// An event that its subscriptions take in.
-    pub fn handle_event(&mut self, event: Arc<Event>, ctx: &mut Ctx, now: Now) {
-        self.enqueue(event, ctx);
-        self.wake(ctx, now);
+    /// Something has happened to it.
+    pub fn handle(&mut self, input: SessionInput<'_>, ctx: &mut Ctx, now: Now) -> Next {
+        match input {
+            SessionInput::Event(channel, event) if self.takes(channel) => {
+                self.delivery.enqueue(event.clone(), ctx);
+                self.wake(ctx, now)
+            }
+            SessionInput::Event(..) => Next::Nothing,
+            SessionInput::State(states) => self.handle_state(states, ctx, now),
+            SessionInput::Replay(Some(kept)) => self.handle_replay(kept, ctx, now),
+            // Something may be missing, and its client believes that nothing is.
+            SessionInput::Replay(None) => Next::End(SessionEnd::Gap),
+            SessionInput::Arrived(by) => self.handle_outcome(by, false, ctx, now),
+            SessionInput::Cut(by) => self.handle_outcome(by, true, ctx, now),
+            SessionInput::SocketLost(socket) => {
+                self.socket.take_if(|own| *own == socket);
+                self.handle_outcome(ReplyPath::Socket(socket), true, ctx, now)
+            }
+            SessionInput::Displaced(socket) => {
+                self.handle_displaced(socket, ctx, now);
+                Next::Nothing
+            }
+            SessionInput::Turn => {
+                self.waits_for_turn = false;
+                Next::HandOut
+            }
+            SessionInput::Timeout => self.handle_timeout(ctx, now),
+        }
     }
 
     /// Its deadline may have come.
-    pub fn handle_timeout(&mut self, ctx: &mut Ctx, now: Now) -> Expiry {
+    fn handle_timeout(&mut self, ctx: &mut Ctx, now: Now) -> Next {
         let deadline = self.deadline();
         let armed = std::mem::replace(&mut self.armed, deadline);
         ctx.timers.disarm(armed, self.timer());
         ctx.timers.arm(deadline, self.timer());
         if deadline > now.mono {
-            return Expiry::NotYet;
+            return Next::Nothing;
         }
         if self.login_until.is_some_and(|until| until <= now.mono) {
-            return Expiry::Ends(SessionEnd::LoginExpired);
+            return Next::End(SessionEnd::LoginExpired);
         }
         match self.release(ctx, now) {
-            Some(departure) => Expiry::Answers(departure),
-            None => Expiry::Ends(SessionEnd::Expired),
+            Some(departure) => Next::Answer(departure),
+            None => Next::End(SessionEnd::Expired),
         }
     }
 
@@ -353,36 +382,20 @@ impl Session {
         let SessionState::Held { connect, .. } = &self.state else {
             return None;
         };
-        let has_something = connect.at_once || (!self.is_pushed() && !self.queue.is_empty());
-        (has_something && self.may_deliver()).then(|| self.release(ctx, now)).flatten()
+        let has_something = connect.at_once || (!self.is_pushed() && !self.delivery.is_empty());
+        (has_something && self.delivery.may_deliver()).then(|| self.release(ctx, now)).flatten()
     }
 
     /// The events that go as they come, on this websocket: about so many bytes of them.
     pub fn push(&mut self, socket: SocketId, bytes: usize, ctx: &mut Ctx) -> Vec<Arc<Event>> {
-        if !(self.is_pushed() && self.connected && self.may_deliver()) || self.queue.is_empty() {
-            return Vec::new();
+        match self.is_pushed() && self.connected {
+            true => self.delivery.push(socket, bytes, ctx),
+            false => Vec::new(),
         }
-        let before = self.waiting();
-        let events = self.queue.take_some(bytes);
-        self.flight = Some(InFlight {
-            by: ReplyPath::Socket(socket),
-            oldest: events.first().map(|event| event.born),
-            events: events.clone(),
-            interval: ctx.config.interval,
-        });
-        ctx.counts.handed_out += events.len() as u64;
-        self.recount(before, ctx);
-        events
-    }
-
-    /// The websocket is closed or cut, and the frame under way has not left.
-    pub fn handle_socket_lost(&mut self, socket: SocketId, ctx: &mut Ctx, now: Now) {
-        self.socket.take_if(|own| *own == socket);
-        self.handle_outcome(ReplyPath::Socket(socket), true, ctx, now);
     }
 
     /// Another session takes its websocket: a connect that is held there is never answered.
-    pub fn handle_displaced(&mut self, socket: SocketId, ctx: &mut Ctx, now: Now) {
+    fn handle_displaced(&mut self, socket: SocketId, ctx: &mut Ctx, now: Now) {
         self.socket = None;
         if self.held_by() == Some(ReplyPath::Socket(socket)) {
             let expires = now.mono + ctx.config.max_interval;
@@ -392,64 +405,22 @@ impl Session {
 
     /// There may be something to hand out to it, once its turn comes: an answer carries all that
     /// has come by then. With half of what may wait, it does not wait for its turn.
-    fn wake(&mut self, ctx: &mut Ctx, now: Now) {
+    fn wake(&mut self, ctx: &mut Ctx, now: Now) -> Next {
         ctx.turns.last = Some(now);
-        let (length, bytes) = self.waiting();
-        if length >= ctx.config.max_queue.div_ceil(2) || bytes >= ctx.config.max_queue_bytes / 2 {
-            ctx.turns.urgent = Some(self.no);
-        }
         if !std::mem::replace(&mut self.waits_for_turn, true) {
             ctx.turns.waiting.push_back((self.no, now.mono));
         }
-    }
-
-    /// Its turn has come.
-    pub fn takes_turn(&mut self) {
-        self.waits_for_turn = false;
+        match self.delivery.is_urgent(&ctx.config) {
+            true => Next::HandOut,
+            false => Next::Nothing,
+        }
     }
 
     /// Whether more waits than may.
     pub fn excess(&self, ctx: &Ctx) -> Option<Excess> {
-        let behind = self.replay.as_ref().map_or(0, |replay| replay.events.len());
-        let (length, bytes) = self.waiting();
-        if length + behind > ctx.config.max_queue || bytes > ctx.config.max_queue_bytes {
-            return Some(Excess::Session);
-        }
-        if self.queue.is_empty() {
-            return None;
-        }
-        let limits = [ctx.config.max_queue_bytes_per_user, ctx.config.max_queue_bytes_per_address];
-        let is_over = |(queued, most): (&Arc<AtomicUsize>, usize)| queued.load(Relaxed) > most;
-        let over = self.queued.iter().zip(limits).position(is_over)?;
-        self.owner.accounts().into_iter().nth(over).map(Excess::Quota)
-    }
-
-    fn enqueue(&mut self, event: Arc<Event>, ctx: &mut Ctx) {
-        let before = self.waiting();
-        match &mut self.replay {
-            Some(replay) => replay.events.push(event),
-            // It was told nothing since the process started; the event log has it all.
-            None if self.restored && event.number > 0 => {}
-            None => self.queue.push(event),
-        }
-        self.recount(before, ctx);
-    }
-
-    /// Events and bytes that wait.
-    fn waiting(&self) -> (usize, usize) {
-        (self.queue.len(), self.queue.bytes())
-    }
-
-    /// Keeps the sums over all queues right after a change of this one.
-    fn recount(&self, (length, bytes): (usize, usize), ctx: &mut Ctx) {
-        let (length_now, bytes_now) = self.waiting();
-        ctx.counts.queued = ctx.counts.queued + length_now - length;
-        if bytes_now == bytes {
-            return;
-        }
-        for queued in &self.queued {
-            // Only one thread counts; what is added wraps around where it is less.
-            queued.fetch_add(bytes_now.wrapping_sub(bytes), Relaxed);
+        match self.delivery.surplus(&ctx.config)? {
+            Surplus::OfSession => Some(Excess::Session),
+            Surplus::OfOwner(one) => self.owner.accounts().into_iter().nth(one).map(Excess::Quota),
         }
     }
 
@@ -491,24 +462,7 @@ impl Session {
     /// Its events go as they come, not with connects: on a websocket, and no acknowledgement is
     /// wanted.
     pub fn is_pushed(&self) -> bool {
-        self.socket.is_some() && self.acks.is_none()
-    }
-
-    /// Nothing stands between its queue and the client.
-    fn may_deliver(&self) -> bool {
-        self.replay.is_none() && !self.is_in_doubt()
-    }
-
-    /// Events have left of which nobody knows yet whether they arrive.
-    fn is_in_doubt(&self) -> bool {
-        self.flight.as_ref().is_some_and(|flight| !flight.events.is_empty())
-    }
-
-    /// Another path than this one, on which events have left of which nobody knows yet whether they
-    /// arrive.
-    fn in_doubt_elsewhere(&self, by: ReplyPath) -> Option<ReplyPath> {
-        let flight = self.flight.as_ref().filter(|_| self.is_in_doubt());
-        flight.map(|flight| flight.by).filter(|other| *other != by)
+        self.socket.is_some() && !self.delivery.acknowledges()
     }
 
     /// The path of the connect that is held.
@@ -524,7 +478,7 @@ impl Session {
     pub fn is_elsewhere(&self, by: ReplyPath) -> bool {
         let is_held = self.held_by().is_some_and(|held| held != by);
         let is_attached = self.socket.is_some_and(|socket| by != ReplyPath::Socket(socket));
-        is_held || is_attached || self.in_doubt_elsewhere(by).is_some()
+        is_held || is_attached || self.delivery.in_doubt_elsewhere(by).is_some()
     }
 
     /// How long its client may stay away of its own accord: as it says, or as it was told.
@@ -559,43 +513,4 @@ struct Connect {
     received: Now,
     /// The browser of which it takes one of the few connections.
     slot: Option<Arc<str>>,
-}
-
-/// Events on their way.
-#[derive(Debug)]
-struct InFlight {
-    by: ReplyPath,
-    events: Vec<Arc<Event>>,
-    /// When the oldest event of the answer came to be, acknowledged ones too.
-    oldest: Option<Instant>,
-    interval: Duration,
-}
-
-/// A replay under way, and what has happened since it began.
-#[derive(Debug, Default)]
-struct ReplayInProgress {
-    /// The first `asked` of them are being read.
-    wants: Vec<Want>,
-    asked: usize,
-    replayed: BTreeMap<u64, Arc<Event>>,
-    events: Vec<Arc<Event>>,
-}
-
-/// What is to be replayed: events of these channels, unless they were heard already.
-#[derive(Debug)]
-struct Want {
-    after: Vec<(Pattern, u64)>,
-    heard: Vec<Pattern>,
-}
-
-impl Want {
-    /// The lowest number wanted of any.
-    fn lowest(&self) -> u64 {
-        self.after.iter().map(|(_, after)| *after).min().unwrap_or(u64::MAX)
-    }
-
-    fn takes(&self, channel: &str, number: u64) -> bool {
-        !self.heard.iter().any(|pattern| pattern.matches(channel))
-            && self.after.iter().any(|(pattern, after)| number > *after && pattern.matches(channel))
-    }
 }

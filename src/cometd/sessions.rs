@@ -36,17 +36,17 @@ use super::message::{
     Advice, BayeuxReply, ClientId, ClientMessage, Event, MessageKind, Pattern, Reconnect,
 };
 use super::session::{
-    ConnectRequest, Ctx, DeadlineOwner, Departure, Excess, Expiry, ReplyPath, Session, spread,
-    unknown_echo,
+    ConnectRequest, Ctx, DeadlineOwner, Departure, Excess, Next, ReplyPath, Session, SessionInput,
+    spread, unknown_echo,
 };
 pub use super::session::{ConnectionType, SessionId};
 use crate::model::{Now, UserId};
 use ended::EndedSessions;
 pub use inout::{
-    ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, Output, RestoredEvents, Saved,
-    SessionCounts, SessionEnd, SocketId,
+    ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, LogChange, Output,
+    RestoredEvents, Saved, SessionCounts, SessionEnd, SocketId,
 };
-use sockets::Sockets;
+use sockets::{SocketInput, Sockets};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -136,10 +136,8 @@ impl Sessions {
     /// What to do next, without handing out events to anybody more.
     pub fn poll_ready(&mut self) -> Option<Output> {
         let output = self.ctx.out.pop_front();
-        if let Some(Output::Send { socket, .. }) = &output
-            && let Some(socket) = self.sockets.get_mut(*socket)
-        {
-            socket.handle_handed_over();
+        if let Some(Output::Send { socket, .. }) = &output {
+            self.sockets.handle(*socket, SocketInput::HandedOver, None, &mut self.ctx);
         }
         output
     }
@@ -150,7 +148,7 @@ impl Sessions {
             return false;
         };
         if let Some(now) = self.ctx.turns.last {
-            self.hand_out(no, true, now);
+            self.hand_in(no, SessionInput::Turn, now);
         }
         true
     }
@@ -175,7 +173,7 @@ impl Sessions {
     pub fn restore_event(&mut self, user: &UserId, number: u64, bytes: usize) {
         let gone = self.ctx.numbers.restore(user, number, bytes);
         if !gone.is_empty() {
-            self.ctx.out.push_back(Output::Drop { user: user.clone(), gone });
+            self.ctx.keep(LogChange::NoEvents { user: user.clone(), gone });
         }
     }
 
@@ -183,7 +181,7 @@ impl Sessions {
     /// something is missing.
     pub fn handle_unkept(&mut self, user: &UserId, number: u64) {
         let gone = self.ctx.numbers.lost(user, number);
-        self.ctx.out.push_back(Output::Drop { user: user.clone(), gone });
+        self.ctx.keep(LogChange::NoEvents { user: user.clone(), gone });
     }
 
     /// Nothing that happened in earlier lives of the process is sure to be kept.
@@ -200,7 +198,7 @@ impl Sessions {
     pub fn restore_session(&mut self, saved: Saved, now: Now) {
         let no = self.next_number();
         let mut session = Session::restored(no, saved, &self.ctx, now);
-        session.handle_begin(&mut self.ctx, now);
+        session.handle_begin(&mut self.ctx);
         self.insert(session);
     }
 
@@ -213,10 +211,8 @@ impl Sessions {
     pub fn handle_post(&mut self, post: ClientRequest, now: Now) {
         let reach = post.reach();
         let ClientRequest { no: _, mut from, new_browser, via, fresh, messages } = post;
-        if let ReplyPath::Socket(socket) = reach
-            && let Some(socket) = self.sockets.get_mut(socket)
-        {
-            socket.handle_frame();
+        if let ReplyPath::Socket(socket) = reach {
+            self.sockets.handle(socket, SocketInput::Frame, None, &mut self.ctx);
         }
         if let Some(handshake) = messages
             .iter()
@@ -280,20 +276,23 @@ impl Sessions {
 
     /// The answer has left: its events are delivered.
     pub fn handle_written(&mut self, post: ClientRequestId, now: Now) {
-        self.handle_outcome(post, false, now);
+        self.handle_outcome(post, SessionInput::Arrived, now);
     }
 
     /// The request's connection is gone, held or answered, and no answer has left on it: its events
     /// wait for the next connect.
     pub fn handle_cut(&mut self, post: ClientRequestId, now: Now) {
-        self.handle_outcome(post, true, now);
+        self.handle_outcome(post, SessionInput::Cut, now);
     }
 
-    fn handle_outcome(&mut self, post: ClientRequestId, is_cut: bool, now: Now) {
+    fn handle_outcome(
+        &mut self,
+        post: ClientRequestId,
+        outcome: fn(ReplyPath) -> SessionInput<'static>,
+        now: Now,
+    ) {
         for no in self.ctx.sessions_by_request.remove(&post).unwrap_or_default() {
-            self.step(no, now, |session, ctx| {
-                session.handle_outcome(ReplyPath::Post(post), is_cut, ctx, now)
-            });
+            self.hand_in(no, outcome(ReplyPath::Post(post)), now);
         }
     }
 
@@ -304,15 +303,12 @@ impl Sessions {
 
     /// The frame under way on this socket has left: its events are delivered.
     pub fn handle_sent(&mut self, socket: SocketId, now: Now) {
-        let Some(state) = self.sockets.get_mut(socket) else {
-            return;
-        };
-        for no in state.handle_sent() {
-            self.step(no, now, |session, ctx| {
-                session.handle_outcome(ReplyPath::Socket(socket), false, ctx, now)
-            });
+        let path = ReplyPath::Socket(socket);
+        let sent = self.sockets.handle(socket, SocketInput::Sent, None, &mut self.ctx);
+        for no in sent.unwrap_or_default().arrived {
+            self.hand_in(no, SessionInput::Arrived(path), now);
         }
-        self.answer(ReplyPath::Socket(socket), Vec::new(), Vec::new());
+        self.answer(path, Vec::new(), Vec::new());
     }
 
     /// The socket is closed or cut, and the frame under way has not left. Its session waits for its
@@ -322,7 +318,7 @@ impl Sessions {
             return;
         };
         for no in state.handle_gone(&mut self.ctx) {
-            self.step(no, now, |session, ctx| session.handle_socket_lost(socket, ctx, now));
+            self.hand_in(no, SessionInput::SocketLost(socket), now);
         }
     }
 
@@ -333,21 +329,22 @@ impl Sessions {
         let event = Event::numbered(channel, data, number, now.mono);
         if self.ctx.numbers.keeps() {
             let gone = self.ctx.numbers.kept(user, number, event.text.len());
-            self.ctx.out.push_back(Output::Keep {
+            self.ctx.keep(LogChange::Event {
                 user: user.clone(),
                 channel,
                 event: event.clone(),
                 gone,
             });
         }
-        let sessions: Vec<SessionId> =
-            self.ctx.quotas.sessions(&QuotaOwner::User(Some(user.clone()))).collect();
+        let sessions: Vec<SessionId> = self
+            .ctx
+            .quotas
+            .sessions(&QuotaOwner::User(Some(user.clone())))
+            .iter()
+            .copied()
+            .collect();
         for no in sessions {
-            self.step(no, now, |session, ctx| {
-                if session.takes(channel) {
-                    session.handle_event(event.clone(), ctx, now);
-                }
-            });
+            self.hand_in(no, SessionInput::Event(channel, &event), now);
         }
     }
 
@@ -358,7 +355,7 @@ impl Sessions {
         states: &[(&'static str, String)],
         now: Now,
     ) {
-        self.step(session, now, |session, ctx| session.handle_state(states, ctx, now));
+        self.hand_in(session, SessionInput::State(states), now);
     }
 
     /// What was asked for with [`Output::Replay`], oldest first; `None`: it cannot be read.
@@ -368,13 +365,7 @@ impl Sessions {
         kept: Option<Vec<RestoredEvents>>,
         now: Now,
     ) {
-        match kept {
-            Some(kept) => {
-                self.step(session, now, |session, ctx| session.handle_replay(kept, ctx, now))
-            }
-            // Something may be missing, and its client believes that nothing is.
-            None => self.end(session, SessionEnd::Gap, now),
-        }
+        self.hand_in(session, SessionInput::Replay(kept), now);
     }
 
     /// Notices have been lost on the way here. Nobody may miss one silently: sessions that hear
@@ -413,22 +404,19 @@ impl Sessions {
                 depart(&mut self.sockets, departure, Some(session), &mut self.ctx);
             }
         }
-        for id in self.sockets.ids() {
-            if let Some(socket) = self.sockets.get_mut(id) {
-                let session = socket.session().and_then(|no| self.sessions.get_mut(&no));
-                socket.handle_drain(session.map(|session| &mut **session), &mut self.ctx);
-            }
-        }
+        let on_sockets = self.sessions.values_mut();
+        let on_sockets = on_sockets.filter_map(|session| Some((session.socket()?, &mut **session)));
+        self.sockets.handle_drain(on_sockets.collect(), &mut self.ctx);
     }
 
     /// A deadline has come: a hold is over, a session, a login, or a socket without a session.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some((at, owner)) = self.ctx.timers.first().filter(|(at, _)| *at <= now.mono) {
             let was_there = match owner {
-                DeadlineOwner::Session(no) => self.session_timeout(no, now),
+                DeadlineOwner::Session(no) => self.hand_in(no, SessionInput::Timeout, now),
                 DeadlineOwner::Socket(socket) => {
-                    let socket = self.sockets.get_mut(socket);
-                    socket.map(|socket| socket.handle_timeout(&mut self.ctx)).is_some()
+                    let input = SocketInput::Timeout;
+                    self.sockets.handle(socket, input, None, &mut self.ctx).is_some()
                 }
             };
             if !was_there {
@@ -436,20 +424,6 @@ impl Sessions {
                 self.ctx.timers.disarm(at, owner);
             }
         }
-    }
-
-    fn session_timeout(&mut self, no: SessionId, now: Now) -> bool {
-        let Some(session) = self.sessions.get_mut(&no) else {
-            return false;
-        };
-        match session.handle_timeout(&mut self.ctx, now) {
-            Expiry::NotYet => {}
-            Expiry::Ends(why) => self.end(no, why, now),
-            Expiry::Answers(departure) => {
-                depart(&mut self.sockets, departure, Some(session), &mut self.ctx)
-            }
-        }
-        true
     }
 
     // ---- messages
@@ -583,7 +557,7 @@ impl Sessions {
         }
         let event = Event::plain(channel, data.ok_or(DATA_MISSING)?, now.mono);
         for no in self.ctx.subscriptions.hearers(channel) {
-            self.step(no, now, |session, ctx| session.handle_event(event.clone(), ctx, now));
+            self.hand_in(no, SessionInput::Event(channel, &event), now);
         }
         Ok(())
     }
@@ -619,43 +593,43 @@ impl Sessions {
 
     // ---- what sessions have to send
 
-    /// Something happens to one session, which may have much to hand out afterwards.
-    fn step(&mut self, no: SessionId, now: Now, act: impl FnOnce(&mut Session, &mut Ctx)) {
+    /// Something happens to one session. What waits for it is handed out if it is to be; it ends if
+    /// it has more than it may keep. False: it is gone.
+    fn hand_in(&mut self, no: SessionId, input: SessionInput<'_>, now: Now) -> bool {
         let Some(session) = self.sessions.get_mut(&no) else {
-            return;
+            return false;
         };
-        act(session, &mut self.ctx);
-        if let Some(no) = self.ctx.turns.urgent.take() {
-            self.hand_out(no, false, now);
+        let (sockets, ctx) = (&mut self.sockets, &mut self.ctx);
+        match session.handle(input, ctx, now) {
+            Next::Nothing => {}
+            Next::Answer(departure) => depart(sockets, departure, Some(session), ctx),
+            Next::End(why) => self.end(no, why, now),
+            // The rest follows as soon as the frame has left; if it does not leave, the next event
+            // shows it.
+            Next::HandOut if sockets.push(session, ctx) => {}
+            Next::HandOut => {
+                if let Some(departure) = session.handle_turn(ctx, now) {
+                    depart(sockets, departure, Some(session), ctx);
+                }
+                match session.excess(ctx) {
+                    None => {}
+                    Some(Excess::Session) => self.end(no, SessionEnd::Overflowed, now),
+                    Some(Excess::Quota(who)) => self.relieve(no, &who, now),
+                }
+            }
         }
+        true
     }
 
-    /// Hands out what can be handed out, and ends a session that has more than it may keep.
-    fn hand_out(&mut self, no: SessionId, is_its_turn: bool, now: Now) {
-        let Some(session) = self.sessions.get_mut(&no) else {
-            return;
-        };
-        if is_its_turn {
-            session.takes_turn();
-        }
-        // The rest follows as soon as the frame has left; if it does not leave, the next event
-        // shows it.
-        if self.sockets.push(session, &mut self.ctx) {
-            return;
-        }
-        if let Some(departure) = session.handle_turn(&mut self.ctx, now) {
-            depart(&mut self.sockets, departure, Some(session), &mut self.ctx);
-        }
-        match session.excess(&self.ctx) {
-            None => {}
-            Some(Excess::Session) => self.end(no, SessionEnd::Overflowed, now),
-            Some(Excess::Quota(who)) => self.relieve(no, &who, now),
-        }
+    /// All sessions of a user, or from an address.
+    fn of_owner(&self, who: &QuotaOwner) -> impl Iterator<Item = &Session> {
+        let numbers = self.ctx.quotas.sessions(who).iter();
+        numbers.filter_map(|no| self.sessions.get(no)).map(|session| &**session)
     }
 
     /// All sessions of a user or an address have too much together: the one with most ends.
     fn relieve(&mut self, no: SessionId, who: &QuotaOwner, now: Now) {
-        let sessions = self.ctx.quotas.sessions(who).filter_map(|no| self.sessions.get(&no));
+        let sessions = self.of_owner(who);
         let Some(fullest) = sessions.max_by_key(|session| session.queued_bytes()) else {
             return;
         };
@@ -677,12 +651,12 @@ impl Sessions {
         if let Some(departure) = session.handle_end(why, &mut self.ctx) {
             depart(&mut self.sockets, departure, None, &mut self.ctx);
         }
-        let Some(socket) = socket.and_then(|socket| self.sockets.get_mut(socket)) else {
-            return;
-        };
-        match why.closes_socket() {
-            Some((code, reason)) => socket.close(code, reason, &mut self.ctx),
-            None => socket.unbind(&mut self.ctx, now),
+        if let Some(socket) = socket {
+            let input = match why.closes_socket() {
+                Some((code, reason)) => SocketInput::Close(code, reason),
+                None => SocketInput::Unbind(now),
+            };
+            self.sockets.handle(socket, input, None, &mut self.ctx);
         }
     }
 

@@ -1,11 +1,11 @@
 //! The loop that owns the [`Sessions`]. One rhythm: hand in, drain, wait.
 
 use super::CometdConfig;
-use super::event_log::{EventLog, Legacy, Order};
+use super::event_log::{EventLog, Legacy};
 use super::session::ReplyPath;
 use super::sessions::{
-    ClientRequest, ClientRequestId, CometdTransport, ConnectionType, Output, SessionCounts,
-    SessionId, Sessions, SocketId,
+    ClientRequest, ClientRequestId, CometdTransport, ConnectionType, LogChange, Output,
+    SessionCounts, SessionId, Sessions, SocketId,
 };
 use super::sessions::{Numbered, RestoredEvents};
 use crate::clock;
@@ -172,14 +172,14 @@ impl CometdTask {
         for (user, number, bytes) in events {
             match is_known(&user) {
                 true => hub.restore_event(&user, number, bytes),
-                // He is not in the directory any more.
-                false => drop(journal.order(Order::Drop { user, gone: vec![number] })),
+                // The user is not in the directory any more.
+                false => drop(journal.keep(LogChange::NoEvents { user, gone: vec![number] })),
             }
         }
         for session in sessions {
             match is_known(&session.user) {
                 true => hub.restore_session(session, now),
-                false => drop(journal.order(Order::Unsave(session.id))),
+                false => drop(journal.keep(LogChange::NoSession(session.id))),
             }
         }
         Ok(Self {
@@ -336,7 +336,7 @@ impl CometdTask {
                 }
                 self.hub.handle_drain(now);
                 while !self.drain_some() {}
-                self.journal.order(Order::Flush(done));
+                self.journal.flush(done);
             }
         }
     }
@@ -441,22 +441,11 @@ impl CometdTask {
                 }
                 Output::Replay { session, user, after } => {
                     self.gauges.replays.increment(1);
-                    if !self.journal.order(Order::Read { session, user, after }) {
+                    if !self.journal.read(session, user, after) {
                         self.hub.handle_replay(session, None, clock::now());
                     }
                 }
-                Output::Keep { user, channel, event, gone } => {
-                    self.keep(user, channel, event, gone)
-                }
-                Output::Drop { user, gone } => {
-                    self.journal.order(Order::Drop { user, gone });
-                }
-                Output::Save(session) => {
-                    self.journal.order(Order::Save(session));
-                }
-                Output::Unsave(id) => {
-                    self.journal.order(Order::Unsave(id));
-                }
+                Output::Keep(change) => self.keep(change),
                 Output::UnknownSession { why, gone_for, user } => {
                     metrics::counter!("undertone_cometd_unknown_sessions_total", "reason" => why.as_str()).increment(1);
                     let gone_for = gone_for.map(|time| time.as_secs());
@@ -504,18 +493,10 @@ impl CometdTask {
         }
     }
 
-    fn keep(
-        &mut self,
-        user: UserId,
-        channel: &'static str,
-        event: Arc<super::message::Event>,
-        gone: Vec<u64>,
-    ) {
-        let number = event.number;
-        let order = Order::Keep { user: user.clone(), channel, event, gone };
-        if !self.journal.order(order) {
+    fn keep(&mut self, change: LogChange) {
+        if let Err(LogChange::Event { user, event, .. }) = self.journal.keep(change) {
             metrics::counter!("undertone_cometd_unkept_total").increment(1);
-            self.hub.handle_unkept(&user, number);
+            self.hub.handle_unkept(&user, event.number);
         }
     }
 

@@ -4,8 +4,11 @@
 use super::handle::Reply;
 use super::{Directory, ListeningRecord};
 use crate::model::{AgentState, Answer, DeviceId, Reason, Refusal, Timestamp, UserId};
-use crate::store::{Importance, Store, StoreError, Write};
-use serde_json::{Value, json};
+use crate::store::records::{VERSION, entries, is_readable};
+use crate::store::writer::{StateChange, StateFile, Writer, Written};
+use crate::store::{Store, StoreError, Write};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::BTreeMap;
 
 /// The table of presence: login name → voice state.
@@ -32,28 +35,42 @@ pub(super) fn kept_sessions(
 /// The admissions and joins that have no last line in the audit.
 pub(super) fn kept_listening(store: &Store) -> Result<Vec<ListeningRecord>, StoreError> {
     let kept = store.load(HEARING)?;
-    let read = |supervisor: &str, bytes: &[u8]| {
-        let value: Value = serde_json::from_slice(bytes).ok()?;
-        let word = |name: &str| value.get(name)?.as_str();
+    Ok(entries(kept, |supervisor, record: HearingRecord| record.restore(supervisor)))
+}
+
+/// A supervisor that was admitted to a call or is on it, by the supervisor's device.
+#[derive(Serialize, Deserialize)]
+struct HearingRecord {
+    #[serde(default)]
+    version: u32,
+    target: String,
+    call: String,
+    activity: String,
+    /// Milliseconds since 1970; none before the supervisor hears.
+    since: Option<u64>,
+}
+
+impl HearingRecord {
+    fn of(hearing: &ListeningRecord) -> Self {
+        Self {
+            version: VERSION,
+            target: hearing.target.to_string(),
+            call: hearing.call.to_string(),
+            activity: hearing.activity.as_str().to_owned(),
+            since: hearing.since.map(|since| since.0),
+        }
+    }
+
+    fn restore(self, supervisor: &str) -> Option<ListeningRecord> {
+        is_readable(self.version)?;
         Some(ListeningRecord {
             supervisor: supervisor.into(),
-            target: word("target")?.into(),
-            call: word("call")?.into(),
-            activity: word("activity")?.parse().ok()?,
-            since: value.get("since").and_then(Value::as_u64).map(Timestamp),
+            target: self.target.into(),
+            call: self.call.into(),
+            activity: self.activity.parse().ok()?,
+            since: self.since.map(Timestamp),
         })
-    };
-    let entries = kept.iter().filter_map(|(supervisor, bytes)| {
-        let found = read(supervisor, bytes);
-        if found.is_none() {
-            tracing::warn!(
-                supervisor,
-                "what was kept of somebody who heard a call can not be read and is ignored"
-            );
-        }
-        found
-    });
-    Ok(entries.collect())
+    }
 }
 
 /// The change that a user's presence makes.
@@ -69,65 +86,79 @@ pub(super) fn listening_change(supervisor: &DeviceId, hearing: Option<&Listening
     let Some(hearing) = hearing else {
         return Write::remove(HEARING, supervisor.as_str());
     };
-    let value = json!({
-        "target": hearing.target.as_str(),
-        "call": hearing.call.as_str(),
-        "activity": hearing.activity.as_str(),
-        "since": hearing.since.map(|since| since.0),
-    });
-    Write::put(HEARING, supervisor.as_str(), value.to_string())
+    let record = json!(HearingRecord::of(hearing));
+    Write::put(HEARING, supervisor.as_str(), record.to_string())
 }
+
+type Answers = Vec<(Reply, Result<Answer, Refusal>)>;
 
 /// Writes presence and listening records on a thread of its own; answers that depend on it go out
 /// when it is durable, or remembered for when the disk takes it.
-pub(super) struct StateWriter {
-    jobs: std::sync::mpsc::Sender<KeepJob>,
-}
-
-struct KeepJob {
-    changes: Vec<Write>,
-    answers: Vec<(Reply, Result<Answer, Refusal>)>,
-}
+pub(super) struct StateWriter(Writer<StateFile>);
 
 impl StateWriter {
     pub(super) fn start(store: Store) -> Self {
-        let (jobs, waiting) = std::sync::mpsc::channel::<KeepJob>();
-        tokio::task::spawn_blocking(move || {
-            while let Ok(first) = waiting.recv() {
-                let mut batch = first;
-                for job in waiting.try_iter() {
-                    batch.changes.extend(job.changes);
-                    batch.answers.extend(job.answers);
-                }
-                if let Err(error) = store.write_behind(&batch.changes, Importance::State) {
-                    tracing::error!(
-                        %error,
-                        "presence, or who hears a call, cannot be kept: a restart will forget it"
-                    );
-                    let accepted = batch.answers.iter_mut().filter(|(_, answer)| answer.is_ok());
-                    accepted.for_each(|(_, answer)| {
-                        *answer = Err(Refusal::new(Reason::Internal, "The state can not be kept."))
-                    });
-                }
-                send(batch.answers);
-            }
-        });
-        Self { jobs }
+        let (writer, thread) = Writer::new(0);
+        let state = StateFile::new(store, "presence, or who hears a call,");
+        tokio::task::spawn_blocking(move || thread.run(state));
+        Self(writer)
     }
 
-    pub(super) fn keep(&self, changes: Vec<Write>, answers: Vec<(Reply, Result<Answer, Refusal>)>) {
+    pub(super) fn keep(&self, changes: Vec<Write>, answers: Answers) {
         if changes.is_empty() {
             return send(answers);
         }
-        if let Err(std::sync::mpsc::SendError(job)) = self.jobs.send(KeepJob { changes, answers }) {
-            send(job.answers);
+        let written = self.0.write(StateChange::behind(changes), |written| {
+            send(match written {
+                Written::Stored | Written::Waits => answers,
+                Written::Lost => answers.into_iter().map(refused).collect(),
+            })
+        });
+        if let Err(not_taken) = written {
+            (not_taken.done)(Written::Waits);
         }
     }
 }
 
-fn send(answers: Vec<(Reply, Result<Answer, Refusal>)>) {
+/// What was accepted is refused, for it can not be kept.
+fn refused((reply, answer): (Reply, Result<Answer, Refusal>)) -> (Reply, Result<Answer, Refusal>) {
+    let lost = |_| Err(Refusal::new(Reason::Internal, "The state can not be kept."));
+    (reply, answer.and_then(lost))
+}
+
+fn send(answers: Answers) {
     for (reply, result) in answers {
         // The caller may have gone away.
         let _ = reply.send(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Activity;
+    use crate::store;
+
+    #[test]
+    fn what_was_written_before_there_were_versions_is_read_and_a_newer_version_is_left_alone() {
+        let store = store::in_memory();
+        let kept = ListeningRecord {
+            supervisor: "boss".into(),
+            target: "agent".into(),
+            call: "c1".into(),
+            activity: Activity::Coach,
+            since: Some(Timestamp(1_800_000_000_000)),
+        };
+        let before = r#"{"target":"agent","call":"c1","activity":"Coach","since":null}"#;
+        store
+            .write(&[
+                listening_change(&"boss".into(), Some(&kept)),
+                Write::put(HEARING, "boss2", before),
+                Write::put(HEARING, "boss3", before.replace('{', r#"{"version":2,"#)),
+                Write::put(HEARING, "boss4", "{"),
+            ])
+            .expect("writes");
+        let older = ListeningRecord { supervisor: "boss2".into(), since: None, ..kept.clone() };
+        assert_eq!(kept_listening(&store).expect("reads"), [kept, older]);
     }
 }

@@ -7,7 +7,7 @@
 use super::error::HttpError;
 use crate::clock;
 use crate::model::{Reason, UserId, config_value};
-use crate::rate_limit::TokenBucket;
+use crate::rate_limit::KeyedLimiter;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -362,13 +362,13 @@ struct LoginFailures {
     refill: Duration,
 }
 
-#[derive(Default)]
+/// By user and address, and by address alone.
+type FailureKey = (IpAddr, Option<UserId>);
+
 struct FailureCounts {
-    by_pair: BTreeMap<(IpAddr, UserId), TokenBucket>,
-    by_address: BTreeMap<IpAddr, TokenBucket>,
-    barred: BTreeMap<(IpAddr, Option<UserId>), Instant>,
-    /// Keys that were left after the last sweep.
-    swept: usize,
+    failures: KeyedLimiter<FailureKey>,
+    /// Empty while a login is barred.
+    barred: KeyedLimiter<FailureKey>,
 }
 
 /// Keys that must come together before it is worth looking for old ones.
@@ -377,7 +377,10 @@ const FAILURE_KEYS: usize = 10_000;
 impl LoginFailures {
     fn new(config: &AuthConfig) -> Self {
         Self {
-            counted: Mutex::default(),
+            counted: Mutex::new(FailureCounts {
+                failures: KeyedLimiter::new(FAILURE_KEYS),
+                barred: KeyedLimiter::new(FAILURE_KEYS),
+            }),
             burst: (config.failures_per_user.get(), config.failures_per_address.get()),
             refill: config.failure_refill.max(Duration::from_millis(1)),
         }
@@ -386,7 +389,7 @@ impl LoginFailures {
     fn allowed(&self, user: &UserId, address: IpAddr) -> Result<(), HttpError> {
         let now = clock::instant();
         let counted = locked(&self.counted);
-        let is_barred = |key| counted.barred.get(&key).is_some_and(|until| *until > now);
+        let is_barred = |key| !counted.barred.is_full(&key, now);
         if is_barred((address, None)) || is_barred((address, Some(user.clone()))) {
             return Err(HttpError::new(
                 Reason::TooManyRequests,
@@ -399,20 +402,13 @@ impl LoginFailures {
     fn record(&self, user: &UserId, address: IpAddr) {
         let now = clock::instant();
         let mut counted = locked(&self.counted);
-        let FailureCounts { by_pair, by_address, barred, swept } = &mut *counted;
-        let of_pair = by_pair.entry((address, user.clone())).or_default();
-        if of_pair.try_take(self.burst.0, self.refill, now).is_err() {
-            barred.insert((address, Some(user.clone())), now + self.refill);
-        }
-        let of_address = by_address.entry(address).or_default();
-        if of_address.try_take(self.burst.1, self.refill, now).is_err() {
-            barred.insert((address, None), now + self.refill);
-        }
-        if barred.len() + by_pair.len() + by_address.len() > 2 * *swept + FAILURE_KEYS {
-            barred.retain(|_, until| *until > now);
-            by_pair.retain(|_, failures| !failures.used(now).is_zero());
-            by_address.retain(|_, failures| !failures.used(now).is_zero());
-            *swept = barred.len() + by_pair.len() + by_address.len();
+        let FailureCounts { failures, barred } = &mut *counted;
+        let of_both =
+            [((address, Some(user.clone())), self.burst.0), ((address, None), self.burst.1)];
+        for (key, burst) in of_both {
+            if failures.bucket(key.clone(), now).try_take(burst, self.refill, now).is_err() {
+                barred.bucket(key, now).drain(self.refill, now);
+            }
         }
     }
 }

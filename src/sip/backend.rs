@@ -270,7 +270,7 @@ impl Unanswered {
 enum Input {
     Legs(Vec<LegEvent>),
     Command(Option<CommandCall>),
-    Stored(Option<(CommandId, bool)>),
+    Stored(CommandId, bool),
     Media(Option<MediaEvent>),
     Timeout,
     Stop,
@@ -294,7 +294,7 @@ impl BackendTask {
         tokio::select! {
             events = self.endpoint.next() => Input::Legs(events),
             call = next(&mut self.commands) => Input::Command(call),
-            stored = self.writer.stored() => Input::Stored(stored),
+            (id, is_stored) = self.writer.stored() => Input::Stored(id, is_stored),
             event = next(&mut self.media) => Input::Media(event),
             () = until(at) => Input::Timeout,
             () = ended(stopped) => Input::Stop,
@@ -309,13 +309,7 @@ impl BackendTask {
             }
             Input::Command(Some(call)) => self.hand_in_command(call, now),
             Input::Command(None) => self.commands = None,
-            Input::Stored(Some((id, is_stored))) => self.hand_in_stored(id, is_stored, now),
-            Input::Stored(None) => {
-                tracing::error!("the thread that writes the state has ended: nothing is stored");
-                // Between two steps only commands that wait for their change are unanswered.
-                let waiting: Vec<CommandId> = self.unanswered.keys().copied().collect();
-                waiting.into_iter().for_each(|id| self.hand_in_stored(id, false, now));
-            }
+            Input::Stored(id, is_stored) => self.hand_in_stored(id, is_stored, now),
             Input::Media(Some(event)) => self.hand_in_media(event, now),
             Input::Media(None) => self.media = None,
             Input::Timeout => self.b2bua.handle_timeout(now),
@@ -436,7 +430,6 @@ impl BackendTask {
 
     fn drain(&mut self) {
         let mut replies = Vec::new();
-        let mut not_stored = Vec::new();
         while let Some(output) = self.b2bua.poll_output() {
             match output {
                 Output::Leg(command) => {
@@ -461,11 +454,7 @@ impl BackendTask {
                     self.engine.command(command);
                 }
                 Output::Fact(fact) => self.publish(fact),
-                Output::Persist { id, change } => {
-                    if !self.writer.persist(id, change) {
-                        not_stored.push(id);
-                    }
-                }
+                Output::Persist { id, change } => self.writer.persist(id, change),
                 Output::Keep(change) => self.writer.keep(change),
                 Output::Reply { id, result } => replies.push((id, result)),
                 Output::Unusable { leg, fault } => self.observer.unusable(leg, &fault),
@@ -481,9 +470,6 @@ impl BackendTask {
             if let Some(command) = self.unanswered.remove(&id) {
                 self.answer(command, result);
             }
-        }
-        for id in not_stored {
-            self.hand_in_stored(id, false, clock::now());
         }
     }
 

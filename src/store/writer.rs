@@ -1,364 +1,420 @@
-//! A store that outlives its disk's bad times: what the disk does not take is remembered, read as
-//! if it were written, and written when the disk takes it again. A thread of its own finds that
-//! out.
+//! The one way of writing: a thread gathers what waits, writes it in one go, and says of each part
+//! what has become of it.
+//!
+//! ```text
+//! Writer::write, flush ──▶ WriterThread::run ── all that waits ──▶ Sink::write (one fsync)
+//!                             done, in order  ◀──── outcome ────────────┘
+//! ```
+//!
+//! [`StateFile`] is the sink of state: what may begin only when it is stored, and what has happened
+//! already. The event log and the audit have sinks of their own.
 
-use super::redb::Redb;
-use super::reserve::Reserve;
-use super::{Importance, KeyValueStore, Safety, Store, StoreError, Write};
+use super::{Importance, Safety, Store, Write};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::Bound;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::fmt;
+use std::iter;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-/// How often the disk is asked while it is well: a full one is noticed though nothing is written.
-const CHECK: Duration = Duration::from_secs(5);
-/// How often it is tried while it is not: the first pause, and the longest.
-const TRY_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// Bytes that may wait for the disk.
-const STATE: usize = 64 << 20;
-const EVENTS: usize = 16 << 20;
+/// Parts that are written in one go, at most.
+const TOGETHER: usize = 4_096;
 
-/// What the state file has of the reserve.
-const ABOUT: &str = "store";
-const TAKEN_IN: &str = "reserve";
+/// What a thread writes to.
+pub(crate) trait Sink: Sized {
+    /// A part of what is written.
+    type Change: Send;
+    /// What has become of parts that were written in one go.
+    type Outcome: Clone;
 
-pub(super) struct Lasting {
-    shared: Arc<WriterShared>,
-    thread: Option<JoinHandle<()>>,
-}
+    /// Writes parts that have come together: in order, in one go.
+    fn write(&mut self, changes: Vec<Self::Change>) -> Self::Outcome;
 
-struct WriterShared {
-    inner: Store,
-    name: String,
-    /// Where the reserve belongs to. `None`: there is none.
-    path: Option<PathBuf>,
-    has_forgotten: bool,
-    is_writable: AtomicBool,
-    state: Mutex<WriterState>,
-    wake: Condvar,
-}
-
-#[derive(Default)]
-struct WriterState {
-    waiting: BTreeMap<(String, String), Waiting>,
-    /// Of what waits.
-    bytes: usize,
-    /// Events wait that the reserve has not been told of.
-    incomplete: bool,
-    reserve: Option<Reserve>,
-    /// The generation of the reserve that the state file had at the start.
-    taken_in: u64,
-    closing: bool,
-}
-
-struct Waiting {
-    value: Option<Vec<u8>>,
-    importance: Importance,
-}
-
-impl Lasting {
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let inner = Redb::open(path)?;
-        let about = inner.load(ABOUT)?;
-        let taken_in = about
-            .get(TAKEN_IN)
-            .and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
-        let taken_in = taken_in.unwrap_or_default();
-        let mut state = WriterState { taken_in, ..WriterState::default() };
-        let mut has_forgotten = false;
-        match Reserve::open(path) {
-            Ok((mut reserve, left)) => {
-                reserve.follow(taken_in);
-                if left.generation > taken_in {
-                    tracing::warn!(
-                        changes = left.changes.len(),
-                        "the last run could not write these changes: they are brought in now"
-                    );
-                    has_forgotten = left.incomplete;
-                    left.changes
-                        .iter()
-                        .for_each(|change| state.remember(change, Importance::State));
-                }
-                state.reserve = Some(reserve);
-            }
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "no room can be set aside for the state")
-            }
-        }
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Self::start(Arc::new(inner), name, Some(path.to_owned()), state, has_forgotten)
+    /// What a part takes of the room for parts that wait; one of no size is never refused.
+    fn size(_: &Self::Change) -> usize {
+        0
     }
 
-    pub(super) fn over(inner: Store) -> Result<Self, StoreError> {
-        Self::start(inner, "other".to_owned(), None, WriterState::default(), false)
+    /// When to call [`Sink::handle_idle`] if nothing comes.
+    fn idle_after(&self) -> Option<Duration> {
+        None
     }
 
-    fn start(
-        inner: Store,
-        name: String,
-        path: Option<PathBuf>,
-        mut state: WriterState,
-        has_forgotten: bool,
-    ) -> Result<Self, StoreError> {
-        let shared = WriterShared {
-            inner,
-            name,
-            path,
-            has_forgotten,
-            is_writable: AtomicBool::new(true),
-            state: Mutex::default(),
-            wake: Condvar::new(),
-        };
-        shared.measure(&state);
-        if !state.waiting.is_empty() {
-            // What can not be written yet waits.
-            let _ = shared.commit(&mut state, &[]);
-        }
-        *shared.state() = state;
-        let shared = Arc::new(shared);
-        let mending = shared.clone();
-        let thread = thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || mending.mend())
-            .map_err(StoreError::Thread)?;
-        Ok(Self { shared, thread: Some(thread) })
+    /// Nothing has come for a while.
+    fn handle_idle(&mut self) {}
+}
+
+/// Hears, on the writing thread, what has become of a part.
+pub(crate) type Done<S> = Box<dyn FnOnce(<S as Sink>::Outcome) + Send>;
+
+/// The way to a writing thread, which ends when this is dropped and everything is written.
+pub(crate) struct Writer<S: Sink> {
+    jobs: mpsc::Sender<Job<S>>,
+    /// The sizes of all parts that wait, and how much they may be.
+    waiting: Arc<AtomicUsize>,
+    most: usize,
+}
+
+/// What is to be run on a thread of its own.
+pub(crate) struct WriterThread<S: Sink> {
+    jobs: mpsc::Receiver<Job<S>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+struct Job<S: Sink> {
+    /// `None`: what came before is written before anything that comes after.
+    change: Option<S::Change>,
+    done: Done<S>,
+}
+
+/// A part that was not taken, to be dealt with otherwise.
+pub(crate) struct NotTaken<S: Sink> {
+    pub(crate) why: WriterFault,
+    pub(crate) change: S::Change,
+    pub(crate) done: Done<S>,
+}
+
+/// Why a part is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriterFault {
+    /// As much waits as may.
+    Full,
+    /// The thread has ended.
+    Ended,
+}
+
+impl<S: Sink> fmt::Debug for Writer<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
     }
 }
 
-impl Drop for Lasting {
-    fn drop(&mut self) {
-        self.shared.state().closing = true;
-        self.shared.wake.notify_all();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+impl<S: Sink> Writer<S> {
+    /// Parts of so much size may wait.
+    pub(crate) fn new(most: usize) -> (Self, WriterThread<S>) {
+        let (jobs, inbound) = mpsc::channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        (Self { jobs, waiting: waiting.clone(), most }, WriterThread { jobs: inbound, waiting })
     }
-}
 
-impl KeyValueStore for Lasting {
-    fn scan(
+    /// Has a part written. Never blocks.
+    pub(crate) fn write(
         &self,
-        table: &str,
-        from: &str,
-        to: Option<&str>,
-        visit: &mut dyn FnMut(&str, &[u8]),
-    ) -> Result<(), StoreError> {
-        let state = self.shared.state();
-        if !self.is_writable() {
-            // Without room it can still be read.
-            let _ = self.shared.inner.ready();
+        change: S::Change,
+        done: impl FnOnce(S::Outcome) + Send + 'static,
+    ) -> Result<(), Box<NotTaken<S>>> {
+        let (size, done) = (S::size(&change), Box::new(done));
+        if size > 0 && self.waiting.fetch_add(size, Ordering::Relaxed) + size > self.most {
+            self.waiting.fetch_sub(size, Ordering::Relaxed);
+            return Err(Box::new(NotTaken { why: WriterFault::Full, change, done }));
         }
-        if state.waiting.is_empty() {
-            drop(state);
-            return self.shared.inner.scan(table, from, to, visit);
+        match self.jobs.send(Job { change: Some(change), done }) {
+            Err(mpsc::SendError(Job { change: Some(change), done })) => {
+                Err(Box::new(NotTaken { why: WriterFault::Ended, change, done }))
+            }
+            Ok(()) | Err(mpsc::SendError(Job { change: None, .. })) => Ok(()),
         }
-        let start = Bound::Included((table.to_owned(), from.to_owned()));
-        let within = |key: &str| to.is_none_or(|to| key < to);
-        let over = state.waiting.range((start, Bound::Unbounded));
-        let mut over = over.take_while(|((its, key), _)| its == table && within(key)).peekable();
-        self.shared.inner.scan(table, from, to, &mut |key, value| {
-            while let Some(((_, new), waiting)) = over.next_if(|((_, new), _)| new.as_str() < key) {
-                waiting.value.iter().for_each(|value| visit(new, value));
+    }
+
+    /// `done` is called when everything before has been written, and nothing after. False: the
+    /// thread has ended, and it is not called.
+    pub(crate) fn flush(&self, done: impl FnOnce(S::Outcome) + Send + 'static) -> bool {
+        self.jobs.send(Job { change: None, done: Box::new(done) }).is_ok()
+    }
+}
+
+impl<S: Sink> WriterThread<S> {
+    /// Writes until the [`Writer`] is dropped.
+    pub(crate) fn run(self, mut sink: S) {
+        while let Some(first) = self.next(&mut sink) {
+            let mut batch = Batch::default();
+            for Job { change, done } in iter::once(first).chain(self.jobs.try_iter().take(TOGETHER))
+            {
+                batch.done.push(done);
+                match change {
+                    Some(change) => {
+                        self.waiting.fetch_sub(S::size(&change), Ordering::Relaxed);
+                        batch.changes.push(change);
+                    }
+                    None => std::mem::take(&mut batch).write(&mut sink),
+                }
             }
-            match over.next_if(|((_, new), _)| new == key) {
-                Some((_, waiting)) => waiting.value.iter().for_each(|value| visit(key, value)),
-                None => visit(key, value),
+            batch.write(&mut sink);
+        }
+    }
+
+    fn next(&self, sink: &mut S) -> Option<Job<S>> {
+        loop {
+            let Some(idle_after) = sink.idle_after() else {
+                return self.jobs.recv().ok();
+            };
+            match self.jobs.recv_timeout(idle_after) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Timeout) => sink.handle_idle(),
+                Err(RecvTimeoutError::Disconnected) => return None,
             }
-        })?;
-        over.for_each(|((_, key), waiting)| {
-            waiting.value.iter().for_each(|value| visit(key, value))
+        }
+    }
+}
+
+/// What is written in one go.
+struct Batch<S: Sink> {
+    changes: Vec<S::Change>,
+    done: Vec<Done<S>>,
+}
+
+impl<S: Sink> Default for Batch<S> {
+    fn default() -> Self {
+        Self { changes: Vec::new(), done: Vec::new() }
+    }
+}
+
+impl<S: Sink> Batch<S> {
+    fn write(self, sink: &mut S) {
+        if self.done.is_empty() {
+            return;
+        }
+        let outcome = sink.write(self.changes);
+        for done in self.done {
+            done(outcome.clone());
+        }
+    }
+}
+
+/// Changes of state that belong together.
+#[derive(Debug)]
+pub(crate) struct StateChange {
+    writes: Vec<Write>,
+    /// They are stored now or never: something waits for them to be.
+    is_ahead: bool,
+}
+
+impl StateChange {
+    /// What begins something: it is stored, or it does not begin.
+    pub(crate) fn ahead(write: Write) -> Self {
+        Self { writes: vec![write], is_ahead: true }
+    }
+
+    /// What has happened already: it is stored as soon as it can be.
+    pub(crate) fn behind(writes: Vec<Write>) -> Self {
+        Self { writes, is_ahead: false }
+    }
+}
+
+/// What has become of changes of state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// All of them are in the state file.
+    Stored,
+    /// What had to be stored is not; what has happened already is remembered until the disk takes
+    /// it.
+    Waits,
+    /// None of them is kept.
+    Lost,
+}
+
+/// The state in a store. What is known to be in it is not written again.
+pub(crate) struct StateFile {
+    store: Store,
+    /// What the log says is lost.
+    what: &'static str,
+    known: BTreeMap<(Cow<'static, str>, String), Option<Vec<u8>>>,
+}
+
+impl StateFile {
+    /// `what` is kept there, in the words of the log.
+    pub(crate) fn new(store: Store, what: &'static str) -> Self {
+        Self { store, what, known: BTreeMap::new() }
+    }
+
+    fn bring(&self, changes: Vec<(Write, bool)>) -> Written {
+        let is_ahead = changes.iter().any(|(_, is_ahead)| *is_ahead);
+        if is_ahead {
+            let all: Vec<Write> = changes.iter().map(|(write, _)| write.clone()).collect();
+            match self.store.write(&all) {
+                Ok(()) => return Written::Stored,
+                Err(error) => {
+                    tracing::warn!(%error, "a command is refused because it can not be stored")
+                }
+            }
+        }
+        let behind = changes.into_iter().filter(|(_, is_ahead)| !is_ahead);
+        let behind: Vec<Write> = behind.map(|(write, _)| write).collect();
+        if behind.is_empty() {
+            return Written::Lost;
+        }
+        match self.store.write_behind(&behind, Importance::State) {
+            Ok(Safety::Stored) if !is_ahead => Written::Stored,
+            Ok(Safety::Stored | Safety::SetAside | Safety::Remembered) => Written::Waits,
+            Err(error) => {
+                tracing::error!(%error, "{} can not be kept: a restart will forget", self.what);
+                Written::Lost
+            }
+        }
+    }
+}
+
+impl Sink for StateFile {
+    type Change = StateChange;
+    type Outcome = Written;
+
+    fn write(&mut self, changes: Vec<StateChange>) -> Written {
+        let writes = changes.into_iter().flat_map(|StateChange { writes, is_ahead }| {
+            writes.into_iter().map(move |write| (write, is_ahead))
         });
-        Ok(())
-    }
-
-    fn write(&self, changes: &[Write]) -> Result<(), StoreError> {
-        self.shared.commit(&mut self.shared.state(), changes)
-    }
-
-    fn write_behind(
-        &self,
-        changes: &[Write],
-        importance: Importance,
-    ) -> Result<Safety, StoreError> {
-        let mut state = self.shared.state();
-        let Err(error) = self.shared.commit(&mut state, changes) else {
-            return Ok(Safety::Stored);
-        };
-        let most = match importance {
-            Importance::State => STATE,
-            Importance::Events => EVENTS,
-        };
-        if state.bytes + changes.iter().map(Write::size).sum::<usize>() > most {
-            tracing::debug!(%error, "too much waits for the disk");
-            return Err(StoreError::TooMuch { waiting: state.bytes });
+        let mut writes: Vec<(Write, bool)> = writes.collect();
+        writes.retain(|(write, _)| {
+            let key = (write.table.clone(), write.key.clone());
+            self.known.insert(key, write.value.clone()).as_ref() != Some(&write.value)
+        });
+        if writes.is_empty() {
+            return Written::Stored;
         }
-        changes.iter().for_each(|change| state.remember(change, importance));
-        self.shared.measure(&state);
-        Ok(self.shared.set_aside(&mut state, importance))
-    }
-
-    fn is_writable(&self) -> bool {
-        self.shared.is_writable.load(Ordering::Relaxed)
-    }
-
-    fn has_forgotten(&self) -> bool {
-        self.shared.has_forgotten
-    }
-
-    fn is_lasting(&self) -> bool {
-        true
-    }
-}
-
-impl WriterState {
-    fn remember(&mut self, change: &Write, importance: Importance) {
-        self.bytes += change.size();
-        let waiting = Waiting { value: change.value.clone(), importance };
-        let key = (change.table.clone().into_owned(), change.key.clone());
-        let length = key.0.len() + key.1.len();
-        if let Some(before) = self.waiting.insert(key, waiting) {
-            self.bytes -= length + before.value.map_or(0, |value| value.len());
+        let written = self.bring(writes);
+        if written != Written::Stored {
+            self.known.clear();
         }
-    }
-
-    fn changes(&self) -> impl Iterator<Item = Write> {
-        self.waiting.iter().map(|((table, key), waiting)| Write {
-            table: table.clone().into(),
-            key: key.clone(),
-            value: waiting.value.clone(),
-        })
-    }
-}
-
-impl WriterShared {
-    /// A lock that another thread died with holds data that is still whole.
-    fn state(&self) -> MutexGuard<'_, WriterState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What waits and these changes, all or none.
-    fn commit(&self, state: &mut WriterState, changes: &[Write]) -> Result<(), StoreError> {
-        let written = match state.waiting.is_empty() && self.is_writable.load(Ordering::Relaxed) {
-            true => self.inner.write(changes),
-            false => self.inner.ready().and_then(|()| {
-                let taken_in =
-                    state.reserve.as_ref().map(|reserve| reserve.generation().to_string());
-                let taken_in = taken_in.map(|generation| Write::put(ABOUT, TAKEN_IN, generation));
-                let all: Vec<Write> =
-                    state.changes().chain(changes.iter().cloned()).chain(taken_in).collect();
-                self.inner.write(&all)
-            }),
-        };
-        match &written {
-            Ok(()) => {
-                let count = state.waiting.len();
-                state.waiting.clear();
-                (state.bytes, state.incomplete) = (0, false);
-                if !self.is_writable.swap(true, Ordering::Relaxed) {
-                    tracing::info!(
-                        store = self.name,
-                        changes = count,
-                        "the state can be written again; what waited is written"
-                    );
-                }
-            }
-            Err(error) => {
-                if self.is_writable.swap(false, Ordering::Relaxed) {
-                    tracing::error!(%error, store = self.name, "the state can not be written: what changes is remembered until it can be");
-                }
-                self.wake.notify_all();
-            }
-        }
-        self.measure(state);
         written
     }
+}
 
-    /// Brings what waits into the reserve, as far as it belongs there.
-    fn set_aside(&self, state: &mut WriterState, importance: Importance) -> Safety {
-        let WriterState { waiting, reserve, incomplete, .. } = state;
-        let is_event = importance == Importance::Events;
-        if is_event && *incomplete {
-            return Safety::Remembered;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{self, KeyValueStore, StoreError};
+    use std::sync::Mutex;
+    use std::thread;
+
+    /// Says what was written together.
+    struct Notes(Arc<Mutex<Vec<Vec<u32>>>>);
+
+    impl Sink for Notes {
+        type Change = u32;
+        type Outcome = usize;
+
+        fn write(&mut self, changes: Vec<u32>) -> usize {
+            let count = changes.len();
+            self.0.lock().expect("whole").push(changes);
+            count
         }
-        *incomplete |= is_event;
-        let Some(reserve) = reserve else {
-            return Safety::Remembered;
+
+        fn size(change: &u32) -> usize {
+            *change as usize
+        }
+    }
+
+    #[test]
+    fn what_waits_is_written_together_and_a_flush_parts_it() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (writer, thread) = Writer::new(100);
+        let hear = |name: &'static str| {
+            let heard = heard.clone();
+            move |outcome: usize| heard.lock().expect("whole").push((name, outcome))
         };
-        // What was taken away must not come back: it goes first.
-        let of = |removed: bool| {
-            waiting
-                .iter()
-                .filter(move |(_, waiting)| {
-                    waiting.importance == Importance::State && waiting.value.is_none() == removed
-                })
-                .map(|((table, key), waiting)| {
-                    (table.as_str(), key.as_str(), waiting.value.as_deref())
-                })
-        };
-        match reserve.write(of(true).chain(of(false)), *incomplete) {
-            Ok(true) if !is_event => Safety::SetAside,
-            Ok(_) => Safety::Remembered,
-            Err(error) => {
-                tracing::debug!(%error, store = self.name, "the room set aside can not be written either");
-                Safety::Remembered
+        assert!(writer.write(1, hear("1")).is_ok());
+        assert!(writer.write(2, hear("2")).is_ok());
+        assert!(writer.flush(hear("flush")));
+        assert!(writer.write(3, hear("3")).is_ok());
+        drop(writer);
+        thread.run(Notes(written.clone()));
+        assert_eq!(*written.lock().expect("whole"), [vec![1, 2], vec![3]]);
+        let heard = heard.lock().expect("whole").clone();
+        assert_eq!(heard, [("1", 2), ("2", 2), ("flush", 2), ("3", 1)]);
+    }
+
+    #[test]
+    fn more_than_may_wait_is_not_taken_and_neither_is_anything_without_the_thread() {
+        let (writer, thread) = Writer::<Notes>::new(5);
+        assert!(writer.write(5, drop).is_ok());
+        let refused = writer.write(1, drop).expect_err("no room");
+        assert_eq!((refused.why, refused.change), (WriterFault::Full, 1));
+        assert!(writer.write(0, drop).is_ok(), "it takes no room");
+        drop(thread);
+        let refused = writer.write(0, drop).expect_err("no thread");
+        assert_eq!(refused.why, WriterFault::Ended);
+        assert!(!writer.flush(drop));
+    }
+
+    /// A store that counts what it is told, and takes nothing when `is_full`.
+    #[derive(Default)]
+    struct Disk {
+        is_full: std::sync::atomic::AtomicBool,
+        writes: Mutex<Vec<Vec<Write>>>,
+    }
+
+    impl KeyValueStore for Disk {
+        fn scan(
+            &self,
+            _: &str,
+            _: &str,
+            _: Option<&str>,
+            _: &mut dyn FnMut(&str, &[u8]),
+        ) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn write(&self, changes: &[Write]) -> Result<(), StoreError> {
+            match self.is_full.load(Ordering::Relaxed) {
+                true => Err(StoreError::Full { path: "state".into() }),
+                false => {
+                    self.writes.lock().expect("whole").push(changes.to_vec());
+                    Ok(())
+                }
             }
         }
     }
 
-    fn measure(&self, state: &WriterState) {
-        let is_writable = self.is_writable.load(Ordering::Relaxed);
-        metrics::gauge!("undertone_store_writable", "store" => self.name.clone())
-            .set(if is_writable { 1.0 } else { 0.0 });
-        metrics::gauge!("undertone_store_waiting_bytes", "store" => self.name.clone())
-            .set(state.bytes as f64);
+    #[test]
+    fn what_must_be_stored_is_refused_by_a_full_disk_and_what_has_happened_waits() {
+        let disk = Arc::new(Disk::default());
+        let store = store::lasting(disk.clone()).expect("a thread");
+        let mut state = StateFile::new(store, "the state");
+        let set = |key: &str, value: &str| Write::put("table", key, value);
+        disk.is_full.store(true, Ordering::Relaxed);
+        let both =
+            vec![StateChange::ahead(set("a", "1")), StateChange::behind(vec![set("b", "1")])];
+        assert_eq!(state.write(both), Written::Waits);
+        assert_eq!(state.write(vec![StateChange::ahead(set("a", "1"))]), Written::Lost);
+        disk.is_full.store(false, Ordering::Relaxed);
+        assert_eq!(state.write(vec![StateChange::ahead(set("a", "2"))]), Written::Stored);
+        let written: Vec<Write> =
+            disk.writes.lock().expect("whole").iter().flatten().cloned().collect();
+        assert_eq!(written, [set("b", "1"), set("a", "2")]);
     }
 
-    /// The thread: tries again what waits, and looks at the disk from time to time.
-    fn mend(&self) {
-        let mut pause = TRY_AGAIN.0;
-        let mut state = self.state();
-        while !state.closing {
-            let is_well = self.is_writable.load(Ordering::Relaxed);
-            let wait = if is_well { CHECK } else { pause };
-            let (woken, waited) =
-                self.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
-            state = woken;
-            if state.closing || !waited.timed_out() {
-                continue;
+    #[test]
+    fn what_is_known_to_be_stored_is_not_written_again() {
+        let disk = Arc::new(Disk::default());
+        let mut state = StateFile::new(disk.clone(), "the state");
+        let set = |value: &str| Write::put("table", "a", value);
+        for (value, writes) in [("1", 1), ("1", 1), ("2", 2), ("1", 3)] {
+            assert_eq!(state.write(vec![StateChange::behind(vec![set(value)])]), Written::Stored);
+            assert_eq!(disk.writes.lock().expect("whole").len(), writes);
+        }
+    }
+
+    #[test]
+    fn a_thread_that_is_idle_says_so() {
+        struct Idle(mpsc::Sender<()>);
+        impl Sink for Idle {
+            type Change = ();
+            type Outcome = ();
+            fn write(&mut self, _: Vec<()>) {}
+            fn idle_after(&self) -> Option<Duration> {
+                Some(Duration::from_millis(1))
             }
-            let is_mended = match is_well {
-                true => self.look(&mut state),
-                false => self.commit(&mut state, &[]).is_ok(),
-            };
-            pause = if is_mended { TRY_AGAIN.0 } else { TRY_AGAIN.1.min(pause * 2) };
+            fn handle_idle(&mut self) {
+                let _ = self.0.send(());
+            }
         }
-        if !state.waiting.is_empty() && self.commit(&mut state, &[]).is_err() {
-            tracing::error!(
-                store = self.name,
-                changes = state.waiting.len(),
-                "these changes could not be written before the end"
-            );
-        }
-    }
-
-    /// True: a change would succeed.
-    fn look(&self, state: &mut WriterState) -> bool {
-        if let (None, Some(path)) = (&state.reserve, &self.path) {
-            state.reserve = Reserve::open(path).ok().map(|(mut reserve, _)| {
-                reserve.follow(state.taken_in);
-                reserve
-            });
-        }
-        let ready = self.inner.ready();
-        if let Err(error) = &ready
-            && self.is_writable.swap(false, Ordering::Relaxed)
-        {
-            tracing::error!(%error, store = self.name, "the state can not be written: what changes is remembered until it can be");
-        }
-        self.measure(state);
-        ready.is_ok()
+        let (tell, told) = mpsc::channel();
+        let (writer, thread) = Writer::new(0);
+        let running = thread::spawn(move || thread.run(Idle(tell)));
+        told.recv().expect("it is idle");
+        drop(writer);
+        running.join().expect("it ends");
     }
 }

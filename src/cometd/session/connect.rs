@@ -1,14 +1,14 @@
 //! Connects of one session: held, answered, superseded, and what leaves with them.
 
-use super::super::limits::QuotaOwner;
 use super::super::message::{
-    AckExt, Advice, BayeuxReply, ClientAdvice, Event, Pattern, Reconnect, ReplyExt, Timesync,
+    Advice, BayeuxReply, ClientAdvice, Event, Reconnect, ReplyExt, Timesync,
 };
 use super::super::sessions::{
-    CometdTransport, Output, STATES, SessionEnd, bare_advice, done, failed,
+    CometdTransport, LogChange, Output, STATES, SessionEnd, bare_advice, done, failed,
 };
 use super::context::{Ctx, spread, timesync};
-use super::{Connect, InFlight, ReplyPath, Session, SessionState, Want};
+use super::delivery::{Leaving, Want};
+use super::{Connect, Next, ReplyPath, Session, SessionState};
 use crate::model::Now;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,16 +43,9 @@ pub struct ConnectRequest {
 }
 
 impl Session {
-    /// A session of an earlier life needs to hear what its client has, and all that came after it
-    /// must still be there.
+    /// Whether it can go on where its client, of an earlier life of the process, has stopped.
     pub fn can_resume(&self, ack: Option<i64>, ctx: &Ctx) -> bool {
-        if !self.restored {
-            return true;
-        }
-        let (Some(ack), Some(mut acks), Some(user)) = (ack, self.acks, &self.owner.user) else {
-            return false;
-        };
-        ctx.numbers.reaches_back_to(user, acks.resume(u64::try_from(ack).unwrap_or(0)))
+        self.delivery.can_resume(ack, self.owner.user.as_ref(), ctx)
     }
 
     /// The newest connect wins: a held one is let go first.
@@ -99,8 +92,8 @@ impl Session {
             ctx.held_by_browser.get(browser).copied().unwrap_or(0) < ctx.config.max_held_per_browser
         });
         let wants_hold = request.alone && was_connected && !ctx.is_draining && !hold.is_zero();
-        let has_nothing = self.queue.is_empty() || self.is_pushed();
-        let waits_for_outcome = request.alone && !self.may_deliver() && !self.is_pushed();
+        let has_nothing = self.delivery.is_empty() || self.is_pushed();
+        let waits_for_outcome = request.alone && !self.delivery.may_deliver() && !self.is_pushed();
         let holds = wants_hold && has_nothing && has_slot;
         let connect = Connect {
             by: request.by,
@@ -117,7 +110,7 @@ impl Session {
             received: now,
             slot: slot.filter(|_| holds),
         };
-        self.ask_for_outcome(request.by, ctx);
+        self.delivery.ask_for_outcome(request.by, ctx);
         if !(holds || waits_for_outcome) {
             return Some(self.depart(&connect, ctx, now));
         }
@@ -130,24 +123,13 @@ impl Session {
     }
 
     fn acknowledge(&mut self, ack: Option<i64>, ctx: &mut Ctx) {
-        let Some(acks) = &mut self.acks else { return };
-        let acknowledged = ack.and_then(|ack| u64::try_from(ack).ok());
-        if !std::mem::take(&mut self.restored) {
-            let before = self.waiting();
-            if let Some(batch) = acknowledged {
-                self.queue.acknowledge(batch);
-            }
-            self.recount(before, ctx);
+        let Some(after) = self.delivery.acknowledge(ack, ctx) else {
             if !self.saved {
                 self.save(ctx);
             }
             return;
-        }
-        let after = acks.resume(acknowledged.unwrap_or(0));
-        let patterns = self
-            .subscriptions
-            .iter()
-            .map(|(_, pattern): &(String, Pattern)| (pattern.clone(), after));
+        };
+        let patterns = self.subscriptions.iter().map(|(_, pattern)| (pattern.clone(), after));
         let want = Want { after: patterns.collect(), heard: Vec::new() };
         let channels: Vec<&'static str> =
             STATES.into_iter().filter(|channel| self.takes(channel)).collect();
@@ -162,11 +144,7 @@ impl Session {
     /// Events may be on their way by another path than this one: it has to be known whether they
     /// arrive.
     pub fn ask_for_outcome(&self, by: ReplyPath, ctx: &mut Ctx) {
-        match self.in_doubt_elsewhere(by) {
-            Some(ReplyPath::Post(post)) => ctx.out.push_back(Output::Abandon { post }),
-            Some(ReplyPath::Socket(socket)) => ctx.out.push_back(Output::AbandonSocket { socket }),
-            None => {}
-        }
+        self.delivery.ask_for_outcome(by, ctx);
     }
 
     /// Answers the held connect with whatever there is.
@@ -183,47 +161,10 @@ impl Session {
 
     /// The session's events leave with the reply to a connect.
     fn depart(&mut self, connect: &Connect, ctx: &mut Ctx, now: Now) -> Departure {
-        let before = self.waiting();
-        let epoch = ctx.numbers.epoch();
-        let mut ext = ReplyExt {
-            timesync: timesync(connect.timesync, connect.received, now),
-            ..ReplyExt::default()
-        };
-        let mut is_rebased = false;
-        let (pushed, deliverable) = (self.is_pushed(), self.may_deliver());
-        let (events, in_doubt) = match &mut self.acks {
-            Some(acks) if deliverable => {
-                // What is older than this life of the process goes alone: then its numbers can be
-                // left behind.
-                let older = if acks.base < epoch { self.queue.before(epoch) } else { None };
-                is_rebased = older.is_none() && acks.rebase(epoch);
-                let count = older.unwrap_or(self.queue.len());
-                let batch = acks.next(self.queue.iter().take(count));
-                ext.ack = Some(AckExt::Batch(batch));
-                (self.queue.leave_with(batch, count), Vec::new())
-            }
-            Some(acks) => {
-                ext.ack = Some(AckExt::Batch(acks.next([].iter())));
-                (Vec::new(), Vec::new())
-            }
-            None if !pushed && deliverable => {
-                let events = self.queue.take();
-                (events.clone(), events)
-            }
-            None => (Vec::new(), Vec::new()),
-        };
         let advice = self.advice(connect, ctx);
         let interval = self.pause(connect.interval);
-        if !self.is_in_doubt() {
-            self.flight = Some(InFlight {
-                by: connect.by,
-                oldest: events.first().map(|event| event.born),
-                events: in_doubt,
-                interval,
-            });
-        }
-        ctx.counts.handed_out += events.len() as u64;
-        self.recount(before, ctx);
+        let Leaving { events, ack, is_rebased } =
+            self.delivery.depart(connect.by, self.is_pushed(), interval, ctx);
         if is_rebased {
             self.save(ctx);
         }
@@ -232,6 +173,8 @@ impl Session {
         if let ReplyPath::Post(post) = connect.by {
             ctx.sessions_by_request.entry(post).or_default().push(self.no);
         }
+        let timesync = timesync(connect.timesync, connect.received, now);
+        let ext = ReplyExt { ack, timesync, ..ReplyExt::default() };
         let reply = BayeuxReply { advice, ext, ..done("/meta/connect", connect.id.clone()) };
         Departure { by: connect.by, events, reply }
     }
@@ -257,28 +200,25 @@ impl Session {
 
     /// What left by this path has arrived, or never will (`is_cut`). The life of a session is
     /// counted from then on.
-    pub fn handle_outcome(&mut self, by: ReplyPath, is_cut: bool, ctx: &mut Ctx, now: Now) {
-        let before = self.waiting();
-        let mut interval = self.pause(ctx.config.interval);
-        if let Some(flight) = self.flight.take_if(|flight| flight.by == by) {
-            interval = flight.interval;
-            if is_cut {
-                self.queue.give_back(flight.events);
-            } else if let Some(oldest) = flight.oldest {
-                ctx.delivered.push(now.mono.saturating_duration_since(oldest));
-            }
-        }
+    pub(super) fn handle_outcome(
+        &mut self,
+        by: ReplyPath,
+        is_cut: bool,
+        ctx: &mut Ctx,
+        now: Now,
+    ) -> Next {
+        let told = self.delivery.handle_outcome(by, is_cut, ctx, now);
         let lost_its_hold = is_cut && self.held_by() == Some(by);
         // On a websocket a frame may be anything; there the life is counted from when the connect
         // was answered.
         let was_answered =
             matches!((&self.state, by), (SessionState::Away { .. }, ReplyPath::Post(_)));
-        self.recount(before, ctx);
         if lost_its_hold || was_answered {
+            let interval = told.unwrap_or_else(|| self.pause(ctx.config.interval));
             let expires = now.mono + interval + ctx.config.max_interval;
             self.enter(SessionState::Away { expires }, ctx);
         }
-        self.wake(ctx, now);
+        self.wake(ctx, now)
     }
 
     /// The session is over: it leaves every index. A held connect is told how its client is to go
@@ -286,7 +226,7 @@ impl Session {
     pub fn handle_end(mut self, why: SessionEnd, ctx: &mut Ctx) -> Option<Departure> {
         self.leave(ctx);
         if self.saved {
-            ctx.out.push_back(Output::Unsave(self.id.clone()));
+            ctx.keep(LogChange::NoSession(self.id.clone()));
         }
         let SessionState::Held { connect, .. } = self.state else {
             return None;
@@ -320,17 +260,13 @@ impl Session {
         if let Some(ReplyPath::Post(post)) = self.held_by() {
             ctx.leave_request(post, self.no);
         }
-        if let Some(InFlight { by: ReplyPath::Post(post), .. }) = self.flight {
+        if let Some(ReplyPath::Post(post)) = self.delivery.end(self.subscriptions.len(), ctx) {
             ctx.leave_request(post, self.no);
         }
         for (_, pattern) in &self.subscriptions {
             ctx.subscriptions.remove(pattern, self.no);
         }
-        let before = self.waiting();
-        self.queue.take();
-        self.recount(before, ctx);
         ctx.counts.by_transport[self.transport as usize] -= 1;
-        let quotas: [QuotaOwner; 2] = self.owner.accounts();
-        ctx.quotas.closed(&quotas, self.no, self.subscriptions.len());
+        ctx.quotas.closed(self.owner.accounts(), self.no);
     }
 }

@@ -6,7 +6,9 @@ use super::super::limits::SessionQuotas;
 use super::super::message::{
     Advice, ClientAdvice, ClientId, Pattern, Reconnect, Timesync, TimesyncReply,
 };
-use super::super::sessions::{ClientRequestId, Numbered, Output, SessionCounts, SocketId};
+use super::super::sessions::{
+    ClientRequestId, LogChange, Numbered, Output, SessionCounts, SocketId,
+};
 use super::super::subscription_index::SubscriptionIndex;
 use super::{ConnectionType, SessionId};
 use crate::model::Now;
@@ -65,6 +67,11 @@ impl Ctx {
             is_draining: false,
             config,
         }
+    }
+
+    /// Keeps something for the next life of the process.
+    pub fn keep(&mut self, change: LogChange) {
+        self.out.push_back(Output::Keep(change));
     }
 
     pub fn is_offered(&self, connection_type: Option<&str>) -> bool {
@@ -162,8 +169,6 @@ pub struct Turns {
     pub waiting: VecDeque<(SessionId, Instant)>,
     /// When the last of it came to be.
     pub last: Option<Now>,
-    /// Has half of what may wait, and does not wait for its turn.
-    pub urgent: Option<SessionId>,
 }
 
 /// Somewhere in the window, for each client somewhere else: its id is random enough.

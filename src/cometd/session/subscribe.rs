@@ -4,12 +4,11 @@
 use super::super::message::{
     BayeuxReply, Event, MessageKind, Pattern, Replay, ReplayReply, ReplyExt, Subscription,
 };
-use super::super::sessions::{Output, RestoredEvents, STATES, Saved, done, failed};
+use super::super::sessions::{LogChange, Output, RestoredEvents, STATES, Saved, done, failed};
 use super::context::Ctx;
-use super::{ReplayInProgress, Session, Want};
+use super::delivery::Want;
+use super::{Next, Session};
 use crate::model::Now;
-use std::collections::BTreeSet;
-use std::sync::Arc;
 
 const SUBSCRIPTION_MISSING: &str = "403::subscription_missing";
 const SUBSCRIPTION_INVALID: &str = "403::subscription_invalid";
@@ -75,8 +74,7 @@ impl Session {
             .filter(|(_, pattern)| !heard.contains(pattern))
             .filter_map(|(name, pattern)| Some((pattern.clone(), replay?.after(name)?)))
             .collect();
-        let waiting = self.replay.as_ref().map_or(0, |replay| replay.wants.len());
-        if !after.is_empty() && waiting >= ctx.config.max_subscriptions {
+        if !after.is_empty() && self.delivery.replays() >= ctx.config.max_subscriptions {
             return Err(TOO_MANY_REPLAYS);
         }
         let last = ctx.numbers.last(&user);
@@ -112,7 +110,7 @@ impl Session {
             return Ok(());
         }
         if self.subscriptions.len() >= ctx.config.max_subscriptions
-            || !ctx.quotas.subscribe(&self.owner.accounts(), &ctx.config)
+            || !self.delivery.totals().subscribe(&ctx.config)
         {
             return Err(TOO_MANY_SUBSCRIPTIONS);
         }
@@ -134,7 +132,7 @@ impl Session {
             };
             let (_, pattern) = self.subscriptions.remove(at);
             ctx.subscriptions.remove(&pattern, self.no);
-            ctx.quotas.unsubscribe(&self.owner.accounts());
+            self.delivery.totals().remove_subscriptions(1);
         }
         Ok(())
     }
@@ -159,16 +157,21 @@ impl Session {
     }
 
     /// The state asked for with [`Output::State`]: channel and `data`.
-    pub fn handle_state(&mut self, states: &[(&'static str, String)], ctx: &mut Ctx, now: Now) {
+    pub(super) fn handle_state(
+        &mut self,
+        states: &[(&'static str, String)],
+        ctx: &mut Ctx,
+        now: Now,
+    ) -> Next {
         self.state_asked = false;
         for (channel, data) in states {
             // It may have unsubscribed meanwhile.
             if self.takes(channel) {
-                self.enqueue(Event::plain(channel, data, now.mono), ctx);
+                self.delivery.enqueue(Event::plain(channel, data, now.mono), ctx);
             }
         }
         self.ask_state(ctx);
-        self.wake(ctx, now);
+        self.wake(ctx, now)
     }
 
     /// Notices were lost. Whether the session has to end, as it hears some.
@@ -177,79 +180,56 @@ impl Session {
         STATES.iter().any(|channel| self.takes(channel))
     }
 
-    /// Asks the event log; what happens meanwhile comes behind it.
+    /// Asks for a replay; what happens meanwhile comes behind it.
     pub(super) fn want(&mut self, want: Want, ctx: &mut Ctx) {
-        self.replay.get_or_insert_default().wants.push(want);
-        self.ask_replay(ctx);
+        if let Some(after) = self.delivery.want(want) {
+            self.ask_replay(after, ctx);
+        }
     }
 
-    /// One reading at a time serves all that is wanted by then.
-    fn ask_replay(&mut self, ctx: &mut Ctx) {
-        let (Some(replay), Some(user)) = (&mut self.replay, self.owner.user.clone()) else {
-            return;
-        };
-        if replay.asked > 0 {
-            return;
+    fn ask_replay(&self, after: u64, ctx: &mut Ctx) {
+        if let Some(user) = self.owner.user.clone() {
+            ctx.out.push_back(Output::Replay { session: self.no, user, after });
         }
-        replay.asked = replay.wants.len();
-        let after = replay.wants.iter().map(Want::lowest).min().unwrap_or(u64::MAX);
-        ctx.out.push_back(Output::Replay { session: self.no, user, after });
     }
 
     /// What was asked for with [`Output::Replay`], oldest first.
-    pub fn handle_replay(&mut self, kept: Vec<RestoredEvents>, ctx: &mut Ctx, now: Now) {
-        let Some(replay) = &mut self.replay else {
-            return;
-        };
-        let asked = std::mem::take(&mut replay.asked).min(replay.wants.len());
-        let served: Vec<Want> = replay.wants.drain(..asked).collect();
-        for RestoredEvents { number, channel, text } in kept {
-            if served.iter().any(|want| want.takes(&channel, number)) {
-                let event = Event { text: text.into(), number, born: now.mono };
-                replay.replayed.insert(number, Arc::new(event));
+    pub(super) fn handle_replay(
+        &mut self,
+        kept: Vec<RestoredEvents>,
+        ctx: &mut Ctx,
+        now: Now,
+    ) -> Next {
+        match self.delivery.handle_replay(kept, ctx, now) {
+            Some(after) => {
+                self.ask_replay(after, ctx);
+                Next::Nothing
             }
+            None => self.wake(ctx, now),
         }
-        if !replay.wants.is_empty() {
-            return self.ask_replay(ctx);
-        }
-        let ReplayInProgress { replayed, events, .. } = self.replay.take().unwrap_or_default();
-        let live: BTreeSet<u64> = events.iter().map(|event| event.number).collect();
-        let missed = replayed.into_values().filter(|event| !live.contains(&event.number));
-        let before = self.waiting();
-        for event in missed {
-            ctx.counts.replayed += 1;
-            self.queue.push(event);
-        }
-        events.into_iter().for_each(|event| self.queue.push(event));
-        self.recount(before, ctx);
-        self.wake(ctx, now);
     }
 
     fn unsave(&mut self, ctx: &mut Ctx) {
         if std::mem::take(&mut self.saved) {
-            ctx.out.push_back(Output::Unsave(self.id.clone()));
+            ctx.keep(LogChange::NoSession(self.id.clone()));
         }
     }
 
     /// A client that acknowledges finds its session again after a restart.
     pub fn save(&mut self, ctx: &mut Ctx) {
-        let (Some(acks), Some(user), true) =
-            (self.acks, self.owner.user.clone(), ctx.numbers.keeps())
+        let (Some((base, offset)), Some(user), true) =
+            (self.delivery.resumes_from(), self.owner.user.clone(), ctx.numbers.keeps())
         else {
             return;
         };
-        let is_replayed = |event: &Arc<Event>| (1..=acks.base).contains(&event.number);
-        if self.replay.is_some() || self.queue.iter().any(is_replayed) {
-            return;
-        }
         self.saved = true;
-        ctx.out.push_back(Output::Save(Saved {
+        ctx.keep(LogChange::Session(Saved {
             id: self.id.clone(),
             user,
             browser: self.owner.browser.clone(),
             address: self.owner.address,
-            base: acks.base,
-            offset: acks.offset,
+            base,
+            offset,
             subscriptions: self.subscriptions.iter().map(|(name, _)| name.clone()).collect(),
         }));
     }

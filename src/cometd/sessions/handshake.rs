@@ -1,5 +1,6 @@
 //! Handshakes: which client gets a session, and how many.
 
+use super::sockets::SocketInput;
 use super::{Sessions, bare_advice, done, failed};
 use crate::cometd::limits::QuotaOwner;
 use crate::cometd::message::{
@@ -7,7 +8,7 @@ use crate::cometd::message::{
     ReplyExt,
 };
 use crate::cometd::session::{
-    ConnectionType, ReplyPath, Session, SessionId, SessionOwner, spread, timesync,
+    ConnectionType, ReplyPath, Session, SessionId, SessionInput, SessionOwner, spread, timesync,
 };
 use crate::cometd::sessions::{
     ClientOrigin, CometdTransport, NO_COMMON_TYPE, Output, SessionEnd, SocketId,
@@ -84,7 +85,7 @@ impl Sessions {
             &self.ctx,
             now,
         );
-        self.begin(session, via, now);
+        self.begin(session, via);
         BayeuxReply {
             version: Some("1.0"),
             supported_connection_types: Some(types),
@@ -101,16 +102,16 @@ impl Sessions {
         let (quotas, config) = (&self.ctx.quotas, &self.ctx.config);
         let address = QuotaOwner::Address(from.address);
         if self.sessions.len() >= config.max_sessions
-            || quotas.count(&address) >= config.max_sessions_per_address
+            || quotas.sessions(&address).len() >= config.max_sessions_per_address
         {
             return false;
         }
         let user = QuotaOwner::User(from.user.clone());
-        if from.user.is_none() || quotas.count(&user) < config.max_sessions_per_user {
+        if from.user.is_none() || quotas.sessions(&user).len() < config.max_sessions_per_user {
             return true;
         }
-        let expiries =
-            quotas.sessions(&user).filter_map(|no| Some((self.sessions.get(&no)?.expires()?, no)));
+        let sessions = self.of_owner(&user);
+        let expiries = sessions.filter_map(|session| Some((session.expires()?, session.no())));
         let Some((_, no)) = expiries.min() else {
             return false;
         };
@@ -120,19 +121,15 @@ impl Sessions {
 
     /// The session that was on the socket is not any more.
     fn displace(&mut self, socket: SocketId, now: Now) {
-        let Some(state) = self.sockets.get_mut(socket) else {
-            return;
-        };
-        let Some(no) = state.session() else { return };
-        state.unbind(&mut self.ctx, now);
-        if let Some(session) = self.sessions.get_mut(&no) {
-            session.handle_displaced(socket, &mut self.ctx, now);
+        if let Some(no) = self.sockets.session_on(ReplyPath::Socket(socket)) {
+            self.sockets.handle(socket, SocketInput::Unbind(now), None, &mut self.ctx);
+            self.hand_in(no, SessionInput::Displaced(socket), now);
         }
     }
 
     /// Opens a session, reached by this path.
-    fn begin(&mut self, mut session: Session, via: CometdTransport, now: Now) {
-        session.handle_begin(&mut self.ctx, now);
+    fn begin(&mut self, mut session: Session, via: CometdTransport) {
+        session.handle_begin(&mut self.ctx);
         if let CometdTransport::Socket(socket) = via {
             self.sockets.attach(&mut session, ReplyPath::Socket(socket), &mut self.ctx);
         }

@@ -118,6 +118,33 @@ pub struct RestoredEvents {
     pub text: String,
 }
 
+/// A change of the event log: what clients that come back find there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogChange {
+    /// An event is kept. If it can not be, say [`super::Sessions::handle_unkept`].
+    Event {
+        /// User of the event.
+        user: UserId,
+        /// Channel of the event.
+        channel: &'static str,
+        /// The event with its number.
+        event: Arc<Event>,
+        /// Numbers of the user's events that need not be kept any more.
+        gone: Vec<u64>,
+    },
+    /// Events are forgotten; up to which number is remembered.
+    NoEvents {
+        /// User of the events.
+        user: UserId,
+        /// Numbers of the events.
+        gone: Vec<u64>,
+    },
+    /// A session is kept as it is now.
+    Session(Saved),
+    /// A session is forgotten.
+    NoSession(ClientId),
+}
+
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -190,28 +217,8 @@ pub enum Output {
         /// Number of the last event that is not wanted.
         after: u64,
     },
-    /// Keep an event.
-    Keep {
-        /// User of the events.
-        user: UserId,
-        /// Channel of the event.
-        channel: &'static str,
-        /// The event with its number.
-        event: Arc<Event>,
-        /// Numbers of the user's events that need not be kept any more.
-        gone: Vec<u64>,
-    },
-    /// Forget events, and remember up to which number.
-    Drop {
-        /// User of the events.
-        user: UserId,
-        /// Numbers of the events to forget.
-        gone: Vec<u64>,
-    },
-    /// Keep a session for the next life.
-    Save(Saved),
-    /// Forget it.
-    Unsave(ClientId),
+    /// Keep a change for the next life of the process, in order.
+    Keep(LogChange),
     /// A client was told 402: say why in the log and count it.
     UnknownSession {
         /// Why the session is unknown.

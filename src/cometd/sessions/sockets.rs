@@ -49,25 +49,63 @@ const WITHOUT_SESSION: Duration = Duration::from_secs(30);
 const FRAME: usize = 32 * 1024;
 const GOING_DOWN: &str = "The gateway is going down.";
 
-impl Socket {
-    pub(super) fn session(&self) -> Option<SessionId> {
-        self.session
-    }
-
+/// What happens to a websocket.
+#[derive(Debug)]
+pub(super) enum SocketInput {
     /// A frame has come.
-    pub(super) fn handle_frame(&mut self) {
-        self.owes_next = true;
-    }
-
+    Frame,
     /// The frame under way has been handed over.
-    pub(super) fn handle_handed_over(&mut self) {
-        self.frame = OutgoingFrame::HandedOver;
-    }
+    HandedOver,
+    /// The frame under way has left.
+    Sent,
+    /// Replies leave, and events before them; with them those of the session.
+    Reply(Vec<Arc<Event>>, Vec<BayeuxReply>),
+    /// Events may wait for the session.
+    Push,
+    /// This session is on it from now on.
+    Bind(SessionId),
+    /// No session is on it any more.
+    Unbind(Now),
+    /// It is closed once what waits has been sent.
+    Close(u16, &'static str),
+    /// It had no session for too long.
+    Timeout,
+}
 
-    /// The frame under way has left. The sessions with events in it.
-    pub(super) fn handle_sent(&mut self) -> BTreeSet<SessionId> {
-        self.frame = OutgoingFrame::None;
-        self.session.into_iter().chain(self.pushing.take()).collect()
+/// What has come of it.
+#[derive(Debug, Default)]
+pub(super) struct SocketStep {
+    /// The sessions with events in the frame that has left.
+    pub(super) arrived: BTreeSet<SessionId>,
+    /// A frame waits to be handed over.
+    pub(super) is_waiting: bool,
+}
+
+impl Socket {
+    /// Something has happened to it. Events of `session`, if it is on this websocket, leave with
+    /// what leaves.
+    fn handle(
+        &mut self,
+        input: SocketInput,
+        session: Option<&mut Session>,
+        ctx: &mut Ctx,
+    ) -> SocketStep {
+        let mut arrived = BTreeSet::new();
+        match input {
+            SocketInput::Frame => self.owes_next = true,
+            SocketInput::HandedOver => self.frame = OutgoingFrame::HandedOver,
+            SocketInput::Sent => {
+                self.frame = OutgoingFrame::None;
+                arrived.extend(self.session.into_iter().chain(self.pushing.take()));
+            }
+            SocketInput::Reply(events, replies) => self.reply(events, replies, session, ctx),
+            SocketInput::Push => self.pump(session, ctx),
+            SocketInput::Bind(session) => self.bind(session, ctx),
+            SocketInput::Unbind(now) => self.unbind(ctx, now),
+            SocketInput::Close(code, reason) => self.close(code, reason, ctx),
+            SocketInput::Timeout => self.close(1000, "No session has come.", ctx),
+        }
+        SocketStep { arrived, is_waiting: self.frame == OutgoingFrame::Waiting }
     }
 
     /// It is gone. The sessions that were on it, or that have moved on with a frame under way here.
@@ -78,19 +116,14 @@ impl Socket {
         self.session.into_iter().chain(self.pushing).collect()
     }
 
-    /// It had no session for too long.
-    pub(super) fn handle_timeout(&mut self, ctx: &mut Ctx) {
-        self.close(1000, "No session has come.", ctx);
-    }
-
     /// This session is on it from now on.
-    pub(super) fn bind(&mut self, session: SessionId, ctx: &mut Ctx) {
+    fn bind(&mut self, session: SessionId, ctx: &mut Ctx) {
         self.session = Some(session);
         self.disarm(ctx);
     }
 
     /// No session is on it any more.
-    pub(super) fn unbind(&mut self, ctx: &mut Ctx, now: Now) {
+    fn unbind(&mut self, ctx: &mut Ctx, now: Now) {
         self.session = None;
         if self.deadline.is_none() && self.closing.is_none() {
             let deadline = now.mono + WITHOUT_SESSION;
@@ -100,7 +133,7 @@ impl Socket {
     }
 
     /// Closes once what waits has been sent.
-    pub(super) fn close(&mut self, code: u16, reason: &'static str, ctx: &mut Ctx) {
+    fn close(&mut self, code: u16, reason: &'static str, ctx: &mut Ctx) {
         self.session = None;
         self.closing = Some((code, reason));
         self.disarm(ctx);
@@ -108,7 +141,7 @@ impl Socket {
     }
 
     /// The process ends: what the session has is sent, and the socket closed behind it.
-    pub(super) fn handle_drain(&mut self, session: Option<&mut Session>, ctx: &mut Ctx) {
+    fn handle_drain(&mut self, session: Option<&mut Session>, ctx: &mut Ctx) {
         if let Some(session) = session {
             self.pump(Some(session), ctx);
             session.move_to(None);
@@ -118,7 +151,7 @@ impl Socket {
     }
 
     /// Replies, and the events before them.
-    pub(super) fn reply(
+    fn reply(
         &mut self,
         events: Vec<Arc<Event>>,
         replies: Vec<BayeuxReply>,
@@ -132,7 +165,7 @@ impl Socket {
 
     /// Sends what there is, one frame at a time; with it the events of the session, if it is on
     /// this socket.
-    pub(super) fn pump(&mut self, session: Option<&mut Session>, ctx: &mut Ctx) {
+    fn pump(&mut self, session: Option<&mut Session>, ctx: &mut Ctx) {
         if self.frame == OutgoingFrame::None {
             self.send(session, ctx);
         }
@@ -176,11 +209,6 @@ impl Socket {
         ctx.out.push_back(Output::Send { socket: self.id, body: body.end() });
     }
 
-    /// Its frame has not been handed over yet.
-    fn is_waiting_to_go(&self) -> bool {
-        self.frame == OutgoingFrame::Waiting
-    }
-
     fn disarm(&mut self, ctx: &mut Ctx) {
         if let Some(deadline) = self.deadline.take() {
             ctx.timers.disarm(deadline, self.timer());
@@ -205,8 +233,16 @@ impl Sockets {
         self.by_id.len()
     }
 
-    pub(super) fn get_mut(&mut self, socket: SocketId) -> Option<&mut Socket> {
-        self.by_id.get_mut(&socket)
+    /// Something has happened to a websocket. Events of `session`, if it is on this websocket, leave
+    /// with what leaves. `None`: it is gone.
+    pub(super) fn handle(
+        &mut self,
+        socket: SocketId,
+        input: SocketInput,
+        session: Option<&mut Session>,
+        ctx: &mut Ctx,
+    ) -> Option<SocketStep> {
+        Some(self.by_id.get_mut(&socket)?.handle(input, session, ctx))
     }
 
     /// The session on the websocket that a message has come on.
@@ -263,12 +299,12 @@ impl Sockets {
             return;
         }
         // The client, if it is still there, is not to wait for an answer that goes elsewhere.
-        let older = session.move_to(wanted).and_then(|older| self.get_mut(older));
-        if let Some(older) = older {
-            older.close(1000, "The session is on another connection now.", ctx);
+        if let Some(older) = session.move_to(wanted) {
+            let reason = "The session is on another connection now.";
+            self.handle(older, SocketInput::Close(1000, reason), None, ctx);
         }
-        if let Some(socket) = wanted.and_then(|socket| self.get_mut(socket)) {
-            socket.bind(session.no(), ctx);
+        if let Some(socket) = wanted {
+            self.handle(socket, SocketInput::Bind(session.no()), None, ctx);
         }
     }
 
@@ -287,9 +323,7 @@ impl Sockets {
                 has_events: !events.is_empty(),
             }),
             ReplyPath::Socket(socket) => {
-                if let Some(socket) = self.get_mut(socket) {
-                    socket.reply(events, replies, session, ctx);
-                }
+                self.handle(socket, SocketInput::Reply(events, replies), session, ctx);
             }
         }
     }
@@ -297,19 +331,24 @@ impl Sockets {
     /// Pushes what waits for a session that is on a websocket. True: a frame waits to be handed
     /// over there.
     pub(super) fn push(&mut self, session: &mut Session, ctx: &mut Ctx) -> bool {
-        let socket = session.socket().filter(|_| session.is_pushed());
-        let Some(socket) = socket.and_then(|socket| self.get_mut(socket)) else {
+        let Some(socket) = session.socket().filter(|_| session.is_pushed()) else {
             return false;
         };
-        socket.pump(Some(session), ctx);
-        socket.is_waiting_to_go()
+        let step = self.handle(socket, SocketInput::Push, Some(session), ctx);
+        step.is_some_and(|step| step.is_waiting)
     }
 
-    /// The ids of all websockets, in order.
-    #[expect(clippy::disallowed_methods, reason = "what comes out is sorted")]
-    pub(super) fn ids(&self) -> Vec<SocketId> {
-        let mut ids: Vec<SocketId> = self.by_id.keys().copied().collect();
-        ids.sort_unstable();
-        ids
+    /// The process ends: every websocket is closed behind what its session has.
+    #[expect(clippy::disallowed_methods, reason = "they are brought into order")]
+    pub(super) fn handle_drain(
+        &mut self,
+        mut sessions: BTreeMap<SocketId, &mut Session>,
+        ctx: &mut Ctx,
+    ) {
+        let mut sockets: Vec<&mut Socket> = self.by_id.values_mut().collect();
+        sockets.sort_unstable_by_key(|socket| socket.id);
+        for socket in sockets {
+            socket.handle_drain(sessions.remove(&socket.id), ctx);
+        }
     }
 }

@@ -122,7 +122,7 @@ impl House {
                 Output::Replay { session, user, after } => {
                     self.replays.push((session, user, after))
                 }
-                Output::Keep { user, channel, event, gone } => {
+                Output::Keep(LogChange::Event { user, channel, event, gone }) => {
                     let kept = RestoredEvents {
                         number: event.number,
                         channel: channel.to_owned(),
@@ -133,15 +133,15 @@ impl House {
                         self.journal.remove(&(user.clone(), number));
                     }
                 }
-                Output::Drop { user, gone } => {
+                Output::Keep(LogChange::NoEvents { user, gone }) => {
                     for number in gone {
                         self.journal.remove(&(user.clone(), number));
                     }
                 }
-                Output::Save(saved) => {
+                Output::Keep(LogChange::Session(saved)) => {
                     self.saved.insert(saved.id.clone(), saved);
                 }
-                Output::Unsave(id) => {
+                Output::Keep(LogChange::NoSession(id)) => {
                     self.saved.remove(&id);
                 }
                 Output::UnknownSession { why, .. } => self.strangers.push(why),

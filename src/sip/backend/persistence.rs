@@ -3,14 +3,13 @@
 use crate::model::{DeviceId, MonitorFact, MonitorState, Number, Refusal, Timestamp};
 use crate::sip::b2bua::{CommandId, Persist, RestoredCalls, RestoredDevice};
 use crate::sip::registrar::KeptBinding;
-use crate::store::{self, Importance, Safety, Store, StoreError, Write};
-use serde::de::DeserializeOwned;
+use crate::store::records::{VERSION, entries, is_readable};
+use crate::store::writer::{StateChange, StateFile, Writer, Written};
+use crate::store::{self, Store, StoreError, Write};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::mpsc;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -18,29 +17,28 @@ const MONITORS: &str = "sip.monitors";
 const DEVICES: &str = "sip.devices";
 const BINDINGS: &str = "sip.bindings";
 
-/// The version of the records. A field that is added has a default; anything else is a new version.
-const VERSION: u32 = 1;
-
 /// Where the phones of each device were.
 type Bindings = Vec<(DeviceId, Vec<KeptBinding>)>;
 
-type CommandReply = (Result<(), Refusal>, oneshot::Sender<Result<(), Refusal>>);
-
-enum WriterJob {
-    Write(Vec<Write>),
-    Persist(CommandId, Persist),
-    Answer(CommandReply),
-}
-
 /// The loop's end of the writing thread.
-#[derive(Debug)]
 pub(super) struct BackendWriter {
+    writer: Writer<StateFile>,
+    thread: JoinHandle<()>,
     changes: Vec<Write>,
     /// Something was written since the last answer that may not be safe yet.
     unsafe_yet: bool,
-    work: mpsc::Sender<WriterJob>,
-    stored: Option<UnboundedReceiver<(CommandId, bool)>>,
-    thread: JoinHandle<()>,
+    /// In the order in which they were handed over.
+    ahead: VecDeque<AheadChange>,
+    /// What has just been stored ahead: its command is executed now, and says it again.
+    just_stored: Option<Write>,
+}
+
+/// A change that a command waits for.
+struct AheadChange {
+    command: CommandId,
+    /// `None`: its entry has changed again since.
+    change: Option<Write>,
+    outcome: oneshot::Receiver<Written>,
 }
 
 /// Reads what was kept and starts the thread.
@@ -54,22 +52,26 @@ pub(super) async fn start(
     let ((kept, bindings), store) = tokio::task::spawn_blocking(reading)
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-    let (work, pending) = mpsc::channel();
-    let (report, stored) = unbounded_channel();
-    let thread = tokio::task::spawn_blocking(move || write_on(&store, &pending, &report));
+    let (writer, thread) = Writer::new(0);
+    let state = StateFile::new(store, "monitors and device settings");
     let writer = BackendWriter {
+        writer,
+        thread: tokio::task::spawn_blocking(move || thread.run(state)),
         changes: Vec::new(),
         unsafe_yet: false,
-        work,
-        stored: Some(stored),
-        thread,
+        ahead: VecDeque::new(),
+        just_stored: None,
     };
     Ok((kept, bindings, writer))
 }
 
 impl BackendWriter {
     pub(super) fn keep(&mut self, keep: Persist) {
-        self.changes.push(change(keep));
+        let change = change(keep);
+        if self.just_stored.as_ref() != Some(&change) {
+            self.note(&change);
+            self.changes.push(change);
+        }
     }
 
     /// Where the phones of a device are.
@@ -83,29 +85,52 @@ impl BackendWriter {
 
     /// Hands over what one step has changed.
     pub(super) fn submit(&mut self) {
+        self.just_stored = None;
         if !self.changes.is_empty() {
             self.unsafe_yet = true;
-            // The thread ends only after this end is dropped.
-            let _ = self.work.send(WriterJob::Write(std::mem::take(&mut self.changes)));
+            let changes = StateChange::behind(std::mem::take(&mut self.changes));
+            // Of a thread that is gone, the next command that has to be stored is told.
+            let _ = self.writer.write(changes, drop);
         }
     }
 
     /// Writes the change that a command waits for; its outcome comes back by [`Self::stored`].
-    /// False: the writing thread is gone, and no outcome comes.
-    pub(super) fn persist(&mut self, id: CommandId, change: Persist) -> bool {
+    pub(super) fn persist(&mut self, command: CommandId, persist: Persist) {
         self.submit();
-        self.work.send(WriterJob::Persist(id, change)).is_ok()
+        let change = change(persist);
+        self.note(&change);
+        let (tell, outcome) = oneshot::channel();
+        let handed_over = self.writer.write(StateChange::ahead(change.clone()), |written| {
+            let _ = tell.send(written);
+        });
+        // What is not taken has no outcome.
+        drop(handed_over);
+        self.ahead.push_back(AheadChange { command, change: Some(change), outcome });
     }
 
-    /// The command of a change handed to [`Self::persist`], and whether the change is safe; `None`,
-    /// once, when the writing thread is gone. May be dropped at any time without losing one.
-    pub(super) async fn stored(&mut self) -> Option<(CommandId, bool)> {
-        let Some(stored) = &mut self.stored else { return std::future::pending().await };
-        let next = stored.recv().await;
-        if next.is_none() {
-            self.stored = None;
+    /// An entry changes: what was handed over for it before is not what it will be.
+    fn note(&mut self, change: &Write) {
+        let is_same = |before: &Write| before.table == change.table && before.key == change.key;
+        self.just_stored.take_if(|before| is_same(before));
+        for ahead in &mut self.ahead {
+            ahead.change.take_if(|before| is_same(before));
         }
-        next
+    }
+
+    /// The command of a change handed to [`Self::persist`], and whether the change is safe. May be
+    /// dropped at any time without losing one.
+    pub(super) async fn stored(&mut self) -> (CommandId, bool) {
+        let Some(AheadChange { command, change, outcome }) = self.ahead.front_mut() else {
+            return std::future::pending().await;
+        };
+        let written = outcome.await.unwrap_or_else(|_| {
+            tracing::error!("the thread that writes the state has ended: nothing is stored");
+            Written::Lost
+        });
+        let (command, is_stored) = (*command, written == Written::Stored);
+        self.just_stored = change.take().filter(|_| is_stored);
+        self.ahead.pop_front();
+        (command, is_stored)
     }
 
     /// Answers a command; not before everything it changed has been written, or remembered for when
@@ -116,88 +141,19 @@ impl BackendWriter {
         reply: oneshot::Sender<Result<(), Refusal>>,
     ) {
         self.submit();
+        let answer = || drop(reply.send(done));
         if std::mem::take(&mut self.unsafe_yet) {
-            let _ = self.work.send(WriterJob::Answer((done, reply)));
+            let _ = self.writer.write(StateChange::behind(Vec::new()), move |_| answer());
         } else {
-            let _ = reply.send(done);
+            answer();
         }
     }
 
     /// Returns when everything is safe.
     pub(super) async fn finish(mut self) {
         self.submit();
-        drop(self.work);
+        drop(self.writer);
         let _ = self.thread.await;
-    }
-}
-
-fn write_on(
-    store: &Store,
-    pending: &mpsc::Receiver<WriterJob>,
-    report: &UnboundedSender<(CommandId, bool)>,
-) {
-    // What is known to be on the disk: a command that is executed says again what was written
-    // ahead.
-    let mut safe = BTreeMap::new();
-    while let Ok(first) = pending.recv() {
-        // Each with whether it can wait: it has happened already.
-        let mut changes = Vec::new();
-        let (mut ahead, mut replies) = (Vec::new(), Vec::new());
-        // What came meanwhile goes to the disk in one go.
-        for work in std::iter::once(first).chain(pending.try_iter()) {
-            match work {
-                WriterJob::Write(more) => {
-                    changes.extend(more.into_iter().map(|change| (change, true)))
-                }
-                WriterJob::Persist(id, wanted) => {
-                    changes.push((change(wanted), false));
-                    ahead.push(id);
-                }
-                WriterJob::Answer(reply) => replies.push(reply),
-            }
-        }
-        changes.retain(|(change, _)| {
-            let before =
-                safe.insert((change.table.clone(), change.key.clone()), change.value.clone());
-            before.as_ref() != Some(&change.value)
-        });
-        let is_safe = changes.is_empty() || write(store, changes, ahead.is_empty());
-        if !is_safe {
-            safe.clear();
-        }
-        for (done, reply) in replies {
-            let _ = reply.send(done);
-        }
-        for id in ahead {
-            let _ = report.send((id, is_safe));
-        }
-    }
-}
-
-/// True: all of it is on the disk. What has happened already is written as soon as it can be, the
-/// rest now or never.
-fn write(store: &Store, changes: Vec<(Write, bool)>, can_wait: bool) -> bool {
-    let all: Vec<Write> = changes.iter().map(|(change, _)| change.clone()).collect();
-    if !can_wait {
-        match store.write(&all) {
-            Ok(()) => return true,
-            Err(error) => {
-                tracing::warn!(%error, "a command is refused because it can not be stored")
-            }
-        }
-    }
-    let behind: Vec<Write> =
-        changes.into_iter().filter_map(|(change, can_wait)| can_wait.then_some(change)).collect();
-    if behind.is_empty() {
-        return false;
-    }
-    match store.write_behind(&behind, Importance::State) {
-        Ok(Safety::Stored) => can_wait,
-        Ok(Safety::SetAside | Safety::Remembered) => false,
-        Err(error) => {
-            tracing::error!(%error, "monitors and device settings would not survive a restart");
-            false
-        }
     }
 }
 
@@ -334,11 +290,6 @@ impl BindingRecord {
     }
 }
 
-/// What a newer version has written is left alone.
-fn is_readable(version: u32) -> Option<()> {
-    (version <= VERSION).then_some(())
-}
-
 fn read(store: &Store) -> Result<(RestoredCalls, Bindings), StoreError> {
     let kept = RestoredCalls {
         monitors: entries(store.load(MONITORS)?, |key, record: MonitorRecord| record.restore(key)),
@@ -349,21 +300,6 @@ fn read(store: &Store) -> Result<(RestoredCalls, Bindings), StoreError> {
         Some((DeviceId::from(key), bindings.collect::<Option<_>>()?))
     });
     Ok((kept, bindings))
-}
-
-/// What can be read; the rest is said and left alone.
-fn entries<R: DeserializeOwned, T>(
-    table: BTreeMap<String, Vec<u8>>,
-    restore: fn(&str, R) -> Option<T>,
-) -> Vec<T> {
-    let mut found = Vec::new();
-    for (key, bytes) in table {
-        match serde_json::from_slice(&bytes).ok().and_then(|record| restore(&key, record)) {
-            Some(entry) => found.push(entry),
-            None => tracing::warn!(key, "a kept entry can not be read and is ignored"),
-        }
-    }
-    found
 }
 
 #[cfg(test)]
@@ -469,5 +405,30 @@ mod tests {
             kept.monitors.iter().map(|monitor| monitor.supervisor.as_str()).collect();
         assert_eq!((supervisors, kept.devices.len()), (vec!["boss"], 1));
         assert_eq!(bindings[0].1[0].target, bindings[0].1[0].peer);
+    }
+    #[tokio::test]
+    async fn what_is_stored_ahead_is_not_written_again_and_its_answer_waits_for_no_disk() {
+        let command = CommandId(1);
+        let device = |on| {
+            Persist::Device(RestoredDevice {
+                device: "agent".into(),
+                do_not_disturb: on,
+                forward_to: None,
+            })
+        };
+        let (_, _, mut writer) = start(store::in_memory()).await.expect("reads");
+        writer.persist(command, device(true));
+        assert_eq!(writer.stored().await, (command, true));
+        writer.keep(device(true));
+        let (reply, mut answer) = oneshot::channel();
+        writer.answer(Ok(()), reply);
+        assert_eq!(answer.try_recv(), Ok(Ok(())));
+
+        writer.persist(command, device(true));
+        writer.keep(device(false));
+        writer.submit();
+        assert_eq!(writer.stored().await, (command, true));
+        writer.keep(device(true));
+        assert_eq!(writer.changes.len(), 1, "it was switched off meanwhile");
     }
 }
