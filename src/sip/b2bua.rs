@@ -25,12 +25,14 @@ mod conference;
 mod connected_identity;
 mod consultation;
 mod hearing_policy;
+mod hold;
 mod inbound;
 mod leg_factory;
 mod media_address;
 mod monitoring;
 mod numbering;
 mod outbound;
+mod parties;
 mod party;
 mod rejection;
 mod routing;
@@ -360,7 +362,7 @@ impl<E: Environment> B2bua<E> {
                 }
             }
             MediaEvent::Withheld { leg } => {
-                if let Some(party) = self.calls.of_leg(leg).and_then(|call| call.party(leg)) {
+                if let Some(party) = self.calls.of_leg(leg).and_then(|call| call.parties.get(leg)) {
                     party.handle_withheld(&mut self.out);
                 }
             }
@@ -395,7 +397,7 @@ impl<E: Environment> B2bua<E> {
     /// The call of a leg and the role of its party, for the log.
     pub fn party_of(&self, leg: LegId) -> Option<(&CallId, PartyRole)> {
         let call = self.calls.of_leg(leg)?;
-        let party = call.party(leg)?;
+        let party = call.parties.get(leg)?;
         Some((&call.id, party.role))
     }
 

@@ -5,9 +5,9 @@
 //! done by the B2BUA.
 
 use super::Output;
-use super::codec_selection::first_of;
 use super::consultation::Consultation;
 use super::hearing_policy::HearingPolicy;
+use super::parties::Parties;
 use super::party::{LegStage, Party, PartyExchange, Release};
 use super::rejection::{as_told_to_caller, unreached};
 use super::step::{Ctx, Step};
@@ -18,7 +18,7 @@ use crate::model::{
     Refusal, Timestamp,
 };
 use crate::sip::leg::{LegCommand, LegId, PassedHeader};
-use crate::sip::sdp::{Direction, SdpFault, SdpSession};
+use crate::sip::sdp::{SdpFault, SdpSession};
 use crate::supervision::LegOutcome;
 use std::time::Instant;
 
@@ -37,7 +37,7 @@ pub(super) struct Call {
     pub(super) ani: Number,
     pub(super) dnis: Number,
     pub(super) started_at: Timestamp,
-    pub(super) parties: Vec<Party>,
+    pub(super) parties: Parties,
     /// The number to call once the phone of the device that dialled is there.
     pub(super) dials: Option<Number>,
     /// The request that dialled waits for its destination: told when it fails.
@@ -97,7 +97,7 @@ pub(super) enum Answered {
 impl Call {
     /// Its fact with how the sound of each party fares.
     pub(super) fn measured(&self, mut fact: CallFact) -> CallFact {
-        for (told, party) in fact.parties.iter_mut().zip(&self.parties) {
+        for (told, party) in fact.parties.iter_mut().zip(self.parties.iter()) {
             told.quality = party.quality;
         }
         fact
@@ -124,94 +124,15 @@ impl Call {
         }
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.parties.iter().all(Party::is_over)
-    }
-
-    pub(super) fn party(&self, leg: LegId) -> Option<&Party> {
-        self.parties.iter().find(|party| party.leg == leg)
-    }
-
-    pub(super) fn party_mut(&mut self, leg: LegId) -> Option<&mut Party> {
-        self.parties.iter_mut().find(|party| party.leg == leg)
-    }
-
-    pub(super) fn of_device(&mut self, device: &DeviceId) -> Option<&mut Party> {
-        self.parties
-            .iter_mut()
-            .find(|party| party.device.as_ref() == Some(device) && !party.is_over())
-    }
-
-    /// A device has a leg here that has not ended.
-    pub(super) fn has(&self, device: &DeviceId) -> bool {
-        self.parties.iter().any(|party| party.device.as_ref() == Some(device) && !party.is_over())
-    }
-
-    pub(super) fn supervisor(&mut self, device: &DeviceId) -> Option<&mut Party> {
-        self.of_device(device).filter(|party| party.is_supervisor())
-    }
-
-    /// The devices of the supervisors that are on the call, or called to it.
-    pub(super) fn supervisors(&self) -> impl Iterator<Item = &DeviceId> {
-        let here = self.parties.iter().filter(|party| !party.is_over() && party.is_supervisor());
-        here.filter_map(|party| party.device.as_ref())
-    }
-
-    /// How many legs it has.
-    pub(super) fn live(&self) -> usize {
-        self.parties.iter().filter(|party| !party.is_over()).count()
-    }
-
-    /// Everybody on the call but the supervisors.
-    pub(super) fn principals(&self) -> impl Iterator<Item = &Party> {
-        self.parties.iter().filter(|party| !party.is_over() && !party.is_supervisor())
-    }
-
-    /// One of its phones is silent and is asked whether it is there: the call may be dead.
-    pub(super) fn is_probed(&self) -> bool {
-        let waits = |party: &Party| {
-            matches!(party.exchange, PartyExchange::Probed | PartyExchange::Offered)
-        };
-        self.principals().any(|party| party.is_silent && waits(party))
-    }
-
-    /// The codec that most of the call speaks: what a newcomer is offered first, so that nothing
-    /// needs to be converted.
-    pub(super) fn codec(&self) -> Option<Codec> {
-        self.principals().find_map(Party::codec)
-    }
-
-    /// What we are willing to do on a leg, given that the others may hold it. Without `signal` it
-    /// is not told: it keeps sending, and a supervisor goes on hearing it.
-    pub(super) fn direction_toward(&self, leg: LegId, signal: bool) -> Direction {
-        if !signal || self.party(leg).is_none_or(Party::is_supervisor) {
-            return Direction::SendRecv;
-        }
-        let mut others =
-            self.principals().filter(|party| party.leg != leg && party.is_talking()).peekable();
-        let held = others.peek().is_some() && others.all(Party::is_held);
-        if held { Direction::SendOnly } else { Direction::SendRecv }
-    }
-
     /// Two talk, or may come to talk.
     pub(super) fn goes_on(&self) -> bool {
-        let principals = self.principals().count();
+        let principals = self.parties.principals().count();
         principals >= 2 || principals == 1 && self.dials.is_some()
-    }
-
-    /// One party is left, and a supervisor that may keep it company.
-    pub(super) fn is_accompanied(&self) -> bool {
-        let joined = |party: &Party| {
-            party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined)
-        };
-        self.principals().count() == 1
-            && self.principals().all(Party::is_talking)
-            && self.parties.iter().any(joined)
     }
 
     pub(super) fn end_everybody(&mut self, reason: Option<(u16, &'static str)>, out: &mut Step) {
         let status = self.refusal.unwrap_or(480);
-        for party in &mut self.parties {
+        for party in self.parties.iter_mut() {
             let release = match party.stage {
                 LegStage::Calling { .. } => Release::Hangup(Some((status, ""))),
                 LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
@@ -225,7 +146,7 @@ impl Call {
 
     /// The callee is there: every party that called is on the call from now on.
     pub(super) fn establish(&mut self, now: Now) {
-        for party in &mut self.parties {
+        for party in self.parties.iter_mut() {
             if matches!(party.stage, LegStage::Calling { .. } | LegStage::Waiting) {
                 party.stage = LegStage::Talking;
                 party.established_at = Some(now.wall);
@@ -233,62 +154,6 @@ impl Call {
         }
         self.dials = None;
         self.dialler = None;
-    }
-
-    /// Every other party that talks holds.
-    pub(super) fn is_on_hold(&self, party: &Party) -> bool {
-        let mut others = self
-            .principals()
-            .filter(|other| other.leg != party.leg && other.is_talking())
-            .peekable();
-        others.peek().is_some() && others.all(Party::is_held)
-    }
-
-    /// A party that was silenced by a supervisor that has left is heard again: nobody else could
-    /// let it speak.
-    pub(super) fn lift_mutes(&mut self) {
-        let joined = |party: &Party| {
-            party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined)
-        };
-        let here: Vec<DeviceId> = self
-            .parties
-            .iter()
-            .filter(|party| joined(party))
-            .filter_map(|party| party.device.clone())
-            .collect();
-        for party in &mut self.parties {
-            party.muted_by.take_if(|supervisor| !here.contains(supervisor));
-        }
-    }
-
-    /// Forgets that a device was on this call before: it comes again, and one entry for each is
-    /// enough.
-    pub(super) fn forget_earlier(&mut self, device: &DeviceId) -> Vec<Party> {
-        let is_gone = |party: &mut Party| party.is_over() && party.device.as_ref() == Some(device);
-        self.parties.extract_if(.., is_gone).collect()
-    }
-
-    /// 200 to every party that called, with the callee's codec.
-    fn answer_callers(&mut self, wish: Codec, out: &mut Step) {
-        for party in &mut self.parties {
-            let early = party.answer_early(wish, out);
-            let media = match &party.stage {
-                LegStage::Calling { early: Some(first), .. } => {
-                    early.unwrap_or_else(|| first.clone())
-                }
-                LegStage::Calling { early: None, .. } => {
-                    party.exchange = PartyExchange::AnswerDue;
-                    party.local.offer_codecs(
-                        Direction::SendRecv,
-                        &party.may_use(&first_of(&[wish], &party.policy.codecs)),
-                    )
-                }
-                LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
-                    continue;
-                }
-            };
-            out.push(Output::Leg(LegCommand::Accept { leg: party.leg, media }));
-        }
     }
 }
 
@@ -302,7 +167,7 @@ impl Call {
             ani: start.ani,
             dnis: start.dnis,
             started_at: now.wall,
-            parties: vec![first],
+            parties: Parties::new(first),
             dials: None,
             dialler: None,
             refusal: None,
@@ -329,7 +194,7 @@ impl Call {
         ctx: &mut Ctx<'_>,
     ) {
         let key = self.key;
-        let Some(party) = self.party_mut(leg).filter(|party| party.is_invited()) else {
+        let Some(party) = self.parties.get_mut(leg).filter(|party| party.is_invited()) else {
             return;
         };
         // 199: one of several early dialogs has ended (RFC 6228). The caller has only one with us.
@@ -354,7 +219,7 @@ impl Call {
                 }
                 None => None,
             };
-        for caller in &mut self.parties {
+        for caller in self.parties.iter_mut() {
             let media = codec.and_then(|codec| caller.answer_early(codec, ctx.out));
             if matches!(caller.stage, LegStage::Calling { .. }) {
                 ctx.out.leg(LegCommand::Provisional { leg: caller.leg, status, media });
@@ -371,7 +236,7 @@ impl Call {
         ctx: &mut Ctx<'_>,
     ) -> Result<Answered, SdpFault> {
         let (key, dials) = (self.key, self.dials.clone());
-        let Some(party) = self.party_mut(leg).filter(|party| party.is_invited()) else {
+        let Some(party) = self.parties.get_mut(leg).filter(|party| party.is_invited()) else {
             return Ok(Answered::Done);
         };
         let answer = party.take_answer(answer?, ctx.out)?;
@@ -397,7 +262,7 @@ impl Call {
             }
             (None, None) => {
                 party.talk(ctx.now);
-                self.answer_callers(codec, ctx.out);
+                self.parties.answer_callers(codec, ctx.out);
                 self.establish(ctx.now);
                 self.transfer_answers(leg, ctx);
             }
@@ -414,7 +279,7 @@ impl Call {
         outcome: LegOutcome,
         ctx: &mut Ctx<'_>,
     ) {
-        let Some(party) = self.party(leg).filter(|party| !party.is_over()) else {
+        let Some(party) = self.parties.get(leg).filter(|party| !party.is_over()) else {
             return;
         };
         let (to_device, is_supervisor) = (party.device.is_some(), party.is_supervisor());
@@ -442,7 +307,7 @@ impl Call {
         ctx: &mut Ctx<'_>,
     ) -> Result<(), SdpFault> {
         let key = self.key;
-        match self.party_mut(leg).filter(|party| !party.is_over() && is_due(party.exchange)) {
+        match self.parties.get_mut(leg).filter(|party| !party.is_over() && is_due(party.exchange)) {
             Some(party) => {
                 party.handle_answer(answer, ctx.out).inspect(|()| ctx.out.changed.extend([key]))
             }
@@ -454,7 +319,7 @@ impl Call {
         let is_due = |party: &&mut Party| {
             matches!(party.exchange, PartyExchange::Offered | PartyExchange::Probed)
         };
-        let Some(party) = self.party_mut(leg).filter(is_due) else {
+        let Some(party) = self.parties.get_mut(leg).filter(is_due) else {
             return;
         };
         party.handle_offer_refused(ctx.out);
@@ -472,8 +337,9 @@ impl Call {
         offer: Option<Result<SdpSession, SdpFault>>,
         ctx: &mut Ctx<'_>,
     ) {
-        let (ours, common) = (self.direction_toward(leg, ctx.config.signal_hold), self.codec());
-        let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
+        let (ours, common) =
+            (self.parties.direction_toward(leg, ctx.config.signal_hold), self.parties.codec());
+        let Some(party) = self.parties.get_mut(leg).filter(|party| !party.is_over()) else {
             return;
         };
         party.handle_offer(offer, ours, common, ctx.out);
@@ -482,7 +348,7 @@ impl Call {
 
     /// The phone rings on: the party has to answer at the phone itself.
     pub(super) fn handle_ask_to_answer_refused(&self, leg: LegId, status: u16, out: &mut Step) {
-        let party = self.party(leg).filter(|party| party.is_invited());
+        let party = self.parties.get(leg).filter(|party| party.is_invited());
         if let Some((device, party)) = party.and_then(|party| Some((party.device.clone()?, party)))
         {
             out.fail(device, self.id.clone(), party.not_made_to_answer(status));
@@ -490,12 +356,13 @@ impl Call {
     }
 
     pub(super) fn handle_inactive(&mut self, leg: LegId, ctx: &mut Ctx<'_>) {
-        let is_asked = self.party_mut(leg).is_some_and(|party| party.handle_inactive(ctx.out));
+        let is_asked =
+            self.parties.get_mut(leg).is_some_and(|party| party.handle_inactive(ctx.out));
         ctx.out.changed.extend(is_asked.then_some(self.key));
     }
 
     pub(super) fn handle_active(&mut self, leg: LegId, ctx: &mut Ctx<'_>) {
-        let was_silent = self.party_mut(leg).is_some_and(Party::handle_active);
+        let was_silent = self.parties.get_mut(leg).is_some_and(Party::handle_active);
         ctx.out.changed.extend(was_silent.then_some(self.key));
     }
 
@@ -503,7 +370,7 @@ impl Call {
     /// next change, or by itself when it is a leg's first, or when the last time is long enough
     /// ago.
     pub(super) fn handle_quality(&mut self, leg: LegId, quality: Quality, ctx: &mut Ctx<'_>) {
-        let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
+        let Some(party) = self.parties.get_mut(leg).filter(|party| !party.is_over()) else {
             return;
         };
         let before = party.quality.replace(quality);
@@ -527,7 +394,7 @@ impl Call {
             return;
         }
         ctx.out.changed.insert(self.key);
-        for device in self.supervisors() {
+        for device in self.parties.supervisors() {
             let refusal = Refusal::new(
                 Reason::Internal,
                 "Sound was about to reach a party it was not meant for. It was silenced, and you are heard by nobody on this call any more.",
@@ -557,7 +424,7 @@ impl Call {
         ctx: &mut Ctx<'_>,
     ) {
         ctx.out.changed.insert(self.key);
-        let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
+        let Some(party) = self.parties.get_mut(leg).filter(|party| !party.is_over()) else {
             return;
         };
         party.end(release, ctx.out);
@@ -568,8 +435,11 @@ impl Call {
 
     /// One party more on a call that lives. The parties that are forgotten for it are returned.
     pub(super) fn add(&mut self, party: Party, out: &mut Step) -> Vec<Party> {
-        let gone =
-            party.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
+        let gone = party
+            .device
+            .as_ref()
+            .map(|device| self.parties.forget_earlier(device))
+            .unwrap_or_default();
         self.parties.push(party);
         out.changed.insert(self.key);
         gone
@@ -577,9 +447,9 @@ impl Call {
 
     /// Tells supervision of the call as it is now.
     pub(super) fn inform_supervision(&mut self, ctx: &mut Ctx<'_>) {
-        self.lift_mutes();
+        self.parties.lift_mutes();
         let fact = self.fact();
-        ctx.supervision.handle_doubt(&self.id, self.is_probed(), ctx.now);
+        ctx.supervision.handle_doubt(&self.id, self.parties.is_probed(), ctx.now);
         if self.supervised.as_ref() != Some(&fact) {
             ctx.supervision.handle_call(&fact, ctx.now);
             self.supervised = Some(fact);
@@ -598,9 +468,9 @@ impl Call {
 
     /// Ends a call that nobody is left to talk on.
     pub(super) fn end_if_alone(&mut self, ctx: &mut Ctx<'_>) {
-        if self.is_over()
+        if self.parties.is_over()
             || self.goes_on()
-            || self.is_accompanied() && ctx.supervision.keeps_alive(&self.fact())
+            || self.parties.is_accompanied() && ctx.supervision.keeps_alive(&self.fact())
         {
             return;
         }
@@ -614,7 +484,7 @@ impl Call {
 
     /// Tells the media engine the hearing, if that has changed.
     pub(super) fn update_hearing(&mut self, ctx: &mut Ctx<'_>) {
-        if self.is_over() {
+        if self.parties.is_over() {
             return;
         }
         let hearing = HearingPolicy::of(ctx.config).hearing(self);
@@ -624,32 +494,10 @@ impl Call {
         }
     }
 
-    /// Tells the others of a hold, where that is wished for.
-    pub(super) fn signal_hold(&mut self, ctx: &mut Ctx<'_>) {
-        let is_ready = |party: &&Party| {
-            party.is_talking() && party.exchange == PartyExchange::Idle && party.media.is_some()
-        };
-        let directions: Vec<(LegId, Direction)> = self
-            .principals()
-            .filter(is_ready)
-            .map(|party| (party.leg, self.direction_toward(party.leg, ctx.config.signal_hold)))
-            .collect();
-        let mut is_told = false;
-        for (leg, direction) in directions {
-            if let Some(party) = self.party_mut(leg).filter(|party| party.told != direction) {
-                party.reoffer(direction, PartyExchange::Offered, ctx.out);
-                is_told = true;
-            }
-        }
-        if is_told {
-            self.update_hearing(ctx);
-        }
-    }
-
     /// The live party of a device.
     pub(super) fn party_on(&mut self, device: &DeviceId) -> Result<&mut Party, Refusal> {
         let id = self.id.clone();
-        self.of_device(device).ok_or_else(|| Refusal::no_call(&id))
+        self.parties.of_device(device).ok_or_else(|| Refusal::no_call(&id))
     }
 
     /// Changes something about a device's party.

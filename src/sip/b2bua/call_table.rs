@@ -64,7 +64,7 @@ impl CallTable {
     /// The party of a leg that has not ended, with its call.
     pub(super) fn live(&self, leg: LegId) -> Option<(&Call, &Party)> {
         let call = self.of_leg(leg)?;
-        let party = call.party(leg).filter(|party| !party.is_over())?;
+        let party = call.parties.get(leg).filter(|party| !party.is_over())?;
         Some((call, party))
     }
 
@@ -91,11 +91,11 @@ impl CallTable {
     }
 
     pub(super) fn forget_if_over(&mut self, key: CallKey) {
-        if self.get(key).is_some_and(Call::is_over)
+        if self.get(key).is_some_and(|call| call.parties.is_over())
             && let Some(call) = self.by_key.remove(&key)
         {
             self.by_id.remove(&call.id);
-            for party in &call.parties {
+            for party in call.parties.iter() {
                 self.forget_leg(party.leg, &party.peer);
             }
         }
@@ -127,7 +127,7 @@ impl CallTable {
 
     /// How many live legs a device has sent on, by forwarding or by a redirection of its phone.
     pub(super) fn forwarded_by(&self, device: &DeviceId) -> usize {
-        let parties = self.iter().flat_map(|call| &call.parties);
+        let parties = self.iter().flat_map(|call| call.parties.iter());
         let sent_on =
             |party: &&Party| !party.is_over() && party.trail.forwarded_by.contains(device);
         parties.filter(sent_on).count()
@@ -212,7 +212,7 @@ impl CallTable {
                 && !party.is_over()
                 && !party.is_supervisor()
         };
-        let parties = self.iter().flat_map(|call| &call.parties);
+        let parties = self.iter().flat_map(|call| call.parties.iter());
         parties.filter(bears).map(|party| party.leg).collect()
     }
 

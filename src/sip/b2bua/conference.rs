@@ -19,14 +19,14 @@ impl Call {
     ) -> Result<(), Refusal> {
         let party = self.party_on(device)?;
         let (leg, joined) = (party.leg, party.link.as_ref().is_some_and(|link| link.joined));
-        if self.principals().count() < 3 {
+        if self.parties.principals().count() < 3 {
             return Err(Refusal::new(Reason::InvalidState, "The call is not a conference."));
         }
         if !joined && self.owner.as_ref() != Some(device) {
             let message = "Only who made the conference, or monitors it, can remove a participant.";
             return Err(Refusal::new(Reason::NotPermitted, message));
         }
-        let mut named = self.others(leg).filter(|party| party.number == *participant);
+        let mut named = self.parties.others(leg).filter(|party| party.number == *participant);
         let (leg, is_called) = match (named.next(), named.next()) {
             (Some(found), None) => (found.leg, found.is_invited()),
             (None, _) => {

@@ -21,6 +21,7 @@
 
 use super::call::Call;
 use super::media_address::Remark;
+use super::parties::Parties;
 use super::party::{LegStage, Party, PartyStart, Release};
 use super::routing::DialPlan;
 use super::step::{Ctx, Step};
@@ -53,7 +54,7 @@ struct Successor {
 impl<E: Environment> B2bua<E> {
     /// The peer of a leg has named the party at its end.
     pub(super) fn connected(&mut self, leg: LegId, names: &[Number], now: Now) {
-        if let Some(party) = self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg)) {
+        if let Some(party) = self.calls.of_leg_mut(leg).and_then(|call| call.parties.get_mut(leg)) {
             party.is_named |= !names.is_empty();
         }
         let Some((call, party)) =
@@ -83,7 +84,8 @@ impl<E: Environment> B2bua<E> {
             return self.hand_on(leg, &name, device, now);
         }
         if !learned.is_empty()
-            && let Some(party) = self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg))
+            && let Some(party) =
+                self.calls.of_leg_mut(leg).and_then(|call| call.parties.get_mut(leg))
         {
             party.known_as = learned;
         }
@@ -112,7 +114,7 @@ impl<E: Environment> B2bua<E> {
         let Some(call) = self.calls.of_leg(leg) else {
             return;
         };
-        let Some(party) = call.party(leg) else { return };
+        let Some(party) = call.parties.get(leg) else { return };
         if party.is_supervisor() {
             if let Some((call, mut ctx)) = self.find(leg, now) {
                 call.let_supervisor_go(leg, name, &mut ctx);
@@ -125,7 +127,7 @@ impl<E: Environment> B2bua<E> {
             .filter(|device| is_hearsay(device))
             .and_then(|device| self.calls.stranger_at(device));
         // A device that is on this call by another leg is not two parties.
-        let device = device.filter(|device| !call.has(device) && stranger.is_none());
+        let device = device.filter(|device| !call.parties.has(device) && stranger.is_none());
         let lost = party.device.clone().filter(|device| !is_hearsay(device));
         if call.dials.is_some() {
             // The phone that was to dial is another party's: nothing is dialled in the device's
@@ -181,7 +183,7 @@ impl<E: Environment> B2bua<E> {
         let Some(call) = self.calls.of_leg(leg) else {
             return;
         };
-        let Some(party) = call.party(leg) else { return };
+        let Some(party) = call.parties.get(leg) else { return };
         let mut freed = self.calls.asking_about(&party.peer, leg);
         let is_its_own = |of: LegId| {
             let first = self.calls.live(of);
@@ -221,17 +223,14 @@ impl Call {
     /// The party of a leg leaves it to another: what is left of it stands beside, without a leg.
     /// The parties that are forgotten for it are returned.
     fn hand_on(&mut self, leg: LegId, ghost: LegId, to: Successor, now: Now) -> Vec<Party> {
-        let gone = to.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
-        let Some(at) = self.parties.iter().position(|party| party.leg == leg) else {
-            return gone;
-        };
-        let mut party = self.parties.remove(at);
-        self.parties.insert(at, party.left_behind(ghost, to.number.clone()));
+        let gone = to
+            .device
+            .as_ref()
+            .map(|device| self.parties.forget_earlier(device))
+            .unwrap_or_default();
         let known = gone.iter().flat_map(|gone| gone.known_as.clone());
         let known: Vec<Number> = known.filter(|known| *known != to.name).collect();
-        party.become_another(to, now);
-        party.known_as.extend(known);
-        self.parties.push(party);
+        self.parties.hand_on(leg, ghost, to, known, now);
         gone
     }
 
@@ -241,7 +240,7 @@ impl Call {
         let Some(transfer) = self.transfer.take_if(|transfer| transfer.by == by) else {
             return false;
         };
-        if let Some(party) = self.party_mut(transfer.to) {
+        if let Some(party) = self.parties.get_mut(transfer.to) {
             party.end(Release::Hangup(None), out);
         }
         transfer.referred
@@ -249,7 +248,7 @@ impl Call {
 
     /// A stranger has a supervisor's leg: it hears nothing more, and is heard by nobody.
     fn let_supervisor_go(&mut self, leg: LegId, name: &Number, ctx: &mut Ctx<'_>) {
-        let Some(party) = self.party(leg) else { return };
+        let Some(party) = self.parties.get(leg) else { return };
         let outcome = match party.stage {
             LegStage::Invited => LegOutcome::Rejected,
             LegStage::Calling { .. } | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
@@ -263,6 +262,21 @@ impl Call {
             ctx.out.fail(device, self.id.clone(), Refusal::new(Reason::InvalidState, message));
         }
         self.leave(leg, Release::Hangup(None), outcome, ctx);
+    }
+}
+
+impl Parties {
+    /// What is left of the party of a leg stands in its place, without a leg; the new one comes
+    /// last, `known` by these names besides.
+    fn hand_on(&mut self, leg: LegId, ghost: LegId, to: Successor, known: Vec<Number>, now: Now) {
+        let Some(at) = self.list.iter().position(|party| party.leg == leg) else {
+            return;
+        };
+        let mut party = self.list.remove(at);
+        self.list.insert(at, party.left_behind(ghost, to.number.clone()));
+        party.become_another(to, now);
+        party.known_as.extend(known);
+        self.list.push(party);
     }
 }
 

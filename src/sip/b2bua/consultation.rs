@@ -73,7 +73,7 @@ impl<E: Environment> B2bua<E> {
         let about = Consultation { of, call: id.clone() };
         self.dial(device, destination, Some(about), now)?;
         if let Some((call, ctx)) = self.find(of, now) {
-            if let Some(party) = call.party_mut(of).filter(|party| !party.is_held()) {
+            if let Some(party) = call.parties.get_mut(of).filter(|party| !party.is_held()) {
                 party.held_by_command = true;
             }
             ctx.out.changed.insert(call.key);
@@ -154,7 +154,7 @@ impl<E: Environment> B2bua<E> {
             self.calls.get(pair.from).ok_or_else(gone)?,
         );
         into.may_absorb(from, pair)?;
-        for leg in into.supervised_by_parties_of(from) {
+        for leg in into.parties.supervised_by_parties_of(&from.parties) {
             self.leave(leg, Release::Hangup(None), LegOutcome::Busy, now);
         }
         let Some(mut ended) = self.calls.take(pair.from) else {
@@ -215,7 +215,7 @@ impl Call {
             return Err(not_now("Only an established call can be asked about."));
         }
         let leg = party.leg;
-        if self.transfer.is_some() || !self.others(leg).any(Party::is_talking) {
+        if self.transfer.is_some() || !self.parties.others(leg).any(Party::is_talking) {
             return Err(not_now("The call is being transferred, or nobody is on it."));
         }
         Ok(leg)
@@ -225,20 +225,22 @@ impl Call {
     /// at first: a refusal has changed nothing.
     fn may_absorb(&self, from: &Call, pair: CallPair) -> Result<(), Refusal> {
         let gone = || not_now("One of the two calls is over.");
-        let (first, second) =
-            (self.party(pair.first).ok_or_else(gone)?, from.party(pair.second).ok_or_else(gone)?);
+        let (first, second) = (
+            self.parties.get(pair.first).ok_or_else(gone)?,
+            from.parties.get(pair.second).ok_or_else(gone)?,
+        );
         if first.is_supervisor() || second.is_supervisor() || first.role != PartyRole::Agent {
             return Err(not_now("A supervisor does not transfer the call he monitors."));
         }
         if self.transfer.is_some() || from.transfer.is_some() {
             return Err(not_now("One of the two calls is being transferred already."));
         }
-        if !first.is_talking() || !self.others(pair.first).any(Party::is_talking) {
+        if !first.is_talking() || !self.parties.others(pair.first).any(Party::is_talking) {
             return Err(not_now("The first call is not established."));
         }
-        let mut asked = from.others(pair.second).peekable();
-        let is_one_ringing =
-            asked.peek().is_some_and(|party| party.is_invited()) && from.principals().count() == 2;
+        let mut asked = from.parties.others(pair.second).peekable();
+        let is_one_ringing = asked.peek().is_some_and(|party| party.is_invited())
+            && from.parties.principals().count() == 2;
         let all_talk =
             asked.peek().is_some() && asked.all(Party::is_talking) && second.is_talking();
         if !all_talk && !is_one_ringing {
@@ -246,31 +248,15 @@ impl Call {
         }
         let is_here = |party: &Party| {
             let is_same = |other: &Party| party.device.is_some() && other.device == party.device;
-            self.others(pair.first).any(is_same)
+            self.parties.others(pair.first).any(is_same)
         };
-        if from.others(pair.second).any(is_here) {
+        if from.parties.others(pair.second).any(is_here) {
             return Err(not_now("One party is on both calls."));
         }
-        if self.live() + from.live() > MAX_LEGS {
+        if self.parties.live() + from.parties.live() > MAX_LEGS {
             return Err(not_now("There are too many parties for one call."));
         }
         Ok(())
-    }
-
-    /// The legs of supervisors of the one call that talk on the other: of what comes of the two
-    /// they are parties, and no supervisors.
-    fn supervised_by_parties_of(&self, other: &Call) -> Vec<LegId> {
-        let mut legs = Vec::new();
-        for (call, other) in [(self, other), (other, self)] {
-            let supervisors =
-                call.parties.iter().filter(|party| !party.is_over() && party.is_supervisor());
-            let is_party = |party: &&Party| {
-                party.device.is_some()
-                    && other.principals().any(|principal| principal.device == party.device)
-            };
-            legs.extend(supervisors.filter(is_party).map(|party| party.leg));
-        }
-        legs
     }
 
     /// Takes the parties of `ended` over.
@@ -285,7 +271,7 @@ impl Call {
         let CallPair { first, second, .. } = pair;
         self.distrusted |= ended.distrusted;
         ctx.supervision.handle_merged(&ended.id, &self.id);
-        let ringing = ended.others(second).find(|party| party.is_invited());
+        let ringing = ended.parties.others(second).find(|party| party.is_invited());
         let ringing = ringing.map(|party| (party.leg, party.rings));
         ended.dials = None;
         ended.dialler = None;
@@ -295,19 +281,19 @@ impl Call {
             && self.is_better_with(first, ended, second);
         let is_moving =
             |party: &mut Party| !party.is_over() && (party.leg != second || keeps_second);
-        let moving: Vec<Party> = ended.parties.extract_if(.., is_moving).collect();
+        let moving: Vec<Party> = ended.parties.extract(is_moving);
         let moved = moving.iter().map(|party| party.leg).collect();
         let mut forgotten = Vec::new();
         for party in moving {
             forgotten.extend(self.take_in(party, pair, ctx.out));
         }
-        if let Some(party) = ended.party_mut(second) {
+        if let Some(party) = ended.parties.get_mut(second) {
             party.end(Release::Hangup(None), ctx.out);
         }
         if kind == TransferKind::Conference {
-            let stays = self.party(if keeps_second { second } else { first });
+            let stays = self.parties.get(if keeps_second { second } else { first });
             self.owner = stays.and_then(|party| party.device.clone());
-            if let Some(party) = self.party_mut(first) {
+            if let Some(party) = self.parties.get_mut(first) {
                 party.held_by_command = false;
             }
         }
@@ -322,7 +308,7 @@ impl Call {
                 });
             }
             None if kind == TransferKind::Transfer => {
-                if let Some(party) = self.party_mut(first) {
+                if let Some(party) = self.parties.get_mut(first) {
                     party.end(Release::Hangup(None), ctx.out);
                 }
             }
@@ -336,12 +322,15 @@ impl Call {
     fn take_in(&mut self, mut party: Party, pair: CallPair, out: &mut Step) -> Vec<Party> {
         out.push(Output::Media(MediaCommand::Move { leg: party.leg, call: self.key }));
         if party.leg != pair.second {
-            let forgotten =
-                party.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
+            let forgotten = party
+                .device
+                .as_ref()
+                .map(|device| self.parties.forget_earlier(device))
+                .unwrap_or_default();
             self.parties.push(party);
             return forgotten;
         }
-        let Some(place) = self.party_mut(pair.first) else {
+        let Some(place) = self.parties.get_mut(pair.first) else {
             return Vec::new();
         };
         party.take_over_from(place);
@@ -352,8 +341,9 @@ impl Call {
 
     /// Of the two legs of the party that stays, the one at which its phone is.
     fn is_better_with(&self, first: LegId, other: &Call, second: LegId) -> bool {
-        let is_held =
-            |call: &Call, leg: LegId| call.party(leg).is_some_and(|party| party.held_by_phone);
+        let is_held = |call: &Call, leg: LegId| {
+            call.parties.get(leg).is_some_and(|party| party.held_by_phone)
+        };
         is_held(self, first) || !is_held(other, second)
     }
 }

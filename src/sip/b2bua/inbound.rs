@@ -127,7 +127,7 @@ impl<E: Environment> B2bua<E> {
     }
 
     fn located(&mut self, leg: LegId, place: MediaReach) {
-        match self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg)) {
+        match self.calls.of_leg_mut(leg).and_then(|call| call.parties.get_mut(leg)) {
             Some(party) => party.place = Some(place),
             None => self.legs.handle_located(leg, place),
         }
@@ -136,7 +136,7 @@ impl<E: Environment> B2bua<E> {
     /// Reads a description of a leg that is there.
     fn read_of(&mut self, leg: LegId, body: &[u8]) -> Result<SdpSession, SdpFault> {
         let call = self.calls.of_leg(leg).ok_or(SdpError::Mismatch)?;
-        let party = call.party(leg).ok_or(SdpError::Mismatch)?;
+        let party = call.parties.get(leg).ok_or(SdpError::Mismatch)?;
         let (policy, peer, place, key) =
             (party.policy.clone(), party.peer.clone(), party.place, call.key);
         self.read_for(body, &policy, &peer, place, key)
@@ -284,7 +284,7 @@ impl<E: Environment> B2bua<E> {
     /// A session description that we can not work with, where it can no longer be refused.
     fn unusable(&mut self, leg: LegId, fault: SdpFault, now: Now) {
         self.out.push(Output::Unusable { leg, fault });
-        let party = self.calls.of_leg(leg).and_then(|call| call.party(leg));
+        let party = self.calls.of_leg(leg).and_then(|call| call.parties.get(leg));
         let is_callee = party.is_some_and(|party| party.is_invited() && !party.is_supervisor());
         let is_refusal = is_callee && !self.transfer_fails(leg, NOT_ACCEPTABLE.0, now);
         if let Some((call, mut ctx)) = self.find(leg, now) {
@@ -318,7 +318,7 @@ impl<E: Environment> B2bua<E> {
         if !old.is_talking() || call.transfer.is_some() {
             return Err(Rejection::NotReplaceable);
         }
-        if call.live() >= MAX_LEGS {
+        if call.parties.live() >= MAX_LEGS {
             return Err(Rejection::TooManyLegs);
         }
         // Another party may have had the leg meanwhile, and leaves it to the device that takes it
@@ -329,14 +329,14 @@ impl<E: Environment> B2bua<E> {
             }
             LegSource::Account(_) | LegSource::Trunk(_) => None,
         };
-        if back.as_ref().is_some_and(|device| call.has(device)) {
+        if back.as_ref().is_some_and(|device| call.parties.has(device)) {
             return Err(Rejection::OnCallAlready);
         }
         let (number, role) = match back.as_ref().and_then(|device| self.plan.device(device)) {
             Some(device) => (device.extension.number.clone(), role_of(device.extension.kind)),
             None => (old.number.clone(), old.role),
         };
-        let (key, codec) = (call.key, call.codec());
+        let (key, codec) = (call.key, call.parties.codec());
         let offer = self.read_arriving(&incoming, &policy, key)?;
         let IncomingCall { leg, source, from, .. } = incoming;
         let number = match &source {
@@ -377,7 +377,7 @@ impl<E: Environment> B2bua<E> {
 impl Call {
     /// Another leg takes the place of this one. The party that had it is returned.
     fn replace(&mut self, replaced: LegId, mut party: Party, out: &mut Step) -> Option<Party> {
-        let place = self.party_mut(replaced)?;
+        let place = self.parties.get_mut(replaced)?;
         party.muted = place.muted;
         party.muted_by = place.muted_by.take();
         let mut left = std::mem::replace(place, party);

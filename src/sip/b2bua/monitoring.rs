@@ -66,7 +66,7 @@ impl<E: Environment> B2bua<E> {
         activity: Activity,
     ) -> Option<()> {
         let call = self.calls.named(call).ok()?;
-        let (key, first) = (call.key, call.codec());
+        let (key, first) = (call.key, call.parties.codec());
         let device = self.plan.device(supervisor).filter(|device| device.registered)?;
         let (number, policy) =
             (device.extension.number.clone(), self.plan.policy_of_extension(&device.extension));
@@ -112,7 +112,7 @@ impl<E: Environment> B2bua<E> {
 
     fn release(&mut self, supervisor: &DeviceId, call: &CallId, now: Now) {
         if let Ok((call, ctx)) = self.find_named(call, now)
-            && let Some(party) = call.supervisor(supervisor)
+            && let Some(party) = call.parties.supervisor(supervisor)
         {
             party.end(Release::Hangup(None), ctx.out);
             ctx.out.changed.insert(call.key);
@@ -141,7 +141,7 @@ impl<E: Environment> B2bua<E> {
 impl Call {
     /// The link of a supervisor that is on the call, or called to it.
     fn monitor_link(&mut self, supervisor: &DeviceId) -> Option<&mut MonitorLink> {
-        self.supervisor(supervisor)?.link.as_mut()
+        self.parties.supervisor(supervisor)?.link.as_mut()
     }
 }
 

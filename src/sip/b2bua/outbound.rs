@@ -207,7 +207,8 @@ impl<E: Environment> B2bua<E> {
     fn send_elsewhere(&mut self, leg: LegId, number: &Number) -> Result<(), Option<Unroutable>> {
         let call = self.calls.of_leg(leg).ok_or(None)?;
         let party = call
-            .party(leg)
+            .parties
+            .get(leg)
             .filter(|party| party.is_invited() && !party.is_supervisor())
             .ok_or(None)?;
         let device = party.device.clone().ok_or(None)?;
@@ -216,10 +217,10 @@ impl<E: Environment> B2bua<E> {
             return Err(None);
         }
         let (shown, trail) = (party.shown.clone().ok_or(None)?, party.trail.clone());
-        let caller = call.others(leg).next().ok_or(None)?;
+        let caller = call.parties.others(leg).next().ok_or(None)?;
         let offered: Vec<Codec> =
             call.parties.iter().find_map(Party::offered_codecs).unwrap_or_default();
-        let codecs = call.codec().map_or(offered, |codec| vec![codec]);
+        let codecs = call.parties.codec().map_or(offered, |codec| vec![codec]);
         let codecs = first_of(&codecs, &self.config.codecs);
         let caller = self.plan.caller(&caller.peer).ok_or(None)?;
         let key = call.key;

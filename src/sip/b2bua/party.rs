@@ -508,29 +508,6 @@ impl Party {
         Ok(())
     }
 
-    pub(super) fn hold(&mut self, on: bool) -> Result<(), Refusal> {
-        self.check_established()?;
-        if self.is_supervisor() {
-            return Err(Refusal::new(
-                Reason::InvalidState,
-                "A supervisor does not hold the call he monitors.",
-            ));
-        }
-        match (on, self.held_by_command, self.held_by_phone) {
-            (true, false, false) | (false, true, _) => {
-                self.held_by_command = on;
-                Ok(())
-            }
-            (true, _, _) => Err(Refusal::new(Reason::InvalidState, "The call is already held.")),
-            (false, false, true) => {
-                Err(Refusal::new(Reason::InvalidState, "The call is held at the phone."))
-            }
-            (false, false, false) => {
-                Err(Refusal::new(Reason::InvalidState, "The call is not held."))
-            }
-        }
-    }
-
     pub(super) fn mute(&mut self, on: bool) -> Result<(), Refusal> {
         self.check_established()?;
         if self.muted == on {
@@ -550,7 +527,7 @@ impl Party {
         Ok(())
     }
 
-    fn check_established(&self) -> Result<(), Refusal> {
+    pub(super) fn check_established(&self) -> Result<(), Refusal> {
         let established = self.is_talking().then_some(());
         established
             .ok_or_else(|| Refusal::new(Reason::InvalidState, "The call is not established."))

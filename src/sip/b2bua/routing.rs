@@ -324,5 +324,5 @@ impl DialPlan {
 pub(super) fn behind(calls: &CallTable, returns: Option<LegId>) -> Option<(Trail, u8)> {
     let leg = returns?;
     let call = calls.of_leg(leg)?;
-    Some((call.party(leg)?.trail.clone(), call.max_forwards))
+    Some((call.parties.get(leg)?.trail.clone(), call.max_forwards))
 }

@@ -131,7 +131,7 @@ impl<E: Environment> B2bua<E> {
 
     /// Calls a party into a call that goes on.
     fn call_in(&mut self, key: CallKey, callee: CalledParty, shown: &Number) -> Option<LegId> {
-        let spoken = self.calls.get(key)?.codec();
+        let spoken = self.calls.get(key)?.parties.codec();
         let codecs = first_of(spoken.as_slice(), &self.config.codecs);
         self.call_out(key, callee, identity(shown, ""), &codecs)
     }
@@ -159,7 +159,7 @@ impl<E: Environment> B2bua<E> {
         let number = self.plan.shown(&device);
         let caller = self.plan.caller(&LegSource::Account(device))?;
         let call = self.calls.get(key)?;
-        let shown = call.principals().find(|party| party.is_talking())?.number.clone();
+        let shown = call.parties.principals().find(|party| party.is_talking())?.number.clone();
         // Not on its own behalf: it would be busy to itself.
         let caller = CallingParty { device: None, ..caller };
         let callee = self.plan.route(&self.calls, &caller, &number).ok()?;
@@ -180,7 +180,7 @@ impl Call {
     /// Whether the party may transfer the call now, or call another into it: its device, and the
     /// number that the destination sees.
     fn may_transfer(&self, by: LegId, kind: TransferKind) -> Result<(DeviceId, Number), Rejection> {
-        let party = self.party(by).ok_or(Rejection::NoSuchCall)?;
+        let party = self.parties.get(by).ok_or(Rejection::NoSuchCall)?;
         if party.is_supervisor() {
             return Err(Rejection::Supervisor);
         }
@@ -191,11 +191,11 @@ impl Call {
         }
         let shown = match kind {
             TransferKind::Transfer | TransferKind::Recall => {
-                self.only_other(by).ok_or(Rejection::NotNow)?.number.clone()
+                self.parties.only_other(by).ok_or(Rejection::NotNow)?.number.clone()
             }
             TransferKind::Conference
-                if self.others(by).any(Party::is_talking)
-                    && self.principals().count() < MOST_PARTIES =>
+                if self.parties.others(by).any(Party::is_talking)
+                    && self.parties.principals().count() < MOST_PARTIES =>
             {
                 party.number.clone()
             }
@@ -206,10 +206,11 @@ impl Call {
 
     fn is_on_call(&self, destination: &Destination) -> bool {
         match destination {
-            Destination::Device(device) => self.has(device),
-            Destination::Trunk { number, .. } => {
-                self.principals().any(|party| party.device.is_none() && party.number == *number)
-            }
+            Destination::Device(device) => self.parties.has(device),
+            Destination::Trunk { number, .. } => self
+                .parties
+                .principals()
+                .any(|party| party.device.is_none() && party.number == *number),
         }
     }
 
@@ -220,7 +221,7 @@ impl Call {
             return;
         };
         if transfer.kind == TransferKind::Conference {
-            self.owner = self.party(transfer.by).and_then(|party| party.device.clone());
+            self.owner = self.parties.get(transfer.by).and_then(|party| party.device.clone());
             ctx.out.changed.insert(self.key);
         }
     }
@@ -231,7 +232,7 @@ impl Call {
         let Some(transfer) = self.transfer.clone() else {
             return;
         };
-        let is_here = self.party(transfer.by).is_some_and(|party| !party.is_over());
+        let is_here = self.parties.get(transfer.by).is_some_and(|party| !party.is_over());
         if transfer.to != leg || transfer.kind != TransferKind::Transfer || !is_here {
             return;
         }
@@ -243,13 +244,13 @@ impl Call {
     }
 
     fn transfer_fails(&mut self, leg: LegId, status: u16, out: &mut Step) -> FailedTransfer {
-        if self.party(leg).is_none_or(Party::is_over) {
+        if self.parties.get(leg).is_none_or(Party::is_over) {
             return FailedTransfer::None;
         }
         let Some(transfer) = self.transfer.take_if(|transfer| transfer.to == leg) else {
             return FailedTransfer::None;
         };
-        let by = self.party(transfer.by);
+        let by = self.parties.get(transfer.by);
         let device = by.and_then(|party| party.device.clone());
         let is_here = by.is_some_and(|party| !party.is_over());
         let Some(device) = device.filter(|_| transfer.kind != TransferKind::Recall) else {
@@ -273,28 +274,17 @@ impl Call {
         let Some(transfer) = self.transfer.clone() else {
             return;
         };
-        if self.principals().any(|party| party.is_talking() && party.leg != transfer.by) {
+        if self.parties.principals().any(|party| party.is_talking() && party.leg != transfer.by) {
             return;
         }
         self.transfer = None;
-        let is_here = self.party(transfer.by).is_some_and(|party| !party.is_over());
-        if let Some(party) = self.party_mut(transfer.to) {
+        let is_here = self.parties.get(transfer.by).is_some_and(|party| !party.is_over());
+        if let Some(party) = self.parties.get_mut(transfer.to) {
             party.end(Release::Hangup(None), ctx.out);
         }
         ctx.out.changed.insert(self.key);
         if transfer.referred && is_here {
             ctx.out.tell_referrer(transfer.by, 487);
         }
-    }
-
-    /// The other principals.
-    pub(super) fn others(&self, leg: LegId) -> impl Iterator<Item = &Party> {
-        self.principals().filter(move |party| party.leg != leg)
-    }
-
-    /// The party that it talks to, if it is one.
-    fn only_other(&self, leg: LegId) -> Option<&Party> {
-        let mut others = self.others(leg);
-        others.next().filter(|party| party.is_talking() && others.next().is_none())
     }
 }

@@ -184,8 +184,9 @@ fn nat_false_sends_to_the_very_port_that_is_described() {
 
 /// The port that a leg of ours was told of in its description.
 fn ours(house: &House, leg: LegId) -> SocketAddr {
-    let call = house.b2bua.calls.iter().find(|call| call.party(leg).is_some()).expect("a call");
-    call.party(leg).expect("a party").local.address()
+    let call =
+        house.b2bua.calls.iter().find(|call| call.parties.get(leg).is_some()).expect("a call");
+    call.parties.get(leg).expect("a party").local.address()
 }
 
 #[test]

@@ -336,7 +336,7 @@ impl House {
     /// Whether a leg is with a telephone of the house, whoever has it now.
     fn is_house_line(&self, leg: LegId) -> bool {
         let call = self.lines[&leg].call.and_then(|key| self.b2bua.calls.get(key));
-        let party = call.and_then(|call| call.party(leg));
+        let party = call.and_then(|call| call.parties.get(leg));
         party.is_some_and(|party| matches!(&party.peer, LegSource::Account(device) if device.as_str() != CUSTOMER))
     }
 
