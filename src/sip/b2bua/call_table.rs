@@ -2,21 +2,21 @@
 
 use super::call::Call;
 use super::consultation::{CallPair, Consultation};
+use super::leg_index::LegIndex;
 use super::party::Party;
+use super::step::Step;
 use crate::media::CallKey;
 use crate::model::{CallId, DeviceId, Number, PartyRole, Refusal};
 use crate::sip::leg::{LegId, LegSource};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-/// The calls by key, id, leg and peer.
+/// The calls by key, by id and by leg.
 #[derive(Default)]
 pub(super) struct CallTable {
     by_key: BTreeMap<CallKey, Call>,
-    by_leg: BTreeMap<LegId, CallKey>,
     by_id: BTreeMap<CallId, CallKey>,
-    /// Every leg of a peer, those that have left included until their call forgets them.
-    by_peer: BTreeMap<LegSource, BTreeSet<LegId>>,
+    pub(super) legs: LegIndex,
 }
 
 impl CallTable {
@@ -40,8 +40,13 @@ impl CallTable {
         self.by_key.get(&key)
     }
 
-    pub(super) fn get_mut(&mut self, key: CallKey) -> Option<&mut Call> {
-        self.by_key.get_mut(&key)
+    /// A call, and the index that it keeps of its legs.
+    pub(super) fn get_mut(&mut self, key: CallKey) -> Option<(&mut Call, &mut LegIndex)> {
+        Some((self.by_key.get_mut(&key)?, &mut self.legs))
+    }
+
+    pub(super) fn key_of(&self, id: &CallId) -> Result<CallKey, Refusal> {
+        self.by_id.get(id).copied().ok_or_else(|| Refusal::no_call(id))
     }
 
     pub(super) fn named(&self, id: &CallId) -> Result<&Call, Refusal> {
@@ -49,35 +54,25 @@ impl CallTable {
         call.ok_or_else(|| Refusal::no_call(id))
     }
 
-    pub(super) fn named_mut(&mut self, id: &CallId) -> Option<&mut Call> {
-        self.by_key.get_mut(self.by_id.get(id)?)
-    }
-
-    pub(super) fn of_leg(&self, leg: LegId) -> Option<&Call> {
-        self.by_key.get(self.by_leg.get(&leg)?)
-    }
-
-    pub(super) fn of_leg_mut(&mut self, leg: LegId) -> Option<&mut Call> {
-        self.by_key.get_mut(self.by_leg.get(&leg)?)
+    /// The party of a leg, with its call.
+    pub(super) fn party(&self, leg: LegId) -> Option<(&Call, &Party)> {
+        let call = self.by_key.get(&self.legs.call_of(leg)?)?;
+        Some((call, call.parties.get(leg)?))
     }
 
     /// The party of a leg that has not ended, with its call.
     pub(super) fn live(&self, leg: LegId) -> Option<(&Call, &Party)> {
-        let call = self.of_leg(leg)?;
-        let party = call.parties.get(leg).filter(|party| !party.is_over())?;
-        Some((call, party))
+        self.party(leg).filter(|(_, party)| !party.is_over())
     }
 
     /// The legs of a peer that have not left, with their calls.
     pub(super) fn live_legs(&self, peer: &LegSource) -> impl Iterator<Item = (&Call, &Party)> {
-        let legs = self.by_peer.get(peer).into_iter().flatten();
-        legs.filter_map(|leg| self.live(*leg))
+        self.legs.legs_of(peer).filter_map(|leg| self.live(leg))
     }
 
     /// As many legs of a peer live.
     pub(super) fn has_legs(&self, peer: &LegSource, count: usize) -> bool {
-        let all = self.by_peer.get(peer).map_or(0, BTreeSet::len);
-        all >= count && self.live_legs(peer).count() >= count
+        self.legs.count(peer) >= count && self.live_legs(peer).count() >= count
     }
 
     pub(super) fn insert(&mut self, call: Call) {
@@ -96,33 +91,14 @@ impl CallTable {
         {
             self.by_id.remove(&call.id);
             for party in call.parties.iter() {
-                self.forget_leg(party.leg, &party.peer);
-            }
-        }
-    }
-
-    pub(super) fn add_leg(&mut self, leg: LegId, peer: &LegSource, call: CallKey) {
-        self.by_leg.insert(leg, call);
-        self.by_peer.entry(peer.clone()).or_default().insert(leg);
-    }
-
-    pub(super) fn move_leg(&mut self, leg: LegId, call: CallKey) {
-        self.by_leg.insert(leg, call);
-    }
-
-    pub(super) fn forget_leg(&mut self, leg: LegId, peer: &LegSource) {
-        self.by_leg.remove(&leg);
-        if let Some(legs) = self.by_peer.get_mut(peer) {
-            legs.remove(&leg);
-            if legs.is_empty() {
-                self.by_peer.remove(peer);
+                self.legs.forget(party.leg, &party.peer);
             }
         }
     }
 
     #[cfg(test)]
     pub(super) fn has_no_index(&self) -> bool {
-        self.by_leg.is_empty() && self.by_id.is_empty()
+        self.legs.is_empty() && self.by_id.is_empty()
     }
 
     /// How many live legs a device has sent on, by forwarding or by a redirection of its phone.
@@ -150,6 +126,65 @@ impl CallTable {
     pub(super) fn asking_about(&self, peer: &LegSource, leg: LegId) -> Vec<CallKey> {
         let asking = self.live_legs(peer).filter(|(call, _)| call.asks_about(leg));
         asking.map(|(call, _)| call.key).collect()
+    }
+
+    /// The calls of a peer that were made to ask about the call of this leg are calls like any
+    /// other from now on.
+    pub(super) fn end_consultations(&mut self, peer: &LegSource, leg: LegId, out: &mut Step) {
+        for key in self.asking_about(peer, leg) {
+            if let Some(call) = self.by_key.get_mut(&key) {
+                call.end_consultation(out);
+            }
+        }
+    }
+
+    /// The call is over for some of its parties: what they had made to ask about it is a call like
+    /// any other.
+    pub(super) fn end_consultations_about(&mut self, key: CallKey, out: &mut Step) {
+        let Some(call) = self.by_key.get(&key) else {
+            return;
+        };
+        let gone = call.parties.iter().filter(|party| party.is_over());
+        let freed: Vec<CallKey> =
+            gone.flat_map(|party| self.asking_about(&party.peer, party.leg)).collect();
+        for key in freed {
+            if let Some(call) = self.by_key.get_mut(&key) {
+                call.end_consultation(out);
+            }
+        }
+    }
+
+    /// The asking party goes on with another leg.
+    pub(super) fn move_consultations(&mut self, peer: &LegSource, before: LegId, after: LegId) {
+        for key in self.asking_about(peer, before) {
+            let call = self.by_key.get_mut(&key);
+            if let Some(consult) = call.and_then(|call| call.consult.as_mut()) {
+                consult.of = after;
+            }
+        }
+    }
+
+    /// What the party of a leg was about to do with its calls is done by nobody any more.
+    pub(super) fn drop_plans(&mut self, leg: LegId, out: &mut Step) {
+        let key = self.legs.call_of(leg);
+        let Some(call) = key.and_then(|key| self.by_key.get_mut(&key)) else {
+            return;
+        };
+        let (key, is_referred) = (call.key, call.drop_transfer(leg, out));
+        let Some((call, party)) = self.party(leg) else { return };
+        let is_its_own = |of: LegId| {
+            let first = self.live(of);
+            first.is_none_or(|(_, first)| first.device == party.device)
+        };
+        let asks_for_itself = call.consult.as_ref().is_some_and(|consult| is_its_own(consult.of));
+        let peer = party.peer.clone();
+        self.end_consultations(&peer, leg, out);
+        if asks_for_itself && let Some(call) = self.by_key.get_mut(&key) {
+            call.end_consultation(out);
+        }
+        if is_referred {
+            out.tell_referrer(leg, 487);
+        }
     }
 
     /// The two calls of a device of which one was made to ask about the other, by its leg on

@@ -2,10 +2,11 @@
 
 use super::Output;
 use super::codec_selection::first_of;
-use super::party::{LegStage, Party, PartyExchange};
-use super::step::Step;
+use super::leg_index::LegIndex;
+use super::party::{LegStage, Party, PartyExchange, ReadSdp, Release};
+use super::step::{Ctx, Step};
 use crate::media::Codec;
-use crate::model::DeviceId;
+use crate::model::{DeviceId, Now};
 use crate::sip::leg::{LegCommand, LegId};
 use crate::sip::sdp::Direction;
 
@@ -82,12 +83,6 @@ impl Parties {
         self.principals().filter(move |party| party.leg != leg)
     }
 
-    /// The party that it talks to, if it is one.
-    pub(super) fn only_other(&self, leg: LegId) -> Option<&Party> {
-        let mut others = self.others(leg);
-        others.next().filter(|party| party.is_talking() && others.next().is_none())
-    }
-
     /// The codec that most of the call speaks: what a newcomer is offered first, so that nothing
     /// needs to be converted.
     pub(super) fn codec(&self) -> Option<Codec> {
@@ -131,9 +126,71 @@ impl Parties {
 
     /// Forgets that a device was on this call before: it comes again, and one entry for each is
     /// enough.
-    pub(super) fn forget_earlier(&mut self, device: &DeviceId) -> Vec<Party> {
+    pub(super) fn forget_earlier(&mut self, device: &DeviceId, index: &mut LegIndex) -> Vec<Party> {
         let is_gone = |party: &mut Party| party.is_over() && party.device.as_ref() == Some(device);
-        self.list.extract_if(.., is_gone).collect()
+        let gone: Vec<Party> = self.list.extract_if(.., is_gone).collect();
+        for party in &gone {
+            index.forget(party.leg, &party.peer);
+        }
+        gone
+    }
+
+    /// The device of the party of a leg.
+    pub(super) fn device_of(&self, leg: LegId) -> Option<DeviceId> {
+        self.get(leg)?.device.clone()
+    }
+
+    /// The party of a device that has not left.
+    pub(super) fn of(&self, device: &DeviceId) -> Option<&Party> {
+        let is_devices = |party: &&Party| party.device.as_ref() == Some(device);
+        self.list.iter().filter(is_devices).find(|party| !party.is_over())
+    }
+
+    /// A leg is here that has not ended.
+    pub(super) fn is_live(&self, leg: LegId) -> bool {
+        self.list.iter().any(|party| party.leg == leg && !party.is_over())
+    }
+
+    /// Every party that called is on the call from now on.
+    pub(super) fn establish(&mut self, now: Now) {
+        for party in &mut self.list {
+            if matches!(party.stage, LegStage::Calling { .. } | LegStage::Waiting) {
+                party.talk(now);
+            }
+        }
+    }
+
+    /// A 1xx to every party that calls, with early media if the callee has a codec by now.
+    pub(super) fn ring_callers(&mut self, status: u16, codec: Option<Codec>, out: &mut Step) {
+        for caller in &mut self.list {
+            let media = codec.and_then(|codec| caller.answer_early(codec, out));
+            if matches!(caller.stage, LegStage::Calling { .. }) {
+                out.leg(LegCommand::Provisional { leg: caller.leg, status, media });
+            }
+        }
+    }
+
+    /// A party's own re-INVITE.
+    pub(super) fn handle_offer(&mut self, leg: LegId, offer: Option<ReadSdp>, ctx: &mut Ctx<'_>) {
+        let (ours, common) = (self.direction_toward(leg, ctx.config.signal_hold), self.codec());
+        if let Some(party) = self.get_mut(leg) {
+            party.handle_offer(offer, ours, common, ctx.out);
+        }
+    }
+
+    /// Another leg takes the place of this one. The party that had it is returned.
+    pub(super) fn replace(
+        &mut self,
+        replaced: LegId,
+        mut party: Party,
+        out: &mut Step,
+    ) -> Option<Party> {
+        let place = self.get_mut(replaced)?;
+        party.muted = place.muted;
+        party.muted_by = place.muted_by.take();
+        let mut left = std::mem::replace(place, party);
+        left.end(Release::Hangup(None), out);
+        Some(left)
     }
 
     /// 200 to every party that called, with the callee's codec.

@@ -5,7 +5,7 @@ use super::house::{AGENT, CUSTOMER, House, sdp};
 use crate::media::{Forbidden, MediaCommand, MediaEvent, Network, SourceRule};
 use crate::sip::b2bua::{B2buaConfig, Output, Remark, RestoredCalls};
 use crate::sip::config::Nat;
-use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
+use crate::sip::leg::{HangupCause, LegCommand, LegEvent, LegId, LegSource};
 use crate::sip::sdp::SdpError;
 use std::net::{IpAddr, SocketAddr};
 
@@ -105,11 +105,13 @@ fn a_re_invite_to_such_an_address_is_refused_and_the_session_stays_and_an_answer
     let ended = house.leg_commands();
     assert!(matches!(
         ended[..],
-        [LegCommand::Hangup { reason: Some((488, _)), .. }, LegCommand::Reject { status: 488, .. }]
-            | [
-                LegCommand::Reject { status: 488, .. },
-                LegCommand::Hangup { reason: Some((488, _)), .. }
-            ]
+        [
+            LegCommand::Hangup { reason: Some(HangupCause::NotAcceptable), .. },
+            LegCommand::Reject { status: 488, .. }
+        ] | [
+            LegCommand::Reject { status: 488, .. },
+            LegCommand::Hangup { reason: Some(HangupCause::NotAcceptable), .. }
+        ]
     ));
     house.assert_empty();
 }
@@ -259,9 +261,10 @@ fn when_what_carries_its_sound_fails_a_call_is_ended_with_a_reason() {
     }
     let hangups = house.leg_commands();
     assert!(
-        hangups
-            .iter()
-            .all(|command| matches!(command, LegCommand::Hangup { reason: Some((500, _)), .. })),
+        hangups.iter().all(|command| matches!(
+            command,
+            LegCommand::Hangup { reason: Some(HangupCause::MediaFailure), .. }
+        )),
         "{hangups:?}"
     );
     assert_eq!(hangups.len(), 2);

@@ -171,23 +171,19 @@ fn ports_are_shared_where_it_is_known_whose_sound_comes_from_where() {
     house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
     let offered = SocketAddr::from(([127, 0, 0, 1], 4000));
     assert_eq!(
-        house.b2bua.legs.environment.expected,
+        house.b2bua.environment.expected,
         [Expected::Offered(offered), Expected::Phone(AGENT.into())]
     );
-    house.b2bua.legs.environment.expected.clear();
+    house.b2bua.environment.expected.clear();
     house.incoming(LegSource::Trunk("city".into()), "5002", None);
     assert_eq!(
-        house.b2bua.legs.environment.expected[0],
+        house.b2bua.environment.expected[0],
         Expected::Nothing,
         "a trunk that says nothing of it"
     );
-    house.b2bua.legs.environment.expected.clear();
+    house.b2bua.environment.expected.clear();
     house.incoming(LegSource::Account(OTHER.into()), "0123", Some(sdp(4002, "0", "sendrecv")));
-    assert_eq!(
-        house.b2bua.legs.environment.expected[1],
-        Expected::Nothing,
-        "a trunk that is called"
-    );
+    assert_eq!(house.b2bua.environment.expected[1], Expected::Nothing, "a trunk that is called");
 }
 
 #[test]
@@ -201,7 +197,7 @@ fn who_is_behind_a_nat_or_is_to_have_ports_of_his_own_shares_none() {
             },
         );
         house.incoming(LegSource::Trunk("city".into()), "5001", Some(sdp(4000, "0", "sendrecv")));
-        assert_eq!(house.b2bua.legs.environment.expected, [Expected::Nothing, Expected::Nothing]);
+        assert_eq!(house.b2bua.environment.expected, [Expected::Nothing, Expected::Nothing]);
     }
 }
 
@@ -259,7 +255,7 @@ fn callers_are_told_404_480_482_486_488_and_503_where_each_is_right() {
 
     house.command(forward(AGENT, None)).expect("accepted");
     house.command(Command::SetDoNotDisturb { device: AGENT.into(), on: false }).expect("accepted");
-    house.b2bua.legs.environment.free = 1;
+    house.b2bua.environment.free = 1;
     house.customer_calls("5001");
     assert_eq!(rejected(&mut house), [503], "a port for one leg only");
     house.assert_empty();
@@ -271,9 +267,9 @@ fn one_device_gets_no_more_calls_than_its_share_and_the_others_go_on() {
         B2buaConfig { max_calls_per_device: 3, ..B2buaConfig::default() },
         RestoredCalls::default(),
     );
-    let free = house.b2bua.legs.environment.free;
+    let free = house.b2bua.environment.free;
     let calls: Vec<LegId> = (0..3).map(|_| house.customer_calls("5001")).collect();
-    let taken = free - house.b2bua.legs.environment.free;
+    let taken = free - house.b2bua.environment.free;
     house.log.clear();
     house.customer_calls("5002");
     assert_eq!(rejected(&mut house), [503], "the customer has his share");
@@ -281,7 +277,7 @@ fn one_device_gets_no_more_calls_than_its_share_and_the_others_go_on() {
     assert_eq!(rejected(&mut house), [486], "the agent has his share");
     let refusal = house.command(dial(AGENT, "0123")).expect_err("his share");
     assert_eq!(refusal.reason, Reason::InvalidState);
-    assert_eq!(free - house.b2bua.legs.environment.free, taken, "a refused call takes no port");
+    assert_eq!(free - house.b2bua.environment.free, taken, "a refused call takes no port");
 
     house.incoming(LegSource::Trunk("city".into()), "5002", Some(sdp(4000, "0", "sendrecv")));
     house.ringing(OTHER);

@@ -21,7 +21,7 @@ proptest! {
         steps in prop::collection::vec(any::<Step>(), 1..120),
     ) {
         let mut house = House::with(ways_of(ways), RestoredCalls::default());
-        house.b2bua.legs.environment.free = ports;
+        house.b2bua.environment.free = ports;
         for step in steps {
             play(&mut house, step);
         }

@@ -687,7 +687,7 @@ impl House {
     }
 
     fn note_opened(&mut self) {
-        for (call, leg) in self.b2bua.legs.environment.opened.drain(..) {
+        for (call, leg) in self.b2bua.environment.opened.drain(..) {
             assert!(self.waiting.insert(leg, call).is_none(), "opened twice");
         }
         let lines = &mut self.lines;

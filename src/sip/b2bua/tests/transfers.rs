@@ -308,7 +308,7 @@ fn who_may_not_transfer_is_told_so_and_nothing_happens() {
 fn without_a_free_port_the_call_stays_as_it_is() {
     let mut house = House::with(B2buaConfig::default(), RestoredCalls::default());
     let (customer, agent) = house.talk();
-    house.b2bua.legs.environment.free = 0;
+    house.b2bua.environment.free = 0;
     assert_eq!(transfer(&mut house, "5002").expect_err("no port").reason, Reason::Unavailable);
     assert_eq!(house.table(&[("c", customer), ("a", agent)]), "ca ac");
 }
