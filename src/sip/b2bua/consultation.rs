@@ -194,28 +194,7 @@ impl Call {
         if self.transfer.is_some() || from.transfer.is_some() {
             return Err(not_now("One of the two calls is being transferred already."));
         }
-        if !first.is_talking() || !self.parties.others(pair.first).any(Party::is_talking) {
-            return Err(not_now("The first call is not established."));
-        }
-        let mut asked = from.parties.others(pair.second).peekable();
-        let is_one_ringing = asked.peek().is_some_and(|party| party.is_invited())
-            && from.parties.principals().count() == 2;
-        let all_talk =
-            asked.peek().is_some() && asked.all(Party::is_talking) && second.is_talking();
-        if !all_talk && !is_one_ringing {
-            return Err(not_now("The second call is not established."));
-        }
-        let is_here = |party: &Party| {
-            let is_same = |other: &Party| party.device.is_some() && other.device == party.device;
-            self.parties.others(pair.first).any(is_same)
-        };
-        if from.parties.others(pair.second).any(is_here) {
-            return Err(not_now("One party is on both calls."));
-        }
-        if self.parties.live() + from.parties.live() > MAX_LEGS {
-            return Err(not_now("There are too many parties for one call."));
-        }
-        Ok(())
+        self.parties.may_take_in(first, &from.parties, second)
     }
 
     /// Takes the parties of `ended` over. If the asking party goes on with its second leg, its peer
@@ -300,6 +279,33 @@ impl Call {
 }
 
 impl Parties {
+    /// Whether the parties of another call may come here, all but the asking party, which is on
+    /// both.
+    fn may_take_in(&self, first: &Party, from: &Parties, second: &Party) -> Result<(), Refusal> {
+        if !first.is_talking() || !self.others(first.leg).any(Party::is_talking) {
+            return Err(not_now("The first call is not established."));
+        }
+        let mut asked = from.others(second.leg).peekable();
+        let is_one_ringing =
+            asked.peek().is_some_and(|party| party.is_invited()) && from.principals().count() == 2;
+        let all_talk =
+            asked.peek().is_some() && asked.all(Party::is_talking) && second.is_talking();
+        if !all_talk && !is_one_ringing {
+            return Err(not_now("The second call is not established."));
+        }
+        let is_here = |party: &Party| {
+            let is_same = |other: &Party| party.device.is_some() && other.device == party.device;
+            self.others(first.leg).any(is_same)
+        };
+        if from.others(second.leg).any(is_here) {
+            return Err(not_now("One party is on both calls."));
+        }
+        if self.live() + from.live() > MAX_LEGS {
+            return Err(not_now("There are too many parties for one call."));
+        }
+        Ok(())
+    }
+
     /// Of the two legs of the party that stays, the first is the one at which its phone is.
     fn is_better_with(&self, first: LegId, other: &Parties, second: LegId) -> bool {
         let is_held = |parties: &Parties, leg: LegId| {

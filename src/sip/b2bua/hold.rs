@@ -7,7 +7,7 @@
 use super::call::Call;
 use super::parties::Parties;
 use super::party::{Party, PartyExchange};
-use super::step::Ctx;
+use super::step::{Ctx, Step};
 use crate::model::{Reason, Refusal};
 use crate::sip::leg::LegId;
 use crate::sip::sdp::Direction;
@@ -40,14 +40,9 @@ impl Party {
 impl Parties {
     /// What we are willing to do on a leg, given that the others may hold it. Without `signal` it
     /// is not told: it keeps sending, and a supervisor goes on hearing it.
-    pub(super) fn direction_toward(&self, leg: LegId, signal: bool) -> Direction {
-        if !signal || self.get(leg).is_none_or(Party::is_supervisor) {
-            return Direction::SendRecv;
-        }
-        let mut others =
-            self.principals().filter(|party| party.leg != leg && party.is_talking()).peekable();
-        let held = others.peek().is_some() && others.all(Party::is_held);
-        if held { Direction::SendOnly } else { Direction::SendRecv }
+    pub(super) fn direction_toward(&self, party: &Party, signal: bool) -> Direction {
+        let is_told = signal && !party.is_supervisor() && self.is_on_hold(party);
+        if is_told { Direction::SendOnly } else { Direction::SendRecv }
     }
 
     /// Every other party that talks holds.
@@ -58,30 +53,32 @@ impl Parties {
             .peekable();
         others.peek().is_some() && others.all(Party::is_held)
     }
+
+    /// Tells the phones of the others of a hold or its end. True: one was told.
+    fn signal_hold(&mut self, signal: bool, out: &mut Step) -> bool {
+        let is_ready = |party: &&Party| {
+            party.is_talking() && party.exchange == PartyExchange::Idle && party.media.is_some()
+        };
+        let directions: Vec<(LegId, Direction)> = self
+            .principals()
+            .filter(is_ready)
+            .map(|party| (party, self.direction_toward(party, signal)))
+            .filter(|(party, direction)| party.told != *direction)
+            .map(|(party, direction)| (party.leg, direction))
+            .collect();
+        for party in &mut self.list {
+            if let Some((_, direction)) = directions.iter().find(|(leg, _)| *leg == party.leg) {
+                party.reoffer(*direction, PartyExchange::Offered, out);
+            }
+        }
+        !directions.is_empty()
+    }
 }
 
 impl Call {
     /// Tells the others of a hold, where that is wished for.
     pub(super) fn signal_hold(&mut self, ctx: &mut Ctx<'_>) {
-        let is_ready = |party: &&Party| {
-            party.is_talking() && party.exchange == PartyExchange::Idle && party.media.is_some()
-        };
-        let directions: Vec<(LegId, Direction)> = self
-            .parties
-            .principals()
-            .filter(is_ready)
-            .map(|party| {
-                (party.leg, self.parties.direction_toward(party.leg, ctx.config.signal_hold))
-            })
-            .collect();
-        let mut is_told = false;
-        for (leg, direction) in directions {
-            if let Some(party) = self.parties.get_mut(leg).filter(|party| party.told != direction) {
-                party.reoffer(direction, PartyExchange::Offered, ctx.out);
-                is_told = true;
-            }
-        }
-        if is_told {
+        if self.parties.signal_hold(ctx.config.signal_hold, ctx.out) {
             self.update_hearing(ctx);
         }
     }

@@ -23,7 +23,9 @@ impl<E: Environment> B2bua<E> {
                 let link = MonitorLink::new(target, activity, agent_side_only);
                 let found = self.find_named(&id, now).ok();
                 let invited = found.and_then(|(call, mut ctx)| {
-                    call.invite_supervisor(&supervisor, link, &mut ctx)
+                    let party = link.invite(&supervisor, call, &mut ctx)?;
+                    call.add(party, &mut ctx);
+                    Some(())
                 });
                 if invited.is_none() {
                     self.supervision.handle_leg(&supervisor, &id, LegOutcome::Unreachable, now);
@@ -64,6 +66,41 @@ impl MonitorLink {
         Self { target, activity, joined, coached, takeover, agent_side_only }
     }
 
+    /// The party of a supervisor's phone on a call, with the INVITE on its way: the phone is to
+    /// answer by itself, and shows the monitored device.
+    fn invite(self, supervisor: &DeviceId, call: &Call, ctx: &mut Ctx<'_>) -> Option<Party> {
+        let plan = ctx.plan;
+        let device = plan.device(supervisor).filter(|device| device.registered)?;
+        let spoken = call.parties.codec();
+        let codecs = first_of(spoken.as_slice(), &ctx.config.codecs);
+        let leg = ctx.legs.new_leg();
+        let start = PartyStart {
+            leg,
+            peer: LegSource::Account(supervisor.clone()),
+            number: device.extension.number.clone(),
+            role: PartyRole::Supervisor,
+            policy: plan.policy_of_extension(&device.extension),
+            stage: LegStage::Invited,
+        };
+        let mut party = ctx.open(call.key, start)?;
+        let (shown, activity) = (plan.shown(&self.target), self.activity);
+        let invite = LegCommand::Invite {
+            leg,
+            to: Destination::Device(supervisor.clone()),
+            from: identity(&shown, format!("{activity} {shown}")),
+            offer: party.local.offer_codecs(Direction::SendRecv, &codecs),
+            auto_answer: true,
+            swallow_digits: true,
+            // Supervision gives up by itself; this is only a net below it.
+            timeout: ctx.config.supervision.invite_timeout * 2,
+            max_forwards: MAX_FORWARDS,
+            passed: Vec::new(),
+        };
+        ctx.out.invitations.push((leg, invite));
+        party.link = Some(self);
+        Some(party)
+    }
+
     /// The supervisor hears from now on. The agent is returned that is monitored anew.
     fn join(
         &mut self,
@@ -81,46 +118,6 @@ impl MonitorLink {
 }
 
 impl Call {
-    /// Calls the supervisor's phone, which is to answer by itself and shows the coached agent.
-    fn invite_supervisor(
-        &mut self,
-        supervisor: &DeviceId,
-        link: MonitorLink,
-        ctx: &mut Ctx<'_>,
-    ) -> Option<()> {
-        let plan = ctx.plan;
-        let device = plan.device(supervisor).filter(|device| device.registered)?;
-        let spoken = self.parties.codec();
-        let codecs = first_of(spoken.as_slice(), &ctx.config.codecs);
-        let leg = ctx.legs.new_leg();
-        let start = PartyStart {
-            leg,
-            peer: LegSource::Account(supervisor.clone()),
-            number: device.extension.number.clone(),
-            role: PartyRole::Supervisor,
-            policy: plan.policy_of_extension(&device.extension),
-            stage: LegStage::Invited,
-        };
-        let mut party = ctx.open(self.key, start)?;
-        let (shown, activity) = (plan.shown(&link.target), link.activity);
-        let invite = LegCommand::Invite {
-            leg,
-            to: Destination::Device(supervisor.clone()),
-            from: identity(&shown, format!("{activity} {shown}")),
-            offer: party.local.offer_codecs(Direction::SendRecv, &codecs),
-            auto_answer: true,
-            swallow_digits: true,
-            // Supervision gives up by itself; this is only a net below it.
-            timeout: ctx.config.supervision.invite_timeout * 2,
-            max_forwards: MAX_FORWARDS,
-            passed: Vec::new(),
-        };
-        ctx.out.invitations.push((leg, invite));
-        party.link = Some(link);
-        self.add(party, ctx);
-        Some(())
-    }
-
     /// The supervisor has joined, or its activity has changed.
     fn hear_supervisor(
         &mut self,
