@@ -50,13 +50,12 @@ impl CallTable {
     }
 
     pub(super) fn named(&self, id: &CallId) -> Result<&Call, Refusal> {
-        let call = self.by_id.get(id).and_then(|key| self.by_key.get(key));
-        call.ok_or_else(|| Refusal::no_call(id))
+        self.get(self.key_of(id)?).ok_or_else(|| Refusal::no_call(id))
     }
 
     /// The party of a leg, with its call.
     pub(super) fn party(&self, leg: LegId) -> Option<(&Call, &Party)> {
-        let call = self.by_key.get(&self.legs.call_of(leg)?)?;
+        let call = self.get(self.legs.call_of(leg)?)?;
         Some((call, call.parties.get(leg)?))
     }
 
@@ -128,27 +127,19 @@ impl CallTable {
         asking.map(|(call, _)| call.key).collect()
     }
 
-    /// The calls of a peer that were made to ask about the call of this leg are calls like any
-    /// other from now on.
-    pub(super) fn end_consultations(&mut self, peer: &LegSource, leg: LegId, out: &mut Step) {
-        for key in self.asking_about(peer, leg) {
-            if let Some(call) = self.by_key.get_mut(&key) {
-                call.end_consultation(out);
-            }
-        }
-    }
-
     /// The call is over for some of its parties: what they had made to ask about it is a call like
     /// any other.
     pub(super) fn end_consultations_about(&mut self, key: CallKey, out: &mut Step) {
-        let Some(call) = self.by_key.get(&key) else {
-            return;
-        };
+        let Some(call) = self.get(key) else { return };
         let gone = call.parties.iter().filter(|party| party.is_over());
-        let freed: Vec<CallKey> =
-            gone.flat_map(|party| self.asking_about(&party.peer, party.leg)).collect();
-        for key in freed {
-            if let Some(call) = self.by_key.get_mut(&key) {
+        let freed = gone.flat_map(|party| self.asking_about(&party.peer, party.leg)).collect();
+        self.end_consultations(freed, out);
+    }
+
+    /// These calls ask about no other any more.
+    fn end_consultations(&mut self, calls: Vec<CallKey>, out: &mut Step) {
+        for key in calls {
+            if let Some((call, _)) = self.get_mut(key) {
                 call.end_consultation(out);
             }
         }
@@ -157,8 +148,7 @@ impl CallTable {
     /// The asking party goes on with another leg.
     pub(super) fn move_consultations(&mut self, peer: &LegSource, before: LegId, after: LegId) {
         for key in self.asking_about(peer, before) {
-            let call = self.by_key.get_mut(&key);
-            if let Some(consult) = call.and_then(|call| call.consult.as_mut()) {
+            if let Some((Call { consult: Some(consult), .. }, _)) = self.get_mut(key) {
                 consult.of = after;
             }
         }
@@ -167,21 +157,19 @@ impl CallTable {
     /// What the party of a leg was about to do with its calls is done by nobody any more.
     pub(super) fn drop_plans(&mut self, leg: LegId, out: &mut Step) {
         let key = self.legs.call_of(leg);
-        let Some(call) = key.and_then(|key| self.by_key.get_mut(&key)) else {
+        let Some((call, _)) = key.and_then(|key| self.get_mut(key)) else {
             return;
         };
-        let (key, is_referred) = (call.key, call.drop_transfer(leg, out));
+        let is_referred = call.drop_transfer(leg, out);
         let Some((call, party)) = self.party(leg) else { return };
+        let mut freed = self.asking_about(&party.peer, leg);
         let is_its_own = |of: LegId| {
             let first = self.live(of);
             first.is_none_or(|(_, first)| first.device == party.device)
         };
-        let asks_for_itself = call.consult.as_ref().is_some_and(|consult| is_its_own(consult.of));
-        let peer = party.peer.clone();
-        self.end_consultations(&peer, leg, out);
-        if asks_for_itself && let Some(call) = self.by_key.get_mut(&key) {
-            call.end_consultation(out);
-        }
+        let asked_about = call.consult.as_ref().map(|consult| consult.of);
+        freed.extend(asked_about.filter(|of| is_its_own(*of)).map(|_| call.key));
+        self.end_consultations(freed, out);
         if is_referred {
             out.tell_referrer(leg, 487);
         }
