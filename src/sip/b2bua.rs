@@ -25,19 +25,24 @@ mod conference;
 mod connected_identity;
 mod consultation;
 mod hearing_policy;
+mod hold;
 mod inbound;
 mod leg_factory;
+mod leg_index;
 mod media_address;
 mod monitoring;
 mod numbering;
 mod outbound;
+mod parties;
 mod party;
 mod rejection;
+mod reports;
 mod routing;
 mod step;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod write_ahead;
 
 pub use media_address::Remark;
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
@@ -49,21 +54,22 @@ use crate::model::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Mode, MonitorFact, Now,
     Number, PartyRole, Reason, Refusal, Scope, config_value,
 };
-use crate::sip::leg::{Identity, LegCommand, LegId};
+use crate::sip::leg::{HangupCause, Identity, LegCommand, LegId};
 use crate::sip::sdp::{SdpFault, SrtpPolicy};
 use crate::supervision::{self, Supervision};
 use call::Call;
 use call_table::CallTable;
-use commands::PendingCommand;
 use leg_factory::LegFactory;
 use media_address::Reachability;
-use party::{Party, PartyStart};
+use party::PartyEvent;
+use rejection::Rejection;
 use routing::DialPlan;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use step::{Ctx, Step};
+use write_ahead::WriteAhead;
 
 /// How the B2BUA behaves.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -242,13 +248,12 @@ pub struct RestoredCalls {
 /// [`B2bua::poll_timeout`] says.
 pub struct B2bua<E> {
     config: Arc<B2buaConfig>,
-    legs: LegFactory<E>,
+    environment: E,
+    legs: LegFactory,
     plan: DialPlan,
     calls: CallTable,
     supervision: Supervision,
-    kept: BTreeMap<DeviceId, MonitorFact>,
-    /// Commands that wait until their change is stored.
-    pending: BTreeMap<CommandId, PendingCommand>,
+    ahead: WriteAhead,
     out: Step,
     closing: Option<Instant>,
 }
@@ -282,38 +287,25 @@ impl<E: Environment> B2bua<E> {
         kept: RestoredCalls,
         environment: E,
     ) -> Self {
-        let mut devices: BTreeMap<DeviceId, DeviceState> = numbering
-            .extensions()
-            .map(|extension| (extension.device.clone(), DeviceState::new(extension.clone())))
-            .collect();
-        for set in kept.devices {
-            if let Some(device) = devices.get_mut(&set.device) {
-                device.do_not_disturb = set.do_not_disturb;
-                device.forward_to = set.forward_to;
-            }
-        }
-        let monitors = kept
-            .monitors
-            .into_iter()
-            .filter(|monitor| {
-                devices.contains_key(&monitor.supervisor) && devices.contains_key(&monitor.target)
-            })
-            .collect();
-        let supervision = Supervision::new(config.supervision.clone(), monitors);
-        let kept: BTreeMap<DeviceId, MonitorFact> =
-            supervision.monitors().map(|monitor| (monitor.supervisor.clone(), monitor)).collect();
-        let facts = devices.values().map(|device| Fact::Device(device.fact()));
-        let outputs =
-            facts.chain(kept.values().cloned().map(Fact::Monitor)).map(Output::Fact).collect();
         let config = Arc::new(config);
+        let plan = DialPlan::new(Arc::clone(&config), numbering, kept.devices);
+        let is_known = |monitor: &MonitorFact| {
+            plan.is_known(&monitor.supervisor) && plan.is_known(&monitor.target)
+        };
+        let monitors = kept.monitors.into_iter().filter(is_known).collect();
+        let supervision = Supervision::new(config.supervision.clone(), monitors);
+        let ahead = WriteAhead::new(supervision.monitors());
+        let facts = plan.devices.values().map(|device| Fact::Device(device.fact()));
+        let outputs =
+            facts.chain(ahead.monitors().cloned().map(Fact::Monitor)).map(Output::Fact).collect();
         Self {
-            plan: DialPlan { config: Arc::clone(&config), numbering, devices },
             config,
-            legs: LegFactory::new(environment),
+            environment,
+            legs: LegFactory::new(),
+            plan,
             calls: CallTable::default(),
             supervision,
-            kept,
-            pending: BTreeMap::new(),
+            ahead,
             out: Step { outputs, ..Step::default() },
             closing: None,
         }
@@ -321,54 +313,27 @@ impl<E: Environment> B2bua<E> {
 
     /// What this backend can do.
     pub fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            backend: concat!("undertone-sip ", env!("CARGO_PKG_VERSION")).to_owned(),
-            activities: Activity::ALL.to_vec(),
-            modes: Mode::ALL.to_vec(),
-            scopes: Scope::ALL.to_vec(),
-            live_switching: true,
-            mute_monitored: true,
-            transfers: true,
-            consultations: true,
-            conferences: true,
-            agent_side_only: true,
-            dtmf: true,
-            codecs: self.config.codecs.iter().map(|codec| codec.name().to_owned()).collect(),
-            ..Capabilities::default()
-        }
+        self.config.capabilities()
     }
 
     /// What the media engine saw.
     pub fn handle_media(&mut self, event: MediaEvent, now: Now) {
         match event {
-            MediaEvent::Inactive { leg } => {
-                if let Some((call, mut ctx)) = self.find(leg, now) {
-                    call.handle_inactive(leg, &mut ctx);
-                }
-            }
-            MediaEvent::Active { leg } => {
-                if let Some((call, mut ctx)) = self.find(leg, now) {
-                    call.handle_active(leg, &mut ctx);
-                }
+            MediaEvent::Inactive { leg } => self.handle_party(leg, PartyEvent::Inactive, now),
+            MediaEvent::Active { leg } => self.handle_party(leg, PartyEvent::Active, now),
+            MediaEvent::Withheld { leg } => self.handle_party(leg, PartyEvent::Withheld, now),
+            MediaEvent::Quality { leg, quality } => {
+                return self.handle_party(leg, PartyEvent::Quality(quality), now);
             }
             MediaEvent::LeakGuard { call, leg: _, reason: LeakReason::NotPermitted } => {
-                self.with(call, now, Call::handle_leak)
+                if let Some((call, mut ctx)) = self.find_key(call, now) {
+                    call.handle_leak(&mut ctx);
+                }
             }
             MediaEvent::Failed { leg } => {
                 if let Some((call, mut ctx)) = self.find(leg, now) {
                     call.handle_media_failed(&mut ctx);
                 }
-            }
-            MediaEvent::Withheld { leg } => {
-                if let Some(party) = self.calls.of_leg(leg).and_then(|call| call.party(leg)) {
-                    party.handle_withheld(&mut self.out);
-                }
-            }
-            MediaEvent::Quality { leg, quality } => {
-                if let Some((call, mut ctx)) = self.find(leg, now) {
-                    call.handle_quality(leg, quality, &mut ctx);
-                }
-                return;
             }
             MediaEvent::LeakGuard { reason: LeakReason::CodecMismatch, .. }
             | MediaEvent::Closed { .. } => {}
@@ -394,8 +359,7 @@ impl<E: Environment> B2bua<E> {
 
     /// The call of a leg and the role of its party, for the log.
     pub fn party_of(&self, leg: LegId) -> Option<(&CallId, PartyRole)> {
-        let call = self.calls.of_leg(leg)?;
-        let party = call.party(leg)?;
+        let (call, party) = self.calls.party(leg)?;
         Some((&call.id, party.role))
     }
 
@@ -410,8 +374,8 @@ impl<E: Environment> B2bua<E> {
         self.supervision.handle_timeout(now);
         if self.closing.is_some_and(|deadline| deadline <= now.mono) {
             for call in self.calls.iter_mut() {
-                call.refuse(503, &mut self.out);
-                call.end_everybody(Some((503, "Service Unavailable")), &mut self.out);
+                call.refuse(Rejection::Stopping, &mut self.out);
+                call.end_everybody(Some(HangupCause::Stopping), &mut self.out);
             }
         }
         self.finish_step(now);
@@ -436,14 +400,17 @@ impl<E: Environment> B2bua<E> {
             debug_assert!(turns < 100_000, "the step does not come to an end");
             if let Some(key) = self.out.changed.pop_first() {
                 touched.insert(key);
-                self.with(key, now, Call::inform_supervision);
+                if let Some((call, mut ctx)) = self.find_key(key, now) {
+                    call.inform_supervision(&mut ctx);
+                }
             } else if let Some(output) = self.supervision.poll_output() {
                 self.apply(output, now);
             } else {
                 for &key in &touched {
-                    self.with(key, now, Call::transfer_is_moot);
-                    self.with(key, now, Call::end_if_alone);
-                    self.nothing_is_asked_about(key);
+                    if let Some((call, mut ctx)) = self.find_key(key, now) {
+                        call.settle(&mut ctx);
+                    }
+                    self.calls.end_consultations_about(key, &mut self.out);
                 }
                 if self.out.changed.is_empty() {
                     break;
@@ -451,65 +418,81 @@ impl<E: Environment> B2bua<E> {
             }
         }
         for &key in &touched {
-            self.with(key, now, |call, ctx| {
-                call.update_hearing(ctx);
-                call.signal_hold(ctx);
-            });
+            if let Some((call, mut ctx)) = self.find_key(key, now) {
+                call.update_hearing(&mut ctx);
+                call.signal_hold(&mut ctx);
+            }
         }
         for &key in touched.iter().rev() {
-            self.with(key, now, |call, ctx| call.report(first, ctx.out));
+            if let Some((call, ctx)) = self.find_key(key, now) {
+                call.publish(first, ctx.out);
+            }
         }
-        self.release_and_invite();
+        self.out.release_and_invite(&self.calls);
         for &key in &touched {
             self.calls.forget_if_over(key);
         }
     }
 
-    /// A party that was to be invited and has to leave in the same step is neither.
-    fn release_and_invite(&mut self) {
-        let mut releases = std::mem::take(&mut self.out.releases);
-        let mut invitations = std::mem::take(&mut self.out.invitations);
-        invitations.retain(|(invited, _)| {
-            let stays = self.calls.live(*invited).is_some();
-            if !stays {
-                releases.retain(|release| !matches!(release, Output::Leg(LegCommand::Hangup { leg, .. }) if leg == invited));
-            }
-            stays
-        });
-        self.out.extend(releases);
-        self.out.extend(invitations.into_iter().map(|(_, invite)| Output::Leg(invite)));
-    }
-
-    /// The call of a leg, with what it may use in this step.
-    fn find(&mut self, leg: LegId, now: Now) -> Option<(&mut Call, Ctx<'_>)> {
-        let call = self.calls.of_leg_mut(leg)?;
-        let (config, supervision, out) = (&*self.config, &mut self.supervision, &mut self.out);
-        Some((call, Ctx { config, supervision, out, now }))
-    }
-
-    fn find_key(&mut self, key: CallKey, now: Now) -> Option<(&mut Call, Ctx<'_>)> {
-        let call = self.calls.get_mut(key)?;
-        let (config, supervision, out) = (&*self.config, &mut self.supervision, &mut self.out);
-        Some((call, Ctx { config, supervision, out, now }))
-    }
-
-    fn find_named(&mut self, id: &CallId, now: Now) -> Result<(&mut Call, Ctx<'_>), Refusal> {
-        let call = self.calls.named_mut(id).ok_or_else(|| Refusal::no_call(id))?;
-        let (config, supervision, out) = (&*self.config, &mut self.supervision, &mut self.out);
-        Ok((call, Ctx { config, supervision, out, now }))
-    }
-
-    fn with(&mut self, key: CallKey, now: Now, step: impl FnOnce(&mut Call, &mut Ctx<'_>)) {
-        if let Some((call, mut ctx)) = self.find_key(key, now) {
-            step(call, &mut ctx);
+    /// What a call that begins may use in this step.
+    fn ctx(&mut self, now: Now) -> Ctx<'_> {
+        Ctx {
+            config: &self.config,
+            plan: &self.plan,
+            environment: &mut self.environment,
+            legs: &mut self.legs,
+            index: &mut self.calls.legs,
+            supervision: &mut self.supervision,
+            out: &mut self.out,
+            now,
         }
     }
 
-    /// A party with its ports open, or nothing at all.
-    fn new_party(&mut self, call: CallKey, start: PartyStart) -> Option<Party> {
-        let party = self.legs.open(call, start)?;
-        self.calls.add_leg(party.leg, &party.peer, call);
-        Some(party)
+    /// A call, with what it may use in this step.
+    fn find_key(&mut self, key: CallKey, now: Now) -> Option<(&mut Call, Ctx<'_>)> {
+        let (call, index) = self.calls.get_mut(key)?;
+        let ctx = Ctx {
+            config: &self.config,
+            plan: &self.plan,
+            environment: &mut self.environment,
+            legs: &mut self.legs,
+            index,
+            supervision: &mut self.supervision,
+            out: &mut self.out,
+            now,
+        };
+        Some((call, ctx))
+    }
+
+    /// The call of a leg, likewise.
+    fn find(&mut self, leg: LegId, now: Now) -> Option<(&mut Call, Ctx<'_>)> {
+        self.find_key(self.calls.legs.call_of(leg)?, now)
+    }
+
+    /// The call of this id, likewise.
+    fn find_named(&mut self, id: &CallId, now: Now) -> Result<(&mut Call, Ctx<'_>), Refusal> {
+        let key = self.calls.key_of(id)?;
+        self.find_key(key, now).ok_or_else(|| Refusal::no_call(id))
+    }
+}
+
+impl B2buaConfig {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            backend: concat!("undertone-sip ", env!("CARGO_PKG_VERSION")).to_owned(),
+            activities: Activity::ALL.to_vec(),
+            modes: Mode::ALL.to_vec(),
+            scopes: Scope::ALL.to_vec(),
+            live_switching: true,
+            mute_monitored: true,
+            transfers: true,
+            consultations: true,
+            conferences: true,
+            agent_side_only: true,
+            dtmf: true,
+            codecs: self.codecs.iter().map(|codec| codec.name().to_owned()).collect(),
+            ..Capabilities::default()
+        }
     }
 }
 

@@ -343,7 +343,34 @@ pub enum LegCommand {
     Hangup {
         /// The leg concerned.
         leg: LegId,
-        /// Status and text of the Reason header (RFC 3326), if any.
-        reason: Option<(u16, &'static str)>,
+        /// What its Reason header field says (RFC 3326), if it has one.
+        reason: Option<HangupCause>,
     },
+}
+
+/// Why a leg is released, as its peer is told (RFC 3326).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HangupCause {
+    /// Its session description cannot be used (RFC 3261 21.4.26).
+    NotAcceptable,
+    /// It has not answered an offer of ours (RFC 3264 5).
+    NoAnswer,
+    /// Its Contact cannot be read: no request reaches it (RFC 3261 21.5.3).
+    BadContact,
+    /// What carried the sound of its call has failed (RFC 3261 21.5.1).
+    MediaFailure,
+    /// The backend stops (RFC 3261 21.5.4).
+    Stopping,
+}
+
+impl HangupCause {
+    /// The status that it stands for.
+    pub fn sip_status(self) -> u16 {
+        match self {
+            HangupCause::NotAcceptable | HangupCause::NoAnswer => 488,
+            HangupCause::BadContact => 502,
+            HangupCause::MediaFailure => 500,
+            HangupCause::Stopping => 503,
+        }
+    }
 }

@@ -1,32 +1,27 @@
 //! A call: a set of parties with roles, and a machine of its own.
 //!
 //! The [`B2bua`](super::B2bua) finds the call of a leg and hands in what the leg did. What that
-//! means to the other parties is decided here; what needs another call, a new leg or a number is
-//! done by the B2BUA.
+//! means to the other parties is decided here; what depends on the other calls, the dial plan's
+//! answer among it, comes back as [`Next`].
 
 use super::Output;
-use super::codec_selection::first_of;
 use super::consultation::Consultation;
 use super::hearing_policy::HearingPolicy;
-use super::party::{LegStage, Party, PartyExchange, Release};
-use super::rejection::{as_told_to_caller, unreached};
+use super::parties::Parties;
+use super::party::{Answered, LegStage, Party, PartyEvent, PartyExchange, Release};
+use super::rejection::{CalleeFailure, Rejection};
+use super::reports::CallReports;
+use super::routing::CalledParty;
 use super::step::{Ctx, Step};
-use super::transfer::Transfer;
-use crate::media::{CallKey, Codec, Hearing, MediaCommand};
+use super::transfer::{FailedTransfer, OrphanedTransfer, Transfer};
+use crate::media::{CallKey, Codec};
 use crate::model::{
-    CallFact, CallId, CallType, DeviceId, Fact, LegState, Now, Number, PartyFact, Quality, Reason,
-    Refusal, Timestamp,
+    CallFact, CallId, CallType, DeviceId, LegState, Now, Number, PartyFact, Reason, Refusal,
+    Timestamp,
 };
-use crate::sip::leg::{LegCommand, LegId, PassedHeader};
-use crate::sip::sdp::{Direction, SdpFault, SdpSession};
+use crate::sip::leg::{HangupCause, Identity, LegId, PassedHeader};
+use crate::sip::sdp::SdpFault;
 use crate::supervision::LegOutcome;
-use std::time::Instant;
-
-/// The session description can not be used (RFC 3261 21.4.26).
-pub(super) const NOT_ACCEPTABLE: (u16, &str) = (488, "Not Acceptable Here");
-
-/// What carried the sound of a call has failed (RFC 3261 21.5.1).
-const MEDIA_FAILED: (u16, &str) = (500, "Media Failure");
 
 pub(super) struct Call {
     pub(super) key: CallKey,
@@ -37,13 +32,13 @@ pub(super) struct Call {
     pub(super) ani: Number,
     pub(super) dnis: Number,
     pub(super) started_at: Timestamp,
-    pub(super) parties: Vec<Party>,
+    pub(super) parties: Parties,
     /// The number to call once the phone of the device that dialled is there.
     pub(super) dials: Option<Number>,
     /// The request that dialled waits for its destination: told when it fails.
     pub(super) dialler: Option<DeviceId>,
     /// Why the callee could not be had: what the caller is told.
-    pub(super) refusal: Option<u16>,
+    pub(super) refusal: Option<Rejection>,
     /// The media engine caught a packet where it must not be. Supervisors are heard by nobody from
     /// then on.
     pub(super) distrusted: bool,
@@ -56,14 +51,7 @@ pub(super) struct Call {
     pub(super) consult: Option<Consultation>,
     /// The device that has made a conference of it.
     pub(super) owner: Option<DeviceId>,
-    /// The hearing that the engine was told last.
-    pub(super) told: Hearing,
-    /// The fact that was published last, without its quality.
-    pub(super) reported: Option<CallFact>,
-    /// When its quality was published for its own sake.
-    pub(super) quality_told: Option<Instant>,
-    /// What supervision was told last.
-    pub(super) supervised: Option<CallFact>,
+    pub(super) reports: CallReports,
 }
 
 /// What a call begins with.
@@ -79,12 +67,11 @@ pub(super) struct CallStart {
     pub(super) consult: Option<Consultation>,
 }
 
-/// What a party that was called has come to by its answer.
-pub(super) enum Answered {
-    /// It is on the call, or monitors it.
-    Done,
-    /// It is the phone of a device that dials: now the number is to be called.
-    Dials {
+/// What a call leaves to be done: a number has to be routed, which depends on every call.
+pub(super) enum Next {
+    Nothing,
+    /// The phone of a device that dials is there: now the number is to be called.
+    Dial {
         /// The device that dials.
         device: DeviceId,
         /// The number that was dialled.
@@ -92,15 +79,33 @@ pub(super) enum Answered {
         /// The codec of the phone.
         codec: Codec,
     },
+    /// The destination of a transfer could not be had, and the party that transferred has left.
+    CallBack(OrphanedTransfer),
 }
 
 impl Call {
-    /// Its fact with how the sound of each party fares.
-    pub(super) fn measured(&self, mut fact: CallFact) -> CallFact {
-        for (told, party) in fact.parties.iter_mut().zip(&self.parties) {
-            told.quality = party.quality;
+    pub(super) fn new(start: CallStart, first: Party, now: Now) -> Self {
+        Self {
+            key: start.key,
+            id: start.id,
+            conn_id: start.conn_id,
+            call_type: start.call_type,
+            ani: start.ani,
+            dnis: start.dnis,
+            started_at: now.wall,
+            parties: Parties::new(first),
+            dials: None,
+            dialler: None,
+            refusal: None,
+            distrusted: false,
+            max_forwards: start.max_forwards,
+            claimed: start.claimed,
+            passed: Vec::new(),
+            transfer: None,
+            consult: start.consult,
+            owner: None,
+            reports: CallReports::default(),
         }
-        fact
     }
 
     /// Its fact, without how its sound fares: that is no news.
@@ -124,399 +129,186 @@ impl Call {
         }
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.parties.iter().all(Party::is_over)
+    /// The leg of a device that has not ended.
+    pub(super) fn leg_of(&self, device: &DeviceId) -> Result<LegId, Refusal> {
+        let party = self.parties.of(device).ok_or_else(|| Refusal::no_call(&self.id))?;
+        Ok(party.leg)
     }
 
-    pub(super) fn party(&self, leg: LegId) -> Option<&Party> {
-        self.parties.iter().find(|party| party.leg == leg)
-    }
-
-    pub(super) fn party_mut(&mut self, leg: LegId) -> Option<&mut Party> {
-        self.parties.iter_mut().find(|party| party.leg == leg)
-    }
-
-    pub(super) fn of_device(&mut self, device: &DeviceId) -> Option<&mut Party> {
-        self.parties
-            .iter_mut()
-            .find(|party| party.device.as_ref() == Some(device) && !party.is_over())
-    }
-
-    /// A device has a leg here that has not ended.
-    pub(super) fn has(&self, device: &DeviceId) -> bool {
-        self.parties.iter().any(|party| party.device.as_ref() == Some(device) && !party.is_over())
-    }
-
-    pub(super) fn supervisor(&mut self, device: &DeviceId) -> Option<&mut Party> {
-        self.of_device(device).filter(|party| party.is_supervisor())
-    }
-
-    /// The devices of the supervisors that are on the call, or called to it.
-    pub(super) fn supervisors(&self) -> impl Iterator<Item = &DeviceId> {
-        let here = self.parties.iter().filter(|party| !party.is_over() && party.is_supervisor());
-        here.filter_map(|party| party.device.as_ref())
-    }
-
-    /// How many legs it has.
-    pub(super) fn live(&self) -> usize {
-        self.parties.iter().filter(|party| !party.is_over()).count()
-    }
-
-    /// Everybody on the call but the supervisors.
-    pub(super) fn principals(&self) -> impl Iterator<Item = &Party> {
-        self.parties.iter().filter(|party| !party.is_over() && !party.is_supervisor())
-    }
-
-    /// One of its phones is silent and is asked whether it is there: the call may be dead.
-    pub(super) fn is_probed(&self) -> bool {
-        let waits = |party: &Party| {
-            matches!(party.exchange, PartyExchange::Probed | PartyExchange::Offered)
-        };
-        self.principals().any(|party| party.is_silent && waits(party))
-    }
-
-    /// The codec that most of the call speaks: what a newcomer is offered first, so that nothing
-    /// needs to be converted.
-    pub(super) fn codec(&self) -> Option<Codec> {
-        self.principals().find_map(Party::codec)
-    }
-
-    /// What we are willing to do on a leg, given that the others may hold it. Without `signal` it
-    /// is not told: it keeps sending, and a supervisor goes on hearing it.
-    pub(super) fn direction_toward(&self, leg: LegId, signal: bool) -> Direction {
-        if !signal || self.party(leg).is_none_or(Party::is_supervisor) {
-            return Direction::SendRecv;
-        }
-        let mut others =
-            self.principals().filter(|party| party.leg != leg && party.is_talking()).peekable();
-        let held = others.peek().is_some() && others.all(Party::is_held);
-        if held { Direction::SendOnly } else { Direction::SendRecv }
-    }
-
-    /// Two talk, or may come to talk.
-    pub(super) fn goes_on(&self) -> bool {
-        let principals = self.principals().count();
-        principals >= 2 || principals == 1 && self.dials.is_some()
-    }
-
-    /// One party is left, and a supervisor that may keep it company.
-    pub(super) fn is_accompanied(&self) -> bool {
-        let joined = |party: &Party| {
-            party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined)
-        };
-        self.principals().count() == 1
-            && self.principals().all(Party::is_talking)
-            && self.parties.iter().any(joined)
-    }
-
-    pub(super) fn end_everybody(&mut self, reason: Option<(u16, &'static str)>, out: &mut Step) {
-        let status = self.refusal.unwrap_or(480);
-        for party in &mut self.parties {
-            let release = match party.stage {
-                LegStage::Calling { .. } => Release::Hangup(Some((status, ""))),
-                LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
-                    Release::Hangup(reason)
-                }
-            };
-            party.end(release, out);
-        }
-        self.dials = None;
-    }
-
-    /// The callee is there: every party that called is on the call from now on.
-    pub(super) fn establish(&mut self, now: Now) {
-        for party in &mut self.parties {
-            if matches!(party.stage, LegStage::Calling { .. } | LegStage::Waiting) {
-                party.stage = LegStage::Talking;
-                party.established_at = Some(now.wall);
-            }
-        }
-        self.dials = None;
-        self.dialler = None;
-    }
-
-    /// Every other party that talks holds.
-    pub(super) fn is_on_hold(&self, party: &Party) -> bool {
-        let mut others = self
-            .principals()
-            .filter(|other| other.leg != party.leg && other.is_talking())
-            .peekable();
-        others.peek().is_some() && others.all(Party::is_held)
-    }
-
-    /// A party that was silenced by a supervisor that has left is heard again: nobody else could
-    /// let it speak.
-    pub(super) fn lift_mutes(&mut self) {
-        let joined = |party: &Party| {
-            party.is_talking() && party.link.as_ref().is_some_and(|link| link.joined)
-        };
-        let here: Vec<DeviceId> = self
-            .parties
-            .iter()
-            .filter(|party| joined(party))
-            .filter_map(|party| party.device.clone())
-            .collect();
-        for party in &mut self.parties {
-            party.muted_by.take_if(|supervisor| !here.contains(supervisor));
-        }
-    }
-
-    /// Forgets that a device was on this call before: it comes again, and one entry for each is
-    /// enough.
-    pub(super) fn forget_earlier(&mut self, device: &DeviceId) -> Vec<Party> {
-        let is_gone = |party: &mut Party| party.is_over() && party.device.as_ref() == Some(device);
-        self.parties.extract_if(.., is_gone).collect()
-    }
-
-    /// 200 to every party that called, with the callee's codec.
-    fn answer_callers(&mut self, wish: Codec, out: &mut Step) {
-        for party in &mut self.parties {
-            let early = party.answer_early(wish, out);
-            let media = match &party.stage {
-                LegStage::Calling { early: Some(first), .. } => {
-                    early.unwrap_or_else(|| first.clone())
-                }
-                LegStage::Calling { early: None, .. } => {
-                    party.exchange = PartyExchange::AnswerDue;
-                    party.local.offer_codecs(
-                        Direction::SendRecv,
-                        &party.may_use(&first_of(&[wish], &party.policy.codecs)),
-                    )
-                }
-                LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
-                    continue;
-                }
-            };
-            out.push(Output::Leg(LegCommand::Accept { leg: party.leg, media }));
-        }
-    }
-}
-
-impl Call {
-    pub(super) fn new(start: CallStart, first: Party, now: Now) -> Self {
-        Self {
-            key: start.key,
-            id: start.id,
-            conn_id: start.conn_id,
-            call_type: start.call_type,
-            ani: start.ani,
-            dnis: start.dnis,
-            started_at: now.wall,
-            parties: vec![first],
-            dials: None,
-            dialler: None,
-            refusal: None,
-            distrusted: false,
-            max_forwards: start.max_forwards,
-            claimed: start.claimed,
-            passed: Vec::new(),
-            transfer: None,
-            consult: start.consult,
-            owner: None,
-            told: Hearing::default(),
-            supervised: None,
-            reported: None,
-            quality_told: None,
-        }
-    }
-
-    /// The phone of a called party rings, perhaps with early media.
-    pub(super) fn handle_progress(
+    /// What the leg of a party did, or its sound.
+    pub(super) fn handle_party(
         &mut self,
         leg: LegId,
-        status: u16,
-        early: Option<Result<SdpSession, SdpFault>>,
+        event: PartyEvent,
         ctx: &mut Ctx<'_>,
-    ) {
-        let key = self.key;
-        let Some(party) = self.party_mut(leg).filter(|party| party.is_invited()) else {
-            return;
+    ) -> Next {
+        let Some(party) = self.parties.get_mut(leg).filter(|party| !party.is_over()) else {
+            return Next::Nothing;
         };
-        // 199: one of several early dialogs has ended (RFC 6228). The caller has only one with us.
-        if status == 199 {
-            return;
-        }
-        ctx.out.changed.insert(key);
-        party.rings = true;
-        if std::mem::take(&mut party.to_be_asked) {
-            ctx.out.leg(LegCommand::AskToAnswer { leg });
-        }
-        if party.is_supervisor() {
-            return;
-        }
-        let codec =
-            match early.map(|read| read.and_then(|answer| party.take_answer(answer, ctx.out))) {
-                Some(Ok(_)) => party.codec(),
-                // The final answer may be better.
-                Some(Err(fault)) => {
-                    ctx.out.push(Output::Unusable { leg, fault });
-                    None
+        match event {
+            // 199: one of several early dialogs has ended (RFC 6228). The caller has only one with
+            // us.
+            PartyEvent::Progress { status: 199, early: _ } => {}
+            PartyEvent::Progress { status, early } => {
+                if party.is_invited() {
+                    ctx.out.changed.insert(self.key);
+                    let codec = party.handle_progress(early, ctx.out);
+                    if !party.is_supervisor() {
+                        self.parties.ring_callers(status, codec, ctx.out);
+                        self.let_go(leg, ctx);
+                    }
                 }
-                None => None,
-            };
-        for caller in &mut self.parties {
-            let media = codec.and_then(|codec| caller.answer_early(codec, ctx.out));
-            if matches!(caller.stage, LegStage::Calling { .. }) {
-                ctx.out.leg(LegCommand::Provisional { leg: caller.leg, status, media });
+            }
+            PartyEvent::Answered(answer) => {
+                party.note_unnamed(ctx.plan, ctx.out);
+                if !party.is_invited() {
+                    return Next::Nothing;
+                }
+                ctx.out.changed.insert(self.key);
+                let is_callee = party.is_callee();
+                match party.handle_answered(answer, self.dials.is_some(), &self.id, ctx) {
+                    Ok(Answered::Monitors) => {}
+                    Ok(Answered::Waits(codec)) => {
+                        let device = party.device.clone();
+                        if let (Some(device), Some(destination)) = (device, self.dials.take()) {
+                            return Next::Dial { device, destination, codec };
+                        }
+                    }
+                    Ok(Answered::Talks(codec)) => {
+                        self.parties.answer_callers(codec, ctx.out);
+                        self.establish(ctx.now);
+                        self.transfer_answers(leg, ctx);
+                    }
+                    Err(fault) => return self.handle_unusable(leg, is_callee, fault, ctx),
+                }
+            }
+            PartyEvent::Refused(status) => {
+                return self.callee_failed(leg, CalleeFailure::Refused(status), ctx);
+            }
+            PartyEvent::Confirmed(answer) if party.exchange == PartyExchange::AnswerDue => {
+                let is_callee = party.is_callee();
+                match party.handle_answer(answer, ctx.out) {
+                    Ok(()) => ctx.out.changed.extend([self.key]),
+                    Err(fault) => return self.handle_unusable(leg, is_callee, fault, ctx),
+                }
+            }
+            PartyEvent::OfferAnswered(answer) if party.awaits_answer() => {
+                let is_callee = party.is_callee();
+                match party.handle_answer(Some(answer), ctx.out) {
+                    Ok(()) => ctx.out.changed.extend([self.key]),
+                    Err(fault) => return self.handle_unusable(leg, is_callee, fault, ctx),
+                }
+            }
+            PartyEvent::Confirmed(_) | PartyEvent::OfferAnswered(_) => {}
+            PartyEvent::Offered(offer) => {
+                self.parties.handle_offer(leg, offer, ctx);
+                ctx.out.changed.insert(self.key);
+            }
+            PartyEvent::OfferRefused(status) => {
+                if party.handle_offer_refused(ctx.out) {
+                    ctx.out.changed.insert(self.key);
+                    // RFC 3261 14.1: these two mean that the dialog is gone.
+                    if matches!(status, 408 | 481) {
+                        party.leave(Release::Hangup(None), LegOutcome::HungUp, &self.id, ctx);
+                    }
+                }
+            }
+            PartyEvent::AskToAnswerRefused(status) => {
+                if let Some(device) = party.device.clone().filter(|_| party.is_invited()) {
+                    ctx.out.fail(device, self.id.clone(), party.not_made_to_answer(status));
+                }
+            }
+            PartyEvent::Dialled(digits) => {
+                // An INFO that can not be used is nobody's failure.
+                let _ = party.send_digits(&digits, ctx.out);
+            }
+            PartyEvent::Ended => {
+                ctx.out.changed.insert(self.key);
+                party.leave(Release::Gone, LegOutcome::HungUp, &self.id, ctx);
+            }
+            PartyEvent::Inactive => {
+                let is_asked = party.handle_inactive(ctx.out);
+                ctx.out.changed.extend(is_asked.then_some(self.key));
+            }
+            PartyEvent::Active => {
+                let was_silent = party.handle_active();
+                ctx.out.changed.extend(was_silent.then_some(self.key));
+            }
+            PartyEvent::Withheld => party.handle_withheld(ctx.out),
+            PartyEvent::Quality(quality) => {
+                let before = party.quality.replace(quality);
+                if before != Some(quality) {
+                    self.reports.publish_quality(before.is_none(), &self.parties, ctx);
+                }
             }
         }
-        self.let_go(leg, ctx);
+        Next::Nothing
     }
 
-    /// A called party has answered. The error: its description cannot be used.
-    pub(super) fn handle_answered(
+    /// A called party could not be had.
+    pub(super) fn callee_failed(
         &mut self,
         leg: LegId,
-        answer: Result<SdpSession, SdpFault>,
+        failure: CalleeFailure,
         ctx: &mut Ctx<'_>,
-    ) -> Result<Answered, SdpFault> {
-        let (key, dials) = (self.key, self.dials.clone());
-        let Some(party) = self.party_mut(leg).filter(|party| party.is_invited()) else {
-            return Ok(Answered::Done);
-        };
-        let answer = party.take_answer(answer?, ctx.out)?;
-        let Some(codec) = party.codec() else {
-            return Ok(Answered::Done);
-        };
-        party.held_by_phone = answer.audio.is_hold();
-        ctx.out.changed.insert(key);
-        let device = party.device.clone();
-        match (&party.link, dials) {
-            (Some(_), _) => {
-                party.talk(ctx.now);
-                if let Some(device) = device {
-                    ctx.supervision.handle_leg(&device, &self.id, LegOutcome::Answered, ctx.now);
-                }
-            }
-            (None, Some(destination)) => {
-                party.stage = LegStage::Waiting;
-                self.dials = None;
-                if let Some(device) = device {
-                    return Ok(Answered::Dials { device, destination, codec });
-                }
-            }
-            (None, None) => {
-                party.talk(ctx.now);
-                self.answer_callers(codec, ctx.out);
-                self.establish(ctx.now);
-                self.transfer_answers(leg, ctx);
-            }
+    ) -> Next {
+        match self.fail_transfer(leg, failure, ctx.out) {
+            FailedTransfer::None => self.drop_callee(leg, failure, false, ctx),
+            FailedTransfer::Kept => self.drop_callee(leg, failure, true, ctx),
+            FailedTransfer::Orphaned(orphan) => return Next::CallBack(orphan),
         }
-        Ok(Answered::Done)
+        Next::Nothing
     }
 
-    /// A leg was refused; `is_transfer`: the call goes on without it.
-    pub(super) fn handle_refused(
+    /// A called party that could not be had leaves. `is_transfer`: the call goes on without it.
+    pub(super) fn drop_callee(
         &mut self,
         leg: LegId,
-        status: u16,
+        failure: CalleeFailure,
         is_transfer: bool,
-        outcome: LegOutcome,
         ctx: &mut Ctx<'_>,
     ) {
-        let Some(party) = self.party(leg).filter(|party| !party.is_over()) else {
+        let Some(party) = self.parties.get_mut(leg) else {
             return;
         };
-        let (to_device, is_supervisor) = (party.device.is_some(), party.is_supervisor());
-        if !is_transfer && !is_supervisor {
-            self.refusal = Some(as_told_to_caller(status, to_device));
+        if !is_transfer && !party.is_supervisor() {
+            self.refusal = Some(Rejection::Callee { failure, to_device: party.device.is_some() });
+            self.dialler.take_if(|_| matches!(failure, CalleeFailure::Declined));
         }
-        self.leave(leg, Release::Gone, outcome, ctx);
+        ctx.out.changed.insert(self.key);
+        party.leave(failure.release(), failure.outcome(), &self.id, ctx);
     }
 
-    /// A description that can not be used, where it can no longer be refused. `is_refusal`: the
-    /// callers are told so.
-    pub(super) fn handle_unusable(&mut self, leg: LegId, is_refusal: bool, ctx: &mut Ctx<'_>) {
-        if is_refusal {
-            self.refusal = Some(NOT_ACCEPTABLE.0);
-        }
-        self.leave(leg, Release::Hangup(Some(NOT_ACCEPTABLE)), LegOutcome::Rejected, ctx);
-    }
-
-    /// The answer to an offer of ours on a leg that is up, if one is due.
-    pub(super) fn handle_answer(
+    /// A description that can not be used, where it can no longer be refused.
+    fn handle_unusable(
         &mut self,
         leg: LegId,
-        is_due: fn(PartyExchange) -> bool,
-        answer: Option<Result<SdpSession, SdpFault>>,
+        is_callee: bool,
+        fault: SdpFault,
         ctx: &mut Ctx<'_>,
-    ) -> Result<(), SdpFault> {
-        let key = self.key;
-        match self.party_mut(leg).filter(|party| !party.is_over() && is_due(party.exchange)) {
-            Some(party) => {
-                party.handle_answer(answer, ctx.out).inspect(|()| ctx.out.changed.extend([key]))
+    ) -> Next {
+        ctx.out.push(Output::Unusable { leg, fault });
+        if is_callee {
+            return self.callee_failed(leg, CalleeFailure::Unusable, ctx);
+        }
+        let release = Release::Hangup(Some(HangupCause::NotAcceptable));
+        self.leave(leg, release, LegOutcome::Rejected, ctx);
+        Next::Nothing
+    }
+
+    /// What it has left to be done, with where the number leads.
+    pub(super) fn go_on(
+        &mut self,
+        next: Next,
+        callee: Result<CalledParty, Rejection>,
+        ctx: &mut Ctx<'_>,
+    ) {
+        match next {
+            Next::Nothing => {}
+            Next::Dial { device, destination: _, codec } => {
+                self.dial_on(&device, callee, codec, ctx)
             }
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn handle_offer_refused(&mut self, leg: LegId, status: u16, ctx: &mut Ctx<'_>) {
-        let is_due = |party: &&mut Party| {
-            matches!(party.exchange, PartyExchange::Offered | PartyExchange::Probed)
-        };
-        let Some(party) = self.party_mut(leg).filter(is_due) else {
-            return;
-        };
-        party.handle_offer_refused(ctx.out);
-        ctx.out.changed.insert(self.key);
-        // RFC 3261 14.1: these two mean that the dialog is gone.
-        if matches!(status, 408 | 481) {
-            self.leave(leg, Release::Hangup(None), LegOutcome::HungUp, ctx);
-        }
-    }
-
-    /// A party's own re-INVITE.
-    pub(super) fn handle_offer(
-        &mut self,
-        leg: LegId,
-        offer: Option<Result<SdpSession, SdpFault>>,
-        ctx: &mut Ctx<'_>,
-    ) {
-        let (ours, common) = (self.direction_toward(leg, ctx.config.signal_hold), self.codec());
-        let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
-            return;
-        };
-        party.handle_offer(offer, ours, common, ctx.out);
-        ctx.out.changed.insert(self.key);
-    }
-
-    /// The phone rings on: the party has to answer at the phone itself.
-    pub(super) fn handle_ask_to_answer_refused(&self, leg: LegId, status: u16, out: &mut Step) {
-        let party = self.party(leg).filter(|party| party.is_invited());
-        if let Some((device, party)) = party.and_then(|party| Some((party.device.clone()?, party)))
-        {
-            out.fail(device, self.id.clone(), party.not_made_to_answer(status));
-        }
-    }
-
-    pub(super) fn handle_inactive(&mut self, leg: LegId, ctx: &mut Ctx<'_>) {
-        let is_asked = self.party_mut(leg).is_some_and(|party| party.handle_inactive(ctx.out));
-        ctx.out.changed.extend(is_asked.then_some(self.key));
-    }
-
-    pub(super) fn handle_active(&mut self, leg: LegId, ctx: &mut Ctx<'_>) {
-        let was_silent = self.party_mut(leg).is_some_and(Party::handle_active);
-        ctx.out.changed.extend(was_silent.then_some(self.key));
-    }
-
-    /// A leg's quality is no change of its call: supervision is never told. It goes along with the
-    /// next change, or by itself when it is a leg's first, or when the last time is long enough
-    /// ago.
-    pub(super) fn handle_quality(&mut self, leg: LegId, quality: Quality, ctx: &mut Ctx<'_>) {
-        let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
-            return;
-        };
-        let before = party.quality.replace(quality);
-        if before == Some(quality) {
-            return;
-        }
-        let interval = ctx.config.quality_interval;
-        let is_due = before.is_none()
-            || self.quality_told.is_none_or(|told| told + interval <= ctx.now.mono);
-        if is_due && let Some(reported) = &self.reported {
-            let fact = self.measured(reported.clone());
-            self.quality_told = Some(ctx.now.mono);
-            ctx.out.fact(Fact::Call(fact));
+            Next::CallBack(orphan) => self.call_back(orphan, callee, ctx),
         }
     }
 
@@ -527,7 +319,7 @@ impl Call {
             return;
         }
         ctx.out.changed.insert(self.key);
-        for device in self.supervisors() {
+        for device in self.parties.supervisors() {
             let refusal = Refusal::new(
                 Reason::Internal,
                 "Sound was about to reach a party it was not meant for. It was silenced, and you are heard by nobody on this call any more.",
@@ -538,13 +330,13 @@ impl Call {
 
     /// What carried the sound of a leg is gone, and that of its whole call with it.
     pub(super) fn handle_media_failed(&mut self, ctx: &mut Ctx<'_>) {
-        self.refuse(MEDIA_FAILED.0, ctx.out);
-        self.end_everybody(Some(MEDIA_FAILED), ctx.out);
+        self.refuse(Rejection::MediaFailed, ctx.out);
+        self.end_everybody(Some(HangupCause::MediaFailure), ctx.out);
     }
 
     /// The callee could not be had: what the callers are told.
-    pub(super) fn refuse(&mut self, status: u16, out: &mut Step) {
-        self.refusal = Some(status);
+    pub(super) fn refuse(&mut self, rejection: Rejection, out: &mut Step) {
+        self.refusal = Some(rejection);
         out.changed.insert(self.key);
     }
 
@@ -557,135 +349,100 @@ impl Call {
         ctx: &mut Ctx<'_>,
     ) {
         ctx.out.changed.insert(self.key);
-        let Some(party) = self.party_mut(leg).filter(|party| !party.is_over()) else {
-            return;
-        };
-        party.end(release, ctx.out);
-        if let Some(supervisor) = party.device.clone().filter(|_| party.is_supervisor()) {
-            ctx.supervision.handle_leg(&supervisor, &self.id, outcome, ctx.now);
+        if let Some(party) = self.parties.get_mut(leg) {
+            party.leave(release, outcome, &self.id, ctx);
         }
     }
 
-    /// One party more on a call that lives. The parties that are forgotten for it are returned.
-    pub(super) fn add(&mut self, party: Party, out: &mut Step) -> Vec<Party> {
-        let gone =
-            party.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
+    /// Calls a party into the call; `None` when there is no port for it.
+    pub(super) fn invite(
+        &mut self,
+        callee: CalledParty,
+        from: Identity,
+        codecs: &[Codec],
+        ctx: &mut Ctx<'_>,
+    ) -> Option<LegId> {
+        let party = callee.invite(self, from, codecs, ctx)?;
+        let leg = party.leg;
+        self.add(party, ctx);
+        Some(leg)
+    }
+
+    /// One party more.
+    pub(super) fn add(&mut self, party: Party, ctx: &mut Ctx<'_>) {
+        if let Some(device) = &party.device {
+            self.parties.forget_earlier(device, ctx.index);
+        }
         self.parties.push(party);
-        out.changed.insert(self.key);
-        gone
+        ctx.out.changed.insert(self.key);
     }
 
-    /// Tells supervision of the call as it is now.
-    pub(super) fn inform_supervision(&mut self, ctx: &mut Ctx<'_>) {
-        self.lift_mutes();
-        let fact = self.fact();
-        ctx.supervision.handle_doubt(&self.id, self.is_probed(), ctx.now);
-        if self.supervised.as_ref() != Some(&fact) {
-            ctx.supervision.handle_call(&fact, ctx.now);
-            self.supervised = Some(fact);
-        }
+    /// The callee is there: every party that called is on the call from now on.
+    fn establish(&mut self, now: Now) {
+        self.parties.establish(now);
+        self.dials = None;
+        self.dialler = None;
     }
 
-    /// Publishes the call, if that is news, among the outputs from `first` on.
-    pub(super) fn report(&mut self, first: usize, out: &mut Step) {
-        let fact = self.fact();
-        if self.reported.as_ref() != Some(&fact) {
-            self.reported = Some(fact.clone());
-            let fact = self.measured(fact);
-            out.outputs.insert(first, Output::Fact(Fact::Call(fact)));
+    /// Two talk, or may come to talk.
+    fn goes_on(&self) -> bool {
+        let principals = self.parties.principals().count();
+        principals >= 2 || principals == 1 && self.dials.is_some()
+    }
+
+    pub(super) fn end_everybody(&mut self, cause: Option<HangupCause>, out: &mut Step) {
+        let refusal = self.refusal.clone().unwrap_or(Rejection::NoAnswer);
+        for party in self.parties.iter_mut() {
+            let release = match party.stage {
+                LegStage::Calling { .. } => Release::Reject(refusal.clone()),
+                LegStage::Invited | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
+                    Release::Hangup(cause)
+                }
+            };
+            party.end(release, out);
         }
+        self.dials = None;
+    }
+
+    /// Ends what nobody is left for.
+    pub(super) fn settle(&mut self, ctx: &mut Ctx<'_>) {
+        self.drop_moot_transfer(ctx);
+        self.end_if_alone(ctx);
     }
 
     /// Ends a call that nobody is left to talk on.
-    pub(super) fn end_if_alone(&mut self, ctx: &mut Ctx<'_>) {
-        if self.is_over()
+    fn end_if_alone(&mut self, ctx: &mut Ctx<'_>) {
+        if self.parties.is_over()
             || self.goes_on()
-            || self.is_accompanied() && ctx.supervision.keeps_alive(&self.fact())
+            || self.parties.is_accompanied() && ctx.supervision.keeps_alive(&self.fact())
         {
             return;
         }
-        if let (Some(device), Some(status)) = (self.dialler.take(), self.refusal) {
+        if let (Some(device), Some(refusal)) = (self.dialler.take(), &self.refusal) {
             let missing = if self.dials.is_some() { &self.ani } else { &self.dnis };
-            ctx.out.fail(device, self.id.clone(), unreached(status, missing));
+            ctx.out.fail(device, self.id.clone(), refusal.unreached(missing));
         }
         self.end_everybody(None, ctx.out);
         ctx.out.changed.insert(self.key);
     }
 
+    /// Tells supervision of the call as it is now.
+    pub(super) fn inform_supervision(&mut self, ctx: &mut Ctx<'_>) {
+        self.parties.lift_mutes();
+        ctx.supervision.handle_doubt(&self.id, self.parties.is_probed(), ctx.now);
+        self.reports.inform_supervision(self.fact(), ctx);
+    }
+
+    /// Publishes the call, if that is news, among the outputs from `first` on.
+    pub(super) fn publish(&mut self, first: usize, out: &mut Step) {
+        self.reports.publish(self.fact(), &self.parties, first, out);
+    }
+
     /// Tells the media engine the hearing, if that has changed.
     pub(super) fn update_hearing(&mut self, ctx: &mut Ctx<'_>) {
-        if self.is_over() {
-            return;
+        if !self.parties.is_over() {
+            let hearing = HearingPolicy::of(ctx.config).hearing(self);
+            self.reports.tell_engine(self.key, hearing, ctx.out);
         }
-        let hearing = HearingPolicy::of(ctx.config).hearing(self);
-        if self.told != hearing {
-            self.told = hearing.clone();
-            ctx.out.media(MediaCommand::Hear { call: self.key, hearing });
-        }
-    }
-
-    /// Tells the others of a hold, where that is wished for.
-    pub(super) fn signal_hold(&mut self, ctx: &mut Ctx<'_>) {
-        let is_ready = |party: &&Party| {
-            party.is_talking() && party.exchange == PartyExchange::Idle && party.media.is_some()
-        };
-        let directions: Vec<(LegId, Direction)> = self
-            .principals()
-            .filter(is_ready)
-            .map(|party| (party.leg, self.direction_toward(party.leg, ctx.config.signal_hold)))
-            .collect();
-        let mut is_told = false;
-        for (leg, direction) in directions {
-            if let Some(party) = self.party_mut(leg).filter(|party| party.told != direction) {
-                party.reoffer(direction, PartyExchange::Offered, ctx.out);
-                is_told = true;
-            }
-        }
-        if is_told {
-            self.update_hearing(ctx);
-        }
-    }
-
-    /// The live party of a device.
-    pub(super) fn party_on(&mut self, device: &DeviceId) -> Result<&mut Party, Refusal> {
-        let id = self.id.clone();
-        self.of_device(device).ok_or_else(|| Refusal::no_call(&id))
-    }
-
-    /// Changes something about a device's party.
-    pub(super) fn change(
-        &mut self,
-        device: &DeviceId,
-        ctx: &mut Ctx<'_>,
-        change: impl FnOnce(&mut Party) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
-        change(self.party_on(device)?)?;
-        ctx.out.changed.insert(self.key);
-        Ok(())
-    }
-
-    /// Silences the agent that the supervisor monitors now toward every party but supervisors.
-    pub(super) fn mute_monitored(
-        &mut self,
-        supervisor: &DeviceId,
-        muted: bool,
-        ctx: &mut Ctx<'_>,
-    ) -> Result<(), Refusal> {
-        let id = self.id.clone();
-        let joined = self.party_on(supervisor)?.link.as_ref().filter(|link| link.joined);
-        let Some(link) = joined else {
-            let pattern = format!("Device '{{}}' does not monitor call '{id}'.");
-            return Err(Refusal::device(Reason::InvalidState, supervisor, pattern));
-        };
-        let agent = link.coached.clone();
-        let agent =
-            agent.ok_or_else(|| Refusal::new(Reason::InvalidState, "No agent is on the call."))?;
-        let party = self.party_on(&agent)?;
-        if muted == party.muted_by.is_some() {
-            return Err(Refusal::muted_already(muted));
-        }
-        party.muted_by = muted.then(|| supervisor.clone());
-        ctx.out.changed.insert(self.key);
-        Ok(())
     }
 }

@@ -2,21 +2,21 @@
 
 use super::call::Call;
 use super::consultation::{CallPair, Consultation};
+use super::leg_index::LegIndex;
 use super::party::Party;
+use super::step::Step;
 use crate::media::CallKey;
 use crate::model::{CallId, DeviceId, Number, PartyRole, Refusal};
 use crate::sip::leg::{LegId, LegSource};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-/// The calls by key, id, leg and peer.
+/// The calls by key, by id and by leg.
 #[derive(Default)]
 pub(super) struct CallTable {
     by_key: BTreeMap<CallKey, Call>,
-    by_leg: BTreeMap<LegId, CallKey>,
     by_id: BTreeMap<CallId, CallKey>,
-    /// Every leg of a peer, those that have left included until their call forgets them.
-    by_peer: BTreeMap<LegSource, BTreeSet<LegId>>,
+    pub(super) legs: LegIndex,
 }
 
 impl CallTable {
@@ -40,44 +40,38 @@ impl CallTable {
         self.by_key.get(&key)
     }
 
-    pub(super) fn get_mut(&mut self, key: CallKey) -> Option<&mut Call> {
-        self.by_key.get_mut(&key)
+    /// A call, and the index that it keeps of its legs.
+    pub(super) fn get_mut(&mut self, key: CallKey) -> Option<(&mut Call, &mut LegIndex)> {
+        Some((self.by_key.get_mut(&key)?, &mut self.legs))
+    }
+
+    pub(super) fn key_of(&self, id: &CallId) -> Result<CallKey, Refusal> {
+        self.by_id.get(id).copied().ok_or_else(|| Refusal::no_call(id))
     }
 
     pub(super) fn named(&self, id: &CallId) -> Result<&Call, Refusal> {
-        let call = self.by_id.get(id).and_then(|key| self.by_key.get(key));
-        call.ok_or_else(|| Refusal::no_call(id))
+        self.get(self.key_of(id)?).ok_or_else(|| Refusal::no_call(id))
     }
 
-    pub(super) fn named_mut(&mut self, id: &CallId) -> Option<&mut Call> {
-        self.by_key.get_mut(self.by_id.get(id)?)
-    }
-
-    pub(super) fn of_leg(&self, leg: LegId) -> Option<&Call> {
-        self.by_key.get(self.by_leg.get(&leg)?)
-    }
-
-    pub(super) fn of_leg_mut(&mut self, leg: LegId) -> Option<&mut Call> {
-        self.by_key.get_mut(self.by_leg.get(&leg)?)
+    /// The party of a leg, with its call.
+    pub(super) fn party(&self, leg: LegId) -> Option<(&Call, &Party)> {
+        let call = self.get(self.legs.call_of(leg)?)?;
+        Some((call, call.parties.get(leg)?))
     }
 
     /// The party of a leg that has not ended, with its call.
     pub(super) fn live(&self, leg: LegId) -> Option<(&Call, &Party)> {
-        let call = self.of_leg(leg)?;
-        let party = call.party(leg).filter(|party| !party.is_over())?;
-        Some((call, party))
+        self.party(leg).filter(|(_, party)| !party.is_over())
     }
 
     /// The legs of a peer that have not left, with their calls.
     pub(super) fn live_legs(&self, peer: &LegSource) -> impl Iterator<Item = (&Call, &Party)> {
-        let legs = self.by_peer.get(peer).into_iter().flatten();
-        legs.filter_map(|leg| self.live(*leg))
+        self.legs.legs_of(peer).filter_map(|leg| self.live(leg))
     }
 
     /// As many legs of a peer live.
     pub(super) fn has_legs(&self, peer: &LegSource, count: usize) -> bool {
-        let all = self.by_peer.get(peer).map_or(0, BTreeSet::len);
-        all >= count && self.live_legs(peer).count() >= count
+        self.legs.count(peer) >= count && self.live_legs(peer).count() >= count
     }
 
     pub(super) fn insert(&mut self, call: Call) {
@@ -91,43 +85,24 @@ impl CallTable {
     }
 
     pub(super) fn forget_if_over(&mut self, key: CallKey) {
-        if self.get(key).is_some_and(Call::is_over)
+        if self.get(key).is_some_and(|call| call.parties.is_over())
             && let Some(call) = self.by_key.remove(&key)
         {
             self.by_id.remove(&call.id);
-            for party in &call.parties {
-                self.forget_leg(party.leg, &party.peer);
-            }
-        }
-    }
-
-    pub(super) fn add_leg(&mut self, leg: LegId, peer: &LegSource, call: CallKey) {
-        self.by_leg.insert(leg, call);
-        self.by_peer.entry(peer.clone()).or_default().insert(leg);
-    }
-
-    pub(super) fn move_leg(&mut self, leg: LegId, call: CallKey) {
-        self.by_leg.insert(leg, call);
-    }
-
-    pub(super) fn forget_leg(&mut self, leg: LegId, peer: &LegSource) {
-        self.by_leg.remove(&leg);
-        if let Some(legs) = self.by_peer.get_mut(peer) {
-            legs.remove(&leg);
-            if legs.is_empty() {
-                self.by_peer.remove(peer);
+            for party in call.parties.iter() {
+                self.legs.forget(party.leg, &party.peer);
             }
         }
     }
 
     #[cfg(test)]
     pub(super) fn has_no_index(&self) -> bool {
-        self.by_leg.is_empty() && self.by_id.is_empty()
+        self.legs.is_empty() && self.by_id.is_empty()
     }
 
     /// How many live legs a device has sent on, by forwarding or by a redirection of its phone.
     pub(super) fn forwarded_by(&self, device: &DeviceId) -> usize {
-        let parties = self.iter().flat_map(|call| &call.parties);
+        let parties = self.iter().flat_map(|call| call.parties.iter());
         let sent_on =
             |party: &&Party| !party.is_over() && party.trail.forwarded_by.contains(device);
         parties.filter(sent_on).count()
@@ -150,6 +125,54 @@ impl CallTable {
     pub(super) fn asking_about(&self, peer: &LegSource, leg: LegId) -> Vec<CallKey> {
         let asking = self.live_legs(peer).filter(|(call, _)| call.asks_about(leg));
         asking.map(|(call, _)| call.key).collect()
+    }
+
+    /// The call is over for some of its parties: what they had made to ask about it is a call like
+    /// any other.
+    pub(super) fn end_consultations_about(&mut self, key: CallKey, out: &mut Step) {
+        let Some(call) = self.get(key) else { return };
+        let gone = call.parties.iter().filter(|party| party.is_over());
+        let freed = gone.flat_map(|party| self.asking_about(&party.peer, party.leg)).collect();
+        self.end_consultations(freed, out);
+    }
+
+    /// These calls ask about no other any more.
+    fn end_consultations(&mut self, calls: Vec<CallKey>, out: &mut Step) {
+        for key in calls {
+            if let Some((call, _)) = self.get_mut(key) {
+                call.end_consultation(out);
+            }
+        }
+    }
+
+    /// The asking party goes on with another leg.
+    pub(super) fn move_consultations(&mut self, peer: &LegSource, before: LegId, after: LegId) {
+        for key in self.asking_about(peer, before) {
+            if let Some((Call { consult: Some(consult), .. }, _)) = self.get_mut(key) {
+                consult.of = after;
+            }
+        }
+    }
+
+    /// What the party of a leg was about to do with its calls is done by nobody any more.
+    pub(super) fn drop_plans(&mut self, leg: LegId, out: &mut Step) {
+        let key = self.legs.call_of(leg);
+        let Some((call, _)) = key.and_then(|key| self.get_mut(key)) else {
+            return;
+        };
+        let is_referred = call.drop_transfer(leg, out);
+        let Some((call, party)) = self.party(leg) else { return };
+        let mut freed = self.asking_about(&party.peer, leg);
+        let is_its_own = |of: LegId| {
+            let first = self.live(of);
+            first.is_none_or(|(_, first)| first.device == party.device)
+        };
+        let asked_about = call.consult.as_ref().map(|consult| consult.of);
+        freed.extend(asked_about.filter(|of| is_its_own(*of)).map(|_| call.key));
+        self.end_consultations(freed, out);
+        if is_referred {
+            out.tell_referrer(leg, 487);
+        }
     }
 
     /// The two calls of a device of which one was made to ask about the other, by its leg on
@@ -212,7 +235,7 @@ impl CallTable {
                 && !party.is_over()
                 && !party.is_supervisor()
         };
-        let parties = self.iter().flat_map(|call| &call.parties);
+        let parties = self.iter().flat_map(|call| call.parties.iter());
         parties.filter(bears).map(|party| party.leg).collect()
     }
 

@@ -1,32 +1,28 @@
 //! What the gateway asks for.
 
+use super::call::{Call, Next};
 use super::party::Release;
+use super::rejection::CalleeFailure;
 use super::routing::DialPlan;
-use super::step::Step;
+use super::step::{Ctx, Step};
 use super::transfer::TransferKind;
+use super::write_ahead::PendingCommand;
 use super::{B2bua, CommandId, Environment, Output, Persist, RestoredDevice, role_of, stopping};
 use crate::model::{
-    CallId, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason,
-    Refusal,
+    Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal,
 };
 use crate::supervision::LegOutcome;
 
-/// A command that waits until its change is stored.
-pub(super) struct PendingCommand {
-    command: Command,
-    change: Persist,
-    /// It starts monitoring that was stopped meanwhile.
-    is_cancelled: bool,
-}
-
-impl PendingCommand {
-    fn new(command: Command, change: Persist) -> Self {
-        Self { command, change, is_cancelled: false }
-    }
-
-    fn starts_for(&self, device: &DeviceId) -> bool {
-        matches!(&self.command, Command::StartMonitoring { supervisor, .. } if supervisor == device)
-    }
+/// What a device does on a call that it is on.
+#[derive(Clone, Copy, Debug)]
+enum PartyCommand<'a> {
+    Answer,
+    Hangup,
+    Hold(bool),
+    Mute(bool),
+    SendDigits(&'a str),
+    RemoveParticipant(&'a Number),
+    MuteMonitored(bool),
 }
 
 impl<E: Environment> B2bua<E> {
@@ -35,11 +31,7 @@ impl<E: Environment> B2bua<E> {
     /// nothing; what ends something waits for no disk. A refusal has changed nothing.
     pub fn handle_command(&mut self, id: CommandId, command: Command, now: Now) {
         let result = match self.change_of(&command) {
-            Ok(Some(change)) => {
-                self.out.push(Output::Persist { id, change: change.clone() });
-                self.pending.insert(id, PendingCommand::new(command, change));
-                return;
-            }
+            Ok(Some(change)) => return self.ahead.begin(id, command, change, &mut self.out),
             Ok(None) => self.execute(&command, now),
             Err(refusal) => Err(refusal),
         };
@@ -49,8 +41,7 @@ impl<E: Environment> B2bua<E> {
 
     /// Takes the outcome of an [`Output::Persist`].
     pub fn handle_persisted(&mut self, id: CommandId, is_stored: bool, now: Now) {
-        let Some(PendingCommand { command, change, is_cancelled }) = self.pending.remove(&id)
-        else {
+        let Some(PendingCommand { command, change, is_cancelled }) = self.ahead.finish(id) else {
             return;
         };
         let result = match (is_stored, is_cancelled) {
@@ -64,9 +55,7 @@ impl<E: Environment> B2bua<E> {
             )),
         };
         if result.is_err() {
-            // Whether something of it has reached a failing disk is not known.
-            let holds = self.what_holds(&change);
-            self.out.extend(holds.map(Output::Keep));
+            self.ahead.take_back(&change, &self.plan, &mut self.out);
         }
         self.finish_step(now);
         self.out.push(Output::Reply { id, result });
@@ -121,114 +110,60 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    /// What is to be on the disk instead of a change that has not come true.
-    fn what_holds(&self, change: &Persist) -> Option<Persist> {
-        match change {
-            Persist::Monitor(MonitorFact { supervisor, .. })
-            | Persist::NoMonitor { supervisor } => Some(match self.kept.get(supervisor) {
-                Some(monitor) => Persist::Monitor(monitor.clone()),
-                None => Persist::NoMonitor { supervisor: supervisor.clone() },
-            }),
-            Persist::Device(RestoredDevice { device, .. }) => {
-                self.plan.device(device).map(|device| Persist::Device(device.kept()))
-            }
-        }
-    }
-
-    /// The supervisor stops monitoring: what waits for the disk to begin it never comes true.
-    /// False: nothing does.
-    fn cancel_pending(&mut self, supervisor: &DeviceId) -> bool {
-        let mut starting =
-            self.pending.values_mut().filter(|pending| pending.starts_for(supervisor)).peekable();
-        let is_one_waiting = starting.peek().is_some();
-        starting.for_each(|pending| pending.is_cancelled = true);
-        if is_one_waiting {
-            // Behind what is being written of it.
-            self.out.push(Output::Keep(Persist::NoMonitor { supervisor: supervisor.clone() }));
-        }
-        is_one_waiting
-    }
-
     fn execute(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
-        match command {
+        let (device, call, asked) = match command {
             Command::StartMonitoring { supervisor, target, .. } => {
                 self.may_be_monitored(supervisor, target)?;
-                self.supervision.handle_command(command, now)
+                return self.supervision.handle_command(command, now);
             }
             Command::StopMonitoring { supervisor } => {
-                let is_cancelled = self.cancel_pending(supervisor);
-                match self.supervision.handle_command(command, now) {
+                let is_cancelled = self.ahead.cancel_start(supervisor, &mut self.out);
+                return match self.supervision.handle_command(command, now) {
                     Err(_) if is_cancelled => Ok(()),
                     done => done,
-                }
+                };
             }
             Command::SwitchMonitoring { call, .. } | Command::AdmitMonitoring { call, .. } => {
-                self.calls.named(call)?;
-                self.supervision.handle_command(command, now)
+                self.calls.key_of(call)?;
+                return self.supervision.handle_command(command, now);
             }
-            Command::SetDoNotDisturb { device, on } => self
-                .plan
-                .with_do_not_disturb(device, *on)
-                .map(|wanted| self.plan.set(wanted, &mut self.out)),
-            Command::SetForwarding { device, to } => self
-                .plan
-                .with_forwarding(device, to.as_ref())
-                .map(|wanted| self.plan.set(wanted, &mut self.out)),
-            Command::Dial { device, destination } => self.dial(device, destination, None, now),
-            Command::Hangup { device, call } => self.hang_up(device, call, now),
+            Command::SetDoNotDisturb { device, on } => {
+                let wanted = self.plan.with_do_not_disturb(device, *on)?;
+                self.plan.set(wanted, &mut self.out);
+                return Ok(());
+            }
+            Command::SetForwarding { device, to } => {
+                let wanted = self.plan.with_forwarding(device, to.as_ref())?;
+                self.plan.set(wanted, &mut self.out);
+                return Ok(());
+            }
+            Command::Dial { device, destination } => {
+                return self.dial(device, destination, None, now);
+            }
             Command::Transfer { device, call, step } => {
-                self.transfer(device, call, step, TransferKind::Transfer, now)
+                return self.transfer(device, call, step, TransferKind::Transfer, now);
             }
             Command::Conference { device, call, step } => {
-                self.transfer(device, call, step, TransferKind::Conference, now)
+                return self.transfer(device, call, step, TransferKind::Conference, now);
             }
-            Command::Answer { device, call } => {
-                let (call, ctx) = self.find_named(call, now)?;
-                call.party_on(device)?.answer(ctx.out)
-            }
-            Command::Hold { device, call } => {
-                let (call, mut ctx) = self.find_named(call, now)?;
-                call.change(device, &mut ctx, |party| party.hold(true))
-            }
-            Command::Retrieve { device, call } => {
-                let (call, mut ctx) = self.find_named(call, now)?;
-                call.change(device, &mut ctx, |party| party.hold(false))
-            }
-            Command::Mute { device, call, on } => {
-                let (call, mut ctx) = self.find_named(call, now)?;
-                call.change(device, &mut ctx, |party| party.mute(*on))
-            }
+            Command::Answer { device, call } => (device, call, PartyCommand::Answer),
+            Command::Hangup { device, call } => (device, call, PartyCommand::Hangup),
+            Command::Hold { device, call } => (device, call, PartyCommand::Hold(true)),
+            Command::Retrieve { device, call } => (device, call, PartyCommand::Hold(false)),
+            Command::Mute { device, call, on } => (device, call, PartyCommand::Mute(*on)),
             Command::SendDtmf { device, call, digits } => {
-                let (call, ctx) = self.find_named(call, now)?;
-                call.party_on(device)?.send_digits(digits.as_str(), ctx.out)
+                (device, call, PartyCommand::SendDigits(digits.as_str()))
             }
             Command::RemoveParticipant { device, call, participant } => {
-                let (call, mut ctx) = self.find_named(call, now)?;
-                call.remove_participant(device, participant, &mut ctx)
+                (device, call, PartyCommand::RemoveParticipant(participant))
             }
             Command::MuteMonitoredParty { supervisor, call, muted } => {
-                let (call, mut ctx) = self.find_named(call, now)?;
-                call.mute_monitored(supervisor, *muted, &mut ctx)
+                (supervisor, call, PartyCommand::MuteMonitored(*muted))
             }
-        }
-    }
-
-    fn hang_up(&mut self, device: &DeviceId, call: &CallId, now: Now) -> Result<(), Refusal> {
-        let (call, _) = self.find_named(call, now)?;
-        let party = call.party_on(device)?;
-        let (leg, is_called, is_supervisor) =
-            (party.leg, party.is_invited(), party.is_supervisor());
-        let is_declined = is_called && !is_supervisor && !self.transfer_fails(leg, 603, now);
-        if let Some((call, mut ctx)) = self.find(leg, now) {
-            if is_declined {
-                // The called party declines; a hunting trunk goes on to look elsewhere, which a 603
-                // would forbid.
-                call.dialler = None;
-                call.refusal = Some(486);
-            }
-            let outcome = if is_called { LegOutcome::Rejected } else { LegOutcome::HungUp };
-            call.leave(leg, Release::Hangup(None), outcome, &mut ctx);
-        }
+        };
+        let (call, mut ctx) = self.find_named(call, now)?;
+        let (key, next) = (call.key, call.handle_command(device, asked, &mut ctx)?);
+        self.go_on(key, next, now);
         Ok(())
     }
 
@@ -236,8 +171,60 @@ impl<E: Environment> B2bua<E> {
         if self.closing.is_some() {
             return Err(stopping());
         }
+        self.plan.may_be_monitored(supervisor, target)
+    }
+}
+
+impl Call {
+    /// What a device does that is on the call.
+    fn handle_command(
+        &mut self,
+        device: &DeviceId,
+        command: PartyCommand<'_>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Next, Refusal> {
+        let party = self.parties.of_device(device).ok_or_else(|| Refusal::no_call(&self.id))?;
+        match command {
+            PartyCommand::Answer => party.answer(ctx.out)?,
+            PartyCommand::Hangup if party.is_callee() => {
+                let leg = party.leg;
+                return Ok(self.callee_failed(leg, CalleeFailure::Declined, ctx));
+            }
+            PartyCommand::Hangup => {
+                let is_called = party.is_invited();
+                let outcome = if is_called { LegOutcome::Rejected } else { LegOutcome::HungUp };
+                ctx.out.changed.insert(self.key);
+                party.leave(Release::Hangup(None), outcome, &self.id, ctx);
+            }
+            PartyCommand::Hold(on) => {
+                party.hold(on)?;
+                ctx.out.changed.insert(self.key);
+            }
+            PartyCommand::Mute(on) => {
+                party.mute(on)?;
+                ctx.out.changed.insert(self.key);
+            }
+            PartyCommand::SendDigits(digits) => party.send_digits(digits, ctx.out)?,
+            PartyCommand::RemoveParticipant(number) => {
+                let is_owner = self.owner.as_ref() == Some(device);
+                let is_allowed = is_owner || party.link.as_ref().is_some_and(|link| link.joined);
+                let leg = party.leg;
+                self.remove_participant(leg, is_allowed, number, ctx)?;
+            }
+            PartyCommand::MuteMonitored(muted) => {
+                let agent = party.monitored_agent(device, &self.id)?;
+                self.mute_monitored(&agent, device, muted, ctx)?;
+            }
+        }
+        Ok(Next::Nothing)
+    }
+}
+
+impl DialPlan {
+    /// Both devices are agents'.
+    fn may_be_monitored(&self, supervisor: &DeviceId, target: &DeviceId) -> Result<(), Refusal> {
         for device in [supervisor, target] {
-            if role_of(self.plan.known(device)?.extension.kind) != PartyRole::Agent {
+            if role_of(self.known(device)?.extension.kind) != PartyRole::Agent {
                 return Err(Refusal::device(
                     Reason::Forbidden,
                     device,
@@ -247,9 +234,7 @@ impl<E: Environment> B2bua<E> {
         }
         Ok(())
     }
-}
 
-impl DialPlan {
     fn with_do_not_disturb(&self, id: &DeviceId, on: bool) -> Result<RestoredDevice, Refusal> {
         Ok(RestoredDevice { do_not_disturb: on, ..self.known(id)?.kept() })
     }

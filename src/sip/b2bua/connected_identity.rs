@@ -20,12 +20,13 @@
 //! leg that only bears its name.
 
 use super::call::Call;
-use super::media_address::Remark;
+use super::parties::Parties;
 use super::party::{LegStage, Party, PartyStart, Release};
+use super::rejection::Rejection;
 use super::routing::DialPlan;
-use super::step::{Ctx, Step};
-use super::{B2bua, Environment, Output, role_of};
-use crate::model::{DeviceId, Now, Number, PartyRole, Reason, Refusal};
+use super::step::Ctx;
+use super::{B2bua, Environment, role_of};
+use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Reason, Refusal};
 use crate::sip::leg::{ANONYMOUS, LegId, LegSource};
 use crate::sip::sdp::Local;
 use crate::supervision::LegOutcome;
@@ -50,54 +51,21 @@ struct Successor {
     name: Number,
 }
 
+/// What a leg's peer has said, seen from the party that is there.
+struct Heard {
+    /// Names that the party is known by from now on.
+    learned: Vec<Number>,
+    /// Another party's name, and its device, if it is one of ours.
+    other: Option<(Number, Option<DeviceId>)>,
+}
+
 impl<E: Environment> B2bua<E> {
     /// The peer of a leg has named the party at its end.
     pub(super) fn connected(&mut self, leg: LegId, names: &[Number], now: Now) {
-        if let Some(party) = self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg)) {
-            party.is_named |= !names.is_empty();
-        }
-        let Some((call, party)) =
-            self.calls.live(leg).filter(|(_, party)| self.plan.is_internal(&party.peer))
-        else {
-            return;
-        };
-        let may_learn = match party.stage {
-            LegStage::Calling { .. } | LegStage::Invited => {
-                party.device.as_ref().is_some_and(|device| !self.plan.has_aliases(device))
-            }
-            LegStage::Waiting | LegStage::Talking | LegStage::Over => false,
-        };
-        let is_caller = matches!(party.stage, LegStage::Calling { .. });
-        let (mut learned, mut other) = (Vec::new(), None);
-        for name in names {
-            match self.plan.named(call, party, name) {
-                Named::Same => {}
-                Named::Nobody if is_caller && name.as_str() == ANONYMOUS => {}
-                Named::Nobody if may_learn && name.as_str() == ANONYMOUS => {}
-                Named::Nobody if may_learn => learned.push(name.clone()),
-                Named::Device(device) => other = other.or(Some((name.clone(), Some(device)))),
-                Named::Nobody => other = other.or(Some((name.clone(), None))),
-            }
-        }
-        if let Some((name, device)) = other {
-            return self.hand_on(leg, &name, device, now);
-        }
-        if !learned.is_empty()
-            && let Some(party) = self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg))
+        if let Some((call, ctx)) = self.find(leg, now)
+            && let Some((name, device)) = call.parties.handle_connected(leg, names, ctx.plan)
         {
-            party.known_as = learned;
-        }
-    }
-
-    /// A device has answered of which the configuration says what its switch calls it, and nothing
-    /// was said.
-    pub(super) fn note_unnamed(&mut self, leg: LegId) {
-        let Some((_, party)) = self.calls.live(leg).filter(|(_, party)| !party.is_named) else {
-            return;
-        };
-        if party.device.as_ref().is_some_and(|device| self.plan.has_aliases(device)) {
-            let peer = party.peer.clone();
-            self.out.push(Output::Remark(Remark::Unnamed { peer }));
+            self.hand_on(leg, &name, device, now);
         }
     }
 
@@ -109,102 +77,79 @@ impl<E: Environment> B2bua<E> {
         device: Option<DeviceId>,
         now: Now,
     ) {
-        let Some(call) = self.calls.of_leg(leg) else {
+        let Some((call, party)) = self.calls.party(leg) else {
             return;
         };
-        let Some(party) = call.party(leg) else { return };
-        if party.is_supervisor() {
-            if let Some((call, mut ctx)) = self.find(leg, now) {
-                call.let_supervisor_go(leg, name, &mut ctx);
-            }
-            return;
-        }
         let is_hearsay = |device: &DeviceId| party.peer != LegSource::Account(device.clone());
         let stranger = device
             .as_ref()
             .filter(|device| is_hearsay(device))
             .and_then(|device| self.calls.stranger_at(device));
         // A device that is on this call by another leg is not two parties.
-        let device = device.filter(|device| !call.has(device) && stranger.is_none());
+        let device = device.filter(|device| !call.parties.has(device) && stranger.is_none());
         let lost = party.device.clone().filter(|device| !is_hearsay(device));
-        if call.dials.is_some() {
-            // The phone that was to dial is another party's: nothing is dialled in the device's
-            // name.
-            if let Some((call, mut ctx)) = self.find(leg, now) {
-                call.refuse(480, ctx.out);
-                call.leave(leg, Release::Hangup(None), LegOutcome::HungUp, &mut ctx);
-            }
-        } else {
-            self.change_party(leg, name, device.clone(), stranger, now);
+        let lost = lost.filter(|_| !party.is_supervisor());
+        if !party.is_supervisor() && call.dials.is_none() {
+            self.calls.drop_plans(leg, &mut self.out);
+        }
+        if let Some((call, mut ctx)) = self.find(leg, now) {
+            let successor = ctx.plan.successor(name, device.clone(), stranger);
+            call.hand_on(leg, successor, &mut ctx);
         }
         for leg in lost.map(|lost| self.calls.bearing_the_name_of(&lost)).unwrap_or_default() {
             self.hand_on(leg, name, device.clone(), now);
         }
     }
+}
 
-    /// The leg is a device's from now on, or nobody's of ours: then `stranger` is its number, if
-    /// not `name`.
-    fn change_party(
-        &mut self,
-        leg: LegId,
+impl DialPlan {
+    /// The party that a leg is handed on to: a device, or nobody of ours. Then `stranger` is its
+    /// number, if not `name`.
+    fn successor(
+        &self,
         name: &Number,
         device: Option<DeviceId>,
         stranger: Option<Number>,
-        now: Now,
-    ) {
-        let extension = device
-            .as_ref()
-            .and_then(|device| self.plan.device(device))
-            .map(|device| &device.extension);
+    ) -> Successor {
+        let extension =
+            device.as_ref().and_then(|device| self.device(device)).map(|device| &device.extension);
         let (number, role) = match extension {
             Some(extension) => (extension.number.clone(), role_of(extension.kind)),
             None => (stranger.unwrap_or_else(|| name.clone()), PartyRole::Customer),
         };
-        let successor = Successor { device, number, role, name: name.clone() };
-        self.drop_plans(leg);
-        let ghost = self.legs.new_leg();
-        let Some((call, ctx)) = self.find(leg, now) else {
-            return;
-        };
-        ctx.out.changed.insert(call.key);
-        for gone in call.hand_on(leg, ghost, successor, now) {
-            self.calls.forget_leg(gone.leg, &gone.peer);
-        }
+        Successor { device, number, role, name: name.clone() }
     }
 
-    /// What the party of a leg was about to do with its calls is done by nobody any more.
-    fn drop_plans(&mut self, leg: LegId) {
-        let Some(call) = self.calls.of_leg_mut(leg) else {
-            return;
+    fn hear(&self, parties: &Parties, party: &Party, names: &[Number]) -> Heard {
+        let may_learn = match party.stage {
+            LegStage::Calling { .. } | LegStage::Invited => {
+                party.device.as_ref().is_some_and(|device| !self.has_aliases(device))
+            }
+            LegStage::Waiting | LegStage::Talking | LegStage::Over => false,
         };
-        let is_referred = call.drop_transfer(leg, &mut self.out);
-        let Some(call) = self.calls.of_leg(leg) else {
-            return;
-        };
-        let Some(party) = call.party(leg) else { return };
-        let mut freed = self.calls.asking_about(&party.peer, leg);
-        let is_its_own = |of: LegId| {
-            let first = self.calls.live(of);
-            first.is_none_or(|(_, first)| first.device == party.device)
-        };
-        let asked_about = call.consult.as_ref().map(|consult| consult.of);
-        freed.extend(asked_about.filter(|of| is_its_own(*of)).map(|_| call.key));
-        self.forget_consultations(freed);
-        if is_referred {
-            self.out.tell_referrer(leg, 487);
+        let is_caller = matches!(party.stage, LegStage::Calling { .. });
+        let (mut learned, mut other) = (Vec::new(), None);
+        for name in names {
+            match self.named(parties, party, name) {
+                Named::Same => {}
+                Named::Nobody if is_caller && name.as_str() == ANONYMOUS => {}
+                Named::Nobody if may_learn && name.as_str() == ANONYMOUS => {}
+                Named::Nobody if may_learn => learned.push(name.clone()),
+                Named::Device(device) => other = other.or(Some((name.clone(), Some(device)))),
+                Named::Nobody => other = other.or(Some((name.clone(), None))),
+            }
         }
+        Heard { learned, other }
     }
-}
 
-impl DialPlan {
-    fn named(&self, call: &Call, party: &Party, name: &Number) -> Named {
+    fn named(&self, parties: &Parties, party: &Party, name: &Number) -> Named {
         if party.number == *name || party.known_as.contains(name) {
             return Named::Same;
         }
         // A device that has left this leg to another party may come back under the name that it had
         // there.
         let left_here = |gone: &&Party| gone.handed_on_to.is_some() && gone.peer == party.peer;
-        let mut gone = call.parties.iter().rev().filter(left_here);
+        let mut gone = parties.iter().rev().filter(left_here);
         let known =
             gone.find(|gone| gone.known_as.contains(name)).and_then(|gone| gone.device.clone());
         let device =
@@ -218,51 +163,63 @@ impl DialPlan {
 }
 
 impl Call {
-    /// The party of a leg leaves it to another: what is left of it stands beside, without a leg.
-    /// The parties that are forgotten for it are returned.
-    fn hand_on(&mut self, leg: LegId, ghost: LegId, to: Successor, now: Now) -> Vec<Party> {
-        let gone = to.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
-        let Some(at) = self.parties.iter().position(|party| party.leg == leg) else {
-            return gone;
+    /// The party of a leg leaves it to another. What is left of a party stands beside, without a
+    /// leg.
+    fn hand_on(&mut self, leg: LegId, to: Successor, ctx: &mut Ctx<'_>) {
+        let Some(party) = self.parties.get_mut(leg) else {
+            return;
         };
-        let mut party = self.parties.remove(at);
-        self.parties.insert(at, party.left_behind(ghost, to.number.clone()));
-        let known = gone.iter().flat_map(|gone| gone.known_as.clone());
+        ctx.out.changed.insert(self.key);
+        if party.is_supervisor() {
+            return party.handed_to_stranger(&to.name, &self.id, ctx);
+        }
+        if self.dials.is_some() {
+            // The phone that was to dial is another party's: nothing is dialled in the device's
+            // name.
+            party.leave(Release::Hangup(None), LegOutcome::HungUp, &self.id, ctx);
+            self.refuse(Rejection::HandedOn, ctx.out);
+            return;
+        }
+        let ghost = ctx.legs.new_leg();
+        let gone = to.device.as_ref().map(|device| self.parties.forget_earlier(device, ctx.index));
+        let known = gone.into_iter().flatten().flat_map(|gone| gone.known_as);
         let known: Vec<Number> = known.filter(|known| *known != to.name).collect();
+        self.parties.hand_on(leg, ghost, to, known, ctx.now);
+    }
+}
+
+impl Parties {
+    /// The peer of a leg has named the party at its end. Another party's name is returned, with its
+    /// device, if it is one of ours.
+    fn handle_connected(
+        &mut self,
+        leg: LegId,
+        names: &[Number],
+        plan: &DialPlan,
+    ) -> Option<(Number, Option<DeviceId>)> {
+        let party = self.get(leg)?;
+        let counts = !party.is_over() && plan.is_internal(&party.peer);
+        let heard = counts.then(|| plan.hear(self, party, names));
+        let party = self.get_mut(leg)?;
+        party.is_named |= !names.is_empty();
+        let Heard { learned, other } = heard?;
+        if other.is_none() && !learned.is_empty() {
+            party.known_as = learned;
+        }
+        other
+    }
+
+    /// What is left of the party of a leg stands in its place, without a leg; the new one comes
+    /// last, `known` by these names besides.
+    fn hand_on(&mut self, leg: LegId, ghost: LegId, to: Successor, known: Vec<Number>, now: Now) {
+        let Some(at) = self.list.iter().position(|party| party.leg == leg) else {
+            return;
+        };
+        let mut party = self.list.remove(at);
+        self.list.insert(at, party.left_behind(ghost, to.number.clone()));
         party.become_another(to, now);
         party.known_as.extend(known);
-        self.parties.push(party);
-        gone
-    }
-
-    /// Nobody is called for a party any more that has asked for it. True: it has asked at its
-    /// phone.
-    fn drop_transfer(&mut self, by: LegId, out: &mut Step) -> bool {
-        let Some(transfer) = self.transfer.take_if(|transfer| transfer.by == by) else {
-            return false;
-        };
-        if let Some(party) = self.party_mut(transfer.to) {
-            party.end(Release::Hangup(None), out);
-        }
-        transfer.referred
-    }
-
-    /// A stranger has a supervisor's leg: it hears nothing more, and is heard by nobody.
-    fn let_supervisor_go(&mut self, leg: LegId, name: &Number, ctx: &mut Ctx<'_>) {
-        let Some(party) = self.party(leg) else { return };
-        let outcome = match party.stage {
-            LegStage::Invited => LegOutcome::Rejected,
-            LegStage::Calling { .. } | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
-                LegOutcome::HungUp
-            }
-        };
-        if let Some(device) = party.device.clone() {
-            let message = format!(
-                "Your phone's leg was handed on to '{name}'. It has been released from the call that you monitored."
-            );
-            ctx.out.fail(device, self.id.clone(), Refusal::new(Reason::InvalidState, message));
-        }
-        self.leave(leg, Release::Hangup(None), outcome, ctx);
+        self.list.push(party);
     }
 }
 
@@ -288,6 +245,23 @@ impl Party {
             quality: self.quality,
             ..Party::new(start, local)
         }
+    }
+
+    /// A stranger has a supervisor's leg: it hears nothing more, and is heard by nobody.
+    fn handed_to_stranger(&mut self, name: &Number, call: &CallId, ctx: &mut Ctx<'_>) {
+        let outcome = match self.stage {
+            LegStage::Invited => LegOutcome::Rejected,
+            LegStage::Calling { .. } | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
+                LegOutcome::HungUp
+            }
+        };
+        if let Some(device) = self.device.clone() {
+            let message = format!(
+                "Your phone's leg was handed on to '{name}'. It has been released from the call that you monitored."
+            );
+            ctx.out.fail(device, call.clone(), Refusal::new(Reason::InvalidState, message));
+        }
+        self.leave(Release::Hangup(None), outcome, call, ctx);
     }
 
     /// The leg is another party's: nothing that the former one has asked for holds.

@@ -10,11 +10,13 @@
 //! call go along. The first call's id is the one that lives on.
 
 use super::call::Call;
+use super::call_table::CallTable;
+use super::parties::Parties;
 use super::party::{Party, Release};
 use super::rejection::Rejection;
 use super::step::{Ctx, Step};
 use super::transfer::{Transfer, TransferKind};
-use super::{B2bua, Environment, Output};
+use super::{B2bua, Environment};
 use crate::media::call::MAX_LEGS;
 use crate::media::{CallKey, MediaCommand};
 use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Reason, Refusal};
@@ -43,18 +45,6 @@ pub(super) struct CallPair {
     pub(super) second: LegId,
 }
 
-/// What is left to do after a call has become a part of another.
-struct Absorbed {
-    /// Legs that are on the other call now.
-    moved: Vec<LegId>,
-    /// Parties that are forgotten.
-    forgotten: Vec<Party>,
-    /// The device goes on with its second leg.
-    keeps_second: bool,
-    /// The party that is still called, and whether its phone rings.
-    ringing: Option<(LegId, bool)>,
-}
-
 impl<E: Environment> B2bua<E> {
     /// Holds the call, and calls another party to ask about it.
     pub(super) fn consult(
@@ -64,19 +54,15 @@ impl<E: Environment> B2bua<E> {
         destination: &Number,
         now: Now,
     ) -> Result<(), Refusal> {
-        let id = call;
-        let (call, _) = self.find_named(call, now)?;
-        let of = call.may_be_asked_about(device)?;
+        let asked = self.calls.named(call)?;
+        let of = asked.may_be_asked_about(device)?;
         if self.calls.consultation(device, of).is_some() {
             return Err(not_now("Another call is already connected with this one."));
         }
-        let about = Consultation { of, call: id.clone() };
+        let (key, about) = (asked.key, Consultation { of, call: call.clone() });
         self.dial(device, destination, Some(about), now)?;
-        if let Some((call, ctx)) = self.find(of, now) {
-            if let Some(party) = call.party_mut(of).filter(|party| !party.is_held()) {
-                party.held_by_command = true;
-            }
-            ctx.out.changed.insert(call.key);
+        if let Some((call, mut ctx)) = self.find_key(key, now) {
+            call.hold_to_consult(of, &mut ctx);
         }
         Ok(())
     }
@@ -89,7 +75,7 @@ impl<E: Environment> B2bua<E> {
         kind: TransferKind,
         now: Now,
     ) -> Result<(), Refusal> {
-        let leg = self.find_named(call, now)?.0.party_on(device)?.leg;
+        let leg = self.calls.named(call)?.leg_of(device)?;
         let pair = self.calls.consultation(device, leg);
         let pair = pair.ok_or_else(|| not_now("No other call was made to ask about this one."))?;
         self.join(pair, kind, None, now)
@@ -110,37 +96,6 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    /// The call that was asked about is over for the party that asked: this one is a call like any
-    /// other.
-    pub(super) fn nothing_is_asked_about(&mut self, key: CallKey) {
-        let Some(call) = self.calls.get(key) else {
-            return;
-        };
-        let gone = call.parties.iter().filter(|party| party.is_over());
-        let freed: Vec<CallKey> =
-            gone.flat_map(|party| self.calls.asking_about(&party.peer, party.leg)).collect();
-        self.forget_consultations(freed);
-    }
-
-    /// These calls ask about no other any more.
-    pub(super) fn forget_consultations(&mut self, calls: Vec<CallKey>) {
-        for key in calls {
-            if let Some(call) = self.calls.get_mut(key) {
-                call.consult = None;
-                self.out.changed.insert(key);
-            }
-        }
-    }
-
-    /// The asking party goes on with another leg.
-    pub(super) fn is_asked_about_by(&mut self, peer: &LegSource, before: LegId, after: LegId) {
-        for key in self.calls.asking_about(peer, before) {
-            if let Some(consult) = self.calls.get_mut(key).and_then(|call| call.consult.as_mut()) {
-                consult.of = after;
-            }
-        }
-    }
-
     fn join(
         &mut self,
         pair: CallPair,
@@ -148,44 +103,34 @@ impl<E: Environment> B2bua<E> {
         referrer: Option<LegId>,
         now: Now,
     ) -> Result<(), Refusal> {
-        let gone = || not_now("One of the two calls is over.");
-        let (into, from) = (
-            self.calls.get(pair.into).ok_or_else(gone)?,
-            self.calls.get(pair.from).ok_or_else(gone)?,
-        );
-        into.may_absorb(from, pair)?;
-        for leg in into.supervised_by_parties_of(from) {
-            self.leave(leg, Release::Hangup(None), LegOutcome::Busy, now);
-        }
+        let supervising = self.calls.may_join(pair)?;
         let Some(mut ended) = self.calls.take(pair.from) else {
             return Ok(());
         };
-        let absorbed = self
-            .find_key(pair.into, now)
-            .map(|(call, mut ctx)| call.absorb(&mut ended, pair, kind, referrer, &mut ctx));
-        self.calls.insert(ended);
-        let Some(absorbed) = absorbed else {
-            return Ok(());
-        };
-        for leg in absorbed.moved {
-            self.calls.move_leg(leg, pair.into);
-        }
-        for party in absorbed.forgotten {
-            if absorbed.keeps_second && party.leg == pair.first {
-                self.is_asked_about_by(&party.peer, pair.first, pair.second);
+        let asker = self.find_key(pair.into, now).and_then(|(call, mut ctx)| {
+            for leg in supervising {
+                call.leave(leg, Release::Hangup(None), LegOutcome::Busy, &mut ctx);
+                ended.leave(leg, Release::Hangup(None), LegOutcome::Busy, &mut ctx);
             }
-            self.calls.forget_leg(party.leg, &party.peer);
-        }
-        let waits = absorbed.ringing.is_some() && referrer == Some(pair.first);
-        if let Some(leg) = referrer.filter(|_| !waits) {
-            self.out.tell_referrer(leg, 200);
-        }
-        if let Some((to, true)) = absorbed.ringing
-            && let Some((call, mut ctx)) = self.find(to, now)
-        {
-            call.let_go(to, &mut ctx);
+            call.absorb(&mut ended, pair, kind, referrer, &mut ctx)
+        });
+        self.calls.insert(ended);
+        if let Some(peer) = asker {
+            self.calls.move_consultations(&peer, pair.first, pair.second);
         }
         Ok(())
+    }
+}
+
+impl CallTable {
+    /// Whether the two calls may become one: the legs of supervisors that would be parties of what
+    /// comes of it, and leave first.
+    fn may_join(&self, pair: CallPair) -> Result<Vec<LegId>, Refusal> {
+        let (Some(into), Some(from)) = (self.get(pair.into), self.get(pair.from)) else {
+            return Err(not_now("One of the two calls is over."));
+        };
+        into.may_absorb(from, pair)?;
+        Ok(into.parties.supervised_by_parties_of(&from.parties))
     }
 }
 
@@ -205,9 +150,23 @@ impl Call {
         self.consult.as_ref().is_some_and(|consult| consult.of == leg)
     }
 
+    /// It is a call like any other from now on.
+    pub(super) fn end_consultation(&mut self, out: &mut Step) {
+        self.consult = None;
+        out.changed.insert(self.key);
+    }
+
+    /// The asking party holds the call meanwhile.
+    fn hold_to_consult(&mut self, of: LegId, ctx: &mut Ctx<'_>) {
+        if let Some(party) = self.parties.get_mut(of).filter(|party| !party.is_held()) {
+            party.held_by_command = true;
+        }
+        ctx.out.changed.insert(self.key);
+    }
+
     /// The leg of a device that may ask another party about the call.
-    fn may_be_asked_about(&mut self, device: &DeviceId) -> Result<LegId, Refusal> {
-        let party = self.party_on(device)?;
+    fn may_be_asked_about(&self, device: &DeviceId) -> Result<LegId, Refusal> {
+        let party = self.parties.of(device).ok_or_else(|| Refusal::no_call(&self.id))?;
         if party.is_supervisor() {
             return Err(not_now("A supervisor does not transfer the call he monitors."));
         }
@@ -215,7 +174,7 @@ impl Call {
             return Err(not_now("Only an established call can be asked about."));
         }
         let leg = party.leg;
-        if self.transfer.is_some() || !self.others(leg).any(Party::is_talking) {
+        if self.transfer.is_some() || !self.parties.others(leg).any(Party::is_talking) {
             return Err(not_now("The call is being transferred, or nobody is on it."));
         }
         Ok(leg)
@@ -225,18 +184,108 @@ impl Call {
     /// at first: a refusal has changed nothing.
     fn may_absorb(&self, from: &Call, pair: CallPair) -> Result<(), Refusal> {
         let gone = || not_now("One of the two calls is over.");
-        let (first, second) =
-            (self.party(pair.first).ok_or_else(gone)?, from.party(pair.second).ok_or_else(gone)?);
+        let (first, second) = (
+            self.parties.get(pair.first).ok_or_else(gone)?,
+            from.parties.get(pair.second).ok_or_else(gone)?,
+        );
         if first.is_supervisor() || second.is_supervisor() || first.role != PartyRole::Agent {
             return Err(not_now("A supervisor does not transfer the call he monitors."));
         }
         if self.transfer.is_some() || from.transfer.is_some() {
             return Err(not_now("One of the two calls is being transferred already."));
         }
-        if !first.is_talking() || !self.others(pair.first).any(Party::is_talking) {
+        self.parties.may_take_in(first, &from.parties, second)
+    }
+
+    /// Takes the parties of `ended` over. If the asking party goes on with its second leg, its peer
+    /// is returned.
+    fn absorb(
+        &mut self,
+        ended: &mut Call,
+        pair: CallPair,
+        kind: TransferKind,
+        referrer: Option<LegId>,
+        ctx: &mut Ctx<'_>,
+    ) -> Option<LegSource> {
+        let CallPair { first, second, .. } = pair;
+        self.distrusted |= ended.distrusted;
+        ctx.supervision.handle_merged(&ended.id, &self.id);
+        let ringing = ended.parties.others(second).find(|party| party.is_invited());
+        let ringing = ringing.map(|party| (party.leg, party.rings));
+        ended.dials = None;
+        ended.dialler = None;
+
+        let keeps_second = kind == TransferKind::Conference
+            && ringing.is_none()
+            && self.parties.is_better_with(first, &ended.parties, second);
+        let is_moving =
+            |party: &mut Party| !party.is_over() && (party.leg != second || keeps_second);
+        let mut asker = None;
+        for party in ended.parties.extract(is_moving) {
+            asker = asker.or(self.take_in(party, pair, ctx));
+        }
+        ended.leave(second, Release::Hangup(None), LegOutcome::HungUp, ctx);
+        let stays = self.parties.get_mut(if keeps_second { second } else { first });
+        match (kind, ringing) {
+            (TransferKind::Conference, _) => {
+                self.owner = stays.and_then(|party| {
+                    party.held_by_command = false;
+                    party.device.clone()
+                });
+            }
+            (TransferKind::Transfer, None) => {
+                if let Some(party) = stays {
+                    party.end(Release::Hangup(None), ctx.out);
+                }
+            }
+            (TransferKind::Transfer, Some(_)) | (TransferKind::Recall, _) => {}
+        }
+        ctx.out.changed.extend([self.key, ended.key]);
+        let waits = ringing.is_some() && referrer == Some(first);
+        if let Some(leg) = referrer.filter(|_| !waits) {
+            ctx.out.tell_referrer(leg, 200);
+        }
+        if let Some((to, rings)) = ringing {
+            let number = ended.dnis.clone();
+            self.transfer = Some(Transfer { by: first, to, number, referred: waits, kind });
+            if rings {
+                self.let_go(to, ctx);
+            }
+        }
+        asker
+    }
+
+    /// Takes one party of the other call in. If it is the asking party itself, which then goes on
+    /// with this leg, its peer is returned.
+    fn take_in(
+        &mut self,
+        mut party: Party,
+        pair: CallPair,
+        ctx: &mut Ctx<'_>,
+    ) -> Option<LegSource> {
+        ctx.out.media(MediaCommand::Move { leg: party.leg, call: self.key });
+        ctx.index.move_to(party.leg, self.key);
+        if party.leg != pair.second {
+            self.add(party, ctx);
+            return None;
+        }
+        let place = self.parties.get_mut(pair.first)?;
+        party.take_over_from(place);
+        let mut left = std::mem::replace(place, party);
+        left.end(Release::Hangup(None), ctx.out);
+        ctx.index.forget(left.leg, &left.peer);
+        Some(left.peer)
+    }
+}
+
+impl Parties {
+    /// Whether the parties of another call may come here, all but the asking party, which is on
+    /// both.
+    fn may_take_in(&self, first: &Party, from: &Parties, second: &Party) -> Result<(), Refusal> {
+        if !first.is_talking() || !self.others(first.leg).any(Party::is_talking) {
             return Err(not_now("The first call is not established."));
         }
-        let mut asked = from.others(pair.second).peekable();
+        let mut asked = from.others(second.leg).peekable();
         let is_one_ringing =
             asked.peek().is_some_and(|party| party.is_invited()) && from.principals().count() == 2;
         let all_talk =
@@ -246,9 +295,9 @@ impl Call {
         }
         let is_here = |party: &Party| {
             let is_same = |other: &Party| party.device.is_some() && other.device == party.device;
-            self.others(pair.first).any(is_same)
+            self.others(first.leg).any(is_same)
         };
-        if from.others(pair.second).any(is_here) {
+        if from.others(second.leg).any(is_here) {
             return Err(not_now("One party is on both calls."));
         }
         if self.live() + from.live() > MAX_LEGS {
@@ -257,103 +306,11 @@ impl Call {
         Ok(())
     }
 
-    /// The legs of supervisors of the one call that talk on the other: of what comes of the two
-    /// they are parties, and no supervisors.
-    fn supervised_by_parties_of(&self, other: &Call) -> Vec<LegId> {
-        let mut legs = Vec::new();
-        for (call, other) in [(self, other), (other, self)] {
-            let supervisors =
-                call.parties.iter().filter(|party| !party.is_over() && party.is_supervisor());
-            let is_party = |party: &&Party| {
-                party.device.is_some()
-                    && other.principals().any(|principal| principal.device == party.device)
-            };
-            legs.extend(supervisors.filter(is_party).map(|party| party.leg));
-        }
-        legs
-    }
-
-    /// Takes the parties of `ended` over.
-    fn absorb(
-        &mut self,
-        ended: &mut Call,
-        pair: CallPair,
-        kind: TransferKind,
-        referrer: Option<LegId>,
-        ctx: &mut Ctx<'_>,
-    ) -> Absorbed {
-        let CallPair { first, second, .. } = pair;
-        self.distrusted |= ended.distrusted;
-        ctx.supervision.handle_merged(&ended.id, &self.id);
-        let ringing = ended.others(second).find(|party| party.is_invited());
-        let ringing = ringing.map(|party| (party.leg, party.rings));
-        ended.dials = None;
-        ended.dialler = None;
-
-        let keeps_second = kind == TransferKind::Conference
-            && ringing.is_none()
-            && self.is_better_with(first, ended, second);
-        let is_moving =
-            |party: &mut Party| !party.is_over() && (party.leg != second || keeps_second);
-        let moving: Vec<Party> = ended.parties.extract_if(.., is_moving).collect();
-        let moved = moving.iter().map(|party| party.leg).collect();
-        let mut forgotten = Vec::new();
-        for party in moving {
-            forgotten.extend(self.take_in(party, pair, ctx.out));
-        }
-        if let Some(party) = ended.party_mut(second) {
-            party.end(Release::Hangup(None), ctx.out);
-        }
-        if kind == TransferKind::Conference {
-            let stays = self.party(if keeps_second { second } else { first });
-            self.owner = stays.and_then(|party| party.device.clone());
-            if let Some(party) = self.party_mut(first) {
-                party.held_by_command = false;
-            }
-        }
-        match ringing {
-            Some((to, _)) => {
-                self.transfer = Some(Transfer {
-                    by: first,
-                    to,
-                    number: ended.dnis.clone(),
-                    referred: referrer == Some(first),
-                    kind,
-                });
-            }
-            None if kind == TransferKind::Transfer => {
-                if let Some(party) = self.party_mut(first) {
-                    party.end(Release::Hangup(None), ctx.out);
-                }
-            }
-            None => {}
-        }
-        ctx.out.changed.extend([self.key, ended.key]);
-        Absorbed { moved, forgotten, keeps_second, ringing }
-    }
-
-    /// Takes one party of the other call in. The parties that are forgotten for it are returned.
-    fn take_in(&mut self, mut party: Party, pair: CallPair, out: &mut Step) -> Vec<Party> {
-        out.push(Output::Media(MediaCommand::Move { leg: party.leg, call: self.key }));
-        if party.leg != pair.second {
-            let forgotten =
-                party.device.as_ref().map(|device| self.forget_earlier(device)).unwrap_or_default();
-            self.parties.push(party);
-            return forgotten;
-        }
-        let Some(place) = self.party_mut(pair.first) else {
-            return Vec::new();
+    /// Of the two legs of the party that stays, the first is the one at which its phone is.
+    fn is_better_with(&self, first: LegId, other: &Parties, second: LegId) -> bool {
+        let is_held = |parties: &Parties, leg: LegId| {
+            parties.get(leg).is_some_and(|party| party.held_by_phone)
         };
-        party.take_over_from(place);
-        let mut left = std::mem::replace(place, party);
-        left.end(Release::Hangup(None), out);
-        vec![left]
-    }
-
-    /// Of the two legs of the party that stays, the one at which its phone is.
-    fn is_better_with(&self, first: LegId, other: &Call, second: LegId) -> bool {
-        let is_held =
-            |call: &Call, leg: LegId| call.party(leg).is_some_and(|party| party.held_by_phone);
         is_held(self, first) || !is_held(other, second)
     }
 }

@@ -80,7 +80,7 @@ impl HearingPolicy {
         }
         match (listener.is_supervisor(), speaker.is_supervisor()) {
             (false, false) => !listener.held_by_command && !speaker.held_by_command,
-            (true, false) => self.monitor_party_on_hold || !call.is_on_hold(speaker),
+            (true, false) => self.monitor_party_on_hold || !call.parties.is_on_hold(speaker),
             // A supervisor that takes over is an agent to the engine, but still a supervisor to the
             // others.
             (true, true) => self.supervisors_hear_each_other,
@@ -98,7 +98,7 @@ fn is_audible(party: &Party) -> bool {
 
 /// Alone with the customer, the supervisor is the agent.
 fn takes_over(call: &Call, supervisor: &Party, link: &MonitorLink) -> bool {
-    let mut principals = call.principals();
+    let mut principals = call.parties.principals();
     let alone = principals.next().is_some_and(|last| {
         last.role == PartyRole::Customer && last.is_talking() && !last.in_doubt()
     }) && principals.next().is_none();
@@ -112,7 +112,7 @@ fn takes_over(call: &Call, supervisor: &Party, link: &MonitorLink) -> bool {
 /// The leg of the coached agent, unless anything about it is in doubt.
 fn coached(call: &Call, supervisor: &Party, link: &MonitorLink) -> Option<LegId> {
     let device = link.coached.as_ref()?;
-    let agent = call.principals().find(|party| {
+    let agent = call.parties.principals().find(|party| {
         party.device.as_ref() == Some(device)
             && party.role == PartyRole::Agent
             && party.is_talking()
@@ -120,7 +120,7 @@ fn coached(call: &Call, supervisor: &Party, link: &MonitorLink) -> Option<LegId>
     })?;
     let doubt = match link.activity {
         Activity::ListenIn | Activity::Coach => agent.in_doubt(),
-        Activity::BargeIn => call.principals().any(Party::in_doubt),
+        Activity::BargeIn => call.parties.principals().any(Party::in_doubt),
     };
     (!doubt && !supervisor.in_doubt() && !call.distrusted).then_some(agent.leg)
 }
@@ -135,6 +135,7 @@ fn may_hear_supervisor(call: &Call, listener: &Party, supervisor: &Party) -> boo
     if coached == Some(listener.leg) {
         return true;
     }
-    let agent_holds = call.principals().any(|party| Some(party.leg) == coached && party.is_held());
-    !agent_holds && !listener.is_held() && !call.is_on_hold(listener)
+    let agent_holds =
+        call.parties.principals().any(|party| Some(party.leg) == coached && party.is_held());
+    !agent_holds && !listener.is_held() && !call.parties.is_on_hold(listener)
 }

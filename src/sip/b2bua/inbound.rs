@@ -1,19 +1,20 @@
 //! What phones and trunks do: the call of a leg is found here, and told.
 
-use super::call::{Answered, Call, CallStart, NOT_ACCEPTABLE};
-use super::codec_selection::{codecs_of, first_of, prefer, read};
-use super::media_address::{MediaDestination, MediaReach, Remark};
-use super::party::{LegStage, Party, PartyExchange, PartyStart, Release};
+use super::call::{Call, CallStart, Next};
+use super::codec_selection::{codecs_of, first_of, prefer};
+use super::consultation::Consultation;
+use super::leg_factory::Describer;
+use super::media_address::MediaReach;
+use super::party::{LegStage, Party, PartyEvent, PartyExchange, PartyStart, ReadSdp};
 use super::rejection::Rejection;
-use super::routing::{CalledParty, CallingParty, Trail, Unroutable, behind};
-use super::step::Step;
-use super::{B2bua, Environment, MediaPolicy, Output, role_of};
+use super::routing::{CalledParty, CallingParty, DialPlan, Unroutable};
+use super::step::Ctx;
+use super::{B2bua, Environment, MediaPolicy, role_of};
 use crate::media::call::MAX_LEGS;
-use crate::media::{CallKey, Forbidden};
-use crate::model::{CallType, Now, Number, PartyRole};
+use crate::media::{CallKey, Codec};
+use crate::model::{CallType, DeviceId, Now, Number, PartyRole};
 use crate::sip::leg::{Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
-use crate::sip::sdp::{Direction, SdpError, SdpFault, SdpSession};
-use crate::supervision::LegOutcome;
+use crate::sip::sdp::{Direction, SdpError, SdpSession};
 
 /// An INVITE for a new call, or for the place of a leg.
 struct IncomingCall {
@@ -26,6 +27,27 @@ struct IncomingCall {
     max_forwards: u8,
     passed: Vec<PassedHeader>,
     returns: Option<LegId>,
+}
+
+/// What was found for an INVITE for a new call.
+struct RoutedCall {
+    caller: CallingParty,
+    callee: CalledParty,
+    offer: Option<SdpSession>,
+    max_forwards: u8,
+    consult: Option<Consultation>,
+}
+
+/// A leg that may be replaced, and the party that takes its place.
+struct Replacement {
+    call: CallKey,
+    number: Number,
+    role: PartyRole,
+    policy: MediaPolicy,
+    /// The codec of the call.
+    codec: Option<Codec>,
+    /// The device that takes its leg back from another party.
+    back: Option<DeviceId>,
 }
 
 impl<E: Environment> B2bua<E> {
@@ -65,81 +87,91 @@ impl<E: Environment> B2bua<E> {
                 }
             }
             LegEvent::Located { leg, host, is_translated } => {
-                self.located(leg, MediaReach { host, is_translated })
-            }
-            LegEvent::ConnectedIdentity { leg, names } => self.connected(leg, &names, now),
-            LegEvent::Progress { leg, status, media } => {
-                let early = media.map(|body| self.read_of(leg, &body));
-                if let Some((call, mut ctx)) = self.find(leg, now) {
-                    call.handle_progress(leg, status, early, &mut ctx);
+                let place = MediaReach { host, is_translated };
+                let found = self.find(leg, now);
+                match found.and_then(|(call, _)| call.parties.get_mut(leg)) {
+                    Some(party) => party.place = Some(place),
+                    None => self.legs.handle_located(leg, place),
                 }
-            }
-            LegEvent::Answered { leg, media } => self.answered(leg, &media, now),
-            LegEvent::Refused { leg, status } => self.refused(leg, status, now),
-            LegEvent::Redirected { leg, status, to } => self.redirected(leg, status, &to, now),
-            LegEvent::Confirmed { leg, media } => {
-                self.exchange_answered(
-                    leg,
-                    |exchange| exchange == PartyExchange::AnswerDue,
-                    media.as_deref(),
-                    now,
-                );
-            }
-            LegEvent::Offered { leg, media } => {
-                let offer = media.map(|body| self.read_of(leg, &body));
-                if let Some((call, mut ctx)) = self.find(leg, now) {
-                    call.handle_offer(leg, offer, &mut ctx);
-                }
-            }
-            LegEvent::OfferAnswered { leg, media } => {
-                let is_due =
-                    |exchange| matches!(exchange, PartyExchange::Offered | PartyExchange::Probed);
-                self.exchange_answered(leg, is_due, Some(&media), now);
-            }
-            LegEvent::OfferRefused { leg, status } => {
-                if let Some((call, mut ctx)) = self.find(leg, now) {
-                    call.handle_offer_refused(leg, status, &mut ctx);
-                }
-            }
-            LegEvent::AskToAnswerRefused { leg, status } => {
-                if let Some((call, ctx)) = self.find(leg, now) {
-                    call.handle_ask_to_answer_refused(leg, status, ctx.out);
-                }
-            }
-            LegEvent::Referred { leg, to, replaces: None } => self.referred(leg, &to),
-            LegEvent::Referred { leg, to: _, replaces: Some(other) } => {
-                self.referred_to_other(leg, other, now)
-            }
-            LegEvent::Dialled { leg, digits } => {
-                if let Some((_, party)) = self.calls.live(leg) {
-                    // An INFO that can not be used is nobody's failure.
-                    let _ = party.send_digits(&digits, &mut self.out);
-                }
-            }
-            LegEvent::Ended { leg, reason: _ } => {
-                self.leave(leg, Release::Gone, LegOutcome::HungUp, now)
             }
             LegEvent::Registered { device, registered } => {
                 self.plan.handle_registered(&device, registered, &mut self.out)
             }
+            LegEvent::ConnectedIdentity { leg, names } => self.connected(leg, &names, now),
+            LegEvent::Redirected { leg, status, to } => self.redirected(leg, status, &to, now),
+            LegEvent::Referred { leg, to, replaces: None } => self.referred(leg, &to, now),
+            LegEvent::Referred { leg, to: _, replaces: Some(other) } => {
+                self.referred_to_other(leg, other, now)
+            }
+            LegEvent::Progress { leg, status, media } => {
+                let early = media.map(|body| self.read(leg, &body));
+                self.handle_party(leg, PartyEvent::Progress { status, early }, now);
+            }
+            LegEvent::Answered { leg, media } => {
+                let answer = self.read(leg, &media);
+                self.handle_party(leg, PartyEvent::Answered(answer), now);
+            }
+            LegEvent::Refused { leg, status } => {
+                self.handle_party(leg, PartyEvent::Refused(status), now)
+            }
+            LegEvent::Confirmed { leg, media } => {
+                let answer = media.map(|body| self.read(leg, &body));
+                self.handle_party(leg, PartyEvent::Confirmed(answer), now);
+            }
+            LegEvent::Offered { leg, media } => {
+                let offer = media.map(|body| self.read(leg, &body));
+                self.handle_party(leg, PartyEvent::Offered(offer), now);
+            }
+            LegEvent::OfferAnswered { leg, media } => {
+                let answer = self.read(leg, &media);
+                self.handle_party(leg, PartyEvent::OfferAnswered(answer), now);
+            }
+            LegEvent::OfferRefused { leg, status } => {
+                self.handle_party(leg, PartyEvent::OfferRefused(status), now)
+            }
+            LegEvent::AskToAnswerRefused { leg, status } => {
+                self.handle_party(leg, PartyEvent::AskToAnswerRefused(status), now)
+            }
+            LegEvent::Dialled { leg, digits } => {
+                self.handle_party(leg, PartyEvent::Dialled(digits), now)
+            }
+            LegEvent::Ended { leg, reason: _ } => self.handle_party(leg, PartyEvent::Ended, now),
         }
         self.finish_step(now);
     }
 
-    fn located(&mut self, leg: LegId, place: MediaReach) {
-        match self.calls.of_leg_mut(leg).and_then(|call| call.party_mut(leg)) {
-            Some(party) => party.place = Some(place),
-            None => self.legs.handle_located(leg, place),
+    /// Finds the call of a leg, and tells it.
+    pub(super) fn handle_party(&mut self, leg: LegId, event: PartyEvent, now: Now) {
+        if let Some((call, mut ctx)) = self.find(leg, now) {
+            let (key, next) = (call.key, call.handle_party(leg, event, &mut ctx));
+            self.go_on(key, next, now);
+        }
+    }
+
+    /// What a call has left to be done.
+    pub(super) fn go_on(&mut self, key: CallKey, next: Next, now: Now) {
+        let callee = match &next {
+            Next::Nothing => return,
+            Next::Dial { device, destination, .. } => {
+                self.plan.route_for(&self.calls, device, destination)
+            }
+            Next::CallBack(orphan) => self.plan.route_back(&self.calls, &orphan.device),
+        };
+        if let Some((call, mut ctx)) = self.find_key(key, now) {
+            call.go_on(next, callee, &mut ctx);
         }
     }
 
     /// Reads a description of a leg that is there.
-    fn read_of(&mut self, leg: LegId, body: &[u8]) -> Result<SdpSession, SdpFault> {
-        let call = self.calls.of_leg(leg).ok_or(SdpError::Mismatch)?;
-        let party = call.party(leg).ok_or(SdpError::Mismatch)?;
-        let (policy, peer, place, key) =
-            (party.policy.clone(), party.peer.clone(), party.place, call.key);
-        self.read_for(body, &policy, &peer, place, key)
+    fn read(&mut self, leg: LegId, body: &[u8]) -> ReadSdp {
+        let (call, party) = self.calls.party(leg).ok_or(SdpError::Mismatch)?;
+        let by = Describer {
+            call: call.key,
+            peer: &party.peer,
+            policy: &party.policy,
+            place: party.place,
+        };
+        self.legs.read(body, by, &self.calls, &mut self.out)
     }
 
     /// Reads the description of a leg of which the INVITE has come; `call`: where it would be.
@@ -148,41 +180,13 @@ impl<E: Environment> B2bua<E> {
         incoming: &IncomingCall,
         policy: &MediaPolicy,
         call: CallKey,
-    ) -> Result<Option<SdpSession>, SdpFault> {
+    ) -> Result<Option<SdpSession>, Rejection> {
         let Some(body) = &incoming.offer else {
             return Ok(None);
         };
         let place = self.legs.place_of(incoming.leg);
-        self.read_for(body, policy, &incoming.source, place, call).map(Some)
-    }
-
-    fn read_for(
-        &mut self,
-        body: &[u8],
-        policy: &MediaPolicy,
-        peer: &LegSource,
-        place: Option<MediaReach>,
-        call: CallKey,
-    ) -> Result<SdpSession, SdpFault> {
-        let session = read(body, policy)?;
-        let aim = MediaDestination::at(&policy.reach, place, session.audio.rtp, session.audio.rtcp);
-        let mut addresses = aim.remote.into_iter().chain(aim.remote_rtcp);
-        let ours = addresses.find(|address| policy.targets.is_ours(*address));
-        let checked = match ours {
-            Some(address) if !self.calls.may_be_ours(peer, call, address) => {
-                Err((address, Forbidden::Ours))
-            }
-            Some(_) | None => aim.check(policy, place),
-        };
-        if let Err((address, why)) = checked {
-            let peer = peer.clone();
-            self.out.push(Output::Remark(Remark::Refused { peer, address, why }));
-            return Err(session.fault(SdpError::Address));
-        }
-        if aim.nat {
-            self.legs.note_nat(peer);
-        }
-        Ok(session)
+        let by = Describer { call, peer: &incoming.source, policy, place };
+        Ok(Some(self.legs.read(body, by, &self.calls, &mut self.out)?))
     }
 
     fn connect(&mut self, incoming: IncomingCall, now: Now) -> Result<(), Rejection> {
@@ -198,8 +202,7 @@ impl<E: Environment> B2bua<E> {
         }
         let next = self.legs.next_call();
         let offer = self.read_arriving(&incoming, &caller.policy, next)?;
-        let (behind, hops) =
-            behind(&self.calls, incoming.returns).unwrap_or((Trail::default(), u8::MAX));
+        let (behind, hops) = self.calls.behind(incoming.returns);
         // A switch in between may have begun to count anew.
         let max_forwards = incoming.max_forwards.min(hops.saturating_sub(1));
         if max_forwards == 0 && hops < u8::MAX {
@@ -209,94 +212,16 @@ impl<E: Environment> B2bua<E> {
         if self.plan.is_repeated(&self.calls, &caller, &incoming.claimed, &callee) {
             return Err(Unroutable::Repeated.into());
         }
-
         let consult = caller.device.as_ref().and_then(|device| self.calls.asks_about(device));
-        let (key, id, conn_id) = self.legs.new_call();
-        // What the caller lacks is offered too, last: a callee that speaks nothing else is
-        // transcoded.
-        let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
-        let codecs = first_of(&callers, &self.config.codecs);
-        let start = PartyStart {
-            leg: incoming.leg,
-            peer: incoming.source,
-            number: incoming.from.number.clone(),
-            role: caller.role,
-            policy: caller.policy.clone(),
-            stage: LegStage::Calling { offer: offer.map(Box::new), early: None },
-        };
-        let party = self.new_party(key, start).ok_or(Rejection::NoPort)?;
-        let start = CallStart {
-            key,
-            id,
-            conn_id,
-            call_type: call_type(&caller, &callee),
-            ani: incoming.from.number.clone(),
-            dnis: incoming.to,
-            claimed: incoming.claimed,
-            max_forwards,
-            consult,
-        };
-        let call = Call::new(start, party, now);
-        self.begin(Call { passed: incoming.passed, ..call });
-        if self.call_out(key, callee, incoming.from, &codecs).is_none() {
-            self.refuse_callers(key, Rejection::NoPort.sip_status());
-        }
+        let routed = RoutedCall { caller, callee, offer, max_forwards, consult };
+        let call = incoming.begin(routed, &mut self.ctx(now))?;
+        self.begin(call);
         Ok(())
     }
 
     pub(super) fn begin(&mut self, call: Call) {
         self.out.changed.insert(call.key);
         self.calls.insert(call);
-    }
-
-    fn answered(&mut self, leg: LegId, body: &[u8], now: Now) {
-        self.note_unnamed(leg);
-        let answer = self.read_of(leg, body);
-        let Some((call, mut ctx)) = self.find(leg, now) else {
-            return;
-        };
-        let key = call.key;
-        match call.handle_answered(leg, answer, &mut ctx) {
-            Ok(Answered::Done) => {}
-            Ok(Answered::Dials { device, destination, codec }) => {
-                self.dial_on(key, device, &destination, codec)
-            }
-            Err(fault) => self.unusable(leg, fault, now),
-        }
-    }
-
-    fn exchange_answered(
-        &mut self,
-        leg: LegId,
-        is_due: fn(PartyExchange) -> bool,
-        answer: Option<&[u8]>,
-        now: Now,
-    ) {
-        let answer = answer.map(|body| self.read_of(leg, body));
-        let Some((call, mut ctx)) = self.find(leg, now) else {
-            return;
-        };
-        if let Err(fault) = call.handle_answer(leg, is_due, answer, &mut ctx) {
-            self.unusable(leg, fault, now);
-        }
-    }
-
-    /// A session description that we can not work with, where it can no longer be refused.
-    fn unusable(&mut self, leg: LegId, fault: SdpFault, now: Now) {
-        self.out.push(Output::Unusable { leg, fault });
-        let party = self.calls.of_leg(leg).and_then(|call| call.party(leg));
-        let is_callee = party.is_some_and(|party| party.is_invited() && !party.is_supervisor());
-        let is_refusal = is_callee && !self.transfer_fails(leg, NOT_ACCEPTABLE.0, now);
-        if let Some((call, mut ctx)) = self.find(leg, now) {
-            call.handle_unusable(leg, is_refusal, &mut ctx);
-        }
-    }
-
-    /// Ends a leg, and tells supervision if it was a supervisor's.
-    pub(super) fn leave(&mut self, leg: LegId, release: Release, outcome: LegOutcome, now: Now) {
-        if let Some((call, mut ctx)) = self.find(leg, now) {
-            call.leave(leg, release, outcome, &mut ctx);
-        }
     }
 
     /// An INVITE that takes the place of an established leg of the same peer (RFC 3891): the same
@@ -312,13 +237,111 @@ impl<E: Environment> B2bua<E> {
         }
         let policy = self.plan.caller(&incoming.source).ok_or(Rejection::UnknownCaller)?.policy;
         let (call, old) = self.calls.live(replaced).ok_or(Rejection::NoSuchCall)?;
+        let replacement = call.may_replace(old, &incoming, policy, &self.plan)?;
+        let (key, leg, back) = (call.key, incoming.leg, replacement.back.clone());
+        let offer = self.read_arriving(&incoming, &replacement.policy, key)?;
+        let party = incoming.take_place(replacement, offer, &mut self.ctx(now))?;
+        if let Some(device) = back {
+            let number = self.plan.shown(&device);
+            self.hand_on(replaced, &number, Some(device), now);
+        }
+        let (call, ctx) = self.find_key(key, now).ok_or(Rejection::NoSuchCall)?;
+        let left = call.parties.replace(replaced, party, ctx.out).ok_or(Rejection::NoSuchCall)?;
+        ctx.out.changed.insert(key);
+        ctx.index.forget(left.leg, &left.peer);
+        self.calls.move_consultations(&left.peer, replaced, leg);
+        Ok(())
+    }
+}
+
+impl IncomingCall {
+    /// A call of which this is the caller, and which calls the callee.
+    fn begin(self, routed: RoutedCall, ctx: &mut Ctx<'_>) -> Result<Call, Rejection> {
+        let RoutedCall { caller, callee, offer, max_forwards, consult } = routed;
+        let (key, id, conn_id) = ctx.legs.new_call(ctx.environment);
+        let call_type = call_type(&caller, &callee);
+        // What the caller lacks is offered too, last: a callee that speaks nothing else is
+        // transcoded.
+        let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
+        let codecs = first_of(&callers, &ctx.config.codecs);
+        let start = PartyStart {
+            leg: self.leg,
+            peer: self.source,
+            number: self.from.number.clone(),
+            role: caller.role,
+            policy: caller.policy,
+            stage: LegStage::Calling { offer: offer.map(Box::new), early: None },
+        };
+        let party = ctx.open(key, start).ok_or(Rejection::NoPort)?;
+        let start = CallStart {
+            key,
+            id,
+            conn_id,
+            call_type,
+            ani: self.from.number.clone(),
+            dnis: self.to,
+            claimed: self.claimed,
+            max_forwards,
+            consult,
+        };
+        let mut call = Call { passed: self.passed, ..Call::new(start, party, ctx.now) };
+        if call.invite(callee, self.from, &codecs, ctx).is_none() {
+            call.refuse(Rejection::NoPort, ctx.out);
+        }
+        Ok(call)
+    }
+
+    /// A party that takes the place of a leg.
+    fn take_place(
+        self,
+        replacement: Replacement,
+        offer: Option<SdpSession>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Party, Rejection> {
+        let Replacement { call, number, role, policy, codec, back: _ } = replacement;
+        let start = PartyStart {
+            leg: self.leg,
+            peer: self.source,
+            number,
+            role,
+            policy,
+            stage: LegStage::Talking,
+        };
+        let mut party = ctx.open(call, start).ok_or(Rejection::NoPort)?;
+        party.established_at = Some(ctx.now.wall);
+        let media = match offer {
+            Some(mut offer) => {
+                prefer(&mut offer, codec);
+                party.held_by_phone = offer.audio.is_hold();
+                party.answer_offer(&offer, Direction::SendRecv, ctx.out)
+            }
+            None => {
+                party.exchange = PartyExchange::AnswerDue;
+                let codecs = first_of(codec.as_slice(), &party.policy.codecs);
+                party.local.offer_codecs(Direction::SendRecv, &codecs)
+            }
+        };
+        ctx.out.leg(LegCommand::Accept { leg: party.leg, media });
+        Ok(party)
+    }
+}
+
+impl Call {
+    /// Whether the leg of `old` may be replaced, and the party that then has its place.
+    fn may_replace(
+        &self,
+        old: &Party,
+        incoming: &IncomingCall,
+        policy: MediaPolicy,
+        plan: &DialPlan,
+    ) -> Result<Replacement, Rejection> {
         if old.peer != incoming.source || old.is_supervisor() {
             return Err(Rejection::NotTheirs);
         }
-        if !old.is_talking() || call.transfer.is_some() {
+        if !old.is_talking() || self.transfer.is_some() {
             return Err(Rejection::NotReplaceable);
         }
-        if call.live() >= MAX_LEGS {
+        if self.parties.live() >= MAX_LEGS {
             return Err(Rejection::TooManyLegs);
         }
         // Another party may have had the leg meanwhile, and leaves it to the device that takes it
@@ -329,61 +352,19 @@ impl<E: Environment> B2bua<E> {
             }
             LegSource::Account(_) | LegSource::Trunk(_) => None,
         };
-        if back.as_ref().is_some_and(|device| call.has(device)) {
+        if back.as_ref().is_some_and(|device| self.parties.has(device)) {
             return Err(Rejection::OnCallAlready);
         }
-        let (number, role) = match back.as_ref().and_then(|device| self.plan.device(device)) {
+        let (number, role) = match back.as_ref().and_then(|device| plan.device(device)) {
             Some(device) => (device.extension.number.clone(), role_of(device.extension.kind)),
             None => (old.number.clone(), old.role),
         };
-        let (key, codec) = (call.key, call.codec());
-        let offer = self.read_arriving(&incoming, &policy, key)?;
-        let IncomingCall { leg, source, from, .. } = incoming;
-        let number = match &source {
+        let number = match &incoming.source {
             LegSource::Account(_) => number,
-            LegSource::Trunk(_) => from.number,
+            LegSource::Trunk(_) => incoming.from.number.clone(),
         };
-        let start =
-            PartyStart { leg, peer: source, number, role, policy, stage: LegStage::Talking };
-        let mut party = self.new_party(key, start).ok_or(Rejection::NoPort)?;
-        party.established_at = Some(now.wall);
-        let media = match offer {
-            Some(mut offer) => {
-                prefer(&mut offer, codec);
-                party.held_by_phone = offer.audio.is_hold();
-                party.answer_offer(&offer, Direction::SendRecv, &mut self.out)
-            }
-            None => {
-                party.exchange = PartyExchange::AnswerDue;
-                let codecs = first_of(codec.as_slice(), &party.policy.codecs);
-                party.local.offer_codecs(Direction::SendRecv, &codecs)
-            }
-        };
-        self.out.leg(LegCommand::Accept { leg, media });
-        if let Some(device) = back {
-            let number = self.plan.shown(&device);
-            self.hand_on(replaced, &number, Some(device), now);
-        }
-        let Some((call, ctx)) = self.find(replaced, now) else {
-            return Err(Rejection::NoSuchCall);
-        };
-        let left = call.replace(replaced, party, ctx.out).ok_or(Rejection::NoSuchCall)?;
-        self.calls.forget_leg(left.leg, &left.peer);
-        self.is_asked_about_by(&left.peer, replaced, leg);
-        Ok(())
-    }
-}
-
-impl Call {
-    /// Another leg takes the place of this one. The party that had it is returned.
-    fn replace(&mut self, replaced: LegId, mut party: Party, out: &mut Step) -> Option<Party> {
-        let place = self.party_mut(replaced)?;
-        party.muted = place.muted;
-        party.muted_by = place.muted_by.take();
-        let mut left = std::mem::replace(place, party);
-        left.end(Release::Hangup(None), out);
-        out.changed.insert(self.key);
-        Some(left)
+        let codec = self.parties.codec();
+        Ok(Replacement { call: self.key, number, role, policy, codec, back })
     }
 }
 

@@ -1,18 +1,29 @@
-//! Makes legs: their ids, ports and keys.
+//! Makes legs: their ids, ports and keys; and reads what their peers describe.
 
-use super::media_address::{MediaDestination, MediaReach};
+use super::call_table::CallTable;
+use super::codec_selection::read;
+use super::media_address::{MediaDestination, MediaReach, Remark};
 use super::party::{LegStage, Party, PartyStart};
-use super::{Environment, session_id};
-use crate::media::{CallKey, Expected};
+use super::step::Step;
+use super::{Environment, MediaPolicy, Output, session_id};
+use crate::media::{CallKey, Expected, Forbidden};
 use crate::model::CallId;
 use crate::sip::config::Nat;
 use crate::sip::leg::{LegId, LegSource};
-use crate::sip::sdp::{Local, SrtpPolicy};
+use crate::sip::sdp::{Local, SdpError, SdpFault, SdpSession, SrtpPolicy};
 use std::collections::BTreeSet;
 
+/// The peer that describes where its sound is.
+pub(super) struct Describer<'a> {
+    /// The call of the leg, or where it would be.
+    pub(super) call: CallKey,
+    pub(super) peer: &'a LegSource,
+    pub(super) policy: &'a MediaPolicy,
+    pub(super) place: Option<MediaReach>,
+}
+
 /// Where new legs, and the ids of new calls, come from.
-pub(super) struct LegFactory<E> {
-    pub(super) environment: E,
+pub(super) struct LegFactory {
     /// Where the leg of the next INVITE is.
     arriving: Option<(LegId, MediaReach)>,
     /// Devices and trunks with an address that was seen to be translated.
@@ -21,9 +32,9 @@ pub(super) struct LegFactory<E> {
     next_leg: u64,
 }
 
-impl<E: Environment> LegFactory<E> {
-    pub(super) fn new(environment: E) -> Self {
-        Self { environment, arriving: None, behind_nat: BTreeSet::new(), next_call: 1, next_leg: 1 }
+impl LegFactory {
+    pub(super) fn new() -> Self {
+        Self { arriving: None, behind_nat: BTreeSet::new(), next_call: 1, next_leg: 1 }
     }
 
     /// The INVITE of this leg comes next.
@@ -37,9 +48,35 @@ impl<E: Environment> LegFactory<E> {
         arriving.map(|(_, place)| place)
     }
 
-    /// The peer is behind a NAT, by what it sends.
-    pub(super) fn note_nat(&mut self, peer: &LegSource) {
-        self.behind_nat.insert(peer.clone());
+    /// Reads a description, and sees to it that sound may be sent where it points. A peer that is
+    /// behind a NAT by what it describes is remembered.
+    pub(super) fn read(
+        &mut self,
+        body: &[u8],
+        by: Describer<'_>,
+        calls: &CallTable,
+        out: &mut Step,
+    ) -> Result<SdpSession, SdpFault> {
+        let Describer { call, peer, policy, place } = by;
+        let session = read(body, policy)?;
+        let aim = MediaDestination::at(&policy.reach, place, session.audio.rtp, session.audio.rtcp);
+        let mut addresses = aim.remote.into_iter().chain(aim.remote_rtcp);
+        let ours = addresses.find(|address| policy.targets.is_ours(*address));
+        let checked = match ours {
+            Some(address) if !calls.may_be_ours(peer, call, address) => {
+                Err((address, Forbidden::Ours))
+            }
+            Some(_) | None => aim.check(policy, place),
+        };
+        if let Err((address, why)) = checked {
+            let peer = peer.clone();
+            out.push(Output::Remark(Remark::Refused { peer, address, why }));
+            return Err(session.fault(SdpError::Address));
+        }
+        if aim.nat && !self.behind_nat.contains(peer) {
+            self.behind_nat.insert(peer.clone());
+        }
+        Ok(session)
     }
 
     /// The key of the next call, as long as no other is made.
@@ -47,11 +84,14 @@ impl<E: Environment> LegFactory<E> {
         CallKey(self.next_call)
     }
 
-    pub(super) fn new_call(&mut self) -> (CallKey, CallId, String) {
+    pub(super) fn new_call(
+        &mut self,
+        environment: &mut dyn Environment,
+    ) -> (CallKey, CallId, String) {
         let key = CallKey(self.next_call);
         self.next_call += 1;
-        let id = format!("{:032X}", self.environment.random());
-        let conn_id = format!("{:016x}", self.environment.random() as u64);
+        let id = format!("{:032X}", environment.random());
+        let conn_id = format!("{:016x}", environment.random() as u64);
         (key, CallId::from(id), conn_id)
     }
 
@@ -62,7 +102,12 @@ impl<E: Environment> LegFactory<E> {
     }
 
     /// A party with its ports open, or nothing at all.
-    pub(super) fn open(&mut self, call: CallKey, start: PartyStart) -> Option<Party> {
+    pub(super) fn open(
+        &mut self,
+        environment: &mut dyn Environment,
+        call: CallKey,
+        start: PartyStart,
+    ) -> Option<Party> {
         let offered = match &start.stage {
             LegStage::Calling { offer: Some(offer), .. } => offer.audio.rtp,
             _ => None,
@@ -82,23 +127,23 @@ impl<E: Environment> LegFactory<E> {
             (LegSource::Trunk(_), Some(source)) => Expected::Offered(source),
             (LegSource::Trunk(_), None) => Expected::Nothing,
         };
-        let address = self.environment.open_port(call, start.leg, expected)?;
-        let local = Local::new(session_id(self.environment.random()), address);
+        let address = environment.open_port(call, start.leg, expected)?;
+        let local = Local::new(session_id(environment.random()), address);
         let local = match policy.srtp {
             SrtpPolicy::Off => local,
             SrtpPolicy::Optional | SrtpPolicy::Required => {
-                local.with_srtp(policy.srtp, self.secret())
+                local.with_srtp(policy.srtp, secret(environment))
             }
         };
         Some(Party { place, ..Party::new(start, local) })
     }
+}
 
-    /// Random octets, of which the keys of a leg are made.
-    fn secret(&mut self) -> [u8; 32] {
-        let mut secret = [0; 32];
-        for half in secret.chunks_exact_mut(16) {
-            half.copy_from_slice(&self.environment.random().to_be_bytes());
-        }
-        secret
+/// Random octets, of which the keys of a leg are made.
+fn secret(environment: &mut dyn Environment) -> [u8; 32] {
+    let mut secret = [0; 32];
+    for half in secret.chunks_exact_mut(16) {
+        half.copy_from_slice(&environment.random().to_be_bytes());
     }
+    secret
 }

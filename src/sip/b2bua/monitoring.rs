@@ -2,10 +2,14 @@
 
 use super::call::Call;
 use super::codec_selection::first_of;
-use super::party::{LegStage, MonitorLink, PartyStart, Release};
-use super::{B2bua, Environment, Output, Persist, identity};
+use super::parties::Parties;
+use super::party::{LegStage, MonitorLink, Party, PartyStart, Release};
+use super::step::Ctx;
+use super::{B2bua, Environment, identity};
 use crate::media::MediaCommand;
-use crate::model::{Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole};
+use crate::model::{
+    Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole, Reason, Refusal,
+};
 use crate::sip::leg::{Destination, LegCommand, LegSource, MAX_FORWARDS};
 use crate::sip::sdp::Direction;
 use crate::supervision::{LegOutcome, SupervisionOutput};
@@ -13,75 +17,73 @@ use crate::supervision::{LegOutcome, SupervisionOutput};
 impl<E: Environment> B2bua<E> {
     pub(super) fn apply(&mut self, output: SupervisionOutput, now: Now) {
         match output {
-            SupervisionOutput::AskAdmission(asked) => {
-                self.out.push(Output::Fact(Fact::AdmissionAsked(asked)))
-            }
-            SupervisionOutput::Invite { supervisor, target, call, activity } => {
-                if self.bring_in(&supervisor, target, &call, activity).is_none() {
-                    self.supervision.handle_leg(&supervisor, &call, LegOutcome::Unreachable, now);
+            SupervisionOutput::AskAdmission(asked) => self.out.fact(Fact::AdmissionAsked(asked)),
+            SupervisionOutput::Invite { supervisor, target, call: id, activity } => {
+                let agent_side_only = self.ahead.is_agent_side_only(&supervisor);
+                let link = MonitorLink::new(target, activity, agent_side_only);
+                let found = self.find_named(&id, now).ok();
+                let invited = found.and_then(|(call, mut ctx)| {
+                    let party = link.invite(&supervisor, call, &mut ctx)?;
+                    call.add(party, &mut ctx);
+                    Some(())
+                });
+                if invited.is_none() {
+                    self.supervision.handle_leg(&supervisor, &id, LegOutcome::Unreachable, now);
                 }
             }
             SupervisionOutput::Hear { supervisor, call, activity, coached, takeover } => {
-                let Ok((found, ctx)) = self.find_named(&call, now) else {
-                    return;
-                };
-                let Some(link) = found.monitor_link(&supervisor) else {
-                    return;
-                };
-                let before = link.coached.take().filter(|_| link.joined);
-                link.activity = activity;
-                link.joined = true;
-                link.coached.clone_from(&coached);
-                link.takeover = takeover;
-                ctx.out.changed.insert(found.key);
-                // The agent is monitored from now on, and hears it where that is wished for.
-                if let Some(agent) = coached.filter(|agent| before.as_ref() != Some(agent))
-                    && let Ok(party) = found.party_on(&agent)
-                    && ctx.config.beep
-                {
-                    ctx.out.media(MediaCommand::Beep { leg: party.leg });
+                if let Ok((call, mut ctx)) = self.find_named(&call, now) {
+                    call.hear_supervisor(&supervisor, activity, coached, takeover, &mut ctx);
                 }
             }
             SupervisionOutput::Release { supervisor, call, reason: _ } => {
-                self.release(&supervisor, &call, now)
+                if let Ok((call, mut ctx)) = self.find_named(&call, now) {
+                    call.release_supervisor(&supervisor, &mut ctx);
+                }
             }
-            SupervisionOutput::Changed(monitor) => self.keep(monitor, now),
+            SupervisionOutput::Changed(monitor) => {
+                if let Some(call) = monitor.state.call()
+                    && let Ok((call, mut ctx)) = self.find_named(call, now)
+                {
+                    call.limit_supervisor(&monitor, &mut ctx);
+                }
+                self.ahead.keep_monitor(&monitor, &mut self.out);
+                self.out.fact(Fact::Monitor(monitor));
+            }
             SupervisionOutput::Gone { supervisor } => {
-                self.kept.remove(&supervisor);
-                self.out.push(Output::Keep(Persist::NoMonitor { supervisor: supervisor.clone() }));
-                self.out.push(Output::Fact(Fact::MonitorGone { supervisor }));
+                self.ahead.forget_monitor(&supervisor, &mut self.out);
+                self.out.fact(Fact::MonitorGone { supervisor });
             }
-            SupervisionOutput::Failed(failure) => {
-                self.out.push(Output::Fact(Fact::Failed(failure)))
-            }
+            SupervisionOutput::Failed(failure) => self.out.fact(Fact::Failed(failure)),
         }
     }
+}
 
-    /// Calls the supervisor's phone, which is to answer by itself and shows the coached agent.
-    fn bring_in(
-        &mut self,
-        supervisor: &DeviceId,
-        target: DeviceId,
-        call: &CallId,
-        activity: Activity,
-    ) -> Option<()> {
-        let call = self.calls.named(call).ok()?;
-        let (key, first) = (call.key, call.codec());
-        let device = self.plan.device(supervisor).filter(|device| device.registered)?;
-        let (number, policy) =
-            (device.extension.number.clone(), self.plan.policy_of_extension(&device.extension));
-        let codecs = first_of(first.as_slice(), &self.config.codecs);
-        let leg = self.legs.new_leg();
+impl MonitorLink {
+    /// The link of a supervisor that has not joined yet.
+    fn new(target: DeviceId, activity: Activity, agent_side_only: bool) -> Self {
+        let (joined, coached, takeover) = (false, None, false);
+        Self { target, activity, joined, coached, takeover, agent_side_only }
+    }
+
+    /// The party of a supervisor's phone on a call, with the INVITE on its way: the phone is to
+    /// answer by itself, and shows the monitored device.
+    fn invite(self, supervisor: &DeviceId, call: &Call, ctx: &mut Ctx<'_>) -> Option<Party> {
+        let plan = ctx.plan;
+        let device = plan.device(supervisor).filter(|device| device.registered)?;
+        let spoken = call.parties.codec();
+        let codecs = first_of(spoken.as_slice(), &ctx.config.codecs);
+        let leg = ctx.legs.new_leg();
         let start = PartyStart {
             leg,
             peer: LegSource::Account(supervisor.clone()),
-            number,
+            number: device.extension.number.clone(),
             role: PartyRole::Supervisor,
-            policy,
+            policy: plan.policy_of_extension(&device.extension),
             stage: LegStage::Invited,
         };
-        let mut party = self.new_party(key, start)?;
-        let shown = self.plan.shown(&target);
+        let mut party = ctx.open(call.key, start)?;
+        let (shown, activity) = (plan.shown(&self.target), self.activity);
         let invite = LegCommand::Invite {
             leg,
             to: Destination::Device(supervisor.clone()),
@@ -90,67 +92,106 @@ impl<E: Environment> B2bua<E> {
             auto_answer: true,
             swallow_digits: true,
             // Supervision gives up by itself; this is only a net below it.
-            timeout: self.config.supervision.invite_timeout * 2,
+            timeout: ctx.config.supervision.invite_timeout * 2,
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
         };
-        self.out.invitations.push((leg, invite));
-        party.link = Some(MonitorLink {
-            target,
-            activity,
-            joined: false,
-            coached: None,
-            takeover: false,
-            agent_side_only: self
-                .kept
-                .get(supervisor)
-                .is_none_or(|monitor| monitor.agent_side_only),
-        });
-        self.add_party(key, party);
-        Some(())
+        ctx.out.invitations.push((leg, invite));
+        party.link = Some(self);
+        Some(party)
     }
 
-    fn release(&mut self, supervisor: &DeviceId, call: &CallId, now: Now) {
-        if let Ok((call, ctx)) = self.find_named(call, now)
-            && let Some(party) = call.supervisor(supervisor)
-        {
-            party.end(Release::Hangup(None), ctx.out);
-            ctx.out.changed.insert(call.key);
-        }
-    }
-
-    /// Publishes a monitor, and keeps it if more than its state has changed.
-    fn keep(&mut self, monitor: MonitorFact, now: Now) {
-        if let Some(call) = monitor.state.call()
-            && let Ok((call, ctx)) = self.find_named(call, now)
-            && let Some(link) = call.monitor_link(&monitor.supervisor)
-        {
-            link.agent_side_only = monitor.agent_side_only;
-            ctx.out.changed.insert(call.key);
-        }
-        let kept = self.kept.insert(monitor.supervisor.clone(), monitor.clone());
-        let same = kept
-            .is_some_and(|kept| MonitorFact { state: monitor.state.clone(), ..kept } == monitor);
-        if !same {
-            self.out.push(Output::Keep(Persist::Monitor(monitor.clone())));
-        }
-        self.out.push(Output::Fact(Fact::Monitor(monitor)));
+    /// The supervisor hears from now on. The agent is returned that is monitored anew.
+    fn join(
+        &mut self,
+        activity: Activity,
+        coached: Option<DeviceId>,
+        takeover: bool,
+    ) -> Option<DeviceId> {
+        let before = self.coached.take().filter(|_| self.joined);
+        self.activity = activity;
+        self.joined = true;
+        self.coached.clone_from(&coached);
+        self.takeover = takeover;
+        coached.filter(|agent| before.as_ref() != Some(agent))
     }
 }
 
 impl Call {
-    /// The link of a supervisor that is on the call, or called to it.
-    fn monitor_link(&mut self, supervisor: &DeviceId) -> Option<&mut MonitorLink> {
-        self.supervisor(supervisor)?.link.as_mut()
+    /// The supervisor has joined, or its activity has changed.
+    fn hear_supervisor(
+        &mut self,
+        supervisor: &DeviceId,
+        activity: Activity,
+        coached: Option<DeviceId>,
+        takeover: bool,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let Some(link) = self.parties.monitor_link(supervisor) else {
+            return;
+        };
+        let agent = link.join(activity, coached, takeover);
+        ctx.out.changed.insert(self.key);
+        // The agent is monitored from now on, and hears it where that is wished for.
+        if let Some(agent) = agent.filter(|_| ctx.config.beep)
+            && let Some(party) = self.parties.of(&agent)
+        {
+            ctx.out.media(MediaCommand::Beep { leg: party.leg });
+        }
+    }
+
+    fn release_supervisor(&mut self, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
+        if let Some(party) = self.parties.supervisor(supervisor) {
+            party.end(Release::Hangup(None), ctx.out);
+            ctx.out.changed.insert(self.key);
+        }
+    }
+
+    /// What the supervisor may hear has changed.
+    fn limit_supervisor(&mut self, monitor: &MonitorFact, ctx: &mut Ctx<'_>) {
+        if let Some(link) = self.parties.monitor_link(&monitor.supervisor) {
+            link.agent_side_only = monitor.agent_side_only;
+            ctx.out.changed.insert(self.key);
+        }
+    }
+
+    /// Silences an agent that a supervisor monitors toward every party but supervisors.
+    pub(super) fn mute_monitored(
+        &mut self,
+        agent: &DeviceId,
+        supervisor: &DeviceId,
+        muted: bool,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<(), Refusal> {
+        let agent = self.parties.of_device(agent).ok_or_else(|| Refusal::no_call(&self.id))?;
+        if muted == agent.muted_by.is_some() {
+            return Err(Refusal::muted_already(muted));
+        }
+        agent.muted_by = muted.then(|| supervisor.clone());
+        ctx.out.changed.insert(self.key);
+        Ok(())
     }
 }
 
-/// What a refusal of a supervisor's phone means.
-pub(super) fn outcome_of(status: u16) -> LegOutcome {
-    match status {
-        486 | 600 => LegOutcome::Busy,
-        408 | 487 => LegOutcome::NoAnswer,
-        404 | 410 | 480 | 500..=599 | 604 => LegOutcome::Unreachable,
-        _ => LegOutcome::Rejected,
+impl Party {
+    /// The agent that it monitors now.
+    pub(super) fn monitored_agent(
+        &self,
+        device: &DeviceId,
+        call: &CallId,
+    ) -> Result<DeviceId, Refusal> {
+        let Some(link) = self.link.as_ref().filter(|link| link.joined) else {
+            let pattern = format!("Device '{{}}' does not monitor call '{call}'.");
+            return Err(Refusal::device(Reason::InvalidState, device, pattern));
+        };
+        let agent = link.coached.clone();
+        agent.ok_or_else(|| Refusal::new(Reason::InvalidState, "No agent is on the call."))
+    }
+}
+
+impl Parties {
+    /// The link of a supervisor that is on the call, or called to it.
+    fn monitor_link(&mut self, supervisor: &DeviceId) -> Option<&mut MonitorLink> {
+        self.supervisor(supervisor)?.link.as_mut()
     }
 }

@@ -2,147 +2,206 @@
 //! leads.
 
 use super::call::{Call, CallStart};
+use super::call_table::CallTable;
 use super::codec_selection::first_of;
 use super::consultation::Consultation;
 use super::inbound::call_type;
-use super::monitoring::outcome_of;
 use super::party::{LegStage, Party, PartyStart, Release};
-use super::rejection::{Rejection, unreached};
-use super::routing::{CalledParty, Unroutable};
+use super::rejection::{CalleeFailure, Rejection};
+use super::routing::{CalledParty, CallingParty, DialPlan, Trail};
+use super::step::Ctx;
 use super::{B2bua, Environment, identity, stopping};
-use crate::media::{CallKey, Codec};
+use crate::media::Codec;
 use crate::model::{DeviceId, Now, Number, Reason, Refusal};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegId, LegSource, MAX_FORWARDS};
 use crate::sip::sdp::Direction;
+
+/// A call that a device is about to make.
+struct DialledCall<'a> {
+    device: &'a DeviceId,
+    destination: &'a Number,
+    caller: CallingParty,
+    callee: CalledParty,
+    consult: Option<Consultation>,
+}
+
+/// A called party whose phone sends the caller elsewhere.
+struct Redirection {
+    /// The device of that phone: its dial rules count.
+    by: DeviceId,
+    /// The peer of the caller.
+    caller: LegSource,
+    /// The caller that was shown.
+    shown: Identity,
+    trail: Trail,
+    /// The codecs to offer next.
+    codecs: Vec<Codec>,
+}
 
 impl<E: Environment> B2bua<E> {
     /// Brings the device's own phone in, which is to answer by itself; the destination is called
     /// when it has.
     pub(super) fn dial(
         &mut self,
-        id: &DeviceId,
+        device: &DeviceId,
         destination: &Number,
         about: Option<Consultation>,
         now: Now,
     ) -> Result<(), Refusal> {
-        let device = self.plan.known(id)?;
-        let number = device.extension.number.clone();
+        let known = self.plan.known(device)?;
         if self.closing.is_some() {
             return Err(stopping());
         }
-        if !device.registered {
-            return Err(Refusal::number(
-                Reason::Internal,
-                &number,
-                "Device '{}' is not registered.",
-            ));
+        let number = &known.extension.number;
+        if !known.registered {
+            let message = "Device '{}' is not registered.";
+            return Err(Refusal::number(Reason::Internal, number, message));
         }
-        let source = LegSource::Account(id.clone());
+        let source = LegSource::Account(device.clone());
         if self.plan.is_full(&self.calls, &source) {
             return Err(Refusal::new(
                 Reason::InvalidState,
                 format!("Device '{number}' is on as many calls as it may be."),
             ));
         }
-        let caller = self.plan.caller(&source).ok_or_else(|| Refusal::no_device(id))?;
+        let caller = self.plan.caller(&source).ok_or_else(|| Refusal::no_device(device))?;
         let callee = self
             .plan
             .route(&self.calls, &caller, destination)
-            .map_err(|why| unreached(why.sip_status(), destination))?;
-        let full = |why: Rejection| unreached(why.sip_status(), destination);
+            .map_err(|why| Rejection::from(why).unreached(destination))?;
         if self.calls.len() >= self.config.max_calls {
-            return Err(full(Rejection::TooManyCalls));
+            return Err(Rejection::TooManyCalls.unreached(destination));
         }
-
-        let consult = about.or_else(|| self.calls.asks_about(id));
-        let (key, call_id, conn_id) = self.legs.new_call();
-        let leg = self.legs.new_leg();
-        let start = PartyStart {
-            leg,
-            peer: source,
-            number: number.clone(),
-            role: caller.role,
-            policy: caller.policy.clone(),
-            stage: LegStage::Invited,
-        };
-        let mut party = self.new_party(key, start).ok_or_else(|| full(Rejection::NoPort))?;
-        let invite = LegCommand::Invite {
-            leg,
-            to: Destination::Device(id.clone()),
-            from: identity(destination, ""),
-            offer: party.local.offer_codecs(Direction::SendRecv, &self.config.codecs),
-            auto_answer: true,
-            swallow_digits: false,
-            timeout: self.config.ring_timeout,
-            max_forwards: MAX_FORWARDS,
-            passed: Vec::new(),
-        };
-        self.out.invitations.push((leg, invite));
-        let start = CallStart {
-            key,
-            id: call_id,
-            conn_id,
-            call_type: call_type(&caller, &callee),
-            ani: number,
-            dnis: destination.clone(),
-            claimed: self.plan.shown(id),
-            max_forwards: MAX_FORWARDS,
-            consult,
-        };
-        self.begin(Call {
-            dials: Some(destination.clone()),
-            dialler: Some(id.clone()),
-            ..Call::new(start, party, now)
-        });
+        let consult = about.or_else(|| self.calls.asks_about(device));
+        let dialled = DialledCall { device, destination, caller, callee, consult };
+        let call = dialled.begin(&mut self.ctx(now));
+        self.begin(call.ok_or_else(|| Rejection::NoPort.unreached(destination))?);
         Ok(())
     }
 
-    /// The phone of the device that dialled is there: now the number is called.
-    pub(super) fn dial_on(
-        &mut self,
-        key: CallKey,
-        dialler: DeviceId,
-        destination: &Number,
-        codec: Codec,
-    ) {
-        let codecs = first_of(&[codec], &self.config.codecs);
-        let from = identity(&self.plan.shown(&dialler), "");
-        let caller = self.plan.caller(&LegSource::Account(dialler));
-        let callee = caller.map(|caller| self.plan.route(&self.calls, &caller, destination));
-        let callee = callee.unwrap_or(Err(Unroutable::NoSuchNumber));
-        let called = callee.map_err(Rejection::from).and_then(|callee| {
-            let leg = self.call_out(key, callee, from, &codecs);
-            leg.ok_or(Rejection::NoPort)
+    /// The phone of a device sends its caller elsewhere: as far as the device may send it, and
+    /// unless that was tried before. A supervisor's phone sends a caller nowhere, nor one that its
+    /// own user has asked to be called.
+    pub(super) fn redirected(&mut self, leg: LegId, status: u16, to: &[Number], now: Now) {
+        let Some((call, party)) = self.calls.live(leg) else {
+            return;
+        };
+        let (key, refused) = (call.key, CalleeFailure::Refused(status));
+        let redirection = call.redirection(party);
+        let (next, failure) = match &redirection {
+            Some(redirection) => redirection.route(to, refused, &self.plan, &self.calls),
+            None => (None, refused),
+        };
+        let Some((call, mut ctx)) = self.find_key(key, now) else {
+            return;
+        };
+        let new = redirection.zip(next).and_then(|(redirection, callee)| {
+            let codecs = first_of(&redirection.codecs, &ctx.config.codecs);
+            call.invite(callee, redirection.shown, &codecs, &mut ctx)
         });
-        if let Err(rejection) = called {
-            self.refuse_callers(key, rejection.sip_status());
+        match new {
+            Some(new) => call.handle_redirected(leg, refused, new, &mut ctx),
+            None => {
+                let next = call.callee_failed(leg, failure, &mut ctx);
+                self.go_on(key, next, now);
+            }
         }
     }
+}
 
-    /// Calls a party into a call; `None` when there is no port for it.
-    pub(super) fn call_out(
-        &mut self,
-        key: CallKey,
-        callee: CalledParty,
+impl Redirection {
+    /// The first of these numbers that leads somewhere, and why the last one before it did not.
+    fn route(
+        &self,
+        to: &[Number],
+        refused: CalleeFailure,
+        plan: &DialPlan,
+        calls: &CallTable,
+    ) -> (Option<CalledParty>, CalleeFailure) {
+        let mut failure = refused;
+        let Some(caller) = plan.caller(&self.caller) else {
+            return (None, failure);
+        };
+        for number in to {
+            match plan.route_on(calls, &caller, number, self.trail.clone(), Some(&self.by)) {
+                Ok(callee) => return (Some(callee), failure),
+                Err(why) => failure = CalleeFailure::Redirected(why),
+            }
+        }
+        (None, failure)
+    }
+}
+
+impl DialledCall<'_> {
+    /// The call, with the device's own phone called; `None` when there is no port for it.
+    fn begin(self, ctx: &mut Ctx<'_>) -> Option<Call> {
+        let (key, id, conn_id) = ctx.legs.new_call(ctx.environment);
+        let (leg, number) = (ctx.legs.new_leg(), ctx.plan.shown(self.device));
+        let call_type = call_type(&self.caller, &self.callee);
+        let start = PartyStart {
+            leg,
+            peer: LegSource::Account(self.device.clone()),
+            number: number.clone(),
+            role: self.caller.role,
+            policy: self.caller.policy,
+            stage: LegStage::Invited,
+        };
+        let mut party = ctx.open(key, start)?;
+        let invite = LegCommand::Invite {
+            leg,
+            to: Destination::Device(self.device.clone()),
+            from: identity(self.destination, ""),
+            offer: party.local.offer_codecs(Direction::SendRecv, &ctx.config.codecs),
+            auto_answer: true,
+            swallow_digits: false,
+            timeout: ctx.config.ring_timeout,
+            max_forwards: MAX_FORWARDS,
+            passed: Vec::new(),
+        };
+        ctx.out.invitations.push((leg, invite));
+        let start = CallStart {
+            key,
+            id,
+            conn_id,
+            call_type,
+            ani: number.clone(),
+            dnis: self.destination.clone(),
+            claimed: number,
+            max_forwards: MAX_FORWARDS,
+            consult: self.consult,
+        };
+        Some(Call {
+            dials: Some(self.destination.clone()),
+            dialler: Some(self.device.clone()),
+            ..Call::new(start, party, ctx.now)
+        })
+    }
+}
+
+impl CalledParty {
+    /// Its party on a call, with the INVITE on its way; `None` when there is no port for it.
+    pub(super) fn invite(
+        self,
+        call: &Call,
         from: Identity,
         codecs: &[Codec],
-    ) -> Option<LegId> {
-        let leg = self.legs.new_leg();
-        let peer = match &callee.to {
+        ctx: &mut Ctx<'_>,
+    ) -> Option<Party> {
+        let leg = ctx.legs.new_leg();
+        let peer = match &self.to {
             Destination::Device(device) => LegSource::Account(device.clone()),
             Destination::Trunk { name, .. } => LegSource::Trunk(name.clone()),
         };
         let start = PartyStart {
             leg,
             peer,
-            number: callee.number,
-            role: callee.role,
-            policy: callee.policy,
+            number: self.number,
+            role: self.role,
+            policy: self.policy,
             stage: LegStage::Invited,
         };
-        let mut party = self.new_party(key, start)?;
-        let call = self.calls.get(key)?;
-        party.trail = callee.trail;
+        let mut party = ctx.open(call.key, start)?;
+        party.trail = self.trail;
         party.shown = Some(from.clone());
         let mut passed = call.passed.clone();
         // RFC 8224: an Identity vouches for these two numbers, and only with its Date.
@@ -151,85 +210,67 @@ impl<E: Environment> B2bua<E> {
         }
         let invite = LegCommand::Invite {
             leg,
-            to: callee.to,
+            to: self.to,
             from,
             offer: party.local.offer_codecs(Direction::SendRecv, &party.may_use(codecs)),
             auto_answer: false,
             swallow_digits: false,
-            timeout: self.config.ring_timeout,
+            timeout: ctx.config.ring_timeout,
             max_forwards: call.max_forwards,
             passed,
         };
-        self.out.invitations.push((leg, invite));
-        self.add_party(key, party);
-        Some(leg)
+        ctx.out.invitations.push((leg, invite));
+        Some(party)
     }
+}
 
-    /// One party more on a call that lives.
-    pub(super) fn add_party(&mut self, key: CallKey, party: Party) {
-        let Some(call) = self.calls.get_mut(key) else {
-            return;
-        };
-        for gone in call.add(party, &mut self.out) {
-            self.calls.forget_leg(gone.leg, &gone.peer);
+impl Call {
+    /// The phone of the device that dialled is there: now the number is called.
+    pub(super) fn dial_on(
+        &mut self,
+        dialler: &DeviceId,
+        callee: Result<CalledParty, Rejection>,
+        codec: Codec,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let codecs = first_of(&[codec], &ctx.config.codecs);
+        let from = identity(&ctx.plan.shown(dialler), "");
+        let called = callee
+            .and_then(|callee| self.invite(callee, from, &codecs, ctx).ok_or(Rejection::NoPort));
+        if let Err(rejection) = called {
+            self.refuse(rejection, ctx.out);
         }
     }
 
-    pub(super) fn refuse_callers(&mut self, key: CallKey, status: u16) {
-        if let Some(call) = self.calls.get_mut(key) {
-            call.refuse(status, &mut self.out);
+    /// Where its phone may send the caller of this party; `None`: nowhere.
+    fn redirection(&self, party: &Party) -> Option<Redirection> {
+        let is_recall = self.transfer.as_ref().is_some_and(|transfer| transfer.recalls(party.leg));
+        if !party.is_callee() || is_recall || self.dials.is_some() {
+            return None;
         }
-    }
-
-    pub(super) fn refused(&mut self, leg: LegId, status: u16, now: Now) {
-        let is_transfer = self.transfer_fails(leg, status, now);
-        if let Some((call, mut ctx)) = self.find(leg, now) {
-            call.handle_refused(leg, status, is_transfer, outcome_of(status), &mut ctx);
-        }
-    }
-
-    /// The phone of a device sends its caller elsewhere: as far as the device may send it, and
-    /// unless that was tried before. A supervisor's phone sends a caller nowhere, nor one that its
-    /// own user has asked to be called.
-    pub(super) fn redirected(&mut self, leg: LegId, status: u16, to: &[Number], now: Now) {
-        let mut told = status;
-        for number in to {
-            match self.send_elsewhere(leg, number) {
-                Ok(()) => return self.leave(leg, Release::Gone, outcome_of(status), now),
-                Err(Some(why)) => told = why.sip_status(),
-                Err(None) => break,
-            }
-        }
-        self.refused(leg, told, now);
-    }
-
-    /// `None`: this leg is not to be sent anywhere, or there is no port.
-    fn send_elsewhere(&mut self, leg: LegId, number: &Number) -> Result<(), Option<Unroutable>> {
-        let call = self.calls.of_leg(leg).ok_or(None)?;
-        let party = call
-            .party(leg)
-            .filter(|party| party.is_invited() && !party.is_supervisor())
-            .ok_or(None)?;
-        let device = party.device.clone().ok_or(None)?;
-        let is_recall = call.transfer.as_ref().is_some_and(|transfer| transfer.recalls(leg));
-        if is_recall || call.dials.is_some() {
-            return Err(None);
-        }
-        let (shown, trail) = (party.shown.clone().ok_or(None)?, party.trail.clone());
-        let caller = call.others(leg).next().ok_or(None)?;
+        let caller = self.parties.others(party.leg).next()?;
         let offered: Vec<Codec> =
-            call.parties.iter().find_map(Party::offered_codecs).unwrap_or_default();
-        let codecs = call.codec().map_or(offered, |codec| vec![codec]);
-        let codecs = first_of(&codecs, &self.config.codecs);
-        let caller = self.plan.caller(&caller.peer).ok_or(None)?;
-        let key = call.key;
-        let callee = self.plan.route_on(&self.calls, &caller, number, trail, Some(&device))?;
-        let new = self.call_out(key, callee, shown, &codecs).ok_or(None)?;
-        if let Some(call) = self.calls.get_mut(key)
-            && let Some(transfer) = call.transfer.as_mut().filter(|transfer| transfer.to == leg)
-        {
+            self.parties.iter().find_map(Party::offered_codecs).unwrap_or_default();
+        Some(Redirection {
+            by: party.device.clone()?,
+            caller: caller.peer.clone(),
+            shown: party.shown.clone()?,
+            trail: party.trail.clone(),
+            codecs: self.parties.codec().map_or(offered, |codec| vec![codec]),
+        })
+    }
+
+    /// Another is called instead of a party.
+    fn handle_redirected(
+        &mut self,
+        leg: LegId,
+        failure: CalleeFailure,
+        new: LegId,
+        ctx: &mut Ctx<'_>,
+    ) {
+        if let Some(transfer) = self.transfer.as_mut().filter(|transfer| transfer.to == leg) {
             transfer.to = new;
         }
-        Ok(())
+        self.leave(leg, Release::Gone, failure.outcome(), ctx);
     }
 }

@@ -5,18 +5,19 @@
 
 use super::codec_selection::{codecs_of, first_of, media_of, prefer};
 use super::media_address::{MediaDestination, MediaReach, Remark};
-use super::rejection::refuse_offer;
-use super::routing::Trail;
-use super::step::Step;
+use super::rejection::{Rejection, refuse_offer};
+use super::routing::{DialPlan, Trail};
+use super::step::{Ctx, Step};
 use super::{MediaPolicy, Output};
 use crate::media::srtp::Keys;
 use crate::media::{Codec, LegMedia, MediaCommand, SourceRule};
 use crate::model::{
-    Activity, DeviceId, LegState, Now, Number, PartyFact, PartyRole, Quality, Reason, Refusal,
-    Timestamp,
+    Activity, CallId, DeviceId, LegState, Now, Number, PartyFact, PartyRole, Quality, Reason,
+    Refusal, Timestamp,
 };
-use crate::sip::leg::{Identity, LegCommand, LegId, LegSource};
+use crate::sip::leg::{HangupCause, Identity, LegCommand, LegId, LegSource};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, SdpFault, SdpSession};
+use crate::supervision::LegOutcome;
 
 /// One party and its leg.
 pub(super) struct Party {
@@ -119,12 +120,59 @@ pub(super) struct MonitorLink {
 }
 
 /// How a leg is ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Release {
     /// It is gone already.
     Gone,
-    /// CANCEL or BYE.
-    Hangup(Option<(u16, &'static str)>),
+    /// CANCEL or BYE; to a caller that has no answer yet, a refusal.
+    Hangup(Option<HangupCause>),
+    /// A refusal to a caller that has no answer yet.
+    Reject(Rejection),
+}
+
+/// A description of a peer, if it can be used.
+pub(super) type ReadSdp = Result<SdpSession, SdpFault>;
+
+/// What the leg of a party did, or its sound.
+pub(super) enum PartyEvent {
+    /// A 1xx to our INVITE.
+    Progress { status: u16, early: Option<ReadSdp> },
+    /// 200 to our INVITE.
+    Answered(ReadSdp),
+    /// A refusal of our INVITE.
+    Refused(u16),
+    /// The ACK to our 200, with an answer if the 200 carried an offer.
+    Confirmed(Option<ReadSdp>),
+    /// A re-INVITE, perhaps without an offer.
+    Offered(Option<ReadSdp>),
+    /// 200 to our re-INVITE.
+    OfferAnswered(ReadSdp),
+    /// A refusal of our re-INVITE.
+    OfferRefused(u16),
+    /// The phone cannot be made to answer.
+    AskToAnswerRefused(u16),
+    /// Digits by INFO.
+    Dialled(String),
+    /// BYE, or the leg is lost.
+    Ended,
+    /// Nothing comes from it.
+    Inactive,
+    /// Something comes from it again.
+    Active,
+    /// Nothing more is sent to it.
+    Withheld,
+    /// How its sound fares.
+    Quality(Quality),
+}
+
+/// What the answer of a called party means to its call.
+pub(super) enum Answered {
+    /// A supervisor's phone is there.
+    Monitors,
+    /// The phone of a device that dials is there, with this codec.
+    Waits(Codec),
+    /// The callee is there, with this codec.
+    Talks(Codec),
 }
 
 /// What a party begins with.
@@ -191,12 +239,22 @@ impl Party {
         matches!(self.stage, LegStage::Invited)
     }
 
+    /// It is called, and to talk.
+    pub(super) fn is_callee(&self) -> bool {
+        self.is_invited() && !self.is_supervisor()
+    }
+
     pub(super) fn is_held(&self) -> bool {
         self.held_by_command || self.held_by_phone
     }
 
     pub(super) fn is_supervisor(&self) -> bool {
         self.role == PartyRole::Supervisor
+    }
+
+    /// An offer of ours in a re-INVITE waits for its answer.
+    pub(super) fn awaits_answer(&self) -> bool {
+        matches!(self.exchange, PartyExchange::Offered | PartyExchange::Probed)
     }
 
     /// Something about this leg is being agreed: what is heard where is not certain until it is.
@@ -285,14 +343,21 @@ impl Party {
         let command = match (was, release) {
             (LegStage::Over, _) => return,
             (_, Release::Gone) => None,
-            (LegStage::Calling { .. }, Release::Hangup(reason)) => Some(LegCommand::Reject {
-                leg: self.leg,
-                status: reason.map_or(480, |(status, _)| status),
-            }),
+            (LegStage::Calling { .. }, Release::Hangup(cause)) => {
+                let status =
+                    cause.map_or(Rejection::NoAnswer.sip_status(), HangupCause::sip_status);
+                Some(LegCommand::Reject { leg: self.leg, status })
+            }
+            (LegStage::Calling { .. }, Release::Reject(rejection)) => {
+                Some(LegCommand::Reject { leg: self.leg, status: rejection.sip_status() })
+            }
             (
                 LegStage::Invited | LegStage::Waiting | LegStage::Talking,
                 Release::Hangup(reason),
             ) => Some(LegCommand::Hangup { leg: self.leg, reason }),
+            (LegStage::Invited | LegStage::Waiting | LegStage::Talking, Release::Reject(_)) => {
+                Some(LegCommand::Hangup { leg: self.leg, reason: None })
+            }
         };
         self.exchange = PartyExchange::Idle;
         self.media = None;
@@ -302,6 +367,23 @@ impl Party {
         }
         out.releases.extend(command.map(Output::Leg));
         out.releases.push(Output::Media(MediaCommand::Close { leg: self.leg }));
+    }
+
+    /// Ends the leg, and tells supervision if it was a supervisor's.
+    pub(super) fn leave(
+        &mut self,
+        release: Release,
+        outcome: LegOutcome,
+        call: &CallId,
+        ctx: &mut Ctx<'_>,
+    ) {
+        if self.is_over() {
+            return;
+        }
+        self.end(release, ctx.out);
+        if let Some(supervisor) = self.device.as_ref().filter(|_| self.is_supervisor()) {
+            ctx.supervision.handle_leg(supervisor, call, outcome, ctx.now);
+        }
     }
 
     pub(super) fn state(&self) -> LegState {
@@ -391,11 +473,69 @@ impl Party {
 }
 
 impl Party {
+    /// Its phone rings, perhaps with early media: the codec of that.
+    pub(super) fn handle_progress(
+        &mut self,
+        early: Option<ReadSdp>,
+        out: &mut Step,
+    ) -> Option<Codec> {
+        self.rings = true;
+        if std::mem::take(&mut self.to_be_asked) {
+            out.leg(LegCommand::AskToAnswer { leg: self.leg });
+        }
+        if self.is_supervisor() {
+            return None;
+        }
+        match early?.and_then(|answer| self.take_answer(answer, out)) {
+            Ok(_) => self.codec(),
+            // The final answer may be better.
+            Err(fault) => {
+                out.push(Output::Unusable { leg: self.leg, fault });
+                None
+            }
+        }
+    }
+
+    /// Its phone has answered. `dials`: it is to call a number next.
+    pub(super) fn handle_answered(
+        &mut self,
+        answer: ReadSdp,
+        dials: bool,
+        call: &CallId,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Answered, SdpFault> {
+        let answer = self.take_answer(answer?, ctx.out)?;
+        let codec = self.codec().ok_or(SdpError::Mismatch)?;
+        self.held_by_phone = answer.audio.is_hold();
+        if self.link.is_some() {
+            self.talk(ctx.now);
+            if let Some(device) = &self.device {
+                ctx.supervision.handle_leg(device, call, LegOutcome::Answered, ctx.now);
+            }
+            return Ok(Answered::Monitors);
+        }
+        if dials {
+            self.stage = LegStage::Waiting;
+            return Ok(Answered::Waits(codec));
+        }
+        self.talk(ctx.now);
+        Ok(Answered::Talks(codec))
+    }
+
+    /// The configuration says what the party's switch calls it, and the switch has answered without
+    /// a word of it.
+    pub(super) fn note_unnamed(&self, plan: &DialPlan, out: &mut Step) {
+        let has_aliases = |device: &DeviceId| plan.has_aliases(device);
+        if !self.is_named && self.device.as_ref().is_some_and(has_aliases) {
+            out.push(Output::Remark(Remark::Unnamed { peer: self.peer.clone() }));
+        }
+    }
+
     /// The peer's own re-INVITE: hold, retrieve, another codec, another address. `ours`: what we
     /// are willing to do; `common`: the codec of the call.
     pub(super) fn handle_offer(
         &mut self,
-        offer: Option<Result<SdpSession, SdpFault>>,
+        offer: Option<ReadSdp>,
         ours: Direction,
         common: Option<Codec>,
         out: &mut Step,
@@ -426,7 +566,7 @@ impl Party {
     /// The answer to an offer of ours, or none. The error: the description cannot be used.
     pub(super) fn handle_answer(
         &mut self,
-        answer: Option<Result<SdpSession, SdpFault>>,
+        answer: Option<ReadSdp>,
         out: &mut Step,
     ) -> Result<(), SdpFault> {
         self.exchange = PartyExchange::Idle;
@@ -449,10 +589,14 @@ impl Party {
         Ok(())
     }
 
-    /// Our re-INVITE was refused: the session stays as it was.
-    pub(super) fn handle_offer_refused(&mut self, out: &mut Step) {
-        self.exchange = PartyExchange::Idle;
-        self.expect_agreed(out);
+    /// Our re-INVITE was refused: the session stays as it was. False: there was none.
+    pub(super) fn handle_offer_refused(&mut self, out: &mut Step) -> bool {
+        let is_due = self.awaits_answer();
+        if is_due {
+            self.exchange = PartyExchange::Idle;
+            self.expect_agreed(out);
+        }
+        is_due
     }
 
     /// Nothing comes from a phone that should send: is it still there? True: it is asked.
@@ -508,29 +652,6 @@ impl Party {
         Ok(())
     }
 
-    pub(super) fn hold(&mut self, on: bool) -> Result<(), Refusal> {
-        self.check_established()?;
-        if self.is_supervisor() {
-            return Err(Refusal::new(
-                Reason::InvalidState,
-                "A supervisor does not hold the call he monitors.",
-            ));
-        }
-        match (on, self.held_by_command, self.held_by_phone) {
-            (true, false, false) | (false, true, _) => {
-                self.held_by_command = on;
-                Ok(())
-            }
-            (true, _, _) => Err(Refusal::new(Reason::InvalidState, "The call is already held.")),
-            (false, false, true) => {
-                Err(Refusal::new(Reason::InvalidState, "The call is held at the phone."))
-            }
-            (false, false, false) => {
-                Err(Refusal::new(Reason::InvalidState, "The call is not held."))
-            }
-        }
-    }
-
     pub(super) fn mute(&mut self, on: bool) -> Result<(), Refusal> {
         self.check_established()?;
         if self.muted == on {
@@ -550,7 +671,7 @@ impl Party {
         Ok(())
     }
 
-    fn check_established(&self) -> Result<(), Refusal> {
+    pub(super) fn check_established(&self) -> Result<(), Refusal> {
         let established = self.is_talking().then_some(());
         established
             .ok_or_else(|| Refusal::new(Reason::InvalidState, "The call is not established."))

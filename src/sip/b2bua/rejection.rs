@@ -1,11 +1,13 @@
 //! Why a call, a transfer or a consultation is not taken.
 
 use super::Output;
+use super::party::Release;
 use super::routing::Unroutable;
 use super::transfer::TransferKind;
 use crate::model::{Number, Reason, Refusal};
-use crate::sip::leg::{LegCommand, LegId};
+use crate::sip::leg::{HangupCause, LegCommand, LegId};
 use crate::sip::sdp::{SdpError, SdpFault};
+use crate::supervision::LegOutcome;
 
 /// Why something that a peer or a client asks for is not done.
 #[derive(Clone, Debug)]
@@ -46,6 +48,82 @@ pub(super) enum Rejection {
     DestinationOnCall,
     /// The two calls cannot be joined.
     NotJoinable,
+    /// The called party could not be had.
+    Callee {
+        /// Why not.
+        failure: CalleeFailure,
+        /// It is a device's, and no trunk's.
+        to_device: bool,
+    },
+    /// The phone that was to dial has another party now.
+    HandedOn,
+    /// Nobody is left that could answer.
+    NoAnswer,
+    /// What carried the sound of the call has failed.
+    MediaFailed,
+}
+
+/// Why a called party could not be had.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum CalleeFailure {
+    /// Its peer has refused the INVITE with this status.
+    Refused(u16),
+    /// Its phone has sent the caller elsewhere, and that leads nowhere.
+    Redirected(Unroutable),
+    /// Its user has declined the call.
+    Declined,
+    /// Its session description cannot be used.
+    Unusable,
+}
+
+impl CalleeFailure {
+    /// The status that a party is told that has asked for it at its phone.
+    pub(super) fn sip_status(self) -> u16 {
+        match self {
+            CalleeFailure::Refused(status) => status,
+            CalleeFailure::Redirected(why) => why.sip_status(),
+            CalleeFailure::Declined => 603,
+            CalleeFailure::Unusable => SdpError::STATUS,
+        }
+    }
+
+    /// The status that the caller is told. To a caller a declined call is a busy one: a hunting
+    /// trunk goes on to look elsewhere, which a 603 would forbid.
+    fn as_told_to_caller(self, to_device: bool) -> u16 {
+        match self {
+            CalleeFailure::Refused(status) => as_told_to_caller(status, to_device),
+            CalleeFailure::Redirected(why) => as_told_to_caller(why.sip_status(), to_device),
+            CalleeFailure::Declined => 486,
+            CalleeFailure::Unusable => SdpError::STATUS,
+        }
+    }
+
+    /// What a client is told that has asked for it.
+    pub(super) fn refusal(self, number: &Number) -> Refusal {
+        unreached(self.sip_status(), number)
+    }
+
+    /// How its leg ends.
+    pub(super) fn release(self) -> Release {
+        match self {
+            CalleeFailure::Refused(_) | CalleeFailure::Redirected(_) => Release::Gone,
+            CalleeFailure::Declined => Release::Hangup(None),
+            CalleeFailure::Unusable => Release::Hangup(Some(HangupCause::NotAcceptable)),
+        }
+    }
+
+    /// What it means where it is a supervisor's phone.
+    pub(super) fn outcome(self) -> LegOutcome {
+        match self {
+            CalleeFailure::Refused(486 | 600) => LegOutcome::Busy,
+            CalleeFailure::Refused(408 | 487) => LegOutcome::NoAnswer,
+            CalleeFailure::Refused(404 | 410 | 480 | 500..=599 | 604) => LegOutcome::Unreachable,
+            CalleeFailure::Refused(_) | CalleeFailure::Declined | CalleeFailure::Unusable => {
+                LegOutcome::Rejected
+            }
+            CalleeFailure::Redirected(why) => CalleeFailure::Refused(why.sip_status()).outcome(),
+        }
+    }
 }
 
 impl Rejection {
@@ -55,7 +133,7 @@ impl Rejection {
             Rejection::Unroutable(why) => why.sip_status(),
             Rejection::Offer(_) => SdpError::STATUS,
             Rejection::UnknownCaller | Rejection::NotAgent => 403,
-            Rejection::NotReplaceable => 480,
+            Rejection::NotReplaceable | Rejection::HandedOn | Rejection::NoAnswer => 480,
             Rejection::NoSuchCall => 481,
             Rejection::TooManyHops => 483,
             Rejection::DestinationOnCall | Rejection::NotJoinable => 486,
@@ -66,6 +144,8 @@ impl Rejection {
             | Rejection::NoPort
             | Rejection::TooManyLegs => 503,
             Rejection::NotTheirs | Rejection::OnCallAlready | Rejection::Supervisor => 603,
+            Rejection::Callee { failure, to_device } => failure.as_told_to_caller(*to_device),
+            Rejection::MediaFailed => 500,
         }
     }
 
@@ -85,8 +165,13 @@ impl Rejection {
                 Reason::InvalidState,
                 "Only an established call of two can be transferred, once at a time.",
             ),
-            _ => unreached(self.sip_status(), destination),
+            _ => self.unreached(destination),
         }
+    }
+
+    /// What a client is told that has asked for a call to this number.
+    pub(super) fn unreached(&self, number: &Number) -> Refusal {
+        unreached(self.sip_status(), number)
     }
 
     /// Says so to the caller, and to the log.
@@ -123,7 +208,7 @@ pub(super) fn refuse_offer(leg: LegId, fault: SdpFault) -> [Output; 2] {
 
 /// What a device that dialled is told about a number that could not be had, by the status that its
 /// leg ended with.
-pub(super) fn unreached(status: u16, number: &Number) -> Refusal {
+fn unreached(status: u16, number: &Number) -> Refusal {
     match status {
         404 => Refusal::no_number(number),
         403 => Refusal::number(
@@ -144,7 +229,7 @@ pub(super) fn unreached(status: u16, number: &Number) -> Refusal {
 }
 
 /// What the caller is told of a refusal by the callee.
-pub(super) fn as_told_to_caller(status: u16, to_device: bool) -> u16 {
+fn as_told_to_caller(status: u16, to_device: bool) -> u16 {
     match status {
         // A redirection that is not followed, or nobody answered.
         300..=399 | 408 | 487 => 480,

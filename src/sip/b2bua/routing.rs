@@ -15,7 +15,10 @@ use super::call_table::CallTable;
 use super::media_address::Reachability;
 use super::numbering::{Extension, NumberOwner};
 use super::party::Party;
-use super::{B2buaConfig, DeviceState, MediaPolicy, Numbering, TrunkRoute, role_of};
+use super::rejection::Rejection;
+use super::{
+    B2buaConfig, DeviceState, MediaPolicy, Numbering, RestoredDevice, TrunkRoute, role_of,
+};
 use crate::media::Codec;
 use crate::model::{DeviceId, Number, PartyRole, Refusal};
 use crate::sip::b2bua::AccountKind;
@@ -116,6 +119,29 @@ pub(super) struct DialPlan {
 }
 
 impl DialPlan {
+    /// The devices, with what was set on them before a restart.
+    pub(super) fn new(
+        config: Arc<B2buaConfig>,
+        numbering: Numbering,
+        restored: Vec<RestoredDevice>,
+    ) -> Self {
+        let mut devices: BTreeMap<DeviceId, DeviceState> = numbering
+            .extensions()
+            .map(|extension| (extension.device.clone(), DeviceState::new(extension.clone())))
+            .collect();
+        for set in restored {
+            if let Some(device) = devices.get_mut(&set.device) {
+                device.do_not_disturb = set.do_not_disturb;
+                device.forward_to = set.forward_to;
+            }
+        }
+        Self { config, numbering, devices }
+    }
+
+    pub(super) fn is_known(&self, device: &DeviceId) -> bool {
+        self.devices.contains_key(device)
+    }
+
     pub(super) fn policy_of_extension(&self, extension: &Extension) -> MediaPolicy {
         MediaPolicy {
             reach: Reachability::Device(extension.nat),
@@ -200,6 +226,30 @@ impl DialPlan {
         dialled: &Number,
     ) -> Result<CalledParty, Unroutable> {
         self.route_on(calls, caller, dialled, Trail::default(), None)
+    }
+
+    /// Where a number leads that a device has dialled, or transfers a call to.
+    pub(super) fn route_for(
+        &self,
+        calls: &CallTable,
+        device: &DeviceId,
+        dialled: &Number,
+    ) -> Result<CalledParty, Rejection> {
+        let caller = self.caller(&LegSource::Account(device.clone()));
+        let caller = caller.ok_or(Rejection::UnknownCaller)?;
+        Ok(self.route(calls, &caller, dialled)?)
+    }
+
+    /// The way back to a device that has left a call.
+    pub(super) fn route_back(
+        &self,
+        calls: &CallTable,
+        device: &DeviceId,
+    ) -> Result<CalledParty, Rejection> {
+        let caller = self.caller(&LegSource::Account(device.clone()));
+        // Not on its own behalf: it would be busy to itself.
+        let caller = CallingParty { device: None, ..caller.ok_or(Rejection::UnknownCaller)? };
+        Ok(self.route(calls, &caller, &self.shown(device))?)
     }
 
     /// The same for a call that has a way behind it. Where the phone of a device sends it, only
@@ -320,9 +370,13 @@ impl DialPlan {
     }
 }
 
-/// The way behind a call that comes back from a leg of ours, and how many hops its INVITE had left.
-pub(super) fn behind(calls: &CallTable, returns: Option<LegId>) -> Option<(Trail, u8)> {
-    let leg = returns?;
-    let call = calls.of_leg(leg)?;
-    Some((call.party(leg)?.trail.clone(), call.max_forwards))
+impl CallTable {
+    /// The way behind a call that comes back from a leg of ours, and how many hops its INVITE had
+    /// left.
+    pub(super) fn behind(&self, returns: Option<LegId>) -> (Trail, u8) {
+        let found = returns.and_then(|leg| self.party(leg));
+        found.map_or((Trail::default(), u8::MAX), |(call, party)| {
+            (party.trail.clone(), call.max_forwards)
+        })
+    }
 }

@@ -1,6 +1,11 @@
 //! What one step of the B2BUA brings, and what a child machine may use in it.
 
-use super::{B2buaConfig, Output};
+use super::call_table::CallTable;
+use super::leg_factory::LegFactory;
+use super::leg_index::LegIndex;
+use super::party::{Party, PartyStart};
+use super::routing::DialPlan;
+use super::{B2buaConfig, Environment, Output};
 use crate::media::{CallKey, MediaCommand};
 use crate::model::{CallId, DeviceId, Fact, Failure, Now, Refusal};
 use crate::sip::leg::{LegCommand, LegId};
@@ -22,12 +27,45 @@ pub(super) struct Step {
 /// What a call and its parties may use of the B2BUA in a step.
 pub(super) struct Ctx<'a> {
     pub(super) config: &'a B2buaConfig,
+    pub(super) plan: &'a DialPlan,
+    pub(super) environment: &'a mut dyn Environment,
+    pub(super) legs: &'a mut LegFactory,
+    pub(super) index: &'a mut LegIndex,
     pub(super) supervision: &'a mut Supervision,
     pub(super) out: &'a mut Step,
     pub(super) now: Now,
 }
 
+impl Ctx<'_> {
+    /// A party with its ports open, or nothing at all.
+    pub(super) fn open(&mut self, call: CallKey, start: PartyStart) -> Option<Party> {
+        let party = self.legs.open(self.environment, call, start)?;
+        self.index.add(party.leg, &party.peer, call);
+        Some(party)
+    }
+}
+
 impl Step {
+    /// Brings the ends of legs out, and then the INVITEs. A party that was to be invited and has
+    /// to leave in the same step is neither.
+    pub(super) fn release_and_invite(&mut self, calls: &CallTable) {
+        let mut releases = std::mem::take(&mut self.releases);
+        let mut invitations = std::mem::take(&mut self.invitations);
+        invitations.retain(|(invited, _)| {
+            let stays = calls.live(*invited).is_some();
+            if !stays {
+                releases.retain(|release| !matches!(release, Output::Leg(LegCommand::Hangup { leg, .. }) if leg == invited));
+            }
+            stays
+        });
+        self.extend(releases);
+        self.extend(invitations.into_iter().map(|(_, invite)| Output::Leg(invite)));
+    }
+
+    pub(super) fn tell_referrer(&mut self, leg: LegId, status: u16) {
+        self.leg(LegCommand::TellReferrer { leg, status });
+    }
+
     pub(super) fn push(&mut self, output: Output) {
         self.outputs.push_back(output);
     }

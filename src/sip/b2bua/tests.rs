@@ -1,5 +1,5 @@
-//! Scripts of calls, and chance against a naive model. The house checks every output against the
-//! model of [`house`].
+//! Scripts of calls, and chance against a naive model. The harness checks every output against the
+//! model of [`model`].
 
 mod addresses;
 mod calls;
@@ -8,7 +8,8 @@ mod coaching;
 mod connected;
 mod consultations;
 mod formats;
-mod house;
+mod harness;
+mod model;
 mod refusals;
 mod routing;
 mod srtp;

@@ -14,14 +14,15 @@
 use super::call::Call;
 use super::codec_selection::first_of;
 use super::conference::MOST_PARTIES;
+use super::parties::Parties;
 use super::party::{Party, Release};
-use super::rejection::{Rejection, unreached};
-use super::routing::{CalledParty, CallingParty};
+use super::rejection::{CalleeFailure, Rejection};
+use super::routing::CalledParty;
 use super::step::{Ctx, Step};
 use super::{B2bua, Environment, identity};
 use crate::media::CallKey;
 use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Refusal, TransferStep};
-use crate::sip::leg::{Destination, LegCommand, LegId, LegSource};
+use crate::sip::leg::{Destination, LegId};
 use crate::supervision::LegOutcome;
 
 /// What is to become of the party that asks.
@@ -56,19 +57,32 @@ impl Transfer {
     }
 }
 
+/// A transfer that may be made, and where its number leads.
+struct RoutedTransfer {
+    by: LegId,
+    number: Number,
+    kind: TransferKind,
+    callee: CalledParty,
+    /// The number that the destination sees.
+    shown: Number,
+}
+
 /// What becomes of a transfer of which the destination could not be had.
-enum FailedTransfer {
+pub(super) enum FailedTransfer {
     /// It was no transfer, or is over with its call.
     None,
     /// The call goes on without it.
     Kept,
     /// The party that transferred has left already.
-    Orphaned {
-        /// The device of that party.
-        device: DeviceId,
-        /// What it asked for.
-        transfer: Transfer,
-    },
+    Orphaned(OrphanedTransfer),
+}
+
+/// A transfer that has failed after the party that transferred has left.
+pub(super) struct OrphanedTransfer {
+    /// The device of that party, which is called back.
+    pub(super) device: DeviceId,
+    transfer: Transfer,
+    failure: CalleeFailure,
 }
 
 impl<E: Environment> B2bua<E> {
@@ -83,8 +97,10 @@ impl<E: Environment> B2bua<E> {
     ) -> Result<(), Refusal> {
         match step {
             TransferStep::SingleStep { destination } => {
-                let by = self.find_named(call, now)?.0.party_on(device)?.leg;
-                self.begin_transfer(by, destination, kind, false)
+                let call = self.calls.named(call)?;
+                let by = call.leg_of(device)?;
+                let routed = self.route_transfer(call, by, destination, kind);
+                self.begin_transfer(call.key, routed, false, now)
                     .map_err(|rejection| rejection.refusal(destination, kind))
             }
             TransferStep::Initiate { destination } => self.consult(device, call, destination, now),
@@ -93,86 +109,77 @@ impl<E: Environment> B2bua<E> {
     }
 
     /// The same, asked for at the phone: what comes of it is told there.
-    pub(super) fn referred(&mut self, leg: LegId, destination: &Number) {
-        if self.calls.live(leg).is_some()
-            && let Err(rejection) =
-                self.begin_transfer(leg, destination, TransferKind::Transfer, true)
-        {
+    pub(super) fn referred(&mut self, leg: LegId, destination: &Number, now: Now) {
+        let Some((call, _)) = self.calls.live(leg) else {
+            return;
+        };
+        let routed = self.route_transfer(call, leg, destination, TransferKind::Transfer);
+        if let Err(rejection) = self.begin_transfer(call.key, routed, true, now) {
             self.out.tell_referrer(leg, rejection.sip_status());
         }
+    }
+
+    /// Whether the party may transfer the call now, and where the number leads for it.
+    fn route_transfer(
+        &self,
+        call: &Call,
+        by: LegId,
+        destination: &Number,
+        kind: TransferKind,
+    ) -> Result<RoutedTransfer, Rejection> {
+        let (device, shown) = call.may_transfer(by, kind)?;
+        if self.closing.is_some() {
+            return Err(Rejection::Stopping);
+        }
+        let callee = self.plan.route_for(&self.calls, &device, destination)?;
+        if call.parties.has_destination(&callee.to) {
+            return Err(Rejection::DestinationOnCall);
+        }
+        Ok(RoutedTransfer { by, number: destination.clone(), kind, callee, shown })
     }
 
     /// After an error nothing has changed.
     fn begin_transfer(
         &mut self,
-        by: LegId,
-        destination: &Number,
-        kind: TransferKind,
+        key: CallKey,
+        routed: Result<RoutedTransfer, Rejection>,
         referred: bool,
+        now: Now,
     ) -> Result<(), Rejection> {
-        let call = self.calls.of_leg(by).ok_or(Rejection::NoSuchCall)?;
-        let key = call.key;
-        let (device, shown) = call.may_transfer(by, kind)?;
-        if self.closing.is_some() {
-            return Err(Rejection::Stopping);
-        }
-        let caller =
-            self.plan.caller(&LegSource::Account(device)).ok_or(Rejection::UnknownCaller)?;
-        let callee = self.plan.route(&self.calls, &caller, destination)?;
-        if call.is_on_call(&callee.to) {
-            return Err(Rejection::DestinationOnCall);
-        }
-        let to = self.call_in(key, callee, &shown).ok_or(Rejection::NoPort)?;
-        if let Some(call) = self.calls.get_mut(key) {
-            call.transfer = Some(Transfer { by, to, number: destination.clone(), referred, kind });
-        }
-        Ok(())
-    }
-
-    /// Calls a party into a call that goes on.
-    fn call_in(&mut self, key: CallKey, callee: CalledParty, shown: &Number) -> Option<LegId> {
-        let spoken = self.calls.get(key)?.codec();
-        let codecs = first_of(spoken.as_slice(), &self.config.codecs);
-        self.call_out(key, callee, identity(shown, ""), &codecs)
-    }
-
-    /// True: it was the destination of a transfer that could not be had, and the call goes on
-    /// without it.
-    pub(super) fn transfer_fails(&mut self, leg: LegId, status: u16, now: Now) -> bool {
-        let Some((call, ctx)) = self.find(leg, now) else {
-            return false;
-        };
-        let key = call.key;
-        match call.transfer_fails(leg, status, ctx.out) {
-            FailedTransfer::None => false,
-            FailedTransfer::Kept => true,
-            FailedTransfer::Orphaned { device, transfer } => self.call_back(key, device, transfer),
-        }
-    }
-
-    /// The party that transferred has left already: the call is its own again, if it takes it.
-    fn call_back(&mut self, key: CallKey, device: DeviceId, transfer: Transfer) -> bool {
-        self.try_call_back(key, device, transfer).is_some()
-    }
-
-    fn try_call_back(&mut self, key: CallKey, device: DeviceId, transfer: Transfer) -> Option<()> {
-        let number = self.plan.shown(&device);
-        let caller = self.plan.caller(&LegSource::Account(device))?;
-        let call = self.calls.get(key)?;
-        let shown = call.principals().find(|party| party.is_talking())?.number.clone();
-        // Not on its own behalf: it would be busy to itself.
-        let caller = CallingParty { device: None, ..caller };
-        let callee = self.plan.route(&self.calls, &caller, &number).ok()?;
-        let to = self.call_in(key, callee, &shown)?;
-        self.calls.get_mut(key)?.transfer =
-            Some(Transfer { to, referred: false, kind: TransferKind::Recall, ..transfer });
-        Some(())
+        let routed = routed?;
+        let (call, mut ctx) = self.find_key(key, now).ok_or(Rejection::NoSuchCall)?;
+        call.begin_transfer(routed, referred, &mut ctx).ok_or(Rejection::NoPort)
     }
 }
 
-impl Step {
-    pub(super) fn tell_referrer(&mut self, leg: LegId, status: u16) {
-        self.leg(LegCommand::TellReferrer { leg, status });
+impl Parties {
+    /// The destination of a transfer is on the call already.
+    fn has_destination(&self, destination: &Destination) -> bool {
+        match destination {
+            Destination::Device(device) => self.has(device),
+            Destination::Trunk { number, .. } => {
+                self.principals().any(|party| party.device.is_none() && party.number == *number)
+            }
+        }
+    }
+
+    /// The number that the destination sees of a transfer by this party, if the parties are such
+    /// that it may be made.
+    fn may_transfer(&self, by: &Party, kind: TransferKind) -> Result<Number, Rejection> {
+        let mut others = self.others(by.leg);
+        match kind {
+            TransferKind::Transfer | TransferKind::Recall => {
+                let other = others.next().filter(|other| other.is_talking());
+                let only = other.filter(|_| others.next().is_none());
+                only.map(|other| other.number.clone()).ok_or(Rejection::NotNow)
+            }
+            TransferKind::Conference
+                if others.any(Party::is_talking) && self.principals().count() < MOST_PARTIES =>
+            {
+                Ok(by.number.clone())
+            }
+            TransferKind::Conference => Err(Rejection::NotNow),
+        }
     }
 }
 
@@ -180,7 +187,7 @@ impl Call {
     /// Whether the party may transfer the call now, or call another into it: its device, and the
     /// number that the destination sees.
     fn may_transfer(&self, by: LegId, kind: TransferKind) -> Result<(DeviceId, Number), Rejection> {
-        let party = self.party(by).ok_or(Rejection::NoSuchCall)?;
+        let party = self.parties.get(by).ok_or(Rejection::NoSuchCall)?;
         if party.is_supervisor() {
             return Err(Rejection::Supervisor);
         }
@@ -189,28 +196,47 @@ impl Call {
         if !party.is_talking() || self.transfer.is_some() {
             return Err(Rejection::NotNow);
         }
-        let shown = match kind {
-            TransferKind::Transfer | TransferKind::Recall => {
-                self.only_other(by).ok_or(Rejection::NotNow)?.number.clone()
-            }
-            TransferKind::Conference
-                if self.others(by).any(Party::is_talking)
-                    && self.principals().count() < MOST_PARTIES =>
-            {
-                party.number.clone()
-            }
-            TransferKind::Conference => return Err(Rejection::NotNow),
-        };
-        Ok((device, shown))
+        Ok((device, self.parties.may_transfer(party, kind)?))
     }
 
-    fn is_on_call(&self, destination: &Destination) -> bool {
-        match destination {
-            Destination::Device(device) => self.has(device),
-            Destination::Trunk { number, .. } => {
-                self.principals().any(|party| party.device.is_none() && party.number == *number)
-            }
+    /// Calls the destination in; `None` when there is no port for it.
+    fn begin_transfer(
+        &mut self,
+        routed: RoutedTransfer,
+        referred: bool,
+        ctx: &mut Ctx<'_>,
+    ) -> Option<()> {
+        let RoutedTransfer { by, number, kind, callee, shown } = routed;
+        let to = self.call_in(callee, &shown, ctx)?;
+        self.transfer = Some(Transfer { by, to, number, referred, kind });
+        Some(())
+    }
+
+    /// Calls a party into a call that goes on.
+    fn call_in(&mut self, callee: CalledParty, shown: &Number, ctx: &mut Ctx<'_>) -> Option<LegId> {
+        let spoken = self.parties.codec();
+        let codecs = first_of(spoken.as_slice(), &ctx.config.codecs);
+        self.invite(callee, identity(shown, ""), &codecs, ctx)
+    }
+
+    /// The party that transferred has left already: the call is its own again, if it takes it.
+    pub(super) fn call_back(
+        &mut self,
+        orphan: OrphanedTransfer,
+        callee: Result<CalledParty, Rejection>,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let OrphanedTransfer { device: _, transfer, failure } = orphan;
+        let (failed, talking) =
+            (transfer.to, self.parties.principals().find(|party| party.is_talking()));
+        let shown = talking.map(|party| party.number.clone());
+        let called =
+            callee.ok().zip(shown).and_then(|(callee, shown)| self.call_in(callee, &shown, ctx));
+        if let Some(to) = called {
+            let kind = TransferKind::Recall;
+            self.transfer = Some(Transfer { to, referred: false, kind, ..transfer });
         }
+        self.drop_callee(failed, failure, called.is_some(), ctx);
     }
 
     /// The destination answers: the transfer is done, in the same step.
@@ -220,7 +246,7 @@ impl Call {
             return;
         };
         if transfer.kind == TransferKind::Conference {
-            self.owner = self.party(transfer.by).and_then(|party| party.device.clone());
+            self.owner = self.parties.device_of(transfer.by);
             ctx.out.changed.insert(self.key);
         }
     }
@@ -228,73 +254,75 @@ impl Call {
     /// The phone of a called party rings. If that is where the call was transferred to, the party
     /// that transferred it leaves.
     pub(super) fn let_go(&mut self, leg: LegId, ctx: &mut Ctx<'_>) {
-        let Some(transfer) = self.transfer.clone() else {
+        let rings =
+            |transfer: &&Transfer| transfer.to == leg && transfer.kind == TransferKind::Transfer;
+        let Some(transfer) = self.transfer.as_ref().filter(rings) else {
             return;
         };
-        let is_here = self.party(transfer.by).is_some_and(|party| !party.is_over());
-        if transfer.to != leg || transfer.kind != TransferKind::Transfer || !is_here {
-            return;
-        }
+        let by = self.parties.get_mut(transfer.by).filter(|party| !party.is_over());
+        let Some(by) = by else { return };
         if transfer.referred {
             // It is released now, and hears no more of it: to its phone it is done.
             ctx.out.tell_referrer(transfer.by, 200);
         }
-        self.leave(transfer.by, Release::Hangup(None), LegOutcome::HungUp, ctx);
+        ctx.out.changed.insert(self.key);
+        by.leave(Release::Hangup(None), LegOutcome::HungUp, &self.id, ctx);
     }
 
-    fn transfer_fails(&mut self, leg: LegId, status: u16, out: &mut Step) -> FailedTransfer {
-        if self.party(leg).is_none_or(Party::is_over) {
-            return FailedTransfer::None;
-        }
+    /// A called party could not be had: if it was the destination of a transfer, that is over.
+    pub(super) fn fail_transfer(
+        &mut self,
+        leg: LegId,
+        failure: CalleeFailure,
+        out: &mut Step,
+    ) -> FailedTransfer {
         let Some(transfer) = self.transfer.take_if(|transfer| transfer.to == leg) else {
             return FailedTransfer::None;
         };
-        let by = self.party(transfer.by);
-        let device = by.and_then(|party| party.device.clone());
-        let is_here = by.is_some_and(|party| !party.is_over());
+        let device = self.parties.device_of(transfer.by);
         let Some(device) = device.filter(|_| transfer.kind != TransferKind::Recall) else {
             return FailedTransfer::None;
         };
-        out.fail(device.clone(), self.id.clone(), unreached(status, &transfer.number));
-        if is_here {
+        out.fail(device.clone(), self.id.clone(), failure.refusal(&transfer.number));
+        if self.parties.is_live(transfer.by) {
             if transfer.referred {
-                out.tell_referrer(transfer.by, status);
+                out.tell_referrer(transfer.by, failure.sip_status());
             }
             return FailedTransfer::Kept;
         }
         match transfer.kind {
-            TransferKind::Transfer => FailedTransfer::Orphaned { device, transfer },
+            TransferKind::Transfer => {
+                FailedTransfer::Orphaned(OrphanedTransfer { device, transfer, failure })
+            }
             TransferKind::Conference | TransferKind::Recall => FailedTransfer::None,
         }
     }
 
     /// The party for which another is called has left: nobody is called any more.
-    pub(super) fn transfer_is_moot(&mut self, ctx: &mut Ctx<'_>) {
-        let Some(transfer) = self.transfer.clone() else {
+    pub(super) fn drop_moot_transfer(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(by) = self.transfer.as_ref().map(|transfer| transfer.by) else {
             return;
         };
-        if self.principals().any(|party| party.is_talking() && party.leg != transfer.by) {
+        if self.parties.others(by).any(Party::is_talking) {
             return;
         }
-        self.transfer = None;
-        let is_here = self.party(transfer.by).is_some_and(|party| !party.is_over());
-        if let Some(party) = self.party_mut(transfer.to) {
-            party.end(Release::Hangup(None), ctx.out);
-        }
+        let is_here = self.parties.is_live(by);
+        let is_referred = self.drop_transfer(by, ctx.out);
         ctx.out.changed.insert(self.key);
-        if transfer.referred && is_here {
-            ctx.out.tell_referrer(transfer.by, 487);
+        if is_referred && is_here {
+            ctx.out.tell_referrer(by, 487);
         }
     }
 
-    /// The other principals.
-    pub(super) fn others(&self, leg: LegId) -> impl Iterator<Item = &Party> {
-        self.principals().filter(move |party| party.leg != leg)
-    }
-
-    /// The party that it talks to, if it is one.
-    fn only_other(&self, leg: LegId) -> Option<&Party> {
-        let mut others = self.others(leg);
-        others.next().filter(|party| party.is_talking() && others.next().is_none())
+    /// Nobody is called for a party any more that has asked for it. True: it has asked at its
+    /// phone.
+    pub(super) fn drop_transfer(&mut self, by: LegId, out: &mut Step) -> bool {
+        let Some(transfer) = self.transfer.take_if(|transfer| transfer.by == by) else {
+            return false;
+        };
+        if let Some(party) = self.parties.get_mut(transfer.to) {
+            party.end(Release::Hangup(None), out);
+        }
+        transfer.referred
     }
 }

@@ -25,7 +25,7 @@ mod uas;
 use super::qualify::QualifiedPhone;
 use crate::model::Number;
 use crate::sip::flow::Flow;
-use crate::sip::leg::{LegId, LegSource};
+use crate::sip::leg::{HangupCause, LegId, LegSource};
 use crate::sip::message::{NameAddr, SipRequest, Uri};
 use crate::sip::transaction::{ClientTransactionId, ReceivedVia, ServerTransactionId};
 use connected_identity::ConnectedNames;
@@ -41,7 +41,7 @@ pub(super) use uac::{InviteContent, refusal_ack, refuse_fork};
 pub(super) use uas::{capabilities, refuse_method, warning};
 
 /// Reason header of a hang-up.
-type HangupReason = Option<(u16, &'static str)>;
+type HangupReason = Option<HangupCause>;
 
 /// One leg. It owns its dialog and its session; it sees no other leg.
 ///

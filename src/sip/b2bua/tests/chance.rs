@@ -1,6 +1,6 @@
-//! Chance against the model that the house carries.
+//! Chance against the model that the harness carries.
 
-use super::house::{AGENT, BOSS, BOSS2, CUSTOMER, DEVICES, House, OTHER, sdp};
+use super::harness::{AGENT, CUSTOMER, DEVICES, Harness, OTHER, SUPERVISOR, SUPERVISOR2, sdp};
 use crate::media::{LeakReason, MediaEvent};
 use crate::model::{Activity, CallId, Command, DeviceId, Mode, Number, Scope, TransferStep};
 use crate::sip::b2bua::{B2buaConfig, RestoredCalls};
@@ -20,12 +20,12 @@ proptest! {
         ports in prop_oneof![4 => Just(1_000_000_usize), 1 => 0..40_usize],
         steps in prop::collection::vec(any::<Step>(), 1..120),
     ) {
-        let mut house = House::with(ways_of(ways), RestoredCalls::default());
-        house.b2bua.legs.environment.free = ports;
+        let mut harness = Harness::with(ways_of(ways), RestoredCalls::default());
+        harness.b2bua.environment.free = ports;
         for step in steps {
-            play(&mut house, step);
+            play(&mut harness, step);
         }
-        end(&mut house);
+        end(&mut harness);
     }
 }
 
@@ -48,7 +48,7 @@ fn ways_of(bits: u8) -> B2buaConfig {
 }
 
 /// One thing that may happen, legal or not: phones and networks are not bound to our idea of order.
-fn play(house: &mut House, (what, who, how, more): Step) {
+fn play(harness: &mut Harness, (what, who, how, more): Step) {
     match what % 35 {
         0 | 1 => {
             let source = match who % 6 {
@@ -57,49 +57,51 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             };
             let to =
                 ["5001", "5002", "5001", "5005", "7001", "0123", "999", "5001"][how as usize % 8];
-            house.incoming(source, to, description(more));
+            harness.incoming(source, to, description(more));
         }
         2..=5 => {
             if let Some(leg) =
-                pick(house, who, |line| line.outgoing && !line.answered && !line.ended)
+                pick(harness, who, |line| line.outgoing && !line.answered && !line.ended)
             {
                 match how % 8 {
-                    0 => {
-                        house.leg(LegEvent::Progress { leg, status: 183, media: description(more) })
-                    }
-                    1 => house.leg(LegEvent::Progress { leg, status: 180, media: None }),
-                    2 => house.leg(LegEvent::Refused {
+                    0 => harness.leg(LegEvent::Progress {
+                        leg,
+                        status: 183,
+                        media: description(more),
+                    }),
+                    1 => harness.leg(LegEvent::Progress { leg, status: 180, media: None }),
+                    2 => harness.leg(LegEvent::Refused {
                         leg,
                         status: [486, 480, 603, 408, 302, 503][more as usize % 6],
                     }),
-                    3 => house.leg(LegEvent::Answered {
+                    3 => harness.leg(LegEvent::Answered {
                         leg,
                         media: description(more).unwrap_or_default(),
                     }),
-                    _ => house.answer(leg),
+                    _ => harness.answer(leg),
                 }
             }
         }
         6 | 7 => {
             if let Some(leg) =
-                pick(house, who, |line| !line.ended && (line.answered || !line.outgoing))
+                pick(harness, who, |line| !line.ended && (line.answered || !line.outgoing))
             {
                 let reason =
                     [EndReason::Bye, EndReason::Cancelled, EndReason::NoAck, EndReason::Expired]
                         [how as usize % 4];
-                house.leg(LegEvent::Ended { leg, reason });
+                harness.leg(LegEvent::Ended { leg, reason });
             }
         }
         8 | 9 => {
-            if let Some(leg) = pick(house, who, |line| line.answered && !line.ended) {
-                house.leg(LegEvent::Offered { leg, media: description(more) });
+            if let Some(leg) = pick(harness, who, |line| line.answered && !line.ended) {
+                harness.leg(LegEvent::Offered { leg, media: description(more) });
             }
         }
         10 => {
-            if let Some(leg) = pick(house, who, |line| line.offered && !line.ended) {
+            if let Some(leg) = pick(harness, who, |line| line.offered && !line.ended) {
                 match description(more) {
-                    Some(media) => house.leg(LegEvent::OfferAnswered { leg, media }),
-                    None => house.leg(LegEvent::OfferRefused {
+                    Some(media) => harness.leg(LegEvent::OfferAnswered { leg, media }),
+                    None => harness.leg(LegEvent::OfferRefused {
                         leg,
                         status: [488, 481, 500][how as usize % 3],
                     }),
@@ -108,15 +110,15 @@ fn play(house: &mut House, (what, who, how, more): Step) {
         }
         11 => {
             if let Some(leg) =
-                pick(house, who, |line| line.answered && !line.outgoing && !line.ended)
+                pick(harness, who, |line| line.answered && !line.outgoing && !line.ended)
             {
-                house.leg(LegEvent::Confirmed { leg, media: description(more) });
+                harness.leg(LegEvent::Confirmed { leg, media: description(more) });
             }
         }
         12 | 13 => {
             let (supervisor, target) = supervisor_and_target(who, how);
             let activity = Activity::ALL[more as usize % 3];
-            let _ = house.command(Command::StartMonitoring {
+            let _ = harness.command(Command::StartMonitoring {
                 supervisor,
                 target,
                 activity,
@@ -128,12 +130,12 @@ fn play(house: &mut House, (what, who, how, more): Step) {
         }
         14 => {
             let (supervisor, _) = supervisor_and_target(who, how);
-            let _ = house.command(Command::StopMonitoring { supervisor });
+            let _ = harness.command(Command::StopMonitoring { supervisor });
         }
         15 => {
             let (supervisor, _) = supervisor_and_target(who, how);
-            if let Some(call) = any_call(house, more) {
-                let _ = house.command(Command::SwitchMonitoring {
+            if let Some(call) = any_call(harness, more) {
+                let _ = harness.command(Command::SwitchMonitoring {
                     supervisor,
                     call,
                     activity: Activity::ALL[how as usize % 3],
@@ -141,8 +143,8 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             }
         }
         16 => {
-            if let Some((supervisor, call)) = house.asked.pop() {
-                let _ = house.command(Command::AdmitMonitoring {
+            if let Some((supervisor, call)) = harness.asked.pop() {
+                let _ = harness.command(Command::AdmitMonitoring {
                     supervisor,
                     call,
                     admitted: how % 4 != 0,
@@ -151,8 +153,8 @@ fn play(house: &mut House, (what, who, how, more): Step) {
         }
         17 | 18 => {
             let device = device(who);
-            if let Some(call) = any_call(house, more) {
-                let _ = house.command(match how % 6 {
+            if let Some(call) = any_call(harness, more) {
+                let _ = harness.command(match how % 6 {
                     0 => Command::Hold { device, call },
                     1 => Command::Retrieve { device, call },
                     2 => Command::Mute { device, call, on: true },
@@ -163,16 +165,16 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             }
         }
         19 => {
-            let _ = house.command(Command::Dial {
+            let _ = harness.command(Command::Dial {
                 device: device(who),
                 destination: ["5002", "7001", "0123", "5001", "999"][how as usize % 5].into(),
             });
         }
         20 => {
             let _ = match how % 4 {
-                0 => house
+                0 => harness
                     .command(Command::SetDoNotDisturb { device: device(who), on: more % 2 == 0 }),
-                1 => house.command(Command::SetForwarding {
+                1 => harness.command(Command::SetForwarding {
                     device: device(who),
                     to: [None, Some("5002".into()), Some("5001".into()), Some("0123".into())]
                         [more as usize % 4]
@@ -182,26 +184,28 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             };
         }
         21 => match how % 4 {
-            0 => house.wait(Duration::from_secs(25)),
-            1 => house.leg(LegEvent::Registered { device: device(who), registered: more % 4 != 0 }),
-            _ => house.wait(Duration::from_secs(1)),
+            0 => harness.wait(Duration::from_secs(25)),
+            1 => {
+                harness.leg(LegEvent::Registered { device: device(who), registered: more % 4 != 0 })
+            }
+            _ => harness.wait(Duration::from_secs(1)),
         },
         22 => {
-            if let Some(leg) = pick(house, who, |line| !line.closed) {
-                let call = house.lines[&leg].call;
+            if let Some(leg) = pick(harness, who, |line| !line.closed) {
+                let call = harness.lines[&leg].call;
                 match (how % 8, call) {
-                    (0, Some(call)) => house.media(MediaEvent::LeakGuard {
+                    (0, Some(call)) => harness.media(MediaEvent::LeakGuard {
                         call,
                         leg,
                         reason: LeakReason::NotPermitted,
                     }),
-                    _ => house.media(MediaEvent::Inactive { leg }),
+                    _ => harness.media(MediaEvent::Inactive { leg }),
                 }
             }
         }
         23 => {
-            if let Some(call) = any_call(house, more) {
-                let _ = house.command(Command::Transfer {
+            if let Some(call) = any_call(harness, more) {
+                let _ = harness.command(Command::Transfer {
                     device: device(who),
                     call,
                     step: TransferStep::SingleStep { destination: elsewhere(how) },
@@ -209,12 +213,12 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             }
         }
         24 => {
-            if let Some(leg) = pick(house, who, |line| line.answered && !line.ended) {
-                house.leg(LegEvent::Referred { leg, to: elsewhere(how), replaces: None });
+            if let Some(leg) = pick(harness, who, |line| line.answered && !line.ended) {
+                harness.leg(LegEvent::Referred { leg, to: elsewhere(how), replaces: None });
             }
         }
         26..=28 => {
-            if let Some(call) = any_call(house, more) {
+            if let Some(call) = any_call(harness, more) {
                 let device = device(who);
                 let step = match how % 3 {
                     0 => TransferStep::Initiate { destination: elsewhere(how / 3) },
@@ -222,39 +226,39 @@ fn play(house: &mut House, (what, who, how, more): Step) {
                     _ => TransferStep::SingleStep { destination: elsewhere(how / 3) },
                 };
                 let _ = match what % 2 {
-                    0 => house.command(Command::Transfer { device, call, step }),
-                    _ => house.command(Command::Conference { device, call, step }),
+                    0 => harness.command(Command::Transfer { device, call, step }),
+                    _ => harness.command(Command::Conference { device, call, step }),
                 };
             }
         }
         29 => {
             let both = (
-                pick(house, who, |line| line.answered && !line.ended),
-                pick(house, more, |line| !line.ended),
+                pick(harness, who, |line| line.answered && !line.ended),
+                pick(harness, more, |line| !line.ended),
             );
             if let (Some(leg), Some(other)) = both {
-                house.leg(LegEvent::Referred { leg, to: elsewhere(how), replaces: Some(other) });
+                harness.leg(LegEvent::Referred { leg, to: elsewhere(how), replaces: Some(other) });
             }
         }
         30 => {
-            if let Some(replaced) = pick(house, who, |_| true) {
-                let source = match (&house.lines[&replaced].party, how % 4) {
+            if let Some(replaced) = pick(harness, who, |_| true) {
+                let source = match (&harness.lines[&replaced].party, how % 4) {
                     (Ok(device), 0..3) => LegSource::Account(device.clone()),
                     (Err(_), 0..3) => LegSource::Trunk("city".into()),
                     _ => LegSource::Account(OTHER.into()),
                 };
-                house.replaces(source, replaced, description(more));
+                harness.replaces(source, replaced, description(more));
             }
         }
         31 => {
-            if let Some(call) = any_call(house, more) {
+            if let Some(call) = any_call(harness, more) {
                 let _ = match how % 3 {
-                    0 => house.command(Command::SendDtmf {
+                    0 => harness.command(Command::SendDtmf {
                         device: device(who),
                         call,
                         digits: "12#".parse().expect("digits"),
                     }),
-                    _ => house.command(Command::RemoveParticipant {
+                    _ => harness.command(Command::RemoveParticipant {
                         device: device(who),
                         call,
                         participant: elsewhere(how / 3),
@@ -263,34 +267,38 @@ fn play(house: &mut House, (what, who, how, more): Step) {
             }
         }
         33 | 34 => {
-            if let Some(leg) = pick(house, who, |line| !line.ended) {
+            if let Some(leg) = pick(harness, who, |line| !line.ended) {
                 // Of two strangers with one number on one call the model would not know which is
                 // which.
                 let stranger = format!("077{}", leg.0);
                 let names = ["5001", "5002", "1002", "5005", "7001", "1001", &stranger, &stranger];
-                house.is_named(leg, names[how as usize % 8]);
+                harness.is_named(leg, names[how as usize % 8]);
             }
         }
         25 => {
             let (supervisor, _) = supervisor_and_target(who, how);
-            if let Some(call) = any_call(house, more) {
+            if let Some(call) = any_call(harness, more) {
                 let muted = how % 2 == 0;
-                let _ = house.command(Command::MuteMonitoredParty { supervisor, call, muted });
+                let _ = harness.command(Command::MuteMonitoredParty { supervisor, call, muted });
             }
         }
         _ => {
             // Events that come too late: the leg has ended.
-            if let Some(leg) = pick(house, who, |line| line.ended) {
+            if let Some(leg) = pick(harness, who, |line| line.ended) {
                 match how % 7 {
-                    6 => house.leg(LegEvent::Referred { leg, to: elsewhere(more), replaces: None }),
-                    0 => house.leg(LegEvent::Answered { leg, media: sdp(5000, "0", "sendrecv") }),
-                    1 => house.leg(LegEvent::Ended { leg, reason: EndReason::Bye }),
-                    2 => house.leg(LegEvent::Refused { leg, status: 486 }),
-                    3 => house.leg(LegEvent::Confirmed { leg, media: None }),
-                    4 => {
-                        house.leg(LegEvent::Progress { leg, status: 183, media: description(more) })
+                    6 => {
+                        harness.leg(LegEvent::Referred { leg, to: elsewhere(more), replaces: None })
                     }
-                    _ => house.media(MediaEvent::Inactive { leg }),
+                    0 => harness.leg(LegEvent::Answered { leg, media: sdp(5000, "0", "sendrecv") }),
+                    1 => harness.leg(LegEvent::Ended { leg, reason: EndReason::Bye }),
+                    2 => harness.leg(LegEvent::Refused { leg, status: 486 }),
+                    3 => harness.leg(LegEvent::Confirmed { leg, media: None }),
+                    4 => harness.leg(LegEvent::Progress {
+                        leg,
+                        status: 183,
+                        media: description(more),
+                    }),
+                    _ => harness.media(MediaEvent::Inactive { leg }),
                 }
             }
         }
@@ -298,26 +306,30 @@ fn play(house: &mut House, (what, who, how, more): Step) {
 }
 
 /// Everybody goes home.
-fn end(house: &mut House) {
-    for supervisor in [AGENT, OTHER, BOSS, BOSS2] {
-        let _ = house.command(Command::StopMonitoring { supervisor: supervisor.into() });
+fn end(harness: &mut Harness) {
+    for supervisor in [AGENT, OTHER, SUPERVISOR, SUPERVISOR2] {
+        let _ = harness.command(Command::StopMonitoring { supervisor: supervisor.into() });
     }
-    assert!(house.monitors.is_empty(), "{:?}", house.monitors);
-    assert!(house.kept.is_empty());
-    while let Some(leg) = pick(house, 0, |line| !line.ended) {
-        let line = house.lines[&leg].clone();
+    assert!(harness.monitors.is_empty(), "{:?}", harness.monitors);
+    assert!(harness.kept.is_empty());
+    while let Some(leg) = pick(harness, 0, |line| !line.ended) {
+        let line = harness.lines[&leg].clone();
         if line.outgoing && !line.answered {
-            house.leg(LegEvent::Refused { leg, status: 480 });
+            harness.leg(LegEvent::Refused { leg, status: 480 });
         } else {
-            house.hangs_up(leg);
+            harness.hangs_up(leg);
         }
     }
-    house.assert_empty();
+    harness.assert_empty();
 }
 
-fn pick(house: &House, who: u8, wanted: impl Fn(&super::house::Line) -> bool) -> Option<LegId> {
+fn pick(
+    harness: &Harness,
+    who: u8,
+    wanted: impl Fn(&super::harness::Line) -> bool,
+) -> Option<LegId> {
     let fitting: Vec<LegId> =
-        house.lines.values().filter(|line| wanted(line)).map(|line| line.leg).collect();
+        harness.lines.values().filter(|line| wanted(line)).map(|line| line.leg).collect();
     fitting.get(who as usize % fitting.len().max(1)).copied()
 }
 
@@ -325,8 +337,8 @@ fn elsewhere(which: u8) -> Number {
     ["5002", "5001", "0123", "5005", "7001", "999"][which as usize % 6].into()
 }
 
-fn any_call(house: &House, which: u8) -> Option<CallId> {
-    house.calls.keys().nth(which as usize % house.calls.len().max(1)).cloned()
+fn any_call(harness: &Harness, which: u8) -> Option<CallId> {
+    harness.calls.keys().nth(which as usize % harness.calls.len().max(1)).cloned()
 }
 
 fn device(who: u8) -> DeviceId {
@@ -334,8 +346,8 @@ fn device(who: u8) -> DeviceId {
 }
 
 fn supervisor_and_target(who: u8, how: u8) -> (DeviceId, DeviceId) {
-    let supervisor = [BOSS, BOSS, BOSS2, OTHER][who as usize % 4];
-    let target = [AGENT, AGENT, OTHER, BOSS, CUSTOMER][how as usize % 5];
+    let supervisor = [SUPERVISOR, SUPERVISOR, SUPERVISOR2, OTHER][who as usize % 4];
+    let target = [AGENT, AGENT, OTHER, SUPERVISOR, CUSTOMER][how as usize % 5];
     (supervisor.into(), target.into())
 }
 

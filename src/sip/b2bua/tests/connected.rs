@@ -1,6 +1,6 @@
 //! Connected identity (RFC 4916, RFC 3325 9.1): a device's leg that its switch has handed on.
 
-use super::house::{AGENT, BOSS, BOSS2, House, OTHER};
+use super::harness::{AGENT, Harness, OTHER, SUPERVISOR, SUPERVISOR2};
 use crate::model::{
     Activity, CallFact, Command, Fact, LegState, Mode, MonitorState, PartyFact, PartyRole, Scope,
     TransferStep,
@@ -21,18 +21,18 @@ fn stranger<'a>(call: &'a CallFact, number: &str) -> &'a PartyFact {
 
 /// Who hears whom when the first leg is the customer's, the second the agent's, the third the
 /// supervisor's.
-fn table(house: &House, legs: (LegId, LegId, LegId)) -> String {
-    house.table(&[("c", legs.0), ("a", legs.1), ("s", legs.2)])
+fn table(harness: &Harness, legs: (LegId, LegId, LegId)) -> String {
+    harness.table(&[("c", legs.0), ("a", legs.1), ("s", legs.2)])
 }
 
 #[test]
 fn when_a_leg_is_named_otherwise_after_the_answer_no_supervisor_is_heard_there_from_that_step_on() {
     for activity in [Activity::Coach, Activity::BargeIn, Activity::ListenIn] {
         for scope in [Scope::Agent, Scope::Call] {
-            let mut house = House::new();
-            let legs = house.coached_with(activity, scope);
-            house.is_named(legs.1, "0170");
-            let after = table(&house, legs);
+            let mut harness = Harness::new();
+            let legs = harness.coached_with(activity, scope);
+            harness.is_named(legs.1, "0170");
+            let after = table(&harness, legs);
             match scope {
                 Scope::Agent => assert_eq!(after, "ca ac", "{activity}: released"),
                 Scope::Call => assert_eq!(
@@ -40,8 +40,8 @@ fn when_a_leg_is_named_otherwise_after_the_answer_no_supervisor_is_heard_there_f
                     "{activity}: hears the customer's call, and is heard by nobody"
                 ),
             }
-            assert_eq!(house.lines[&legs.2].ended, scope == Scope::Agent);
-            let call = house.only_call();
+            assert_eq!(harness.lines[&legs.2].ended, scope == Scope::Agent);
+            let call = harness.only_call();
             let left = party(call, AGENT);
             assert_eq!(
                 (left.state, left.handed_on_to.clone()),
@@ -55,11 +55,11 @@ fn when_a_leg_is_named_otherwise_after_the_answer_no_supervisor_is_heard_there_f
 
 #[test]
 fn a_leg_that_is_another_devices_now_is_a_transfer_to_it() {
-    let mut house = House::new();
-    let legs = house.coached_with(Activity::Coach, Scope::Call);
-    house.is_named(legs.1, "5002");
-    assert_eq!(table(&house, legs), "ca ac as sc sa", "the whisper is the next agent's");
-    let call = house.only_call();
+    let mut harness = Harness::new();
+    let legs = harness.coached_with(Activity::Coach, Scope::Call);
+    harness.is_named(legs.1, "5002");
+    assert_eq!(table(&harness, legs), "ca ac as sc sa", "the whisper is the next agent's");
+    let call = harness.only_call();
     assert_eq!(party(call, AGENT).handed_on_to, Some("5002".into()));
     let next = party(call, OTHER);
     assert_eq!(
@@ -70,29 +70,29 @@ fn a_leg_that_is_another_devices_now_is_a_transfer_to_it() {
         call.parties.last().and_then(|party| party.monitors.clone()).or(Some(OTHER.into())),
         Some(OTHER.into())
     );
-    house.hangs_up(legs.1);
-    assert!(house.lines[&legs.0].ended && house.lines[&legs.2].ended);
-    house.stop().expect("was armed");
-    house.assert_empty();
+    harness.hangs_up(legs.1);
+    assert!(harness.lines[&legs.0].ended && harness.lines[&legs.2].ended);
+    harness.stop().expect("was armed");
+    harness.assert_empty();
 
-    let mut house = House::new();
-    let legs = house.coached_with(Activity::Coach, Scope::Agent);
-    house.is_named(legs.1, "1002");
+    let mut harness = Harness::new();
+    let legs = harness.coached_with(Activity::Coach, Scope::Agent);
+    harness.is_named(legs.1, "1002");
     assert_eq!(
-        table(&house, legs),
+        table(&harness, legs),
         "ca ac",
         "an alias names the device, and scope Agent stays with the first"
     );
-    assert_eq!(party(house.only_call(), OTHER).number.as_str(), "5002");
-    assert_eq!(house.monitors[BOSS].state, MonitorState::Armed);
+    assert_eq!(party(harness.only_call(), OTHER).number.as_str(), "5002");
+    assert_eq!(harness.monitors[SUPERVISOR].state, MonitorState::Armed);
 }
 
 #[test]
 fn the_next_agents_own_supervisor_is_brought_in() {
-    let mut house = House::new();
-    let (_, agent) = house.talk();
+    let mut harness = Harness::new();
+    let (_, agent) = harness.talk();
     let armed = Command::StartMonitoring {
-        supervisor: BOSS2.into(),
+        supervisor: SUPERVISOR2.into(),
         target: OTHER.into(),
         activity: Activity::Coach,
         mode: Mode::AllCalls,
@@ -100,23 +100,23 @@ fn the_next_agents_own_supervisor_is_brought_in() {
         confirm_joins: false,
         agent_side_only: false,
     };
-    house.command(armed).expect("accepted");
-    assert_eq!(house.find_ringing(BOSS2), None);
-    house.is_named(agent, "5002");
-    let boss = house.ringing(BOSS2);
-    house.answer(boss);
-    assert!(house.hears(agent, boss));
+    harness.command(armed).expect("accepted");
+    assert_eq!(harness.find_ringing(SUPERVISOR2), None);
+    harness.is_named(agent, "5002");
+    let supervisor = harness.ringing(SUPERVISOR2);
+    harness.answer(supervisor);
+    assert!(harness.hears(agent, supervisor));
 }
 
 #[test]
 fn a_leg_that_comes_back_is_its_devices_again() {
-    let mut house = House::new();
-    let legs = house.coached_with(Activity::Coach, Scope::Call);
-    house.is_named(legs.1, "0170");
-    assert_eq!(table(&house, legs), "ca ac sc sa");
-    house.is_named(legs.1, "5001");
-    assert_eq!(table(&house, legs), "ca ac as sc sa");
-    let call = house.only_call();
+    let mut harness = Harness::new();
+    let legs = harness.coached_with(Activity::Coach, Scope::Call);
+    harness.is_named(legs.1, "0170");
+    assert_eq!(table(&harness, legs), "ca ac sc sa");
+    harness.is_named(legs.1, "5001");
+    assert_eq!(table(&harness, legs), "ca ac as sc sa");
+    let call = harness.only_call();
     assert_eq!(
         (party(call, AGENT).state, party(call, AGENT).handed_on_to.clone()),
         (LegState::Established, None)
@@ -126,210 +126,213 @@ fn a_leg_that_comes_back_is_its_devices_again() {
 
 #[test]
 fn what_the_first_answer_names_is_the_device_unless_it_has_aliases() {
-    let mut house = House::new();
-    house.customer_calls("5001");
-    let agent = house.ringing(AGENT);
-    house.is_named(agent, "1001");
-    house.answer(agent);
-    house.is_named(agent, "1001");
-    house.is_named(agent, "5001");
-    assert_eq!(house.state_of(AGENT), LegState::Established);
-    house.is_named(agent, "1003");
-    assert_eq!(house.state_of(AGENT), LegState::Released);
-    house.is_named(agent, "1001");
-    assert_eq!(house.state_of(AGENT), LegState::Established, "by the name that it was known by");
+    let mut harness = Harness::new();
+    harness.customer_calls("5001");
+    let agent = harness.ringing(AGENT);
+    harness.is_named(agent, "1001");
+    harness.answer(agent);
+    harness.is_named(agent, "1001");
+    harness.is_named(agent, "5001");
+    assert_eq!(harness.state_of(AGENT), LegState::Established);
+    harness.is_named(agent, "1003");
+    assert_eq!(harness.state_of(AGENT), LegState::Released);
+    harness.is_named(agent, "1001");
+    assert_eq!(harness.state_of(AGENT), LegState::Established, "by the name that it was known by");
 
-    let mut house = House::new();
-    house.customer_calls("5002");
-    let other = house.ringing(OTHER);
-    house.is_named(other, "1003");
-    house.answer(other);
+    let mut harness = Harness::new();
+    harness.customer_calls("5002");
+    let other = harness.ringing(OTHER);
+    harness.is_named(other, "1003");
+    harness.answer(other);
     assert_eq!(
-        house.state_of(OTHER),
+        harness.state_of(OTHER),
         LegState::Released,
         "it has aliases, and this is none of them"
     );
-    assert_eq!(stranger(house.only_call(), "1003").state, LegState::Established);
+    assert_eq!(stranger(harness.only_call(), "1003").state, LegState::Established);
 }
 
 #[test]
 fn an_answer_in_another_devices_name_is_that_devices() {
-    let mut house = House::new();
-    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
-    house.customer_calls("5001");
-    let agent = house.ringing(AGENT);
-    house.is_named(agent, "5002");
-    house.answer(agent);
+    let mut harness = Harness::new();
+    harness.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+    harness.customer_calls("5001");
+    let agent = harness.ringing(AGENT);
+    harness.is_named(agent, "5002");
+    harness.answer(agent);
     assert_eq!(
-        (house.state_of(AGENT), house.state_of(OTHER)),
+        (harness.state_of(AGENT), harness.state_of(OTHER)),
         (LegState::Released, LegState::Established)
     );
-    assert_eq!(house.find_ringing(BOSS), None, "the agent never was on the call");
+    assert_eq!(harness.find_ringing(SUPERVISOR), None, "the agent never was on the call");
 }
 
 #[test]
 fn a_withheld_name_after_the_answer_is_nobodys() {
-    let mut house = House::new();
-    let legs = house.coached(Activity::Coach);
-    house.is_named(legs.1, "anonymous");
-    assert_eq!(table(&house, legs), "ca ac sc sa");
-    let mut house = House::new();
-    house.customer_calls("5001");
-    let agent = house.ringing(AGENT);
-    house.is_named(agent, "anonymous");
-    house.answer(agent);
-    assert_eq!(house.state_of(AGENT), LegState::Established, "an answer may withhold it");
+    let mut harness = Harness::new();
+    let legs = harness.coached(Activity::Coach);
+    harness.is_named(legs.1, "anonymous");
+    assert_eq!(table(&harness, legs), "ca ac sc sa");
+    let mut harness = Harness::new();
+    harness.customer_calls("5001");
+    let agent = harness.ringing(AGENT);
+    harness.is_named(agent, "anonymous");
+    harness.answer(agent);
+    assert_eq!(harness.state_of(AGENT), LegState::Established, "an answer may withhold it");
 }
 
 #[test]
 fn a_supervisors_own_leg_that_is_handed_on_is_released_at_once() {
-    let mut house = House::new();
-    let legs = house.coached_with(Activity::Coach, Scope::Call);
-    house.is_named(legs.2, "0170");
-    assert!(house.lines[&legs.2].ended);
-    assert_eq!(table(&house, legs), "ca ac");
-    assert_eq!(house.failures.len(), 1);
-    assert_eq!(house.failures[0].device, BOSS.into());
+    let mut harness = Harness::new();
+    let legs = harness.coached_with(Activity::Coach, Scope::Call);
+    harness.is_named(legs.2, "0170");
+    assert!(harness.lines[&legs.2].ended);
+    assert_eq!(table(&harness, legs), "ca ac");
+    assert_eq!(harness.failures.len(), 1);
+    assert_eq!(harness.failures[0].device, SUPERVISOR.into());
 
-    let mut house = House::new();
-    house.talk();
-    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
-    let boss = house.ringing(BOSS);
-    house.is_named(boss, "5002");
-    house.answer_late(boss);
-    assert!(house.lines[&boss].ended);
-    assert_eq!(house.monitors[BOSS].state, MonitorState::Armed);
+    let mut harness = Harness::new();
+    harness.talk();
+    harness.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+    let supervisor = harness.ringing(SUPERVISOR);
+    harness.is_named(supervisor, "5002");
+    harness.answer_late(supervisor);
+    assert!(harness.lines[&supervisor].ended);
+    assert_eq!(harness.monitors[SUPERVISOR].state, MonitorState::Armed);
 }
 
 #[test]
 fn an_agent_who_calls_out_is_known_by_what_the_invite_names_and_handed_on_by_what_differs() {
-    let mut house = House::new();
-    let agent = house.incoming(
+    let mut harness = Harness::new();
+    let agent = harness.incoming(
         LegSource::Account(AGENT.into()),
         "0123",
-        Some(super::house::sdp(4000, "0", "sendrecv")),
+        Some(super::harness::sdp(4000, "0", "sendrecv")),
     );
-    house.is_named(agent, "1001");
-    let customer = house.lines.values().find(|line| line.outgoing).expect("called").leg;
-    house.answer(customer);
-    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
-    let boss = house.ringing(BOSS);
-    house.answer(boss);
-    house.is_named(agent, "1001");
-    assert!(house.hears(agent, boss));
-    house.is_named(agent, "1009");
-    assert!(!house.hears(agent, boss) && !house.hears(customer, boss));
+    harness.is_named(agent, "1001");
+    let customer = harness.lines.values().find(|line| line.outgoing).expect("called").leg;
+    harness.answer(customer);
+    harness.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+    let supervisor = harness.ringing(SUPERVISOR);
+    harness.answer(supervisor);
+    harness.is_named(agent, "1001");
+    assert!(harness.hears(agent, supervisor));
+    harness.is_named(agent, "1009");
+    assert!(!harness.hears(agent, supervisor) && !harness.hears(customer, supervisor));
 }
 
 #[test]
 fn a_customers_leg_may_be_named_as_it_likes() {
-    let mut house = House::new();
-    let customer = house.incoming(
+    let mut harness = Harness::new();
+    let customer = harness.incoming(
         LegSource::Trunk("city".into()),
         "5001",
-        Some(super::house::sdp(4000, "0", "sendrecv")),
+        Some(super::harness::sdp(4000, "0", "sendrecv")),
     );
-    let agent = house.ringing(AGENT);
-    house.answer(agent);
-    house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
-    let boss = house.ringing(BOSS);
-    house.answer(boss);
-    house.is_named(customer, "5002");
-    assert_eq!(table(&house, (customer, agent, boss)), "ca ac as sc sa");
+    let agent = harness.ringing(AGENT);
+    harness.answer(agent);
+    harness.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+    let supervisor = harness.ringing(SUPERVISOR);
+    harness.answer(supervisor);
+    harness.is_named(customer, "5002");
+    assert_eq!(table(&harness, (customer, agent, supervisor)), "ca ac as sc sa");
 }
 
 #[test]
 fn a_device_that_is_on_the_call_already_is_not_two_parties() {
-    let mut house = House::new();
-    let legs = house.coached_with(Activity::BargeIn, Scope::Call);
-    house.is_named(legs.1, "5005");
-    assert_eq!(stranger(house.only_call(), "5005").role, PartyRole::Customer);
-    assert!(!house.hears(legs.1, legs.2) && !house.hears(legs.0, legs.2));
+    let mut harness = Harness::new();
+    let legs = harness.coached_with(Activity::BargeIn, Scope::Call);
+    harness.is_named(legs.1, "5005");
+    assert_eq!(stranger(harness.only_call(), "5005").role, PartyRole::Customer);
+    assert!(!harness.hears(legs.1, legs.2) && !harness.hears(legs.0, legs.2));
 }
 
 #[test]
 fn what_the_device_had_asked_for_is_done_by_nobody_any_more() {
-    let mut house = House::new();
-    let (customer, agent) = house.talk();
-    let call = house.call_id();
+    let mut harness = Harness::new();
+    let (customer, agent) = harness.talk();
+    let call = harness.call_id();
     let step = TransferStep::SingleStep { destination: "5002".into() };
     let asked = Command::Transfer { device: AGENT.into(), call: call.clone(), step };
-    house.command(asked).expect("accepted");
-    let next = house.ringing(OTHER);
-    house.is_named(agent, "0170");
-    assert!(house.lines[&next].ended, "nobody is transferred to it");
-    assert!(house.hears(agent, customer));
+    harness.command(asked).expect("accepted");
+    let next = harness.ringing(OTHER);
+    harness.is_named(agent, "0170");
+    assert!(harness.lines[&next].ended, "nobody is transferred to it");
+    assert!(harness.hears(agent, customer));
 
-    let mut house = House::new();
-    let (customer, agent) = house.talk();
-    let call = house.call_id();
+    let mut harness = Harness::new();
+    let (customer, agent) = harness.talk();
+    let call = harness.call_id();
     let (device, hold) = (AGENT.into(), call.clone());
-    house.command(Command::Hold { device, call: hold }).expect("accepted");
-    assert!(!house.hears(customer, agent));
-    house.held.clear();
-    house.is_named(agent, "0170");
-    assert!(house.hears(customer, agent), "the newcomer has not put anybody on hold");
+    harness.command(Command::Hold { device, call: hold }).expect("accepted");
+    assert!(!harness.hears(customer, agent));
+    harness.held.clear();
+    harness.is_named(agent, "0170");
+    assert!(harness.hears(customer, agent), "the newcomer has not put anybody on hold");
 }
 
 #[test]
 fn a_phone_that_was_to_dial_and_is_somebody_elses_dials_nothing() {
-    let mut house = House::new();
+    let mut harness = Harness::new();
     let dial = Command::Dial { device: AGENT.into(), destination: "0123".into() };
-    house.command(dial).expect("accepted");
-    let agent = house.ringing(AGENT);
-    house.is_named(agent, "5002");
-    house.answer_late(agent);
-    assert!(house.lines[&agent].ended);
-    assert!(!house.leg_commands().iter().any(|command| matches!(
+    harness.command(dial).expect("accepted");
+    let agent = harness.ringing(AGENT);
+    harness.is_named(agent, "5002");
+    harness.answer_late(agent);
+    assert!(harness.lines[&agent].ended);
+    assert!(!harness.leg_commands().iter().any(|command| matches!(
         command,
         LegCommand::Invite { to: crate::sip::leg::Destination::Trunk { .. }, .. }
     )));
-    house.assert_empty();
+    harness.assert_empty();
 }
 
 #[test]
 fn the_same_names_again_change_nothing() {
-    let mut house = House::new();
-    let legs = house.coached(Activity::Coach);
-    house.is_named(legs.1, "0170");
-    house.log.clear();
-    house.is_named(legs.1, "0170");
-    house.leg(LegEvent::ConnectedIdentity { leg: legs.1, names: Vec::new() });
+    let mut harness = Harness::new();
+    let legs = harness.coached(Activity::Coach);
+    harness.is_named(legs.1, "0170");
+    harness.log.clear();
+    harness.is_named(legs.1, "0170");
+    harness.leg(LegEvent::ConnectedIdentity { leg: legs.1, names: Vec::new() });
     assert!(
-        !house.log.iter().any(|output| matches!(output, super::super::Output::Fact(Fact::Call(_)))),
+        !harness
+            .log
+            .iter()
+            .any(|output| matches!(output, super::super::Output::Fact(Fact::Call(_)))),
         "{:?}",
-        house.log
+        harness.log
     );
 }
 
 #[test]
 fn the_devices_own_phone_that_takes_a_leg_back_by_replaces_is_the_device() {
-    let mut house = House::new();
-    let legs = house.coached_with(Activity::Coach, Scope::Call);
-    house.is_named(legs.1, "anonymous");
-    let back = house.replaces(
+    let mut harness = Harness::new();
+    let legs = harness.coached_with(Activity::Coach, Scope::Call);
+    harness.is_named(legs.1, "anonymous");
+    let back = harness.replaces(
         LegSource::Account(AGENT.into()),
         legs.1,
-        Some(super::house::sdp(4100, "0", "sendrecv")),
+        Some(super::harness::sdp(4100, "0", "sendrecv")),
     );
-    let call = house.only_call();
+    let call = harness.only_call();
     assert_eq!(
         (party(call, AGENT).state, party(call, AGENT).number.as_str()),
         (LegState::Established, "5001")
     );
-    assert!(house.hears(back, legs.2), "its coach goes on");
+    assert!(harness.hears(back, legs.2), "its coach goes on");
 }
 
 /// The agent's account calls the other one, whose phone answers: two legs of a switch that is about
 /// to join them with others.
-fn agent_calls_other(house: &mut House) -> LegId {
-    house.incoming(
+fn agent_calls_other(harness: &mut Harness) -> LegId {
+    harness.incoming(
         LegSource::Account(AGENT.into()),
         "5002",
-        Some(super::house::sdp(4200, "0", "sendrecv")),
+        Some(super::harness::sdp(4200, "0", "sendrecv")),
     );
-    let other = house.ringing(OTHER);
-    house.answer(other);
+    let other = harness.ringing(OTHER);
+    harness.answer(other);
     other
 }
 
@@ -337,34 +340,34 @@ fn agent_calls_other(house: &mut House) -> LegId {
 fn a_name_that_is_hearsay_is_worth_no_more_than_the_devices_own_leg() {
     // The switch joins the customer with its own call to the other agent, whose phone then goes on
     // to a stranger.
-    let mut house = House::new();
-    let legs = house.coached_with(Activity::Coach, Scope::Call);
-    let other = agent_calls_other(&mut house);
-    house.is_named(legs.1, "5002");
-    assert!(house.hears(legs.1, legs.2), "the whisper is the next agent's");
-    house.is_named(other, "0170");
+    let mut harness = Harness::new();
+    let legs = harness.coached_with(Activity::Coach, Scope::Call);
+    let other = agent_calls_other(&mut harness);
+    harness.is_named(legs.1, "5002");
+    assert!(harness.hears(legs.1, legs.2), "the whisper is the next agent's");
+    harness.is_named(other, "0170");
     assert!(
-        !house.hears(legs.1, legs.2) && !house.hears(legs.0, legs.2),
+        !harness.hears(legs.1, legs.2) && !harness.hears(legs.0, legs.2),
         "nobody knows who is there now"
     );
-    house.is_named(legs.1, "5002");
-    assert!(!house.hears(legs.1, legs.2), "said again, it is worth no more");
+    harness.is_named(legs.1, "5002");
+    assert!(!harness.hears(legs.1, legs.2), "said again, it is worth no more");
 
     // The other way round: the stranger is there before the name is.
-    let mut house = House::new();
-    let legs = house.coached_with(Activity::Coach, Scope::Call);
-    let other = agent_calls_other(&mut house);
-    house.is_named(other, "0170");
-    house.is_named(legs.1, "5002");
-    assert!(!house.hears(legs.1, legs.2) && !house.hears(legs.0, legs.2));
+    let mut harness = Harness::new();
+    let legs = harness.coached_with(Activity::Coach, Scope::Call);
+    let other = agent_calls_other(&mut harness);
+    harness.is_named(other, "0170");
+    harness.is_named(legs.1, "5002");
+    assert!(!harness.hears(legs.1, legs.2) && !harness.hears(legs.0, legs.2));
 }
 
 #[test]
 fn a_switch_that_calls_out_for_somebody_else_by_a_devices_account_has_no_coach_of_that_device() {
     for name in ["5001", "0170"] {
-        let mut house = House::new();
+        let mut harness = Harness::new();
         let armed = Command::StartMonitoring {
-            supervisor: BOSS.into(),
+            supervisor: SUPERVISOR.into(),
             target: OTHER.into(),
             activity: Activity::Coach,
             mode: Mode::AllCalls,
@@ -372,15 +375,15 @@ fn a_switch_that_calls_out_for_somebody_else_by_a_devices_account_has_no_coach_o
             confirm_joins: false,
             agent_side_only: false,
         };
-        house.command(armed).expect("accepted");
-        let caller = house.incoming(
+        harness.command(armed).expect("accepted");
+        let caller = harness.incoming(
             LegSource::Account(OTHER.into()),
             "0123",
-            Some(super::house::sdp(4000, "0", "sendrecv")),
+            Some(super::harness::sdp(4000, "0", "sendrecv")),
         );
-        house.is_named(caller, name);
-        let customer = house.lines.values().find(|line| line.outgoing).expect("called").leg;
-        house.answer(customer);
-        assert_eq!(house.find_ringing(BOSS), None, "{name}");
+        harness.is_named(caller, name);
+        let customer = harness.lines.values().find(|line| line.outgoing).expect("called").leg;
+        harness.answer(customer);
+        assert_eq!(harness.find_ringing(SUPERVISOR), None, "{name}");
     }
 }

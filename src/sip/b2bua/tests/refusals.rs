@@ -1,7 +1,7 @@
 //! Each operation in each state: what is accepted, what is refused, and that a refusal changes
 //! nothing.
 
-use super::house::{AGENT, BOSS, BOSS2, House, OTHER, sdp};
+use super::harness::{AGENT, Harness, OTHER, SUPERVISOR, SUPERVISOR2, sdp};
 use crate::model::{Activity, CallId, Command, DeviceId, Mode, Reason, Scope, TransferStep};
 use crate::sip::leg::{LegEvent, LegSource};
 
@@ -70,18 +70,19 @@ fn command(operation: &str, device: DeviceId, call: CallId) -> Command {
     }
 }
 
-/// A house in which somebody is in this state: who, and on which call.
-fn in_state(state: &str) -> (House, DeviceId, CallId) {
-    let mut house = House::new();
+/// A harness in which somebody is in this state: who, and on which call.
+fn in_state(state: &str) -> (Harness, DeviceId, CallId) {
+    let mut harness = Harness::new();
     let single = || TransferStep::SingleStep { destination: "5002".into() };
-    let asks = |house: &mut House, command: Command| house.command(command).expect("accepted");
+    let asks =
+        |harness: &mut Harness, command: Command| harness.command(command).expect("accepted");
     let who = match state {
         "he rings" => {
-            house.customer_calls("5001");
+            harness.customer_calls("5001");
             AGENT
         }
         "he dials" => {
-            house.incoming(
+            harness.incoming(
                 LegSource::Account(AGENT.into()),
                 "7001",
                 Some(sdp(4000, "0 8 101", "sendrecv")),
@@ -89,47 +90,47 @@ fn in_state(state: &str) -> (House, DeviceId, CallId) {
             AGENT
         }
         "he talks" => {
-            house.talk();
+            harness.talk();
             AGENT
         }
         "he holds" => {
-            let (_, agent) = house.talk();
-            house
+            let (_, agent) = harness.talk();
+            harness
                 .leg(LegEvent::Offered { leg: agent, media: Some(sdp(5000, "0 101", "sendonly")) });
             AGENT
         }
         "he holds and asks a colleague" => {
-            house.talk();
-            let (device, call) = (AGENT.into(), house.call_id());
+            harness.talk();
+            let (device, call) = (AGENT.into(), harness.call_id());
             let step = TransferStep::Initiate { destination: "5002".into() };
-            asks(&mut house, Command::Transfer { device, call: call.clone(), step });
-            let line = house.ringing(AGENT);
-            house.answer(line);
-            let colleague = house.ringing(OTHER);
-            house.answer(colleague);
-            return (house, AGENT.into(), call);
+            asks(&mut harness, Command::Transfer { device, call: call.clone(), step });
+            let line = harness.ringing(AGENT);
+            harness.answer(line);
+            let colleague = harness.ringing(OTHER);
+            harness.answer(colleague);
+            return (harness, AGENT.into(), call);
         }
         "he owns a conference" | "he is in a conference of another" => {
-            house.talk();
-            let (device, call) = (AGENT.into(), house.call_id());
-            asks(&mut house, Command::Conference { device, call, step: single() });
-            let colleague = house.ringing(OTHER);
-            house.answer(colleague);
+            harness.talk();
+            let (device, call) = (AGENT.into(), harness.call_id());
+            asks(&mut harness, Command::Conference { device, call, step: single() });
+            let colleague = harness.ringing(OTHER);
+            harness.answer(colleague);
             if state == "he owns a conference" { AGENT } else { OTHER }
         }
         "he supervises" => {
-            house.coached(Activity::Coach);
-            BOSS
+            harness.coached(Activity::Coach);
+            SUPERVISOR
         }
         "his phone is called to supervise" => {
-            house.talk();
-            house.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
-            BOSS
+            harness.talk();
+            harness.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+            SUPERVISOR
         }
         other => panic!("{other}"),
     };
-    let call = house.call_id();
-    (house, who.into(), call)
+    let call = harness.call_id();
+    (harness, who.into(), call)
 }
 
 fn sign(done: Result<(), crate::model::Refusal>) -> char {
@@ -146,14 +147,15 @@ fn each_operation_is_accepted_or_refused_as_its_state_says_and_a_refusal_changes
     for (operation, expected) in TABLE {
         let mut signs = String::new();
         for state in STATES {
-            let (mut house, device, call) = in_state(state);
-            let before = (house.calls.clone(), house.hearing.clone(), house.monitors.clone());
-            house.log.clear();
-            let done = sign(house.command(command(operation, device, call)));
+            let (mut harness, device, call) = in_state(state);
+            let before = (harness.calls.clone(), harness.hearing.clone(), harness.monitors.clone());
+            harness.log.clear();
+            let done = sign(harness.command(command(operation, device, call)));
             if done != '+' {
-                let after = (house.calls.clone(), house.hearing.clone(), house.monitors.clone());
+                let after =
+                    (harness.calls.clone(), harness.hearing.clone(), harness.monitors.clone());
                 assert_eq!(before, after, "{operation}, when {state}");
-                assert!(house.log.is_empty(), "{operation}, when {state}: {:?}", house.log);
+                assert!(harness.log.is_empty(), "{operation}, when {state}: {:?}", harness.log);
             }
             signs.push(done);
         }
@@ -164,17 +166,18 @@ fn each_operation_is_accepted_or_refused_as_its_state_says_and_a_refusal_changes
 #[test]
 fn whoever_is_not_on_the_call_is_told_that_there_is_none() {
     for (operation, _) in TABLE {
-        let (mut house, ..) = in_state("he talks");
-        let call = house.call_id();
-        house.log.clear();
-        let done = house.command(command(operation, BOSS2.into(), call)).expect_err("none of his");
+        let (mut harness, ..) = in_state("he talks");
+        let call = harness.call_id();
+        harness.log.clear();
+        let done =
+            harness.command(command(operation, SUPERVISOR2.into(), call)).expect_err("none of his");
         let monitors = operation.starts_with("Switch");
         let expected = if monitors { Reason::InvalidState } else { Reason::NotFound };
         assert_eq!(done.reason, expected, "{operation}");
-        let gone = house
+        let gone = harness
             .command(command(operation, AGENT.into(), "gone".into()))
             .expect_err("no such call");
         assert_eq!(gone.reason, Reason::NotFound, "{operation}");
-        assert!(house.log.is_empty(), "{operation}");
+        assert!(harness.log.is_empty(), "{operation}");
     }
 }

@@ -1,6 +1,6 @@
 //! What must be stored before a command is executed.
 
-use super::house::{AGENT, BOSS, House};
+use super::harness::{AGENT, Harness, SUPERVISOR};
 use crate::model::{
     Activity, Command, DeviceId, Fact, Mode, MonitorFact, MonitorState, Reason, Refusal, Scope,
 };
@@ -9,13 +9,13 @@ use crate::sip::b2bua::{CommandId, Output, Persist, RestoredDevice};
 const FIRST: CommandId = CommandId(900);
 const SECOND: CommandId = CommandId(901);
 
-fn outputs(house: &mut House) -> Vec<Output> {
-    std::iter::from_fn(|| house.b2bua.poll_output()).collect()
+fn outputs(harness: &mut Harness) -> Vec<Output> {
+    std::iter::from_fn(|| harness.b2bua.poll_output()).collect()
 }
 
 fn start_monitoring() -> Command {
     Command::StartMonitoring {
-        supervisor: BOSS.into(),
+        supervisor: SUPERVISOR.into(),
         target: AGENT.into(),
         activity: Activity::Coach,
         mode: Mode::AllCalls,
@@ -27,7 +27,7 @@ fn start_monitoring() -> Command {
 
 fn armed() -> MonitorFact {
     MonitorFact {
-        supervisor: BOSS.into(),
+        supervisor: SUPERVISOR.into(),
         target: AGENT.into(),
         activity: Activity::Coach,
         mode: Mode::AllCalls,
@@ -47,7 +47,7 @@ fn persist_monitor(id: CommandId) -> Output {
 }
 
 fn no_monitor() -> Output {
-    Output::Keep(Persist::NoMonitor { supervisor: BOSS.into() })
+    Output::Keep(Persist::NoMonitor { supervisor: SUPERVISOR.into() })
 }
 
 fn reason(outputs: &[Output]) -> Option<Reason> {
@@ -59,33 +59,33 @@ fn reason(outputs: &[Output]) -> Option<Reason> {
 
 #[test]
 fn monitoring_begins_when_it_is_stored() {
-    let mut house = House::new();
-    house.b2bua.handle_command(FIRST, start_monitoring(), house.now);
-    assert_eq!(outputs(&mut house), [persist_monitor(FIRST)]);
-    house.b2bua.handle_persisted(FIRST, true, house.now);
+    let mut harness = Harness::new();
+    harness.b2bua.handle_command(FIRST, start_monitoring(), harness.now);
+    assert_eq!(outputs(&mut harness), [persist_monitor(FIRST)]);
+    harness.b2bua.handle_persisted(FIRST, true, harness.now);
     let published = Output::Fact(Fact::Monitor(armed()));
     assert_eq!(
-        outputs(&mut house),
+        outputs(&mut harness),
         [Output::Keep(Persist::Monitor(armed())), published, accepted(FIRST)]
     );
 }
 
 #[test]
 fn a_change_that_can_not_be_stored_changes_nothing_and_what_holds_is_kept_again() {
-    let mut house = House::new();
-    house.b2bua.handle_command(FIRST, start_monitoring(), house.now);
-    assert_eq!(outputs(&mut house), [persist_monitor(FIRST)]);
-    house.b2bua.handle_persisted(FIRST, false, house.now);
-    let after = outputs(&mut house);
+    let mut harness = Harness::new();
+    harness.b2bua.handle_command(FIRST, start_monitoring(), harness.now);
+    assert_eq!(outputs(&mut harness), [persist_monitor(FIRST)]);
+    harness.b2bua.handle_persisted(FIRST, false, harness.now);
+    let after = outputs(&mut harness);
     assert_eq!((&after[..1], after.len()), (&[no_monitor()][..], 2));
     assert_eq!(reason(&after), Some(Reason::Internal));
 
     let device = DeviceId::from(AGENT);
     let on = Command::SetDoNotDisturb { device: device.clone(), on: true };
-    house.b2bua.handle_command(SECOND, on, house.now);
-    outputs(&mut house);
-    house.b2bua.handle_persisted(SECOND, false, house.now);
-    let after = outputs(&mut house);
+    harness.b2bua.handle_command(SECOND, on, harness.now);
+    outputs(&mut harness);
+    harness.b2bua.handle_persisted(SECOND, false, harness.now);
+    let after = outputs(&mut harness);
     let holds = RestoredDevice { device, do_not_disturb: false, forward_to: None };
     assert_eq!(after[0], Output::Keep(Persist::Device(holds)));
     assert_eq!(reason(&after), Some(Reason::Internal));
@@ -93,24 +93,24 @@ fn a_change_that_can_not_be_stored_changes_nothing_and_what_holds_is_kept_again(
 
 #[test]
 fn monitoring_that_is_stopped_before_it_is_stored_never_begins() {
-    let mut house = House::new();
-    house.b2bua.handle_command(FIRST, start_monitoring(), house.now);
-    outputs(&mut house);
-    let stop = Command::StopMonitoring { supervisor: BOSS.into() };
-    house.b2bua.handle_command(SECOND, stop, house.now);
-    assert_eq!(outputs(&mut house), [no_monitor(), accepted(SECOND)]);
-    house.b2bua.handle_persisted(FIRST, true, house.now);
-    let after = outputs(&mut house);
+    let mut harness = Harness::new();
+    harness.b2bua.handle_command(FIRST, start_monitoring(), harness.now);
+    outputs(&mut harness);
+    let stop = Command::StopMonitoring { supervisor: SUPERVISOR.into() };
+    harness.b2bua.handle_command(SECOND, stop, harness.now);
+    assert_eq!(outputs(&mut harness), [no_monitor(), accepted(SECOND)]);
+    harness.b2bua.handle_persisted(FIRST, true, harness.now);
+    let after = outputs(&mut harness);
     assert_eq!((&after[..1], after.len()), (&[no_monitor()][..], 2));
     assert_eq!(reason(&after), Some(Reason::InvalidState));
 }
 
 #[test]
 fn what_is_refused_at_once_is_not_stored() {
-    let mut house = House::new();
+    let mut harness = Harness::new();
     let unknown = Command::SetDoNotDisturb { device: "nobody".into(), on: true };
-    house.b2bua.handle_command(FIRST, unknown, house.now);
+    harness.b2bua.handle_command(FIRST, unknown, harness.now);
     let refusal = Refusal::no_device(&"nobody".into());
     let result = Err(refusal);
-    assert_eq!(outputs(&mut house), [Output::Reply { id: FIRST, result }]);
+    assert_eq!(outputs(&mut harness), [Output::Reply { id: FIRST, result }]);
 }

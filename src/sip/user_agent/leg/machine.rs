@@ -5,7 +5,7 @@ use super::{
 };
 use crate::model::Now;
 use crate::sip::flow::Flow;
-use crate::sip::leg::{EndReason, LegCommand, LegEvent, LegId, LegSource};
+use crate::sip::leg::{EndReason, HangupCause, LegCommand, LegEvent, LegId, LegSource};
 use crate::sip::message::{Host, Method, NameAddr, Refuse, SipRequest, SipResponse};
 use crate::sip::transaction::{ClientTransactionId, ServerTransactionId};
 use crate::sip::user_agent::context::Context;
@@ -311,7 +311,7 @@ impl Leg {
     fn hangup(&mut self, reason: HangupReason, ctx: &mut Context, now: Now) {
         match &self.phase {
             LegPhase::Incoming(_) => {
-                let status = reason.map_or(480, |(status, _)| status);
+                let status = reason.map_or(480, HangupCause::sip_status);
                 self.answer_incoming(
                     if (400..=699).contains(&status) { status } else { 480 },
                     ctx,

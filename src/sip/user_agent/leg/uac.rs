@@ -11,7 +11,7 @@ use crate::model::Now;
 use crate::sip::config::AutoAnswer;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
-use crate::sip::leg::{Identity, LegEvent, LegId, LegSource, PassedHeader};
+use crate::sip::leg::{HangupCause, Identity, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::message::{Method, NameAddr, SipRequest, SipResponse, Uri, UriError, printable};
 use crate::sip::transaction::{ClientKey, ClientTransactionId, TransactionKind};
 use crate::sip::user_agent::caller_identity::LONGEST_NAME;
@@ -297,7 +297,7 @@ impl Leg {
                     None,
                     now,
                 );
-                self.send_bye(Some((502, "Contact cannot be read")), ctx, now);
+                self.send_bye(Some(HangupCause::BadContact), ctx, now);
                 ctx.event(LegEvent::Refused { leg: self.id(), status: 502 });
             }
             Some(media) => self.begin_session(media, response, ctx, now),
@@ -310,7 +310,7 @@ impl Leg {
                     None,
                     now,
                 );
-                self.send_bye(Some((488, "No answer to the offer")), ctx, now);
+                self.send_bye(Some(HangupCause::NoAnswer), ctx, now);
                 ctx.event(LegEvent::Refused { leg: self.id(), status: 488 });
             }
         }
@@ -545,8 +545,19 @@ fn shown_as(from: &Identity, host: &str) -> Result<NameAddr, UriError> {
 }
 
 fn write_reason(request: &mut SipRequest, reason: HangupReason) {
-    if let Some((status, text)) = reason {
+    if let Some(cause) = reason {
+        let (status, text) = (cause.sip_status(), reason_text(cause));
         request.headers.push("Reason", format!("SIP;cause={status};text=\"{text}\""));
+    }
+}
+
+fn reason_text(cause: HangupCause) -> &'static str {
+    match cause {
+        HangupCause::NotAcceptable => "Not Acceptable Here",
+        HangupCause::NoAnswer => "No answer to the offer",
+        HangupCause::BadContact => "Contact cannot be read",
+        HangupCause::MediaFailure => "Media Failure",
+        HangupCause::Stopping => "Service Unavailable",
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::media::rtp::event_of;
 use crate::model::Now;
-use crate::sip::leg::{EndReason, LegEvent, LegId};
+use crate::sip::leg::{EndReason, HangupCause, LegEvent, LegId};
 use crate::sip::message::{Method, Refuse, SipRequest, SipResponse, quote};
 use crate::sip::sdp::{SdpError, SdpFault};
 use crate::sip::transaction::{ReceivedVia, ServerTransactionId};
@@ -257,7 +257,7 @@ impl Leg {
         let answer = ack.description().map(<[u8]>::to_vec);
         if waiting.offered && waiting.is_first && answer.is_none() {
             // Our offer went unanswered: there is no session.
-            self.send_bye(Some((488, "No answer to the offer")), ctx, now);
+            self.send_bye(Some(HangupCause::NoAnswer), ctx, now);
             return self.end_told(EndReason::NoAck, ctx);
         }
         // One that was made within a session and is not answered leaves it as it was.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::sip::config::SipLimits;
-use crate::sip::leg::{EndReason, LegSource, PassedHeader};
+use crate::sip::leg::{EndReason, HangupCause, LegSource, PassedHeader};
 use crate::sip::message::Uri;
 use crate::sip::peer::ReturnPath;
 use crate::sip::registrar::{BindingChange, Genuine, Registrar};
@@ -463,9 +463,9 @@ fn a_phone_that_challenges_us_gets_nothing() {
 fn a_bye_is_challenged_and_sent_again() {
     let mut stage = Stage::new();
     stage.outgoing_call();
-    stage.command(LegCommand::Hangup { leg: LEG, reason: Some((200, "Call completed elsewhere")) });
+    stage.command(LegCommand::Hangup { leg: LEG, reason: Some(HangupCause::MediaFailure) });
     let bye = stage.request("BYE");
-    assert_eq!(text_of(&bye, "Reason"), "SIP;cause=200;text=\"Call completed elsewhere\"");
+    assert_eq!(text_of(&bye, "Reason"), "SIP;cause=500;text=\"Media Failure\"");
     stage.hear(CARRIER, &answer(&bye, 401, "", &challenge("carrier.example"), ""));
     let again = stage.request("BYE");
     assert!(again.headers.has("Authorization"));

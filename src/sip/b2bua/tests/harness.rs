@@ -1,12 +1,9 @@
-//! A B2BUA with a clock of its own and a naive model beside it.
-//!
-//! The model knows nothing of parties or roles in the engine. It reads the published [`CallFact`]s,
-//! and holds each `Hear` against the table of the mission; it counts the ends of legs and ports.
+//! A B2BUA with a clock of its own and the naive [model](super::model) beside it.
 
-use crate::media::{CallKey, Codec, Expected, Hearing, HearingRole, MediaCommand, MediaEvent};
+use crate::media::{CallKey, Codec, Expected, Hearing, MediaCommand, MediaEvent};
 use crate::model::{
     Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now,
-    Number, PartyFact, PartyRole, Refusal, Scope, Timestamp, TransferStep,
+    Number, Refusal, Scope, Timestamp, TransferStep,
 };
 use crate::sip::b2bua::{
     AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, Output, Persist,
@@ -23,12 +20,17 @@ use std::time::{Duration, Instant};
 
 pub(super) const AGENT: &str = "agent";
 pub(super) const OTHER: &str = "other";
-pub(super) const BOSS: &str = "boss";
-pub(super) const BOSS2: &str = "boss2";
+pub(super) const SUPERVISOR: &str = "supervisor";
+pub(super) const SUPERVISOR2: &str = "supervisor2";
 pub(super) const CUSTOMER: &str = "customer";
 
-pub(super) const DEVICES: [(&str, &str); 5] =
-    [(AGENT, "5001"), (OTHER, "5002"), (BOSS, "5005"), (BOSS2, "5006"), (CUSTOMER, "7001")];
+pub(super) const DEVICES: [(&str, &str); 5] = [
+    (AGENT, "5001"),
+    (OTHER, "5002"),
+    (SUPERVISOR, "5005"),
+    (SUPERVISOR2, "5006"),
+    (CUSTOMER, "7001"),
+];
 
 pub(super) struct Ports {
     random: u128,
@@ -78,7 +80,7 @@ pub(super) struct Line {
     pub(super) learned: Vec<(Number, DeviceId)>,
 }
 
-pub(super) struct House {
+pub(super) struct Harness {
     pub(super) b2bua: B2bua<Ports>,
     pub(super) now: Now,
     pub(super) lines: BTreeMap<LegId, Line>,
@@ -92,14 +94,14 @@ pub(super) struct House {
     /// Outputs since the last look, in order.
     pub(super) log: Vec<Output>,
     /// Ports of legs that have not been invited yet, and may never be.
-    waiting: BTreeMap<LegId, CallKey>,
+    pub(super) waiting: BTreeMap<LegId, CallKey>,
     next_leg: u64,
     next_command: u64,
     /// Where the next INVITE comes from.
     located: Option<(IpAddr, bool)>,
 }
 
-impl House {
+impl Harness {
     pub(super) fn new() -> Self {
         Self::with(B2buaConfig::default(), RestoredCalls::default())
     }
@@ -150,7 +152,7 @@ impl House {
             .for_each(|extension| change(&mut extension.nat, &mut extension.own_ports));
         trunks.iter_mut().for_each(|trunk| change(&mut trunk.nat, &mut trunk.own_ports));
         let ports = Ports { random: 7, free: 1_000_000, opened: Vec::new(), expected: Vec::new() };
-        let mut house = Self {
+        let mut harness = Self {
             b2bua: B2bua::new(config, Numbering::new(extensions, trunks), kept, ports),
             now: Now { mono: start(), wall: Timestamp(1_000_000) },
             lines: BTreeMap::new(),
@@ -167,12 +169,12 @@ impl House {
             next_command: 0,
             located: None,
         };
-        house.drain();
+        harness.drain();
         for (device, _) in DEVICES {
-            house.leg(LegEvent::Registered { device: device.into(), registered: true });
+            harness.leg(LegEvent::Registered { device: device.into(), registered: true });
         }
-        house.log.clear();
-        house
+        harness.log.clear();
+        harness
     }
 
     // What happens.
@@ -235,109 +237,6 @@ impl House {
         }
         self.drain();
         done
-    }
-
-    /// The peer of a leg says who is at its end. The model's reading: a line of the house is
-    /// another party's once it is named otherwise than it was known, and a stranger's when that
-    /// party is on the call already, or has lost its own line to somebody.
-    pub(super) fn is_named(&mut self, leg: LegId, name: &str) {
-        let line = self.lines[&leg].clone();
-        let listed =
-            |(device, number): &(&str, &str)| name == *number || *device == OTHER && name == "1002";
-        let learned = line
-            .learned
-            .iter()
-            .find(|(known, _)| known.as_str() == name)
-            .map(|(_, device)| device.clone());
-        let device = learned.or_else(|| {
-            DEVICES.iter().copied().find(listed).map(|(device, _)| DeviceId::from(device))
-        });
-        let is_own = match &line.party {
-            Ok(own) => device.as_ref() == Some(own),
-            Err(number) => number.as_str() == name || line.known_as.as_deref() == Some(name),
-        };
-        let supervises = line
-            .party
-            .as_ref()
-            .is_ok_and(|device| self.role_on_call(&line, device) == Some(PartyRole::Supervisor));
-        let (calls, rings) = (!line.outgoing && !line.answered, line.outgoing && !line.answered);
-        if self.is_house_line(leg) && !line.ended && !is_own && !supervises {
-            let has_no_aliases = line.party.as_ref().is_ok_and(|device| device.as_str() != OTHER);
-            match (&line.party, &device) {
-                (_, None) if calls && name == "anonymous" => {}
-                (Ok(_), None) if rings && has_no_aliases && name == "anonymous" => {}
-                (Ok(own), None) if (calls || rings) && has_no_aliases => {
-                    let (own, line) = (own.clone(), self.line(leg));
-                    line.learned.retain(|(_, device)| *device != own);
-                    line.learned.push((name.into(), own));
-                }
-                _ => self.is_lost_to(leg, name, device),
-            }
-        }
-        self.leg(LegEvent::ConnectedIdentity { leg, names: vec![name.into()] });
-    }
-
-    fn role_on_call(&self, line: &Line, device: &DeviceId) -> Option<PartyRole> {
-        let call = line
-            .call
-            .and_then(|key| self.b2bua.calls.get(key))
-            .and_then(|call| self.calls.get(&call.id));
-        call.and_then(|call| call.party_of(device)).map(|party| party.role)
-    }
-
-    fn is_lost_to(&mut self, leg: LegId, name: &str, device: Option<DeviceId>) {
-        let line = self.lines[&leg].clone();
-        let shown = |party: &Result<DeviceId, Number>| match party {
-            Ok(device) => DEVICES
-                .iter()
-                .find(|(known, _)| *known == device.as_str())
-                .map_or("?".into(), |(_, number)| Number::from(*number)),
-            Err(number) => number.clone(),
-        };
-        let is_supervisor = |other: &Line| {
-            other
-                .party
-                .as_ref()
-                .is_ok_and(|device| self.role_on_call(other, device) == Some(PartyRole::Supervisor))
-        };
-        let stranger =
-            device.as_ref().filter(|device| line.peer.as_ref() != Ok(*device)).and_then(|device| {
-                let mut own = self.lines.values().filter(|other| {
-                    !other.ended && other.peer.as_ref() == Ok(device) && other.call.is_some()
-                });
-                own.find(|other| other.party.as_ref() != Ok(device) && !is_supervisor(other))
-                    .map(|other| shown(&other.party))
-            });
-        let next = device
-            .clone()
-            .filter(|device| self.role_on_call(&line, device).is_none() && stranger.is_none());
-        let lost = line.party.as_ref().ok().filter(|lost| line.peer.as_ref() == Ok(*lost)).cloned();
-        let party = next.clone().ok_or_else(|| stranger.unwrap_or_else(|| name.into()));
-        let bearing: Vec<LegId> = lost
-            .into_iter()
-            .flat_map(|lost| {
-                let bears = |other: &&Line| {
-                    !other.ended
-                        && other.party.as_ref() == Ok(&lost)
-                        && other.peer.as_ref() != Ok(&lost)
-                        && !is_supervisor(other)
-                };
-                self.lines.values().filter(bears).map(|other| other.leg).collect::<Vec<_>>()
-            })
-            .collect();
-        let changed = self.line(leg);
-        changed.party = party;
-        changed.known_as = Some(name.to_owned());
-        for other in bearing {
-            self.is_lost_to(other, name, next.clone());
-        }
-    }
-
-    /// Whether a leg is with a telephone of the house, whoever has it now.
-    fn is_house_line(&self, leg: LegId) -> bool {
-        let call = self.lines[&leg].call.and_then(|key| self.b2bua.calls.get(key));
-        let party = call.and_then(|call| call.party(leg));
-        party.is_some_and(|party| matches!(&party.peer, LegSource::Account(device) if device.as_str() != CUSTOMER))
     }
 
     pub(super) fn media(&mut self, event: MediaEvent) {
@@ -516,7 +415,7 @@ impl House {
         scope: Scope,
     ) -> Result<(), Refusal> {
         self.command(Command::StartMonitoring {
-            supervisor: BOSS.into(),
+            supervisor: SUPERVISOR.into(),
             target: AGENT.into(),
             activity,
             mode,
@@ -527,7 +426,7 @@ impl House {
     }
 
     pub(super) fn stop(&mut self) -> Result<(), Refusal> {
-        self.command(Command::StopMonitoring { supervisor: BOSS.into() })
+        self.command(Command::StopMonitoring { supervisor: SUPERVISOR.into() })
     }
 
     /// Coached: customer, agent, supervisor.
@@ -542,9 +441,9 @@ impl House {
     ) -> (LegId, LegId, LegId) {
         let (customer, agent) = self.talk();
         self.monitor(activity, Mode::AllCalls, scope).expect("accepted");
-        let boss = self.ringing(BOSS);
-        self.answer(boss);
-        (customer, agent, boss)
+        let supervisor = self.ringing(SUPERVISOR);
+        self.answer(supervisor);
+        (customer, agent, supervisor)
     }
 
     // What there is to see.
@@ -672,22 +571,8 @@ impl House {
         self.hold_supervisors_against_monitors();
     }
 
-    /// Nobody is on a call as a supervisor without a monitor that says so.
-    fn hold_supervisors_against_monitors(&self) {
-        for call in self.calls.values() {
-            for party in call.parties.iter().filter(|party| party.state != LegState::Released) {
-                if party.role == PartyRole::Supervisor {
-                    let monitor =
-                        party.device.as_ref().and_then(|device| self.monitors.get(device));
-                    let state = monitor.map(|monitor| &monitor.state);
-                    assert_eq!(state.and_then(|state| state.call()), Some(&call.id), "{party:?}");
-                }
-            }
-        }
-    }
-
     fn note_opened(&mut self) {
-        for (call, leg) in self.b2bua.legs.environment.opened.drain(..) {
+        for (call, leg) in self.b2bua.environment.opened.drain(..) {
             assert!(self.waiting.insert(leg, call).is_none(), "opened twice");
         }
         let lines = &mut self.lines;
@@ -870,139 +755,6 @@ impl House {
             Fact::Device(_) => {}
             Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {
                 panic!("not ours: {fact:?}")
-            }
-        }
-    }
-
-    fn hold_against_table(&self, key: CallKey, hearing: &Hearing) {
-        let id = self.b2bua.calls.get(key).map(|call| call.id.clone());
-        let fact = id.as_ref().and_then(|id| self.calls.get(id));
-        for coach in self.lines.values() {
-            let is_coach = |role| {
-                matches!(role, Some(HearingRole::Supervisor { activity: Activity::Coach, .. }))
-            };
-            if is_coach(hearing.role(coach.leg)) {
-                let supervisor = |leg: &LegId| hearing.is_supervisor(*leg);
-                let ears = hearing
-                    .legs()
-                    .filter(|leg| !supervisor(leg) && hearing.gain(*leg, coach.leg).is_some());
-                assert!(ears.count() <= 1, "a coach is heard by one agent alone");
-            }
-        }
-        for waiting in self.waiting.keys() {
-            let cell = |leg: LegId| hearing.gain(leg, *waiting).or(hearing.gain(*waiting, leg));
-            assert!(
-                hearing.legs().all(|leg| cell(leg).is_none()),
-                "not invited yet, and on the line"
-            );
-        }
-        let named: Vec<&Line> = hearing.legs().filter_map(|leg| self.lines.get(&leg)).collect();
-        for &listener in &named {
-            for &speaker in &named {
-                if hearing.gain(listener.leg, speaker.leg).is_none() {
-                    continue;
-                }
-                assert!(!listener.closed && !speaker.closed && !listener.ended && !speaker.ended);
-                assert_eq!(listener.call, Some(key));
-                assert_eq!(speaker.call, Some(key));
-                let fact = fact.expect("a call that lives");
-                let (listening, speaking) = (self.party(fact, listener), self.party(fact, speaker));
-                assert!(
-                    self.table_allows(fact, listening, speaking),
-                    "{listening:?}\nmust not hear\n{speaking:?}\nin\n{fact:#?}"
-                );
-                for party in [listening, speaking] {
-                    if let Some(device) = &party.device
-                        && self.held.contains(&(device.clone(), fact.id.clone()))
-                    {
-                        let supervised = listening.role == PartyRole::Supervisor
-                            || speaking.role == PartyRole::Supervisor;
-                        assert!(supervised, "heard while on hold");
-                        let another = listening.device.as_ref() != Some(device)
-                            && listening.role != PartyRole::Supervisor;
-                        let whispered = speaking.role == PartyRole::Supervisor
-                            && speaking.monitors == listening.device;
-                        assert!(!another || whispered, "hears a supervisor while on hold");
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whom of the call a line is. Two outside may have the same number: they are told apart by
-    /// their order.
-    fn party<'a>(&self, fact: &'a CallFact, line: &Line) -> &'a PartyFact {
-        let is_like = |party: &&PartyFact| match &line.party {
-            Ok(device) => party.device.as_ref() == Some(device),
-            Err(number) => party.device.is_none() && party.number == *number,
-        };
-        let alike = || {
-            fact.parties.iter().filter(|party| party.state != LegState::Released).filter(is_like)
-        };
-        let twins = self
-            .lines
-            .values()
-            .filter(|other| !other.ended && other.call == line.call && other.party == line.party);
-        let turn = twins.take_while(|other| other.leg != line.leg).count();
-        let found = alike().nth(turn).or_else(|| alike().next_back());
-        found.unwrap_or_else(|| panic!("{line:?} is not on {fact:#?}"))
-    }
-
-    /// The table of the mission, read from the fact alone.
-    fn table_allows(&self, fact: &CallFact, listener: &PartyFact, speaker: &PartyFact) -> bool {
-        let there = |party: &PartyFact| party.state != LegState::Released;
-        let config = &self.b2bua.config;
-        let talks =
-            |party: &PartyFact| matches!(party.state, LegState::Established | LegState::Held);
-        let principals = || {
-            fact.parties.iter().filter(|party| there(party) && party.role != PartyRole::Supervisor)
-        };
-        let takes_over = |supervisor: &PartyFact| {
-            let alone = principals().count() == 1
-                && principals().all(|party| party.role == PartyRole::Customer);
-            config.supervision.takeover && alone && supervisor.activity == Some(Activity::BargeIn)
-        };
-        let limited = |supervisor: &PartyFact| {
-            let monitor = supervisor.device.as_ref().and_then(|device| self.monitors.get(device));
-            config.agent_side_only || monitor.is_some_and(|monitor| monitor.agent_side_only)
-        };
-        let is_silenced =
-            speaker.muted || speaker.muted_by_supervisor && listener.role != PartyRole::Supervisor;
-        if std::ptr::eq(listener, speaker) || !there(listener) || !there(speaker) || is_silenced {
-            return false;
-        }
-        match (listener.role, speaker.role) {
-            (PartyRole::Supervisor, PartyRole::Supervisor) => false,
-            (PartyRole::Supervisor, PartyRole::Agent) => talks(listener),
-            (PartyRole::Supervisor, PartyRole::Customer) => {
-                talks(listener) && (!limited(listener) || takes_over(listener))
-            }
-            (PartyRole::Agent | PartyRole::Customer, PartyRole::Supervisor) => {
-                let agents =
-                    || principals().filter(|party| party.role == PartyRole::Agent && talks(party));
-                let monitor = speaker.device.as_ref().and_then(|device| self.monitors.get(device));
-                let target = agents().find(|party| {
-                    monitor.is_some_and(|monitor| party.device.as_ref() == Some(&monitor.target))
-                });
-                let scope = monitor.map(|monitor| monitor.scope);
-                // With scope Call the whisper moves to an agent who is there, never to a customer.
-                let next = agents()
-                    .find(|party| scope == Some(Scope::Call) && std::ptr::eq(*party, listener));
-                let any = agents().next().filter(|_| scope == Some(Scope::Call));
-                let coached = target.or(next).or(any);
-                let only_coached = coached.is_some_and(|agent| std::ptr::eq(agent, listener));
-                talks(speaker)
-                    && talks(listener)
-                    && match speaker.activity {
-                        Some(Activity::ListenIn) | None => false,
-                        Some(Activity::Coach) => only_coached,
-                        Some(Activity::BargeIn) if takes_over(speaker) => true,
-                        Some(Activity::BargeIn) if limited(speaker) => only_coached,
-                        Some(Activity::BargeIn) => coached.is_some(),
-                    }
-            }
-            (PartyRole::Agent | PartyRole::Customer, PartyRole::Agent | PartyRole::Customer) => {
-                true
             }
         }
     }

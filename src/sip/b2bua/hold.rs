@@ -1,0 +1,85 @@
+//! Hold and retrieve.
+//!
+//! A party holds by command or by its phone, which then says so in an offer of its own (RFC 3264
+//! 8.4). The media engine is told through the [hearing](super::hearing_policy); the phones of the
+//! others are told with a re-INVITE where the configuration wishes it.
+
+use super::call::Call;
+use super::parties::Parties;
+use super::party::{Party, PartyExchange};
+use super::step::{Ctx, Step};
+use crate::model::{Reason, Refusal};
+use crate::sip::leg::LegId;
+use crate::sip::sdp::Direction;
+
+impl Party {
+    pub(super) fn hold(&mut self, on: bool) -> Result<(), Refusal> {
+        self.check_established()?;
+        if self.is_supervisor() {
+            return Err(Refusal::new(
+                Reason::InvalidState,
+                "A supervisor does not hold the call he monitors.",
+            ));
+        }
+        match (on, self.held_by_command, self.held_by_phone) {
+            (true, false, false) | (false, true, _) => {
+                self.held_by_command = on;
+                Ok(())
+            }
+            (true, _, _) => Err(Refusal::new(Reason::InvalidState, "The call is already held.")),
+            (false, false, true) => {
+                Err(Refusal::new(Reason::InvalidState, "The call is held at the phone."))
+            }
+            (false, false, false) => {
+                Err(Refusal::new(Reason::InvalidState, "The call is not held."))
+            }
+        }
+    }
+}
+
+impl Parties {
+    /// What we are willing to do on a leg, given that the others may hold it. Without `signal` it
+    /// is not told: it keeps sending, and a supervisor goes on hearing it.
+    pub(super) fn direction_toward(&self, party: &Party, signal: bool) -> Direction {
+        let is_told = signal && !party.is_supervisor() && self.is_on_hold(party);
+        if is_told { Direction::SendOnly } else { Direction::SendRecv }
+    }
+
+    /// Every other party that talks holds.
+    pub(super) fn is_on_hold(&self, party: &Party) -> bool {
+        let mut others = self
+            .principals()
+            .filter(|other| other.leg != party.leg && other.is_talking())
+            .peekable();
+        others.peek().is_some() && others.all(Party::is_held)
+    }
+
+    /// Tells the phones of the others of a hold or its end. True: one was told.
+    fn signal_hold(&mut self, signal: bool, out: &mut Step) -> bool {
+        let is_ready = |party: &&Party| {
+            party.is_talking() && party.exchange == PartyExchange::Idle && party.media.is_some()
+        };
+        let directions: Vec<(LegId, Direction)> = self
+            .principals()
+            .filter(is_ready)
+            .map(|party| (party, self.direction_toward(party, signal)))
+            .filter(|(party, direction)| party.told != *direction)
+            .map(|(party, direction)| (party.leg, direction))
+            .collect();
+        for party in &mut self.list {
+            if let Some((_, direction)) = directions.iter().find(|(leg, _)| *leg == party.leg) {
+                party.reoffer(*direction, PartyExchange::Offered, out);
+            }
+        }
+        !directions.is_empty()
+    }
+}
+
+impl Call {
+    /// Tells the others of a hold, where that is wished for.
+    pub(super) fn signal_hold(&mut self, ctx: &mut Ctx<'_>) {
+        if self.parties.signal_hold(ctx.config.signal_hold, ctx.out) {
+            self.update_hearing(ctx);
+        }
+    }
+}
