@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A transcoder, and the speaker whose sound it holds.
+/// A transcoder, and the speaker that it holds the sound of.
 pub(super) type SpeakerTranscoder = (LegId, Box<Transcoder>);
 
 /// Transcoders for the codecs of the one speaker that a leg hears: going back to one of them takes

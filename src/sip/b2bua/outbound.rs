@@ -25,7 +25,7 @@ struct DialledCall<'a> {
     consult: Option<Consultation>,
 }
 
-/// A called party whose phone sends the caller elsewhere.
+/// The phone of a called party sends the caller elsewhere.
 struct Redirection {
     /// The device of that phone: its dial rules count.
     by: DeviceId,
