@@ -254,7 +254,7 @@ impl UserAgent {
             return self.refuse(flow, cancel, &Refuse::new(481), now);
         };
         let tag = match self.legs.get(id) {
-            Some(leg) if !leg.is_cancelled_by(cancel) => {
+            Some(leg) if !leg.peer().is_cancelled_by(cancel) => {
                 return self.refuse(flow, cancel, &Refuse::new(481), now);
             }
             Some(leg) => leg.peer().dialog().local_tag.to_owned(),
