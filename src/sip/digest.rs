@@ -4,6 +4,7 @@
 //! the address it was issued to; nothing is kept for a challenge, and for an answer only which
 //! counts (nc) of its nonce have been seen.
 
+use crate::hex::hex;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use md5::Md5;
@@ -82,10 +83,6 @@ impl Algorithm {
             _ => hex(&Md5::digest(text)),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// H(user:realm:password), in hexadecimal: what is stored instead of a password, one for each base
