@@ -576,9 +576,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
             self.known.remove(&*key);
             return;
         }
-        if let Some(known) = self.known.get_mut(&*key) {
-            known.outcome = Some(outcome);
-        }
+        self.known.entry(key).and_modify(|known| known.outcome = Some(outcome));
         while let Some(key) = self.ended.pop_excess(&self.bounds) {
             self.known.remove(&*key);
         }

@@ -60,8 +60,8 @@ pub(super) enum ServerStep {
 /// How a server transaction has ended, as its copies have to know it.
 #[derive(Debug)]
 pub(super) enum FinalOutcome {
-    /// An INVITE with a 2xx, which the user agent repeats itself: copies are absorbed (RFC 6026 7.1,
-    /// timer L).
+    /// An INVITE with a 2xx, which the user agent repeats itself: copies are absorbed (RFC 6026
+    /// 7.1, timer L).
     Accepted,
     /// A refused INVITE with its ACK: copies of both are absorbed (timer I).
     Acknowledged,

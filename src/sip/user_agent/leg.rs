@@ -120,8 +120,17 @@ pub(super) struct RequestRoute {
 pub(super) struct InDialogRequest<'a> {
     pub(super) request: &'a SipRequest,
     pub(super) via: ReceivedVia,
-    /// The other leg that a REFER names by Replaces, and the number of ours there.
-    pub(super) replaces: Option<(LegId, Number)>,
+    /// The leg that a REFER names by Replaces.
+    pub(super) referred: Option<ReferredLeg>,
+}
+
+/// A leg that a REFER names by Replaces.
+#[derive(Debug)]
+pub(super) struct ReferredLeg {
+    pub(super) leg: LegId,
+    pub(super) source: LegSource,
+    /// The number of ours there.
+    pub(super) number: Number,
 }
 
 /// The timers of a leg.

@@ -1,7 +1,8 @@
 //! What comes to a leg, and its end.
 
 use super::{
-    ClientUse, HangupReason, InDialogRequest, Leg, LegPeer, LegPhase, LegTimer, SentRequest,
+    ClientUse, HangupReason, InDialogRequest, Leg, LegPeer, LegPhase, LegTimer, ReferredLeg,
+    SentRequest,
 };
 use crate::model::Now;
 use crate::sip::flow::Flow;
@@ -34,12 +35,14 @@ impl Leg {
         self.phase.check_replaced(early_only).map(|()| self.id())
     }
 
-    /// Whether `other` may name this leg in the Replaces of a REFER.
-    pub fn may_be_referred_to(&self, other: &Leg, early_only: bool) -> bool {
-        let is_other = other.id() != self.id();
-        self.phase.may_be_referred_to(early_only)
-            && is_other
-            && other.peer.source == self.peer.source
+    /// This leg, as another may name it in the Replaces of a REFER.
+    pub fn as_referred(&self, early_only: bool) -> Option<ReferredLeg> {
+        let (leg, source, number) = (self.id(), &self.peer.source, &self.peer.number);
+        self.phase.may_be_referred_to(early_only).then(|| ReferredLeg {
+            leg,
+            source: source.clone(),
+            number: number.clone(),
+        })
     }
 
     // ---- what comes in

@@ -70,8 +70,8 @@ impl LegPhase {
         matches!(self, Self::Calling(calling) if calling.provisional)
     }
 
-    /// Takes a provisional response to our INVITE: what is news of it, or the CANCEL that has waited
-    /// for it.
+    /// Takes a provisional response to our INVITE: what is news of it. A CANCEL that has waited for
+    /// it is sent.
     pub(super) fn hear(
         &mut self,
         response: &SipResponse,

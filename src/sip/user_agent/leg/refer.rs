@@ -1,7 +1,7 @@
 //! REFER within a call (RFC 3515): a phone asks that another party take its place, and is told how
 //! it goes.
 
-use super::{ClientUse, InDialogRequest, Leg, LegPeer};
+use super::{ClientUse, InDialogRequest, Leg, LegPeer, ReferredLeg};
 use crate::model::{Now, Number};
 use crate::sip::leg::{LegEvent, LegId};
 use crate::sip::message::{Headers, NameAddr, Refuse, Scheme, SipResponse, Uri, reason_phrase};
@@ -29,7 +29,9 @@ impl Referral {
         now: Now,
     ) -> Result<(Referral, LegEvent), Refuse> {
         let headers = &refer.request.headers;
-        let (to, replaces) = refer_to(headers, refer.replaces, &ctx.domain)?;
+        // Of the same peer, and not the one in which it asks.
+        let referred = refer.referred.filter(|it| it.leg != peer.leg && it.source == peer.source);
+        let (to, replaces) = refer_to(headers, referred, &ctx.domain)?;
         let (cseq, _) = headers.cseq().map_err(|_| Refuse::new(400))?;
         let is_silent = headers
             .get("Refer-Sub")
@@ -93,7 +95,7 @@ impl Leg {
 /// decided by number.
 fn refer_to(
     headers: &Headers,
-    replaced: Option<(LegId, Number)>,
+    replaced: Option<ReferredLeg>,
     domain: &LocalDomain,
 ) -> Result<(Number, Option<LegId>), Refuse> {
     let value = headers.single("Refer-To").map_err(|_| Refuse::new(400))?;
@@ -106,8 +108,8 @@ fn refer_to(
         return Err(Refuse::new(501));
     }
     let number = domain.number_of(&uri);
-    if let Some((other, number_there)) = replaced {
-        return Ok((number.unwrap_or(number_there), Some(other)));
+    if let Some(replaced) = replaced {
+        return Ok((number.unwrap_or(replaced.number), Some(replaced.leg)));
     }
     if !domain.is_ours(&uri) {
         return Err(Refuse::new(403).because("refers to another host"));

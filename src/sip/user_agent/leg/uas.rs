@@ -138,15 +138,14 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) -> Result<(), Refuse> {
-        let InDialogRequest { request, via, .. } = received;
+        let InDialogRequest { request, via, referred } = received;
         match request.method {
             Method::Bye => self.handle_bye(via, request, ctx, now),
             Method::Invite => self.handle_offer(via, request, ctx, now),
             Method::Update => self.handle_update(via, request, ctx, now),
             Method::Info => self.handle_info(via, request, ctx, now),
             Method::Refer => {
-                let replaces = received.replaces;
-                self.handle_refer(InDialogRequest { request, via, replaces }, ctx, now)
+                self.handle_refer(InDialogRequest { request, via, referred }, ctx, now)
             }
             Method::Prack => self.handle_prack(via, request, ctx, now),
             Method::Options => {
