@@ -252,7 +252,7 @@ pub struct Authenticator {
     started: Instant,
     issued: u64,
     /// Nonces up to this number are stale.
-    floor: u64,
+    stale_up_to: u64,
     seen: BTreeMap<u64, NonceCounts>,
 }
 
@@ -301,7 +301,7 @@ impl Authenticator {
             lifetime,
             started: now,
             issued: 0,
-            floor: 0,
+            stale_up_to: 0,
             seen: BTreeMap::new(),
         }
     }
@@ -385,7 +385,7 @@ impl Authenticator {
         while self.seen.len() > MAX_NONCES
             && let Some((oldest, _)) = self.seen.pop_first()
         {
-            self.floor = oldest;
+            self.stale_up_to = oldest;
         }
         Some(DigestVerdict::Genuine { user: user.to_owned() })
     }
@@ -426,7 +426,7 @@ impl Authenticator {
             self.seen.remove(&number);
             return None;
         }
-        (number > self.floor).then_some(number)
+        (number > self.stale_up_to).then_some(number)
     }
 
     /// HMAC-SHA-256 (RFC 2104) over what is sealed, the address and the realm.

@@ -191,8 +191,8 @@ fn an_answer_goes_where_the_latest_copy_of_the_request_wants_it() {
 
 /// RFC 3261 18.2.2.
 #[test]
-fn what_was_said_by_a_connection_that_is_gone_is_said_again_by_a_new_one_where_the_via_names_a_port()
- {
+fn what_was_said_by_a_connection_that_is_gone_is_said_again_by_a_new_one_where_the_via_has_a_port()
+{
     let (mut machine, now) = (machine(), start());
     let connection = Flow { connection: ConnectionId(7), ..flow(Protocol::Tcp, "192.0.2.2:40000") };
     let named = flow(Protocol::Tcp, "192.0.2.2:5070");

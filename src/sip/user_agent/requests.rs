@@ -67,7 +67,7 @@ impl UserAgent {
             Method::Register => self.handle_register(flow, key, &request, now),
             Method::Options => self.handle_options(flow, &request, now),
             Method::Bye | Method::Update | Method::Info | Method::Prack => Err(Refuse::new(481)),
-            // A call for whatever asks would be toll fraud's open door.
+            // To call for a peer outside any dialog invites toll fraud.
             Method::Refer => Err(Refuse::new(403)),
             _ => Err(refuse_method()),
         };

@@ -7,8 +7,8 @@
 //! | peer | flow |
 //! |---|---|
 //! | a phone that has registered | where its newest registration is called |
-//! | a phone that calls from elsewhere | where it says at the host it speaks from; behind a NAT where it speaks from |
-//! | a trunk | its first Route, else its Contact, when that is an address of this trunk's; else where it speaks from |
+//! | a phone that calls from elsewhere | where it says at its own host; behind a NAT the source |
+//! | a trunk | its first Route, else its Contact, if that is this trunk's own; else the source |
 
 use super::session_timer::{SessionTimer, min_se};
 use super::uac::write_reason;
@@ -325,7 +325,10 @@ impl LegPeer {
         let was =
             self.located.is_some_and(|(before, is_translated)| is_translated && before == host);
         let contact = self.dialog.target.host();
-        let is_hidden = matches!(contact, Host::Address(address) if is_private(address) && address.to_canonical() != host);
+        let is_hidden = matches!(
+            contact,
+            Host::Address(address) if is_private(address) && address.to_canonical() != host
+        );
         let is_other =
             matches!(via, Some(Host::Address(address)) if address.to_canonical() != host);
         (host, was || is_hidden || is_other)
