@@ -435,10 +435,11 @@ impl Agent {
             self.clients.push(client);
             return self.handle_provisional(status);
         }
-        if method == "INVITE" && status >= 300 {
-            if let Some(ack) = client.refusal_ack(&response) {
-                self.send(SipMessage::Request(ack), client.to);
-            }
+        if method == "INVITE"
+            && status >= 300
+            && let Some(ack) = client.refusal_ack(&response)
+        {
+            self.send(SipMessage::Request(ack), client.to);
         }
         if (status == 401 || status == 407)
             && !client.credentials
