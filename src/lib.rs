@@ -29,6 +29,7 @@ pub mod demo;
 pub mod gateway;
 #[cfg(feature = "io")]
 pub mod grpc;
+pub mod hex;
 #[cfg(feature = "io")]
 pub mod http;
 pub mod media;

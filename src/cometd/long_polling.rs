@@ -7,6 +7,7 @@ use super::task::{CometdTask, ConnectAnswer, DeliveryInbox, Inbox, Input, Load, 
 use super::websocket;
 use crate::clock;
 use crate::gateway::task::GatewayHandle;
+use crate::hex::hex;
 use crate::http::auth::{self, AuthenticatedUser, Means, cookie};
 use crate::http::body::read_whole;
 use crate::http::delivery::{DeliveryId, DeliveryListener, DeliveryTracker, PendingAnswer};
@@ -541,9 +542,7 @@ fn browser_of(headers: &HeaderMap) -> Option<Arc<str>> {
 
 /// 160 random bits, alphanumeric.
 pub(super) fn random_hex() -> String {
-    let bytes: [u8; 20] = rand::random();
-    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble & 0xf)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+    hex(&rand::random::<[u8; 20]>())
 }
 
 fn answered(content_type: &'static str, body: Body, new_cookie: Option<HeaderValue>) -> Response {

@@ -4,6 +4,7 @@
 //! the address it was issued to; nothing is kept for a challenge, and for an answer only which
 //! counts (nc) of its nonce have been seen.
 
+use crate::hex::hex;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use md5::Md5;
@@ -82,10 +83,6 @@ impl Algorithm {
             _ => hex(&Md5::digest(text)),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// H(user:realm:password), in hexadecimal: what is stored instead of a password, one for each base
@@ -255,7 +252,7 @@ pub struct Authenticator {
     started: Instant,
     issued: u64,
     /// Nonces up to this number are stale.
-    floor: u64,
+    stale_up_to: u64,
     seen: BTreeMap<u64, NonceCounts>,
 }
 
@@ -304,7 +301,7 @@ impl Authenticator {
             lifetime,
             started: now,
             issued: 0,
-            floor: 0,
+            stale_up_to: 0,
             seen: BTreeMap::new(),
         }
     }
@@ -388,7 +385,7 @@ impl Authenticator {
         while self.seen.len() > MAX_NONCES
             && let Some((oldest, _)) = self.seen.pop_first()
         {
-            self.floor = oldest;
+            self.stale_up_to = oldest;
         }
         Some(DigestVerdict::Genuine { user: user.to_owned() })
     }
@@ -429,7 +426,7 @@ impl Authenticator {
             self.seen.remove(&number);
             return None;
         }
-        (number > self.floor).then_some(number)
+        (number > self.stale_up_to).then_some(number)
     }
 
     /// HMAC-SHA-256 (RFC 2104) over what is sealed, the address and the realm.

@@ -7,6 +7,9 @@
 //! non-INVITE server:  Trying ─▶ Completed ─▶ gone
 //! ```
 //!
+//! [`Transactions`] finds the transaction that something is for; a `ClientTransaction` or a
+//! `ServerTransaction` behaves, and says what has become of it.
+//!
 //! The machine knows keys, status codes and finished bytes; it never looks into a message. A server
 //! transaction is named by what its requests have in common (RFC 3261 17.2.3) and by its peer, not
 //! by a source: each answer goes where the latest copy of the request wants it. What is over is
@@ -16,11 +19,21 @@
 //! ACKs of refusals and of repeated 2xx) never reaches the user agent. Neither side sends a 1xx or
 //! a 408 to a non-INVITE request (RFC 4320).
 
+mod client;
+mod ended;
+mod key;
+mod server;
+#[cfg(test)]
+mod tests;
+
 use super::flow::{ConnectionId, Flow};
-use super::peer::{Peer, ReturnPath, flow_to};
 use super::timers::Timers;
+use client::{ClientInput, ClientStep, ClientTransaction};
+use ended::{EndedTransactions, PerSource};
+pub use key::{ClientKey, ReceivedVia, ServerKey};
+use server::{FinalOutcome, ServerInput, ServerStep, ServerTransaction};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,92 +87,6 @@ pub enum TransactionTimer {
     K,
     /// INVITE client: when to forget an accepted request.
     M,
-}
-
-/// What makes two requests one (RFC 3261 17.2.3), with the peer: nobody but the sender of an INVITE
-/// may cancel it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ServerKey {
-    peer: Peer,
-    /// Length and bytes of the branch, the same of sent-by, then the method. RFC 2543: a branch of
-    /// no length, length and bytes of the other marks, then the method.
-    marks: Box<[u8]>,
-    method_at: u32,
-}
-
-impl ServerKey {
-    /// The key of a request with a branch that begins with the magic cookie. `sent_by` is in lower
-    /// case; ACK counts as INVITE.
-    pub fn new(peer: Peer, branch: &[u8], sent_by: &[u8], method: &[u8]) -> Self {
-        let mut marks = Vec::with_capacity(branch.len() + sent_by.len() + method.len() + 8);
-        for part in [branch, sent_by] {
-            marks.extend_from_slice(&(part.len() as u32).to_be_bytes());
-            marks.extend_from_slice(part);
-        }
-        Self::of(peer, marks, method)
-    }
-
-    /// The key of an RFC 2543 request: Request-URI, From tag, Call-ID, CSeq number and top Via, in
-    /// this order.
-    pub fn old(peer: Peer, fields: &[&[u8]], method: &[u8]) -> Self {
-        let mut marks = vec![0; 4];
-        for field in fields {
-            marks.extend_from_slice(&(field.len() as u32).to_be_bytes());
-            marks.extend_from_slice(field);
-        }
-        Self::of(peer, marks, method)
-    }
-
-    fn of(peer: Peer, mut marks: Vec<u8>, method: &[u8]) -> Self {
-        let method_at = marks.len() as u32;
-        marks.extend_from_slice(method);
-        Self { peer, marks: marks.into_boxed_slice(), method_at }
-    }
-
-    /// The same marks with another method: the INVITE that a CANCEL means.
-    pub fn with_method(&self, wanted: &[u8]) -> ServerKey {
-        Self::of(self.peer, self.marks[..self.method_at as usize].to_vec(), wanted)
-    }
-
-    /// The peer that sent the request.
-    pub fn peer(&self) -> Peer {
-        self.peer
-    }
-
-    fn method(&self) -> &[u8] {
-        &self.marks[self.method_at as usize..]
-    }
-
-    /// Length and bytes of the branch; `None` of RFC 2543's.
-    fn branch(&self) -> Option<&[u8]> {
-        let (length, rest) = self.marks.split_first_chunk::<4>()?;
-        let length = u32::from_be_bytes(*length) as usize;
-        (length > 0 && length <= rest.len()).then(|| &self.marks[..4 + length])
-    }
-}
-
-impl std::fmt::Debug for ServerKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ServerKey({:?}, {})", self.peer, self.marks.escape_ascii())
-    }
-}
-
-/// A request as its transaction sees it.
-#[derive(Clone, Debug)]
-pub struct ReceivedVia {
-    /// What it has in common with its repetitions.
-    pub key: ServerKey,
-    /// Where it came from, and where its responses go.
-    pub path: ReturnPath,
-}
-
-/// What finds a client transaction (RFC 3261 17.1.3).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ClientKey {
-    /// The branch of our Via.
-    pub branch: Vec<u8>,
-    /// Method of the CSeq.
-    pub method: Vec<u8>,
 }
 
 /// The two kinds.
@@ -261,98 +188,56 @@ pub struct Transactions<S, C> {
     timing: Timing,
     bounds: Bounds,
     next_id: u64,
+    /// Every request that copies of are known, answered or not.
+    known: BTreeMap<Arc<ServerKey>, KnownRequest<S>>,
     /// Those that wait for an answer or for its ACK.
-    servers: BTreeMap<ServerTransactionId, ServerTransaction<S>>,
-    /// Those that are over.
-    ended: BTreeMap<ServerTransactionId, Ended<S>>,
-    server_keys: BTreeMap<Arc<ServerKey>, ServerTransactionId>,
-    /// When each that is over is forgotten.
-    forgotten_at: BTreeSet<(Instant, ServerTransactionId)>,
+    servers: BTreeMap<ServerTransactionId, ServerTransaction>,
+    /// The same, by source.
+    per_source: PerSource,
     /// Refused INVITEs without an ACK.
     unacknowledged: BTreeSet<ServerTransactionId>,
     /// Those that wait on a connection.
     on_connection: BTreeSet<(ConnectionId, ServerTransactionId)>,
-    per_source: BTreeMap<IpAddr, Usage>,
-    /// Bytes, about.
-    remembered: usize,
+    /// Those that are over.
+    ended: EndedTransactions,
     clients: BTreeMap<ClientTransactionId, ClientTransaction<C>>,
     client_keys: BTreeMap<ClientKey, ClientTransactionId>,
     timers: Timers<(TransactionTimer, u64)>,
     outputs: VecDeque<Output<C>>,
 }
 
+/// The server transaction of a request.
 #[derive(Debug)]
-struct ServerTransaction<S> {
-    key: Arc<ServerKey>,
-    flow: Flow,
-    fallback: Option<SocketAddr>,
-    state: ServerState,
+struct KnownRequest<S> {
+    id: ServerTransactionId,
     owner: S,
+    /// `None` while it waits for an answer or for its ACK.
+    outcome: Option<FinalOutcome>,
 }
 
-#[derive(Debug)]
-enum ServerState {
-    InviteProceeding { last: Option<Vec<u8>> },
-    InviteCompleted { response: Vec<u8>, interval: Duration },
-    Trying,
+/// What a transaction reaches beside itself: the times, its timers, and the way out.
+struct TransactionContext<'a, C> {
+    id: u64,
+    timing: &'a Timing,
+    timers: &'a mut Timers<(TransactionTimer, u64)>,
+    outputs: &'a mut VecDeque<Output<C>>,
 }
 
-/// A server transaction that is over.
-#[derive(Debug)]
-struct Ended<S> {
-    key: Arc<ServerKey>,
-    outcome: FinalOutcome,
-    until: Instant,
-    owner: S,
-}
+impl<C> TransactionContext<'_, C> {
+    fn set(&mut self, timer: TransactionTimer, at: Instant) {
+        self.timers.set((timer, self.id), at);
+    }
 
-#[derive(Debug)]
-enum FinalOutcome {
-    /// An INVITE with a 2xx, which the user agent repeats itself: copies are absorbed (RFC 6026 7.1,
-    /// timer L).
-    Accepted,
-    /// A refused INVITE with its ACK: copies of both are absorbed (timer I).
-    Acknowledged,
-    /// Anything else: its answer, for copies (timer J).
-    Answered(Box<[u8]>),
-}
+    fn clear(&mut self, timers: &[TransactionTimer]) {
+        for timer in timers {
+            self.timers.clear(&(*timer, self.id));
+        }
+    }
 
-/// What one address that is no trunk's takes up.
-#[derive(Debug, Default)]
-struct Usage {
-    open: usize,
-    /// Bytes, about.
-    remembered: usize,
+    fn transmit(&mut self, flow: Flow, bytes: Vec<u8>) {
+        self.outputs.push_back(Output::Transmit { flow, bytes });
+    }
 }
-
-#[derive(Debug)]
-struct ClientTransaction<C> {
-    key: ClientKey,
-    flow: Flow,
-    state: ClientState,
-    owner: C,
-}
-
-#[derive(Debug)]
-enum ClientState {
-    Calling { request: Vec<u8>, interval: Duration },
-    InviteProceeding,
-    InviteCompleted { ack: Option<Vec<u8>> },
-    InviteAccepted { acks: Vec<Acknowledged> },
-    Trying { request: Vec<u8>, interval: Duration },
-    Proceeding { request: Vec<u8> },
-    Completed,
-}
-
-#[derive(Debug)]
-struct Acknowledged {
-    to_tag: Vec<u8>,
-    flow: Flow,
-    ack: Vec<u8>,
-}
-
-/// 2xx of so many forks are told apart; further ones are ignored.
-const FORKS: usize = 8;
 
 impl<S: Clone, C: Clone> Transactions<S, C> {
     /// No transactions yet.
@@ -361,14 +246,12 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
             timing,
             bounds,
             next_id: 1,
+            known: BTreeMap::new(),
             servers: BTreeMap::new(),
-            ended: BTreeMap::new(),
-            server_keys: BTreeMap::new(),
-            forgotten_at: BTreeSet::new(),
+            per_source: PerSource::default(),
             unacknowledged: BTreeSet::new(),
             on_connection: BTreeSet::new(),
-            per_source: BTreeMap::new(),
-            remembered: 0,
+            ended: EndedTransactions::default(),
             clients: BTreeMap::new(),
             client_keys: BTreeMap::new(),
             timers: Timers::default(),
@@ -376,52 +259,36 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         }
     }
 
+    // ---- server transactions
+
     /// A request other than ACK has come.
     pub fn handle_request(&mut self, request: &ReceivedVia) -> Arrival {
-        let Some(&id) = self.server_keys.get(&request.key) else {
-            return Arrival::New;
-        };
-        let again = match (self.servers.get(&id), self.ended.get(&id)) {
-            (Some(server), _) => match &server.state {
-                ServerState::InviteProceeding { last } => last.clone(),
-                ServerState::InviteCompleted { response, .. } => Some(response.clone()),
-                ServerState::Trying => None,
-            },
-            (None, Some(ended)) => match &ended.outcome {
-                FinalOutcome::Answered(response) => Some(response.to_vec()),
-                FinalOutcome::Accepted | FinalOutcome::Acknowledged => None,
-            },
-            (None, None) => None,
-        };
-        // Whoever asks again from another place is answered there: the first may be gone.
-        self.redirect(id, request.path.reply, request.path.fallback);
-        if let Some(bytes) = again {
-            let flow = request.path.reply;
-            self.outputs.push_back(Output::Transmit { flow, bytes });
+        match self.known.get(&request.key) {
+            None => return Arrival::New,
+            Some(KnownRequest { id, outcome: None, .. }) => {
+                self.handle_server(*id, ServerInput::Repeated(&request.path));
+            }
+            Some(KnownRequest { outcome: Some(outcome), .. }) => {
+                if let Some(answer) = outcome.answer() {
+                    let (flow, bytes) = (request.path.reply, answer.to_vec());
+                    self.outputs.push_back(Output::Transmit { flow, bytes });
+                }
+            }
         }
         Arrival::Repeated
     }
 
     /// An ACK has come; true when it was for a refusal and is dealt with. `key` says INVITE.
     pub fn handle_ack(&mut self, key: &ServerKey, now: Instant) -> bool {
-        let Some(&id) = self.server_keys.get(key) else {
-            return false;
-        };
-        if let Some(ended) = self.ended.get(&id) {
-            return matches!(ended.outcome, FinalOutcome::Acknowledged);
-        }
-        let Some(server) = self.servers.get(&id) else {
-            return false;
-        };
-        let reliable = server.flow.protocol.is_reliable();
-        match server.state {
-            ServerState::InviteCompleted { .. } if reliable => drop(self.take_server(id)),
-            ServerState::InviteCompleted { .. } => {
-                self.end(id, FinalOutcome::Acknowledged, now + self.timing.t4)
+        match self.known.get(key) {
+            None => false,
+            Some(KnownRequest { id, outcome: None, .. }) => {
+                self.handle_server(*id, ServerInput::Ack { now })
             }
-            ServerState::InviteProceeding { .. } | ServerState::Trying => return false,
+            Some(KnownRequest { outcome: Some(outcome), .. }) => {
+                matches!(outcome, FinalOutcome::Acknowledged)
+            }
         }
-        true
     }
 
     /// Makes a server transaction of a new request, if there is room.
@@ -431,10 +298,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         kind: TransactionKind,
         owner: S,
     ) -> Result<ServerTransactionId, Overloaded> {
-        let of_source = match request.key.peer {
-            Peer::Host(source) => self.per_source.get(&source).map_or(0, |usage| usage.open),
-            Peer::Trunk(_) => 0,
-        };
+        let of_source = self.per_source.of(request.key.peer());
         if self.servers.len() >= self.bounds.total || of_source >= self.bounds.per_source {
             return Err(Overloaded);
         }
@@ -450,108 +314,48 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         owner: S,
     ) -> ServerTransactionId {
         let ReceivedVia { key, path } = request;
-        if let Peer::Host(source) = key.peer {
-            self.per_source.entry(source).or_default().open += 1;
-        }
+        self.per_source.add(key.peer(), 1);
         let id = ServerTransactionId(self.fresh());
-        let state = match kind {
-            TransactionKind::Invite => ServerState::InviteProceeding { last: None },
-            TransactionKind::Other => ServerState::Trying,
-        };
         let key = Arc::new(key);
-        if path.reply.connection != ConnectionId::NONE {
-            self.on_connection.insert((path.reply.connection, id));
-        }
-        let server = ServerTransaction {
-            key: key.clone(),
-            flow: path.reply,
-            fallback: path.fallback,
-            state,
-            owner,
-        };
-        self.server_keys.insert(key, id);
+        let server = ServerTransaction::new(key.clone(), &path, kind);
+        self.on_connection.extend(server.connection().map(|connection| (connection, id)));
+        self.known.insert(key, KnownRequest { id, owner, outcome: None });
         self.servers.insert(id, server);
         id
     }
 
     /// Sends a response. Nothing happens when the transaction is gone or has a final one already.
     pub fn respond(&mut self, id: ServerTransactionId, status: u16, bytes: Vec<u8>, now: Instant) {
-        let Some(server) = self.servers.get_mut(&id) else {
-            return;
-        };
-        let reliable = server.flow.protocol.is_reliable();
-        let flow = server.flow;
-        match (&mut server.state, status) {
-            (ServerState::InviteProceeding { last }, 100..=199) => *last = Some(bytes.clone()),
-            (ServerState::InviteProceeding { .. }, 200..=299) => {
-                self.end(id, FinalOutcome::Accepted, now + self.timing.give_up())
-            }
-            (ServerState::InviteProceeding { .. }, _) => {
-                server.state = ServerState::InviteCompleted {
-                    response: bytes.clone(),
-                    interval: self.timing.t1,
-                };
-                if !reliable {
-                    self.timers.set((TransactionTimer::G, id.0), now + self.timing.t1);
-                }
-                self.timers.set((TransactionTimer::H, id.0), now + self.timing.give_up());
-                self.unacknowledged.insert(id);
-                if self.unacknowledged.len() > self.bounds.unacknowledged
-                    && let Some(oldest) = self.unacknowledged.pop_first()
-                {
-                    self.take_server(oldest);
-                }
-            }
-            (ServerState::Trying, 200..) if reliable => drop(self.take_server(id)),
-            (ServerState::Trying, 200..) => {
-                let answer = FinalOutcome::Answered(bytes.clone().into_boxed_slice());
-                self.end(id, answer, now + self.timing.give_up());
-            }
-            (ServerState::InviteCompleted { .. } | ServerState::Trying, _) => return,
-        }
-        self.outputs.push_back(Output::Transmit { flow, bytes });
+        self.handle_server(id, ServerInput::Respond { status, bytes, now });
     }
 
     /// The INVITE transaction that a key names, and its owner, while it is there (answered or not).
     pub fn server(&self, key: &ServerKey) -> Option<(ServerTransactionId, S)> {
-        let id = *self.server_keys.get(key)?;
-        let owner = self.servers.get(&id).map(|server| &server.owner);
-        let owner = owner.or_else(|| self.ended.get(&id).map(|ended| &ended.owner));
-        owner.map(|owner| (id, owner.clone()))
+        self.known.get(key).map(|known| (known.id, known.owner.clone()))
     }
 
     /// A transaction of the same peer, branch and method, whatever its sent-by is.
     pub fn of_same_branch(&self, key: &ServerKey) -> Option<ServerKey> {
-        let branch = key.branch()?;
-        let from = ServerKey { marks: branch.into(), ..key.clone() };
-        let of_branch =
-            |found: &&Arc<ServerKey>| found.peer == key.peer && found.marks.starts_with(branch);
+        let from = key.first_of_branch()?;
         let mut found = self
-            .server_keys
+            .known
             .range::<ServerKey, _>(&from..)
-            .map(|(key, _)| key)
-            .take_while(of_branch);
+            .map(|(found, _)| found)
+            .take_while(|found| found.is_of_branch(&from));
         found.find(|found| found.method() == key.method()).map(|found| ServerKey::clone(found))
     }
 
     /// Where the answer to a request goes, while it waits for one.
     pub fn reply_flow(&self, id: ServerTransactionId) -> Option<Flow> {
-        self.servers.get(&id).map(|server| server.flow)
+        self.servers.get(&id).map(ServerTransaction::flow)
     }
 
     /// Answers that are still to come go another way.
     pub fn redirect(&mut self, id: ServerTransactionId, flow: Flow, fallback: Option<SocketAddr>) {
-        let Some(server) = self.servers.get_mut(&id) else {
-            return;
-        };
-        if server.flow.connection != ConnectionId::NONE {
-            self.on_connection.remove(&(server.flow.connection, id));
-        }
-        if flow.connection != ConnectionId::NONE {
-            self.on_connection.insert((flow.connection, id));
-        }
-        (server.flow, server.fallback) = (flow, fallback);
+        self.handle_server(id, ServerInput::Redirect { flow, fallback });
     }
+
+    // ---- client transactions
 
     /// Sends a request and waits for its response.
     pub fn request(
@@ -564,23 +368,12 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         now: Instant,
     ) -> ClientTransactionId {
         let id = ClientTransactionId(self.fresh());
-        let unreliable = !flow.protocol.is_reliable();
-        let (again, give_up) = match kind {
-            TransactionKind::Invite => (TransactionTimer::A, TransactionTimer::B),
-            TransactionKind::Other => (TransactionTimer::E, TransactionTimer::F),
-        };
-        if unreliable {
-            self.timers.set((again, id.0), now + self.timing.t1);
-        }
-        self.timers.set((give_up, id.0), now + self.timing.give_up());
-        let (request, interval) = (bytes.clone(), self.timing.t1);
-        let state = match kind {
-            TransactionKind::Invite => ClientState::Calling { request, interval },
-            TransactionKind::Other => ClientState::Trying { request, interval },
-        };
-        self.client_keys.insert(key.clone(), id);
-        self.clients.insert(id, ClientTransaction { key, flow, state, owner });
-        self.outputs.push_back(Output::Transmit { flow, bytes });
+        let (timing, timers) = (&self.timing, &mut self.timers);
+        let mut ctx = TransactionContext { id: id.0, timing, timers, outputs: &mut self.outputs };
+        let sent = (flow, bytes);
+        let client = ClientTransaction::new(key.clone(), kind, sent, owner, &mut ctx, now);
+        self.client_keys.insert(key, id);
+        self.clients.insert(id, client);
         id
     }
 
@@ -588,7 +381,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     /// same peer is for the caller to say.
     pub fn client(&self, key: &ClientKey) -> Option<(&C, &Flow)> {
         let id = self.client_keys.get(key)?;
-        self.clients.get(id).map(|client| (&client.owner, &client.flow))
+        self.clients.get(id).map(|client| (client.owner(), client.flow()))
     }
 
     /// A response has come from the peer that the request went to.
@@ -599,81 +392,9 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         to_tag: &[u8],
         now: Instant,
     ) -> Reply<C> {
-        let Some(&id) = self.client_keys.get(key) else {
-            return Reply::Absorbed;
-        };
-        let Some(client) = self.clients.get_mut(&id) else {
-            return Reply::Absorbed;
-        };
-        let reliable = client.flow.protocol.is_reliable();
-        let owner = client.owner.clone();
-        match (&mut client.state, status) {
-            (ClientState::Calling { .. }, 100..=199) => {
-                client.state = ClientState::InviteProceeding;
-                self.clear(&[TransactionTimer::A, TransactionTimer::B], id.0);
-                Reply::Pass(id, owner)
-            }
-            (ClientState::InviteProceeding, 100..=199) => Reply::Pass(id, owner),
-            (ClientState::Calling { .. } | ClientState::InviteProceeding, 200..=299) => {
-                client.state = ClientState::InviteAccepted { acks: Vec::new() };
-                self.clear(&[TransactionTimer::A, TransactionTimer::B], id.0);
-                self.timers.set((TransactionTimer::M, id.0), now + self.timing.give_up());
-                Reply::Pass(id, owner)
-            }
-            (ClientState::Calling { .. } | ClientState::InviteProceeding, _) => {
-                client.state = ClientState::InviteCompleted { ack: None };
-                self.clear(&[TransactionTimer::A, TransactionTimer::B], id.0);
-                // RFC 3261 17.1.1.2: at least 32 s over UDP. Over TCP the transaction goes when its
-                // ACK has been sent.
-                if !reliable {
-                    self.timers.set((TransactionTimer::D, id.0), now + self.timing.give_up());
-                }
-                Reply::Refused(id, owner)
-            }
-            (ClientState::InviteCompleted { ack }, 300..) => {
-                if let Some(bytes) = ack.clone() {
-                    let flow = client.flow;
-                    self.outputs.push_back(Output::Transmit { flow, bytes });
-                }
-                Reply::Absorbed
-            }
-            (ClientState::InviteAccepted { acks }, 200..=299) => {
-                match acks.iter().find(|known| known.to_tag == to_tag) {
-                    Some(known) => {
-                        let (flow, bytes) = (known.flow, known.ack.clone());
-                        self.outputs.push_back(Output::Transmit { flow, bytes });
-                        Reply::Absorbed
-                    }
-                    None if acks.len() < FORKS => Reply::Pass(id, owner),
-                    None => Reply::Absorbed,
-                }
-            }
-            (ClientState::Trying { request, .. }, 100..=199) => {
-                let request = std::mem::take(request);
-                client.state = ClientState::Proceeding { request };
-                if !reliable {
-                    self.timers.set((TransactionTimer::E, id.0), now + self.timing.t2);
-                }
-                Reply::Absorbed
-            }
-            (ClientState::Trying { .. } | ClientState::Proceeding { .. }, 200..) => {
-                client.state = ClientState::Completed;
-                self.clear(&[TransactionTimer::E, TransactionTimer::F], id.0);
-                if reliable {
-                    self.remove_client(id);
-                } else {
-                    self.timers.set((TransactionTimer::K, id.0), now + self.timing.t4);
-                }
-                Reply::Pass(id, owner)
-            }
-            (
-                ClientState::InviteCompleted { .. }
-                | ClientState::InviteAccepted { .. }
-                | ClientState::Proceeding { .. }
-                | ClientState::Completed
-                | ClientState::Trying { .. },
-                _,
-            ) => Reply::Absorbed,
+        match self.client_keys.get(key) {
+            Some(id) => self.handle_client(*id, ClientInput::Response { status, to_tag, now }),
+            None => Reply::Absorbed,
         }
     }
 
@@ -685,24 +406,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         flow: Flow,
         bytes: Vec<u8>,
     ) {
-        if let Some(client) = self.clients.get_mut(&id) {
-            match &mut client.state {
-                ClientState::InviteCompleted { ack } => {
-                    *ack = Some(bytes.clone());
-                    if client.flow.protocol.is_reliable() {
-                        self.remove_client(id);
-                    }
-                }
-                ClientState::InviteAccepted { acks } => {
-                    acks.push(Acknowledged { to_tag: to_tag.to_vec(), flow, ack: bytes.clone() })
-                }
-                ClientState::Calling { .. }
-                | ClientState::InviteProceeding
-                | ClientState::Trying { .. }
-                | ClientState::Proceeding { .. }
-                | ClientState::Completed => {}
-            }
-        }
+        self.handle_client(id, ClientInput::Acknowledge { to_tag, flow, ack: &bytes });
         self.outputs.push_back(Output::Transmit { flow, bytes });
     }
 
@@ -714,48 +418,30 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     /// Forgets an INVITE in 64·T1, whatever has come by then: its dialog is over. Until then
     /// refusals are still acknowledged.
     pub fn abandon_later(&mut self, id: ClientTransactionId, now: Instant) {
-        if self.clients.contains_key(&id) {
-            self.timers.set((TransactionTimer::M, id.0), now + self.timing.give_up());
-        }
+        self.handle_client(id, ClientInput::AbandonLater { now });
     }
+
+    // ---- both
 
     /// The transport has lost the way to a peer: requests that still wait there have failed, and
     /// answers are said by a new connection (RFC 3261 18.2.2).
     pub fn handle_unreachable(&mut self, flow: &Flow) {
-        let waiting = (flow.connection, ServerTransactionId(0))
-            ..=(flow.connection, ServerTransactionId(u64::MAX));
-        let waiting = self
-            .on_connection
-            .range(waiting)
-            .filter(|(connection, _)| *connection != ConnectionId::NONE);
-        for id in waiting.map(|(_, id)| *id).collect::<Vec<_>>() {
-            let Some(server) = self.servers.get(&id) else {
-                continue;
-            };
-            let Some(address) = server.fallback else {
-                continue;
-            };
-            let again = match &server.state {
-                ServerState::InviteProceeding { last } => last.clone(),
-                ServerState::InviteCompleted { response, .. } => Some(response.clone()),
-                ServerState::Trying => None,
-            };
-            let new = flow_to(address, flow);
-            self.redirect(id, new, None);
-            if let Some(bytes) = again {
-                self.outputs.push_back(Output::Transmit { flow: new, bytes });
+        if flow.connection != ConnectionId::NONE {
+            let waiting = (flow.connection, ServerTransactionId(0))
+                ..=(flow.connection, ServerTransactionId(u64::MAX));
+            let waiting: Vec<_> = self.on_connection.range(waiting).map(|(_, id)| *id).collect();
+            for id in waiting {
+                self.handle_server(id, ServerInput::ConnectionLost(flow));
             }
         }
-        let lost: Vec<ClientTransactionId> = self
+        let lost: Vec<_> = self
             .clients
             .iter()
-            .filter(|(_, client)| client.flow == *flow && client.waits())
+            .filter(|(_, client)| client.waits_on(flow))
             .map(|(id, _)| *id)
             .collect();
         for id in lost {
-            if let Some(client) = self.remove_client(id) {
-                self.outputs.push_back(Output::Unreachable(client.owner));
-            }
+            self.handle_client(id, ClientInput::Unreachable);
         }
     }
 
@@ -763,33 +449,34 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((timer, id)) = self.timers.pop(now) {
             match timer {
-                TransactionTimer::A | TransactionTimer::E => {
-                    self.repeat_request(timer, ClientTransactionId(id), now)
+                TransactionTimer::G | TransactionTimer::H => {
+                    self.handle_server(
+                        ServerTransactionId(id),
+                        ServerInput::Timeout { timer, now },
+                    );
                 }
-                TransactionTimer::G => self.repeat_refusal(ServerTransactionId(id), now),
-                TransactionTimer::B | TransactionTimer::F => {
-                    if let Some(client) = self.remove_client(ClientTransactionId(id)) {
-                        self.outputs.push_back(Output::TimedOut(client.owner));
-                    }
+                TransactionTimer::A
+                | TransactionTimer::B
+                | TransactionTimer::D
+                | TransactionTimer::E
+                | TransactionTimer::F
+                | TransactionTimer::K
+                | TransactionTimer::M => {
+                    self.handle_client(
+                        ClientTransactionId(id),
+                        ClientInput::Timeout { timer, now },
+                    );
                 }
-                TransactionTimer::D | TransactionTimer::K | TransactionTimer::M => {
-                    self.remove_client(ClientTransactionId(id));
-                }
-                TransactionTimer::H => drop(self.take_server(ServerTransactionId(id))),
             }
         }
-        while let Some(&(at, id)) = self.forgotten_at.first() {
-            if at > now {
-                break;
-            }
-            self.forget(id);
+        while let Some(key) = self.ended.pop_due(now) {
+            self.known.remove(&*key);
         }
     }
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let forgotten_at = self.forgotten_at.first().map(|(at, _)| *at);
-        [self.timers.next(), forgotten_at].into_iter().flatten().min()
+        [self.timers.next(), self.ended.next()].into_iter().flatten().min()
     }
 
     /// The next thing to do.
@@ -799,17 +486,15 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
 
     /// No transaction and no timer is left.
     pub fn is_empty(&self) -> bool {
-        self.servers.is_empty()
-            && self.ended.is_empty()
-            && self.forgotten_at.is_empty()
+        self.known.is_empty()
+            && self.servers.is_empty()
+            && self.per_source.is_empty()
             && self.unacknowledged.is_empty()
             && self.on_connection.is_empty()
-            && self.remembered == 0
+            && self.ended.is_empty()
             && self.clients.is_empty()
-            && self.timers.is_empty()
-            && self.per_source.is_empty()
-            && self.server_keys.is_empty()
             && self.client_keys.is_empty()
+            && self.timers.is_empty()
     }
 
     /// Server transactions that wait for something, and client transactions.
@@ -819,45 +504,7 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
 
     /// Server transactions that are over and not forgotten, and how many bytes that takes, about.
     pub fn remembered(&self) -> (usize, usize) {
-        (self.ended.len(), self.remembered)
-    }
-
-    fn repeat_request(&mut self, timer: TransactionTimer, id: ClientTransactionId, now: Instant) {
-        let Some(client) = self.clients.get_mut(&id) else {
-            return;
-        };
-        let (bytes, wait) = match &mut client.state {
-            ClientState::Calling { request, interval } => {
-                *interval *= 2;
-                (request.clone(), *interval)
-            }
-            ClientState::Trying { request, interval } => {
-                *interval = (*interval * 2).min(self.timing.t2);
-                (request.clone(), *interval)
-            }
-            ClientState::Proceeding { request } => (request.clone(), self.timing.t2),
-            ClientState::InviteProceeding
-            | ClientState::InviteCompleted { .. }
-            | ClientState::InviteAccepted { .. }
-            | ClientState::Completed => {
-                return;
-            }
-        };
-        self.timers.set((timer, id.0), now + wait);
-        let flow = client.flow;
-        self.outputs.push_back(Output::Transmit { flow, bytes });
-    }
-
-    fn repeat_refusal(&mut self, id: ServerTransactionId, now: Instant) {
-        let Some(server) = self.servers.get_mut(&id) else {
-            return;
-        };
-        let ServerState::InviteCompleted { response, interval } = &mut server.state else {
-            return;
-        };
-        *interval = (*interval * 2).min(self.timing.t2);
-        self.timers.set((TransactionTimer::G, id.0), now + *interval);
-        self.outputs.push_back(Output::Transmit { flow: server.flow, bytes: response.clone() });
+        (self.ended.count(), self.ended.remembered())
     }
 
     fn fresh(&mut self) -> u64 {
@@ -865,395 +512,109 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         self.next_id
     }
 
-    fn clear(&mut self, timers: &[TransactionTimer], id: u64) {
-        for timer in timers {
-            self.timers.clear(&(*timer, id));
+    /// Something is for a server transaction, and may end it. False when it does not matter there.
+    fn handle_server(&mut self, id: ServerTransactionId, input: ServerInput<'_>) -> bool {
+        let Some(server) = self.servers.get_mut(&id) else {
+            return false;
+        };
+        let (timing, timers) = (&self.timing, &mut self.timers);
+        let mut ctx = TransactionContext { id: id.0, timing, timers, outputs: &mut self.outputs };
+        let before = server.connection();
+        let step = server.handle(input, &mut ctx);
+        let after = server.connection();
+        if before != after {
+            if let Some(connection) = before {
+                self.on_connection.remove(&(connection, id));
+            }
+            self.on_connection.extend(after.map(|connection| (connection, id)));
         }
+        match step {
+            ServerStep::Ignored => return false,
+            ServerStep::Stays => {}
+            ServerStep::Refused => {
+                self.unacknowledged.insert(id);
+                if self.unacknowledged.len() > self.bounds.unacknowledged
+                    && let Some(oldest) = self.unacknowledged.pop_first()
+                {
+                    self.terminate(oldest);
+                }
+            }
+            ServerStep::Ended(outcome, until) => self.end(id, outcome, until),
+            ServerStep::Terminated => self.terminate(id),
+        }
+        true
     }
 
-    /// Takes a server transaction out, without a memory of it.
-    fn take_server(&mut self, id: ServerTransactionId) -> Option<ServerTransaction<S>> {
+    /// A server transaction waits for nothing any more.
+    fn take_server(&mut self, id: ServerTransactionId) -> Option<ServerTransaction> {
         let server = self.servers.remove(&id)?;
-        self.server_keys.remove(&*server.key);
         self.unacknowledged.remove(&id);
-        self.clear(&[TransactionTimer::G, TransactionTimer::H], id.0);
-        if server.flow.connection != ConnectionId::NONE {
-            self.on_connection.remove(&(server.flow.connection, id));
+        for timer in [TransactionTimer::G, TransactionTimer::H] {
+            self.timers.clear(&(timer, id.0));
         }
-        self.use_less(server.key.peer, 1, 0);
+        if let Some(connection) = server.connection() {
+            self.on_connection.remove(&(connection, id));
+        }
+        self.per_source.subtract(server.key.peer(), 1);
         Some(server)
+    }
+
+    /// A server transaction is over, without a memory of it.
+    fn terminate(&mut self, id: ServerTransactionId) {
+        if let Some(server) = self.take_server(id) {
+            self.known.remove(&*server.key);
+        }
     }
 
     /// A server transaction is over: what its copies need is remembered.
     fn end(&mut self, id: ServerTransactionId, outcome: FinalOutcome, until: Instant) {
-        let Some(ServerTransaction { key, owner, .. }) = self.take_server(id) else {
+        let Some(ServerTransaction { key, .. }) = self.take_server(id) else {
             return;
         };
-        let ended = Ended { key, outcome, until, owner };
-        let cost = ended.cost();
-        if let Peer::Host(source) = ended.key.peer {
-            let usage = self.per_source.entry(source).or_default();
-            if usage.remembered + cost > self.bounds.remembered_per_source {
-                return self.use_less(Peer::Host(source), 0, 0);
-            }
-            usage.remembered += cost;
+        let cost = REMEMBERED + key.len() + outcome.answer().map_or(0, <[u8]>::len);
+        if !self.ended.add((id, &key), cost, until, &self.bounds) {
+            self.known.remove(&*key);
+            return;
         }
-        self.remembered += cost;
-        self.server_keys.insert(ended.key.clone(), id);
-        self.forgotten_at.insert((until, id));
-        self.ended.insert(id, ended);
-        while self.remembered > self.bounds.remembered
-            && let Some(&(_, oldest)) = self.forgotten_at.first()
-        {
-            self.forget(oldest);
+        self.known.entry(key).and_modify(|known| known.outcome = Some(outcome));
+        while let Some(key) = self.ended.pop_excess(&self.bounds) {
+            self.known.remove(&*key);
         }
     }
 
-    fn forget(&mut self, id: ServerTransactionId) {
-        let Some(ended) = self.ended.remove(&id) else {
-            return;
+    /// Something is for a client transaction, and may end it.
+    fn handle_client(&mut self, id: ClientTransactionId, input: ClientInput<'_>) -> Reply<C> {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return Reply::Absorbed;
         };
-        self.forgotten_at.remove(&(ended.until, id));
-        self.server_keys.remove(&*ended.key);
-        let cost = ended.cost();
-        self.remembered -= cost;
-        self.use_less(ended.key.peer, 0, cost);
-    }
-
-    fn use_less(&mut self, peer: Peer, open: usize, remembered: usize) {
-        let Peer::Host(source) = peer else { return };
-        let Some(usage) = self.per_source.get_mut(&source) else {
-            return;
+        let (timing, timers) = (&self.timing, &mut self.timers);
+        let mut ctx = TransactionContext { id: id.0, timing, timers, outputs: &mut self.outputs };
+        let reply = match client.handle(input, &mut ctx) {
+            ClientStep::Pass => Reply::Pass(id, client.owner().clone()),
+            ClientStep::Refused => Reply::Refused(id, client.owner().clone()),
+            ClientStep::Absorbed => Reply::Absorbed,
         };
-        usage.open -= open;
-        usage.remembered -= remembered;
-        if usage.open == 0 && usage.remembered == 0 {
-            self.per_source.remove(&source);
+        if client.is_terminated() {
+            self.remove_client(id);
         }
+        reply
     }
 
-    fn remove_client(&mut self, id: ClientTransactionId) -> Option<ClientTransaction<C>> {
-        let client = self.clients.remove(&id)?;
+    fn remove_client(&mut self, id: ClientTransactionId) {
+        let Some(client) = self.clients.remove(&id) else {
+            return;
+        };
         self.client_keys.remove(&client.key);
-        self.clear(
-            &[
-                TransactionTimer::A,
-                TransactionTimer::B,
-                TransactionTimer::D,
-                TransactionTimer::E,
-                TransactionTimer::F,
-                TransactionTimer::K,
-                TransactionTimer::M,
-            ],
-            id.0,
-        );
-        Some(client)
-    }
-}
-
-impl<S> Ended<S> {
-    fn cost(&self) -> usize {
-        let answer = match &self.outcome {
-            FinalOutcome::Answered(response) => response.len(),
-            FinalOutcome::Accepted | FinalOutcome::Acknowledged => 0,
-        };
-        REMEMBERED + self.key.marks.len() + answer
-    }
-}
-
-impl<C> ClientTransaction<C> {
-    fn waits(&self) -> bool {
-        match self.state {
-            ClientState::Calling { .. }
-            | ClientState::InviteProceeding
-            | ClientState::Trying { .. }
-            | ClientState::Proceeding { .. } => true,
-            ClientState::InviteCompleted { .. }
-            | ClientState::InviteAccepted { .. }
-            | ClientState::Completed => false,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sip::flow::{ConnectionId, Protocol};
-
-    type Machine = Transactions<u8, u8>;
-
-    const PEER: &str = "192.0.2.2:5060";
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a test has to begin somewhere; time then passes by hand"
-    )]
-    fn start() -> Instant {
-        Instant::now()
-    }
-
-    fn machine() -> Machine {
-        Transactions::new(
-            Timing::default(),
-            Bounds { total: 10, per_source: 2, ..Bounds::default() },
-        )
-    }
-
-    fn flow(protocol: Protocol, peer: &str) -> Flow {
-        Flow {
-            protocol,
-            local: "192.0.2.1:5060".parse().unwrap(),
-            peer: peer.parse().unwrap(),
-            connection: ConnectionId::NONE,
-        }
-    }
-
-    fn udp() -> Flow {
-        flow(Protocol::Udp, PEER)
-    }
-
-    /// A request from `flow`, and its responses go back there.
-    fn received(flow: Flow, branch: &str, method: &str) -> ReceivedVia {
-        ReceivedVia {
-            key: ServerKey::new(
-                Peer::Host(flow.peer.ip()),
-                branch.as_bytes(),
-                b"192.0.2.2",
-                method.as_bytes(),
-            ),
-            path: ReturnPath::new(flow, None, false),
-        }
-    }
-
-    fn request(branch: &str, method: &str) -> ReceivedVia {
-        received(udp(), branch, method)
-    }
-
-    fn client_key(method: &str) -> ClientKey {
-        ClientKey { branch: b"z9hG4bK1".to_vec(), method: method.into() }
-    }
-
-    /// When something was sent, in milliseconds from `from`, until nothing waits any more.
-    fn sent_at(machine: &mut Machine, from: Instant) -> Vec<u128> {
-        let mut times = Vec::new();
-        let mut now = from;
-        loop {
-            while let Some(output) = machine.poll_output() {
-                if matches!(output, Output::Transmit { .. }) {
-                    times.push(now.duration_since(from).as_millis());
-                }
-            }
-            let Some(next) = machine.poll_timeout() else {
-                return times;
-            };
-            now = next;
-            machine.handle_timeout(now);
-        }
-    }
-
-    #[test]
-    fn a_request_is_repeated_at_doubling_intervals_up_to_4_s_and_given_up_after_32_s() {
-        let (mut machine, now) = (machine(), start());
-        machine.request(
-            client_key("OPTIONS"),
-            TransactionKind::Other,
-            udp(),
-            b"o".to_vec(),
-            1,
-            now,
-        );
-        let times = sent_at(&mut machine, now);
-        assert_eq!(times, [0, 500, 1500, 3500, 7500, 11500, 15500, 19500, 23500, 27500, 31500]);
-        assert!(machine.is_empty());
-    }
-
-    #[test]
-    fn after_a_provisional_response_a_request_is_repeated_every_4_s() {
-        let (mut machine, now) = (machine(), start());
-        machine.request(
-            client_key("OPTIONS"),
-            TransactionKind::Other,
-            udp(),
-            b"o".to_vec(),
-            1,
-            now,
-        );
-        machine.handle_response(&client_key("OPTIONS"), 100, b"", now);
-        assert_eq!(
-            sent_at(&mut machine, now),
-            [0, 4000, 8000, 12000, 16000, 20000, 24000, 28000, 32000]
-        );
-        assert!(machine.is_empty());
-    }
-
-    #[test]
-    fn nothing_is_repeated_on_a_connection_and_its_loss_is_a_failure() {
-        let (mut machine, now) = (machine(), start());
-        let tcp = flow(Protocol::Tcp, PEER);
-        machine.request(client_key("INVITE"), TransactionKind::Invite, tcp, b"i".to_vec(), 1, now);
-        assert_eq!(
-            machine.poll_output(),
-            Some(Output::Transmit { flow: tcp, bytes: b"i".to_vec() })
-        );
-        machine.handle_unreachable(&udp());
-        assert_eq!(machine.poll_output(), None);
-        machine.handle_unreachable(&tcp);
-        assert_eq!(machine.poll_output(), Some(Output::Unreachable(1)));
-        assert!(machine.is_empty());
-    }
-
-    #[test]
-    fn a_late_response_to_an_answered_request_is_absorbed_for_5_s() {
-        let (mut machine, now) = (machine(), start());
-        let id = machine.request(
-            client_key("BYE"),
-            TransactionKind::Other,
-            udp(),
-            b"b".to_vec(),
-            1,
-            now,
-        );
-        assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", now), Reply::Pass(id, 1));
-        assert_eq!(machine.handle_response(&client_key("BYE"), 200, b"", now), Reply::Absorbed);
-        machine.handle_timeout(now + Duration::from_secs(5));
-        assert!(machine.is_empty());
-    }
-
-    #[test]
-    fn an_answer_is_repeated_for_as_long_as_the_request_may_be() {
-        let (mut machine, now) = (machine(), start());
-        let key = request("z9hG4bKa", "BYE");
-        let id = machine.open(key.clone(), TransactionKind::Other, 1).unwrap();
-        assert_eq!(machine.handle_request(&key), Arrival::Repeated);
-        assert_eq!(machine.poll_output(), None, "there is no answer yet");
-        machine.respond(id, 200, b"ok".to_vec(), now);
-        machine.respond(id, 500, b"too late".to_vec(), now);
-        assert_eq!(machine.handle_request(&key), Arrival::Repeated);
-        let sent: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
-        let ok = Output::Transmit { flow: udp(), bytes: b"ok".to_vec() };
-        assert_eq!(sent, [ok.clone(), ok]);
-        machine.handle_timeout(now + Duration::from_secs(32));
-        assert!(machine.is_empty());
-        assert_eq!(machine.handle_request(&key), Arrival::New);
-    }
-
-    #[test]
-    fn a_refusal_of_an_invite_is_repeated_until_its_ack_or_32_s() {
-        let (mut machine, now) = (machine(), start());
-        let key = request("z9hG4bKa", "INVITE");
-        let id = machine.open(key.clone(), TransactionKind::Invite, 1).unwrap();
-        machine.respond(id, 486, b"busy".to_vec(), now);
-        let times = sent_at(&mut machine, now);
-        assert_eq!(times, [0, 500, 1500, 3500, 7500, 11500, 15500, 19500, 23500, 27500, 31500]);
-        assert!(machine.is_empty());
-
-        let id = machine.open(key.clone(), TransactionKind::Invite, 1).unwrap();
-        machine.respond(id, 486, b"busy".to_vec(), now);
-        assert!(machine.handle_ack(&key.key, now));
-        assert!(machine.handle_ack(&key.key, now), "a repeated ACK is absorbed");
-        assert_eq!(sent_at(&mut machine, now), [0]);
-        assert!(machine.is_empty());
-    }
-
-    #[test]
-    fn an_accepted_invite_absorbs_its_repetitions_and_leaves_the_ack_to_the_dialog() {
-        let (mut machine, now) = (machine(), start());
-        let key = request("z9hG4bKa", "INVITE");
-        let id = machine.open(key.clone(), TransactionKind::Invite, 1).unwrap();
-        machine.respond(id, 180, b"ringing".to_vec(), now);
-        assert_eq!(machine.handle_request(&key), Arrival::Repeated);
-        machine.respond(id, 200, b"ok".to_vec(), now);
-        assert_eq!(machine.handle_request(&key), Arrival::Repeated);
-        assert!(!machine.handle_ack(&key.key, now));
-        let sent: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
-        assert_eq!(sent.len(), 3, "180 twice, 200 once: {sent:?}");
-        machine.handle_timeout(now + Duration::from_secs(32));
-        assert!(machine.is_empty());
-    }
-
-    /// RFC 3261 18.2.2.
-    #[test]
-    fn an_answer_goes_where_the_latest_copy_of_the_request_wants_it() {
-        let (mut machine, now) = (machine(), start());
-        let first = request("z9hG4bKa", "INVITE");
-        let id = machine.open(first.clone(), TransactionKind::Invite, 1).unwrap();
-        machine.respond(id, 100, b"trying".to_vec(), now);
-        let elsewhere = flow(Protocol::Udp, "192.0.2.2:40000");
-        let again = ReceivedVia { path: ReturnPath::new(elsewhere, None, false), ..first.clone() };
-        assert_eq!(machine.handle_request(&again), Arrival::Repeated);
-        machine.respond(id, 200, b"ok".to_vec(), now);
-        let sent: Vec<Flow> = std::iter::from_fn(|| machine.poll_output())
-            .map(|output| match output {
-                Output::Transmit { flow, .. } => flow,
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert_eq!(sent, [udp(), elsewhere, elsewhere]);
-    }
-
-    /// RFC 3261 18.2.2.
-    #[test]
-    fn what_was_said_by_a_connection_that_is_gone_is_said_again_by_a_new_one_where_the_via_names_a_port()
-     {
-        let (mut machine, now) = (machine(), start());
-        let connection =
-            Flow { connection: ConnectionId(7), ..flow(Protocol::Tcp, "192.0.2.2:40000") };
-        let named = flow(Protocol::Tcp, "192.0.2.2:5070");
-        for (fallback, said) in [(Some(named.peer), 1), (None, 0)] {
-            let mut asked = received(connection, "z9hG4bKa", "INVITE");
-            asked.path.fallback = fallback;
-            let id = machine.open(asked.clone(), TransactionKind::Invite, 1).unwrap();
-            machine.respond(id, 486, b"busy".to_vec(), now);
-            machine.poll_output();
-            machine.handle_unreachable(&connection);
-            let sent: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
-            assert_eq!(sent.len(), said);
-            assert!(
-                sent.iter().all(
-                    |output| matches!(output, Output::Transmit { flow, .. } if *flow == named)
-                )
-            );
-            assert!(machine.handle_ack(&asked.key, now));
-            assert!(machine.is_empty());
-        }
-    }
-
-    #[test]
-    fn a_key_of_the_same_branch_is_found_whatever_its_sent_by_is_and_another_peers_is_not() {
-        let mut machine = machine();
-        let peer = Peer::Host("192.0.2.2".parse().unwrap());
-        let key = |peer, branch: &[u8], sent_by: &[u8], method: &[u8]| {
-            ServerKey::new(peer, branch, sent_by, method)
-        };
-        machine.open(request("z9hG4bKa", "INVITE"), TransactionKind::Invite, 1).unwrap();
-        let found = machine.of_same_branch(&key(peer, b"z9hG4bKa", b"another", b"INVITE"));
-        assert_eq!(found, Some(request("z9hG4bKa", "INVITE").key));
-        for other in [
-            key(peer, b"z9hG4bKa", b"another", b"BYE"),
-            key(peer, b"z9hG4bK", b"another", b"INVITE"),
-            key(peer, b"z9hG4bKab", b"another", b"INVITE"),
-            key(Peer::Host("192.0.2.3".parse().unwrap()), b"z9hG4bKa", b"192.0.2.2", b"INVITE"),
-            key(Peer::Trunk(0), b"z9hG4bKa", b"192.0.2.2", b"INVITE"),
-            ServerKey::old(peer, &[b"z9hG4bKa"], b"INVITE"),
+        for timer in [
+            TransactionTimer::A,
+            TransactionTimer::B,
+            TransactionTimer::D,
+            TransactionTimer::E,
+            TransactionTimer::F,
+            TransactionTimer::K,
+            TransactionTimer::M,
         ] {
-            assert_eq!(machine.of_same_branch(&other), None, "{other:?}");
+            self.timers.clear(&(timer, id.0));
         }
-    }
-
-    #[test]
-    fn a_source_has_only_so_many_transactions_that_wait_for_something() {
-        let mut machine = machine();
-        machine.open(request("z9hG4bKa", "BYE"), TransactionKind::Other, 1).unwrap();
-        let id = machine.open(request("z9hG4bKb", "BYE"), TransactionKind::Other, 1).unwrap();
-        assert_eq!(
-            machine.open(request("z9hG4bKc", "BYE"), TransactionKind::Other, 1),
-            Err(Overloaded)
-        );
-        let other = flow(Protocol::Udp, "192.0.2.3:5060");
-        assert!(
-            machine.open(received(other, "z9hG4bKc", "BYE"), TransactionKind::Other, 1).is_ok()
-        );
-        machine.respond(id, 200, b"ok".to_vec(), start());
-        assert!(machine.open(request("z9hG4bKd", "BYE"), TransactionKind::Other, 1).is_ok());
     }
 }

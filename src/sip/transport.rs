@@ -154,10 +154,10 @@ impl Transport {
                 Protocol::Udp => transport.bind_udp(listen.address).await,
                 Protocol::Tcp => transport.bind_tcp(listen.address).await,
             };
-            let door =
+            let failed =
                 format_args!("can not listen on {} {}", listen.protocol.as_str(), listen.address);
-            let local =
-                bound.map_err(|error| io::Error::new(error.kind(), format!("{door}: {error}")))?;
+            let local = bound
+                .map_err(|error| io::Error::new(error.kind(), format!("{failed}: {error}")))?;
             transport.locals.push((listen.protocol, local));
         }
         Ok(transport)

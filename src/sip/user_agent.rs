@@ -16,7 +16,7 @@
 //!
 //! | part | what |
 //! |---|---|
-//! | `leg` | one leg: its dialog, offer and answer, session timer, reliable provisional responses, REFER |
+//! | `leg` | one leg: dialog, offer and answer, session timer, reliable provisionals, REFER |
 //! | `admission` | digests, trunks, wrong passwords, how often a source is answered |
 //! | `qualify` | whether phones are still there |
 //! | `context` | what the machines share |

@@ -1,25 +1,23 @@
 //! The user agent behind a phone: one task that owns the SIP socket, its transactions and its one
 //! call.
 
+mod call;
+mod transactions;
+
 use super::digest::Challenge;
 use super::sdp::{self, Described, SdpDirection};
 use super::wire;
 use super::{AnswerPolicy, PhoneConfig, PhoneError, PhoneEvent, PhoneShared};
 use crate::clock;
+use call::{PhoneCall, PhoneState};
 use rsip::headers::{self, UntypedHeader};
 use rsip::{Header, Method, Request, Response, SipMessage};
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
-
-/// RFC 3261 17.1.1.1
-const T1: Duration = Duration::from_millis(500);
-const T2: Duration = Duration::from_secs(4);
-const GIVE_UP: Duration = Duration::from_secs(32);
-const ANSWERED_KEPT: usize = 64;
+use transactions::{Outbox, PhoneAnswers, PhoneTransaction, PhoneTransactions, Purpose};
 
 pub(super) type PhoneReply = oneshot::Sender<Result<(), PhoneError>>;
 
@@ -63,89 +61,18 @@ pub(super) enum Ask {
 }
 
 #[derive(Debug)]
-enum Purpose {
-    Register { on: bool, reply: Option<PhoneReply> },
-    Invite,
-    Reinvite { direction: SdpDirection, reply: Option<PhoneReply> },
-    Refer { reply: Option<PhoneReply> },
-    Options { reply: Option<PhoneReply> },
-    Release,
-}
-
-/// A client transaction.
-#[derive(Debug)]
-struct PhoneTransaction {
-    branch: String,
-    request: Request,
-    to: SocketAddr,
-    purpose: Purpose,
-    proceeding: bool,
-    credentials: bool,
-    resend: Option<Instant>,
-    interval: Duration,
-    deadline: Option<Instant>,
-}
-
-/// A final response to an INVITE that waits for its ACK.
-#[derive(Debug)]
-struct Unacknowledged {
-    call_id: String,
-    cseq: u32,
-    bytes: Vec<u8>,
-    to: SocketAddr,
-    accepted: bool,
-    resend: Instant,
-    interval: Duration,
-    deadline: Instant,
-}
-
-#[derive(Debug)]
-enum PhoneState {
-    /// Our INVITE is out. `cancelled`: the user has hung up already.
-    Calling {
-        cancelled: bool,
-    },
-    /// Theirs rings here.
-    Ringing {
-        invite: Box<Request>,
-        from: SocketAddr,
-        answer_at: Option<Instant>,
-    },
-    Established,
-}
-
-#[derive(Debug)]
-struct PhoneCall {
-    state: PhoneState,
-    call_id: String,
-    local: String,
-    remote: String,
-    target: String,
-    routes: Vec<String>,
-    peer: SocketAddr,
-    cseq: u32,
-    /// Of the INVITE we acknowledged last, and that ACK.
-    acknowledged: Option<(u32, Vec<u8>)>,
-    direction: SdpDirection,
-    described: Option<Described>,
-    session: u64,
-    version: u64,
-}
-
-#[derive(Debug)]
 pub(super) struct Agent {
     config: PhoneConfig,
     socket: UdpSocket,
     address: SocketAddr,
     shared: Arc<PhoneShared>,
     call: Option<PhoneCall>,
-    clients: Vec<PhoneTransaction>,
-    unacknowledged: Vec<Unacknowledged>,
-    answered: VecDeque<(String, Vec<u8>)>,
+    clients: PhoneTransactions,
+    answers: PhoneAnswers,
     register_id: String,
     register_cseq: u32,
     renew_at: Option<Instant>,
-    outbox: VecDeque<(Vec<u8>, SocketAddr)>,
+    outbox: Outbox,
 }
 
 impl Agent {
@@ -161,13 +88,12 @@ impl Agent {
             address,
             shared,
             call: None,
-            clients: Vec::new(),
-            unacknowledged: Vec::new(),
-            answered: VecDeque::new(),
+            clients: PhoneTransactions::default(),
+            answers: PhoneAnswers::default(),
             register_id: token(),
             register_cseq: 0,
             renew_at: None,
-            outbox: VecDeque::new(),
+            outbox: Outbox::new(),
         }
     }
 
@@ -210,7 +136,7 @@ impl Agent {
             }
             Ask::Dialog { reply } => {
                 // Whoever asked may have gone.
-                let _ = reply.send(self.dialog());
+                let _ = reply.send(self.call.as_ref().and_then(PhoneCall::replaces));
             }
             Ask::Options { reply } => {
                 let server = self.config.server;
@@ -258,23 +184,8 @@ impl Agent {
             return Err(PhoneError::NoCall);
         }
         let uri = self.address_of(number);
-        let (call_id, tag) = (token(), token());
-        let call = PhoneCall {
-            state: PhoneState::Calling { cancelled: false },
-            call_id,
-            local: format!("<{}>;tag={tag}", self.address_of(&self.config.number)),
-            remote: format!("<{uri}>"),
-            target: uri,
-            routes: Vec::new(),
-            peer: self.config.server,
-            cseq: 0,
-            acknowledged: None,
-            direction: SdpDirection::SendRecv,
-            described: None,
-            session: rand::random::<u32>().into(),
-            version: 1,
-        };
-        self.call = Some(call);
+        let own = self.address_of(&self.config.number);
+        self.call = Some(PhoneCall::outgoing(&own, uri, self.config.server));
         let offer = (!self.config.late_offer)
             .then(|| self.description(SdpDirection::SendRecv, None))
             .flatten();
@@ -283,11 +194,9 @@ impl Agent {
     }
 
     fn answer(&mut self) -> Result<(), PhoneError> {
-        let Some(PhoneCall { state: PhoneState::Ringing { invite, from, .. }, .. }) = &self.call
-        else {
-            return Err(PhoneError::NoCall);
-        };
-        let (invite, from) = (invite.clone(), *from);
+        let ringing = self.call.as_ref().and_then(PhoneCall::ringing);
+        let (invite, from) = ringing.ok_or(PhoneError::NoCall)?;
+        let invite = invite.clone();
         let offered = sdp::read(&invite.body);
         let direction = offered
             .as_ref()
@@ -296,8 +205,7 @@ impl Agent {
         self.respond_final(&invite, 200, from, body);
         if let Some(call) = &mut self.call {
             call.state = PhoneState::Established;
-            call.direction = direction;
-            call.described = offered;
+            call.agree(direction, offered);
         }
         self.apply_sound();
         self.shared.happened(PhoneEvent::Established);
@@ -325,12 +233,9 @@ impl Agent {
     }
 
     fn reinvite(&mut self, direction: SdpDirection, reply: PhoneReply) {
-        let busy =
-            self.clients.iter().any(|client| matches!(client.purpose, Purpose::Reinvite { .. }));
+        let busy = self.clients.has_offer();
         match &mut self.call {
-            Some(call) if matches!(call.state, PhoneState::Established) && !busy => {
-                call.version += 1
-            }
+            Some(call) if call.is_established() && !busy => call.describe_anew(),
             _ => return answer(reply, Err(PhoneError::NoCall)),
         }
         let offer = self.description(direction, None);
@@ -341,15 +246,8 @@ impl Agent {
         );
     }
 
-    /// The tags of a Replaces header, as the receiver of the INVITE sees them (RFC 3891 3).
-    fn dialog(&self) -> Option<String> {
-        let call = self.call.as_ref()?;
-        let (theirs, ours) = (wire::tag(&call.remote)?, wire::tag(&call.local)?);
-        Some(format!("{};to-tag={theirs};from-tag={ours}", call.call_id))
-    }
-
     fn refer(&mut self, number: &str, replaces: Option<&str>, reply: PhoneReply) {
-        if !matches!(&self.call, Some(call) if matches!(call.state, PhoneState::Established)) {
+        if !self.call.as_ref().is_some_and(PhoneCall::is_established) {
             return answer(reply, Err(PhoneError::NoCall));
         }
         let to = match replaces {
@@ -369,27 +267,14 @@ impl Agent {
 
     /// A CANCEL may go out only after a provisional response (RFC 3261 9.1).
     fn cancel_if_proceeding(&mut self) {
-        let Some(client) = self
-            .clients
-            .iter()
-            .find(|client| matches!(client.purpose, Purpose::Invite) && client.proceeding)
-        else {
+        let Some(client) = self.clients.cancellable() else {
             return;
         };
         let (uri, to, branch) = (client.request.uri.to_string(), client.to, client.branch.clone());
-        let fields = client.request.headers.iter().filter_map(|header| match header {
-            Header::From(_)
-            | Header::To(_)
-            | Header::CallId(_)
-            | Header::MaxForwards(_)
-            | Header::Route(_) => Some(header.clone()),
-            Header::CSeq(cseq) => {
-                Some(Header::CSeq(headers::CSeq::new(cseq.value().replace("INVITE", "CANCEL"))))
-            }
-            _ => None,
-        });
-        let fields = std::iter::once(self.via(&branch)).chain(fields).collect();
-        self.send_with_branch(Method::Cancel, &uri, fields, None, to, Purpose::Release, branch);
+        let fields = std::iter::once(self.via(&branch)).chain(client.cancel_fields()).collect();
+        if let Some(request) = wire::request(Method::Cancel, &uri, fields, None) {
+            self.start((branch, request), to, Purpose::Release, false);
+        }
     }
 
     // What comes from the wire
@@ -403,13 +288,11 @@ impl Agent {
     }
 
     fn handle_request(&mut self, request: Request, from: SocketAddr) {
-        if let Some((_, bytes)) =
-            self.answered.iter().find(|(key, _)| *key == transaction_key(&request))
-        {
-            self.outbox.push_back((bytes.clone(), from));
+        if let Some(bytes) = self.answers.of(&request) {
+            self.outbox.push_back((bytes.to_vec(), from));
             return;
         }
-        let inside = self.is_inside(&request);
+        let inside = self.call.as_ref().is_some_and(|call| call.has(&request));
         match request.method {
             Method::Invite if inside => self.handle_reinvite(&request, from),
             Method::Invite => self.handle_invite(request, from),
@@ -442,33 +325,13 @@ impl Agent {
         if !request.body.is_empty() && sdp::read(&request.body).is_none() {
             return self.respond_final(&request, 488, from, None);
         }
-        let text = |name| {
-            wire::value(&request.headers, name).map(|value| value.into_owned()).unwrap_or_default()
-        };
-        let caller = text("From");
+        let caller = wire::value(&request.headers, "From").unwrap_or_default().into_owned();
         let answer_at = match self.config.answer {
             AnswerPolicy::Auto(after) => Some(clock::instant() + after),
             AnswerPolicy::ByHeader if auto => Some(clock::instant()),
             _ => None,
         };
-        self.call = Some(PhoneCall {
-            call_id: text("Call-ID"),
-            local: format!("{};tag={}", text("To"), token()),
-            remote: caller.clone(),
-            target: wire::address(&text("Contact")).into(),
-            routes: wire::values(&request.headers, "Record-Route")
-                .into_iter()
-                .map(|route| route.into_owned())
-                .collect(),
-            peer: from,
-            cseq: 0,
-            acknowledged: None,
-            direction: SdpDirection::SendRecv,
-            described: None,
-            session: rand::random::<u32>().into(),
-            version: 1,
-            state: PhoneState::Ringing { invite: Box::new(request.clone()), from, answer_at },
-        });
+        self.call = Some(PhoneCall::incoming(request.clone(), from, answer_at));
         self.shared.happened(PhoneEvent::Incoming { from: caller, auto_answer: auto });
         match answer_at {
             Some(at) if at <= clock::instant() => drop(self.answer()),
@@ -477,7 +340,7 @@ impl Agent {
     }
 
     fn handle_reinvite(&mut self, request: &Request, from: SocketAddr) {
-        if self.clients.iter().any(|client| matches!(client.purpose, Purpose::Reinvite { .. })) {
+        if self.clients.has_offer() {
             return self.respond_final(request, 491, from, None);
         }
         let offered = sdp::read(&request.body);
@@ -485,55 +348,40 @@ impl Agent {
             return self.respond_final(request, 488, from, None);
         }
         let Some(call) = &mut self.call else { return };
-        call.version += 1;
+        call.describe_anew();
         let direction = offered
             .as_ref()
             .map_or(SdpDirection::SendRecv, |offer| offer.direction.answer(SdpDirection::SendRecv));
-        if let Some(contact) = wire::value(&request.headers, "Contact") {
-            call.target = wire::address(&contact).into();
-        }
+        call.move_target(wire::value(&request.headers, "Contact").as_deref());
         let body = self.description(direction, offered.as_ref());
         match request.method {
             Method::Invite => self.respond_final(request, 200, from, body),
             _ => self.respond(request, 200, from, vec![self.contact()], body),
         }
         let Some(call) = &mut self.call else { return };
-        call.direction = direction;
-        if let Some(offered) = offered {
+        if let Some(offered) = &offered {
             self.shared.happened(PhoneEvent::Reoffered(offered.direction));
-            call.described = Some(offered);
         }
+        call.agree(direction, offered);
         self.apply_sound();
     }
 
     fn handle_ack(&mut self, request: &Request) {
-        let (call_id, cseq) =
-            (wire::value(&request.headers, "Call-ID"), wire::cseq(&request.headers));
-        let waits = |waiting: &Unacknowledged| {
-            Some(waiting.call_id.as_str()) != call_id.as_deref()
-                || Some(waiting.cseq) != cseq.as_ref().map(|cseq| cseq.0)
-        };
-        self.unacknowledged.retain(waits);
+        self.answers.handle_ack(request);
         // The answer to an offer of ours in a 200.
         if let (Some(described), Some(call)) = (sdp::read(&request.body), &mut self.call)
-            && Some(call.call_id.as_str()) == call_id.as_deref()
+            && wire::value(&request.headers, "Call-ID").as_deref() == Some(call.call_id.as_str())
         {
-            call.described = Some(described);
+            call.describe(described);
             self.apply_sound();
         }
     }
 
     fn handle_cancel(&mut self, request: &Request, from: SocketAddr) {
-        let branch = branch_of(request);
-        let ringing = match &self.call {
-            Some(PhoneCall { state: PhoneState::Ringing { invite, from, .. }, .. })
-                if branch_of(invite) == branch =>
-            {
-                Some((invite.clone(), *from))
-            }
-            _ => None,
-        };
-        let Some((invite, invited_from)) = ringing else {
+        let call = self.call.as_ref().filter(|call| call.is_cancelled_by(request));
+        let ringing = call.and_then(PhoneCall::ringing);
+        let Some((invite, invited_from)) = ringing.map(|(invite, from)| (invite.clone(), from))
+        else {
             return self.respond(request, 481, from, Vec::new(), None);
         };
         self.respond(request, 200, from, Vec::new(), None);
@@ -560,10 +408,7 @@ impl Agent {
         self.respond(request, 200, from, Vec::new(), None);
         self.shared.happened(PhoneEvent::AskedToTalk);
         if self.config.answer != AnswerPolicy::Never
-            && matches!(
-                self.call.as_ref().map(|call| &call.state),
-                Some(PhoneState::Ringing { .. })
-            )
+            && self.call.as_ref().and_then(PhoneCall::ringing).is_some()
         {
             drop(self.answer());
         }
@@ -576,32 +421,25 @@ impl Agent {
         let Some((cseq, method)) = wire::cseq(&response.headers) else {
             return;
         };
-        let Some(i) = self.clients.iter().position(|client| {
-            client.branch == branch && client.request.method.to_string() == method
-        }) else {
+        let Some(mut client) = self.clients.take(&branch, &method) else {
             // A 200 came again: our ACK was lost.
             if let Some(call) = &self.call
-                && let Some((acknowledged, bytes)) = &call.acknowledged
-                && (200..300).contains(&status)
-                && *acknowledged == cseq
-                && method == "INVITE"
+                && let Some(ack) = call.repeated_ack(status, cseq, &method)
             {
-                self.outbox.push_back((bytes.clone(), call.peer));
+                self.outbox.push_back((ack.to_vec(), call.peer));
             }
             return;
         };
         if status < 200 {
-            let client = &mut self.clients[i];
-            client.proceeding = true;
-            if method == "INVITE" {
-                client.resend = None;
-                client.deadline = None;
-            }
+            client.proceed();
+            self.clients.push(client);
             return self.handle_provisional(status);
         }
-        let mut client = self.clients.remove(i);
-        if method == "INVITE" && status >= 300 {
-            self.acknowledge_refusal(&client, &response);
+        if method == "INVITE"
+            && status >= 300
+            && let Some(ack) = client.refusal_ack(&response)
+        {
+            self.send(SipMessage::Request(ack), client.to);
         }
         if (status == 401 || status == 407)
             && !client.credentials
@@ -615,9 +453,7 @@ impl Agent {
     fn handle_provisional(&mut self, status: u16) {
         if let Some(PhoneCall { state: PhoneState::Calling { cancelled }, .. }) = &self.call {
             if *cancelled {
-                let pending =
-                    self.clients.iter().any(|client| client.request.method == Method::Cancel);
-                if !pending {
+                if !self.clients.is_cancelling() {
                     self.cancel_if_proceeding();
                 }
             } else if status > 100 {
@@ -659,14 +495,7 @@ impl Agent {
         let branch = new_branch();
         let next = cseq + 1;
         let mut fields = vec![self.via(&branch)];
-        fields.extend(request.headers.iter().filter_map(|header| match header {
-            Header::Via(_)
-            | Header::ContentLength(_)
-            | Header::ContentType(_)
-            | Header::UserAgent(_) => None,
-            Header::CSeq(_) => Some(Header::CSeq(headers::CSeq::new(format!("{next} {method}")))),
-            _ => Some(header.clone()),
-        }));
+        fields.extend(client.fields_again(next));
         fields.push(Header::Other(given.into(), value));
         let body = (!request.body.is_empty()).then(|| request.body.clone());
         match (&client.purpose, &mut self.call) {
@@ -677,13 +506,12 @@ impl Agent {
                 | Purpose::Refer { .. }
                 | Purpose::Release,
                 Some(call),
-            ) => call.cseq = call.cseq.max(next),
+            ) => call.count_to(next),
             _ => {}
         }
         let purpose = std::mem::replace(&mut client.purpose, Purpose::Release);
-        self.send_with_branch(method, &uri, fields, body, client.to, purpose, branch);
-        if let Some(client) = self.clients.last_mut() {
-            client.credentials = true;
+        if let Some(request) = wire::request(method, &uri, fields, body) {
+            self.start((branch, request), client.to, purpose, true);
         }
         true
     }
@@ -725,10 +553,7 @@ impl Agent {
                 if good {
                     self.acknowledge(response, cseq, None);
                     if let Some(call) = &mut self.call {
-                        call.direction = direction;
-                        if let Some(described) = sdp::read(&response.body) {
-                            call.described = Some(described);
-                        }
+                        call.agree(direction, sdp::read(&response.body));
                     }
                     self.apply_sound();
                 }
@@ -739,24 +564,10 @@ impl Agent {
     }
 
     fn handle_answered(&mut self, response: &Response, cseq: u32) {
-        let Some(call) = &mut self.call else { return };
-        let PhoneState::Calling { cancelled } = call.state else {
+        let established = self.call.as_mut().and_then(|call| call.establish(response));
+        let Some((described, cancelled)) = established else {
             return;
         };
-        if let Some(to) = wire::value(&response.headers, "To") {
-            call.remote = to.into_owned();
-        }
-        if let Some(contact) = wire::value(&response.headers, "Contact") {
-            call.target = wire::address(&contact).into();
-        }
-        call.routes = wire::values(&response.headers, "Record-Route")
-            .into_iter()
-            .rev()
-            .map(|route| route.into_owned())
-            .collect();
-        call.state = PhoneState::Established;
-        call.described = sdp::read(&response.body);
-        let described = call.described.clone();
         let answer = self
             .config
             .late_offer
@@ -775,90 +586,40 @@ impl Agent {
     /// comes again.
     fn acknowledge(&mut self, response: &Response, cseq: u32, body: Option<Vec<u8>>) {
         let Some(call) = &self.call else { return };
-        let to = wire::value(&response.headers, "To").unwrap_or_default().into_owned();
         let mut fields = vec![self.via(&new_branch())];
-        fields.extend(dialog_fields(&call.local, &to, &call.call_id, cseq, "ACK", &call.routes));
+        fields.extend(call.ack_fields(response, cseq));
         let Some(request) = wire::request(Method::Ack, &call.target, fields, body) else {
             return;
         };
         let bytes = self.send(SipMessage::Request(request), call.peer);
         if let Some(call) = &mut self.call {
-            call.acknowledged = Some((cseq, bytes));
-        }
-    }
-
-    /// The ACK of a refusal belongs to the INVITE's transaction (RFC 3261 17.1.1.3).
-    fn acknowledge_refusal(&mut self, client: &PhoneTransaction, response: &Response) {
-        let fields = client.request.headers.iter().filter_map(|header| match header {
-            Header::Via(_)
-            | Header::From(_)
-            | Header::CallId(_)
-            | Header::MaxForwards(_)
-            | Header::Route(_) => Some(header.clone()),
-            Header::To(_) => Some(Header::To(headers::To::new(
-                wire::value(&response.headers, "To")?.into_owned(),
-            ))),
-            Header::CSeq(cseq) => {
-                Some(Header::CSeq(headers::CSeq::new(cseq.value().replace("INVITE", "ACK"))))
-            }
-            _ => None,
-        });
-        if let Some(request) =
-            wire::request(Method::Ack, &client.request.uri.to_string(), fields.collect(), None)
-        {
-            self.send(SipMessage::Request(request), client.to);
+            call.acknowledge(cseq, bytes);
         }
     }
 
     // Time
 
     fn next_timeout(&self) -> Option<Instant> {
-        let clients =
-            self.clients.iter().flat_map(|client| [client.resend, client.deadline]).flatten();
-        let waiting =
-            self.unacknowledged.iter().flat_map(|waiting| [waiting.resend, waiting.deadline]);
-        let answer_at = match &self.call {
-            Some(PhoneCall { state: PhoneState::Ringing { answer_at, .. }, .. }) => *answer_at,
-            _ => None,
-        };
-        clients.chain(waiting).chain(answer_at).chain(self.renew_at).min()
+        let answer_at = self.call.as_ref().and_then(PhoneCall::answer_at);
+        let times =
+            [self.clients.poll_timeout(), self.answers.poll_timeout(), answer_at, self.renew_at];
+        times.into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        for client in &mut self.clients {
-            if client.resend.is_some_and(|at| at <= now) {
-                self.outbox.push_back((client.request.to_string().into_bytes(), client.to));
-                client.interval = if client.request.method == Method::Invite {
-                    client.interval * 2
-                } else {
-                    (client.interval * 2).min(T2)
-                };
-                client.resend = Some(now + client.interval);
-            }
-        }
-        for waiting in &mut self.unacknowledged {
-            if waiting.resend <= now {
-                self.outbox.push_back((waiting.bytes.clone(), waiting.to));
-                waiting.interval = (waiting.interval * 2).min(T2);
-                waiting.resend = now + waiting.interval;
-            }
-        }
-        while let Some(i) =
-            self.clients.iter().position(|client| client.deadline.is_some_and(|at| at <= now))
-        {
-            let client = self.clients.remove(i);
+        self.clients.handle_timeout(now, &mut self.outbox);
+        self.answers.handle_timeout(now, &mut self.outbox);
+        while let Some(client) = self.clients.take_overdue(now) {
             self.handle_unanswered(client);
         }
-        while let Some(i) = self.unacknowledged.iter().position(|waiting| waiting.deadline <= now) {
-            let waiting = self.unacknowledged.remove(i);
+        while let Some(waiting) = self.answers.take_overdue(now) {
             if waiting.accepted
                 && self.call.as_ref().is_some_and(|call| call.call_id == waiting.call_id)
             {
                 drop(self.hang_up());
             }
         }
-        if matches!(&self.call, Some(PhoneCall { state: PhoneState::Ringing { answer_at: Some(at), .. }, .. }) if *at <= now)
-        {
+        if self.call.as_ref().and_then(PhoneCall::answer_at).is_some_and(|at| at <= now) {
             drop(self.answer());
         }
         if self.renew_at.is_some_and(|at| at <= now) {
@@ -896,10 +657,7 @@ impl Agent {
         purpose: Purpose,
     ) {
         let Some(call) = &mut self.call else { return };
-        call.cseq += 1;
-        let name = method.to_string();
-        let mut fields =
-            dialog_fields(&call.local, &call.remote, &call.call_id, call.cseq, &name, &call.routes);
+        let mut fields = call.next_fields(method);
         let (target, peer) = (call.target.clone(), call.peer);
         fields.extend(more);
         if method == Method::Invite {
@@ -922,36 +680,22 @@ impl Agent {
     ) {
         let branch = new_branch();
         fields.insert(0, self.via(&branch));
-        self.send_with_branch(method, uri, fields, body, to, purpose, branch);
+        if let Some(request) = wire::request(method, uri, fields, body) {
+            self.start((branch, request), to, purpose, false);
+        }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of a request")]
-    fn send_with_branch(
+    /// Sends a request and waits for its response.
+    fn start(
         &mut self,
-        method: Method,
-        uri: &str,
-        fields: Vec<Header>,
-        body: Option<Vec<u8>>,
+        (branch, request): (String, Request),
         to: SocketAddr,
         purpose: Purpose,
-        branch: String,
+        credentials: bool,
     ) {
-        let Some(request) = wire::request(method, uri, fields, body) else {
-            return;
-        };
         self.send(SipMessage::Request(request.clone()), to);
-        let now = clock::instant();
-        self.clients.push(PhoneTransaction {
-            branch,
-            request,
-            to,
-            purpose,
-            proceeding: false,
-            credentials: false,
-            resend: Some(now + T1),
-            interval: T1,
-            deadline: Some(now + GIVE_UP),
-        });
+        let (sent, now) = ((branch, request), clock::instant());
+        self.clients.push(PhoneTransaction::new(sent, to, purpose, credentials, now));
     }
 
     fn respond(
@@ -962,16 +706,10 @@ impl Agent {
         more: Vec<Header>,
         body: Option<Vec<u8>>,
     ) {
-        let own =
-            self.call.as_ref().and_then(|call| wire::tag(&call.local)).unwrap_or("none").to_owned();
+        let own = self.call.as_ref().and_then(PhoneCall::tag).unwrap_or("none").to_owned();
         let response = wire::response(request, status, &own, more, body);
         let bytes = self.send(SipMessage::Response(response), to);
-        let key = transaction_key(request);
-        self.answered.retain(|(answered, _)| *answered != key);
-        if self.answered.len() == ANSWERED_KEPT {
-            self.answered.pop_front();
-        }
-        self.answered.push_back((key, bytes));
+        self.answers.keep(request, bytes);
     }
 
     /// Answers an INVITE for good and repeats that until it is acknowledged.
@@ -984,24 +722,7 @@ impl Agent {
     ) {
         let more = if status < 300 { vec![self.contact()] } else { Vec::new() };
         self.respond(invite, status, to, more, body);
-        let (Some(call_id), Some((cseq, _)), Some((_, bytes))) = (
-            wire::value(&invite.headers, "Call-ID"),
-            wire::cseq(&invite.headers),
-            self.answered.back(),
-        ) else {
-            return;
-        };
-        let now = clock::instant();
-        self.unacknowledged.push(Unacknowledged {
-            call_id: call_id.into_owned(),
-            cseq,
-            bytes: bytes.clone(),
-            to,
-            accepted: status < 300,
-            resend: now + T1,
-            interval: T1,
-            deadline: now + GIVE_UP,
-        });
+        self.answers.expect_ack(invite, status, to, clock::instant());
     }
 
     fn send(&mut self, message: SipMessage, to: SocketAddr) -> Vec<u8> {
@@ -1017,7 +738,7 @@ impl Agent {
             return;
         }
         self.shared.sound.send_to(None);
-        for client in &mut self.clients {
+        for client in self.clients.iter_mut() {
             if let Purpose::Reinvite { reply, .. } | Purpose::Refer { reply } = &mut client.purpose
             {
                 answer(reply.take(), Err(PhoneError::NoCall));
@@ -1029,50 +750,18 @@ impl Agent {
     // Parts
 
     fn apply_sound(&self) {
-        let Some(call) = &self.call else { return };
-        let sending = call.direction.sends();
-        let target =
-            call.described.as_ref().filter(|described| sending && described.direction.receives());
-        let law = |described: &Described| {
-            described.laws.iter().copied().find(|law| self.config.laws.contains(law))
-        };
-        self.shared
-            .sound
-            .send_to(target.and_then(|described| Some((described.address, law(described)?))));
+        if let Some(call) = &self.call {
+            self.shared.sound.send_to(call.destination(&self.config.laws));
+        }
     }
 
     /// Our offer, or our answer to theirs.
     fn description(&self, direction: SdpDirection, offered: Option<&Described>) -> Option<Vec<u8>> {
         let call = self.call.as_ref()?;
-        let laws: Vec<_> = match offered {
-            Some(offered) => offered
-                .laws
-                .iter()
-                .copied()
-                .filter(|law| self.config.laws.contains(law))
-                .take(1)
-                .collect(),
-            None => self.config.laws.clone(),
-        };
         let address = self.shared.sound.address();
-        Some(sdp::write(
-            SocketAddr::new(self.config.described_ip.unwrap_or(address.ip()), address.port()),
-            call.session,
-            call.version,
-            &laws,
-            direction,
-        ))
-    }
-
-    fn is_inside(&self, request: &Request) -> bool {
-        let Some(call) = &self.call else { return false };
-        let text = |name| wire::value(&request.headers, name).unwrap_or_default();
-        let same_id = text("Call-ID") == call.call_id.as_str();
-        let (to, from) = (text("To"), text("From"));
-        same_id
-            && wire::tag(&to).is_some()
-            && wire::tag(&to) == wire::tag(&call.local)
-            && wire::tag(&from) == wire::tag(&call.remote)
+        let ip = self.config.described_ip.unwrap_or(address.ip());
+        let at = SocketAddr::new(ip, address.port());
+        Some(call.description(direction, offered, &self.config.laws, at))
     }
 
     fn granted(&self, response: &Response) -> u32 {
@@ -1135,10 +824,6 @@ fn dialog_fields(
 fn branch_of(request: &Request) -> String {
     let via = wire::value(&request.headers, "Via").unwrap_or_default();
     wire::parameter(&via, "branch").unwrap_or_default().to_owned()
-}
-
-fn transaction_key(request: &Request) -> String {
-    format!("{} {}", branch_of(request), request.method)
 }
 
 fn new_branch() -> String {

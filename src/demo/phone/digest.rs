@@ -1,6 +1,7 @@
 //! Answers digest challenges (RFC 8760). `rsip` spells SHA-256 in its own way and counts `nc` in
 //! decimal, so this is read from the raw value.
 
+use crate::hex::hex;
 use md5::Md5;
 use sha2::{Digest, Sha256};
 
@@ -77,10 +78,6 @@ impl Challenge {
         }
         value
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! RFC 4475 and RFC 5118, against the written oracle in tests/data/torture/index.tsv.
 
 use super::*;
+use crate::hex::hex;
 use sha2::{Digest, Sha256};
 
 const ABILITIES: Abilities<'_> = Abilities {
@@ -71,8 +72,7 @@ fn the_files_are_the_archives_byte_for_byte() {
     let rows = rows();
     assert_eq!(rows.len(), 75);
     for row in rows {
-        let sum: String =
-            Sha256::digest(&row.bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sum = hex(&Sha256::digest(&row.bytes));
         assert_eq!(sum, row.sha256, "{}", row.file);
     }
 }

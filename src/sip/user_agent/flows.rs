@@ -4,7 +4,6 @@ use super::UserAgent;
 use crate::model::{DeviceId, Now};
 use crate::sip::config::Trunk;
 use crate::sip::flow::{ConnectionId, Flow};
-use crate::sip::leg::LegId;
 use std::net::IpAddr;
 
 impl UserAgent {
@@ -29,26 +28,19 @@ impl UserAgent {
 
     /// A connection is gone: the legs on it are reached otherwise.
     pub(super) fn leave_flow(&mut self, gone: &Flow, now: Now) {
-        let leaving: Vec<LegId> = self
-            .legs
-            .iter()
-            .filter(|leg| leg.peer().dialog().flow == *gone)
-            .map(|leg| leg.id())
-            .collect();
-        for id in leaving {
-            self.with_leg(id, |leg, ctx| leg.handle_flow_gone(gone, ctx, now));
+        for leg in self.legs.iter_mut().filter(|leg| leg.peer().dialog().flow == *gone) {
+            leg.handle_flow_gone(gone, &mut self.ctx, now);
         }
+        self.legs.remove_over();
     }
 
     /// A phone has registered by `flow`: its legs leave the flows that it has left.
     pub(super) fn follow_phone(&mut self, device: &DeviceId, flow: Flow, call_id: &[u8], now: Now) {
-        let registrar = &self.ctx.registrar;
-        let moving = self
-            .legs
-            .iter()
-            .filter(|leg| leg.peer().has_left(device, flow, call_id, registrar, now));
-        for id in moving.map(|leg| leg.id()).collect::<Vec<_>>() {
-            self.with_leg(id, |leg, ctx| leg.follow(flow, ctx, now));
+        for leg in self.legs.iter_mut() {
+            if leg.peer().has_left(device, flow, call_id, &self.ctx.registrar, now) {
+                leg.follow(flow, &mut self.ctx, now);
+            }
         }
+        self.legs.remove_over();
     }
 }

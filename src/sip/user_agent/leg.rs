@@ -3,6 +3,7 @@
 //! | part | what |
 //! |---|---|
 //! | `machine` | commands, timers, requests and responses as they come in; the end of a leg |
+//! | `phase` | how far a leg is |
 //! | `uac` | requests of ours and their responses |
 //! | `uas` | requests of the peer and their answers |
 //! | `peer` | the other end: its identity, the dialog with it, and the flow to it |
@@ -10,30 +11,36 @@
 //! | `session_timer` | RFC 4028 |
 //! | `reliable` | provisional responses that are acknowledged (RFC 3262) |
 //! | `refer` | RFC 3515 |
-//! | `connected` | the identity at the far end (RFC 4916, RFC 3325) |
+//! | `info` | digits by INFO |
+//! | `connected_identity` | the identity at the far end (RFC 4916, RFC 3325) |
 
 mod connected_identity;
+mod info;
 mod invite_session;
 mod machine;
 mod peer;
+mod phase;
 mod refer;
 mod reliable;
 mod session_timer;
 mod uac;
 mod uas;
 
+use super::context::Context;
 use super::qualify::QualifiedPhone;
 use crate::model::Number;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{HangupCause, LegId, LegSource};
 use crate::sip::message::{NameAddr, SipRequest, Uri};
-use crate::sip::transaction::{ClientTransactionId, ReceivedVia, ServerTransactionId};
+use crate::sip::transaction::ReceivedVia;
 use connected_identity::ConnectedNames;
+use info::InfoDigits;
 use invite_session::InviteSession;
 pub(super) use peer::LegPeer;
+use phase::{IncomingInvite, LegPhase, OutgoingInvite};
 use refer::Referral;
 pub(super) use refer::refer_target;
-use reliable::{Fork, ReliableProvisionals};
+use reliable::ReliableProvisionals;
 use session_timer::SessionTimer;
 pub(super) use session_timer::check_session;
 use std::sync::Arc;
@@ -66,8 +73,7 @@ pub(super) struct Leg {
     peer: LegPeer,
     phase: LegPhase,
     session: InviteSession,
-    /// Digits by INFO are taken, and go nowhere.
-    swallow_digits: bool,
+    digits: InfoDigits,
     /// The peer has asked that another take its place, and waits to hear of it.
     referral: Option<Referral>,
     /// Their INVITE takes reliable provisional responses.
@@ -75,43 +81,18 @@ pub(super) struct Leg {
     connected: ConnectedNames,
 }
 
-/// How far a leg is.
-#[derive(Debug)]
-enum LegPhase {
-    /// Their INVITE waits for us.
-    Incoming(IncomingInvite),
-    /// Our INVITE waits for them.
-    Calling(OutgoingInvite),
-    /// Given up before an answer; the CANCEL is under way, or waits for a provisional response.
-    Cancelling(OutgoingInvite, HangupReason),
-    /// Both have said yes.
-    Confirmed,
-    /// Hung up, but BYE may be sent only after their ACK (RFC 3261 15), or when there is a flow
-    /// again.
-    ByePending(HangupReason),
-    /// BYE is under way.
-    ByeSent,
-    /// Nothing is left to do.
-    Over,
-}
-
-#[derive(Debug)]
-struct IncomingInvite {
-    transaction: ServerTransactionId,
-    invite: SipRequest,
-    /// Status and bytes of the last provisional response.
-    last: Option<(u16, Vec<u8>)>,
-}
-
-#[derive(Clone, Debug)]
-struct OutgoingInvite {
-    transaction: ClientTransactionId,
-    sent: Arc<SentRequest>,
-    /// A provisional response has come.
-    provisional: bool,
-    cancelled: bool,
-    /// The early dialogs, each with its own description.
-    forks: Vec<Fork>,
+impl Leg {
+    fn new(peer: LegPeer, phase: LegPhase, session: InviteSession) -> Self {
+        Self {
+            peer,
+            phase,
+            session,
+            digits: InfoDigits::default(),
+            referral: None,
+            reliable: None,
+            connected: ConnectedNames::default(),
+        }
+    }
 }
 
 /// A request of ours as it went out.
@@ -139,8 +120,17 @@ pub(super) struct RequestRoute {
 pub(super) struct InDialogRequest<'a> {
     pub(super) request: &'a SipRequest,
     pub(super) via: ReceivedVia,
-    /// The other leg that a REFER names by Replaces, and the number of ours there.
-    pub(super) replaces: Option<(LegId, Number)>,
+    /// The leg that a REFER names by Replaces.
+    pub(super) referred: Option<ReferredLeg>,
+}
+
+/// A leg that a REFER names by Replaces.
+#[derive(Debug)]
+pub(super) struct ReferredLeg {
+    pub(super) leg: LegId,
+    pub(super) source: LegSource,
+    /// The number of ours there.
+    pub(super) number: Number,
 }
 
 /// The timers of a leg.
@@ -190,6 +180,13 @@ impl LegTimer {
         LegTimer::Glare,
         LegTimer::Lost,
     ];
+
+    /// None of a leg runs any more.
+    fn stop_all(leg: LegId, ctx: &mut Context) {
+        for timer in Self::ALL {
+            ctx.timers.clear(&(leg, timer));
+        }
+    }
 }
 
 /// The leg that a server transaction belongs to.

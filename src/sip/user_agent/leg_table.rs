@@ -1,8 +1,7 @@
 //! The legs that there are, and which of them a message names.
 
-use super::leg::{Leg, refer_target};
+use super::leg::{Leg, ReferredLeg, refer_target};
 use super::tokens::TokenGenerator;
-use crate::model::Number;
 use crate::sip::leg::LegId;
 use crate::sip::message::{Headers, Refuse, Via};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +35,14 @@ impl LegTable {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Leg> {
         self.legs.values()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Leg> {
+        self.legs.values_mut()
+    }
+
+    pub(super) fn has(&self, id: LegId) -> bool {
+        self.legs.contains_key(&id)
     }
 
     pub(super) fn get(&self, id: LegId) -> Option<&Leg> {
@@ -74,18 +81,28 @@ impl LegTable {
         }
     }
 
+    /// Legs that are over are dropped.
+    pub(super) fn remove_over(&mut self) {
+        let over: Vec<LegId> = self.iter().filter(|leg| leg.is_over()).map(Leg::id).collect();
+        for id in over {
+            self.remove(id);
+        }
+    }
+
     /// The legs with this Call-ID.
     pub(super) fn of_call(&self, call_id: &[u8]) -> impl Iterator<Item = &Leg> {
         let ids = self.by_call.get(call_id).into_iter().flatten();
-        ids.filter_map(|id| self.get(*id))
+        ids.filter_map(|id| self.legs.get(id))
     }
 
     /// The leg with the Call-ID and tags of a request of the peer.
-    pub(super) fn within(&self, headers: &Headers) -> Option<&Leg> {
+    pub(super) fn within(&mut self, headers: &Headers) -> Option<&mut Leg> {
         let (from, to) = (headers.from().ok()?, headers.to().ok()?);
         let call_id = headers.call_id().ok()?;
         let (from_tag, to_tag) = (from.tag().unwrap_or_default(), to.tag().unwrap_or_default());
-        self.of_call(call_id).find(|leg| leg.peer().dialog().matches(call_id, to_tag, from_tag))
+        let is_it = |leg: &&Leg| leg.peer().dialog().matches(call_id, to_tag, from_tag);
+        let id = self.of_call(call_id).find(is_it)?.id();
+        self.legs.get_mut(&id)
     }
 
     /// The leg that an INVITE wants to replace (RFC 3891 3), and whether only an early dialog is
@@ -101,14 +118,13 @@ impl LegTable {
         self.named(value).map(Some).ok_or(Refuse::new(481))
     }
 
-    /// The other leg of the same peer that the Refer-To of a request within `leg` names by
-    /// Replaces, and our number there. (481 would end the dialog in which the peer asks, RFC 5057 5.1.)
-    pub(super) fn referred_to(&self, leg: &Leg, headers: &Headers) -> Option<(LegId, Number)> {
+    /// The leg that the Refer-To of a request names by Replaces. (481 would end the dialog in which
+    /// the peer asks, RFC 5057 5.1.)
+    pub(super) fn referred_to(&self, headers: &Headers) -> Option<ReferredLeg> {
         let target = refer_target(headers.single("Refer-To").ok()?)?;
         let replaces = target.header("Replaces")?;
         let (other, early_only) = self.named(&replaces)?;
-        let may = other.may_be_referred_to(leg, early_only);
-        may.then(|| (other.id(), other.peer().number().clone()))
+        other.as_referred(early_only)
     }
 
     /// The leg that a Replaces or Join names, and whether only an early dialog is meant.
@@ -137,7 +153,7 @@ impl LegTable {
     /// hands on header fields it does not know.
     pub(super) fn returning(&self, headers: &Headers, tokens: &TokenGenerator) -> Option<&Leg> {
         if let Some(id) = headers.get(TRAIL).and_then(|token| tokens.open_token(token)) {
-            return self.get(id);
+            return self.legs.get(&id);
         }
         let vias = headers.vias().unwrap_or_default();
         let is_ours = |branch: &[u8]| tokens.is_ours(branch);

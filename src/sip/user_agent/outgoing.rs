@@ -50,8 +50,7 @@ impl UserAgent {
         else {
             return;
         };
-        let has_room =
-            self.legs.get(id).is_none() && self.legs.len() < self.ctx.domain.config.limits.legs;
+        let has_room = !self.legs.has(id) && self.legs.len() < self.ctx.domain.config.limits.legs;
         let begun = route(&to, &self.ctx, now).and_then(|route| {
             let style =
                 self.ctx.domain.account_of(&route.source).map(|account| account.auto_answer);

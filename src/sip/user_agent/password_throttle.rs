@@ -262,7 +262,7 @@ mod tests {
         assert!(guesses.by.len() <= MOST && told < REPORTS as usize);
         assert!(
             guesses.wait(ANNA, here(5060), now).is_some(),
-            "who has tried most is not forgotten"
+            "the source that has tried most is not forgotten"
         );
     }
 }

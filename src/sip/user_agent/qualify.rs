@@ -107,72 +107,40 @@ impl Qualification {
             let Some(probe) = self.phones.get_mut(&phone) else {
                 continue;
             };
-            match probe.waiting.take() {
+            let wait = match probe.waiting.take() {
                 Some(transaction) => {
                     ctx.transactions.abandon(transaction);
-                    self.handle_failure(&phone, ctx, now);
+                    probe.handle_failure(&phone, ctx, now)
                 }
-                None => self.ask_phone(phone, ctx, now),
-            }
+                None => match probe.ask(&phone, ctx, now) {
+                    Some(()) => PATIENCE,
+                    None => {
+                        self.ask_no_more(&phone, ctx);
+                        continue;
+                    }
+                },
+            };
+            self.timers.set(phone, now.mono + wait);
         }
     }
 
-    fn ask_phone(&mut self, phone: QualifiedPhone, ctx: &mut Context, now: Now) {
-        let is_it = |binding: &&Binding| binding.contact.as_bytes() == phone.contact.as_slice();
-        let found = ctx.registrar.of(&phone.device, now.mono).find(is_it);
-        let Some((uri, flow)) = found.map(|binding| (binding.contact.clone(), binding.target))
-        else {
-            return self.ask_no_more(&phone, ctx);
-        };
-        let account = ctx
-            .domain
-            .config
-            .account(&phone.device)
-            .map(|account| account.number.clone())
-            .unwrap_or_else(|| ANONYMOUS.into());
-        let host = ctx.domain.via_host(&flow);
-        let Ok(own) = Uri::sip(None, &host, None) else {
-            return;
-        };
-        let from = NameAddr::new(own).with_tag(&ctx.tokens.word());
-        let options = SipRequest::new(Method::Options, uri.clone())
-            .with("Max-Forwards", "70")
-            .with("From", from.to_bytes())
-            .with("To", NameAddr::new(uri).to_bytes())
-            .with("Call-ID", format!("{}@{host}", ctx.tokens.word()))
-            .with("CSeq", "1 OPTIONS")
-            .with("Contact", ctx.domain.contact(&flow, &account))
-            .with("Accept", "application/sdp")
-            .with("User-Agent", &ctx.domain.config.product);
-        let transaction = ctx.request(options, flow, |_| ClientUse::Qualify(phone.clone()), now);
-        if let Some(probe) = self.phones.get_mut(&phone) {
-            probe.waiting = Some(transaction);
-        }
-        self.timers.set(phone, now.mono + PATIENCE);
-    }
-
-    /// A response to OPTIONS, whatever it says.
-    pub(super) fn handle_response(&mut self, phone: &QualifiedPhone, ctx: &mut Context, now: Now) {
+    /// A response to OPTIONS has come, whatever it says; or none (`answers` is false), or the way
+    /// to the phone is broken.
+    pub(super) fn handle_outcome(
+        &mut self,
+        phone: &QualifiedPhone,
+        answers: bool,
+        ctx: &mut Context,
+        now: Now,
+    ) {
         let Some(probe) = self.phones.get_mut(phone) else {
             return;
         };
-        *probe = Probe { answers: true, waiting: None };
-        self.ask_again(phone, ctx.domain.config.qualify.unwrap_or(SOON), now);
-        self.mark(phone, false, ctx, now);
-    }
-
-    /// Nothing came, or the way to the phone is broken.
-    pub(super) fn handle_failure(&mut self, phone: &QualifiedPhone, ctx: &mut Context, now: Now) {
-        let Some(probe) = self.phones.get_mut(phone) else {
-            return;
+        let wait = match answers {
+            true => probe.handle_response(phone, ctx, now),
+            false => probe.handle_failure(phone, ctx, now),
         };
-        probe.waiting = None;
-        let wait = if probe.answers { SOON } else { ctx.domain.config.qualify.unwrap_or(SOON) };
-        let is_silent = probe.answers;
-        self.ask_again(phone, wait, now);
-        if is_silent {
-            self.mark(phone, true, ctx, now);
-        }
+        self.timers.set(phone.clone(), now.mono + wait);
     }
 
     /// An INVITE has found nobody: a phone that has answered OPTIONS before is asked again before
@@ -191,9 +159,10 @@ impl Qualification {
         let phones: Vec<QualifiedPhone> =
             called.map(|binding| QualifiedPhone::of(device, &binding.contact)).collect();
         for phone in phones {
-            if self.phones.get(&phone).is_some_and(|probe| probe.answers && probe.waiting.is_none())
-            {
-                self.handle_failure(&phone, ctx, now);
+            let probe = self.phones.get_mut(&phone);
+            if let Some(probe) = probe.filter(|probe| probe.answers && probe.waiting.is_none()) {
+                let wait = probe.handle_failure(&phone, ctx, now);
+                self.timers.set(phone, now.mono + wait);
             }
         }
     }
@@ -213,30 +182,73 @@ impl Qualification {
         for phone in
             silent.map(|binding| QualifiedPhone::of(device, &binding.contact)).collect::<Vec<_>>()
         {
-            self.mark(&phone, false, ctx, now);
+            phone.mark(false, ctx, now);
         }
     }
+}
 
-    fn ask_again(&mut self, phone: &QualifiedPhone, wait: Duration, now: Now) {
-        self.timers.set(phone.clone(), now.mono + wait);
+impl Probe {
+    /// Sends an OPTIONS to the phone; `None` when it has no binding any more.
+    fn ask(&mut self, phone: &QualifiedPhone, ctx: &mut Context, now: Now) -> Option<()> {
+        let is_it = |binding: &&Binding| binding.contact.as_bytes() == phone.contact.as_slice();
+        let found = ctx.registrar.of(&phone.device, now.mono).find(is_it);
+        let (uri, flow) = found.map(|binding| (binding.contact.clone(), binding.target))?;
+        let account = ctx
+            .domain
+            .config
+            .account(&phone.device)
+            .map(|account| account.number.clone())
+            .unwrap_or_else(|| ANONYMOUS.into());
+        let host = ctx.domain.via_host(&flow);
+        let from = NameAddr::new(Uri::sip(None, &host, None).ok()?).with_tag(&ctx.tokens.word());
+        let options = SipRequest::new(Method::Options, uri.clone())
+            .with("Max-Forwards", "70")
+            .with("From", from.to_bytes())
+            .with("To", NameAddr::new(uri).to_bytes())
+            .with("Call-ID", format!("{}@{host}", ctx.tokens.word()))
+            .with("CSeq", "1 OPTIONS")
+            .with("Contact", ctx.domain.contact(&flow, &account))
+            .with("Accept", "application/sdp")
+            .with("User-Agent", &ctx.domain.config.product);
+        let transaction = ctx.request(options, flow, |_| ClientUse::Qualify(phone.clone()), now);
+        self.waiting = Some(transaction);
+        Some(())
     }
 
-    fn mark(&self, phone: &QualifiedPhone, is_silent: bool, ctx: &mut Context, now: Now) {
-        let was = ctx.registrar.lookup(&phone.device, now.mono).is_some();
-        if !ctx.registrar.mark(&phone.device, &phone.contact, is_silent) {
-            return;
+    /// A response to OPTIONS has come. How long until the next one.
+    fn handle_response(&mut self, phone: &QualifiedPhone, ctx: &mut Context, now: Now) -> Duration {
+        *self = Probe { answers: true, waiting: None };
+        phone.mark(false, ctx, now);
+        ctx.domain.config.qualify.unwrap_or(SOON)
+    }
+
+    /// Nothing came, or the way to the phone is broken. How long until the next one.
+    fn handle_failure(&mut self, phone: &QualifiedPhone, ctx: &mut Context, now: Now) -> Duration {
+        self.waiting = None;
+        if self.answers {
+            phone.mark(true, ctx, now);
+            return SOON;
         }
-        ctx.outputs
-            .push_back(Output::Qualified { device: phone.device.clone(), answers: !is_silent });
-        let is = ctx.registrar.lookup(&phone.device, now.mono).is_some();
-        if is != was {
-            ctx.registered(phone.device.clone(), is);
-        }
+        ctx.domain.config.qualify.unwrap_or(SOON)
     }
 }
 
 impl QualifiedPhone {
     fn of(device: &DeviceId, contact: &Uri) -> QualifiedPhone {
         QualifiedPhone { device: device.clone(), contact: contact.as_bytes().to_vec() }
+    }
+
+    /// It is called, or not any more.
+    fn mark(&self, is_silent: bool, ctx: &mut Context, now: Now) {
+        let was = ctx.registrar.lookup(&self.device, now.mono).is_some();
+        if !ctx.registrar.mark(&self.device, &self.contact, is_silent) {
+            return;
+        }
+        let device = self.device.clone();
+        ctx.outputs.push_back(Output::Qualified { device, answers: !is_silent });
+        let is = ctx.registrar.lookup(&self.device, now.mono).is_some();
+        if is != was {
+            ctx.registered(self.device.clone(), is);
+        }
     }
 }

@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(
             answered(&mut sources, peer(3, 5062), 3, true, now),
             3,
-            "who is known is counted apart"
+            "a known source is counted apart"
         );
         assert_eq!(
             answered(&mut sources, peer(3, 5062), 1, false, now + Duration::from_secs(1)),

@@ -8,7 +8,7 @@ use crate::model::Now;
 use crate::rate_limit::TokenBucket;
 use crate::sip::digest;
 use crate::sip::flow::Flow;
-use crate::sip::message::{Fault, Headers, ParseError, Refuse, SipRequest, printable};
+use crate::sip::message::{Fault, ParseError, Refuse, SipRequest, SipResponse, printable};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -147,24 +147,30 @@ impl Context {
         self.outputs.extend(note.map(Output::Refused));
     }
 
-    /// Writes down that a request of ours was refused, or found nobody.
-    pub(super) fn note_refusal_of(
+    /// Writes down that the peer has refused a request of ours.
+    pub(super) fn note_refused_by(&mut self, sent: &SentRequest, response: &SipResponse, now: Now) {
+        let realms: Vec<String> = ["WWW-Authenticate", "Proxy-Authenticate"]
+            .into_iter()
+            .flat_map(|name| response.headers.fields_of(name))
+            .filter_map(digest::realm)
+            .map(|realm| printable(&realm, SHOWN))
+            .collect();
+        self.note_refusal(sent, response.status, &response.reason, &realms, now);
+    }
+
+    /// Writes down that a request of ours found nobody, or that its answer is of no use.
+    pub(super) fn note_failed(&mut self, sent: &SentRequest, status: u16, reason: &str, now: Now) {
+        self.note_refusal(sent, status, reason.as_bytes(), &[], now);
+    }
+
+    fn note_refusal(
         &mut self,
         sent: &SentRequest,
         status: u16,
         reason: &[u8],
-        headers: Option<&Headers>,
+        realms: &[String],
         now: Now,
     ) {
-        let asked = ["WWW-Authenticate", "Proxy-Authenticate"]
-            .map(|name| headers.map(|headers| headers.fields_of(name)));
-        let realms: Vec<String> = asked
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(digest::realm)
-            .map(|realm| printable(&realm, SHOWN))
-            .collect();
         let request = &sent.request;
         let note = || RefusedRequest {
             by: RefusedBy::Peer,

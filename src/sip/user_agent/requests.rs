@@ -10,7 +10,7 @@ use super::{Output, UserAgent};
 use crate::model::{Now, Number};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
-use crate::sip::leg::{LegEvent, LegId, LegSource, MAX_FORWARDS};
+use crate::sip::leg::{LegEvent, LegSource, MAX_FORWARDS};
 use crate::sip::message::{Headers, Method, Refuse, Scheme, SipRequest, SipResponse, validate};
 use crate::sip::registrar::{BindingChange, Genuine, RegisterError};
 use crate::sip::sdp::{SdpError, SdpSession};
@@ -34,15 +34,16 @@ impl UserAgent {
         if let Err(mut refuse) =
             validate(&request, &ABILITIES).and_then(|()| check_scheme(&request))
         {
-            if refuse.status == 405
-                && in_dialog
-                && self.leg_of(&flow, &request.headers, now).is_none()
-            {
+            let may_show = refuse.status != 405;
+            // Refused or not, it says which party is there.
+            let identified = in_dialog.then(|| {
+                self.with_leg_of_request(&flow, &request, may_show, now, |leg, ctx| {
+                    leg.identify_by_request(&request.headers, ctx)
+                })
+            });
+            if let Some(Err(unknown)) = identified.filter(|_| !may_show) {
                 // RFC 3261 12.2.2: whatever it asks for, the dialog that it asks in is not there.
-                refuse = Refuse::new(481);
-            } else if in_dialog && let Ok(leg) = self.leg_of_request(&flow, &request, now) {
-                // Refused or not, it says which party is there.
-                self.with_leg(leg, |leg, ctx| leg.identify_by_request(&request.headers, ctx));
+                refuse = unknown;
             }
             return self.refuse(flow, &request, &refuse, now);
         }
@@ -66,7 +67,7 @@ impl UserAgent {
             Method::Register => self.handle_register(flow, key, &request, now),
             Method::Options => self.handle_options(flow, &request, now),
             Method::Bye | Method::Update | Method::Info | Method::Prack => Err(Refuse::new(481)),
-            // A call for whatever asks would be toll fraud's open door.
+            // To call for a peer outside any dialog invites toll fraud.
             Method::Refer => Err(Refuse::new(403)),
             _ => Err(refuse_method()),
         };
@@ -253,46 +254,53 @@ impl UserAgent {
         let Some((invite, ServerUse(Some(id)))) = found else {
             return self.refuse(flow, cancel, &Refuse::new(481), now);
         };
-        let tag = match self.legs.get(id) {
-            Some(leg) if !leg.is_cancelled_by(cancel) => {
-                return self.refuse(flow, cancel, &Refuse::new(481), now);
-            }
-            Some(leg) => leg.peer().dialog().local_tag.to_owned(),
-            None => self.ctx.tokens.word(),
+        let answer = |tag: &str, ctx: &mut Context| {
+            let response = SipResponse::to(cancel, 200).with_to_tag(tag);
+            let (kind, of_no_leg) = (TransactionKind::Other, ServerUse(None));
+            let transaction = ctx.transactions.open_always(key, kind, of_no_leg);
+            ctx.respond(transaction, &response, now);
         };
-        let response = SipResponse::to(cancel, 200).with_to_tag(&tag);
-        let transaction =
-            self.ctx.transactions.open_always(key, TransactionKind::Other, ServerUse(None));
-        self.ctx.respond(transaction, &response, now);
-        self.with_leg(id, |leg, ctx| leg.handle_cancel(invite, ctx, now));
+        let Some(leg) = self.legs.get_mut(id) else {
+            return answer(&self.ctx.tokens.word(), &mut self.ctx);
+        };
+        if !leg.peer().is_cancelled_by(cancel) {
+            return self.refuse(flow, cancel, &Refuse::new(481), now);
+        }
+        answer(&leg.peer().dialog().local_tag, &mut self.ctx);
+        leg.handle_cancel(invite, &mut self.ctx, now);
+        if leg.is_over() {
+            self.legs.remove(id);
+        }
     }
 
     // ---- within dialogs
 
-    fn leg_of(&self, flow: &Flow, headers: &Headers, now: Now) -> Option<LegId> {
-        let leg = self.legs.within(headers)?;
-        leg.peer().speaks_from(flow, &self.ctx, now.mono).then_some(leg.id())
-    }
-
-    /// The leg that a request belongs to (RFC 3261 12.2.2). From where its peer is, the tags are
-    /// enough; from elsewhere a phone has to show its digest (22.1), and a source that shows none
-    /// learns nothing.
-    fn leg_of_request(
+    /// Lends the leg that a request belongs to (RFC 3261 12.2.2) to `act`, and drops it if it is
+    /// over then; 481 when there is none. From where its peer is, the tags are enough; from
+    /// elsewhere a phone has to show its digest (22.1), where it `may_show` one, and a source that
+    /// shows none learns nothing.
+    fn with_leg_of_request<R>(
         &mut self,
         flow: &Flow,
         request: &SipRequest,
+        may_show: bool,
         now: Now,
-    ) -> Result<LegId, Refuse> {
+        act: impl FnOnce(&mut Leg, &mut Context) -> R,
+    ) -> Result<R, Refuse> {
         let leg = self.legs.within(&request.headers).ok_or(Refuse::new(481))?;
-        if leg.peer().speaks_from(flow, &self.ctx, now.mono) {
-            return Ok(leg.id());
+        if !leg.peer().speaks_from(flow, &self.ctx, now.mono) {
+            let account = self.ctx.domain.account_of(leg.peer().source());
+            let account = account.filter(|_| may_show && request.headers.has("Authorization"));
+            let account = account.cloned().ok_or(Refuse::new(481))?;
+            let claim = Claim::Account(&account);
+            self.admission.authenticate(flow, request, claim, &mut self.ctx, now)?;
         }
-        let account = self.ctx.domain.account_of(leg.peer().source()).cloned();
-        let account =
-            account.filter(|_| request.headers.has("Authorization")).ok_or(Refuse::new(481))?;
-        let claim = Claim::Account(&account);
-        self.admission.authenticate(flow, request, claim, &mut self.ctx, now)?;
-        Ok(leg.id())
+        let result = act(leg, &mut self.ctx);
+        if leg.is_over() {
+            let id = leg.id();
+            self.legs.remove(id);
+        }
+        Ok(result)
     }
 
     fn handle_in_dialog(
@@ -302,30 +310,27 @@ impl UserAgent {
         request: &SipRequest,
         now: Now,
     ) -> Result<(), Refuse> {
-        let id = self.leg_of_request(&flow, request, now)?;
-        let replaces = match request.method {
-            Method::Refer => {
-                self.legs.get(id).and_then(|leg| self.legs.referred_to(leg, &request.headers))
-            }
+        let referred = match request.method {
+            Method::Refer => self.legs.referred_to(&request.headers),
             _ => None,
         };
-        let received = InDialogRequest { request, via, replaces };
-        let handled = self.with_leg(id, |leg, ctx| leg.handle_request(received, ctx, now));
-        handled.unwrap_or(Err(Refuse::new(481)))
+        let received = InDialogRequest { request, via, referred };
+        self.with_leg_of_request(&flow, request, true, now, |leg, ctx| {
+            leg.handle_request(received, ctx, now)
+        })?
     }
 
     fn handle_ack(&mut self, flow: Flow, key: &ServerKey, ack: &SipRequest, now: Now) {
         if self.ctx.transactions.handle_ack(key, now.mono) {
             return;
         }
-        match self.leg_of(&flow, &ack.headers, now) {
-            Some(leg) => drop(self.with_leg(leg, |leg, ctx| leg.handle_ack(ack, ctx, now))),
-            None => {
-                // Of a refusal, from a phone that writes another sent-by than before.
-                if let Some(like) = self.ctx.transactions.of_same_branch(key) {
-                    self.ctx.transactions.handle_ack(&like, now.mono);
-                }
-            }
+        let handled = self
+            .with_leg_of_request(&flow, ack, false, now, |leg, ctx| leg.handle_ack(ack, ctx, now));
+        // Of a refusal, from a phone that writes another sent-by than before.
+        if handled.is_err()
+            && let Some(like) = self.ctx.transactions.of_same_branch(key)
+        {
+            self.ctx.transactions.handle_ack(&like, now.mono);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What has to be unpredictable: tags, branches, Call-IDs, tokens that name a leg.
 
+use crate::hex::hex;
 use crate::sip::leg::LegId;
 use crate::sip::message::Headers;
 use sha2::{Digest, Sha256};
@@ -101,8 +102,4 @@ impl TokenGenerator {
 
 fn first_word(hash: &[u8; 32]) -> u64 {
     hash.iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

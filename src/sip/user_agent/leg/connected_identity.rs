@@ -5,10 +5,10 @@
 //! From that differs from the dialog's (RFC 4916 4). All three are believed from whatever the leg
 //! is with: what follows from a false one is silence.
 
-use super::Leg;
+use super::LegPeer;
 use crate::model::Number;
 use crate::sip::config::SipAccount;
-use crate::sip::leg::{ANONYMOUS, LegEvent};
+use crate::sip::leg::{ANONYMOUS, LegEvent, LegId};
 use crate::sip::message::{Headers, NameAddr, Uri};
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::local_domain::LocalDomain;
@@ -29,6 +29,25 @@ pub(super) struct ConnectedNames {
 }
 
 impl ConnectedNames {
+    /// Reports what the INVITE of a new dialog names.
+    pub(super) fn report_invite(headers: &Headers, peer: &LegPeer, ctx: &mut Context) {
+        let account = ctx.domain.account_of(&peer.source);
+        let names = of_invite(headers, account, &ctx.domain);
+        report(names, peer.leg, ctx);
+    }
+
+    /// Reports what a request of the peer within the dialog names.
+    pub(super) fn report_request(&mut self, headers: &Headers, peer: &LegPeer, ctx: &mut Context) {
+        let mut names = asserted(headers, &ctx.domain);
+        names.extend(self.moved_from(headers, &peer.dialog.remote, &ctx.domain));
+        report(names, peer.leg, ctx);
+    }
+
+    /// Reports what a 2xx of the peer names.
+    pub(super) fn report_answer(&mut self, headers: &Headers, leg: LegId, ctx: &mut Context) {
+        report(self.of_answer(headers, &ctx.domain), leg, ctx);
+    }
+
     /// Keeps what a provisional response names until the answer.
     pub(super) fn note_early(&mut self, headers: &Headers, domain: &LocalDomain) {
         let (names, tag) = (asserted(headers, domain), headers.to_tag());
@@ -70,32 +89,11 @@ impl ConnectedNames {
     }
 }
 
-impl Leg {
-    /// Reports what the INVITE of a new dialog names.
-    pub(super) fn identify_by_invite(&mut self, headers: &Headers, ctx: &mut Context) {
-        let account = ctx.domain.account_of(&self.peer.source);
-        let names = of_invite(headers, account, &ctx.domain);
-        self.identified(names, ctx);
-    }
-
-    /// Reports what a request of the peer within the dialog names.
-    pub fn identify_by_request(&mut self, headers: &Headers, ctx: &mut Context) {
-        let mut names = asserted(headers, &ctx.domain);
-        names.extend(self.connected.moved_from(headers, &self.peer.dialog.remote, &ctx.domain));
-        self.identified(names, ctx);
-    }
-
-    /// Reports what a 2xx of the peer names.
-    pub(super) fn identify_by_response(&mut self, headers: &Headers, ctx: &mut Context) {
-        let names = self.connected.of_answer(headers, &ctx.domain);
-        self.identified(names, ctx);
-    }
-
-    fn identified(&mut self, mut names: Vec<Number>, ctx: &mut Context) {
-        names.dedup();
-        if !names.is_empty() {
-            ctx.event(LegEvent::ConnectedIdentity { leg: self.id(), names });
-        }
+/// Tells the B2BUA of names.
+fn report(mut names: Vec<Number>, leg: LegId, ctx: &mut Context) {
+    names.dedup();
+    if !names.is_empty() {
+        ctx.event(LegEvent::ConnectedIdentity { leg, names });
     }
 }
 

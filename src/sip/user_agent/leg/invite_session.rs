@@ -76,16 +76,16 @@ struct QueuedOffer {
 
 /// A 2xx of ours to an INVITE, which is repeated until its ACK.
 #[derive(Debug)]
-pub(super) struct Unacknowledged {
+struct Unacknowledged {
     cseq: u32,
     flow: Flow,
     response: Vec<u8>,
     interval: Duration,
     give_up_at: Instant,
     /// Our 2xx had the offer: the ACK has the answer.
-    pub(super) offered: bool,
+    offered: bool,
     /// It answered the INVITE that began the session.
-    pub(super) is_first: bool,
+    is_first: bool,
 }
 
 /// What has come of an offer of ours that was accepted.
@@ -95,6 +95,27 @@ pub(super) enum OfferOutcome {
     Answered(Vec<u8>),
     /// The 2xx describes nothing.
     Unanswered,
+}
+
+/// What the ACK of our 2xx answers.
+pub(super) enum AckAnswer {
+    /// Our offer went unanswered: there is no session.
+    Missing,
+    /// The answer to our offer. One that was made within a session and is not answered leaves it as
+    /// it was.
+    Media(Option<Vec<u8>>),
+}
+
+/// What has come of an UPDATE of ours.
+pub(super) enum UpdateOutcome {
+    /// It waits, or is tried again.
+    Settled,
+    /// The session goes on.
+    Refreshed,
+    /// The peer no longer knows the call.
+    Gone,
+    /// It may be sent better.
+    Refused,
 }
 
 /// What has come of an offer of ours that was refused.
@@ -296,6 +317,36 @@ impl InviteSession {
         Some(OfferRefusal::Settled)
     }
 
+    /// A response to our UPDATE.
+    pub(super) fn handle_updated(
+        &mut self,
+        response: &SipResponse,
+        peer: &mut LegPeer,
+        ctx: &mut Context,
+        now: Now,
+    ) -> UpdateOutcome {
+        match response.status {
+            ..200 => UpdateOutcome::Settled,
+            200..300 => {
+                peer.dialog.refresh(&response.headers.contacts().unwrap_or_default());
+                self.timer = self.timer.agreed(&response.headers);
+                self.restart(peer.leg, ctx, now);
+                UpdateOutcome::Refreshed
+            }
+            408 | 481 => UpdateOutcome::Gone,
+            405 | 501 => {
+                peer.dialog.allows_update = false;
+                self.refresh(peer, ctx, now);
+                UpdateOutcome::Settled
+            }
+            491 | 500 => {
+                self.refresh_later(peer.leg, ctx, now);
+                UpdateOutcome::Settled
+            }
+            _ => UpdateOutcome::Refused,
+        }
+    }
+
     /// Our re-INVITE has found nobody.
     pub(super) fn forget_offer(&mut self) {
         self.end_ours();
@@ -455,19 +506,26 @@ impl InviteSession {
         ctx.transactions.respond(theirs.transaction, 200, bytes, now.mono);
     }
 
-    /// The 2xx of ours that an ACK is for, which waits no longer.
+    /// The ACK of our 2xx, which waits no longer; `None` when it is not for that.
     pub(super) fn take_ack(
         &mut self,
         ack: &SipRequest,
         leg: LegId,
         ctx: &mut Context,
-    ) -> Option<Unacknowledged> {
+    ) -> Option<AckAnswer> {
         let cseq = ack.headers.cseq().map(|(cseq, _)| cseq).ok();
         if self.unacknowledged.as_ref().map(|waiting| waiting.cseq) != cseq {
             return None;
         }
         ctx.timers.clear(&(leg, LegTimer::Accepted));
-        self.unacknowledged.take()
+        let waiting = self.unacknowledged.take()?;
+        let media = ack.description().filter(|_| waiting.offered).map(<[u8]>::to_vec);
+        match &media {
+            Some(media) => self.remote_media.clone_from(media),
+            None if waiting.offered && waiting.is_first => return Some(AckAnswer::Missing),
+            None => {}
+        }
+        Some(AckAnswer::Media(media))
     }
 
     /// Our 2xx has found no ACK yet: again, or no more. True when it is given up.

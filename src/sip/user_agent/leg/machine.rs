@@ -1,12 +1,13 @@
 //! What comes to a leg, and its end.
 
 use super::{
-    ClientUse, HangupReason, InDialogRequest, Leg, LegPeer, LegPhase, LegTimer, SentRequest,
+    ClientUse, HangupReason, InDialogRequest, Leg, LegPeer, LegPhase, LegTimer, ReferredLeg,
+    SentRequest,
 };
 use crate::model::Now;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{EndReason, HangupCause, LegCommand, LegEvent, LegId, LegSource};
-use crate::sip::message::{Host, Method, NameAddr, Refuse, SipRequest, SipResponse};
+use crate::sip::message::{Headers, Method, Refuse, SipResponse};
 use crate::sip::transaction::{ClientTransactionId, ServerTransactionId};
 use crate::sip::user_agent::context::Context;
 
@@ -28,30 +29,20 @@ impl Leg {
     /// Whether an INVITE of `source` may take the place of this leg (RFC 3891 3): of its own peer
     /// only. Any other that knows its tags has learned them somewhere.
     pub fn check_replaced(&self, source: &LegSource, early_only: bool) -> Result<LegId, Refuse> {
-        match self.phase {
-            _ if self.peer.source != *source => Err(Refuse::new(603)),
-            LegPhase::Confirmed if early_only => Err(Refuse::new(486)),
-            LegPhase::Confirmed => Ok(self.id()),
-            LegPhase::Incoming(_)
-            | LegPhase::Calling(_)
-            | LegPhase::Cancelling(..)
-            | LegPhase::ByePending(_)
-            | LegPhase::ByeSent
-            | LegPhase::Over => Err(Refuse::new(481)),
+        if self.peer.source != *source {
+            return Err(Refuse::new(603));
         }
+        self.phase.check_replaced(early_only).map(|()| self.id())
     }
 
-    /// Whether `other` may name this leg in the Replaces of a REFER.
-    pub fn may_be_referred_to(&self, other: &Leg, early_only: bool) -> bool {
-        let stands = match self.phase {
-            LegPhase::Confirmed => !early_only,
-            LegPhase::Incoming(_) | LegPhase::Calling(_) => true,
-            LegPhase::Cancelling(..)
-            | LegPhase::ByePending(_)
-            | LegPhase::ByeSent
-            | LegPhase::Over => false,
-        };
-        stands && other.id() != self.id() && other.peer.source == self.peer.source
+    /// This leg, as another may name it in the Replaces of a REFER.
+    pub fn as_referred(&self, early_only: bool) -> Option<ReferredLeg> {
+        let (leg, source, number) = (self.id(), &self.peer.source, &self.peer.number);
+        self.phase.may_be_referred_to(early_only).then(|| ReferredLeg {
+            leg,
+            source: source.clone(),
+            number: number.clone(),
+        })
     }
 
     // ---- what comes in
@@ -99,7 +90,7 @@ impl Leg {
         self.peer.dialog.accept_cseq(cseq).map_err(|_| Refuse::new(500))?;
         ctx.know(via.path.source);
         self.peer.update_flow(&via.path, &request.headers, ctx, now);
-        self.identify_by_request(&request.headers, ctx);
+        self.connected.report_request(&request.headers, &self.peer, ctx);
         let again = via.clone();
         if let Err(refuse) = self.dispatch_request(received, ctx, now) {
             ctx.refuse_within(self.id(), again, request, &refuse, now);
@@ -107,12 +98,9 @@ impl Leg {
         Ok(())
     }
 
-    /// A CANCEL is of this leg's call.
-    pub fn is_cancelled_by(&self, cancel: &SipRequest) -> bool {
-        let from = cancel.headers.from().ok();
-        let tag = from.as_ref().and_then(NameAddr::tag).unwrap_or_default();
-        cancel.headers.call_id() == Ok(self.peer.dialog.call_id.as_slice())
-            && self.peer.dialog.remote_tag.as_deref() == Some(tag)
+    /// What a request of the peer that is refused elsewhere says of the party there.
+    pub fn identify_by_request(&mut self, headers: &Headers, ctx: &mut Context) {
+        self.connected.report_request(headers, &self.peer, ctx);
     }
 
     /// The peer has cancelled an INVITE. Anything but the first INVITE, or one that is answered, is
@@ -149,13 +137,7 @@ impl Leg {
             (ClientUse::Update(_, sent), _) => self.handle_updated(&sent, response, ctx, now),
             (ClientUse::Bye(_, sent), 401 | 407) => {
                 if !self.send_again(&sent, response, ClientUse::Bye, ctx, now) {
-                    ctx.note_refusal_of(
-                        &sent,
-                        response.status,
-                        &response.reason,
-                        Some(&response.headers),
-                        now,
-                    );
+                    ctx.note_refused_by(&sent, response, now);
                     self.end(ctx);
                 }
             }
@@ -201,7 +183,7 @@ impl Leg {
         self.end(ctx);
         if told {
             let reason = if status == 408 { "no response" } else { "cannot be reached" };
-            ctx.note_refusal_of(sent, status, reason.as_bytes(), None, now);
+            ctx.note_failed(sent, status, reason, now);
             ctx.event(LegEvent::Refused { leg: self.id(), status: 503 });
         }
     }
@@ -217,9 +199,7 @@ impl Leg {
             LegTimer::Remind => self.remind(ctx, now),
             LegTimer::Reliable => self.repeat_reliable(ctx, now),
             LegTimer::NoAnswer => {
-                let was_heard =
-                    matches!(&self.phase, LegPhase::Calling(calling) if calling.provisional);
-                let status = if was_heard { 408 } else { 503 };
+                let status = if self.phase.is_progressing() { 408 } else { 503 };
                 self.hangup(None, ctx, now);
                 ctx.event(LegEvent::Refused { leg: self.id(), status });
             }
@@ -249,18 +229,8 @@ impl Leg {
     /// The flow to the peer is gone: a trunk is reached by another connection, a phone by another
     /// registration, or when it comes back.
     pub fn handle_flow_gone(&mut self, gone: &Flow, ctx: &mut Context, now: Now) {
-        match &self.peer.source {
-            LegSource::Trunk(name) => {
-                if let Some(trunk) = ctx.domain.config.trunk(name).cloned() {
-                    self.peer.reconnect(&trunk, gone);
-                }
-            }
-            LegSource::Account(device) => {
-                match ctx.registrar.lookup(device, now.mono).map(|binding| binding.target) {
-                    Some(flow) => self.follow(flow, ctx, now),
-                    None => self.peer.lose_flow(),
-                }
-            }
+        if let Some(flow) = self.peer.handle_flow_gone(gone, ctx, now) {
+            self.follow(flow, ctx, now);
         }
     }
 
@@ -294,15 +264,7 @@ impl Leg {
     }
 
     fn locate(&mut self, ctx: &mut Context) {
-        let via = match &self.phase {
-            LegPhase::Incoming(incoming) => {
-                incoming.invite.headers.via_top().ok().map(|via| Host::read(&via.host))
-            }
-            _ => None,
-        };
-        if let Some((host, is_translated)) = self.peer.take_location(via) {
-            ctx.event(LegEvent::Located { leg: self.id(), host, is_translated });
-        }
+        self.peer.report_location(self.phase.via_host(), ctx);
     }
 
     // ---- its end
@@ -311,17 +273,12 @@ impl Leg {
     fn hangup(&mut self, reason: HangupReason, ctx: &mut Context, now: Now) {
         match &self.phase {
             LegPhase::Incoming(_) => {
-                let status = reason.map_or(480, HangupCause::sip_status);
-                self.answer_incoming(
-                    if (400..=699).contains(&status) { status } else { 480 },
-                    ctx,
-                    now,
-                );
+                let status = reason.map(HangupCause::sip_status);
+                let status = status.filter(|status| (400..=699).contains(status)).unwrap_or(480);
+                self.answer_incoming(status, ctx, now);
             }
             LegPhase::Calling(calling) => {
-                let mut calling = calling.clone();
-                ctx.timers.clear(&(self.id(), LegTimer::NoAnswer));
-                calling.cancel_if_heard(reason, self.id(), ctx, now);
+                let calling = calling.clone().cancel(reason, self.peer.leg, ctx, now);
                 self.phase = LegPhase::Cancelling(calling, reason);
             }
             LegPhase::Confirmed => {
@@ -337,7 +294,7 @@ impl Leg {
 
     /// The peer is no longer there, or no longer knows the call.
     pub(super) fn expire(&mut self, ctx: &mut Context, now: Now) {
-        if matches!(self.phase, LegPhase::Confirmed) {
+        if self.phase.is_confirmed() {
             self.drop_offer(487, ctx, now);
             self.send_bye(None, ctx, now);
             self.end_told(EndReason::Expired, ctx);
@@ -352,12 +309,6 @@ impl Leg {
     /// The leg is over.
     pub(super) fn end(&mut self, ctx: &mut Context) {
         self.phase = LegPhase::Over;
-        self.stop_timers(ctx);
-    }
-
-    pub(super) fn stop_timers(&self, ctx: &mut Context) {
-        for timer in LegTimer::ALL {
-            ctx.timers.clear(&(self.id(), timer));
-        }
+        LegTimer::stop_all(self.id(), ctx);
     }
 }

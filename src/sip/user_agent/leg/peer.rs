@@ -7,24 +7,27 @@
 //! | peer | flow |
 //! |---|---|
 //! | a phone that has registered | where its newest registration is called |
-//! | a phone that calls from elsewhere | where it says at the host it speaks from; behind a NAT where it speaks from |
-//! | a trunk | its first Route, else its Contact, when that is an address of this trunk's; else where it speaks from |
+//! | a phone that calls from elsewhere | where it says at its own host; behind a NAT the source |
+//! | a trunk | its first Route, else its Contact, if that is this trunk's own; else the source |
 
 use super::session_timer::{SessionTimer, min_se};
-use super::{ClientUse, LegTimer, SentRequest};
+use super::uac::write_reason;
+use super::{ClientUse, HangupReason, LegTimer, SentRequest};
 use crate::media::is_private;
 use crate::model::{DeviceId, Now, Number};
-use crate::sip::config::{Nat, SipConfig, Trunk};
+use crate::sip::config::{Nat, SipConfig};
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::DigestRequest;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
-use crate::sip::leg::{LegId, LegSource};
-use crate::sip::message::{Headers, Host, Method, SipRequest, SipResponse, Uri};
+use crate::sip::leg::{LegEvent, LegId, LegSource};
+use crate::sip::message::{Headers, Host, Method, NameAddr, SipRequest, SipResponse, Uri};
 use crate::sip::peer::{ReturnPath, contact_at, speaks_from, transport_of};
 use crate::sip::registrar::Registrar;
+use crate::sip::transaction::{ClientTransactionId, TransactionKind};
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::local_domain::LocalDomain;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Authentication, then a longer session interval: no honest peer asks for more.
@@ -114,6 +117,14 @@ impl LegPeer {
             && self.number == other.number
     }
 
+    /// A CANCEL is of this dialog.
+    pub fn is_cancelled_by(&self, cancel: &SipRequest) -> bool {
+        let from = cancel.headers.from().ok();
+        let tag = from.as_ref().and_then(NameAddr::tag).unwrap_or_default();
+        cancel.headers.call_id() == Ok(self.dialog.call_id.as_slice())
+            && self.dialog.remote_tag.as_deref() == Some(tag)
+    }
+
     /// A request that names a leg may come from there.
     pub fn speaks_from(&self, source: &Flow, ctx: &Context, now: Instant) -> bool {
         let address = source.peer.ip().to_canonical();
@@ -192,6 +203,12 @@ impl LegPeer {
         self.flow_state = state;
     }
 
+    /// A response to our INVITE has told more of the dialog.
+    pub(super) fn handle_response(&mut self, response: &SipResponse, config: &SipConfig) {
+        self.dialog.handle_response(response);
+        self.retarget(config);
+    }
+
     /// A response may have told where the trunk wants to hear of a dialog.
     pub(super) fn retarget(&mut self, config: &SipConfig) {
         if let LegSource::Trunk(name) = &self.source {
@@ -225,15 +242,30 @@ impl LegPeer {
         }
     }
 
-    /// No flow to the phone is left.
-    pub(super) fn lose_flow(&mut self) {
-        self.flow_state = FlowState::Lost;
-    }
-
-    /// A trunk is reached by another connection.
-    pub(super) fn reconnect(&mut self, trunk: &Trunk, gone: &Flow) {
-        if let Some(peer) = trunk.address.filter(|_| trunk.protocol == gone.protocol) {
-            self.dialog.flow = Flow { peer, connection: ConnectionId::NONE, ..*gone };
+    /// The flow to it is gone. A trunk is reached by another connection, a phone by another
+    /// registration, which is to be followed; without one, its flow is lost.
+    pub(super) fn handle_flow_gone(
+        &mut self,
+        gone: &Flow,
+        ctx: &Context,
+        now: Now,
+    ) -> Option<Flow> {
+        match &self.source {
+            LegSource::Trunk(name) => {
+                let trunk = ctx.domain.config.trunk(name);
+                let trunk = trunk.filter(|trunk| trunk.protocol == gone.protocol);
+                if let Some(peer) = trunk.and_then(|trunk| trunk.address) {
+                    self.dialog.flow = Flow { peer, connection: ConnectionId::NONE, ..*gone };
+                }
+                None
+            }
+            LegSource::Account(device) => {
+                let flow = ctx.registrar.lookup(device, now.mono).map(|binding| binding.target);
+                if flow.is_none() {
+                    self.flow_state = FlowState::Lost;
+                }
+                flow
+            }
         }
     }
 
@@ -273,13 +305,14 @@ impl LegPeer {
         self.located.is_some()
     }
 
-    /// Where its signalling comes from, and whether an address translator is on the way, if that is
-    /// news. `via` is the host that its Via names, while its INVITE waits.
-    pub(super) fn take_location(&mut self, via: Option<Host>) -> Option<(IpAddr, bool)> {
+    /// Tells the B2BUA where its signalling comes from, and whether an address translator is on the
+    /// way, if that is news. `via` is the host that its Via names, while its INVITE waits.
+    pub(super) fn report_location(&mut self, via: Option<Host>, ctx: &mut Context) {
         let location = self.location(via);
-        let is_news = self.located != Some(location);
-        self.located = Some(location);
-        is_news.then_some(location)
+        if self.located.replace(location) != Some(location) {
+            let (host, is_translated) = location;
+            ctx.event(LegEvent::Located { leg: self.leg, host, is_translated });
+        }
     }
 
     /// Translated is a device which names another address in its Via, or another, private one in
@@ -292,7 +325,10 @@ impl LegPeer {
         let was =
             self.located.is_some_and(|(before, is_translated)| is_translated && before == host);
         let contact = self.dialog.target.host();
-        let is_hidden = matches!(contact, Host::Address(address) if is_private(address) && address.to_canonical() != host);
+        let is_hidden = matches!(
+            contact,
+            Host::Address(address) if is_private(address) && address.to_canonical() != host
+        );
         let is_other =
             matches!(via, Some(Host::Address(address)) if address.to_canonical() != host);
         (host, was || is_hidden || is_other)
@@ -312,6 +348,13 @@ impl LegPeer {
             .with("Contact", self.contact(domain))
     }
 
+    /// BYE ends the dialog.
+    pub(super) fn send_bye(&mut self, reason: HangupReason, ctx: &mut Context, now: Now) {
+        let mut bye = self.dialog.request(Method::Bye);
+        write_reason(&mut bye, reason);
+        ctx.request(bye, self.dialog.flow, |sent| ClientUse::Bye(self.leg, sent), now);
+    }
+
     /// PRACK acknowledges a reliable response in its dialog.
     pub(super) fn send_prack(&mut self, rseq: u32, cseq: u32, ctx: &mut Context, now: Now) {
         let prack = self.dialog.request(Method::Prack);
@@ -319,8 +362,26 @@ impl LegPeer {
         ctx.request(prack, self.dialog.flow, |sent| ClientUse::Prack(self.leg, sent), now);
     }
 
+    /// Sends a refused request once more, if something can be done about it.
+    pub(super) fn send_again(
+        &mut self,
+        (sent, response): (&SentRequest, &SipResponse),
+        timer: &mut SessionTimer,
+        client: impl FnOnce(LegId, Arc<SentRequest>) -> ClientUse,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Option<(ClientTransactionId, Arc<SentRequest>)> {
+        let request = self.improve(sent, response, timer, ctx)?;
+        let kind = match request.method {
+            Method::Invite => TransactionKind::Invite,
+            _ => TransactionKind::Other,
+        };
+        let again = ctx.sent(request, sent.flow, sent.attempts + 1);
+        Some((ctx.send(kind, client(self.leg, again.clone()), &again, now), again))
+    }
+
     /// A refused request once more: with an answer to the challenge, or with a longer interval.
-    pub(super) fn improve(
+    fn improve(
         &mut self,
         sent: &SentRequest,
         response: &SipResponse,

@@ -1,7 +1,7 @@
 //! REFER within a call (RFC 3515): a phone asks that another party take its place, and is told how
 //! it goes.
 
-use super::{ClientUse, InDialogRequest, Leg, LegPeer, LegPhase};
+use super::{ClientUse, InDialogRequest, Leg, LegPeer, ReferredLeg};
 use crate::model::{Now, Number};
 use crate::sip::leg::{LegEvent, LegId};
 use crate::sip::message::{Headers, NameAddr, Refuse, Scheme, SipResponse, Uri, reason_phrase};
@@ -21,6 +21,31 @@ pub(super) struct Referral {
 }
 
 impl Referral {
+    /// Takes a REFER: answers it, and says what the B2BUA is to hear of it.
+    fn take(
+        refer: InDialogRequest<'_>,
+        peer: &LegPeer,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<(Referral, LegEvent), Refuse> {
+        let headers = &refer.request.headers;
+        // Of the same peer, and not the one in which it asks.
+        let referred = refer.referred.filter(|it| it.leg != peer.leg && it.source == peer.source);
+        let (to, replaces) = refer_to(headers, referred, &ctx.domain)?;
+        let (cseq, _) = headers.cseq().map_err(|_| Refuse::new(400))?;
+        let is_silent = headers
+            .get("Refer-Sub")
+            .is_some_and(|value| value.trim_ascii().eq_ignore_ascii_case(b"false"));
+        let contact = ctx.domain.contact(&refer.via.path.source, &peer.number);
+        let mut response = SipResponse::to(refer.request, 202).with("Contact", contact);
+        if is_silent {
+            response.headers.push("Refer-Sub", "false");
+        }
+        ctx.answer(peer.leg, refer.via, &response, now);
+        let event = LegEvent::Referred { leg: peer.leg, to, replaces };
+        Ok((Referral { cseq, is_silent }, event))
+    }
+
     /// NOTIFY with the status line of what was asked for (RFC 3515 2.4.5); the last one ends the
     /// subscription.
     fn notify(&self, peer: &mut LegPeer, status: u16, ctx: &mut Context, now: Now) {
@@ -42,31 +67,14 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) -> Result<(), Refuse> {
-        match self.phase {
-            LegPhase::Confirmed if self.referral.is_none() => {}
-            LegPhase::Confirmed | LegPhase::Incoming(_) | LegPhase::Calling(_) => {
-                return Err(Refuse::new(491));
-            }
-            LegPhase::Cancelling(..)
-            | LegPhase::ByePending(_)
-            | LegPhase::ByeSent
-            | LegPhase::Over => return Err(Refuse::new(481)),
+        self.phase.check_refer()?;
+        if self.referral.is_some() {
+            return Err(Refuse::new(491));
         }
-        let headers = &refer.request.headers;
-        let (to, replaces) = refer_to(headers, refer.replaces, &ctx.domain)?;
-        let (cseq, _) = headers.cseq().map_err(|_| Refuse::new(400))?;
-        let is_silent = headers
-            .get("Refer-Sub")
-            .is_some_and(|value| value.trim_ascii().eq_ignore_ascii_case(b"false"));
-        let contact = ctx.domain.contact(&refer.via.path.source, &self.peer.number);
-        let mut response = SipResponse::to(refer.request, 202).with("Contact", contact);
-        if is_silent {
-            response.headers.push("Refer-Sub", "false");
-        }
-        ctx.answer(self.id(), refer.via, &response, now);
-        self.referral = Some(Referral { cseq, is_silent });
+        let (referral, event) = Referral::take(refer, &self.peer, ctx, now)?;
+        self.referral = Some(referral);
         self.tell_referrer(100, ctx, now);
-        ctx.event(LegEvent::Referred { leg: self.id(), to, replaces });
+        ctx.event(event);
         Ok(())
     }
 
@@ -74,7 +82,7 @@ impl Leg {
     pub(super) fn tell_referrer(&mut self, status: u16, ctx: &mut Context, now: Now) {
         let is_last = status >= 200;
         let referral = if is_last { self.referral.take() } else { self.referral.clone() };
-        let can_hear = matches!(self.phase, LegPhase::Confirmed) && !self.peer.is_lost();
+        let can_hear = self.phase.is_confirmed() && !self.peer.is_lost();
         if let Some(referral) = referral.filter(|referral| can_hear && !referral.is_silent) {
             referral.notify(&mut self.peer, status, ctx, now);
         }
@@ -87,7 +95,7 @@ impl Leg {
 /// decided by number.
 fn refer_to(
     headers: &Headers,
-    replaced: Option<(LegId, Number)>,
+    replaced: Option<ReferredLeg>,
     domain: &LocalDomain,
 ) -> Result<(Number, Option<LegId>), Refuse> {
     let value = headers.single("Refer-To").map_err(|_| Refuse::new(400))?;
@@ -100,8 +108,8 @@ fn refer_to(
         return Err(Refuse::new(501));
     }
     let number = domain.number_of(&uri);
-    if let Some((other, number_there)) = replaced {
-        return Ok((number.unwrap_or(number_there), Some(other)));
+    if let Some(replaced) = replaced {
+        return Ok((number.unwrap_or(replaced.number), Some(replaced.leg)));
     }
     if !domain.is_ours(&uri) {
         return Err(Refuse::new(403).because("refers to another host"));

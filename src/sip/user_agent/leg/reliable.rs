@@ -2,9 +2,9 @@
 
 use super::{Leg, LegPhase, LegTimer};
 use crate::model::Now;
-use crate::sip::leg::EndReason;
+use crate::sip::leg::{EndReason, LegId};
 use crate::sip::message::{Headers, Refuse, SipRequest, SipResponse};
-use crate::sip::transaction::{ReceivedVia, Timing};
+use crate::sip::transaction::{ReceivedVia, ServerTransactionId, Timing};
 use crate::sip::user_agent::context::Context;
 use std::time::{Duration, Instant};
 
@@ -32,10 +32,12 @@ pub(super) struct ReliableProvisionals {
     accepted: Option<Vec<u8>>,
 }
 
-/// What is to be done with a response that nobody has acknowledged.
-enum Repetition {
-    Again { status: u16, bytes: Vec<u8>, next_at: Instant },
-    GiveUp,
+/// What has waited for a PRACK.
+enum Deferred {
+    /// A provisional response.
+    Ring(u16, Option<Vec<u8>>),
+    /// The 2xx, with its answer.
+    Accept(Vec<u8>),
 }
 
 /// A response that waits for its PRACK.
@@ -114,21 +116,47 @@ impl ReliableProvisionals {
         });
     }
 
-    /// What is to be done now with the response that waits for its PRACK; `None` when none does.
-    fn repeat(&mut self, now: Instant) -> Option<Repetition> {
-        let unheard = self.unheard.as_mut()?;
-        if now >= unheard.give_up_at {
-            return Some(Repetition::GiveUp);
+    /// The response that waits for its PRACK, once more. True when it is given up: a caller that
+    /// does not hear that it rings does not hear the rest (RFC 3262 3).
+    fn repeat(
+        &mut self,
+        transaction: ServerTransactionId,
+        leg: LegId,
+        ctx: &mut Context,
+        now: Now,
+    ) -> bool {
+        let Some(unheard) = &mut self.unheard else {
+            return false;
+        };
+        if now.mono >= unheard.give_up_at {
+            return true;
         }
         unheard.interval *= 2;
-        let next_at = (now + unheard.interval).min(unheard.give_up_at);
-        let (status, bytes) = (unheard.status, unheard.bytes.clone());
-        Some(Repetition::Again { status, bytes, next_at })
+        let next_at = (now.mono + unheard.interval).min(unheard.give_up_at);
+        ctx.transactions.respond(transaction, unheard.status, unheard.bytes.clone(), now.mono);
+        ctx.timers.set((leg, LegTimer::Reliable), next_at);
+        false
     }
 
-    /// Whether this acknowledges the response that waits.
-    fn is_acknowledged_by(&self, (rseq, cseq, method): (u32, u32, &[u8])) -> bool {
-        self.unheard.is_some() && (self.rseq, self.cseq) == (rseq, cseq) && method == b"INVITE"
+    /// A PRACK acknowledges the response that waits, or none (481).
+    fn acknowledge(
+        &mut self,
+        (rseq, cseq, method): (u32, u32, &[u8]),
+        leg: LegId,
+        ctx: &mut Context,
+    ) -> Result<(), Refuse> {
+        let is_of_last = (self.rseq, self.cseq) == (rseq, cseq) && method == b"INVITE";
+        if !is_of_last || self.unheard.take().is_none() {
+            return Err(Refuse::new(481));
+        }
+        ctx.timers.clear(&(leg, LegTimer::Reliable));
+        Ok(())
+    }
+
+    /// What has waited for the PRACK: the 2xx, else what was to be said before it.
+    fn take_next(&mut self) -> Option<Deferred> {
+        let ring = self.next.take().map(|(status, media)| Deferred::Ring(status, media));
+        self.accepted.take().map(Deferred::Accept).or(ring)
     }
 
     /// The fields of the next response.
@@ -200,23 +228,14 @@ fn number(text: &[u8]) -> Option<u32> {
 }
 
 impl Leg {
-    /// Once more, or no more: a caller that does not hear that it rings does not hear the rest (RFC
-    /// 3262 3).
     pub(super) fn repeat_reliable(&mut self, ctx: &mut Context, now: Now) {
         let (LegPhase::Incoming(incoming), Some(reliable)) = (&self.phase, &mut self.reliable)
         else {
             return;
         };
-        match reliable.repeat(now.mono) {
-            Some(Repetition::Again { status, bytes, next_at }) => {
-                ctx.transactions.respond(incoming.transaction, status, bytes, now.mono);
-                ctx.timers.set((self.peer.leg, LegTimer::Reliable), next_at);
-            }
-            Some(Repetition::GiveUp) => {
-                self.answer_incoming(504, ctx, now);
-                self.end_told(EndReason::NoAck, ctx);
-            }
-            None => {}
+        if reliable.repeat(incoming.transaction, self.peer.leg, ctx, now) {
+            self.answer_incoming(504, ctx, now);
+            self.end_told(EndReason::NoAck, ctx);
         }
     }
 
@@ -228,32 +247,24 @@ impl Leg {
         now: Now,
     ) -> Result<(), Refuse> {
         let rack = rack(&prack.headers).ok_or(Refuse::new(400))?;
-        let reliable = self.reliable.as_mut().filter(|reliable| reliable.is_acknowledged_by(rack));
-        let reliable = reliable.ok_or(Refuse::new(481))?;
-        reliable.unheard = None;
+        let reliable = self.reliable.as_mut().ok_or(Refuse::new(481))?;
+        reliable.acknowledge(rack, self.peer.leg, ctx)?;
         // A new offer is one too many before the call stands (RFC 3262 5 allows it; RFC 6337 3.1.1
         // says how to say no). It is heard all the same.
         let done = match prack.description().is_none() {
             true => {
-                ctx.answer(self.id(), key, &SipResponse::to(prack, 200), now);
+                ctx.answer(self.peer.leg, key, &SipResponse::to(prack, 200), now);
                 Ok(())
             }
             false => Err(Refuse::new(488)),
         };
-        ctx.timers.clear(&(self.id(), LegTimer::Reliable));
-        self.say_next(ctx, now);
-        done
-    }
-
-    /// What has waited for the PRACK.
-    fn say_next(&mut self, ctx: &mut Context, now: Now) {
-        let (LegPhase::Incoming(_), Some(reliable)) = (&self.phase, &mut self.reliable) else {
-            return;
-        };
-        match (reliable.accepted.take(), reliable.next.take()) {
-            (Some(media), _) => self.accept(media, ctx, now),
-            (None, Some((status, media))) => self.provisional(status, media, ctx, now),
-            (None, None) => {}
+        if matches!(self.phase, LegPhase::Incoming(_)) {
+            match reliable.take_next() {
+                Some(Deferred::Accept(media)) => self.accept(media, ctx, now),
+                Some(Deferred::Ring(status, media)) => self.provisional(status, media, ctx, now),
+                None => {}
+            }
         }
+        done
     }
 }

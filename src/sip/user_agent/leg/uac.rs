@@ -1,11 +1,11 @@
 //! Requests of ours, and the responses to them.
 
-use super::invite_session::{InviteSession, OfferOutcome, OfferRefusal};
+use super::invite_session::{InviteSession, OfferOutcome, OfferRefusal, UpdateOutcome};
 use super::reliable::{fork, rseq};
 use super::session_timer::SessionTimer;
 use super::{
-    ClientUse, ConnectedNames, HangupReason, Leg, LegPeer, LegPhase, LegTimer, OutgoingInvite,
-    RequestRoute, SentRequest,
+    ClientUse, HangupReason, Leg, LegPeer, LegPhase, LegTimer, OutgoingInvite, RequestRoute,
+    SentRequest,
 };
 use crate::model::Now;
 use crate::sip::config::AutoAnswer;
@@ -63,7 +63,57 @@ impl InviteContent {
     }
 }
 
+/// What a provisional response says.
+pub(super) struct Progress {
+    /// Its description, when that is news.
+    media: Option<Vec<u8>>,
+    /// RSeq and CSeq for the PRACK that it wants.
+    acknowledges: Option<(u32, u32)>,
+}
+
+/// What a 2xx to an INVITE of ours means for its leg.
+#[derive(Debug)]
+pub(super) enum InviteAnswer {
+    /// The CANCEL and the 2xx have crossed.
+    Cancelled(HangupReason),
+    /// The answer to our offer.
+    Media(Vec<u8>),
+    /// No call comes of it.
+    Unusable(AnswerFault),
+}
+
+/// Why a 2xx to an INVITE of ours begins no call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum AnswerFault {
+    #[error("the Contact of its answer cannot be read")]
+    Contact,
+    #[error("no session description in its answer")]
+    NoDescription,
+}
+
+impl AnswerFault {
+    fn cause(self) -> HangupCause {
+        match self {
+            Self::Contact => HangupCause::BadContact,
+            Self::NoDescription => HangupCause::NoAnswer,
+        }
+    }
+}
+
 impl OutgoingInvite {
+    /// It is given up.
+    pub(super) fn cancel(
+        mut self,
+        reason: HangupReason,
+        leg: LegId,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Self {
+        ctx.timers.clear(&(leg, LegTimer::NoAnswer));
+        self.cancel_if_heard(reason, leg, ctx, now);
+        self
+    }
+
     /// CANCEL waits for a provisional response (RFC 3261 9.1).
     pub(super) fn cancel_if_heard(
         &mut self,
@@ -91,21 +141,54 @@ impl OutgoingInvite {
         ctx.timers.set((leg, LegTimer::Cancelled), now.mono + give_up);
     }
 
-    /// Takes a provisional response. Its description is taken out when it is no news; its RSeq, if
-    /// it wants a PRACK. `None` when it has been heard before.
-    fn hear(&mut self, response: &SipResponse, media: &mut Option<Vec<u8>>) -> Option<Option<u32>> {
+    /// Sends the INVITE of a new leg, which begins this dialog.
+    fn send(
+        leg: LegId,
+        (to, uri, flow): (NameAddr, Uri, Flow),
+        content: &InviteContent,
+        timer: &SessionTimer,
+        ctx: &mut Context,
+        now: Now,
+    ) -> Result<(Dialog, OutgoingInvite), UriError> {
+        let host = ctx.domain.via_host(&flow);
+        let local = shown_as(&content.from, &host)?;
+        let call_id = format!("{}{}@{host}", ctx.tokens.word(), ctx.tokens.word());
+        let tag = ctx.tokens.word();
+        let mut dialog = Dialog::outgoing(call_id, local, tag, to, uri, flow);
+        let request = content.write(dialog.request(Method::Invite), leg, timer, &flow, ctx);
+        let sent = ctx.sent(request, flow, 0);
+        let client = ClientUse::Invite(leg, sent.clone());
+        let transaction = ctx.send(TransactionKind::Invite, client, &sent, now);
+        let (provisional, cancelled, forks) = (false, false, Vec::new());
+        Ok((dialog, OutgoingInvite { transaction, sent, provisional, cancelled, forks }))
+    }
+
+    /// Takes a provisional response; `None` when it says nothing, or was heard before.
+    pub(super) fn hear(&mut self, response: &SipResponse) -> Option<Progress> {
+        self.provisional = true;
+        if response.status == 100 {
+            return None;
+        }
         let rseq = rseq(response);
+        let mut media = response.description().map(<[u8]>::to_vec);
         let fork = fork(&mut self.forks, &response.headers.to_tag())?;
-        fork.hear(rseq, media).then_some(rseq)
+        let is_news = fork.hear(rseq, &mut media);
+        let acknowledges = rseq.map(|rseq| (rseq, self.sent.cseq));
+        is_news.then_some(Progress { media, acknowledges })
     }
 
     /// The answer of a 2xx: what other forks have described is not its answer.
-    fn answer(&mut self, response: &SipResponse) -> Option<Vec<u8>> {
+    pub(super) fn answer(&mut self, response: &SipResponse) -> InviteAnswer {
+        // Where its phone is nobody knows: what was said in the call would not arrive.
+        if response.headers.contacts().is_err() {
+            return InviteAnswer::Unusable(AnswerFault::Contact);
+        }
         let described = response.description().map(<[u8]>::to_vec);
-        match fork(&mut self.forks, &response.headers.to_tag()) {
+        let media = match fork(&mut self.forks, &response.headers.to_tag()) {
             Some(answering) => answering.clone().answer(described),
             None => described,
-        }
+        };
+        media.map_or(InviteAnswer::Unusable(AnswerFault::NoDescription), InviteAnswer::Media)
     }
 }
 
@@ -119,32 +202,18 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) -> Result<Leg, UriError> {
-        let host = ctx.domain.via_host(&route.flow);
-        let local = shown_as(&content.from, &host)?;
-        let call_id = format!("{}{}@{host}", ctx.tokens.word(), ctx.tokens.word());
-        let tag = ctx.tokens.word();
-        let mut dialog = Dialog::outgoing(call_id, local, tag, route.to, route.uri, route.flow);
         let timer = SessionTimer::new(&ctx.domain.config);
-        let request = content.write(dialog.request(Method::Invite), id, &timer, &route.flow, ctx);
-        let sent = ctx.sent(request, route.flow, 0);
-        let transaction =
-            ctx.send(TransactionKind::Invite, ClientUse::Invite(id, sent.clone()), &sent, now);
-        let calling = OutgoingInvite {
-            transaction,
-            sent,
-            provisional: false,
-            cancelled: false,
-            forks: Vec::new(),
-        };
-        Ok(Leg {
-            peer: LegPeer::called(id, route.source, content.from.number, dialog),
-            phase: LegPhase::Calling(calling),
-            session: InviteSession::new(timer, content.offer, Vec::new()),
-            swallow_digits: false,
-            referral: None,
-            reliable: None,
-            connected: ConnectedNames::default(),
-        })
+        let (dialog, calling) = OutgoingInvite::send(
+            id,
+            (route.to, route.uri, route.flow),
+            &content,
+            &timer,
+            ctx,
+            now,
+        )?;
+        let peer = LegPeer::called(id, route.source, content.from.number, dialog);
+        let session = InviteSession::new(timer, content.offer, Vec::new());
+        Ok(Leg::new(peer, LegPhase::Calling(calling), session))
     }
 
     /// What is asked of an INVITE that has gone out.
@@ -156,7 +225,7 @@ impl Leg {
         now: Now,
     ) {
         ctx.timers.set((self.id(), LegTimer::NoAnswer), now.mono + timeout);
-        self.swallow_digits = swallow_digits;
+        self.digits.swallow = swallow_digits;
     }
 
     /// Asks a ringing phone to answer.
@@ -193,15 +262,13 @@ impl Leg {
         }
         self.phase = LegPhase::ByeSent;
         self.session.abandon_offer(ctx, now);
-        let mut bye = self.peer.dialog.request(Method::Bye);
-        write_reason(&mut bye, reason);
-        self.stop_timers(ctx);
-        ctx.request(bye, self.peer.dialog.flow, |sent| ClientUse::Bye(self.id(), sent), now);
+        LegTimer::stop_all(self.id(), ctx);
+        self.peer.send_bye(reason, ctx, now);
     }
 
     /// Sends the offer that waits, if nothing forbids it.
     pub(super) fn send_queued(&mut self, ctx: &mut Context, now: Now) {
-        if matches!(self.phase, LegPhase::Confirmed) {
+        if self.phase.is_confirmed() {
             self.session.send_queued(&mut self.peer, ctx, now);
         }
     }
@@ -217,7 +284,7 @@ impl Leg {
     /// Our UPDATE or re-INVITE was lost with its flow: once more by the new one, or when there is
     /// one.
     pub(super) fn say_again(&mut self, update: bool, ctx: &mut Context, now: Now) {
-        if !matches!(self.phase, LegPhase::Confirmed) {
+        if !self.phase.is_confirmed() {
             return;
         }
         match update {
@@ -229,36 +296,17 @@ impl Leg {
     // ---- responses to INVITE
 
     pub(super) fn handle_progress(&mut self, response: &SipResponse, ctx: &mut Context, now: Now) {
-        match &mut self.phase {
-            LegPhase::Calling(calling) => {
-                calling.provisional = true;
-                if response.status == 100 {
-                    return;
-                }
-                let cseq = calling.sent.cseq;
-                let mut media = response.description().map(<[u8]>::to_vec);
-                let Some(rseq) = calling.hear(response, &mut media) else {
-                    return;
-                };
-                self.peer.dialog.handle_response(response);
-                self.peer.retarget(&ctx.domain.config);
-                self.connected.note_early(&response.headers, &ctx.domain);
-                if let Some(rseq) = rseq {
-                    self.peer.send_prack(rseq, cseq, ctx, now);
-                }
-                let (leg, status) = (self.id(), response.status);
-                self.event(LegEvent::Progress { leg, status, media }, ctx);
-            }
-            LegPhase::Cancelling(calling, reason) => {
-                calling.provisional = true;
-                calling.cancel_if_heard(*reason, self.peer.leg, ctx, now);
-            }
-            LegPhase::Incoming(_)
-            | LegPhase::Confirmed
-            | LegPhase::ByePending(_)
-            | LegPhase::ByeSent
-            | LegPhase::Over => {}
+        let heard = self.phase.hear(response, self.peer.leg, ctx, now);
+        let Some(Progress { media, acknowledges }) = heard else {
+            return;
+        };
+        self.peer.handle_response(response, &ctx.domain.config);
+        self.connected.note_early(&response.headers, &ctx.domain);
+        if let Some((rseq, cseq)) = acknowledges {
+            self.peer.send_prack(rseq, cseq, ctx, now);
         }
+        let (leg, status) = (self.id(), response.status);
+        self.event(LegEvent::Progress { leg, status, media }, ctx);
     }
 
     pub(super) fn handle_answered(
@@ -269,49 +317,21 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) {
-        let (is_wanted, reason, media) = match &mut self.phase {
-            LegPhase::Calling(calling) => (true, None, calling.answer(response)),
-            LegPhase::Cancelling(_, reason) => (false, *reason, None),
-            LegPhase::Incoming(_)
-            | LegPhase::Confirmed
-            | LegPhase::ByePending(_)
-            | LegPhase::ByeSent
-            | LegPhase::Over => {
-                return refuse_fork(id, sent, response, ctx, now);
-            }
+        let Some(answer) = self.phase.take_answer(response) else {
+            return refuse_fork(id, sent, response, ctx, now);
         };
-        self.peer.dialog.handle_response(response);
-        self.peer.retarget(&ctx.domain.config);
+        self.peer.handle_response(response, &ctx.domain.config);
         ctx.acknowledge(id, &self.peer.dialog, sent, response);
         self.session.timer = self.session.timer.agreed(&response.headers);
         self.phase = LegPhase::Confirmed;
-        match media {
-            // The CANCEL and the 2xx have crossed.
-            _ if !is_wanted => self.send_bye(reason, ctx, now),
-            // Where its phone is nobody knows: what was said in the call would not arrive.
-            _ if response.headers.contacts().is_err() => {
-                ctx.note_refusal_of(
-                    sent,
-                    response.status,
-                    b"the Contact of its answer cannot be read",
-                    None,
-                    now,
-                );
-                self.send_bye(Some(HangupCause::BadContact), ctx, now);
-                ctx.event(LegEvent::Refused { leg: self.id(), status: 502 });
-            }
-            Some(media) => self.begin_session(media, response, ctx, now),
-            // A 2xx without a description is no call.
-            None => {
-                ctx.note_refusal_of(
-                    sent,
-                    response.status,
-                    b"no session description in its answer",
-                    None,
-                    now,
-                );
-                self.send_bye(Some(HangupCause::NoAnswer), ctx, now);
-                ctx.event(LegEvent::Refused { leg: self.id(), status: 488 });
+        match answer {
+            InviteAnswer::Cancelled(reason) => self.send_bye(reason, ctx, now),
+            InviteAnswer::Media(media) => self.begin_session(media, response, ctx, now),
+            InviteAnswer::Unusable(fault) => {
+                ctx.note_failed(sent, response.status, &fault.to_string(), now);
+                let cause = fault.cause();
+                self.send_bye(Some(cause), ctx, now);
+                ctx.event(LegEvent::Refused { leg: self.id(), status: cause.sip_status() });
             }
         }
     }
@@ -324,9 +344,9 @@ impl Leg {
         now: Now,
     ) {
         self.session.set_remote(media.clone());
-        self.stop_timers(ctx);
+        LegTimer::stop_all(self.id(), ctx);
         self.session.restart(self.id(), ctx, now);
-        self.identify_by_response(&response.headers, ctx);
+        self.connected.report_answer(&response.headers, self.peer.leg, ctx);
         self.event(LegEvent::Answered { leg: self.id(), media }, ctx);
         self.send_queued(ctx, now);
     }
@@ -338,19 +358,15 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) {
-        match self.phase {
-            LegPhase::Calling(_) => {}
-            LegPhase::Cancelling(..) => return self.end(ctx),
-            LegPhase::Incoming(_)
-            | LegPhase::Confirmed
-            | LegPhase::ByePending(_)
-            | LegPhase::ByeSent
-            | LegPhase::Over => return,
+        if matches!(self.phase, LegPhase::Cancelling(..)) {
+            return self.end(ctx);
         }
-        if self.send_again(sent, response, ClientUse::Invite, ctx, now) {
+        if !matches!(self.phase, LegPhase::Calling(_))
+            || self.send_again(sent, response, ClientUse::Invite, ctx, now)
+        {
             return;
         }
-        ctx.note_refusal_of(sent, response.status, &response.reason, Some(&response.headers), now);
+        ctx.note_refused_by(sent, response, now);
         let to = match &self.peer.source {
             LegSource::Account(_) => ctx.domain.redirected_to(response),
             LegSource::Trunk(_) => Vec::new(),
@@ -375,24 +391,18 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) -> bool {
-        let improved = self.peer.improve(sent, response, &mut self.session.timer, ctx);
-        let Some(request) = improved else {
+        let timer = &mut self.session.timer;
+        let again = self.peer.send_again((sent, response), timer, client, ctx, now);
+        let Some((transaction, again)) = again else {
             return false;
         };
-        let kind = match request.method {
-            Method::Invite => TransactionKind::Invite,
-            _ => TransactionKind::Other,
-        };
-        let again = ctx.sent(request, sent.flow, sent.attempts + 1);
-        let transaction = ctx.send(kind, client(self.id(), again.clone()), &again, now);
-        match (kind, &mut self.phase) {
-            (TransactionKind::Invite, LegPhase::Calling(calling)) => {
-                calling.transaction = transaction;
-                calling.sent = again;
+        match &mut self.phase {
+            _ if again.request.method != Method::Invite => {}
+            LegPhase::Calling(calling) => {
+                (calling.transaction, calling.sent) = (transaction, again);
                 calling.provisional = false;
             }
-            (TransactionKind::Invite, _) => self.session.move_offer(transaction),
-            (TransactionKind::Other, _) => {}
+            _ => self.session.move_offer(transaction),
         }
         true
     }
@@ -408,12 +418,12 @@ impl Leg {
         self.peer.dialog.refresh(&response.headers.contacts().unwrap_or_default());
         self.peer.retarget(&ctx.domain.config);
         ctx.acknowledge(id, &self.peer.dialog, sent, response);
-        if !matches!(self.phase, LegPhase::Confirmed) {
+        if !self.phase.is_confirmed() {
             return;
         }
         let outcome = self.session.handle_answer(response, self.peer.leg, ctx, now);
         let Some(outcome) = outcome else { return };
-        self.identify_by_response(&response.headers, ctx);
+        self.connected.report_answer(&response.headers, self.peer.leg, ctx);
         let leg = self.id();
         match outcome {
             OfferOutcome::Unchanged => {}
@@ -432,7 +442,7 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) {
-        if !matches!(self.phase, LegPhase::Confirmed)
+        if !self.phase.is_confirmed()
             || self.send_again(sent, response, ClientUse::Reinvite, ctx, now)
         {
             return;
@@ -455,24 +465,16 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) {
-        if !matches!(self.phase, LegPhase::Confirmed) {
+        if !self.phase.is_confirmed() {
             return;
         }
-        match response.status {
-            ..200 => {}
-            200..300 => {
-                self.peer.dialog.refresh(&response.headers.contacts().unwrap_or_default());
-                self.session.timer = self.session.timer.agreed(&response.headers);
-                self.session.restart(self.id(), ctx, now);
-                self.identify_by_response(&response.headers, ctx);
+        match self.session.handle_updated(response, &mut self.peer, ctx, now) {
+            UpdateOutcome::Settled => {}
+            UpdateOutcome::Refreshed => {
+                self.connected.report_answer(&response.headers, self.peer.leg, ctx);
             }
-            408 | 481 => self.expire(ctx, now),
-            405 | 501 => {
-                self.peer.dialog.allows_update = false;
-                self.refresh(ctx, now);
-            }
-            491 | 500 => self.session.refresh_later(self.id(), ctx, now),
-            _ => {
+            UpdateOutcome::Gone => self.expire(ctx, now),
+            UpdateOutcome::Refused => {
                 if !self.send_again(sent, response, ClientUse::Update, ctx, now) {
                     self.session.restart(self.id(), ctx, now);
                 }
@@ -544,7 +546,7 @@ fn shown_as(from: &Identity, host: &str) -> Result<NameAddr, UriError> {
     Ok(local)
 }
 
-fn write_reason(request: &mut SipRequest, reason: HangupReason) {
+pub(super) fn write_reason(request: &mut SipRequest, reason: HangupReason) {
     if let Some(cause) = reason {
         let (status, text) = (cause.sip_status(), reason_text(cause));
         request.headers.push("Reason", format!("SIP;cause={status};text=\"{text}\""));

@@ -1,14 +1,14 @@
 //! Requests of the peer, and our answers to them.
 
-use super::invite_session::{InviteSession, ReceivedOffer};
+use super::invite_session::{AckAnswer, InviteSession, ReceivedOffer};
+use super::phase::ByeOutcome;
 use super::{
     ConnectedNames, InDialogRequest, IncomingInvite, Leg, LegPeer, LegPhase, LegTimer,
     ReliableProvisionals, SessionTimer, check_session,
 };
-use crate::media::rtp::event_of;
 use crate::model::Now;
 use crate::sip::leg::{EndReason, HangupCause, LegEvent, LegId};
-use crate::sip::message::{Method, Refuse, SipRequest, SipResponse, quote};
+use crate::sip::message::{Host, Method, Refuse, SipRequest, SipResponse, quote};
 use crate::sip::sdp::{SdpError, SdpFault};
 use crate::sip::transaction::{ReceivedVia, ServerTransactionId};
 use crate::sip::user_agent::context::Context;
@@ -58,6 +58,21 @@ impl IncomingInvite {
         }
     }
 
+    /// How long it may wait: until nobody rings any longer, or until it expires by itself.
+    fn start_timers(leg: LegId, expires: Option<u32>, ctx: &mut Context, now: Now) {
+        let ringing = ctx.domain.config.limits.ringing;
+        ctx.timers.set((leg, LegTimer::Ringing), now.mono + ringing);
+        if let Some(seconds) = expires {
+            let wait = Duration::from_secs(seconds.into()).min(EXPIRES);
+            ctx.timers.set((leg, LegTimer::Stale), now.mono + wait);
+        }
+    }
+
+    /// The host that its Via names.
+    pub(super) fn via_host(&self) -> Option<Host> {
+        self.invite.headers.via_top().ok().map(|via| Host::read(&via.host))
+    }
+
     /// Repeats the last provisional response (RFC 3261 13.3.1.1).
     fn remind(&self, leg: LegId, ctx: &mut Context, now: Now) {
         let Some((status, bytes)) = self.last.clone() else {
@@ -97,30 +112,21 @@ impl Leg {
         let config = &ctx.domain.config;
         let timer = SessionTimer::new(config).agree(&invite.headers, config);
         let remote_media = invite.description().unwrap_or_default().to_vec();
+        let session = InviteSession::new(timer, Vec::new(), remote_media);
+        let random = ctx.tokens.below(u64::from(u32::MAX));
         Leg {
-            peer,
-            phase: LegPhase::Incoming(incoming),
-            session: InviteSession::new(timer, Vec::new(), remote_media),
-            swallow_digits: false,
-            referral: None,
-            reliable: ReliableProvisionals::wanted(invite, ctx.tokens.below(u64::from(u32::MAX))),
-            connected: ConnectedNames::default(),
+            reliable: ReliableProvisionals::wanted(invite, random),
+            ..Leg::new(peer, LegPhase::Incoming(incoming), session)
         }
     }
 
     /// Tells the B2BUA of the INVITE (`event`), which waits from now on, for so many seconds as it
     /// says in Expires.
     pub fn begin(&mut self, event: LegEvent, expires: Option<u32>, ctx: &mut Context, now: Now) {
-        let ringing = ctx.domain.config.limits.ringing;
-        ctx.timers.set((self.id(), LegTimer::Ringing), now.mono + ringing);
-        if let Some(seconds) = expires {
-            let wait = Duration::from_secs(seconds.into()).min(EXPIRES);
-            ctx.timers.set((self.id(), LegTimer::Stale), now.mono + wait);
-        }
+        IncomingInvite::start_timers(self.id(), expires, ctx, now);
         self.event(event, ctx);
         if let LegPhase::Incoming(incoming) = &self.phase {
-            let headers = incoming.invite.headers.clone();
-            self.identify_by_invite(&headers, ctx);
+            ConnectedNames::report_invite(&incoming.invite.headers, &self.peer, ctx);
         }
     }
 
@@ -132,15 +138,14 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) -> Result<(), Refuse> {
-        let InDialogRequest { request, via, .. } = received;
+        let InDialogRequest { request, via, referred } = received;
         match request.method {
             Method::Bye => self.handle_bye(via, request, ctx, now),
             Method::Invite => self.handle_offer(via, request, ctx, now),
             Method::Update => self.handle_update(via, request, ctx, now),
             Method::Info => self.handle_info(via, request, ctx, now),
             Method::Refer => {
-                let replaces = received.replaces;
-                self.handle_refer(InDialogRequest { request, via, replaces }, ctx, now)
+                self.handle_refer(InDialogRequest { request, via, referred }, ctx, now)
             }
             Method::Prack => self.handle_prack(via, request, ctx, now),
             Method::Options => {
@@ -158,23 +163,15 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) -> Result<(), Refuse> {
-        let (gone, told) = match self.phase {
-            // A callee may not leave an early dialog with BYE (RFC 3261 15).
-            LegPhase::Calling(_) | LegPhase::Cancelling(..) | LegPhase::Over => {
-                return Err(Refuse::new(481));
-            }
-            LegPhase::Incoming(_) | LegPhase::Confirmed => (true, true),
-            LegPhase::ByePending(_) => (true, false),
-            LegPhase::ByeSent => (false, false),
-        };
+        let outcome = self.phase.check_bye()?;
         ctx.answer(self.id(), key, &SipResponse::to(bye, 200), now);
-        if gone {
+        if outcome != ByeOutcome::Crossed {
             self.session.abandon_offer(ctx, now);
             self.answer_incoming(487, ctx, now);
             self.drop_offer(487, ctx, now);
             self.end(ctx);
         }
-        if told {
+        if outcome == ByeOutcome::Ends {
             self.end_told(EndReason::Bye, ctx);
         }
         Ok(())
@@ -188,15 +185,8 @@ impl Leg {
         now: Now,
     ) -> Result<(), Refuse> {
         check_session(&request.headers, &ctx.domain.config)?;
-        match self.phase {
-            LegPhase::ByeSent | LegPhase::ByePending(_) | LegPhase::Over => {
-                return Err(Refuse::new(481));
-            }
-            LegPhase::Incoming(_) | LegPhase::Calling(_) | LegPhase::Cancelling(..) => {
-                return Err(Refuse::new(491));
-            }
-            LegPhase::Confirmed => self.session.check_offer(ctx)?,
-        }
+        self.phase.check_offer()?;
+        self.session.check_offer(ctx)?;
         self.session.take_offer(key, request, self.peer.leg, ctx, now);
         let media = request.description().map(<[u8]>::to_vec);
         self.event(LegEvent::Offered { leg: self.id(), media }, ctx);
@@ -229,15 +219,7 @@ impl Leg {
         ctx: &mut Context,
         now: Now,
     ) -> Result<(), Refuse> {
-        if info.headers.has("Info-Package") {
-            return Err(Refuse::new(469));
-        }
-        // A supervisor's digits are nobody's, whatever they are.
-        let digit = dialled(info)?.filter(|_| !self.swallow_digits);
-        if digit.is_some() && !matches!(self.phase, LegPhase::Confirmed) {
-            return Err(Refuse::new(480));
-        }
-        let digit = digit.map(|digit| digit.ok_or(Refuse::new(400))).transpose()?;
+        let digit = self.digits.dialled(info, self.phase.is_confirmed())?;
         ctx.answer(self.id(), key, &SipResponse::to(info, 200), now);
         if let Some(digit) = digit {
             let digits = digit.to_string();
@@ -248,25 +230,22 @@ impl Leg {
 
     /// The ACK of a 2xx of ours.
     pub fn handle_ack(&mut self, ack: &SipRequest, ctx: &mut Context, now: Now) {
-        let Some(waiting) = self.session.take_ack(ack, self.peer.leg, ctx) else {
+        let Some(answer) = self.session.take_ack(ack, self.peer.leg, ctx) else {
             return;
         };
         if let LegPhase::ByePending(reason) = self.phase {
             return self.send_bye(reason, ctx, now);
         }
-        let answer = ack.description().map(<[u8]>::to_vec);
-        if waiting.offered && waiting.is_first && answer.is_none() {
-            // Our offer went unanswered: there is no session.
-            self.send_bye(Some(HangupCause::NoAnswer), ctx, now);
-            return self.end_told(EndReason::NoAck, ctx);
+        match answer {
+            AckAnswer::Missing => {
+                self.send_bye(Some(HangupCause::NoAnswer), ctx, now);
+                self.end_told(EndReason::NoAck, ctx);
+            }
+            AckAnswer::Media(media) => {
+                self.event(LegEvent::Confirmed { leg: self.id(), media }, ctx);
+                self.send_queued(ctx, now);
+            }
         }
-        // One that was made within a session and is not answered leaves it as it was.
-        let media = answer.filter(|_| waiting.offered);
-        if let Some(media) = &media {
-            self.session.set_remote(media.clone());
-        }
-        self.event(LegEvent::Confirmed { leg: self.id(), media }, ctx);
-        self.send_queued(ctx, now);
     }
 
     // ---- what the B2BUA answers
@@ -299,7 +278,7 @@ impl Leg {
         let theirs =
             ReceivedOffer { transaction: incoming.transaction, request: incoming.invite.clone() };
         self.phase = LegPhase::Confirmed;
-        self.stop_timers(ctx);
+        LegTimer::stop_all(self.id(), ctx);
         self.session.accept_invite(&theirs, media, &mut self.peer, ctx, now);
     }
 
@@ -314,7 +293,7 @@ impl Leg {
         if !self.session.repeat_accepted(self.peer.leg, ctx, now) {
             return;
         }
-        let told = matches!(self.phase, LegPhase::Confirmed);
+        let told = self.phase.is_confirmed();
         self.drop_offer(487, ctx, now);
         self.send_bye(None, ctx, now);
         if told {
@@ -365,45 +344,8 @@ pub(in crate::sip::user_agent) fn refuse_method() -> Refuse {
     refuse
 }
 
-/// What an INFO dials: `None` when it is empty, `Some(None)` when its digit is none.
-fn dialled(info: &SipRequest) -> Result<Option<Option<char>>, Refuse> {
-    match info.headers.content_type().as_deref() {
-        _ if info.body.is_empty() => Ok(None),
-        Some("application/dtmf-relay") => Ok(Some(relayed_digit(&info.body))),
-        Some("application/dtmf") => Ok(Some(plain_digit(&info.body))),
-        _ => {
-            // RFC 3261 21.4.13: the types we take.
-            let mut refuse = Refuse::new(415);
-            let taken = b"application/dtmf-relay, application/dtmf".to_vec();
-            refuse.headers.push(("Accept", taken));
-            Err(refuse)
-        }
-    }
-}
-
 /// What is wrong with a description, for people (RFC 3261 20.43).
 pub(in crate::sip::user_agent) fn warning(fault: &SdpFault) -> Vec<u8> {
     let text = quote(fault.to_string().as_bytes());
     [format!("{} undertone ", fault.error.warning()).as_bytes(), &text].concat()
-}
-
-/// The digit of an `application/dtmf-relay` body: `Signal=5`.
-fn relayed_digit(body: &[u8]) -> Option<char> {
-    let mut lines = body.split(|byte| matches!(byte, b'\r' | b'\n'));
-    let value = lines.find_map(|line| {
-        let mut halves = line.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
-        halves.next()?.eq_ignore_ascii_case(b"Signal").then(|| halves.next())?
-    });
-    plain_digit(value?)
-}
-
-/// The digit of an `application/dtmf` body: itself, or its event number (RFC 4733 3.2).
-fn plain_digit(body: &[u8]) -> Option<char> {
-    let digit = match body.trim_ascii() {
-        b"10" => '*',
-        b"11" => '#',
-        [one] => char::from(one.to_ascii_uppercase()),
-        _ => return None,
-    };
-    event_of(digit).map(|_| digit)
 }

@@ -28,7 +28,7 @@ enum Deed {
 #[derive(Clone, Debug)]
 struct Step {
     after_ms: u64,
-    who: usize,
+    side: usize,
     deed: Deed,
     which: usize,
 }
@@ -83,11 +83,11 @@ impl World {
         self.chance % bound.max(1)
     }
 
-    fn drain(&mut self, who: usize) {
-        while let Some(output) = self.agents[who].poll_output() {
+    fn drain(&mut self, side: usize) {
+        while let Some(output) = self.agents[side].poll_output() {
             match output {
-                Output::Transmit { bytes, .. } => self.put(1 - who, bytes),
-                Output::Event(event) => self.react(who, event),
+                Output::Transmit { bytes, .. } => self.put(1 - side, bytes),
+                Output::Event(event) => self.react(side, event),
                 Output::Known(_) | Output::Qualified { .. } => {}
                 Output::Bindings { .. } => panic!("nobody registers here"),
                 Output::WrongPassword(report) => panic!("nobody has a password here: {report:?}"),
@@ -115,17 +115,17 @@ impl World {
         }
     }
 
-    fn command(&mut self, who: usize, command: LegCommand) {
+    fn command(&mut self, side: usize, command: LegCommand) {
         let now = self.now;
-        self.agents[who].handle_command(command, now);
-        self.drain(who);
+        self.agents[side].handle_command(command, now);
+        self.drain(side);
     }
 
     /// What a B2BUA does, and what must never happen.
-    fn react(&mut self, who: usize, event: LegEvent) {
+    fn react(&mut self, side: usize, event: LegEvent) {
         let (leg, next) = match &event {
             LegEvent::Incoming { leg, .. } => {
-                assert!(self.legs[who].insert(*leg, Course::Begun).is_none(), "{leg:?} twice");
+                assert!(self.legs[side].insert(*leg, Course::Begun).is_none(), "{leg:?} twice");
                 return;
             }
             LegEvent::Progress { leg, .. } | LegEvent::AskToAnswerRefused { leg, .. } => {
@@ -144,7 +144,7 @@ impl World {
             | LegEvent::ConnectedIdentity { .. }
             | LegEvent::Registered { .. } => return,
         };
-        let was = self.legs[who].insert(leg, next);
+        let was = self.legs[side].insert(leg, next);
         assert!(matches!(was, Some(Course::Begun | Course::Talking)), "{event:?} after {was:?}");
         assert!(
             !matches!(
@@ -159,42 +159,42 @@ impl World {
             "{event:?} after {was:?}"
         );
         if matches!(event, LegEvent::Offered { .. }) {
-            self.command(who, LegCommand::AnswerOffer { leg, media: SDP.into() });
+            self.command(side, LegCommand::AnswerOffer { leg, media: SDP.into() });
         }
     }
 
     fn act(&mut self, step: &Step) {
-        let who = step.who;
-        let alive = self.legs[who].iter().filter(|(_, course)| **course != Course::Over);
+        let side = step.side;
+        let alive = self.legs[side].iter().filter(|(_, course)| **course != Course::Over);
         let alive: Vec<LegId> = alive.map(|(leg, _)| *leg).collect();
         let Some(&leg) = alive.get(step.which % alive.len().max(1)) else {
-            return self.call(who);
+            return self.call(side);
         };
         let media: Vec<u8> = SDP.into();
         match step.deed {
-            Deed::Call => self.call(who),
+            Deed::Call => self.call(side),
             Deed::Ring => {
-                self.command(who, LegCommand::Provisional { leg, status: 180, media: None })
+                self.command(side, LegCommand::Provisional { leg, status: 180, media: None })
             }
-            Deed::Accept => self.command(who, LegCommand::Accept { leg, media }),
-            Deed::Offer => self.command(who, LegCommand::Offer { leg, media }),
-            Deed::AskToAnswer => self.command(who, LegCommand::AskToAnswer { leg }),
-            Deed::Reject if leg.0 % 2 == 0 && self.legs[who][&leg] == Course::Begun => {
+            Deed::Accept => self.command(side, LegCommand::Accept { leg, media }),
+            Deed::Offer => self.command(side, LegCommand::Offer { leg, media }),
+            Deed::AskToAnswer => self.command(side, LegCommand::AskToAnswer { leg }),
+            Deed::Reject if leg.0 % 2 == 0 && self.legs[side][&leg] == Course::Begun => {
                 // Accepted and not yet confirmed looks the same from here: then a rejection is
                 // nothing.
-                self.command(who, LegCommand::Reject { leg, status: 486 });
+                self.command(side, LegCommand::Reject { leg, status: 486 });
             }
-            Deed::Reject | Deed::Hangup => self.hang_up(who, leg),
+            Deed::Reject | Deed::Hangup => self.hang_up(side, leg),
         }
     }
 
-    fn call(&mut self, who: usize) {
+    fn call(&mut self, side: usize) {
         let leg = LegId(self.next_leg);
         self.next_leg += 2;
-        self.legs[who].insert(leg, Course::Begun);
+        self.legs[side].insert(leg, Course::Begun);
         let to = Destination::Trunk { name: "other".to_owned(), number: Number::from("100") };
         self.command(
-            who,
+            side,
             LegCommand::Invite {
                 leg,
                 to,
@@ -209,9 +209,9 @@ impl World {
         );
     }
 
-    fn hang_up(&mut self, who: usize, leg: LegId) {
-        self.command(who, LegCommand::Hangup { leg, reason: None });
-        self.legs[who].insert(leg, Course::Over);
+    fn hang_up(&mut self, side: usize, leg: LegId) {
+        self.command(side, LegCommand::Hangup { leg, reason: None });
+        self.legs[side].insert(leg, Course::Over);
     }
 
     fn run_until(&mut self, end: Instant) {
@@ -227,10 +227,10 @@ impl World {
                 let (to, bytes) = entry.remove();
                 self.deliver(to, &bytes);
             }
-            for who in 0..2 {
+            for side in 0..2 {
                 let now = self.now;
-                self.agents[who].handle_timeout(now);
-                self.drain(who);
+                self.agents[side].handle_timeout(now);
+                self.drain(side);
             }
         }
         self.now = self.now + end.saturating_duration_since(self.now.mono);
@@ -280,7 +280,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     ];
     let step =
         (prop_oneof![Just(0u64), 0..200u64, 0..5000u64, 0..200_000u64], 0..2usize, deed, 0..8usize);
-    let step = step.prop_map(|(after_ms, who, deed, which)| Step { after_ms, who, deed, which });
+    let step = step.prop_map(|(after_ms, side, deed, which)| Step { after_ms, side, deed, which });
     prop::collection::vec(step, 1..40)
 }
 
@@ -291,10 +291,10 @@ proptest! {
     fn every_call_reaches_a_sound_end_and_nothing_is_left_over(weather in weather(), steps in steps()) {
         let mut world = World::new(weather);
         world.play(&steps);
-        for who in 0..2 {
-            let alive: Vec<LegId> = world.legs[who].iter().filter(|(_, course)| **course != Course::Over).map(|(leg, _)| *leg).collect();
+        for side in 0..2 {
+            let alive: Vec<LegId> = world.legs[side].iter().filter(|(_, course)| **course != Course::Over).map(|(leg, _)| *leg).collect();
             for leg in alive {
-                world.hang_up(who, leg);
+                world.hang_up(side, leg);
             }
         }
         let end = world.now.mono + Duration::from_secs(600);
@@ -307,7 +307,7 @@ proptest! {
 
     /// Whoever hangs up, the other hears of it, though a fifth of everything is lost.
     #[test]
-    fn an_end_on_one_side_is_an_end_on_the_other(seed in any::<u64>(), who in 0..2usize, at_ms in 0..70_000u64) {
+    fn an_end_on_one_side_is_an_end_on_the_other(seed in any::<u64>(), side in 0..2usize, at_ms in 0..70_000u64) {
         let mut world = World::new(Weather { seed, loss: 20, repeat: 10, jitter_ms: 300, protocol: Protocol::Udp });
         world.call(0);
         let soon = world.now.mono + Duration::from_secs(8);
@@ -317,14 +317,14 @@ proptest! {
         }
         let later = world.now.mono + Duration::from_millis(at_ms);
         world.run_until(later);
-        if let Some((&leg, _)) = world.legs[who].iter().find(|(_, course)| **course != Course::Over) {
-            world.hang_up(who, leg);
+        if let Some((&leg, _)) = world.legs[side].iter().find(|(_, course)| **course != Course::Over) {
+            world.hang_up(side, leg);
         }
         let end = world.now.mono + Duration::from_secs(400);
         world.run_until(end);
-        for who in 0..2 {
-            prop_assert!(world.legs[who].values().all(|course| *course == Course::Over), "{:?}", world.legs);
-            prop_assert!(world.agents[who].is_idle());
+        for side in 0..2 {
+            prop_assert!(world.legs[side].values().all(|course| *course == Course::Over), "{:?}", world.legs);
+            prop_assert!(world.agents[side].is_idle());
         }
     }
 }

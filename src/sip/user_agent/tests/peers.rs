@@ -24,7 +24,7 @@ const NODE: &str = "192.0.2.4:5060";
 const OTHER_PORT: &str = "192.0.2.2:49152";
 const OTHER_SOURCES: [&str; 4] = [OTHER_PORT, NODE, "192.0.2.4:49152", "7/192.0.2.2:49999"];
 
-/// A house whose carrier has two nodes.
+/// A site with a carrier of two nodes.
 fn two_nodes() -> SipConfig {
     let mut config = config();
     let source = |address: &str| TrunkSource { address: address.parse().unwrap(), port: None };

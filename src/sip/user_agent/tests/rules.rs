@@ -133,7 +133,7 @@ fn who_guesses_passwords_is_soon_not_looked_at_and_disturbs_nobody_elsewhere() {
     assert_eq!(
         guess(&mut stage, STRANGER, "1002", 900, "secret").status,
         200,
-        "another device of the same house"
+        "another device of the same site"
     );
     stage.pass(Duration::from_secs(30));
     assert_eq!(guess(&mut stage, STRANGER, "1001", 950, "secret").status, 200, "after waiting");
