@@ -2,7 +2,7 @@
 //! common.
 //!
 //! Polls on the fast path pass the same stations without the HTTP library: the name and the line in
-//! the log are [`RequestTrace`]'s, the headers [`HARDENED`], [`REQUEST_ID`] and [`VARIES_BY`], the
+//! the log are [`RequestTrace`]'s, the headers `HARDENED`, `REQUEST_ID` and `VARIES_BY`, the
 //! login `Auth::identify`, each written once and used on both ways.
 
 use super::HttpConfig;
