@@ -13,9 +13,10 @@
 //! the parties themselves after every step, and the media engine is told once per step, in one
 //! piece: no step adds or removes a single cell.
 //!
-//! The [`B2bua`] finds the `Call` of an event and hands it in; the call and its
-//! `Party` records decide what it comes to. The B2BUA itself does what needs a
-//! number, a new leg or a second call.
+//! The [`B2bua`] reads descriptions, finds the `Call` of an event once and hands the event in; the
+//! call and its `Party` records decide what it comes to, with a `Ctx` that has the dial plan, the
+//! ports, the index of legs and the outputs. The B2BUA itself does what depends on other calls: to
+//! route a number, to join two calls, to begin one.
 
 mod call;
 mod call_table;

@@ -80,7 +80,7 @@ impl EndedTransactions {
         self.pop()
     }
 
-    /// One whose time has come.
+    /// A transaction that is due.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<Arc<ServerKey>> {
         if self.next()? > now {
             return None;

@@ -284,7 +284,7 @@ impl PhoneAnswers {
         }
     }
 
-    /// Takes out one whose ACK does not come.
+    /// Takes out a transaction that waits in vain for its ACK.
     pub(super) fn take_overdue(&mut self, now: Instant) -> Option<FinalAnswer> {
         let place = self.unacknowledged.iter().position(|waiting| waiting.deadline <= now)?;
         Some(self.unacknowledged.remove(place))
