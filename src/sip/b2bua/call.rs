@@ -192,7 +192,7 @@ impl Call {
                     Err(fault) => return self.handle_unusable(leg, is_callee, fault, ctx),
                 }
             }
-            PartyEvent::OfferAnswered(answer) if party.awaits_answer() => {
+            PartyEvent::OfferAnswered(answer) if party.is_answer_due() => {
                 let is_callee = party.is_callee();
                 match party.handle_answer(Some(answer), ctx.out) {
                     Ok(()) => ctx.out.changed.extend([self.key]),

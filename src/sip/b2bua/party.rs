@@ -253,7 +253,7 @@ impl Party {
     }
 
     /// An offer of ours in a re-INVITE waits for its answer.
-    pub(super) fn awaits_answer(&self) -> bool {
+    pub(super) fn is_answer_due(&self) -> bool {
         matches!(self.exchange, PartyExchange::Offered | PartyExchange::Probed)
     }
 
@@ -591,7 +591,7 @@ impl Party {
 
     /// Our re-INVITE was refused: the session stays as it was. False: there was none.
     pub(super) fn handle_offer_refused(&mut self, out: &mut Step) -> bool {
-        let is_due = self.awaits_answer();
+        let is_due = self.is_answer_due();
         if is_due {
             self.exchange = PartyExchange::Idle;
             self.expect_agreed(out);
