@@ -22,7 +22,7 @@ mod uri;
 mod value;
 
 pub use body::{BodyError, DESCRIBED, session_description};
-pub use check::{Abilities, Refuse, validate};
+pub use check::{Abilities, Refuse, RefuseReason, validate};
 pub use framing::{
     Fault, Framed, MAX_FIELDS, MAX_MESSAGE, ParseError, StreamFramer, parse_datagram,
 };

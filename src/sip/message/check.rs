@@ -1,7 +1,7 @@
 //! What can be said of a request without any state (RFC 3261 8.2).
 
 use super::body::session_description;
-use super::{HeaderError, Method, Scheme, SipRequest, SipResponse, reason_phrase};
+use super::{HeaderError, Method, Scheme, SipRequest, SipResponse};
 
 /// What the user agent can do, for `validate`.
 #[derive(Clone, Copy, Debug)]
@@ -22,19 +22,64 @@ pub struct Refuse {
     pub status: u16,
     /// Allow, Accept, Unsupported, Warning.
     pub headers: Vec<(&'static str, Vec<u8>)>,
-    /// Why, for the operator's log; empty for what is no refusal but a question (401).
-    pub reason: &'static str,
+    /// Why, for the operator's log; `None`: the status says it.
+    pub reason: Option<RefuseReason>,
+}
+
+/// Why a request is refused, where the status leaves it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefuseReason {
+    /// It asks for credentials (401): no refusal, and nothing for a log.
+    #[error("credentials are asked for")]
+    Challenge,
+    /// Its sender is no trunk and no device, and is asked for credentials: a trunk with a source that
+    /// is not configured is such a sender.
+    #[error("no account and no trunk: asked for credentials")]
+    UnknownSender,
+    /// The password or the user name of a digest is wrong.
+    #[error("wrong user name or password")]
+    WrongCredentials,
+    /// Too many wrong passwords came from its sender.
+    #[error("too many wrong passwords from there")]
+    Throttled,
+    /// More requests are in progress than may be.
+    #[error("too much is going on")]
+    Overload,
+    /// Its Request-URI names a host that is not ours.
+    #[error("the Request-URI names another host")]
+    OtherHost,
+    /// Its Request-URI names no number.
+    #[error("no number")]
+    NoNumber,
+    /// An INVITE that has expired as it comes (RFC 3261 13.3.1).
+    #[error("its Expires is zero")]
+    Expired,
+    /// The same request has come by another way (RFC 3261 8.2.2.2).
+    #[error("the same request by another way")]
+    Merged,
+    /// A REGISTER for another domain.
+    #[error("registers at another host")]
+    RegistersElsewhere,
+    /// A REFER to a host that is not ours.
+    #[error("refers to another host")]
+    RefersElsewhere,
+    /// A REFER to no number.
+    #[error("refers to no number")]
+    RefersToNoNumber,
+    /// A REFER with Replaces that names no call of its sender.
+    #[error("Replaces names no call of this peer")]
+    ReplacesNothing,
 }
 
 impl Refuse {
     /// A refusal without header fields of its own.
     pub fn new(status: u16) -> Refuse {
-        Refuse { status, headers: Vec::new(), reason: reason_phrase(status) }
+        Refuse { status, headers: Vec::new(), reason: None }
     }
 
     /// The same, with a reason for the operator's log that says more than the status.
-    pub fn because(mut self, reason: &'static str) -> Refuse {
-        self.reason = reason;
+    pub fn because(mut self, reason: RefuseReason) -> Refuse {
+        self.reason = Some(reason);
         self
     }
 

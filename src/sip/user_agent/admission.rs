@@ -11,7 +11,8 @@ use crate::sip::digest::{self, Algorithm, Authenticator, DigestRequest, DigestVe
 use crate::sip::flow::Flow;
 use crate::sip::leg::LegSource;
 use crate::sip::message::{
-    Abilities, DESCRIBED, Headers, Method, NameAddr, Refuse, Scheme, SipRequest, Via, printable,
+    Abilities, DESCRIBED, Headers, Method, NameAddr, Refuse, RefuseReason, Scheme, SipRequest, Via,
+    printable,
 };
 use crate::sip::peer::Peer;
 use crate::sip::transaction::ServerKey;
@@ -37,10 +38,6 @@ pub(super) const ABILITIES: Abilities<'static> = Abilities {
 
 /// A user name longer than this is nobody's, in characters.
 const LONGEST_USER: usize = 128;
-
-/// A request from nobody that we know, which is asked for credentials: a trunk with a source that
-/// is not configured is one.
-const NOBODY: &str = "no account and no trunk: asked for credentials";
 
 /// The account that a request says it is of.
 #[derive(Clone, Copy)]
@@ -173,11 +170,9 @@ impl Admission {
         let mut answers = request.headers.fields_of("Authorization");
         let Some(answer) = answers.find(|value| digest::realm(value).as_deref() == Some(realm))
         else {
-            let unknown = matches!(claim, Claim::Nobody(_));
-            return Err(self.challenge(flow, false, now).because(if unknown {
-                NOBODY
-            } else {
-                ""
+            return Err(self.challenge(flow, false, now).because(match claim {
+                Claim::Nobody(_) => RefuseReason::UnknownSender,
+                Claim::Account(_) => RefuseReason::Challenge,
             }));
         };
         let is_home = claim
@@ -187,7 +182,7 @@ impl Admission {
         if let Some(wait) = wait {
             ctx.counters.throttled += 1;
             self.report_guess(claim, flow.peer, false, ctx, now);
-            let mut refuse = Refuse::new(503).because("too many wrong passwords from there");
+            let mut refuse = Refuse::new(503).because(RefuseReason::Throttled);
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             refuse.headers.push(("Retry-After", seconds.to_string().into_bytes()));
             return Err(refuse);
@@ -208,7 +203,7 @@ impl Admission {
             DigestVerdict::Wrong => {
                 ctx.counters.wrong_passwords += 1;
                 self.report_guess(claim, flow.peer, true, ctx, now);
-                Err(Refuse::new(403).because("wrong user name or password"))
+                Err(Refuse::new(403).because(RefuseReason::WrongCredentials))
             }
         }
     }
@@ -233,7 +228,7 @@ impl Admission {
     }
 
     fn challenge(&mut self, flow: &Flow, stale: bool, now: Now) -> Refuse {
-        let mut refuse = Refuse::new(401).because("");
+        let mut refuse = Refuse::new(401).because(RefuseReason::Challenge);
         for challenge in self.authenticator.challenge(flow.peer.ip(), stale, now.mono) {
             refuse.headers.push(("WWW-Authenticate", challenge.into_bytes()));
         }
@@ -308,7 +303,7 @@ impl Admission {
             self.trunk_calls.count_refused(name);
         }
         ctx.counters.overloaded += 1;
-        let mut refuse = Refuse::new(503).because("too much is going on");
+        let mut refuse = Refuse::new(503).because(RefuseReason::Overload);
         refuse.headers.push(("Retry-After", b"10".to_vec()));
         self.refuse(flow, invite, &refuse, ctx, now);
     }

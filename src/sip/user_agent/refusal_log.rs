@@ -8,7 +8,9 @@ use crate::model::Now;
 use crate::rate_limit::TokenBucket;
 use crate::sip::digest;
 use crate::sip::flow::Flow;
-use crate::sip::message::{Fault, ParseError, Refuse, SipRequest, SipResponse, printable};
+use crate::sip::message::{
+    Fault, ParseError, Refuse, RefuseReason, SipRequest, SipResponse, printable, reason_phrase,
+};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -100,7 +102,7 @@ impl Context {
         refuse: &Refuse,
         now: Now,
     ) {
-        if refuse.reason.is_empty() {
+        if refuse.reason == Some(RefuseReason::Challenge) {
             return;
         }
         let known = self.is_known(flow, now);
@@ -113,7 +115,10 @@ impl Context {
             to: printable(request.uri.as_bytes(), SHOWN),
             peer: flow.peer,
             status: refuse.status,
-            reason: refuse.reason.to_owned(),
+            reason: match refuse.reason {
+                Some(reason) => reason.to_string(),
+                None => reason_phrase(refuse.status).to_owned(),
+            },
             realms: String::new(),
             left_out: 0,
         };

@@ -11,7 +11,9 @@ use crate::model::{Now, Number};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{LegEvent, LegSource, MAX_FORWARDS};
-use crate::sip::message::{Headers, Method, Refuse, Scheme, SipRequest, SipResponse, validate};
+use crate::sip::message::{
+    Headers, Method, Refuse, RefuseReason, Scheme, SipRequest, SipResponse, validate,
+};
 use crate::sip::registrar::{BindingChange, Genuine, RegisterError};
 use crate::sip::sdp::{SdpError, SdpSession};
 use crate::sip::transaction::{Arrival, ReceivedVia, ServerKey, TransactionKind};
@@ -110,13 +112,13 @@ impl UserAgent {
         let returning = self.legs.returning(headers, &self.ctx.tokens);
         if !self.ctx.domain.is_ours(&invite.uri) {
             let status = if returning.is_some() { 482 } else { 404 };
-            return Err(Refuse::new(status).because("the Request-URI names another host"));
+            return Err(Refuse::new(status).because(RefuseReason::OtherHost));
         }
         // A caller that takes a leg's place is told that leg, by its Contact or by any other URI of
         // ours (RFC 3891 3).
         let of_replaced = || replaced.map(|(leg, _)| leg.peer().number().clone());
         let to = self.ctx.domain.number_of(&invite.uri).or_else(of_replaced);
-        let to = to.ok_or(Refuse::new(404).because("no number"))?;
+        let to = to.ok_or(Refuse::new(404).because(RefuseReason::NoNumber))?;
         let source = self.admission.admit(&flow, invite, &mut self.ctx, now)?;
         if let LegSource::Account(device) = &source {
             self.qualification.handle_call_from(device, &flow, &mut self.ctx, now);
@@ -127,7 +129,7 @@ impl UserAgent {
             .transpose()?;
         let expires = headers.expires().ok();
         if expires == Some(0) {
-            return Err(Refuse::new(487).because("its Expires is zero"));
+            return Err(Refuse::new(487).because(RefuseReason::Expired));
         }
         let local_tag = self.ctx.tokens.word();
         let dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
@@ -136,7 +138,7 @@ impl UserAgent {
             LegPeer::calling(id, (source.clone(), to.clone()), dialog, &key.path, &self.ctx, now);
         let call_id = headers.call_id().unwrap_or_default();
         if self.legs.of_call(call_id).any(|leg| peer.is_merged(leg.peer())) {
-            return Err(Refuse::new(482).because("the same request by another way"));
+            return Err(Refuse::new(482).because(RefuseReason::Merged));
         }
         let (from, claimed) =
             self.ctx.domain.identity(&source, headers, returning.map(|leg| leg.peer().number()));
@@ -189,7 +191,7 @@ impl UserAgent {
         let change = registration(headers)?;
         let domain = &self.ctx.domain;
         if !domain.is_ours(&request.uri) || !domain.is_ours(&to.uri) {
-            return Err(Refuse::new(403).because("registers at another host"));
+            return Err(Refuse::new(403).because(RefuseReason::RegistersElsewhere));
         }
         let number = domain.number_of(&to.uri).unwrap_or_else(|| Number::from(""));
         let Some(account) = domain.account_of_number(number.as_str()).cloned() else {

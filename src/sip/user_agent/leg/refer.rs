@@ -4,7 +4,9 @@
 use super::{ClientUse, InDialogRequest, Leg, LegPeer, ReferredLeg};
 use crate::model::{Now, Number};
 use crate::sip::leg::{LegEvent, LegId};
-use crate::sip::message::{Headers, NameAddr, Refuse, Scheme, SipResponse, Uri, reason_phrase};
+use crate::sip::message::{
+    Headers, NameAddr, Refuse, RefuseReason, Scheme, SipResponse, Uri, reason_phrase,
+};
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::local_domain::LocalDomain;
 
@@ -112,12 +114,12 @@ fn refer_to(
         return Ok((number.unwrap_or(replaced.number), Some(replaced.leg)));
     }
     if !domain.is_ours(&uri) {
-        return Err(Refuse::new(403).because("refers to another host"));
+        return Err(Refuse::new(403).because(RefuseReason::RefersElsewhere));
     }
     if uri.header("Replaces").is_some() {
-        return Err(Refuse::new(404).because("Replaces names no call of this peer"));
+        return Err(Refuse::new(404).because(RefuseReason::ReplacesNothing));
     }
-    let to = number.ok_or(Refuse::new(404).because("refers to no number"))?;
+    let to = number.ok_or(Refuse::new(404).because(RefuseReason::RefersToNoNumber))?;
     Ok((to, None))
 }
 
