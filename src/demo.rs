@@ -69,7 +69,7 @@ impl Scenario {
                 "a supervisor coaches, speaks to both, listens, cancels; then once more armed before the call"
             }
             Scenario::Transfer => {
-                "the agent transfers the customer: with scope Call the coach follows, with scope Agent he is out"
+                "the agent transfers the customer: with scope Call the coach follows, with scope Agent the coach is out"
             }
             Scenario::Hold => {
                 "the agent puts the customer on hold: agent and coach go on talking, and the customer hears nothing of it"

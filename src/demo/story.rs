@@ -101,12 +101,12 @@ async fn tell(
             Scenario::Transfer => {
                 "The whisper went to the next agent or nowhere, and never to the customer."
             }
-            Scenario::Hold => "On hold the customer heard nothing, and the agent his coach.",
+            Scenario::Hold => "On hold the customer heard nothing, and the agent the coach.",
             Scenario::Conference => {
                 "Three talked, and only the agent heard the supervisor whisper."
             }
             Scenario::TwoSupervisors => {
-                "The agent heard his coaches, and nobody else heard either of them."
+                "The agent heard both coaches, and nobody else heard either of them."
             }
         },
         whisper_delays: Vec::new(),
@@ -234,7 +234,7 @@ impl Cast<'_> {
         self.measure_whisper_delay(findings).await;
 
         self.timeline
-            .title("He speaks to both, then only listens, then whispers again: live switching");
+            .title("The supervisor speaks to both, only listens, whispers again: live switching");
         let barged = clock::instant();
         self.switch(&call, "SwitchToBargeIn", "BargeIn").await?;
         self.phase("BargeIn", HeardPart::BargeIn, findings).await;
@@ -244,7 +244,7 @@ impl Cast<'_> {
         self.switch(&call, "SwitchToCoach", "Coach").await?;
         self.phase("Coach again", HeardPart::Coach, findings).await;
 
-        self.timeline.title("He cancels");
+        self.timeline.title("The supervisor cancels");
         self.post_device(json!({"operationName": "CancelSupervisorMonitoring"})).await?;
         self.news
             .until("a device without supervisorMonitoringState", |data| {
@@ -295,7 +295,7 @@ impl Cast<'_> {
         let (call, talking_since) = self.coached_call("Coach, scope Call", findings).await?;
 
         self.timeline
-            .title("The agent transfers the customer to a colleague: the coach follows, the whisper with him");
+            .title("The agent transfers the customer to a colleague: the coach follows, and so does the whisper");
         let left = self.transfer(&call).await?;
         self.phase_with("after the transfer", (Person::Colleague, HeardPart::Coach), findings)
             .await;
@@ -327,7 +327,7 @@ impl Cast<'_> {
         };
         findings.armed_join = self.whisper_heard(talking_since).await;
         self.phase("Coach, scope Agent", HeardPart::Coach, findings).await;
-        self.timeline.title("The agent transfers the customer: the supervisor is out with him");
+        self.timeline.title("The agent transfers the customer: the supervisor is out too");
         let left = self.transfer(&call).await?;
         self.supervisor_left().await?;
         self.phase_with("without the supervisor", (Person::Colleague, HeardPart::Absent), findings)
@@ -380,14 +380,14 @@ impl Cast<'_> {
     async fn held_call(&mut self, findings: &mut Findings) -> Result<(), DemoError> {
         let (call, talking_since) = self.opening(findings).await?;
         let path = format!("/api/v2/me/calls/{call}");
-        self.timeline.title("The agent puts the customer on hold: he and the coach go on talking");
+        self.timeline.title("The agent puts the customer on hold: agent and coach go on talking");
         let held = self.agents_desk.post(&path, json!({"operationName": "Hold"})).await?;
         let scene = Scene::new(&[
             (Person::Agent, &[Person::Supervisor]),
             (Person::Supervisor, &[Person::Agent, Person::Customer]),
         ]);
         self.scene("on hold", &scene, findings).await;
-        self.timeline.title("He takes the customer back");
+        self.timeline.title("The agent takes the customer back");
         self.agents_desk.post(&path, json!({"operationName": "Retrieve"})).await?;
         self.ending((talking_since, held), "retrieved", findings).await
     }
@@ -436,7 +436,7 @@ impl Cast<'_> {
             ]);
             self.scene(&format!("the second: {activity}"), &scene, findings).await;
         }
-        self.timeline.title("He cancels, and the first goes on");
+        self.timeline.title("The second supervisor cancels, and the first goes on");
         self.second_asks("CancelSupervisorMonitoring").await?;
         self.phase("the first alone again", HeardPart::Coach, findings).await;
         let over = clock::instant();
@@ -495,7 +495,7 @@ impl Cast<'_> {
 
     /// Waits for the established leg of the supervisor and the activity on it; the id of the call.
     async fn joined_call(&mut self, activity: &str) -> Result<String, DemoError> {
-        let what = format!("his call in {activity}");
+        let what = format!("the call in {activity}");
         let event = self.news.until(&what, |data| {
             let call = &data["call"];
             call["state"] == "Established" && call["supervisorMonitoringState"]["state"] == activity

@@ -382,9 +382,10 @@ impl Monitor {
     pub(super) fn handle_timeout(&mut self, now: Now, ctx: &mut Ctx<'_>) {
         let refusal = match &self.state {
             MonitorPhase::Armed | MonitorPhase::Joined { .. } => return,
-            MonitorPhase::Admitting { .. } => {
-                Refusal::new(Reason::Unavailable, "Nobody has confirmed in time that he may join.")
-            }
+            MonitorPhase::Admitting { .. } => Refusal::new(
+                Reason::Unavailable,
+                "Nobody has confirmed in time that the supervisor may join.",
+            ),
             MonitorPhase::Inviting { call, .. } => {
                 self.release(call.clone(), ReleaseReason::NoAnswer, ctx.out);
                 why_not(&self.supervisor, LegOutcome::NoAnswer)
