@@ -10,7 +10,7 @@ use super::message::ClientId;
 use super::sessions::{LogChange, RestoredEvents, Saved, SessionId};
 use super::task::{Input, WeakInbox};
 use crate::model::UserId;
-use crate::store::records::{VERSION, is_readable};
+use crate::store::records::{VERSION, entries, is_readable};
 use crate::store::writer::{Sink, Writer};
 use crate::store::{Importance, Safety, Store, StoreError, Write};
 use serde::{Deserialize, Serialize};
@@ -67,8 +67,7 @@ impl EventLog {
             .iter()
             .filter_map(|(user, number)| Some((user.as_str().into(), number_of(number)?)));
         let dropped: Vec<(UserId, u64)> = dropped.collect();
-        let sessions = store.load(SESSIONS)?;
-        let sessions = sessions.iter().filter_map(|(id, value)| saved(id, value)).collect();
+        let sessions = entries(&*store, SESSIONS, restore)?;
         let before = store.load(CHANNEL)?;
         let before = before.get(EPOCH).and_then(|text| number_of(text));
         let numbers = events
@@ -249,8 +248,7 @@ fn save(session: &Saved) -> String {
     .to_string()
 }
 
-fn saved(id: &str, value: &[u8]) -> Option<Saved> {
-    let record: SessionRecord = serde_json::from_slice(value).ok()?;
+fn restore(id: &str, record: SessionRecord) -> Option<Saved> {
     is_readable(record.version)?;
     Some(Saved {
         id: ClientId(id.into()),
@@ -277,6 +275,9 @@ mod tests {
 
     #[test]
     fn a_session_is_read_as_it_was_saved() {
+        let read = |bytes: &[u8]| {
+            serde_json::from_slice(bytes).ok().and_then(|record| restore("c1", record))
+        };
         let session = Saved {
             id: ClientId("c1".into()),
             user: "anna".into(),
@@ -286,13 +287,13 @@ mod tests {
             offset: 1 << 20,
             subscriptions: vec!["/v2/me/*".to_owned()],
         };
-        assert_eq!(saved("c1", save(&session).as_bytes()), Some(session.clone()));
+        assert_eq!(read(save(&session).as_bytes()), Some(session.clone()));
         let before = r#"{"user":"anna","browser":"b1","address":"192.0.2.1","base":3000000007,
             "offset":1048576,"subscriptions":["/v2/me/*"]}"#;
-        assert_eq!(saved("c1", before.as_bytes()), Some(session), "before there were versions");
+        assert_eq!(read(before.as_bytes()), Some(session), "before there were versions");
         let newer = before.replace('{', r#"{"version":2,"#);
-        assert_eq!(saved("c1", newer.as_bytes()), None);
-        assert_eq!(saved("c1", b"{}"), None);
-        assert_eq!(saved("c1", b"\xff"), None);
+        assert_eq!(read(newer.as_bytes()), None);
+        assert_eq!(read(b"{}"), None);
+        assert_eq!(read(b"\xff"), None);
     }
 }

@@ -34,8 +34,7 @@ pub(super) fn kept_sessions(
 
 /// The admissions and joins that have no last line in the audit.
 pub(super) fn kept_listening(store: &Store) -> Result<Vec<ListeningRecord>, StoreError> {
-    let kept = store.load(HEARING)?;
-    Ok(entries(kept, |supervisor, record: HearingRecord| record.restore(supervisor)))
+    entries(&**store, HEARING, |supervisor, record: HearingRecord| record.restore(supervisor))
 }
 
 /// A supervisor that was admitted to a call or is on it, by the supervisor's device.

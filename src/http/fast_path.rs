@@ -178,7 +178,7 @@ impl<S: PollService> FastPath<S> {
                 }
             }
             let _busy = visit.begin();
-            let trace = match (&head, &familiar) {
+            let mut trace = match (&head, &familiar) {
                 (RequestHead::Familiar(_), Some(familiar)) => {
                     RequestTrace::of_routine(METHOD, &familiar.path, &familiar.user)
                 }
@@ -188,13 +188,15 @@ impl<S: PollService> FastPath<S> {
                 }
             };
             let rest = bytes.split_off(whole);
-            let sent =
-                match self.ask(head, (body, bytes), (wire, peer), &mut familiar, &trace).await {
-                    Ok(pending) => {
-                        Ok(pause.until_answered(&connection, &pending, !rest.is_empty()).await)
-                    }
-                    Err(answer) => Err(answer),
-                };
+            let sent = match self
+                .ask(head, (body, bytes), (wire, peer), &mut familiar, &mut trace)
+                .await
+            {
+                Ok(pending) => {
+                    Ok(pause.until_answered(&connection, &pending, !rest.is_empty()).await)
+                }
+                Err(answer) => Err(answer),
+            };
             let is_last = stopped.is_cancelled();
             let writing = async {
                 let answer = match sent {
@@ -227,13 +229,15 @@ impl<S: PollService> FastPath<S> {
         (body, bytes): (usize, Vec<u8>),
         (tracker, peer): (&DeliveryTracker, SocketAddr),
         familiar: &mut Option<Box<CachedHead<S::Client>>>,
-        trace: &RequestTrace,
+        trace: &mut RequestTrace,
     ) -> Result<PendingAnswer, BufferedResponse> {
         let content = bytes.get(body..).unwrap_or_default();
         let identified = self
             .identify(head, (body, &bytes), (tracker, peer), familiar)
             .instrument(trace.span().clone());
-        let outcome = match identified.await {
+        let identified = identified.await;
+        trace.settle();
+        let outcome = match identified {
             Ok((client, cookie)) => {
                 let context =
                     ResponseContext { trace: trace.clone(), cookies: cookie.into_iter().collect() };

@@ -183,6 +183,14 @@ impl RequestTrace {
         trace
     }
 
+    /// It is known whose the request is: of a poll, which may be held for long, no more is said but
+    /// that it was answered, and no span is kept for that when it is not said.
+    pub(crate) fn settle(&mut self) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            self.span = Span::none();
+        }
+    }
+
     /// The request's id.
     pub(crate) fn name(&self) -> &str {
         &self.name.0

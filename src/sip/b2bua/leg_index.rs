@@ -46,6 +46,6 @@ impl LegIndex {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.by_leg.is_empty()
+        self.by_leg.is_empty() && self.by_peer.is_empty()
     }
 }

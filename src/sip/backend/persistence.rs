@@ -292,13 +292,13 @@ impl BindingRecord {
 
 fn read(store: &Store) -> Result<(RestoredCalls, Bindings), StoreError> {
     let kept = RestoredCalls {
-        monitors: entries(store.load(MONITORS)?, |key, record: MonitorRecord| record.restore(key)),
-        devices: entries(store.load(DEVICES)?, |key, record: DeviceRecord| record.restore(key)),
+        monitors: entries(&**store, MONITORS, |key, record: MonitorRecord| record.restore(key))?,
+        devices: entries(&**store, DEVICES, |key, record: DeviceRecord| record.restore(key))?,
     };
-    let bindings = entries(store.load(BINDINGS)?, |key, records: Vec<BindingRecord>| {
+    let bindings = entries(&**store, BINDINGS, |key, records: Vec<BindingRecord>| {
         let bindings = records.into_iter().map(BindingRecord::restore);
         Some((DeviceId::from(key), bindings.collect::<Option<_>>()?))
-    });
+    })?;
     Ok((kept, bindings))
 }
 
