@@ -188,7 +188,8 @@ impl Qualification {
 }
 
 impl Probe {
-    /// Sends an OPTIONS to the phone; `None` when it has no binding any more, or our own address makes no URI.
+    /// Sends an OPTIONS to the phone; `None` when it has no binding any more, or our own address
+    /// makes no URI.
     fn ask(&mut self, phone: &QualifiedPhone, ctx: &mut Context, now: Now) -> Option<()> {
         let is_it = |binding: &&Binding| binding.contact.as_bytes() == phone.contact.as_slice();
         let found = ctx.registrar.of(&phone.device, now.mono).find(is_it);
