@@ -112,7 +112,8 @@ struct Row {
 impl Row {
     fn print(&self) {
         println!(
-            "{} calls: {:.0} calls a second and core, {:.0} µs a call (bare {:.0}, ratio {:.2}; {} datagrams, {} bytes)",
+            "{} calls: {:.0} calls a second and core, {:.0} µs a call (bare {:.0}, ratio {:.2}; {} \
+             datagrams, {} bytes)",
             self.calls,
             1e6 / self.cpu.middle,
             self.cpu,
@@ -370,9 +371,12 @@ impl Calls {
             let mut authorization = String::new();
             for cseq in 1..=2 {
                 let request = format!(
-                    "REGISTER {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {callee};branch=z9hG4bKr{number}{cseq}\r\nMax-Forwards: 70\r\n\
-                     From: <sip:{number}@{server}>;tag=r{number}\r\nTo: <sip:{number}@{server}>\r\nCall-ID: r{number}\r\nCSeq: {cseq} REGISTER\r\n\
-                     Contact: <sip:{number}@{callee}>\r\nExpires: 3600\r\n{authorization}Content-Length: 0\r\n\r\n",
+                    "REGISTER {uri} SIP/2.0\r\nVia: SIP/2.0/UDP \
+                     {callee};branch=z9hG4bKr{number}{cseq}\r\nMax-Forwards: 70\r\n\
+                     From: <sip:{number}@{server}>;tag=r{number}\r\nTo: <sip:{number}@{server}>\r\n\
+                     Call-ID: r{number}\r\nCSeq: {cseq} REGISTER\r\n\
+                     Contact: <sip:{number}@{callee}>\r\nExpires: 3600\r\n\
+                     {authorization}Content-Length: 0\r\n\r\n",
                     callee = self.callee,
                     server = self.server,
                 );
@@ -443,9 +447,12 @@ impl Calls {
         self.slots[slot] = Slot { number: call, waits: Waits::ForAnswer, since: instant() };
         let (server, caller, offer) = (self.server, self.caller, &self.offer);
         let message = format!(
-            "INVITE sip:{number}@{server} SIP/2.0\r\nVia: SIP/2.0/UDP {caller};branch=z9hG4bKi{call};rport\r\nMax-Forwards: 70\r\n\
-             From: \"Bench\" <sip:0711@{caller}>;tag=f{call}\r\nTo: <sip:{number}@{server}>\r\nCall-ID: {slot}.{call}@bench\r\nCSeq: 1 INVITE\r\n\
-             Contact: <sip:0711@{caller}>\r\nAllow: INVITE, ACK, CANCEL, BYE, OPTIONS\r\nSupported: timer\r\nUser-Agent: bench\r\n\
+            "INVITE sip:{number}@{server} SIP/2.0\r\nVia: SIP/2.0/UDP \
+             {caller};branch=z9hG4bKi{call};rport\r\nMax-Forwards: 70\r\n\
+             From: \"Bench\" <sip:0711@{caller}>;tag=f{call}\r\nTo: <sip:{number}@{server}>\r\n\
+             Call-ID: {slot}.{call}@bench\r\nCSeq: 1 INVITE\r\n\
+             Contact: <sip:0711@{caller}>\r\nAllow: INVITE, ACK, CANCEL, BYE, OPTIONS\r\n\
+             Supported: timer\r\nUser-Agent: bench\r\n\
              Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{offer}",
             offer.len(),
             number = number(slot),
@@ -524,8 +531,10 @@ impl Calls {
                     (field(message, "From"), field(message, "To"), self.caller);
                 let request = |method: &str, branch: char, cseq: u8| {
                     format!(
-                        "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {caller};branch=z9hG4bK{branch}{call};rport\r\nMax-Forwards: 70\r\n\
-                         From: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\nUser-Agent: bench\r\nContent-Length: 0\r\n\r\n"
+                        "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP \
+                         {caller};branch=z9hG4bK{branch}{call};rport\r\nMax-Forwards: 70\r\n\
+                         From: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\n\
+                         CSeq: {cseq} {method}\r\nUser-Agent: bench\r\nContent-Length: 0\r\n\r\n"
                     )
                 };
                 let (ack, bye) = (request("ACK", 'a', 1), request("BYE", 'b', 2));
@@ -566,7 +575,8 @@ impl Calls {
             let (to, call_id) = (field(message, "To"), field(message, "Call-ID"));
             let tag = if to.contains(";tag=") { "" } else { ";tag=callee" };
             response += &format!(
-                "From: {}\r\nTo: {to}{tag}\r\nCall-ID: {call_id}\r\nCSeq: {}\r\n{more}Content-Length: {}\r\n\r\n{body}",
+                "From: {}\r\nTo: {to}{tag}\r\nCall-ID: {call_id}\r\nCSeq: {}\r\n\
+                 {more}Content-Length: {}\r\n\r\n{body}",
                 field(message, "From"),
                 field(message, "CSeq"),
                 body.len()
@@ -594,7 +604,8 @@ impl Calls {
 
 fn session(port: u16, payload_types: &[u8]) -> String {
     let mut text = format!(
-        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {port} RTP/AVP"
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+         m=audio {port} RTP/AVP"
     );
     payload_types.iter().for_each(|kind| text += &format!(" {kind}"));
     text += "\r\n";

@@ -2,8 +2,10 @@
 //! and cometd-nodejs-server.
 //!
 //! ```text
-//! cargo bench --bench events -- [--short] [--sessions 1000] [--seconds 5] [--idle 10000] [--batch 1] [--rounds 1] [--json]
-//!     [--servers undertone,faye,cometd-nodejs] [--transports long-polling,websocket] [--patterns one-to-one,one-to-all]
+//! cargo bench --bench events -- [--short] [--sessions 1000] [--seconds 5] [--idle 10000]
+//!     [--batch 1] [--rounds 1] [--json]
+//!     [--servers undertone,faye,cometd-nodejs] [--transports long-polling,websocket]
+//!     [--patterns one-to-one,one-to-all]
 //! ```
 //!
 //! Each server is a process of its own on one core; the load is this process, one thread on another
@@ -387,7 +389,8 @@ impl Row {
     fn print(&self) {
         let memory = self.clear_memory().map_or_else(|| "-".to_owned(), |kib| format!("{kib:.1}"));
         println!(
-            "{:14} {:12} {:10} {:>8} {:>9.0} {:>8.2} {:>8.2} {:>5} {:>7} {:>11} {:>5.0}% {:>8.0}% {:>8.1}{}{}{}",
+            "{:14} {:12} {:10} {:>8} {:>9.0} {:>8.2} {:>8.2} {:>5} {:>7} {:>11} {:>5.0}% {:>8.0}% \
+             {:>8.1}{}{}{}",
             self.server.name(),
             self.transport.name(),
             self.pattern.name(),
@@ -506,7 +509,8 @@ fn print_bars(rows: &[Row]) {
         if let (Some(ours), Some(best)) = (late(Kind::Undertone), best) {
             let ratio = ours.middle / best.middle;
             let text = format!(
-                "{name} one-to-one p99: {ratio:.2} of the better peer's, {ours:.2} of {best:.2} ms, bar 0.25"
+                "{name} one-to-one p99: {ratio:.2} of the better peer's, {ours:.2} of {best:.2} \
+                 ms, bar 0.25"
             );
             print_bar(ratio <= 0.25, &text);
         }
@@ -518,7 +522,8 @@ fn print_bars(rows: &[Row]) {
                     &format!("{name} memory: {kib:.1} KiB a session, bar 12 KiB"),
                 ),
                 false => println!(
-                    "unknown {name} memory: too small to measure with so few sessions, {} KiB a session, bar 12 KiB",
+                    "unknown {name} memory: too small to measure with so few sessions, {} KiB a \
+                     session, bar 12 KiB",
                     kib.range(1)
                 ),
             }

@@ -124,15 +124,22 @@ fn per_second(parser: &mut Parser<'_>, messages: &[Vec<u8>], time: Duration) -> 
 
 /// One call as a phone sends and gets it: INVITE, 180, 200, ACK, BYE, and a REGISTER.
 fn messages() -> Vec<Vec<u8>> {
-    let sdp = "v=0\r\no=- 3747 3747 IN IP4 192.0.2.10\r\ns=-\r\nc=IN IP4 192.0.2.10\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0 8 101\r\n\
-        a=rtpmap:0 PCMU/8000\r\na=rtpmap:8 PCMA/8000\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=sendrecv\r\n";
+    let sdp = "v=0\r\no=- 3747 3747 IN IP4 192.0.2.10\r\ns=-\r\nc=IN IP4 192.0.2.10\r\nt=0 0\r\n\
+               m=audio 40000 RTP/AVP 0 8 101\r\n\
+        a=rtpmap:0 PCMU/8000\r\na=rtpmap:8 PCMA/8000\r\na=rtpmap:101 telephone-event/8000\r\n\
+        a=fmtp:101 0-15\r\na=sendrecv\r\n";
     let head = |start: &str, method: &str, to_tag: &str, more: &str, body: &str| {
         format!(
-            "{start}\r\nVia: SIP/2.0/UDP 192.0.2.10:5060;rport;branch=z9hG4bKPj5d1b0c4a9e\r\nMax-Forwards: 70\r\n\
-             From: \"Anna Agent\" <sip:1001@coach.example.test>;tag=8f2c7a51\r\nTo: <sip:1002@coach.example.test>{to_tag}\r\n\
-             Call-ID: 6f1c2e0d9b7a4c51@192.0.2.10\r\nCSeq: 20471 {method}\r\nContact: <sip:1001@192.0.2.10:5060;ob>\r\n\
-             Allow: PRACK, INVITE, ACK, BYE, CANCEL, UPDATE, INFO, SUBSCRIBE, NOTIFY, REFER, MESSAGE, OPTIONS\r\n\
-             Supported: replaces, 100rel, timer, norefersub\r\nUser-Agent: Phone/2.4\r\n{more}Content-Length: {}\r\n\r\n{body}",
+            "{start}\r\nVia: SIP/2.0/UDP 192.0.2.10:5060;rport;branch=z9hG4bKPj5d1b0c4a9e\r\n\
+             Max-Forwards: 70\r\n\
+             From: \"Anna Agent\" <sip:1001@coach.example.test>;tag=8f2c7a51\r\n\
+             To: <sip:1002@coach.example.test>{to_tag}\r\n\
+             Call-ID: 6f1c2e0d9b7a4c51@192.0.2.10\r\nCSeq: 20471 {method}\r\n\
+             Contact: <sip:1001@192.0.2.10:5060;ob>\r\n\
+             Allow: PRACK, INVITE, ACK, BYE, CANCEL, UPDATE, INFO, SUBSCRIBE, NOTIFY, REFER, \
+             MESSAGE, OPTIONS\r\n\
+             Supported: replaces, 100rel, timer, norefersub\r\nUser-Agent: Phone/2.4\r\n\
+             {more}Content-Length: {}\r\n\r\n{body}",
             body.len()
         )
         .into_bytes()

@@ -91,7 +91,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "                                                supervision                       gateway"
     );
     println!(
-        " monitors   live calls   bytes a monitor   one fact        one request        one fact        one request      one read   (× the smallest size)"
+        " monitors   live calls   bytes a monitor   one fact        one request        one \
+         fact        one request      one read   (× the smallest size)"
     );
     for row in &rows {
         let cell = |ours: &Spread, smallest: &Spread| {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!              ┌ REST, CometD ─┐
-//!  Gateway  =  │ gRPC          ├─▶ gateway task ══ connection ══▶ a backend: in this process (Serve), or elsewhere
+//!  Gateway  =  │ gRPC          ├─▶ gateway task ═ connection ═▶ backend, here (Serve) or elsewhere
 //!              └ admin ────────┘
 //!  Backend  =    gRPC, admin ─────▶ SIP
 //! ```
@@ -322,7 +322,8 @@ fn raise_file_limit(config: &Config, part: ServerRole) {
             limit,
             wanted,
             max_calls,
-            "the limit of open files is too low for sip.max_calls: calls beyond it will be refused; raise `ulimit -n` or LimitNOFILE"
+            "the limit of open files is too low for sip.max_calls: calls beyond it will be \
+             refused; raise `ulimit -n` or LimitNOFILE"
         );
     }
 }

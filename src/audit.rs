@@ -176,7 +176,12 @@ impl AuditLine<'_> {
 /// JSON with what serde_json leaves alone but a terminal may obey: DEL, C1 controls, line
 /// separators, bidirectional overrides.
 pub(crate) fn escaped_json(json: &str) -> String {
-    let dangerous = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let dangerous = |c: char| {
+        matches!(
+            c,
+            '\u{7f}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+        )
+    };
     if !json.contains(dangerous) {
         return json.to_owned();
     }
@@ -372,7 +377,9 @@ mod tests {
             ..AuditLine::default()
         };
         written(&audit, &line).expect("it is written");
-        let expected = serde_json::json!({"at": "2026-11-23T01:25:26.123Z", "event": "allowed", "user": "meg", "heard_ms": 12});
+        let expected = serde_json::json!({
+            "at": "2026-11-23T01:25:26.123Z", "event": "allowed", "user": "meg", "heard_ms": 12,
+        });
         assert_eq!(lines(&path), [expected]);
     }
 

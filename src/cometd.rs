@@ -1,11 +1,11 @@
 //! CometD (Bayeux): the event channel of clients.
 //!
 //! ```text
-//!                  core                                       shell
-//!  text ⇄ types    message                                    long_polling  by HTTP, and the way to websockets
-//!  one session     session: connect, subscribe, delivery      websocket     frames in, frames out
-//!  all of them     sessions, with subscription_index, limits  task          the loop that owns the sessions
-//!                  and event_numbers (numbers, replay)        event_log     events and sessions, kept in the store
+//!                core                                       shell
+//!  text ⇄ types  message                                    long_polling  HTTP, and to websockets
+//!  one session   session: connect, subscribe, delivery      websocket     frames in, frames out
+//!  all of them   sessions, with subscription_index, limits  task          owns the sessions
+//!                and event_numbers (numbers, replay)        event_log     what the store keeps
 //! ```
 
 #[cfg(feature = "io")]

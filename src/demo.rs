@@ -66,19 +66,24 @@ impl Scenario {
     pub fn about(self) -> &'static str {
         match self {
             Scenario::Coach => {
-                "a supervisor coaches, speaks to both, listens, cancels; then once more armed before the call"
+                "a supervisor coaches, speaks to both, listens, cancels; then once more armed \
+                 before the call"
             }
             Scenario::Transfer => {
-                "the agent transfers the customer: with scope Call the coach follows, with scope Agent the coach is out"
+                "the agent transfers the customer: with scope Call the coach follows, with scope \
+                 Agent the coach is out"
             }
             Scenario::Hold => {
-                "the agent puts the customer on hold: agent and coach go on talking, and the customer hears nothing of it"
+                "the agent puts the customer on hold: agent and coach go on talking, and the \
+                 customer hears nothing of it"
             }
             Scenario::Conference => {
-                "the agent brings a colleague in: all hear each other, the whisper only the agent; then the colleague is removed"
+                "the agent brings a colleague in: all hear each other, the whisper only the agent; \
+                 then the colleague is removed"
             }
             Scenario::TwoSupervisors => {
-                "one supervisor coaches, a second listens and then coaches too; neither hears the other"
+                "one supervisor coaches, a second listens and then coaches too; neither hears the \
+                 other"
             }
         }
     }

@@ -5,8 +5,8 @@
 //! and come back without a call noticing.
 //!
 //! ```text
-//!  handle_request ──▶ permission ──▶ Audit ──handle_audited──▶ Command ──handle_command_result──▶ Reply
-//!  handle_fact ─────▶ views compared with what was told last ─────────────────────────────────▶ Notice
+//!  handle_request ─▶ permission ─▶ Audit ─handle_audited─▶ Command ─handle_command_result─▶ Reply
+//!  handle_fact ────▶ views compared with what was told last ─────────────────────────────▶ Notice
 //! ```
 
 mod access;

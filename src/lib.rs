@@ -1,8 +1,8 @@
 //! Undertone: a supervisor-coaching gateway for contact centres.
 //!
 //! ```text
-//!           Request                Command                gRPC                       SIP, RTP
-//!  client ──────────▶ http  ─▶ gateway ─────────▶ telephony ═══════▶ sip (or any backend) ─────────▶ phones
+//!           Request                Command                gRPC                      SIP, RTP
+//!  client ──────────▶ http  ─▶ gateway ─────────▶ telephony ═══════▶ sip (or another) ────▶ phones
 //!     ▲       rest, cometd, grpc  │ ▲                 │
 //!     └──── Notice ─────┴─────────┘ └───── Fact ◀─────┘
 //! ```

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  socket ─▶ source check ─▶ rtp ─┬─ relay rows: new header, same payload ───────────────▶ socket
-//!                                 └─ jitter ring ─▶ readers ─▶ gains ─▶ sum, saturate ─▶ codec ─▶ socket
+//!                                 └─ jitter ─▶ reader ─▶ gain ─▶ sum, saturate ─▶ codec ─▶ socket
 //! ```
 //!
 //! [`Hearing`] is the allow-list. [`call::Call`] is the quiet machine of one call: packets and time

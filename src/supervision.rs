@@ -8,7 +8,7 @@
 //!   Armed ──────────────────▶ Admitting ──────────▶ Inviting ──────────▶ Joined
 //!     ▲ │      (no leave asked: straight to Inviting)   │                   │
 //!     │ └───────────────────────────────────────────────┘                   │
-//!     └───── refused, busy, no answer, call over ◀──────┴─── released (AllCalls) ── gone (NextCall)
+//!     └───── refused, busy, no answer, call over ◀──────┴── released (AllCalls) ── gone (NextCall)
 //! ```
 //!
 //! The shell hands in every change of a call ([`Supervision::handle_call`]) and of a supervisor's

@@ -239,7 +239,8 @@ fn describe() {
         ("undertone_media_srtp_replayed_total", "SRTP packets dropped as replays."),
         (
             "undertone_media_sources_taken_total",
-            "Legs that came to have their packets from where another's come from, to a port that both share: nobody hears either.",
+            "Legs that came to have their packets from where another's come from, to a port that \
+             both share: nobody hears either.",
         ),
         (
             "undertone_media_packets_lost_total",
@@ -307,7 +308,8 @@ fn describe() {
     describe_gauge!("undertone_connections", "TCP connections now, by door.");
     describe_counter!(
         "undertone_connections_refused_total",
-        "TCP connections closed at once, by door and reason: the address has enough, or the door is full."
+        "TCP connections closed at once, by door and reason: the address has enough, or the door \
+         is full."
     );
     describe_counter!(
         "undertone_connections_displaced_total",
@@ -346,7 +348,8 @@ fn describe() {
     );
     describe_histogram!(
         "undertone_media_mos",
-        "Estimated MOS of a leg (ITU-T G.107) at its end, by direction: in from its phone, out to it."
+        "Estimated MOS of a leg (ITU-T G.107) at its end, by direction: in from its phone, out to \
+         it."
     );
     describe_histogram!(
         "undertone_join_seconds",

@@ -82,8 +82,10 @@ impl Peer {
     async fn fence(&self, name: &str) -> Vec<String> {
         let (server, address) = (self.server, self.address);
         let options = format!(
-            "OPTIONS sip:{server} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch=z9hG4bK{name};rport\r\nMax-Forwards: 70\r\n\
-             From: <sip:x@{address}>;tag=x\r\nTo: <sip:{server}>\r\nCall-ID: {name}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+            "OPTIONS sip:{server} SIP/2.0\r\nVia: SIP/2.0/UDP \
+             {address};branch=z9hG4bK{name};rport\r\nMax-Forwards: 70\r\n\
+             From: <sip:x@{address}>;tag=x\r\nTo: <sip:{server}>\r\nCall-ID: {name}\r\n\
+             CSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
         );
         self.send(&options).await;
         let mut heard = Vec::new();
@@ -99,11 +101,14 @@ impl Peer {
     fn invite(&self, name: &str, uri: &str, from: &str, more: &str) -> String {
         let (ip, address) = (self.address.ip(), self.address);
         let sdp = format!(
-            "v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\n"
+            "v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\n\
+             m=audio 40000 RTP/AVP 0\r\n"
         );
         format!(
-            "INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch=z9hG4bK{name};rport\r\nMax-Forwards: 70\r\nFrom: {from};tag={name}\r\n\
-             To: <{uri}>\r\nCall-ID: {name}\r\nCSeq: 1 INVITE\r\nContact: <sip:x@{address}>\r\n{more}Content-Type: application/sdp\r\n\
+            "INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch=z9hG4bK{name};rport\r\n\
+             Max-Forwards: 70\r\nFrom: {from};tag={name}\r\n\
+             To: <{uri}>\r\nCall-ID: {name}\r\nCSeq: 1 INVITE\r\nContact: <sip:x@{address}>\r\n\
+             {more}Content-Type: application/sdp\r\n\
              Content-Length: {}\r\n\r\n{sdp}",
             sdp.len()
         )
@@ -121,8 +126,10 @@ impl Peer {
         let target = field(response, "Contact");
         let target = target.trim_start_matches('<').split('>').next().unwrap();
         format!(
-            "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {};branch=z9hG4bK{branch};rport\r\nMax-Forwards: 70\r\nFrom: {}\r\nTo: {}\r\n\
-             Call-ID: {}\r\nCSeq: {cseq} {method}\r\nContact: <sip:x@{}>\r\nContent-Length: 0\r\n\r\n",
+            "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {};branch=z9hG4bK{branch};rport\r\n\
+             Max-Forwards: 70\r\nFrom: {}\r\nTo: {}\r\n\
+             Call-ID: {}\r\nCSeq: {cseq} {method}\r\nContact: <sip:x@{}>\r\n\
+             Content-Length: 0\r\n\r\n",
             self.address,
             field(invite, "From"),
             field(response, "To"),
@@ -136,7 +143,8 @@ impl Peer {
         let to = field(request, "To");
         let tag = if to.contains(";tag=") { "" } else { ";tag=peer" };
         let response = format!(
-            "SIP/2.0 {status}\r\n{vias}From: {}\r\nTo: {to}{tag}\r\nCall-ID: {}\r\nCSeq: {}\r\n{more}Content-Length: {}\r\n\r\n{body}",
+            "SIP/2.0 {status}\r\n{vias}From: {}\r\nTo: {to}{tag}\r\nCall-ID: {}\r\nCSeq: {}\r\n\
+             {more}Content-Length: {}\r\n\r\n{body}",
             field(request, "From"),
             field(request, "Call-ID"),
             field(request, "CSeq"),
@@ -194,18 +202,25 @@ async fn d4_no_header_of_a_caller_reaches_the_callee_but_those_on_the_list() {
     let trio = Trio::register(server.sip).await;
     let uri = format!("sip:{}@{}", AGENT.number, server.sip);
     let from = format!("\"Boss\" <sip:0711@{}>", site.address);
-    let smuggled = "X-Coach-Role : supervisor\r\nX-Folded:\r\n smuggled\r\nX-Long : a\r\n\tsmuggled\r\ns: smuggled subject\r\nSubject: smuggled\r\n\
-                    Answer-Mode: Auto\r\nPriv-Answer-Mode: Auto\r\nCall-Info: <sip:smuggled>;answer-after=0\r\nAlert-Info: <http://x>;info=alert-autoanswer\r\n\
-                    P-Asserted-Identity: <sip:smuggled@x>\r\nRemote-Party-ID: <sip:smuggled@x>\r\nDiversion: <sip:smuggled@x>\r\n\
-                    Authorization: Digest username=\"smuggled\"\r\nRecord-Route: <sip:smuggled.example;lr>\r\nHistory-Info: <sip:smuggled@x>\r\n\
-                    X-Undertone-Call: smuggled\r\nr: <sip:smuggled@x>\r\nb: <sip:smuggled@x>\r\nUser-Agent: smuggled\r\nUser-to-User: 56;encoding=hex\r\n";
+    let smuggled = "X-Coach-Role : supervisor\r\nX-Folded:\r\n smuggled\r\nX-Long : a\r\n\
+                    \tsmuggled\r\ns: smuggled subject\r\nSubject: smuggled\r\n\
+                    Answer-Mode: Auto\r\nPriv-Answer-Mode: Auto\r\n\
+                    Call-Info: <sip:smuggled>;answer-after=0\r\n\
+                    Alert-Info: <http://x>;info=alert-autoanswer\r\n\
+                    P-Asserted-Identity: <sip:smuggled@x>\r\nRemote-Party-ID: <sip:smuggled@x>\r\n\
+                    Diversion: <sip:smuggled@x>\r\n\
+                    Authorization: Digest username=\"smuggled\"\r\n\
+                    Record-Route: <sip:smuggled.example;lr>\r\nHistory-Info: <sip:smuggled@x>\r\n\
+                    X-Undertone-Call: smuggled\r\nr: <sip:smuggled@x>\r\nb: <sip:smuggled@x>\r\n\
+                    User-Agent: smuggled\r\nUser-to-User: 56;encoding=hex\r\n";
     let invite = site.invite("d4", &uri, &from, smuggled);
     site.send(&invite).await;
     let answered = site.finally("INVITE").await;
     assert_eq!(status(&answered), 200, "{answered}");
     site.send(&site.within("ACK", 1, "d4a", &invite, &answered)).await;
     let seen = invited(&trio.agent);
-    let allowed: BTreeSet<&str> = "Via Max-Forwards From To Call-ID CSeq Contact Allow Accept Supported Session-Expires Min-SE User-Agent \
+    let allowed: BTreeSet<&str> = "Via Max-Forwards From To Call-ID CSeq Contact Allow Accept \
+                                   Supported Session-Expires Min-SE User-Agent \
                                    User-to-User X-Undertone-Call Content-Type Content-Length"
         .split_whitespace()
         .collect();
@@ -324,8 +339,8 @@ async fn d6_nobody_is_carried_to_a_foreign_target_or_a_premium_number() {
                 peer.send(&peer.invite(&label, target, &from, "")).await;
                 let answer = peer.finally("INVITE").await;
                 let refused = match (kind, name) {
-                    // A caller with the agent's name is asked to prove it, and so is every caller that
-                    // is not known.
+                    // A caller with the agent's name is asked to prove it, and so is every caller
+                    // that is not known.
                     ("agent", _) | (_, "stranger") => [401, 403, 404, 405, 416].as_slice(),
                     _ => &[403, 404, 405, 416],
                 };
@@ -363,7 +378,8 @@ async fn d6_nobody_is_carried_to_a_foreign_target_or_a_premium_number() {
 async fn coached_process(more: &str) -> (tempfile::TempDir, Process, Trio) {
     let place = tempfile::tempdir().unwrap();
     let config = format!(
-        "[rest]\nbind = '{ANY}'\n[grpc]\nbind = '{ANY}'\n[admin]\nbind = '{ANY}'\n[sip]\nlisten = ['udp:{ANY}', 'tcp:{ANY}']\ngrace = 0\n{more}\n{}",
+        "[rest]\nbind = '{ANY}'\n[grpc]\nbind = '{ANY}'\n[admin]\nbind = '{ANY}'\n[sip]\n\
+         listen = ['udp:{ANY}', 'tcp:{ANY}']\ngrace = 0\n{more}\n{}",
         directory()
     );
     let process = Process::start("serve", place.path(), &config).await;
@@ -372,7 +388,9 @@ async fn coached_process(more: &str) -> (tempfile::TempDir, Process, Trio) {
     trio.call().await;
     trio.hear(TALK).await;
     let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
-    let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{}", AGENT.device)});
+    let coach = json!({
+        "operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{}", AGENT.device),
+    });
     supervisor.post(&format!("/me/devices/{}", SUPERVISOR.device), coach).await;
     trio.hear(COACH).await;
     (place, process, trio)
@@ -484,8 +502,10 @@ async fn d8_five_hundred_dribbling_connections_and_a_declared_4_gib_cost_little_
     }
     // A whole header that declares 4 GiB is refused at once or closed; nothing is set aside for it.
     let mut declaring = TcpStream::connect(sip).await.unwrap();
-    let whole = "OPTIONS sip:127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bKd8\r\nMax-Forwards: 70\r\nFrom: <sip:x@x>;tag=x\r\n\
-                 To: <sip:x@x>\r\nCall-ID: d8\r\nCSeq: 1 OPTIONS\r\nContent-Length: 4294967296\r\n\r\nx";
+    let whole = "OPTIONS sip:127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bKd8\r\n\
+                 Max-Forwards: 70\r\nFrom: <sip:x@x>;tag=x\r\n\
+                 To: <sip:x@x>\r\nCall-ID: d8\r\nCSeq: 1 OPTIONS\r\n\
+                 Content-Length: 4294967296\r\n\r\nx";
     declaring.write_all(whole.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let closed = timeout(PATIENCE, declaring.read_to_end(&mut answer)).await;
@@ -574,7 +594,9 @@ async fn d9_forged_bye_cancel_and_re_invite_are_481_and_the_call_lives() {
 async fn d17_nobody_reads_switches_or_ends_what_another_supervisor_monitors() {
     let server = gateway_server::GatewayServer::open(ServerOptions::default()).await;
     let device = |id: &str| format!("/api/v2/me/devices/{id}");
-    let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{BOB_PHONE}")});
+    let coach = json!({
+        "operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{BOB_PHONE}"),
+    });
     let done = |(status, body): (StatusCode, Value)| {
         assert_eq!((status, &body["statusCode"]), (StatusCode::OK, &json!(0)), "{body}")
     };
@@ -641,7 +663,8 @@ const EVIL: &str =
 async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() {
     let site = Peer::bind(SITE).await;
     let more = format!(
-        "[[sip.trunk]]\nname = 'site'\nsources = ['{}']\ntarget = '{}'\n[log]\nformat = 'json'\nfilter = 'debug'\npersonal_data = true\n",
+        "[[sip.trunk]]\nname = 'site'\nsources = ['{}']\ntarget = '{}'\n[log]\nformat = 'json'\n\
+         filter = 'debug'\npersonal_data = true\n",
         site.address.ip(),
         site.address
     );
@@ -674,7 +697,9 @@ async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() 
         ),
         (
             SUPERVISOR.user,
-            json!({"operationName": "Coach", "phoneNumber": EVIL, "supervisorMonitoringMode": EVIL}),
+            json!({
+                "operationName": "Coach", "phoneNumber": EVIL, "supervisorMonitoringMode": EVIL,
+            }),
         ),
         (SUPERVISOR.user, json!({"operationName": "ForwardCallsOn", "destination": EVIL})),
         (EVIL, json!({"operationName": "Coach"})),

@@ -58,7 +58,12 @@ pub(crate) async fn say(server: &GatewayServer, user: &str, messages: &Value) ->
 }
 
 pub(crate) fn handshake() -> Value {
-    json!({"channel": "/meta/handshake", "id": "h1", "version": "1.0", "supportedConnectionTypes": ["long-polling"]})
+    json!({
+        "channel": "/meta/handshake",
+        "id": "h1",
+        "version": "1.0",
+        "supportedConnectionTypes": ["long-polling"],
+    })
 }
 
 pub(crate) fn is_event(message: &Value) -> bool {
@@ -208,10 +213,8 @@ async fn c01_to_c05_a_handshake_opens_a_session_however_it_is_sent() {
         true
     );
     let disconnect = json!([desktop.message("/meta/disconnect", &json!({}))]);
-    assert_eq!(
-        say_to(&server, &format!("{ENDPOINT}/disconnect"), "meg", &disconnect).await[0]["successful"],
-        true
-    );
+    let told = say_to(&server, &format!("{ENDPOINT}/disconnect"), "meg", &disconnect).await;
+    assert_eq!(told[0]["successful"], true);
 }
 
 #[tokio::test]
@@ -285,7 +288,12 @@ async fn c09_and_c10_events_wake_a_held_connect_or_wait_for_the_next() {
 async fn c11_and_c12_a_connect_of_nobody_is_told_to_shake_hands() {
     let server = open().await;
     for connect in [
-        json!([{"channel": "/meta/connect", "id": "1", "clientId": "unknown", "connectionType": "long-polling"}]),
+        json!([{
+            "channel": "/meta/connect",
+            "id": "1",
+            "clientId": "unknown",
+            "connectionType": "long-polling",
+        }]),
         json!([{"channel": "/meta/connect", "id": "1", "connectionType": "long-polling"}]),
     ] {
         let answer = say(&server, "meg", &connect).await;
@@ -452,7 +460,11 @@ async fn c31_a_session_without_connects_is_gone_after_max_interval() {
     let mut load = server.bayeux.load();
     let gone = tokio::time::timeout(PATIENCE, load.wait_for(|load| load.sessions == 0)).await;
     gone.expect("in time").expect("an event channel");
-    let connect = json!([{"channel": "/meta/connect", "clientId": shaken[0]["clientId"], "connectionType": "long-polling"}]);
+    let connect = json!([{
+        "channel": "/meta/connect",
+        "clientId": shaken[0]["clientId"],
+        "connectionType": "long-polling",
+    }]);
     let answer = say(&server, "meg", &connect).await;
     assert_eq!(
         (&answer[0]["error"], &answer[0]["advice"]["reconnect"]),
@@ -678,7 +690,11 @@ async fn g03_without_a_user_there_is_no_session_or_none_of_the_users_channels() 
     let browser = server.browser();
     let say = |messages: Value| send(browser.post(server.url(ENDPOINT)).json(&messages));
     let client = say(json!([handshake()])).await[0]["clientId"].clone();
-    let subscribe = |channel: &str| json!([{"channel": "/meta/subscribe", "clientId": client, "subscription": channel}]);
+    let subscribe = |channel: &str| {
+        json!([{
+            "channel": "/meta/subscribe", "clientId": client, "subscription": channel,
+        }])
+    };
     for channel in ["/v2/me/devices", "/v2/**", "/**"] {
         let reply = say(subscribe(channel)).await.remove(0);
         assert!(reply["error"].as_str().is_some_and(|error| error.starts_with("403")), "{reply}");

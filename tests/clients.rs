@@ -332,7 +332,10 @@ async fn a_desktop_that_may_choose_takes_the_websocket_and_sees_every_change_of_
     assert_eq!(device(desktop.next("event").await)["id"], MEG_PHONE);
     assert_eq!(device(idle.next("event").await)["id"], BOB_PHONE);
     operate(&server, json!({"operationName": "DoNotDisturbOn"})).await;
-    let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("http://localhost:8080/api/v2/devices/{BOB_PHONE}")});
+    let coach = json!({
+        "operationName": "Coach",
+        "targetDeviceUri": format!("http://localhost:8080/api/v2/devices/{BOB_PHONE}"),
+    });
     operate(&server, coach).await;
     operate(&server, json!({"operationName": "CancelSupervisorMonitoring"})).await;
     operate(&server, json!({"operationName": "DoNotDisturbOff"})).await;

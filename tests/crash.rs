@@ -225,7 +225,11 @@ async fn whoever_logs_out_ends_the_monitor_and_nobody_elses_call() {
     let trio = Trio::register(backend.door("sip")).await;
     let called_at = clock::instant();
     trio.call().await;
-    let session = |name: &str| json!({"operationName": format!("{name}ContactCenterSession"), "channels": ["voice"]});
+    let session = |name: &str| {
+        json!({
+            "operationName": format!("{name}ContactCenterSession"), "channels": ["voice"],
+        })
+    };
     for account in [SUPERVISOR, AGENT] {
         for way in ways() {
             let client = |account| RestClient::of(account, gateway.door("rest"));
@@ -452,10 +456,8 @@ async fn a_full_disk_keeps_no_supervisor_on_a_call_and_is_got_over_without_a_res
     process.ready().await;
     let supervisor = RestClient::of(SUPERVISOR, process.door("rest"));
     assert!(supervisor.device(SUPERVISOR).await["supervisorMonitoringState"].is_null());
-    assert_eq!(
-        RestClient::of(AGENT, process.door("rest")).get("/me").await["user"]["userState"]["displayName"],
-        "Not Ready"
-    );
+    let me = RestClient::of(AGENT, process.door("rest")).get("/me").await;
+    assert_eq!(me["user"]["userState"]["displayName"], "Not Ready");
     let trio = Trio::register(process.door("sip")).await;
     trio.call().await;
     trio.hear(TALK).await;

@@ -20,7 +20,8 @@ fn place() -> TempDir {
 /// A configuration on free ports.
 fn free_ports(more: &str) -> String {
     format!(
-        "[rest]\nbind = '127.0.0.1:0'\n[grpc]\nbind = '127.0.0.1:0'\n[admin]\nbind = '127.0.0.1:0'\n\
+        "[rest]\nbind = '127.0.0.1:0'\n[grpc]\nbind = '127.0.0.1:0'\n[admin]\n\
+         bind = '127.0.0.1:0'\n\
          [sip_backend]\ngrpc_bind = '127.0.0.1:0'\nadmin_bind = '127.0.0.1:0'\n\
          [sip]\nlisten = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\n{more}"
     )

@@ -20,46 +20,79 @@ enum Difference {
 /// The known differences, with their reasons. docs/differences-from-rsip.md is this table in prose.
 #[rustfmt::skip]
 const KNOWN: &[(&str, Difference, &str)] = &[
-    ("rfc4475/intmeth.dat", OnlyOurs, "rsip refuses methods that it does not know; 501 needs them read"),
-    ("rfc4475/esc02.dat", OnlyOurs, "rsip refuses methods that it does not know; 501 needs them read"),
+    ("rfc4475/intmeth.dat", OnlyOurs,
+     "rsip refuses methods that it does not know; 501 needs them read"),
+    ("rfc4475/esc02.dat", OnlyOurs,
+     "rsip refuses methods that it does not know; 501 needs them read"),
     ("rfc4475/wsinv.dat", OnlyOurs, "rsip reads no space before the colon"),
     ("rfc4475/longreq.dat", OnlyOurs, "rsip reads no space before the colon"),
     ("rfc4475/esc01.dat", OnlyOurs, "rsip reads no folded header"),
     ("rfc4475/semiuri.dat", OnlyOurs, "rsip reads no folded header"),
-    ("rfc4475/unkscm.dat", OnlyOurs, "rsip refuses URI schemes it does not know; 416 needs them read"),
+    ("rfc4475/unkscm.dat", OnlyOurs,
+     "rsip refuses URI schemes it does not know; 416 needs them read"),
     ("rfc5118/wire/ipv6-good.sip", OnlyOurs, "rsip reads no IPv6 reference in a URI"),
     ("rfc5118/wire/port-ambiguous.sip", OnlyOurs, "rsip reads no IPv6 reference in a URI"),
     ("rfc5118/wire/port-unambiguous.sip", OnlyOurs, "rsip reads no IPv6 reference in a URI"),
     ("rfc5118/wire/ipv6-in-sdp.sip", OnlyOurs, "rsip reads no IPv6 reference in a URI"),
     ("rfc5118/wire/mult-ip-in-sdp.sip", OnlyOurs, "rsip reads no IPv6 reference in a URI"),
-    ("rfc5118/wire/ipv6-correct-abnf-2-colons.sip", OnlyOurs, "rsip reads no IPv6 reference in a URI"),
+    ("rfc5118/wire/ipv6-correct-abnf-2-colons.sip", OnlyOurs,
+     "rsip reads no IPv6 reference in a URI"),
     ("rfc5118/wire/ipv6-bug-abnf-3-colons.sip", OnlyOurs, "rsip reads no IPv6 reference in a URI"),
-    ("rfc5118/wire/via-received-param-no-delim.sip", OnlyOurs, "rsip reads no IPv6 reference in a URI"),
-    ("rfc5118/wire/via-received-param-with-delim.sip", OnlyOurs, "rsip reads no IPv6 reference in a URI"),
-    ("derived/invalid_utf8_display.sip", OnlyOurs, "rsip refuses a message for one byte that is no UTF-8"),
+    ("rfc5118/wire/via-received-param-no-delim.sip", OnlyOurs,
+     "rsip reads no IPv6 reference in a URI"),
+    ("rfc5118/wire/via-received-param-with-delim.sip", OnlyOurs,
+     "rsip reads no IPv6 reference in a URI"),
+    ("derived/invalid_utf8_display.sip", OnlyOurs,
+     "rsip refuses a message for one byte that is no UTF-8"),
     ("derived/smuggle_ws_before_colon.sip", OnlyOurs, "rsip reads no space before the colon"),
-    ("rfc4475/badaspec.dat", OnlyRsip, "rsip looks at header values only when asked: malformed Via, From, To, Contact are ours to refuse with 400"),
-    ("rfc4475/baddn.dat", OnlyRsip, "rsip looks at header values only when asked: malformed Via, From, To, Contact are ours to refuse with 400"),
-    ("rfc4475_wire_fix/baddn_terminated.dat", OnlyRsip, "rsip looks at header values only when asked: malformed Via, From, To, Contact are ours to refuse with 400"),
-    ("rfc4475/badinv01.dat", OnlyRsip, "rsip looks at header values only when asked: malformed Via, From, To, Contact are ours to refuse with 400"),
-    ("rfc4475/quotbal.dat", OnlyRsip, "rsip looks at header values only when asked: malformed Via, From, To, Contact are ours to refuse with 400"),
-    ("rfc4475/regbadct.dat", OnlyRsip, "rsip looks at header values only when asked: malformed Via, From, To, Contact are ours to refuse with 400"),
+    ("rfc4475/badaspec.dat", OnlyRsip,
+     "rsip looks at header values only when asked: malformed Via, From, \
+      To, Contact are ours to refuse with 400"),
+    ("rfc4475/baddn.dat", OnlyRsip,
+     "rsip looks at header values only when asked: malformed Via, From, \
+      To, Contact are ours to refuse with 400"),
+    ("rfc4475_wire_fix/baddn_terminated.dat", OnlyRsip,
+     "rsip looks at header values only when asked: malformed Via, From, \
+      To, Contact are ours to refuse with 400"),
+    ("rfc4475/badinv01.dat", OnlyRsip,
+     "rsip looks at header values only when asked: malformed Via, From, \
+      To, Contact are ours to refuse with 400"),
+    ("rfc4475/quotbal.dat", OnlyRsip,
+     "rsip looks at header values only when asked: malformed Via, From, \
+      To, Contact are ours to refuse with 400"),
+    ("rfc4475/regbadct.dat", OnlyRsip,
+     "rsip looks at header values only when asked: malformed Via, From, \
+      To, Contact are ours to refuse with 400"),
     ("rfc4475/ltgtruri.dat", OnlyRsip, "rsip takes angle brackets around a Request-URI"),
     ("rfc4475/mismatch01.dat", OnlyRsip, "rsip does not compare CSeq with the request line"),
-    ("rfc4475/scalarlg.dat", OnlyRsip, "rsip reads a CSeq above 2^31 until it is asked for the number"),
-    ("rfc4475/clerr.dat", OnlyRsip, "rsip ignores Content-Length: too large, negative, signed, repeated"),
-    ("rfc4475/ncl.dat", OnlyRsip, "rsip ignores Content-Length: too large, negative, signed, repeated"),
-    ("rfc4475/mcl01.dat", OnlyRsip, "rsip ignores Content-Length: too large, negative, signed, repeated"),
-    ("derived/cl_4gib_tcp.sip", OnlyRsip, "rsip ignores Content-Length: too large, negative, signed, repeated"),
-    ("derived/cl_huge_u64.sip", OnlyRsip, "rsip ignores Content-Length: too large, negative, signed, repeated"),
-    ("derived/cl_plus_sign.sip", OnlyRsip, "rsip ignores Content-Length: too large, negative, signed, repeated"),
-    ("derived/tcp_pipeline_two.sip", Sees(&["body"]), "rsip ignores Content-Length: what trails the body is body to it"),
-    ("rfc4475/dblreq.dat", Sees(&["call_id", "body"]), "rsip knows no compact names, and ignores Content-Length"),
-    ("rfc4475/multi01.dat", Sees(&["call_id", "cseq", "from_tag"]), "rsip takes the first of repeated headers; we take none and answer 400"),
-    ("derived/dup_callid.sip", Sees(&["call_id"]), "rsip takes the first of repeated headers; we take none and answer 400"),
-    ("derived/dup_from_compact.sip", Sees(&["from_tag"]), "rsip knows no compact names, so it sees no repetition"),
-    ("rfc5118/wire/ipv4-mapped-ipv6.sip", Sees(&["branch"]), "rsip reads no IPv6 reference in a Via"),
-    ("rfc5118/wire/mult-ip-in-header.sip", Sees(&["branch"]), "rsip reads no IPv6 reference in a Via"),
+    ("rfc4475/scalarlg.dat", OnlyRsip,
+     "rsip reads a CSeq above 2^31 until it is asked for the number"),
+    ("rfc4475/clerr.dat", OnlyRsip,
+     "rsip ignores Content-Length: too large, negative, signed, repeated"),
+    ("rfc4475/ncl.dat", OnlyRsip,
+     "rsip ignores Content-Length: too large, negative, signed, repeated"),
+    ("rfc4475/mcl01.dat", OnlyRsip,
+     "rsip ignores Content-Length: too large, negative, signed, repeated"),
+    ("derived/cl_4gib_tcp.sip", OnlyRsip,
+     "rsip ignores Content-Length: too large, negative, signed, repeated"),
+    ("derived/cl_huge_u64.sip", OnlyRsip,
+     "rsip ignores Content-Length: too large, negative, signed, repeated"),
+    ("derived/cl_plus_sign.sip", OnlyRsip,
+     "rsip ignores Content-Length: too large, negative, signed, repeated"),
+    ("derived/tcp_pipeline_two.sip", Sees(&["body"]),
+     "rsip ignores Content-Length: what trails the body is body to it"),
+    ("rfc4475/dblreq.dat", Sees(&["call_id", "body"]),
+     "rsip knows no compact names, and ignores Content-Length"),
+    ("rfc4475/multi01.dat", Sees(&["call_id", "cseq", "from_tag"]),
+     "rsip takes the first of repeated headers; we take none and answer 400"),
+    ("derived/dup_callid.sip", Sees(&["call_id"]),
+     "rsip takes the first of repeated headers; we take none and answer 400"),
+    ("derived/dup_from_compact.sip", Sees(&["from_tag"]),
+     "rsip knows no compact names, so it sees no repetition"),
+    ("rfc5118/wire/ipv4-mapped-ipv6.sip", Sees(&["branch"]),
+     "rsip reads no IPv6 reference in a Via"),
+    ("rfc5118/wire/mult-ip-in-header.sip", Sees(&["branch"]),
+     "rsip reads no IPv6 reference in a Via"),
 ];
 
 #[derive(Debug, PartialEq)]
@@ -198,7 +231,8 @@ fn plain_message() -> impl Strategy<Value = Vec<u8>> {
     let uri =
         "sip:([a-z0-9]{1,8}@)?([a-z][a-z0-9]{0,8}[.]test|192[.]0[.]2[.][1-9])(:[1-9][0-9]{3})?";
     let display = "(\"[A-Za-z .]{1,12}\" |[A-Z][a-z]{1,8} )?";
-    let extra = "(User-Agent: [a-zA-Z0-9/. ]{0,20}\r\n|X-[A-Za-z]{1,8}: [ -~]{0,30}\r\n|Supported: [a-z0-9]{1,8}, [a-z]{1,8}\r\n|Subject: \r\n){0,4}";
+    let extra = "(User-Agent: [a-zA-Z0-9/. ]{0,20}\r\n|X-[A-Za-z]{1,8}: [ -~]{0,30}\r\n\
+                 |Supported: [a-z0-9]{1,8}, [a-z]{1,8}\r\n|Subject: \r\n){0,4}";
     let head = (method, uri, display, uri, "[a-z0-9]{4,12}", "(;tag=[a-z0-9]{1,9})?");
     let rest = (
         0..1u32 << 31,
@@ -208,22 +242,32 @@ fn plain_message() -> impl Strategy<Value = Vec<u8>> {
         "[ -~\r\n]{0,80}",
         prop::option::of(100..700u16),
     );
-    (head, rest).prop_map(|((method, uri, display, other, from_tag, to_tag), (cseq, call_id, branch, extra, body, status))| {
-        let start = match status {
-            Some(status) => format!("SIP/2.0 {status} Fine"),
-            None => format!("{method} {uri} SIP/2.0"),
-        };
-        format!(
-            "{start}\r\nVia: SIP/2.0/UDP 192.0.2.1:5062;branch={branch};rport\r\nMax-Forwards: 70\r\nFrom: {display}<{other}>;tag={from_tag}\r\n\
-             To: <{uri}>{to_tag}\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\n{extra}Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .into_bytes()
-    })
+    (head, rest).prop_map(
+        |(
+            (method, uri, display, other, from_tag, to_tag),
+            (cseq, call_id, branch, extra, body, status),
+        )| {
+            let start = match status {
+                Some(status) => format!("SIP/2.0 {status} Fine"),
+                None => format!("{method} {uri} SIP/2.0"),
+            };
+            format!(
+                "{start}\r\nVia: SIP/2.0/UDP 192.0.2.1:5062;branch={branch};rport\r\n\
+                 Max-Forwards: 70\r\nFrom: {display}<{other}>;tag={from_tag}\r\n\
+                 To: <{uri}>{to_tag}\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\n\
+                 {extra}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .into_bytes()
+        },
+    )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(256)
+    })]
 
     #[test]
     fn plain_messages_are_the_same_to_both(message in plain_message()) {

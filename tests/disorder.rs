@@ -27,8 +27,8 @@ const IMPATIENCE: Duration = Duration::from_millis(60);
 /// Between two steps something is said.
 const BREATH: Duration = Duration::from_millis(25);
 
-/// Nobody speaks as softly as this, in dBFS: every phone's tone is 19 dB above it, and what a source
-/// that comes or goes within a block spreads over the band stays below it.
+/// Nobody speaks as softly as this, in dBFS: every phone's tone is 19 dB above it, and what a
+/// source that comes or goes within a block spreads over the band stays below it.
 const SPOKEN: f32 = -35.0;
 
 /// xorshift64*: the same seed, the same choices.
@@ -55,7 +55,8 @@ struct Crowd {
     agents: Vec<Phone>,
     supervisors: Vec<Phone>,
     since: Instant,
-    /// More than two were on a call of late, or a customer was: what the customer hears may be mixed.
+    /// More than two were on a call of late, or a customer was: what the customer hears may be
+    /// mixed.
     mixed: bool,
     counted: Counted,
 }

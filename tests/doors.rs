@@ -29,7 +29,8 @@ fn stranger(last: u8) -> IpAddr {
 
 async fn serve(place: &std::path::Path, doors: &str) -> Process {
     let config = format!(
-        "[rest]\nbind = '{ANY}'\n[grpc]\nbind = '{ANY}'\n[admin]\nbind = '{ANY}'\n[sip]\nlisten = ['udp:{ANY}', 'tcp:{ANY}']\n\
+        "[rest]\nbind = '{ANY}'\n[grpc]\nbind = '{ANY}'\n[admin]\nbind = '{ANY}'\n[sip]\n\
+         listen = ['udp:{ANY}', 'tcp:{ANY}']\n\
          [doors]\n{doors}\n"
     );
     Process::start("serve", place, &config).await

@@ -114,7 +114,10 @@ async fn the_page_shows_the_device(transport: &str) {
     page.say(&server.url("")).await;
     let by = page.next("connected").await["transport"].clone();
     assert_eq!(by, if transport == "any" { "websocket" } else { transport });
-    let coach = json!({"operationName": "Coach", "targetDeviceUri": format!("/api/v2/devices/{}", crate::support::gateway_server::BOB_PHONE)});
+    let coach = json!({
+        "operationName": "Coach",
+        "targetDeviceUri": format!("/api/v2/devices/{}", crate::support::gateway_server::BOB_PHONE),
+    });
     let answer = server.post("meg", &format!("/api/v2/me/devices/{MEG_PHONE}"), &coach).await;
     assert_eq!(answer.1, json!({"statusCode": 0}));
     loop {

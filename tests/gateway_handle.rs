@@ -1,4 +1,5 @@
-//! The gateway's handle and task with the audit file and state file, and a backend played by the test.
+//! The gateway's handle and task with the audit file and state file, and a backend played by the
+//! test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

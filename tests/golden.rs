@@ -276,7 +276,9 @@ async fn a_coached_agent_makes_a_conference_and_removes_a_participant() {
             &[(AGENT, monitored("BargeIn")), (SUPERVISOR, monitored("BargeIn"))],
         )
         .await;
-    let remove = json!({"operationName": "RemoveParticipantFromConference", "participant": COLLEAGUE.number});
+    let remove = json!({
+        "operationName": "RemoveParticipantFromConference", "participant": COLLEAGUE.number,
+    });
     story.call(AGENT, 1, remove).await;
     story.told("the agent removes his colleague", &[(COLLEAGUE, leg("Released"))]).await;
     story.customer_hangs_up(&[(AGENT, leg("Released")), (SUPERVISOR, leg("Released"))]).await;
@@ -291,7 +293,10 @@ async fn a_supervisor_removes_a_participant_of_a_conference() {
     story.told("the agent calls his colleague into the call", &[(COLLEAGUE, leg("Ringing"))]).await;
     story.call(COLLEAGUE, 1, operation("Answer")).await;
     story.told("the colleague answers", &[(COLLEAGUE, leg("Established"))]).await;
-    let remove = json!({"operationName": "RemoveParticipantFromConference", "participant": {"phoneNumber": AGENT.number}});
+    let remove = json!({
+        "operationName": "RemoveParticipantFromConference",
+        "participant": {"phoneNumber": AGENT.number},
+    });
     story.call(SUPERVISOR, 1, remove).await;
     story
         .told(

@@ -127,8 +127,8 @@ async fn baresip_without_srtp_is_not_called_where_it_is_required() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_baresips_with_opus_or_g722_hear_whom_they_may_and_the_customer_gets_what_the_agent_sent()
- {
+async fn three_baresips_with_opus_or_g722_hear_whom_they_may_and_the_customer_what_the_agent_sent()
+{
     for (codec, module) in [("opus/48000/2", "opus.so"), ("g722/16000/1", "g722.so")] {
         let server = Server::start().await;
         let place = folder();
@@ -217,8 +217,8 @@ async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it
     );
 }
 
-/// What the two above rest on: had the supervisor been let through to the customer, the recording would show
-/// it.
+/// What the two above rest on: had the supervisor been let through to the customer, the recording
+/// would show it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_who_barges_in_is_found_in_what_sipp_gets_as_customer() {
     let server = Server::start().await;
@@ -391,7 +391,9 @@ async fn baresip_is_asked_and_the_customer_is_transferred_to_it_with_the_coach_o
         until(&cast.server, SUPERVISOR, &["Established"]).await;
         talk(800).await;
         let path = format!("/me/calls/{call}");
-        let ask = json!({"operationName": "InitiateTransfer", "destination": {"phoneNumber": COLLEAGUE.number}});
+        let ask = json!({
+            "operationName": "InitiateTransfer", "destination": {"phoneNumber": COLLEAGUE.number},
+        });
         cast.server.post(AGENT, &path, ask).await;
         until(&cast.server, AGENT, &["Held", "Established"]).await;
         until(&cast.server, COLLEAGUE, &["Established"]).await;
@@ -428,7 +430,9 @@ async fn in_a_conference_of_sipp_and_baresip_the_whisper_is_the_agents_alone() {
     let call = until(&cast.server, AGENT, &["Established"]).await;
     until(&cast.server, SUPERVISOR, &["Established"]).await;
     let path = format!("/me/calls/{call}");
-    let ask = json!({"operationName": "InitiateConference", "destination": {"phoneNumber": COLLEAGUE.number}});
+    let ask = json!({
+        "operationName": "InitiateConference", "destination": {"phoneNumber": COLLEAGUE.number},
+    });
     cast.server.post(AGENT, &path, ask).await;
     until(&cast.server, AGENT, &["Held", "Established"]).await;
     until(&cast.server, COLLEAGUE, &["Established"]).await;

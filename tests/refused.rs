@@ -62,7 +62,8 @@ fn more_people() -> String {
         user(OUTSIDER, "Agent"),
         user(UNPAID, "Supervisor") + "features = ['api-voice']\n",
         user(VOICELESS, "Supervisor") + "features = ['api-supervisor-monitoring']\n",
-        "[[group]]\nid = 'second'\nagents = ['agent']\nsupervisors = ['rival', 'unpaid', 'voiceless']\n\
+        "[[group]]\nid = 'second'\nagents = ['agent']\n\
+         supervisors = ['rival', 'unpaid', 'voiceless']\n\
          [[group]]\nid = 'other'\nagents = ['outsider']\nsupervisors = ['foreign']\n"
             .to_owned(),
     ];
@@ -209,7 +210,8 @@ impl Fixture {
         }
     }
 
-    /// Every operation on this call that is not allowed in the leg's state: refused, and not offered.
+    /// Every operation on this call that is not allowed in the leg's state: refused, and not
+    /// offered.
     async fn in_state(&mut self, state: &str, who: Account, call: &str) {
         let view = self.audience.view(who).await;
         let mut calls = view["user"]["calls"].as_array().unwrap().iter();
@@ -311,7 +313,10 @@ fn of(account: Account) -> String {
 }
 
 fn coach(target: Account) -> Value {
-    json!({"operationName": "Coach", "targetDeviceUri": format!("http://any.where/api/v2/devices/{}", target.device)})
+    json!({
+        "operationName": "Coach",
+        "targetDeviceUri": format!("http://any.where/api/v2/devices/{}", target.device),
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -375,7 +380,9 @@ async fn each_operation_on_a_call_is_refused_where_its_state_does_not_allow_it()
         .await;
 
     let line = phone(AGENT, fixture.server.sip, 613.0, AnswerPolicy::ByHeader).await;
-    let ask = json!({"operationName": "InitiateTransfer", "destination": {"phoneNumber": COLLEAGUE.number}});
+    let ask = json!({
+        "operationName": "InitiateTransfer", "destination": {"phoneNumber": COLLEAGUE.number},
+    });
     fixture.server.post(AGENT, &path, ask).await;
     fixture.until(COLLEAGUE, json!({"call": {"state": "Ringing"}})).await;
     let second = fixture.call_of(COLLEAGUE).await;
@@ -393,7 +400,11 @@ async fn each_operation_on_a_call_is_refused_where_its_state_does_not_allow_it()
     fixture.in_state("he owns a conference", AGENT, &call).await;
     fixture.in_state("he is in a conference of another", COLLEAGUE, &call).await;
     fixture.in_state("he has left it", COLLEAGUE, &second).await;
-    let remove = |participant: &str| json!({"operationName": "RemoveParticipantFromConference", "participant": participant});
+    let remove = |participant: &str| {
+        json!({
+            "operationName": "RemoveParticipantFromConference", "participant": participant,
+        })
+    };
     fixture.refused(AGENT, &path, &remove(RIVAL.number), 6, RIVAL.number, Audited::No).await;
 
     fixture.server.post(AGENT, &path, remove(COLLEAGUE.number)).await;
@@ -409,7 +420,9 @@ async fn each_operation_on_a_call_is_refused_where_its_state_does_not_allow_it()
     fixture
         .until(
             AGENT,
-            json!({"call": {"state": "Dialing", "participants": [{"phoneNumber": CUSTOMER.number}]}}),
+            json!({
+                "call": {"state": "Dialing", "participants": [{"phoneNumber": CUSTOMER.number}]},
+            }),
         )
         .await;
     let call = fixture.call_of(AGENT).await;
@@ -431,7 +444,9 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
     };
     let [agents, supervisors] = [AGENT, SUPERVISOR].map(|account| format!("{}/calls", of(account)));
     let unknown = "/me/devices/no-such-device";
-    let nowhere = json!({"operationName": "Coach", "targetDeviceUri": "http://h/api/v2/devices/no-such-device"});
+    let nowhere = json!({
+        "operationName": "Coach", "targetDeviceUri": "http://h/api/v2/devices/no-such-device",
+    });
     use Audited::{No, Yes};
     #[rustfmt::skip]
     let rows = [
@@ -439,7 +454,14 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
         (AGENT, of(AGENT), coach(COLLEAGUE), 5, "supervisor", Yes),
         (AGENT, of(AGENT), name("CancelSupervisorMonitoring"), 5, "supervisor", Yes),
         (UNPAID, of(UNPAID), coach(AGENT), 5, "api-supervisor-monitoring", Yes),
-        (UNPAID, of(UNPAID), name("CancelSupervisorMonitoring"), 5, "api-supervisor-monitoring", Yes),
+        (
+            UNPAID,
+            of(UNPAID),
+            name("CancelSupervisorMonitoring"),
+            5,
+            "api-supervisor-monitoring",
+            Yes,
+        ),
         (VOICELESS, of(VOICELESS), coach(AGENT), 5, "api-voice", Yes),
         (FOREIGN, of(FOREIGN), coach(AGENT), 5, "groups", Yes),
         (FOREIGN, of(FOREIGN), number("ListenIn", AGENT.number), 5, AGENT.number, Yes),
@@ -459,23 +481,79 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
         (AGENT, supervisors, dial(json!({"phoneNumber": "7001"})), 6, SUPERVISOR.device, Yes),
         (VOICELESS, of(VOICELESS), name("DoNotDisturbOn"), 5, "api-voice", Yes),
         (VOICELESS, of(VOICELESS), forward(json!("5001")), 5, "api-voice", Yes),
-        (VOICELESS, format!("{}/calls", of(VOICELESS)), dial(json!({"phoneNumber": "5001"})), 5, "api-voice", Yes),
-        (VOICELESS, "/me".to_owned(), json!({"operationName": "StartContactCenterSession", "channels": ["voice"]}), 5, "api-voice", Yes),
+        (
+            VOICELESS,
+            format!("{}/calls", of(VOICELESS)),
+            dial(json!({"phoneNumber": "5001"})),
+            5,
+            "api-voice",
+            Yes,
+        ),
+        (
+            VOICELESS,
+            "/me".to_owned(),
+            json!({"operationName": "StartContactCenterSession", "channels": ["voice"]}),
+            5,
+            "api-voice",
+            Yes,
+        ),
         (VOICELESS, "/me/channels/voice".to_owned(), name("Ready"), 5, "api-voice", Yes),
         // The target.
         (SUPERVISOR, of(SUPERVISOR), nowhere, 6, "no-such-device", Yes),
         (SUPERVISOR, of(SUPERVISOR), number("BargeIn", "9999"), 6, "9999", Yes),
-        (SUPERVISOR, of(SUPERVISOR), with("phoneNumber", json!(COLLEAGUE.number)), 10, "phoneNumber", Yes),
+        (
+            SUPERVISOR,
+            of(SUPERVISOR),
+            with("phoneNumber", json!(COLLEAGUE.number)),
+            10,
+            "phoneNumber",
+            Yes,
+        ),
         (SUPERVISOR, of(SUPERVISOR), name("Coach"), 1, "targetDeviceUri", Yes),
         (SUPERVISOR, of(SUPERVISOR), name("ListenIn"), 1, "targetDeviceUri", Yes),
         (SUPERVISOR, of(SUPERVISOR), name("BargeIn"), 1, "targetDeviceUri", Yes),
-        (SUPERVISOR, of(SUPERVISOR), with("targetDeviceUri", json!("somewhere")), 10, "targetDeviceUri", Yes),
+        (
+            SUPERVISOR,
+            of(SUPERVISOR),
+            with("targetDeviceUri", json!("somewhere")),
+            10,
+            "targetDeviceUri",
+            Yes,
+        ),
         (SUPERVISOR, of(SUPERVISOR), with("targetDeviceUri", json!(7)), 10, "targetDeviceUri", Yes),
         (SUPERVISOR, of(SUPERVISOR), with("phoneNumber", json!(["5001"])), 10, "phoneNumber", Yes),
-        (SUPERVISOR, of(SUPERVISOR), with("supervisorMonitoringScope", json!("agent")), 10, "supervisorMonitoringScope", Yes),
-        (SUPERVISOR, of(SUPERVISOR), with("supervisorMonitoringScope", json!(1)), 10, "supervisorMonitoringScope", Yes),
-        (SUPERVISOR, of(SUPERVISOR), with("supervisorMonitoringMode", json!("nextCall")), 10, "supervisorMonitoringMode", Yes),
-        (SUPERVISOR, of(SUPERVISOR), with("supervisorMonitoringMode", json!({})), 10, "supervisorMonitoringMode", Yes),
+        (
+            SUPERVISOR,
+            of(SUPERVISOR),
+            with("supervisorMonitoringScope", json!("agent")),
+            10,
+            "supervisorMonitoringScope",
+            Yes,
+        ),
+        (
+            SUPERVISOR,
+            of(SUPERVISOR),
+            with("supervisorMonitoringScope", json!(1)),
+            10,
+            "supervisorMonitoringScope",
+            Yes,
+        ),
+        (
+            SUPERVISOR,
+            of(SUPERVISOR),
+            with("supervisorMonitoringMode", json!("nextCall")),
+            10,
+            "supervisorMonitoringMode",
+            Yes,
+        ),
+        (
+            SUPERVISOR,
+            of(SUPERVISOR),
+            with("supervisorMonitoringMode", json!({})),
+            10,
+            "supervisorMonitoringMode",
+            Yes,
+        ),
         (AGENT, of(AGENT), name("Coach"), 5, "supervisor", Yes),
         (SUPERVISOR, of(RIVAL), name("Coach"), 6, RIVAL.device, Yes),
         // What there is not.
@@ -488,15 +566,50 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
         (SUPERVISOR, of(SUPERVISOR), json!([coach(AGENT)]), 10, "object", No),
         (AGENT, agents.clone(), name("Coach"), 3, "Coach", No),
         (AGENT, "/me".to_owned(), name("DoNotDisturbOn"), 3, "DoNotDisturbOn", No),
-        (AGENT, "/me/channels/voice".to_owned(), name("StartContactCenterSession"), 3, "StartContactCenterSession", No),
+        (
+            AGENT,
+            "/me/channels/voice".to_owned(),
+            name("StartContactCenterSession"),
+            3,
+            "StartContactCenterSession",
+            No,
+        ),
         (AGENT, "/me/channels/voice".to_owned(), name("ready"), 3, "ready", No),
         (AGENT, "/me/channels/voice".to_owned(), name("Ready"), 2, "session", No),
         (AGENT, "/me".to_owned(), name("AuxWork"), 2, "session", No),
         (AGENT, "/me".to_owned(), name("StartContactCenterSession"), 1, "channels", No),
-        (AGENT, "/me".to_owned(), json!({"operationName": "StartContactCenterSession", "channels": []}), 10, "channels", No),
-        (AGENT, "/me".to_owned(), json!({"operationName": "StartContactCenterSession", "channels": "voice"}), 10, "channels", No),
-        (AGENT, "/me".to_owned(), json!({"operationName": "StartContactCenterSession", "channels": ["chat"]}), 10, "channels", No),
-        (AGENT, "/me".to_owned(), json!({"operationName": "EndContactCenterSession", "channels": [1]}), 10, "channels", No),
+        (
+            AGENT,
+            "/me".to_owned(),
+            json!({"operationName": "StartContactCenterSession", "channels": []}),
+            10,
+            "channels",
+            No,
+        ),
+        (
+            AGENT,
+            "/me".to_owned(),
+            json!({"operationName": "StartContactCenterSession", "channels": "voice"}),
+            10,
+            "channels",
+            No,
+        ),
+        (
+            AGENT,
+            "/me".to_owned(),
+            json!({"operationName": "StartContactCenterSession", "channels": ["chat"]}),
+            10,
+            "channels",
+            No,
+        ),
+        (
+            AGENT,
+            "/me".to_owned(),
+            json!({"operationName": "EndContactCenterSession", "channels": [1]}),
+            10,
+            "channels",
+            No,
+        ),
         // Where calls could go.
         (AGENT, of(AGENT), name("ForwardCallsOn"), 1, "destination", No),
         (AGENT, of(AGENT), forward(json!({"phoneNumber": "5002"})), 10, "destination", No),
@@ -506,10 +619,31 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
         (AGENT, agents.clone(), name("Dial"), 1, "destination", No),
         (AGENT, agents.clone(), dial(json!("7001")), 10, "destination", No),
         (AGENT, agents.clone(), dial(json!({})), 1, "destination.phoneNumber", No),
-        (AGENT, agents.clone(), dial(json!({"phoneNumber": 7001})), 10, "destination.phoneNumber", No),
-        (AGENT, agents.clone(), dial(json!({"phoneNumber": "sip:7001@evil"})), 10, "destination.phoneNumber", No),
+        (
+            AGENT,
+            agents.clone(),
+            dial(json!({"phoneNumber": 7001})),
+            10,
+            "destination.phoneNumber",
+            No,
+        ),
+        (
+            AGENT,
+            agents.clone(),
+            dial(json!({"phoneNumber": "sip:7001@evil"})),
+            10,
+            "destination.phoneNumber",
+            No,
+        ),
         (AGENT, agents.clone(), dial(json!({"phoneNumber": "9999"})), 6, "9999", No),
-        (OUTSIDER, format!("{}/calls", of(OUTSIDER)), dial(json!({"phoneNumber": "7001"})), 4, "Device '5003' is not registered.", No),
+        (
+            OUTSIDER,
+            format!("{}/calls", of(OUTSIDER)),
+            dial(json!({"phoneNumber": "7001"})),
+            4,
+            "Device '5003' is not registered.",
+            No,
+        ),
     ];
     for (who, path, body, code, says, audited) in rows {
         fixture.refused(who, &path, &body, code, says, audited).await;
@@ -521,7 +655,11 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
     fixture.agent.answer().await.unwrap();
     fixture.until(AGENT, json!({"call": {"state": "Established"}})).await;
     let call = format!("/me/calls/{}", fixture.call_of(AGENT).await);
-    let with = |operation: &str, field: &str, value: Value| json!({"operationName": operation, field: value});
+    let with = |operation: &str, field: &str, value: Value| {
+        json!({
+            "operationName": operation, field: value,
+        })
+    };
     for operation in
         ["SingleStepTransfer", "InitiateTransfer", "SingleStepConference", "InitiateConference"]
     {

@@ -162,27 +162,49 @@ async fn a_contact_centre_session_opens_and_the_state_changes() {
         (
             "/api/v2/me/channels/voice",
             "Ready",
-            json!({"id": "9430250E-0A1B-421F-B372-F29E69366DED", "displayName": "Ready", "state": "Ready"}),
+            json!({
+                "id": "9430250E-0A1B-421F-B372-F29E69366DED",
+                "displayName": "Ready",
+                "state": "Ready",
+            }),
         ),
         (
             "/api/v2/me",
             "NotReady",
-            json!({"id": "900D55CC-2BB0-431F-8BF9-D3525B383BE6", "displayName": "Not Ready", "state": "NotReady"}),
+            json!({
+                "id": "900D55CC-2BB0-431F-8BF9-D3525B383BE6",
+                "displayName": "Not Ready",
+                "state": "NotReady",
+            }),
         ),
         (
             "/api/v2/me/channels/voice",
             "AfterCallWork",
-            json!({"id": "D3663509-3D82-4DD3-A82E-2EA8EFA02AEF", "displayName": "AfterCallWork", "state": "NotReady", "workMode": "AfterCallWork"}),
+            json!({
+                "id": "D3663509-3D82-4DD3-A82E-2EA8EFA02AEF",
+                "displayName": "AfterCallWork",
+                "state": "NotReady",
+                "workMode": "AfterCallWork",
+            }),
         ),
         (
             "/api/v2/me/channels/voice",
             "AuxWork",
-            json!({"id": "2B36138D-C564-4562-A8CB-3C32D564F296", "displayName": "AuxWork", "state": "NotReady", "workMode": "AuxWork"}),
+            json!({
+                "id": "2B36138D-C564-4562-A8CB-3C32D564F296",
+                "displayName": "AuxWork",
+                "state": "NotReady",
+                "workMode": "AuxWork",
+            }),
         ),
         (
             "/api/v2/me/channels/voice",
             "Offline",
-            json!({"id": "0F7F5003-EF26-4D13-A6Ef-D0C7EC819BEB", "displayName": "Offline", "state": "LoggedOut"}),
+            json!({
+                "id": "0F7F5003-EF26-4D13-A6Ef-D0C7EC819BEB",
+                "displayName": "Offline",
+                "state": "LoggedOut",
+            }),
         ),
     ] {
         accepted(server.post("bob", path, &json!({"operationName": name})).await);
@@ -193,7 +215,11 @@ async fn a_contact_centre_session_opens_and_the_state_changes() {
             .post("bob", "/api/v2/me", &json!({"operationName": "EndContactCenterSession"}))
             .await,
     );
-    let bad = |channels: Value| json!({"operationName": "StartContactCenterSession", "channels": channels});
+    let bad = |channels: Value| {
+        json!({
+            "operationName": "StartContactCenterSession", "channels": channels,
+        })
+    };
     refused(
         server
             .post("bob", "/api/v2/me", &json!({"operationName": "StartContactCenterSession"}))
@@ -439,7 +465,8 @@ async fn a_large_body_is_refused_at_once_and_its_sender_reads_why() {
     let mut socket = tokio::net::TcpStream::connect(server.address).await.expect("a connection");
     let token = "bWVnOmNvcnJlY3QgaG9yc2U=";
     let head = format!(
-        "POST {} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {token}\r\nContent-Type: application/json\r\nContent-Length: 10000000\r\n\r\n",
+        "POST {} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: 10000000\r\n\r\n",
         device(MEG_PHONE)
     );
     socket.write_all(head.as_bytes()).await.expect("sent");

@@ -33,8 +33,8 @@ struct Stage {
     since: Instant,
 }
 
-/// Plays it in every mode and scope, each on a fixture of its own, at the same time. With scope Agent
-/// the monitor is armed before the call, with scope Call the call is there already.
+/// Plays it in every mode and scope, each on a fixture of its own, at the same time. With scope
+/// Agent the monitor is armed before the call, with scope Call the call is there already.
 async fn in_every_way(play: impl AsyncFn(Stage)) {
     in_every_way_of(config, play).await;
 }

@@ -33,7 +33,12 @@ async fn a_coached_call_from_ringing_to_the_last_bye() {
 
     fixture.coach(Activity::Coach).await;
     boss.until(
-        |event| matches!(event, PhoneEvent::Incoming { auto_answer: true, from } if from.contains("Coach 5001")),
+        |event| {
+            matches!(
+                event,
+                PhoneEvent::Incoming { auto_answer: true, from } if from.contains("Coach 5001")
+            )
+        },
         SOON,
     )
     .await
@@ -453,12 +458,16 @@ async fn sound_may_be_at_a_port_that_is_ours_over_tcp_alone_and_not_at_one_that_
         let server = fixture.address();
         let port = fixture.backend.local_addr(protocol).expect("listens").port();
         let sound = format!(
-            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\na=rtcp:{port}\r\n"
+            "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+             m=audio {port} RTP/AVP 0\r\na=rtcp:{port}\r\n"
         );
         let invite = format!(
-            "INVITE sip:5001@{server} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch=z9hG4bK{protocol};rport\r\nMax-Forwards: 70\r\n\
-             From: <sip:0711@{address}>;tag={protocol}\r\nTo: <sip:5001@{server}>\r\nCall-ID: {protocol}\r\nCSeq: 1 INVITE\r\n\
-             Contact: <sip:0711@{address}>\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sound}",
+            "INVITE sip:5001@{server} SIP/2.0\r\nVia: SIP/2.0/UDP \
+             {address};branch=z9hG4bK{protocol};rport\r\nMax-Forwards: 70\r\n\
+             From: <sip:0711@{address}>;tag={protocol}\r\nTo: <sip:5001@{server}>\r\n\
+             Call-ID: {protocol}\r\nCSeq: 1 INVITE\r\n\
+             Contact: <sip:0711@{address}>\r\nContent-Type: application/sdp\r\n\
+             Content-Length: {}\r\n\r\n{sound}",
             sound.len()
         );
         caller.send_to(invite.as_bytes(), server).await.expect("sent");

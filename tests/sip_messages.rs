@@ -30,7 +30,8 @@ fn derived(name: &str) -> Vec<u8> {
 
 fn options(extra: &str) -> Vec<u8> {
     format!(
-        "OPTIONS sip:a@example.test SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.1;branch=z9hG4bK1\r\nFrom: <sip:b@example.test>;tag=1\r\n\
+        "OPTIONS sip:a@example.test SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.1;branch=z9hG4bK1\r\n\
+         From: <sip:b@example.test>;tag=1\r\n\
          To: <sip:a@example.test>\r\nCall-ID: c1\r\nCSeq: 1 OPTIONS\r\n{extra}"
     )
     .into_bytes()
@@ -172,7 +173,8 @@ fn the_source_is_noted_on_the_topmost_via_alone() {
     let mut headers = SipRequest::new(Method::Options, Uri::parse(b"sip:a").unwrap())
         .with(
             "v",
-            "SIP/2.0/UDP phone.test:5070;rport;received=203.0.113.1;branch=z9hG4bK1, SIP/2.0/UDP 192.0.2.2",
+            "SIP/2.0/UDP phone.test:5070;rport;received=203.0.113.1;branch=z9hG4bK1, SIP/2.0/UDP \
+             192.0.2.2",
         )
         .with("Via", "SIP/2.0/TCP 192.0.2.3")
         .headers;
@@ -309,7 +311,10 @@ fn mutate(bytes: &mut Vec<u8>, mutation: &Mutation) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(256)
+    })]
 
     #[test]
     fn no_bytes_upset_the_parsers(bytes in vec(any::<u8>(), 0..600)) {
@@ -319,7 +324,9 @@ proptest! {
     }
 
     #[test]
-    fn no_mutation_of_a_message_upsets_the_parser(pick in any::<prop::sample::Index>(), mutations in vec(mutation(), 1..6)) {
+    fn no_mutation_of_a_message_upsets_the_parser(
+        pick in any::<prop::sample::Index>(), mutations in vec(mutation(), 1..6)
+    ) {
         let mut corpus = corpus::torture();
         let (_, mut bytes) = corpus.swap_remove(pick.index(corpus.len()));
         mutations.iter().for_each(|mutation| mutate(&mut bytes, mutation));
@@ -329,8 +336,10 @@ proptest! {
 
     #[test]
     fn no_mutation_of_a_description_upsets_the_parser(mutations in vec(mutation(), 1..8)) {
-        let mut bytes = b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 5000 RTP/AVP 0 8 101\r\na=rtpmap:101 \
-            telephone-event/8000\r\na=ptime:20\r\na=rtcp:5001\r\na=sendonly\r\nm=video 5002 RTP/AVP 96\r\n".to_vec();
+        let mut bytes = b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n\
+                          m=audio 5000 RTP/AVP 0 8 101\r\na=rtpmap:101 \
+            telephone-event/8000\r\na=ptime:20\r\na=rtcp:5001\r\na=sendonly\r\n\
+            m=video 5002 RTP/AVP 96\r\n".to_vec();
         mutations.iter().for_each(|mutation| mutate(&mut bytes, mutation));
         targets::sdp(&bytes);
     }
@@ -347,7 +356,9 @@ proptest! {
             .with("Via", "SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1")
             .with("Subject", &subject)
             .with_body("application/x", body);
-        let Ok(SipMessage::Request(read)) = parse_datagram(&request.to_bytes()) else { panic!("it can be read") };
+        let Ok(SipMessage::Request(read)) = parse_datagram(&request.to_bytes()) else {
+            panic!("it can be read")
+        };
         prop_assert_eq!(read.uri.user().unwrap().into_owned(), user);
         prop_assert_eq!(&read.method, &request.method);
         prop_assert_eq!(&read.body, &request.body);

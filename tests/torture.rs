@@ -205,8 +205,10 @@ impl Answer {
 
 fn options(mark: &str) -> Vec<u8> {
     format!(
-        "OPTIONS sip:127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;rport;branch=z9hG4bK{mark}\r\nMax-Forwards: 70\r\n\
-         From: <sip:probe@127.0.0.1>;tag=1\r\nTo: <sip:127.0.0.1>\r\nCall-ID: {mark}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+        "OPTIONS sip:127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;rport;branch=z9hG4bK{mark}\r\n\
+         Max-Forwards: 70\r\n\
+         From: <sip:probe@127.0.0.1>;tag=1\r\nTo: <sip:127.0.0.1>\r\nCall-ID: {mark}\r\n\
+         CSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
     )
     .into_bytes()
 }
@@ -541,8 +543,10 @@ async fn a_flood_of_invites_leaves_nothing_behind() {
     let flood = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for number in 0..5000 {
         let invite = format!(
-            "INVITE sip:agent-1001@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;rport;branch=z9hG4bKf{number}\r\nMax-Forwards: 70\r\n\
-             From: <sip:x@127.0.0.1>;tag={number}\r\nTo: <sip:agent-1001@127.0.0.1>\r\nCall-ID: flood{number}\r\nCSeq: 1 INVITE\r\n\
+            "INVITE sip:agent-1001@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP \
+             127.0.0.1;rport;branch=z9hG4bKf{number}\r\nMax-Forwards: 70\r\n\
+             From: <sip:x@127.0.0.1>;tag={number}\r\nTo: <sip:agent-1001@127.0.0.1>\r\n\
+             Call-ID: flood{number}\r\nCSeq: 1 INVITE\r\n\
              Contact: <sip:x@127.0.0.1>\r\nContent-Length: 0\r\n\r\n"
         );
         flood.send_to(invite.as_bytes(), server.udp).await.unwrap();

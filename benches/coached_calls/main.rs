@@ -1,7 +1,8 @@
 //! What a coached call costs, against the bare receiving and sending of as many packets.
 //!
 //! ```text
-//! cargo bench --bench coached_calls -- [--calls 10,100,500,1000] [--seconds 5] [--workers 1] [--kinds relay,coached] [--ports per_leg,shared]
+//! cargo bench --bench coached_calls -- [--calls 10,100,500,1000] [--seconds 5] [--workers 1]
+//!     [--kinds relay,coached] [--ports per_leg,shared]
 //!     [--sounds PCMU,G722,opus,PCMU+AES_CM_128_HMAC_SHA1_80,PCMU+AEAD_AES_128_GCM] [--json]
 //! cargo bench --bench coached_calls -- --limits [--calls 100,500] [--seconds 5]
 //! ```
@@ -380,11 +381,13 @@ fn limits(calls: usize, options: &Options) -> Result<Vec<serde_json::Value>, Box
         if !options.json {
             let late = if late > LATE { ", PHONES DID NOT KEEP UP" } else { "" };
             println!(
-                "{calls:>5} calls {name:<40} {cost:5.2} µs a packet, ratio {ratio:4.2}, lost {lost}{late}"
+                "{calls:>5} calls {name:<40} {cost:5.2} µs a packet, ratio {ratio:4.2}, lost \
+                 {lost}{late}"
             );
         }
         rows.push(serde_json::json!({
-            "loop": name, "calls": calls, "us_per_packet": cost, "ratio": ratio.middle, "ratio_range": [ratio.least, ratio.most],
+            "loop": name, "calls": calls, "us_per_packet": cost, "ratio": ratio.middle,
+            "ratio_range": [ratio.least, ratio.most],
             "lost": lost, "phones_late_ms": late, "phones_kept_up": late <= LATE,
         }));
     }
@@ -431,7 +434,10 @@ impl Row {
             || "where its time went is not known".to_owned(),
             |shares| {
                 let [receive, send, machine, rest] = shares.map(|share| share * 100.0);
-                format!("receive {receive:.0} %, send {send:.0} %, decode+mix+encode {machine:.0} %, rest {rest:.0} %")
+                format!(
+                    "receive {receive:.0} %, send {send:.0} %, decode+mix+encode {machine:.0} \
+                     %, rest {rest:.0} %"
+                )
             },
         );
         let quiet = self.quiet.map_or_else(
@@ -446,7 +452,8 @@ impl Row {
             _ => String::new(),
         };
         println!(
-            "{:>5} {:<8} {:<14} {:<28} {:6.0} µs a call·s{bare}, {:5.0} calls a core, {:4.1} KiB a leg, lost {}{}, changed {} of {}{}",
+            "{:>5} {:<8} {:<14} {:<28} {:6.0} µs a call·s{bare}, {:5.0} calls a core, {:4.1} KiB a \
+             leg, lost {}{}, changed {} of {}{}",
             self.calls,
             self.kind.name(),
             name_of(self.port_use),
@@ -461,7 +468,8 @@ impl Row {
             if report.late > LATE { ", PHONES DID NOT KEEP UP" } else { "" },
         );
         println!(
-            "{:15}{split}; quiet {quiet}; spacing toward agents {:.2} ms p99 off 20 ms; phones {:.0} ms late at worst",
+            "{:15}{split}; quiet {quiet}; spacing toward agents {:.2} ms p99 off 20 ms; phones \
+             {:.0} ms late at worst",
             "",
             share(&report.spacing, 0.99).unwrap_or_default(),
             report.late,
@@ -481,7 +489,11 @@ impl Row {
 
     fn json(&self) -> serde_json::Value {
         let report = &self.report;
-        let delay = |path: usize| serde_json::json!({ "p50": share(&report.delays[path], 0.5), "p99": share(&report.delays[path], 0.99) });
+        let delay = |path: usize| {
+            serde_json::json!({
+                "p50": share(&report.delays[path], 0.5), "p99": share(&report.delays[path], 0.99),
+            })
+        };
         let split = self.split();
         let part = |at: usize| split.map(|shares| shares[at]);
         serde_json::json!({
@@ -497,7 +509,9 @@ impl Row {
             "ratio_range": self.ratio.map(|ratio| [ratio.least, ratio.most]),
             "quiet_share": self.quiet,
             "calls_per_core": 1e6 / self.cpu(&self.engine),
-            "cpu_share": { "receive": part(0), "send": part(1), "machine": part(2), "rest": part(3) },
+            "cpu_share": {
+                "receive": part(0), "send": part(1), "machine": part(2), "rest": part(3),
+            },
             "lost": self.lost,
             "changed": report.changed,
             "to_customers": report.to_customers,
@@ -506,7 +520,11 @@ impl Row {
             "phones_late_ms": report.late,
             "phones_kept_up": report.late <= LATE,
             "seconds": self.talked,
-            "delay_ms": { "customer_agent": delay(0), "supervisor_agent": delay(1), "agent_supervisor": delay(2) },
+            "delay_ms": {
+                "customer_agent": delay(0),
+                "supervisor_agent": delay(1),
+                "agent_supervisor": delay(2),
+            },
         })
     }
 }

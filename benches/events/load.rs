@@ -234,7 +234,8 @@ impl Load {
         if framed {
             let Target { address, path, authorization } = &self.target;
             let request = format!(
-                "GET {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}Connection: Upgrade\r\nUpgrade: websocket\r\n\
+                "GET {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}Connection: Upgrade\r\n\
+                 Upgrade: websocket\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             );
             self.send(number, request.as_bytes());
@@ -543,7 +544,8 @@ impl Load {
         let cookies =
             if cookies.is_empty() { String::new() } else { format!("Cookie: {cookies}\r\n") };
         format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}{cookies}Content-Type: application/json\r\n\
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}{cookies}Content-Type: \
+             application/json\r\n\
              Content-Length: {length}\r\n\r\n"
         )
     }

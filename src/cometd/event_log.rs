@@ -135,7 +135,11 @@ impl Sink for EventFile {
         if let Err(error) = self.store.write_behind(&writes, Importance::Events) {
             let unkept: Vec<(UserId, u64)> = changes.into_iter().filter_map(event).collect();
             metrics::counter!("undertone_cometd_unkept_total").increment(unkept.len() as u64);
-            tracing::warn!(%error, events = unkept.len(), "events can not be kept for clients that come back");
+            tracing::warn!(
+                %error,
+                events = unkept.len(),
+                "events can not be kept for clients that come back"
+            );
             for (user, number) in unkept {
                 tell(&self.inbox, Input::Unkept(user, number));
             }

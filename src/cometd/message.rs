@@ -838,7 +838,10 @@ mod tests {
         let events = [Event::plain("/x/a", "1", now), Event::numbered("/x/\"b", "{}", 7, now)];
         assert_eq!(
             body(&events, &[reply]),
-            r#"[{"data":1,"channel":"/x/a"},{"data":{},"channel":"/x/\"b","ext":{"replay":7}},{"channel":"/meta/connect","successful":true}]"#
+            concat!(
+                r#"[{"data":1,"channel":"/x/a"},{"data":{},"channel":"/x/\"b","#,
+                r#""ext":{"replay":7}},{"channel":"/meta/connect","successful":true}]"#,
+            )
         );
     }
 

@@ -6,8 +6,8 @@
 //! [`SessionInput`] with [`Session::handle`], and its end with [`Session::handle_end`]; each with a
 //! [`Ctx`]. What comes out is in `Ctx::out`, in order; a reply that is due is returned as a
 //! [`Departure`], and what else is to be done as [`Next`]. After each step its deadline stands in
-//! `Ctx::timers`, and it is in `Ctx::turns` when it has something to send. Its events have a machine
-//! of their own, [`EventDelivery`].
+//! `Ctx::timers`, and it is in `Ctx::turns` when it has something to send. Its events have a
+//! machine of their own, [`EventDelivery`].
 //!
 //! A session is in one of three states, and each has exactly one deadline, so none can leak:
 //!

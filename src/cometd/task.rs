@@ -447,7 +447,11 @@ impl CometdTask {
                 }
                 Output::Keep(change) => self.keep(change),
                 Output::UnknownSession { why, gone_for, user } => {
-                    metrics::counter!("undertone_cometd_unknown_sessions_total", "reason" => why.as_str()).increment(1);
+                    metrics::counter!(
+                        "undertone_cometd_unknown_sessions_total",
+                        "reason" => why.as_str()
+                    )
+                    .increment(1);
                     let gone_for = gone_for.map(|time| time.as_secs());
                     let named = user.as_ref().map(UserId::as_str);
                     match self.log.may_say(user.as_ref()) {
@@ -653,7 +657,9 @@ impl Gauges {
         Self {
             by_transport: ConnectionType::ALL
                 .iter()
-                .map(|transport| metrics::gauge!("undertone_cometd_sessions", "transport" => transport.as_str()))
+                .map(|transport| {
+                    metrics::gauge!("undertone_cometd_sessions", "transport" => transport.as_str())
+                })
                 .collect(),
             held: metrics::gauge!("undertone_cometd_held"),
             sockets: metrics::gauge!("undertone_cometd_websockets"),

@@ -88,7 +88,11 @@ async fn talk(
                         return End::Lost;
                     }
                     wire.taken(frame, true);
-                    let sent = tokio::time::timeout(WRITE_DEADLINE, socket.send(Message::Text(body.into()))).await;
+                    let sent = tokio::time::timeout(
+                        WRITE_DEADLINE,
+                        socket.send(Message::Text(body.into())),
+                    )
+                    .await;
                     if !matches!(sent, Ok(Ok(()))) {
                         return End::Lost;
                     }
@@ -104,28 +108,37 @@ async fn talk(
                 None => return End::Lost,
             },
             frame = socket.recv(), if may_read => match frame {
-                Some(Ok(Message::Text(text))) => match message::parse(text.as_bytes(), bayeux.max_messages()) {
-                    Ok(messages) => {
-                        let post = ClientRequest {
-                            no: bayeux.number(),
-                            from: peer.clone(),
-                            new_browser: None,
-                            via: CometdTransport::Socket(no),
-                            fresh: ClientId(random_hex().into()),
-                            messages,
-                        };
-                        may_read = false;
-                        let _ = bayeux.inbox().send(Input::Frame(post, clock::instant()));
-                    }
-                    Err(BatchError::NotMessages { .. }) => return End::Ours(NOT_MESSAGES, "This is not an array of Bayeux messages."),
-                    Err(error @ (BatchError::Empty | BatchError::TooMany(_))) => {
-                        let reply = message::body(&[], &[message::malformed(&error)]);
-                        if socket.send(Message::Text(reply.into())).await.is_err() {
-                            return End::Lost;
+                Some(Ok(Message::Text(text))) => {
+                    match message::parse(text.as_bytes(), bayeux.max_messages()) {
+                        Ok(messages) => {
+                            let post = ClientRequest {
+                                no: bayeux.number(),
+                                from: peer.clone(),
+                                new_browser: None,
+                                via: CometdTransport::Socket(no),
+                                fresh: ClientId(random_hex().into()),
+                                messages,
+                            };
+                            may_read = false;
+                            let _ = bayeux.inbox().send(Input::Frame(post, clock::instant()));
+                        }
+                        Err(BatchError::NotMessages { .. }) => {
+                            return End::Ours(
+                                NOT_MESSAGES,
+                                "This is not an array of Bayeux messages.",
+                            );
+                        }
+                        Err(error @ (BatchError::Empty | BatchError::TooMany(_))) => {
+                            let reply = message::body(&[], &[message::malformed(&error)]);
+                            if socket.send(Message::Text(reply.into())).await.is_err() {
+                                return End::Lost;
+                            }
                         }
                     }
-                },
-                Some(Ok(Message::Binary(_))) => return End::Ours(UNSUPPORTED_DATA, "Messages are text."),
+                }
+                Some(Ok(Message::Binary(_))) => {
+                    return End::Ours(UNSUPPORTED_DATA, "Messages are text.");
+                }
                 // Pings are answered by the library.
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close(_))) => return End::Theirs,

@@ -65,7 +65,10 @@ impl Checks {
             self.unless(
                 bind.ip().is_loopback() || sections.process.insecure_bind,
                 &[section, key],
-                format!("{bind} is not a loopback address and there is no TLS yet: set insecure_bind = true if the network is trusted"),
+                format!(
+                    "{bind} is not a loopback address and there is no TLS yet: set \
+                     insecure_bind = true if the network is trusted"
+                ),
             );
             let taken =
                 addresses[..number].iter().find(|(_, _, other)| other == bind && bind.port() != 0);
@@ -132,7 +135,10 @@ impl Checks {
             self.unless(
                 is_theirs,
                 &[&"bayeux", &"open_channels", &number],
-                format!("'{name}' is not a channel pattern, or takes in a channel on which only the gateway speaks"),
+                format!(
+                    "'{name}' is not a channel pattern, or takes in a channel on which only \
+                     the gateway speaks"
+                ),
             );
         }
         let secure = sections.rest.public_url.as_ref().is_some_and(|url| url.starts_with("https:"));
@@ -238,9 +244,12 @@ impl Checks {
             "is an IPv6 address, and media.bind is an IPv4 one: nothing would arrive",
         );
         self.unless(
-            media.bind.is_ipv4() || media.bind.is_unspecified() || !media.advertised.is_some_and(|advertised| advertised.is_ipv4()),
+            media.bind.is_ipv4()
+                || media.bind.is_unspecified()
+                || !media.advertised.is_some_and(|advertised| advertised.is_ipv4()),
             &[&"media", &"advertised"],
-            "is an IPv4 address, and media.bind is an IPv6 one: nothing would arrive; \"::\" takes both",
+            "is an IPv4 address, and media.bind is an IPv6 one: nothing would arrive; \"::\" takes \
+             both",
         );
         self.unless(media.dscp < 64, &[&"media", &"dscp"], "must be at most 63");
         self.unless(media.workers <= 1024, &[&"media", &"workers"], "must be at most 1024");

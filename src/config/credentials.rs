@@ -148,7 +148,10 @@ impl Config {
             sip.iter().for_each(|made| text.push_str(&made.line()));
         }
         if let Some(request) = self.coach_request(rest) {
-            text.push_str("\nWith phones registered and a call answered, a supervisor coaches the agent by\n\n");
+            text.push_str(
+                "\nWith phones registered and a call answered, a supervisor coaches the \
+                 agent by\n\n",
+            );
             text.push_str(&request);
         }
         Some(text)
@@ -160,7 +163,8 @@ impl Config {
         let url = format!("{}/api/v2", self.http.public_url);
         Some(format!(
             "  curl -u {supervisor}:{password} -H 'Content-Type: application/json' \\\n    \
-             -d '{{\"operationName\":\"Coach\",\"targetDeviceUri\":\"{url}/devices/{target}\"}}' \\\n    \
+             -d '{{\"operationName\":\"Coach\",\"targetDeviceUri\":\"{url}/devices/{target}\"}}' \
+             \\\n    \
              {url}/me/devices/{device}\n"
         ))
     }

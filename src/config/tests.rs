@@ -40,8 +40,10 @@ fn gateway_and_sip_backend_without_configuration_find_each_other_and_share_no_do
 
 #[test]
 fn srtp_is_off_unless_a_device_or_a_trunk_has_it() {
-    let text = "[[device]]\nid = \"d\"\nnumber = \"1\"\nsrtp = \"required\"\n[[device]]\nid = \"e\"\nnumber = \"2\"\n\
-                [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\nsrtp = \"optional\"\n\
+    let text = "[[device]]\nid = \"d\"\nnumber = \"1\"\nsrtp = \"required\"\n[[device]]\n\
+                id = \"e\"\nnumber = \"2\"\n\
+                [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
+                srtp = \"optional\"\n\
                 [[sip.trunk]]\nname = \"b\"\nsources = []\ntarget = \"192.0.2.2\"\n";
     let config = read(text).expect("nothing is wrong");
     let accounts: Vec<_> =
@@ -57,8 +59,10 @@ fn srtp_is_off_unless_a_device_or_a_trunk_has_it() {
 
 #[test]
 fn ports_are_shared_where_the_file_says_so_and_not_by_whom_it_says_not() {
-    let text = "[media]\nport_use = \"shared\"\n[[device]]\nid = \"d\"\nnumber = \"1\"\nown_ports = true\n\
-                [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\nown_ports = true\n";
+    let text = "[media]\nport_use = \"shared\"\n[[device]]\nid = \"d\"\nnumber = \"1\"\n\
+                own_ports = true\n\
+                [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
+                own_ports = true\n";
     let config = read(text).expect("nothing is wrong");
     assert_eq!(config.media.port_use, PortUse::Shared);
     assert!(config.sip.accounts.iter().all(|account| account.own_ports));
@@ -221,10 +225,12 @@ fn each_bad_value_names_its_key_and_line() {
     for (text, expected) in [
         (
             "[[device]]\nid = \"d\"\nnumber = \"1\"\nnat = \"yes\"",
-            "undertone.toml:4: device[0].nat: invalid value string \"yes\", expected \"auto\", true or false",
+            "undertone.toml:4: device[0].nat: invalid value string \"yes\", expected \"auto\", \
+             true or false",
         ),
         (
-            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\nmedia_sources = [\"192.0.2.1/24\"]",
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
+             media_sources = [\"192.0.2.1/24\"]",
             "undertone.toml:5: sip.trunk[0].media_sources",
         ),
         ("[rest]\n\nbind = \"nonsense\"", "undertone.toml:3: rest.bind: "),
@@ -280,7 +286,8 @@ fn each_bad_value_names_its_key_and_line() {
         ),
         (
             "[sip_backend]\nadmin_bind = \"127.0.0.1:50052\"",
-            "undertone.toml:2: sip_backend.admin_bind: 127.0.0.1:50052 is already taken by sip_backend.grpc_bind",
+            "undertone.toml:2: sip_backend.admin_bind: 127.0.0.1:50052 is already taken by \
+             sip_backend.grpc_bind",
         ),
         (
             "[grpc]\nbind = \"127.0.0.1:8080\"",
@@ -358,8 +365,10 @@ fn each_bad_value_names_its_key_and_line() {
             "undertone.toml:6: device[1].number: '1' is there twice",
         ),
         (
-            "[[device]]\nid = \"d\"\nnumber = \"1\"\naliases = [\"7\"]\n[[device]]\nid = \"e\"\nnumber = \"2\"\naliases = [\"3\", \"1\"]",
-            "undertone.toml:8: device[1].aliases[1]: '1' is a number or an alias of a device already",
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\naliases = [\"7\"]\n[[device]]\nid = \"e\"\n\
+             number = \"2\"\naliases = [\"3\", \"1\"]",
+            "undertone.toml:8: device[1].aliases[1]: '1' is a number or an alias of a device \
+             already",
         ),
         (
             "[[device]]\nid = \"d\"\nnumber = \"1\"\nvoice_environment = \"x\"",
@@ -380,7 +389,8 @@ fn each_bad_value_names_its_key_and_line() {
             "undertone.toml:4: user[0].password_hash: ",
         ),
         (
-            "[[user]]\nid = \"u\"\nroles = [\"Agent\"]\n[[group]]\nid = \"g\"\nsupervisors = [\"u\"]",
+            "[[user]]\nid = \"u\"\nroles = [\"Agent\"]\n[[group]]\nid = \"g\"\n\
+             supervisors = [\"u\"]",
             "undertone.toml:6: group[0].supervisors[0]: user 'u' does not have the role Supervisor",
         ),
         (
@@ -421,7 +431,8 @@ fn each_bad_value_names_its_key_and_line() {
         ),
         (
             "[[user]]\nid = \"u\"\nroles = [\"Agent\"]\nfeatures = [\"voice\"]",
-            "undertone.toml:4: user[0].features[0]: 'voice' is not one of api-voice, api-supervisor-monitoring",
+            "undertone.toml:4: user[0].features[0]: 'voice' is not one of api-voice, \
+             api-supervisor-monitoring",
         ),
         (
             "[[group]]\nid = \"g\"\nagents = [1]",
@@ -459,14 +470,16 @@ devices = ["d", "c"]
 "#;
     let expected = [
         "undertone.toml:16: user[1].devices[0]: device 'd' belongs to user 'a' already",
-        "undertone.toml:16: user[1].devices[1]: device 'c' is a customer's account and belongs to no user",
+        "undertone.toml:16: user[1].devices[1]: device 'c' is a customer's account and belongs to \
+         no user",
     ];
     assert_eq!(problems(text), expected);
 }
 
 #[test]
 fn all_problems_are_named_at_once() {
-    let text = "[rest]\nbind = 1\ncsrf = 2\nfoo = 3\n[sip]\nrealm = []\n[[user]]\nid = 1\nroles = []\n[[device]]\n[bar]\n";
+    let text = "[rest]\nbind = 1\ncsrf = 2\nfoo = 3\n[sip]\nrealm = []\n[[user]]\nid = 1\n\
+                roles = []\n[[device]]\n[bar]\n";
     let found = problems(text);
     for expected in [
         "undertone.toml:2: rest.bind: ",
@@ -504,7 +517,8 @@ fn a_door_to_every_address_must_say_what_clients_reach_it_under() {
 
 #[test]
 fn insecure_bind_opens_the_doors() {
-    let text = "insecure_bind = true\n[rest]\nbind = \"0.0.0.0:8080\"\npublic_url = \"http://desk\"\n[grpc]\nbind = \"0.0.0.0:50051\"";
+    let text = "insecure_bind = true\n[rest]\nbind = \"0.0.0.0:8080\"\n\
+                public_url = \"http://desk\"\n[grpc]\nbind = \"0.0.0.0:50051\"";
     assert!(read(text).expect("fine").rest_bind.ip().is_unspecified());
 }
 
@@ -531,7 +545,8 @@ fn credentials_are_made_once_and_kept_as_hashes() {
         );
     }
     let text = config.introduction(&rest, &sip).expect("there is something to say");
-    let curl = "-d '{\"operationName\":\"Coach\",\"targetDeviceUri\":\"http://127.0.0.1:8080/api/v2/devices/9c14cad7-17c4-48d0-8492-7cf0ff92c224\"}'";
+    let curl = "-d '{\"operationName\":\"Coach\",\"targetDeviceUri\":\"\
+                http://127.0.0.1:8080/api/v2/devices/9c14cad7-17c4-48d0-8492-7cf0ff92c224\"}'";
     assert!(text.contains(curl), "{text}");
     assert!(
         text.contains(

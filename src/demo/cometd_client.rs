@@ -91,7 +91,8 @@ impl Listener {
             return self.open().await;
         };
         let connect = json!([{
-            "channel": "/meta/connect", "clientId": client, "connectionType": "long-polling", "ext": {"ack": self.ack},
+            "channel": "/meta/connect", "clientId": client, "connectionType": "long-polling",
+            "ext": {"ack": self.ack},
         }]);
         let messages = self.exchange("/connect", &connect).await?;
         Ok(Round { events: self.take(messages), reopened: None })
@@ -112,7 +113,8 @@ impl Listener {
 
     async fn open(&mut self) -> Result<Round, ListenError> {
         let handshake = json!([{
-            "channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"], "ext": {"ack": true},
+            "channel": "/meta/handshake", "version": "1.0",
+            "supportedConnectionTypes": ["long-polling"], "ext": {"ack": true},
         }]);
         let shaken = self.exchange("/handshake", &handshake).await?;
         let reply = shaken.first().cloned().unwrap_or_default();
@@ -121,7 +123,8 @@ impl Listener {
         };
         self.ack = 0;
         let subscribe = json!([{
-            "channel": "/meta/subscribe", "clientId": client, "subscription": self.channels, "ext": {"replay": self.last},
+            "channel": "/meta/subscribe", "clientId": client, "subscription": self.channels,
+            "ext": {"replay": self.last},
         }]);
         let subscribed = self.exchange("/", &subscribe).await?;
         let reply = subscribed.iter().find(|message| message["channel"] == "/meta/subscribe");

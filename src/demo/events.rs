@@ -105,7 +105,11 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line() {
-        let event = json!({"data": {"messageType": "ErrorMessage", "text": "a\nb"}, "channel": "/v2/me/calls", "ext": {"replay": 7}});
+        let event = json!({
+            "data": {"messageType": "ErrorMessage", "text": "a\nb"},
+            "channel": "/v2/me/calls",
+            "ext": {"replay": 7},
+        });
         assert_eq!(
             line(&event),
             r#"7 /v2/me/calls ErrorMessage {"messageType":"ErrorMessage","text":"a\nb"}"#

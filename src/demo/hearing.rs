@@ -140,7 +140,10 @@ impl Phase {
 
 /// Prints the table: a column per listener and speaker.
 pub(super) fn show(phases: &[Phase], timeline: &Timeline) {
-    timeline.title("Who hears whom: level of each tone in what was received, dBFS (every phone speaks at -16; · is silence)");
+    timeline.title(
+        "Who hears whom: level of each tone in what was received, dBFS (every phone \
+         speaks at -16; · is silence)",
+    );
     let (mut listeners, mut speakers) = (" ".repeat(NAME), " ".repeat(NAME));
     let mut last = None;
     for cell in phases.first().into_iter().flat_map(|phase| &phase.cells) {

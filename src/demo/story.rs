@@ -294,8 +294,10 @@ impl Cast<'_> {
         );
         let (call, talking_since) = self.coached_call("Coach, scope Call", findings).await?;
 
-        self.timeline
-            .title("The agent transfers the customer to a colleague: the coach follows, and so does the whisper");
+        self.timeline.title(
+            "The agent transfers the customer to a colleague: the coach follows, the \
+             whisper with him",
+        );
         let left = self.transfer(&call).await?;
         self.phase_with("after the transfer", (Person::Colleague, HeardPart::Coach), findings)
             .await;
@@ -396,7 +398,10 @@ impl Cast<'_> {
         let (call, talking_since) = self.opening(findings).await?;
         let path = format!("/api/v2/me/calls/{call}");
         self.timeline.title("The agent brings a colleague into the call");
-        let body = json!({"operationName": "SingleStepConference", "destination": {"phoneNumber": world::COLLEAGUE_NUMBER}});
+        let body = json!({
+            "operationName": "SingleStepConference",
+            "destination": {"phoneNumber": world::COLLEAGUE_NUMBER},
+        });
         let asked = self.agents_desk.post(&path, body).await?;
         let lost = |error| DemoError::Phone("colleague", error);
         let missing = || DemoError::Missing("the colleague's phone".into());
@@ -411,7 +416,10 @@ impl Cast<'_> {
         ]);
         self.scene("conference of three", &scene, findings).await;
         self.timeline.title("The supervisor removes the colleague");
-        let body = json!({"operationName": "RemoveParticipantFromConference", "participant": world::COLLEAGUE_NUMBER});
+        let body = json!({
+            "operationName": "RemoveParticipantFromConference",
+            "participant": world::COLLEAGUE_NUMBER,
+        });
         self.desktop.post(&path, body).await?;
         self.colleague.as_ref().ok_or_else(missing)?.ended(SOON).await.map_err(lost)?;
         self.ending((talking_since, asked), "without the colleague", findings).await
@@ -463,7 +471,10 @@ impl Cast<'_> {
 
     /// By the agent's desktop. The moment at which it was asked for.
     async fn transfer(&mut self, call: &str) -> Result<Instant, DemoError> {
-        let body = json!({"operationName": "SingleStepTransfer", "destination": {"phoneNumber": world::COLLEAGUE_NUMBER}});
+        let body = json!({
+            "operationName": "SingleStepTransfer",
+            "destination": {"phoneNumber": world::COLLEAGUE_NUMBER},
+        });
         let asked = self.agents_desk.post(&format!("/api/v2/me/calls/{call}"), body).await?;
         self.agent.ended(SOON).await.map_err(|error| DemoError::Phone("agent", error))?;
         if let Some(colleague) = &self.colleague {
@@ -659,11 +670,13 @@ fn show(findings: &Findings, timeline: &Timeline) {
     let delay =
         findings.whisper_delay_ms().map_or("not found".into(), |delay| format!("{delay:.1} ms"));
     timeline.text(&format!(
-        "  whisper's added delay, without packetisation      {delay} (the next packet to the agent: 0 to 20, as the phones' clocks lie)"
+        "  whisper's added delay, without packetisation      {delay} (the next packet to the \
+         agent: 0 to 20, as the phones' clocks lie)"
     ));
     let (same, all) = (findings.identical, findings.customer_packets);
     timeline.text(&format!(
-        "  packets to the customer while not barged in       {all}, {same} byte for byte as the agent sent them"
+        "  packets to the customer while not barged in       {all}, {same} byte for byte as the \
+         agent sent them"
     ));
     timeline.text("");
     match findings.ok() {

@@ -153,14 +153,9 @@ impl Timeline {
     pub(super) fn rest(&self) -> Vec<Value> {
         let told = held(&self.told);
         let rest = told.iter().filter_map(|entry| match &entry.what {
-            What::Rest {
-                user,
-                path,
-                body,
-                status,
-                reply,
-            } => Some(json!({
-                "at_ms": self.since_start(entry.at).round(), "user": user, "method": "POST", "path": path, "request": body, "status": status, "reply": reply,
+            What::Rest { user, path, body, status, reply } => Some(json!({
+                "at_ms": self.since_start(entry.at).round(), "user": user, "method": "POST",
+                "path": path, "request": body, "status": status, "reply": reply,
             })),
             What::CometD { .. } | What::Sip { .. } => None,
         });
@@ -171,7 +166,9 @@ impl Timeline {
     pub(super) fn cometd(&self) -> Vec<Value> {
         let told = held(&self.told);
         let messages = told.iter().filter_map(|entry| match &entry.what {
-            What::CometD { user, message } => Some(json!({"at_ms": self.since_start(entry.at).round(), "user": user, "message": message})),
+            What::CometD { user, message } => Some(json!({
+                "at_ms": self.since_start(entry.at).round(), "user": user, "message": message,
+            })),
             What::Rest { .. } | What::Sip { .. } => None,
         });
         messages.collect()

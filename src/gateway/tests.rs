@@ -652,9 +652,10 @@ fn who_hears_without_a_line_on_disk_is_released() {
     let supervisor = MEG_PHONE.into();
     assert_eq!(command, &Command::StopMonitoring { supervisor });
     assert_eq!(told.user.as_str(), "meg");
-    assert!(
-        matches!(&told.body, NoticeBody::Error { refusal, .. } if refusal.reason == Reason::Internal)
-    );
+    assert!(matches!(
+        &told.body,
+        NoticeBody::Error { refusal, .. } if refusal.reason == Reason::Internal
+    ));
 }
 
 #[test]
@@ -668,7 +669,11 @@ fn when_the_audit_is_lost_whoever_hears_a_call_hears_it_no_more_and_is_told_once
     harness.gateway.handle_audit_lost(harness.now);
     let outputs = harness.outputs();
     assert!(
-        matches!(&outputs[..], [Output::Command { command: Command::StopMonitoring { .. }, .. }, Output::Notice(told)] if told.user.as_str() == "meg"),
+        matches!(
+            &outputs[..],
+            [Output::Command { command: Command::StopMonitoring { .. }, .. }, Output::Notice(told)]
+                if told.user.as_str() == "meg"
+        ),
         "{outputs:?}"
     );
     harness.gateway.handle_audit_lost(harness.now);
@@ -690,19 +695,19 @@ fn a_monitor_whose_permission_is_gone_is_cancelled() {
         ..monitor(MonitorState::Armed)
     }));
     let supervisor = DeviceId::from(MEG_PHONE);
-    assert!(
-        outputs
-            .iter()
-            .any(|output| matches!(output, Output::Audit { record, .. } if record.event == AuditEvent::Cancelled))
-    );
-    assert!(outputs.iter().any(
-        |output| matches!(output, Output::Command { command, .. } if *command == Command::StopMonitoring { supervisor: supervisor.clone() })
-    ));
+    assert!(outputs.iter().any(|output| matches!(
+        output,
+        Output::Audit { record, .. } if record.event == AuditEvent::Cancelled
+    )));
+    assert!(outputs.iter().any(|output| matches!(
+        output,
+        Output::Command { command, .. }
+            if *command == Command::StopMonitoring { supervisor: supervisor.clone() }
+    )));
 }
 
 #[test]
-fn a_leg_that_was_handed_on_is_in_the_audit_before_its_supervisor_is_released_and_its_user_sees_where_it_went()
- {
+fn a_leg_handed_on_is_in_the_audit_before_its_supervisor_is_released_and_its_user_sees_where() {
     let mut harness = Harness::new();
     harness.facts(Fact::Call(coached(Activity::Coach)));
     let outputs = harness.facts(Fact::Monitor(monitor(joined_as(Activity::Coach))));
@@ -1546,9 +1551,10 @@ fn a_session_begins_not_ready_is_kept_and_told_on_three_channels() {
     let mut harness = Harness::new();
     harness.request("bob", Request::StartSession);
     let outputs = harness.outputs();
-    assert!(
-        matches!(&outputs[0], Output::Keep { user, presence: Some(AgentState::NotReady) } if user.as_str() == "bob")
-    );
+    assert!(matches!(
+        &outputs[0],
+        Output::Keep { user, presence: Some(AgentState::NotReady) } if user.as_str() == "bob"
+    ));
     let topics: Vec<_> = notices(&outputs).iter().map(|notice| notice.topic).collect();
     assert_eq!(topics, [Topic::Me, Topic::Channels, Topic::Devices]);
     assert!(matches!(outputs.last(), Some(Output::Reply { result: Ok(_), .. })));
@@ -1875,10 +1881,16 @@ mod properties {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         #[test]
-        fn whatever_the_backend_reports_nobody_sees_anothers_leg_and_nobody_unpermitted_joins(facts in prop::collection::vec(any_fact(), 1..40)) {
+        fn whatever_the_backend_reports_nobody_sees_anothers_leg_and_nobody_unpermitted_joins(
+            facts in prop::collection::vec(any_fact(), 1..40)
+        ) {
             let mut harness = Harness::new();
             let directory = directory();
             let permitted = [(MEG_PHONE, BOB_PHONE), (OTTO_PHONE, EVE_PHONE)];
@@ -1889,31 +1901,55 @@ mod properties {
                         Output::Notice(notice) => {
                             let user = &directory.users[&notice.user];
                             match &notice.body {
-                                NoticeBody::DeviceStateChange(views) => views.iter().for_each(|view| {
-                                    assert!(user.devices.contains(&view.id));
-                                    check_device(view);
-                                }),
-                                NoticeBody::CallStateChange { call, .. } => assert!(user.devices.contains(&call.device)),
-                                NoticeBody::UserStateChange(view) => assert_eq!(view.id, notice.user),
-                                NoticeBody::Error { device, .. } => assert!(user.devices.contains(device)),
+                                NoticeBody::DeviceStateChange(views) => {
+                                    views.iter().for_each(|view| {
+                                        assert!(user.devices.contains(&view.id));
+                                        check_device(view);
+                                    })
+                                }
+                                NoticeBody::CallStateChange { call, .. } => {
+                                    assert!(user.devices.contains(&call.device))
+                                }
+                                NoticeBody::UserStateChange(view) => {
+                                    assert_eq!(view.id, notice.user)
+                                }
+                                NoticeBody::Error { device, .. } => {
+                                    assert!(user.devices.contains(device))
+                                }
                             }
                         }
                         Output::Audit { id, record } => {
                             if record.event == AuditEvent::Admitted {
-                                let (device, target) = (record.device.expect("who"), record.target.expect("whom"));
-                                let admin = device.as_str() == ADA_PHONE && target.as_str() != ADA_PHONE;
-                                assert!(admin || permitted.contains(&(device.as_str(), target.as_str())), "{device} {target}");
+                                let (device, target) =
+                                    (record.device.expect("who"), record.target.expect("whom"));
+                                let admin =
+                                    device.as_str() == ADA_PHONE && target.as_str() != ADA_PHONE;
+                                assert!(
+                                    admin
+                                        || permitted.contains(&(device.as_str(), target.as_str())),
+                                    "{device} {target}"
+                                );
                             }
                             harness.gateway.handle_audited(id, Ok(()), harness.now);
                         }
-                        Output::Command { id, .. } => harness.gateway.handle_command_result(id, Ok(()), harness.now),
-                        Output::Reply { .. } | Output::Keep { .. } | Output::KeepHearing { .. } => {}
+                        Output::Command { id, .. } => {
+                            harness.gateway.handle_command_result(id, Ok(()), harness.now)
+                        }
+                        Output::Reply { .. }
+                        | Output::Keep { .. }
+                        | Output::KeepHearing { .. } => {}
                     }
                 }
                 for user in directory.users.values() {
-                    let Ok(Answer::Calls(legs)) = harness.gateway.read(&user.id, &Query::MyCalls, harness.now.wall) else { panic!("legs") };
+                    let Ok(Answer::Calls(legs)) =
+                        harness.gateway.read(&user.id, &Query::MyCalls, harness.now.wall)
+                    else {
+                        panic!("legs")
+                    };
                     legs.iter().for_each(|leg| check_leg(user, leg, harness.gateway.known.facts()));
-                    user.devices.iter().for_each(|device| check_device(&harness.device_view(user.id.as_str(), device.as_str())));
+                    user.devices.iter().for_each(|device| {
+                        check_device(&harness.device_view(user.id.as_str(), device.as_str()))
+                    });
                 }
             }
             prop_assert!(harness.gateway.works.is_empty(), "nothing waits for what has come");

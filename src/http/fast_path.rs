@@ -5,7 +5,7 @@
 //! ```text
 //! connection ─▶ is it plain? ──yes──▶ login ─▶ service ─▶ answer, next request
 //!                    │ no
-//!                    └──▶ the HTTP library, with the bytes read so far, for the rest of the connection's life
+//!                    └──▶ the HTTP library, with the bytes read so far, until the connection ends
 //! ```
 //!
 //! Only what is understood completely is plain: anything else about a request, and it is the HTTP
@@ -496,7 +496,10 @@ mod tests {
 
     #[test]
     fn a_poll_as_clients_send_it_is_plain() {
-        let head = "POST /api/v2/notifications/connect HTTP/1.1\r\nHost: x\r\nAuthorization: Basic eA==\r\nCookie: a=b\r\nContent-Type: application/json;charset=UTF-8\r\nContent-Length: 2\r\nConnection: keep-alive\r\nAccept: */*\r\n\r\n";
+        let head = "POST /api/v2/notifications/connect HTTP/1.1\r\nHost: x\r\n\
+                    Authorization: Basic eA==\r\nCookie: a=b\r\n\
+                    Content-Type: application/json;charset=UTF-8\r\nContent-Length: 2\r\n\
+                    Connection: keep-alive\r\nAccept: */*\r\n\r\n";
         let found = plain(format!("{head}[]GET /").as_bytes(), 1_000, takes).expect("plain");
         assert_eq!((found.body, found.whole), (head.len(), head.len() + 2));
         assert_eq!(found.headers.len(), 2);
@@ -508,7 +511,8 @@ mod tests {
 
     #[test]
     fn whatever_else_is_said_makes_it_the_librarys() {
-        let head = "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n";
+        let head = "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\n\
+                    Content-Length: 2\r\n";
         assert!(is_plain(&format!("{head}\r\n[]")));
         for more in [
             "Content-Length: 2\r\n",
@@ -533,16 +537,24 @@ mod tests {
             "P",
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             "GET /api/v2/notifications HTTP/1.1\r\n\r\n",
-            "POST /api/v2/me HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
-            "POST /api/v2/notifications?x HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
-            "POST /api/v2/notifications HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
-            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n[]",
+            "POST /api/v2/me HTTP/1.1\r\nContent-Type: application/json\r\n\
+             Content-Length: 2\r\n\r\n[]",
+            "POST /api/v2/notifications?x HTTP/1.1\r\nContent-Type: application/json\r\n\
+             Content-Length: 2\r\n\r\n[]",
+            "POST /api/v2/notifications HTTP/1.0\r\nContent-Type: application/json\r\n\
+             Content-Length: 2\r\n\r\n[]",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: text/plain\r\n\
+             Content-Length: 2\r\n\r\n[]",
             "POST /api/v2/notifications HTTP/1.1\r\nContent-Length: 2\r\n\r\n[]",
             "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\n\r\n[]",
-            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: +2\r\n\r\n[]",
-            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 1001\r\n\r\n",
-            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 99999999999999999999\r\n\r\n",
-            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length : 2\r\n\r\n[]",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\n\
+             Content-Length: +2\r\n\r\n[]",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\n\
+             Content-Length: 1001\r\n\r\n",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\n\
+             Content-Length: 99999999999999999999\r\n\r\n",
+            "POST /api/v2/notifications HTTP/1.1\r\nContent-Type: application/json\r\n\
+             Content-Length : 2\r\n\r\n[]",
         ] {
             assert!(!is_plain(text), "{text}");
         }

@@ -556,13 +556,19 @@ mod tests {
 
     /// The notification of the Coach page, joined where the page breaks lines, without white space.
     const SAMPLE: &str = concat!(
-        r#"{"messageType":"DeviceStateChangeMessage","devices":[{"id":"efelab32-53f9-43ce-b65e-5768c61f7d4a","deviceState":"Active","#,
-        r#""userState":{"id":"900D55CC-2BB0-431F-8BF9-D3525B383BE6","displayName":"Not Ready","state":"NotReady"},"#,
-        r#""phoneNumber":"5005","e164Number":"5005","telephonyNetwork":"Private","doNotDisturb":"On","#,
-        r#""voiceEnvironmentUri":"http://127.0.0.1:8080/api/v2/voice-environments/370ef5e6-9e3c-4d91-9588-7f4dfe67e011","#,
-        r#""capabilities":["ForwardCallsOn","DoNotDisturbOff","ListenIn","Coach","BargeIn","CancelSupervisorMonitoring"],"#,
+        r#"{"messageType":"DeviceStateChangeMessage","#,
+        r#""devices":[{"id":"efelab32-53f9-43ce-b65e-5768c61f7d4a","deviceState":"Active","#,
+        r#""userState":{"id":"900D55CC-2BB0-431F-8BF9-D3525B383BE6","displayName":"Not Ready","#,
+        r#""state":"NotReady"},"#,
+        r#""phoneNumber":"5005","e164Number":"5005","telephonyNetwork":"Private","#,
+        r#""doNotDisturb":"On","#,
+        r#""voiceEnvironmentUri":"http://127.0.0.1:8080/api/v2/voice-environments/"#,
+        r#"370ef5e6-9e3c-4d91-9588-7f4dfe67e011","#,
+        r#""capabilities":["ForwardCallsOn","DoNotDisturbOff","ListenIn","Coach","BargeIn","#,
+        r#""CancelSupervisorMonitoring"],"#,
         r#""supervisorMonitoringState":{"state":"Coach","mode":"AllCalls","scope":"Call","#,
-        r#""targetDeviceUri":"http://127.0.0.1:8080/api/v2/devices/9c14cad7-17c4-48d0-8492-7cf0ff92c224"}}]}"#,
+        r#""targetDeviceUri":"http://127.0.0.1:8080/api/v2/devices/"#,
+        r#"9c14cad7-17c4-48d0-8492-7cf0ff92c224"}}]}"#,
     );
 
     fn uris() -> Uris {
@@ -649,10 +655,14 @@ mod tests {
         let body =
             NoticeBody::CallStateChange { notification: CallNotification::StatusChange, call: leg };
         let expected = concat!(
-            r#"{"messageType":"CallStateChangeMessage","notificationType":"StatusChange","phoneNumber":"5005","call":{"id":"c1","callUuid":"c1","#,
-            r#""connId":"0123456789abcdef","state":"Established","deviceUri":"http://127.0.0.1:8080/api/v2/devices/d1","#,
-            r#""participants":[{"e164Number":"5001","formattedPhoneNumber":"5001","phoneNumber":"5001","digits":"5001"}],"#,
-            r#""ani":"7001","dnis":"5001","callType":"Inbound","capabilities":["Hangup"],"userData":{},"duration":"7","mute":"On","#,
+            r#"{"messageType":"CallStateChangeMessage","notificationType":"StatusChange","#,
+            r#""phoneNumber":"5005","call":{"id":"c1","callUuid":"c1","#,
+            r#""connId":"0123456789abcdef","state":"Established","#,
+            r#""deviceUri":"http://127.0.0.1:8080/api/v2/devices/d1","#,
+            r#""participants":[{"e164Number":"5001","formattedPhoneNumber":"5001","#,
+            r#""phoneNumber":"5001","digits":"5001"}],"#,
+            r#""ani":"7001","dnis":"5001","callType":"Inbound","capabilities":["Hangup"],"#,
+            r#""userData":{},"duration":"7","mute":"On","#,
             r#""supervisorListeningIn":false,"monitoredUserMuted":false,"monitoring":true,"#,
             r#""uri":"http://127.0.0.1:8080/api/v2/calls/c1","path":"/calls/c1"}}"#,
         );
@@ -691,7 +701,8 @@ mod tests {
             refusal: Refusal::new(Reason::InvalidState, "The supervisor's phone is busy."),
         };
         let expected = concat!(
-            r#"{"messageType":"ErrorMessage","devicePath":"/devices/d1","deviceUri":"http://127.0.0.1:8080/api/v2/devices/d1","#,
+            r#"{"messageType":"ErrorMessage","devicePath":"/devices/d1","#,
+            r#""deviceUri":"http://127.0.0.1:8080/api/v2/devices/d1","#,
             r#""errorCode":2,"errorMessage":"The supervisor's phone is busy."}"#,
         );
         assert_eq!(text(body, Topic::Devices), expected);

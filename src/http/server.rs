@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! accept ─▶ Occupancy: is there a place? ─▶ a task per connection ─▶ the HTTP library
-//!    ▲            │ no: closed, or another one's       │ nothing asked for in a while, or its place is needed
+//!    ▲            │ no: closed, or another one's       │ long idle, or its place is needed
 //!    └─ pause ◀── an error                             └─▶ told to go, closed
 //! ```
 //!

@@ -6,9 +6,9 @@
 //! | row | served | paced by |
 //! |---|---|---|
 //! | nobody | silence, once it has heard something | our clock |
-//! | one speaker at unity | **relay**: the payload untouched under our header, while the speaker uses the listener's codec | the speaker |
-//! | | transcoded packet by packet, while the speaker uses another | |
-//! | anything else | mixed | the first party heard that talks; our clock when that is silent for 1.5 packets |
+//! | one speaker at unity | **relay**: payload untouched, in the listener's codec | the speaker |
+//! | | transcoded packet by packet, while the speaker uses another codec | |
+//! | anything else | mixed | the first heard that talks; our clock after 1.5 packets of silence |
 //!
 //! In ListenIn and Coach the row of the customer is the agent alone: a relay, so identical bytes
 //! whether or not somebody coaches.

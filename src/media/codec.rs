@@ -367,7 +367,11 @@ mod tests {
     proptest! {
         #[test]
         fn no_payload_panics_and_none_gives_more_than_there_is_room_for(
-            payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..MAX_PAYLOAD), 1..6), room in 0usize..MAX_DECODED
+            payloads in proptest::collection::vec(
+                proptest::collection::vec(any::<u8>(), 0..MAX_PAYLOAD),
+                1..6
+            ),
+            room in 0usize..MAX_DECODED
         ) {
             for codec in Codec::ALL {
                 let mut decoder = Decoder::new(codec);
@@ -380,7 +384,9 @@ mod tests {
         }
 
         #[test]
-        fn no_frame_panics(samples in proptest::collection::vec(any::<i16>(), 0..1000), room in 0usize..MAX_PAYLOAD) {
+        fn no_frame_panics(
+            samples in proptest::collection::vec(any::<i16>(), 0..1000), room in 0usize..MAX_PAYLOAD
+        ) {
             for codec in Codec::ALL {
                 let mut payload = vec![0; room];
                 prop_assert!(Encoder::new(codec).encode(&samples, &mut payload) <= room);

@@ -141,7 +141,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn more_loss_or_delay_never_sounds_better(lost in 0u64..1000, more in 0u64..1000, delay in 0u64..20_000, longer in 0u64..20_000) {
+        fn more_loss_or_delay_never_sounds_better(
+            lost in 0u64..1000, more in 0u64..1000, delay in 0u64..20_000, longer in 0u64..20_000
+        ) {
             let at = |lost: u64, delay| mos(rating(Codec::Pcmu, lost, 1000, ms(delay)));
             prop_assert!((100..=450).contains(&at(lost, delay)));
             prop_assert!(at(lost + more, delay) <= at(lost, delay));

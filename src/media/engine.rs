@@ -54,7 +54,8 @@ pub enum MediaError {
     LegExists,
     /// The process has no file descriptors left for media.
     #[error(
-        "too many open files (EMFILE): raise the limit of open files, `ulimit -n` or LimitNOFILE; with ports of their own a call's legs take six, a coached one's nine"
+        "too many open files (EMFILE): raise the limit of open files, `ulimit -n` or LimitNOFILE; \
+         with ports of their own a call's legs take six, a coached one's nine"
     )]
     NoDescriptors,
     /// The system refused the socket, with this errno.
@@ -373,7 +374,8 @@ impl EngineState {
             if !is_alone {
                 tracing::warn!(
                     leg = leg.0,
-                    "another leg's sound comes from where this one's does, to a port that both share: nobody hears either; the device or trunk needs own_ports"
+                    "another leg's sound comes from where this one's does, to a port that both \
+                     share: nobody hears either; the device or trunk needs own_ports"
                 );
             }
             if let Some(here) = directory.legs.get(&leg) {

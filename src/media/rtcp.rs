@@ -270,7 +270,8 @@ impl Reporter {
         }
     }
 
-    /// How long until the next report: half to one and a half of the interval, evenly (RFC 3550 6.2).
+    /// How long until the next report: half to one and a half of the interval, evenly (RFC 3550
+    /// 6.2).
     pub fn next_interval(&mut self, interval: Duration) -> Duration {
         // A full-period sequence modulo 2³²; its upper half is even enough.
         self.seed = self.seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -1,8 +1,8 @@
 //! SRTP and SRTCP (RFC 3711, RFC 7714) with keys from session descriptions (RFC 4568).
 //!
 //! ```text
-//!  received packet ─▶ Inbound:  index guess ─▶ replay window ─▶ authenticate ─▶ decrypt in place ─▶ note
-//!  packet to send  ─▶ Outbound: index ─▶ never twice ─▶ encrypt and authenticate in the caller's buffer
+//!  received packet ─▶ Inbound:  index guess ─▶ replay window ─▶ authenticate ─▶ decrypt ─▶ note
+//!  packet to send  ─▶ Outbound: index ─▶ never twice ─▶ encrypt and authenticate in place
 //! ```
 //!
 //! The ciphers are those of RustCrypto, the framing is ours: no packet costs an allocation, and
@@ -713,7 +713,8 @@ fn key_stream<C: BlockCipherEncrypt<BlockSize = aes::cipher::consts::U16>>(
     let _ = stream.try_apply_keystream(bytes);
 }
 
-/// RFC 3711 4.3, RFC 7714 11: a session key, or a salt, of a master key. The key derivation rate is 0.
+/// RFC 3711 4.3, RFC 7714 11: a session key, or a salt, of a master key. The key derivation rate is
+/// 0.
 fn derive<const N: usize>(key: &MasterKey, label: u8) -> Zeroizing<[u8; N]> {
     let (master, salt) = key.material().split_at(key.suite.key_len());
     // A salt of 12 octets counts as one of 14 that ends in zeros.

@@ -12,7 +12,10 @@ pub struct UnknownWord {
 }
 
 macro_rules! string_enum {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident),* $(,)? } $allowed:literal) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident { $($(#[$vdoc:meta])* $variant:ident),* $(,)? } $allowed:literal
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name {
@@ -37,7 +40,10 @@ macro_rules! string_enum {
             fn from_str(text: &str) -> Result<Self, UnknownWord> {
                 match text {
                     $(stringify!($variant) => Ok($name::$variant),)*
-                    _ => Err(UnknownWord { found: text.chars().take(64).collect(), allowed: $allowed }),
+                    _ => Err(UnknownWord {
+                        found: text.chars().take(64).collect(),
+                        allowed: $allowed,
+                    }),
                 }
             }
         }

@@ -66,7 +66,8 @@ string_enum! {
         AttachedDataChanged,
         /// Digits were sent.
         DtmfSent,
-    } "StatusChange, ParticipantsUpdated, MonitoredUserMutedStateChange, AttachedDataChanged, DtmfSent"
+    } "StatusChange, ParticipantsUpdated, MonitoredUserMutedStateChange, AttachedDataChanged, \
+       DtmfSent"
 }
 
 /// A user, as shown to that user.

@@ -217,7 +217,8 @@ fn warn_of_unencrypted_keys(sip: &SipConfig) {
         tracing::warn!(
             accounts,
             trunks,
-            "SRTP keys go over SIP that is not encrypted: only a network that nobody else can read protects them"
+            "SRTP keys go over SIP that is not encrypted: only a network that nobody else can read \
+             protects them"
         );
     }
 }
@@ -262,7 +263,11 @@ struct Unanswered {
 
 impl Unanswered {
     fn span(&self) -> tracing::Span {
-        tracing::info_span!("command", request_id = %self.context.request_id, user = self.context.user.as_ref().map(UserId::as_str))
+        tracing::info_span!(
+            "command",
+            request_id = %self.context.request_id,
+            user = self.context.user.as_ref().map(UserId::as_str)
+        )
     }
 }
 
@@ -477,10 +482,19 @@ impl BackendTask {
         let Unanswered { context, reply } = command;
         match &result {
             Ok(()) => {
-                tracing::debug!(request_id = %context.request_id, user = context.user.as_ref().map(UserId::as_str), "command accepted")
+                tracing::debug!(
+                    request_id = %context.request_id,
+                    user = context.user.as_ref().map(UserId::as_str),
+                    "command accepted"
+                )
             }
             Err(refusal) => {
-                tracing::debug!(request_id = %context.request_id, user = context.user.as_ref().map(UserId::as_str), %refusal, "command refused")
+                tracing::debug!(
+                    request_id = %context.request_id,
+                    user = context.user.as_ref().map(UserId::as_str),
+                    %refusal,
+                    "command refused"
+                )
             }
         }
         match result {

@@ -188,7 +188,11 @@ impl Endpoint {
                 if refused > 0
                     && self.told_of_trunks.insert(name.to_owned(), refused) != Some(refused)
                 {
-                    metrics::counter!("undertone_sip_trunk_calls_refused_total", "trunk" => name.to_owned()).absolute(refused);
+                    metrics::counter!(
+                        "undertone_sip_trunk_calls_refused_total",
+                        "trunk" => name.to_owned()
+                    )
+                    .absolute(refused);
                 }
             }
         }
@@ -227,11 +231,21 @@ impl Endpoint {
                     %source,
                     error = %fault.error,
                     line = fault.line.as_ref().map(|line| line.number),
-                    text = fault.line.as_ref().map(|line| line.text.as_str()).filter(|text| !text.is_empty()),
+                    text = fault
+                        .line
+                        .as_ref()
+                        .map(|line| line.text.as_str())
+                        .filter(|text| !text.is_empty()),
                     "session description that cannot be used"
                 ),
                 Output::WrongPassword(WrongPassword { device, source, times, throttled }) => {
-                    tracing::warn!(%device, %source, times, throttled, "a phone's password is wrong")
+                    tracing::warn!(
+                        %device,
+                        %source,
+                        times,
+                        throttled,
+                        "a phone's password is wrong"
+                    )
                 }
                 Output::Refused(refused) => log_refused(&refused),
             }

@@ -1,7 +1,7 @@
 //! SIP messages (RFC 3261): bytes in, bytes out, and typed looks at what lies between.
 //!
 //! ```text
-//!  datagram ─▶ parse_datagram ─┐                        ┌─ cseq(), from(), via_top() … typed, on demand
+//!  datagram ─▶ parse_datagram ─┐                        ┌─ cseq(), via_top() … typed, on demand
 //!                              ├─▶ Message { Headers } ─┤
 //!  stream ───▶ StreamFramer ───┘        raw, in order   └─ to_bytes()
 //! ```

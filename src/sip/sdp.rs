@@ -28,7 +28,7 @@ pub use parse::{Audio, MAX_LINES, SdpSession};
 /// | | offers we take | our offer | answers we take |
 /// |---|---|---|---|
 /// | off | RTP/AVP; its keys are passed over | RTP/AVP | RTP/AVP |
-/// | optional | RTP/SAVP; RTP/AVP with keys, encrypted; RTP/AVP in clear | RTP/AVP with keys | encrypted or clear |
+/// | optional | RTP/SAVP; RTP/AVP with keys, or in clear | RTP/AVP with keys | encrypted or clear |
 /// | required | RTP/SAVP; RTP/AVP with keys | RTP/SAVP | RTP/SAVP |
 ///
 /// A peer that does no SRTP refuses RTP/SAVP with 488, and there is no second INVITE to try it in

@@ -202,7 +202,10 @@ impl Transport {
                     self.close(&flow)
                 }
                 Some(_) | None => {
-                    tracing::debug!(peer = %caller.peer.ip(), "connection refused: too many strangers");
+                    tracing::debug!(
+                        peer = %caller.peer.ip(),
+                        "connection refused: too many strangers"
+                    );
                     return;
                 }
             }
@@ -548,8 +551,10 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    const OPTIONS: &[u8] = b"OPTIONS sip:a@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bK1\r\nMax-Forwards: 70\r\n\
-        From: <sip:b@127.0.0.1>;tag=b\r\nTo: <sip:a@127.0.0.1>\r\nCall-ID: 1\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n";
+    const OPTIONS: &[u8] = b"OPTIONS sip:a@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TCP \
+                             127.0.0.1;branch=z9hG4bK1\r\nMax-Forwards: 70\r\n\
+        From: <sip:b@127.0.0.1>;tag=b\r\nTo: <sip:a@127.0.0.1>\r\nCall-ID: 1\r\nCSeq: 1 OPTIONS\r\n\
+        Content-Length: 0\r\n\r\n";
 
     async fn connected(limits: SipLimits) -> (Transport, TcpStream) {
         let listen = ListenAddress::new(Protocol::Tcp, (Ipv4Addr::LOCALHOST, 0).into());

@@ -85,7 +85,11 @@ impl Lasting {
                 state.reserve = Some(reserve);
             }
             Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "no room can be set aside for the state")
+                tracing::warn!(
+                    %error,
+                    path = %path.display(),
+                    "no room can be set aside for the state"
+                )
             }
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -267,7 +271,11 @@ impl WriterShared {
             }
             Err(error) => {
                 if self.is_writable.swap(false, Ordering::Relaxed) {
-                    tracing::error!(%error, store = self.name, "the state can not be written: what changes is remembered until it can be");
+                    tracing::error!(
+                        %error,
+                        store = self.name,
+                        "the state can not be written: what changes is remembered until it can be"
+                    );
                 }
                 self.wake.notify_all();
             }
@@ -302,7 +310,11 @@ impl WriterShared {
             Ok(true) if !is_event => Safety::SetAside,
             Ok(_) => Safety::Remembered,
             Err(error) => {
-                tracing::debug!(%error, store = self.name, "the room set aside can not be written either");
+                tracing::debug!(
+                    %error,
+                    store = self.name,
+                    "the room set aside can not be written either"
+                );
                 Safety::Remembered
             }
         }
@@ -356,7 +368,11 @@ impl WriterShared {
         if let Err(error) = &ready
             && self.is_writable.swap(false, Ordering::Relaxed)
         {
-            tracing::error!(%error, store = self.name, "the state can not be written: what changes is remembered until it can be");
+            tracing::error!(
+                %error,
+                store = self.name,
+                "the state can not be written: what changes is remembered until it can be"
+            );
         }
         self.measure(state);
         ready.is_ok()

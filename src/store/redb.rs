@@ -36,7 +36,8 @@ impl Redb {
         let database = open_with(path, |mut database| {
             if !database.check_integrity()? {
                 tracing::warn!(
-                    "the state file was damaged and has been repaired; its last change may be missing"
+                    "the state file was damaged and has been repaired; its last change may be \
+                     missing"
                 );
             }
             Ok(database)

@@ -5,7 +5,8 @@
 //! write that was cut short by a loss of power leaves the one before it:
 //!
 //! ```text
-//! "UTRSRV01"  8 │ generation u64 │ incomplete u8 │ length u32 │ SHA-256 of these three and the rest │ entries
+//! "UTRSRV01"  8 │ generation u64 │ incomplete u8 │ length u32
+//!     │ SHA-256 of these three and the rest │ entries
 //! entry: table u16 + text │ key u32 + text │ 1 + value u32 + bytes, or 0
 //! ```
 //!

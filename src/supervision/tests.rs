@@ -652,12 +652,18 @@ fn step() -> impl Strategy<Value = Step> {
     let one = 0..3usize;
     prop_oneof![
         1 => (one.clone(), one.clone(), one.clone(), any::<bool>(), any::<bool>(), any::<bool>())
-            .prop_map(|(boss, agent, activity, next, scope, confirm)| Step::Start(boss, agent, activity, next, scope, confirm)),
+            .prop_map(|(boss, agent, activity, next, scope, confirm)| {
+                Step::Start(boss, agent, activity, next, scope, confirm)
+            }),
         1 => one.clone().prop_map(Step::Stop),
-        1 => (one.clone(), one.clone(), one.clone()).prop_map(|(boss, call, activity)| Step::Switch(boss, call, activity)),
-        2 => (one.clone(), one.clone(), any::<bool>()).prop_map(|(boss, call, yes)| Step::Admit(boss, call, yes)),
-        3 => (one.clone(), one.clone(), 0..6usize).prop_map(|(boss, call, outcome)| Step::Leg(boss, call, outcome)),
-        4 => (one.clone(), [0..5usize, 0..5, 0..5, 0..5]).prop_map(|(call, states)| Step::Call(call, states)),
+        1 => (one.clone(), one.clone(), one.clone())
+            .prop_map(|(boss, call, activity)| Step::Switch(boss, call, activity)),
+        2 => (one.clone(), one.clone(), any::<bool>())
+            .prop_map(|(boss, call, yes)| Step::Admit(boss, call, yes)),
+        3 => (one.clone(), one.clone(), 0..6usize)
+            .prop_map(|(boss, call, outcome)| Step::Leg(boss, call, outcome)),
+        4 => (one.clone(), [0..5usize, 0..5, 0..5, 0..5])
+            .prop_map(|(call, states)| Step::Call(call, states)),
         1 => one.clone().prop_map(Step::Over),
         1 => (0..25_000u64).prop_map(Step::Wait),
         1 => one.prop_map(Step::Gone),
@@ -758,7 +764,11 @@ impl Observer {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn whatever_happens_each_leg_ends_once_and_nobody_stays_without_a_monitor(
@@ -799,7 +809,11 @@ proptest! {
                 Step::Switch(boss, call, activity) => {
                     let to = Activity::ALL[activity];
                     let may = observer.monitors.get(BOSSES[boss]).is_some_and(|monitor| {
-                        matches!(&monitor.state, MonitorState::Joined { call: his, activity, .. } if his.as_str() == CALLS[call] && *activity != to)
+                        matches!(
+                            &monitor.state,
+                            MonitorState::Joined { call: his, activity, .. }
+                                if his.as_str() == CALLS[call] && *activity != to
+                        )
                     });
                     prop_assert_eq!(house.switch(BOSSES[boss], CALLS[call], to).is_ok(), may);
                 }
@@ -844,7 +858,9 @@ proptest! {
                     house.over(CALLS[call]);
                 }
                 Step::Wait(ms) => house.wait(Duration::from_millis(ms)),
-                Step::Gone(agent) => house.machine.handle_device_gone(&AGENTS[agent].into(), house.now),
+                Step::Gone(agent) => {
+                    house.machine.handle_device_gone(&AGENTS[agent].into(), house.now)
+                }
             }
             while let Some(output) = house.machine.poll_output() {
                 observer.see(output);

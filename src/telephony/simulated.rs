@@ -108,8 +108,8 @@ pub fn start(config: SimulatedConfig) -> (TelephonyServer<TelephonyService>, Sim
     (server, Simulated { acts, facts })
 }
 
-/// The hand that makes things happen in a simulated system. What it does is done, and reported, when
-/// it returns.
+/// The hand that makes things happen in a simulated system. What it does is done, and reported,
+/// when it returns.
 #[derive(Clone, Debug)]
 pub struct Simulated {
     acts: mpsc::Sender<Act>,

@@ -60,7 +60,8 @@ impl Client {
     async fn begin(&mut self, line: &mut CometdConnection) -> Option<()> {
         self.id = loop {
             line.send(&json!([{
-                "channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": [self.by.name()],
+                "channel": "/meta/handshake", "version": "1.0",
+                "supportedConnectionTypes": [self.by.name()],
                 "ext": {"ack": self.care == Care::Ack},
             }]))
             .await;
@@ -75,7 +76,9 @@ impl Client {
             pause(Duration::from_millis(interval)).await;
         };
         self.ack = 0;
-        let mut subscribe = json!({"channel": "/meta/subscribe", "clientId": self.id, "subscription": "/v2/me/devices"});
+        let mut subscribe = json!({
+            "channel": "/meta/subscribe", "clientId": self.id, "subscription": "/v2/me/devices",
+        });
         if self.care == Care::Replay {
             subscribe["ext"] = json!({"replay": self.last});
         }
@@ -89,7 +92,9 @@ impl Client {
     }
 
     async fn connect(&self, line: &mut CometdConnection) {
-        let mut connect = json!({"channel": "/meta/connect", "clientId": self.id, "connectionType": self.by.name()});
+        let mut connect = json!({
+            "channel": "/meta/connect", "clientId": self.id, "connectionType": self.by.name(),
+        });
         if self.care == Care::Ack {
             connect["ext"] = json!({"ack": self.ack});
         }
@@ -320,7 +325,8 @@ async fn what_is_read_when_its_connection_has_gone_takes_nobodys_place() {
                 let is_held = timeout(PATIENCE, load.wait_for(|load| load.held == 1)).await;
                 is_held.expect("in time").expect("an event channel");
                 gone.send(&json!([{
-                    "channel": format!("/meta/{what}"), "clientId": client.id, "connectionType": gone_by.name(), "subscription": "/x/y",
+                    "channel": format!("/meta/{what}"), "clientId": client.id,
+                    "connectionType": gone_by.name(), "subscription": "/x/y",
                 }]))
                 .await;
                 gone.cut(how);
@@ -328,7 +334,9 @@ async fn what_is_read_when_its_connection_has_gone_takes_nobodys_place() {
                 let came = line.receive().await;
                 client.hear(&came.unwrap_or_else(|| panic!("{case}: it is ended")));
                 assert_eq!(client.heard, [number.to_string()], "{case}");
-                let more = json!([{"channel": "/meta/unsubscribe", "clientId": client.id, "subscription": "/x/z"}]);
+                let more = json!([{
+                    "channel": "/meta/unsubscribe", "clientId": client.id, "subscription": "/x/z",
+                }]);
                 line.send(&more).await;
                 assert!(
                     line.until_reply("/meta/unsubscribe").await.is_some(),
@@ -342,8 +350,7 @@ async fn what_is_read_when_its_connection_has_gone_takes_nobodys_place() {
 /// Ten sessions each of two hundred users, half of them polling, cut again and again while 200
 /// events a second happen.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_and_double_nothing_and_keep_the_order()
- {
+async fn two_thousand_sessions_cut_at_random_for_half_a_minute_lose_double_and_reorder_nothing() {
     const USERS: usize = 200;
     const EACH: usize = 10;
     const EVENTS: usize = 6_000;

@@ -43,7 +43,11 @@ async fn a_client_that_acknowledges_keeps_its_session_and_hears_what_it_had_not_
     let shaken = super::say(&first, "meg", &shake).await;
     let id = shaken[0]["clientId"].as_str().expect("an id").to_owned();
     let desktop = PollingSession { server: &first, user: "meg", id: id.clone() };
-    let connect = |ack: i64| json!({"connectionType": "long-polling", "ext": {"ack": ack}, "advice": {"timeout": 3_000}});
+    let connect = |ack: i64| {
+        json!({
+            "connectionType": "long-polling", "ext": {"ack": ack}, "advice": {"timeout": 3_000},
+        })
+    };
     let batch = |answer: &[Value]| reply(answer)["ext"]["ack"].as_i64().expect("a number");
     assert_eq!(desktop.subscribe(&json!("/v2/me/devices")).await["successful"], true);
     let answer = desktop.say("/meta/connect", connect(-1)).await;

@@ -170,7 +170,11 @@ async fn c37_a_second_tab_polls_until_the_first_makes_room() {
     let sending = |messages: Value| {
         browser.post(server.url(ENDPOINT)).basic_auth("meg", Some(PASSWORD)).json(&messages)
     };
-    let connect = |id: &Value| json!([{"channel": "/meta/connect", "clientId": id, "connectionType": "long-polling"}]);
+    let connect = |id: &Value| {
+        json!([{
+            "channel": "/meta/connect", "clientId": id, "connectionType": "long-polling",
+        }])
+    };
     let mut tabs = Vec::new();
     for _ in 0..2 {
         let id = send(sending(json!([handshake()]))).await[0]["clientId"].clone();
@@ -214,7 +218,11 @@ async fn c40_to_c42_events_come_with_numbered_connect_replies_until_they_are_ack
             desktop
                 .say(
                     "/meta/connect",
-                    json!({"connectionType": "long-polling", "ext": {"ack": ack}, "advice": {"timeout": 0}}),
+                    json!({
+                        "connectionType": "long-polling",
+                        "ext": {"ack": ack},
+                        "advice": {"timeout": 0},
+                    }),
                 )
                 .await
         };
@@ -448,11 +456,11 @@ async fn whoever_fails_to_log_in_too_often_is_told_in_cometds_words_when_to_come
 /// The fast path and the HTTP library answer the same; only the library, which serves browsers'
 /// pages, says what a page may read of its answers.
 #[tokio::test]
-async fn a_plain_poll_takes_the_short_way_and_anything_else_the_librarys_and_both_are_answered_alike()
- {
+async fn a_plain_poll_takes_the_short_way_anything_else_the_librarys_and_both_are_answered_alike() {
     let server = open().await;
     let head = format!(
-        "POST {ENDPOINT} HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\nContent-Type: application/json\r\n",
+        "POST {ENDPOINT} HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\n\
+         Content-Type: application/json\r\n",
         crate::support::cometd_connection::basic("meg")
     );
     let body = r#"[{"channel":"/meta/connect","clientId":"unknown"}]"#;

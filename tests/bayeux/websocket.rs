@@ -30,8 +30,13 @@ pub(crate) async fn session(
 }
 
 async fn shake(line: &mut CometdConnection, ext: Value) -> String {
-    line.send(&json!([{"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"], "ext": ext}]))
-        .await;
+    line.send(&json!([{
+        "channel": "/meta/handshake",
+        "version": "1.0",
+        "supportedConnectionTypes": ["websocket"],
+        "ext": ext,
+    }]))
+    .await;
     let answer = line.until_reply("/meta/handshake").await.expect("open");
     answer[0]["clientId"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned()
 }
@@ -121,7 +126,10 @@ async fn a_session_moves_from_http_to_a_socket_and_back() {
     let writer = PollingSession::new(&server, "bob").await;
     let mut line = CometdConnection::open(server.address, By::Socket, "meg").await;
     line.send(&json!([
-        {"channel": "/meta/connect", "id": "1", "clientId": desktop.id, "connectionType": "websocket"},
+        {
+            "channel": "/meta/connect", "id": "1",
+            "clientId": desktop.id, "connectionType": "websocket",
+        },
         {"channel": "/meta/subscribe", "id": "2", "clientId": desktop.id, "subscription": "/x/b"},
     ]))
     .await;

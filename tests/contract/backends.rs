@@ -92,7 +92,8 @@ async fn the_backend_at_telephony_url_keeps_the_contract() {
         return;
     };
     let named = std::env::var("TELEPHONY_HOUSE").unwrap_or_else(|_| {
-        "efelab32-53f9-43ce-b65e-5768c61f7d4a,supervisor,efelab32-53f9-43ce-b65e-5768c61f7d4b,supervisor2,\
+        "efelab32-53f9-43ce-b65e-5768c61f7d4a,supervisor,efelab32-53f9-43ce-b65e-5768c61f7d4b,\
+         supervisor2,\
          9c14cad7-17c4-48d0-8492-7cf0ff92c224,agent,9c14cad7-17c4-48d0-8492-7cf0ff92c225"
             .into()
     });

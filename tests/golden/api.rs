@@ -13,8 +13,10 @@ const USER_STATES: [(&str, &str, &str, Option<&str>); 5] = [
     ("Offline", "0F7F5003-EF26-4D13-A6Ef-D0C7EC819BEB", "LoggedOut", None),
 ];
 
-const DEVICE: &str = "id deviceState phoneNumber e164Number telephonyNetwork doNotDisturb voiceEnvironmentUri capabilities";
-const CALL: &str = "id callUuid connId state deviceUri participants ani dnis callType capabilities userData duration mute \
+const DEVICE: &str = "id deviceState phoneNumber e164Number telephonyNetwork doNotDisturb \
+                      voiceEnvironmentUri capabilities";
+const CALL: &str = "id callUuid connId state deviceUri participants ani dnis callType capabilities \
+                    userData duration mute \
                     supervisorListeningIn monitoredUserMuted monitoring uri path";
 const ACTIVITIES: [&str; 3] = ["ListenIn", "Coach", "BargeIn"];
 

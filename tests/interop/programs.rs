@@ -274,11 +274,15 @@ impl Baresip {
             .expect("baresip's modules; ./test installs it");
         // aubridge to nowhere is a sound card that nobody hears; sndfile records what was decoded.
         let config = format!(
-            "poll_method epoll\nsip_listen 127.0.0.1:0\nnet_interface 127.0.0.1\nrtp_ports {media}-{}\n\
-             audio_player aubridge,nowhere\naudio_alert aubridge,nowhere\naudio_source aufile,{here}/tone.wav\n\
-             ausrc_srate 8000\nauplay_srate 8000\nausrc_channels 1\nauplay_channels 1\nsnd_path {here}/heard\nmodule_path {}\n\
+            "poll_method epoll\nsip_listen 127.0.0.1:0\nnet_interface 127.0.0.1\n\
+             rtp_ports {media}-{}\n\
+             audio_player aubridge,nowhere\naudio_alert aubridge,nowhere\n\
+             audio_source aufile,{here}/tone.wav\n\
+             ausrc_srate 8000\nauplay_srate 8000\nausrc_channels 1\nauplay_channels 1\n\
+             snd_path {here}/heard\nmodule_path {}\n\
              module g711.so\n{module}module aubridge.so\nmodule aufile.so\nmodule sndfile.so\n\
-             module_tmp uuid.so\nmodule_tmp account.so\nmodule_app contact.so\nmodule_app menu.so\nmodule_app ctrl_tcp.so\n\
+             module_tmp uuid.so\nmodule_tmp account.so\nmodule_app contact.so\nmodule_app menu.so\n\
+             module_app ctrl_tcp.so\n\
              ctrl_tcp_listen {control}\n",
             media + 5,
             modules.display(),
@@ -287,7 +291,8 @@ impl Baresip {
         fs::write(place.join("config"), config).unwrap();
         let (number, password, sip) = (account.number, account.password, server.sip);
         let account = format!(
-            "<sip:{number}@{sip}>;auth_user={number};auth_pass={password};answermode=auto;regint=120;{params}\n"
+            "<sip:{number}@{sip}>;auth_user={number};auth_pass={password};answermode=auto;\
+             regint=120;{params}\n"
         );
         fs::write(place.join("accounts"), account).unwrap();
         fs::write(place.join("contacts"), "").unwrap();

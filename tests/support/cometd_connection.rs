@@ -127,7 +127,8 @@ impl CometdConnection {
         match self {
             CometdConnection::Poll(stream, _, basic) => {
                 let head = format!(
-                    "POST /api/v2/notifications HTTP/1.1\r\nHost: x\r\nAuthorization: {basic}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                    "POST /api/v2/notifications HTTP/1.1\r\nHost: x\r\nAuthorization: {basic}\r\n\
+                     Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
                     body.len()
                 );
                 stream.write_all((head + &body).as_bytes()).await.expect("sent");

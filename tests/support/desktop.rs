@@ -57,14 +57,17 @@ impl Desktop {
         self.connect().await;
         let after = self.last.map_or(json!(-1), |last| json!(last));
         let subscribe = json!([{
-            "channel": "/meta/subscribe", "clientId": self.client, "subscription": CHANNELS, "ext": {"replay": after},
+            "channel": "/meta/subscribe", "clientId": self.client, "subscription": CHANNELS,
+            "ext": {"replay": after},
         }]);
         self.line.send(&subscribe).await;
         while !self.receive().await.iter().any(|said| said == "/meta/subscribe") {}
     }
 
     async fn connect(&mut self) {
-        let connect = json!([{"channel": "/meta/connect", "clientId": self.client, "connectionType": "websocket"}]);
+        let connect = json!([{
+            "channel": "/meta/connect", "clientId": self.client, "connectionType": "websocket",
+        }]);
         self.line.send(&connect).await;
     }
 
@@ -125,7 +128,11 @@ impl Desktop {
 
     /// Waits for all that the gateway had told before.
     pub(crate) async fn catch_up(&mut self) {
-        let ask = |channel: &str| json!([{"channel": channel, "clientId": self.client, "subscription": MARKER}]);
+        let ask = |channel: &str| {
+            json!([{
+                "channel": channel, "clientId": self.client, "subscription": MARKER,
+            }])
+        };
         let [subscribe, unsubscribe] = ["/meta/subscribe", "/meta/unsubscribe"].map(ask);
         self.line.send(&subscribe).await;
         while !self.receive().await.iter().any(|said| said == MARKER) {}
@@ -146,7 +153,9 @@ async fn log_in(rest: SocketAddr, account: Account) -> (CometdConnection, String
     request.headers_mut().insert("authorization", basic.parse().unwrap());
     let (socket, _) = open_socket(rest, request).await.unwrap();
     let mut line = CometdConnection::Socket(Box::new(socket));
-    let handshake = json!([{"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"]}]);
+    let handshake = json!([{
+        "channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["websocket"],
+    }]);
     line.send(&handshake).await;
     let shaken = line.until_reply("/meta/handshake").await.unwrap();
     let client = shaken[0]["clientId"].as_str().unwrap().to_owned();

@@ -150,7 +150,8 @@ impl Server {
 }
 
 fn describe(state: &Path, more: &str) -> String {
-    let doors = "[rest]\nbind = '127.0.0.1:0'\n[grpc]\nbind = '127.0.0.1:0'\n[admin]\nbind = '127.0.0.1:0'\n\
+    let doors = "[rest]\nbind = '127.0.0.1:0'\n[grpc]\nbind = '127.0.0.1:0'\n[admin]\n\
+                 bind = '127.0.0.1:0'\n\
                  [sip]\nlisten = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\ngrace = 0\n";
     format!("state_dir = '{}'\n{doors}{more}\n{}", state.display(), directory())
 }
@@ -190,7 +191,8 @@ pub fn device(account: Account, kind: &str) -> String {
 pub fn user(account: Account, role: &str) -> String {
     let hash = hash_password_cheaply(account.password).unwrap();
     format!(
-        "[[user]]\nid = '{0}'\ndisplay_name = '{0}'\nroles = ['{role}']\ndevices = ['{1}']\npassword_hash = '{hash}'\n",
+        "[[user]]\nid = '{0}'\ndisplay_name = '{0}'\nroles = ['{role}']\ndevices = ['{1}']\n\
+         password_hash = '{hash}'\n",
         account.user, account.device
     )
 }

@@ -340,7 +340,8 @@ pub(crate) fn from_now_on(
                     });
                     if heard > 1 && !allowed || heard + 1 < SAID && allowed {
                         wrong.push(format!(
-                            "{listener} hears {heard} of {SAID} packets of {speaker}, allowed: {allowed}"
+                            "{listener} hears {heard} of {SAID} packets of {speaker}, allowed: \
+                             {allowed}"
                         ));
                     }
                 }

@@ -233,8 +233,8 @@ impl Sockets {
         self.by_id.len()
     }
 
-    /// Something has happened to a websocket. Events of `session`, if it is on this websocket, leave
-    /// with what leaves. `None`: it is gone.
+    /// Something has happened to a websocket. Events of `session`, if it is on this websocket,
+    /// leave with what leaves. `None`: it is gone.
     pub(super) fn handle(
         &mut self,
         socket: SocketId,

@@ -242,7 +242,12 @@ impl House {
     fn shake_with(&mut self, user: &str, ext: Value) -> String {
         let reply = self.ask(
             user,
-            &json!([{"channel":"/meta/handshake","version":"1.0","supportedConnectionTypes":["long-polling"],"ext":ext}]),
+            &json!([{
+                "channel":"/meta/handshake",
+                "version":"1.0",
+                "supportedConnectionTypes":["long-polling"],
+                "ext":ext,
+            }]),
         );
         reply[0]["clientId"].as_str().expect("a client id").to_owned()
     }
@@ -281,7 +286,11 @@ impl House {
         self.frame(
             socket,
             user,
-            &json!([{"channel":"/meta/handshake","version":"1.0","supportedConnectionTypes":["websocket"]}]),
+            &json!([{
+                "channel":"/meta/handshake",
+                "version":"1.0",
+                "supportedConnectionTypes":["websocket"],
+            }]),
         );
         let client = self.arrived(socket)[0]["clientId"].as_str().expect("a client id").to_owned();
         self.frame(
@@ -483,7 +492,9 @@ fn a_session_answers_nobody_but_its_user() {
 #[test]
 fn whoever_nobody_knows_gets_no_session_or_none_of_the_users_channels() {
     let mut house = House::open();
-    let handshake = json!([{"channel":"/meta/handshake","version":"1.0","supportedConnectionTypes":["long-polling"]}]);
+    let handshake = json!([{
+        "channel":"/meta/handshake","version":"1.0","supportedConnectionTypes":["long-polling"],
+    }]);
     let reply = &house.ask("browser b1", &handshake)[0];
     assert_eq!(reply["error"], HANDSHAKE_DENIED);
     assert_eq!(reply["advice"]["reconnect"], "none");
@@ -509,7 +520,11 @@ fn the_present_state_comes_once_for_each_channel_in_order_with_what_happens() {
     let mut house = House::open();
     let client = house.shake("anna");
     house.ask("anna", &connect(&client));
-    let subscribe = |channels: Value| json!([{"channel":"/meta/subscribe","clientId":client,"subscription":channels}]);
+    let subscribe = |channels: Value| {
+        json!([{
+            "channel":"/meta/subscribe","clientId":client,"subscription":channels,
+        }])
+    };
     house.ask("anna", &subscribe(json!(["/v2/me/devices"])));
     house.ask("anna", &subscribe(json!(["/v2/me/*", "/**"])));
     let asked = |house: &House| {
@@ -840,7 +855,12 @@ fn a_client_that_comes_back_hears_what_it_has_missed_once_and_in_order() {
     (1..=5).for_each(|number| house.notice("anna", number));
     let client = house.shake("anna");
     house.ask("anna", &connect(&client));
-    let subscribe = json!([{"channel":"/meta/subscribe","clientId":client,"subscription":["/v2/me/devices"],"ext":{"replay":3}}]);
+    let subscribe = json!([{
+        "channel":"/meta/subscribe",
+        "clientId":client,
+        "subscription":["/v2/me/devices"],
+        "ext":{"replay":3},
+    }]);
     let reply = house.ask("anna", &subscribe)[0].clone();
     assert_eq!(reply["ext"]["replay"], json!({"last":5,"complete":true}));
     house.notice("anna", 6);
@@ -869,7 +889,10 @@ fn a_replay_that_does_not_reach_back_says_so() {
     {
         let subscribe = json!([
             {"channel":"/meta/unsubscribe","clientId":client,"subscription":DEVICES},
-            {"channel":"/meta/subscribe","clientId":client,"subscription":DEVICES,"ext":{"replay":after}},
+            {
+                "channel":"/meta/subscribe","clientId":client,
+                "subscription":DEVICES,"ext":{"replay":after},
+            },
         ]);
         assert_eq!(
             house.ask("anna", &subscribe)[1]["ext"]["replay"]["complete"],
@@ -956,13 +979,18 @@ fn who_subscribes_again_and_again_asks_the_desk_and_the_journal_no_more_than_onc
     house.notice("anna", 1);
     for _ in 0..200 {
         let again = json!([
-            {"channel":"/meta/subscribe","clientId":client,"subscription":DEVICES,"ext":{"replay":-2}},
+            {
+                "channel":"/meta/subscribe","clientId":client,
+                "subscription":DEVICES,"ext":{"replay":-2},
+            },
             {"channel":"/meta/unsubscribe","clientId":client,"subscription":DEVICES},
         ]);
         house.ask("anna", &again);
     }
     assert_eq!((house.states.len(), house.replays.len()), (1, 1));
-    let once_more = json!([{"channel":"/meta/subscribe","clientId":client,"subscription":DEVICES,"ext":{"replay":-2}}]);
+    let once_more = json!([{
+        "channel":"/meta/subscribe","clientId":client,"subscription":DEVICES,"ext":{"replay":-2},
+    }]);
     assert_eq!(house.ask("anna", &once_more)[0]["error"], "429::too_many_replays");
     house.replay();
     house.tell_states(None);
@@ -981,7 +1009,12 @@ fn what_cannot_be_read_again_ends_the_session_rather_than_pass_as_complete() {
     let client = house.session("anna", "/x/a");
     house.ask(
         "anna",
-        &json!([{"channel":"/meta/subscribe","clientId":client,"subscription":DEVICES,"ext":{"replay":-2}}]),
+        &json!([{
+            "channel":"/meta/subscribe",
+            "clientId":client,
+            "subscription":DEVICES,
+            "ext":{"replay":-2},
+        }]),
     );
     let (session, ..) = house.replays.remove(0);
     house.hub.handle_replay(session, None, house.now);
@@ -1162,7 +1195,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         "[a-z/*]{0,9}".prop_map(|text| json!({"channel":text,"clientId":text}).to_string()),
     ];
     let step = prop_oneof![
-        4 => (0..CLIENTS.len(), any::<bool>()).prop_map(|(who, on_socket)| Step::Connect(who, on_socket)),
+        4 => (0..CLIENTS.len(), any::<bool>())
+            .prop_map(|(who, on_socket)| Step::Connect(who, on_socket)),
         4 => (0..2usize).prop_map(Step::Notice),
         5 => (0..CLIENTS.len()).prop_map(Step::Arrives),
         2 => (0..CLIENTS.len()).prop_map(Step::Cut),
@@ -1333,7 +1367,9 @@ proptest! {
 
     /// The same for clients that acknowledge, also when the process dies and starts again.
     #[test]
-    fn nothing_is_lost_or_doubled_by_a_restart_either(steps in steps_of_clients_that_acknowledge()) {
+    fn nothing_is_lost_or_doubled_by_a_restart_either(
+        steps in steps_of_clients_that_acknowledge()
+    ) {
         play(steps, true)?;
     }
 }

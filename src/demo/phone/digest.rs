@@ -67,7 +67,8 @@ impl Challenge {
             false => hash(format!("{ha1}:{nonce}:{ha2}")),
         };
         let mut value = format!(
-            "Digest username=\"{user}\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"{uri}\", response=\"{response}\", algorithm={}",
+            "Digest username=\"{user}\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"{uri}\", \
+             response=\"{response}\", algorithm={}",
             self.algorithm
         );
         if let Some(opaque) = &self.opaque {
@@ -95,7 +96,8 @@ mod tests {
             ("SHA-256", "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1"),
         ] {
             let text = format!(
-                "Digest realm=\"http-auth@example.org\", qop=\"auth, auth-int\", algorithm={algorithm}, nonce=\"{NONCE}\""
+                "Digest realm=\"http-auth@example.org\", qop=\"auth, auth-int\", \
+                 algorithm={algorithm}, nonce=\"{NONCE}\""
             );
             let answer = Challenge::read(&text).unwrap().answer(
                 "Mufasa",

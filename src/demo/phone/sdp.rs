@@ -115,7 +115,8 @@ pub(super) fn write(
     let (ip, port) = (address.ip(), address.port());
     let family = if ip.is_ipv4() { "IP4" } else { "IP6" };
     let mut text = format!(
-        "v=0\r\no=phone {session} {version} IN {family} {ip}\r\ns=phone\r\nc=IN {family} {ip}\r\nt=0 0\r\nm=audio {port} RTP/AVP"
+        "v=0\r\no=phone {session} {version} IN {family} {ip}\r\ns=phone\r\nc=IN {family} {ip}\r\n\
+         t=0 0\r\nm=audio {port} RTP/AVP"
     );
     for law in laws {
         let _ = write!(text, " {}", law.payload_type());
@@ -126,7 +127,8 @@ pub(super) fn write(
     }
     let _ = write!(
         text,
-        "a=rtpmap:{TELEPHONE_EVENT} telephone-event/8000\r\na=fmtp:{TELEPHONE_EVENT} 0-15\r\na=ptime:20\r\na={}\r\n",
+        "a=rtpmap:{TELEPHONE_EVENT} telephone-event/8000\r\na=fmtp:{TELEPHONE_EVENT} 0-15\r\n\
+         a=ptime:20\r\na={}\r\n",
         direction.word()
     );
     text.into_bytes()

@@ -295,7 +295,10 @@ mod tests {
         /// anybody.
         #[test]
         fn bounds_hold_and_who_has_one_busy_connection_keeps_it(
-            steps in prop::collection::vec((0..6_u8, 0..100_u32, prop::bool::weighted(0.3)), 1..400),
+            steps in prop::collection::vec(
+                (0..6_u8, 0..100_u32, prop::bool::weighted(0.3)),
+                1..400,
+            ),
             fairly: bool,
         ) {
             let mut places = Occupancy::new(&limits(8, 4, fairly));
@@ -307,7 +310,9 @@ mod tests {
                     let (_, _, ticket) = inside.remove(visitor as usize % inside.len());
                     places.leave(ticket);
                 }
-                let count = |of: u8, inside: &[(u8, u32, Ticket)]| inside.iter().filter(|(its, _, _)| *its == of).count();
+                let count = |of: u8, inside: &[(u8, u32, Ticket)]| {
+                    inside.iter().filter(|(its, _, _)| *its == of).count()
+                };
                 match places.enter(address(last), visitor, is_idle) {
                     Entrance::Free(ticket) => {
                         prop_assert!(inside.len() < 8 && count(last, &inside) < 4);
@@ -315,14 +320,19 @@ mod tests {
                     }
                     Entrance::InsteadOf(ticket, other) => {
                         prop_assert_eq!(inside.len(), 8);
-                        let at = inside.iter().position(|(_, its, _)| *its == other).expect("it was there");
+                        let at = inside
+                            .iter()
+                            .position(|(_, its, _)| *its == other)
+                            .expect("it was there");
                         let (of, _, _) = inside[at];
                         prop_assert!(count(of, &inside) > count(last, &inside));
                         prop_assert!(is_idle(&other) || (fairly && count(of, &inside) > 1));
                         inside.remove(at);
                         inside.push((last, visitor, ticket));
                     }
-                    Entrance::Refused(AdmissionError::Address) => prop_assert_eq!(count(last, &inside), 4),
+                    Entrance::Refused(AdmissionError::Address) => {
+                        prop_assert_eq!(count(last, &inside), 4)
+                    }
                     Entrance::Refused(AdmissionError::Full) => {
                         prop_assert_eq!(inside.len(), 8);
                         let greediest = (0..6).map(|of| count(of, &inside)).max().unwrap_or(0);

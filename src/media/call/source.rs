@@ -3,10 +3,12 @@
 //! | | taken from | sent to |
 //! |---|---|---|
 //! | the described address sends | there | there |
-//! | another port of the described host sends first | there, after two packets in a row | the described address; behind a NAT, there |
-//! | the port in use falls silent and another port of its host goes on with the stream | there, after two packets in a row | there; with `follow = false`, where it was |
-//! | a port that was in use sends its own stream again while another stream is heard | there, at once | as before |
+//! | another port of its host sends first | there, after two packets | as described; NAT: there |
+//! | another port of its host goes on with a silent stream | there, after two packets | there (1) |
+//! | a port once in use sends its own stream again beside another | there, at once | as before |
 //! | another host | never | never |
+//!
+//! (1) With `follow = false`, where it was. Two packets: in a row. NAT: the peer is behind one.
 //!
 //! A stream goes on under its SSRC: a sender at another port of the host, or one that writes that
 //! host into its packets, does not know it. Behind a NAT nothing is known before the first packets:
@@ -441,8 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_phone_that_sends_from_another_port_than_it_described_is_heard_there_and_sent_to_where_it_said()
-     {
+    fn a_phone_sending_from_another_port_than_described_is_heard_there_and_sent_to_where_it_said() {
         let mut bench = Bench::new(false, SourceRule::default());
         assert_eq!(bench.speaks(at(HOST, 5000), 10), 9);
         assert_eq!(bench.source.target(), Some(at(HOST, 4000)));

@@ -320,18 +320,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_octets_are_decoded_like_by_an_independent_decoder(octets in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fn any_octets_are_decoded_like_by_an_independent_decoder(
+            octets in proptest::collection::vec(any::<u8>(), 0..600)
+        ) {
             let mut decoded = vec![0; 2 * octets.len()];
             decoder().decode(&octets, &mut decoded);
-            prop_assert_eq!(decoded, libg722::decoder::Decoder::new(libg722::Bitrate::Mode1_64000, false, false).decode(&octets));
+            prop_assert_eq!(
+                decoded,
+                libg722::decoder::Decoder::new(libg722::Bitrate::Mode1_64000, false, false)
+                    .decode(&octets)
+            );
         }
 
         #[test]
-        fn any_samples_are_coded_like_by_an_independent_coder(samples in proptest::collection::vec(any::<i16>(), 0..600)) {
+        fn any_samples_are_coded_like_by_an_independent_coder(
+            samples in proptest::collection::vec(any::<i16>(), 0..600)
+        ) {
             let samples = &samples[..samples.len() & !1];
             let mut octets = vec![0; samples.len() / 2];
             encoder().encode(samples, &mut octets);
-            prop_assert_eq!(octets, libg722::encoder::Encoder::new(libg722::Bitrate::Mode1_64000, false, false).encode(samples));
+            prop_assert_eq!(
+                octets,
+                libg722::encoder::Encoder::new(libg722::Bitrate::Mode1_64000, false, false)
+                    .encode(samples)
+            );
         }
     }
 }

@@ -275,7 +275,8 @@ impl Sockets {
                     };
                     let _joining = pair.joining.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Err(error) = connect(socket, context, other, source, token) {
-                        tracing::warn!(%error, "a leg's shared port cannot be joined from another thread: it is not heard");
+                        tracing::warn!(%error, "a leg's shared port cannot be joined from another \
+                                                thread: it is not heard");
                     }
                 }
             }

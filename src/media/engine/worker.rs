@@ -354,7 +354,11 @@ impl Worker {
                 Ok(count) => count,
                 Err(nix::errno::Errno::EINTR) => 0,
                 Err(error) => {
-                    tracing::error!(%error, worker = self.index, "media worker cannot wait for packets");
+                    tracing::error!(
+                        %error,
+                        worker = self.index,
+                        "media worker cannot wait for packets"
+                    );
                     return;
                 }
             };
@@ -570,7 +574,8 @@ impl Worker {
                     LeakReason::CodecMismatch => tracing::info!(
                         call = call.0,
                         leg = leg.0,
-                        "leak guard: sound in a codec the listener does not have was replaced by silence"
+                        "leak guard: sound in a codec the listener does not have was replaced by \
+                         silence"
                     ),
                 }
             }

@@ -499,16 +499,24 @@ proptest! {
     fn nothing_panics_and_nothing_is_louder_than_what_was_written(
         wide: bool,
         buffered: bool,
-        packets in proptest::collection::vec((0u32..3, any::<u32>(), 0usize..700, any::<bool>(), 0u32..300, 1usize..481), 1..150)
+        packets in proptest::collection::vec(
+            (0u32..3, any::<u32>(), 0usize..700, any::<bool>(), 0u32..300, 1usize..481),
+            1..150
+        )
     ) {
         let mut ring = JitterBuffer::default();
         ring.open(if wide { 16_000 } else { 8000 });
-        let mut reader = if buffered { PlayoutReader::buffered(&ring) } else { PlayoutReader::direct(&ring) };
+        let mut reader =
+            if buffered { PlayoutReader::buffered(&ring) } else { PlayoutReader::direct(&ring) };
         let mut timestamp = 0u32;
         let mut now = start();
         for (ssrc, jump, len, read, pass, wanted) in packets {
             now += MS * pass;
-            timestamp = if jump % 5 == 0 { jump } else { timestamp.wrapping_add(jump % 700).wrapping_sub(160) };
+            timestamp = if jump % 5 == 0 {
+                jump
+            } else {
+                timestamp.wrapping_add(jump % 700).wrapping_sub(160)
+            };
             if jump % 3 == 0 {
                 let missing = ring.missing(ssrc, timestamp);
                 ring.fill(&vec![4242; missing]);

@@ -335,14 +335,23 @@ proptest! {
     }
 
     #[test]
-    fn no_report_panics(kind in 200u8..=201, count in 0u8..32, words in 0u16..60, rest in proptest::collection::vec(any::<u8>(), 0..240), ours: u32) {
+    fn no_report_panics(
+        kind in 200u8..=201,
+        count in 0u8..32,
+        words in 0u16..60,
+        rest in proptest::collection::vec(any::<u8>(), 0..240),
+        ours: u32
+    ) {
         let [high, low] = words.to_be_bytes();
         let _ = read(&[&[0x80 | count, kind, high, low], &rest[..]].concat(), ours);
     }
 
     #[test]
     fn every_report_is_read_by_another_reader(
-        happenings in proptest::collection::vec((any::<u16>(), 0u32..3, any::<u32>(), 0u8..8), 0..100),
+        happenings in proptest::collection::vec(
+            (any::<u16>(), 0u32..3, any::<u32>(), 0u8..8),
+            0..100,
+        ),
         clock in prop_oneof![Just(8000), Just(48_000)],
         random: u128,
     ) {
@@ -354,7 +363,11 @@ proptest! {
                 0 => side.reception.pause(),
                 1 => side.reception.note_sender_report(ssrc, timestamp, now.mono),
                 2 => drop(side.stream.own(160, 160, now.mono)),
-                _ => side.reception.note(&ReceivedRtp { ssrc, timestamp, ..packet(sequence) }, Some(clock), now.mono),
+                _ => side.reception.note(
+                    &ReceivedRtp { ssrc, timestamp, ..packet(sequence) },
+                    Some(clock),
+                    now.mono,
+                ),
             }
             let bytes = side.report(now);
             prop_assert_eq!(kinds(&bytes).len(), 2);

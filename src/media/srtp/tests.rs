@@ -62,9 +62,8 @@ fn the_key_stream_is_that_of_rfc_3711_b_2() {
     key_stream(&aes, 0xf0f1_f2f3_f4f5_f6f7_f8f9_fafb_fcfd_0000, &mut stream);
     assert_eq!(
         stream.to_vec(),
-        hex(
-            "e03ead0935c95e80e166b16dd92b4eb4 d23513162b02d0f72a43a2fe4a5f97ab 41e95b3bb0a2e8dd477901e4fca894c0"
-        )
+        hex("e03ead0935c95e80e166b16dd92b4eb4 d23513162b02d0f72a43a2fe4a5f97ab \
+             41e95b3bb0a2e8dd477901e4fca894c0")
     );
 }
 
@@ -97,12 +96,15 @@ fn gcm_examples() -> [Cipher; 2] {
 #[test]
 fn gcm_makes_the_packets_of_rfc_7714_16() {
     let clear = hex(
-        "8040f17b 8041f8d3 5501a0b2 47616c6c 69612065 7374206f 6d6e6973 20646976 69736120 696e2070 61727465 73207472 6573",
+        "8040f17b 8041f8d3 5501a0b2 47616c6c 69612065 7374206f 6d6e6973 20646976 69736120 696e2070 \
+         61727465 73207472 6573",
     );
     let secrets = [
-        "8040f17b 8041f8d3 5501a0b2 f24de3a3 fb34de6c acba861c 9d7e4bca be633bd5 0d294e6f 42a5f47a 51c7d19b 36de3adf 8833 \
+        "8040f17b 8041f8d3 5501a0b2 f24de3a3 fb34de6c acba861c 9d7e4bca be633bd5 0d294e6f 42a5f47a \
+         51c7d19b 36de3adf 8833 \
          899d7f27beb16a9152cf765ee4390cce",
-        "8040f17b 8041f8d3 5501a0b2 32b1de78 a822fe12 ef9f78fa 332e33aa b1801238 9a58e2f3 b50b2a02 76ffae0f 1ba63799 b87b \
+        "8040f17b 8041f8d3 5501a0b2 32b1de78 a822fe12 ef9f78fa 332e33aa b1801238 9a58e2f3 b50b2a02 \
+         76ffae0f 1ba63799 b87b \
          7aa3db36dfffd6b0f9bb7878d7a76c13",
     ];
     for (cipher, secret) in gcm_examples().iter().zip(secrets) {
@@ -120,10 +122,12 @@ fn gcm_makes_the_reports_of_rfc_7714_17() {
     let mut session = SrtpSession::new(&key(Suite::AeadAes128Gcm, 0));
     session.rtcp = cipher;
     let clear = hex(
-        "81c8000d 4d617273 4e545031 4e545032 52545020 0000042a 0000e930 4c756e61 deadbeef deadbeef deadbeef deadbeef deadbeef",
+        "81c8000d 4d617273 4e545031 4e545032 52545020 0000042a 0000e930 4c756e61 deadbeef deadbeef \
+         deadbeef deadbeef deadbeef",
     );
     let secret = hex(
-        "81c8000d 4d617273 63e94885 dcdab67c a727d766 2f6b7e99 7ff5c0f7 6c06f32d c676a5f1 730d6fda 4ce09b46 86303ded \
+        "81c8000d 4d617273 63e94885 dcdab67c a727d766 2f6b7e99 7ff5c0f7 6c06f32d c676a5f1 730d6fda \
+         4ce09b46 86303ded \
          0bb9275b c84aa458 96cf4d2f c5abf872 45d9eade 800005d4",
     );
     let mut buffer = [0; 128];
@@ -336,7 +340,11 @@ fn keys_are_of_the_right_length_and_are_not_shown() {
 
 proptest! {
     #[test]
-    fn no_bytes_are_believed_or_do_harm(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), suite in 0..4_usize, tail in any::<u32>()) {
+    fn no_bytes_are_believed_or_do_harm(
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        suite in 0..4_usize,
+        tail in any::<u32>()
+    ) {
         let suite = Suite::ALL[suite];
         let (mut outbound, mut inbound) = pair(suite);
         prop_assert!(inbound.unprotect_rtp(&mut bytes).is_err());

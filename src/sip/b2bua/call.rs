@@ -322,7 +322,8 @@ impl Call {
         for device in self.parties.supervisors() {
             let refusal = Refusal::new(
                 Reason::Internal,
-                "Sound was about to reach a party it was not meant for. It was silenced, and you are heard by nobody on this call any more.",
+                "Sound was about to reach a party it was not meant for. It was silenced, and you \
+                 are heard by nobody on this call any more.",
             );
             ctx.out.fail(device.clone(), self.id.clone(), refusal);
         }

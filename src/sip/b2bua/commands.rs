@@ -51,7 +51,8 @@ impl<E: Environment> B2bua<E> {
             }
             (false, false) => Err(Refusal::new(
                 Reason::Internal,
-                "The change can not be stored now: the disk of the telephony backend is full or fails.",
+                "The change can not be stored now: the disk of the telephony backend is full or \
+                 fails.",
             )),
         };
         if result.is_err() {

@@ -257,7 +257,8 @@ impl Party {
         };
         if let Some(device) = self.device.clone() {
             let message = format!(
-                "Your phone's leg was handed on to '{name}'. It has been released from the call that you monitored."
+                "Your phone's leg was handed on to '{name}'. It has been released from the call \
+                 that you monitored."
             );
             ctx.out.fail(device, call.clone(), Refusal::new(Reason::InvalidState, message));
         }

@@ -4,9 +4,9 @@
 //! |---|---|---|
 //! | device | the host of its signalling | there |
 //! | device | another host | there, once a valid packet has come from there |
-//! | device behind a NAT | any | to the host of its signalling, at the port that its packets come from |
+//! | device behind a NAT | any | to the host of its signalling, at its packets' port |
 //! | trunk | the host of its signalling, its `sources`, its `media_sources` | there |
-//! | trunk without `media_sources` | another host | there, 500 packets until a valid one has come from there |
+//! | trunk without `media_sources` | another host | there, 500 packets until a valid one has come |
 //! | trunk with `media_sources` | another host | refused |
 //!
 //! A device is behind a NAT where the configuration says so, or where it shows: see [`Nat::Auto`].

@@ -632,7 +632,8 @@ impl Party {
                 self.number
             ),
             _ => format!(
-                "The phone of device '{}' can not be made to answer ({status}). Answer at the phone.",
+                "The phone of device '{}' can not be made to answer ({status}). Answer at the \
+                 phone.",
                 self.number
             ),
         };

@@ -54,7 +54,12 @@ impl Step {
         invitations.retain(|(invited, _)| {
             let stays = calls.live(*invited).is_some();
             if !stays {
-                releases.retain(|release| !matches!(release, Output::Leg(LegCommand::Hangup { leg, .. }) if leg == invited));
+                releases.retain(|release| {
+                    !matches!(
+                        release,
+                        Output::Leg(LegCommand::Hangup { leg, .. }) if leg == invited
+                    )
+                });
             }
             stays
         });

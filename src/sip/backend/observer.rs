@@ -139,7 +139,12 @@ impl Observer {
                 counter!("undertone_media_targets_refused_total", "reason" => why.name())
                     .increment(1);
                 if self.remarks.note(why.name(), &peer, Some(address.ip())) {
-                    tracing::warn!(peer = name_of(&peer), %address, reason = %why, "a description points to where sound is never sent: refused (488)");
+                    tracing::warn!(
+                        peer = name_of(&peer),
+                        %address,
+                        reason = %why,
+                        "a description points to where sound is never sent: refused (488)"
+                    );
                 }
             }
             Remark::BehindNat { peer, host, described } => {
@@ -148,7 +153,8 @@ impl Observer {
                         peer = name_of(&peer),
                         %host,
                         %described,
-                        "taken to be behind a NAT: its sound is expected from, and sent to, where its signalling comes from (nat = \"auto\")"
+                        "taken to be behind a NAT: its sound is expected from, and sent to, where \
+                         its signalling comes from (nat = \"auto\")"
                     );
                 }
             }
@@ -159,7 +165,8 @@ impl Observer {
                         peer = name_of(&peer),
                         host,
                         %described,
-                        "its sound is described at another host than its signalling's: nothing is sent there until a valid packet has come from there"
+                        "its sound is described at another host than its signalling's: nothing is \
+                         sent there until a valid packet has come from there"
                     );
                 }
             }
@@ -167,7 +174,9 @@ impl Observer {
                 if self.remarks.note("unnamed", &peer, None) {
                     tracing::warn!(
                         peer = name_of(&peer),
-                        "a device with aliases has answered and its switch has not said who is connected (P-Asserted-Identity, Remote-Party-ID): if it hands the leg on, a supervisor is heard there"
+                        "a device with aliases has answered and its switch has not said who is \
+                         connected (P-Asserted-Identity, Remote-Party-ID): if it hands the leg on, \
+                         a supervisor is heard there"
                     );
                 }
             }
@@ -178,7 +187,8 @@ impl Observer {
                     tracing::warn!(
                         peer = name_of(&peer),
                         address,
-                        "nothing has come from where its sound is described: nothing more is sent there; a trunk's media gateways can be named in its media_sources"
+                        "nothing has come from where its sound is described: nothing more is sent \
+                         there; a trunk's media gateways can be named in its media_sources"
                     );
                 }
             }
@@ -310,7 +320,8 @@ impl Observer {
                 call = %call,
                 customer_packets = known.customer_packets,
                 customer_packets_identical = known.customer_identical,
-                "sound of the call: packets to the customer, and those that were the agent's unchanged"
+                "sound of the call: packets to the customer, and those that were the agent's \
+                 unchanged"
             );
         }
     }
@@ -345,7 +356,12 @@ impl Observer {
                 return;
             }
             counter!("undertone_calls_total").increment(1);
-            tracing::info!(call = %call.id, from = %Pii(&call.ani), to = %Pii(&call.dnis), "call begun");
+            tracing::info!(
+                call = %call.id,
+                from = %Pii(&call.ani),
+                to = %Pii(&call.dnis),
+                "call begun"
+            );
             if self.calls.len() >= MOST_CALLS {
                 self.calls.pop_first();
             }
@@ -375,13 +391,23 @@ impl Observer {
         for party in handed_on().skip(known.handed_on) {
             let device = party.device.as_ref().map(DeviceId::as_str);
             let to = party.handed_on_to.as_ref().map(Pii);
-            tracing::info!(call = %call.id, device, to = to.map(tracing::field::display), "a leg was handed on by its phone or switch");
+            tracing::info!(
+                call = %call.id,
+                device,
+                to = to.map(tracing::field::display),
+                "a leg was handed on by its phone or switch"
+            );
         }
         known.handed_on = handed_on().count();
         if is_over && !known.over {
             known.over = true;
             let talked_ms = known.answered.map(|answered| millis(answered, now));
-            tracing::info!(call = %call.id, duration_ms = millis(known.begun, now), talked_ms, "call ended");
+            tracing::info!(
+                call = %call.id,
+                duration_ms = millis(known.begun, now),
+                talked_ms,
+                "call ended"
+            );
             self.sum_up(&call.id);
         }
     }
@@ -410,10 +436,22 @@ impl Observer {
                     histogram!("undertone_join_seconds")
                         .record(now.saturating_duration_since(came).as_secs_f64());
                 }
-                tracing::info!(%supervisor, monitored = %target, call = %call, activity = monitor.activity.as_str(), "supervisor joined");
+                tracing::info!(
+                    %supervisor,
+                    monitored = %target,
+                    call = %call,
+                    activity = monitor.activity.as_str(),
+                    "supervisor joined"
+                );
             }
             _ => {
-                tracing::info!(%supervisor, monitored = %target, state, activity = monitor.activity.as_str(), "monitor")
+                tracing::info!(
+                    %supervisor,
+                    monitored = %target,
+                    state,
+                    activity = monitor.activity.as_str(),
+                    "monitor"
+                )
             }
         }
         self.monitors.insert(supervisor.clone(), ObservedMonitor { state, joined, coming });

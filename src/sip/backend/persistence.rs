@@ -389,9 +389,15 @@ mod tests {
     async fn what_was_written_before_there_were_versions_is_read_and_a_newer_version_is_left_alone()
     {
         let store = store::in_memory();
-        let monitor = r#"{"target":"agent","activity":"Coach","mode":"AllCalls","scope":"Call","confirm_joins":false}"#;
-        let binding = r#"[{"contact":"sip:5001@192.0.2.9","local":"192.0.2.1:5060","peer":"192.0.2.9:5060",
-            "expires_at":1800000000000,"call_id":"c1","cseq":7}]"#;
+        let monitor = concat!(
+            r#"{"target":"agent","activity":"Coach","mode":"AllCalls","scope":"Call","#,
+            r#""confirm_joins":false}"#,
+        );
+        let binding = concat!(
+            r#"[{"contact":"sip:5001@192.0.2.9","local":"192.0.2.1:5060","peer":"192.0.2.9:5060","#,
+            "\n            ",
+            r#""expires_at":1800000000000,"call_id":"c1","cseq":7}]"#,
+        );
         store
             .write(&[
                 Write::put(MONITORS, "boss", monitor),

@@ -346,7 +346,8 @@ mod tests {
     const MIXED: &str = "multipart/mixed; boundary=b";
     const SESSION: (&str, &str) = ("Content-Type: application/sdp", SDP);
     const ISUP: (&str, &str) = (
-        "Content-Type: application/isup; version=itu-t92+\r\nContent-Disposition: signal; handling=optional",
+        "Content-Type: application/isup; version=itu-t92+\r\n\
+         Content-Disposition: signal; handling=optional",
         "\u{1}\u{10}",
     );
 
@@ -444,7 +445,8 @@ mod tests {
         );
         assert_eq!(find(MIXED, &mixed(&[by_reference, SESSION])), described());
         let required = (
-            "Content-Type: application/pidf+xml\r\nContent-Disposition: by-reference;handling=required",
+            "Content-Type: application/pidf+xml\r\nContent-Disposition: \
+             by-reference;handling=required",
             "<presence/>",
         );
         assert_eq!(find(MIXED, &mixed(&[required, SESSION])), Err(BodyError::Unsupported));
@@ -485,7 +487,9 @@ mod tests {
 
     #[test]
     fn delimiters_are_lines_of_their_own() {
-        let body = "preamble --b\r\n--bb\r\n\r\nno part\r\n--b \t\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n--b--\r\nepilogue\r\n--b\r\n\r\nlate";
+        let body = "preamble --b\r\n--bb\r\n\r\nno part\r\n--b \t\r\n\
+                    Content-Type: application/sdp\r\n\r\nv=0\r\n--b--\r\nepilogue\r\n--b\r\n\r\n\
+                    late";
         assert_eq!(find(MIXED, body), Ok(Some("v=0".to_owned())));
         let bare = "--b\nContent-Type:\n application/sdp\n\nv=0\n--b--";
         assert_eq!(find(MIXED, bare), Ok(Some("v=0".to_owned())));
@@ -510,8 +514,10 @@ mod tests {
         #[test]
         fn nothing_panics_and_what_is_found_lies_in_the_body(
             pieces in proptest::collection::vec(prop_oneof![
-                Just("--b\r\n"), Just("--b--"), Just("--b"), Just("\r\n"), Just("\n"), Just("Content-Type: application/sdp"), Just(":"),
-                Just("Content-Type: multipart/mixed; boundary=b"), Just("Content-Disposition: x;handling=optional"), Just(" "), Just("v=0")
+                Just("--b\r\n"), Just("--b--"), Just("--b"), Just("\r\n"), Just("\n"),
+                Just("Content-Type: application/sdp"), Just(":"),
+                Just("Content-Type: multipart/mixed; boundary=b"),
+                Just("Content-Disposition: x;handling=optional"), Just(" "), Just("v=0")
             ], 0..40)
         ) {
             let body = pieces.concat();

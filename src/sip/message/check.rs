@@ -32,8 +32,8 @@ pub enum RefuseReason {
     /// It asks for credentials (401): no refusal, and nothing for a log.
     #[error("credentials are asked for")]
     Challenge,
-    /// Its sender is no trunk and no device, and is asked for credentials: a trunk with a source that
-    /// is not configured is such a sender.
+    /// Its sender is no trunk and no device, and is asked for credentials: a trunk with a source
+    /// that is not configured is such a sender.
     #[error("no account and no trunk: asked for credentials")]
     UnknownSender,
     /// The password or the user name of a digest is wrong.

@@ -339,7 +339,8 @@ impl StartLine {
             let fault = if other { Fault::Version } else { Fault::RequestLine };
             return StartLine::BadRequest { fault, is_ack };
         }
-        // Header fields behind the `?` of a Request-URI are none of the grammar's (RFC 3261 19.1.1).
+        // Header fields behind the `?` of a Request-URI are none of the grammar's (RFC 3261
+        // 19.1.1).
         match (Method::parse(method), Uri::parse(uri)) {
             (Some(method), Ok(uri)) if uri.headers().is_empty() => StartLine::Request(method, uri),
             _ => StartLine::BadRequest { fault: Fault::RequestLine, is_ack },

@@ -165,7 +165,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn separators_escapes_and_parameters_change_nothing(digits in "[0-9]{1,12}", plus in any::<bool>(), seed in any::<u64>()) {
+        fn separators_escapes_and_parameters_change_nothing(
+            digits in "[0-9]{1,12}", plus in any::<bool>(), seed in any::<u64>()
+        ) {
             let (mut written, mut chance) = (String::new(), seed);
             if plus {
                 written.push('+');
@@ -181,7 +183,11 @@ mod tests {
                 }
             }
             let expected = format!("{}{digits}", if plus { "+" } else { "" });
-            for uri in [format!("sip:{written}@h"), format!("sip:{written};npdi;rn=+1:pw@h:5060;user=phone"), format!("tel:{written};phone-context=x")] {
+            for uri in [
+                format!("sip:{written}@h"),
+                format!("sip:{written};npdi;rn=+1:pw@h:5060;user=phone"),
+                format!("tel:{written};phone-context=x"),
+            ] {
                 prop_assert_eq!(number(&uri), Some(expected.clone()));
             }
         }

@@ -29,8 +29,10 @@ fn text(body: Vec<u8>) -> String {
 fn an_offer_says_what_we_can() {
     assert_eq!(
         text(ours().offer(Direction::SendRecv)),
-        "v=0\no=- 4 1 IN IP4 192.0.2.9\ns=-\nc=IN IP4 192.0.2.9\nt=0 0\nm=audio 20000 RTP/AVP 0 8 101\na=rtpmap:0 PCMU/8000\n\
-         a=rtpmap:8 PCMA/8000\na=rtpmap:101 telephone-event/8000\na=fmtp:101 0-15\na=rtcp-mux\na=ptime:20\na=sendrecv\n"
+        "v=0\no=- 4 1 IN IP4 192.0.2.9\ns=-\nc=IN IP4 192.0.2.9\nt=0 0\n\
+         m=audio 20000 RTP/AVP 0 8 101\na=rtpmap:0 PCMU/8000\n\
+         a=rtpmap:8 PCMA/8000\na=rtpmap:101 telephone-event/8000\na=fmtp:101 0-15\na=rtcp-mux\n\
+         a=ptime:20\na=sendrecv\n"
     );
 }
 
@@ -38,7 +40,8 @@ fn an_offer_says_what_we_can() {
 fn the_answer_takes_the_first_common_codec_and_refuses_other_media() {
     let offer = parse(
         "IP4 192.0.2.1",
-        "m=video 4000 RTP/AVP 96\na=rtpmap:96 VP8/90000\nm=audio 5000 RTP/AVP 18 8 0 97\na=rtpmap:97 telephone-event/8000\na=rtcp:5009\na=ptime:30\n",
+        "m=video 4000 RTP/AVP 96\na=rtpmap:96 VP8/90000\nm=audio 5000 RTP/AVP 18 8 0 97\n\
+         a=rtpmap:97 telephone-event/8000\na=rtcp:5009\na=ptime:30\n",
     );
     let offer = offer.unwrap();
     let (body, agreed) = ours().answer(&offer, Direction::SendRecv);
@@ -62,7 +65,8 @@ fn the_answer_takes_the_first_common_codec_and_refuses_other_media() {
     };
     assert_eq!(agreed, expected);
     assert!(text(body).ends_with(
-        "t=0 0\nm=video 0 RTP/AVP 96\nm=audio 20000 RTP/AVP 8 97\na=rtpmap:8 PCMA/8000\na=rtpmap:97 telephone-event/8000\n\
+        "t=0 0\nm=video 0 RTP/AVP 96\nm=audio 20000 RTP/AVP 8 97\na=rtpmap:8 PCMA/8000\n\
+         a=rtpmap:97 telephone-event/8000\n\
          a=fmtp:97 0-15\na=ptime:20\na=sendrecv\n"
     ));
 }
@@ -82,7 +86,8 @@ fn static_types_need_no_map_and_maps_beat_static_types() {
 fn a_payload_type_that_the_peer_has_mapped_stays_in_our_offers() {
     let offer = parse(
         "IP4 192.0.2.1",
-        "m=audio 5000 RTP/AVP 107 111 0\na=rtpmap:107 opus/48000/2\na=rtpmap:111 telephone-event/48000\n",
+        "m=audio 5000 RTP/AVP 107 111 0\na=rtpmap:107 opus/48000/2\n\
+         a=rtpmap:111 telephone-event/48000\n",
     )
     .unwrap();
     let mut local = ours();
@@ -104,7 +109,8 @@ fn a_payload_type_that_the_peer_has_mapped_stays_in_our_offers() {
 fn wideband_codecs_are_read_with_their_clocks_and_answered_as_the_peer_maps_them() {
     let offer = parse(
         "IP4 192.0.2.1",
-        "m=audio 5000 RTP/AVP 107 9 0 13 98 110 101\na=rtpmap:107 opus/48000/2\na=fmtp:107 useinbandfec=1\na=rtpmap:98 L16/16000\n\
+        "m=audio 5000 RTP/AVP 107 9 0 13 98 110 101\na=rtpmap:107 opus/48000/2\n\
+         a=fmtp:107 useinbandfec=1\na=rtpmap:98 L16/16000\n\
          a=rtpmap:110 telephone-event/48000\na=rtpmap:101 telephone-event/8000\n",
     )
     .unwrap();
@@ -114,13 +120,17 @@ fn wideband_codecs_are_read_with_their_clocks_and_answered_as_the_peer_maps_them
     assert_eq!((agreed.codec, agreed.payload_type), (Codec::Opus, 107));
     assert_eq!((agreed.telephone_event, agreed.comfort_noise), (Some((110, 48_000)), None));
     assert!(text(body).contains(
-        "RTP/AVP 107 110\na=rtpmap:107 opus/48000/2\na=fmtp:107 useinbandfec=1\na=rtpmap:110 telephone-event/48000\na=fmtp:110 0-15\n"
+        "RTP/AVP 107 110\na=rtpmap:107 opus/48000/2\na=fmtp:107 useinbandfec=1\n\
+         a=rtpmap:110 telephone-event/48000\na=fmtp:110 0-15\n"
     ));
     let mut narrow = offer.clone();
     narrow.audio.codecs.retain(|(_, codec)| *codec == Codec::G722);
     let (body, agreed) = ours().answer(&narrow, Direction::SendRecv);
     assert_eq!((agreed.telephone_event, agreed.comfort_noise), (Some((101, 8000)), Some(13)));
-    assert!(text(body).contains("RTP/AVP 9 13 101\na=rtpmap:9 G722/8000\na=rtpmap:13 CN/8000\na=rtpmap:101 telephone-event/8000\n"));
+    assert!(text(body).contains(
+        "RTP/AVP 9 13 101\na=rtpmap:9 G722/8000\na=rtpmap:13 CN/8000\n\
+         a=rtpmap:101 telephone-event/8000\n"
+    ));
 }
 
 #[test]
@@ -597,7 +607,8 @@ fn a_number_that_names_two_formats_names_that_of_the_offer() {
     let agreed = answered(
         &mut ours(),
         &[Codec::Opus, Codec::Pcmu],
-        "m=audio 5000 RTP/AVP 101 111\na=rtpmap:101 opus/48000/2\na=rtpmap:111 telephone-event/8000\n",
+        "m=audio 5000 RTP/AVP 101 111\na=rtpmap:101 opus/48000/2\n\
+         a=rtpmap:111 telephone-event/8000\n",
     );
     assert_eq!(heard(&agreed), [(101, NARROW), (111, OPUS)]);
     assert_eq!((agreed.payload_type, agreed.telephone_event), (101, Some((111, 8000))));
@@ -608,7 +619,8 @@ fn comfort_noise_and_events_of_another_clock_are_heard_under_their_numbers() {
     let agreed = answered(
         &mut ours(),
         &[Codec::Opus, Codec::Pcmu],
-        "m=audio 5000 RTP/AVP 111 0 97 98 99\na=rtpmap:111 opus/48000/2\na=rtpmap:97 CN/8000\na=rtpmap:98 telephone-event/48000\n\
+        "m=audio 5000 RTP/AVP 111 0 97 98 99\na=rtpmap:111 opus/48000/2\na=rtpmap:97 CN/8000\n\
+         a=rtpmap:98 telephone-event/48000\n\
          a=rtpmap:99 telephone-event/16000\n",
     );
     let full = Format::Events(EventClock::Full);

@@ -236,8 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_wrong_password_and_the_beginning_of_the_throttling_are_told_and_then_one_line_a_minute()
-     {
+    fn the_first_wrong_password_and_the_throttling_are_told_and_then_one_line_a_minute() {
         let (mut guesses, start) = (PasswordThrottle::default(), start());
         let mut told = Vec::new();
         for second in 0..=120 {

@@ -31,7 +31,8 @@ const PHONE: &str = "192.0.2.3:5062";
 const STRANGER: &str = "192.0.2.66:5060";
 const REALM: &str = "undertone";
 
-const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n";
+const SDP: &str = "v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\n\
+                   m=audio 40000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n";
 
 #[expect(
     clippy::disallowed_methods,
@@ -248,7 +249,8 @@ impl Stage {
         let leg = LegId(1);
         self.command(command);
         let invite = self.request("INVITE");
-        let extra = "Contact: <sip:carrier@192.0.2.2>\nAllow: INVITE, BYE, ACK, CANCEL\nContent-Type: application/sdp\n";
+        let extra = "Contact: <sip:carrier@192.0.2.2>\nAllow: INVITE, BYE, ACK, CANCEL\n\
+                     Content-Type: application/sdp\n";
         self.hear(CARRIER, &answer(&invite, 200, ";tag=theirs", extra, SDP));
         assert!(matches!(self.events().as_slice(), [LegEvent::Answered { .. }]));
         let ack = self.request("ACK");
@@ -306,8 +308,10 @@ impl Call {
         let branch = format!("z9hG4bK{}{method}{cseq}", self.call_id);
         let body = if extra.contains("Content-Type: application/sdp") { SDP } else { "" };
         format!(
-            "{method} sip:192.0.2.1 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch={branch}\nMax-Forwards: 70\nFrom: {}\nTo: {}\n\
-             Call-ID: {}\nCSeq: {cseq} {method}\nContact: <sip:carrier@192.0.2.2>\n{extra}Content-Length: {}\n\n{body}",
+            "{method} sip:192.0.2.1 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch={branch}\n\
+             Max-Forwards: 70\nFrom: {}\nTo: {}\n\
+             Call-ID: {}\nCSeq: {cseq} {method}\nContact: <sip:carrier@192.0.2.2>\n\
+             {extra}Content-Length: {}\n\n{body}",
             self.theirs,
             self.ours,
             self.call_id,
@@ -320,17 +324,22 @@ const WITH_SDP: &str = "Content-Type: application/sdp\n";
 
 fn invite(call_id: &str, branch: &str, cseq: u32, extra: &str) -> String {
     format!(
-        "INVITE sip:1001@coach.example SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}\nMax-Forwards: 70\n\
-         From: <sip:+4930@carrier.example>;tag=theirs\nTo: <sip:1001@coach.example>\nCall-ID: {call_id}\nCSeq: {cseq} INVITE\n\
-         Contact: <sip:carrier@192.0.2.2>\n{extra}Content-Type: application/sdp\nContent-Length: {}\n\n{SDP}",
+        "INVITE sip:1001@coach.example SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}\n\
+         Max-Forwards: 70\n\
+         From: <sip:+4930@carrier.example>;tag=theirs\nTo: <sip:1001@coach.example>\n\
+         Call-ID: {call_id}\nCSeq: {cseq} INVITE\n\
+         Contact: <sip:carrier@192.0.2.2>\n{extra}Content-Type: application/sdp\n\
+         Content-Length: {}\n\n{SDP}",
         SDP.len()
     )
 }
 
 fn register(number: &str, cseq: u32, extra: &str) -> String {
     format!(
-        "REGISTER sip:coach.example SIP/2.0\nVia: SIP/2.0/UDP 10.0.0.3:5062;rport;branch=z9hG4bKreg{cseq}\nMax-Forwards: 70\n\
-         From: <sip:{number}@coach.example>;tag=r\nTo: <sip:{number}@coach.example>\nCall-ID: reg-{number}\nCSeq: {cseq} REGISTER\n\
+        "REGISTER sip:coach.example SIP/2.0\nVia: SIP/2.0/UDP \
+         10.0.0.3:5062;rport;branch=z9hG4bKreg{cseq}\nMax-Forwards: 70\n\
+         From: <sip:{number}@coach.example>;tag=r\nTo: <sip:{number}@coach.example>\n\
+         Call-ID: reg-{number}\nCSeq: {cseq} REGISTER\n\
          {extra}Content-Length: 0\n\n"
     )
 }
@@ -371,7 +380,8 @@ fn caller() -> Identity {
 /// A response to a request of ours.
 fn answer(request: &SipRequest, status: u16, tag: &str, extra: &str, body: &str) -> String {
     format!(
-        "SIP/2.0 {status} So\nVia: {}\nFrom: {}\nTo: {}{tag}\nCall-ID: {}\nCSeq: {}\n{extra}Content-Length: {}\n\n{body}",
+        "SIP/2.0 {status} So\nVia: {}\nFrom: {}\nTo: {}{tag}\nCall-ID: {}\nCSeq: {}\n\
+         {extra}Content-Length: {}\n\n{body}",
         text_of(request, "Via"),
         text_of(request, "From"),
         text_of(request, "To"),

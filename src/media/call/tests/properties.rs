@@ -110,7 +110,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_nobody_hears_whom_the_table_does_not_allow(steps in proptest::collection::vec(step(), 1..250)) {
+    fn whatever_happens_nobody_hears_whom_the_table_does_not_allow(
+        steps in proptest::collection::vec(step(), 1..250)
+    ) {
         let harness = play(&steps, |harness, activity, muted, before| {
             for heard in &harness.heard[before..] {
                 let agent = if muted { 0 } else { 1 };
@@ -123,16 +125,25 @@ proptest! {
                     _ => 0,
                 };
                 let samples = heard.samples(Codec::Pcmu);
-                // A leg that fades in or out is anywhere below its level; one that goes on is at it.
-                let most: i32 = (0..3).filter(|index| allowed & 1 << index != 0).map(|index| i32::from(LEVELS[index])).sum();
+                // A leg that fades in or out is anywhere below its level; one that goes on is at
+                // it.
+                let most: i32 = (0..3)
+                    .filter(|index| allowed & 1 << index != 0)
+                    .map(|index| i32::from(LEVELS[index]))
+                    .sum();
                 let is_steady = samples.iter().all(|sample| *sample == samples[0]);
                 let is_forbidden = |sample: i16| match is_steady {
                     true => speakers_in(sample).is_none_or(|speakers| speakers & !allowed != 0),
                     false => !(-64..=most + 64 + most / 16).contains(&i32::from(sample)),
                 };
-                let forbidden: Vec<_> = samples.into_iter().filter(|sample| is_forbidden(*sample)).collect();
+                let forbidden: Vec<_> =
+                    samples.into_iter().filter(|sample| is_forbidden(*sample)).collect();
                 // A sample between sound and silence may fall between two levels.
-                assert!(forbidden.len() <= 3, "{:?} heard {forbidden:?} in {activity:?}", heard.listener);
+                assert!(
+                    forbidden.len() <= 3,
+                    "{:?} heard {forbidden:?} in {activity:?}",
+                    heard.listener
+                );
             }
         });
         for leg in LEGS {
@@ -143,7 +154,9 @@ proptest! {
     }
 
     #[test]
-    fn the_customers_bytes_are_the_same_whether_or_not_somebody_coaches(steps in proptest::collection::vec(step(), 1..250)) {
+    fn the_customers_bytes_are_the_same_whether_or_not_somebody_coaches(
+        steps in proptest::collection::vec(step(), 1..250)
+    ) {
         let alone: Vec<_> = steps
             .iter()
             .filter(|step| !matches!(step, Step::Hear(_) | Step::Mute(_)))
@@ -161,7 +174,12 @@ proptest! {
             let harness = play(steps, |_, _, _, _| {});
             let stats = harness.stats(CUSTOMER);
             assert_eq!(stats.sent, stats.unchanged + stats.transcoded);
-            harness.to(CUSTOMER).map(|heard| (heard.at, heard.rtp.sequence, heard.rtp.timestamp, heard.payload.clone())).collect::<Vec<_>>()
+            harness
+                .to(CUSTOMER)
+                .map(|heard| {
+                    (heard.at, heard.rtp.sequence, heard.rtp.timestamp, heard.payload.clone())
+                })
+                .collect::<Vec<_>>()
         };
         prop_assert_eq!(sent(&alone), sent(&coached));
     }

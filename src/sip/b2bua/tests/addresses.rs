@@ -132,9 +132,10 @@ fn a_device_that_describes_another_host_is_sent_nothing_until_it_speaks_from_the
     let (rule, remote) = told(&harness, customer);
     assert_eq!((rule.unheard, remote), (Some(0), Some(elsewhere)));
     assert_eq!(told(&harness, agent).0, SourceRule::default());
-    assert!(
-        matches!(&remarks(&harness)[..], [Remark::Waited { described, .. }] if *described == elsewhere)
-    );
+    assert!(matches!(
+        &remarks(&harness)[..],
+        [Remark::Waited { described, .. }] if *described == elsewhere
+    ));
 }
 
 #[test]
@@ -194,8 +195,8 @@ fn ours(harness: &Harness, leg: LegId) -> SocketAddr {
 }
 
 #[test]
-fn a_call_that_leaves_by_a_trunk_and_comes_back_by_it_has_its_sound_and_two_that_would_go_round_have_not()
- {
+fn a_call_that_leaves_and_comes_back_by_a_trunk_has_its_sound_and_two_that_would_go_round_have_not()
+{
     let mut harness = Harness::new();
     let agent = calls(&mut harness, account(AGENT), "127.0.0.1", "0301", at("127.0.0.1", 4000));
     let out = harness.lines.values().find(|line| line.outgoing).expect("to the trunk").leg;

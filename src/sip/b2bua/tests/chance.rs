@@ -12,7 +12,11 @@ use std::time::Duration;
 type Step = (u8, u8, u8, u8);
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn nobody_hears_whom_the_table_does_not_allow_and_nothing_is_left_over(

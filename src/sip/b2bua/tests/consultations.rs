@@ -85,7 +85,12 @@ impl Asked {
     }
 
     fn customers_reinvites(&self) -> usize {
-        let to_customer = |output: &&Output| matches!(output, Output::Leg(LegCommand::Offer { leg, .. }) if *leg == self.customer);
+        let to_customer = |output: &&Output| {
+            matches!(
+                output,
+                Output::Leg(LegCommand::Offer { leg, .. }) if *leg == self.customer
+            )
+        };
         self.harness.log.iter().filter(to_customer).count()
     }
 }
@@ -117,7 +122,12 @@ fn with_scope_call_the_coach_goes_on_to_the_colleague_when_the_transfer_is_compl
             asked.harness.lines[&asked.agent].ended && asked.harness.lines[&asked.asking].ended
         );
         assert_eq!(asked.customers_reinvites(), 0);
-        let moved = |output: &Output| matches!(output, Output::Media(MediaCommand::Move { leg, .. }) if leg.0 == asked.colleague.0);
+        let moved = |output: &Output| {
+            matches!(
+                output,
+                Output::Media(MediaCommand::Move { leg, .. }) if leg.0 == asked.colleague.0
+            )
+        };
         assert!(asked.harness.log.iter().any(moved));
         asked.harness.hangs_up(asked.customer);
         asked.harness.stop().expect("armed still");

@@ -81,9 +81,13 @@ impl Description {
             |name: &str| matches!(format_of(&name.to_lowercase()), Some(Format::Audio(_)));
         kept.iter().any(|(_, name)| is_codec(name)).then(|| {
             let numbers: String = kept.iter().map(|(number, _)| format!(" {number}")).collect();
-            let maps: String = kept.iter().map(|(number, name)| format!("a=rtpmap:{number} {name}\r\n")).collect();
-            format!("v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP{numbers}\r\n{maps}")
-                .into_bytes()
+            let maps: String =
+                kept.iter().map(|(number, name)| format!("a=rtpmap:{number} {name}\r\n")).collect();
+            format!(
+                "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n\
+                 m=audio 4000 RTP/AVP{numbers}\r\n{maps}"
+            )
+            .into_bytes()
         })
     }
 }
@@ -277,7 +281,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_a_conforming_peer_may_send_is_heard_and_nothing_else_is(steps in proptest::collection::vec(step(), 1..4)) {
+    fn whatever_a_conforming_peer_may_send_is_heard_and_nothing_else_is(
+        steps in proptest::collection::vec(step(), 1..4)
+    ) {
         let mut line = Line::new();
         let mut local = Local::new(1, "192.0.2.9:20000".parse().unwrap());
         for step in steps {
@@ -290,13 +296,22 @@ proptest! {
                 }
                 Step::Ours(codecs, answer, more) => {
                     let offer = table(&local.offer_codecs(Direction::SendRecv, &codecs));
-                    let offered = |name: &str| offer.values().any(|offered| *offered == name.to_lowercase());
+                    let offered = |name: &str| {
+                        offer.values().any(|offered| *offered == name.to_lowercase())
+                    };
                     // An answer may list what was not offered besides (RFC 3264 6.1); nobody may
                     // send that.
-                    let Some(body) = answer.body(|name| offered(name) || more && !name.starts_with("CN")) else { continue };
+                    let Some(body) =
+                        answer.body(|name| offered(name) || more && !name.starts_with("CN"))
+                    else {
+                        continue;
+                    };
                     let answer = SdpSession::parse(&body).unwrap();
                     let Ok(agreed) = local.accept(&answer) else {
-                        let has_codec = formats(&table(&body)).any(|(_, format)| matches!(format, Format::Audio(codec) if codecs.contains(&codec)));
+                        let has_codec = formats(&table(&body)).any(|(_, format)| matches!(
+                            format,
+                            Format::Audio(codec) if codecs.contains(&codec)
+                        ));
                         prop_assert!(!has_codec);
                         continue;
                     };

@@ -109,7 +109,12 @@ impl Harness {
     fn is_internal_line(&self, leg: LegId) -> bool {
         let call = self.lines[&leg].call.and_then(|key| self.b2bua.calls.get(key));
         let party = call.and_then(|call| call.parties.get(leg));
-        party.is_some_and(|party| matches!(&party.peer, LegSource::Account(device) if device.as_str() != CUSTOMER))
+        party.is_some_and(|party| {
+            matches!(
+                &party.peer,
+                LegSource::Account(device) if device.as_str() != CUSTOMER
+            )
+        })
     }
 
     /// Nobody is on a call as a supervisor without a monitor that says so.
@@ -181,8 +186,8 @@ impl Harness {
         }
     }
 
-    /// The party of the call that a line is. Two outside may have the same number: they are told apart by
-    /// their order.
+    /// The party of the call that a line is. Two outside may have the same number: they are told
+    /// apart by their order.
     fn party<'a>(&self, fact: &'a CallFact, line: &Line) -> &'a PartyFact {
         let is_like = |party: &&PartyFact| match &line.party {
             Ok(device) => party.device.as_ref() == Some(device),

@@ -155,7 +155,10 @@ fn a_phone_that_redirects_is_followed_and_the_caller_talks_to_where_it_points() 
     let other = harness.ringing(OTHER);
     let commands = harness.leg_commands();
     assert!(
-        matches!(commands.as_slice(), [LegCommand::Invite { from, .. }] if from.number.as_str() == "7001"),
+        matches!(
+            commands.as_slice(),
+            [LegCommand::Invite { from, .. }] if from.number.as_str() == "7001"
+        ),
         "{commands:?}"
     );
     harness.answer(other);

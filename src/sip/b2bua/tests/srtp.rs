@@ -39,7 +39,12 @@ fn keys(harness: &Harness, leg: LegId) -> Option<Box<Keys>> {
 }
 
 fn is_described(harness: &Harness, leg: LegId) -> bool {
-    let of_leg = |output: &Output| matches!(output, Output::Media(MediaCommand::Describe { leg: told, .. }) if told.0 == leg.0);
+    let of_leg = |output: &Output| {
+        matches!(
+            output,
+            Output::Media(MediaCommand::Describe { leg: told, .. }) if told.0 == leg.0
+        )
+    };
     harness.log.iter().any(of_leg)
 }
 
@@ -48,11 +53,20 @@ fn is_described(harness: &Harness, leg: LegId) -> bool {
 fn is_refused(harness: &mut Harness, leg: LegId) -> bool {
     let is_transport =
         |fault: &SdpFault| fault.error == SdpError::Transport && fault.line.is_some();
-    let told = |output: &Output| matches!(output, Output::Unusable { leg: here, fault } if *here == leg && is_transport(fault));
+    let told = |output: &Output| {
+        matches!(
+            output,
+            Output::Unusable { leg: here, fault } if *here == leg && is_transport(fault)
+        )
+    };
     let logged = harness.log.iter().any(told);
     let commands = harness.leg_commands();
     logged
-        && matches!(commands.last(), Some(LegCommand::RefuseOffer { leg: here, fault }) if *here == leg && is_transport(fault))
+        && matches!(
+            commands.last(),
+            Some(LegCommand::RefuseOffer { leg: here, fault })
+                if *here == leg && is_transport(fault)
+        )
 }
 
 /// The agent dials out over a trunk: his leg and the trunk's.

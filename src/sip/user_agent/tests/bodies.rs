@@ -1,4 +1,5 @@
-//! Session descriptions in the bodies of messages: RFC 3261 13.2.1, 14.1, 20.11 and 20.43, RFC 5621.
+//! Session descriptions in the bodies of messages: RFC 3261 13.2.1, 14.1, 20.11 and 20.43, RFC
+//! 5621.
 
 use super::*;
 use crate::sip::sdp::{SdpError, SdpSession};
@@ -10,7 +11,8 @@ const MULTIPART: &str = "Content-Type: multipart/mixed; boundary=\"edge\"\n";
 /// A description beside ISUP, which may be left out or may not.
 fn beside_isup(handling: &str) -> String {
     format!(
-        "--edge\r\nContent-Type: application/isup; version=itu-t92+\r\nContent-Disposition: signal; handling={handling}\r\n\r\n\u{1}\u{10}\r\n\
+        "--edge\r\nContent-Type: application/isup; version=itu-t92+\r\n\
+         Content-Disposition: signal; handling={handling}\r\n\r\n\u{1}\u{10}\r\n\
          --edge\r\nContent-Type: application/sdp\r\n\r\n{SDP}\r\n--edge--\r\n"
     )
 }
@@ -99,7 +101,8 @@ fn a_required_part_that_is_not_understood_is_415_and_what_we_take_is_said() {
 #[test]
 fn an_invite_whose_parts_may_all_be_left_out_is_one_without_an_offer() {
     let mut stage = Stage::new();
-    let isup = "--edge\r\nContent-Type: application/isup\r\nContent-Disposition: signal;handling=optional\r\n\r\n\u{1}\r\n--edge--\r\n";
+    let isup = "--edge\r\nContent-Type: application/isup\r\n\
+                Content-Disposition: signal;handling=optional\r\n\r\n\u{1}\r\n--edge--\r\n";
     stage.hear(CARRIER, &with_body(&invite("c1", "a", 1, ""), MULTIPART, isup));
     let events = stage.events();
     let [LegEvent::Incoming { leg, offer: None, .. }] = events[..] else { panic!("{events:?}") };

@@ -46,8 +46,10 @@ fn asks(
     let body = if extra.contains("Content-Type") { SDP } else { "" };
     let from = from.map_or_else(|| text_of(invite, "To"), str::to_owned);
     let text = format!(
-        "{method} sip:192.0.2.1 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.3:5062;branch=z9hG4bKc{cseq}\nMax-Forwards: 70\nFrom: {from};tag=theirs\n\
-         To: {}\nCall-ID: {}\nCSeq: {cseq} {method}\nContact: <sip:1001@192.0.2.3:5062>\n{extra}Content-Length: {}\n\n{body}",
+        "{method} sip:192.0.2.1 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.3:5062;branch=z9hG4bKc{cseq}\n\
+         Max-Forwards: 70\nFrom: {from};tag=theirs\n\
+         To: {}\nCall-ID: {}\nCSeq: {cseq} {method}\nContact: <sip:1001@192.0.2.3:5062>\n\
+         {extra}Content-Length: {}\n\n{body}",
         text_of(invite, "From"),
         text_of(invite, "Call-ID"),
         body.len()
@@ -79,7 +81,9 @@ fn a_re_invite_names_it_before_its_offer_also_when_it_is_refused() {
     let invite = called(&mut stage);
     responds(&mut stage, &invite, 200, "");
     assert_eq!(told(&mut stage), ["answered"]);
-    let named = "Remote-Party-ID: \"Bert\" <sip:5002@pbx.example>;party=called;privacy=off;screen=no\nContent-Type: application/sdp\n";
+    let named = "Remote-Party-ID: \"Bert\" \
+                 <sip:5002@pbx.example>;party=called;privacy=off;screen=no\n\
+                 Content-Type: application/sdp\n";
     asks(&mut stage, &invite, "INVITE", 1, None, named);
     assert_eq!(told(&mut stage), ["5002", "offered"]);
     stage.sent.clear();
@@ -131,7 +135,8 @@ fn the_answer_to_our_own_offer_names_it_too() {
     stage.sent.clear();
     stage.command(LegCommand::Offer { leg: LEG, media: SDP.into() });
     let offer = stage.request("INVITE");
-    let extra = "Contact: <sip:1001@192.0.2.3:5062>\nContent-Type: application/sdp\nP-Asserted-Identity: <sip:5002@pbx.example>\n";
+    let extra = "Contact: <sip:1001@192.0.2.3:5062>\nContent-Type: application/sdp\n\
+                 P-Asserted-Identity: <sip:5002@pbx.example>\n";
     stage.hear(PHONE, &answer(&offer, 200, "", extra, SDP));
     assert_eq!(told(&mut stage), ["5002", "offer answered"]);
 }
@@ -173,8 +178,10 @@ fn a_stranger_names_nobody() {
     responds(&mut stage, &invite, 200, "");
     told(&mut stage);
     let text = format!(
-        "UPDATE sip:192.0.2.1 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.66;branch=z9hG4bKx\nMax-Forwards: 70\nFrom: {};tag=theirs\nTo: {}\n\
-         Call-ID: {}\nCSeq: 9 UPDATE\nContact: <sip:x@192.0.2.66>\nP-Asserted-Identity: <sip:5002@x>\nContent-Length: 0\n\n",
+        "UPDATE sip:192.0.2.1 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.66;branch=z9hG4bKx\n\
+         Max-Forwards: 70\nFrom: {};tag=theirs\nTo: {}\n\
+         Call-ID: {}\nCSeq: 9 UPDATE\nContact: <sip:x@192.0.2.66>\n\
+         P-Asserted-Identity: <sip:5002@x>\nContent-Length: 0\n\n",
         text_of(&invite, "To"),
         text_of(&invite, "From"),
         text_of(&invite, "Call-ID")

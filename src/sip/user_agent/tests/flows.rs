@@ -14,7 +14,8 @@ fn talking() -> Stage {
     come(&mut stage, FIRST_WAY, 1);
     stage.command(call_phone(LEG));
     let invite = stage.request("INVITE");
-    let extra = "Contact: <sip:1001@192.0.2.3;transport=tcp>\nAllow: INVITE, BYE, ACK, CANCEL\nContent-Type: application/sdp\n";
+    let extra = "Contact: <sip:1001@192.0.2.3;transport=tcp>\nAllow: INVITE, BYE, ACK, CANCEL\n\
+                 Content-Type: application/sdp\n";
     stage.hear(FIRST_WAY, &answer(&invite, 200, ";tag=theirs", extra, SDP));
     assert!(matches!(stage.events().as_slice(), [LegEvent::Answered { .. }]));
     stage.sent.clear();
@@ -66,8 +67,7 @@ fn a_phone_that_comes_back_by_another_connection_is_told_bye_there() {
 }
 
 #[test]
-fn a_phone_that_comes_back_before_its_old_connection_is_known_to_be_dead_is_told_bye_by_the_new_one()
- {
+fn a_phone_back_before_its_old_connection_is_known_to_be_dead_is_told_bye_by_the_new_one() {
     let mut stage = talking();
     come(&mut stage, SECOND_WAY, 2);
     stage.sent.clear();

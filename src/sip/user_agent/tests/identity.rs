@@ -664,7 +664,8 @@ fn a_phone_that_sends_its_caller_elsewhere_is_heard() {
         (301, "Contact: <tel:+49-30-123>\n", &["+4930123"]),
         (
             300,
-            "Contact: <sip:1@coach.example>;q=0.1, <sip:2@192.0.2.1>;q=0.7, <sip:3@coach.example>\n",
+            "Contact: <sip:1@coach.example>;q=0.1, <sip:2@192.0.2.1>;q=0.7, \
+             <sip:3@coach.example>\n",
             &["3", "2", "1"],
         ),
         (302, "Contact: <sip:030@10.0.0.3;user=phone>\n", &["030"]),

@@ -288,11 +288,17 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_call_reaches_a_sound_end_and_nothing_is_left_over(weather in weather(), steps in steps()) {
+    fn every_call_reaches_a_sound_end_and_nothing_is_left_over(
+        weather in weather(), steps in steps()
+    ) {
         let mut world = World::new(weather);
         world.play(&steps);
         for side in 0..2 {
-            let alive: Vec<LegId> = world.legs[side].iter().filter(|(_, course)| **course != Course::Over).map(|(leg, _)| *leg).collect();
+            let alive: Vec<LegId> = world.legs[side]
+                .iter()
+                .filter(|(_, course)| **course != Course::Over)
+                .map(|(leg, _)| *leg)
+                .collect();
             for leg in alive {
                 world.hang_up(side, leg);
             }
@@ -307,8 +313,16 @@ proptest! {
 
     /// Whoever hangs up, the other hears of it, though a fifth of everything is lost.
     #[test]
-    fn an_end_on_one_side_is_an_end_on_the_other(seed in any::<u64>(), side in 0..2usize, at_ms in 0..70_000u64) {
-        let mut world = World::new(Weather { seed, loss: 20, repeat: 10, jitter_ms: 300, protocol: Protocol::Udp });
+    fn an_end_on_one_side_is_an_end_on_the_other(
+        seed in any::<u64>(), side in 0..2usize, at_ms in 0..70_000u64
+    ) {
+        let mut world = World::new(Weather {
+            seed,
+            loss: 20,
+            repeat: 10,
+            jitter_ms: 300,
+            protocol: Protocol::Udp,
+        });
         world.call(0);
         let soon = world.now.mono + Duration::from_secs(8);
         world.run_until(soon);
@@ -317,13 +331,19 @@ proptest! {
         }
         let later = world.now.mono + Duration::from_millis(at_ms);
         world.run_until(later);
-        if let Some((&leg, _)) = world.legs[side].iter().find(|(_, course)| **course != Course::Over) {
+        if let Some((&leg, _)) =
+            world.legs[side].iter().find(|(_, course)| **course != Course::Over)
+        {
             world.hang_up(side, leg);
         }
         let end = world.now.mono + Duration::from_secs(400);
         world.run_until(end);
         for side in 0..2 {
-            prop_assert!(world.legs[side].values().all(|course| *course == Course::Over), "{:?}", world.legs);
+            prop_assert!(
+                world.legs[side].values().all(|course| *course == Course::Over),
+                "{:?}",
+                world.legs
+            );
             prop_assert!(world.agents[side].is_idle());
         }
     }

@@ -57,7 +57,8 @@ fn way_of(stage: &mut Stage, what: &str) -> String {
 
 fn options(via: &str) -> String {
     format!(
-        "OPTIONS sip:coach.example SIP/2.0\nVia: {via}\nMax-Forwards: 70\nFrom: <sip:1001@coach.example>;tag=o\n\
+        "OPTIONS sip:coach.example SIP/2.0\nVia: {via}\nMax-Forwards: 70\n\
+         From: <sip:1001@coach.example>;tag=o\n\
          To: <sip:coach.example>\nCall-ID: o\nCSeq: 1 OPTIONS\nContent-Length: 0\n\n"
     )
 }
@@ -117,8 +118,7 @@ fn hang_up(stage: &mut Stage) {
 // ---- RFC 3261 18.2.2, RFC 3581 4: where responses and requests of ours go
 
 #[test]
-fn a_response_goes_to_the_port_of_sent_by_or_to_the_source_port_where_rport_asks_for_it_and_never_to_another_host()
- {
+fn a_response_goes_to_the_port_of_sent_by_or_with_rport_of_the_source_and_never_to_another_host() {
     for (via, source, way) in [
         ("SIP/2.0/UDP 192.0.2.66:6060;branch=z9hG4bK1", "192.0.2.66:49152", "192.0.2.66:6060"),
         ("SIP/2.0/UDP 192.0.2.66;branch=z9hG4bK1", "192.0.2.66:49152", "192.0.2.66:5060"),
@@ -234,8 +234,7 @@ fn a_trunk_that_asks_for_rport_from_a_port_of_chance_hears_our_requests_at_its_c
 }
 
 #[test]
-fn a_trunks_node_that_answers_with_its_own_contact_hears_the_rest_there_and_a_strangers_contact_nothing()
- {
+fn a_trunks_node_that_answers_with_its_own_contact_hears_the_rest_there_a_stranger_nothing() {
     for (contact, way) in [("192.0.2.4:5070", "192.0.2.4:5070"), ("192.0.2.66:5070", CARRIER)] {
         let mut stage = Stage::with(two_nodes());
         stage.command(call_carrier(LEG));
@@ -266,8 +265,10 @@ fn an_answer_whose_connection_is_gone_is_said_by_a_new_one() {
 
 fn cancel(cseq: u32, branch: &str) -> String {
     format!(
-        "CANCEL sip:1001@coach.example SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}\nMax-Forwards: 70\n\
-         From: <sip:+4930@carrier.example>;tag=theirs\nTo: <sip:1001@coach.example>\nCall-ID: c1\nCSeq: {cseq} CANCEL\nContent-Length: 0\n\n"
+        "CANCEL sip:1001@coach.example SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}\n\
+         Max-Forwards: 70\n\
+         From: <sip:+4930@carrier.example>;tag=theirs\nTo: <sip:1001@coach.example>\nCall-ID: c1\n\
+         CSeq: {cseq} CANCEL\nContent-Length: 0\n\n"
     )
 }
 
@@ -320,8 +321,7 @@ fn a_cancel_whose_sent_by_has_changed_cancels_when_call_id_and_tag_are_the_invit
 }
 
 #[test]
-fn an_invite_again_from_another_source_of_its_trunk_is_a_repetition_and_is_answered_where_it_came_from()
- {
+fn an_invite_again_from_another_source_of_its_trunk_is_answered_where_it_came_from() {
     for source in OTHER_SOURCES {
         let mut stage = Stage::with(two_nodes());
         let asked = invite("c1", "a", 1, "").replace("UDP 192.0.2.2;", "UDP 192.0.2.2;rport;");
@@ -392,8 +392,7 @@ fn a_response_from_any_source_of_the_trunk_is_taken_and_a_strangers_is_not() {
 }
 
 #[test]
-fn a_trunk_that_is_called_at_an_address_of_no_source_may_answer_from_its_sources_and_is_not_admitted_by_its_target()
- {
+fn a_trunk_called_at_no_source_may_answer_from_its_sources_and_is_not_admitted_by_its_target() {
     let mut config = two_nodes();
     config.trunks[0].sources.remove(0);
     let mut stage = Stage::with(config);
@@ -481,8 +480,7 @@ fn an_ack_from_a_new_port_is_one() {
 }
 
 #[test]
-fn a_phone_that_speaks_from_a_new_port_hears_there_until_it_registers_and_then_where_it_has_registered()
- {
+fn a_phone_that_speaks_from_a_new_port_hears_there_until_it_registers_and_then_where_it_did() {
     let (mut stage, call) = phone_talks();
     stage.hear(NEW_PORT, &from_phone(&call, "OPTIONS", 10, ""));
     stage.said();
@@ -497,8 +495,7 @@ fn a_phone_that_speaks_from_a_new_port_hears_there_until_it_registers_and_then_w
 }
 
 #[test]
-fn a_request_too_long_for_a_datagram_comes_by_tcp_and_the_phone_is_still_reached_where_it_has_registered()
- {
+fn a_request_too_long_for_a_datagram_comes_by_tcp_and_the_phone_is_reached_where_registered() {
     let (mut stage, call) = phone_talks();
     stage.hear(NEW_CONNECTION, &from_phone(&call, "INVITE", 10, WITH_SDP));
     stage.command(LegCommand::AnswerOffer { leg: LEG, media: SDP.into() });
@@ -541,8 +538,7 @@ fn tag(stage: &Stage, leg: LegId) -> String {
 }
 
 #[test]
-fn a_phone_at_a_foreign_address_is_481_without_a_digest_challenged_with_an_old_one_and_taken_with_a_right_one()
- {
+fn a_phone_at_a_foreign_address_is_481_without_digest_challenged_with_an_old_taken_with_a_right() {
     let (mut stage, call) = phone_talks();
     for method in ["BYE", "INFO", "OPTIONS"] {
         stage.hear(AWAY, &from_phone(&call, method, 10, ""));
@@ -620,8 +616,7 @@ fn what_asks_within_a_dialog_that_is_not_there_is_481_whatever_it_asks() {
 // ---- RFC 3261 10.3: registrations
 
 #[test]
-fn a_phone_that_counts_from_the_beginning_again_registers_with_a_new_challenge_and_not_with_an_old_one()
- {
+fn a_phone_that_counts_from_the_beginning_again_registers_with_a_new_challenge_not_an_old_one() {
     let mut stage = Stage::with(two_nodes());
     let with_old = |stage: &mut Stage, cseq: u32, extra: &str| {
         let answer = answer_of(stage, "REGISTER", "sip:coach.example");
@@ -947,8 +942,10 @@ impl Shared {
         let message = |method: &str, via: &str, to_tag: &str, cseq: u32| {
             let body = if method == "INVITE" { SDP } else { "" };
             format!(
-                "{method} sip:1002@coach.example SIP/2.0\nVia: {via}\nMax-Forwards: 70\nFrom: <{number}>;tag=t\n\
-                 To: <sip:1002@coach.example>{to_tag}\nCall-ID: {id}\nCSeq: {cseq} {method}\nContact: <sip:x@192.0.2.2>\n\
+                "{method} sip:1002@coach.example SIP/2.0\nVia: {via}\nMax-Forwards: 70\n\
+                 From: <{number}>;tag=t\n\
+                 To: <sip:1002@coach.example>{to_tag}\nCall-ID: {id}\nCSeq: {cseq} {method}\n\
+                 Contact: <sip:x@192.0.2.2>\n\
                  Content-Type: application/sdp\nContent-Length: {}\n\n{body}",
                 body.len()
             )

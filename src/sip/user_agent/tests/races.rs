@@ -181,8 +181,10 @@ fn a_cancel_ends_a_ringing_call() {
 
 fn cancel(branch: &str, tag: &str) -> String {
     format!(
-        "CANCEL sip:1001@coach.example SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}\nMax-Forwards: 70\n\
-         From: <sip:+4930@carrier.example>;tag={tag}\nTo: <sip:1001@coach.example>\nCall-ID: c1\nCSeq: 1 CANCEL\nContent-Length: 0\n\n"
+        "CANCEL sip:1001@coach.example SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}\n\
+         Max-Forwards: 70\n\
+         From: <sip:+4930@carrier.example>;tag={tag}\nTo: <sip:1001@coach.example>\nCall-ID: c1\n\
+         CSeq: 1 CANCEL\nContent-Length: 0\n\n"
     )
 }
 
@@ -384,8 +386,10 @@ fn a_refusal_is_repeated_until_its_ack() {
     stage.pass(SECOND);
     let busy = stage.response(486);
     let ack = format!(
-        "ACK sip:1001@coach.example SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bKa\nMax-Forwards: 70\n\
-         From: <sip:+4930@carrier.example>;tag=theirs\nTo: {}\nCall-ID: c1\nCSeq: 1 ACK\nContent-Length: 0\n\n",
+        "ACK sip:1001@coach.example SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bKa\n\
+         Max-Forwards: 70\n\
+         From: <sip:+4930@carrier.example>;tag=theirs\nTo: {}\nCall-ID: c1\nCSeq: 1 ACK\n\
+         Content-Length: 0\n\n",
         text(&busy, "To")
     );
     stage.hear(CARRIER, &ack);

@@ -6,7 +6,8 @@ use crate::sip::leg::EndReason;
 const SECOND: Duration = Duration::from_secs(1);
 const LEG: LegId = LegId(1);
 /// Another description than [`SDP`].
-const OTHER: &str = "v=0\r\no=- 2 1 IN IP4 192.0.2.8\r\ns=-\r\nc=IN IP4 192.0.2.8\r\nt=0 0\r\nm=audio 40008 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n";
+const OTHER: &str = "v=0\r\no=- 2 1 IN IP4 192.0.2.8\r\ns=-\r\nc=IN IP4 192.0.2.8\r\nt=0 0\r\n\
+                     m=audio 40008 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n";
 
 /// The carrier calls 1001 with this in its INVITE; the call as it will be once a response has given
 /// our tag.

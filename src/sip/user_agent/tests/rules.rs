@@ -188,8 +188,7 @@ fn a_phone_is_called_after_a_restart_before_it_registers_again() {
 }
 
 #[test]
-fn nobody_is_restored_who_has_expired_or_is_no_account_any_more_or_came_to_an_address_that_is_not_ours()
- {
+fn nobody_is_restored_who_has_expired_or_is_no_account_or_came_to_an_address_not_ours() {
     let mut before = Stage::new();
     before.register_phone();
     let mut strangers = config();
@@ -284,7 +283,8 @@ fn another_port_of_our_host_is_another() {
     let mut stage = Stage::new();
     let options = |uri: &str, branch: &str| {
         format!(
-            "OPTIONS {uri} SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}\nMax-Forwards: 70\nFrom: <sip:a@b.example>;tag=a\n\
+            "OPTIONS {uri} SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK{branch}\n\
+             Max-Forwards: 70\nFrom: <sip:a@b.example>;tag=a\n\
              To: <{uri}>\nCall-ID: {branch}\nCSeq: 1 OPTIONS\nContent-Length: 0\n\n"
         )
     };
@@ -409,7 +409,8 @@ fn a_trunk_that_calls_too_much_gets_503_and_is_served_again_later() {
 
 fn challenge(realm: &str) -> String {
     format!(
-        "WWW-Authenticate: Digest realm=\"{realm}\", nonce=\"abc\", qop=\"auth\", algorithm=SHA-256\n"
+        "WWW-Authenticate: Digest realm=\"{realm}\", nonce=\"abc\", qop=\"auth\", \
+         algorithm=SHA-256\n"
     )
 }
 
@@ -513,7 +514,10 @@ fn a_peer_may_take_the_place_of_its_own_leg_and_of_no_other() {
         (format!("Replaces: c1;to-tag={tag};from-tag=theirs;early-only\n"), "486"),
         (format!("Join: c1;to-tag={tag};from-tag=theirs\n"), "603"),
         (
-            format!("Replaces: c1;to-tag={tag};from-tag=theirs\nReplaces: c1;to-tag={tag};from-tag=theirs\n"),
+            format!(
+                "Replaces: c1;to-tag={tag};from-tag=theirs\n\
+                 Replaces: c1;to-tag={tag};from-tag=theirs\n"
+            ),
             "400",
         ),
     ]
@@ -642,7 +646,8 @@ fn we_refresh_by_update_or_by_reinvite_as_the_peer_can() {
     let mut stage = Stage::new();
     stage.command(call_carrier(LEG));
     let invite = stage.request("INVITE");
-    let extra = "Contact: <sip:carrier@192.0.2.2>\nAllow: INVITE, UPDATE\nSession-Expires: 200;refresher=uac\nRequire: timer\n\
+    let extra = "Contact: <sip:carrier@192.0.2.2>\nAllow: INVITE, UPDATE\n\
+                 Session-Expires: 200;refresher=uac\nRequire: timer\n\
                  Content-Type: application/sdp\n";
     stage.hear(CARRIER, &answer(&invite, 200, ";tag=theirs", extra, SDP));
     stage.said();
