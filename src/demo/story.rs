@@ -295,8 +295,8 @@ impl Cast<'_> {
         let (call, talking_since) = self.coached_call("Coach, scope Call", findings).await?;
 
         self.timeline.title(
-            "The agent transfers the customer to a colleague: the coach follows, the \
-             whisper with him",
+            "The agent transfers the customer to a colleague: the coach follows, \
+             and so does the whisper",
         );
         let left = self.transfer(&call).await?;
         self.phase_with("after the transfer", (Person::Colleague, HeardPart::Coach), findings)
