@@ -183,7 +183,7 @@ impl RequestTrace {
         trace
     }
 
-    /// It is known whose the request is: of a poll, which may be held for long, no more is said but
+    /// The user is known now: of a poll, which may be held for long, no more is said but
     /// that it was answered, and no span is kept for that when it is not said.
     pub(crate) fn settle(&mut self) {
         if !tracing::enabled!(tracing::Level::DEBUG) {
