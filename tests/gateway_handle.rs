@@ -299,20 +299,11 @@ async fn when_the_disk_fills_up_while_somebody_listens_he_is_stopped_and_told() 
     let audit = place.path().join("audit.jsonl");
     let (gateway, mut backend) = start(&audit, store::in_memory()).await;
     let mut notices = gateway.notices();
-    let monitor = MonitorFact {
-        supervisor: "meg-phone".into(),
-        target: "bob-phone".into(),
+    let monitor = monitor(MonitorState::Joined {
+        call: "call".into(),
         activity: Activity::Coach,
-        mode: Mode::AllCalls,
-        scope: Scope::Call,
-        confirm_joins: true,
-        agent_side_only: false,
-        state: MonitorState::Joined {
-            call: "call".into(),
-            activity: Activity::Coach,
-            since: Timestamp(1),
-        },
-    };
+        since: Timestamp(1),
+    });
     backend.reports(Fact::Monitor(monitor)).await;
     while !audit.exists() || events(&audit).is_empty() {
         tokio::task::yield_now().await;

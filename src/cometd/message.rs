@@ -12,7 +12,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Names a session: random, alphanumeric, at least 128 bits. Whoever else knows it gets nothing by
+/// Names a session: random, alphanumeric, at least 128 bits. Another that knows it gets nothing by
 /// it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub Arc<str>);

@@ -70,7 +70,7 @@ pub enum TransportEvent {
         error: ParseError,
     },
     /// Nothing has come on a connection for [`SipLimits::idle`], or it is as old as a stranger's
-    /// may be; whoever does not need it calls [`Transport::close`].
+    /// may be; a caller that does not need it calls [`Transport::close`].
     Idle {
         /// Its way.
         flow: Flow,
@@ -168,7 +168,7 @@ impl Transport {
         &self.locals
     }
 
-    /// Whoever connects from these addresses is no stranger.
+    /// A peer that connects from these addresses is no stranger.
     pub fn trust(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.trusted.extend(addresses);
     }

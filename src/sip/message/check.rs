@@ -102,7 +102,7 @@ impl Refuse {
 
 /// The stateless checks of a UAS in the order of RFC 3261 8.2: syntax and mandatory fields 400,
 /// method 405 or 501, scheme 416, Require 420, body 415, Accept 406. An absent Max-Forwards is
-/// forgiven (RFC 2543); zero is for whoever would forward.
+/// forgiven (RFC 2543); zero is for the one that would forward.
 pub fn validate(request: &SipRequest, abilities: &Abilities<'_>) -> Result<(), Refuse> {
     check_mandatory(request).map_err(|_| Refuse::new(400))?;
     if !abilities.methods.contains(&request.method) {

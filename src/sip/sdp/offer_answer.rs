@@ -95,7 +95,7 @@ pub struct Local {
     lines: Vec<SdpLine>,
     taken: usize,
     direction: Direction,
-    /// What we say next has `a=rtcp-mux`: every offer, and the answer to whoever offers it.
+    /// What we say next has `a=rtcp-mux`: every offer, and the answer to a peer that offers it.
     rtcp_mux: bool,
     telephone_events: [(u8, u32); 3],
     /// The codecs that the peer has mapped, and how (RFC 3264 8.3.2).

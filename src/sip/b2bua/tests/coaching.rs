@@ -538,7 +538,7 @@ fn an_agent_is_heard_again_when_the_supervisor_who_silenced_him_is_gone() {
     assert!(matches!(nobodys.reason, Reason::NotFound | Reason::InvalidState), "{nobodys:?}");
 }
 
-/// His phone may have one line: what comes before he is let go would be busy.
+/// The phone may have one line: what comes before its call is let go would be busy.
 #[test]
 fn who_turns_to_another_agent_is_let_go_of_the_first_call_before_he_is_invited_to_the_second() {
     let mut harness = Harness::new();

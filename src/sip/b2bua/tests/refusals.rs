@@ -5,7 +5,7 @@ use super::harness::{AGENT, Harness, OTHER, SUPERVISOR, SUPERVISOR2, sdp};
 use crate::model::{Activity, CallId, Command, DeviceId, Mode, Reason, Scope, TransferStep};
 use crate::sip::leg::{LegEvent, LegSource};
 
-/// Who asks, and in which state of his leg.
+/// Who asks, and in which state of the leg.
 const STATES: [&str; 9] = [
     "he rings",
     "he dials",

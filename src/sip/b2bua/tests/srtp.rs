@@ -69,7 +69,7 @@ fn is_refused(harness: &mut Harness, leg: LegId) -> bool {
         )
 }
 
-/// The agent dials out over a trunk: his leg and the trunk's.
+/// The agent dials out over a trunk: the agent's leg and the trunk's.
 fn dials(harness: &mut Harness, number: &str) -> (LegId, LegId) {
     let agent = harness.incoming(LegSource::Account(AGENT.into()), number, Some(clear()));
     let trunk = *harness.lines.keys().find(|leg| **leg != agent).expect("two legs");

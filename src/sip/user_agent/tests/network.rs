@@ -311,7 +311,7 @@ proptest! {
         }
     }
 
-    /// Whoever hangs up, the other hears of it, though a fifth of everything is lost.
+    /// Whichever side hangs up, the other hears of it, though a fifth of everything is lost.
     #[test]
     fn an_end_on_one_side_is_an_end_on_the_other(
         seed in any::<u64>(), side in 0..2usize, at_ms in 0..70_000u64
