@@ -1,7 +1,11 @@
 //! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
 
+mod directory;
+mod fields;
+mod login;
 pub(crate) mod operations;
 mod requests;
+mod subresources;
 
 use crate::gateway::task::GatewayHandle;
 use crate::http::HttpConfig;
@@ -23,7 +27,6 @@ use axum::{Json, Router};
 use operations::OperationBody;
 use requests::Resource;
 use serde::{Deserialize, Serialize};
-use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -58,7 +61,22 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
         .routes(routes!(dial))
         .routes(routes!(read_my_calls))
         .routes(routes!(read_my_call, operate_my_call))
-        .routes(routes!(operate_voice_channel))
+        .routes(routes!(login::read_my_voice_channel, operate_voice_channel))
+        .routes(routes!(login::read_my_channels))
+        .routes(routes!(login::read_my_settings))
+        .routes(routes!(login::read_my_setting_group))
+        .routes(routes!(login::read_my_device_settings))
+        .routes(routes!(login::read_device_settings))
+        .routes(routes!(login::read_services))
+        .routes(routes!(login::read_features))
+        .routes(routes!(login::read_feature))
+        .routes(routes!(login::read_workbins))
+        .routes(routes!(directory::read_user))
+        .routes(routes!(directory::read_my_groups))
+        .routes(routes!(directory::read_groups))
+        .routes(routes!(directory::read_group))
+        .routes(routes!(directory::read_contacts))
+        .routes(routes!(directory::read_contact))
         .routes(routes!(read_devices))
         .routes(routes!(read_device))
         .routes(routes!(read_voice_environment))
@@ -72,6 +90,7 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
     let closed = closed
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(fields::selected))
         // A hung backend costs one request at most this long.
         .layer(from_fn_with_state(config.timeout, in_time))
         // A flood is answered 503 at the door instead of queueing in memory.
@@ -202,7 +221,7 @@ impl RestState {
     ) -> Result<Json<Reply<OneDevice>>, HttpError> {
         match self.read(from, wanted).await? {
             Answer::Device(view) => {
-                Ok(reply(OneDevice { device: gws_json::device(&self.uris, &view) }))
+                Ok(reply(OneDevice { device: gws_json::whole_device(&self.uris, &view) }))
             }
             other => Err(unexpected(&other)),
         }
@@ -215,7 +234,7 @@ impl RestState {
     ) -> Result<Vec<DeviceJson>, HttpError> {
         match self.read(from, wanted).await? {
             Answer::Devices(views) => {
-                Ok(views.iter().map(|view| gws_json::device(&self.uris, view)).collect())
+                Ok(views.iter().map(|view| gws_json::whole_device(&self.uris, view)).collect())
             }
             other => Err(unexpected(&other)),
         }
@@ -337,9 +356,10 @@ fn is_id(text: &str) -> bool {
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase")]
 struct Read {
-    /// `*`: whole objects instead of URIs.
+    /// Whole objects instead of URIs, with these members, separated by commas, or `*` for all.
     fields: Option<String>,
-    /// `devices`, `calls`, `channels`, separated by commas, or `*`.
+    /// `features`, `devices`, `calls`, `channels`, `groups`, separated by commas, or `*`. Lists of
+    /// what does not exist here, as `chats`, are empty; other words are left out.
     subresources: Option<String>,
     /// Only the device with this number.
     phone_number: Option<String>,
@@ -426,53 +446,12 @@ async fn read_me(
     query: ReadQuery,
 ) -> Result<Json<Reply<OneUser>>, HttpError> {
     let read = read(query)?;
-    let parts = Subresources::from_str(read.subresources.as_deref().unwrap_or_default())?;
-    let view = match rest.read(&from, Wanted::Me).await? {
-        Answer::User(view) => view,
-        other => return Err(unexpected(&other)),
-    };
+    let view = rest.me(&from).await?;
     let mut user = gws_json::user(&rest.uris, &view);
-    if parts.devices {
-        user.devices = Some(rest.devices(&from, Wanted::MyDevices).await?);
-    }
-    if parts.calls {
-        user.calls = Some(rest.calls(&from).await?);
-    }
-    if parts.channels {
-        user.channels = Some(vec![gws_json::voice_channel(&view)]);
+    for part in subresources::wanted(read.subresources.as_deref()) {
+        rest.add(part, &mut user, &view, &from).await?;
     }
     Ok(reply(OneUser { user }))
-}
-
-#[derive(Default)]
-struct Subresources {
-    devices: bool,
-    calls: bool,
-    channels: bool,
-}
-
-impl FromStr for Subresources {
-    type Err = Refusal;
-
-    fn from_str(text: &str) -> Result<Self, Refusal> {
-        let mut parts = Self::default();
-        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-            match word {
-                "*" => parts = Self { devices: true, calls: true, channels: true },
-                "devices" => parts.devices = true,
-                "calls" => parts.calls = true,
-                "channels" => parts.channels = true,
-                _ => {
-                    let message = format!(
-                        "'{}' is not a subresource: devices, calls, channels or *.",
-                        shortened(word)
-                    );
-                    return Err(Refusal::new(Reason::InvalidInput, message));
-                }
-            }
-        }
-        Ok(parts)
-    }
 }
 
 /// StartContactCenterSession, EndContactCenterSession, and the agent states as old clients ask for

@@ -46,6 +46,9 @@ fn directory() -> Directory {
     let user = |id: &str, role, features: &[Feature], device: &str| User {
         id: id.into(),
         display_name: id.to_uppercase(),
+        first_name: id.to_uppercase(),
+        last_name: String::new(),
+        email: String::new(),
         roles: BTreeSet::from([role]),
         features: features.iter().copied().collect(),
         devices: vec![device.into()],
@@ -88,6 +91,7 @@ fn directory() -> Directory {
             .map(|group| (group.id.clone(), group))
             .collect(),
         voice_environments: BTreeMap::new(),
+        contact_center: "contact-center".to_owned(),
     }
 }
 
