@@ -3,13 +3,15 @@
 mod directory;
 mod fields;
 mod login;
+mod logout;
 pub(crate) mod operations;
 mod requests;
+mod session;
 mod subresources;
 
 use crate::gateway::task::GatewayHandle;
 use crate::http::HttpConfig;
-use crate::http::auth::{self, AuthenticatedUser, random_text};
+use crate::http::auth::{self, Auth, AuthenticatedUser, LoggedOut, random_text};
 use crate::http::error::{ErrorBody, HttpError};
 use crate::http::gws_json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use crate::http::layers::RequestName;
@@ -24,9 +26,11 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use logout::LoginDoor;
 use operations::OperationBody;
 use requests::Resource;
 use serde::{Deserialize, Serialize};
+use session::SessionReply;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -40,6 +44,7 @@ struct RestState {
     gateway: GatewayHandle,
     uris: Uris,
     body_limit: usize,
+    login: LoginDoor,
 }
 
 #[derive(OpenApi)]
@@ -51,9 +56,13 @@ struct RestState {
 struct Document;
 
 /// `/api/v2` without the layers that it shares with CometD.
-pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
-    let rest =
-        RestState { gateway, uris: Uris::new(&config.public_url), body_limit: config.body_limit };
+pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) -> Router {
+    let rest = RestState {
+        gateway,
+        uris: Uris::new(&config.public_url),
+        body_limit: config.body_limit,
+        login: LoginDoor::new(config, auth),
+    };
     let (closed, document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(read_me, operate_me))
         .routes(routes!(read_my_devices))
@@ -63,6 +72,7 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
         .routes(routes!(read_my_call, operate_my_call))
         .routes(routes!(login::read_my_voice_channel, operate_voice_channel))
         .routes(routes!(login::read_my_channels))
+        .routes(routes!(logout::log_out, logout::log_out_by_get))
         .routes(routes!(login::read_my_settings))
         .routes(routes!(login::read_my_setting_group))
         .routes(routes!(login::read_my_device_settings))
@@ -367,7 +377,7 @@ struct Read {
 
 type ReadQuery = Result<Query<Read>, QueryRejection>;
 
-fn read(query: ReadQuery) -> Result<Read, Refusal> {
+fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
     match query {
         Ok(Query(read)) => Ok(read),
         Err(rejection) => {
@@ -458,14 +468,25 @@ async fn read_me(
 /// them.
 #[utoipa::path(
     post, path = "/api/v2/me", request_body = operations::MeOperation,
-    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
+    responses(
+        (
+            status = 200, body = SessionReply,
+            description = "Accepted (statusCode 0); or only the channels that there are have been \
+                           opened (7)."
+        ),
+        (status = "default", body = ErrorBody)
+    )
 )]
 async fn operate_me(
     State(rest): State<RestState>,
     from: RequestContext,
     operation: OperationBody,
-) -> Result<Json<Accepted>, HttpError> {
-    rest.ask(&from, operation.on(Resource::User)?).await
+) -> Result<(Option<Extension<LoggedOut>>, Json<SessionReply>), HttpError> {
+    let (is_end, missing) = (operation.ends_session(), operation.missing_channels());
+    let Json(accepted) = rest.ask(&from, operation.on(Resource::User)?).await?;
+    // Its cookie is good for the next session no more.
+    let ended = is_end.then(|| rest.login.auth.end_session(&from.caller)).flatten();
+    Ok((ended.map(Extension), Json(SessionReply::new(accepted, missing))))
 }
 
 /// Ready, NotReady, AfterCallWork, AuxWork, Offline.

@@ -269,10 +269,8 @@ impl Sections {
         self.b2bua.media_over_ipv6 = self.media.advertised.unwrap_or(self.media.bind).is_ipv6();
         self.sip.min_session_expires = self.sip.min_session_expires.min(self.sip.session_expires);
         if self.voice_environments.is_empty() && !self.devices.is_empty() {
-            self.voice_environments.push(VoiceEnvironment {
-                id: UNNAMED_ENVIRONMENT.to_owned(),
-                name: String::new(),
-            });
+            self.voice_environments
+                .push(VoiceEnvironment { id: UNNAMED_ENVIRONMENT.to_owned(), name: String::new() });
         }
         for (account, _) in &mut self.devices {
             account.username = account.number.as_str().to_owned();

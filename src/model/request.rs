@@ -1,7 +1,8 @@
 use super::activity::string_enum;
 use super::{
     Activity, CallId, CallView, ContactView, DeviceId, DeviceView, DialString, Digits, GroupId,
-    GroupView, Mode, Number, Operation, Refusal, RequestId, Scope, TransferStep, UnknownWord, UserId, UserView,
+    GroupView, Mode, Number, Operation, Refusal, RequestId, Scope, TransferStep, UnknownWord,
+    UserId, UserView,
 };
 use std::fmt;
 use std::net::IpAddr;

@@ -1,13 +1,14 @@
 //! Users, their groups, and the contacts by which a supervisor finds an agent's number.
 
 use super::{
-    ErrorBody, IdPath, OneUser, Read, ReadQuery, Reply, RequestContext, RestState, id, read, reply,
+    ErrorBody, IdPath, OneUser, Read, ReadQuery, Reply, RequestContext, RestState, id, reply,
     shortened, unexpected,
 };
 use crate::http::error::HttpError;
 use crate::http::gws_json::{self, ContactJson, GroupJson};
-use crate::model::{Answer, Query as Wanted, Refusal};
+use crate::model::{Answer, Query as Wanted, Refusal, UserId};
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -44,6 +45,8 @@ pub(super) struct OfType {
     #[serde(rename = "type")]
     kind: Option<String>,
 }
+
+type OfTypeQuery = Result<Query<OfType>, QueryRejection>;
 
 impl OfType {
     fn is(&self, kind: &str) -> bool {
@@ -88,10 +91,10 @@ pub(super) async fn groups(
 async fn list_groups(
     rest: &RestState,
     from: &RequestContext,
-    (query, kind): (ReadQuery, OfType),
+    (query, kind): (ReadQuery, OfTypeQuery),
     wanted: Wanted,
 ) -> Result<Json<Reply<Groups>>, HttpError> {
-    let read = read(query)?;
+    let (read, kind) = (super::read(query)?, super::read(kind)?);
     let mut groups = groups(rest, from, wanted).await?;
     groups.retain(|_| kind.is(GroupJson::TYPE));
     Ok(reply(match read.fields {
@@ -112,7 +115,7 @@ pub(super) async fn read_my_groups(
     State(rest): State<RestState>,
     from: RequestContext,
     query: ReadQuery,
-    Query(kind): Query<OfType>,
+    kind: OfTypeQuery,
 ) -> Result<Json<Reply<Groups>>, HttpError> {
     list_groups(&rest, &from, (query, kind), Wanted::MyGroups).await
 }
@@ -129,7 +132,7 @@ pub(super) async fn read_groups(
     State(rest): State<RestState>,
     from: RequestContext,
     query: ReadQuery,
-    Query(kind): Query<OfType>,
+    kind: OfTypeQuery,
 ) -> Result<Json<Reply<Groups>>, HttpError> {
     list_groups(&rest, &from, (query, kind), Wanted::Groups).await
 }
@@ -167,9 +170,9 @@ pub(super) async fn read_contacts(
     State(rest): State<RestState>,
     from: RequestContext,
     query: ReadQuery,
-    Query(kind): Query<OfType>,
+    kind: OfTypeQuery,
 ) -> Result<Json<Reply<Contacts>>, HttpError> {
-    let read = read(query)?;
+    let (read, kind) = (super::read(query)?, super::read(kind)?);
     let views = match rest.read(&from, Wanted::Contacts).await? {
         Answer::Contacts(views) => views,
         other => return Err(unexpected(&other)),
@@ -204,10 +207,10 @@ pub(super) async fn read_contact(
     State(rest): State<RestState>,
     from: RequestContext,
     path: IdPath,
-    Query(kind): Query<OfType>,
+    kind: OfTypeQuery,
 ) -> Result<Json<Reply<OneContact>>, HttpError> {
-    let id: crate::model::UserId = id("/contacts", path)?;
-    if !kind.is(ContactJson::TYPE) {
+    let id: UserId = id("/contacts", path)?;
+    if !super::read(kind)?.is(ContactJson::TYPE) {
         return Err(Refusal::not_found(format_args!("/contacts/{}", shortened(id.as_str()))).into());
     }
     match rest.read(&from, Wanted::Contact(id)).await? {

@@ -56,8 +56,7 @@ impl Subresource {
 /// What a query asks for; words that are none are left out.
 pub(super) fn wanted(query: Option<&str>) -> BTreeSet<Subresource> {
     let words: BTreeSet<&str> = query.unwrap_or_default().split(',').map(str::trim).collect();
-    let is_wanted =
-        |part: &Subresource| words.contains("*") || words.contains(part.as_str());
+    let is_wanted = |part: &Subresource| words.contains("*") || words.contains(part.as_str());
     Subresource::ALL.into_iter().filter(is_wanted).collect()
 }
 
