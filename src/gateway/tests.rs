@@ -46,6 +46,9 @@ fn directory() -> Directory {
     let user = |id: &str, role, features: &[Feature], device: &str| User {
         id: id.into(),
         display_name: id.to_uppercase(),
+        first_name: id.to_uppercase(),
+        last_name: String::new(),
+        email: String::new(),
         roles: BTreeSet::from([role]),
         features: features.iter().copied().collect(),
         devices: vec![device.into()],
@@ -88,6 +91,7 @@ fn directory() -> Directory {
             .map(|group| (group.id.clone(), group))
             .collect(),
         voice_environments: BTreeMap::new(),
+        contact_center: "contact-center".to_owned(),
     }
 }
 
@@ -1653,7 +1657,8 @@ fn why_an_agent_is_not_ready_is_told_and_kept_until_the_next_state() {
     let kept = |output: &Output| matches!(output, Output::Keep { presence: Some(state), .. } if *state == lunch);
     assert!(outputs.iter().any(kept), "{outputs:?}");
     assert_eq!(harness.device_view("bob", BOB_PHONE).user_state, Some(lunch));
-    harness.asks("bob", Request::SetAgentState(AgentState::AuxWork.into()));
+    let (answer, _, _) = harness.asks("bob", Request::SetAgentState(AgentState::AuxWork.into()));
+    assert_eq!(answer, Ok(Answer::Accepted));
     let now = harness.device_view("bob", BOB_PHONE).user_state;
     assert_eq!(now, Some(AgentState::AuxWork.into()));
 }
