@@ -124,11 +124,9 @@ impl<'a> RequestCheck<'a> {
             Request::EndSession => Ok(Decision::EndSession),
             Request::SetAgentState(state) => {
                 needs_feature(user, Feature::Voice)?;
-                if !self.reads.sessions.contains_key(&asked.user) {
-                    return Err(Refusal::new(
-                        Reason::InvalidState,
-                        "No contact centre session is open.",
-                    ));
+                let has_session = self.reads.sessions.contains_key(&asked.user);
+                if *state == AgentState::Offline && !has_session {
+                    return Ok(Decision::Done);
                 }
                 self.has_phone(user, state.state)?;
                 Ok(Decision::Presence(state.clone()))
