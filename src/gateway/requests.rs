@@ -125,7 +125,7 @@ impl<'a> RequestCheck<'a> {
             Request::SetAgentState(state) => {
                 needs_feature(user, Feature::Voice)?;
                 let has_session = self.reads.sessions.contains_key(&asked.user);
-                if *state == AgentState::Offline && !has_session {
+                if state.state == AgentState::Offline && !has_session {
                     return Ok(Decision::Done);
                 }
                 self.has_phone(user, state.state)?;
