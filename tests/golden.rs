@@ -488,6 +488,42 @@ async fn sessions_and_registrations_show_on_device_and_channel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_state_without_a_phone_is_refused_and_told() {
+    let mut story = Story::before_log_in("a_state_without_a_phone_is_refused_and_told").await;
+    let session = json!({
+        "operationName": "StartContactCenterSession", "channels": ["voice", "chat"],
+        "place": "desk-7", "devicePath": "/devices/7", "loginCode": "5001", "queue": "8000",
+    });
+    let (status, _, reply) = story.server.client(AGENT).ask("/me", &session).await;
+    let expected = json!({
+        "statusCode": 7,
+        "succeeded": [{"channel": "voice", "statusMessage": "The session is open."}],
+        "failed": [{"channel": "chat", "statusMessage": "There is no channel 'chat' here."}],
+    });
+    assert_eq!((status.as_u16(), reply), (200, expected));
+    story.told("the agent logs in, also for chat", &[]).await;
+    story.agent.unregister().await.unwrap();
+    let inactive = json!({"devices": [{"deviceState": "Inactive"}]});
+    story.told("the agent's phone is gone", &[(AGENT, inactive)]).await;
+    let refusal = json!({"statusCode": 4, "statusMessage": "Device '5001' is not registered."});
+    for name in ["Ready", "NotReady", "AfterCallWork", "AuxWork"] {
+        for path in ["/me/channels/voice", "/me"] {
+            let (status, _, reply) = story.server.client(AGENT).ask(path, &operation(name)).await;
+            assert_eq!((status.as_u16(), &reply), (500, &refusal), "{name}");
+            story.told(&format!("{path}: {name}"), &[]).await;
+        }
+    }
+    story.server.post(AGENT, "/me/channels/voice", operation("Offline")).await;
+    story.told("the agent: Offline", &[]).await;
+    story.agent.register().await.unwrap();
+    let active = json!({"devices": [{"deviceState": "Active"}]});
+    story.told("the agent's phone is back", &[(AGENT, active)]).await;
+    story.server.post(AGENT, "/me/channels/voice", operation("Ready")).await;
+    story.told("the agent: Ready", &[]).await;
+    story.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_coach_of_the_next_call_who_hangs_up_is_gone() {
     let mut story = Story::begin("a_coach_of_the_next_call_who_hangs_up_is_gone").await;
     story.device(SUPERVISOR, coach("Call", "NextCall")).await;
