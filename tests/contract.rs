@@ -5,6 +5,7 @@
 //! busy) the suite asks of [`Ways`].
 
 mod backends;
+mod reflection;
 mod seam;
 
 use std::collections::BTreeMap;

@@ -277,7 +277,7 @@ fn who_is_who(admits_itself: bool) -> TestAccounts {
 }
 
 /// The users of the same devices.
-fn users() -> Directory {
+pub(super) fn users() -> Directory {
     let user = |name: &str, roles: &[Role]| User {
         id: name.into(),
         display_name: name.into(),
