@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use undertone::app::{self, ServerRole};
 use undertone::config::{self, Config};
 #[cfg(feature = "demo")]
-use undertone::demo::{self, Scenario, events};
+use undertone::demo::{self, Scenario, events, simulate};
 use undertone::telemetry::{self, Metrics};
 
 /// A supervisor-coaching gateway for contact centres: the supervisor hears both, only the agent
@@ -25,7 +25,14 @@ enum CliCommand {
     /// Gateway and SIP backend in one process
     Serve(Configured),
     /// The gateway alone; its backend is at backend_url
-    Gateway(Configured),
+    Gateway {
+        #[command(flatten)]
+        configured: Configured,
+        /// No backend: simulated telephones, for the author of a desktop. Keeps nothing; made
+        /// passwords are printed, or UNDERTONE_PASSWORD in the environment is everybody's
+        #[arg(long)]
+        simulated: bool,
+    },
     /// The SIP backend alone
     SipBackend(Configured),
     #[cfg(feature = "demo")]
@@ -67,6 +74,19 @@ enum CliCommand {
         #[arg(long)]
         json: bool,
     },
+    #[cfg(feature = "demo")]
+    /// Moves the telephones of `undertone gateway --simulated`: call 7001 5001, answer 5001, hangup
+    /// 7001. Without words it shows them all
+    Simulate {
+        /// Where the gateway's admin is
+        #[arg(long, default_value = "http://127.0.0.1:9090")]
+        url: String,
+        /// A line: call FROM TO, answer NUMBER, hangup NUMBER, phone NUMBER
+        /// answers|rings|busy|rejects, register NUMBER, unregister NUMBER; or - for lines from
+        /// standard input
+        #[arg(value_name = "WORD")]
+        words: Vec<String>,
+    },
     /// Says what is wrong with a configuration file, and where
     Check {
         /// The configuration file to check
@@ -99,7 +119,10 @@ fn scenario(name: &str) -> Result<Scenario, String> {
 pub(crate) fn run() -> ExitCode {
     match Arguments::parse().command {
         CliCommand::Serve(configured) => serve(configured, ServerRole::Serve),
-        CliCommand::Gateway(configured) => serve(configured, ServerRole::Gateway),
+        CliCommand::Gateway { configured, simulated: false } => {
+            serve(configured, ServerRole::Gateway)
+        }
+        CliCommand::Gateway { configured, simulated: true } => simulate_gateway(configured),
         CliCommand::SipBackend(configured) => serve(configured, ServerRole::SipBackend),
         #[cfg(feature = "demo")]
         CliCommand::Demo { list: true, .. } => {
@@ -111,7 +134,7 @@ pub(crate) fn run() -> ExitCode {
         }
         #[cfg(feature = "demo")]
         CliCommand::Demo { json, split, scenario, .. } => {
-            show(demo::DemoOptions { json, split, scenario })
+            verdict(block_on(demo::run(demo::DemoOptions { json, split, scenario })))
         }
         #[cfg(feature = "demo")]
         CliCommand::Events { user, password_file, url, channels, after, json } => {
@@ -122,16 +145,41 @@ pub(crate) fn run() -> ExitCode {
                 Err(error) => fail(error),
             }
         }
+        #[cfg(feature = "demo")]
+        CliCommand::Simulate { url, words } => {
+            let what = match &words[..] {
+                [] => simulate::SimulateWhat::Show,
+                [dash] if dash == "-" => simulate::SimulateWhat::StandardInput,
+                words => simulate::SimulateWhat::Line(words.join(" ")),
+            };
+            verdict(block_on(simulate::run(simulate::SimulateOptions { url, what })))
+        }
         CliCommand::Check { file } => check(file),
         CliCommand::Config => print(config::commented_defaults()),
     }
 }
 
 fn serve(Configured { config }: Configured, role: ServerRole) -> ExitCode {
-    let config: Config = match config::load(config.as_deref()) {
+    match config::load(config.as_deref()) {
+        Ok(config) => serve_configured(config, role),
+        Err(problems) => fail(problems),
+    }
+}
+
+fn simulate_gateway(Configured { config }: Configured) -> ExitCode {
+    let mut config = match config::load_simulated(config.as_deref()) {
         Ok(config) => config,
         Err(problems) => return fail(problems),
     };
+    if let Ok(password) = std::env::var("UNDERTONE_PASSWORD")
+        && let Err(error) = config.give_password(&password)
+    {
+        return fail(error);
+    }
+    serve_configured(config, ServerRole::SimulatedGateway)
+}
+
+fn serve_configured(config: Config, role: ServerRole) -> ExitCode {
     telemetry::start_log(&config.telemetry);
     let metrics = match Metrics::start() {
         Ok(metrics) => metrics,
@@ -148,8 +196,8 @@ fn serve(Configured { config }: Configured, role: ServerRole) -> ExitCode {
 }
 
 #[cfg(feature = "demo")]
-fn show(options: demo::DemoOptions) -> ExitCode {
-    match block_on(demo::run(options)) {
+fn verdict<E: Display>(outcome: std::io::Result<Result<bool, E>>) -> ExitCode {
+    match outcome {
         Ok(Ok(true)) => ExitCode::SUCCESS,
         Ok(Ok(false)) => ExitCode::FAILURE,
         Ok(Err(error)) => fail(error),

@@ -12,6 +12,7 @@ pub mod connection;
 mod convert;
 mod dedup;
 mod fact_log;
+pub mod phones;
 mod server;
 pub mod simulated;
 mod status;
