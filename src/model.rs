@@ -23,6 +23,7 @@ mod notice;
 mod operation;
 mod refusal;
 mod request;
+mod user_data;
 
 pub use activity::{Activity, Mode, Scope, UnknownWord};
 pub use command::{Command, CommandContext, TransferStep};
@@ -39,6 +40,7 @@ pub use notice::{
 pub use operation::Operation;
 pub use refusal::{Reason, Refusal, Subject};
 pub use request::{
-    AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, Query, Request,
-    RequestEnvelope, Role, TargetRef,
+    AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, NotReadyReason, Query,
+    Request, RequestEnvelope, Role, TargetRef, UserState,
 };
+pub use user_data::{NotUserData, UserData, UserDataChange};

@@ -1,9 +1,9 @@
 use super::*;
 use crate::model::{
-    Activity, AdmissionAsked, BadRequest, BadRequestOn, CallOperation, CallType, DeviceFact,
-    DeviceKind, DialString, Feature, GroupId, LegState, Mode, MonitorState, NotDialable, Number,
-    Operation, PartyFact, PartyRole, Quality, Request, RequestId, Role, Scope, TargetRef,
-    TransferStep,
+    Activity, AdmissionAsked, AgentState, BadRequest, BadRequestOn, CallOperation, CallType,
+    DeviceFact, DeviceKind, DialString, Feature, GroupId, LegState, Mode, MonitorState,
+    NotDialable, Number, Operation, PartyFact, PartyRole, Quality, Request, RequestId, Role, Scope,
+    TargetRef, TransferStep,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -98,6 +98,12 @@ fn able() -> Capabilities {
         modes: Mode::ALL.to_vec(),
         scopes: Scope::ALL.to_vec(),
         live_switching: true,
+        hold: true,
+        mute: true,
+        answer: true,
+        dial: true,
+        do_not_disturb: true,
+        forwarding: true,
         ..Capabilities::default()
     }
 }
@@ -268,6 +274,7 @@ fn call(parties: Vec<PartyFact>) -> CallFact {
         started_at: Timestamp(1_000_000),
         parent: None,
         owner: None,
+        user_data: Default::default(),
         parties,
     }
 }
@@ -925,7 +932,7 @@ fn the_supervisors_device_looks_as_in_the_sample() {
         id: MEG_PHONE.into(),
         number: "5005".into(),
         active: true,
-        user_state: Some(AgentState::NotReady),
+        user_state: Some(AgentState::NotReady.into()),
         do_not_disturb: true,
         forward_to: None,
         voice_environment: "370ef5e6".into(),
@@ -1220,7 +1227,10 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
     let mut harness = Harness::new();
     harness.facts(Fact::Call(coached(Activity::Coach)));
     let transfer = || {
-        on_call(CallOperation::Transfer(TransferStep::SingleStep { destination: dialled("5002") }))
+        on_call(CallOperation::Transfer(TransferStep::SingleStep {
+            destination: dialled("5002"),
+            user_data: Default::default(),
+        }))
     };
     let digits = || on_call(CallOperation::SendDtmf("1".parse().expect("digits")));
     assert_eq!(harness.reason("bob", transfer()), Reason::Forbidden);
@@ -1258,8 +1268,10 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
         assert_eq!(missing, Refusal::missing(field));
     }
     assert_eq!(harness.asks("bob", transfer()).0, Ok(Answer::Accepted));
-    let consult =
-        on_call(CallOperation::Transfer(TransferStep::Initiate { destination: dialled("5002") }));
+    let consult = on_call(CallOperation::Transfer(TransferStep::Initiate {
+        destination: dialled("5002"),
+        user_data: Default::default(),
+    }));
     assert_eq!(harness.reason("bob", consult), Reason::Forbidden);
     let offered = harness.leg("bob").expect("his leg").capabilities;
     assert!(
@@ -1553,7 +1565,8 @@ fn a_session_begins_not_ready_is_kept_and_told_on_three_channels() {
     let outputs = harness.outputs();
     assert!(matches!(
         &outputs[0],
-        Output::Keep { user, presence: Some(AgentState::NotReady) } if user.as_str() == "bob"
+        Output::Keep { user, presence: Some(UserState { state: AgentState::NotReady, .. }) }
+            if user.as_str() == "bob"
     ));
     let topics: Vec<_> = notices(&outputs).iter().map(|notice| notice.topic).collect();
     assert_eq!(topics, [Topic::Me, Topic::Channels, Topic::Devices]);
@@ -1565,11 +1578,11 @@ fn a_session_begins_not_ready_is_kept_and_told_on_three_channels() {
 #[test]
 fn a_state_needs_a_session() {
     let mut harness = Harness::new();
-    let ready = || Request::SetAgentState(AgentState::Ready);
+    let ready = || Request::SetAgentState(AgentState::Ready.into());
     assert_eq!(harness.reason("bob", ready()), Reason::InvalidState);
     harness.logs_in("bob");
     assert_eq!(harness.asks("bob", ready()).0, Ok(Answer::Accepted));
-    assert_eq!(harness.device_view("bob", BOB_PHONE).user_state, Some(AgentState::Ready));
+    assert_eq!(harness.device_view("bob", BOB_PHONE).user_state, Some(AgentState::Ready.into()));
 }
 
 #[test]

@@ -491,6 +491,17 @@ impl B2buaConfig {
             conferences: true,
             agent_side_only: true,
             dtmf: true,
+            hold: true,
+            mute: true,
+            answer: true,
+            dial: true,
+            do_not_disturb: true,
+            forwarding: true,
+            swap_calls: false,
+            clear_call: false,
+            reject: false,
+            redirect: false,
+            user_data: false,
             codecs: self.codecs.iter().map(|codec| codec.name().to_owned()).collect(),
             ..Capabilities::default()
         }

@@ -4,7 +4,7 @@ use crate::gateway::backend_facts::BackendFacts;
 use crate::gateway::{GatewayConfig, User, views};
 use crate::model::{
     AgentState, Answer, CallFact, CallId, CallView, DeviceId, DeviceView, LegState, Query, Refusal,
-    Timestamp, UserId, UserView,
+    Timestamp, UserId, UserState, UserView,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ pub(in crate::gateway) struct Reader<'a> {
     pub(in crate::gateway) access: &'a AccessDirectory,
     pub(in crate::gateway) known: &'a BackendFacts,
     /// Open sessions and their voice states.
-    pub(in crate::gateway) sessions: &'a BTreeMap<UserId, AgentState>,
+    pub(in crate::gateway) sessions: &'a BTreeMap<UserId, UserState>,
 }
 
 impl Reader<'_> {
@@ -68,8 +68,8 @@ impl Reader<'_> {
         let owner = self.access.owner(device);
         let state = owner
             .and_then(|owner| self.sessions.get(&owner.id))
-            .copied()
-            .unwrap_or(AgentState::Offline);
+            .cloned()
+            .unwrap_or_else(|| AgentState::Offline.into());
         Ok(views::device(
             entry,
             owner,
@@ -113,8 +113,23 @@ impl Reader<'_> {
                 .known
                 .consultation_about(&call.id)
                 .is_some_and(|by| views::asks(device, by, call)),
+            may_swap: self.may_swap(call, device),
         };
         Some(views::call(call, entry, party, related, self.config, &self.known.capabilities))
+    }
+
+    /// The device talks on this call and holds another, or the other way round.
+    fn may_swap(&self, call: &CallFact, device: &DeviceId) -> bool {
+        let state_of = |call: &CallFact| Some(call.party_of(device)?.state);
+        let other = match state_of(call) {
+            Some(LegState::Established) => LegState::Held,
+            Some(LegState::Held) => LegState::Established,
+            Some(LegState::Dialing | LegState::Ringing | LegState::Released) | None => {
+                return false;
+            }
+        };
+        let is_other = |one: &CallFact| one.id != call.id && state_of(one) == Some(other);
+        self.known.calls_of(std::slice::from_ref(device)).any(is_other)
     }
 
     /// The user's leg of a call, unless it has left.
@@ -145,7 +160,7 @@ impl Reader<'_> {
 
     /// The user, as the user sees it.
     pub(in crate::gateway) fn user_view(&self, user: &User) -> UserView {
-        let state = self.sessions.get(&user.id).copied();
+        let state = self.sessions.get(&user.id).cloned();
         UserView {
             id: user.id.clone(),
             display_name: user.display_name.clone(),

@@ -17,7 +17,7 @@ use super::transfer::{FailedTransfer, OrphanedTransfer, Transfer};
 use crate::media::{CallKey, Codec};
 use crate::model::{
     CallFact, CallId, CallType, DeviceId, LegState, Now, Number, PartyFact, Reason, Refusal,
-    Timestamp,
+    Timestamp, UserData,
 };
 use crate::sip::leg::{HangupCause, Identity, LegId, PassedHeader};
 use crate::sip::sdp::SdpFault;
@@ -125,6 +125,7 @@ impl Call {
             started_at: self.started_at,
             parent: self.consult.as_ref().map(|consult| consult.call.clone()),
             owner: self.owner.clone(),
+            user_data: UserData::default(),
             parties,
         }
     }

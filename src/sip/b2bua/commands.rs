@@ -107,7 +107,12 @@ impl<E: Environment> B2bua<E> {
             | Command::SendDtmf { .. }
             | Command::Transfer { .. }
             | Command::Conference { .. }
-            | Command::RemoveParticipant { .. } => Ok(None),
+            | Command::RemoveParticipant { .. }
+            | Command::ClearCall { .. }
+            | Command::Reject { .. }
+            | Command::Redirect { .. }
+            | Command::SwapCalls { .. }
+            | Command::ChangeUserData { .. } => Ok(None),
         }
     }
 
@@ -138,7 +143,14 @@ impl<E: Environment> B2bua<E> {
                 self.plan.set(wanted, &mut self.out);
                 return Ok(());
             }
-            Command::Dial { device, destination } => {
+            Command::ClearCall { .. }
+            | Command::Reject { .. }
+            | Command::Redirect { .. }
+            | Command::SwapCalls { .. }
+            | Command::ChangeUserData { .. } => {
+                return Err(Refusal::new(Reason::Forbidden, "Not supported yet."));
+            }
+            Command::Dial { device, destination, user_data: _ } => {
                 return self.dial(device, destination, None, now);
             }
             Command::Transfer { device, call, step } => {

@@ -96,14 +96,16 @@ impl<E: Environment> B2bua<E> {
         now: Now,
     ) -> Result<(), Refusal> {
         match step {
-            TransferStep::SingleStep { destination } => {
+            TransferStep::SingleStep { destination, user_data: _ } => {
                 let call = self.calls.named(call)?;
                 let by = call.leg_of(device)?;
                 let routed = self.route_transfer(call, by, destination, kind);
                 self.begin_transfer(call.key, routed, false, now)
                     .map_err(|rejection| rejection.refusal(destination, kind))
             }
-            TransferStep::Initiate { destination } => self.consult(device, call, destination, now),
+            TransferStep::Initiate { destination, user_data: _ } => {
+                self.consult(device, call, destination, now)
+            }
             TransferStep::Complete => self.complete(device, call, kind, now),
         }
     }

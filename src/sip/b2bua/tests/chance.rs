@@ -172,6 +172,7 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
             let _ = harness.command(Command::Dial {
                 device: device(who),
                 destination: ["5002", "7001", "0123", "5001", "999"][how as usize % 5].into(),
+                user_data: Default::default(),
             });
         }
         20 => {
@@ -212,7 +213,10 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
                 let _ = harness.command(Command::Transfer {
                     device: device(who),
                     call,
-                    step: TransferStep::SingleStep { destination: elsewhere(how) },
+                    step: TransferStep::SingleStep {
+                        destination: elsewhere(how),
+                        user_data: Default::default(),
+                    },
                 });
             }
         }
@@ -225,9 +229,15 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
             if let Some(call) = any_call(harness, more) {
                 let device = device(who);
                 let step = match how % 3 {
-                    0 => TransferStep::Initiate { destination: elsewhere(how / 3) },
+                    0 => TransferStep::Initiate {
+                        destination: elsewhere(how / 3),
+                        user_data: Default::default(),
+                    },
                     1 => TransferStep::Complete,
-                    _ => TransferStep::SingleStep { destination: elsewhere(how / 3) },
+                    _ => TransferStep::SingleStep {
+                        destination: elsewhere(how / 3),
+                        user_data: Default::default(),
+                    },
                 };
                 let _ = match what % 2 {
                     0 => harness.command(Command::Transfer { device, call, step }),
