@@ -32,8 +32,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const LONGEST_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a request may take to come and be answered; a stream of answers has begun by then.
 const WHOLE_REQUEST: Duration = Duration::from_secs(40);
-/// Bytes of a request; a stream's room is taken by the length that its client declares.
-const LONGEST_REQUEST: usize = 64 * 1024;
+/// Bytes of a request: a call's data, which has up to 64 KiB, and what goes with it. A stream's room
+/// is taken by the length that its client declares.
+const LONGEST_REQUEST: usize = 96 * 1024;
 /// Requests at once on one connection, bytes that may come and bytes that may wait on each, where
 /// no door of ours says so.
 const STREAMS: u32 = 100;

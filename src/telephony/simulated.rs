@@ -373,7 +373,7 @@ impl SimulatedSwitch {
     fn perform(&mut self, command: &PhoneCommand, now: Now) -> Result<(), Refusal> {
         match command {
             PhoneCommand::Call { from, to } => match self.device_with(from) {
-                Some(device) => self.dial(&device, to, now),
+                Some(device) => self.dial(&device, to, &UserData::default(), now),
                 None => self.customer_calls(from.clone(), to, now).map(|_| ()),
             },
             PhoneCommand::Answer(number) => {
