@@ -5,7 +5,6 @@ use crate::contract_check::session::{Known, Miss, Session, Verdict, ensure};
 use crate::model::{
     CallId, Command, LegState, PartyFact, PartyRole, Reason, UserData, UserDataChange,
 };
-use crate::telephony::phones::PhoneCommand;
 
 pub(super) async fn ends_a_call_once<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
     let call = session.talk().await?;
@@ -127,7 +126,7 @@ pub(super) async fn redirects_by_command<P: Phones>(session: &mut Session<'_, P>
             })
         })
         .await?;
-    session.act(PhoneCommand::HangUp(session.residents().customer.clone())).await
+    session.hang_up(&call).await
 }
 
 pub(super) async fn changes_user_data<P: Phones>(session: &mut Session<'_, P>) -> Verdict {

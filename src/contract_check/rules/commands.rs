@@ -52,10 +52,12 @@ pub(super) async fn refuses_malformed_input<P: Phones>(session: &mut Session<'_,
 }
 
 pub(super) async fn refuses_by_reason_and_code<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
-    let good = good_request(session);
-    let absent = proto::StartMonitoringRequest { supervisor: String::new(), ..good.clone() };
-    let unknown = proto::StartMonitoringRequest { target: "no-such-device".into(), ..good.clone() };
-    let own = proto::StartMonitoringRequest { target: good.supervisor.clone(), ..good };
+    let absent =
+        proto::StartMonitoringRequest { supervisor: String::new(), ..good_request(session) };
+    let target = "no-such-device".into();
+    let unknown = proto::StartMonitoringRequest { target, ..good_request(session) };
+    let target = session.residents().supervisor.device.to_string();
+    let own = proto::StartMonitoringRequest { target, ..good_request(session) };
     for (request, reason) in [
         (absent, Reason::MissingParameter),
         (unknown, Reason::NotFound),
@@ -86,7 +88,6 @@ pub(super) async fn refuses_what_is_not_there<P: Phones>(session: &mut Session<'
     let mut commands = vec![
         start(&supervisor, &device),
         start(&Person { device: device.clone(), ..supervisor.clone() }, &agent.device),
-        Command::StopMonitoring { supervisor: device.clone() },
         Command::Hangup { device: on_call.clone(), call: call.clone() },
     ];
     if offered.live_switching {

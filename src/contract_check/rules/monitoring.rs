@@ -75,7 +75,10 @@ pub(super) async fn joins_the_next_call<P: Phones>(session: &mut Session<'_, P>)
     let call = session.talk().await?;
     session.until_joined(&call, Activity::Coach).await?;
     let supervisor = session.residents().supervisor.clone();
-    let states = session.known().states.iter().filter(|(device, _)| *device == supervisor.device);
+    let states = session.known().states.iter().filter(|(device, state)| {
+        // A gateway asks itself for leave.
+        *device == supervisor.device && !matches!(state, MonitorState::Admitting { .. })
+    });
     let mut states: Vec<String> = states.map(|(_, state)| state.to_string()).collect();
     states.dedup();
     let order = "armed, inviting, joined";
