@@ -168,6 +168,14 @@ impl Refusal {
         Self::parameter(Reason::InvalidInput, field, pattern)
     }
 
+    /// What a supervisor's leg can not be asked to do.
+    pub fn supervisors_leg() -> Self {
+        Self::new(
+            Reason::Forbidden,
+            "A supervisor's leg can only be answered, released and switched.",
+        )
+    }
+
     /// MuteCall while muted, UnmuteCall while not.
     pub fn muted_already(muted: bool) -> Self {
         Self::new(

@@ -678,10 +678,7 @@ impl SimulatedSwitch {
         let leg = self.leg(Some(device), call)?;
         match leg.role {
             PartyRole::Agent | PartyRole::Customer => Ok(leg),
-            PartyRole::Supervisor => Err(Refusal::new(
-                Reason::Forbidden,
-                "A supervisor's leg can only be answered, released and switched.",
-            )),
+            PartyRole::Supervisor => Err(Refusal::supervisors_leg()),
         }
     }
 

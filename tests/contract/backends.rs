@@ -232,6 +232,9 @@ pub(super) fn users() -> Directory {
     let user = |name: &str, roles: &[Role]| User {
         id: name.into(),
         display_name: name.into(),
+        first_name: name.into(),
+        last_name: String::new(),
+        email: String::new(),
         roles: roles.iter().copied().collect(),
         features: [Feature::Voice, Feature::SupervisorMonitoring].into(),
         devices: vec![format!("{name}-phone").into()],
@@ -259,6 +262,7 @@ pub(super) fn users() -> Directory {
         devices: devices.map(|device| (device.id.clone(), device)).collect(),
         groups: [(group.id.clone(), group)].into(),
         voice_environments: Default::default(),
+        contact_center: String::new(),
     }
 }
 
