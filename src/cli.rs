@@ -100,7 +100,7 @@ enum CliCommand {
     /// Holds any backend of the telephony contract against its rules. Exit code 0: none is broken;
     /// 1: some are; 2: it can not be checked
     ContractCheck {
-        /// Where the backend is, as http://127.0.0.1:50052
+        /// Where the backend is, as http://127.0.0.1:11052
         url: String,
         /// One JSON document instead of lines
         #[arg(long)]

@@ -125,7 +125,7 @@ async def main(address):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--listen", default="127.0.0.1:50052", metavar="ADDRESS",
+    parser.add_argument("--listen", default="127.0.0.1:11052", metavar="ADDRESS",
                         help="where to serve the contract, on a loopback address: there is no TLS and no password")
     try:
         asyncio.run(main(parser.parse_args().listen))

@@ -425,6 +425,7 @@ impl SimulatedSwitch {
                 if let Ok(leg) = self.leg(Some(&supervisor), &call) {
                     leg.state = LegState::Established;
                     leg.activity = Some(activity);
+                    leg.monitors.clone_from(&coached);
                     leg.established_at.get_or_insert(now.wall);
                 }
                 let heard = Heard { activity, coached, takeover };

@@ -187,10 +187,17 @@ async fn the_whisper_moves_to_the_agent_who_takes_the_call() {
     let call = talk(&simulated).await;
     place(&line, coach(Scope::Call)).await.unwrap();
     assert_eq!(heard(&simulated, &call).await, Some(coached(Some("bob-phone"))));
+    let monitored = || {
+        let fact = simulated.facts().call(&call).unwrap();
+        fact.party_of(&"meg-phone".into()).unwrap().monitors.clone()
+    };
+    assert_eq!(monitored(), Some("bob-phone".into()));
     simulated.transfer(&"bob-phone".into(), &call, "5002").await.unwrap();
     assert_eq!(heard(&simulated, &call).await, Some(coached(None)), "nobody hears him meanwhile");
+    assert_eq!(monitored(), None);
     simulated.answer(&"eve-phone".into(), &call).await.unwrap();
     assert_eq!(heard(&simulated, &call).await, Some(coached(Some("eve-phone"))));
+    assert_eq!(monitored(), Some("eve-phone".into()));
 }
 
 #[tokio::test]
