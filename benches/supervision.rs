@@ -242,6 +242,9 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
             let user = User {
                 id: id.clone(),
                 display_name: String::new(),
+                first_name: String::new(),
+                last_name: String::new(),
+                email: String::new(),
                 roles: [role].into(),
                 features: [Feature::Voice, Feature::SupervisorMonitoring].into(),
                 devices: vec![device],

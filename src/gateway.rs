@@ -202,7 +202,10 @@ impl Gateway {
             Ok(Decision::Presence(state)) => self.set_presence(&asked.user, Some(state)),
             Ok(Decision::EndSession) => self.end_session(asked, now),
             Ok(Decision::Command(command)) => return self.begin(token, *command, now),
-            Err(refusal) => return self.refuse(token, asked, refusal, now),
+            Err(refusal) => {
+                self.tell_unreachable(asked, &refusal);
+                return self.refuse(token, asked, refusal, now);
+            }
         }
         self.works.reply(token, Ok(Answer::Accepted));
     }
@@ -436,6 +439,14 @@ impl Gateway {
             ..RequestCheck::new(self.reader()).refused_record(asked, now)
         };
         self.works.audit(record, PendingLine::Refused { token, refusal }, now);
+    }
+
+    /// A state that was refused for want of a phone is told as a failure of the device, too.
+    fn tell_unreachable(&mut self, asked: &RequestEnvelope, refusal: &Refusal) {
+        if let Some(device) = RequestCheck::new(self.reader()).unreachable(asked, refusal) {
+            let body = NoticeBody::Error { device, refusal: refusal.clone() };
+            self.works.notify(&asked.user, Topic::Devices, body);
+        }
     }
 
     fn end_session(&mut self, asked: &RequestEnvelope, now: Now) {

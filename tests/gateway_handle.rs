@@ -31,6 +31,9 @@ fn directory() -> Directory {
     let user = |id: &str, role| User {
         id: id.into(),
         display_name: id.into(),
+        first_name: id.into(),
+        last_name: String::new(),
+        email: String::new(),
         roles: BTreeSet::from([role]),
         features: BTreeSet::from([Feature::Voice, Feature::SupervisorMonitoring]),
         devices: vec![format!("{id}-phone").into()],
@@ -54,6 +57,7 @@ fn directory() -> Directory {
         devices: devices.map(|device| (device.id.clone(), device)).into(),
         groups: BTreeMap::from([(group.id.clone(), group)]),
         voice_environments: BTreeMap::new(),
+        contact_center: String::new(),
     }
 }
 

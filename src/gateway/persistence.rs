@@ -148,7 +148,7 @@ fn send(answers: Answers) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Activity;
+    use crate::model::{Activity, AgentState};
     use crate::store;
 
     #[test]
@@ -172,5 +172,22 @@ mod tests {
             .expect("writes");
         let older = ListeningRecord { supervisor: "boss2".into(), since: None, ..kept.clone() };
         assert_eq!(kept_listening(&store).expect("reads"), [kept, older]);
+    }
+
+    #[test]
+    fn a_voice_state_is_kept_with_its_reason_and_one_of_before_there_were_reasons_is_read() {
+        let lunch = UserState {
+            state: AgentState::AuxWork,
+            reason: Some("Lunch, until 1".parse().expect("a reason")),
+        };
+        for state in [lunch, AgentState::NotReady.into()] {
+            let store = store::in_memory();
+            store.write(&[presence_change(&"bob".into(), Some(&state))]).expect("writes");
+            let kept = store.load(PRESENCE).expect("reads");
+            let text = std::str::from_utf8(&kept["bob"]).expect("text");
+            assert_eq!(restored(text), Some(state), "{text}");
+        }
+        assert_eq!(restored("Ready"), Some(AgentState::Ready.into()));
+        assert_eq!(restored("Dancing"), None);
     }
 }

@@ -124,15 +124,44 @@ impl<'a> RequestCheck<'a> {
             Request::EndSession => Ok(Decision::EndSession),
             Request::SetAgentState(state) => {
                 needs_feature(user, Feature::Voice)?;
-                if !self.reads.sessions.contains_key(&asked.user) {
-                    return Err(Refusal::new(
-                        Reason::InvalidState,
-                        "No contact centre session is open.",
-                    ));
+                let has_session = self.reads.sessions.contains_key(&asked.user);
+                if state.state == AgentState::Offline && !has_session {
+                    return Ok(Decision::Done);
                 }
+                self.has_phone(user, state.state)?;
                 Ok(Decision::Presence(state.clone()))
             }
         }
+    }
+
+    /// An agent without a phone takes no state but Offline. What the phones are is known while the
+    /// backend can be reached.
+    fn has_phone(&self, user: &User, state: AgentState) -> Result<(), Refusal> {
+        let Some(first) = user.devices.first() else {
+            return Ok(());
+        };
+        let facts = self.reads.known.facts();
+        let is_there = |device| facts.device(device).is_some_and(|fact| fact.registered);
+        if state == AgentState::Offline
+            || !self.reads.known.is_ready()
+            || user.devices.iter().any(is_there)
+        {
+            return Ok(());
+        }
+        let refusal = Refusal::device(Reason::Internal, first, "Device '{}' is not registered.");
+        Err(self.reads.access.render_for(Some(user), refusal))
+    }
+
+    /// The device that a user is told of when its state is refused: it has no phone.
+    pub(super) fn unreachable(
+        &self,
+        asked: &RequestEnvelope,
+        refusal: &Refusal,
+    ) -> Option<DeviceId> {
+        let is_state = matches!(asked.request, Ok(Request::SetAgentState(_)));
+        let user = self.reads.access.user(&asked.user).ok()?;
+        let device = user.devices.first().cloned()?;
+        (is_state && refusal.reason == Reason::Internal).then_some(device)
     }
 
     /// Why a request that cannot be read is refused: permissions come first, and what is not

@@ -1,11 +1,19 @@
 //! The JSON shapes of GWS v2: views and notices ⇄ text. Key order is the sample's.
 
+mod directory;
+
+pub use directory::{
+    ContactJson, ContactNumberJson, FeatureJson, GroupJson, ServiceJson, SettingJson, contact,
+    feature, group, voice_service,
+};
+
 use crate::http::error;
 use crate::model::{
-    AgentState, CallId, CallView, DeviceId, DeviceView, Feature, Notice, NoticeBody,
+    AgentState, CallId, CallView, DeviceId, DeviceView, Feature, GroupId, Notice, NoticeBody,
     ParticipantView, Quality, Role, Topic, UserId, UserState, UserView,
 };
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -25,14 +33,29 @@ impl Uris {
         format!("{}{}", self.0, device_path(id))
     }
 
-    /// `…/calls/{id}`
+    /// `…/me/calls/{id}`: a leg is its own user's only.
     pub fn call(&self, id: &CallId) -> String {
-        format!("{}{}", self.0, call_path(id))
+        format!("{}/me{}", self.0, call_path(id))
     }
 
     /// `…/users/{id}`
     pub fn user(&self, id: &UserId) -> String {
         format!("{}{}", self.0, user_path(id))
+    }
+
+    /// `…/contacts/{id}`
+    pub fn contact(&self, id: &UserId) -> String {
+        format!("{}{}", self.0, contact_path(id))
+    }
+
+    /// `…/groups/{id}`
+    pub fn group(&self, id: &GroupId) -> String {
+        format!("{}{}", self.0, group_path(id))
+    }
+
+    /// `…/features/{id}`
+    pub fn feature(&self, feature: Feature) -> String {
+        format!("{}{}", self.0, feature_path(feature))
     }
 
     /// `…/voice-environments/{id}`
@@ -51,6 +74,18 @@ fn call_path(id: &CallId) -> String {
 
 fn user_path(id: &UserId) -> String {
     format!("/users/{}", segment(id.as_str()))
+}
+
+fn contact_path(id: &UserId) -> String {
+    format!("/contacts/{}", segment(id.as_str()))
+}
+
+fn group_path(id: &GroupId) -> String {
+    format!("/groups/{}", segment(id.as_str()))
+}
+
+fn feature_path(feature: Feature) -> String {
+    format!("/features/{}", feature.as_str())
 }
 
 fn voice_environment_path(id: &str) -> String {
@@ -107,6 +142,15 @@ pub struct DeviceJson {
     /// Absent while nothing is monitored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supervisor_monitoring_state: Option<MonitoringJson>,
+    /// Always empty; only in answers to GET.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<&'static str>,
+    /// `["voice"]`; only in answers to GET.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Vec<&'static str>>,
+    /// Always empty: each device has a number of its own. Only in answers to GET.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dynamic_phone_number: Option<&'static str>,
 }
 
 /// An agent's state.
@@ -275,15 +319,32 @@ pub struct UserJson {
     pub id: String,
     /// The login name of the user.
     pub user_name: String,
-    /// A text for people.
-    pub display_name: String,
+    /// The first name of the user.
+    pub first_name: String,
+    /// The last name of the user; may be empty.
+    pub last_name: String,
+    /// The e-mail address of the user; may be empty.
+    pub email_address: String,
     /// ROLE_AGENT, ROLE_SUPERVISOR, ROLE_ADMIN.
     pub roles: Vec<&'static str>,
-    /// `api-voice`, `api-supervisor-monitoring`.
-    pub features: Vec<&'static str>,
-    /// The voice state; absent while no contact-centre session is open.
+    /// Always true: a user that is not enabled is not in the configuration.
+    pub enabled: bool,
+    /// Always false: passwords are changed in the configuration.
+    pub change_password_on_first_login: bool,
+    /// The id of this contact centre.
+    pub contact_center_id: String,
+    /// The URI of the user.
+    pub uri: String,
+    /// Its path under the prefix.
+    pub path: String,
+    /// A text for people. An extension.
+    pub display_name: String,
+    /// The voice state; absent while no contact-centre session is open. An extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_state: Option<UserStateJson>,
+    /// `?subresources=features`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<Vec<FeatureJson>>,
     /// `?subresources=devices`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<DeviceJson>>,
@@ -293,10 +354,24 @@ pub struct UserJson {
     /// `?subresources=channels`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<ChannelJson>>,
-    /// The URI of the user.
-    pub uri: String,
-    /// Its path under the prefix.
-    pub path: String,
+    /// `?subresources=groups`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<GroupJson>>,
+    /// `?subresources=skills`; always empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skills: Option<Vec<Value>>,
+    /// `?subresources=interactions`; always empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interactions: Option<Vec<Value>>,
+    /// `?subresources=chats`; always empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chats: Option<Vec<Value>>,
+    /// `?subresources=emails`; always empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emails: Option<Vec<Value>>,
+    /// `?subresources=workitems`; always empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workitems: Option<Vec<Value>>,
 }
 
 /// A media channel of a user.
@@ -389,7 +464,20 @@ pub fn user_state(user: &UserState) -> UserStateJson {
     UserStateJson { id, display_name, state, work_mode, reason }
 }
 
-/// A device as JSON.
+/// A device as it is read: with the members that newer servers add, which no event carries.
+pub fn whole_device(uris: &Uris, view: &DeviceView) -> DeviceJson {
+    DeviceJson {
+        description: Some(""),
+        channels: Some(vec![VOICE]),
+        dynamic_phone_number: Some(""),
+        ..device(uris, view)
+    }
+}
+
+/// The one channel there is.
+pub const VOICE: &str = "voice";
+
+/// A device as JSON, with the members that the Coach page prints.
 pub fn device(uris: &Uris, view: &DeviceView) -> DeviceJson {
     DeviceJson {
         id: view.id.to_string(),
@@ -410,6 +498,9 @@ pub fn device(uris: &Uris, view: &DeviceView) -> DeviceJson {
                 target_device_uri: uris.device(target),
             },
         ),
+        description: None,
+        channels: None,
+        dynamic_phone_number: None,
     }
 }
 
@@ -474,25 +565,34 @@ pub fn user(uris: &Uris, view: &UserView) -> UserJson {
     UserJson {
         id: view.id.to_string(),
         user_name: view.id.to_string(),
-        display_name: view.display_name.clone(),
+        first_name: view.first_name.clone(),
+        last_name: view.last_name.clone(),
+        email_address: view.email.clone(),
         roles: view.roles.iter().map(|role| role_word(*role)).collect(),
-        features: view.features.iter().map(|feature| feature_word(*feature)).collect(),
+        enabled: true,
+        change_password_on_first_login: false,
+        contact_center_id: view.contact_center.clone(),
+        uri: uris.user(&view.id),
+        path: user_path(&view.id),
+        display_name: view.display_name.clone(),
         user_state: view.state.as_ref().map(user_state),
+        features: None,
         devices: None,
         calls: None,
         channels: None,
-        uri: uris.user(&view.id),
-        path: user_path(&view.id),
+        groups: None,
+        skills: None,
+        interactions: None,
+        chats: None,
+        emails: None,
+        workitems: None,
     }
 }
 
 /// The voice channel of a user as JSON.
 pub fn voice_channel(view: &UserView) -> ChannelJson {
-    ChannelJson {
-        channel: "voice",
-        active: view.session,
-        user_state: view.state.as_ref().map(user_state),
-    }
+    let user_state = view.state.as_ref().map(user_state);
+    ChannelJson { channel: VOICE, active: view.session, user_state }
 }
 
 /// A voice environment as JSON.
@@ -510,13 +610,6 @@ fn role_word(role: Role) -> &'static str {
         Role::Agent => "ROLE_AGENT",
         Role::Supervisor => "ROLE_SUPERVISOR",
         Role::Admin => "ROLE_ADMIN",
-    }
-}
-
-fn feature_word(feature: Feature) -> &'static str {
-    match feature {
-        Feature::Voice => "api-voice",
-        Feature::SupervisorMonitoring => "api-supervisor-monitoring",
     }
 }
 
@@ -674,7 +767,7 @@ mod tests {
             r#""ani":"7001","dnis":"5001","callType":"Inbound","capabilities":["Hangup"],"#,
             r#""duration":"7","mute":"On","#,
             r#""supervisorListeningIn":false,"monitoredUserMuted":false,"monitoring":true,"#,
-            r#""uri":"http://127.0.0.1:8080/api/v2/calls/c1","path":"/calls/c1"}}"#,
+            r#""uri":"http://127.0.0.1:8080/api/v2/me/calls/c1","path":"/calls/c1"}}"#,
         );
         assert_eq!(text(body, Topic::Calls), expected);
     }

@@ -77,6 +77,14 @@ pub struct UserView {
     pub id: UserId,
     /// Name for people.
     pub display_name: String,
+    /// First name.
+    pub first_name: String,
+    /// Last name; may be empty.
+    pub last_name: String,
+    /// E-mail address; may be empty.
+    pub email: String,
+    /// `contactCenterId`
+    pub contact_center: String,
     /// The user's roles.
     pub roles: Vec<Role>,
     /// What the user's contract contains.

@@ -1,7 +1,8 @@
 use super::activity::string_enum;
 use super::{
-    Activity, CallId, CallView, DeviceId, DeviceView, DialString, Digits, Mode, Number, Operation,
-    Refusal, RequestId, Scope, TransferStep, UnknownWord, UserData, UserId, UserView,
+    Activity, CallId, CallView, ContactView, DeviceId, DeviceView, DialString, Digits, GroupId,
+    GroupView, Mode, Number, Operation, Refusal, RequestId, Scope, TransferStep, UnknownWord,
+    UserData, UserId, UserView,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -29,6 +30,19 @@ pub enum Feature {
     /// `api-supervisor-monitoring`
     #[serde(rename = "api-supervisor-monitoring")]
     SupervisorMonitoring,
+}
+
+impl Feature {
+    /// All of them.
+    pub const ALL: [Feature; 2] = [Feature::Voice, Feature::SupervisorMonitoring];
+
+    /// The id that clients know it by.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Feature::Voice => "api-voice",
+            Feature::SupervisorMonitoring => "api-supervisor-monitoring",
+        }
+    }
 }
 
 string_enum! {
@@ -338,6 +352,19 @@ pub enum Query {
     Device(DeviceId),
     /// The devices the user may monitor (an admin: all), optionally by number.
     Devices(Option<Number>),
+    /// A user: the one that asks, or any for an admin.
+    User(UserId),
+    /// The users of whom the user may know: those of the own groups, those that the user may
+    /// monitor, and the user itself (an admin: all).
+    Contacts,
+    /// One of them.
+    Contact(UserId),
+    /// The groups that name the user as an agent or a supervisor.
+    MyGroups,
+    /// The same; an admin sees all.
+    Groups,
+    /// One of those.
+    Group(GroupId),
 }
 
 /// What the gateway answers.
@@ -355,4 +382,12 @@ pub enum Answer {
     Calls(Vec<CallView>),
     /// One leg.
     Call(CallView),
+    /// Contacts.
+    Contacts(Vec<ContactView>),
+    /// One contact.
+    Contact(ContactView),
+    /// Groups.
+    Groups(Vec<GroupView>),
+    /// One group.
+    Group(GroupView),
 }

@@ -3,6 +3,7 @@
 use super::{RestState, is_id, shortened};
 use crate::http::body::read_whole;
 use crate::http::error::HttpError;
+use crate::http::gws_json::VOICE;
 use crate::model::{
     AgentState, CallId, DeviceId, DialString, Digits, NotDialable, NotReadyReason, Number,
     Operation, Reason, Refusal, UnknownWord, UserData,
@@ -12,7 +13,7 @@ use axum::http::header;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use utoipa::ToSchema;
@@ -54,6 +55,20 @@ fn is_json(media_type: &str) -> bool {
 }
 
 impl OperationBody {
+    /// It ends the contact-centre session of its user.
+    pub(super) fn ends_session(&self) -> bool {
+        self.operation == Ok(Operation::EndContactCenterSession)
+    }
+
+    /// The channels that it opens a session on without success: none of them exists here.
+    pub(super) fn missing_channels(&self) -> Vec<String> {
+        if self.operation != Ok(Operation::StartContactCenterSession) {
+            return Vec::new();
+        }
+        let missing = self.parameters.channels().unwrap_or_default();
+        missing.into_iter().map(shortened).collect()
+    }
+
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
         let JsonFields(mut fields) = serde_json::from_slice(bytes).map_err(|error| {
             invalid(format!("The body is not a JSON object: {}", shortened(&error.to_string())))
@@ -196,28 +211,34 @@ impl Parameters {
         }
     }
 
-    /// `channels: ["voice"]`
-    pub(super) fn channels(&self) -> Result<(), Refusal> {
-        match self.value("channels") {
-            None => Err(Refusal::missing("channels")),
-            Some(Value::Array(channels)) if channels.is_empty() => {
-                Err(invalid("Parameter 'channels' is empty."))
-            }
-            Some(Value::Array(channels)) => channels.iter().try_for_each(|channel| match channel {
-                Value::String(word) if word == "voice" => Ok(()),
-                Value::String(word) => Err(invalid(format!(
-                    "Parameter 'channels': '{}' is not one of voice.",
-                    shortened(word)
-                ))),
-                other => Err(wrong_type("channels", "an array of strings", other)),
-            }),
-            Some(other) => Err(wrong_type("channels", "an array of strings", other)),
+    /// `channels: ["voice", …]`: those that do not exist here, each once. Voice must be there.
+    pub(super) fn channels(&self) -> Result<BTreeSet<&str>, Refusal> {
+        let channels = match self.value("channels") {
+            None => return Err(Refusal::missing("channels")),
+            Some(Value::Array(channels)) => channels,
+            Some(other) => return Err(wrong_type("channels", "an array of strings", other)),
+        };
+        if channels.is_empty() {
+            return Err(invalid("Parameter 'channels' is empty."));
+        }
+        let word = |channel: &'_ Value| match channel {
+            Value::String(_) => Ok(()),
+            other => Err(wrong_type("channels", "an array of strings", other)),
+        };
+        channels.iter().try_for_each(word)?;
+        let mut words: BTreeSet<&str> = channels.iter().filter_map(Value::as_str).collect();
+        match (words.remove(VOICE), words.first()) {
+            (true, _) | (false, None) => Ok(words),
+            (false, Some(word)) => Err(invalid(format!(
+                "Parameter 'channels': '{}' is not one of voice.",
+                shortened(word)
+            ))),
         }
     }
 
     /// The same, where it may be left out.
     pub(super) fn channels_if_any(&self) -> Result<(), Refusal> {
-        self.value("channels").map_or(Ok(()), |_| self.channels())
+        self.value("channels").map_or(Ok(()), |_| self.channels().map(|_| ()))
     }
 
     /// `digits`: what a telephone can dial.

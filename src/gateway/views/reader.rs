@@ -1,12 +1,13 @@
 use super::Related;
 use crate::gateway::access::AccessDirectory;
 use crate::gateway::backend_facts::BackendFacts;
-use crate::gateway::{GatewayConfig, User, views};
+use crate::gateway::{DeviceEntry, GatewayConfig, Group, User, views};
 use crate::model::{
-    AgentState, Answer, CallFact, CallId, CallView, DeviceId, DeviceView, LegState, Query, Refusal,
-    Timestamp, UserId, UserState, UserView,
+    AgentState, Answer, CallFact, CallId, CallView, ContactNumber, ContactView, DeviceId,
+    DeviceView, GroupView, LegState, Query, Refusal, Role, Timestamp, UserId, UserState, UserView,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// Devices, calls and users as a user sees them now.
 #[derive(Clone, Copy)]
@@ -59,6 +60,33 @@ impl Reader<'_> {
                     .filter_map(|entry| self.view_for(user, &entry.id).ok())
                     .collect(),
             )),
+            Query::User(id) if *id == user.id || user.is(Role::Admin) => {
+                let found = self.access.found(id).map(|found| self.user_view(found));
+                found.map(Answer::User).ok_or_else(|| not_found("users", id))
+            }
+            Query::User(id) => Err(not_found("users", id)),
+            Query::Contacts => {
+                let contacts = self.access.contacts(user);
+                Ok(Answer::Contacts(contacts.map(|contact| self.contact_view(contact)).collect()))
+            }
+            Query::Contact(id) => {
+                let found = self.access.contacts(user).find(|contact| contact.id == *id);
+                found
+                    .map(|contact| Answer::Contact(self.contact_view(contact)))
+                    .ok_or_else(|| not_found("contacts", id))
+            }
+            Query::MyGroups => {
+                Ok(Answer::Groups(self.access.groups_of(user).map(group_view).collect()))
+            }
+            Query::Groups => {
+                Ok(Answer::Groups(self.access.known_groups(user).map(group_view).collect()))
+            }
+            Query::Group(id) => {
+                let found = self.access.known_groups(user).find(|group| group.id == *id);
+                found
+                    .map(|group| Answer::Group(group_view(group)))
+                    .ok_or_else(|| not_found("groups", id))
+            }
         }
     }
 
@@ -118,18 +146,18 @@ impl Reader<'_> {
         Some(views::call(call, entry, party, related, self.config, &self.known.capabilities))
     }
 
-    /// The device talks on this call and holds another, or the other way round.
+    /// The device is on another call beside this one, and talks on one of the two. While a swap is
+    /// under way it may talk on both.
     fn may_swap(&self, call: &CallFact, device: &DeviceId) -> bool {
-        let state_of = |call: &CallFact| Some(call.party_of(device)?.state);
-        let other = match state_of(call) {
-            Some(LegState::Established) => LegState::Held,
-            Some(LegState::Held) => LegState::Established,
-            Some(LegState::Dialing | LegState::Ringing | LegState::Released) | None => {
-                return false;
-            }
+        let state_of = |call: &CallFact| call.party_of(device).map(|leg| leg.state);
+        let is_on = |state| matches!(state, Some(LegState::Established | LegState::Held));
+        let here = state_of(call);
+        let swaps_with = |other: &CallFact| {
+            let there = state_of(other);
+            let talks = [here, there].contains(&Some(LegState::Established));
+            other.id != call.id && is_on(there) && talks
         };
-        let is_other = |one: &CallFact| one.id != call.id && state_of(one) == Some(other);
-        self.known.calls_of(std::slice::from_ref(device)).any(is_other)
+        is_on(here) && self.known.calls_of(std::slice::from_ref(device)).any(swaps_with)
     }
 
     /// The user's leg of a call, unless it has left.
@@ -164,6 +192,10 @@ impl Reader<'_> {
         UserView {
             id: user.id.clone(),
             display_name: user.display_name.clone(),
+            first_name: user.first_name.clone(),
+            last_name: user.last_name.clone(),
+            email: user.email.clone(),
+            contact_center: self.access.contact_center().to_owned(),
             roles: user.roles.iter().copied().collect(),
             features: user.features.iter().copied().collect(),
             session: state.is_some(),
@@ -177,4 +209,28 @@ impl Reader<'_> {
                 .collect(),
         }
     }
+
+    /// The user, as a colleague sees the user.
+    fn contact_view(&self, contact: &User) -> ContactView {
+        let devices = contact.devices.iter().filter_map(|device| self.access.device(device));
+        let number = |entry: &DeviceEntry| ContactNumber {
+            number: entry.number.clone(),
+            switch: self.access.voice_environment(&entry.voice_environment).to_owned(),
+        };
+        ContactView {
+            id: contact.id.clone(),
+            display_name: contact.display_name.clone(),
+            first_name: contact.first_name.clone(),
+            last_name: contact.last_name.clone(),
+            numbers: devices.map(number).collect(),
+        }
+    }
+}
+
+fn group_view(group: &Group) -> GroupView {
+    GroupView { id: group.id.clone() }
+}
+
+fn not_found(list: &str, id: impl fmt::Display) -> Refusal {
+    Refusal::not_found(format_args!("/{list}/{id}"))
 }
