@@ -231,7 +231,29 @@ fn each_bad_value_names_its_key_and_line() {
         (
             "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
              media_sources = [\"192.0.2.1/24\"]",
-            "undertone.toml:5: sip.trunk[0].media_sources",
+            "undertone.toml:5: sip.trunk[0].media_sources[0]: '192.0.2.1/24' has bits set behind \
+             the first 24: the network is 192.0.2.0/24",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\ntarget = \"192.0.2.1\"\n\
+             sources = [\"192.0.2.0/24\",\n\"2001:db8::1/32\"]",
+            "undertone.toml:5: sip.trunk[0].sources[1]: '2001:db8::1/32' has bits set behind the \
+             first 32: the network is 2001:db8::/32",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\ntarget = \"192.0.2.1\"\nsources = [\"192.0.2.0/33\"]",
+            "undertone.toml:4: sip.trunk[0].sources[0]: '192.0.2.0/33' is not an address, with or \
+             without a port, or a network",
+        ),
+        (
+            "[rest]\ntrusted_proxies = [\"10.0.0.1\",\n \"10.1.2.3/16\"]",
+            "undertone.toml:3: rest.trusted_proxies[1]: '10.1.2.3/16' has bits set behind the \
+             first 16: the network is 10.1.0.0/16",
+        ),
+        (
+            "[rest]\ntrusted_proxies = [\"proxy.example\"]",
+            "undertone.toml:2: rest.trusted_proxies[0]: 'proxy.example' is not an address or a \
+             network",
         ),
         ("[rest]\n\nbind = \"nonsense\"", "undertone.toml:3: rest.bind: "),
         (
@@ -578,8 +600,32 @@ fn a_configured_password_needs_none_made() {
 }
 
 #[test]
+fn proxies_and_trunks_are_known_by_address_or_by_network() {
+    let text = "[rest]\ntrusted_proxies = [\"192.0.2.7\", \"10.0.0.0/8\", \"2001:db8::/64\"]\n\
+                [doors]\ngrpc_peers = [\"10.1.0.0/16\"]\n\
+                [[sip.trunk]]\nname = \"t\"\ntarget = \"192.0.2.2\"\n\
+                sources = [\"192.0.2.2:5060\", \"198.51.100.0/24\", \"[2001:db8::1]:5060\"]\n";
+    let config = read(text).expect("fine");
+    let written = |networks: &[crate::model::Network]| {
+        networks.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let proxies = ["192.0.2.7", "10.0.0.0/8", "2001:db8::/64"];
+    assert_eq!(written(&config.http.trusted_proxies), proxies);
+    assert_eq!(written(&config.server_limits.rest.peers), proxies, "they have places of their own");
+    assert_eq!(written(&config.server_limits.grpc.peers), ["10.1.0.0/16"]);
+    let sources: Vec<_> = config.sip.trunks[0]
+        .sources
+        .iter()
+        .map(|source| (source.network.to_string(), source.port))
+        .collect();
+    let expected =
+        [("192.0.2.2", Some(5060)), ("198.51.100.0/24", None), ("2001:db8::1", Some(5060))];
+    assert_eq!(sources, expected.map(|(network, port)| (network.to_owned(), port)));
+}
+
+#[test]
 fn nat_is_auto_unless_it_is_said_and_media_sources_are_hosts_and_networks() {
-    use crate::media::Network;
+    use crate::model::Network;
     use sip::config::Nat;
     let text = "[[device]]\nid = \"a\"\nnumber = \"1\"\n\
                 [[device]]\nid = \"b\"\nnumber = \"2\"\nnat = true\n\
@@ -593,6 +639,6 @@ fn nat_is_auto_unless_it_is_said_and_media_sources_are_hosts_and_networks() {
     let trunk = &config.sip.trunks[0];
     assert_eq!(trunk.nat, Nat::Auto);
     let networks =
-        ["198.51.100.7", "203.0.113.0/24"].map(|text| Network::parse(text).expect("a network"));
+        ["198.51.100.7", "203.0.113.0/24"].map(|text| text.parse::<Network>().expect("a network"));
     assert_eq!(trunk.media_sources, networks);
 }
