@@ -96,7 +96,7 @@ impl Default for ConnectionLimits {
             connections_per_address: 20_000,
             peers: Vec::new(),
             streams: 100,
-            idle: Duration::from_secs(30),
+            idle: Duration::from_secs(75),
             is_shared_fairly: false,
             is_http2_only: false,
         }
