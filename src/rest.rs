@@ -1,5 +1,6 @@
 //! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
 
+mod document;
 pub(crate) mod operations;
 mod requests;
 
@@ -27,7 +28,7 @@ use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use utoipa::{OpenApi, PartialSchema, ToSchema, openapi};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -39,19 +40,11 @@ struct RestState {
     body_limit: usize,
 }
 
-#[derive(OpenApi)]
-#[openapi(info(
-    title = "Undertone",
-    description = "Supervisor monitoring for contact centres: the operations of the Genesys Web \
-                   Services API v2. Events arrive over CometD at /api/v2/notifications."
-))]
-struct Document;
-
 /// `/api/v2` without the layers that it shares with CometD.
 pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
     let rest =
         RestState { gateway, uris: Uris::new(&config.public_url), body_limit: config.body_limit };
-    let (closed, document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (closed, closed_document) = OpenApiRouter::<RestState>::new()
         .routes(routes!(read_me, operate_me))
         .routes(routes!(read_my_devices))
         .routes(routes!(read_my_device, operate_my_device))
@@ -65,10 +58,6 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
         .split_for_parts();
     let (open, open_document) =
         OpenApiRouter::<RestState>::new().routes(routes!(read_version)).split_for_parts();
-    let document: Arc<str> = described(document.merge_from(open_document), &config.public_url)
-        .to_json()
-        .unwrap_or_else(|_| unreachable!("the document is made of our own literals"))
-        .into();
     let closed = closed
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
@@ -80,68 +69,9 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
         .layer(from_fn(counted))
         // Nothing below here is for clients without a login, not even which paths exist.
         .layer(from_fn(auth::require));
-    let open = open.route(
-        "/api/v2/openapi.json",
-        axum::routing::get(async move || {
-            ([(axum::http::header::CONTENT_TYPE, "application/json")], document.to_string())
-        }),
-    );
+    // Clients and people read them before they log in.
+    let open = open.merge(document::routes(closed_document, open_document, &config.public_url));
     open.method_not_allowed_fallback(wrong_method).merge(closed).with_state(rest)
-}
-
-/// What holds for every operation: where it is, which users may ask, and how it is refused.
-fn described(mut document: openapi::OpenApi, public_url: &str) -> openapi::OpenApi {
-    use openapi::security::{
-        ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
-    };
-    let components = document.components.get_or_insert_default();
-    for (name, scheme) in [
-        ("basic", SecurityScheme::Http(Http::new(HttpAuthScheme::Basic))),
-        ("cookie", SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE)))),
-    ] {
-        components.security_schemes.insert(name.to_owned(), scheme.into());
-    }
-    let either = ["basic", "cookie"].map(|name| SecurityRequirement::new(name, [] as [&str; 0]));
-    document.security = Some(either.to_vec());
-    document.servers = Some(vec![openapi::Server::new(public_url)]);
-    for item in document.paths.paths.values_mut() {
-        let operations = [&mut item.get, &mut item.post].into_iter().flatten();
-        for operation in operations {
-            let responses = &mut operation.responses.responses;
-            if responses.remove("default").is_none() {
-                // Open to everybody, and never refused: no security.
-                operation.security = Some(Vec::new());
-                continue;
-            }
-            for (status, text) in REFUSALS {
-                responses.insert(status.to_string(), refused_with(status, text).into());
-            }
-        }
-    }
-    document
-}
-
-const REFUSALS: [(u16, &str); 9] = [
-    (400, "A parameter is missing (statusCode 1) or wrong (10)."),
-    (403, "Forbidden (3), not permitted (5), or not logged in (20)."),
-    (404, "There is no such device, call or voice environment (6)."),
-    (409, "Not in this state (2), or in use (19)."),
-    (413, "The body is too large (10)."),
-    (415, "The body is not application/json (10)."),
-    (429, "Too many failed logins (20)."),
-    (500, "Internal error (4)."),
-    (503, "The telephony backend can not be reached, or too much is going on (4)."),
-];
-
-fn refused_with(status: u16, text: &str) -> openapi::Response {
-    let body = openapi::Content::new(Some(openapi::Ref::from_schema_name("ErrorBody")));
-    let response =
-        openapi::ResponseBuilder::new().description(text).content("application/json", body);
-    let response = match status {
-        429 | 503 => response.header("Retry-After", openapi::Header::new(u32::schema())),
-        _ => response,
-    };
-    response.build()
 }
 
 async fn nothing_here(request: Request) -> HttpError {
@@ -478,7 +408,7 @@ impl FromStr for Subresources {
 /// StartContactCenterSession, EndContactCenterSession, and the agent states as old clients ask for
 /// them.
 #[utoipa::path(
-    post, path = "/api/v2/me", request_body = operations::MeOperation,
+    post, path = "/api/v2/me",
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn operate_me(
@@ -491,7 +421,7 @@ async fn operate_me(
 
 /// Ready, NotReady, AfterCallWork, AuxWork, Offline.
 #[utoipa::path(
-    post, path = "/api/v2/me/channels/voice", request_body = operations::NamedOperation,
+    post, path = "/api/v2/me/channels/voice",
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn operate_voice_channel(
@@ -535,7 +465,6 @@ async fn read_my_device(
 #[utoipa::path(
     post, path = "/api/v2/me/devices/{id}",
     params(("id" = String, Path, description = "one of the user's devices")),
-    request_body = operations::DeviceOperation,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn operate_my_device(
@@ -552,7 +481,6 @@ async fn operate_my_device(
 #[utoipa::path(
     post, path = "/api/v2/me/devices/{id}/calls",
     params(("id" = String, Path, description = "one of the user's devices")),
-    request_body = operations::DialOperation,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn dial(
@@ -603,7 +531,6 @@ async fn read_my_call(
 #[utoipa::path(
     post, path = "/api/v2/me/calls/{id}",
     params(("id" = String, Path, description = "a call the user is on")),
-    request_body = operations::CallOperationBody,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn operate_my_call(
