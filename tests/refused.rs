@@ -285,7 +285,7 @@ const STATES: [&str; 14] = [
 ];
 
 /// statusCodes in the order of the states; `.` is accepted.
-const TABLE: [(&str, &str); 20] = [
+pub(crate) const TABLE: [(&str, &str); 20] = [
     ("Answer", "6 . 2 2 2 2 2 2 2 2 . 6 6 6"),
     ("Hangup", "6 . . . . . . . . . . 6 6 6"),
     ("Hold", "6 2 2 . 2 2 . . . 3 3 6 6 6"),
