@@ -272,6 +272,7 @@ struct Read {
     /// `devices`, `calls`, `channels`, separated by commas, or `*`.
     subresources: Option<String>,
     /// Only the device with this number.
+    #[param(min_length = 1, max_length = 64, pattern = "^[0-9A-Za-z+*#._-]+$")]
     phone_number: Option<String>,
 }
 

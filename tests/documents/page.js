@@ -20,12 +20,12 @@ const shown = {
   endpoints: await texts(".endpoint h3"),
   operations: await texts(".operation h4"),
   messages: await texts(".message h4"),
-  coach: await page.textContent("#operation-Coach"),
+  coach: await page.textContent("#operation-operate_my_device-Coach"),
   dangling: await page.$$eval("a[href^='#']", (links) => links.map((link) => link.hash.slice(1)).filter((id) => !document.getElementById(id))),
 };
 if (screenshot) {
   await page.screenshot({ path: screenshot });
-  await page.evaluate(() => document.getElementById("operation-Coach").scrollIntoView());
+  await page.evaluate(() => document.getElementById("operation-operate_my_device-Coach").scrollIntoView());
   await page.screenshot({ path: screenshot.replace(".png", "-coach.png") });
 }
 await browser.close();

@@ -459,7 +459,6 @@ fn request_schema(operation: Operation, uris: &Uris) -> Value {
     }
     let mut schema = Map::from_iter([
         ("type".to_owned(), json!("object")),
-        ("title".to_owned(), json!(operation.as_str())),
         (
             "description".to_owned(),
             json!(format!("{}\n\n{}", described.summary, refusals::table(&refusals))),
@@ -469,10 +468,11 @@ fn request_schema(operation: Operation, uris: &Uris) -> Value {
         ("examples".to_owned(), json!([example(operation, uris)])),
         ("x-refusals".to_owned(), refusals::list(&refusals)),
     ]);
-    // Generators read the properties and let these two be; `oneOf` would end in two types.
+    // Not: neither is there. Generators let it be; of `oneOf` and `anyOf` they make two types, and
+    // linters want the members of a `required` beside it.
     if let Some((one, other)) = instead {
-        schema.insert("if".to_owned(), json!({"not": {"required": [one]}}));
-        schema.insert("then".to_owned(), json!({"required": [other]}));
+        let neither = json!({"properties": {(one): false, (other): false}});
+        schema.insert("not".to_owned(), neither);
     }
     Value::Object(schema)
 }

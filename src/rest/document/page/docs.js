@@ -64,8 +64,8 @@ function members(schema, root) {
   if (properties.length === 0) return undefined;
   const presence = (name) => {
     if (schema.required?.includes(name)) return "required";
-    const other = schema.then?.required?.includes(name) ? schema.if.not.required[0] : schema.if?.not?.required?.includes(name) ? schema.then.required[0] : undefined;
-    return other ? `required unless ${other}` : "";
+    const either = Object.keys(schema.not?.properties ?? {});
+    return either.includes(name) ? `required unless ${either.filter((other) => other !== name).join(" or ")}` : "";
   };
   return table(
     ["name", "type", "", ""],
@@ -78,11 +78,14 @@ function refusals(rows) {
   return element("details", {}, heading, table(["HTTP", "statusCode", "when"], rows.map((row) => [String(row.status), String(row.statusCode), row.when])));
 }
 
-/** One operation by its name, or the whole body where it has none. */
-function body(name, schema, root, example) {
+const named = (schema) => schema.properties.operationName.const;
+
+/** One operation of an endpoint by its name, or a whole body. */
+function body(endpoint, name, schema, root) {
+  const example = schema.examples?.[0];
   return element(
     "article",
-    { id: `operation-${name}`, className: "operation" },
+    { id: `operation-${endpoint}-${name}`, className: "operation" },
     element("h4", { textContent: name }),
     prose(schema.description?.split("\n\n")[0]),
     members(schema, root),
@@ -109,11 +112,11 @@ function endpoint(path, method, operation, root) {
     prose(operation.summary),
     prose(operation.description),
     operation.parameters && table(["name", "in", "type", ""], operation.parameters.map((one) => [element("code", { textContent: one.name }), one.in, kind(one.schema), inline(one.description)])),
-    operations.map((schema) => body(schema.title, schema, root, asked.examples?.[schema.title]?.value ?? schema.examples?.[0])),
-    whole && operations.length === 0 ? body(id, whole, root, whole.examples?.[0]) : undefined,
+    operations.map((schema) => body(id, named(schema), schema, root)),
+    whole && operations.length === 0 ? body(id, "body", whole, root) : undefined,
     element("details", {}, element("summary", { textContent: "answers" }), answers),
   );
-  const below = operations.map((schema) => element("li", {}, element("a", { href: `#operation-${schema.title}`, textContent: schema.title })));
+  const below = operations.map((schema) => element("li", {}, element("a", { href: `#operation-${id}-${named(schema)}`, textContent: named(schema) })));
   const entry = element("li", {}, element("a", { href: `#${id}`, textContent: `${method.toUpperCase()} ${path.replace("/api/v2", "")}` }), below.length ? element("ul", {}, below) : undefined);
   return { section, entry };
 }
