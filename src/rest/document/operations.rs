@@ -471,7 +471,7 @@ fn request_schema(operation: Operation, uris: &Uris) -> Value {
     // Not: neither is there. Generators let it be; of `oneOf` and `anyOf` they make two types, and
     // linters want the members of a `required` beside it.
     if let Some((one, other)) = instead {
-        let neither = json!({"properties": {(one): false, (other): false}});
+        let neither = json!({"properties": {(one): {"not": {}}, (other): {"not": {}}}});
         schema.insert("not".to_owned(), neither);
     }
     Value::Object(schema)
