@@ -242,6 +242,9 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
             let user = User {
                 id: id.clone(),
                 display_name: String::new(),
+                first_name: String::new(),
+                last_name: String::new(),
+                email: String::new(),
                 roles: [role].into(),
                 features: [Feature::Voice, Feature::SupervisorMonitoring].into(),
                 devices: vec![device],
@@ -391,6 +394,7 @@ fn call(n: usize, state: LegState) -> CallFact {
         started_at: Timestamp(0),
         parent: None,
         owner: None,
+        user_data: Default::default(),
         parties: vec![
             party(None, PartyRole::Customer, LegState::Established),
             party(Some(agent(n)), PartyRole::Agent, state),

@@ -25,6 +25,8 @@ fn peer(user: &str) -> ClientOrigin {
         login_until: None,
         browser: None,
         login: None,
+        by_password_alone: false,
+        is_refused: false,
         address: Ipv4Addr::LOCALHOST.into(),
     }
 }

@@ -383,7 +383,8 @@ pub fn router(
     let fast_path = (!config.csrf).then(|| {
         FastPath::new(auth.clone(), cometd.clone(), Proxies::new(&config.trusted_proxies))
     });
-    let routes = rest::router(config, gateway).merge(long_polling::router(cometd));
+    auth.tell(Arc::new(cometd.clone()));
+    let routes = rest::router(config, gateway, auth.clone()).merge(long_polling::router(cometd));
     (layers::layered(config, auth, routes, long_polling::is_endpoint), fast_path)
 }
 

@@ -15,6 +15,7 @@
 mod activity;
 mod command;
 pub mod config_value;
+mod contact;
 mod digits;
 mod fact;
 mod fact_table;
@@ -23,9 +24,11 @@ mod notice;
 mod operation;
 mod refusal;
 mod request;
+mod user_data;
 
 pub use activity::{Activity, Mode, Scope, UnknownWord};
 pub use command::{Command, CommandContext, TransferStep};
+pub use contact::{ContactNumber, ContactView, GroupView};
 pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{
     AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure,
@@ -39,6 +42,7 @@ pub use notice::{
 pub use operation::Operation;
 pub use refusal::{Reason, Refusal, Subject};
 pub use request::{
-    AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, Query, Request,
-    RequestEnvelope, Role, TargetRef,
+    AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, NotReadyReason, Query,
+    Request, RequestEnvelope, Role, TargetRef, UserState,
 };
+pub use user_data::{NotUserData, UserData, UserDataChange};

@@ -1,12 +1,18 @@
 //! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
 
+mod directory;
 mod document;
+mod fields;
+mod login;
+mod logout;
 pub(crate) mod operations;
 mod requests;
+mod session;
+mod subresources;
 
 use crate::gateway::task::GatewayHandle;
 use crate::http::HttpConfig;
-use crate::http::auth::{self, AuthenticatedUser, random_text};
+use crate::http::auth::{self, Auth, AuthenticatedUser, LoggedOut, random_text};
 use crate::http::error::{ErrorBody, HttpError};
 use crate::http::gws_json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use crate::http::layers::RequestName;
@@ -21,10 +27,11 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use logout::LoginDoor;
 use operations::OperationBody;
 use requests::Resource;
 use serde::{Deserialize, Serialize};
-use std::str::FromStr;
+use session::SessionReply;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -38,12 +45,17 @@ struct RestState {
     gateway: GatewayHandle,
     uris: Uris,
     body_limit: usize,
+    login: LoginDoor,
 }
 
 /// `/api/v2` without the layers that it shares with CometD.
-pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
-    let rest =
-        RestState { gateway, uris: Uris::new(&config.public_url), body_limit: config.body_limit };
+pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) -> Router {
+    let rest = RestState {
+        gateway,
+        uris: Uris::new(&config.public_url),
+        body_limit: config.body_limit,
+        login: LoginDoor::new(config, auth),
+    };
     let (closed, closed_document) = OpenApiRouter::<RestState>::new()
         .routes(routes!(read_me, operate_me))
         .routes(routes!(read_my_devices))
@@ -51,7 +63,23 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
         .routes(routes!(dial))
         .routes(routes!(read_my_calls))
         .routes(routes!(read_my_call, operate_my_call))
-        .routes(routes!(operate_voice_channel))
+        .routes(routes!(login::read_my_voice_channel, operate_voice_channel))
+        .routes(routes!(login::read_my_channels))
+        .routes(routes!(logout::log_out, logout::log_out_by_get))
+        .routes(routes!(login::read_my_settings))
+        .routes(routes!(login::read_my_setting_group))
+        .routes(routes!(login::read_my_device_settings))
+        .routes(routes!(login::read_device_settings))
+        .routes(routes!(login::read_services))
+        .routes(routes!(login::read_features))
+        .routes(routes!(login::read_feature))
+        .routes(routes!(login::read_workbins))
+        .routes(routes!(directory::read_user))
+        .routes(routes!(directory::read_my_groups))
+        .routes(routes!(directory::read_groups))
+        .routes(routes!(directory::read_group))
+        .routes(routes!(directory::read_contacts))
+        .routes(routes!(directory::read_contact))
         .routes(routes!(read_devices))
         .routes(routes!(read_device))
         .routes(routes!(read_voice_environment))
@@ -61,6 +89,7 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle) -> Router {
     let closed = closed
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(fields::selected))
         // A hung backend costs one request at most this long.
         .layer(from_fn_with_state(config.timeout, in_time))
         // A flood is answered 503 at the door instead of queueing in memory.
@@ -132,7 +161,7 @@ impl RestState {
     ) -> Result<Json<Reply<OneDevice>>, HttpError> {
         match self.read(from, wanted).await? {
             Answer::Device(view) => {
-                Ok(reply(OneDevice { device: gws_json::device(&self.uris, &view) }))
+                Ok(reply(OneDevice { device: gws_json::whole_device(&self.uris, &view) }))
             }
             other => Err(unexpected(&other)),
         }
@@ -145,7 +174,7 @@ impl RestState {
     ) -> Result<Vec<DeviceJson>, HttpError> {
         match self.read(from, wanted).await? {
             Answer::Devices(views) => {
-                Ok(views.iter().map(|view| gws_json::device(&self.uris, view)).collect())
+                Ok(views.iter().map(|view| gws_json::whole_device(&self.uris, view)).collect())
             }
             other => Err(unexpected(&other)),
         }
@@ -267,9 +296,12 @@ fn is_id(text: &str) -> bool {
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase")]
 struct Read {
-    /// `*`: whole objects instead of URIs.
+    /// `*`: whole objects instead of URIs. Names of members, separated by commas, are taken too: the
+    /// objects then have those alone, and are not what the schemas here say.
+    #[param(pattern = r"^\*$")]
     fields: Option<String>,
-    /// `devices`, `calls`, `channels`, separated by commas, or `*`.
+    /// `features`, `devices`, `calls`, `channels`, `groups`, separated by commas, or `*`. Lists of
+    /// what does not exist here, as `chats`, are empty; other words are left out.
     subresources: Option<String>,
     /// Only the device with this number.
     #[param(min_length = 1, max_length = 64, pattern = "^[0-9A-Za-z+*#._-]+$")]
@@ -278,7 +310,7 @@ struct Read {
 
 type ReadQuery = Result<Query<Read>, QueryRejection>;
 
-fn read(query: ReadQuery) -> Result<Read, Refusal> {
+fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
     match query {
         Ok(Query(read)) => Ok(read),
         Err(rejection) => {
@@ -357,67 +389,37 @@ async fn read_me(
     query: ReadQuery,
 ) -> Result<Json<Reply<OneUser>>, HttpError> {
     let read = read(query)?;
-    let parts = Subresources::from_str(read.subresources.as_deref().unwrap_or_default())?;
-    let view = match rest.read(&from, Wanted::Me).await? {
-        Answer::User(view) => view,
-        other => return Err(unexpected(&other)),
-    };
+    let view = rest.me(&from).await?;
     let mut user = gws_json::user(&rest.uris, &view);
-    if parts.devices {
-        user.devices = Some(rest.devices(&from, Wanted::MyDevices).await?);
-    }
-    if parts.calls {
-        user.calls = Some(rest.calls(&from).await?);
-    }
-    if parts.channels {
-        user.channels = Some(vec![gws_json::voice_channel(&view)]);
+    for part in subresources::wanted(read.subresources.as_deref()) {
+        rest.add(part, &mut user, &view, &from).await?;
     }
     Ok(reply(OneUser { user }))
-}
-
-#[derive(Default)]
-struct Subresources {
-    devices: bool,
-    calls: bool,
-    channels: bool,
-}
-
-impl FromStr for Subresources {
-    type Err = Refusal;
-
-    fn from_str(text: &str) -> Result<Self, Refusal> {
-        let mut parts = Self::default();
-        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-            match word {
-                "*" => parts = Self { devices: true, calls: true, channels: true },
-                "devices" => parts.devices = true,
-                "calls" => parts.calls = true,
-                "channels" => parts.channels = true,
-                _ => {
-                    let message = format!(
-                        "'{}' is not a subresource: devices, calls, channels or *.",
-                        shortened(word)
-                    );
-                    return Err(Refusal::new(Reason::InvalidInput, message));
-                }
-            }
-        }
-        Ok(parts)
-    }
 }
 
 /// StartContactCenterSession, EndContactCenterSession, and the agent states as old clients ask for
 /// them.
 #[utoipa::path(
     post, path = "/api/v2/me",
-    responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
+    responses(
+        (
+            status = 200, body = SessionReply,
+            description = "Accepted (statusCode 0); or only the channels that there are have been \
+                           opened (7)."
+        ),
+        (status = "default", body = ErrorBody)
+    )
 )]
 async fn operate_me(
     State(rest): State<RestState>,
     from: RequestContext,
     operation: OperationBody,
-) -> Result<Json<Accepted>, HttpError> {
-    rest.ask(&from, operation.on(Resource::User)?).await
+) -> Result<(Option<Extension<LoggedOut>>, Json<SessionReply>), HttpError> {
+    let (is_end, missing) = (operation.ends_session(), operation.missing_channels());
+    let Json(accepted) = rest.ask(&from, operation.on(Resource::User)?).await?;
+    // Its cookie is good for the next session no more.
+    let ended = is_end.then(|| rest.login.auth.end_session(&from.caller)).flatten();
+    Ok((ended.map(Extension), Json(SessionReply::new(accepted, missing))))
 }
 
 /// Ready, NotReady, AfterCallWork, AuxWork, Offline.

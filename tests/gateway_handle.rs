@@ -31,6 +31,9 @@ fn directory() -> Directory {
     let user = |id: &str, role| User {
         id: id.into(),
         display_name: id.into(),
+        first_name: id.into(),
+        last_name: String::new(),
+        email: String::new(),
         roles: BTreeSet::from([role]),
         features: BTreeSet::from([Feature::Voice, Feature::SupervisorMonitoring]),
         devices: vec![format!("{id}-phone").into()],
@@ -54,6 +57,7 @@ fn directory() -> Directory {
         devices: devices.map(|device| (device.id.clone(), device)).into(),
         groups: BTreeMap::from([(group.id.clone(), group)]),
         voice_environments: BTreeMap::new(),
+        contact_center: String::new(),
     }
 }
 
@@ -331,7 +335,10 @@ async fn presence_is_durable_when_it_is_answered() {
     let store = store::open(&state).expect("it opens");
     let (gateway, backend) = start(&audit, store.clone()).await;
     gateway.ask(asked("bob", Request::StartSession)).await.expect("accepted");
-    gateway.ask(asked("bob", Request::SetAgentState(AgentState::Ready))).await.expect("accepted");
+    gateway
+        .ask(asked("bob", Request::SetAgentState(AgentState::Ready.into())))
+        .await
+        .expect("accepted");
     assert_eq!(store.load("presence").expect("readable")["bob"], b"Ready");
     drop((gateway, backend));
 
@@ -339,7 +346,7 @@ async fn presence_is_durable_when_it_is_answered() {
     let Ok(Answer::User(bob)) = gateway.read(&"bob".into(), Query::Me).await else {
         panic!("himself")
     };
-    assert_eq!((bob.session, bob.state), (true, Some(AgentState::Ready)));
+    assert_eq!((bob.session, bob.state), (true, Some(AgentState::Ready.into())));
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod api;
 mod story;
+mod uris;
 
 use crate::support::server::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR};
 use serde_json::{Value, json};

@@ -166,6 +166,8 @@ mod tests {
             login_until: None,
             browser: None,
             login: None,
+            by_password_alone: false,
+            is_refused: false,
             address: IpAddr::from(address.to_be_bytes()),
         }
     }

@@ -8,7 +8,9 @@ use super::websocket;
 use crate::clock;
 use crate::gateway::task::GatewayHandle;
 use crate::hex::hex;
-use crate::http::auth::{self, AuthenticatedUser, Means, cookie};
+use crate::http::auth::{
+    self, AuthenticatedUser, EndedLogin, LoginListener, LoginRefused, Means, cookie,
+};
 use crate::http::body::read_whole;
 use crate::http::delivery::{DeliveryId, DeliveryListener, DeliveryTracker, PendingAnswer};
 use crate::http::error::HttpError;
@@ -203,7 +205,10 @@ fn visit(caller: Option<Extension<AuthenticatedUser>>, request: &Request) -> Req
         .unwrap_or_else(DeliveryTracker::blind);
     // npm `cometd` shakes hands on a websocket, and appends this to the URL only where it got none.
     let blocked = request.uri().path().ends_with("/handshake");
-    let caller = caller.map(|Extension(caller)| caller);
+    let caller = match request.extensions().get::<LoginRefused>() {
+        Some(refused) => Err(*refused),
+        None => Ok(caller.map(|Extension(caller)| caller)),
+    };
     let visit =
         RequestContext::new(caller, request.headers(), auth::address_of(request), wire, blocked);
     RequestContext { multiplexed: request.version() >= Version::HTTP_2, ..visit }
@@ -212,19 +217,25 @@ fn visit(caller: Option<Extension<AuthenticatedUser>>, request: &Request) -> Req
 impl RequestContext {
     /// Over HTTP/1.1. `blocked`: websockets do not get through to this client.
     fn new(
-        caller: Option<AuthenticatedUser>,
+        caller: Result<Option<AuthenticatedUser>, LoginRefused>,
         headers: &HeaderMap,
         address: IpAddr,
         wire: DeliveryTracker,
         blocked: bool,
     ) -> Self {
-        let by_cookie = caller.as_ref().filter(|caller| caller.by == Means::Cookie);
+        let is_refused = caller.is_err();
+        let caller = caller.ok().flatten();
+        let is_by = |means| caller.as_ref().is_some_and(|caller| caller.by == means);
         Self {
-            by_cookie: by_cookie.is_some(),
+            by_cookie: is_by(Means::Cookie),
             peer: ClientOrigin {
-                proven: caller.as_ref().is_some_and(|caller| caller.by == Means::Password),
+                proven: is_by(Means::Password),
                 login_until: caller.as_ref().map(|caller| caller.until),
-                login: by_cookie.map(|caller| caller.csrf.clone()),
+                login: caller.as_ref().map(|caller| caller.csrf.clone()),
+                by_password_alone: caller
+                    .as_ref()
+                    .is_some_and(AuthenticatedUser::is_by_password_alone),
+                is_refused,
                 browser: browser_of(headers),
                 address,
                 user: caller.map(|caller| caller.user),
@@ -345,6 +356,13 @@ fn superseded() -> HttpError {
 /// What clients append to the endpoint when they poll.
 const APPENDED: [&str; 5] = ["", "/", "/connect", "/handshake", "/disconnect"];
 
+impl LoginListener for Cometd {
+    fn handle_ended(&self, ended: EndedLogin) {
+        // The channel is closing: its sessions end with it.
+        let _ = self.0.inbox.send(Input::LoggedOut(ended));
+    }
+}
+
 impl PollService for Cometd {
     type Client = RequestContext;
 
@@ -358,7 +376,7 @@ impl PollService for Cometd {
 
     fn client(
         &self,
-        caller: Option<AuthenticatedUser>,
+        caller: Result<Option<AuthenticatedUser>, LoginRefused>,
         path: &str,
         (headers, address): (&HeaderMap, IpAddr),
         tracker: DeliveryTracker,

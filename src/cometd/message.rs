@@ -90,6 +90,8 @@ pub enum MessageKind {
     Handshake {
         /// `supportedConnectionTypes`, if it came.
         connection_types: Option<Vec<String>>,
+        /// `advice`, if it came.
+        advice: Option<ClientAdvice>,
     },
     /// `/meta/connect`
     Connect {
@@ -285,9 +287,10 @@ fn sort(wire: RawMessage<'_>) -> ClientMessage {
     };
     let kind = match channel.as_str() {
         _ if id_is_bad => MessageKind::BadId { channel },
-        "/meta/handshake" => {
-            MessageKind::Handshake { connection_types: wire.connection_types.map(words) }
-        }
+        "/meta/handshake" => MessageKind::Handshake {
+            connection_types: wire.connection_types.map(words),
+            advice: wire.advice.map(|advice| client_advice(&advice)),
+        },
         "/meta/connect" => MessageKind::Connect {
             connection_type: match wire.connection_type {
                 Some(Value::String(text)) => Some(text),

@@ -24,11 +24,11 @@ mod queue;
 mod subscribe;
 
 use super::limits::QuotaOwner;
-use super::message::{ClientId, Event, Pattern, Timesync};
+use super::message::{Advice, ClientId, Event, Pattern, Timesync};
 use super::sessions::{ClientOrigin, ClientRequestId, RestoredEvents, Saved, SessionEnd, SocketId};
 use crate::model::{Now, UserId};
 pub use connect::{ConnectRequest, Departure};
-pub use context::{Ctx, DeadlineOwner, spread, timesync};
+pub use context::{Ctx, DeadlineOwner, Terms, spread, timesync};
 use delivery::{EventDelivery, Surplus};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -53,6 +53,7 @@ pub struct SessionOwner {
     pub user: Option<UserId>,
     pub browser: Option<Arc<str>>,
     pub login: Option<Arc<str>>,
+    pub by_password_alone: bool,
     pub address: IpAddr,
 }
 
@@ -101,6 +102,8 @@ pub struct Session {
     connected: bool,
     /// What it was last told to wait between connects, in milliseconds.
     told_interval: u64,
+    /// What its client has asked for, as far as it may.
+    terms: Terms,
     transport: ConnectionType,
     state: SessionState,
     /// When its deadline is looked at: never later than that.
@@ -183,13 +186,15 @@ impl Session {
         (no, id): (SessionId, ClientId),
         owner: SessionOwner,
         (login_until, acks_from): (Option<Instant>, Option<u64>),
-        transport: ConnectionType,
+        (transport, terms): (ConnectionType, Terms),
         ctx: &Ctx,
         now: Now,
     ) -> Self {
-        let expires = now.mono + ctx.interval_of(&id) + ctx.config.max_interval;
+        let interval = ctx.interval_of(&id, terms);
+        let expires = now.mono + interval + ctx.config.max_interval;
         Self {
-            told_interval: ctx.interval_of(&id).as_millis() as u64,
+            told_interval: interval.as_millis() as u64,
+            terms,
             state: SessionState::New { expires },
             armed: expires,
             no,
@@ -215,8 +220,10 @@ impl Session {
             user: Some(saved.user),
             browser: saved.browser,
             login: None,
+            by_password_alone: false,
             address: saved.address,
         };
+        let way = (ConnectionType::LongPolling, ctx.terms(None));
         let subscriptions = saved.subscriptions.into_iter();
         let subscriptions =
             subscriptions.filter_map(|name| Pattern::parse(&name).map(|pattern| (name, pattern)));
@@ -234,7 +241,7 @@ impl Session {
                     + ctx.config.drain_window
                     + ctx.config.max_interval,
             },
-            ..Self::new((no, saved.id), owner, (None, None), ConnectionType::LongPolling, ctx, now)
+            ..Self::new((no, saved.id), owner, (None, None), way, ctx, now)
         }
     }
 
@@ -272,6 +279,19 @@ impl Session {
         }
     }
 
+    /// It belongs to this HTTP session or, without one, to a client that sends the password alone.
+    pub fn is_of_login(&self, login: Option<&Arc<str>>) -> bool {
+        match login {
+            Some(login) => self.owner.login.as_ref() == Some(login),
+            None => self.owner.by_password_alone,
+        }
+    }
+
+    /// The advice to connect again.
+    pub fn retry(&self, ctx: &Ctx) -> Advice {
+        ctx.retry(&self.id, self.terms)
+    }
+
     pub fn waits_for_turn(&self) -> bool {
         self.waits_for_turn
     }
@@ -300,7 +320,7 @@ impl Session {
         on_socket: Option<SessionId>,
     ) -> Result<(), SessionEnd> {
         let owner = &self.owner;
-        if from.user != owner.user {
+        if from.user != owner.user || from.is_refused {
             return Err(SessionEnd::OtherUser);
         }
         match on_socket {

@@ -49,6 +49,7 @@ pub use inout::{
 use sockets::{SocketInput, Sockets};
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// By numbers that we have given ourselves, so that nobody can choose them to collide; in the same
@@ -392,6 +393,20 @@ impl Sessions {
         };
     }
 
+    /// A user has logged out: the sessions that were opened in this HTTP session end or, without
+    /// one, those whose clients send the password alone. What they have been told by then goes out
+    /// first, as far as its way is open.
+    pub fn handle_logout(&mut self, user: &UserId, login: Option<&Arc<str>>, now: Now) {
+        let owner = QuotaOwner::User(Some(user.clone()));
+        let of_login = self.of_owner(&owner).filter(|session| session.is_of_login(login));
+        let ending: Vec<SessionId> = of_login.map(Session::no).collect();
+        for no in ending {
+            self.hand_in(no, SessionInput::Turn, now);
+            self.end(no, SessionEnd::LoggedOut, now);
+        }
+        login.into_iter().for_each(|login| self.ended.add_login(login.clone()));
+    }
+
     /// We are going down: every held connect is answered, no more are held, and websockets close.
     #[expect(clippy::disallowed_methods, reason = "what comes out is sorted")]
     pub fn handle_drain(&mut self, now: Now) {
@@ -461,7 +476,7 @@ impl Sessions {
         };
         if !ctx.is_offered(connection_type.as_deref()) {
             return at_once(BayeuxReply {
-                advice: Some(ctx.retry(session.id())),
+                advice: Some(session.retry(ctx)),
                 ..failed("/meta/connect", message.id, NO_COMMON_TYPE)
             });
         }
@@ -482,6 +497,7 @@ impl Sessions {
             advice: *advice,
             browser: from.browser.clone(),
             login_until: from.login_until,
+            login: (from.login.clone(), from.by_password_alone),
         };
         session.handle_connect(request, ctx, now)
     }
@@ -660,12 +676,7 @@ impl Sessions {
         }
     }
 
-    fn answer(
-        &mut self,
-        path: ReplyPath,
-        events: Vec<std::sync::Arc<Event>>,
-        replies: Vec<BayeuxReply>,
-    ) {
+    fn answer(&mut self, path: ReplyPath, events: Vec<Arc<Event>>, replies: Vec<BayeuxReply>) {
         let session = self.sockets.session_on(path).and_then(|no| self.sessions.get_mut(&no));
         self.sockets.answer(
             path,

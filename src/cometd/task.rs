@@ -10,6 +10,7 @@ use super::sessions::{
 use super::sessions::{Numbered, RestoredEvents};
 use crate::clock;
 use crate::gateway::task::{GatewayEvent, GatewayHandle, QuestionId};
+use crate::http::auth::EndedLogin;
 use crate::http::delivery::{
     DeliveryId, DeliveryListener, DeliveryOutcome, DeliveryTracker, Written,
 };
@@ -46,6 +47,7 @@ pub(crate) enum Input {
     Outcome(ReplyPath, DeliveryOutcome),
     Replayed(SessionId, Option<Vec<RestoredEvents>>),
     Unkept(UserId, u64),
+    LoggedOut(EndedLogin),
     Drain(oneshot::Sender<()>),
 }
 
@@ -284,6 +286,12 @@ impl CometdTask {
         }
     }
 
+    fn hear_all(&mut self) {
+        while !self.notices.is_empty() {
+            self.hear();
+        }
+    }
+
     fn lagged(&mut self, lost: u64) {
         tracing::warn!(
             lost,
@@ -329,11 +337,14 @@ impl CometdTask {
             Input::Outcome(path, outcome) => self.outcome(path, outcome),
             Input::Replayed(session, kept) => self.hub.handle_replay(session, kept, now),
             Input::Unkept(user, number) => self.hub.handle_unkept(&user, number),
+            Input::LoggedOut(ended) => {
+                // What came of it, as its last event, is told first.
+                self.hear_all();
+                self.hub.handle_logout(&ended.user, ended.session.as_ref(), now);
+            }
             Input::Drain(done) => {
                 // What was told before is written down with the rest.
-                while !self.notices.is_empty() {
-                    self.hear();
-                }
+                self.hear_all();
                 self.hub.handle_drain(now);
                 while !self.drain_some() {}
                 self.journal.flush(done);

@@ -65,6 +65,7 @@ pub(super) struct ProcessConfig {
 pub(super) struct RestAddress {
     pub(super) bind: SocketAddr,
     pub(super) public_url: Option<String>,
+    pub(super) contact_center_id: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -130,6 +131,8 @@ pub(super) struct DeviceDetails {
 #[serde(deny_unknown_fields)]
 pub(super) struct UserDetails {
     display_name: Option<String>,
+    first_name: Option<String>,
+    last_name: Option<String>,
     pub(super) password_hash: Option<String>,
 }
 
@@ -142,6 +145,9 @@ pub(super) struct GroupMembers {
     #[serde(default)]
     pub(super) supervisors: Vec<UserId>,
 }
+
+/// The voice environment of all devices where the file has none: each has one to point to.
+const UNNAMED_ENVIRONMENT: &str = "default";
 
 impl Sections {
     /// `None` when something is wrong: the reader has the findings.
@@ -262,6 +268,10 @@ impl Sections {
         self.b2bua.beep = self.announcement.notify_agent == AnnouncedBy::Beep;
         self.b2bua.media_over_ipv6 = self.media.advertised.unwrap_or(self.media.bind).is_ipv6();
         self.sip.min_session_expires = self.sip.min_session_expires.min(self.sip.session_expires);
+        if self.voice_environments.is_empty() && !self.devices.is_empty() {
+            self.voice_environments
+                .push(VoiceEnvironment { id: UNNAMED_ENVIRONMENT.to_owned(), name: String::new() });
+        }
         for (account, _) in &mut self.devices {
             account.username = account.number.as_str().to_owned();
         }
@@ -270,8 +280,7 @@ impl Sections {
             trunk.login = login.take();
         }
         for (user, details) in &mut self.users {
-            user.display_name =
-                details.display_name.take().unwrap_or_else(|| user.id.as_str().to_owned());
+            details.name(user);
         }
     }
 
@@ -301,7 +310,30 @@ impl Sections {
             voice_environments: environments
                 .map(|environment| (environment.id.clone(), environment))
                 .collect(),
+            contact_center: self.rest.contact_center_id.clone(),
         }
+    }
+}
+
+impl UserDetails {
+    /// What is left out follows: the display name from first and last name or the login name; first
+    /// and last name from the display name, which ends with the last name.
+    fn name(&mut self, user: &mut User) {
+        let (first, last) = (self.first_name.take(), self.last_name.take());
+        let both = [&first, &last].map(|name| name.as_deref().unwrap_or_default()).join(" ");
+        user.display_name = match (self.display_name.take(), both.trim()) {
+            (Some(name), _) => name,
+            (None, "") => user.id.as_str().to_owned(),
+            (None, both) => both.to_owned(),
+        };
+        (user.first_name, user.last_name) = match (first, last) {
+            (None, None) => {
+                let name = user.display_name.trim();
+                let (first, last) = name.rsplit_once(' ').unwrap_or((name, ""));
+                (first.trim().to_owned(), last.to_owned())
+            }
+            (first, last) => (first.unwrap_or_default(), last.unwrap_or_default()),
+        };
     }
 }
 

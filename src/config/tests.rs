@@ -181,8 +181,33 @@ devices = ["d1"]
 "#;
     let config = read(text).expect("fine");
     assert_eq!((config.directory.users.len(), config.directory.devices.len()), (1, 1));
-    assert!(config.directory.groups.is_empty() && config.directory.voice_environments.is_empty());
+    assert!(config.directory.groups.is_empty());
+    // What the device says of its voice environment points to something.
+    let environment = &config.directory.devices[&DeviceId::from("d1")].voice_environment;
+    let environments: Vec<&String> = config.directory.voice_environments.keys().collect();
+    assert_eq!(environments, [environment]);
     assert!(config.directory.users[&UserId::from("anna")].is(Role::Supervisor));
+}
+
+#[test]
+fn the_names_of_a_user_follow_from_each_other() {
+    let names = |keys: &str| {
+        let user = format!("[[user]]\nid = \"anna\"\nroles = [\"Agent\"]\n{keys}");
+        let config = read(&user).expect("fine");
+        let user = config.directory.user(&UserId::from("anna")).expect("a user").clone();
+        [user.display_name, user.first_name, user.last_name, user.email]
+    };
+    let display = |name: &str| format!("display_name = \"{name}\"\n");
+    assert_eq!(names(""), ["anna", "anna", "", ""]);
+    assert_eq!(names(&display("Anna")), ["Anna", "Anna", "", ""]);
+    assert_eq!(names(&display("Anna Maria Berg")), ["Anna Maria Berg", "Anna Maria", "Berg", ""]);
+    let both = "first_name = \"Anna\"\nlast_name = \"Berg\"\nemail = \"anna@desk.example\"\n";
+    assert_eq!(names(both), ["Anna Berg", "Anna", "Berg", "anna@desk.example"]);
+    assert_eq!(
+        names(&format!("{}{both}", display("A. B."))),
+        ["A. B.", "Anna", "Berg", "anna@desk.example"]
+    );
+    assert_eq!(names("last_name = \"Berg\""), ["Berg", "", "Berg", ""]);
 }
 
 #[test]

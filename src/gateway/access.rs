@@ -49,6 +49,22 @@ impl AccessDirectory {
             .ok_or_else(|| Refusal::new(Reason::NotAuthenticated, "Access denied"))
     }
 
+    /// The user with this login name, if there is one.
+    pub(super) fn found(&self, id: &UserId) -> Option<&User> {
+        self.directory.user(id)
+    }
+
+    /// Id of this contact centre.
+    pub(super) fn contact_center(&self) -> &str {
+        &self.directory.contact_center
+    }
+
+    /// Name of a voice environment, or its id where it has none.
+    pub(super) fn voice_environment<'a>(&'a self, id: &'a str) -> &'a str {
+        let found = self.directory.voice_environments.get(id);
+        found.map(|found| found.name.as_str()).filter(|name| !name.is_empty()).unwrap_or(id)
+    }
+
     pub(super) fn device(&self, id: &DeviceId) -> Option<&DeviceEntry> {
         self.directory.devices.get(id)
     }
@@ -88,6 +104,32 @@ impl AccessDirectory {
     pub(super) fn may_know(&self, user: &User, device: &DeviceId) -> bool {
         user.devices.contains(device)
             || (self.device(device).is_some() && self.may_monitor(user, device).is_ok())
+    }
+
+    /// The users whose names and numbers the user may know: the user itself, those of the own
+    /// groups, and those that the user may monitor. An admin may know all.
+    pub(super) fn contacts<'a>(&'a self, user: &'a User) -> impl Iterator<Item = &'a User> {
+        let colleagues: BTreeSet<&UserId> = self
+            .groups_of(user)
+            .flat_map(|group| group.agents.iter().chain(&group.supervisors))
+            .collect();
+        self.directory.users.values().filter(move |contact| {
+            contact.id == user.id || user.is(Role::Admin) || colleagues.contains(&contact.id)
+        })
+    }
+
+    /// The groups that name the user.
+    pub(super) fn groups_of<'a>(&'a self, user: &User) -> impl Iterator<Item = &'a Group> {
+        let named = [&self.agents, &self.supervisors].map(|named| named.get(&user.id));
+        let ids: BTreeSet<&GroupId> = named.into_iter().flatten().flatten().collect();
+        ids.into_iter().filter_map(|id| self.directory.groups.get(id))
+    }
+
+    /// The groups of which the user may know: the own ones, and all for an admin.
+    pub(super) fn known_groups<'a>(&'a self, user: &User) -> impl Iterator<Item = &'a Group> {
+        let own: BTreeSet<&GroupId> = self.groups_of(user).map(|group| &group.id).collect();
+        let is_admin = user.is(Role::Admin);
+        self.directory.groups.values().filter(move |group| is_admin || own.contains(&group.id))
     }
 
     /// A device as a user calls it: by its number, or by its id where the user may not know more.
@@ -175,13 +217,12 @@ pub(super) fn may_monitor_at_all(user: &User) -> Result<(), Refusal> {
 }
 
 pub(super) fn needs_feature(user: &User, feature: Feature) -> Result<(), Refusal> {
-    let name = match feature {
-        Feature::Voice => "api-voice",
-        Feature::SupervisorMonitoring => "api-supervisor-monitoring",
-    };
     match user.has(feature) {
         true => Ok(()),
-        false => Err(Refusal::new(Reason::NotPermitted, format!("Feature '{name}' is required."))),
+        false => {
+            let message = format!("Feature '{}' is required.", feature.as_str());
+            Err(Refusal::new(Reason::NotPermitted, message))
+        }
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Directory {
     pub groups: BTreeMap<GroupId, Group>,
     /// Voice environments by their path id.
     pub voice_environments: BTreeMap<String, VoiceEnvironment>,
+    /// Id of this contact centre: the `contactCenterId` of each user. Opaque.
+    pub contact_center: String,
 }
 
 /// A user of the gateway.
@@ -25,6 +27,15 @@ pub struct User {
     /// Name for people.
     #[serde(skip)]
     pub display_name: String,
+    /// First name.
+    #[serde(skip)]
+    pub first_name: String,
+    /// Last name; empty where the user has one name only.
+    #[serde(skip)]
+    pub last_name: String,
+    /// E-mail address; may be empty.
+    #[serde(default)]
+    pub email: String,
     /// The user's roles.
     pub roles: BTreeSet<Role>,
     /// What the user's contract contains.

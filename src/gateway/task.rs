@@ -215,7 +215,9 @@ impl GatewayTask {
                     let _ = self.notices.send(Arc::new(GatewayEvent::Notice(Box::new(notice))));
                 }
                 Output::Audit { id, record } => self.audit(id, &record),
-                Output::Keep { user, presence } => kept.push(presence_change(&user, presence)),
+                Output::Keep { user, presence } => {
+                    kept.push(presence_change(&user, presence.as_ref()))
+                }
                 Output::KeepHearing { supervisor, hearing } => {
                     kept.push(listening_change(&supervisor, hearing.as_ref()))
                 }
@@ -322,6 +324,11 @@ fn name(command: &Command) -> &'static str {
         Command::Dial { .. } => "Dial",
         Command::Answer { .. } => "Answer",
         Command::Hangup { .. } => "Hangup",
+        Command::ClearCall { .. } => "ClearCall",
+        Command::Reject { .. } => "Reject",
+        Command::Redirect { .. } => "Redirect",
+        Command::SwapCalls { .. } => "SwapCalls",
+        Command::ChangeUserData { .. } => "ChangeUserData",
         Command::Hold { .. } => "Hold",
         Command::Retrieve { .. } => "Retrieve",
         Command::Mute { .. } => "Mute",

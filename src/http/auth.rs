@@ -22,7 +22,8 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
@@ -109,9 +110,46 @@ pub struct AuthenticatedUser {
     pub by: Means,
     /// End of the login, unless it is proved anew.
     pub until: Instant,
-    /// What a POST by cookie sends back when CSRF protection is on.
+    /// What a POST by cookie sends back when CSRF protection is on. It names the HTTP session that
+    /// the request belongs to, or that its answer opens.
     pub(crate) csrf: Arc<str>,
+    /// The HTTP session whose cookie came with the request.
+    session: Option<SessionKey>,
 }
+
+impl AuthenticatedUser {
+    /// No cookie of a session came with the request, but a password alone.
+    pub(crate) fn is_by_password_alone(&self) -> bool {
+        self.session.is_none()
+    }
+}
+
+/// The hash of a session's cookie.
+type SessionKey = [u8; 32];
+
+/// The credentials of a request are wrong: it is nobody's, but not that of somebody without any. An
+/// extension of requests to a protocol that has its own words for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoginRefused;
+
+/// A login that has ended, with all that was opened by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedLogin {
+    /// The user.
+    pub user: UserId,
+    /// The HTTP session; `None`: the user's programs that have none, and send the password alone.
+    pub session: Option<Arc<str>>,
+}
+
+/// Hears of logins that end.
+pub trait LoginListener: Send + Sync {
+    /// A login has ended.
+    fn handle_ended(&self, ended: EndedLogin);
+}
+
+/// The answer ends the login of its request: the cookie goes. An extension of responses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LoggedOut;
 
 /// How a request proves its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +183,9 @@ struct Register {
     failures: LoginFailures,
     hashing: Semaphore,
     waiting: Semaphore,
+    /// How many logins have ended.
+    ended: AtomicU64,
+    listener: OnceLock<Arc<dyn LoginListener>>,
 }
 
 struct Verified {
@@ -186,7 +227,42 @@ impl Auth {
             failures,
             hashing: Semaphore::new(HASHING),
             waiting: Semaphore::new(WAITING),
+            ended: AtomicU64::new(0),
+            listener: OnceLock::new(),
         })))
+    }
+
+    /// Tells this listener of logins that end; the first one is told.
+    pub fn tell(&self, listener: Arc<dyn LoginListener>) {
+        // One server has one event channel.
+        let _ = self.0.listener.set(listener);
+    }
+
+    /// Ends the HTTP session whose cookie came with the request, and all that was opened in it.
+    /// Where a password came alone there is none, and nothing ends.
+    pub(crate) fn end_session(&self, caller: &AuthenticatedUser) -> Option<LoggedOut> {
+        let key = caller.session?;
+        locked(&self.0.sessions).close(&caller.user, &key);
+        self.ended(caller, Some(caller.csrf.clone()))
+    }
+
+    /// Ends that session or, where a password came alone, what the user's programs have opened that
+    /// send the password alone.
+    pub(crate) fn log_out(&self, caller: &AuthenticatedUser) -> Option<LoggedOut> {
+        self.end_session(caller).or_else(|| self.ended(caller, None))
+    }
+
+    fn ended(&self, caller: &AuthenticatedUser, session: Option<Arc<str>>) -> Option<LoggedOut> {
+        self.0.ended.fetch_add(1, Ordering::Release);
+        if let Some(listener) = self.0.listener.get() {
+            listener.handle_ended(EndedLogin { user: caller.user.clone(), session });
+        }
+        Some(LoggedOut)
+    }
+
+    /// How many logins have ended: what was believed before the last one did is to be checked anew.
+    pub(crate) fn ended_so_far(&self) -> u64 {
+        self.0.ended.load(Ordering::Acquire)
     }
 
     async fn by_password(
@@ -292,8 +368,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Open sessions, by the hash of their cookie: comparing hashes leaks nothing about a cookie.
 #[derive(Default)]
 struct LoginSessions {
-    open: BTreeMap<[u8; 32], LoginSession>,
-    of: BTreeMap<UserId, BTreeSet<(Instant, [u8; 32])>>,
+    open: BTreeMap<SessionKey, LoginSession>,
+    of: BTreeMap<UserId, BTreeSet<(Instant, SessionKey)>>,
 }
 
 #[derive(Clone)]
@@ -306,7 +382,7 @@ struct LoginSession {
 impl LoginSessions {
     fn open(&mut self, user: &UserId, config: &AuthConfig, now: Instant) -> String {
         let cookie = random_text::<18>();
-        let key = Sha256::digest(&cookie).into();
+        let key = key_of(&cookie);
         self.drop_dead(user, now);
         let mine = self.of.entry(user.clone()).or_default();
         while mine.len() >= config.sessions_per_user.max(1) {
@@ -341,9 +417,19 @@ impl LoginSessions {
     }
 
     fn find(&self, cookie: &str, now: Instant) -> Option<&LoginSession> {
-        let key: [u8; 32] = Sha256::digest(cookie).into();
-        self.open.get(&key).filter(|session| now < session.until)
+        self.open.get(&key_of(cookie)).filter(|session| now < session.until)
     }
+
+    fn close(&mut self, user: &UserId, key: &SessionKey) {
+        self.open.remove(key);
+        if let Some(mine) = self.of.get_mut(user) {
+            mine.retain(|(_, one)| one != key);
+        }
+    }
+}
+
+fn key_of(cookie: &str) -> SessionKey {
+    Sha256::digest(cookie).into()
 }
 
 /// `N` random bytes as URL-safe text.
@@ -437,6 +523,7 @@ impl Auth {
                     by: Means::Cookie,
                     until: session.until,
                     csrf: session.csrf,
+                    session: Some(key_of(&cookie)),
                 };
                 (caller, None)
             }
@@ -447,6 +534,7 @@ impl Auth {
                     .and_then(session_of)
                     .filter(|session| session.user == verified.user);
                 let new_cookie = kept.is_none().then(|| verified.session.clone());
+                let key = cookie.filter(|_| kept.is_some()).map(|cookie| key_of(&cookie));
                 let session = kept.or_else(|| session_of(&verified.session));
                 let (until, csrf) =
                     session.map_or((now, Arc::default()), |session| (session.until, session.csrf));
@@ -456,6 +544,7 @@ impl Auth {
                     by: Means::Password,
                     until,
                     csrf,
+                    session: key,
                 };
                 (caller, new_cookie)
             }
@@ -465,18 +554,24 @@ impl Auth {
 
     /// The header that sets the session cookie.
     pub(crate) fn cookie_line(&self, cookie: &str) -> Option<HeaderValue> {
-        let config = &self.0.config;
-        let secure = if config.secure_cookies { "; Secure" } else { "" };
-        let life = config.session_life.as_secs();
+        self.cookie_for(cookie, self.0.config.session_life.as_secs())
+    }
+
+    fn cookie_for(&self, cookie: &str, life: u64) -> Option<HeaderValue> {
+        let secure = if self.0.config.secure_cookies { "; Secure" } else { "" };
         HeaderValue::from_str(&format!(
             "{SESSION_COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Lax; Max-Age={life}{secure}"
         ))
         .ok()
     }
 
-    /// Sets the session cookie, if there is one to set.
+    /// Sets the session cookie, if there is one to set; takes it away where the login ends.
     pub(crate) fn with_cookie(&self, cookie: Option<String>, mut response: Response) -> Response {
-        if let Some(line) = cookie.and_then(|cookie| self.cookie_line(&cookie)) {
+        let line = match response.extensions().get::<LoggedOut>() {
+            Some(LoggedOut) => self.cookie_for("", 0),
+            None => cookie.and_then(|cookie| self.cookie_line(&cookie)),
+        };
+        if let Some(line) = line {
             response.headers_mut().append(header::SET_COOKIE, line);
         }
         response

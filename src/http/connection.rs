@@ -7,6 +7,8 @@ use super::fast_path::{FastPath, Handling, PollService};
 use crate::http::server::{self, ConnectionLimits, ConnectionPermit, HttpLibrary};
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::http::Uri;
+use axum::http::uri::PathAndQuery;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -65,10 +67,29 @@ impl<S: PollService> HttpServer<S> {
         let connection = Rewound::new(connection, begun, place);
         // The library's state is large; a connection that never needs it does not carry it.
         let serving = self.library.serve(connection, self.router.clone(), &visit, move |request| {
+            trim_slashes(request.uri_mut());
             request.extensions_mut().insert(ConnectInfo(peer));
             request.extensions_mut().insert(tracker.clone());
         });
         Box::pin(serving).await;
+    }
+}
+
+/// A path with slashes behind it is the path without them.
+fn trim_slashes(uri: &mut Uri) {
+    let path = uri.path();
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.len() == path.len() || trimmed.is_empty() {
+        return;
+    }
+    let target = match uri.query() {
+        Some(query) => PathAndQuery::try_from(format!("{trimmed}?{query}")),
+        None => PathAndQuery::try_from(trimmed),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = target.ok();
+    if let Ok(without) = Uri::from_parts(parts) {
+        *uri = without;
     }
 }
 
@@ -135,5 +156,28 @@ impl AsyncWrite for Rewound {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.connection).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_behind_a_path_are_as_none() {
+        for (given, expected) in [
+            ("/api/v2/me/", "/api/v2/me"),
+            ("/api/v2/me//?subresources=a/", "/api/v2/me?subresources=a/"),
+            ("/api/v2/me", "/api/v2/me"),
+            ("/api/v2/me?x=/", "/api/v2/me?x=/"),
+            ("/", "/"),
+            ("//", "//"),
+            ("*", "*"),
+            ("https://desk.example/api/v2/me/", "https://desk.example/api/v2/me"),
+        ] {
+            let mut uri: Uri = given.parse().expect("a URI");
+            trim_slashes(&mut uri);
+            assert_eq!(uri.to_string(), expected, "{given}");
+        }
     }
 }

@@ -18,7 +18,7 @@
 //! is 28 instead of 63 µs one-to-one, and 2.6 instead of 8.7 µs one-to-all; a session takes about
 //! 35 KiB less memory while its connect is held.
 
-use super::auth::{Auth, AuthenticatedUser};
+use super::auth::{Auth, AuthenticatedUser, LoginRefused};
 use super::delivery::{Answering, DeliveryTracker, PendingAnswer, TrackedConnection};
 use super::error::HttpError;
 use super::forwarded::{FORWARDED_FOR, Proxies};
@@ -51,10 +51,10 @@ pub trait PollService: Clone + Send + Sync + 'static {
     /// The largest body, in bytes.
     fn body_limit(&self) -> usize;
 
-    /// The client of a request over HTTP/1.1; `caller`: its user, if its login is good.
+    /// The client of a request over HTTP/1.1; `caller`: its user, if it brought a login.
     fn client(
         &self,
-        caller: Option<AuthenticatedUser>,
+        caller: Result<Option<AuthenticatedUser>, LoginRefused>,
         path: &str,
         headers: (&HeaderMap, IpAddr),
         tracker: DeliveryTracker,
@@ -151,8 +151,10 @@ impl<S: PollService> FastPath<S> {
                 }
             }
             let now = clock::instant();
-            familiar = familiar
-                .filter(|familiar| now < familiar.until && bytes.starts_with(&familiar.head));
+            let ended = self.auth.ended_so_far();
+            familiar = familiar.filter(|familiar| {
+                now < familiar.until && familiar.ended == ended && bytes.starts_with(&familiar.head)
+            });
             let head = match &familiar {
                 Some(familiar) => RequestHead::Familiar(familiar.client.clone()),
                 None => {
@@ -268,6 +270,7 @@ impl<S: PollService> FastPath<S> {
             RequestHead::New(plain) => plain,
         };
         let address = self.proxies.client_of(peer.ip(), &plain.headers);
+        let ended = self.auth.ended_so_far();
         let client = |caller| {
             self.service.client(caller, &plain.path, (&plain.headers, address), tracker.clone())
         };
@@ -277,7 +280,7 @@ impl<S: PollService> FastPath<S> {
                     record_user(&Span::current(), &caller.user);
                     (caller.user.clone(), caller.until.min(clock::instant() + FAMILIAR))
                 });
-                let client = client(caller);
+                let client = client(Ok(caller));
                 *familiar = known.map(|(user, until)| {
                     Box::new(CachedHead {
                         head: bytes.get(..body).unwrap_or_default().into(),
@@ -286,12 +289,13 @@ impl<S: PollService> FastPath<S> {
                         user,
                         path: plain.path.as_str().into(),
                         until,
+                        ended,
                     })
                 });
                 Ok((client, cookie.and_then(|cookie| self.auth.cookie_line(&cookie))))
             }
             // A handshake without a user is denied in the service's words.
-            Err(refused) if refused.is_access_denied() => Ok((client(None), None)),
+            Err(refused) if refused.is_access_denied() => Ok((client(Err(LoginRefused)), None)),
             Err(refused) => Err(refused),
         }
     }
@@ -373,6 +377,8 @@ struct CachedHead<C> {
     user: UserId,
     path: Box<str>,
     until: Instant,
+    /// Logins that had ended by then; after one more it is not believed.
+    ended: u64,
 }
 
 /// Reading a head and checking its password again, though it was verified before, takes several

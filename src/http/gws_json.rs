@@ -1,11 +1,19 @@
 //! The JSON shapes of GWS v2: views and notices ⇄ text. Key order is the sample's.
 
+mod directory;
+
+pub use directory::{
+    ContactJson, ContactNumberJson, FeatureJson, GroupJson, ServiceJson, SettingJson, contact,
+    feature, group, voice_service,
+};
+
 use crate::http::error;
 use crate::model::{
-    AgentState, CallId, CallView, DeviceId, DeviceView, Feature, Notice, NoticeBody,
-    ParticipantView, Quality, Role, Topic, UserId, UserView,
+    AgentState, CallId, CallView, DeviceId, DeviceView, Feature, GroupId, Notice, NoticeBody,
+    ParticipantView, Quality, Role, Topic, UserId, UserState, UserView,
 };
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -25,14 +33,29 @@ impl Uris {
         format!("{}{}", self.0, device_path(id))
     }
 
-    /// `…/calls/{id}`
+    /// `…/me/calls/{id}`: a leg is its own user's only.
     pub fn call(&self, id: &CallId) -> String {
-        format!("{}{}", self.0, call_path(id))
+        format!("{}/me{}", self.0, call_path(id))
     }
 
     /// `…/users/{id}`
     pub fn user(&self, id: &UserId) -> String {
         format!("{}{}", self.0, user_path(id))
+    }
+
+    /// `…/contacts/{id}`
+    pub fn contact(&self, id: &UserId) -> String {
+        format!("{}{}", self.0, contact_path(id))
+    }
+
+    /// `…/groups/{id}`
+    pub fn group(&self, id: &GroupId) -> String {
+        format!("{}{}", self.0, group_path(id))
+    }
+
+    /// `…/features/{id}`
+    pub fn feature(&self, feature: Feature) -> String {
+        format!("{}{}", self.0, feature_path(feature))
     }
 
     /// `…/voice-environments/{id}`
@@ -51,6 +74,18 @@ fn call_path(id: &CallId) -> String {
 
 fn user_path(id: &UserId) -> String {
     format!("/users/{}", segment(id.as_str()))
+}
+
+fn contact_path(id: &UserId) -> String {
+    format!("/contacts/{}", segment(id.as_str()))
+}
+
+fn group_path(id: &GroupId) -> String {
+    format!("/groups/{}", segment(id.as_str()))
+}
+
+fn feature_path(feature: Feature) -> String {
+    format!("/features/{}", feature.as_str())
 }
 
 fn voice_environment_path(id: &str) -> String {
@@ -107,6 +142,15 @@ pub struct DeviceJson {
     /// Absent while nothing is monitored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supervisor_monitoring_state: Option<MonitoringJson>,
+    /// Always empty; only in answers to GET.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<&'static str>,
+    /// `["voice"]`; only in answers to GET.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Vec<&'static str>>,
+    /// Always empty: each device has a number of its own. Only in answers to GET.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dynamic_phone_number: Option<&'static str>,
 }
 
 /// An agent's state.
@@ -122,6 +166,9 @@ pub struct UserStateJson {
     /// AfterCallWork or AuxWork.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub work_mode: Option<&'static str>,
+    /// Why the agent is not ready, where the agent has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What a device monitors.
@@ -165,7 +212,8 @@ pub struct CallJson {
     pub parent_call_uri: Option<String>,
     /// What the user may ask of the call now; a set.
     pub capabilities: Vec<&'static str>,
-    /// Attached data.
+    /// Attached data; absent while there is none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub user_data: BTreeMap<String, String>,
     /// Seconds since the leg was established, as a string.
     pub duration: String,
@@ -271,15 +319,32 @@ pub struct UserJson {
     pub id: String,
     /// The login name of the user.
     pub user_name: String,
-    /// A text for people.
-    pub display_name: String,
+    /// The first name of the user.
+    pub first_name: String,
+    /// The last name of the user; may be empty.
+    pub last_name: String,
+    /// The e-mail address of the user; may be empty.
+    pub email_address: String,
     /// ROLE_AGENT, ROLE_SUPERVISOR, ROLE_ADMIN.
     pub roles: Vec<&'static str>,
-    /// `api-voice`, `api-supervisor-monitoring`.
-    pub features: Vec<&'static str>,
-    /// The voice state; absent while no contact-centre session is open.
+    /// Always true: a user that is not enabled is not in the configuration.
+    pub enabled: bool,
+    /// Always false: passwords are changed in the configuration.
+    pub change_password_on_first_login: bool,
+    /// The id of this contact centre.
+    pub contact_center_id: String,
+    /// The URI of the user.
+    pub uri: String,
+    /// Its path under the prefix.
+    pub path: String,
+    /// A text for people. An extension.
+    pub display_name: String,
+    /// The voice state; absent while no contact-centre session is open. An extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_state: Option<UserStateJson>,
+    /// `?subresources=features`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<Vec<FeatureJson>>,
     /// `?subresources=devices`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<DeviceJson>>,
@@ -289,10 +354,24 @@ pub struct UserJson {
     /// `?subresources=channels`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<ChannelJson>>,
-    /// The URI of the user.
-    pub uri: String,
-    /// Its path under the prefix.
-    pub path: String,
+    /// `?subresources=groups`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<GroupJson>>,
+    /// `?subresources=skills`; always empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skills: Option<Vec<Value>>,
+    /// `?subresources=interactions`; always empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interactions: Option<Vec<Value>>,
+    /// `?subresources=chats`; always empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chats: Option<Vec<Value>>,
+    /// `?subresources=emails`; always empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emails: Option<Vec<Value>>,
+    /// `?subresources=workitems`; always empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workitems: Option<Vec<Value>>,
 }
 
 /// A media channel of a user.
@@ -364,8 +443,8 @@ fn on(flag: bool) -> &'static str {
 }
 
 /// An agent's state with its fixed id.
-pub fn user_state(state: AgentState) -> UserStateJson {
-    let (id, display_name, state, work_mode) = match state {
+pub fn user_state(user: &UserState) -> UserStateJson {
+    let (id, display_name, state, work_mode) = match user.state {
         AgentState::Ready => ("9430250E-0A1B-421F-B372-F29E69366DED", "Ready", "Ready", None),
         AgentState::NotReady => {
             ("900D55CC-2BB0-431F-8BF9-D3525B383BE6", "Not Ready", "NotReady", None)
@@ -383,15 +462,29 @@ pub fn user_state(state: AgentState) -> UserStateJson {
             ("0F7F5003-EF26-4D13-A6Ef-D0C7EC819BEB", "Offline", "LoggedOut", None)
         }
     };
-    UserStateJson { id, display_name, state, work_mode }
+    let reason = user.reason.as_ref().map(|reason| reason.as_str().to_owned());
+    UserStateJson { id, display_name, state, work_mode, reason }
 }
 
-/// A device as JSON.
+/// A device as it is read: with the members that newer servers add, which no event carries.
+pub fn whole_device(uris: &Uris, view: &DeviceView) -> DeviceJson {
+    DeviceJson {
+        description: Some(""),
+        channels: Some(vec![VOICE]),
+        dynamic_phone_number: Some(""),
+        ..device(uris, view)
+    }
+}
+
+/// The one channel there is.
+pub const VOICE: &str = "voice";
+
+/// A device as JSON, with the members that the Coach page prints.
 pub fn device(uris: &Uris, view: &DeviceView) -> DeviceJson {
     DeviceJson {
         id: view.id.to_string(),
         device_state: if view.active { "Active" } else { "Inactive" },
-        user_state: view.user_state.filter(|_| view.active).map(user_state),
+        user_state: view.user_state.as_ref().filter(|_| view.active).map(user_state),
         phone_number: view.number.to_string(),
         e164_number: view.number.to_string(),
         telephony_network: "Private",
@@ -407,6 +500,9 @@ pub fn device(uris: &Uris, view: &DeviceView) -> DeviceJson {
                 target_device_uri: uris.device(target),
             },
         ),
+        description: None,
+        channels: None,
+        dynamic_phone_number: None,
     }
 }
 
@@ -424,7 +520,7 @@ pub fn call(uris: &Uris, view: &CallView) -> CallJson {
         call_type: view.call_type.as_str(),
         parent_call_uri: view.parent.as_ref().map(|parent| uris.call(parent)),
         capabilities: view.capabilities.iter().map(|one| one.as_str()).collect(),
-        user_data: BTreeMap::new(),
+        user_data: view.user_data.pairs().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
         duration: view.duration_s.to_string(),
         mute: on(view.muted),
         supervisor_listening_in: view.supervisor_listening_in,
@@ -471,21 +567,34 @@ pub fn user(uris: &Uris, view: &UserView) -> UserJson {
     UserJson {
         id: view.id.to_string(),
         user_name: view.id.to_string(),
-        display_name: view.display_name.clone(),
+        first_name: view.first_name.clone(),
+        last_name: view.last_name.clone(),
+        email_address: view.email.clone(),
         roles: view.roles.iter().map(|role| role_word(*role)).collect(),
-        features: view.features.iter().map(|feature| feature_word(*feature)).collect(),
-        user_state: view.state.map(user_state),
+        enabled: true,
+        change_password_on_first_login: false,
+        contact_center_id: view.contact_center.clone(),
+        uri: uris.user(&view.id),
+        path: user_path(&view.id),
+        display_name: view.display_name.clone(),
+        user_state: view.state.as_ref().map(user_state),
+        features: None,
         devices: None,
         calls: None,
         channels: None,
-        uri: uris.user(&view.id),
-        path: user_path(&view.id),
+        groups: None,
+        skills: None,
+        interactions: None,
+        chats: None,
+        emails: None,
+        workitems: None,
     }
 }
 
 /// The voice channel of a user as JSON.
 pub fn voice_channel(view: &UserView) -> ChannelJson {
-    ChannelJson { channel: "voice", active: view.session, user_state: view.state.map(user_state) }
+    let user_state = view.state.as_ref().map(user_state);
+    ChannelJson { channel: VOICE, active: view.session, user_state }
 }
 
 /// A voice environment as JSON.
@@ -503,13 +612,6 @@ fn role_word(role: Role) -> &'static str {
         Role::Agent => "ROLE_AGENT",
         Role::Supervisor => "ROLE_SUPERVISOR",
         Role::Admin => "ROLE_ADMIN",
-    }
-}
-
-fn feature_word(feature: Feature) -> &'static str {
-    match feature {
-        Feature::Voice => "api-voice",
-        Feature::SupervisorMonitoring => "api-supervisor-monitoring",
     }
 }
 
@@ -587,7 +689,7 @@ mod tests {
             id: "efelab32-53f9-43ce-b65e-5768c61f7d4a".into(),
             number: "5005".into(),
             active: true,
-            user_state: Some(AgentState::NotReady),
+            user_state: Some(AgentState::NotReady.into()),
             do_not_disturb: true,
             forward_to: None,
             voice_environment: "370ef5e6-9e3c-4d91-9588-7f4dfe67e011".to_owned(),
@@ -644,6 +746,7 @@ mod tests {
             call_type: CallType::Inbound,
             parent: None,
             capabilities: vec![Operation::Hangup],
+            user_data: Default::default(),
             established_at: Some(Timestamp(1)),
             duration_s: 7,
             muted: true,
@@ -664,9 +767,9 @@ mod tests {
             r#""participants":[{"e164Number":"5001","formattedPhoneNumber":"5001","#,
             r#""phoneNumber":"5001","digits":"5001"}],"#,
             r#""ani":"7001","dnis":"5001","callType":"Inbound","capabilities":["Hangup"],"#,
-            r#""userData":{},"duration":"7","mute":"On","#,
+            r#""duration":"7","mute":"On","#,
             r#""supervisorListeningIn":false,"monitoredUserMuted":false,"monitoring":true,"#,
-            r#""uri":"http://127.0.0.1:8080/api/v2/calls/c1","path":"/calls/c1"}}"#,
+            r#""uri":"http://127.0.0.1:8080/api/v2/me/calls/c1","path":"/calls/c1"}}"#,
         );
         assert_eq!(text(body, Topic::Calls), expected);
     }

@@ -6,7 +6,7 @@
 //! login `Auth::identify`, each written once and used on both ways.
 
 use super::HttpConfig;
-use super::auth::{self, Auth, ClientAddress, random_text};
+use super::auth::{self, Auth, ClientAddress, LoginRefused, random_text};
 use super::error::HttpError;
 use super::forwarded::Proxies;
 use crate::model::{Reason, UserId};
@@ -108,6 +108,7 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
         Err(refused)
             if refused.is_access_denied() && (access.answers_logins)(request.uri().path()) =>
         {
+            request.extensions_mut().insert(LoginRefused);
             None
         }
         Err(refused)

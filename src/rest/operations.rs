@@ -3,15 +3,17 @@
 use super::{RestState, is_id, shortened};
 use crate::http::body::read_whole;
 use crate::http::error::HttpError;
+use crate::http::gws_json::VOICE;
 use crate::model::{
-    DeviceId, DialString, Digits, NotDialable, Number, Operation, Reason, Refusal, UnknownWord,
+    AgentState, CallId, DeviceId, DialString, Digits, NotDialable, NotReadyReason, Number,
+    Operation, Reason, Refusal, UnknownWord, UserData,
 };
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -52,6 +54,20 @@ fn is_json(media_type: &str) -> bool {
 }
 
 impl OperationBody {
+    /// It ends the contact-centre session of its user.
+    pub(super) fn ends_session(&self) -> bool {
+        self.operation == Ok(Operation::EndContactCenterSession)
+    }
+
+    /// The channels that it opens a session on without success: none of them exists here.
+    pub(super) fn missing_channels(&self) -> Vec<String> {
+        if self.operation != Ok(Operation::StartContactCenterSession) {
+            return Vec::new();
+        }
+        let missing = self.parameters.channels().unwrap_or_default();
+        missing.into_iter().map(shortened).collect()
+    }
+
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
         let JsonFields(mut fields) = serde_json::from_slice(bytes).map_err(|error| {
             invalid(format!("The body is not a JSON object: {}", shortened(&error.to_string())))
@@ -108,6 +124,65 @@ impl Parameters {
         dial_string(field, text)
     }
 
+    /// The call a URI names.
+    pub(super) fn call_uri(&self, field: &str) -> Result<Option<CallId>, Refusal> {
+        self.text(field)?.map(|text| call_of(field, text)).transpose()
+    }
+
+    /// `userData`: an object of texts; a number or a boolean is taken as it is written.
+    pub(super) fn user_data(&self) -> Result<UserData, Refusal> {
+        let fields = match self.value("userData") {
+            None => return Err(Refusal::missing("userData")),
+            Some(Value::Object(fields)) => fields,
+            Some(other) => return Err(wrong_type("userData", "an object", other)),
+        };
+        let pairs = fields.iter().map(|(key, value)| match value {
+            Value::String(text) => Ok((key.clone(), text.clone())),
+            Value::Number(_) | Value::Bool(_) => Ok((key.clone(), value.to_string())),
+            Value::Null | Value::Array(_) | Value::Object(_) => {
+                Err(wrong_type(&format!("userData.{}", shortened(key)), "a string", value))
+            }
+        });
+        let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
+        UserData::new(pairs).map_err(|_| Refusal::too_much_user_data("userData"))
+    }
+
+    /// The same, where it may be left out.
+    pub(super) fn user_data_if_any(&self) -> Result<UserData, Refusal> {
+        self.value("userData").map_or_else(|| Ok(UserData::default()), |_| self.user_data())
+    }
+
+    /// `key` of a call's data.
+    pub(super) fn user_data_key(&self) -> Result<String, Refusal> {
+        let key = self.text("key")?.ok_or_else(|| Refusal::missing("key"))?;
+        match UserData::is_key(key) {
+            true => Ok(key.to_owned()),
+            false => Err(Refusal::too_much_user_data("key")),
+        }
+    }
+
+    /// `workMode` of NotReady: AfterCallWork or AuxWork.
+    pub(super) fn work_mode(&self) -> Result<Option<AgentState>, Refusal> {
+        match self.text("workMode")? {
+            None => Ok(None),
+            Some("AfterCallWork") => Ok(Some(AgentState::AfterCallWork)),
+            Some("AuxWork") => Ok(Some(AgentState::AuxWork)),
+            Some(other) => Err(invalid(format!(
+                "Parameter 'workMode': '{}' is not one of AfterCallWork, AuxWork.",
+                shortened(other)
+            ))),
+        }
+    }
+
+    /// `reason` of a state in which the agent is not ready.
+    pub(super) fn reason(&self) -> Result<Option<NotReadyReason>, Refusal> {
+        let reason = self.text("reason")?.filter(|text| !text.is_empty());
+        reason.map(str::parse).transpose().map_err(|_| {
+            let pattern = "Parameter '{}' must be 1 to 255 printable characters.";
+            Refusal::parameter(Reason::InvalidInput, "reason", pattern)
+        })
+    }
+
     /// The device a URI names.
     pub(super) fn device_uri(&self, field: &str) -> Result<Option<DeviceId>, Refusal> {
         self.text(field)?.map(|text| device_of(field, text)).transpose()
@@ -135,28 +210,34 @@ impl Parameters {
         }
     }
 
-    /// `channels: ["voice"]`
-    pub(super) fn channels(&self) -> Result<(), Refusal> {
-        match self.value("channels") {
-            None => Err(Refusal::missing("channels")),
-            Some(Value::Array(channels)) if channels.is_empty() => {
-                Err(invalid("Parameter 'channels' is empty."))
-            }
-            Some(Value::Array(channels)) => channels.iter().try_for_each(|channel| match channel {
-                Value::String(word) if word == "voice" => Ok(()),
-                Value::String(word) => Err(invalid(format!(
-                    "Parameter 'channels': '{}' is not one of voice.",
-                    shortened(word)
-                ))),
-                other => Err(wrong_type("channels", "an array of strings", other)),
-            }),
-            Some(other) => Err(wrong_type("channels", "an array of strings", other)),
+    /// `channels: ["voice", …]`: those that do not exist here, each once. Voice must be there.
+    pub(super) fn channels(&self) -> Result<BTreeSet<&str>, Refusal> {
+        let channels = match self.value("channels") {
+            None => return Err(Refusal::missing("channels")),
+            Some(Value::Array(channels)) => channels,
+            Some(other) => return Err(wrong_type("channels", "an array of strings", other)),
+        };
+        if channels.is_empty() {
+            return Err(invalid("Parameter 'channels' is empty."));
+        }
+        let word = |channel: &'_ Value| match channel {
+            Value::String(_) => Ok(()),
+            other => Err(wrong_type("channels", "an array of strings", other)),
+        };
+        channels.iter().try_for_each(word)?;
+        let mut words: BTreeSet<&str> = channels.iter().filter_map(Value::as_str).collect();
+        match (words.remove(VOICE), words.first()) {
+            (true, _) | (false, None) => Ok(words),
+            (false, Some(word)) => Err(invalid(format!(
+                "Parameter 'channels': '{}' is not one of voice.",
+                shortened(word)
+            ))),
         }
     }
 
     /// The same, where it may be left out.
     pub(super) fn channels_if_any(&self) -> Result<(), Refusal> {
-        self.value("channels").map_or(Ok(()), |_| self.channels())
+        self.value("channels").map_or(Ok(()), |_| self.channels().map(|_| ()))
     }
 
     /// `digits`: what a telephone can dial.
@@ -193,12 +274,23 @@ fn dial_string(field: &str, text: &str) -> Result<DialString, Refusal> {
     text.parse().map_err(not_one)
 }
 
-const LONGEST_URI: usize = 2048;
+/// Of a URI as a parameter, in bytes.
+pub(super) const LONGEST_URI: usize = 2048;
 
-/// The device that a URI names by its path; the host is whatever name the client knows us by, and
-/// nothing is ever fetched.
+/// The device that a URI names.
 fn device_of(field: &str, uri: &str) -> Result<DeviceId, Refusal> {
-    let not_one = || invalid(format!("Parameter '{field}' is not the URI of a device."));
+    id_of(field, uri, "devices", "a device").map(DeviceId::from)
+}
+
+/// The call that a URI names.
+fn call_of(field: &str, uri: &str) -> Result<CallId, Refusal> {
+    id_of(field, uri, "calls", "a call").map(CallId::from)
+}
+
+/// The id in a URI of a resource of this collection, by its path; the host is whatever name the
+/// client knows us by, and nothing is ever fetched.
+fn id_of(field: &str, uri: &str, collection: &str, what: &str) -> Result<String, Refusal> {
+    let not_one = || invalid(format!("Parameter '{field}' is not the URI of {what}."));
     if uri.len() > LONGEST_URI || uri.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err(not_one());
     }
@@ -217,17 +309,15 @@ fn device_of(field: &str, uri: &str) -> Result<DeviceId, Refusal> {
     let path = path.split(['?', '#']).next().unwrap_or_default();
     let segments: Vec<&str> =
         path.trim_start_matches('/').trim_end_matches('/').split('/').collect();
-    let id = match segments.as_slice() {
-        ["api", "v2", "devices", id]
-        | ["api", "v2", "me", "devices", id]
-        | ["devices", id]
-        | ["me", "devices", id] => unescaped(id),
+    let in_it = match segments.as_slice() {
+        ["api", "v2", rest @ ..] => rest,
+        rest => rest,
+    };
+    let id = match in_it {
+        ["me", of, id] | [of, id] if *of == collection => unescaped(id),
         _ => return Err(Refusal::not_found(shortened(path))),
     };
-    match id {
-        Some(id) if is_id(&id) => Ok(id.into()),
-        _ => Err(not_one()),
-    }
+    id.filter(|id| is_id(id)).ok_or_else(not_one)
 }
 
 /// RFC 3986 3.1: letters, digits, `+ - .` up to the first colon.

@@ -3,7 +3,7 @@
 use super::operations::{OperationBody, Parameters, unknown_operation};
 use crate::model::{
     Activity, AgentState, BadRequest, BadRequestOn, CallId, CallOperation, DeviceId, Mode,
-    Operation, Reason, Refusal, Request, Scope, TargetRef, TransferStep,
+    Operation, Reason, Refusal, Request, Scope, TargetRef, TransferStep, UserState,
 };
 
 /// Where an operation is posted to.
@@ -59,8 +59,14 @@ struct Target<'a> {
 
 fn request(on: &Target<'_>, parameters: &Parameters) -> Result<Request, Refusal> {
     let destination = || missing_as("destination", parameters.destination());
-    let single = || destination().map(|destination| TransferStep::SingleStep { destination });
-    let initiate = || destination().map(|destination| TransferStep::Initiate { destination });
+    let single = || {
+        let (destination, user_data) = (destination()?, parameters.user_data_if_any()?);
+        Ok(TransferStep::SingleStep { destination, user_data })
+    };
+    let initiate = || {
+        let (destination, user_data) = (destination()?, parameters.user_data_if_any()?);
+        Ok(TransferStep::Initiate { destination, user_data })
+    };
     match on.operation {
         Operation::StartContactCenterSession => on.user(|| {
             parameters.channels()?;
@@ -70,11 +76,18 @@ fn request(on: &Target<'_>, parameters: &Parameters) -> Result<Request, Refusal>
             parameters.channels_if_any()?;
             Ok(Request::EndSession)
         }),
-        Operation::Ready => on.agent_state(AgentState::Ready),
-        Operation::NotReady => on.agent_state(AgentState::NotReady),
-        Operation::AfterCallWork => on.agent_state(AgentState::AfterCallWork),
-        Operation::AuxWork => on.agent_state(AgentState::AuxWork),
-        Operation::Offline => on.agent_state(AgentState::Offline),
+        Operation::Ready => on.agent_state(|| Ok(AgentState::Ready.into())),
+        Operation::NotReady => on.agent_state(|| {
+            let state = parameters.work_mode()?.unwrap_or(AgentState::NotReady);
+            Ok(UserState { state, reason: parameters.reason()? })
+        }),
+        Operation::AfterCallWork => on.agent_state(|| {
+            Ok(UserState { state: AgentState::AfterCallWork, reason: parameters.reason()? })
+        }),
+        Operation::AuxWork => on.agent_state(|| {
+            Ok(UserState { state: AgentState::AuxWork, reason: parameters.reason()? })
+        }),
+        Operation::Offline => on.agent_state(|| Ok(AgentState::Offline.into())),
         Operation::ListenIn => start(on.device()?, Activity::ListenIn, parameters),
         Operation::Coach => start(on.device()?, Activity::Coach, parameters),
         Operation::BargeIn => start(on.device()?, Activity::BargeIn, parameters),
@@ -95,9 +108,27 @@ fn request(on: &Target<'_>, parameters: &Parameters) -> Result<Request, Refusal>
         Operation::Dial => Ok(Request::Dial {
             device: on.calls_of_device()?,
             destination: parameters.destination()?,
+            user_data: parameters.user_data_if_any()?,
         }),
         Operation::Answer => on.call(|| Ok(CallOperation::Answer)),
         Operation::Hangup => on.call(|| Ok(CallOperation::Hangup)),
+        Operation::ClearCall => on.call(|| Ok(CallOperation::ClearCall)),
+        Operation::Reject => on.call(|| Ok(CallOperation::Reject)),
+        Operation::Redirect => on.call(|| destination().map(CallOperation::Redirect)),
+        Operation::SwapCalls => on.call(|| {
+            let other = parameters.call_uri("otherCallUri")?;
+            Ok(CallOperation::SwapCalls(other.ok_or_else(|| Refusal::missing("otherCallUri"))?))
+        }),
+        Operation::AttachUserData => {
+            on.call(|| parameters.user_data().map(CallOperation::AttachUserData))
+        }
+        Operation::UpdateUserData => {
+            on.call(|| parameters.user_data().map(CallOperation::UpdateUserData))
+        }
+        Operation::DeleteUserDataPair => {
+            on.call(|| parameters.user_data_key().map(CallOperation::DeleteUserDataPair))
+        }
+        Operation::DeleteUserData => on.call(|| Ok(CallOperation::DeleteUserData)),
         Operation::Hold => on.call(|| Ok(CallOperation::Hold)),
         Operation::Retrieve => on.call(|| Ok(CallOperation::Retrieve)),
         Operation::MuteCall => on.call(|| Ok(CallOperation::Mute(true))),
@@ -141,9 +172,12 @@ impl Target<'_> {
     }
 
     /// Old clients ask for it on the user, others on the channel.
-    fn agent_state(&self, state: AgentState) -> Result<Request, Refusal> {
+    fn agent_state(
+        &self,
+        state: impl FnOnce() -> Result<UserState, Refusal>,
+    ) -> Result<Request, Refusal> {
         match self.resource {
-            Resource::User | Resource::VoiceChannel => Ok(Request::SetAgentState(state)),
+            Resource::User | Resource::VoiceChannel => state().map(Request::SetAgentState),
             Resource::Device(_) | Resource::CallsOfDevice(_) | Resource::Call(_) => {
                 Err(self.not_here())
             }

@@ -3,10 +3,11 @@
 use super::b2bua::AccountKind;
 use super::digest::{Algorithm, ha1};
 use super::flow::Protocol;
+use super::message::is_token;
 use super::sdp::SrtpPolicy;
 use super::transaction::{Bounds, Timing};
 use crate::media::{Codec, Network};
-use crate::model::{DeviceId, Number, config_value};
+use crate::model::{DeviceId, Number, UserData, config_value};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::collections::BTreeMap;
@@ -230,6 +231,13 @@ pub struct SipAccount {
     /// Whether its media is encrypted.
     #[serde(default)]
     pub srtp: SrtpPolicy,
+    /// Header fields of its INVITEs that become call data. None: what a phone says of a call is not
+    /// believed.
+    #[serde(default)]
+    pub user_data_headers: UserDataHeaders,
+    /// Call data that goes to its phones, by header field of our INVITE.
+    #[serde(default)]
+    pub send_user_data: UserDataHeaders,
 }
 
 impl SipAccount {
@@ -249,6 +257,8 @@ impl SipAccount {
             own_ports: false,
             qualify: true,
             srtp: SrtpPolicy::Off,
+            user_data_headers: UserDataHeaders::default(),
+            send_user_data: UserDataHeaders::default(),
         }
     }
 }
@@ -334,6 +344,12 @@ pub struct Trunk {
     /// such a number is withheld, and shown as not verified.
     #[serde(default)]
     pub own_numbers: bool,
+    /// Header fields of its INVITEs that become call data, besides User-to-User, which does anyway.
+    #[serde(default)]
+    pub user_data_headers: UserDataHeaders,
+    /// Call data that goes there, by header field of our INVITE.
+    #[serde(default)]
+    pub send_user_data: UserDataHeaders,
 }
 
 impl Trunk {
@@ -355,6 +371,8 @@ impl Trunk {
             own_ports: false,
             srtp: SrtpPolicy::Off,
             own_numbers: false,
+            user_data_headers: UserDataHeaders::default(),
+            send_user_data: UserDataHeaders::default(),
         }
     }
 
@@ -381,6 +399,95 @@ impl Trunk {
         let fitting =
             self.prefixes.iter().filter(|prefix| number.as_str().starts_with(prefix.as_str()));
         fitting.map(String::len).max()
+    }
+}
+
+/// The header field of RFC 7433.
+pub const USER_TO_USER: &str = "User-to-User";
+
+/// Which header field is which key of a call's data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+pub struct UserDataHeaders(Vec<(String, String)>);
+
+/// Header fields that can not stand for call data.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotUserDataHeaders {
+    /// Neither `X-…` nor `User-to-User`, or no name of a header field.
+    #[error("'{0}' is neither User-to-User nor the name of a header field that begins with X-")]
+    Name(String),
+    /// A header field that we make ourselves.
+    #[error("'{0}' is a header field of our own")]
+    Ours(String),
+    /// Twice in different spellings.
+    #[error("'{0}' stands for two keys")]
+    Twice(String),
+    /// A key of two header fields.
+    #[error("two header fields stand for the key '{0}'")]
+    SameKey(String),
+    /// A key that call data can not have.
+    #[error("'{0}' can not be a key of call data")]
+    Key(String),
+    /// More than [`UserDataHeaders::MOST`].
+    #[error("more than {} header fields", UserDataHeaders::MOST)]
+    TooMany,
+}
+
+impl UserDataHeaders {
+    /// Header fields of one peer at most.
+    pub const MOST: usize = 32;
+    /// The longest name of a header field, in bytes.
+    const LONGEST_NAME: usize = 64;
+    /// What names of our own begin with.
+    const OURS: &str = "x-undertone-";
+
+    /// The header fields and their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(header, key)| (header.as_str(), key.as_str()))
+    }
+
+    /// This header field is among them.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(header, _)| header.eq_ignore_ascii_case(name))
+    }
+
+    /// The name as it is written, if it may stand for call data.
+    fn checked(name: &str) -> Result<&str, NotUserDataHeaders> {
+        let lower = name.to_ascii_lowercase();
+        match lower.strip_prefix("x-") {
+            _ if name.eq_ignore_ascii_case(USER_TO_USER) => Ok(USER_TO_USER),
+            Some(_) if lower.starts_with(Self::OURS) => {
+                Err(NotUserDataHeaders::Ours(name.to_owned()))
+            }
+            Some(rest) if is_token(rest.as_bytes()) && name.len() <= Self::LONGEST_NAME => Ok(name),
+            Some(_) | None => Err(NotUserDataHeaders::Name(name.to_owned())),
+        }
+    }
+}
+
+/// `{ "X-Account" = "AccountNumber" }`
+impl TryFrom<BTreeMap<String, String>> for UserDataHeaders {
+    type Error = NotUserDataHeaders;
+
+    fn try_from(table: BTreeMap<String, String>) -> Result<Self, NotUserDataHeaders> {
+        let mut headers = Self::default();
+        for (name, key) in table {
+            let name = Self::checked(&name)?;
+            if headers.has(name) {
+                return Err(NotUserDataHeaders::Twice(name.to_owned()));
+            }
+            if headers.iter().any(|(_, known)| known == key) {
+                return Err(NotUserDataHeaders::SameKey(key));
+            }
+            if !UserData::is_key(&key) {
+                return Err(NotUserDataHeaders::Key(key));
+            }
+            headers.0.push((name.to_owned(), key));
+        }
+        match headers.0.len() > Self::MOST {
+            true => Err(NotUserDataHeaders::TooMany),
+            false => Ok(headers),
+        }
     }
 }
 

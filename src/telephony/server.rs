@@ -330,6 +330,30 @@ impl Telephony for TelephonyService {
         self.execute(&metadata, OnLeg(message, LegMethod::Hangup)).await
     }
 
+    async fn clear_call(
+        &self,
+        request: Request<proto::LegRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, OnLeg(message, LegMethod::ClearCall)).await
+    }
+
+    async fn reject(
+        &self,
+        request: Request<proto::LegRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, OnLeg(message, LegMethod::Reject)).await
+    }
+
+    async fn redirect(
+        &self,
+        request: Request<proto::RedirectRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
     async fn hold(
         &self,
         request: Request<proto::LegRequest>,
@@ -344,6 +368,14 @@ impl Telephony for TelephonyService {
     ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, OnLeg(message, LegMethod::Retrieve)).await
+    }
+
+    async fn swap_calls(
+        &self,
+        request: Request<proto::SwapCallsRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
     }
 
     async fn mute(
@@ -376,6 +408,14 @@ impl Telephony for TelephonyService {
     ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, Stepwise(message, StepMethod::Conference)).await
+    }
+
+    async fn change_user_data(
+        &self,
+        request: Request<proto::ChangeUserDataRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
     }
 
     async fn remove_participant(

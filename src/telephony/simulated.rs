@@ -8,7 +8,7 @@ use crate::clock;
 use crate::model::{
     Activity, CallFact, CallId, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind,
     Fact, Failure, LegState, Mode, MonitorFact, Now, Number, PartyFact, PartyRole, Reason, Refusal,
-    Scope, Subject,
+    Scope, Subject, UserData,
 };
 use crate::supervision::{self, LegOutcome, Supervision, SupervisionOutput};
 use crate::telephony::proto::telephony_server::TelephonyServer;
@@ -94,6 +94,17 @@ pub fn capabilities() -> Capabilities {
         scopes: Scope::ALL.to_vec(),
         live_switching: true,
         dtmf: true,
+        hold: true,
+        swap_calls: true,
+        mute: true,
+        answer: true,
+        dial: true,
+        clear_call: true,
+        reject: true,
+        redirect: true,
+        do_not_disturb: true,
+        forwarding: true,
+        user_data: true,
         ..Capabilities::default()
     }
 }
@@ -311,9 +322,31 @@ impl SimulatedSwitch {
             Command::SetForwarding { device, to } => {
                 self.change_device(device, |fact| fact.forward_to.clone_from(to))
             }
-            Command::Dial { device, destination } => self.dial(device, destination, now),
+            Command::Dial { device, destination, user_data } => {
+                self.dial(device, destination, user_data, now)
+            }
             Command::Answer { device, call } => self.answer(Some(device), call, now),
             Command::Hangup { device, call } => self.hang_up(Some(device), call, now),
+            Command::ClearCall { device, call } => self.clear(device, call),
+            Command::Reject { device, call } => {
+                if self.talking_leg(device, call)?.state != LegState::Ringing {
+                    return Err(not_now(call));
+                }
+                self.hang_up(Some(device), call, now)
+            }
+            Command::Redirect { device, call, destination } => {
+                self.redirect(device, call, destination)
+            }
+            Command::SwapCalls { device, call, other } => self.swap(device, call, other),
+            Command::ChangeUserData { device, call, change } => {
+                self.talking_leg(device, call)?;
+                let fact = self.calls.get_mut(call).ok_or_else(|| Refusal::no_call(call))?;
+                let changed = fact.user_data.changed(change);
+                fact.user_data =
+                    changed.map_err(|_| Refusal::too_much_user_data("set.user_data"))?;
+                self.touch(call);
+                Ok(())
+            }
             Command::Hold { device, call } => {
                 self.turn(device, call, LegState::Established, LegState::Held)
             }
@@ -459,7 +492,13 @@ impl SimulatedSwitch {
         Ok(self.begin(CallType::Inbound, from, to.clone(), [caller, callee], now))
     }
 
-    fn dial(&mut self, device: &DeviceId, destination: &Number, now: Now) -> Result<(), Refusal> {
+    fn dial(
+        &mut self,
+        device: &DeviceId,
+        destination: &Number,
+        user_data: &UserData,
+        now: Now,
+    ) -> Result<(), Refusal> {
         let from = self.reachable(device)?.number.clone();
         let talks =
             |call: &CallFact| call.party_of(device).is_some_and(|leg| leg.state != LegState::Held);
@@ -499,7 +538,10 @@ impl SimulatedSwitch {
                 return Ok(());
             }
         };
-        self.begin(call_type, from, destination.clone(), [caller, callee], now);
+        let call = self.begin(call_type, from, destination.clone(), [caller, callee], now);
+        if let Some(fact) = self.calls.get_mut(&call) {
+            fact.user_data = user_data.clone();
+        }
         Ok(())
     }
 
@@ -554,6 +596,58 @@ impl SimulatedSwitch {
         Ok(())
     }
 
+    /// Every leg is released; supervisors are out with the call.
+    fn clear(&mut self, device: &DeviceId, call: &CallId) -> Result<(), Refusal> {
+        self.talking_leg(device, call)?;
+        let parties = self.calls.get_mut(call).into_iter().flat_map(|call| &mut call.parties);
+        for party in parties {
+            party.state = LegState::Released;
+        }
+        self.touch(call);
+        Ok(())
+    }
+
+    fn redirect(&mut self, device: &DeviceId, call: &CallId, to: &Number) -> Result<(), Refusal> {
+        if self.talking_leg(device, call)?.state != LegState::Ringing {
+            return Err(not_now(call));
+        }
+        let rung = self.route(to)?;
+        if rung.as_ref() == Some(device) {
+            return Err(Refusal::number(
+                Reason::InvalidState,
+                to,
+                "A call can not be redirected to '{}', where it rings.",
+            ));
+        }
+        self.pass_on(device, call, to, rung)
+    }
+
+    /// Holds the call that the device talks on and takes back the one that it holds.
+    fn swap(&mut self, device: &DeviceId, call: &CallId, other: &CallId) -> Result<(), Refusal> {
+        let one = self.talking_leg(device, call)?.state;
+        let two = self.talking_leg(device, other)?.state;
+        let swapped = match (one, two) {
+            (LegState::Established, LegState::Held) => (LegState::Held, LegState::Established),
+            (LegState::Held, LegState::Established) => (LegState::Established, LegState::Held),
+            (LegState::Established | LegState::Held, _) => return Err(not_now(other)),
+            (_, _) => return Err(not_now(call)),
+        };
+        self.leg(Some(device), call)?.state = swapped.0;
+        self.leg(Some(device), other)?.state = swapped.1;
+        self.touch(call);
+        self.touch(other);
+        Ok(())
+    }
+
+    /// The leg of a device that is a supervisor's on no call.
+    fn talking_leg(&mut self, device: &DeviceId, call: &CallId) -> Result<&mut PartyFact, Refusal> {
+        let leg = self.leg(Some(device), call)?;
+        match leg.role {
+            PartyRole::Agent | PartyRole::Customer => Ok(leg),
+            PartyRole::Supervisor => Err(Refusal::supervisors_leg()),
+        }
+    }
+
     fn transfer(
         &mut self,
         device: &DeviceId,
@@ -562,6 +656,17 @@ impl SimulatedSwitch {
         _now: Now,
     ) -> Result<(), Refusal> {
         let rung = self.route(to)?;
+        self.pass_on(device, call, to, rung)
+    }
+
+    /// The device's leg ends and the other number rings.
+    fn pass_on(
+        &mut self,
+        device: &DeviceId,
+        call: &CallId,
+        to: &Number,
+        rung: Option<DeviceId>,
+    ) -> Result<(), Refusal> {
         let number =
             rung.as_ref().map_or_else(|| to.clone(), |device| self.devices[device].number.clone());
         let role = rung.as_ref().map_or(PartyRole::Customer, |device| self.role(device));
@@ -633,6 +738,7 @@ impl SimulatedSwitch {
             started_at: now.wall,
             parent: None,
             owner: None,
+            user_data: UserData::default(),
             parties: parties.into(),
         };
         self.calls.insert(id.clone(), call);

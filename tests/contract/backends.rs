@@ -281,6 +281,9 @@ fn users() -> Directory {
     let user = |name: &str, roles: &[Role]| User {
         id: name.into(),
         display_name: name.into(),
+        first_name: name.into(),
+        last_name: String::new(),
+        email: String::new(),
         roles: roles.iter().copied().collect(),
         features: [Feature::Voice, Feature::SupervisorMonitoring].into(),
         devices: vec![format!("{name}-phone").into()],
@@ -308,6 +311,7 @@ fn users() -> Directory {
         devices: devices.map(|device| (device.id.clone(), device)).collect(),
         groups: [(group.id.clone(), group)].into(),
         voice_environments: Default::default(),
+        contact_center: String::new(),
     }
 }
 

@@ -194,7 +194,11 @@ async fn an_agent_dials_holds_and_retrieves() {
     let (server, simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     let device = DeviceId::from("bob-phone");
-    let dial = Command::Dial { device: device.clone(), destination: "7001".into() };
+    let dial = Command::Dial {
+        device: device.clone(),
+        destination: "7001".into(),
+        user_data: Default::default(),
+    };
     place(&line, dial.clone()).await.unwrap();
     assert_eq!(place(&line, dial).await.unwrap_err().reason, Reason::InvalidState);
     let call = CallId::from("simulated-1");

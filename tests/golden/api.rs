@@ -90,7 +90,7 @@ fn call(account: Account, leg: &Value) {
     let (id, path) = (leg["id"].as_str().unwrap(), leg["path"].as_str().unwrap());
     assert_eq!(path, format!("/calls/{id}"));
     assert!(
-        leg["uri"].as_str().unwrap().ends_with(path)
+        leg["uri"].as_str().unwrap().ends_with(&format!("/api/v2/me{path}"))
             && leg["deviceUri"].as_str().unwrap().ends_with(account.device)
     );
     for participant in leg["participants"].as_array().unwrap() {

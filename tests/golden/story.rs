@@ -1,7 +1,7 @@
 //! A scenario with the whole product and real phones: each step's messages, compared with what is
 //! written down.
 
-use super::api;
+use super::{api, uris};
 use crate::support::desktop::{Audience, sort};
 use crate::support::server::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, Server, bystander};
 use crate::support::talk;
@@ -98,14 +98,19 @@ impl Story {
         }
         self.audience.catch_up().await;
         let mut found = Map::from_iter([("step".to_owned(), json!(step))]);
+        let mut heard = Vec::new();
         for desktop in &mut self.audience.desktops {
             let told = desktop.take();
             told.iter().for_each(|message| api::check(desktop.account, message));
+            heard.push(told.clone());
             let told: Vec<Value> =
                 told.iter().map(|message| self.names.normalised(message)).collect();
             found.insert(desktop.account.user.to_owned(), json!(told));
         }
         self.audience.reads_as_told(step).await;
+        for (desktop, heard) in self.audience.desktops.iter().zip(&heard) {
+            uris::answer(&self.server, desktop, heard, step).await;
+        }
         let found = Value::Object(found);
         if let Some(golden) = &self.golden {
             let expected = &golden["steps"][self.steps.len()];

@@ -35,6 +35,8 @@ pub(crate) const OTTO_PHONE: &str = "0770abcd-0000-4000-8000-000000005006";
 pub(crate) const KIM_PHONE: &str = "00c1c1c1-0000-4000-8000-000000005007";
 /// Everybody's voice environment.
 pub(crate) const ENVIRONMENT: &str = "370ef5e6-9e3c-4d91-9588-7f4dfe67e011";
+/// The contact centre.
+pub(crate) const CONTACT_CENTER: &str = "c0ffee00-0000-4000-8000-000000000001";
 /// Everybody's password.
 pub(crate) const PASSWORD: &str = "correct horse";
 
@@ -183,6 +185,9 @@ fn directory(crowd: usize) -> Directory {
     let user = |id: &str, role, device: &str| User {
         id: id.into(),
         display_name: id.to_uppercase(),
+        first_name: id.to_uppercase(),
+        last_name: String::new(),
+        email: String::new(),
         roles: BTreeSet::from([role]),
         features: BTreeSet::from([Feature::Voice, Feature::SupervisorMonitoring]),
         devices: vec![device.into()],
@@ -226,5 +231,6 @@ fn directory(crowd: usize) -> Directory {
         devices: devices.map(|device| (device.id.clone(), device)).collect(),
         groups: groups.into_iter().map(|group| (group.id.clone(), group)).collect(),
         voice_environments: BTreeMap::from([(environment.id.clone(), environment)]),
+        contact_center: CONTACT_CENTER.to_owned(),
     }
 }

@@ -44,6 +44,11 @@ impl RestClient {
         request.basic_auth(&self.user, Some(&self.password))
     }
 
+    /// A GET of a whole URI, to be completed.
+    pub(crate) fn getting_uri(&self, uri: &str) -> RequestBuilder {
+        self.http.get(uri).basic_auth(&self.user, Some(&self.password))
+    }
+
     /// A POST to be completed.
     pub(crate) fn posting(&self, path: &str, body: &Value) -> RequestBuilder {
         let request = self.http.post(format!("{}{path}", self.base));

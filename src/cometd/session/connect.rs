@@ -6,15 +6,13 @@ use super::super::message::{
 use super::super::sessions::{
     CometdTransport, LogChange, Output, STATES, SessionEnd, bare_advice, done, failed,
 };
-use super::context::{Ctx, spread, timesync};
+use super::context::{Ctx, LONGEST_INTERVAL, spread, timesync};
 use super::delivery::{Leaving, Want};
 use super::{Connect, Next, ReplyPath, Session, SessionState};
 use crate::model::Now;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The longest pause between connects that a client may ask for; its session would live as long.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
 /// How long a connect may wait for what is not a hold: the outcome of an older answer, a replay.
 const OUTCOME: Duration = Duration::from_secs(5);
 
@@ -40,6 +38,8 @@ pub struct ConnectRequest {
     pub advice: Option<ClientAdvice>,
     pub browser: Option<Arc<str>>,
     pub login_until: Option<Instant>,
+    /// The HTTP session, and whether a password came alone.
+    pub login: (Option<Arc<str>>, bool),
 }
 
 impl Session {
@@ -74,6 +74,7 @@ impl Session {
     ) -> Option<Departure> {
         self.acknowledge(request.ack, ctx);
         self.login_until = request.login_until;
+        (self.owner.login, self.owner.by_password_alone) = request.login;
         self.arm_earlier(ctx);
         let was_connected = std::mem::replace(&mut self.connected, true);
         let transport = request.transport.transport();
@@ -81,7 +82,7 @@ impl Session {
         ctx.counts.by_transport[old as usize] -= 1;
         ctx.counts.by_transport[transport as usize] += 1;
 
-        let hold = ctx.hold_for(request.advice);
+        let hold = ctx.hold_for(request.advice, self.terms);
         let slot = match request.transport {
             CometdTransport::Http { multiplexed: false, .. } | CometdTransport::Callback => {
                 request.browser
@@ -181,19 +182,19 @@ impl Session {
 
     /// The advice of a reply, where the client does not know it yet.
     fn advice(&mut self, connect: &Connect, ctx: &Ctx) -> Option<Advice> {
-        let current = ctx.interval_of(&self.id).as_millis() as u64;
+        let current = ctx.interval_of(&self.id, self.terms).as_millis() as u64;
         if connect.crowded {
             self.told_interval = ctx.config.multi_interval.as_millis() as u64;
             return Some(Advice {
                 reconnect: Reconnect::Retry,
                 interval: self.told_interval,
-                timeout: Some(ctx.config.hold.as_millis() as u64),
+                timeout: Some(self.terms.hold.as_millis() as u64),
                 multiple_clients: Some(true),
             });
         }
         if connect.wants_advice || self.told_interval != current {
             self.told_interval = current;
-            return Some(ctx.retry(&self.id));
+            return Some(self.retry(ctx));
         }
         None
     }

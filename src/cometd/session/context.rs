@@ -78,25 +78,37 @@ impl Ctx {
         connection_type.is_none_or(|one| self.types.contains(&one))
     }
 
+    /// What a client asks for in its handshake, as far as it may: a longer pause between connects,
+    /// and a shorter hold. npm `cometd` asks for a hold of 60 s whatever its page has configured,
+    /// which proxies cut; no hold at all is asked for with each connect.
+    pub fn terms(&self, advice: Option<ClientAdvice>) -> Terms {
+        let hold = advice.and_then(|advice| advice.timeout).filter(|hold| !hold.is_zero());
+        let interval = advice.and_then(|advice| advice.interval).unwrap_or_default();
+        Terms {
+            hold: hold.map_or(self.config.hold, |hold| hold.min(self.config.hold)),
+            interval: interval.min(LONGEST_INTERVAL).max(self.config.interval),
+        }
+    }
+
     /// How long a connect is held: as long as its client asks for, within limits.
-    pub fn hold_for(&self, advice: Option<ClientAdvice>) -> Duration {
+    pub fn hold_for(&self, advice: Option<ClientAdvice>, terms: Terms) -> Duration {
         let asked = advice.and_then(|advice| advice.timeout);
-        asked.map_or(self.config.hold, |asked| asked.min(self.config.longest_hold))
+        asked.map_or(terms.hold, |asked| asked.min(self.config.longest_hold))
     }
 
     /// The advice to connect again.
-    pub fn retry(&self, client: &ClientId) -> Advice {
+    pub fn retry(&self, client: &ClientId, terms: Terms) -> Advice {
         Advice {
             reconnect: Reconnect::Retry,
-            interval: self.interval_of(client).as_millis() as u64,
-            timeout: Some(self.config.hold.as_millis() as u64),
+            interval: self.interval_of(client, terms).as_millis() as u64,
+            timeout: Some(terms.hold.as_millis() as u64),
             multiple_clients: None,
         }
     }
 
     /// How long a client is told to wait between two connects.
-    pub fn interval_of(&self, client: &ClientId) -> Duration {
-        let interval = self.config.interval;
+    pub fn interval_of(&self, client: &ClientId, terms: Terms) -> Duration {
+        let interval = terms.interval;
         if self.is_draining {
             return interval + Duration::from_secs(1) + spread(client, self.config.drain_window);
         }
@@ -133,6 +145,18 @@ impl Ctx {
             }
         }
     }
+}
+
+/// The longest pause between connects that a client may ask for; its session would live as long.
+pub const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
+
+/// What a session's client has asked for in its handshake, and may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How long a connect is held that asks for nothing else.
+    pub hold: Duration,
+    /// The pause between two connects.
+    pub interval: Duration,
 }
 
 /// What a deadline belongs to.

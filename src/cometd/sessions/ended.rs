@@ -3,6 +3,7 @@
 use super::SessionEnd;
 use crate::cometd::message::ClientId;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What became of the last sessions that have ended: a client that asks for one can be told why it
@@ -11,10 +12,16 @@ use std::time::Instant;
 pub(super) struct EndedSessions {
     by_id: HashMap<ClientId, (SessionEnd, Instant)>,
     oldest: VecDeque<ClientId>,
+    /// The last HTTP sessions that have ended: a websocket that was opened in one opens no session
+    /// any more.
+    logins: VecDeque<Arc<str>>,
 }
 
 /// Sessions that are remembered.
 const REMEMBERED: usize = 4_096;
+/// HTTP sessions that are remembered: as many as end in the time that a websocket may have no
+/// session.
+const LOGINS: usize = 1_024;
 
 impl EndedSessions {
     pub(super) fn add(&mut self, id: ClientId, why: SessionEnd, at: Instant) {
@@ -27,6 +34,17 @@ impl EndedSessions {
         if self.by_id.insert(id.clone(), (why, at)).is_none() {
             self.oldest.push_back(id);
         }
+    }
+
+    pub(super) fn add_login(&mut self, login: Arc<str>) {
+        if self.logins.len() >= LOGINS {
+            self.logins.pop_front();
+        }
+        self.logins.push_back(login);
+    }
+
+    pub(super) fn has_login(&self, login: &Arc<str>) -> bool {
+        self.logins.contains(login)
     }
 
     pub(super) fn find(&self, id: &ClientId) -> Option<(SessionEnd, Instant)> {

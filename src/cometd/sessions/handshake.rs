@@ -42,12 +42,17 @@ impl Sessions {
             }),
             ..failed("/meta/handshake", message.id.clone(), error)
         };
-        if let MessageKind::Handshake { connection_types: Some(offered) } = &message.kind
+        let MessageKind::Handshake { connection_types, advice } = &message.kind else {
+            unreachable!("sorted before")
+        };
+        if let Some(offered) = connection_types
             && !offered.iter().any(|one| self.ctx.is_offered(Some(one)))
         {
             return refused(NO_COMMON_TYPE, Reconnect::None, Duration::ZERO);
         }
-        if from.user.is_none() && !self.ctx.config.anonymous {
+        let has_ended = from.login.as_ref().is_some_and(|login| self.ended.has_login(login));
+        let is_nobody = from.user.is_none() && !self.ctx.config.anonymous;
+        if from.is_refused || has_ended || is_nobody {
             return refused(HANDSHAKE_DENIED, Reconnect::None, Duration::ZERO);
         }
         if let Err(wait) = self.ctx.quotas.shake(&from, &self.ctx.config, now.mono) {
@@ -71,8 +76,10 @@ impl Sessions {
             user: from.user,
             browser: from.browser,
             login: from.login,
+            by_password_alone: from.by_password_alone,
             address: from.address,
         };
+        let terms = self.ctx.terms(*advice);
         if let CometdTransport::Socket(socket) = via {
             self.displace(socket, now);
         }
@@ -81,7 +88,7 @@ impl Sessions {
             names,
             owner,
             (from.login_until, acks_from),
-            via.transport(),
+            (via.transport(), terms),
             &self.ctx,
             now,
         );
@@ -89,7 +96,7 @@ impl Sessions {
         BayeuxReply {
             version: Some("1.0"),
             supported_connection_types: Some(types),
-            advice: Some(self.ctx.retry(&fresh)),
+            advice: Some(self.ctx.retry(&fresh, terms)),
             client_id: Some(fresh),
             ext,
             ..done("/meta/handshake", message.id)

@@ -26,9 +26,13 @@ pub struct ClientOrigin {
     pub login_until: Option<Instant>,
     /// The cookie `BAYEUX_BROWSER`.
     pub browser: Option<Arc<str>>,
-    /// Names the login by the cookie that came with it; a request with the same login is of the
-    /// same browser.
+    /// Names the HTTP session whose cookie came with it, or is set by its answer; a request of the
+    /// same one is of the same browser.
     pub login: Option<Arc<str>>,
+    /// It has no such cookie: a password came alone.
+    pub by_password_alone: bool,
+    /// It brought a login that is wrong.
+    pub is_refused: bool,
     /// Address of the client, behind trusted proxies.
     pub address: IpAddr,
 }
@@ -254,6 +258,8 @@ pub enum SessionEnd {
     Overflowed,
     /// Its user's login has ended.
     LoginExpired,
+    /// Its user has logged out.
+    LoggedOut,
     /// Notices were lost on the way to us.
     Gap,
     /// The process has started anew, and the client does not say what it has.
@@ -280,6 +286,7 @@ impl SessionEnd {
             | SessionEnd::Expired
             | SessionEnd::CrowdedOut
             | SessionEnd::Overflowed
+            | SessionEnd::LoggedOut
             | SessionEnd::Gap
             | SessionEnd::Restarted
             | SessionEnd::OtherUser
@@ -296,6 +303,7 @@ impl SessionEnd {
             SessionEnd::Expired => Some((1000, "The session has expired.")),
             SessionEnd::Overflowed => Some((1008, "Too many events wait for this session.")),
             SessionEnd::LoginExpired => Some((1008, "The login has expired.")),
+            SessionEnd::LoggedOut => Some((1008, "The user has logged out.")),
             SessionEnd::CrowdedOut => Some((1008, "The user has opened too many sessions.")),
             SessionEnd::Disconnected
             | SessionEnd::Gap
@@ -319,6 +327,7 @@ impl SessionEnd {
             SessionEnd::CrowdedOut => "crowded_out",
             SessionEnd::Overflowed => "overflowed",
             SessionEnd::LoginExpired => "login_expired",
+            SessionEnd::LoggedOut => "logged_out",
             SessionEnd::Gap => "gap",
             SessionEnd::Restarted => "restarted",
             SessionEnd::OtherUser => "other_user",

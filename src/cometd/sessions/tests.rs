@@ -327,6 +327,8 @@ fn peer(user: &str) -> ClientOrigin {
         login_until: None,
         browser: browser.map(Into::into),
         login: None,
+        by_password_alone: false,
+        is_refused: false,
         address: Ipv4Addr::LOCALHOST.into(),
     }
 }

@@ -1,12 +1,13 @@
 use super::Related;
 use crate::gateway::access::AccessDirectory;
 use crate::gateway::backend_facts::BackendFacts;
-use crate::gateway::{GatewayConfig, User, views};
+use crate::gateway::{DeviceEntry, GatewayConfig, Group, User, views};
 use crate::model::{
-    AgentState, Answer, CallFact, CallId, CallView, DeviceId, DeviceView, LegState, Query, Refusal,
-    Timestamp, UserId, UserView,
+    AgentState, Answer, CallFact, CallId, CallView, ContactNumber, ContactView, DeviceId,
+    DeviceView, GroupView, LegState, Query, Refusal, Role, Timestamp, UserId, UserState, UserView,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// Devices, calls and users as a user sees them now.
 #[derive(Clone, Copy)]
@@ -15,7 +16,7 @@ pub(in crate::gateway) struct Reader<'a> {
     pub(in crate::gateway) access: &'a AccessDirectory,
     pub(in crate::gateway) known: &'a BackendFacts,
     /// Open sessions and their voice states.
-    pub(in crate::gateway) sessions: &'a BTreeMap<UserId, AgentState>,
+    pub(in crate::gateway) sessions: &'a BTreeMap<UserId, UserState>,
 }
 
 impl Reader<'_> {
@@ -59,6 +60,33 @@ impl Reader<'_> {
                     .filter_map(|entry| self.view_for(user, &entry.id).ok())
                     .collect(),
             )),
+            Query::User(id) if *id == user.id || user.is(Role::Admin) => {
+                let found = self.access.found(id).map(|found| self.user_view(found));
+                found.map(Answer::User).ok_or_else(|| not_found("users", id))
+            }
+            Query::User(id) => Err(not_found("users", id)),
+            Query::Contacts => {
+                let contacts = self.access.contacts(user);
+                Ok(Answer::Contacts(contacts.map(|contact| self.contact_view(contact)).collect()))
+            }
+            Query::Contact(id) => {
+                let found = self.access.contacts(user).find(|contact| contact.id == *id);
+                found
+                    .map(|contact| Answer::Contact(self.contact_view(contact)))
+                    .ok_or_else(|| not_found("contacts", id))
+            }
+            Query::MyGroups => {
+                Ok(Answer::Groups(self.access.groups_of(user).map(group_view).collect()))
+            }
+            Query::Groups => {
+                Ok(Answer::Groups(self.access.known_groups(user).map(group_view).collect()))
+            }
+            Query::Group(id) => {
+                let found = self.access.known_groups(user).find(|group| group.id == *id);
+                found
+                    .map(|group| Answer::Group(group_view(group)))
+                    .ok_or_else(|| not_found("groups", id))
+            }
         }
     }
 
@@ -68,8 +96,8 @@ impl Reader<'_> {
         let owner = self.access.owner(device);
         let state = owner
             .and_then(|owner| self.sessions.get(&owner.id))
-            .copied()
-            .unwrap_or(AgentState::Offline);
+            .cloned()
+            .unwrap_or_else(|| AgentState::Offline.into());
         Ok(views::device(
             entry,
             owner,
@@ -113,8 +141,23 @@ impl Reader<'_> {
                 .known
                 .consultation_about(&call.id)
                 .is_some_and(|by| views::asks(device, by, call)),
+            may_swap: self.may_swap(call, device),
         };
         Some(views::call(call, entry, party, related, self.config, &self.known.capabilities))
+    }
+
+    /// The device talks on this call and holds another, or the other way round.
+    fn may_swap(&self, call: &CallFact, device: &DeviceId) -> bool {
+        let state_of = |call: &CallFact| Some(call.party_of(device)?.state);
+        let other = match state_of(call) {
+            Some(LegState::Established) => LegState::Held,
+            Some(LegState::Held) => LegState::Established,
+            Some(LegState::Dialing | LegState::Ringing | LegState::Released) | None => {
+                return false;
+            }
+        };
+        let is_other = |one: &CallFact| one.id != call.id && state_of(one) == Some(other);
+        self.known.calls_of(std::slice::from_ref(device)).any(is_other)
     }
 
     /// The user's leg of a call, unless it has left.
@@ -145,10 +188,14 @@ impl Reader<'_> {
 
     /// The user, as the user sees it.
     pub(in crate::gateway) fn user_view(&self, user: &User) -> UserView {
-        let state = self.sessions.get(&user.id).copied();
+        let state = self.sessions.get(&user.id).cloned();
         UserView {
             id: user.id.clone(),
             display_name: user.display_name.clone(),
+            first_name: user.first_name.clone(),
+            last_name: user.last_name.clone(),
+            email: user.email.clone(),
+            contact_center: self.access.contact_center().to_owned(),
             roles: user.roles.iter().copied().collect(),
             features: user.features.iter().copied().collect(),
             session: state.is_some(),
@@ -162,4 +209,28 @@ impl Reader<'_> {
                 .collect(),
         }
     }
+
+    /// The user, as a colleague sees the user.
+    fn contact_view(&self, contact: &User) -> ContactView {
+        let devices = contact.devices.iter().filter_map(|device| self.access.device(device));
+        let number = |entry: &DeviceEntry| ContactNumber {
+            number: entry.number.clone(),
+            switch: self.access.voice_environment(&entry.voice_environment).to_owned(),
+        };
+        ContactView {
+            id: contact.id.clone(),
+            display_name: contact.display_name.clone(),
+            first_name: contact.first_name.clone(),
+            last_name: contact.last_name.clone(),
+            numbers: devices.map(number).collect(),
+        }
+    }
+}
+
+fn group_view(group: &Group) -> GroupView {
+    GroupView { id: group.id.clone() }
+}
+
+fn not_found(list: &str, id: impl fmt::Display) -> Refusal {
+    Refusal::not_found(format_args!("/{list}/{id}"))
 }

@@ -2,8 +2,11 @@
 //! schemas of the document are made from it, and its examples are what the tests send.
 
 use super::refusals;
-use crate::http::gws_json::Uris;
-use crate::model::{DialString, Mode, Operation, Reason, Scope};
+use crate::http::gws_json::{Uris, VOICE};
+use crate::model::{
+    AgentState, DialString, Mode, NotReadyReason, Operation, Reason, Scope, UserData,
+};
+use crate::rest::operations::LONGEST_URI;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -111,10 +114,14 @@ enum Example {
     Json(Value),
     /// The URI of the device that the sample of the Coach page monitors.
     DeviceUri,
+    /// The URI of some call.
+    CallUri,
 }
 
 /// The device that the sample of the Coach page monitors.
 const SAMPLE_DEVICE: &str = "9c14cad7-17c4-48d0-8492-7cf0ff92c224";
+/// A call.
+const SAMPLE_CALL: &str = "0b5c2f4e7d1a4c06";
 
 /// What the document says of an operation. A new one does not compile until it is described.
 pub(in crate::rest) fn describe(operation: Operation) -> OperationDescription {
@@ -126,9 +133,11 @@ pub(in crate::rest) fn describe(operation: Operation) -> OperationDescription {
             on_user("Closes the user's contact-centre session.").with(channels(Presence::Optional))
         }
         Operation::Ready => agent_state("The agent takes calls."),
-        Operation::NotReady => agent_state("The agent takes no calls."),
-        Operation::AfterCallWork => agent_state("The agent finishes the last call."),
-        Operation::AuxWork => agent_state("The agent does other work."),
+        Operation::NotReady => {
+            agent_state("The agent takes no calls.").with(reason()).with(work_mode())
+        }
+        Operation::AfterCallWork => agent_state("The agent finishes the last call.").with(reason()),
+        Operation::AuxWork => agent_state("The agent does other work.").with(reason()),
         Operation::Offline => agent_state("The agent leaves the voice channel."),
         Operation::ListenIn => monitor("Arms a monitor that hears all and is heard by nobody."),
         Operation::Coach => {
@@ -147,6 +156,7 @@ pub(in crate::rest) fn describe(operation: Operation) -> OperationDescription {
         Operation::Dial => {
             OperationDescription::new("Calls a number.", &[ResourceKind::CallsOfDevice])
                 .with(destination())
+                .with(user_data())
                 .refused(Reason::InvalidState, "The number is busy, or does not answer.")
                 .refused(Reason::NotPermitted, NOT_OWN_DEVICE)
                 .refused(Reason::NotFound, "There is no such device, or nothing has this number.")
@@ -154,6 +164,31 @@ pub(in crate::rest) fn describe(operation: Operation) -> OperationDescription {
         }
         Operation::Answer => on_call("Answers a ringing call.", "The call does not ring."),
         Operation::Hangup => on_call("Releases the user's leg.", "The leg is released."),
+        Operation::ClearCall => {
+            on_call("Releases every leg of the call.", "The call is not established.")
+        }
+        Operation::Reject => on_call("Refuses a ringing call.", "The call does not ring."),
+        Operation::Redirect => {
+            on_call("Sends a ringing call to another number.", "The call does not ring.")
+                .with(destination())
+        }
+        Operation::SwapCalls => on_call(
+            "Holds this call and takes back the other, or the other way round.",
+            NOT_SWAPPED,
+        )
+        .with(other_call())
+        .refused(Reason::NotFound, "The user has not both calls."),
+        Operation::AttachUserData => {
+            user_data_of("Attaches data to the call.").with(new_user_data())
+        }
+        Operation::UpdateUserData => {
+            user_data_of("Changes data of the call, or attaches it.").with(new_user_data())
+        }
+        Operation::DeleteUserData => user_data_of("Takes all data from the call."),
+        Operation::DeleteUserDataPair => {
+            user_data_of("Takes one key from the call's data; none of that name is no error.")
+                .with(user_data_key())
+        }
         Operation::Hold => {
             on_call("Puts the other party on hold.", "The call is not established, or is held.")
         }
@@ -212,6 +247,10 @@ const NOT_OFFERED: &str = "It is not possible on this leg, or the backend does n
 const NOT_ESTABLISHED: &str = "The call is not established.";
 const NOT_TRANSFERABLE: &str = "The call is not established, or a consultation is under way.";
 const NO_CONSULTATION: &str = "There is no answered consultation.";
+const NOT_SWAPPED: &str = "Not one of the two calls is held and the other established.";
+const TOO_MUCH_DATA: &str =
+    "The call would have more data than it may, or a parameter is not what it should be.";
+const NOT_OFFERED_BY_BACKEND: &str = "The backend does not offer it.";
 
 fn on_user(summary: &'static str) -> OperationDescription {
     OperationDescription::new(summary, &[ResourceKind::User])
@@ -219,12 +258,13 @@ fn on_user(summary: &'static str) -> OperationDescription {
 
 fn agent_state(summary: &'static str) -> OperationDescription {
     OperationDescription::new(summary, &[ResourceKind::User, ResourceKind::VoiceChannel])
-        .refused(Reason::InvalidState, "No contact-centre session is open.")
         .refused(Reason::NotPermitted, "The user has not the feature api-voice.")
+        .refused(Reason::Internal, "None of the user's devices is registered.")
 }
 
 fn on_device(summary: &'static str) -> OperationDescription {
     OperationDescription::new(summary, &[ResourceKind::Device])
+        .refused(Reason::Forbidden, NOT_OFFERED_BY_BACKEND)
         .refused(Reason::NotPermitted, NOT_OWN_DEVICE)
         .refused(Reason::NotFound, NO_DEVICE)
 }
@@ -237,7 +277,7 @@ fn monitor(summary: &'static str) -> OperationDescription {
             presence: Presence::RequiredUnless("phoneNumber"),
             example: Some(Example::DeviceUri),
             schema: json!({
-                "type": "string", "maxLength": 2048, "pattern": DEVICE_URI,
+                "type": "string", "maxLength": LONGEST_URI, "pattern": uri_of("devices"),
                 "description":
                     "The device to monitor. Only its path counts: the host may be any of ours.",
             }),
@@ -283,7 +323,15 @@ fn on_call(summary: &'static str, unless: &'static str) -> OperationDescription 
 
 /// An operation on a leg that calls somebody.
 fn calling(summary: &'static str, unless: &'static str) -> OperationDescription {
-    on_call(summary, unless).with(destination())
+    on_call(summary, unless)
+        .with(destination())
+        .with(user_data())
+        .refused(Reason::InvalidInput, TOO_MUCH_DATA)
+}
+
+/// An operation on the data of the call.
+fn user_data_of(summary: &'static str) -> OperationDescription {
+    on_call(summary, "The call is released.").refused(Reason::InvalidInput, TOO_MUCH_DATA)
 }
 
 /// An operation of a supervisor that is joined to the call.
@@ -296,9 +344,16 @@ fn of_joined(summary: &'static str) -> OperationDescription {
 const PHONE_NUMBER: &str = "^[0-9A-Za-z+*#._-]+$";
 /// Digits that a telephone sends, see [`crate::model::Digits`].
 const DIGITS: &str = "^[0-9*#A-D]+$";
-/// An absolute URI or a path that names a device.
-const DEVICE_URI: &str = "^(https?://[0-9A-Za-z.:\\[\\]_-]+)?/(api/v2/)?(me/)?devices/\
-                          ([0-9A-Za-z._~@:+-]|%[2-6][0-9A-Fa-f]|%7[0-9A-Ea-e]){1,256}/?$";
+/// A text without control characters.
+const PRINTABLE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$";
+
+/// An absolute URI or a path that names one of a collection: only the path counts.
+fn uri_of(collection: &str) -> String {
+    format!(
+        "^(https?://[0-9A-Za-z.:\\[\\]_-]+)?/(api/v2/)?(me/)?{collection}/\
+         ([0-9A-Za-z._~@:+-]|%[2-6][0-9A-Fa-f]|%7[0-9A-Ea-e]){{1,256}}/?$"
+    )
+}
 
 fn phone_number(description: &str) -> Value {
     json!({
@@ -329,10 +384,10 @@ fn channels(presence: Presence) -> Parameter {
     Parameter {
         name: "channels",
         presence,
-        example: Some(Example::Json(json!(["voice"]))),
+        example: Some(Example::Json(json!([VOICE]))),
         schema: json!({
-            "type": "array", "minItems": 1, "items": {"type": "string", "enum": ["voice"]},
-            "description": "The media channels.",
+            "type": "array", "items": {"type": "string"}, "contains": {"const": VOICE},
+            "description": "The media channels, voice among them. Others do not exist here.",
         }),
     }
 }
@@ -373,6 +428,85 @@ fn digits() -> Parameter {
     }
 }
 
+fn reason() -> Parameter {
+    Parameter {
+        name: "reason",
+        presence: Presence::Optional,
+        example: Some(Example::Json(json!("Lunch"))),
+        schema: json!({
+            "type": "string", "minLength": 1, "maxLength": NotReadyReason::LONGEST,
+            "pattern": PRINTABLE, "description": "Why, for people.",
+        }),
+    }
+}
+
+fn work_mode() -> Parameter {
+    let modes = [AgentState::AfterCallWork, AgentState::AuxWork].map(AgentState::as_str);
+    Parameter {
+        name: "workMode",
+        presence: Presence::Optional,
+        example: None,
+        schema: json!({
+            "type": "string", "enum": modes,
+            "description": "What the agent does instead: the operation of that name.",
+        }),
+    }
+}
+
+fn other_call() -> Parameter {
+    Parameter {
+        name: "otherCallUri",
+        presence: Presence::Required,
+        example: Some(Example::CallUri),
+        schema: json!({
+            "type": "string", "maxLength": LONGEST_URI, "pattern": uri_of("calls"),
+            "description": "The other of the user's calls.",
+        }),
+    }
+}
+
+/// A key of a call's data; how long it may be is counted in bytes, which JSON Schema cannot say.
+fn key(description: &str) -> Value {
+    json!({
+        "type": "string", "minLength": 1, "maxLength": UserData::LONGEST_KEY, "pattern": PRINTABLE,
+        "description": description,
+    })
+}
+
+fn user_data_key() -> Parameter {
+    Parameter {
+        name: "key",
+        presence: Presence::Required,
+        example: Some(Example::Json(json!("customerId"))),
+        schema: key("The key, of 256 bytes at most."),
+    }
+}
+
+/// Data that goes along with a call that is made.
+fn user_data() -> Parameter {
+    Parameter {
+        name: "userData",
+        presence: Presence::Optional,
+        example: Some(Example::Json(json!({"customerId": "4711"}))),
+        schema: json!({"$ref": "#/components/schemas/UserData"}),
+    }
+}
+
+fn new_user_data() -> Parameter {
+    Parameter { presence: Presence::Required, ..user_data() }
+}
+
+fn user_data_schema() -> Value {
+    json!({
+        "type": "object",
+        "maxProperties": UserData::MOST_KEYS,
+        "propertyNames": key("A key of 256 bytes at most."),
+        "additionalProperties": {"type": ["string", "number", "boolean"]},
+        "description": "Data attached to a call: 400 keys and 64 KiB a call, keys and values \
+                        together. A number or a boolean becomes the text that is written.",
+    })
+}
+
 impl OperationDescription {
     fn new(summary: &'static str, on: &'static [ResourceKind]) -> Self {
         Self { summary, on, parameters: Vec::new(), refusals: BTreeMap::new() }
@@ -403,6 +537,7 @@ pub(in crate::rest) fn example(operation: Operation, uris: &Uris) -> Value {
         let value = match example {
             Some(Example::Json(value)) => value,
             Some(Example::DeviceUri) => json!(uris.device(&SAMPLE_DEVICE.into())),
+            Some(Example::CallUri) => json!(uris.call(&SAMPLE_CALL.into())),
             None => continue,
         };
         body.insert(name.to_owned(), value);
@@ -425,7 +560,8 @@ pub(super) fn examples(resource: ResourceKind, uris: &Uris) -> Value {
     Value::Object(examples.collect())
 }
 
-/// The schemas of all operations, and of each resource: one of its operations.
+/// The schemas of all operations, of each resource, which is one of its operations, and of what
+/// several parameters share.
 pub(super) fn schemas(uris: &Uris) -> Map<String, Value> {
     let destination = json!({
         "type": "object",
@@ -438,8 +574,9 @@ pub(super) fn schemas(uris: &Uris) -> Map<String, Value> {
         .map(|operation| (schema_name(*operation), request_schema(*operation, uris)));
     let of_resources = ResourceKind::ALL
         .map(|resource| (resource.schema_name().to_owned(), resource_schema(resource)));
-    let destination = [("Destination".to_owned(), destination)];
-    one_each.chain(of_resources).chain(destination).collect()
+    let shared = [("Destination", destination), ("UserData", user_data_schema())];
+    let shared = shared.map(|(name, schema)| (name.to_owned(), schema));
+    one_each.chain(of_resources).chain(shared).collect()
 }
 
 fn request_schema(operation: Operation, uris: &Uris) -> Value {

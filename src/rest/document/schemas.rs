@@ -3,6 +3,7 @@
 
 use super::refusals;
 use crate::model::{Activity, AgentState, CallNotification, CallType, LegState, Mode, Scope};
+use crate::rest::session::PARTIAL_SUCCESS;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use utoipa::openapi::RefOr;
@@ -47,15 +48,16 @@ pub(super) fn finished(name: &str, schema: Value) -> Value {
     let members = schema.get_mut("properties").and_then(Value::as_object_mut);
     for (member, of_member) in members.into_iter().flatten() {
         let Some(of_member) = of_member.as_object_mut() else { continue };
+        never_null(of_member);
         if let Some(words) = vocabulary(name, member) {
-            let is_optional = of_member.get("type").is_some_and(Value::is_array);
-            let none = is_optional.then_some(Value::Null);
-            let words = words.into_iter().map(Value::from).chain(none);
-            of_member.insert("enum".to_owned(), words.collect());
+            of_member.insert("enum".to_owned(), json!(words));
         }
         match (name, member.as_str()) {
             ("ErrorBody", "statusCode") => {
                 of_member.insert("enum".to_owned(), json!(refusals::status_codes()));
+            }
+            ("PartlyOpened", "statusCode") => {
+                of_member.insert("const".to_owned(), json!(PARTIAL_SUCCESS));
             }
             (_, "statusCode") if name == "Accepted" || name.starts_with("Reply_") => {
                 of_member.insert("const".to_owned(), json!(0));
@@ -64,6 +66,25 @@ pub(super) fn finished(name: &str, schema: Value) -> Value {
         }
     }
     Value::Object(schema)
+}
+
+/// What there is not is left out of an object and never null.
+fn never_null(member: &mut Map<String, Value>) {
+    if let Some(types) = member.get_mut("type").and_then(Value::as_array_mut) {
+        types.retain(|one| one != "null");
+        if let [one] = types.as_slice() {
+            let one = one.clone();
+            member.insert("type".to_owned(), one);
+        }
+    }
+    let Some(Value::Array(mut several)) = member.remove("oneOf") else { return };
+    several.retain(|one| one.get("type").is_none_or(|kind| kind != "null"));
+    match several.as_slice() {
+        [Value::Object(one)] => member.extend(one.clone()),
+        _ => {
+            member.insert("oneOf".to_owned(), Value::Array(several));
+        }
+    }
 }
 
 /// An `allOf` of objects as one object: generators make one type of it. Of an object that is one of

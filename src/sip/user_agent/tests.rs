@@ -355,6 +355,7 @@ fn call_carrier(leg: LegId) -> LegCommand {
         timeout: Duration::from_secs(60),
         max_forwards: 69,
         passed: Vec::new(),
+        user_data: Default::default(),
     }
 }
 
@@ -370,6 +371,7 @@ fn call_phone(leg: LegId) -> LegCommand {
         timeout: Duration::from_secs(60),
         max_forwards: 70,
         passed: Vec::new(),
+        user_data: Default::default(),
     }
 }
 

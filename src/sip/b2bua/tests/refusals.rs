@@ -43,8 +43,10 @@ fn command(operation: &str, device: DeviceId, call: CallId) -> Command {
     let transfer = |step| Command::Transfer { device: device.clone(), call: call.clone(), step };
     let conference =
         |step| Command::Conference { device: device.clone(), call: call.clone(), step };
-    let single = TransferStep::SingleStep { destination: destination() };
-    let initiate = TransferStep::Initiate { destination: destination() };
+    let single =
+        TransferStep::SingleStep { destination: destination(), user_data: Default::default() };
+    let initiate =
+        TransferStep::Initiate { destination: destination(), user_data: Default::default() };
     match operation {
         "Answer" => Command::Answer { device, call },
         "Hold" => Command::Hold { device, call },
@@ -73,7 +75,8 @@ fn command(operation: &str, device: DeviceId, call: CallId) -> Command {
 /// A harness in which somebody is in this state: who, and on which call.
 fn in_state(state: &str) -> (Harness, DeviceId, CallId) {
     let mut harness = Harness::new();
-    let single = || TransferStep::SingleStep { destination: "5002".into() };
+    let single =
+        || TransferStep::SingleStep { destination: "5002".into(), user_data: Default::default() };
     let asks =
         |harness: &mut Harness, command: Command| harness.command(command).expect("accepted");
     let who = match state {
@@ -102,7 +105,10 @@ fn in_state(state: &str) -> (Harness, DeviceId, CallId) {
         "he holds and asks a colleague" => {
             harness.talk();
             let (device, call) = (AGENT.into(), harness.call_id());
-            let step = TransferStep::Initiate { destination: "5002".into() };
+            let step = TransferStep::Initiate {
+                destination: "5002".into(),
+                user_data: Default::default(),
+            };
             asks(&mut harness, Command::Transfer { device, call: call.clone(), step });
             let line = harness.ringing(AGENT);
             harness.answer(line);
