@@ -6,7 +6,7 @@ use super::pending::Audited;
 use super::requests::{Decision, RequestCheck, forbidden};
 use crate::model::{
     Activity, CallId, CallOperation, CallView, Command, Feature, Now, Operation, Reason, Refusal,
-    RequestEnvelope, TransferStep, UserDataChange,
+    RequestEnvelope, Subject, TransferStep, UserDataChange,
 };
 
 impl RequestCheck<'_> {
@@ -20,6 +20,9 @@ impl RequestCheck<'_> {
     ) -> Result<Decision, Refusal> {
         let leg = self.leg_that_offers(user, call, operation.name())?;
         self.attaches(&leg, operation)?;
+        if let CallOperation::SwapCalls(other) = operation {
+            self.swaps(user, &leg, other)?;
+        }
         let (command, audited) = call_command(&leg, operation);
         let mut pending = self.pending(asked, audited, command, now)?;
         pending.record.device = Some(leg.device.clone());
@@ -28,6 +31,23 @@ impl RequestCheck<'_> {
             pending.digits_on = Some((leg.id, leg.device));
         }
         Ok(Decision::Command(Box::new(pending)))
+    }
+
+    /// The other call is one of the same device.
+    fn swaps(&self, user: &User, leg: &CallView, other: &CallId) -> Result<(), Refusal> {
+        if *other == leg.id {
+            let text = "Parameter '{}' names the call that it is to be swapped with.";
+            return Err(Refusal::parameter(Reason::InvalidInput, "otherCallUri", text));
+        }
+        let beside = self.reads.own_leg(user, other);
+        match beside.ok_or_else(|| Refusal::not_found(format_args!("/me/calls/{other}")))? {
+            beside if beside.device == leg.device => Ok(()),
+            _ => Err(Refusal::about(
+                Reason::InvalidState,
+                Subject::Call(other.clone()),
+                "Call '{}' is at another device.",
+            )),
+        }
     }
 
     /// What the operation attaches to a call is no more than a call may have.

@@ -263,34 +263,39 @@ fn capabilities(
     backend: &Capabilities,
 ) -> Vec<Operation> {
     let is_supervisor = party.role == PartyRole::Supervisor;
+    let may_clear = backend.clear_call && (!is_conference(call) || is_owner(call, party));
     match party.state {
         LegState::Released => Vec::new(),
         LegState::Dialing if is_supervisor => vec![Operation::Hangup],
         LegState::Dialing => [Operation::Hangup].into_iter().chain(on_data(backend)).collect(),
-        LegState::Ringing => while_ringing(is_supervisor, backend),
+        LegState::Ringing => while_ringing(is_supervisor, may_clear, backend),
         LegState::Established | LegState::Held if is_supervisor => {
             supervisor_capabilities(call, party, config, backend)
         }
         LegState::Held => {
             let mut offered = vec![Operation::Hangup];
-            offered.extend(backend.clear_call.then_some(Operation::ClearCall));
+            offered.extend(may_clear.then_some(Operation::ClearCall));
             offered.extend(backend.hold.then_some(Operation::Retrieve));
             offered.extend(on_both_calls(related, backend));
             offered.extend(on_data(backend));
             offered
         }
-        LegState::Established => while_talking(call, party, related, backend),
+        LegState::Established => {
+            let mut offered = while_talking(call, party, related, backend);
+            offered.extend(may_clear.then_some(Operation::ClearCall));
+            offered
+        }
     }
 }
 
-fn while_ringing(is_supervisor: bool, backend: &Capabilities) -> Vec<Operation> {
+fn while_ringing(is_supervisor: bool, may_clear: bool, backend: &Capabilities) -> Vec<Operation> {
     let mut offered = Vec::new();
     offered.extend(backend.answer.then_some(Operation::Answer));
     offered.push(Operation::Hangup);
     if !is_supervisor {
         offered.extend(backend.reject.then_some(Operation::Reject));
         offered.extend(backend.redirect.then_some(Operation::Redirect));
-        offered.extend(backend.clear_call.then_some(Operation::ClearCall));
+        offered.extend(may_clear.then_some(Operation::ClearCall));
         offered.extend(on_data(backend));
     }
     offered
@@ -303,7 +308,6 @@ fn while_talking(
     backend: &Capabilities,
 ) -> Vec<Operation> {
     let mut offered = vec![Operation::Hangup];
-    offered.extend(backend.clear_call.then_some(Operation::ClearCall));
     offered.extend(backend.hold.then_some(Operation::Hold));
     let mute = if party.muted { Operation::UnmuteCall } else { Operation::MuteCall };
     offered.extend(backend.mute.then_some(mute));
@@ -317,14 +321,17 @@ fn while_talking(
     if backend.conferences {
         offered.push(Operation::SingleStepConference);
         offered.extend(may_ask.then_some(Operation::InitiateConference));
-        let is_owner = call.owner.is_some() && call.owner == party.device;
-        offered.extend(
-            (is_conference && is_owner).then_some(Operation::RemoveParticipantFromConference),
-        );
+        let may_remove = is_conference && is_owner(call, party);
+        offered.extend(may_remove.then_some(Operation::RemoveParticipantFromConference));
     }
     offered.extend(on_both_calls(related, backend));
     offered.extend(on_data(backend));
     offered
+}
+
+/// The party's device has made a conference of the call.
+fn is_owner(call: &CallFact, party: &PartyFact) -> bool {
+    call.owner.is_some() && call.owner == party.device
 }
 
 /// What a device may do with the two calls that it has.

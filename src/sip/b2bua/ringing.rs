@@ -62,9 +62,13 @@ impl Call {
         Ok(self.callee_failed(leg, CalleeFailure::Declined, ctx))
     }
 
-    /// Ends the call for everybody.
+    /// Ends the call for everybody; a conference only for the agent that made it.
     pub(super) fn clear(&mut self, device: &DeviceId, ctx: &mut Ctx<'_>) -> Result<(), Refusal> {
         let party = self.principal_of(device)?;
+        if self.parties.principals().count() > 2 && self.owner.as_ref() != Some(device) {
+            let message = "Only the agent that made the conference can end it for everybody.";
+            return Err(Refusal::new(Reason::NotPermitted, message));
+        }
         if self.rings_at(party) {
             let (failure, to_device) = (CalleeFailure::Declined, true);
             self.refuse(Rejection::Callee { failure, to_device }, ctx.out);
