@@ -20,7 +20,7 @@ const FROM_A_SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Serves the gateway as a backend, as long as the server lives.
 pub fn serve(gateway: GatewayHandle) -> TelephonyServer<TelephonyService> {
-    let (server, placed) = serve_facts(gateway.capabilities(), gateway.facts());
+    let (server, placed) = serve_facts(gateway.capabilities(), gateway.facts(), gateway.meeting());
     tokio::spawn(carry(gateway, placed));
     server
 }

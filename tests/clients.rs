@@ -368,6 +368,81 @@ async fn a_client_with_a_wrong_password_is_denied() {
     assert_eq!(desktop.next("handshake").await["successful"], false);
 }
 
+/// The login sequence with the reads in the order of a desktop, and npm `cometd` in their midst.
+async fn a_desktop_logs_in_and_out(by: &str, transport: &str) {
+    let server = server(&store::in_memory()).await;
+    let Installed { node, .. } = tokio::task::block_in_place(installed);
+    let url = format!("http://localhost:{}/api/v2/notifications", server.address.port());
+    let mut desktop = ClientProgram::run(
+        Command::new("node").arg(node.join("login.js")).args(["--url", &url]).args([
+            "--user",
+            "meg",
+            "--password",
+            PASSWORD,
+            "--device",
+            MEG_PHONE,
+            "--contact",
+            "bob",
+            "--by",
+            by,
+            "--transport",
+            transport,
+        ]),
+    );
+    let case = format!("by {by} over {transport}");
+    let mut answers = Vec::new();
+    while answers.len() < 13 {
+        let said = desktop.next("answer").await;
+        let code = said["body"]["statusCode"].clone();
+        let expected = if answers.len() == 6 { 7 } else { 0 };
+        assert_eq!((&said["status"], &code), (&json!(200), &json!(expected)), "{case}: {said}");
+        answers.push(said);
+    }
+    assert_eq!(answers[7]["body"]["contact"]["phoneNumbers"][0]["phoneNumber"], "5001");
+    assert_eq!(answers[11]["body"]["user"]["chats"], json!([]));
+    assert_eq!(desktop.next("handshake").await["successful"], true, "{case}");
+    for _ in 0..5 {
+        let said = desktop.next("subscribed").await;
+        assert_eq!(said["successful"], true, "{case}: {said}");
+    }
+    let state_of = |said: &Value| {
+        said["message"]["data"]["devices"][0]["userState"]["state"].as_str().map(str::to_owned)
+    };
+    while state_of(&desktop.next("event").await).as_deref() != Some("Ready") {}
+    desktop.say("out").await;
+    let ended = desktop.next("answer").await;
+    assert_eq!(ended["body"], json!({"statusCode": 0}), "{case}");
+    let status = desktop.next("answer").await["status"].clone();
+    match by {
+        // The cookie is good for nothing any more, and the client is told so.
+        "cookie" => {
+            assert_eq!(status, 403, "{case}");
+            let said = desktop.next("handshake").await;
+            assert_eq!(said["successful"], false, "{case}: {said}");
+        }
+        // There was no HTTP session to end: its CometD session goes on.
+        _ => {
+            assert_eq!(status, 200, "{case}");
+            while state_of(&desktop.next("event").await).as_deref() != Some("LoggedOut") {}
+        }
+    }
+    drop(desktop.input.take());
+    let left = tokio::time::timeout(PATIENCE, desktop.child.wait()).await;
+    assert!(left.expect("in time").expect("a process").success(), "{case}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_desktop_logs_in_and_out_by_cookie() {
+    a_desktop_logs_in_and_out("cookie", "long-polling").await;
+    a_desktop_logs_in_and_out("cookie", "websocket").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_desktop_logs_in_and_out_by_password() {
+    a_desktop_logs_in_and_out("password", "long-polling").await;
+    a_desktop_logs_in_and_out("password", "websocket").await;
+}
+
 /// `undertone events` is a client, too.
 #[tokio::test]
 async fn the_terminal_shows_a_users_events_through_a_restart_and_ends_when_asked() {

@@ -51,6 +51,7 @@ const WALLS: &[(&str, &[&str])] = &[
             "clock",
         ],
     ),
+    ("contract_check", &["model", "telephony"]),
     ("demo", ANY),
     ("app", ANY),
     ("main", ANY),

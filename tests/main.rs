@@ -18,6 +18,8 @@ mod floor_plan;
 mod gateway_handle;
 mod golden;
 mod interop;
+mod login;
+mod logout;
 mod media;
 mod phones;
 mod refused;

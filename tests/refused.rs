@@ -717,5 +717,60 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
         let body = with("RemoveParticipantFromConference", "participant", value);
         fixture.refused(AGENT, &call, &body, code, "participant", No).await;
     }
+    let many: serde_json::Map<_, _> =
+        (0..401).map(|key| (key.to_string(), json!("value"))).collect();
+    for operation in ["AttachUserData", "UpdateUserData"] {
+        for (value, code, says) in [
+            (json!(null), 1, "userData"),
+            (json!("a=1"), 10, "userData"),
+            (json!(["a"]), 10, "userData"),
+            (json!({"a": null}), 10, "userData.a"),
+            (json!({"a": {"b": "c"}}), 10, "userData.a"),
+            (json!({"": "c"}), 10, "userData"),
+            (json!({"a\r\nb": "c"}), 10, "userData"),
+            (json!({"a": "x".repeat(65_536)}), 10, "65536"),
+            (Value::Object(many.clone()), 10, "400"),
+        ] {
+            fixture
+                .refused(AGENT, &call, &with(operation, "userData", value), code, says, No)
+                .await;
+        }
+    }
+    for (value, code) in [(json!(null), 1), (json!(5), 10), (json!(""), 10)] {
+        let body = with("DeleteUserDataPair", "key", value);
+        fixture.refused(AGENT, &call, &body, code, "key", No).await;
+    }
+    for (value, code, says) in [
+        (json!(null), 1, "otherCallUri"),
+        (json!(5), 10, "otherCallUri"),
+        (json!("sip:x@y"), 10, "otherCallUri"),
+        (json!(format!("/api/v2/me{}", call.trim_start_matches("/me"))), 10, "otherCallUri"),
+    ] {
+        let body = with("SwapCalls", "otherCallUri", value);
+        fixture.refused(AGENT, &call, &body, code, says, No).await;
+    }
+    let other_device = json!(format!("/api/v2/devices/{}", AGENT.device));
+    let body = with("SwapCalls", "otherCallUri", other_device);
+    fixture.refused(AGENT, &call, &body, 6, "devices", Yes).await;
+    let too_much = json!({
+        "operationName": "SingleStepTransfer",
+        "destination": {"phoneNumber": COLLEAGUE.number},
+        "userData": {"a": "x".repeat(65_536)},
+    });
+    fixture.refused(AGENT, &call, &too_much, 10, "userData", No).await;
+    let dialled = json!({
+        "operationName": "Dial", "destination": {"phoneNumber": "7001"}, "userData": {"a": []},
+    });
+    fixture.refused(AGENT, &agents, &dialled, 10, "userData.a", No).await;
+    for (field, value) in [
+        ("reason", json!(5)),
+        ("reason", json!("x".repeat(256))),
+        ("reason", json!("a\nb")),
+        ("workMode", json!("Siesta")),
+        ("workMode", json!(1)),
+    ] {
+        let body = with("NotReady", field, value);
+        fixture.refused(AGENT, "/me/channels/voice", &body, 10, field, No).await;
+    }
     fixture.nobody_was_told().await;
 }

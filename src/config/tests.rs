@@ -258,6 +258,35 @@ fn each_bad_value_names_its_key_and_line() {
              media_sources = [\"192.0.2.1/24\"]",
             "undertone.toml:5: sip.trunk[0].media_sources",
         ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
+             user_data_headers = { \"Subject\" = \"a\" }",
+            "undertone.toml:5: sip.trunk[0].user_data_headers: 'Subject' is neither User-to-User nor",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
+             send_user_data = { \"X-a b\" = \"a\" }",
+            "undertone.toml:5: sip.trunk[0].send_user_data: 'X-a b' is neither User-to-User nor",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\n\
+             send_user_data = { \"X-Undertone-Call\" = \"a\" }",
+            "undertone.toml:4: device[0].send_user_data: 'X-Undertone-Call' is a header field of our",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\n\
+             user_data_headers = { \"X-A\" = \"a\", \"x-a\" = \"b\" }",
+            "undertone.toml:4: device[0].user_data_headers: 'x-a' stands for two keys",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\n\
+             user_data_headers = { \"X-A\" = \"a\", \"X-B\" = \"a\" }",
+            "undertone.toml:4: device[0].user_data_headers: two header fields stand for the key 'a'",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\nuser_data_headers = { \"X-A\" = \"\" }",
+            "undertone.toml:4: device[0].user_data_headers: '' can not be a key of call data",
+        ),
         ("[rest]\n\nbind = \"nonsense\"", "undertone.toml:3: rest.bind: "),
         (
             "[rest]\nbnid = \"x\"",

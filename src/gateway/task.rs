@@ -27,6 +27,14 @@ const MEETING: Duration = Duration::from_secs(3);
 
 type CommandResult = Pin<Box<dyn Future<Output = (WorkId, Result<(), Refusal>)> + Send>>;
 
+/// What is told of the backend to those that wait for it.
+pub(super) struct BackendNews {
+    /// It can be reached now, and all it knows is known.
+    pub(super) ready: watch::Sender<bool>,
+    /// It was ready once.
+    pub(super) met: watch::Sender<bool>,
+}
+
 /// The loop: drain the machine, wait for one thing, hand it in, drain again.
 pub(super) struct GatewayTask {
     gateway: Gateway,
@@ -38,7 +46,7 @@ pub(super) struct GatewayTask {
     checking: bool,
     writer: StateWriter,
     notices: broadcast::Sender<Arc<GatewayEvent>>,
-    tell_ready: watch::Sender<bool>,
+    news: BackendNews,
     leaving: Arc<AtomicBool>,
     facts: FactLog,
     replies: BTreeMap<Token, Reply>,
@@ -56,7 +64,7 @@ impl GatewayTask {
         backend: BackendConnection,
         handle: &GatewayHandle,
         requests: mpsc::Receiver<Inbound>,
-        tell_ready: watch::Sender<bool>,
+        news: BackendNews,
         writer: StateWriter,
     ) {
         let (audited, audit_outcomes) = mpsc::unbounded_channel();
@@ -70,7 +78,7 @@ impl GatewayTask {
             checking: false,
             writer,
             notices: handle.notices.clone(),
-            tell_ready,
+            news,
             leaving: handle.leaving.clone(),
             facts: handle.facts.clone(),
             replies: BTreeMap::new(),
@@ -151,7 +159,10 @@ impl GatewayTask {
         }
         self.gateway.handle_fact(fact, clock::now());
         let ready = self.gateway.is_ready();
-        if self.tell_ready.send_if_modified(|told| std::mem::replace(told, ready) != ready) {
+        if ready {
+            self.news.met.send_if_modified(|met| !std::mem::replace(met, true));
+        }
+        if self.news.ready.send_if_modified(|told| std::mem::replace(told, ready) != ready) {
             metrics::gauge!("undertone_backend_ready").set(if ready { 1.0 } else { 0.0 });
             match ready {
                 true => tracing::info!("the telephony backend is here"),

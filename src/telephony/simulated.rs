@@ -4,6 +4,10 @@
 //! monitors. It is deterministic: call ids count from 1, and nothing happens that nobody made
 //! happen.
 
+pub mod door;
+
+pub use crate::telephony::phones::Pickup;
+
 use crate::clock;
 use crate::model::{
     Activity, CallFact, CallId, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind,
@@ -11,6 +15,7 @@ use crate::model::{
     Scope, Subject, UserData,
 };
 use crate::supervision::{self, LegOutcome, Supervision, SupervisionOutput};
+use crate::telephony::phones::PhoneCommand;
 use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::{CommandInbox, FactLog, TelephonyService, serve};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -58,20 +63,6 @@ impl Telephone {
             pickup: Pickup::Answers,
         }
     }
-}
-
-/// What a supervisor's phone does when it is brought in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pickup {
-    /// It answers by itself.
-    #[default]
-    Answers,
-    /// It rings until somebody answers or hangs up.
-    Rings,
-    /// It is busy.
-    Busy,
-    /// It rejects the call.
-    Rejects,
 }
 
 /// How a supervisor is heard on a call.
@@ -133,6 +124,11 @@ impl Simulated {
     /// What the system has reported.
     pub fn facts(&self) -> &FactLog {
         &self.facts
+    }
+
+    /// Does what a line says, by number instead of by device and call.
+    pub async fn perform(&self, command: PhoneCommand) -> Result<(), Refusal> {
+        self.act(move |switch, now| switch.perform(&command, now)).await?
     }
 
     /// Somebody outside calls a number of the system; its device rings.
@@ -374,6 +370,34 @@ impl SimulatedSwitch {
         }
     }
 
+    fn perform(&mut self, command: &PhoneCommand, now: Now) -> Result<(), Refusal> {
+        match command {
+            PhoneCommand::Call { from, to } => match self.device_with(from) {
+                Some(device) => self.dial(&device, to, &UserData::default(), now),
+                None => self.customer_calls(from.clone(), to, now).map(|_| ()),
+            },
+            PhoneCommand::Answer(number) => {
+                let (call, place) = self.leg_with(number, &[LegState::Ringing])?;
+                self.answer_leg(&call, place, now)
+            }
+            PhoneCommand::HangUp(number) => {
+                const FIRST_TO_LAST: [LegState; 4] =
+                    [LegState::Established, LegState::Dialing, LegState::Ringing, LegState::Held];
+                let (call, place) = self.leg_with(number, &FIRST_TO_LAST)?;
+                self.hang_up_leg(&call, place)
+            }
+            PhoneCommand::Pickup(number, pickup) => {
+                let device = self.device_with(number).ok_or_else(|| Refusal::no_number(number))?;
+                self.pickups.insert(device, *pickup);
+                Ok(())
+            }
+            PhoneCommand::Register(number, registered) => {
+                let device = self.device_with(number).ok_or_else(|| Refusal::no_number(number))?;
+                self.change_device(&device, |fact| fact.registered = *registered)
+            }
+        }
+    }
+
     /// Does what follows from what has happened, until nothing follows any more.
     fn settle(&mut self, now: Now) {
         loop {
@@ -401,6 +425,7 @@ impl SimulatedSwitch {
                 if let Ok(leg) = self.leg(Some(&supervisor), &call) {
                     leg.state = LegState::Established;
                     leg.activity = Some(activity);
+                    leg.monitors.clone_from(&coached);
                     leg.established_at.get_or_insert(now.wall);
                 }
                 let heard = Heard { activity, coached, takeover };
@@ -551,7 +576,12 @@ impl SimulatedSwitch {
         call: &CallId,
         now: Now,
     ) -> Result<(), Refusal> {
-        let leg = self.leg(device, call)?;
+        let place = self.place(device, call)?;
+        self.answer_leg(call, place, now)
+    }
+
+    fn answer_leg(&mut self, call: &CallId, place: usize, now: Now) -> Result<(), Refusal> {
+        let leg = self.leg_at(call, place)?;
         if leg.state != LegState::Ringing {
             return Err(not_now(call));
         }
@@ -579,7 +609,12 @@ impl SimulatedSwitch {
         call: &CallId,
         _now: Now,
     ) -> Result<(), Refusal> {
-        let leg = self.leg(device, call)?;
+        let place = self.place(device, call)?;
+        self.hang_up_leg(call, place)
+    }
+
+    fn hang_up_leg(&mut self, call: &CallId, place: usize) -> Result<(), Refusal> {
+        let leg = self.leg_at(call, place)?;
         let was = std::mem::replace(&mut leg.state, LegState::Released);
         if leg.role == PartyRole::Supervisor {
             let outcome = match was {
@@ -811,14 +846,51 @@ impl SimulatedSwitch {
     /// The leg of a device, or of the first party that is no device of the switch, that has not
     /// been released.
     fn leg(&mut self, device: Option<&DeviceId>, call: &CallId) -> Result<&mut PartyFact, Refusal> {
+        let place = self.place(device, call)?;
+        self.leg_at(call, place)
+    }
+
+    /// Where that leg stands among the parties of its call.
+    fn place(&self, device: Option<&DeviceId>, call: &CallId) -> Result<usize, Refusal> {
         if let Some(device) = device {
             self.device(device)?;
         }
-        let parties = self.calls.get_mut(call).into_iter().flat_map(|call| &mut call.parties);
+        let parties = self.calls.get(call).into_iter().flat_map(|call| &call.parties);
         parties
             .into_iter()
-            .find(|party| party.device.as_ref() == device && party.state != LegState::Released)
+            .position(|party| party.device.as_ref() == device && party.state != LegState::Released)
             .ok_or_else(|| Refusal::no_call(call))
+    }
+
+    fn leg_at(&mut self, call: &CallId, place: usize) -> Result<&mut PartyFact, Refusal> {
+        let parties = self.calls.get_mut(call).map(|call| &mut call.parties);
+        parties.and_then(|parties| parties.get_mut(place)).ok_or_else(|| Refusal::no_call(call))
+    }
+
+    /// The leg with this number in the first of these states that it has a leg in: its call, the
+    /// oldest first, and its place there.
+    fn leg_with(&self, number: &Number, states: &[LegState]) -> Result<(CallId, usize), Refusal> {
+        let legs = self.calls.values().flat_map(|call| {
+            let parties = call.parties.iter().enumerate();
+            parties.map(move |(place, party)| (call, place, party))
+        });
+        let order = |(call, place, party): (&CallFact, usize, &PartyFact)| {
+            let rank = states.iter().position(|state| party.state == *state)?;
+            (party.number == *number)
+                .then(|| ((rank, call.conn_id.clone()), call.id.clone(), place))
+        };
+        let found = legs.filter_map(order).min();
+        let pattern = "Device '{}' is on no call that this can be done with.";
+        found
+            .map(|(_, call, place)| (call, place))
+            .ok_or_else(|| Refusal::number(Reason::InvalidState, number, pattern))
+    }
+
+    /// The agent's or supervisor's device with this number.
+    fn device_with(&self, number: &Number) -> Option<DeviceId> {
+        let found = self.devices.values().find(|device| device.number == *number);
+        let house = found.filter(|device| !self.customers.contains(&device.id));
+        house.map(|device| device.id.clone())
     }
 
     fn touch(&mut self, call: &CallId) {

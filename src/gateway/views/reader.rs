@@ -146,18 +146,18 @@ impl Reader<'_> {
         Some(views::call(call, entry, party, related, self.config, &self.known.capabilities))
     }
 
-    /// The device talks on this call and holds another, or the other way round.
+    /// The device is on another call beside this one, and talks on one of the two. While a swap is
+    /// under way it may talk on both.
     fn may_swap(&self, call: &CallFact, device: &DeviceId) -> bool {
-        let state_of = |call: &CallFact| Some(call.party_of(device)?.state);
-        let other = match state_of(call) {
-            Some(LegState::Established) => LegState::Held,
-            Some(LegState::Held) => LegState::Established,
-            Some(LegState::Dialing | LegState::Ringing | LegState::Released) | None => {
-                return false;
-            }
+        let state_of = |call: &CallFact| call.party_of(device).map(|leg| leg.state);
+        let is_on = |state| matches!(state, Some(LegState::Established | LegState::Held));
+        let here = state_of(call);
+        let swaps_with = |other: &CallFact| {
+            let there = state_of(other);
+            let talks = [here, there].contains(&Some(LegState::Established));
+            other.id != call.id && is_on(there) && talks
         };
-        let is_other = |one: &CallFact| one.id != call.id && state_of(one) == Some(other);
-        self.known.calls_of(std::slice::from_ref(device)).any(is_other)
+        is_on(here) && self.known.calls_of(std::slice::from_ref(device)).any(swaps_with)
     }
 
     /// The user's leg of a call, unless it has left.

@@ -11,6 +11,7 @@ mod qualify;
 mod races;
 mod reliable;
 mod rules;
+mod user_data;
 
 use super::{Output, RefusedRequest, UserAgent, WrongPassword};
 use crate::model::{DeviceId, Now, Number, Timestamp};
