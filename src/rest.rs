@@ -1,6 +1,7 @@
 //! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
 
 mod directory;
+mod document;
 mod fields;
 mod login;
 mod logout;
@@ -35,7 +36,7 @@ use session::SessionReply;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use utoipa::{OpenApi, PartialSchema, ToSchema, openapi};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -48,14 +49,6 @@ struct RestState {
     login: LoginDoor,
 }
 
-#[derive(OpenApi)]
-#[openapi(info(
-    title = "Undertone",
-    description = "Supervisor monitoring for contact centres: the operations of the Genesys Web \
-                   Services API v2. Events arrive over CometD at /api/v2/notifications."
-))]
-struct Document;
-
 /// `/api/v2` without the layers that it shares with CometD.
 pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) -> Router {
     let rest = RestState {
@@ -64,7 +57,7 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) ->
         body_limit: config.body_limit,
         login: LoginDoor::new(config, auth),
     };
-    let (closed, document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (closed, closed_document) = OpenApiRouter::<RestState>::new()
         .routes(routes!(read_me, operate_me))
         .routes(routes!(read_my_devices))
         .routes(routes!(read_my_device, operate_my_device))
@@ -94,10 +87,6 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) ->
         .split_for_parts();
     let (open, open_document) =
         OpenApiRouter::<RestState>::new().routes(routes!(read_version)).split_for_parts();
-    let document: Arc<str> = described(document.merge_from(open_document), &config.public_url)
-        .to_json()
-        .unwrap_or_else(|_| unreachable!("the document is made of our own literals"))
-        .into();
     let closed = closed
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
@@ -110,68 +99,9 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) ->
         .layer(from_fn(counted))
         // Nothing below here is for clients without a login, not even which paths exist.
         .layer(from_fn(auth::require));
-    let open = open.route(
-        "/api/v2/openapi.json",
-        axum::routing::get(async move || {
-            ([(axum::http::header::CONTENT_TYPE, "application/json")], document.to_string())
-        }),
-    );
+    // Clients and people read them before they log in.
+    let open = open.merge(document::routes(closed_document, open_document, &config.public_url));
     open.method_not_allowed_fallback(wrong_method).merge(closed).with_state(rest)
-}
-
-/// What holds for every operation: where it is, which users may ask, and how it is refused.
-fn described(mut document: openapi::OpenApi, public_url: &str) -> openapi::OpenApi {
-    use openapi::security::{
-        ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
-    };
-    let components = document.components.get_or_insert_default();
-    for (name, scheme) in [
-        ("basic", SecurityScheme::Http(Http::new(HttpAuthScheme::Basic))),
-        ("cookie", SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE)))),
-    ] {
-        components.security_schemes.insert(name.to_owned(), scheme.into());
-    }
-    let either = ["basic", "cookie"].map(|name| SecurityRequirement::new(name, [] as [&str; 0]));
-    document.security = Some(either.to_vec());
-    document.servers = Some(vec![openapi::Server::new(public_url)]);
-    for item in document.paths.paths.values_mut() {
-        let operations = [&mut item.get, &mut item.post].into_iter().flatten();
-        for operation in operations {
-            let responses = &mut operation.responses.responses;
-            if responses.remove("default").is_none() {
-                // Open to everybody, and never refused: no security.
-                operation.security = Some(Vec::new());
-                continue;
-            }
-            for (status, text) in REFUSALS {
-                responses.insert(status.to_string(), refused_with(status, text).into());
-            }
-        }
-    }
-    document
-}
-
-const REFUSALS: [(u16, &str); 9] = [
-    (400, "A parameter is missing (statusCode 1) or wrong (10)."),
-    (403, "Forbidden (3), not permitted (5), or not logged in (20)."),
-    (404, "There is no such device, call or voice environment (6)."),
-    (409, "Not in this state (2), or in use (19)."),
-    (413, "The body is too large (10)."),
-    (415, "The body is not application/json (10)."),
-    (429, "Too many failed logins (20)."),
-    (500, "Internal error (4)."),
-    (503, "The telephony backend can not be reached, or too much is going on (4)."),
-];
-
-fn refused_with(status: u16, text: &str) -> openapi::Response {
-    let body = openapi::Content::new(Some(openapi::Ref::from_schema_name("ErrorBody")));
-    let response =
-        openapi::ResponseBuilder::new().description(text).content("application/json", body);
-    let response = match status {
-        429 | 503 => response.header("Retry-After", openapi::Header::new(u32::schema())),
-        _ => response,
-    };
-    response.build()
 }
 
 async fn nothing_here(request: Request) -> HttpError {
@@ -369,12 +299,15 @@ fn is_id(text: &str) -> bool {
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase")]
 struct Read {
-    /// Whole objects instead of URIs, with these members, separated by commas, or `*` for all.
+    /// `*`: whole objects instead of URIs. Names of members, separated by commas, are taken too: the
+    /// objects then have those alone, and are not what the schemas here say.
+    #[param(pattern = r"^\*$")]
     fields: Option<String>,
     /// `features`, `devices`, `calls`, `channels`, `groups`, separated by commas, or `*`. Lists of
     /// what does not exist here, as `chats`, are empty; other words are left out.
     subresources: Option<String>,
     /// Only the device with this number.
+    #[param(min_length = 1, max_length = 64, pattern = "^[0-9A-Za-z+*#._-]+$")]
     phone_number: Option<String>,
 }
 
@@ -470,7 +403,7 @@ async fn read_me(
 /// StartContactCenterSession, EndContactCenterSession, and the agent states as old clients ask for
 /// them.
 #[utoipa::path(
-    post, path = "/api/v2/me", request_body = operations::MeOperation,
+    post, path = "/api/v2/me",
     responses(
         (
             status = 200, body = SessionReply,
@@ -494,7 +427,7 @@ async fn operate_me(
 
 /// Ready, NotReady, AfterCallWork, AuxWork, Offline.
 #[utoipa::path(
-    post, path = "/api/v2/me/channels/voice", request_body = operations::NamedOperation,
+    post, path = "/api/v2/me/channels/voice",
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn operate_voice_channel(
@@ -538,7 +471,6 @@ async fn read_my_device(
 #[utoipa::path(
     post, path = "/api/v2/me/devices/{id}",
     params(("id" = String, Path, description = "one of the user's devices")),
-    request_body = operations::DeviceOperation,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn operate_my_device(
@@ -555,7 +487,6 @@ async fn operate_my_device(
 #[utoipa::path(
     post, path = "/api/v2/me/devices/{id}/calls",
     params(("id" = String, Path, description = "one of the user's devices")),
-    request_body = operations::DialOperation,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn dial(
@@ -606,7 +537,6 @@ async fn read_my_call(
 #[utoipa::path(
     post, path = "/api/v2/me/calls/{id}",
     params(("id" = String, Path, description = "a call the user is on")),
-    request_body = operations::CallOperationBody,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn operate_my_call(

@@ -278,8 +278,8 @@ fn is_plain(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// On every answer: cookies, errors and events of one user never stay in a cache, and no answer is
-/// ever a page.
+/// On every answer that does not say otherwise of itself: cookies, errors and events of one user
+/// never stay in a cache, and no answer is a page.
 pub(crate) const HARDENED: [(HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -290,7 +290,7 @@ pub(crate) const HARDENED: [(HeaderName, &str); 5] = [
 
 fn harden(response: &mut Response) {
     for (name, value) in HARDENED {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
 }
 
