@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use undertone::app::{self, ServerRole};
 use undertone::config::{self, Config};
 #[cfg(feature = "demo")]
-use undertone::demo::{self, Scenario, events};
+use undertone::demo::events::{self, EventFormat};
+#[cfg(feature = "demo")]
+use undertone::demo::{self, Scenario};
 use undertone::telemetry::{self, Metrics};
 
 /// A supervisor-coaching gateway for contact centres: the supervisor hears both, only the agent
@@ -34,6 +36,9 @@ enum CliCommand {
         /// One JSON document on stdout instead of a story
         #[arg(long)]
         json: bool,
+        /// Requests, events and the phones' messages whole, instead of a line each
+        #[arg(long, conflicts_with = "json")]
+        verbose: bool,
         /// Gateway and SIP backend as two processes
         #[arg(long)]
         split: bool,
@@ -63,8 +68,11 @@ enum CliCommand {
         /// Begin behind the event with this number; -2: with the oldest that is kept
         #[arg(long, value_name = "NUMBER", default_value_t = -1, allow_negative_numbers = true)]
         after: i64,
-        /// Messages as they came
+        /// All that each event says, instead of a line for people
         #[arg(long)]
+        verbose: bool,
+        /// Messages as they came
+        #[arg(long, conflicts_with = "verbose")]
         json: bool,
     },
     /// Says what is wrong with a configuration file, and where, and what of it this machine cannot do
@@ -110,14 +118,19 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         #[cfg(feature = "demo")]
-        CliCommand::Demo { json, split, scenario, .. } => {
-            show(demo::DemoOptions { json, split, scenario })
+        CliCommand::Demo { json, verbose, split, scenario, .. } => {
+            show(demo::DemoOptions { json, verbose, split, scenario })
         }
         #[cfg(feature = "demo")]
-        CliCommand::Events { user, password_file, url, channels, after, json } => {
+        CliCommand::Events { user, password_file, url, channels, after, verbose, json } => {
+            let format = match (json, verbose) {
+                (true, _) => EventFormat::Json,
+                (false, true) => EventFormat::Verbose,
+                (false, false) => EventFormat::Line,
+            };
             match password(password_file) {
                 Ok(password) => {
-                    tail(events::EventsOptions { url, user, password, channels, after, json })
+                    tail(events::EventsOptions { url, user, password, channels, after, format })
                 }
                 Err(error) => fail(error),
             }
