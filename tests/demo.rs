@@ -172,7 +172,7 @@ fn check_says_what_this_machine_cannot_do() {
         ]
     );
     let taken = std::iter::repeat_with(|| UdpSocket::bind("127.0.0.1:0").unwrap())
-        .find(|socket| socket.local_addr().unwrap().port() % 2 == 0)
+        .find(|socket| socket.local_addr().unwrap().port().is_multiple_of(2))
         .unwrap();
     let port = taken.local_addr().unwrap().port();
     let full = free_ports(&format!("[media]\nports = [{port}, {}]\n", port + 1));
