@@ -1,5 +1,5 @@
-//! The documents of the API, held against the tools that read them, the clients that generators make
-//! of them, and the gateway that answers.
+//! The documents of the API, held against the tools that read them, the clients that generators
+//! make of them, and the gateway that answers.
 
 use crate::refused;
 use crate::support::gateway_server::{
