@@ -10,20 +10,21 @@ mod requests;
 mod session;
 mod subresources;
 
+use crate::clock;
 use crate::gateway::task::GatewayHandle;
 use crate::http::HttpConfig;
 use crate::http::auth::{self, Auth, AuthenticatedUser, LoggedOut, random_text};
-use crate::http::error::{ErrorBody, HttpError};
+use crate::http::error::{ErrorBody, HttpError, Refused};
 use crate::http::gws_json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
-use crate::http::layers::RequestName;
+use crate::http::layers::{RequestName, Route};
 use crate::model::{
     Answer, BadRequest, Query as Wanted, Reason, Refusal, Request as Words, RequestEnvelope,
     RequestId,
 };
 use crate::telemetry::Pii;
 use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
-use axum::extract::{Extension, MatchedPath, Path, Query, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::extract::{Extension, Path, Query, Request, State};
+use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
@@ -227,22 +228,24 @@ impl OperationLabel {
     }
 }
 
-/// Counts a request under its operation or, as long as none is known, its method and route.
+/// Counts and times a request under its operation or, as long as none is known, its method and
+/// route.
 async fn counted(mut request: Request, next: Next) -> Response {
     let counted = OperationLabel::default();
     request.extensions_mut().insert(counted.clone());
-    let route = match request.extensions().get::<MatchedPath>() {
-        Some(path) if [Method::GET, Method::POST].contains(request.method()) => {
-            format!("{} {}", request.method(), path.as_str())
-        }
-        // No label is a client's to choose.
-        _ => "none".to_owned(),
+    let (route, since) = (Route::of(&request), clock::instant());
+    let mut response = next.run(request).await;
+    let operation = match counted.0.get() {
+        Some(operation) => (*operation).to_owned(),
+        None => route.to_string(),
     };
-    let response = next.run(request).await;
-    let operation = counted.0.get().map_or(route, |operation| (*operation).to_owned());
-    let status = response.status().as_u16().to_string();
-    let labels = [("operation", operation), ("status", status)];
+    if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
+        refused.operation = Some(operation.as_str().into());
+    }
+    // No label is a client's to choose.
+    let labels = [("operation", operation), ("status", response.status().as_u16().to_string())];
     metrics::counter!("undertone_rest_requests_total", &labels).increment(1);
+    metrics::histogram!("undertone_rest_request_seconds", &labels).record(since.elapsed());
     response
 }
 
