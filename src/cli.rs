@@ -15,7 +15,6 @@ use undertone::contract_check::{
     terminal::{self, CheckOptions},
 };
 #[cfg(feature = "demo")]
-#[cfg(feature = "demo")]
 use undertone::demo::{
     self, Scenario,
     events::{self, EventFormat},
