@@ -150,7 +150,10 @@ async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_clie
             "RejectsByCommand",
             "RedirectsByCommand",
             "ChangesUserData",
-            "BoundsUserData"
+            "BoundsUserData",
+            "RingsOnWhereItCannotGo",
+            "SwapsOnlyTwoCalls",
+            "KeepsSupervisorsOff"
         ],
         "{report:#}"
     );
