@@ -192,7 +192,7 @@ pub(crate) fn run() -> ExitCode {
         }
         #[cfg(feature = "demo")]
         CliCommand::Demo { json, verbose, split, scenario, .. } => {
-            show(demo::DemoOptions { json, verbose, split, scenario })
+            verdict(block_on(demo::run(demo::DemoOptions { json, verbose, split, scenario })))
         }
         #[cfg(feature = "demo")]
         CliCommand::Events { user, password_file, url, channels, after, verbose, json } => {
