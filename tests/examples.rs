@@ -1,7 +1,8 @@
 //! What stands in examples/, as a reader would run it.
 
-use crate::clients::{ClientProgram, Installed, Library, forward_to, installed};
+use crate::clients::{ClientProgram, Library, forward_to, installed};
 use crate::support::gateway_server::{GatewayServer, MEG_PHONE, PASSWORD, PATIENCE, ServerOptions};
+use crate::support::packages::Installed;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
