@@ -29,7 +29,7 @@ use crate::sip::flow::Protocol;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
 use crate::telephony::simulated::{self as simulated_telephones, Simulated};
-use crate::telephony::{self, proto::telephony_server::TelephonyServer};
+use crate::telephony::{self, BackendConnection, proto::telephony_server::TelephonyServer};
 use axum::Router;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
@@ -276,11 +276,17 @@ pub async fn start(
     };
     let (server, serving) = match (rest, backend_server) {
         (Some((listener, _)), backend) => {
-            let channel = match backend {
-                Some(server) => telephony::connection::in_process(server),
-                None => telephony::connection::remote(&config.backend_url).map_err(|error| {
-                    StartError::BackendUrl { url: config.backend_url.clone(), error }
-                })?,
+            let line = match backend {
+                Some(server) => {
+                    telephony::connection::line(telephony::connection::in_process(server))
+                }
+                None => {
+                    let url = &config.backend_url;
+                    let channel = telephony::connection::remote(url).map_err(|error| {
+                        StartError::BackendUrl { url: config.backend_url.clone(), error }
+                    })?;
+                    telephony::connection::line_to(channel, url)
+                }
             };
             let store = match part {
                 ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
@@ -289,7 +295,7 @@ pub async fn start(
                 ServerRole::SimulatedGateway => store::in_memory(),
             };
             let (gateway, router, fast_path) =
-                start_gateway(&config, channel, store, &mut running, &mut rest_made).await?;
+                start_gateway(&config, line, store, &mut running, &mut rest_made).await?;
             let serving = connection::serve_within(
                 within_descriptors(&config.server_limits.rest),
                 listener,
@@ -408,7 +414,7 @@ async fn start_backend(
 
 async fn start_gateway(
     config: &Config,
-    channel: tonic::transport::Channel,
+    connection: BackendConnection,
     store: Store,
     running: &mut Running,
     made: &mut Vec<Made>,
@@ -417,7 +423,6 @@ async fn start_gateway(
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;
-    let connection = telephony::connection::line(channel);
     let gateway = GatewayHandle::start(
         config.gateway.clone(),
         config.directory.clone(),
@@ -490,15 +495,18 @@ fn measures(running: &Running) -> Measure {
 fn readiness(running: &Running) -> Ready {
     let (gateway, stores) = (running.gateway.clone(), running.stores.clone());
     let has_media = running.backend.as_ref().map(SipBackend::has_media);
-    Arc::new(move || match &gateway {
-        _ if has_media.as_ref().is_some_and(|has_media| !has_media()) => {
-            Err("a media worker has stopped")
+    Arc::new(move || {
+        if let Some(has_media) = &has_media {
+            has_media().map_err(|missing| missing.to_string())?;
         }
-        Some(_) | None if !stores.iter().all(|store| store.is_writable()) => {
-            Err("the state can not be written")
-        }
-        Some(gateway) if !gateway.is_ready() => Err("the telephony backend can not be reached"),
-        Some(gateway) if !gateway.is_audited() => Err("the audit can not be written"),
-        Some(_) | None => Ok(()),
+        let missing = match &gateway {
+            Some(_) | None if !stores.iter().all(|store| store.is_writable()) => {
+                "the state can not be written"
+            }
+            Some(gateway) if !gateway.is_ready() => "the telephony backend can not be reached",
+            Some(gateway) if !gateway.is_audited() => "the audit can not be written",
+            Some(_) | None => return Ok(()),
+        };
+        Err(missing.to_owned())
     })
 }

@@ -20,6 +20,7 @@ mod digits;
 mod fact;
 mod fact_table;
 mod ids;
+mod network;
 mod notice;
 mod operation;
 mod refusal;
@@ -36,6 +37,7 @@ pub use fact::{
 };
 pub use fact_table::{FactTable, Unrepeated};
 pub use ids::{CallId, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId};
+pub use network::{Network, NotANetwork};
 pub use notice::{
     CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView,
 };

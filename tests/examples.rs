@@ -1,7 +1,8 @@
 //! What stands in examples/, as a reader would run it.
 
-use crate::clients::{ClientProgram, Installed, Library, forward_to, installed};
+use crate::clients::{ClientProgram, Library, forward_to, installed};
 use crate::support::gateway_server::{GatewayServer, MEG_PHONE, PASSWORD, PATIENCE, ServerOptions};
+use crate::support::packages::Installed;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -287,7 +288,7 @@ async fn a_desktop_works_behind_nginx_as_the_example_configures_it() {
     let (file, port) = configured("nginx.conf", folder.path(), server.address);
     let mut command = Command::new("nginx");
     command.env("PATH", "/usr/sbin:/usr/bin:/bin").arg("-p").arg(folder.path()).arg("-c").arg(file);
-    command.args(["-e", "stderr", "-g", "daemon off;"]).kill_on_drop(true);
+    command.args(["-e", "stderr", "-g", "daemon off; master_process off;"]).kill_on_drop(true);
     works_behind(&server, command.spawn().expect("nginx is installed"), port).await;
 }
 

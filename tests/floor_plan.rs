@@ -13,7 +13,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("telephony", &["model", "clock", "supervision"]),
     ("gateway", &["model", "clock", "telephony", "audit", "store", "telemetry"]),
     ("http", &["model", "clock", "rate_limit"]),
-    ("rest", &["model", "http", "gateway", "telemetry"]),
+    ("rest", &["model", "clock", "http", "gateway", "telemetry"]),
     ("cometd", &["model", "clock", "http", "rate_limit", "hex", "gateway", "store"]),
     ("grpc", &["model", "gateway", "telephony"]),
     ("media", &["model", "clock", "telemetry"]),

@@ -298,7 +298,7 @@ const STATES: [&str; 14] = [
 ];
 
 /// statusCodes in the order of the states; `.` is accepted.
-const TABLE: [(&str, &str); 28] = [
+pub(crate) const TABLE: [(&str, &str); 28] = [
     ("Answer", "6 . 2 2 2 2 2 2 2 2 . 6 6 6"),
     ("Hangup", "6 . . . . . . . . . . 6 6 6"),
     ("ClearCall", "6 . . . . . . . 5 3 3 6 6 6"),

@@ -144,6 +144,41 @@ impl Operator {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_not_there_is_a_warning_with_its_url_and_the_cause() {
+    let place = tempfile::tempdir().unwrap();
+    // Nobody listens there any more.
+    let nowhere = std::net::TcpListener::bind(ANY).unwrap().local_addr().unwrap();
+    let url = format!("http://{nowhere}");
+    let config = on(ANY, ANY, ANY, &format!("backend_url = '{url}'")) + "[log]\nformat = 'json'\n";
+    let process = Process::start("gateway", place.path(), &config).await;
+    let operator = Operator { process, http: http_client() };
+    let warned = operator.line("the telephony backend cannot be watched").await;
+    assert_eq!((&warned["level"], &warned["fields"]["url"]), (&"WARN".into(), &url.into()));
+    let cause = warned["fields"]["cause"].as_str().unwrap();
+    assert!(cause.contains("Connection refused"), "{cause}");
+    let (status, text) = operator.process.says("/readyz").await;
+    assert_eq!((status, text.as_str()), (503, "the telephony backend can not be reached\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_can_open_no_rtp_port_is_not_ready_and_says_why() {
+    let place = tempfile::tempdir().unwrap();
+    // RFC 5737: nobody's.
+    let config = on(ANY, ANY, ANY, "") + "[media]\nbind = '198.51.100.99'\n";
+    for part in ["serve", "sip-backend"] {
+        let process = Process::start(part, place.path(), &config).await;
+        let (status, text) = process.says("/readyz").await;
+        assert_eq!(status, 503);
+        assert!(
+            text.starts_with("no RTP port can be opened on 198.51.100.99: ")
+                && text.contains("Cannot assign requested address"),
+            "{text}"
+        );
+        process.terminate(PATIENCE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number() {
     let place = tempfile::tempdir().unwrap();
     let config = on(ANY, ANY, ANY, "")
@@ -159,6 +194,19 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         request.header("X-Request-Id", "seen-again").send()
     };
     assert_eq!(posting("wrong").await.unwrap().status(), 403);
+    let nobody = json!({
+        "operationName": "Coach",
+        "targetDeviceUri": format!("http://{rest}/api/v2/devices/gone"),
+    });
+    let supervisor = RestClient::of(SUPERVISOR, rest);
+    for (id, path, body, status) in [
+        ("no-target", my_device(SUPERVISOR), &nobody, 404),
+        ("no-operation", my_device(SUPERVISOR), &json!({"operationName": "Cooch"}), 403),
+        ("no-session", "/me/calls/gone".to_owned(), &json!({"operationName": "Hangup"}), 404),
+    ] {
+        let request = supervisor.posting(&path, body).header("X-Request-Id", id);
+        assert_eq!(request.send().await.unwrap().status(), status, "{id}");
+    }
     assert_eq!(posting(SUPERVISOR.password).await.unwrap().status(), 200);
     let supervisor = RestClient::of(SUPERVISOR, rest);
     supervisor.cometd(&json!([{"channel": "/meta/connect", "clientId": "unknown"}])).await;
@@ -248,10 +296,45 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         ("undertone_media_sources_taken_total", 0.0),
         ("undertone_leak_guards_total", 0.0),
         ("undertone_rest_requests_total{operation=\"Coach\",status=\"200\"}", 1.0),
+        ("undertone_rest_request_seconds_count{operation=\"Coach\",status=\"200\"}", 1.0),
+        ("undertone_rest_request_seconds_count{operation=\"Coach\",status=\"404\"}", 1.0),
+        ("process_resident_memory_bytes", 1e6),
+        ("process_virtual_memory_bytes", 1e6),
+        ("process_open_fds", 10.0),
+        ("process_max_fds", 100.0),
+        ("process_threads", 2.0),
+        ("process_start_time_seconds", 1.7e9),
+        ("process_cpu_seconds_total", 0.0),
     ] {
         operator.figure(name, least).await;
         let bare = name.split('{').next().unwrap().trim_end_matches("_count");
         assert!(operator.scrape().await.contains(&format!("# HELP {bare} ")), "{bare} has no help");
+    }
+
+    let figures = operator.scrape().await;
+    let built = format!("undertone_build_info{{version=\"{}\",", env!("CARGO_PKG_VERSION"));
+    assert!(figures.lines().any(|line| line.starts_with(&built) && line.ends_with(" 1")));
+    assert!(!figures.contains("Cooch"), "no label is a client's to choose");
+
+    for (id, operation, reason, status_code) in [
+        ("no-target", "Coach", "NotFound", 6),
+        ("no-operation", "POST /api/v2/me/devices/{id}", "Forbidden", 3),
+        ("no-session", "Hangup", "NotFound", 6),
+    ] {
+        let line = operator
+            .log()
+            .into_iter()
+            .find(|line| {
+                line["fields"]["message"] == "request refused" && line["span"]["request_id"] == id
+            })
+            .unwrap_or_else(|| panic!("{id}: {:#?}", operator.log()));
+        let fields = &line["fields"];
+        assert_eq!((&fields["operation"], &line["level"]), (&operation.into(), &"INFO".into()));
+        assert_eq!(
+            (&fields["reason"], &fields["status_code"]),
+            (&reason.into(), &status_code.into())
+        );
+        assert_eq!(line["span"]["user"], SUPERVISOR.user, "{line}");
     }
 
     let begun = operator.line("call begun").await;

@@ -402,7 +402,7 @@ pub struct VoiceEnvironmentJson {
 
 /// What a client receives on a state channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(tag = "messageType", rename_all_fields = "camelCase")]
+#[serde(tag = "messageType")]
 pub enum NoticeJson {
     /// Whole devices, on `/v2/me/devices`.
     DeviceStateChangeMessage {
@@ -410,6 +410,7 @@ pub enum NoticeJson {
         devices: Vec<DeviceJson>,
     },
     /// The user's whole leg, on `/v2/me/calls`.
+    #[serde(rename_all = "camelCase")]
     CallStateChangeMessage {
         /// What changed.
         notification_type: &'static str,
@@ -424,6 +425,7 @@ pub enum NoticeJson {
         user: UserJson,
     },
     /// Something accepted earlier has failed.
+    #[serde(rename_all = "camelCase")]
     ErrorMessage {
         /// `/devices/{id}`
         device_path: String,

@@ -10,13 +10,12 @@ use crate::model::{
 };
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
+use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use utoipa::ToSchema;
 
 /// A body: `{"operationName": …, …}`.
 #[derive(Clone, Debug, PartialEq)]
@@ -275,7 +274,8 @@ fn dial_string(field: &str, text: &str) -> Result<DialString, Refusal> {
     text.parse().map_err(not_one)
 }
 
-const LONGEST_URI: usize = 2048;
+/// Of a URI as a parameter, in bytes.
+pub(super) const LONGEST_URI: usize = 2048;
 
 /// The device that a URI names.
 fn device_of(field: &str, uri: &str) -> Result<DeviceId, Refusal> {
@@ -390,68 +390,6 @@ impl<'de> Deserialize<'de> for JsonFields {
 
         deserializer.deserialize_map(Unique)
     }
-}
-
-/// An operation without parameters.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct NamedOperation {
-    operation_name: String,
-}
-
-/// An operation on the user.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct MeOperation {
-    operation_name: String,
-    /// `["voice"]`
-    channels: Option<Vec<String>>,
-}
-
-/// An operation on a device.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct DeviceOperation {
-    operation_name: String,
-    /// The device to monitor, by its path; any host.
-    target_device_uri: Option<String>,
-    /// Agent or Call (default).
-    supervisor_monitoring_scope: Option<String>,
-    /// NextCall or AllCalls (default).
-    supervisor_monitoring_mode: Option<String>,
-    /// The monitored number, instead of the URI.
-    phone_number: Option<String>,
-    /// ForwardCallsOn: where to.
-    destination: Option<String>,
-}
-
-/// Dial.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct DialOperation {
-    operation_name: String,
-    destination: DestinationJson,
-}
-
-/// An operation on a call.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct CallOperationBody {
-    operation_name: String,
-    /// Of a transfer.
-    destination: Option<DestinationJson>,
-    /// SendDtmf: `0`–`9`, `*`, `#`, `A`–`D`.
-    digits: Option<String>,
-    /// RemoveParticipantFromConference.
-    participant: Option<DestinationJson>,
-}
-
-/// The destination of a call.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Destination)]
-pub(super) struct DestinationJson {
-    phone_number: String,
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use super::flow::Protocol;
 use super::message::is_token;
 use super::sdp::SrtpPolicy;
 use super::transaction::{Bounds, Timing};
-use crate::media::{Codec, Network};
-use crate::model::{DeviceId, Number, UserData, config_value};
+use crate::media::Codec;
+use crate::model::{DeviceId, Network, NotANetwork, Number, UserData, config_value};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::collections::BTreeMap;
@@ -357,7 +357,7 @@ impl Trunk {
     pub fn at(name: &str, address: SocketAddr, protocol: Protocol) -> Self {
         Self {
             name: name.to_owned(),
-            sources: vec![TrunkSource { address: address.ip(), port: None }],
+            sources: vec![TrunkSource { network: address.ip().into(), port: None }],
             target: address.to_string(),
             address: Some(address),
             protocol,
@@ -384,15 +384,15 @@ impl Trunk {
                 Protocol::Udp => source.port.is_none_or(|port| port == peer.port()),
                 Protocol::Tcp => source.port.is_none() || self.protocol == Protocol::Tcp,
             };
-            source.address == peer.ip().to_canonical() && port_fits
+            source.network.contains(peer.ip()) && port_fits
         };
         self.sources.iter().any(covers)
     }
 
     /// Its hosts, as far as they are known.
-    pub fn hosts(&self) -> Vec<IpAddr> {
-        let sources = self.sources.iter().map(|source| source.address);
-        sources.chain(self.address.map(|address| address.ip().to_canonical())).collect()
+    pub fn hosts(&self) -> Vec<Network> {
+        let sources = self.sources.iter().map(|source| source.network);
+        sources.chain(self.address.map(|address| address.ip().into())).collect()
     }
 
     fn prefix_length(&self, number: &Number) -> Option<usize> {
@@ -508,33 +508,40 @@ impl fmt::Debug for Login {
     }
 }
 
-/// An address a trunk sends from.
+/// Where a trunk sends from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct TrunkSource {
-    /// The address.
-    pub address: IpAddr,
+    /// The address, or a network of them.
+    pub network: Network,
     /// The port of its datagrams; `None` is any.
     pub port: Option<u16>,
 }
 
 /// Text that names no address that a trunk could send from.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not an address, with or without a port")]
-pub struct NotASource(String);
+pub enum NotASource {
+    /// It is none of the forms.
+    #[error("'{0}' is not an address, with or without a port, or a network such as 192.0.2.0/24")]
+    Malformed(String),
+    /// It is meant to be a network.
+    #[error(transparent)]
+    Network(NotANetwork),
+}
 
-/// `192.0.2.10` or `192.0.2.10:5060`
+/// `192.0.2.10`, `192.0.2.10:5060` or `192.0.2.0/24`
 impl TryFrom<String> for TrunkSource {
     type Error = NotASource;
 
     fn try_from(text: String) -> Result<Self, NotASource> {
-        let (address, port) = match (text.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
-            (Ok(address), _) => (address, None),
-            (Err(_), Ok(socket)) => (socket.ip(), Some(socket.port())),
-            (Err(_), Err(_)) => return Err(NotASource(text)),
-        };
-        let address = address.to_canonical();
-        Ok(Self { address, port })
+        if let Ok(socket) = text.parse::<SocketAddr>() {
+            return Ok(Self { network: socket.ip().into(), port: Some(socket.port()) });
+        }
+        match text.parse() {
+            Ok(network) => Ok(Self { network, port: None }),
+            Err(NotANetwork::Malformed(text)) => Err(NotASource::Malformed(text)),
+            Err(error @ NotANetwork::HostBits { .. }) => Err(NotASource::Network(error)),
+        }
     }
 }
 

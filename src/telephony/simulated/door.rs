@@ -1,5 +1,5 @@
 //! An HTTP door to simulated telephones, for people and programs without one: lines of
-//! [`PhoneCommand`](crate::telephony::phones::PhoneCommand) go in, what is going on comes out.
+//! [`PhoneCommand`] go in, what is going on comes out.
 
 use super::Simulated;
 use crate::model::{CallFact, DeviceFact, Fact, MonitorFact, Reason, Refusal};
