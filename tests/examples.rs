@@ -152,7 +152,7 @@ async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_clie
             "ChangesUserData",
             "BoundsUserData",
             "RingsOnWhereItCannotGo",
-            "SwapsOnlyTwoCalls",
+            "SwapsWithNoCall",
             "KeepsSupervisorsOff"
         ],
         "{report:#}"

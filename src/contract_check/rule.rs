@@ -128,9 +128,8 @@ rules! {
     RingsOnWhereItCannotGo =
         "Redirect to the number at which the call rings is refused as InvalidState, and the phone \
          rings on.",
-    SwapsOnlyTwoCalls =
-        "SwapCalls is refused as InvalidState unless of the two calls one is established and one \
-         held.",
+    SwapsWithNoCall =
+        "SwapCalls with a call that is not there is refused as NotFound, and nothing is held.",
     KeepsSupervisorsOff =
         "A supervisor neither clears, rejects, redirects or swaps the call that it monitors nor \
          changes its data: that is refused as Forbidden.",
@@ -154,7 +153,7 @@ impl Rule {
             Rule::RedirectsByCommand | Rule::RingsOnWhereItCannotGo => {
                 (offered.redirect, "redirect")
             }
-            Rule::SwapsOnlyTwoCalls => (offered.swap_calls, "swap_calls"),
+            Rule::SwapsWithNoCall => (offered.swap_calls, "swap_calls"),
             Rule::KeepsSupervisorsOff => (
                 offered.clear_call
                     || offered.reject

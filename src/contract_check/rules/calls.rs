@@ -197,21 +197,15 @@ pub(super) async fn rings_on_where_it_can_not_go<P: Phones>(
     session.until_talking(&call).await
 }
 
-pub(super) async fn swaps_only_two_calls<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
+pub(super) async fn swaps_with_no_call<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
     let agent = session.residents().agent.clone();
-    let device = agent.device.clone();
     let call = session.talk().await?;
-    let swap =
-        |other: CallId| Command::SwapCalls { device: device.clone(), call: call.clone(), other };
-    session.refused(&agent, swap(call.clone()), Reason::InvalidState).await?;
-    session.refused(&agent, swap("no-such-call".into()), Reason::NotFound).await?;
-    if session.bench.offered.hold {
-        let hold = Command::Hold { device: device.clone(), call: call.clone() };
-        session.accepted(&agent, hold).await?;
-        until_leg(session, &call, "Held", |leg| leg.state == LegState::Held).await?;
-        session.refused(&agent, swap(call.clone()), Reason::InvalidState).await?;
-    }
-    Ok(())
+    let (device, other) = (agent.device.clone(), "no-such-call".into());
+    let swap = Command::SwapCalls { device, call: call.clone(), other };
+    session.refused(&agent, swap, Reason::NotFound).await?;
+    let known = session.snapshot().await?;
+    let talks = known.call_of(&agent, LegState::Established).as_ref() == Some(&call);
+    ensure(talks, "the agent's leg stays established", || known.describe())
 }
 
 pub(super) async fn keeps_supervisors_off<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
