@@ -232,7 +232,7 @@ fn config(sockets: &Sockets, options: &Options) -> Result<backend::BackendConfig
     let caller = sockets.caller.local_addr()?;
     let trunk = Trunk {
         // The devices are at the same address, and at another port.
-        sources: vec![TrunkSource { address: caller.ip(), port: Some(caller.port()) }],
+        sources: vec![TrunkSource { network: caller.ip().into(), port: Some(caller.port()) }],
         prefixes: Vec::new(),
         ..Trunk::at("caller", caller, Protocol::Udp)
     };

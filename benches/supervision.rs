@@ -394,6 +394,7 @@ fn call(n: usize, state: LegState) -> CallFact {
         started_at: Timestamp(0),
         parent: None,
         owner: None,
+        user_data: Default::default(),
         parties: vec![
             party(None, PartyRole::Customer, LegState::Established),
             party(Some(agent(n)), PartyRole::Agent, state),

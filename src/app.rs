@@ -7,7 +7,12 @@
 //!              └ admin ────────┘
 //!  Backend  =    gRPC, admin ─────▶ SIP
 //! ```
+//!
+//! A gateway over simulated telephones has these, and a door to them, in its own process.
 
+mod simulated;
+
+use self::simulated::ScratchDirectory;
 use crate::audit::{AuditError, AuditLog};
 use crate::cometd::long_polling::{self, Cometd};
 use crate::config::{Config, CredentialsError, Made};
@@ -23,7 +28,8 @@ use crate::sip::backend::{self, SipBackend};
 use crate::sip::flow::Protocol;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
-use crate::telephony::{self, proto::telephony_server::TelephonyServer};
+use crate::telephony::simulated::{self as simulated_telephones, Simulated};
+use crate::telephony::{self, BackendConnection, proto::telephony_server::TelephonyServer};
 use axum::Router;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
@@ -51,6 +57,8 @@ pub enum ServerRole {
     Serve,
     /// The gateway; its backend is at [`Config::backend_url`].
     Gateway,
+    /// The gateway over simulated telephones, with a door to move them at the admin address.
+    SimulatedGateway,
     /// The SIP backend.
     SipBackend,
 }
@@ -91,6 +99,14 @@ pub enum StartError {
         /// What is wrong with it.
         error: tonic::transport::Error,
     },
+    /// The door to simulated telephones asks for no password.
+    #[error(
+        "admin.bind {0}: simulated telephones are moved there, so it must be a loopback address"
+    )]
+    SimulatedInPublic(SocketAddr),
+    /// The audit of a process that keeps nothing has no place.
+    #[error("a temporary directory for the audit: {0}")]
+    Scratch(io::Error),
     /// The process can not be told to stop.
     #[error("signals: {0}")]
     Signals(io::Error),
@@ -104,6 +120,8 @@ pub struct Running {
     gateway: Option<GatewayHandle>,
     cometd: Option<Cometd>,
     backend: Option<SipBackend>,
+    simulated: Option<Simulated>,
+    _scratch: Option<ScratchDirectory>,
     stores: Vec<Store>,
     introduction: Option<String>,
     stop: watch::Sender<bool>,
@@ -151,11 +169,15 @@ impl Running {
         let rest = self.rest.map(|address| format!("REST and CometD on http://{address}/api/v2"));
         let sip = self.backend.iter().flat_map(SipBackend::local_addrs);
         let sip = sip.map(|(protocol, address)| format!("SIP on {} {address}", protocol.as_str()));
+        let door = simulated_telephones::door::PATH;
+        let simulated = self.simulated.as_ref();
+        let simulated =
+            simulated.map(|_| format!("simulated telephones on http://{}{door}", self.admin));
         let rest_of = [
             format!("gRPC on {}", self.grpc),
             format!("health and metrics on http://{}", self.admin),
         ];
-        rest.into_iter().chain(sip).chain(rest_of).collect()
+        rest.into_iter().chain(sip).chain(simulated).chain(rest_of).collect()
     }
 
     /// Stops in order: no new requests, answers under way, live calls and their grace, the servers.
@@ -194,16 +216,31 @@ pub async fn start(
     part: ServerRole,
     metrics: Option<Metrics>,
 ) -> Result<Running, StartError> {
+    let scratch = match part {
+        ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => None,
+        ServerRole::SimulatedGateway if !config.admin_bind.ip().is_loopback() => {
+            return Err(StartError::SimulatedInPublic(config.admin_bind));
+        }
+        ServerRole::SimulatedGateway => {
+            let scratch = ScratchDirectory::create().map_err(StartError::Scratch)?;
+            config.audit_file = scratch.path().join("audit.jsonl");
+            Some(scratch)
+        }
+    };
     let rest = match part {
-        ServerRole::Serve | ServerRole::Gateway => Some(bind("REST", config.rest_bind).await?),
+        ServerRole::Serve | ServerRole::Gateway | ServerRole::SimulatedGateway => {
+            Some(bind("REST", config.rest_bind).await?)
+        }
         ServerRole::SipBackend => None,
     };
     let (grpc_bind, admin_bind) = match part {
-        ServerRole::Serve | ServerRole::Gateway => (config.grpc_bind, config.admin_bind),
+        ServerRole::Serve | ServerRole::Gateway | ServerRole::SimulatedGateway => {
+            (config.grpc_bind, config.admin_bind)
+        }
         ServerRole::SipBackend => (config.backend_grpc_bind, config.backend_admin_bind),
     };
     let (grpc_listener, grpc) = bind("gRPC", grpc_bind).await?;
-    let (admin_listener, admin) = bind("admin", admin_bind).await?;
+    let (admin_listener, admin_address) = bind("admin", admin_bind).await?;
     // Unless it was said what clients know us by.
     if let Some((_, address)) = &rest
         && config.http.public_url == format!("http://{}", config.rest_bind)
@@ -214,10 +251,12 @@ pub async fn start(
     let mut running = Running {
         rest: rest.as_ref().map(|(_, address)| *address),
         grpc,
-        admin,
+        admin: admin_address,
         gateway: None,
         cometd: None,
         backend: None,
+        simulated: None,
+        _scratch: scratch,
         stores: Vec::new(),
         introduction: None,
         stop,
@@ -228,18 +267,35 @@ pub async fn start(
         ServerRole::Serve | ServerRole::SipBackend => {
             Some(start_backend(&config, &mut running, &mut sip_made).await?)
         }
+        ServerRole::SimulatedGateway => {
+            let (server, telephones) = simulated::start(&config);
+            running.simulated = Some(telephones);
+            Some(server)
+        }
         ServerRole::Gateway => None,
     };
     let (server, serving) = match (rest, backend_server) {
         (Some((listener, _)), backend) => {
-            let channel = match backend {
-                Some(server) => telephony::connection::in_process(server),
-                None => telephony::connection::remote(&config.backend_url).map_err(|error| {
-                    StartError::BackendUrl { url: config.backend_url.clone(), error }
-                })?,
+            let line = match backend {
+                Some(server) => {
+                    telephony::connection::line(telephony::connection::in_process(server))
+                }
+                None => {
+                    let url = &config.backend_url;
+                    let channel = telephony::connection::remote(url).map_err(|error| {
+                        StartError::BackendUrl { url: config.backend_url.clone(), error }
+                    })?;
+                    telephony::connection::line_to(channel, url)
+                }
+            };
+            let store = match part {
+                ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
+                    store::open(&config.state_file("gateway"))?
+                }
+                ServerRole::SimulatedGateway => store::in_memory(),
             };
             let (gateway, router, fast_path) =
-                start_gateway(&config, channel, &mut running, &mut rest_made).await?;
+                start_gateway(&config, line, store, &mut running, &mut rest_made).await?;
             let serving = connection::serve_within(
                 within_descriptors(&config.server_limits.rest),
                 listener,
@@ -258,6 +314,10 @@ pub async fn start(
     };
     let contract = telephony::routes(server, serving, config.grpc_reflection).await;
     let admin = telemetry::admin(metrics, readiness(&running), measures(&running));
+    let admin = match &running.simulated {
+        Some(telephones) => admin.merge(simulated_telephones::door::router(telephones.clone())),
+        None => admin,
+    };
     for (listener, router, limits) in [
         (grpc_listener, contract, &config.server_limits.grpc),
         (admin_listener, admin, &config.server_limits.admin),
@@ -266,7 +326,15 @@ pub async fn start(
             server::serve(listener, router, within_descriptors(limits), until(stopped.clone()));
         running.servers.push(tokio::spawn(serving));
     }
-    running.introduction = config.introduction(&rest_made, &sip_made);
+    running.introduction = match part {
+        ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
+            config.introduction(&rest_made, &sip_made)
+        }
+        ServerRole::SimulatedGateway => {
+            let door = format!("http://{admin_address}{}", simulated_telephones::door::PATH);
+            Some(config.simulated_introduction(&rest_made, &door))
+        }
+    };
     Ok(running)
 }
 
@@ -314,7 +382,7 @@ fn raise_file_limit(config: &Config, part: ServerRole) {
     };
     let max_calls = match part {
         ServerRole::Serve | ServerRole::SipBackend => config.b2bua.max_calls,
-        ServerRole::Gateway => 0,
+        ServerRole::Gateway | ServerRole::SimulatedGateway => 0,
     };
     let wanted = max_calls as u64 * DESCRIPTORS_PER_CALL + OTHER_DESCRIPTORS;
     if limit < wanted {
@@ -346,16 +414,15 @@ async fn start_backend(
 
 async fn start_gateway(
     config: &Config,
-    channel: tonic::transport::Channel,
+    connection: BackendConnection,
+    store: Store,
     running: &mut Running,
     made: &mut Vec<Made>,
 ) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
-    let store: Store = store::open(&config.state_file("gateway"))?;
     let audit = AuditLog::open(&config.audit_file)?;
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;
-    let connection = telephony::connection::line(channel);
     let gateway = GatewayHandle::start(
         config.gateway.clone(),
         config.directory.clone(),
@@ -428,15 +495,18 @@ fn measures(running: &Running) -> Measure {
 fn readiness(running: &Running) -> Ready {
     let (gateway, stores) = (running.gateway.clone(), running.stores.clone());
     let has_media = running.backend.as_ref().map(SipBackend::has_media);
-    Arc::new(move || match &gateway {
-        _ if has_media.as_ref().is_some_and(|has_media| !has_media()) => {
-            Err("a media worker has stopped")
+    Arc::new(move || {
+        if let Some(has_media) = &has_media {
+            has_media().map_err(|missing| missing.to_string())?;
         }
-        Some(_) | None if !stores.iter().all(|store| store.is_writable()) => {
-            Err("the state can not be written")
-        }
-        Some(gateway) if !gateway.is_ready() => Err("the telephony backend can not be reached"),
-        Some(gateway) if !gateway.is_audited() => Err("the audit can not be written"),
-        Some(_) | None => Ok(()),
+        let missing = match &gateway {
+            Some(_) | None if !stores.iter().all(|store| store.is_writable()) => {
+                "the state can not be written"
+            }
+            Some(gateway) if !gateway.is_ready() => "the telephony backend can not be reached",
+            Some(gateway) if !gateway.is_audited() => "the audit can not be written",
+            Some(_) | None => return Ok(()),
+        };
+        Err(missing.to_owned())
     })
 }

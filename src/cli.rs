@@ -5,10 +5,19 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+#[cfg(feature = "contract-check")]
+use std::time::Duration;
 use undertone::app::{self, ServerRole};
 use undertone::config::{self, Config};
+#[cfg(feature = "contract-check")]
+use undertone::contract_check::{
+    House,
+    terminal::{self, CheckOptions},
+};
 #[cfg(feature = "demo")]
-use undertone::demo::{self, Scenario, events};
+use undertone::demo::{self, Scenario, events, simulate};
+#[cfg(feature = "contract-check")]
+use undertone::model::{DialString, NotDialable, Number, UserId};
 use undertone::telemetry::{self, Metrics};
 
 /// A supervisor-coaching gateway for contact centres: the supervisor hears both, only the agent
@@ -25,7 +34,14 @@ enum CliCommand {
     /// Gateway and SIP backend in one process
     Serve(Configured),
     /// The gateway alone; its backend is at backend_url
-    Gateway(Configured),
+    Gateway {
+        #[command(flatten)]
+        configured: Configured,
+        /// No backend: simulated telephones, for the author of a desktop. Keeps nothing; made
+        /// passwords are printed, or UNDERTONE_PASSWORD in the environment is everybody's
+        #[arg(long)]
+        simulated: bool,
+    },
     /// The SIP backend alone
     SipBackend(Configured),
     #[cfg(feature = "demo")]
@@ -67,7 +83,59 @@ enum CliCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Says what is wrong with a configuration file, and where
+    #[cfg(feature = "demo")]
+    /// Moves the telephones of `undertone gateway --simulated`: call 7001 5001, answer 5001, hangup
+    /// 7001. Without words it shows them all
+    Simulate {
+        /// Where the gateway's admin is
+        #[arg(long, default_value = "http://127.0.0.1:9090")]
+        url: String,
+        /// A line: call FROM TO, answer NUMBER, hangup NUMBER, phone NUMBER
+        /// answers|rings|busy|rejects, register NUMBER, unregister NUMBER; or - for lines from
+        /// standard input
+        #[arg(value_name = "WORD")]
+        words: Vec<String>,
+    },
+    #[cfg(feature = "contract-check")]
+    /// Holds any backend of the telephony contract against its rules. Exit code 0: none is broken;
+    /// 1: some are; 2: it can not be checked
+    ContractCheck {
+        /// Where the backend is, as http://127.0.0.1:11052
+        url: String,
+        /// One JSON document instead of lines
+        #[arg(long)]
+        json: bool,
+        /// A program that moves the backend's telephones: it reads "call 7001 5001", "answer 5001",
+        /// "hangup 7001" and "phone 5005 answers|rings|busy|rejects", one a line, and answers each
+        /// with "ok" or "error WHY". It may be the backend itself. Without it, only what needs no
+        /// telephones is checked
+        #[arg(long, value_name = "COMMAND")]
+        phones: Option<String>,
+        /// How long anything may take
+        #[arg(long, value_name = "SECONDS", default_value_t = 10,
+              value_parser = clap::value_parser!(u64).range(1..=600))]
+        patience: u64,
+        /// A supervisor: telephone number and login name
+        #[arg(long, value_name = "NUMBER=USER", default_value = "5005=supervisor",
+              value_parser = person)]
+        supervisor: (Number, UserId),
+        /// Another supervisor
+        #[arg(long, value_name = "NUMBER=USER", default_value = "5006=supervisor2",
+              value_parser = person)]
+        second: (Number, UserId),
+        /// An agent that both may monitor
+        #[arg(long, value_name = "NUMBER=USER", default_value = "5001=agent",
+              value_parser = person)]
+        agent: (Number, UserId),
+        /// Another one
+        #[arg(long, value_name = "NUMBER=USER", default_value = "5002=agent2",
+              value_parser = person)]
+        colleague: (Number, UserId),
+        /// A number outside, which calls the agent
+        #[arg(long, value_name = "NUMBER", default_value = "7001", value_parser = number)]
+        customer: Number,
+    },
+    /// Says what is wrong with a configuration file, and where, and what of it this machine cannot do
     Check {
         /// The configuration file to check
         file: PathBuf,
@@ -99,7 +167,10 @@ fn scenario(name: &str) -> Result<Scenario, String> {
 pub(crate) fn run() -> ExitCode {
     match Arguments::parse().command {
         CliCommand::Serve(configured) => serve(configured, ServerRole::Serve),
-        CliCommand::Gateway(configured) => serve(configured, ServerRole::Gateway),
+        CliCommand::Gateway { configured, simulated: false } => {
+            serve(configured, ServerRole::Gateway)
+        }
+        CliCommand::Gateway { configured, simulated: true } => simulate_gateway(configured),
         CliCommand::SipBackend(configured) => serve(configured, ServerRole::SipBackend),
         #[cfg(feature = "demo")]
         CliCommand::Demo { list: true, .. } => {
@@ -111,7 +182,7 @@ pub(crate) fn run() -> ExitCode {
         }
         #[cfg(feature = "demo")]
         CliCommand::Demo { json, split, scenario, .. } => {
-            show(demo::DemoOptions { json, split, scenario })
+            verdict(block_on(demo::run(demo::DemoOptions { json, split, scenario })))
         }
         #[cfg(feature = "demo")]
         CliCommand::Events { user, password_file, url, channels, after, json } => {
@@ -122,16 +193,57 @@ pub(crate) fn run() -> ExitCode {
                 Err(error) => fail(error),
             }
         }
+        #[cfg(feature = "demo")]
+        CliCommand::Simulate { url, words } => {
+            let what = match &words[..] {
+                [] => simulate::SimulateWhat::Show,
+                [dash] if dash == "-" => simulate::SimulateWhat::StandardInput,
+                words => simulate::SimulateWhat::Line(words.join(" ")),
+            };
+            verdict(block_on(simulate::run(simulate::SimulateOptions { url, what })))
+        }
+        #[cfg(feature = "contract-check")]
+        CliCommand::ContractCheck {
+            url,
+            json,
+            phones,
+            patience,
+            supervisor,
+            second,
+            agent,
+            colleague,
+            customer,
+        } => {
+            let house = House { supervisor, second, agent, colleague, customer };
+            let patience = Duration::from_secs(patience);
+            contract_check(&CheckOptions { url, house, phones, patience, json })
+        }
         CliCommand::Check { file } => check(file),
         CliCommand::Config => print(config::commented_defaults()),
     }
 }
 
 fn serve(Configured { config }: Configured, role: ServerRole) -> ExitCode {
-    let config: Config = match config::load(config.as_deref()) {
+    match config::load(config.as_deref()) {
+        Ok(config) => serve_configured(config, role),
+        Err(problems) => fail(problems),
+    }
+}
+
+fn simulate_gateway(Configured { config }: Configured) -> ExitCode {
+    let mut config = match config::load_simulated(config.as_deref()) {
         Ok(config) => config,
         Err(problems) => return fail(problems),
     };
+    if let Ok(password) = std::env::var("UNDERTONE_PASSWORD")
+        && let Err(error) = config.give_password(&password)
+    {
+        return fail(error);
+    }
+    serve_configured(config, ServerRole::SimulatedGateway)
+}
+
+fn serve_configured(config: Config, role: ServerRole) -> ExitCode {
     telemetry::start_log(&config.telemetry);
     let metrics = match Metrics::start() {
         Ok(metrics) => metrics,
@@ -148,8 +260,8 @@ fn serve(Configured { config }: Configured, role: ServerRole) -> ExitCode {
 }
 
 #[cfg(feature = "demo")]
-fn show(options: demo::DemoOptions) -> ExitCode {
-    match block_on(demo::run(options)) {
+fn verdict<E: Display>(outcome: std::io::Result<Result<bool, E>>) -> ExitCode {
+    match outcome {
         Ok(Ok(true)) => ExitCode::SUCCESS,
         Ok(Ok(false)) => ExitCode::FAILURE,
         Ok(Err(error)) => fail(error),
@@ -181,9 +293,40 @@ fn tail(options: events::EventsOptions) -> ExitCode {
     }
 }
 
+#[cfg(feature = "contract-check")]
+fn person(text: &str) -> Result<(Number, UserId), String> {
+    match text.split_once('=') {
+        Some((telephone, user)) if !user.is_empty() => Ok((number(telephone)?, user.into())),
+        Some(_) | None => Err("must be NUMBER=USER, as 5005=supervisor".to_owned()),
+    }
+}
+
+#[cfg(feature = "contract-check")]
+fn number(text: &str) -> Result<Number, String> {
+    let dialled: DialString = text.parse().map_err(|error: NotDialable| error.to_string())?;
+    Ok(dialled.number().clone())
+}
+
+#[cfg(feature = "contract-check")]
+fn contract_check(options: &CheckOptions) -> ExitCode {
+    /// Nothing was found out.
+    const NOT_CHECKED: u8 = 2;
+    let error = match block_on(terminal::run(options)) {
+        Ok(Ok(true)) => return ExitCode::SUCCESS,
+        Ok(Ok(false)) => return ExitCode::FAILURE,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    if options.json {
+        print(&format!("{:#}\n", serde_json::json!({ "url": options.url, "error": error })));
+    }
+    fail(error);
+    ExitCode::from(NOT_CHECKED)
+}
+
 fn check(file: PathBuf) -> ExitCode {
-    match config::load(Some(&file)) {
-        Ok(_) => print(&format!("{}: good\n", file.display())),
+    match config::check(&file) {
+        Ok(()) => print(&format!("{}: good\n", file.display())),
         Err(problems) => fail(problems),
     }
 }

@@ -12,6 +12,7 @@
 mod checks;
 mod credentials;
 mod locate;
+mod machine;
 mod reader;
 mod sections;
 
@@ -26,8 +27,9 @@ use crate::model::{Number, UserId};
 use crate::sip;
 use crate::sip::b2bua::B2buaConfig;
 use crate::telemetry;
+use checks::Checks;
 use locate::ConfigFile;
-use reader::{ConfigReader, Finding};
+use reader::{ConfigReader, Finding, Findings};
 use sections::Sections;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,6 +37,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 const DEFAULTS: &str = include_str!("config/defaults.toml");
+const SAMPLE_HOUSE: &str = include_str!("../docs/contract-suite.toml");
 
 /// What `undertone config` prints: every key with its default and what it does.
 pub fn commented_defaults() -> &'static str {
@@ -151,18 +154,43 @@ impl std::error::Error for Problems {}
 /// # Errors
 /// Everything that is wrong, each with its place.
 pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
-    let environment = std::env::vars_os()
-        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-    let Some(path) = file else {
-        return parse(None, environment);
-    };
-    match std::fs::read_to_string(path) {
-        Ok(text) => parse(Some((path, &text)), environment),
-        Err(error) => Err(Problems(vec![Problem {
-            place: path.display().to_string(),
+    let text = file.map(|path| Ok((path, text_of(path)?))).transpose()?;
+    parse(text.as_ref().map(|(path, text)| (*path, text.as_str())), environment())
+}
+
+/// As [`load`], for people: what this machine cannot do is wrong, too.
+///
+/// # Errors
+/// Everything that is wrong, each with its place.
+pub fn check(file: &Path) -> Result<(), Problems> {
+    let text = text_of(file)?;
+    parse_for(Some((file, &text)), environment(), machine::findings).map(drop)
+}
+
+fn text_of(file: &Path) -> Result<String, Problems> {
+    std::fs::read_to_string(file).map_err(|error| {
+        Problems(vec![Problem {
+            place: file.display().to_string(),
             key: String::new(),
             message: error.to_string(),
-        }])),
+        }])
+    })
+}
+
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// As [`load`], for a gateway over simulated telephones: without a file, with two supervisors and
+/// two agents.
+///
+/// # Errors
+/// Everything that is wrong, each with its place.
+pub fn load_simulated(file: Option<&Path>) -> Result<Config, Problems> {
+    match file {
+        Some(_) => load(file),
+        None => parse(Some((Path::new("docs/contract-suite.toml"), SAMPLE_HOUSE)), environment()),
     }
 }
 
@@ -174,19 +202,28 @@ pub fn parse(
     file: Option<(&Path, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, Problems> {
+    parse_for(file, environment, |_| Vec::new())
+}
+
+/// `more`: what else to find fault with.
+fn parse_for(
+    file: Option<(&Path, &str)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    more: impl Fn(&Sections) -> Vec<Finding>,
+) -> Result<Config, Problems> {
     let environment: BTreeMap<String, String> =
         environment.into_iter().filter(|(key, _)| key.starts_with(PREFIX)).collect();
     let source = ConfigFile::new(file, &environment).map_err(|problem| Problems(vec![problem]))?;
-    let problem = |Finding { path, message }: Finding| source.problem(&path, message);
-    let problems = |findings: Vec<Finding>| Problems(findings.into_iter().map(problem).collect());
-    let mut reader =
-        ConfigReader::new(file.map(|(_, text)| text), &environment).map_err(problems)?;
+    let mut reader = ConfigReader::new(file.map(|(_, text)| text), &environment)
+        .map_err(|findings| source.problems(findings))?;
     let sections = Sections::read(&mut reader);
-    match (sections, reader.finish()) {
-        (Some(sections), findings) if findings.is_empty() => {
-            sections.into_config().map_err(problems)
-        }
-        (_, findings) => Err(problems(findings)),
+    let Findings { mut findings, faulty } = reader.finish();
+    if let Some(sections) = &sections {
+        findings.extend(Checks::of(sections, &source, &faulty, more(sections)));
+    }
+    match sections {
+        Some(sections) if findings.is_empty() => Ok(sections.into_config()),
+        Some(_) | None => Err(source.problems(findings)),
     }
 }
 

@@ -6,6 +6,7 @@ mod desktop;
 pub mod events;
 mod hearing;
 pub mod phone;
+pub mod simulate;
 mod story;
 mod timeline;
 mod world;

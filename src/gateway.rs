@@ -35,9 +35,9 @@ pub use audit_record::{AuditEvent, AuditRecord, ListeningRecord};
 pub use directory::{DeviceEntry, Directory, Group, User, VoiceEnvironment};
 
 use crate::model::{
-    AgentState, Answer, CallFact, CallId, CallNotification, CallView, Capabilities, Command,
-    CommandContext, DeviceId, DeviceView, Fact, Failure, MonitorFact, Notice, NoticeBody, Now,
-    Query, Reason, Refusal, RequestEnvelope, Timestamp, Topic, UserId, config_value,
+    Answer, CallFact, CallId, CallNotification, CallView, Capabilities, Command, CommandContext,
+    DeviceId, DeviceView, Fact, Failure, MonitorFact, Notice, NoticeBody, Now, Query, Reason,
+    Refusal, RequestEnvelope, Timestamp, Topic, UserId, UserState, config_value,
 };
 use access::AccessDirectory;
 use backend_facts::BackendFacts;
@@ -133,7 +133,7 @@ pub enum Output {
         /// The user.
         user: UserId,
         /// The voice state; `None`: no session is open.
-        presence: Option<AgentState>,
+        presence: Option<UserState>,
     },
     /// To the store: what this supervisor's device hears from now on.
     KeepHearing {
@@ -148,7 +148,7 @@ pub enum Output {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// The users with an open session, and their voice states.
-    pub sessions: BTreeMap<UserId, AgentState>,
+    pub sessions: BTreeMap<UserId, UserState>,
     /// The supervisors that were admitted to a call or were on it.
     pub hearing: Vec<ListeningRecord>,
 }
@@ -166,7 +166,7 @@ pub struct Gateway {
     known: BackendFacts,
     monitoring: Monitoring,
     /// Open sessions and their voice states.
-    sessions: BTreeMap<UserId, AgentState>,
+    sessions: BTreeMap<UserId, UserState>,
     notifications: Notifications,
     works: PendingWorks,
 }
@@ -459,8 +459,8 @@ impl Gateway {
         self.set_presence(&asked.user, None);
     }
 
-    fn set_presence(&mut self, user: &UserId, presence: Option<AgentState>) {
-        let before = match presence {
+    fn set_presence(&mut self, user: &UserId, presence: Option<UserState>) {
+        let before = match presence.clone() {
             Some(state) => self.sessions.insert(user.clone(), state),
             None => self.sessions.remove(user),
         };

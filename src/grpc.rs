@@ -8,7 +8,7 @@ use crate::gateway::task::GatewayHandle;
 use crate::model::{
     BadRequest, BadRequestOn, CallId, CallOperation, Command, CommandContext, DeviceId, DialString,
     NotDialable, Number, Operation, Reason, Refusal, Request, RequestEnvelope, Subject, TargetRef,
-    TransferStep,
+    TransferStep, UserDataChange,
 };
 use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::{CommandCall, TelephonyService, serve_facts};
@@ -20,7 +20,7 @@ const FROM_A_SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Serves the gateway as a backend, as long as the server lives.
 pub fn serve(gateway: GatewayHandle) -> TelephonyServer<TelephonyService> {
-    let (server, placed) = serve_facts(gateway.capabilities(), gateway.facts());
+    let (server, placed) = serve_facts(gateway.capabilities(), gateway.facts(), gateway.meeting());
     tokio::spawn(carry(gateway, placed));
     server
 }
@@ -109,17 +109,42 @@ fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>,
                 }
             }
         }
-        Command::Dial { device, destination } => match dial_string("destination", &destination) {
-            Ok(destination) => Request::Dial { device, destination },
-            Err(refusal) => {
-                return Ok(Err(bad(Operation::Dial, BadRequestOn::Device(device), refusal)));
+        Command::Dial { device, destination, user_data } => {
+            match dial_string("destination", &destination) {
+                Ok(destination) => Request::Dial { device, destination, user_data },
+                Err(refusal) => {
+                    return Ok(Err(bad(Operation::Dial, BadRequestOn::Device(device), refusal)));
+                }
             }
-        },
+        }
         Command::Answer { device, call } => {
             return on_leg(user, device, call, CallOperation::Answer);
         }
         Command::Hangup { device, call } => {
             return on_leg(user, device, call, CallOperation::Hangup);
+        }
+        Command::ClearCall { device, call } => {
+            return on_leg(user, device, call, CallOperation::ClearCall);
+        }
+        Command::Reject { device, call } => {
+            return on_leg(user, device, call, CallOperation::Reject);
+        }
+        Command::Redirect { device, call, destination } => {
+            let destination = dial_string("destination", &destination);
+            let operation = destination.map(CallOperation::Redirect);
+            let operation = operation.map_err(|refusal| (Operation::Redirect, refusal));
+            return on_own_leg(user, device, call, operation);
+        }
+        Command::SwapCalls { device, call, other } => {
+            return on_leg(user, device, call, CallOperation::SwapCalls(other));
+        }
+        Command::ChangeUserData { device, call, change } => {
+            let operation = match change {
+                UserDataChange::Set(data) => CallOperation::UpdateUserData(data),
+                UserDataChange::Delete(key) => CallOperation::DeleteUserDataPair(key),
+                UserDataChange::Clear => CallOperation::DeleteUserData,
+            };
+            return on_leg(user, device, call, operation);
         }
         Command::Hold { device, call } => return on_leg(user, device, call, CallOperation::Hold),
         Command::Retrieve { device, call } => {

@@ -21,9 +21,8 @@ pub mod layers;
 pub(crate) mod response;
 pub mod server;
 
-use crate::model::config_value;
+use crate::model::{Network, config_value};
 use serde::Deserialize;
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// Configuration of HTTP.
@@ -38,9 +37,9 @@ pub struct HttpConfig {
     /// own.
     #[serde(rename = "allowed_origins")]
     pub cors_origins: Vec<String>,
-    /// Proxies in front of us with an `X-Forwarded-For` that is believed: limits count the client
+    /// Proxies in front of us, by address or network, with an `X-Forwarded-For` that is believed: limits count the client
     /// behind them, and the audit names it.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<Network>,
     /// GET answers with a token that POST, PUT and DELETE by cookie must send back.
     pub csrf: bool,
     /// Largest request body in bytes, for REST and CometD alike.

@@ -10,7 +10,8 @@
 //! The modules, in the order data flows. Those of the core have no async, socket, lock, channel or
 //! clock: `handle_*(…, now)`, then drain `poll_output()`; `poll_timeout()` says when to be woken.
 //! Those of the shell do all the waiting and hardly anything else; they are behind the feature
-//! `io`, and the software phones and stories of the demonstration behind `demo`.
+//! `io`, the software phones and stories of the demonstration behind `demo`, and the check of other
+//! backends behind `contract-check`.
 //! `tests/floor_plan.rs` holds which module may use which.
 
 pub mod model;
@@ -24,6 +25,8 @@ pub mod clock;
 pub mod cometd;
 #[cfg(feature = "io")]
 pub mod config;
+#[cfg(feature = "contract-check")]
+pub mod contract_check;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod gateway;

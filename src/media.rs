@@ -26,7 +26,7 @@ pub mod transcode;
 
 pub use call::SourceRule;
 pub use codec::Codec;
-pub use forbidden_destinations::{Forbidden, Network, Targets, is_private};
+pub use forbidden_destinations::{Forbidden, Targets, is_private};
 pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
 pub use payload_types::{EventClock, Format, MAX_FORMATS, PayloadTypes};
 

@@ -20,10 +20,12 @@ mod digits;
 mod fact;
 mod fact_table;
 mod ids;
+mod network;
 mod notice;
 mod operation;
 mod refusal;
 mod request;
+mod user_data;
 
 pub use activity::{Activity, Mode, Scope, UnknownWord};
 pub use command::{Command, CommandContext, TransferStep};
@@ -35,12 +37,14 @@ pub use fact::{
 };
 pub use fact_table::{FactTable, Unrepeated};
 pub use ids::{CallId, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId};
+pub use network::{Network, NotANetwork};
 pub use notice::{
     CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView,
 };
 pub use operation::Operation;
 pub use refusal::{Reason, Refusal, Subject};
 pub use request::{
-    AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, Query, Request,
-    RequestEnvelope, Role, TargetRef,
+    AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, NotReadyReason, Query,
+    Request, RequestEnvelope, Role, TargetRef, UserState,
 };
+pub use user_data::{NotUserData, UserData, UserDataChange};

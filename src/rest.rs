@@ -1,6 +1,7 @@
 //! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
 
 mod directory;
+mod document;
 mod fields;
 mod login;
 mod logout;
@@ -9,20 +10,21 @@ mod requests;
 mod session;
 mod subresources;
 
+use crate::clock;
 use crate::gateway::task::GatewayHandle;
 use crate::http::HttpConfig;
 use crate::http::auth::{self, Auth, AuthenticatedUser, LoggedOut, random_text};
-use crate::http::error::{ErrorBody, HttpError};
+use crate::http::error::{ErrorBody, HttpError, Refused};
 use crate::http::gws_json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
-use crate::http::layers::RequestName;
+use crate::http::layers::{RequestName, Route};
 use crate::model::{
     Answer, BadRequest, Query as Wanted, Reason, Refusal, Request as Words, RequestEnvelope,
     RequestId,
 };
 use crate::telemetry::Pii;
 use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
-use axum::extract::{Extension, MatchedPath, Path, Query, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::extract::{Extension, Path, Query, Request, State};
+use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
@@ -34,7 +36,7 @@ use session::SessionReply;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use utoipa::{OpenApi, PartialSchema, ToSchema, openapi};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -47,14 +49,6 @@ struct RestState {
     login: LoginDoor,
 }
 
-#[derive(OpenApi)]
-#[openapi(info(
-    title = "Undertone",
-    description = "Supervisor monitoring for contact centres: the operations of the Genesys Web \
-                   Services API v2. Events arrive over CometD at /api/v2/notifications."
-))]
-struct Document;
-
 /// `/api/v2` without the layers that it shares with CometD.
 pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) -> Router {
     let rest = RestState {
@@ -63,7 +57,7 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) ->
         body_limit: config.body_limit,
         login: LoginDoor::new(config, auth),
     };
-    let (closed, document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (closed, closed_document) = OpenApiRouter::<RestState>::new()
         .routes(routes!(read_me, operate_me))
         .routes(routes!(read_my_devices))
         .routes(routes!(read_my_device, operate_my_device))
@@ -93,10 +87,6 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) ->
         .split_for_parts();
     let (open, open_document) =
         OpenApiRouter::<RestState>::new().routes(routes!(read_version)).split_for_parts();
-    let document: Arc<str> = described(document.merge_from(open_document), &config.public_url)
-        .to_json()
-        .unwrap_or_else(|_| unreachable!("the document is made of our own literals"))
-        .into();
     let closed = closed
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
@@ -109,68 +99,9 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) ->
         .layer(from_fn(counted))
         // Nothing below here is for clients without a login, not even which paths exist.
         .layer(from_fn(auth::require));
-    let open = open.route(
-        "/api/v2/openapi.json",
-        axum::routing::get(async move || {
-            ([(axum::http::header::CONTENT_TYPE, "application/json")], document.to_string())
-        }),
-    );
+    // Clients and people read them before they log in.
+    let open = open.merge(document::routes(closed_document, open_document, &config.public_url));
     open.method_not_allowed_fallback(wrong_method).merge(closed).with_state(rest)
-}
-
-/// What holds for every operation: where it is, which users may ask, and how it is refused.
-fn described(mut document: openapi::OpenApi, public_url: &str) -> openapi::OpenApi {
-    use openapi::security::{
-        ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
-    };
-    let components = document.components.get_or_insert_default();
-    for (name, scheme) in [
-        ("basic", SecurityScheme::Http(Http::new(HttpAuthScheme::Basic))),
-        ("cookie", SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(auth::SESSION_COOKIE)))),
-    ] {
-        components.security_schemes.insert(name.to_owned(), scheme.into());
-    }
-    let either = ["basic", "cookie"].map(|name| SecurityRequirement::new(name, [] as [&str; 0]));
-    document.security = Some(either.to_vec());
-    document.servers = Some(vec![openapi::Server::new(public_url)]);
-    for item in document.paths.paths.values_mut() {
-        let operations = [&mut item.get, &mut item.post].into_iter().flatten();
-        for operation in operations {
-            let responses = &mut operation.responses.responses;
-            if responses.remove("default").is_none() {
-                // Open to everybody, and never refused: no security.
-                operation.security = Some(Vec::new());
-                continue;
-            }
-            for (status, text) in REFUSALS {
-                responses.insert(status.to_string(), refused_with(status, text).into());
-            }
-        }
-    }
-    document
-}
-
-const REFUSALS: [(u16, &str); 9] = [
-    (400, "A parameter is missing (statusCode 1) or wrong (10)."),
-    (403, "Forbidden (3), not permitted (5), or not logged in (20)."),
-    (404, "There is no such device, call or voice environment (6)."),
-    (409, "Not in this state (2), or in use (19)."),
-    (413, "The body is too large (10)."),
-    (415, "The body is not application/json (10)."),
-    (429, "Too many failed logins (20)."),
-    (500, "Internal error (4)."),
-    (503, "The telephony backend can not be reached, or too much is going on (4)."),
-];
-
-fn refused_with(status: u16, text: &str) -> openapi::Response {
-    let body = openapi::Content::new(Some(openapi::Ref::from_schema_name("ErrorBody")));
-    let response =
-        openapi::ResponseBuilder::new().description(text).content("application/json", body);
-    let response = match status {
-        429 | 503 => response.header("Retry-After", openapi::Header::new(u32::schema())),
-        _ => response,
-    };
-    response.build()
 }
 
 async fn nothing_here(request: Request) -> HttpError {
@@ -297,22 +228,24 @@ impl OperationLabel {
     }
 }
 
-/// Counts a request under its operation or, as long as none is known, its method and route.
+/// Counts and times a request under its operation or, as long as none is known, its method and
+/// route.
 async fn counted(mut request: Request, next: Next) -> Response {
     let counted = OperationLabel::default();
     request.extensions_mut().insert(counted.clone());
-    let route = match request.extensions().get::<MatchedPath>() {
-        Some(path) if [Method::GET, Method::POST].contains(request.method()) => {
-            format!("{} {}", request.method(), path.as_str())
-        }
-        // No label is a client's to choose.
-        _ => "none".to_owned(),
+    let (route, since) = (Route::of(&request), clock::instant());
+    let mut response = next.run(request).await;
+    let operation = match counted.0.get() {
+        Some(operation) => (*operation).to_owned(),
+        None => route.to_string(),
     };
-    let response = next.run(request).await;
-    let operation = counted.0.get().map_or(route, |operation| (*operation).to_owned());
-    let status = response.status().as_u16().to_string();
-    let labels = [("operation", operation), ("status", status)];
+    if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
+        refused.operation = Some(operation.as_str().into());
+    }
+    // No label is a client's to choose.
+    let labels = [("operation", operation), ("status", response.status().as_u16().to_string())];
     metrics::counter!("undertone_rest_requests_total", &labels).increment(1);
+    metrics::histogram!("undertone_rest_request_seconds", &labels).record(since.elapsed());
     response
 }
 
@@ -366,12 +299,15 @@ fn is_id(text: &str) -> bool {
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase")]
 struct Read {
-    /// Whole objects instead of URIs, with these members, separated by commas, or `*` for all.
+    /// `*`: whole objects instead of URIs. Names of members, separated by commas, are taken too: the
+    /// objects then have those alone, and are not what the schemas here say.
+    #[param(pattern = r"^\*$")]
     fields: Option<String>,
     /// `features`, `devices`, `calls`, `channels`, `groups`, separated by commas, or `*`. Lists of
     /// what does not exist here, as `chats`, are empty; other words are left out.
     subresources: Option<String>,
     /// Only the device with this number.
+    #[param(min_length = 1, max_length = 64, pattern = "^[0-9A-Za-z+*#._-]+$")]
     phone_number: Option<String>,
 }
 
@@ -467,7 +403,7 @@ async fn read_me(
 /// StartContactCenterSession, EndContactCenterSession, and the agent states as old clients ask for
 /// them.
 #[utoipa::path(
-    post, path = "/api/v2/me", request_body = operations::MeOperation,
+    post, path = "/api/v2/me",
     responses(
         (
             status = 200, body = SessionReply,
@@ -491,7 +427,7 @@ async fn operate_me(
 
 /// Ready, NotReady, AfterCallWork, AuxWork, Offline.
 #[utoipa::path(
-    post, path = "/api/v2/me/channels/voice", request_body = operations::NamedOperation,
+    post, path = "/api/v2/me/channels/voice",
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn operate_voice_channel(
@@ -535,7 +471,6 @@ async fn read_my_device(
 #[utoipa::path(
     post, path = "/api/v2/me/devices/{id}",
     params(("id" = String, Path, description = "one of the user's devices")),
-    request_body = operations::DeviceOperation,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn operate_my_device(
@@ -552,7 +487,6 @@ async fn operate_my_device(
 #[utoipa::path(
     post, path = "/api/v2/me/devices/{id}/calls",
     params(("id" = String, Path, description = "one of the user's devices")),
-    request_body = operations::DialOperation,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn dial(
@@ -603,7 +537,6 @@ async fn read_my_call(
 #[utoipa::path(
     post, path = "/api/v2/me/calls/{id}",
     params(("id" = String, Path, description = "a call the user is on")),
-    request_body = operations::CallOperationBody,
     responses((status = 200, body = Accepted), (status = "default", body = ErrorBody))
 )]
 async fn operate_my_call(

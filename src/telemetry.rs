@@ -1,5 +1,7 @@
 //! Logs, metrics, health.
 
+mod process;
+
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -140,6 +142,18 @@ fn tamed(text: &str) -> String {
     line
 }
 
+/// Buckets of times, REST requests' among them: from what a read takes to [`HttpConfig::timeout`],
+/// after which a request is answered 503.
+///
+/// [`HttpConfig::timeout`]: crate::http::HttpConfig::timeout
+const SECONDS: [f64; 14] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Buckets of parts of a whole.
+const RATIOS: [f64; 10] = [0.0, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
+/// Buckets of MOS: where ITU-T G.107 Annex B puts its borders between the satisfied and the others,
+/// and some between.
+const OPINIONS: [f64; 9] = [2.0, 2.58, 3.1, 3.6, 3.8, 4.03, 4.2, 4.34, 4.4];
+
 /// The metrics of this process.
 #[derive(Clone)]
 pub struct Metrics {
@@ -157,24 +171,25 @@ impl Metrics {
     /// # Errors
     /// One is installed already.
     pub fn start() -> Result<Self, MetricsError> {
-        let seconds = [
-            0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-        ];
-        let ratios = [0.0, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
-        // Where ITU-T G.107 Annex B puts its borders between the satisfied and the others, and some
-        // between.
-        let opinions = [2.0, 2.58, 3.1, 3.6, 3.8, 4.03, 4.2, 4.34, 4.4];
         let handle = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &seconds)?
-            .set_buckets_for_metric(Matcher::Full("undertone_media_loss_ratio".into()), &ratios)?
-            .set_buckets_for_metric(Matcher::Full("undertone_media_mos".into()), &opinions)?
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+            .set_buckets_for_metric(Matcher::Full("undertone_media_loss_ratio".into()), &RATIOS)?
+            .set_buckets_for_metric(Matcher::Full("undertone_media_mos".into()), &OPINIONS)?
             .install_recorder()?;
         describe();
+        process::describe();
+        let built = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("arch", std::env::consts::ARCH),
+            ("os", std::env::consts::OS),
+        ];
+        metrics::gauge!("undertone_build_info", &built).set(1.0);
         Ok(Self { handle })
     }
 
     /// The metrics as Prometheus reads them.
     pub fn render(&self) -> String {
+        process::measure();
         self.handle.run_upkeep();
         self.handle.render()
     }
@@ -324,6 +339,11 @@ fn describe() {
         "undertone_rest_requests_total",
         "REST requests, by operation and HTTP status."
     );
+    describe_histogram!(
+        "undertone_rest_request_seconds",
+        "From a REST request until its answer is made, by operation and HTTP status."
+    );
+    describe_gauge!("undertone_build_info", "1, with the version of the program as a label.");
     describe_gauge!("undertone_cometd_sessions", "CometD sessions now, by transport.");
     describe_counter!(
         "undertone_cometd_unknown_sessions_total",
@@ -361,7 +381,7 @@ fn describe() {
 pub type Measure = Arc<dyn Fn() + Send + Sync>;
 
 /// What must be true for the process to take work; `Err` says what is missing.
-pub type Ready = Arc<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
+pub type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// `/livez`, `/readyz` and `/metrics`. Without metrics the last one is empty.
 pub fn admin(metrics: Option<Metrics>, ready: Ready, measure: Measure) -> Router {
@@ -447,7 +467,7 @@ mod tests {
         let asked = is_ready.clone();
         let ready: Ready = Arc::new(move || match asked.load(Ordering::Relaxed) {
             true => Ok(()),
-            false => Err("the telephony backend is away"),
+            false => Err("the telephony backend is away".to_owned()),
         });
         let door = admin(Some(Metrics { handle }), ready, Arc::new(|| {}));
         let get = async |path: &str| {

@@ -12,6 +12,7 @@ pub mod connection;
 mod convert;
 mod dedup;
 mod fact_log;
+pub mod phones;
 mod server;
 pub mod simulated;
 mod status;
@@ -20,7 +21,7 @@ pub use client::execute;
 pub use convert::{Malformed, WatchItem};
 pub use fact_log::{FactLog, Watcher};
 pub use server::{TelephonyService, router, routes, serve, serve_facts};
-pub use status::{refusal_of, status_of};
+pub use status::{code_of, refusal_of, status_of};
 
 use crate::model::{Capabilities, Command, CommandContext, Fact, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};

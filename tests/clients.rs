@@ -6,10 +6,9 @@ use crate::support::cometd_connection::Cut;
 use crate::support::gateway_server::{
     BOB_PHONE, GatewayServer, MEG_PHONE, PASSWORD, PATIENCE, ServerOptions,
 };
+use crate::support::packages::{self, Installed};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -24,60 +23,8 @@ pub(crate) enum Library {
     Aiocometd,
 }
 
-/// The scripts with their packages beside them, installed once from the committed lock files.
-pub(crate) struct Installed {
-    pub(crate) node: PathBuf,
-    pub(crate) python: PathBuf,
-}
-
 pub(crate) fn installed() -> Installed {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
-    fs::create_dir_all(&cache).expect("a cache");
-    // Each test is a process of its own: one installs, the others wait.
-    let lock = fs::File::create(cache.join("lock")).expect("a lock file");
-    lock.lock().expect("a lock");
-    let (node, python) = (cache.join("node"), cache.join("python"));
-    let install = |folder: &Path, list: &str, command: &mut std::process::Command| {
-        fs::create_dir_all(folder).expect("a folder");
-        for entry in fs::read_dir(&source).expect("tests/clients") {
-            let from = entry.expect("an entry").path();
-            if from.is_file() {
-                let to = folder.join(from.file_name().expect("a name"));
-                let text = fs::read(&from).expect("a file");
-                // What is as it should be is left alone: another test's client may be reading it.
-                if fs::read(&to).ok().as_ref() != Some(&text) {
-                    fs::write(&to, text).expect("a copy");
-                }
-            }
-        }
-        let wanted = fs::read(source.join(list)).expect("a list of packages");
-        let note = folder.join("installed");
-        if fs::read(&note).is_ok_and(|had| had == wanted) {
-            return;
-        }
-        let done = command.current_dir(folder).output().expect("it is installed");
-        assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
-        fs::write(note, wanted).expect("a note");
-    };
-    let mut npm = std::process::Command::new("npm");
-    install(
-        &node,
-        "package-lock.json",
-        npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]),
-    );
-    let mut pip = std::process::Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--target",
-        "packages",
-    ]);
-    install(&python, "requirements.txt", pip.args(["-r", "requirements.txt"]));
-    Installed { node, python }
+    packages::installed("clients")
 }
 
 /// A client program and what it says.

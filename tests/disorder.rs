@@ -287,11 +287,11 @@ impl Crowd {
                 Command::MuteMonitoredParty { supervisor, call, muted }
             }
             9 | 10 => {
-                let step = TransferStep::SingleStep { destination };
+                let step = TransferStep::SingleStep { destination, user_data: Default::default() };
                 Command::Transfer { device, call, step }
             }
             2 | 11 | 12 => {
-                let step = TransferStep::Initiate { destination };
+                let step = TransferStep::Initiate { destination, user_data: Default::default() };
                 Command::Transfer { device, call, step }
             }
             13 => {
@@ -303,7 +303,7 @@ impl Crowd {
                 Command::Conference { device, call, step }
             }
             16 | 17 => {
-                let step = TransferStep::SingleStep { destination };
+                let step = TransferStep::SingleStep { destination, user_data: Default::default() };
                 Command::Conference { device, call, step }
             }
             _ => {

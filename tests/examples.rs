@@ -1,7 +1,8 @@
 //! What stands in examples/, as a reader would run it.
 
-use crate::clients::{ClientProgram, Installed, Library, forward_to, installed};
+use crate::clients::{ClientProgram, Library, forward_to, installed};
 use crate::support::gateway_server::{GatewayServer, MEG_PHONE, PASSWORD, PATIENCE, ServerOptions};
+use crate::support::packages::Installed;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -95,6 +96,92 @@ async fn the_python_example_shows_events() {
     let mut command = Command::new("python3");
     command.arg(example("python/events.py")).env("PYTHONPATH", python.join("packages"));
     shows_an_event(command).await;
+}
+
+/// Packages of pip beside each other, installed once.
+fn packages_of_pip(list: &Path) -> PathBuf {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("backend");
+    fs::create_dir_all(&cache).expect("a cache");
+    // Each test is a process of its own: one installs, the others wait.
+    let lock = fs::File::create(cache.join("lock")).expect("a lock file");
+    lock.lock().expect("a lock");
+    let (packages, note) = (cache.join("packages"), cache.join("installed"));
+    let wanted = fs::read(list).expect("a list of packages");
+    if fs::read(&note).is_ok_and(|had| had == wanted) {
+        return packages;
+    }
+    let mut pip = std::process::Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]);
+    pip.arg("--target").arg(&packages).arg("-r").arg(list);
+    let done = pip.output().expect("python3 is installed");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    fs::write(note, wanted).expect("a note");
+    packages
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_client() {
+    let folder = example("backend");
+    let packages =
+        tokio::task::block_in_place(|| packages_of_pip(&folder.join("requirements.txt")));
+    let address = format!("127.0.0.1:{}", free_port());
+    let backend = folder.join("backend.py");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+    command
+        .args(["contract-check", &format!("http://{address}"), "--json", "--patience", "30"])
+        .arg("--phones")
+        .arg(format!("python3 {} --listen {address}", backend.display()))
+        .env("PYTHONPATH", &packages)
+        .kill_on_drop(true);
+    let checked = tokio::time::timeout(4 * PATIENCE, command.output());
+    let checked = checked.await.expect("in time").expect("the program");
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let report: Value = serde_json::from_slice(&checked.stdout).expect("JSON");
+    let rules = report["rules"].as_array().expect("rules");
+    let left_out = rules.iter().filter(|rule| rule["outcome"] == "skipped");
+    let left_out: Vec<_> = left_out.filter_map(|rule| rule["rule"].as_str()).collect();
+    assert_eq!(
+        left_out,
+        [
+            "SetsForwarding",
+            "Mutes",
+            "Dials",
+            "ClearsACall",
+            "RejectsByCommand",
+            "RedirectsByCommand",
+            "ChangesUserData",
+            "BoundsUserData"
+        ],
+        "{report:#}"
+    );
+
+    // The same backend, started by hand: the client of grpcio-reflection asks v1alpha.
+    let mut backend = Command::new("python3")
+        .arg(&backend)
+        .args(["--listen", &address])
+        .env("PYTHONPATH", &packages)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("python3 is installed");
+    let mut said = BufReader::new(backend.stderr.take().expect("piped")).lines();
+    let serving = tokio::time::timeout(PATIENCE, said.next_line()).await.expect("in time");
+    let serving = serving.expect("a pipe").expect("a line");
+    assert_eq!(serving, format!("serving undertone.telephony.v1.Telephony at {address}"));
+    let product = crate::support::server::Server::start().await;
+    let asking = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/contract/reflection.py");
+    for address in [address, product.running.grpc().to_string()] {
+        let mut command = Command::new("python3");
+        command.arg(&asking).arg(&address).env("PYTHONPATH", &packages).kill_on_drop(true);
+        let asked = tokio::time::timeout(PATIENCE, command.output());
+        let asked = asked.await.expect("in time").expect("python3");
+        assert!(asked.status.success(), "{asked:?}");
+        let described = String::from_utf8_lossy(&asked.stdout);
+        for method in ["Describe", "Watch", "StartMonitoring", "ChangeUserData"] {
+            assert!(described.lines().any(|line| line == method), "{address}: {described}");
+        }
+    }
 }
 
 async fn the_page_shows_the_device(transport: &str) {

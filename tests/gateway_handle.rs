@@ -335,7 +335,10 @@ async fn presence_is_durable_when_it_is_answered() {
     let store = store::open(&state).expect("it opens");
     let (gateway, backend) = start(&audit, store.clone()).await;
     gateway.ask(asked("bob", Request::StartSession)).await.expect("accepted");
-    gateway.ask(asked("bob", Request::SetAgentState(AgentState::Ready))).await.expect("accepted");
+    gateway
+        .ask(asked("bob", Request::SetAgentState(AgentState::Ready.into())))
+        .await
+        .expect("accepted");
     assert_eq!(store.load("presence").expect("readable")["bob"], b"Ready");
     drop((gateway, backend));
 
@@ -343,7 +346,7 @@ async fn presence_is_durable_when_it_is_answered() {
     let Ok(Answer::User(bob)) = gateway.read(&"bob".into(), Query::Me).await else {
         panic!("himself")
     };
-    assert_eq!((bob.session, bob.state), (true, Some(AgentState::Ready)));
+    assert_eq!((bob.session, bob.state), (true, Some(AgentState::Ready.into())));
 }
 
 #[tokio::test]

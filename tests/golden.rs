@@ -6,9 +6,10 @@ mod story;
 mod uris;
 
 use crate::support::server::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR};
+use crate::support::talk::PATIENCE;
 use serde_json::{Value, json};
 use story::Story;
-use undertone::demo::phone::{AnswerPolicy, Phone};
+use undertone::demo::phone::{AnswerPolicy, Phone, PhoneEvent};
 
 fn operation(name: &str) -> Value {
     json!({"operationName": name})
@@ -365,6 +366,98 @@ async fn an_agent_makes_calls_from_his_desktop() {
     story
         .told("the agent gives up", &[(AGENT, leg("Released")), (COLLEAGUE, leg("Released"))])
         .await;
+    story.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_of_a_call_is_told_to_everybody_on_it_and_goes_along() {
+    let mut story = Story::begin("data_of_a_call_is_told_to_everybody_on_it_and_goes_along").await;
+    story.device(SUPERVISOR, coach("Call", "AllCalls")).await;
+    story.told("the supervisor asks to coach", &[]).await;
+    let changed = json!({"notificationType": "AttachedDataChanged"});
+    let data = |name: &str, data: Value| json!({"operationName": name, "userData": data});
+    story.customer.call(AGENT.number).await.unwrap();
+    story.told("the customer calls", &[(AGENT, leg("Ringing"))]).await;
+    story.call(AGENT, 1, data("UpdateUserData", json!({"CustomerSegment": "Platinum"}))).await;
+    let ringing = json!({
+        "notificationType": "AttachedDataChanged",
+        "call": {"state": "Ringing", "userData": {"CustomerSegment": "Platinum"}},
+    });
+    story.told("the agent's desktop attaches data while it rings", &[(AGENT, ringing)]).await;
+    story.call(AGENT, 1, operation("Answer")).await;
+    let both = [(AGENT, monitored("Coach")), (SUPERVISOR, monitored("Coach"))];
+    story.told("the agent answers and is coached", &both).await;
+    story.call(AGENT, 1, data("AttachUserData", json!({"AccountNumber": "12345"}))).await;
+    let both = [(AGENT, changed.clone()), (SUPERVISOR, changed.clone())];
+    story.told("the agent attaches more", &both).await;
+    let key = json!({"operationName": "DeleteUserDataPair", "key": "CustomerSegment"});
+    story.call(AGENT, 1, key).await;
+    story.told("the agent deletes a key", &both).await;
+    let transfer = json!({
+        "operationName": "SingleStepTransfer",
+        "destination": {"phoneNumber": COLLEAGUE.number},
+        "userData": {"Reason": "Refund"},
+    });
+    story.call(AGENT, 1, transfer).await;
+    let with_all = json!({"call": {
+        "state": "Ringing", "userData": {"AccountNumber": "12345", "Reason": "Refund"},
+    }});
+    story.told("the agent transfers the call with a reason", &[(COLLEAGUE, with_all)]).await;
+    story.call(COLLEAGUE, 1, operation("Answer")).await;
+    story.told("the colleague answers", &[(COLLEAGUE, leg("Established"))]).await;
+    story.call(COLLEAGUE, 1, operation("DeleteUserData")).await;
+    story.told("the colleague deletes all data", &[(COLLEAGUE, changed)]).await;
+    story.customer_hangs_up(&[(COLLEAGUE, leg("Released"))]).await;
+    story.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ringing_call_is_rejected_or_redirected_and_calls_are_swapped_and_cleared() {
+    let mut story =
+        Story::begin("a_ringing_call_is_rejected_or_redirected_and_calls_are_swapped_and_cleared")
+            .await;
+    story.customer.call(AGENT.number).await.unwrap();
+    story.told("the customer calls", &[(AGENT, leg("Ringing"))]).await;
+    story.call(AGENT, 1, operation("Reject")).await;
+    story.told("the agent rejects the call", &[(AGENT, leg("Released"))]).await;
+    let refused = |event: &PhoneEvent| *event == PhoneEvent::Refused(486);
+    story.customer.until(refused, PATIENCE).await.unwrap();
+    story.customer.call(AGENT.number).await.unwrap();
+    story.told("the customer calls again", &[(AGENT, leg("Ringing"))]).await;
+    story.call(AGENT, 2, to("Redirect", COLLEAGUE.number)).await;
+    let both = [(AGENT, leg("Released")), (COLLEAGUE, leg("Ringing"))];
+    story.told("the agent redirects the call", &both).await;
+    story.call(COLLEAGUE, 2, operation("Answer")).await;
+    story.told("the colleague answers", &[(COLLEAGUE, leg("Established"))]).await;
+    story.call(COLLEAGUE, 2, operation("ClearCall")).await;
+    story.told("the colleague clears the call", &[(COLLEAGUE, leg("Released"))]).await;
+    story.customer.ended(PATIENCE).await.unwrap();
+    story.talk(3).await;
+    let _line = story.second_line(AGENT).await;
+    story.call(AGENT, 3, to("InitiateTransfer", COLLEAGUE.number)).await;
+    let both = [(AGENT, leg("Held")), (COLLEAGUE, leg("Ringing"))];
+    story.told("the agent asks a colleague", &both).await;
+    story.call(COLLEAGUE, 4, operation("Answer")).await;
+    story.told("the colleague answers", &[(COLLEAGUE, leg("Established"))]).await;
+    story.swap(AGENT, 3, 4).await;
+    let parent_talks = json!({"call": {"state": "Established", "callType": "Inbound"}});
+    story.told("the agent swaps the calls", &[(AGENT, parent_talks)]).await;
+    story.call(AGENT, 4, operation("ClearCall")).await;
+    story.told("the agent clears the consultation", &[(COLLEAGUE, leg("Released"))]).await;
+    story.customer_hangs_up(&[(AGENT, leg("Released"))]).await;
+    story.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_an_agent_is_not_ready_shows_on_device_and_channel() {
+    let mut story = Story::begin("why_an_agent_is_not_ready_shows_on_device_and_channel").await;
+    let lunch = json!({"operationName": "NotReady", "reason": "Lunch", "workMode": "AuxWork"});
+    story.server.post(AGENT, "/me/channels/voice", lunch).await;
+    let shown = json!({"devices": [{"userState": {"workMode": "AuxWork", "reason": "Lunch"}}]});
+    story.told("the agent goes to lunch", &[(AGENT, shown)]).await;
+    story.server.post(AGENT, "/me/channels/voice", operation("Ready")).await;
+    let ready = json!({"devices": [{"userState": {"state": "Ready"}}]});
+    story.told("the agent is back", &[(AGENT, ready)]).await;
     story.end();
 }
 

@@ -2,6 +2,7 @@
 //! agent. What they send is real audio, and what they received is looked at: from the WAV files
 //! baresip records, and for SIPp, which records nothing, from the wire.
 
+mod call_data;
 mod programs;
 mod tap;
 

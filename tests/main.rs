@@ -11,6 +11,7 @@ mod crash;
 mod demo;
 mod differential;
 mod disorder;
+mod documents;
 mod doors;
 mod examples;
 mod floor_plan;

@@ -166,11 +166,11 @@ impl Stage {
 }
 
 fn to(destination: &str) -> TransferStep {
-    TransferStep::SingleStep { destination: destination.into() }
+    TransferStep::SingleStep { destination: destination.into(), user_data: Default::default() }
 }
 
 fn ask(destination: &str) -> TransferStep {
-    TransferStep::Initiate { destination: destination.into() }
+    TransferStep::Initiate { destination: destination.into(), user_data: Default::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -161,7 +161,8 @@ async fn transferred(scope: Scope, by_phone: bool) {
         agent.refer("5002").await.expect("accepted");
         agent.until(|event| *event == PhoneEvent::Transfer(200), SOON).await.expect("told");
     } else {
-        let step = TransferStep::SingleStep { destination: "5002".into() };
+        let step =
+            TransferStep::SingleStep { destination: "5002".into(), user_data: Default::default() };
         let device = AGENT.into();
         fixture.command(Command::Transfer { device, call, step }).await.expect("accepted");
     }
@@ -229,7 +230,8 @@ async fn asked(scope: Scope, completes: Completes) {
         agent.hold().await.expect("held");
         line.call("5002").await.expect("calls");
     } else {
-        let step = TransferStep::Initiate { destination: "5002".into() };
+        let step =
+            TransferStep::Initiate { destination: "5002".into(), user_data: Default::default() };
         let (device, call) = (device(), call.clone());
         fixture.command(Command::Transfer { device, call, step }).await.expect("accepted");
     }
@@ -384,7 +386,11 @@ async fn a_device_dials_through_its_own_phone_and_answers_by_command() {
     let agent = fixture.phone(AGENT, AnswerPolicy::ByHeader).await;
     let other = fixture.phone("other", AnswerPolicy::ByHeader).await;
     fixture
-        .command(Command::Dial { device: AGENT.into(), destination: "5002".into() })
+        .command(Command::Dial {
+            device: AGENT.into(),
+            destination: "5002".into(),
+            user_data: Default::default(),
+        })
         .await
         .expect("accepted");
     agent.established(SOON).await.expect("brought in");
@@ -694,8 +700,11 @@ async fn a_backend_that_stops_ends_its_calls_with_bye() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_done_is_refused_over_the_contract() {
     let mut fixture = SipFixture::open(config()).await;
-    let dial =
-        |device: &str, to: &str| Command::Dial { device: device.into(), destination: to.into() };
+    let dial = |device: &str, to: &str| Command::Dial {
+        device: device.into(),
+        destination: to.into(),
+        user_data: Default::default(),
+    };
     assert_eq!(
         fixture.command(dial("nobody", "5002")).await.expect_err("unknown").reason,
         Reason::NotFound

@@ -6,6 +6,7 @@ pub(crate) mod cometd_connection;
 pub(crate) mod desktop;
 pub(crate) mod frames;
 pub(crate) mod gateway_server;
+pub(crate) mod packages;
 pub(crate) mod process;
 pub(crate) mod rest_client;
 pub(crate) mod server;

@@ -159,6 +159,19 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         request.header("X-Request-Id", "seen-again").send()
     };
     assert_eq!(posting("wrong").await.unwrap().status(), 403);
+    let nobody = json!({
+        "operationName": "Coach",
+        "targetDeviceUri": format!("http://{rest}/api/v2/devices/gone"),
+    });
+    let supervisor = RestClient::of(SUPERVISOR, rest);
+    for (id, path, body, status) in [
+        ("no-target", my_device(SUPERVISOR), &nobody, 404),
+        ("no-operation", my_device(SUPERVISOR), &json!({"operationName": "Cooch"}), 403),
+        ("no-session", "/me/calls/gone".to_owned(), &json!({"operationName": "Hangup"}), 404),
+    ] {
+        let request = supervisor.posting(&path, body).header("X-Request-Id", id);
+        assert_eq!(request.send().await.unwrap().status(), status, "{id}");
+    }
     assert_eq!(posting(SUPERVISOR.password).await.unwrap().status(), 200);
     let supervisor = RestClient::of(SUPERVISOR, rest);
     supervisor.cometd(&json!([{"channel": "/meta/connect", "clientId": "unknown"}])).await;
@@ -248,10 +261,45 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         ("undertone_media_sources_taken_total", 0.0),
         ("undertone_leak_guards_total", 0.0),
         ("undertone_rest_requests_total{operation=\"Coach\",status=\"200\"}", 1.0),
+        ("undertone_rest_request_seconds_count{operation=\"Coach\",status=\"200\"}", 1.0),
+        ("undertone_rest_request_seconds_count{operation=\"Coach\",status=\"404\"}", 1.0),
+        ("process_resident_memory_bytes", 1e6),
+        ("process_virtual_memory_bytes", 1e6),
+        ("process_open_fds", 10.0),
+        ("process_max_fds", 100.0),
+        ("process_threads", 2.0),
+        ("process_start_time_seconds", 1.7e9),
+        ("process_cpu_seconds_total", 0.0),
     ] {
         operator.figure(name, least).await;
         let bare = name.split('{').next().unwrap().trim_end_matches("_count");
         assert!(operator.scrape().await.contains(&format!("# HELP {bare} ")), "{bare} has no help");
+    }
+
+    let figures = operator.scrape().await;
+    let built = format!("undertone_build_info{{version=\"{}\",", env!("CARGO_PKG_VERSION"));
+    assert!(figures.lines().any(|line| line.starts_with(&built) && line.ends_with(" 1")));
+    assert!(!figures.contains("Cooch"), "no label is a client's to choose");
+
+    for (id, operation, reason, status_code) in [
+        ("no-target", "Coach", "NotFound", 6),
+        ("no-operation", "POST /api/v2/me/devices/{id}", "Forbidden", 3),
+        ("no-session", "Hangup", "NotFound", 6),
+    ] {
+        let line = operator
+            .log()
+            .into_iter()
+            .find(|line| {
+                line["fields"]["message"] == "request refused" && line["span"]["request_id"] == id
+            })
+            .unwrap_or_else(|| panic!("{id}: {:#?}", operator.log()));
+        let fields = &line["fields"];
+        assert_eq!((&fields["operation"], &line["level"]), (&operation.into(), &"INFO".into()));
+        assert_eq!(
+            (&fields["reason"], &fields["status_code"]),
+            (&reason.into(), &status_code.into())
+        );
+        assert_eq!(line["span"]["user"], SUPERVISOR.user, "{line}");
     }
 
     let begun = operator.line("call begun").await;

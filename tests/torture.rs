@@ -63,7 +63,10 @@ impl SipServer {
         }
         if let Some(address) = trunk {
             config.trunks.push(Trunk {
-                sources: vec![TrunkSource { address: address.ip(), port: Some(address.port()) }],
+                sources: vec![TrunkSource {
+                    network: address.ip().into(),
+                    port: Some(address.port()),
+                }],
                 ..Trunk::at("carrier", address, Protocol::Udp)
             });
         }

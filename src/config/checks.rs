@@ -1,5 +1,6 @@
 //! What several keys must keep together, and text that a module takes as it is.
 
+use super::locate::{ConfigFile, spelled};
 use super::reader::Finding;
 use super::sections::Sections;
 use crate::cometd::SameSite;
@@ -8,12 +9,50 @@ use crate::cometd::sessions::STATES;
 use crate::gateway::User;
 use crate::model::{DeviceId, Role, UserId};
 use crate::sip::b2bua::AccountKind;
+use crate::sip::flow::Protocol;
 use argon2::password_hash::phc::PasswordHash;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
-/// What types alone do not say. Each finding has the path of its key.
-pub(super) struct Checks(Vec<Finding>);
+/// The shortest session interval that there may be (RFC 4028 4).
+const MIN_SESSION_EXPIRES: Duration = Duration::from_secs(90);
+
+/// What types alone do not say. Each finding has the path of its key: of two that do not go
+/// together, of the one that was set, or set later.
+pub(super) struct Checks<'a> {
+    source: &'a ConfigFile<'a>,
+    /// Keys of which the value is not known: nothing is said of them, and of what goes with them.
+    faulty: &'a [Vec<String>],
+    findings: Vec<Finding>,
+}
+
+/// A socket that is to be opened.
+struct Listener {
+    path: Vec<String>,
+    protocol: Protocol,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Both cannot be opened.
+    fn clashes_with(&self, other: &Listener) -> bool {
+        self.protocol == other.protocol
+            && self.address.port() == other.address.port()
+            && self.address.port() != 0
+            && share_a_host(self.address.ip(), other.address.ip())
+    }
+}
+
+/// Sockets that are bound to these have an address in common. One that is bound to `::` takes IPv4
+/// too.
+fn share_a_host(one: IpAddr, other: IpAddr) -> bool {
+    let takes = |all: IpAddr, one: IpAddr| {
+        all.is_unspecified() && (all.is_ipv6() || all.is_ipv4() == one.is_ipv4())
+    };
+    one == other || takes(one, other) || takes(other, one)
+}
 
 fn path(steps: &[&dyn ToString]) -> Vec<String> {
     steps.iter().map(|step| step.to_string()).collect()
@@ -26,10 +65,17 @@ fn plain(text: &str, extra: &[u8]) -> bool {
     !text.is_empty() && text.len() <= 128 && text.bytes().all(fits)
 }
 
-impl Checks {
-    pub(super) fn of(sections: &Sections) -> Vec<Finding> {
-        let mut checks = Self(Vec::new());
+impl<'a> Checks<'a> {
+    /// `more`: found by others.
+    pub(super) fn of(
+        sections: &Sections,
+        source: &'a ConfigFile<'a>,
+        faulty: &'a [Vec<String>],
+        more: Vec<Finding>,
+    ) -> Vec<Finding> {
+        let mut checks = Self { source, faulty, findings: Vec::new() };
         checks.addresses(sections);
+        checks.listeners(sections);
         checks.rest(sections);
         checks.cometd(sections);
         checks.sip(sections);
@@ -38,12 +84,59 @@ impl Checks {
         checks.devices(sections);
         checks.users(sections);
         checks.groups(sections);
-        checks.0
+        for Finding { path, message } in more {
+            checks.find(path, message);
+        }
+        checks.findings
     }
 
     fn wrong(&mut self, steps: &[&dyn ToString], message: impl Into<String>) {
-        let (path, message) = (path(steps), message.into());
-        self.0.push(Finding { path, message });
+        self.find(path(steps), message.into());
+    }
+
+    fn find(&mut self, path: Vec<String>, message: String) {
+        if self.is_known(&path) {
+            self.findings.push(Finding { path, message });
+        }
+    }
+
+    /// Neither the key nor what is in it is a stand-in for something else.
+    fn is_known(&self, path: &[String]) -> bool {
+        !self.faulty.iter().any(|faulty| path.starts_with(faulty) || faulty.starts_with(path))
+    }
+
+    /// All tables of a list are there, and this key is known of each of them.
+    fn are_known(&self, list: &str, key: &str) -> bool {
+        !self.faulty.iter().any(|faulty| {
+            faulty.first().is_some_and(|first| first == list)
+                && faulty.get(2).is_none_or(|faulty| faulty == key)
+        })
+    }
+
+    /// Of two keys that do not go together, the one that was set, or set later, is at fault: each
+    /// comes with what is then to be said of it, before the name and the value of the other.
+    fn apart(&mut self, one: (Vec<String>, String), other: (Vec<String>, String)) {
+        if !self.is_known(&one.0) || !self.is_known(&other.0) {
+            return;
+        }
+        let (at, with) = match self.source.setting(&one.0) < self.source.setting(&other.0) {
+            true => (other, one),
+            false => (one, other),
+        };
+        let (path, message) = at;
+        let (name, value) = (spelled(&with.0), self.source.value(&with.0));
+        self.find(path, format!("{message} {name}, which is {value}"));
+    }
+
+    fn unless_apart(
+        &mut self,
+        fine: bool,
+        one: (&[&dyn ToString], &str),
+        other: (&[&dyn ToString], &str),
+    ) {
+        if !fine {
+            self.apart((path(one.0), one.1.to_owned()), (path(other.0), other.1.to_owned()));
+        }
     }
 
     fn unless(&mut self, fine: bool, steps: &[&dyn ToString], message: impl Into<String>) {
@@ -52,29 +145,55 @@ impl Checks {
         }
     }
 
+    /// No two sockets of the product are the same, and none of them is one of sound.
+    fn listeners(&mut self, sections: &Sections) {
+        let tcp = sections.addresses().map(|(section, key, address)| Listener {
+            path: path(&[&section, &key]),
+            protocol: Protocol::Tcp,
+            address,
+        });
+        let sip = sections.sip.listen.iter().enumerate().map(|(number, listen)| Listener {
+            path: path(&[&"sip", &"listen", &number]),
+            protocol: listen.protocol,
+            address: listen.address,
+        });
+        let listeners: Vec<Listener> = tcp.into_iter().chain(sip).collect();
+        for (number, listener) in listeners.iter().enumerate() {
+            let earlier = listeners.iter().take(number);
+            if let Some(other) = earlier.rev().find(|other| listener.clashes_with(other)) {
+                let taken = |listener: &Listener| {
+                    (listener.path.clone(), format!("{} is already taken by", listener.address))
+                };
+                self.apart(taken(listener), taken(other));
+            }
+            let media = &sections.media;
+            let is_of_sound = listener.protocol == Protocol::Udp
+                && media
+                    .ports
+                    .as_ref()
+                    .is_some_and(|ports| ports.contains(&listener.address.port()))
+                && share_a_host(listener.address.ip(), media.bind);
+            if is_of_sound {
+                let port = listener.address.port();
+                self.apart(
+                    (listener.path.clone(), format!("port {port} is among the RTP ports of")),
+                    (path(&[&"media", &"ports"]), format!("has port {port} of")),
+                );
+            }
+        }
+    }
+
     fn addresses(&mut self, sections: &Sections) {
-        let backend = &sections.sip_backend;
-        let addresses = [
-            ("rest", "bind", sections.rest.bind),
-            ("grpc", "bind", sections.grpc.bind),
-            ("admin", "bind", sections.admin.bind),
-            ("sip_backend", "grpc_bind", backend.grpc_bind),
-            ("sip_backend", "admin_bind", backend.admin_bind),
-        ];
-        for (number, (section, key, bind)) in addresses.iter().enumerate() {
+        let addresses = sections.addresses();
+        for (section, key, bind) in addresses {
             self.unless(
                 bind.ip().is_loopback() || sections.process.insecure_bind,
-                &[section, key],
+                &[&section, &key],
                 format!(
                     "{bind} is not a loopback address and there is no TLS yet: set \
                      insecure_bind = true if the network is trusted"
                 ),
             );
-            let taken =
-                addresses[..number].iter().find(|(_, _, other)| other == bind && bind.port() != 0);
-            if let Some((other, its, _)) = taken {
-                self.wrong(&[section, key], format!("{bind} is already taken by {other}.{its}"));
-            }
         }
         let url = &sections.process.backend_url;
         self.unless(
@@ -123,10 +242,10 @@ impl Checks {
 
     fn cometd(&mut self, sections: &Sections) {
         let cometd = &sections.cometd;
-        self.unless(
+        self.unless_apart(
             cometd.longest_hold >= cometd.hold,
-            &[&"bayeux", &"longest_hold"],
-            "must not be shorter than bayeux.hold",
+            (&[&"bayeux", &"longest_hold"], "must not be shorter than"),
+            (&[&"bayeux", &"hold"], "must not be longer than"),
         );
         for (number, name) in cometd.open_channels.iter().enumerate() {
             let is_theirs = Pattern::parse(name).is_some_and(|pattern| {
@@ -193,23 +312,31 @@ impl Checks {
             &[&"sip", &"digests"],
             "must name at least one digest",
         );
-        self.unless(
+        self.unless_apart(
             sections.sip_limits.min_expires <= sections.sip_limits.max_expires,
-            &[&"sip", &"max_expires"],
-            "must not be shorter than sip.min_expires",
+            (&[&"sip", &"max_expires"], "must not be shorter than"),
+            (&[&"sip", &"min_expires"], "must not be longer than"),
+        );
+        self.unless(
+            sip.session_expires >= MIN_SESSION_EXPIRES,
+            &[&"sip", &"session_expires"],
+            "must be at least 90 seconds (RFC 4028 4)",
         );
     }
 
     fn trunks(&mut self, sections: &Sections) {
-        let mut names = BTreeSet::new();
+        let mut names = BTreeMap::new();
         for (number, (trunk, login)) in sections.trunks.iter().enumerate() {
+            let first = *names.entry(trunk.name.as_str()).or_insert(number);
+            let is_twice =
+                first != number && self.is_known(&path(&[&"sip", &"trunk", &first, &"name"]));
             let mut wrong = |key: &'static str, message: String| {
                 self.wrong(&[&"sip", &"trunk", &number, &key], message)
             };
             if !plain(&trunk.name, b"") {
                 wrong("name", "may contain letters, digits and . _ -".into());
             }
-            if !names.insert(trunk.name.as_str()) {
+            if is_twice {
                 wrong("name", format!("there are two trunks '{}'", trunk.name));
             }
             if trunk.max_calls_per_second == Some(0) {
@@ -274,21 +401,29 @@ impl Checks {
             sections.devices.iter().map(|(it, _)| it.device.as_str()),
             b"~",
         );
-        let mut names: BTreeSet<&str> =
-            sections.devices.iter().map(|(account, _)| account.number.as_str()).collect();
+        let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (number, (account, _)) in sections.devices.iter().enumerate() {
+            let at = path(&[&"device", &number, &"number"]);
+            if self.is_known(&at) {
+                names.entry(account.number.as_str().to_owned()).or_insert(at);
+            }
+        }
         for (number, (account, details)) in sections.devices.iter().enumerate() {
             for (place, alias) in account.aliases.iter().enumerate() {
                 let at: [&dyn ToString; 4] = [&"device", &number, &"aliases", &place];
                 self.unless(!alias.as_str().is_empty(), &at, "must not be empty");
+                let first = names.entry(alias.as_str().to_owned()).or_insert_with(|| path(&at));
+                let is_first = *first == path(&at) || !self.is_known(first);
                 self.unless(
-                    names.insert(alias.as_str()),
+                    is_first,
                     &at,
                     format!("'{alias}' is a number or an alias of a device already"),
                 );
             }
             if let Some(environment) = &details.voice_environment {
                 self.unless(
-                    environments.contains(environment.as_str()),
+                    environments.contains(environment.as_str())
+                        || !self.are_known("voice_environment", "id"),
                     &[&"device", &number, &"voice_environment"],
                     format!("there is no voice environment '{environment}'"),
                 );
@@ -310,6 +445,7 @@ impl Checks {
             for (position, device) in user.devices.iter().enumerate() {
                 let at: [&dyn ToString; 4] = [&"user", &number, &"devices", &position];
                 match kinds.get(device) {
+                    None if !self.are_known("device", "id") => {}
                     None => self.wrong(&at, format!("there is no device '{device}'")),
                     Some(AccountKind::Customer) => {
                         self.wrong(
@@ -320,7 +456,8 @@ impl Checks {
                         );
                     }
                     Some(AccountKind::Internal) => {
-                        if let Some(other) = owned.insert(device, &user.id) {
+                        let owner = owned.insert(device, &user.id);
+                        if let Some(other) = owner.filter(|_| self.are_known("user", "id")) {
                             self.wrong(
                                 &at,
                                 format!("device '{device}' belongs to user '{other}' already"),
@@ -350,11 +487,13 @@ impl Checks {
                 for (position, name) in names.iter().enumerate() {
                     let at: [&dyn ToString; 4] = [&"group", &number, &key, &position];
                     match users.get(name) {
+                        None if !self.are_known("user", "id") => {}
                         None => self.wrong(&at, format!("there is no user '{name}'")),
                         Some(user)
                             if key == "agents"
                                 || user.is(Role::Supervisor)
-                                || user.is(Role::Admin) => {}
+                                || user.is(Role::Admin)
+                                || !self.are_known("user", "roles") => {}
                         Some(_) => self
                             .wrong(&at, format!("user '{name}' does not have the role Supervisor")),
                     }
@@ -363,14 +502,14 @@ impl Checks {
         }
     }
 
-    fn unique<'a>(
+    fn unique<'n>(
         &mut self,
         list: &str,
         key: &str,
-        names: impl Iterator<Item = &'a str>,
+        names: impl Iterator<Item = &'n str>,
         extra: &[u8],
-    ) -> BTreeSet<&'a str> {
-        let mut seen = BTreeSet::new();
+    ) -> BTreeSet<&'n str> {
+        let mut seen = BTreeMap::new();
         for (number, name) in names.enumerate() {
             if !plain(name, extra) {
                 self.wrong(
@@ -378,11 +517,12 @@ impl Checks {
                     format!("'{}' has characters that cannot stand here", name.escape_debug()),
                 );
             }
-            if !seen.insert(name) {
+            let first = *seen.entry(name).or_insert(number);
+            if first != number && self.is_known(&path(&[&list, &first, &key])) {
                 self.wrong(&[&list, &number, &key], format!("'{name}' is there twice"));
             }
         }
-        seen
+        seen.into_keys().collect()
     }
 }
 

@@ -6,6 +6,7 @@ use crate::model::{DeviceId, Role, UserId};
 use crate::sip;
 use crate::sip::digest::{Algorithm, ha1};
 use crate::store::{Store, StoreError, Write};
+use crate::telephony::phones::PhoneCommand;
 use rand::Rng;
 use std::collections::BTreeMap;
 
@@ -119,6 +120,61 @@ impl Config {
         Ok((endpoint, made))
     }
 
+    /// Gives each user without a password in the file this one.
+    ///
+    /// # Errors
+    /// It cannot be hashed.
+    pub fn give_password(&mut self, password: &str) -> Result<(), CredentialsError> {
+        let hash = hash_password(password)?;
+        for user in self.directory.users.keys() {
+            self.password_hashes.entry(user.clone()).or_insert_with(|| hash.clone());
+        }
+        Ok(())
+    }
+
+    /// What to print when a gateway over simulated telephones starts: where it is, the users with
+    /// the passwords that were `made`, and what to ask for first. `door`: the URL by which the
+    /// telephones are moved.
+    pub fn simulated_introduction(&self, made: &[Made], door: &str) -> String {
+        let url = &self.http.public_url;
+        let mut text = format!(
+            "A gateway over simulated telephones: nobody hears anything, and nothing is kept.\n\n  \
+             REST and CometD at {url}/api/v2, described at {url}/api/v2/openapi.json\n\n    \
+             {:<24} {:<14} password\n",
+            "user", "telephones"
+        );
+        for user in self.directory.users.values() {
+            let devices =
+                user.devices.iter().filter_map(|device| self.directory.devices.get(device));
+            let numbers: Vec<_> = devices.map(|device| device.number.as_str()).collect();
+            let password = password_of(made, &user.id).unwrap_or("(as it was given)");
+            let (id, numbers) = (&user.id, numbers.join(" "));
+            text.push_str(&format!("    {:<24} {numbers:<14} {password}\n", id.as_str()));
+        }
+        let (agent, request) = match self.coaching_pair() {
+            Some((supervisor, _, target)) => {
+                let target = self.directory.devices.get(target);
+                let password = password_of(made, supervisor).unwrap_or("$UNDERTONE_PASSWORD");
+                (
+                    target.map_or("NUMBER", |device| device.number.as_str()),
+                    self.coach_request(password),
+                )
+            }
+            None => ("NUMBER", None),
+        };
+        text.push_str(&format!(
+            "\nA customer calls, the agent answers, and the customer hangs up by\n\n  \
+             curl -d 'call 7001 {agent}' {door}\n  curl -d 'answer {agent}' {door}\n  \
+             curl -d 'hangup 7001' {door}\n\n\
+             Other lines: {}.\nAll telephones, calls and monitors, in JSON: curl {door}\n",
+            PhoneCommand::USAGE[3..].join(", ")
+        ));
+        if let Some(request) = request {
+            text.push_str(&format!("\nThe supervisor coaches the agent by\n\n{request}"));
+        }
+        text
+    }
+
     /// What to print when credentials were made: each password, and the Coach request ready to
     /// paste. `None` when none were.
     pub fn introduction(&self, rest: &[Made], sip: &[Made]) -> Option<String> {
@@ -147,7 +203,9 @@ impl Config {
             ));
             sip.iter().for_each(|made| text.push_str(&made.line()));
         }
-        if let Some(request) = self.coach_request(rest) {
+        let supervisor = self.coaching_pair().map(|(supervisor, ..)| supervisor);
+        let password = supervisor.and_then(|supervisor| password_of(rest, supervisor));
+        if let Some(request) = password.and_then(|password| self.coach_request(password)) {
             text.push_str(
                 "\nWith phones registered and a call answered, a supervisor coaches the \
                  agent by\n\n",
@@ -157,9 +215,8 @@ impl Config {
         Some(text)
     }
 
-    fn coach_request(&self, made: &[Made]) -> Option<String> {
+    fn coach_request(&self, password: &str) -> Option<String> {
         let (supervisor, device, target) = self.coaching_pair()?;
-        let password = made.iter().find(|made| made.name == supervisor.as_str())?.password.as_str();
         let url = format!("{}/api/v2", self.http.public_url);
         Some(format!(
             "  curl -u {supervisor}:{password} -H 'Content-Type: application/json' \\\n    \
@@ -202,6 +259,11 @@ impl Made {
     fn line(&self) -> String {
         format!("    {:<24} {}\n", self.name, self.password)
     }
+}
+
+fn password_of<'a>(made: &'a [Made], user: &UserId) -> Option<&'a str> {
+    let made = made.iter().find(|made| made.name == user.as_str());
+    made.map(|made| made.password.as_str())
 }
 
 fn keep(store: &Store, changes: &[Write]) -> Result<(), StoreError> {

@@ -35,11 +35,21 @@ struct ConfigTable {
     known: Vec<String>,
 }
 
-/// Hands out the values, and goes on after each problem with the default in its place, so that all
+/// Hands out the values, and goes on after each problem with a stand-in for the value, so that all
 /// problems are found.
 pub(super) struct ConfigReader {
     tables: BTreeMap<Vec<String>, ConfigTable>,
     findings: Vec<Finding>,
+    /// The keys whose values are stand-ins.
+    faulty: Vec<Vec<String>>,
+}
+
+/// All that was wrong with single keys.
+pub(super) struct Findings {
+    pub(super) findings: Vec<Finding>,
+    /// Of these, and of the keys that are missing, those that have been read as something else:
+    /// what they have to do with other keys is not known.
+    pub(super) faulty: Vec<Vec<String>>,
 }
 
 impl ConfigReader {
@@ -57,7 +67,7 @@ impl ConfigReader {
             errors.into_iter().map(finding).collect::<Vec<Finding>>()
         })?;
         let defaults = dict(DEFAULTS);
-        let mut reader = Self { tables: BTreeMap::new(), findings: Vec::new() };
+        let mut reader = Self { tables: BTreeMap::new(), findings: Vec::new(), faulty: Vec::new() };
         for (name, default) in &defaults {
             let Value::Dict(_, defaults) = default else {
                 continue;
@@ -67,6 +77,7 @@ impl ConfigReader {
                 Some(Value::Dict(_, section)) => section,
                 Some(_) => {
                     reader.found(path.clone(), format!("must be a section: [{name}]"));
+                    reader.faulty.push(path.clone());
                     defaults.clone()
                 }
                 None => defaults.clone(),
@@ -152,24 +163,46 @@ impl ConfigReader {
             }
             keys.insert(field, (path, key));
         }
+        let mut tried: BTreeMap<Vec<String>, usize> = BTreeMap::new();
         loop {
             let error = match Value::from(values.clone()).deserialize::<T>() {
                 Ok(fitted) => return Some(fitted),
                 Err(error) => error,
             };
-            let Some(field) = error.path.first() else {
-                self.found(places.first()?.table.clone(), describe(&error.kind));
-                return None;
+            let mut at = error.path;
+            at.truncate(2);
+            let field = match (at.first(), &error.kind) {
+                (Some(field), _) => field.clone(),
+                (None, Kind::MissingField(field)) => field.clone().into_owned(),
+                (None, _) => {
+                    self.found(places.first()?.table.clone(), describe(&error.kind));
+                    return None;
+                }
             };
+            let is_missing = at.is_empty();
             let (table, key) = keys.get(field.as_str())?;
-            let full = table.iter().chain([key]).chain(error.path.iter().skip(1));
-            self.found(full.cloned().collect(), describe(&error.kind));
-            let defaults = self.tables.get(table)?.defaults.as_ref()?;
-            let default = defaults.get(key).filter(|default| values.get(field) != Some(*default));
-            match default {
-                Some(default) => values.insert(field.clone(), default.clone()),
-                None => Some(values.remove(field)?),
-            };
+            let full: Vec<String> =
+                table.iter().chain([key]).chain(at.iter().skip(1)).cloned().collect();
+            if is_missing {
+                at.push(field.clone());
+            }
+            if !tried.keys().any(|path| at.starts_with(path) || path.starts_with(&at)) {
+                self.faulty.push(full.clone());
+                let message = described(&full, &error.kind);
+                self.found(if is_missing { table.clone() } else { full }, message);
+            }
+            let defaults = self.tables.get(table)?.defaults.as_ref();
+            let default = defaults.and_then(|defaults| defaults.get(key));
+            loop {
+                let number = tried.entry(at.clone()).or_default();
+                let stand_in = stand_ins(default, &values, &at).into_iter().nth(*number);
+                *number += 1;
+                match stand_in {
+                    Some(stand_in) => break put(&mut values, &at, stand_in),
+                    None if at.len() > 1 => at.truncate(1),
+                    None => return None,
+                }
+            }
         }
     }
 
@@ -194,11 +227,17 @@ impl ConfigReader {
             Some(Value::Array(_, items)) => items,
             Some(_) => {
                 let message = format!("must be a list of tables: [[{}]]", path.join("."));
+                self.faulty.push(path.clone());
                 self.found(path, message);
                 return Vec::new();
             }
         };
         let mut tables = Vec::new();
+        let are_tables = items.iter().all(|item| matches!(item, Value::Dict(..)));
+        if !are_tables {
+            // What its other tables say is not known by their numbers any more.
+            self.faulty.push(path.clone());
+        }
         for (number, item) in items.into_iter().enumerate() {
             let path: Vec<String> = path.iter().cloned().chain([number.to_string()]).collect();
             match item {
@@ -213,7 +252,7 @@ impl ConfigReader {
     }
 
     /// All that was wrong, the keys that no type has a field for included.
-    pub(super) fn finish(mut self) -> Vec<Finding> {
+    pub(super) fn finish(mut self) -> Findings {
         for (path, table) in std::mem::take(&mut self.tables) {
             for name in table.values.keys().filter(|name| !table.known.contains(name)) {
                 let message = match path.is_empty() {
@@ -226,7 +265,52 @@ impl ConfigReader {
                 self.found(path.iter().chain([name]).cloned().collect(), message);
             }
         }
-        self.findings
+        Findings { findings: self.findings, faulty: self.faulty }
+    }
+}
+
+/// Values each of which some type takes.
+const STAND_INS: [&str; 5] = ["1", "192.0.2.1", "PCMU", "Agent", "api-voice"];
+
+/// What may stand in for a value that is wrong or missing, so that what comes after it is looked at
+/// too; `None`: nothing. `at`: its field, and which element of it.
+fn stand_ins(default: Option<&Value>, values: &Dict, at: &[String]) -> Vec<Option<Value>> {
+    let near: Vec<Option<Value>> = match at {
+        [field, _, ..] => [default, values.get(field)]
+            .into_iter()
+            .flatten()
+            .flat_map(elements)
+            .map(Some)
+            .collect(),
+        _ => vec![default.cloned()],
+    };
+    let words = STAND_INS.map(|word| Some(Value::from(word)));
+    near.into_iter()
+        .chain(words)
+        .chain([Some(Value::from(1)), Some(Value::from(Vec::<Value>::new()))])
+        .collect()
+}
+
+fn elements(value: &Value) -> Vec<Value> {
+    value.as_array().map(<[Value]>::to_vec).unwrap_or_default()
+}
+
+fn put(values: &mut Dict, at: &[String], value: Option<Value>) {
+    let Some((field, element)) = at.split_first() else {
+        return;
+    };
+    let number = element.first().and_then(|number| number.parse::<usize>().ok());
+    match (number, value) {
+        (None, Some(value)) => drop(values.insert(field.clone(), value)),
+        (None, None) => drop(values.remove(field)),
+        (Some(number), Some(value)) => {
+            if let Some(Value::Array(_, elements)) = values.get_mut(field)
+                && let Some(element) = elements.get_mut(number)
+            {
+                *element = value;
+            }
+        }
+        (Some(_), None) => {}
     }
 }
 
@@ -255,6 +339,21 @@ fn layers(text: &str, environment: &BTreeMap<String, String>) -> Result<Dict, fi
 fn dict(text: &str) -> Dict {
     // The defaults are part of the program, and a test reads them.
     Figment::from(Toml::string(text)).extract().unwrap_or_default()
+}
+
+/// What is wrong with the value of a key; of a secret, without it.
+fn described(path: &[String], kind: &Kind) -> String {
+    match kind {
+        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if is_secret(path) => {
+            format!("expected {expected}")
+        }
+        kind => describe(kind),
+    }
+}
+
+/// The value of this key is never shown.
+pub(super) fn is_secret(path: &[String]) -> bool {
+    path.last().is_some_and(|key| ["password", "password_hash"].contains(&key.as_str()))
 }
 
 fn describe(kind: &Kind) -> String {

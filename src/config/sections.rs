@@ -1,8 +1,7 @@
 //! What crosses modules: addresses to listen on, users, devices, groups and trunks; and where in
 //! the file the keys of each module stand.
 
-use super::checks::Checks;
-use super::reader::{ConfigReader, Finding};
+use super::reader::ConfigReader;
 use super::{Config, ServerLimits};
 use crate::cometd::CometdConfig;
 use crate::gateway::{
@@ -200,13 +199,19 @@ impl Sections {
         })
     }
 
-    /// # Errors
-    /// Everything that several keys do not keep together.
-    pub(super) fn into_config(mut self) -> Result<Config, Vec<Finding>> {
-        let findings = Checks::of(&self);
-        if !findings.is_empty() {
-            return Err(findings);
-        }
+    /// The TCP addresses that are served, by section and key.
+    pub(super) fn addresses(&self) -> [(&'static str, &'static str, SocketAddr); 5] {
+        [
+            ("rest", "bind", self.rest.bind),
+            ("grpc", "bind", self.grpc.bind),
+            ("admin", "bind", self.admin.bind),
+            ("sip_backend", "grpc_bind", self.sip_backend.grpc_bind),
+            ("sip_backend", "admin_bind", self.sip_backend.admin_bind),
+        ]
+    }
+
+    /// When [`super::checks`] has found nothing.
+    pub(super) fn into_config(mut self) -> Config {
         self.complete();
         let directory = self.directory();
         let hash = |(user, details): (User, UserDetails)| Some((user.id, details.password_hash?));
@@ -214,7 +219,7 @@ impl Sections {
             Some((account.number.clone(), details.password.clone()?))
         };
         let sip_passwords = self.devices.iter().filter_map(password).collect();
-        Ok(Config {
+        Config {
             audit_file: self.process.state_dir.join(&self.audit.file),
             state_dir: self.process.state_dir,
             insecure_bind: self.process.insecure_bind,
@@ -246,7 +251,7 @@ impl Sections {
             telemetry: self.log,
             password_hashes: self.users.into_iter().filter_map(hash).collect(),
             sip_passwords,
-        })
+        }
     }
 
     /// Fills in what follows from keys of another module, or from another key.
@@ -267,7 +272,6 @@ impl Sections {
         };
         self.b2bua.beep = self.announcement.notify_agent == AnnouncedBy::Beep;
         self.b2bua.media_over_ipv6 = self.media.advertised.unwrap_or(self.media.bind).is_ipv6();
-        self.sip.min_session_expires = self.sip.min_session_expires.min(self.sip.session_expires);
         if self.voice_environments.is_empty() && !self.devices.is_empty() {
             self.voice_environments
                 .push(VoiceEnvironment { id: UNNAMED_ENVIRONMENT.to_owned(), name: String::new() });

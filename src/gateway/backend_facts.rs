@@ -63,11 +63,13 @@ impl BackendFacts {
         self.facts.remove_device(device);
     }
 
-    /// Takes a call as it is now; returns the calls with consultations that may have changed by it.
+    /// Takes a call as it is now; returns the other calls of which it may have changed what can be
+    /// asked: those with consultations, and those of a device that may swap them.
     pub(super) fn insert_call(&mut self, call: CallFact) -> BTreeSet<CallId> {
         let id = call.id.clone();
         let parent = call.parent.clone().filter(|_| !call.is_over());
         let before = self.facts.insert_call(call);
+        let beside = self.beside(before.as_ref(), self.facts.call(&id));
         before.iter().for_each(|before| self.calls_of.remove(before));
         self.facts.call(&id).iter().for_each(|call| self.calls_of.insert(call));
         let before = before.and_then(|call| call.parent);
@@ -77,7 +79,24 @@ impl BackendFacts {
         if before != parent {
             before.iter().for_each(|parent| self.end_consultation(parent, &id));
         }
-        before.into_iter().chain(parent).collect()
+        before.into_iter().chain(parent).chain(beside).collect()
+    }
+
+    /// The other calls of the devices whose leg of this call has another state than before.
+    fn beside(&self, before: Option<&CallFact>, now: Option<&CallFact>) -> BTreeSet<CallId> {
+        let state = |call: Option<&CallFact>, device| Some(call?.party_of(device)?.state);
+        let parties = before.into_iter().chain(now).flat_map(|call| &call.parties);
+        let devices = parties.filter_map(|party| party.device.as_ref());
+        let mut beside = BTreeSet::new();
+        for device in devices.filter(|device| state(before, device) != state(now, device)) {
+            let calls = self.calls_of(std::slice::from_ref(device));
+            let others = calls.filter(|call| call.party_of(device).is_some());
+            beside.extend(others.map(|call| call.id.clone()));
+        }
+        now.into_iter().for_each(|call| {
+            beside.remove(&call.id);
+        });
+        beside
     }
 
     /// Forgets a call that is over; the call that it was made to ask about.

@@ -6,7 +6,7 @@ use super::pending::Audited;
 use super::requests::{Decision, RequestCheck, forbidden};
 use crate::model::{
     Activity, CallId, CallOperation, CallView, Command, Feature, Now, Operation, Reason, Refusal,
-    RequestEnvelope,
+    RequestEnvelope, Subject, TransferStep, UserDataChange,
 };
 
 impl RequestCheck<'_> {
@@ -19,6 +19,10 @@ impl RequestCheck<'_> {
         now: Now,
     ) -> Result<Decision, Refusal> {
         let leg = self.leg_that_offers(user, call, operation.name())?;
+        self.attaches(&leg, operation)?;
+        if let CallOperation::SwapCalls(other) = operation {
+            self.swaps(user, &leg, other)?;
+        }
         let (command, audited) = call_command(&leg, operation);
         let mut pending = self.pending(asked, audited, command, now)?;
         pending.record.device = Some(leg.device.clone());
@@ -27,6 +31,57 @@ impl RequestCheck<'_> {
             pending.digits_on = Some((leg.id, leg.device));
         }
         Ok(Decision::Command(Box::new(pending)))
+    }
+
+    /// The other call is one of the same device.
+    fn swaps(&self, user: &User, leg: &CallView, other: &CallId) -> Result<(), Refusal> {
+        if *other == leg.id {
+            let text = "Parameter '{}' names the call that it is to be swapped with.";
+            return Err(Refusal::parameter(Reason::InvalidInput, "otherCallUri", text));
+        }
+        let beside = self.reads.own_leg(user, other);
+        match beside.ok_or_else(|| Refusal::not_found(format_args!("/me/calls/{other}")))? {
+            beside if beside.device == leg.device => Ok(()),
+            _ => Err(Refusal::about(
+                Reason::InvalidState,
+                Subject::Call(other.clone()),
+                "Call '{}' is at another device.",
+            )),
+        }
+    }
+
+    /// What the operation attaches to a call is no more than a call may have.
+    fn attaches(&self, leg: &CallView, operation: &CallOperation) -> Result<(), Refusal> {
+        let data = match operation {
+            CallOperation::AttachUserData(data) | CallOperation::UpdateUserData(data) => data,
+            CallOperation::Transfer(step) | CallOperation::Conference(step) => match step {
+                TransferStep::SingleStep { user_data, .. }
+                | TransferStep::Initiate { user_data, .. } => {
+                    self.carries(user_data)?;
+                    user_data
+                }
+                TransferStep::Complete => return Ok(()),
+            },
+            CallOperation::Answer
+            | CallOperation::Hangup
+            | CallOperation::ClearCall
+            | CallOperation::Reject
+            | CallOperation::Redirect(_)
+            | CallOperation::Hold
+            | CallOperation::Retrieve
+            | CallOperation::SwapCalls(_)
+            | CallOperation::Mute(_)
+            | CallOperation::SendDtmf(_)
+            | CallOperation::Switch(_)
+            | CallOperation::MuteMonitored(_)
+            | CallOperation::RemoveParticipant(_)
+            | CallOperation::DeleteUserDataPair(_)
+            | CallOperation::DeleteUserData => return Ok(()),
+        };
+        match leg.user_data.with(data) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Refusal::too_much_user_data("userData")),
+        }
     }
 
     /// The user's leg of the call, if the user may ask the operation and it is possible there.
@@ -72,10 +127,18 @@ impl RequestCheck<'_> {
             backend.live_switching && backend.activities.contains(&to) && !is_one_way
         };
         match operation {
-            Operation::Answer | Operation::Hangup => true,
-            Operation::Hold | Operation::Retrieve | Operation::MuteCall | Operation::UnmuteCall => {
-                !leg.monitoring
-            }
+            Operation::Answer => backend.answer,
+            Operation::Hangup => true,
+            Operation::ClearCall => backend.clear_call && !leg.monitoring,
+            Operation::Reject => backend.reject && !leg.monitoring,
+            Operation::Redirect => backend.redirect && !leg.monitoring,
+            Operation::Hold | Operation::Retrieve => backend.hold && !leg.monitoring,
+            Operation::SwapCalls => backend.swap_calls && !leg.monitoring,
+            Operation::MuteCall | Operation::UnmuteCall => backend.mute && !leg.monitoring,
+            Operation::AttachUserData
+            | Operation::UpdateUserData
+            | Operation::DeleteUserData
+            | Operation::DeleteUserDataPair => backend.user_data && !leg.monitoring,
             Operation::SendDtmf => backend.dtmf && !leg.monitoring,
             Operation::SingleStepTransfer => backend.transfers && !leg.monitoring,
             Operation::InitiateTransfer | Operation::CompleteTransfer => {
@@ -119,6 +182,19 @@ fn call_command(leg: &CallView, operation: &CallOperation) -> (Command, Audited)
     let command = match operation.clone() {
         CallOperation::Answer => Command::Answer { device, call },
         CallOperation::Hangup => Command::Hangup { device, call },
+        CallOperation::ClearCall => Command::ClearCall { device, call },
+        CallOperation::Reject => Command::Reject { device, call },
+        CallOperation::Redirect(to) => Command::Redirect { device, call, destination: to.into() },
+        CallOperation::SwapCalls(other) => Command::SwapCalls { device, call, other },
+        CallOperation::AttachUserData(data) | CallOperation::UpdateUserData(data) => {
+            Command::ChangeUserData { device, call, change: UserDataChange::Set(data) }
+        }
+        CallOperation::DeleteUserDataPair(key) => {
+            Command::ChangeUserData { device, call, change: UserDataChange::Delete(key) }
+        }
+        CallOperation::DeleteUserData => {
+            Command::ChangeUserData { device, call, change: UserDataChange::Clear }
+        }
         CallOperation::Hold => Command::Hold { device, call },
         CallOperation::Retrieve => Command::Retrieve { device, call },
         CallOperation::Mute(on) => Command::Mute { device, call, on },

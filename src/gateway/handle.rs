@@ -1,7 +1,7 @@
 //! The gateway as the rest of the program holds it.
 
 use super::persistence::{StateWriter, kept_listening, kept_sessions};
-use super::task::GatewayTask;
+use super::task::{BackendNews, GatewayTask};
 use super::{Directory, Gateway, GatewayConfig, Restored, User, VoiceEnvironment};
 use crate::audit::AuditLog;
 use crate::clock;
@@ -26,6 +26,7 @@ pub struct GatewayHandle {
     pub(super) notices: broadcast::Sender<Arc<GatewayEvent>>,
     directory: Arc<Directory>,
     ready: watch::Receiver<bool>,
+    met: watch::Receiver<bool>,
     pub(super) leaving: Arc<AtomicBool>,
     pub(super) facts: FactLog,
     capabilities: watch::Receiver<Capabilities>,
@@ -89,12 +90,14 @@ impl GatewayHandle {
         let (inbox, requests) = mpsc::channel(WAITING_REQUESTS);
         let (notices, _) = broadcast::channel(WAITING_NOTICES);
         let (tell_ready, ready) = watch::channel(false);
+        let (tell_met, met) = watch::channel(false);
         let handle = Self {
             inbox,
             questions: Arc::default(),
             notices,
             directory: directory.clone(),
             ready,
+            met,
             leaving: Arc::default(),
             facts: FactLog::new(),
             capabilities: backend.capabilities.clone(),
@@ -107,7 +110,7 @@ impl GatewayHandle {
             backend,
             &handle,
             requests,
-            tell_ready,
+            BackendNews { ready: tell_ready, met: tell_met },
             StateWriter::start(store),
         );
         Ok(handle)
@@ -186,6 +189,11 @@ impl GatewayHandle {
     /// As [`GatewayHandle::is_ready`], for waiting.
     pub fn readiness(&self) -> watch::Receiver<bool> {
         self.ready.clone()
+    }
+
+    /// True from when the backend was ready for the first time: before, nothing is known of it.
+    pub fn meeting(&self) -> watch::Receiver<bool> {
+        self.met.clone()
     }
 
     /// What the backend reports, for serving it again: all but the questions that only this gateway

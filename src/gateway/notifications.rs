@@ -117,6 +117,8 @@ fn what_changed(before: &CallView, after: &CallView) -> CallNotification {
     };
     if before.monitored_user_muted != after.monitored_user_muted && same_but_muted == *after {
         CallNotification::MonitoredUserMutedStateChange
+    } else if before.state == after.state && before.user_data != after.user_data {
+        CallNotification::AttachedDataChanged
     } else if before.state == after.state && before.participants != after.participants {
         CallNotification::ParticipantsUpdated
     } else {

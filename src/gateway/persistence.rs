@@ -3,7 +3,7 @@
 
 use super::handle::Reply;
 use super::{Directory, ListeningRecord};
-use crate::model::{AgentState, Answer, DeviceId, Reason, Refusal, Timestamp, UserId};
+use crate::model::{Answer, DeviceId, Reason, Refusal, Timestamp, UserId, UserState};
 use crate::store::records::{VERSION, entries, is_readable};
 use crate::store::writer::{StateChange, StateFile, Writer, Written};
 use crate::store::{Store, StoreError, Write};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// The table of presence: login name → voice state.
+/// The table of presence: login name → voice state and, in a second line, the reason given for it.
 const PRESENCE: &str = "presence";
 /// The table of the supervisors that were admitted to a call or are on it: supervisor's device →
 /// JSON.
@@ -21,15 +21,23 @@ const HEARING: &str = "hearing";
 pub(super) fn kept_sessions(
     directory: &Directory,
     store: &Store,
-) -> Result<BTreeMap<UserId, AgentState>, StoreError> {
+) -> Result<BTreeMap<UserId, UserState>, StoreError> {
     let kept = store.load(PRESENCE)?;
     Ok(kept
         .into_iter()
         .filter_map(|(user, state)| {
-            Some((UserId::from(user), std::str::from_utf8(&state).ok()?.parse().ok()?))
+            Some((UserId::from(user), restored(std::str::from_utf8(&state).ok()?)?))
         })
         .filter(|(user, _)| directory.users.contains_key(user))
         .collect())
+}
+
+fn restored(kept: &str) -> Option<UserState> {
+    let (state, reason) = kept.split_once('\n').map_or((kept, None), |(s, r)| (s, Some(r)));
+    Some(UserState {
+        state: state.parse().ok()?,
+        reason: reason.and_then(|text| text.parse().ok()),
+    })
 }
 
 /// The admissions and joins that have no last line in the audit.
@@ -73,9 +81,14 @@ impl HearingRecord {
 }
 
 /// The change that a user's presence makes.
-pub(super) fn presence_change(user: &UserId, presence: Option<AgentState>) -> Write {
+pub(super) fn presence_change(user: &UserId, presence: Option<&UserState>) -> Write {
     match presence {
-        Some(state) => Write::put(PRESENCE, user.as_str(), state.as_str()),
+        Some(UserState { state, reason: None }) => {
+            Write::put(PRESENCE, user.as_str(), state.as_str())
+        }
+        Some(UserState { state, reason: Some(reason) }) => {
+            Write::put(PRESENCE, user.as_str(), format!("{state}\n{}", reason.as_str()))
+        }
         None => Write::remove(PRESENCE, user.as_str()),
     }
 }
@@ -135,7 +148,7 @@ fn send(answers: Answers) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Activity;
+    use crate::model::{Activity, AgentState};
     use crate::store;
 
     #[test]
@@ -159,5 +172,22 @@ mod tests {
             .expect("writes");
         let older = ListeningRecord { supervisor: "boss2".into(), since: None, ..kept.clone() };
         assert_eq!(kept_listening(&store).expect("reads"), [kept, older]);
+    }
+
+    #[test]
+    fn a_voice_state_is_kept_with_its_reason_and_one_of_before_there_were_reasons_is_read() {
+        let lunch = UserState {
+            state: AgentState::AuxWork,
+            reason: Some("Lunch, until 1".parse().expect("a reason")),
+        };
+        for state in [lunch, AgentState::NotReady.into()] {
+            let store = store::in_memory();
+            store.write(&[presence_change(&"bob".into(), Some(&state))]).expect("writes");
+            let kept = store.load(PRESENCE).expect("reads");
+            let text = std::str::from_utf8(&kept["bob"]).expect("text");
+            assert_eq!(restored(text), Some(state), "{text}");
+        }
+        assert_eq!(restored("Ready"), Some(AgentState::Ready.into()));
+        assert_eq!(restored("Dancing"), None);
     }
 }

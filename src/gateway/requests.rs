@@ -6,9 +6,9 @@ use super::audit_record::{AuditEvent, AuditRecord};
 use super::pending::{Audited, PendingCommand};
 use super::views::Reader;
 use crate::model::{
-    Activity, AgentState, BadRequest, BadRequestOn, CallId, Command, CommandContext, DeviceId,
-    DialString, Feature, Mode, Now, Number, Operation, Reason, Refusal, Request, RequestEnvelope,
-    RequestId, Scope, Subject, TargetRef, Timestamp,
+    Activity, AgentState, BadRequest, BadRequestOn, CallId, Capabilities, Command, CommandContext,
+    DeviceId, DialString, Feature, Mode, Now, Number, Operation, Reason, Refusal, Request,
+    RequestEnvelope, RequestId, Scope, Subject, TargetRef, Timestamp, UserData, UserState,
 };
 
 /// What becomes of a permitted request.
@@ -16,7 +16,7 @@ pub(super) enum Decision {
     /// Nothing is left to do.
     Done,
     /// The user's voice state changes; a session opens if none is open.
-    Presence(AgentState),
+    Presence(UserState),
     /// The user's session ends.
     EndSession,
     /// The backend is to do it.
@@ -87,11 +87,13 @@ impl<'a> RequestCheck<'a> {
             }
             Request::SetDoNotDisturb { device, on } => {
                 self.reads.access.own_device(user, device)?;
+                self.can(|backend| backend.do_not_disturb, "do-not-disturb")?;
                 let (device, on) = (device.clone(), *on);
                 self.plain(asked, Command::SetDoNotDisturb { device, on }, now)
             }
             Request::SetForwarding { device, to } => {
                 self.reads.access.own_device(user, device)?;
+                self.can(|backend| backend.forwarding, "forwarding")?;
                 let to = to.as_ref().map(DialString::number);
                 if to.is_some() && self.reads.access.device(device).map(|entry| &entry.number) == to
                 {
@@ -103,28 +105,31 @@ impl<'a> RequestCheck<'a> {
                 let (device, to) = (device.clone(), to.cloned());
                 self.plain(asked, Command::SetForwarding { device, to }, now)
             }
-            Request::Dial { device, destination } => {
+            Request::Dial { device, destination, user_data } => {
                 self.reads.access.own_device(user, device)?;
+                self.can(|backend| backend.dial, "dialling")?;
+                self.carries(user_data)?;
                 let (device, destination) = (device.clone(), destination.number().clone());
-                self.plain(asked, Command::Dial { device, destination }, now)
+                let user_data = user_data.clone();
+                self.plain(asked, Command::Dial { device, destination, user_data }, now)
             }
             Request::OnCall { call, operation } => self.on_call(user, asked, call, operation, now),
             Request::StartSession => {
                 needs_feature(user, Feature::Voice)?;
                 match self.reads.sessions.contains_key(&asked.user) {
                     true => Ok(Decision::Done),
-                    false => Ok(Decision::Presence(AgentState::NotReady)),
+                    false => Ok(Decision::Presence(AgentState::NotReady.into())),
                 }
             }
             Request::EndSession => Ok(Decision::EndSession),
             Request::SetAgentState(state) => {
                 needs_feature(user, Feature::Voice)?;
                 let has_session = self.reads.sessions.contains_key(&asked.user);
-                if *state == AgentState::Offline && !has_session {
+                if state.state == AgentState::Offline && !has_session {
                     return Ok(Decision::Done);
                 }
-                self.has_phone(user, *state)?;
-                Ok(Decision::Presence(*state))
+                self.has_phone(user, state.state)?;
+                Ok(Decision::Presence(state.clone()))
             }
         }
     }
@@ -310,6 +315,22 @@ impl<'a> RequestCheck<'a> {
             device,
             ..record
         }
+    }
+
+    /// The backend's calls carry data, or there is none to carry.
+    pub(super) fn carries(&self, user_data: &UserData) -> Result<(), Refusal> {
+        match user_data.is_empty() {
+            true => Ok(()),
+            false => self.can(|backend| backend.user_data, "call data"),
+        }
+    }
+
+    /// The backend can do it. One that was never reached has said nothing about itself yet.
+    fn can(&self, can: impl FnOnce(&Capabilities) -> bool, what: &str) -> Result<(), Refusal> {
+        if !self.reads.known.is_ready() || can(&self.reads.known.capabilities) {
+            return Ok(());
+        }
+        Err(forbidden(&format!("The telephony backend does not offer {what}.")))
     }
 
     fn exists(&self, device: &DeviceId) -> bool {

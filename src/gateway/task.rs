@@ -27,6 +27,14 @@ const MEETING: Duration = Duration::from_secs(3);
 
 type CommandResult = Pin<Box<dyn Future<Output = (WorkId, Result<(), Refusal>)> + Send>>;
 
+/// What is told of the backend to those that wait for it.
+pub(super) struct BackendNews {
+    /// It can be reached now, and all it knows is known.
+    pub(super) ready: watch::Sender<bool>,
+    /// It was ready once.
+    pub(super) met: watch::Sender<bool>,
+}
+
 /// The loop: drain the machine, wait for one thing, hand it in, drain again.
 pub(super) struct GatewayTask {
     gateway: Gateway,
@@ -38,7 +46,7 @@ pub(super) struct GatewayTask {
     checking: bool,
     writer: StateWriter,
     notices: broadcast::Sender<Arc<GatewayEvent>>,
-    tell_ready: watch::Sender<bool>,
+    news: BackendNews,
     leaving: Arc<AtomicBool>,
     facts: FactLog,
     replies: BTreeMap<Token, Reply>,
@@ -56,7 +64,7 @@ impl GatewayTask {
         backend: BackendConnection,
         handle: &GatewayHandle,
         requests: mpsc::Receiver<Inbound>,
-        tell_ready: watch::Sender<bool>,
+        news: BackendNews,
         writer: StateWriter,
     ) {
         let (audited, audit_outcomes) = mpsc::unbounded_channel();
@@ -70,7 +78,7 @@ impl GatewayTask {
             checking: false,
             writer,
             notices: handle.notices.clone(),
-            tell_ready,
+            news,
             leaving: handle.leaving.clone(),
             facts: handle.facts.clone(),
             replies: BTreeMap::new(),
@@ -151,7 +159,10 @@ impl GatewayTask {
         }
         self.gateway.handle_fact(fact, clock::now());
         let ready = self.gateway.is_ready();
-        if self.tell_ready.send_if_modified(|told| std::mem::replace(told, ready) != ready) {
+        if ready {
+            self.news.met.send_if_modified(|met| !std::mem::replace(met, true));
+        }
+        if self.news.ready.send_if_modified(|told| std::mem::replace(told, ready) != ready) {
             metrics::gauge!("undertone_backend_ready").set(if ready { 1.0 } else { 0.0 });
             match ready {
                 true => tracing::info!("the telephony backend is here"),
@@ -215,7 +226,9 @@ impl GatewayTask {
                     let _ = self.notices.send(Arc::new(GatewayEvent::Notice(Box::new(notice))));
                 }
                 Output::Audit { id, record } => self.audit(id, &record),
-                Output::Keep { user, presence } => kept.push(presence_change(&user, presence)),
+                Output::Keep { user, presence } => {
+                    kept.push(presence_change(&user, presence.as_ref()))
+                }
                 Output::KeepHearing { supervisor, hearing } => {
                     kept.push(listening_change(&supervisor, hearing.as_ref()))
                 }
@@ -322,6 +335,11 @@ fn name(command: &Command) -> &'static str {
         Command::Dial { .. } => "Dial",
         Command::Answer { .. } => "Answer",
         Command::Hangup { .. } => "Hangup",
+        Command::ClearCall { .. } => "ClearCall",
+        Command::Reject { .. } => "Reject",
+        Command::Redirect { .. } => "Redirect",
+        Command::SwapCalls { .. } => "SwapCalls",
+        Command::ChangeUserData { .. } => "ChangeUserData",
         Command::Hold { .. } => "Hold",
         Command::Retrieve { .. } => "Retrieve",
         Command::Mute { .. } => "Mute",

@@ -1,9 +1,9 @@
 use super::*;
 use crate::model::{
-    Activity, AdmissionAsked, BadRequest, BadRequestOn, CallOperation, CallType, DeviceFact,
-    DeviceKind, DialString, Feature, GroupId, LegState, Mode, MonitorState, NotDialable, Number,
-    Operation, PartyFact, PartyRole, Quality, Request, RequestId, Role, Scope, TargetRef,
-    TransferStep,
+    Activity, AdmissionAsked, AgentState, BadRequest, BadRequestOn, CallOperation, CallType,
+    DeviceFact, DeviceKind, DialString, Feature, GroupId, LegState, Mode, MonitorState,
+    NotDialable, Number, Operation, PartyFact, PartyRole, Quality, Request, RequestId, Role, Scope,
+    TargetRef, TransferStep, UserData, UserDataChange,
 };
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -102,6 +102,12 @@ fn able() -> Capabilities {
         modes: Mode::ALL.to_vec(),
         scopes: Scope::ALL.to_vec(),
         live_switching: true,
+        hold: true,
+        mute: true,
+        answer: true,
+        dial: true,
+        do_not_disturb: true,
+        forwarding: true,
         ..Capabilities::default()
     }
 }
@@ -276,6 +282,7 @@ fn call(parties: Vec<PartyFact>) -> CallFact {
         started_at: Timestamp(1_000_000),
         parent: None,
         owner: None,
+        user_data: Default::default(),
         parties,
     }
 }
@@ -933,7 +940,7 @@ fn the_supervisors_device_looks_as_in_the_sample() {
         id: MEG_PHONE.into(),
         number: "5005".into(),
         active: true,
-        user_state: Some(AgentState::NotReady),
+        user_state: Some(AgentState::NotReady.into()),
         do_not_disturb: true,
         forward_to: None,
         voice_environment: "370ef5e6".into(),
@@ -1228,7 +1235,10 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
     let mut harness = Harness::new();
     harness.facts(Fact::Call(coached(Activity::Coach)));
     let transfer = || {
-        on_call(CallOperation::Transfer(TransferStep::SingleStep { destination: dialled("5002") }))
+        on_call(CallOperation::Transfer(TransferStep::SingleStep {
+            destination: dialled("5002"),
+            user_data: Default::default(),
+        }))
     };
     let digits = || on_call(CallOperation::SendDtmf("1".parse().expect("digits")));
     assert_eq!(harness.reason("bob", transfer()), Reason::Forbidden);
@@ -1266,8 +1276,10 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
         assert_eq!(missing, Refusal::missing(field));
     }
     assert_eq!(harness.asks("bob", transfer()).0, Ok(Answer::Accepted));
-    let consult =
-        on_call(CallOperation::Transfer(TransferStep::Initiate { destination: dialled("5002") }));
+    let consult = on_call(CallOperation::Transfer(TransferStep::Initiate {
+        destination: dialled("5002"),
+        user_data: Default::default(),
+    }));
     assert_eq!(harness.reason("bob", consult), Reason::Forbidden);
     let offered = harness.leg("bob").expect("his leg").capabilities;
     assert!(
@@ -1418,6 +1430,248 @@ fn what_may_be_asked_of_a_leg_follows_from_its_state() {
     }
 }
 
+/// The operations on the whole call, on a ringing leg, on two calls and on data, by state.
+#[test]
+fn data_swaps_clearing_rejecting_and_redirecting_are_offered_where_they_can_be() {
+    let all = Capabilities {
+        swap_calls: true,
+        clear_call: true,
+        reject: true,
+        redirect: true,
+        user_data: true,
+        ..able()
+    };
+    let bob_is = |state| party(Some(BOB_PHONE), "5001", PartyRole::Agent, state);
+    let second = |state| CallFact { id: "second".into(), ..call(vec![customer(), bob_is(state)]) };
+    let data = ["AttachUserData", "DeleteUserData", "DeleteUserDataPair", "UpdateUserData"];
+    let rows: Vec<(&str, Vec<CallFact>, Vec<&str>)> = vec![
+        ("dialing", vec![call(vec![bob_is(LegState::Dialing), customer()])], vec![]),
+        (
+            "ringing",
+            vec![call(vec![customer(), bob_is(LegState::Ringing)])],
+            vec!["ClearCall", "Redirect", "Reject"],
+        ),
+        ("established", vec![call(vec![customer(), bob()])], vec!["ClearCall"]),
+        ("held", vec![call(vec![customer(), bob_is(LegState::Held)])], vec!["ClearCall"]),
+        (
+            "established beside a held call",
+            vec![call(vec![customer(), bob()]), second(LegState::Held)],
+            vec!["ClearCall", "SwapCalls"],
+        ),
+        (
+            "held beside an established call",
+            vec![call(vec![customer(), bob_is(LegState::Held)]), second(LegState::Established)],
+            vec!["ClearCall", "SwapCalls"],
+        ),
+        (
+            "held beside a held call",
+            vec![call(vec![customer(), bob_is(LegState::Held)]), second(LegState::Held)],
+            vec!["ClearCall"],
+        ),
+        (
+            "established beside a ringing call",
+            vec![call(vec![customer(), bob()]), second(LegState::Ringing)],
+            vec!["ClearCall"],
+        ),
+    ];
+    let is_new = |word: &&str| {
+        data.contains(word) || ["ClearCall", "Redirect", "Reject", "SwapCalls"].contains(word)
+    };
+    for (what, calls, expected) in rows {
+        let mut harness = Harness::new();
+        let now = harness.now;
+        harness.gateway.handle_capabilities(all.clone(), now);
+        for call in calls {
+            harness.facts(Fact::Call(call));
+        }
+        let leg = harness.leg("bob").expect("a leg");
+        let mut offered: Vec<_> = words(&leg).into_iter().filter(is_new).collect();
+        let mut expected = [&expected[..], &data].concat();
+        offered.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(offered, expected, "{what}");
+    }
+    for state in [LegState::Ringing, LegState::Established] {
+        let mut harness = Harness::new();
+        let now = harness.now;
+        harness.gateway.handle_capabilities(all.clone(), now);
+        harness.facts(Fact::Call(call(vec![
+            customer(),
+            bob(),
+            supervisor(Activity::Coach, state),
+        ])));
+        let offered = words(&harness.leg(MEG).expect("a leg"));
+        assert!(!offered.iter().any(|word| is_new(word)), "a supervisor's leg: {offered:?}");
+        let forbidden = [
+            CallOperation::ClearCall,
+            CallOperation::Reject,
+            CallOperation::Redirect(dialled("5002")),
+            CallOperation::SwapCalls("second".into()),
+            CallOperation::UpdateUserData(user_data(&[("a", "1")])),
+            CallOperation::DeleteUserData,
+        ];
+        for operation in forbidden {
+            assert_eq!(harness.reason(MEG, on_call(operation)), Reason::Forbidden);
+        }
+    }
+}
+
+#[test]
+fn that_two_calls_may_be_swapped_is_told_of_both_when_one_of_them_changes() {
+    let mut harness = Harness::new();
+    let now = harness.now;
+    harness.gateway.handle_capabilities(Capabilities { swap_calls: true, ..able() }, now);
+    let held = party(Some(BOB_PHONE), "5001", PartyRole::Agent, LegState::Held);
+    harness.facts(Fact::Call(call(vec![customer(), held])));
+    let second = |state| CallFact {
+        id: "second".into(),
+        ..call(vec![customer(), party(Some(BOB_PHONE), "5001", PartyRole::Agent, state)])
+    };
+    harness.facts(Fact::Call(second(LegState::Ringing)));
+    let swap = |leg: &CallView| leg.capabilities.contains(&Operation::SwapCalls);
+    assert!(!swap(&harness.leg("bob").expect("a leg")));
+    let told = |outputs: &[Output]| -> Vec<(CallId, bool)> {
+        let calls = notices(outputs).into_iter().filter_map(|notice| match &notice.body {
+            NoticeBody::CallStateChange { call, .. } => Some((call.id.clone(), swap(call))),
+            NoticeBody::DeviceStateChange(_)
+            | NoticeBody::UserStateChange(_)
+            | NoticeBody::Error { .. } => None,
+        });
+        calls.collect()
+    };
+    let outputs = harness.facts(Fact::Call(second(LegState::Established)));
+    assert_eq!(told(&outputs), [("second".into(), true), ("call".into(), true)]);
+    let outputs = harness.facts(Fact::Call(second(LegState::Released)));
+    assert_eq!(told(&outputs), [("second".into(), false), ("call".into(), false)]);
+}
+
+#[test]
+fn data_that_changes_is_told_to_everybody_on_the_call_as_that_and_nothing_else_is() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    let with = |pairs: &[(&str, &str)], fact: CallFact| {
+        Fact::Call(CallFact { user_data: user_data(pairs), ..fact })
+    };
+    let outputs = harness.facts(with(&[("a", "1")], coached(Activity::Coach)));
+    let told: Vec<_> = notices(&outputs)
+        .into_iter()
+        .map(|notice| match &notice.body {
+            NoticeBody::CallStateChange { notification, call } => {
+                (notice.user.as_str(), *notification, call.user_data.get("a") == Some("1"))
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let changed = CallNotification::AttachedDataChanged;
+    assert_eq!(told, [("bob", changed, true), (MEG, changed, true)]);
+    let outputs = harness.facts(with(&[("a", "1")], coached(Activity::Coach)));
+    assert!(outputs.is_empty(), "again is no news: {outputs:?}");
+    let rings =
+        call(vec![customer(), party(Some(BOB_PHONE), "5001", PartyRole::Agent, LegState::Ringing)]);
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(rings.clone()));
+    let outputs = harness.facts(with(&[("a", "1")], rings));
+    assert!(matches!(
+        &notices(&outputs)[..],
+        [Notice { body: NoticeBody::CallStateChange { notification, call }, .. }]
+            if *notification == changed && call.state == LegState::Ringing
+    ));
+}
+
+#[test]
+fn data_is_refused_where_it_is_too_much_or_the_backend_has_none() {
+    let mut harness = Harness::new();
+    let now = harness.now;
+    let full = UserData::new([("full".into(), "x".repeat(UserData::MOST_BYTES - 10))]);
+    let full = full.expect("it fits");
+    let held = CallFact { user_data: full, ..call(vec![customer(), bob()]) };
+    harness.facts(Fact::Call(held));
+    let update = || on_call(CallOperation::UpdateUserData(user_data(&[("key", "12345678")])));
+    let dial = || Request::Dial {
+        device: BOB_PHONE.into(),
+        destination: dialled("5002"),
+        user_data: user_data(&[("a", "1")]),
+    };
+    assert_eq!(harness.reason("bob", update()), Reason::Forbidden);
+    assert_eq!(harness.reason("bob", dial()), Reason::Forbidden);
+    let all = Capabilities { user_data: true, transfers: true, ..able() };
+    harness.gateway.handle_capabilities(all, now);
+    harness.outputs();
+    assert_eq!(harness.reason("bob", update()), Reason::InvalidInput);
+    let transfer = on_call(CallOperation::Transfer(TransferStep::SingleStep {
+        destination: dialled("5002"),
+        user_data: user_data(&[("key", "12345678")]),
+    }));
+    assert_eq!(harness.reason("bob", transfer), Reason::InvalidInput);
+    let (answer, commands, records) = harness.asks("bob", dial());
+    assert_eq!(answer, Ok(Answer::Accepted));
+    assert!(matches!(&commands[..], [Command::Dial { user_data, .. }] if !user_data.is_empty()));
+    assert_eq!(records, []);
+    let clear = on_call(CallOperation::DeleteUserData);
+    let (_, commands, _) = harness.asks("bob", clear);
+    let cleared = |command: &Command| {
+        matches!(command, Command::ChangeUserData { change: UserDataChange::Clear, .. })
+    };
+    assert!(commands.iter().all(cleared) && commands.len() == 1, "{commands:?}");
+}
+
+#[test]
+fn what_the_backend_says_it_can_not_do_is_neither_offered_nor_sent() {
+    let mut harness = Harness::new();
+    let now = harness.now;
+    let bare = Capabilities {
+        hold: false,
+        mute: false,
+        answer: false,
+        dial: false,
+        do_not_disturb: false,
+        forwarding: false,
+        ..able()
+    };
+    harness.gateway.handle_capabilities(bare, now);
+    let rings = party(Some(BOB_PHONE), "5001", PartyRole::Agent, LegState::Ringing);
+    harness.facts(Fact::Call(call(vec![customer(), rings])));
+    assert_eq!(words(&harness.leg("bob").expect("a leg")), ["Hangup"]);
+    assert_eq!(harness.reason("bob", on_call(CallOperation::Answer)), Reason::Forbidden);
+    harness.facts(Fact::Call(call(vec![customer(), bob()])));
+    assert_eq!(words(&harness.leg("bob").expect("a leg")), ["Hangup"]);
+    for operation in [CallOperation::Hold, CallOperation::Retrieve, CallOperation::Mute(true)] {
+        assert_eq!(harness.reason("bob", on_call(operation)), Reason::Forbidden);
+    }
+    assert!(harness.device_view("bob", BOB_PHONE).capabilities.is_empty());
+    let device = || DeviceId::from(BOB_PHONE);
+    let user_data = UserData::default();
+    for request in [
+        Request::Dial { device: device(), destination: dialled("5002"), user_data },
+        Request::SetDoNotDisturb { device: device(), on: true },
+        Request::SetForwarding { device: device(), to: Some(dialled("5002")) },
+    ] {
+        assert_eq!(harness.reason("bob", request), Reason::Forbidden);
+    }
+}
+
+#[test]
+fn why_an_agent_is_not_ready_is_told_and_kept_until_the_next_state() {
+    let mut harness = Harness::new();
+    harness.logs_in("bob");
+    let lunch =
+        UserState { state: AgentState::AuxWork, reason: Some("Lunch".parse().expect("a reason")) };
+    harness.request("bob", Request::SetAgentState(lunch.clone()));
+    let outputs = harness.outputs();
+    let kept = |output: &Output| matches!(output, Output::Keep { presence: Some(state), .. } if *state == lunch);
+    assert!(outputs.iter().any(kept), "{outputs:?}");
+    assert_eq!(harness.device_view("bob", BOB_PHONE).user_state, Some(lunch));
+    let (answer, _, _) = harness.asks("bob", Request::SetAgentState(AgentState::AuxWork.into()));
+    assert_eq!(answer, Ok(Answer::Accepted));
+    let now = harness.device_view("bob", BOB_PHONE).user_state;
+    assert_eq!(now, Some(AgentState::AuxWork.into()));
+}
+
+fn user_data(pairs: &[(&str, &str)]) -> UserData {
+    let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    UserData::new(pairs).expect("call data")
+}
+
 #[test]
 fn what_a_supervisor_may_ask_follows_from_what_he_does() {
     let all = Capabilities { mute_monitored: true, conferences: true, ..able() };
@@ -1561,7 +1815,8 @@ fn a_session_begins_not_ready_is_kept_and_told_on_three_channels() {
     let outputs = harness.outputs();
     assert!(matches!(
         &outputs[0],
-        Output::Keep { user, presence: Some(AgentState::NotReady) } if user.as_str() == "bob"
+        Output::Keep { user, presence: Some(UserState { state: AgentState::NotReady, .. }) }
+            if user.as_str() == "bob"
     ));
     let topics: Vec<_> = notices(&outputs).iter().map(|notice| notice.topic).collect();
     assert_eq!(topics, [Topic::Me, Topic::Channels, Topic::Devices]);
@@ -1574,12 +1829,12 @@ fn a_session_begins_not_ready_is_kept_and_told_on_three_channels() {
 fn a_state_opens_a_session_where_none_is_and_offline_needs_none() {
     let mut harness = Harness::new();
     let state = Request::SetAgentState;
-    assert_eq!(harness.asks("bob", state(AgentState::Offline)).0, Ok(Answer::Accepted));
+    assert_eq!(harness.asks("bob", state(AgentState::Offline.into())).0, Ok(Answer::Accepted));
     assert_eq!(harness.gateway.sessions.get("bob"), None);
-    assert_eq!(harness.asks("bob", state(AgentState::Ready)).0, Ok(Answer::Accepted));
-    assert_eq!(harness.device_view("bob", BOB_PHONE).user_state, Some(AgentState::Ready));
+    assert_eq!(harness.asks("bob", state(AgentState::Ready.into())).0, Ok(Answer::Accepted));
+    assert_eq!(harness.device_view("bob", BOB_PHONE).user_state, Some(AgentState::Ready.into()));
     harness.logs_in("bob");
-    assert_eq!(harness.gateway.sessions.get("bob"), Some(&AgentState::Ready), "it is open");
+    assert_eq!(harness.gateway.sessions.get("bob"), Some(&AgentState::Ready.into()), "it is open");
 }
 
 #[test]
@@ -2062,7 +2317,7 @@ fn a_state_needs_a_phone_as_long_as_the_backend_can_be_asked_for_it() {
     let gone = DeviceFact { registered: false, ..device(BOB_PHONE, "5001") };
     harness.facts(Fact::Device(gone));
     let state = Request::SetAgentState;
-    harness.request("bob", state(AgentState::Ready));
+    harness.request("bob", state(AgentState::Ready.into()));
     let expected = "Device '5001' is not registered.";
     let refusal =
         Refusal::number(Reason::Internal, &"5001".into(), "Device '{}' is not registered.");
@@ -2074,11 +2329,15 @@ fn a_state_needs_a_phone_as_long_as_the_backend_can_be_asked_for_it() {
     let body = NoticeBody::Error { device: BOB_PHONE.into(), refusal: refusal.clone() };
     assert_eq!(told, Some(Notice { user: "bob".into(), topic: Topic::Devices, body }));
     assert_eq!(refusal.to_string(), expected);
-    assert_eq!(harness.asks("bob", state(AgentState::Ready)).0, Err(refusal));
-    assert_eq!(harness.asks("bob", state(AgentState::Offline)).0, Ok(Answer::Accepted));
+    assert_eq!(harness.asks("bob", state(AgentState::Ready.into())).0, Err(refusal));
+    assert_eq!(harness.asks("bob", state(AgentState::Offline.into())).0, Ok(Answer::Accepted));
     assert_eq!(harness.gateway.sessions.get("bob"), None, "nothing was opened");
     // Nobody knows what has become of the phone.
     harness.facts(Fact::Lost);
-    assert_eq!(harness.asks("bob", state(AgentState::Ready)).0, Ok(Answer::Accepted));
-    assert_eq!(harness.gateway.sessions.get("bob"), Some(&AgentState::Ready), "a session opened");
+    assert_eq!(harness.asks("bob", state(AgentState::Ready.into())).0, Ok(Answer::Accepted));
+    assert_eq!(
+        harness.gateway.sessions.get("bob"),
+        Some(&AgentState::Ready.into()),
+        "a session opened"
+    );
 }

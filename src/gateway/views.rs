@@ -7,9 +7,9 @@ pub(super) use reader::Reader;
 use super::access::may_monitor_at_all;
 use super::{DeviceEntry, GatewayConfig, NotifyAgent, User};
 use crate::model::{
-    Activity, AgentState, CallFact, CallId, CallView, Capabilities, DeviceFact, DeviceId,
-    DeviceView, Feature, LegState, MonitorFact, MonitorState, Number, Operation, ParticipantView,
-    PartyFact, PartyRole, Timestamp,
+    Activity, CallFact, CallId, CallView, Capabilities, DeviceFact, DeviceId, DeviceView, Feature,
+    LegState, MonitorFact, MonitorState, Number, Operation, ParticipantView, PartyFact, PartyRole,
+    Timestamp, UserState,
 };
 
 /// What a device's own user sees; `state` is the user's voice state.
@@ -18,7 +18,7 @@ pub(super) fn device(
     owner: Option<&User>,
     fact: Option<&DeviceFact>,
     monitor: Option<&MonitorFact>,
-    state: AgentState,
+    state: UserState,
     backend: &Capabilities,
 ) -> DeviceView {
     let active = fact.is_some_and(|fact| fact.registered);
@@ -26,16 +26,16 @@ pub(super) fn device(
     let forward_to = fact.and_then(|fact| fact.forward_to.clone());
     let mut capabilities = Vec::new();
     if owner.is_some_and(|owner| owner.has(Feature::Voice)) {
-        capabilities.push(if forward_to.is_some() {
-            Operation::ForwardCallsOff
-        } else {
-            Operation::ForwardCallsOn
-        });
-        capabilities.push(if do_not_disturb {
-            Operation::DoNotDisturbOff
-        } else {
-            Operation::DoNotDisturbOn
-        });
+        let forwarding = match forward_to {
+            Some(_) => Operation::ForwardCallsOff,
+            None => Operation::ForwardCallsOn,
+        };
+        let do_not_disturb = match do_not_disturb {
+            true => Operation::DoNotDisturbOff,
+            false => Operation::DoNotDisturbOn,
+        };
+        capabilities.extend(backend.forwarding.then_some(forwarding));
+        capabilities.extend(backend.do_not_disturb.then_some(do_not_disturb));
     }
     if owner.is_some_and(|owner| may_monitor_at_all(owner).is_ok()) {
         let offered = [Activity::ListenIn, Activity::Coach, Activity::BargeIn];
@@ -94,10 +94,12 @@ pub(super) struct Related {
     pub(super) parent: Option<CallId>,
     /// That one was made to ask about this one.
     pub(super) is_asked_about: bool,
+    /// The device talks on the one and holds the other.
+    pub(super) may_swap: bool,
 }
 
 impl Related {
-    fn is_some(&self) -> bool {
+    fn is_consultation(&self) -> bool {
         self.parent.is_some() || self.is_asked_about
     }
 }
@@ -150,6 +152,7 @@ pub(super) fn call(
         call_type: call.call_type,
         capabilities: capabilities(call, party, &related, config, backend),
         parent: related.parent,
+        user_data: call.user_data.clone(),
         established_at: party.established_at,
         duration_s: 0,
         muted: party.muted || supervision == SupervisionView::Supervisor(Some(Activity::ListenIn)),
@@ -259,49 +262,101 @@ fn capabilities(
     config: &GatewayConfig,
     backend: &Capabilities,
 ) -> Vec<Operation> {
-    let mut complete = Vec::new();
-    if related.is_some() && backend.consultations {
-        complete.extend(backend.transfers.then_some(Operation::CompleteTransfer));
-        complete.extend(backend.conferences.then_some(Operation::CompleteConference));
-    }
-    match (party.role, party.state) {
-        (_, LegState::Released) => Vec::new(),
-        (_, LegState::Dialing) => vec![Operation::Hangup],
-        (_, LegState::Ringing) => vec![Operation::Answer, Operation::Hangup],
-        (PartyRole::Supervisor, LegState::Established | LegState::Held) => {
+    let is_supervisor = party.role == PartyRole::Supervisor;
+    let may_clear = backend.clear_call && (!is_conference(call) || is_owner(call, party));
+    match party.state {
+        LegState::Released => Vec::new(),
+        LegState::Dialing if is_supervisor => vec![Operation::Hangup],
+        LegState::Dialing => [Operation::Hangup].into_iter().chain(on_data(backend)).collect(),
+        LegState::Ringing => while_ringing(is_supervisor, may_clear, backend),
+        LegState::Established | LegState::Held if is_supervisor => {
             supervisor_capabilities(call, party, config, backend)
         }
-        (PartyRole::Agent | PartyRole::Customer, LegState::Held) => {
-            [Operation::Hangup, Operation::Retrieve].into_iter().chain(complete).collect()
+        LegState::Held => {
+            let mut offered = vec![Operation::Hangup];
+            offered.extend(may_clear.then_some(Operation::ClearCall));
+            offered.extend(backend.hold.then_some(Operation::Retrieve));
+            offered.extend(on_both_calls(related, backend));
+            offered.extend(on_data(backend));
+            offered
         }
-        (PartyRole::Agent | PartyRole::Customer, LegState::Established) => {
-            let mut offered = vec![
-                Operation::Hangup,
-                Operation::Hold,
-                if party.muted { Operation::UnmuteCall } else { Operation::MuteCall },
-            ];
-            if backend.dtmf {
-                offered.push(Operation::SendDtmf);
-            }
-            let (may_ask, is_conference) =
-                (backend.consultations && !related.is_some(), is_conference(call));
-            if backend.transfers {
-                offered.extend((!is_conference).then_some(Operation::SingleStepTransfer));
-                offered.extend(may_ask.then_some(Operation::InitiateTransfer));
-            }
-            if backend.conferences {
-                offered.push(Operation::SingleStepConference);
-                offered.extend(may_ask.then_some(Operation::InitiateConference));
-                let is_owner = call.owner.is_some() && call.owner == party.device;
-                offered.extend(
-                    (is_conference && is_owner)
-                        .then_some(Operation::RemoveParticipantFromConference),
-                );
-            }
-            offered.extend(complete);
+        LegState::Established => {
+            let mut offered = while_talking(call, party, related, backend);
+            offered.extend(may_clear.then_some(Operation::ClearCall));
             offered
         }
     }
+}
+
+fn while_ringing(is_supervisor: bool, may_clear: bool, backend: &Capabilities) -> Vec<Operation> {
+    let mut offered = Vec::new();
+    offered.extend(backend.answer.then_some(Operation::Answer));
+    offered.push(Operation::Hangup);
+    if !is_supervisor {
+        offered.extend(backend.reject.then_some(Operation::Reject));
+        offered.extend(backend.redirect.then_some(Operation::Redirect));
+        offered.extend(may_clear.then_some(Operation::ClearCall));
+        offered.extend(on_data(backend));
+    }
+    offered
+}
+
+fn while_talking(
+    call: &CallFact,
+    party: &PartyFact,
+    related: &Related,
+    backend: &Capabilities,
+) -> Vec<Operation> {
+    let mut offered = vec![Operation::Hangup];
+    offered.extend(backend.hold.then_some(Operation::Hold));
+    let mute = if party.muted { Operation::UnmuteCall } else { Operation::MuteCall };
+    offered.extend(backend.mute.then_some(mute));
+    offered.extend(backend.dtmf.then_some(Operation::SendDtmf));
+    let may_ask = backend.consultations && !related.is_consultation();
+    let is_conference = is_conference(call);
+    if backend.transfers {
+        offered.extend((!is_conference).then_some(Operation::SingleStepTransfer));
+        offered.extend(may_ask.then_some(Operation::InitiateTransfer));
+    }
+    if backend.conferences {
+        offered.push(Operation::SingleStepConference);
+        offered.extend(may_ask.then_some(Operation::InitiateConference));
+        let may_remove = is_conference && is_owner(call, party);
+        offered.extend(may_remove.then_some(Operation::RemoveParticipantFromConference));
+    }
+    offered.extend(on_both_calls(related, backend));
+    offered.extend(on_data(backend));
+    offered
+}
+
+/// The party's device has made a conference of the call.
+fn is_owner(call: &CallFact, party: &PartyFact) -> bool {
+    call.owner.is_some() && call.owner == party.device
+}
+
+/// What a device may do with the two calls that it has.
+fn on_both_calls(related: &Related, backend: &Capabilities) -> impl Iterator<Item = Operation> {
+    let may_complete = related.is_consultation() && backend.consultations;
+    let swap = related.may_swap && backend.swap_calls;
+    let complete_transfer = may_complete && backend.transfers;
+    let complete_conference = may_complete && backend.conferences;
+    [
+        swap.then_some(Operation::SwapCalls),
+        complete_transfer.then_some(Operation::CompleteTransfer),
+        complete_conference.then_some(Operation::CompleteConference),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+fn on_data(backend: &Capabilities) -> impl Iterator<Item = Operation> {
+    const ALL: [Operation; 4] = [
+        Operation::AttachUserData,
+        Operation::UpdateUserData,
+        Operation::DeleteUserData,
+        Operation::DeleteUserDataPair,
+    ];
+    ALL.into_iter().filter(|_| backend.user_data)
 }
 
 fn supervisor_capabilities(

@@ -1,9 +1,11 @@
 //! One table: refusal → statusCode + HTTP · Bayeux error. (The gRPC code is the contract's.)
 
-use crate::model::{Reason, Refusal};
+use crate::model::{Reason, Refusal, UserId};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What one reason looks like at the doors.
@@ -66,6 +68,20 @@ pub struct ErrorBody {
     pub status_message: String,
 }
 
+/// What the log says of a refusal: an extension of its response. Nothing in it is the client's own
+/// text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) reason: Reason,
+    pub(crate) status_code: u8,
+    /// The text without the name of what it is about, where that is a text of ours.
+    pub(crate) pattern: Option<&'static str>,
+    /// What was asked, once it is known.
+    pub(crate) operation: Option<Arc<str>>,
+    /// The user that has asked, once it is known.
+    pub(crate) user: Option<UserId>,
+}
+
 /// A refusal on its way out as HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpError {
@@ -117,6 +133,16 @@ impl IntoResponse for HttpError {
             status_message: self.refusal.text().into_owned(),
         };
         let mut response = (self.http, axum::Json(body)).into_response();
+        response.extensions_mut().insert(Refused {
+            reason: self.refusal.reason,
+            status_code: row.status_code,
+            pattern: match self.refusal.pattern {
+                Cow::Borrowed(pattern) => Some(pattern),
+                Cow::Owned(_) => None,
+            },
+            operation: None,
+            user: None,
+        });
         if let Some(seconds) = row.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

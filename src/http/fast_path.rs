@@ -101,7 +101,7 @@ pub(crate) enum Handling {
 
 /// How long a client may take to send the rest of a request, and a kept connection may idle. When
 /// it was held before, it is looked at only once in this time, and may idle for twice as long.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(75);
 /// How long an answer may take once the server closes.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// Room for one read: a poll with its head.

@@ -10,7 +10,7 @@ pub use directory::{
 use crate::http::error;
 use crate::model::{
     AgentState, CallId, CallView, DeviceId, DeviceView, Feature, GroupId, Notice, NoticeBody,
-    ParticipantView, Quality, Role, Topic, UserId, UserView,
+    ParticipantView, Quality, Role, Topic, UserId, UserState, UserView,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -166,6 +166,9 @@ pub struct UserStateJson {
     /// AfterCallWork or AuxWork.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub work_mode: Option<&'static str>,
+    /// Why the agent is not ready, where the agent has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What a device monitors.
@@ -209,7 +212,8 @@ pub struct CallJson {
     pub parent_call_uri: Option<String>,
     /// What the user may ask of the call now; a set.
     pub capabilities: Vec<&'static str>,
-    /// Attached data.
+    /// Attached data; absent while there is none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub user_data: BTreeMap<String, String>,
     /// Seconds since the leg was established, as a string.
     pub duration: String,
@@ -398,7 +402,7 @@ pub struct VoiceEnvironmentJson {
 
 /// What a client receives on a state channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(tag = "messageType", rename_all_fields = "camelCase")]
+#[serde(tag = "messageType")]
 pub enum NoticeJson {
     /// Whole devices, on `/v2/me/devices`.
     DeviceStateChangeMessage {
@@ -406,6 +410,7 @@ pub enum NoticeJson {
         devices: Vec<DeviceJson>,
     },
     /// The user's whole leg, on `/v2/me/calls`.
+    #[serde(rename_all = "camelCase")]
     CallStateChangeMessage {
         /// What changed.
         notification_type: &'static str,
@@ -420,6 +425,7 @@ pub enum NoticeJson {
         user: UserJson,
     },
     /// Something accepted earlier has failed.
+    #[serde(rename_all = "camelCase")]
     ErrorMessage {
         /// `/devices/{id}`
         device_path: String,
@@ -437,8 +443,8 @@ fn on(flag: bool) -> &'static str {
 }
 
 /// An agent's state with its fixed id.
-pub fn user_state(state: AgentState) -> UserStateJson {
-    let (id, display_name, state, work_mode) = match state {
+pub fn user_state(user: &UserState) -> UserStateJson {
+    let (id, display_name, state, work_mode) = match user.state {
         AgentState::Ready => ("9430250E-0A1B-421F-B372-F29E69366DED", "Ready", "Ready", None),
         AgentState::NotReady => {
             ("900D55CC-2BB0-431F-8BF9-D3525B383BE6", "Not Ready", "NotReady", None)
@@ -456,7 +462,8 @@ pub fn user_state(state: AgentState) -> UserStateJson {
             ("0F7F5003-EF26-4D13-A6Ef-D0C7EC819BEB", "Offline", "LoggedOut", None)
         }
     };
-    UserStateJson { id, display_name, state, work_mode }
+    let reason = user.reason.as_ref().map(|reason| reason.as_str().to_owned());
+    UserStateJson { id, display_name, state, work_mode, reason }
 }
 
 /// A device as it is read: with the members that newer servers add, which no event carries.
@@ -477,7 +484,7 @@ pub fn device(uris: &Uris, view: &DeviceView) -> DeviceJson {
     DeviceJson {
         id: view.id.to_string(),
         device_state: if view.active { "Active" } else { "Inactive" },
-        user_state: view.user_state.filter(|_| view.active).map(user_state),
+        user_state: view.user_state.as_ref().filter(|_| view.active).map(user_state),
         phone_number: view.number.to_string(),
         e164_number: view.number.to_string(),
         telephony_network: "Private",
@@ -513,7 +520,7 @@ pub fn call(uris: &Uris, view: &CallView) -> CallJson {
         call_type: view.call_type.as_str(),
         parent_call_uri: view.parent.as_ref().map(|parent| uris.call(parent)),
         capabilities: view.capabilities.iter().map(|one| one.as_str()).collect(),
-        user_data: BTreeMap::new(),
+        user_data: view.user_data.pairs().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
         duration: view.duration_s.to_string(),
         mute: on(view.muted),
         supervisor_listening_in: view.supervisor_listening_in,
@@ -570,7 +577,7 @@ pub fn user(uris: &Uris, view: &UserView) -> UserJson {
         uri: uris.user(&view.id),
         path: user_path(&view.id),
         display_name: view.display_name.clone(),
-        user_state: view.state.map(user_state),
+        user_state: view.state.as_ref().map(user_state),
         features: None,
         devices: None,
         calls: None,
@@ -586,7 +593,8 @@ pub fn user(uris: &Uris, view: &UserView) -> UserJson {
 
 /// The voice channel of a user as JSON.
 pub fn voice_channel(view: &UserView) -> ChannelJson {
-    ChannelJson { channel: VOICE, active: view.session, user_state: view.state.map(user_state) }
+    let user_state = view.state.as_ref().map(user_state);
+    ChannelJson { channel: VOICE, active: view.session, user_state }
 }
 
 /// A voice environment as JSON.
@@ -681,7 +689,7 @@ mod tests {
             id: "efelab32-53f9-43ce-b65e-5768c61f7d4a".into(),
             number: "5005".into(),
             active: true,
-            user_state: Some(AgentState::NotReady),
+            user_state: Some(AgentState::NotReady.into()),
             do_not_disturb: true,
             forward_to: None,
             voice_environment: "370ef5e6-9e3c-4d91-9588-7f4dfe67e011".to_owned(),
@@ -738,6 +746,7 @@ mod tests {
             call_type: CallType::Inbound,
             parent: None,
             capabilities: vec![Operation::Hangup],
+            user_data: Default::default(),
             established_at: Some(Timestamp(1)),
             duration_s: 7,
             muted: true,
@@ -758,7 +767,7 @@ mod tests {
             r#""participants":[{"e164Number":"5001","formattedPhoneNumber":"5001","#,
             r#""phoneNumber":"5001","digits":"5001"}],"#,
             r#""ani":"7001","dnis":"5001","callType":"Inbound","capabilities":["Hangup"],"#,
-            r#""userData":{},"duration":"7","mute":"On","#,
+            r#""duration":"7","mute":"On","#,
             r#""supervisorListeningIn":false,"monitoredUserMuted":false,"monitoring":true,"#,
             r#""uri":"http://127.0.0.1:8080/api/v2/me/calls/c1","path":"/calls/c1"}}"#,
         );

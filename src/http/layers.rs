@@ -7,15 +7,16 @@
 
 use super::HttpConfig;
 use super::auth::{self, Auth, ClientAddress, LoginRefused, random_text};
-use super::error::HttpError;
+use super::error::{HttpError, Refused};
 use super::forwarded::Proxies;
 use crate::model::{Reason, UserId};
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tower::ServiceBuilder;
@@ -75,6 +76,7 @@ async fn outside(
     let trace =
         RequestTrace::new(name_of(&request), request.method().as_str(), request.uri().path());
     request.extensions_mut().insert(trace.name.clone());
+    let route = Route::of(&request);
     let answering = async move {
         match foreign_preflight(&origins, &request) {
             Some(refused) => refused,
@@ -83,6 +85,9 @@ async fn outside(
     };
     let mut response = answering.instrument(trace.span.clone()).await;
     trace.answered(response.status().as_u16());
+    if let Some(refused) = response.extensions_mut().remove::<Refused>() {
+        trace.refused(&refused, &route, response.status());
+    }
     harden(&mut response);
     if let Ok(value) = HeaderValue::from_str(trace.name()) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -95,10 +100,12 @@ async fn outside(
 async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
     let address = access.proxies.client_of(auth::address_of(&request), request.headers());
     request.extensions_mut().insert(ClientAddress(address));
+    let mut user = None;
     let new_cookie = match access.auth.identify(request.headers(), address).await {
         Ok((caller, new_cookie)) => {
             if let Some(caller) = caller {
                 record_user(&tracing::Span::current(), &caller.user);
+                user = Some(caller.user.clone());
                 request.extensions_mut().insert(caller);
             }
             new_cookie
@@ -130,6 +137,9 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
         Some(Err(refused)) => return access.auth.with_cookie(new_cookie, refused.into_response()),
     };
     let mut response = access.auth.with_cookie(new_cookie, next.run(request).await);
+    if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
+        refused.user = user;
+    }
     if let Some(token) = token {
         auth::offer_csrf(&mut response, &token);
     }
@@ -202,9 +212,48 @@ impl RequestTrace {
         &self.span
     }
 
+    /// The line in the log of a refusal: what a user has met with, and at debug level what anybody
+    /// may bring about.
+    fn refused(&self, refused: &Refused, route: &Route, status: StatusCode) {
+        let _inside = self.span.enter();
+        let route = route.to_string();
+        let operation = refused.operation.as_deref().unwrap_or(&route);
+        let (status, reason) = (status.as_u16(), refused.reason.as_str());
+        let (status_code, why) = (refused.status_code, refused.pattern);
+        match refused.user {
+            Some(_) => {
+                tracing::info!(operation, reason, status_code, status, why, "request refused")
+            }
+            None => tracing::debug!(operation, reason, status_code, status, why, "request refused"),
+        }
+    }
+
     /// The line in the log of an answer.
     pub(crate) fn answered(&self, status: u16) {
         self.span.in_scope(|| tracing::debug!(status, "answered"));
+    }
+}
+
+/// The method and the path of a request as the router has them: of these there are only so many,
+/// whatever clients send.
+#[derive(Clone, Debug)]
+pub(crate) struct Route(Option<(Method, MatchedPath)>);
+
+impl Route {
+    pub(crate) fn of(request: &Request) -> Self {
+        let path = request.extensions().get::<MatchedPath>();
+        let is_ours = [Method::GET, Method::POST].contains(request.method());
+        Self(path.filter(|_| is_ours).map(|path| (request.method().clone(), path.clone())))
+    }
+}
+
+/// `POST /api/v2/me/devices/{id}`
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some((method, path)) => write!(f, "{method} {}", path.as_str()),
+            None => f.write_str("none"),
+        }
     }
 }
 
@@ -229,8 +278,8 @@ fn is_plain(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// On every answer: cookies, errors and events of one user never stay in a cache, and no answer is
-/// ever a page.
+/// On every answer that does not say otherwise of itself: cookies, errors and events of one user
+/// never stay in a cache, and no answer is a page.
 pub(crate) const HARDENED: [(HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -241,7 +290,7 @@ pub(crate) const HARDENED: [(HeaderName, &str); 5] = [
 
 fn harden(response: &mut Response) {
     for (name, value) in HARDENED {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
 }
 

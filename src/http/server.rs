@@ -13,7 +13,7 @@
 
 mod occupancy;
 
-use crate::model::config_value;
+use crate::model::{Network, config_value};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
@@ -69,9 +69,9 @@ pub struct ConnectionLimits {
     /// Connections at once from one address, or one network of IPv6 (/64).
     #[serde(deserialize_with = "config_value::nonzero")]
     pub connections_per_address: usize,
-    /// Addresses with connections that have places of their own, as many each as there are for all
+    /// Addresses, or networks of them, with connections that have places of their own, as many each as there are for all
     /// strangers together.
-    pub peers: Vec<IpAddr>,
+    pub peers: Vec<Network>,
     /// Requests under way at once on one connection over HTTP/2.
     #[serde(deserialize_with = "config_value::nonzero")]
     pub streams: u32,
@@ -96,7 +96,7 @@ impl Default for ConnectionLimits {
             connections_per_address: 20_000,
             peers: Vec::new(),
             streams: 100,
-            idle: Duration::from_secs(30),
+            idle: Duration::from_secs(75),
             is_shared_fairly: false,
             is_http2_only: false,
         }

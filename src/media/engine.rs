@@ -20,7 +20,7 @@ use shared_ports::{PAIRS, PortPair};
 use sockets::{SocketOptions, Sockets};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as queue};
@@ -64,6 +64,54 @@ pub enum MediaError {
     /// The engine is stopping.
     #[error("the media engine is stopping")]
     Stopping,
+}
+
+/// Why calls can have no sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// Some worker has panicked too often.
+    #[error("a media worker has stopped")]
+    WorkerStopped,
+    /// No leg can be opened.
+    #[error("no RTP port can be opened on {bind}: {error}")]
+    NoPort {
+        /// The address of [`MediaConfig::bind`].
+        bind: IpAddr,
+        /// Why not.
+        error: MediaError,
+    },
+}
+
+/// Whether an engine of this configuration could open a leg on this machine now.
+///
+/// # Errors
+/// Why it could not.
+pub fn can_open(config: &MediaConfig) -> Result<(), MediaError> {
+    let options =
+        SocketOptions { bind: config.bind, dscp: config.dscp, descriptors_below: RawFd::MAX };
+    let opened = match &config.ports {
+        Some(range) => {
+            let pool = PortPool::of(range, config.port_rest);
+            first_free(pool.ready(clock::instant()), |port| Sockets::on(&options, port))
+        }
+        None => options.bind_any(Sockets::on),
+    };
+    opened.map(drop)
+}
+
+/// What can be opened on the first port that nobody else has.
+fn first_free<T>(
+    ports: impl IntoIterator<Item = u16>,
+    open: impl Fn(u16) -> io::Result<T>,
+) -> Result<T, MediaError> {
+    for port in ports {
+        match open(port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(refused(&error)),
+            Ok(opened) => return Ok(opened),
+        }
+    }
+    Err(MediaError::NoPorts)
 }
 
 /// Sums over all calls since the start, and what is open now.
@@ -316,9 +364,30 @@ impl Engine {
         }
     }
 
-    /// Whether every worker works.
-    pub fn is_whole(&self) -> bool {
-        self.shared.working().count() == self.shared.handles.len()
+    /// Whether calls can have their sound: every worker works, and a leg could be opened now.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn is_ready(&self) -> Result<(), NotReady> {
+        let shared = &*self.shared;
+        if shared.working().count() < shared.handles.len() {
+            return Err(NotReady::WorkerStopped);
+        }
+        if !shared.pairs.is_empty() {
+            return Ok(());
+        }
+        let (options, bind) = (&shared.options, shared.config.bind);
+        let ready: Option<Vec<u16>> =
+            shared.directory().ports.as_ref().map(|ports| ports.ready(clock::instant()).collect());
+        let opened = match ready {
+            // Nobody takes a port while it is tried.
+            Some(ready) => first_free(ready, |port| {
+                let _directory = shared.directory();
+                Sockets::on(options, port)
+            }),
+            None => options.bind_any(Sockets::on),
+        };
+        opened.map(drop).map_err(|error| NotReady::NoPort { bind, error })
     }
 
     /// Sums of all workers.
@@ -334,7 +403,8 @@ impl Engine {
         stats.legs_refused = directory.refused;
         stats.sources_taken = directory.contested;
         stats.ports_free =
-            directory.ports.as_ref().map_or(0, |ports| ports.ready(clock::instant())) as u64;
+            directory.ports.as_ref().map_or(0, |ports| ports.ready(clock::instant()).count())
+                as u64;
         stats
     }
 }
@@ -392,7 +462,7 @@ impl EngineState {
         on: impl Fn(&SocketOptions, u16) -> io::Result<T>,
     ) -> Result<T, MediaError> {
         let Some(ports) = &mut directory.ports else {
-            return self.bind_any(on);
+            return self.options.bind_any(on);
         };
         let now = clock::instant();
         while let Some(port) = ports.take(now) {
@@ -408,16 +478,19 @@ impl EngineState {
         }
         Err(MediaError::NoPorts)
     }
+}
 
+impl SocketOptions {
+    /// On an even port that the system has free, and its neighbour.
     fn bind_any<T>(
         &self,
         on: impl Fn(&SocketOptions, u16) -> io::Result<T>,
     ) -> Result<T, MediaError> {
         for _ in 0..PORT_TRIES {
-            let any = self.options.socket(0).map_err(|error| refused(&error))?;
+            let any = self.socket(0).map_err(|error| refused(&error))?;
             let port = any.local_addr().map_err(|error| refused(&error))?.port();
             drop(any);
-            match on(&self.options, port & !1) {
+            match on(self, port & !1) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 Err(error) => return Err(refused(&error)),
                 Ok(sockets) => return Ok(sockets),
@@ -721,6 +794,58 @@ mod tests {
         assert_eq!(engine.stats().legs, 0);
     }
 
+    #[test]
+    fn an_engine_on_an_address_of_another_machine_is_not_ready_and_says_why() {
+        // RFC 5737: nobody's.
+        let bind = "192.0.2.1".parse().unwrap();
+        for ports in [None, Some(20_000..=20_099)] {
+            let config = MediaConfig { bind, ports, workers: 1, ..MediaConfig::default() };
+            let error = MediaError::Socket(Errno::EADDRNOTAVAIL as i32);
+            assert_eq!(can_open(&config), Err(error));
+            let (engine, _events) = Engine::start(config).unwrap();
+            let missing = engine.is_ready().unwrap_err();
+            assert_eq!(missing, NotReady::NoPort { bind, error });
+            let said = missing.to_string();
+            assert!(said.contains("192.0.2.1") && said.contains("Cannot assign"), "{said}");
+        }
+    }
+
+    /// A pair of ports that nobody has, the even one taken.
+    fn taken_pair() -> (UdpSocket, u16) {
+        loop {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            if port % 2 == 0 && UdpSocket::bind((Ipv4Addr::LOCALHOST, port + 1)).is_ok() {
+                return (socket, port);
+            }
+        }
+    }
+
+    #[test]
+    fn an_engine_without_a_free_pair_of_ports_is_not_ready_until_there_is_one() {
+        let (taken, port) = taken_pair();
+        let config = MediaConfig {
+            ports: Some(port..=port + 1),
+            port_rest: std::time::Duration::ZERO,
+            workers: 1,
+            ..MediaConfig::default()
+        };
+        let (engine, mut events) = Engine::start(config.clone()).unwrap();
+        let bind = Ipv4Addr::LOCALHOST.into();
+        let no_port = Err(NotReady::NoPort { bind, error: MediaError::NoPorts });
+        assert_eq!((engine.is_ready(), can_open(&config)), (no_port, Err(MediaError::NoPorts)));
+        drop(taken);
+        assert_eq!((engine.is_ready(), can_open(&config)), (Ok(()), Ok(())));
+        // Asked, it has kept nothing: the pair can be had.
+        engine.open(CallKey(1), LegId(1), Expected::Nothing).unwrap();
+        assert_eq!(engine.is_ready(), no_port);
+        engine.command(MediaCommand::Close { leg: LegId(1) });
+        assert_eq!(closed(&mut events), LegId(1));
+        while engine.is_ready() != Ok(()) {
+            std::thread::yield_now();
+        }
+    }
+
     /// The next event that is asked for; the others are passed over.
     fn wait_for<T>(events: &mut MediaEvents, mut wanted: impl FnMut(MediaEvent) -> Option<T>) -> T {
         loop {
@@ -757,7 +882,7 @@ mod tests {
         let mut legs = [failed(&mut events), failed(&mut events)];
         legs.sort();
         assert_eq!(legs, [LegId(1), LegId(2)]);
-        assert!(engine.is_whole());
+        assert_eq!(engine.is_ready(), Ok(()));
         // The other call goes on, what is said of the dead legs is heard, and a new call finds the
         // worker.
         engine.command(MediaCommand::Beep { leg: LegId(1) });
@@ -782,7 +907,7 @@ mod tests {
             engine.shared.handles[worker].send(WorkerCommand::Panic(None));
         }
         assert_eq!(failed(&mut events), LegId(1));
-        while engine.is_whole() {
+        while engine.is_ready() != Err(NotReady::WorkerStopped) {
             std::thread::yield_now();
         }
         assert_eq!((engine.stats().worker_panics, engine.stats().workers_stopped), (4, 1));

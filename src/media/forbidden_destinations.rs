@@ -159,63 +159,6 @@ pub fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-/// A network: an address and how many of its first bits count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "String")]
-pub struct Network {
-    address: IpAddr,
-    bits: u8,
-}
-
-/// Text that names no network.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not an address or a network such as 192.0.2.0/24")]
-pub struct NotANetwork(String);
-
-impl TryFrom<String> for Network {
-    type Error = NotANetwork;
-
-    fn try_from(text: String) -> Result<Self, NotANetwork> {
-        Network::parse(&text).ok_or(NotANetwork(text))
-    }
-}
-
-impl Network {
-    /// A host, or `address/bits`; `None` for anything else, and for bits of the host part that are
-    /// set.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits.parse::<u8>().ok()?)),
-            None => (text, None),
-        };
-        let address = address.parse::<IpAddr>().ok()?.to_canonical();
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let network = Self { address, bits: bits.unwrap_or(most) };
-        (network.bits <= most && network.masked(address) == Some(address)).then_some(network)
-    }
-
-    /// Whether an address is of this network.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        self.masked(ip.to_canonical()) == Some(self.address)
-    }
-
-    /// The network part; `None` of an address of the other family.
-    fn masked(&self, ip: IpAddr) -> Option<IpAddr> {
-        let bits = u32::from(self.bits);
-        match (self.address, ip) {
-            (IpAddr::V4(_), IpAddr::V4(v4)) => {
-                let mask = u32::MAX.checked_shl(32 - bits.min(32)).unwrap_or(0);
-                Some(Ipv4Addr::from_bits(v4.to_bits() & mask).into())
-            }
-            (IpAddr::V6(_), IpAddr::V6(v6)) => {
-                let mask = u128::MAX.checked_shl(128 - bits.min(128)).unwrap_or(0);
-                Some(Ipv6Addr::from_bits(v6.to_bits() & mask).into())
-            }
-            _ => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     //! RFC 6890 (special-purpose addresses), RFC 6335 6 (system ports).
@@ -323,32 +266,6 @@ mod tests {
             "10.0.0.1:5060",
         ] {
             assert!(all.is_ours(to(text)), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_network_has_the_addresses_that_begin_as_it_does() {
-        for (network, inside, outside) in [
-            ("192.0.2.0/24", "192.0.2.255", "192.0.3.0"),
-            ("192.0.2.7", "192.0.2.7", "192.0.2.8"),
-            ("0.0.0.0/0", "8.8.8.8", "2001:db8::1"),
-            ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::1"),
-            ("::ffff:192.0.2.7", "192.0.2.7", "192.0.2.8"),
-        ] {
-            let parsed = Network::parse(network).expect(network);
-            assert!(parsed.contains(inside.parse().unwrap()), "{network}");
-            assert!(!parsed.contains(outside.parse().unwrap()), "{network}");
-        }
-        for text in [
-            "",
-            "192.0.2.1/24",
-            "192.0.2.0/33",
-            "host",
-            "192.0.2.0/",
-            "192.0.2.0/-1",
-            "2001:db8::1/32",
-        ] {
-            assert_eq!(Network::parse(text), None, "{text}");
         }
     }
 }

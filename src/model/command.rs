@@ -1,4 +1,7 @@
-use super::{Activity, CallId, DeviceId, Digits, Mode, Number, RequestId, Scope, UserId};
+use super::{
+    Activity, CallId, DeviceId, Digits, Mode, Number, RequestId, Scope, UserData, UserDataChange,
+    UserId,
+};
 use std::time::Duration;
 
 /// What the gateway sends the backend. Accepted or refused at once; what comes of it arrives as
@@ -76,6 +79,8 @@ pub enum Command {
         device: DeviceId,
         /// The number to call.
         destination: Number,
+        /// What is attached to the call from its beginning.
+        user_data: UserData,
     },
     /// Answer a ringing call at the device.
     Answer {
@@ -91,6 +96,29 @@ pub enum Command {
         /// The call that it is done to.
         call: CallId,
     },
+    /// Release every leg of the call.
+    ClearCall {
+        /// The device that it is done for.
+        device: DeviceId,
+        /// The call that it is done to.
+        call: CallId,
+    },
+    /// Refuse a call that rings at the device, as its phone would.
+    Reject {
+        /// The device that it is done for.
+        device: DeviceId,
+        /// The call that it is done to.
+        call: CallId,
+    },
+    /// Send a call that rings at the device to another number; the device's leg ends.
+    Redirect {
+        /// The device that it is done for.
+        device: DeviceId,
+        /// The call that it is done to.
+        call: CallId,
+        /// The number that rings instead.
+        destination: Number,
+    },
     /// Put the other party on hold.
     Hold {
         /// The device that it is done for.
@@ -104,6 +132,16 @@ pub enum Command {
         device: DeviceId,
         /// The call that it is done to.
         call: CallId,
+    },
+    /// Of two calls of the device, hold the one that it talks on and take back the one that it
+    /// holds, in one step.
+    SwapCalls {
+        /// The device that it is done for.
+        device: DeviceId,
+        /// The call that it is done to.
+        call: CallId,
+        /// The other of the two.
+        other: CallId,
     },
     /// Silence the device toward the others.
     Mute {
@@ -150,6 +188,15 @@ pub enum Command {
         /// The party's number.
         participant: Number,
     },
+    /// Change the data that is attached to the call.
+    ChangeUserData {
+        /// The device that it is done for.
+        device: DeviceId,
+        /// The call that it is done to.
+        call: CallId,
+        /// What is to change.
+        change: UserDataChange,
+    },
 }
 
 /// A step of a transfer or conference.
@@ -159,11 +206,15 @@ pub enum TransferStep<D = Number> {
     SingleStep {
         /// The number to transfer to.
         destination: D,
+        /// What is attached to the call beside what it has.
+        user_data: UserData,
     },
     /// Call the destination first.
     Initiate {
         /// The party to consult.
         destination: D,
+        /// What is attached to the new call beside what the call has.
+        user_data: UserData,
     },
     /// Join the two calls.
     Complete,
@@ -179,11 +230,11 @@ impl<D> TransferStep<D> {
         convert: impl FnOnce(D) -> Result<E, F>,
     ) -> Result<TransferStep<E>, F> {
         Ok(match self {
-            TransferStep::SingleStep { destination } => {
-                TransferStep::SingleStep { destination: convert(destination)? }
+            TransferStep::SingleStep { destination, user_data } => {
+                TransferStep::SingleStep { destination: convert(destination)?, user_data }
             }
-            TransferStep::Initiate { destination } => {
-                TransferStep::Initiate { destination: convert(destination)? }
+            TransferStep::Initiate { destination, user_data } => {
+                TransferStep::Initiate { destination: convert(destination)?, user_data }
             }
             TransferStep::Complete => TransferStep::Complete,
         })
@@ -193,11 +244,11 @@ impl<D> TransferStep<D> {
 impl From<TransferStep<super::DialString>> for TransferStep {
     fn from(step: TransferStep<super::DialString>) -> Self {
         match step {
-            TransferStep::SingleStep { destination } => {
-                TransferStep::SingleStep { destination: destination.into() }
+            TransferStep::SingleStep { destination, user_data } => {
+                TransferStep::SingleStep { destination: destination.into(), user_data }
             }
-            TransferStep::Initiate { destination } => {
-                TransferStep::Initiate { destination: destination.into() }
+            TransferStep::Initiate { destination, user_data } => {
+                TransferStep::Initiate { destination: destination.into(), user_data }
             }
             TransferStep::Complete => TransferStep::Complete,
         }

@@ -1,6 +1,7 @@
 use super::activity::string_enum;
 use super::{
     Activity, CallId, DeviceId, Mode, Number, Refusal, RequestId, Scope, Timestamp, UnknownWord,
+    UserData,
 };
 use std::fmt;
 use std::str::FromStr;
@@ -190,6 +191,8 @@ pub struct CallFact {
     pub parent: Option<CallId>,
     /// The device that has made a conference of it.
     pub owner: Option<DeviceId>,
+    /// What is attached to it.
+    pub user_data: UserData,
     /// Its legs, in the order they came.
     pub parties: Vec<PartyFact>,
 }
@@ -339,6 +342,28 @@ pub struct Capabilities {
     pub agent_side_only: bool,
     /// SendDtmf works.
     pub dtmf: bool,
+    /// Hold and Retrieve work.
+    pub hold: bool,
+    /// SwapCalls works.
+    pub swap_calls: bool,
+    /// Mute works.
+    pub mute: bool,
+    /// Answer works: a phone can be picked up from afar.
+    pub answer: bool,
+    /// Dial works.
+    pub dial: bool,
+    /// ClearCall works.
+    pub clear_call: bool,
+    /// Reject works.
+    pub reject: bool,
+    /// Redirect works.
+    pub redirect: bool,
+    /// SetDoNotDisturb works.
+    pub do_not_disturb: bool,
+    /// SetForwarding works.
+    pub forwarding: bool,
+    /// Calls carry data, and ChangeUserData works.
+    pub user_data: bool,
     /// Routing points can be monitored.
     pub routing_points: bool,
     /// It is a SIP cluster, where routing points are refused.

@@ -1,7 +1,7 @@
 use super::activity::string_enum;
 use super::{
-    Activity, AgentState, CallId, CallType, DeviceId, Feature, LegState, Mode, Number, Operation,
-    Quality, Refusal, Role, Scope, Timestamp, UnknownWord, UserId,
+    Activity, CallId, CallType, DeviceId, Feature, LegState, Mode, Number, Operation, Quality,
+    Refusal, Role, Scope, Timestamp, UnknownWord, UserData, UserId, UserState,
 };
 use std::fmt;
 use std::str::FromStr;
@@ -92,7 +92,7 @@ pub struct UserView {
     /// A contact-centre session is open.
     pub session: bool,
     /// The voice state; `None` while no session is open.
-    pub state: Option<AgentState>,
+    pub state: Option<UserState>,
     /// The user's devices.
     pub devices: Vec<DeviceId>,
     /// The user's calls.
@@ -109,7 +109,7 @@ pub struct DeviceView {
     /// `deviceState` is Active or Inactive.
     pub active: bool,
     /// `userState`; absent on an inactive device.
-    pub user_state: Option<AgentState>,
+    pub user_state: Option<UserState>,
     /// Do-not-disturb.
     pub do_not_disturb: bool,
     /// `forwardTo`.
@@ -154,6 +154,8 @@ pub struct CallView {
     pub call_type: CallType,
     /// `parentCallUri`: the user's call that this one was made to ask about.
     pub parent: Option<CallId>,
+    /// `userData`: what is attached to the call.
+    pub user_data: UserData,
     /// The operations that the user may ask for now.
     pub capabilities: Vec<Operation>,
     /// When the leg was established.

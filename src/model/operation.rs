@@ -43,10 +43,18 @@ string_enum! {
         Answer,
         /// Releases the user's leg.
         Hangup,
+        /// Releases every leg of the call.
+        ClearCall,
+        /// Refuses a ringing call.
+        Reject,
+        /// Sends a ringing call to another number.
+        Redirect,
         /// Puts the other party on hold.
         Hold,
         /// Takes the other party back.
         Retrieve,
+        /// Holds this call and takes back another that is held, or the other way round.
+        SwapCalls,
         /// Silences the user's leg.
         MuteCall,
         /// Ends that silence.
@@ -77,6 +85,14 @@ string_enum! {
         CompleteConference,
         /// Releases another party of a conference.
         RemoveParticipantFromConference,
+        /// Attaches data to the call.
+        AttachUserData,
+        /// Changes data of the call, or attaches it.
+        UpdateUserData,
+        /// Takes all data from the call.
+        DeleteUserData,
+        /// Takes one key from the call's data.
+        DeleteUserDataPair,
     } "the operations of GWS v2"
 }
 

@@ -1,5 +1,5 @@
 use super::activity::string_enum;
-use super::{CallId, DeviceId, Number, UnknownWord, UserId};
+use super::{CallId, DeviceId, Number, UnknownWord, UserData, UserId};
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
@@ -154,6 +154,26 @@ impl Refusal {
     /// A parameter is not what it should be.
     pub fn parameter(reason: Reason, field: &str, pattern: impl Into<Cow<'static, str>>) -> Self {
         Self::about(reason, Subject::Parameter(field.to_owned()), pattern)
+    }
+
+    /// A call's data would be more than a call may have, or has a key that cannot be.
+    pub fn too_much_user_data(field: &str) -> Self {
+        let pattern = format!(
+            "Parameter '{{}}': a call's data has at most {} keys of 1 to {} bytes, and {} bytes in \
+             all.",
+            UserData::MOST_KEYS,
+            UserData::LONGEST_KEY,
+            UserData::MOST_BYTES
+        );
+        Self::parameter(Reason::InvalidInput, field, pattern)
+    }
+
+    /// What a supervisor's leg can not be asked to do.
+    pub fn supervisors_leg() -> Self {
+        Self::new(
+            Reason::Forbidden,
+            "A supervisor's leg can only be answered, released and switched.",
+        )
     }
 
     /// MuteCall while muted, UnmuteCall while not.

@@ -2,7 +2,7 @@ use super::activity::string_enum;
 use super::{
     Activity, CallId, CallView, ContactView, DeviceId, DeviceView, DialString, Digits, GroupId,
     GroupView, Mode, Number, Operation, Refusal, RequestId, Scope, TransferStep, UnknownWord,
-    UserId, UserView,
+    UserData, UserId, UserView,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -59,6 +59,53 @@ string_enum! {
         /// Logged out of the voice channel.
         Offline,
     } "Ready, NotReady, AfterCallWork, AuxWork, Offline"
+}
+
+/// Why an agent is not ready, in the agent's or the contact centre's words: 1 to 255 characters,
+/// none of them a control character.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotReadyReason(String);
+
+/// The text is no reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not 1 to {} printable characters", NotReadyReason::LONGEST)]
+pub struct NotAReason;
+
+impl NotReadyReason {
+    /// Characters at most.
+    pub const LONGEST: usize = 255;
+
+    /// The reason as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NotReadyReason {
+    type Err = NotAReason;
+
+    fn from_str(text: &str) -> Result<Self, NotAReason> {
+        let fits = !text.is_empty() && text.chars().count() <= Self::LONGEST;
+        match fits && !text.chars().any(char::is_control) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(NotAReason),
+        }
+    }
+}
+
+/// An agent's state with the reason that was given for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserState {
+    /// The state.
+    pub state: AgentState,
+    /// Why, where the agent said so; only with NotReady, AfterCallWork and AuxWork.
+    pub reason: Option<NotReadyReason>,
+}
+
+impl From<AgentState> for UserState {
+    fn from(state: AgentState) -> Self {
+        Self { state, reason: None }
+    }
 }
 
 /// A request with the user that made it.
@@ -156,6 +203,8 @@ pub enum Request {
         device: DeviceId,
         /// The number to call.
         destination: DialString,
+        /// What is attached to the call from its beginning.
+        user_data: UserData,
     },
     /// An operation on the user's own leg of a call.
     OnCall {
@@ -169,7 +218,7 @@ pub enum Request {
     /// EndContactCenterSession.
     EndSession,
     /// Ready, NotReady, AfterCallWork, AuxWork, Offline.
-    SetAgentState(AgentState),
+    SetAgentState(UserState),
 }
 
 /// An operation on the user's own leg.
@@ -179,10 +228,18 @@ pub enum CallOperation {
     Answer,
     /// Hangup.
     Hangup,
+    /// ClearCall.
+    ClearCall,
+    /// Reject.
+    Reject,
+    /// Redirect.
+    Redirect(DialString),
     /// Hold.
     Hold,
     /// Retrieve.
     Retrieve,
+    /// SwapCalls with this other call.
+    SwapCalls(CallId),
     /// MuteCall, UnmuteCall.
     Mute(bool),
     /// SendDtmf.
@@ -197,6 +254,14 @@ pub enum CallOperation {
     Conference(TransferStep<DialString>),
     /// RemoveParticipantFromConference.
     RemoveParticipant(DialString),
+    /// AttachUserData.
+    AttachUserData(UserData),
+    /// UpdateUserData.
+    UpdateUserData(UserData),
+    /// DeleteUserDataPair.
+    DeleteUserDataPair(String),
+    /// DeleteUserData.
+    DeleteUserData,
 }
 
 impl Request {
@@ -213,11 +278,20 @@ impl Request {
             Request::OnCall { operation, .. } => operation.name(),
             Request::StartSession => Operation::StartContactCenterSession,
             Request::EndSession => Operation::EndContactCenterSession,
-            Request::SetAgentState(AgentState::Ready) => Operation::Ready,
-            Request::SetAgentState(AgentState::NotReady) => Operation::NotReady,
-            Request::SetAgentState(AgentState::AfterCallWork) => Operation::AfterCallWork,
-            Request::SetAgentState(AgentState::AuxWork) => Operation::AuxWork,
-            Request::SetAgentState(AgentState::Offline) => Operation::Offline,
+            Request::SetAgentState(to) => to.state.operation(),
+        }
+    }
+}
+
+impl AgentState {
+    /// The operation that asks for it.
+    pub fn operation(self) -> Operation {
+        match self {
+            AgentState::Ready => Operation::Ready,
+            AgentState::NotReady => Operation::NotReady,
+            AgentState::AfterCallWork => Operation::AfterCallWork,
+            AgentState::AuxWork => Operation::AuxWork,
+            AgentState::Offline => Operation::Offline,
         }
     }
 }
@@ -228,8 +302,12 @@ impl CallOperation {
         match self {
             CallOperation::Answer => Operation::Answer,
             CallOperation::Hangup => Operation::Hangup,
+            CallOperation::ClearCall => Operation::ClearCall,
+            CallOperation::Reject => Operation::Reject,
+            CallOperation::Redirect(_) => Operation::Redirect,
             CallOperation::Hold => Operation::Hold,
             CallOperation::Retrieve => Operation::Retrieve,
+            CallOperation::SwapCalls(_) => Operation::SwapCalls,
             CallOperation::Mute(true) => Operation::MuteCall,
             CallOperation::Mute(false) => Operation::UnmuteCall,
             CallOperation::SendDtmf(_) => Operation::SendDtmf,
@@ -249,6 +327,10 @@ impl CallOperation {
             }
             CallOperation::Conference(TransferStep::Complete) => Operation::CompleteConference,
             CallOperation::RemoveParticipant(_) => Operation::RemoveParticipantFromConference,
+            CallOperation::AttachUserData(_) => Operation::AttachUserData,
+            CallOperation::UpdateUserData(_) => Operation::UpdateUserData,
+            CallOperation::DeleteUserDataPair(_) => Operation::DeleteUserDataPair,
+            CallOperation::DeleteUserData => Operation::DeleteUserData,
         }
     }
 }

@@ -5,17 +5,17 @@ use crate::http::body::read_whole;
 use crate::http::error::HttpError;
 use crate::http::gws_json::VOICE;
 use crate::model::{
-    DeviceId, DialString, Digits, NotDialable, Number, Operation, Reason, Refusal, UnknownWord,
+    AgentState, CallId, DeviceId, DialString, Digits, NotDialable, NotReadyReason, Number,
+    Operation, Reason, Refusal, UnknownWord, UserData,
 };
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
+use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use utoipa::ToSchema;
 
 /// A body: `{"operationName": …, …}`.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,6 +124,65 @@ impl Parameters {
         dial_string(field, text)
     }
 
+    /// The call a URI names.
+    pub(super) fn call_uri(&self, field: &str) -> Result<Option<CallId>, Refusal> {
+        self.text(field)?.map(|text| call_of(field, text)).transpose()
+    }
+
+    /// `userData`: an object of texts; a number or a boolean is taken as it is written.
+    pub(super) fn user_data(&self) -> Result<UserData, Refusal> {
+        let fields = match self.value("userData") {
+            None => return Err(Refusal::missing("userData")),
+            Some(Value::Object(fields)) => fields,
+            Some(other) => return Err(wrong_type("userData", "an object", other)),
+        };
+        let pairs = fields.iter().map(|(key, value)| match value {
+            Value::String(text) => Ok((key.clone(), text.clone())),
+            Value::Number(_) | Value::Bool(_) => Ok((key.clone(), value.to_string())),
+            Value::Null | Value::Array(_) | Value::Object(_) => {
+                Err(wrong_type(&format!("userData.{}", shortened(key)), "a string", value))
+            }
+        });
+        let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
+        UserData::new(pairs).map_err(|_| Refusal::too_much_user_data("userData"))
+    }
+
+    /// The same, where it may be left out.
+    pub(super) fn user_data_if_any(&self) -> Result<UserData, Refusal> {
+        self.value("userData").map_or_else(|| Ok(UserData::default()), |_| self.user_data())
+    }
+
+    /// `key` of a call's data.
+    pub(super) fn user_data_key(&self) -> Result<String, Refusal> {
+        let key = self.text("key")?.ok_or_else(|| Refusal::missing("key"))?;
+        match UserData::is_key(key) {
+            true => Ok(key.to_owned()),
+            false => Err(Refusal::too_much_user_data("key")),
+        }
+    }
+
+    /// `workMode` of NotReady: AfterCallWork or AuxWork.
+    pub(super) fn work_mode(&self) -> Result<Option<AgentState>, Refusal> {
+        match self.text("workMode")? {
+            None => Ok(None),
+            Some("AfterCallWork") => Ok(Some(AgentState::AfterCallWork)),
+            Some("AuxWork") => Ok(Some(AgentState::AuxWork)),
+            Some(other) => Err(invalid(format!(
+                "Parameter 'workMode': '{}' is not one of AfterCallWork, AuxWork.",
+                shortened(other)
+            ))),
+        }
+    }
+
+    /// `reason` of a state in which the agent is not ready.
+    pub(super) fn reason(&self) -> Result<Option<NotReadyReason>, Refusal> {
+        let reason = self.text("reason")?.filter(|text| !text.is_empty());
+        reason.map(str::parse).transpose().map_err(|_| {
+            let pattern = "Parameter '{}' must be 1 to 255 printable characters.";
+            Refusal::parameter(Reason::InvalidInput, "reason", pattern)
+        })
+    }
+
     /// The device a URI names.
     pub(super) fn device_uri(&self, field: &str) -> Result<Option<DeviceId>, Refusal> {
         self.text(field)?.map(|text| device_of(field, text)).transpose()
@@ -215,12 +274,23 @@ fn dial_string(field: &str, text: &str) -> Result<DialString, Refusal> {
     text.parse().map_err(not_one)
 }
 
-const LONGEST_URI: usize = 2048;
+/// Of a URI as a parameter, in bytes.
+pub(super) const LONGEST_URI: usize = 2048;
 
-/// The device that a URI names by its path; the host is whatever name the client knows us by, and
-/// nothing is ever fetched.
+/// The device that a URI names.
 fn device_of(field: &str, uri: &str) -> Result<DeviceId, Refusal> {
-    let not_one = || invalid(format!("Parameter '{field}' is not the URI of a device."));
+    id_of(field, uri, "devices", "a device").map(DeviceId::from)
+}
+
+/// The call that a URI names.
+fn call_of(field: &str, uri: &str) -> Result<CallId, Refusal> {
+    id_of(field, uri, "calls", "a call").map(CallId::from)
+}
+
+/// The id in a URI of a resource of this collection, by its path; the host is whatever name the
+/// client knows us by, and nothing is ever fetched.
+fn id_of(field: &str, uri: &str, collection: &str, what: &str) -> Result<String, Refusal> {
+    let not_one = || invalid(format!("Parameter '{field}' is not the URI of {what}."));
     if uri.len() > LONGEST_URI || uri.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err(not_one());
     }
@@ -239,17 +309,15 @@ fn device_of(field: &str, uri: &str) -> Result<DeviceId, Refusal> {
     let path = path.split(['?', '#']).next().unwrap_or_default();
     let segments: Vec<&str> =
         path.trim_start_matches('/').trim_end_matches('/').split('/').collect();
-    let id = match segments.as_slice() {
-        ["api", "v2", "devices", id]
-        | ["api", "v2", "me", "devices", id]
-        | ["devices", id]
-        | ["me", "devices", id] => unescaped(id),
+    let in_it = match segments.as_slice() {
+        ["api", "v2", rest @ ..] => rest,
+        rest => rest,
+    };
+    let id = match in_it {
+        ["me", of, id] | [of, id] if *of == collection => unescaped(id),
         _ => return Err(Refusal::not_found(shortened(path))),
     };
-    match id {
-        Some(id) if is_id(&id) => Ok(id.into()),
-        _ => Err(not_one()),
-    }
+    id.filter(|id| is_id(id)).ok_or_else(not_one)
 }
 
 /// RFC 3986 3.1: letters, digits, `+ - .` up to the first colon.
@@ -322,68 +390,6 @@ impl<'de> Deserialize<'de> for JsonFields {
 
         deserializer.deserialize_map(Unique)
     }
-}
-
-/// An operation without parameters.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct NamedOperation {
-    operation_name: String,
-}
-
-/// An operation on the user.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct MeOperation {
-    operation_name: String,
-    /// `["voice"]`
-    channels: Option<Vec<String>>,
-}
-
-/// An operation on a device.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct DeviceOperation {
-    operation_name: String,
-    /// The device to monitor, by its path; any host.
-    target_device_uri: Option<String>,
-    /// Agent or Call (default).
-    supervisor_monitoring_scope: Option<String>,
-    /// NextCall or AllCalls (default).
-    supervisor_monitoring_mode: Option<String>,
-    /// The monitored number, instead of the URI.
-    phone_number: Option<String>,
-    /// ForwardCallsOn: where to.
-    destination: Option<String>,
-}
-
-/// Dial.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct DialOperation {
-    operation_name: String,
-    destination: DestinationJson,
-}
-
-/// An operation on a call.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct CallOperationBody {
-    operation_name: String,
-    /// Of a transfer.
-    destination: Option<DestinationJson>,
-    /// SendDtmf: `0`–`9`, `*`, `#`, `A`–`D`.
-    digits: Option<String>,
-    /// RemoveParticipantFromConference.
-    participant: Option<DestinationJson>,
-}
-
-/// The destination of a call.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Destination)]
-pub(super) struct DestinationJson {
-    phone_number: String,
 }
 
 #[cfg(test)]

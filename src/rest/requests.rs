@@ -3,7 +3,7 @@
 use super::operations::{OperationBody, Parameters, unknown_operation};
 use crate::model::{
     Activity, AgentState, BadRequest, BadRequestOn, CallId, CallOperation, DeviceId, Mode,
-    Operation, Reason, Refusal, Request, Scope, TargetRef, TransferStep,
+    Operation, Reason, Refusal, Request, Scope, TargetRef, TransferStep, UserState,
 };
 
 /// Where an operation is posted to.
@@ -59,8 +59,14 @@ struct Target<'a> {
 
 fn request(on: &Target<'_>, parameters: &Parameters) -> Result<Request, Refusal> {
     let destination = || missing_as("destination", parameters.destination());
-    let single = || destination().map(|destination| TransferStep::SingleStep { destination });
-    let initiate = || destination().map(|destination| TransferStep::Initiate { destination });
+    let single = || {
+        let (destination, user_data) = (destination()?, parameters.user_data_if_any()?);
+        Ok(TransferStep::SingleStep { destination, user_data })
+    };
+    let initiate = || {
+        let (destination, user_data) = (destination()?, parameters.user_data_if_any()?);
+        Ok(TransferStep::Initiate { destination, user_data })
+    };
     match on.operation {
         Operation::StartContactCenterSession => on.user(|| {
             parameters.channels()?;
@@ -70,11 +76,18 @@ fn request(on: &Target<'_>, parameters: &Parameters) -> Result<Request, Refusal>
             parameters.channels_if_any()?;
             Ok(Request::EndSession)
         }),
-        Operation::Ready => on.agent_state(AgentState::Ready),
-        Operation::NotReady => on.agent_state(AgentState::NotReady),
-        Operation::AfterCallWork => on.agent_state(AgentState::AfterCallWork),
-        Operation::AuxWork => on.agent_state(AgentState::AuxWork),
-        Operation::Offline => on.agent_state(AgentState::Offline),
+        Operation::Ready => on.agent_state(|| Ok(AgentState::Ready.into())),
+        Operation::NotReady => on.agent_state(|| {
+            let state = parameters.work_mode()?.unwrap_or(AgentState::NotReady);
+            Ok(UserState { state, reason: parameters.reason()? })
+        }),
+        Operation::AfterCallWork => on.agent_state(|| {
+            Ok(UserState { state: AgentState::AfterCallWork, reason: parameters.reason()? })
+        }),
+        Operation::AuxWork => on.agent_state(|| {
+            Ok(UserState { state: AgentState::AuxWork, reason: parameters.reason()? })
+        }),
+        Operation::Offline => on.agent_state(|| Ok(AgentState::Offline.into())),
         Operation::ListenIn => start(on.device()?, Activity::ListenIn, parameters),
         Operation::Coach => start(on.device()?, Activity::Coach, parameters),
         Operation::BargeIn => start(on.device()?, Activity::BargeIn, parameters),
@@ -95,9 +108,27 @@ fn request(on: &Target<'_>, parameters: &Parameters) -> Result<Request, Refusal>
         Operation::Dial => Ok(Request::Dial {
             device: on.calls_of_device()?,
             destination: parameters.destination()?,
+            user_data: parameters.user_data_if_any()?,
         }),
         Operation::Answer => on.call(|| Ok(CallOperation::Answer)),
         Operation::Hangup => on.call(|| Ok(CallOperation::Hangup)),
+        Operation::ClearCall => on.call(|| Ok(CallOperation::ClearCall)),
+        Operation::Reject => on.call(|| Ok(CallOperation::Reject)),
+        Operation::Redirect => on.call(|| destination().map(CallOperation::Redirect)),
+        Operation::SwapCalls => on.call(|| {
+            let other = parameters.call_uri("otherCallUri")?;
+            Ok(CallOperation::SwapCalls(other.ok_or_else(|| Refusal::missing("otherCallUri"))?))
+        }),
+        Operation::AttachUserData => {
+            on.call(|| parameters.user_data().map(CallOperation::AttachUserData))
+        }
+        Operation::UpdateUserData => {
+            on.call(|| parameters.user_data().map(CallOperation::UpdateUserData))
+        }
+        Operation::DeleteUserDataPair => {
+            on.call(|| parameters.user_data_key().map(CallOperation::DeleteUserDataPair))
+        }
+        Operation::DeleteUserData => on.call(|| Ok(CallOperation::DeleteUserData)),
         Operation::Hold => on.call(|| Ok(CallOperation::Hold)),
         Operation::Retrieve => on.call(|| Ok(CallOperation::Retrieve)),
         Operation::MuteCall => on.call(|| Ok(CallOperation::Mute(true))),
@@ -141,9 +172,12 @@ impl Target<'_> {
     }
 
     /// Old clients ask for it on the user, others on the channel.
-    fn agent_state(&self, state: AgentState) -> Result<Request, Refusal> {
+    fn agent_state(
+        &self,
+        state: impl FnOnce() -> Result<UserState, Refusal>,
+    ) -> Result<Request, Refusal> {
         match self.resource {
-            Resource::User | Resource::VoiceChannel => Ok(Request::SetAgentState(state)),
+            Resource::User | Resource::VoiceChannel => state().map(Request::SetAgentState),
             Resource::Device(_) | Resource::CallsOfDevice(_) | Resource::Call(_) => {
                 Err(self.not_here())
             }
@@ -216,38 +250,91 @@ fn missing_as<T>(field: &str, parameter: Result<T, Refusal>) -> Result<T, Refusa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::gws_json::Uris;
+    use crate::rest::document::operations::{Presence, ResourceKind, describe, example};
+    use serde_json::{Value, json};
+    use std::collections::BTreeSet;
 
-    fn on_each(operation: Operation) -> Vec<Result<Operation, Reason>> {
-        let resources = [
-            Resource::User,
-            Resource::VoiceChannel,
-            Resource::Device("device".into()),
-            Resource::CallsOfDevice("device".into()),
-            Resource::Call("call".into()),
-        ];
-        let is_forwarding = operation == Operation::ForwardCallsOn;
-        let destination = if is_forwarding { r#""5001""# } else { r#"{"phoneNumber":"5001"}"# };
-        let body = format!(
-            r#"{{"operationName":"{operation}","channels":["voice"],"phoneNumber":"5001",
-                "destination":{destination},"participant":"5001","digits":"1"}}"#
-        );
-        let body = OperationBody::parse(body.as_bytes()).expect("an operation");
-        resources
-            .map(|resource| match body.clone().on(resource) {
-                Ok(Ok(request)) => Ok(request.operation()),
-                Ok(Err(bad)) => Err(bad.refusal.reason),
-                Err(refusal) => Err(refusal.reason),
-            })
-            .into()
+    fn resource(kind: ResourceKind) -> Resource {
+        match kind {
+            ResourceKind::User => Resource::User,
+            ResourceKind::VoiceChannel => Resource::VoiceChannel,
+            ResourceKind::Device => Resource::Device("device".into()),
+            ResourceKind::CallsOfDevice => Resource::CallsOfDevice("device".into()),
+            ResourceKind::Call => Resource::Call("call".into()),
+        }
+    }
+
+    fn asked(kind: ResourceKind, body: &Value) -> Result<Request, Reason> {
+        let body = OperationBody::parse(body.to_string().as_bytes()).expect("an operation");
+        match body.on(resource(kind)) {
+            Ok(Ok(request)) => Ok(request),
+            Ok(Err(bad)) => Err(bad.refusal.reason),
+            Err(refusal) => Err(refusal.reason),
+        }
+    }
+
+    /// Each operation with its example, on the first resource that it is described on.
+    fn examples() -> impl Iterator<Item = (Operation, ResourceKind, Value)> {
+        let uris = Uris::new("http://localhost:8080");
+        Operation::ALL.iter().map(move |operation| {
+            let resource = describe(*operation).on.first().expect("a resource");
+            (*operation, *resource, example(*operation, &uris))
+        })
     }
 
     #[test]
-    fn every_operation_exists_on_its_resource_and_on_no_other() {
-        for operation in Operation::ALL.iter().copied() {
-            let found = on_each(operation);
-            let mut here = found.iter().filter(|one| **one != Err(Reason::Forbidden)).peekable();
-            assert!(here.peek().is_some(), "{operation}: {found:?}");
-            assert!(here.all(|one| *one == Ok(operation)), "{operation}: {found:?}");
+    fn every_operation_exists_on_the_resources_of_the_document_and_on_no_other() {
+        for (operation, _, body) in examples() {
+            for kind in ResourceKind::ALL {
+                let found = asked(kind, &body).map(|request| request.operation());
+                let expected = match describe(operation).on.contains(&kind) {
+                    true => Ok(operation),
+                    false => Err(Reason::Forbidden),
+                };
+                assert_eq!(found, expected, "{kind:?}: {body}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_parameter_of_the_document_is_read_and_required_where_it_says_so() {
+        for (operation, kind, whole) in examples() {
+            for parameter in describe(operation).parameters {
+                let mut body = whole.clone();
+                let fields = body.as_object_mut().expect("an object");
+                fields.remove(parameter.name);
+                let is_required = match parameter.presence {
+                    Presence::Optional => false,
+                    Presence::Required => true,
+                    Presence::RequiredUnless(other) => {
+                        fields.remove(other);
+                        true
+                    }
+                };
+                let expected = if is_required { Err(Reason::MissingParameter) } else { Ok(()) };
+                assert_eq!(asked(kind, &body).map(|_| ()), expected, "{body}");
+                body[parameter.name] = json!([[]]);
+                assert_eq!(asked(kind, &body), Err(Reason::InvalidInput), "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_the_document_has_not_for_an_operation_is_let_be() {
+        let names: BTreeSet<&str> = Operation::ALL
+            .iter()
+            .flat_map(|operation| describe(*operation).parameters)
+            .map(|parameter| parameter.name)
+            .collect();
+        for (operation, kind, body) in examples() {
+            let own: BTreeSet<&str> =
+                describe(operation).parameters.into_iter().map(|one| one.name).collect();
+            for other in names.difference(&own) {
+                let mut with_other = body.clone();
+                with_other[*other] = json!([[]]);
+                assert_eq!(asked(kind, &with_other), asked(kind, &body), "{with_other}");
+            }
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct ChannelOutcome {
     status_message: String,
 }
 
-const PARTIAL_SUCCESS: u8 = 7;
+pub(super) const PARTIAL_SUCCESS: u8 = 7;
 
 impl SessionReply {
     /// After the operation was accepted, without the channels that do not exist here.

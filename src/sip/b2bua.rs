@@ -38,11 +38,13 @@ mod parties;
 mod party;
 mod rejection;
 mod reports;
+mod ringing;
 mod routing;
 mod step;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod user_data;
 mod write_ahead;
 
 pub use media_address::Remark;
@@ -491,6 +493,17 @@ impl B2buaConfig {
             conferences: true,
             agent_side_only: true,
             dtmf: true,
+            hold: true,
+            mute: true,
+            answer: true,
+            dial: true,
+            do_not_disturb: true,
+            forwarding: true,
+            swap_calls: true,
+            clear_call: true,
+            reject: true,
+            redirect: true,
+            user_data: true,
             codecs: self.codecs.iter().map(|codec| codec.name().to_owned()).collect(),
             ..Capabilities::default()
         }

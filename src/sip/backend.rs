@@ -16,7 +16,7 @@ use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent, LegId};
 use super::sdp::{SdpError, SrtpPolicy};
 use crate::clock;
-use crate::media::engine::{Engine, EngineStats, MediaEvents};
+use crate::media::engine::{Engine, EngineStats, MediaEvents, NotReady};
 use crate::media::{CallKey, Expected, LeakReason, MediaCommand, MediaConfig, MediaEvent, Targets};
 use crate::model::{CommandContext, Fact, Now, Refusal, UserId};
 use crate::store::{Store, StoreError};
@@ -110,10 +110,10 @@ impl SipBackend {
         &self.facts
     }
 
-    /// Every thread of the media engine works: for the report of readiness.
-    pub fn has_media(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+    /// Whether calls can have their sound: for the report of readiness.
+    pub fn has_media(&self) -> impl Fn() -> Result<(), NotReady> + Send + Sync + 'static {
         let engine = self.engine.clone();
-        move || engine.is_whole()
+        move || engine.is_ready()
     }
 
     /// It still works.

@@ -3,10 +3,11 @@
 use super::b2bua::AccountKind;
 use super::digest::{Algorithm, ha1};
 use super::flow::Protocol;
+use super::message::is_token;
 use super::sdp::SrtpPolicy;
 use super::transaction::{Bounds, Timing};
-use crate::media::{Codec, Network};
-use crate::model::{DeviceId, Number, config_value};
+use crate::media::Codec;
+use crate::model::{DeviceId, Network, NotANetwork, Number, UserData, config_value};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::collections::BTreeMap;
@@ -230,6 +231,13 @@ pub struct SipAccount {
     /// Whether its media is encrypted.
     #[serde(default)]
     pub srtp: SrtpPolicy,
+    /// Header fields of its INVITEs that become call data. None: what a phone says of a call is not
+    /// believed.
+    #[serde(default)]
+    pub user_data_headers: UserDataHeaders,
+    /// Call data that goes to its phones, by header field of our INVITE.
+    #[serde(default)]
+    pub send_user_data: UserDataHeaders,
 }
 
 impl SipAccount {
@@ -249,6 +257,8 @@ impl SipAccount {
             own_ports: false,
             qualify: true,
             srtp: SrtpPolicy::Off,
+            user_data_headers: UserDataHeaders::default(),
+            send_user_data: UserDataHeaders::default(),
         }
     }
 }
@@ -334,6 +344,12 @@ pub struct Trunk {
     /// such a number is withheld, and shown as not verified.
     #[serde(default)]
     pub own_numbers: bool,
+    /// Header fields of its INVITEs that become call data, besides User-to-User, which does anyway.
+    #[serde(default)]
+    pub user_data_headers: UserDataHeaders,
+    /// Call data that goes there, by header field of our INVITE.
+    #[serde(default)]
+    pub send_user_data: UserDataHeaders,
 }
 
 impl Trunk {
@@ -341,7 +357,7 @@ impl Trunk {
     pub fn at(name: &str, address: SocketAddr, protocol: Protocol) -> Self {
         Self {
             name: name.to_owned(),
-            sources: vec![TrunkSource { address: address.ip(), port: None }],
+            sources: vec![TrunkSource { network: address.ip().into(), port: None }],
             target: address.to_string(),
             address: Some(address),
             protocol,
@@ -355,6 +371,8 @@ impl Trunk {
             own_ports: false,
             srtp: SrtpPolicy::Off,
             own_numbers: false,
+            user_data_headers: UserDataHeaders::default(),
+            send_user_data: UserDataHeaders::default(),
         }
     }
 
@@ -366,21 +384,110 @@ impl Trunk {
                 Protocol::Udp => source.port.is_none_or(|port| port == peer.port()),
                 Protocol::Tcp => source.port.is_none() || self.protocol == Protocol::Tcp,
             };
-            source.address == peer.ip().to_canonical() && port_fits
+            source.network.contains(peer.ip()) && port_fits
         };
         self.sources.iter().any(covers)
     }
 
     /// Its hosts, as far as they are known.
-    pub fn hosts(&self) -> Vec<IpAddr> {
-        let sources = self.sources.iter().map(|source| source.address);
-        sources.chain(self.address.map(|address| address.ip().to_canonical())).collect()
+    pub fn hosts(&self) -> Vec<Network> {
+        let sources = self.sources.iter().map(|source| source.network);
+        sources.chain(self.address.map(|address| address.ip().into())).collect()
     }
 
     fn prefix_length(&self, number: &Number) -> Option<usize> {
         let fitting =
             self.prefixes.iter().filter(|prefix| number.as_str().starts_with(prefix.as_str()));
         fitting.map(String::len).max()
+    }
+}
+
+/// The header field of RFC 7433.
+pub const USER_TO_USER: &str = "User-to-User";
+
+/// Which header field is which key of a call's data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+pub struct UserDataHeaders(Vec<(String, String)>);
+
+/// Header fields that can not stand for call data.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotUserDataHeaders {
+    /// Neither `X-…` nor `User-to-User`, or no name of a header field.
+    #[error("'{0}' is neither User-to-User nor the name of a header field that begins with X-")]
+    Name(String),
+    /// A header field that we make ourselves.
+    #[error("'{0}' is a header field of our own")]
+    Ours(String),
+    /// Twice in different spellings.
+    #[error("'{0}' stands for two keys")]
+    Twice(String),
+    /// A key of two header fields.
+    #[error("two header fields stand for the key '{0}'")]
+    SameKey(String),
+    /// A key that call data can not have.
+    #[error("'{0}' can not be a key of call data")]
+    Key(String),
+    /// More than [`UserDataHeaders::MOST`].
+    #[error("more than {} header fields", UserDataHeaders::MOST)]
+    TooMany,
+}
+
+impl UserDataHeaders {
+    /// Header fields of one peer at most.
+    pub const MOST: usize = 32;
+    /// The longest name of a header field, in bytes.
+    const LONGEST_NAME: usize = 64;
+    /// What names of our own begin with.
+    const OURS: &str = "x-undertone-";
+
+    /// The header fields and their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(header, key)| (header.as_str(), key.as_str()))
+    }
+
+    /// This header field is among them.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(header, _)| header.eq_ignore_ascii_case(name))
+    }
+
+    /// The name as it is written, if it may stand for call data.
+    fn checked(name: &str) -> Result<&str, NotUserDataHeaders> {
+        let lower = name.to_ascii_lowercase();
+        match lower.strip_prefix("x-") {
+            _ if name.eq_ignore_ascii_case(USER_TO_USER) => Ok(USER_TO_USER),
+            Some(_) if lower.starts_with(Self::OURS) => {
+                Err(NotUserDataHeaders::Ours(name.to_owned()))
+            }
+            Some(rest) if is_token(rest.as_bytes()) && name.len() <= Self::LONGEST_NAME => Ok(name),
+            Some(_) | None => Err(NotUserDataHeaders::Name(name.to_owned())),
+        }
+    }
+}
+
+/// `{ "X-Account" = "AccountNumber" }`
+impl TryFrom<BTreeMap<String, String>> for UserDataHeaders {
+    type Error = NotUserDataHeaders;
+
+    fn try_from(table: BTreeMap<String, String>) -> Result<Self, NotUserDataHeaders> {
+        let mut headers = Self::default();
+        for (name, key) in table {
+            let name = Self::checked(&name)?;
+            if headers.has(name) {
+                return Err(NotUserDataHeaders::Twice(name.to_owned()));
+            }
+            if headers.iter().any(|(_, known)| known == key) {
+                return Err(NotUserDataHeaders::SameKey(key));
+            }
+            if !UserData::is_key(&key) {
+                return Err(NotUserDataHeaders::Key(key));
+            }
+            headers.0.push((name.to_owned(), key));
+        }
+        match headers.0.len() > Self::MOST {
+            true => Err(NotUserDataHeaders::TooMany),
+            false => Ok(headers),
+        }
     }
 }
 
@@ -401,33 +508,40 @@ impl fmt::Debug for Login {
     }
 }
 
-/// An address a trunk sends from.
+/// Where a trunk sends from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct TrunkSource {
-    /// The address.
-    pub address: IpAddr,
+    /// The address, or a network of them.
+    pub network: Network,
     /// The port of its datagrams; `None` is any.
     pub port: Option<u16>,
 }
 
 /// Text that names no address that a trunk could send from.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not an address, with or without a port")]
-pub struct NotASource(String);
+pub enum NotASource {
+    /// It is none of the forms.
+    #[error("'{0}' is not an address, with or without a port, or a network such as 192.0.2.0/24")]
+    Malformed(String),
+    /// It is meant to be a network.
+    #[error(transparent)]
+    Network(NotANetwork),
+}
 
-/// `192.0.2.10` or `192.0.2.10:5060`
+/// `192.0.2.10`, `192.0.2.10:5060` or `192.0.2.0/24`
 impl TryFrom<String> for TrunkSource {
     type Error = NotASource;
 
     fn try_from(text: String) -> Result<Self, NotASource> {
-        let (address, port) = match (text.parse::<IpAddr>(), text.parse::<SocketAddr>()) {
-            (Ok(address), _) => (address, None),
-            (Err(_), Ok(socket)) => (socket.ip(), Some(socket.port())),
-            (Err(_), Err(_)) => return Err(NotASource(text)),
-        };
-        let address = address.to_canonical();
-        Ok(Self { address, port })
+        if let Ok(socket) = text.parse::<SocketAddr>() {
+            return Ok(Self { network: socket.ip().into(), port: Some(socket.port()) });
+        }
+        match text.parse() {
+            Ok(network) => Ok(Self { network, port: None }),
+            Err(NotANetwork::Malformed(text)) => Err(NotASource::Malformed(text)),
+            Err(error @ NotANetwork::HostBits { .. }) => Err(NotASource::Network(error)),
+        }
     }
 }
 

@@ -66,7 +66,7 @@ impl Endpoint {
                 .config()
                 .trunks
                 .iter()
-                .flat_map(|trunk| trunk.sources.iter().map(|source| source.address)),
+                .flat_map(|trunk| trunk.sources.iter().map(|source| source.network)),
         );
         Ok(Self {
             agent,

@@ -6,7 +6,8 @@
 
 use super::sdp::SdpFault;
 pub use crate::model::LegId;
-use crate::model::{DeviceId, Number};
+use crate::model::{DeviceId, Number, UserData};
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -63,12 +64,19 @@ impl Identity {
 
 /// A header field that the B-leg may carry, already checked against the allow-list. Bytes as they
 /// came.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PassedHeader {
     /// Its name in canonical spelling.
     pub name: &'static str,
     /// Its raw value.
     pub value: Vec<u8>,
+}
+
+/// Its name, and how long its value is: that may be a customer's, and is kept out of logs.
+impl fmt::Debug for PassedHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes)", self.name, self.value.len())
+    }
 }
 
 /// User agent → B2BUA. Session descriptions are raw `application/sdp` bodies; `sip::sdp` reads and
@@ -98,6 +106,8 @@ pub enum LegEvent {
         max_forwards: u8,
         /// What the B-leg may carry.
         passed: Vec<PassedHeader>,
+        /// What its header fields say of the call: User-to-User, and those that are configured.
+        user_data: UserData,
         /// The leg that the caller takes the place of (RFC 3891): an established one of the same
         /// peer.
         replaces: Option<LegId>,
@@ -273,6 +283,9 @@ pub enum LegCommand {
         max_forwards: u8,
         /// Header fields that the INVITE carries for the A-leg.
         passed: Vec<PassedHeader>,
+        /// The data of the call: what of it is configured for the peer goes along in header
+        /// fields.
+        user_data: UserData,
     },
     /// Send a 1xx on an incoming leg.
     Provisional {
@@ -361,6 +374,10 @@ pub enum HangupCause {
     MediaFailure,
     /// The backend stops (RFC 3261 21.5.4).
     Stopping,
+    /// Its user has declined the call elsewhere than at the phone (RFC 3261 21.6.2).
+    Declined,
+    /// Its user has sent the call elsewhere (RFC 3261 21.3.3).
+    Redirected,
 }
 
 impl HangupCause {
@@ -371,6 +388,8 @@ impl HangupCause {
             HangupCause::BadContact => 502,
             HangupCause::MediaFailure => 500,
             HangupCause::Stopping => 503,
+            HangupCause::Declined => 603,
+            HangupCause::Redirected => 302,
         }
     }
 }

@@ -19,6 +19,7 @@ mod scan;
 #[cfg(test)]
 mod torture;
 mod uri;
+mod user_to_user;
 mod value;
 
 pub use body::{BodyError, DESCRIBED, session_description};
@@ -29,9 +30,10 @@ pub use framing::{
 pub use headers::{Field, HeaderError, Headers};
 pub use number::{is_printable, printable};
 pub use uri::{Host, Scheme, Uri, UriError, escape, unescape};
+pub use user_to_user::{read_user_to_user, write_user_to_user};
 pub use value::{NameAddr, Params, ValueError, Via};
 
-pub(crate) use scan::quote;
+pub(crate) use scan::{is_token, quote};
 use std::fmt;
 
 /// A request or a response.

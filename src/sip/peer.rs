@@ -13,7 +13,7 @@
 use super::config::Trunk;
 use super::flow::{ConnectionId, Flow, Protocol};
 use super::message::{Host, Uri, Via};
-use std::collections::BTreeMap;
+use crate::model::Network;
 use std::net::{IpAddr, SocketAddr};
 
 /// SIP's own port (RFC 3261 19.1.2).
@@ -31,9 +31,9 @@ pub enum Peer {
 /// Which sources are one peer.
 #[derive(Clone, Debug, Default)]
 pub struct Peers {
-    /// By address: the port of its datagrams (`None` is any), and the group of trunks that speaks
-    /// from there.
-    at: BTreeMap<IpAddr, Vec<(Option<u16>, u16)>>,
+    /// Where trunks are: addresses, the port of their datagrams (`None` is any), and the group of
+    /// trunks that speaks from there.
+    at: Vec<(Network, Option<u16>, u16)>,
 }
 
 impl Peers {
@@ -49,21 +49,20 @@ impl Peers {
                 }
             }
         }
-        let mut at = BTreeMap::<IpAddr, Vec<(Option<u16>, u16)>>::new();
-        for (trunk, group) in trunks.iter().zip(&group) {
-            for (address, port) in ends(trunk) {
-                at.entry(address).or_default().push((port, *group));
-            }
-        }
-        Self { at }
+        let ends = trunks.iter().zip(group).flat_map(|(trunk, group)| {
+            ends(trunk).map(move |(network, port)| (network, port, group))
+        });
+        Self { at: ends.collect() }
     }
 
     /// The peer that sends from there.
     pub fn of(&self, flow: &Flow) -> Peer {
         let address = flow.peer.ip().to_canonical();
-        let known = self.at.get(&address).map(Vec::as_slice).unwrap_or_default();
-        let found = known.iter().find(|(port, _)| port_fits(*port, flow));
-        found.map_or(Peer::Host(address), |(_, group)| Peer::Trunk(*group))
+        let covers = |(network, port, _): &&(Network, Option<u16>, u16)| {
+            network.contains(address) && port_fits(*port, flow)
+        };
+        let found = self.at.iter().find(covers);
+        found.map_or(Peer::Host(address), |(_, _, group)| Peer::Trunk(*group))
     }
 
     /// Both ends are the same peer's: one address, or one trunk.
@@ -78,8 +77,7 @@ impl Peers {
 
 /// This trunk speaks from there.
 pub fn speaks_from(trunk: &Trunk, flow: &Flow) -> bool {
-    let address = flow.peer.ip().to_canonical();
-    ends(trunk).any(|(at, port)| at == address && port_fits(port, flow))
+    ends(trunk).any(|(at, port)| at.contains(flow.peer.ip()) && port_fits(port, flow))
 }
 
 /// The port of a connection is chance and proves nothing: an end with a port is one of datagrams.
@@ -92,20 +90,20 @@ fn port_fits(port: Option<u16>, flow: &Flow) -> bool {
 
 /// Where a trunk speaks from: its sources, and its target unless the sources say more about that
 /// address. The ports of one that speaks TCP are any.
-fn ends(trunk: &Trunk) -> impl Iterator<Item = (IpAddr, Option<u16>)> {
-    let target = trunk.address.map(|address| address.ip().to_canonical());
-    let target =
-        target.filter(|target| trunk.sources.iter().all(|source| source.address != *target));
+fn ends(trunk: &Trunk) -> impl Iterator<Item = (Network, Option<u16>)> {
+    let target = trunk.address.map(|address| address.ip());
+    let target = target
+        .filter(|target| !trunk.sources.iter().any(|source| source.network.contains(*target)));
     let of_datagrams = trunk.protocol == Protocol::Udp;
     let sources = trunk
         .sources
         .iter()
-        .map(move |source| (source.address, source.port.filter(|_| of_datagrams)));
-    sources.chain(target.map(|target| (target, None)))
+        .map(move |source| (source.network, source.port.filter(|_| of_datagrams)));
+    sources.chain(target.map(|target| (target.into(), None)))
 }
 
-fn overlap(one: (IpAddr, Option<u16>), other: (IpAddr, Option<u16>)) -> bool {
-    one.0 == other.0 && (one.1.is_none() || other.1.is_none() || one.1 == other.1)
+fn overlap(one: (Network, Option<u16>), other: (Network, Option<u16>)) -> bool {
+    one.0.overlaps(&other.0) && (one.1.is_none() || other.1.is_none() || one.1 == other.1)
 }
 
 /// Where a request came from, and where its sender hears.

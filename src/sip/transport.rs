@@ -17,7 +17,8 @@
 use super::config::{ListenAddress, SipLimits};
 use super::flow::{ConnectionId, Flow, Protocol};
 use super::message::{Framed, ParseError, SipMessage, StreamFramer};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::model::Network;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -116,7 +117,7 @@ pub struct Transport {
     sockets: Vec<(SocketAddr, Arc<UdpSocket>)>,
     connections: BTreeMap<ConnectionId, Connection>,
     /// Addresses of trunks.
-    trusted: BTreeSet<IpAddr>,
+    trusted: Vec<Network>,
     next_id: u64,
     happenings: mpsc::Receiver<Input>,
     sender: mpsc::Sender<Input>,
@@ -142,7 +143,7 @@ impl Transport {
             locals: Vec::new(),
             sockets: Vec::new(),
             connections: BTreeMap::new(),
-            trusted: BTreeSet::new(),
+            trusted: Vec::new(),
             next_id: 1,
             happenings,
             sender,
@@ -169,8 +170,8 @@ impl Transport {
     }
 
     /// A peer that connects from these addresses is no stranger.
-    pub fn trust(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.trusted.extend(addresses);
+    pub fn trust(&mut self, networks: impl IntoIterator<Item = Network>) {
+        self.trusted.extend(networks);
     }
 
     /// The peer of a connection is no stranger any more.
@@ -317,7 +318,7 @@ impl Transport {
 
     fn accept(&mut self, caller: Dialer) -> Option<TransportEvent> {
         let source = caller.address();
-        let trusted = self.trusted.contains(&source.to_canonical());
+        let trusted = self.trusted.iter().any(|network| network.contains(source));
         let (mut of_source, mut strangers, mut strangers_of_source) = (0, 0, 0);
         for connection in self.connections.values() {
             let (is_stranger, is_of_source) =
@@ -644,7 +645,7 @@ mod tests {
         transport.admit(crowded.pop().unwrap(), false);
         assert_eq!(transport.connections(), 5, "no stranger has had its chance yet");
         // A trunk is known from the beginning.
-        transport.trust([std::net::IpAddr::from(Ipv4Addr::LOCALHOST)]);
+        transport.trust([IpAddr::from(Ipv4Addr::LOCALHOST).into()]);
         strangers.push(TcpStream::connect(at).await.unwrap());
         assert!(settle(&mut transport, 6).await.is_empty());
         assert_eq!(transport.connections(), 6);

@@ -21,7 +21,8 @@
 //! | `qualify` | whether phones are still there |
 //! | `context` | what the machines share |
 //! | `local_domain` | what is ours: hosts, domains, accounts and their numbers |
-//! | `caller`, `redirects` | what a callee is told of its caller; 3xx of phones |
+//! | `caller_identity`, `redirects` | what a callee is told of its caller; 3xx of phones |
+//! | `user_data` | call data in header fields |
 //! | `leg_table` | the legs, and which of them a message names |
 //! | `requests`, `responses`, `outgoing`, `flows` | what comes in, and for which machine it is |
 //! | `refusals` | what of refusals is written down |
@@ -43,6 +44,7 @@ mod refusal_log;
 mod requests;
 mod responses;
 mod tokens;
+mod user_data;
 
 #[cfg(test)]
 mod tests;

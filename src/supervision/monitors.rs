@@ -93,7 +93,12 @@ impl Supervision {
             | Command::SendDtmf { .. }
             | Command::Transfer { .. }
             | Command::Conference { .. }
-            | Command::RemoveParticipant { .. } => {
+            | Command::RemoveParticipant { .. }
+            | Command::ClearCall { .. }
+            | Command::Reject { .. }
+            | Command::Redirect { .. }
+            | Command::SwapCalls { .. }
+            | Command::ChangeUserData { .. } => {
                 Err(Refusal::new(Reason::Forbidden, "This is not a monitoring command."))
             }
         }

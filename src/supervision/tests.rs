@@ -1045,6 +1045,7 @@ fn fact(id: &str, call_type: CallType, parties: &[(&str, PartyRole, LegState)]) 
         started_at: Timestamp(0),
         parent: None,
         owner: None,
+        user_data: Default::default(),
         parties: parties
             .iter()
             .map(|(device, role, state)| PartyFact {

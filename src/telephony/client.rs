@@ -2,7 +2,7 @@
 
 use super::proto::telephony_client::TelephonyClient;
 use super::{convert, proto, refusal_of};
-use crate::model::{CallId, Command, CommandContext, DeviceId, Reason, Refusal};
+use crate::model::{CallId, Command, CommandContext, DeviceId, Reason, Refusal, TransferStep};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{IntoRequest, Request};
@@ -99,11 +99,12 @@ async fn send(
             };
             client.set_forwarding(within(deadline, message)).await
         }
-        Command::Dial { device, destination } => {
+        Command::Dial { device, destination, user_data } => {
             let message = proto::DialRequest {
                 context,
                 device: device.to_string(),
                 destination: destination.to_string(),
+                user_data: convert::wire_user_data(user_data),
             };
             client.dial(within(deadline, message)).await
         }
@@ -113,11 +114,35 @@ async fn send(
         Command::Hangup { device, call } => {
             client.hangup(within(deadline, leg(context, device, call))).await
         }
+        Command::ClearCall { device, call } => {
+            client.clear_call(within(deadline, leg(context, device, call))).await
+        }
+        Command::Reject { device, call } => {
+            client.reject(within(deadline, leg(context, device, call))).await
+        }
+        Command::Redirect { device, call, destination } => {
+            let message = proto::RedirectRequest {
+                context,
+                device: device.to_string(),
+                call: call.to_string(),
+                destination: destination.to_string(),
+            };
+            client.redirect(within(deadline, message)).await
+        }
         Command::Hold { device, call } => {
             client.hold(within(deadline, leg(context, device, call))).await
         }
         Command::Retrieve { device, call } => {
             client.retrieve(within(deadline, leg(context, device, call))).await
+        }
+        Command::SwapCalls { device, call, other } => {
+            let message = proto::SwapCallsRequest {
+                context,
+                device: device.to_string(),
+                call: call.to_string(),
+                other: other.to_string(),
+            };
+            client.swap_calls(within(deadline, message)).await
         }
         Command::Mute { device, call, on } => {
             let message = proto::MuteRequest {
@@ -138,22 +163,10 @@ async fn send(
             client.send_dtmf(within(deadline, message)).await
         }
         Command::Transfer { device, call, step } => {
-            let message = proto::TransferRequest {
-                context,
-                device: device.to_string(),
-                call: call.to_string(),
-                step: convert::wire_step(step),
-            };
-            client.transfer(within(deadline, message)).await
+            client.transfer(within(deadline, stepwise(context, device, call, step))).await
         }
         Command::Conference { device, call, step } => {
-            let message = proto::TransferRequest {
-                context,
-                device: device.to_string(),
-                call: call.to_string(),
-                step: convert::wire_step(step),
-            };
-            client.conference(within(deadline, message)).await
+            client.conference(within(deadline, stepwise(context, device, call, step))).await
         }
         Command::RemoveParticipant { device, call, participant } => {
             let message = proto::RemoveParticipantRequest {
@@ -164,7 +177,27 @@ async fn send(
             };
             client.remove_participant(within(deadline, message)).await
         }
+        Command::ChangeUserData { device, call, change } => {
+            let message = proto::ChangeUserDataRequest {
+                context,
+                device: device.to_string(),
+                call: call.to_string(),
+                change: convert::wire_change(change),
+            };
+            client.change_user_data(within(deadline, message)).await
+        }
     }
+}
+
+fn stepwise(
+    context: Option<proto::CommandContext>,
+    device: &DeviceId,
+    call: &CallId,
+    step: &TransferStep,
+) -> proto::TransferRequest {
+    let (step, user_data) = convert::wire_step(step);
+    let (device, call) = (device.to_string(), call.to_string());
+    proto::TransferRequest { context, device, call, step, user_data }
 }
 
 fn leg(

@@ -1,16 +1,16 @@
 //! How the gateway reaches a backend: a URL or a pipe in this process, the same `Channel` either
 //! way.
 
-use crate::model::{Capabilities, Fact, Reason, Refusal};
+use crate::model::{Capabilities, Fact};
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::{
-    BackendConnection, CommandCall, TelephonyService, WatchItem, execute, proto, refusal_of,
+    BackendConnection, CommandCall, TelephonyService, WatchItem, execute, proto,
 };
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
@@ -23,6 +23,12 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 const MISSED: u32 = 3;
 /// How long to wait before the backend is tried again: doubled each time, up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A watch that has gone on for so long was one: the backend is tried again soon after it. One that
+/// ends sooner is a try that has failed.
+const SETTLED: Duration = Duration::from_secs(10);
+/// How long until the log says again that the backend cannot be reached: doubled each time, up to
+/// the second.
+const REMINDER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 /// How long `Describe` and the beginning of a watch may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -67,6 +73,16 @@ pub fn remote(url: &str) -> Result<Channel, tonic::transport::Error> {
 /// After `Lost` comes either a new snapshot, or, when the backend still had what was missed,
 /// `SnapshotComplete` alone and then the rest: what was known before is true again.
 pub fn line(channel: Channel) -> BackendConnection {
+    start(channel, Complaint::default())
+}
+
+/// As [`line`], to a backend elsewhere: as long as it cannot be watched, the log warns of it, with
+/// its `url` and the cause, less and less often.
+pub fn line_to(channel: Channel, url: &str) -> BackendConnection {
+    start(channel, Complaint { url: Some(url.to_owned()), ..Complaint::default() })
+}
+
+fn start(channel: Channel, complaint: Complaint) -> BackendConnection {
     let client = TelephonyClient::new(channel);
     let (commands, placed) = mpsc::channel(WAITING);
     let (facts, reported) = mpsc::channel(WAITING);
@@ -82,6 +98,7 @@ pub fn line(channel: Channel) -> BackendConnection {
             ..proto::WatchRequest::default()
         },
         is_up: false,
+        complaint,
     };
     tokio::spawn(async move { watching.run().await });
     BackendConnection { commands, facts: reported, capabilities: described }
@@ -106,6 +123,85 @@ struct WatchLoop {
     resume: proto::WatchRequest,
     /// Something has come since the last break.
     is_up: bool,
+    complaint: Complaint,
+}
+
+/// What the log has been told of a backend that cannot be watched.
+#[derive(Default)]
+struct Complaint {
+    /// Of a backend elsewhere. One in this process is away only when the process ends, and nobody
+    /// has to be warned of that.
+    url: Option<String>,
+    /// Tries in a row that have failed.
+    failures: u32,
+    /// When it is said again, and how long after that.
+    again: Option<(Instant, Duration)>,
+}
+
+impl Complaint {
+    /// A try has failed.
+    fn failed(&mut self, cause: &BreakCause) {
+        self.failures = self.failures.saturating_add(1);
+        let (now, (first, longest)) = (Instant::now(), REMINDER);
+        let pause = match self.again {
+            Some((at, _)) if now < at => {
+                tracing::debug!(%cause, "the telephony backend cannot be watched");
+                return;
+            }
+            Some((_, pause)) => pause,
+            None => first,
+        };
+        self.again = Some((now + pause, (pause * 2).min(longest)));
+        let (url, failures) = (&self.url, self.failures);
+        match url {
+            Some(url) => {
+                tracing::warn!(url, %cause, failures, "the telephony backend cannot be watched")
+            }
+            None => tracing::debug!(%cause, "the telephony backend cannot be watched"),
+        }
+    }
+
+    /// A watch has gone on for long enough.
+    fn over(&mut self) {
+        (self.failures, self.again) = (0, None);
+    }
+}
+
+/// Why a watch has ended, or has not begun.
+#[derive(Debug, thiserror::Error)]
+enum BreakCause {
+    /// The backend, or the way to it, says no.
+    #[error("{}", spelled_out(.0))]
+    Status(Box<tonic::Status>),
+    /// The backend has ended its answer without a word.
+    #[error("it has ended the watch")]
+    Ended,
+    /// Nothing has come for so long.
+    #[error("it has said nothing for {} s", .0.as_secs())]
+    Silent(Duration),
+}
+
+impl From<tonic::Status> for BreakCause {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// The text of a status, and of what has brought it about: that of the system comes last.
+fn spelled_out(status: &tonic::Status) -> String {
+    let mut text = match status.message() {
+        "" => format!("{:?}", status.code()),
+        message => message.to_owned(),
+    };
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// Nobody reads the line any more.
@@ -116,16 +212,19 @@ impl WatchLoop {
         let (first, longest) = BACKOFF;
         let mut backoff = first;
         loop {
-            match self.watch().await {
+            let since = Instant::now();
+            let cause = match self.watch().await {
                 Err(HungUp) => return,
-                // The reader of the facts knows whether that was to be expected, and warns if not.
-                Ok(refusal) => tracing::debug!(%refusal, "the watch of the backend has ended"),
-            }
-            if std::mem::take(&mut self.is_up) {
+                Ok(cause) => cause,
+            };
+            let was_up = std::mem::take(&mut self.is_up);
+            if was_up && since.elapsed() >= SETTLED {
                 backoff = first;
-                if self.tell(Fact::Lost).await.is_err() {
-                    return;
-                }
+                self.complaint.over();
+            }
+            self.complaint.failed(&cause);
+            if was_up && self.tell(Fact::Lost).await.is_err() {
+                return;
             }
             tokio::select! {
                 () = self.facts.closed() => return,
@@ -136,18 +235,18 @@ impl WatchLoop {
     }
 
     /// Watches until the stream breaks; says why it has.
-    async fn watch(&mut self) -> Result<Refusal, HungUp> {
+    async fn watch(&mut self) -> Result<BreakCause, HungUp> {
         let mut client = self.client.clone();
         let described = match timeout(PATIENCE, client.describe(proto::DescribeRequest {})).await {
             Ok(Ok(described)) => described.into_inner(),
-            Ok(Err(status)) => return Ok(refusal_of(&status)),
-            Err(_) => return Ok(silent()),
+            Ok(Err(status)) => return Ok(status.into()),
+            Err(_) => return Ok(BreakCause::Silent(PATIENCE)),
         };
         self.capabilities.send_replace(described.into());
         let mut stream = match timeout(PATIENCE, client.watch(self.resume.clone())).await {
             Ok(Ok(stream)) => stream.into_inner(),
-            Ok(Err(status)) => return Ok(refusal_of(&status)),
-            Err(_) => return Ok(silent()),
+            Ok(Err(status)) => return Ok(status.into()),
+            Err(_) => return Ok(BreakCause::Silent(PATIENCE)),
         };
         loop {
             let next = tokio::select! {
@@ -156,11 +255,9 @@ impl WatchLoop {
             };
             match next {
                 Ok(Ok(Some(response))) => self.hear(response).await?,
-                Ok(Ok(None)) => {
-                    return Ok(Refusal::new(Reason::Unavailable, "The telephony backend is gone."));
-                }
-                Ok(Err(status)) => return Ok(refusal_of(&status)),
-                Err(_) => return Ok(silent()),
+                Ok(Ok(None)) => return Ok(BreakCause::Ended),
+                Ok(Err(status)) => return Ok(status.into()),
+                Err(_) => return Ok(BreakCause::Silent(HEARTBEAT * MISSED)),
             }
         }
     }
@@ -207,6 +304,184 @@ impl WatchLoop {
     }
 }
 
-fn silent() -> Refusal {
-    Refusal::new(Reason::Unavailable, "The telephony backend does not answer.")
+#[cfg(test)]
+mod tests {
+    //! A backend that is not there or does not stay, in virtual time.
+
+    use super::*;
+    use axum::body::{Body, Bytes};
+    use axum::http::{HeaderMap, HeaderValue, Request, Response};
+    use futures_util::StreamExt;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use hyper_util::rt::TokioExecutor;
+    use hyper_util::server::conn::auto;
+    use prost::Message;
+    use proto::watch_response::Fact as WireFact;
+    use std::convert::Infallible;
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    /// When the backend was asked for a watch.
+    type Watches = Arc<Mutex<Vec<Instant>>>;
+
+    fn held<T: Clone>(mutex: &Mutex<T>) -> T {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A gRPC message behind its five bytes of head.
+    fn framed(message: &impl Message) -> Bytes {
+        let payload = message.encode_to_vec();
+        let mut bytes = vec![0];
+        bytes.extend((payload.len() as u32).to_be_bytes());
+        bytes.extend(payload);
+        bytes.into()
+    }
+
+    /// A backend whose watches end cleanly after so many facts, each three seconds after the last.
+    fn leaving(watches: Watches, facts: usize) -> Channel {
+        let connector = tower::service_fn(move |_: Uri| {
+            let (near, far) = tokio::io::duplex(PIPE);
+            let watches = watches.clone();
+            let service = hyper::service::service_fn(move |request: Request<_>| {
+                let messages = match request.uri().path().ends_with("/Watch") {
+                    true => {
+                        watches.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+                        let begin = WireFact::SnapshotBegin(proto::SnapshotBegin::default());
+                        let rest =
+                            std::iter::repeat_n(WireFact::Heartbeat(proto::Heartbeat {}), facts);
+                        let response =
+                            |fact| proto::WatchResponse { revision: 0, fact: Some(fact) };
+                        [begin]
+                            .into_iter()
+                            .chain(rest)
+                            .map(|fact| framed(&response(fact)))
+                            .collect()
+                    }
+                    false => vec![framed(&proto::DescribeResponse::default())],
+                };
+                std::future::ready(Ok::<_, Infallible>(answer(messages)))
+            });
+            tokio::spawn(async move {
+                let builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+                // It ends with the channel.
+                let _ = builder.serve_connection(TokioIo::new(far), service).await;
+            });
+            std::future::ready(Ok::<_, io::Error>(TokioIo::new(near)))
+        });
+        Endpoint::from_static("http://backend.invalid").connect_with_connector_lazy(connector)
+    }
+
+    fn answer(messages: Vec<Bytes>) -> Response<Body> {
+        let frames = futures_util::stream::iter(messages.into_iter().enumerate());
+        let frames = frames.then(|(number, message)| async move {
+            sleep(if number == 0 { Duration::ZERO } else { Duration::from_secs(3) }).await;
+            Ok::<_, Infallible>(Frame::data(message))
+        });
+        let trailers = HeaderMap::from_iter([(
+            axum::http::HeaderName::from_static("grpc-status"),
+            HeaderValue::from_static("0"),
+        )]);
+        let end = futures_util::stream::once(async { Ok(Frame::trailers(trailers)) });
+        let mut response = Response::new(Body::new(StreamBody::new(frames.chain(end))));
+        let kind = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(axum::http::header::CONTENT_TYPE, kind);
+        response
+    }
+
+    /// What was read on the line until the virtual clock had gone on for so long.
+    async fn read_for(mut line: BackendConnection, time: Duration) -> Vec<Fact> {
+        let mut read = Vec::new();
+        let reading = async {
+            while let Some(fact) = line.facts.recv().await {
+                read.push(fact);
+            }
+        };
+        assert!(timeout(time, reading).await.is_err(), "the line has ended");
+        read
+    }
+
+    fn pauses(watches: &Watches) -> Vec<u128> {
+        let watches = held(watches);
+        watches.windows(2).map(|two| (two[1] - two[0]).as_millis()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_ends_every_watch_at_once_is_asked_less_and_less_often() {
+        let watches = Watches::default();
+        let facts = read_for(line(leaving(watches.clone(), 0)), Duration::from_secs(60)).await;
+        let pauses = pauses(&watches);
+        assert_eq!(pauses[..8], [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000], "{pauses:?}");
+        assert!(pauses[8..].iter().all(|pause| *pause == 5_000), "{pauses:?}");
+        let lost = facts.iter().filter(|fact| **fact == Fact::Lost).count();
+        assert_eq!(lost, watches.lock().unwrap_or_else(PoisonError::into_inner).len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_has_been_there_for_a_while_is_asked_again_at_once() {
+        let watches = Watches::default();
+        read_for(line(leaving(watches.clone(), 4)), Duration::from_secs(60)).await;
+        let pauses = pauses(&watches);
+        assert_eq!(pauses, [12_100; 4], "{pauses:?}");
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The warnings of the log while a line is read.
+    async fn warnings(line: impl FnOnce() -> BackendConnection, time: Duration) -> Vec<String> {
+        let log = Log::default();
+        let to = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_ansi(false)
+            .with_writer(move || to.clone())
+            .finish();
+        let _logged = tracing::subscriber::set_default(subscriber);
+        read_for(line(), time).await;
+        let text = String::from_utf8(held(&log.0)).expect("text");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_out_of_reach_is_warned_of_with_url_and_cause_less_and_less_often() {
+        let unreachable = || {
+            let refuse = |_: Uri| {
+                let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+                std::future::ready(Err::<TokioIo<tokio::io::DuplexStream>, _>(refused))
+            };
+            Endpoint::from_static("http://backend.invalid")
+                .connect_with_connector_lazy(tower::service_fn(refuse))
+        };
+        let url = "http://192.0.2.7:11052";
+        let told = warnings(|| line_to(unreachable(), url), Duration::from_secs(100)).await;
+        // At once, and after 10, 30 and 70 seconds.
+        assert_eq!(told.len(), 4, "{told:#?}");
+        for line in &told {
+            assert!(line.contains(url) && line.contains("connection refused"), "{line}");
+        }
+        assert!(told[3].contains("failures="), "{}", told[3]);
+        let told = warnings(|| line(unreachable()), Duration::from_secs(100)).await;
+        assert_eq!(told, [""; 0], "one in this process is not reached by a URL");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_ends_its_watch_is_warned_of_with_that_cause() {
+        let leaving = leaving(Watches::default(), 0);
+        let told =
+            warnings(|| line_to(leaving, "http://192.0.2.7:1"), Duration::from_secs(5)).await;
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert!(told[0].contains("it has ended the watch"), "{}", told[0]);
+    }
 }

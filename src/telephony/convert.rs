@@ -6,8 +6,9 @@ use crate::model::{
     Activity, AdmissionAsked, CallFact, CallType, Capabilities, Command, CommandContext,
     DeviceFact, DeviceKind, Fact, Failure, LegState, Mode, MonitorFact, MonitorState, NotDtmf,
     Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality, RequestId, Revised,
-    Scope, Timestamp, TransferStep,
+    Scope, Timestamp, TransferStep, UserData, UserDataChange,
 };
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub enum Malformed {
     Unspecified(&'static str),
     /// A field contains characters it may not.
     Characters(&'static str),
+    /// A call's data is more than a call may have.
+    TooMuch(&'static str),
 }
 
 impl fmt::Display for Malformed {
@@ -54,6 +57,7 @@ impl From<&Malformed> for Refusal {
                 field,
                 "Parameter '{}' contains characters that are not allowed.",
             ),
+            Malformed::TooMuch(field) => Refusal::too_much_user_data(field),
         }
     }
 }
@@ -165,6 +169,7 @@ impl Commanding for proto::DialRequest {
         let command = Command::Dial {
             device: id("device", self.device)?,
             destination: id("destination", self.destination)?,
+            user_data: user_data("user_data", self.user_data)?,
         };
         Ok((self.context, command))
     }
@@ -178,6 +183,8 @@ pub(super) struct OnLeg(pub(super) proto::LegRequest, pub(super) LegMethod);
 pub(super) enum LegMethod {
     Answer,
     Hangup,
+    ClearCall,
+    Reject,
     Hold,
     Retrieve,
 }
@@ -190,10 +197,53 @@ impl Commanding for OnLeg {
         let command = match method {
             LegMethod::Answer => Command::Answer { device, call },
             LegMethod::Hangup => Command::Hangup { device, call },
+            LegMethod::ClearCall => Command::ClearCall { device, call },
+            LegMethod::Reject => Command::Reject { device, call },
             LegMethod::Hold => Command::Hold { device, call },
             LegMethod::Retrieve => Command::Retrieve { device, call },
         };
         Ok((leg.context, command))
+    }
+}
+
+impl Commanding for proto::RedirectRequest {
+    fn command(self) -> Result<(Option<proto::CommandContext>, Command), Malformed> {
+        let command = Command::Redirect {
+            device: id("device", self.device)?,
+            call: id("call", self.call)?,
+            destination: id("destination", self.destination)?,
+        };
+        Ok((self.context, command))
+    }
+}
+
+impl Commanding for proto::SwapCallsRequest {
+    fn command(self) -> Result<(Option<proto::CommandContext>, Command), Malformed> {
+        let command = Command::SwapCalls {
+            device: id("device", self.device)?,
+            call: id("call", self.call)?,
+            other: id("other", self.other)?,
+        };
+        Ok((self.context, command))
+    }
+}
+
+impl Commanding for proto::ChangeUserDataRequest {
+    fn command(self) -> Result<(Option<proto::CommandContext>, Command), Malformed> {
+        use proto::change_user_data_request::{Change, Clear};
+        let change = match self.change.ok_or(Malformed::Missing("change"))? {
+            Change::Set(set) => UserDataChange::Set(user_data("set.user_data", set.user_data)?),
+            Change::Delete(key) if key.is_empty() => return Err(Malformed::Missing("delete")),
+            Change::Delete(key) if UserData::is_key(&key) => UserDataChange::Delete(key),
+            Change::Delete(_) => return Err(Malformed::Characters("delete")),
+            Change::Clear(Clear {}) => UserDataChange::Clear,
+        };
+        let command = Command::ChangeUserData {
+            device: id("device", self.device)?,
+            call: id("call", self.call)?,
+            change,
+        };
+        Ok((self.context, command))
     }
 }
 
@@ -236,12 +286,13 @@ impl Commanding for Stepwise {
         let Stepwise(request, method) = self;
         let device = id("device", request.device)?;
         let call = id("call", request.call)?;
+        let user_data = user_data("user_data", request.user_data)?;
         let step = match request.step.ok_or(Malformed::Missing("step"))? {
             Step::SingleStep(destination) => {
-                TransferStep::SingleStep { destination: id("single_step", destination)? }
+                TransferStep::SingleStep { destination: id("single_step", destination)?, user_data }
             }
             Step::Initiate(destination) => {
-                TransferStep::Initiate { destination: id("initiate", destination)? }
+                TransferStep::Initiate { destination: id("initiate", destination)?, user_data }
             }
             Step::Complete(proto::transfer_request::Complete {}) => TransferStep::Complete,
         };
@@ -264,14 +315,41 @@ impl Commanding for proto::RemoveParticipantRequest {
     }
 }
 
-/// A step as it goes on the wire.
-pub(super) fn wire_step(step: &TransferStep) -> Option<proto::transfer_request::Step> {
+/// A step and what it attaches, as they go on the wire.
+pub(super) fn wire_step(
+    step: &TransferStep,
+) -> (Option<proto::transfer_request::Step>, HashMap<String, String>) {
     use proto::transfer_request::{Complete, Step};
-    Some(match step {
-        TransferStep::SingleStep { destination } => Step::SingleStep(destination.to_string()),
-        TransferStep::Initiate { destination } => Step::Initiate(destination.to_string()),
-        TransferStep::Complete => Step::Complete(Complete {}),
+    match step {
+        TransferStep::SingleStep { destination, user_data } => {
+            (Some(Step::SingleStep(destination.to_string())), wire_user_data(user_data))
+        }
+        TransferStep::Initiate { destination, user_data } => {
+            (Some(Step::Initiate(destination.to_string())), wire_user_data(user_data))
+        }
+        TransferStep::Complete => (Some(Step::Complete(Complete {})), HashMap::new()),
+    }
+}
+
+/// A change of a call's data as it goes on the wire.
+pub(super) fn wire_change(
+    change: &UserDataChange,
+) -> Option<proto::change_user_data_request::Change> {
+    use proto::change_user_data_request::{Change, Clear, Set};
+    Some(match change {
+        UserDataChange::Set(data) => Change::Set(Set { user_data: wire_user_data(data) }),
+        UserDataChange::Delete(key) => Change::Delete(key.clone()),
+        UserDataChange::Clear => Change::Clear(Clear {}),
     })
+}
+
+/// A call's data as it goes on the wire.
+pub(super) fn wire_user_data(data: &UserData) -> HashMap<String, String> {
+    data.pairs().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+fn user_data(field: &'static str, wire: HashMap<String, String>) -> Result<UserData, Malformed> {
+    UserData::new(wire).map_err(|_| Malformed::TooMuch(field))
 }
 
 impl From<&Capabilities> for proto::DescribeResponse {
@@ -292,6 +370,17 @@ impl From<&Capabilities> for proto::DescribeResponse {
             conferences: can.conferences,
             agent_side_only: can.agent_side_only,
             dtmf: can.dtmf,
+            hold: can.hold,
+            swap_calls: can.swap_calls,
+            mute: can.mute,
+            answer: can.answer,
+            dial: can.dial,
+            clear_call: can.clear_call,
+            reject: can.reject,
+            redirect: can.redirect,
+            do_not_disturb: can.do_not_disturb,
+            forwarding: can.forwarding,
+            user_data: can.user_data,
             routing_points: can.routing_points,
             sip_cluster: can.sip_cluster,
             codecs: can.codecs.clone(),
@@ -317,6 +406,17 @@ impl From<proto::DescribeResponse> for Capabilities {
             conferences: can.conferences,
             agent_side_only: can.agent_side_only,
             dtmf: can.dtmf,
+            hold: can.hold,
+            swap_calls: can.swap_calls,
+            mute: can.mute,
+            answer: can.answer,
+            dial: can.dial,
+            clear_call: can.clear_call,
+            reject: can.reject,
+            redirect: can.redirect,
+            do_not_disturb: can.do_not_disturb,
+            forwarding: can.forwarding,
+            user_data: can.user_data,
             routing_points: can.routing_points,
             sip_cluster: can.sip_cluster,
             codecs: can.codecs,
@@ -444,6 +544,7 @@ fn wire_call(call: &CallFact) -> proto::Call {
         started_at_ms: call.started_at.0,
         parent: call.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
         owner: call.owner.as_ref().map(ToString::to_string).unwrap_or_default(),
+        user_data: wire_user_data(&call.user_data),
         parties: call.parties.iter().map(wire_party).collect(),
     }
 }
@@ -464,6 +565,7 @@ fn call(call: proto::Call) -> Result<CallFact, Malformed> {
         started_at: Timestamp(call.started_at_ms),
         parent: optional("call.parent", call.parent)?,
         owner: optional("call.owner", call.owner)?,
+        user_data: user_data("call.user_data", call.user_data)?,
         parties: call.parties.into_iter().map(party).collect::<Result<_, _>>()?,
     })
 }
@@ -782,8 +884,26 @@ mod tests {
             modes: Mode::ALL.to_vec(),
             scopes: Scope::ALL.to_vec(),
             live_switching: true,
+            mute_monitored: true,
+            transfers: true,
+            consultations: true,
+            conferences: true,
+            agent_side_only: true,
+            dtmf: true,
+            hold: true,
+            swap_calls: true,
+            mute: true,
+            answer: true,
+            dial: true,
+            clear_call: true,
+            reject: true,
+            redirect: true,
+            do_not_disturb: true,
+            forwarding: true,
+            user_data: true,
+            routing_points: true,
+            sip_cluster: true,
             codecs: vec!["PCMU".into()],
-            ..Capabilities::default()
         };
         assert_eq!(Capabilities::from(proto::DescribeResponse::from(&can)), can);
     }
@@ -845,6 +965,7 @@ mod tests {
                 started_at: Timestamp(9),
                 parent: Some("c-0".into()),
                 owner: Some("5001".into()),
+                user_data: UserData::new([("AccountNumber".into(), "12\n3".into())]).unwrap(),
                 parties: parties.clone(),
             })
         };

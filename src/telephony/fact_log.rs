@@ -466,6 +466,7 @@ mod tests {
             started_at: Timestamp(0),
             parent: None,
             owner: None,
+            user_data: Default::default(),
             parties: vec![PartyFact {
                 device: None,
                 number: "7001".into(),

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
-use tonic::service::Routes;
+use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status};
@@ -32,8 +32,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const LONGEST_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a request may take to come and be answered; a stream of answers has begun by then.
 const WHOLE_REQUEST: Duration = Duration::from_secs(40);
-/// Bytes of a request; a stream's room is taken by the length that its client declares.
-const LONGEST_REQUEST: usize = 64 * 1024;
+/// Bytes of a request: a call's data, which has up to 64 KiB, and what goes with it. A stream's room
+/// is taken by the length that its client declares.
+const LONGEST_REQUEST: usize = 96 * 1024;
 /// Requests at once on one connection, bytes that may come and bytes that may wait on each, where
 /// no door of ours says so.
 const STREAMS: u32 = 100;
@@ -50,6 +51,8 @@ pub struct TelephonyService {
     capabilities: watch::Receiver<Capabilities>,
     commands: mpsc::Sender<CommandCall>,
     facts: FactLog,
+    /// Whether there is anything to tell: false as long as a gateway has not met its backend.
+    has_met: watch::Receiver<bool>,
     once: Arc<Deduplicator>,
 }
 
@@ -57,18 +60,23 @@ pub struct TelephonyService {
 /// input goes no further.
 pub fn serve(capabilities: Capabilities) -> (TelephonyServer<TelephonyService>, CommandInbox) {
     let facts = FactLog::new();
-    let (server, commands) =
-        serve_facts(watch::Sender::new(capabilities).subscribe(), facts.clone());
+    let capabilities = watch::Sender::new(capabilities).subscribe();
+    let has_met = watch::Sender::new(true).subscribe();
+    let (server, commands) = serve_facts(capabilities, facts.clone(), has_met);
     (server, CommandInbox { commands, facts })
 }
 
-/// The same for a gateway, which has its facts already and capabilities that change.
+/// The same for a gateway, which has its facts already and capabilities that change. Until it
+/// `has_met` its own backend, Describe and Watch are refused as [`Reason::Unavailable`]: an empty
+/// answer would say that there is no device and no call.
 pub fn serve_facts(
     capabilities: watch::Receiver<Capabilities>,
     facts: FactLog,
+    has_met: watch::Receiver<bool>,
 ) -> (TelephonyServer<TelephonyService>, mpsc::Receiver<CommandCall>) {
     let (commands, placed) = mpsc::channel(WAITING);
-    let service = TelephonyService { capabilities, commands, facts, once: Arc::default() };
+    let once = Arc::default();
+    let service = TelephonyService { capabilities, commands, facts, has_met, once };
     (TelephonyServer::new(service).max_decoding_message_size(LONGEST_REQUEST), placed)
 }
 
@@ -89,7 +97,7 @@ pub async fn router(
 }
 
 /// Everything that a backend serves over gRPC: the contract, `grpc.health.v1` (serving while
-/// `ready` says so), and server reflection if asked for.
+/// `ready` says so), and server reflection, v1 and v1alpha, if asked for.
 pub async fn routes(
     server: TelephonyServer<TelephonyService>,
     mut ready: watch::Receiver<bool>,
@@ -104,22 +112,29 @@ pub async fn routes(
             tell_health(&health, serving).await;
         }
     });
-    let reflection_service = reflection.then(|| {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .expect("both descriptor sets were made by our own compiler")
-            .max_decoding_message_size(LONGEST_REQUEST)
-    });
     let mut routes = Routes::builder();
     routes
         .add_service(server)
         .add_service(health_service.max_decoding_message_size(LONGEST_REQUEST));
-    if let Some(reflection) = reflection_service {
-        routes.add_service(reflection);
+    if reflection {
+        add_reflection(&mut routes);
     }
     routes.routes().into_axum_router().layer(from_fn(in_time))
+}
+
+/// Both versions of server reflection: clients that ask for v1 and older ones for v1alpha.
+fn add_reflection(routes: &mut RoutesBuilder) {
+    const OUR_OWN: &str = "both descriptor sets were made by our own compiler";
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = described().build_v1().expect(OUR_OWN);
+    let v1alpha = described().build_v1alpha().expect(OUR_OWN);
+    routes
+        .add_service(v1.max_decoding_message_size(LONGEST_REQUEST))
+        .add_service(v1alpha.max_decoding_message_size(LONGEST_REQUEST));
 }
 
 /// A client that opens a stream and sends no whole request does not keep it.
@@ -140,6 +155,16 @@ async fn tell_health(health: &HealthReporter, serving: bool) {
 }
 
 impl TelephonyService {
+    /// # Errors
+    /// The gateway has not met its backend yet.
+    fn known(&self) -> Result<(), Status> {
+        let has_met = *self.has_met.borrow();
+        has_met.then_some(()).ok_or_else(|| {
+            let text = "The telephony backend has not been reached yet.";
+            status_of(&Refusal::new(Reason::Unavailable, text))
+        })
+    }
+
     /// Hands a command to the backend's loop, once, and waits for its answer.
     async fn execute<M: Commanding>(
         &self,
@@ -226,6 +251,7 @@ impl Telephony for TelephonyService {
         &self,
         _: Request<proto::DescribeRequest>,
     ) -> Result<Response<proto::DescribeResponse>, Status> {
+        self.known()?;
         Ok(Response::new((&*self.capabilities.borrow()).into()))
     }
 
@@ -233,6 +259,7 @@ impl Telephony for TelephonyService {
         &self,
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        self.known()?;
         let request = request.into_inner();
         let watcher = self.facts.resume(&request.instance, request.after_revision);
         let (shortest, longest) = HEARTBEAT_ALLOWED;
@@ -330,6 +357,30 @@ impl Telephony for TelephonyService {
         self.execute(&metadata, OnLeg(message, LegMethod::Hangup)).await
     }
 
+    async fn clear_call(
+        &self,
+        request: Request<proto::LegRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, OnLeg(message, LegMethod::ClearCall)).await
+    }
+
+    async fn reject(
+        &self,
+        request: Request<proto::LegRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, OnLeg(message, LegMethod::Reject)).await
+    }
+
+    async fn redirect(
+        &self,
+        request: Request<proto::RedirectRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
+    }
+
     async fn hold(
         &self,
         request: Request<proto::LegRequest>,
@@ -344,6 +395,14 @@ impl Telephony for TelephonyService {
     ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, OnLeg(message, LegMethod::Retrieve)).await
+    }
+
+    async fn swap_calls(
+        &self,
+        request: Request<proto::SwapCallsRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
     }
 
     async fn mute(
@@ -376,6 +435,14 @@ impl Telephony for TelephonyService {
     ) -> Result<Response<CommandResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         self.execute(&metadata, Stepwise(message, StepMethod::Conference)).await
+    }
+
+    async fn change_user_data(
+        &self,
+        request: Request<proto::ChangeUserDataRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.execute(&metadata, message).await
     }
 
     async fn remove_participant(

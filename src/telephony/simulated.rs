@@ -4,13 +4,18 @@
 //! monitors. It is deterministic: call ids count from 1, and nothing happens that nobody made
 //! happen.
 
+pub mod door;
+
+pub use crate::telephony::phones::Pickup;
+
 use crate::clock;
 use crate::model::{
     Activity, CallFact, CallId, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind,
     Fact, Failure, LegState, Mode, MonitorFact, Now, Number, PartyFact, PartyRole, Reason, Refusal,
-    Scope, Subject,
+    Scope, Subject, UserData,
 };
 use crate::supervision::{self, LegOutcome, Supervision, SupervisionOutput};
+use crate::telephony::phones::PhoneCommand;
 use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::{CommandInbox, FactLog, TelephonyService, serve};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -60,20 +65,6 @@ impl Telephone {
     }
 }
 
-/// What a supervisor's phone does when it is brought in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pickup {
-    /// It answers by itself.
-    #[default]
-    Answers,
-    /// It rings until somebody answers or hangs up.
-    Rings,
-    /// It is busy.
-    Busy,
-    /// It rejects the call.
-    Rejects,
-}
-
 /// How a supervisor is heard on a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
@@ -94,6 +85,17 @@ pub fn capabilities() -> Capabilities {
         scopes: Scope::ALL.to_vec(),
         live_switching: true,
         dtmf: true,
+        hold: true,
+        swap_calls: true,
+        mute: true,
+        answer: true,
+        dial: true,
+        clear_call: true,
+        reject: true,
+        redirect: true,
+        do_not_disturb: true,
+        forwarding: true,
+        user_data: true,
         ..Capabilities::default()
     }
 }
@@ -122,6 +124,11 @@ impl Simulated {
     /// What the system has reported.
     pub fn facts(&self) -> &FactLog {
         &self.facts
+    }
+
+    /// Does what a line says, by number instead of by device and call.
+    pub async fn perform(&self, command: PhoneCommand) -> Result<(), Refusal> {
+        self.act(move |switch, now| switch.perform(&command, now)).await?
     }
 
     /// Somebody outside calls a number of the system; its device rings.
@@ -311,9 +318,31 @@ impl SimulatedSwitch {
             Command::SetForwarding { device, to } => {
                 self.change_device(device, |fact| fact.forward_to.clone_from(to))
             }
-            Command::Dial { device, destination } => self.dial(device, destination, now),
+            Command::Dial { device, destination, user_data } => {
+                self.dial(device, destination, user_data, now)
+            }
             Command::Answer { device, call } => self.answer(Some(device), call, now),
             Command::Hangup { device, call } => self.hang_up(Some(device), call, now),
+            Command::ClearCall { device, call } => self.clear(device, call),
+            Command::Reject { device, call } => {
+                if self.talking_leg(device, call)?.state != LegState::Ringing {
+                    return Err(not_now(call));
+                }
+                self.hang_up(Some(device), call, now)
+            }
+            Command::Redirect { device, call, destination } => {
+                self.redirect(device, call, destination)
+            }
+            Command::SwapCalls { device, call, other } => self.swap(device, call, other),
+            Command::ChangeUserData { device, call, change } => {
+                self.talking_leg(device, call)?;
+                let fact = self.calls.get_mut(call).ok_or_else(|| Refusal::no_call(call))?;
+                let changed = fact.user_data.changed(change);
+                fact.user_data =
+                    changed.map_err(|_| Refusal::too_much_user_data("set.user_data"))?;
+                self.touch(call);
+                Ok(())
+            }
             Command::Hold { device, call } => {
                 self.turn(device, call, LegState::Established, LegState::Held)
             }
@@ -337,6 +366,34 @@ impl SimulatedSwitch {
             }
             Command::Conference { .. } | Command::RemoveParticipant { .. } => {
                 Err(Refusal::new(Reason::Forbidden, "Conferences are not supported."))
+            }
+        }
+    }
+
+    fn perform(&mut self, command: &PhoneCommand, now: Now) -> Result<(), Refusal> {
+        match command {
+            PhoneCommand::Call { from, to } => match self.device_with(from) {
+                Some(device) => self.dial(&device, to, &UserData::default(), now),
+                None => self.customer_calls(from.clone(), to, now).map(|_| ()),
+            },
+            PhoneCommand::Answer(number) => {
+                let (call, place) = self.leg_with(number, &[LegState::Ringing])?;
+                self.answer_leg(&call, place, now)
+            }
+            PhoneCommand::HangUp(number) => {
+                const FIRST_TO_LAST: [LegState; 4] =
+                    [LegState::Established, LegState::Dialing, LegState::Ringing, LegState::Held];
+                let (call, place) = self.leg_with(number, &FIRST_TO_LAST)?;
+                self.hang_up_leg(&call, place)
+            }
+            PhoneCommand::Pickup(number, pickup) => {
+                let device = self.device_with(number).ok_or_else(|| Refusal::no_number(number))?;
+                self.pickups.insert(device, *pickup);
+                Ok(())
+            }
+            PhoneCommand::Register(number, registered) => {
+                let device = self.device_with(number).ok_or_else(|| Refusal::no_number(number))?;
+                self.change_device(&device, |fact| fact.registered = *registered)
             }
         }
     }
@@ -368,6 +425,7 @@ impl SimulatedSwitch {
                 if let Ok(leg) = self.leg(Some(&supervisor), &call) {
                     leg.state = LegState::Established;
                     leg.activity = Some(activity);
+                    leg.monitors.clone_from(&coached);
                     leg.established_at.get_or_insert(now.wall);
                 }
                 let heard = Heard { activity, coached, takeover };
@@ -459,7 +517,13 @@ impl SimulatedSwitch {
         Ok(self.begin(CallType::Inbound, from, to.clone(), [caller, callee], now))
     }
 
-    fn dial(&mut self, device: &DeviceId, destination: &Number, now: Now) -> Result<(), Refusal> {
+    fn dial(
+        &mut self,
+        device: &DeviceId,
+        destination: &Number,
+        user_data: &UserData,
+        now: Now,
+    ) -> Result<(), Refusal> {
         let from = self.reachable(device)?.number.clone();
         let talks =
             |call: &CallFact| call.party_of(device).is_some_and(|leg| leg.state != LegState::Held);
@@ -499,7 +563,10 @@ impl SimulatedSwitch {
                 return Ok(());
             }
         };
-        self.begin(call_type, from, destination.clone(), [caller, callee], now);
+        let call = self.begin(call_type, from, destination.clone(), [caller, callee], now);
+        if let Some(fact) = self.calls.get_mut(&call) {
+            fact.user_data = user_data.clone();
+        }
         Ok(())
     }
 
@@ -509,7 +576,12 @@ impl SimulatedSwitch {
         call: &CallId,
         now: Now,
     ) -> Result<(), Refusal> {
-        let leg = self.leg(device, call)?;
+        let place = self.place(device, call)?;
+        self.answer_leg(call, place, now)
+    }
+
+    fn answer_leg(&mut self, call: &CallId, place: usize, now: Now) -> Result<(), Refusal> {
+        let leg = self.leg_at(call, place)?;
         if leg.state != LegState::Ringing {
             return Err(not_now(call));
         }
@@ -537,7 +609,12 @@ impl SimulatedSwitch {
         call: &CallId,
         _now: Now,
     ) -> Result<(), Refusal> {
-        let leg = self.leg(device, call)?;
+        let place = self.place(device, call)?;
+        self.hang_up_leg(call, place)
+    }
+
+    fn hang_up_leg(&mut self, call: &CallId, place: usize) -> Result<(), Refusal> {
+        let leg = self.leg_at(call, place)?;
         let was = std::mem::replace(&mut leg.state, LegState::Released);
         if leg.role == PartyRole::Supervisor {
             let outcome = match was {
@@ -554,6 +631,58 @@ impl SimulatedSwitch {
         Ok(())
     }
 
+    /// Every leg is released; supervisors are out with the call.
+    fn clear(&mut self, device: &DeviceId, call: &CallId) -> Result<(), Refusal> {
+        self.talking_leg(device, call)?;
+        let parties = self.calls.get_mut(call).into_iter().flat_map(|call| &mut call.parties);
+        for party in parties {
+            party.state = LegState::Released;
+        }
+        self.touch(call);
+        Ok(())
+    }
+
+    fn redirect(&mut self, device: &DeviceId, call: &CallId, to: &Number) -> Result<(), Refusal> {
+        if self.talking_leg(device, call)?.state != LegState::Ringing {
+            return Err(not_now(call));
+        }
+        let rung = self.route(to)?;
+        if rung.as_ref() == Some(device) {
+            return Err(Refusal::number(
+                Reason::InvalidState,
+                to,
+                "A call can not be redirected to '{}', where it rings.",
+            ));
+        }
+        self.pass_on(device, call, to, rung)
+    }
+
+    /// Holds the call that the device talks on and takes back the one that it holds.
+    fn swap(&mut self, device: &DeviceId, call: &CallId, other: &CallId) -> Result<(), Refusal> {
+        let one = self.talking_leg(device, call)?.state;
+        let two = self.talking_leg(device, other)?.state;
+        let swapped = match (one, two) {
+            (LegState::Established, LegState::Held) => (LegState::Held, LegState::Established),
+            (LegState::Held, LegState::Established) => (LegState::Established, LegState::Held),
+            (LegState::Established | LegState::Held, _) => return Err(not_now(other)),
+            (_, _) => return Err(not_now(call)),
+        };
+        self.leg(Some(device), call)?.state = swapped.0;
+        self.leg(Some(device), other)?.state = swapped.1;
+        self.touch(call);
+        self.touch(other);
+        Ok(())
+    }
+
+    /// The leg of a device that is a supervisor's on no call.
+    fn talking_leg(&mut self, device: &DeviceId, call: &CallId) -> Result<&mut PartyFact, Refusal> {
+        let leg = self.leg(Some(device), call)?;
+        match leg.role {
+            PartyRole::Agent | PartyRole::Customer => Ok(leg),
+            PartyRole::Supervisor => Err(Refusal::supervisors_leg()),
+        }
+    }
+
     fn transfer(
         &mut self,
         device: &DeviceId,
@@ -562,6 +691,17 @@ impl SimulatedSwitch {
         _now: Now,
     ) -> Result<(), Refusal> {
         let rung = self.route(to)?;
+        self.pass_on(device, call, to, rung)
+    }
+
+    /// The device's leg ends and the other number rings.
+    fn pass_on(
+        &mut self,
+        device: &DeviceId,
+        call: &CallId,
+        to: &Number,
+        rung: Option<DeviceId>,
+    ) -> Result<(), Refusal> {
         let number =
             rung.as_ref().map_or_else(|| to.clone(), |device| self.devices[device].number.clone());
         let role = rung.as_ref().map_or(PartyRole::Customer, |device| self.role(device));
@@ -633,6 +773,7 @@ impl SimulatedSwitch {
             started_at: now.wall,
             parent: None,
             owner: None,
+            user_data: UserData::default(),
             parties: parties.into(),
         };
         self.calls.insert(id.clone(), call);
@@ -705,14 +846,51 @@ impl SimulatedSwitch {
     /// The leg of a device, or of the first party that is no device of the switch, that has not
     /// been released.
     fn leg(&mut self, device: Option<&DeviceId>, call: &CallId) -> Result<&mut PartyFact, Refusal> {
+        let place = self.place(device, call)?;
+        self.leg_at(call, place)
+    }
+
+    /// Where that leg stands among the parties of its call.
+    fn place(&self, device: Option<&DeviceId>, call: &CallId) -> Result<usize, Refusal> {
         if let Some(device) = device {
             self.device(device)?;
         }
-        let parties = self.calls.get_mut(call).into_iter().flat_map(|call| &mut call.parties);
+        let parties = self.calls.get(call).into_iter().flat_map(|call| &call.parties);
         parties
             .into_iter()
-            .find(|party| party.device.as_ref() == device && party.state != LegState::Released)
+            .position(|party| party.device.as_ref() == device && party.state != LegState::Released)
             .ok_or_else(|| Refusal::no_call(call))
+    }
+
+    fn leg_at(&mut self, call: &CallId, place: usize) -> Result<&mut PartyFact, Refusal> {
+        let parties = self.calls.get_mut(call).map(|call| &mut call.parties);
+        parties.and_then(|parties| parties.get_mut(place)).ok_or_else(|| Refusal::no_call(call))
+    }
+
+    /// The leg with this number in the first of these states that it has a leg in: its call, the
+    /// oldest first, and its place there.
+    fn leg_with(&self, number: &Number, states: &[LegState]) -> Result<(CallId, usize), Refusal> {
+        let legs = self.calls.values().flat_map(|call| {
+            let parties = call.parties.iter().enumerate();
+            parties.map(move |(place, party)| (call, place, party))
+        });
+        let order = |(call, place, party): (&CallFact, usize, &PartyFact)| {
+            let rank = states.iter().position(|state| party.state == *state)?;
+            (party.number == *number)
+                .then(|| ((rank, call.conn_id.clone()), call.id.clone(), place))
+        };
+        let found = legs.filter_map(order).min();
+        let pattern = "Device '{}' is on no call that this can be done with.";
+        found
+            .map(|(_, call, place)| (call, place))
+            .ok_or_else(|| Refusal::number(Reason::InvalidState, number, pattern))
+    }
+
+    /// The agent's or supervisor's device with this number.
+    fn device_with(&self, number: &Number) -> Option<DeviceId> {
+        let found = self.devices.values().find(|device| device.number == *number);
+        let house = found.filter(|device| !self.customers.contains(&device.id));
+        house.map(|device| device.id.clone())
     }
 
     fn touch(&mut self, call: &CallId) {

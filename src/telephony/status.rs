@@ -60,7 +60,8 @@ pub fn refusal_of(status: &Status) -> Refusal {
     refusal_from(reason, text, &metadata)
 }
 
-fn code_of(reason: Reason) -> Code {
+/// The gRPC code that belongs to a reason.
+pub fn code_of(reason: Reason) -> Code {
     match reason {
         Reason::MissingParameter | Reason::InvalidInput | Reason::UnsupportedMediaType => {
             Code::InvalidArgument

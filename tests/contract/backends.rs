@@ -1,16 +1,17 @@
 //! The backends that the suite is held against.
 
-use super::{Pickup, TestAccounts, Ways, suite};
+use super::keeps_every_rule;
 use crate::support::wait;
 use std::time::Duration;
 use undertone::audit::AuditLog;
+use undertone::contract_check::{Phones, PhonesError, Rule};
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig};
 use undertone::gateway::task::GatewayHandle;
 use undertone::gateway::{DeviceEntry, Directory, GatewayConfig, Group, User};
 use undertone::grpc;
 use undertone::media::MediaConfig;
 use undertone::model::{
-    Activity, CallId, Command, CommandContext, DeviceId, Feature, Mode, Number, Reason, Role, Scope,
+    Activity, Command, CommandContext, DeviceId, Feature, Mode, Number, Reason, Role, Scope,
 };
 use undertone::sip;
 use undertone::sip::b2bua::{AccountKind, B2buaConfig};
@@ -18,16 +19,30 @@ use undertone::sip::config::ListenAddress;
 use undertone::sip::flow::Protocol;
 use undertone::store;
 use undertone::supervision;
-use undertone::telephony::connection::{in_process, line, remote};
+use undertone::telephony::connection::{in_process, line};
+use undertone::telephony::phones::{PhoneCommand, Pickup};
 use undertone::telephony::proto::telephony_client::TelephonyClient;
 use undertone::telephony::proto::telephony_server::TelephonyServer;
 use undertone::telephony::simulated::{self, Simulated, Telephone};
 use undertone::telephony::{TelephonyService, execute};
 
+/// What a gateway does not let others do.
+const CONFIRMS_JOINS_ITSELF: [Rule; 3] =
+    [Rule::JoinsNobodyWithoutLeave, Rule::JoinsNobodyWhoMayNot, Rule::JoinsWithLeave];
+/// What the SIP backend need not offer.
+const NOT_BY_SIP: [Rule; 6] = [
+    Rule::RefusesWhatIsNotOffered,
+    Rule::ClearsACall,
+    Rule::RejectsByCommand,
+    Rule::RedirectsByCommand,
+    Rule::ChangesUserData,
+    Rule::BoundsUserData,
+];
+
 #[tokio::test]
 async fn the_simulated_backend_keeps_the_contract() {
     let (server, simulated) = simulated::start(simulated_config());
-    suite(in_process(server), ByHand::new(simulated, false)).await;
+    keeps_every_rule(in_process(server), ByHand(simulated), &[Rule::RefusesWhatIsNotOffered]).await;
 }
 
 #[tokio::test]
@@ -40,7 +55,8 @@ async fn the_gateway_keeps_the_contract_that_it_consumes() {
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
     gateway.readiness().wait_for(|ready| *ready).await.unwrap();
-    suite(in_process(grpc::serve(gateway)), ByHand::new(simulated, true)).await;
+    let left_out = [&CONFIRMS_JOINS_ITSELF[..], &[Rule::RefusesWhatIsNotOffered]].concat();
+    keeps_every_rule(in_process(grpc::serve(gateway)), ByHand(simulated), &left_out).await;
     let audited = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
     assert!(audited.lines().count() > 10, "what services ask is audited, too");
 }
@@ -83,34 +99,6 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
     );
 }
 
-/// `TELEPHONY_URL=http://…` names a backend of another make. `TELEPHONY_HOUSE` names its devices
-/// and users, separated by commas: supervisor and user, second supervisor and user, agent and
-/// user, other agent. It has to be idle. Without phones, what needs none.
-#[tokio::test]
-async fn the_backend_at_telephony_url_keeps_the_contract() {
-    let Ok(url) = std::env::var("TELEPHONY_URL") else {
-        return;
-    };
-    let named = std::env::var("TELEPHONY_HOUSE").unwrap_or_else(|_| {
-        "efelab32-53f9-43ce-b65e-5768c61f7d4a,supervisor,efelab32-53f9-43ce-b65e-5768c61f7d4b,\
-         supervisor2,\
-         9c14cad7-17c4-48d0-8492-7cf0ff92c224,agent,9c14cad7-17c4-48d0-8492-7cf0ff92c225"
-            .into()
-    });
-    let named: Vec<_> = named.split(',').map(str::trim).collect();
-    let [supervisor, boss, second, chief, agent, his, other_agent] = named[..] else {
-        panic!("TELEPHONY_HOUSE has seven parts");
-    };
-    let accounts = TestAccounts {
-        supervisor: (supervisor.into(), boss.into()),
-        second: (second.into(), chief.into()),
-        agent: (agent.into(), his.into()),
-        other_agent: other_agent.into(),
-        admits_itself: std::env::var_os("TELEPHONY_ADMITS_ITSELF").is_some(),
-    };
-    suite(remote(&url).unwrap(), NoPhones(accounts)).await;
-}
-
 pub(super) fn simulated_config() -> simulated::SimulatedConfig {
     simulated::SimulatedConfig {
         devices: vec![
@@ -132,13 +120,14 @@ struct OnTheWire {
     backend: sip::backend::SipBackend,
     customer: Phone,
     agent: Phone,
+    _colleague: Phone,
     supervisor: Phone,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sip_backend_keeps_the_contract() {
     let (server, wire) = OnTheWire::start().await;
-    suite(in_process(server), wire).await;
+    keeps_every_rule(in_process(server), wire, &NOT_BY_SIP).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +140,8 @@ async fn the_gateway_keeps_the_contract_over_the_sip_backend() {
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
     gateway.readiness().wait_for(|ready| *ready).await.unwrap();
-    suite(in_process(grpc::serve(gateway)), Behind(wire)).await;
+    let left_out = [&CONFIRMS_JOINS_ITSELF[..], &NOT_BY_SIP].concat();
+    keeps_every_rule(in_process(grpc::serve(gateway)), wire, &left_out).await;
 }
 
 impl OnTheWire {
@@ -190,6 +180,7 @@ impl OnTheWire {
         let wire = Self {
             customer: phone("7001", 437.0, AnswerPolicy::Never).await,
             agent: phone("5001", 613.0, AnswerPolicy::OnRequest).await,
+            _colleague: phone("5002", 821.0, AnswerPolicy::OnRequest).await,
             supervisor: phone("5005", 1009.0, AnswerPolicy::ByHeader).await,
             backend,
         };
@@ -201,83 +192,43 @@ fn account(device: DeviceId, number: Number) -> sip::config::SipAccount {
     sip::config::SipAccount::new(device, number, "undertone", "secret")
 }
 
-impl Ways for OnTheWire {
-    fn accounts(&self) -> TestAccounts {
+impl Phones for OnTheWire {
+    async fn act(&mut self, command: &PhoneCommand) -> Result<(), PhonesError> {
         assert!(self.backend.is_running());
-        who_is_who(false)
-    }
-
-    async fn customer_calls(&mut self) {
-        self.customer.call("5001").await.unwrap();
-    }
-
-    async fn agent_answers(&mut self, _: &CallId) {
-        // The fact that the phone rings may be here before the INVITE is at the phone.
-        let answered =
-            wait::found(crate::support::sip_fixture::SOON, async || self.agent.answer().await.ok())
-                .await;
-        answered.expect("answered in time");
-    }
-
-    async fn customer_hangs_up(&mut self, _: &CallId) {
-        self.customer.hang_up().await.unwrap();
-    }
-
-    async fn supervisor_hangs_up(&mut self, _: &CallId) {
-        self.supervisor.hang_up().await.unwrap();
-    }
-
-    async fn supervisor_phone(&mut self, does: Pickup) {
-        let answer = match does {
-            Pickup::Answers => AnswerPolicy::ByHeader,
-            Pickup::Busy => AnswerPolicy::Busy,
-            Pickup::Rejects => AnswerPolicy::Reject,
+        let refused = || PhonesError::Refused(format!("nobody does '{command}' here"));
+        let phone = |number: &Number| match number.as_str() {
+            "7001" => Ok(&self.customer),
+            "5001" => Ok(&self.agent),
+            "5005" => Ok(&self.supervisor),
+            _ => Err(refused()),
         };
-        self.supervisor.set_answer(answer).await.unwrap();
-    }
-}
-
-/// The same backend behind a gateway.
-struct Behind(OnTheWire);
-
-impl Ways for Behind {
-    fn accounts(&self) -> TestAccounts {
-        who_is_who(true)
-    }
-
-    async fn customer_calls(&mut self) {
-        self.0.customer_calls().await;
-    }
-
-    async fn agent_answers(&mut self, call: &CallId) {
-        self.0.agent_answers(call).await;
-    }
-
-    async fn customer_hangs_up(&mut self, call: &CallId) {
-        self.0.customer_hangs_up(call).await;
-    }
-
-    async fn supervisor_hangs_up(&mut self, call: &CallId) {
-        self.0.supervisor_hangs_up(call).await;
-    }
-
-    async fn supervisor_phone(&mut self, does: Pickup) {
-        self.0.supervisor_phone(does).await;
-    }
-}
-
-fn who_is_who(admits_itself: bool) -> TestAccounts {
-    TestAccounts {
-        supervisor: ("meg-phone".into(), "meg".into()),
-        second: ("otto-phone".into(), "otto".into()),
-        agent: ("bob-phone".into(), "bob".into()),
-        other_agent: "eve-phone".into(),
-        admits_itself,
+        match command {
+            PhoneCommand::Call { from, to } => phone(from)?.call(to.as_str()).await.unwrap(),
+            PhoneCommand::Answer(number) => {
+                let phone = phone(number)?;
+                // The fact that the phone rings may be here before the INVITE is at the phone.
+                let soon = crate::support::sip_fixture::SOON;
+                let answered = wait::found(soon, async || phone.answer().await.ok()).await;
+                answered.expect("answered in time");
+            }
+            PhoneCommand::HangUp(number) => phone(number)?.hang_up().await.unwrap(),
+            PhoneCommand::Pickup(number, pickup) => {
+                let answer = match pickup {
+                    Pickup::Answers => AnswerPolicy::ByHeader,
+                    Pickup::Rings => AnswerPolicy::Never,
+                    Pickup::Busy => AnswerPolicy::Busy,
+                    Pickup::Rejects => AnswerPolicy::Reject,
+                };
+                phone(number)?.set_answer(answer).await.unwrap();
+            }
+            PhoneCommand::Register(..) => return Err(refused()),
+        }
+        Ok(())
     }
 }
 
 /// The users of the same devices.
-fn users() -> Directory {
+pub(super) fn users() -> Directory {
     let user = |name: &str, roles: &[Role]| User {
         id: name.into(),
         display_name: name.into(),
@@ -316,67 +267,11 @@ fn users() -> Directory {
 }
 
 /// A simulated backend, moved by hand.
-pub(super) struct ByHand {
-    simulated: Simulated,
-    admits_itself: bool,
-}
+pub(super) struct ByHand(pub(super) Simulated);
 
-impl ByHand {
-    pub(super) fn new(simulated: Simulated, admits_itself: bool) -> Self {
-        Self { simulated, admits_itself }
+impl Phones for ByHand {
+    async fn act(&mut self, command: &PhoneCommand) -> Result<(), PhonesError> {
+        let done = self.0.perform(command.clone()).await;
+        done.map_err(|refusal| PhonesError::Refused(refusal.to_string()))
     }
-}
-
-impl Ways for ByHand {
-    fn accounts(&self) -> TestAccounts {
-        who_is_who(self.admits_itself)
-    }
-
-    async fn customer_calls(&mut self) {
-        self.simulated.customer_calls("7001", "5001").await.unwrap();
-    }
-
-    async fn agent_answers(&mut self, call: &CallId) {
-        self.simulated.answer(&DeviceId::from("bob-phone"), call).await.unwrap();
-    }
-
-    async fn customer_hangs_up(&mut self, call: &CallId) {
-        self.simulated.customer_hangs_up(call).await.unwrap();
-    }
-
-    async fn supervisor_hangs_up(&mut self, call: &CallId) {
-        self.simulated.hang_up(&DeviceId::from("meg-phone"), call).await.unwrap();
-    }
-
-    async fn supervisor_phone(&mut self, does: Pickup) {
-        let does = match does {
-            Pickup::Answers => simulated::Pickup::Answers,
-            Pickup::Busy => simulated::Pickup::Busy,
-            Pickup::Rejects => simulated::Pickup::Rejects,
-        };
-        self.simulated.pick_up(&DeviceId::from("meg-phone"), does).await.unwrap();
-    }
-}
-
-/// A backend whose phones are out of reach.
-struct NoPhones(TestAccounts);
-
-impl Ways for NoPhones {
-    fn accounts(&self) -> TestAccounts {
-        self.0.clone()
-    }
-
-    fn has_phones(&self) -> bool {
-        false
-    }
-
-    async fn customer_calls(&mut self) {}
-
-    async fn agent_answers(&mut self, _: &CallId) {}
-
-    async fn customer_hangs_up(&mut self, _: &CallId) {}
-
-    async fn supervisor_hangs_up(&mut self, _: &CallId) {}
-
-    async fn supervisor_phone(&mut self, _: Pickup) {}
 }

@@ -1,20 +1,26 @@
 //! The gateway's end of the seam: connections break, backends restart, nothing is lost.
 
-use super::backends::simulated_config;
+use super::backends::{simulated_config, users};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
+use undertone::audit::AuditLog;
+use undertone::gateway::GatewayConfig;
+use undertone::gateway::task::GatewayHandle;
+use undertone::grpc;
 use undertone::model::{
     Activity, CallId, Capabilities, Command, CommandContext, DeviceId, Fact, Mode, MonitorState,
     Reason, Refusal, Scope,
 };
+use undertone::store;
 use undertone::supervision;
 use undertone::telephony::connection::{in_process, line, remote};
+use undertone::telephony::proto::{self, telephony_client::TelephonyClient};
 use undertone::telephony::simulated::{self, Heard, Pickup, Simulated};
-use undertone::telephony::{BackendConnection, CommandCall, router};
+use undertone::telephony::{BackendConnection, CommandCall, WatchItem, refusal_of, router};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,6 +50,52 @@ async fn a_backend_that_is_not_there_is_unavailable() {
     let line = line(remote("http://127.0.0.1:1").unwrap());
     assert_eq!(place(&line, dnd("bob-phone", true)).await.unwrap_err().reason, Reason::Unavailable);
     assert_eq!(*line.capabilities.borrow(), Capabilities::default());
+}
+
+#[tokio::test]
+async fn a_gateway_that_has_never_met_its_backend_says_so_instead_of_describing_an_empty_world() {
+    let (server, _simulated) = simulated::start(simulated_config());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = router(server, watch::Sender::new(true).subscribe(), true).await;
+    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    let wire = Wire::to(address).await;
+    wire.cut();
+    let line = line(remote(&format!("http://{}", wire.address)).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let audit = AuditLog::open(&folder.path().join("audit.jsonl")).unwrap();
+    let gateway =
+        GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
+            .unwrap();
+    let mut client = TelephonyClient::new(in_process(grpc::serve(gateway.clone())));
+    for refused in [
+        client.describe(proto::DescribeRequest {}).await.unwrap_err(),
+        client.watch(proto::WatchRequest::default()).await.unwrap_err(),
+    ] {
+        assert_eq!(refusal_of(&refused).reason, Reason::Unavailable);
+        assert_eq!(refused.message(), "The telephony backend has not been reached yet.");
+    }
+
+    wire.mend();
+    let mut ready = gateway.readiness();
+    timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.unwrap().unwrap();
+    let described = client.describe(proto::DescribeRequest {}).await.unwrap().into_inner();
+    assert_eq!(described, (&simulated::capabilities()).into());
+    let mut told = client.watch(proto::WatchRequest::default()).await.unwrap().into_inner();
+    let mut devices = 0;
+    loop {
+        match WatchItem::try_from(told.message().await.unwrap().unwrap()).unwrap() {
+            WatchItem::Fact(Fact::Device(_)) => devices += 1,
+            WatchItem::Fact(Fact::SnapshotComplete) => break,
+            WatchItem::SnapshotBegin { .. } | WatchItem::Heartbeat | WatchItem::Fact(_) => {}
+        }
+    }
+    assert_eq!(devices, 4);
+
+    // What was known last is told while the backend is away.
+    wire.cut();
+    timeout(PATIENCE, ready.wait_for(|ready| !*ready)).await.unwrap().unwrap();
+    assert!(client.describe(proto::DescribeRequest {}).await.is_ok());
 }
 
 #[tokio::test]
@@ -135,10 +187,17 @@ async fn the_whisper_moves_to_the_agent_who_takes_the_call() {
     let call = talk(&simulated).await;
     place(&line, coach(Scope::Call)).await.unwrap();
     assert_eq!(heard(&simulated, &call).await, Some(coached(Some("bob-phone"))));
+    let monitored = || {
+        let fact = simulated.facts().call(&call).unwrap();
+        fact.party_of(&"meg-phone".into()).unwrap().monitors.clone()
+    };
+    assert_eq!(monitored(), Some("bob-phone".into()));
     simulated.transfer(&"bob-phone".into(), &call, "5002").await.unwrap();
     assert_eq!(heard(&simulated, &call).await, Some(coached(None)), "nobody hears him meanwhile");
+    assert_eq!(monitored(), None);
     simulated.answer(&"eve-phone".into(), &call).await.unwrap();
     assert_eq!(heard(&simulated, &call).await, Some(coached(Some("eve-phone"))));
+    assert_eq!(monitored(), Some("eve-phone".into()));
 }
 
 #[tokio::test]
@@ -194,7 +253,11 @@ async fn an_agent_dials_holds_and_retrieves() {
     let (server, simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     let device = DeviceId::from("bob-phone");
-    let dial = Command::Dial { device: device.clone(), destination: "7001".into() };
+    let dial = Command::Dial {
+        device: device.clone(),
+        destination: "7001".into(),
+        user_data: Default::default(),
+    };
     place(&line, dial.clone()).await.unwrap();
     assert_eq!(place(&line, dial).await.unwrap_err().reason, Reason::InvalidState);
     let call = CallId::from("simulated-1");

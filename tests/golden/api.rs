@@ -16,7 +16,7 @@ const USER_STATES: [(&str, &str, &str, Option<&str>); 5] = [
 const DEVICE: &str = "id deviceState phoneNumber e164Number telephonyNetwork doNotDisturb \
                       voiceEnvironmentUri capabilities";
 const CALL: &str = "id callUuid connId state deviceUri participants ani dnis callType capabilities \
-                    userData duration mute \
+                    duration mute \
                     supervisorListeningIn monitoredUserMuted monitoring uri path";
 const ACTIVITIES: [&str; 3] = ["ListenIn", "Coach", "BargeIn"];
 
@@ -85,7 +85,7 @@ fn device(account: Account, shown: &Value) {
 }
 
 fn call(account: Account, leg: &Value) {
-    has(leg, CALL, "supervisorMonitoringState parentCallUri");
+    has(leg, CALL, "supervisorMonitoringState parentCallUri userData");
     assert_eq!(leg["id"], leg["callUuid"]);
     let (id, path) = (leg["id"].as_str().unwrap(), leg["path"].as_str().unwrap());
     assert_eq!(path, format!("/calls/{id}"));

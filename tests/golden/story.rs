@@ -89,6 +89,14 @@ impl Story {
         self.server.post(account, &format!("/me/calls/{id}"), body).await;
     }
 
+    /// SwapCalls of two calls of the user's device, by their numbers.
+    pub(super) async fn swap(&self, account: Account, number: usize, other: usize) {
+        let other = &self.names.calls[other - 1];
+        let uri = format!("http://any.where/api/v2/me/calls/{other}");
+        let body = json!({"operationName": "SwapCalls", "otherCallUri": uri});
+        self.call(account, number, body).await;
+    }
+
     /// The step is over when each of these users has been told a message with that in its data.
     /// Everything that everybody has been told in it is as written down, and what a user can
     /// read is what the user was told last.

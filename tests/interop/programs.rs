@@ -28,7 +28,7 @@ fn speech(hz: f32) -> Vec<i16> {
 }
 
 /// A port nobody has now, for a program that cannot be told to take any.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -137,11 +137,31 @@ impl Sipp {
         )
     }
 
-    /// Waits for its good end; the port on which it received audio.
-    pub async fn finished(self, within: Duration) -> u16 {
+    /// A trunk at this port: it calls a number and talks, or answers, as its scenario says.
+    pub fn trunk_as(
+        scenario: &str,
+        server: &Server,
+        port: u16,
+        (from, to): (Account, &str),
+        talk: Duration,
+        place: &TempDir,
+    ) -> Sipp {
+        let place = Self::place(place, from);
+        Self::record(&place, 450.0);
+        let talk = talk.as_millis().to_string();
+        Self::run(server, scenario, from, port, &["-key", "target", to, "-d", &talk], &place)
+    }
+
+    /// Waits for its good end; the messages that it has sent and got.
+    pub async fn messages(self, within: Duration) -> String {
         let messages = self.place.join(format!("{}.messages", self.scenario));
         self.succeed(within).await;
-        let messages = fs::read_to_string(messages).unwrap();
+        fs::read_to_string(messages).unwrap()
+    }
+
+    /// Waits for its good end; the port on which it received audio.
+    pub async fn finished(self, within: Duration) -> u16 {
+        let messages = self.messages(within).await;
         let own = messages.split("o=sipp").nth(1).expect("it described its audio");
         let port = own.split("m=audio ").nth(1).and_then(|rest| rest.split(' ').next());
         port.expect("an audio line").parse().unwrap()

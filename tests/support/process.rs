@@ -29,10 +29,14 @@ impl Process {
     pub async fn start(part: &str, place: &Path, config: &str) -> Process {
         let file = place.join(format!("{part}.toml"));
         std::fs::write(&file, config).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_undertone"))
-            .arg(part)
-            .arg("--config")
-            .arg(&file)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+        command.arg(part).arg("--config").arg(&file);
+        Self::launch(command, place).await
+    }
+
+    /// Starts a program of the product and waits until its doors are open.
+    pub async fn launch(mut command: Command, place: &Path) -> Process {
+        let mut child = command
             .current_dir(place)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -44,7 +48,7 @@ impl Process {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let doors = timeout(PATIENCE, doors(&mut lines, &log))
             .await
-            .unwrap_or_else(|_| panic!("{part} has not started: {:?}", log.lock().unwrap()));
+            .unwrap_or_else(|_| panic!("it has not started: {:?}", log.lock().unwrap()));
         let rest = log.clone();
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {

@@ -4,7 +4,7 @@ use crate::gateway::backend_facts::BackendFacts;
 use crate::gateway::{DeviceEntry, GatewayConfig, Group, User, views};
 use crate::model::{
     AgentState, Answer, CallFact, CallId, CallView, ContactNumber, ContactView, DeviceId,
-    DeviceView, GroupView, LegState, Query, Refusal, Role, Timestamp, UserId, UserView,
+    DeviceView, GroupView, LegState, Query, Refusal, Role, Timestamp, UserId, UserState, UserView,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,7 +16,7 @@ pub(in crate::gateway) struct Reader<'a> {
     pub(in crate::gateway) access: &'a AccessDirectory,
     pub(in crate::gateway) known: &'a BackendFacts,
     /// Open sessions and their voice states.
-    pub(in crate::gateway) sessions: &'a BTreeMap<UserId, AgentState>,
+    pub(in crate::gateway) sessions: &'a BTreeMap<UserId, UserState>,
 }
 
 impl Reader<'_> {
@@ -96,8 +96,8 @@ impl Reader<'_> {
         let owner = self.access.owner(device);
         let state = owner
             .and_then(|owner| self.sessions.get(&owner.id))
-            .copied()
-            .unwrap_or(AgentState::Offline);
+            .cloned()
+            .unwrap_or_else(|| AgentState::Offline.into());
         Ok(views::device(
             entry,
             owner,
@@ -141,8 +141,23 @@ impl Reader<'_> {
                 .known
                 .consultation_about(&call.id)
                 .is_some_and(|by| views::asks(device, by, call)),
+            may_swap: self.may_swap(call, device),
         };
         Some(views::call(call, entry, party, related, self.config, &self.known.capabilities))
+    }
+
+    /// The device is on another call beside this one, and talks on one of the two. While a swap is
+    /// under way it may talk on both.
+    fn may_swap(&self, call: &CallFact, device: &DeviceId) -> bool {
+        let state_of = |call: &CallFact| call.party_of(device).map(|leg| leg.state);
+        let is_on = |state| matches!(state, Some(LegState::Established | LegState::Held));
+        let here = state_of(call);
+        let swaps_with = |other: &CallFact| {
+            let there = state_of(other);
+            let talks = [here, there].contains(&Some(LegState::Established));
+            other.id != call.id && is_on(there) && talks
+        };
+        is_on(here) && self.known.calls_of(std::slice::from_ref(device)).any(swaps_with)
     }
 
     /// The user's leg of a call, unless it has left.
@@ -173,7 +188,7 @@ impl Reader<'_> {
 
     /// The user, as the user sees it.
     pub(in crate::gateway) fn user_view(&self, user: &User) -> UserView {
-        let state = self.sessions.get(&user.id).copied();
+        let state = self.sessions.get(&user.id).cloned();
         UserView {
             id: user.id.clone(),
             display_name: user.display_name.clone(),

@@ -11,6 +11,7 @@
 //! ```
 
 use super::ConnectionLimits;
+use crate::model::Network;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -64,7 +65,7 @@ pub(super) enum AdmissionError {
 pub(super) struct Occupancy<T> {
     most: usize,
     most_of_one: usize,
-    peers: BTreeSet<IpAddr>,
+    peers: Vec<Network>,
     is_shared_fairly: bool,
     /// Connections of each origin, the oldest first.
     strangers: BTreeMap<ClientNetwork, BTreeMap<u64, T>>,
@@ -80,7 +81,7 @@ impl<T> Occupancy<T> {
         Self {
             most: limits.connections,
             most_of_one: limits.connections_per_address,
-            peers: limits.peers.iter().map(|peer| peer.to_canonical()).collect(),
+            peers: limits.peers.clone(),
             is_shared_fairly: limits.is_shared_fairly,
             strangers: BTreeMap::new(),
             by_count: BTreeSet::new(),
@@ -102,7 +103,7 @@ impl<T> Occupancy<T> {
         newcomer: T,
         is_idle: impl Fn(&T) -> bool,
     ) -> Entrance<T> {
-        let is_peer = self.peers.contains(&address.to_canonical());
+        let is_peer = self.peers.iter().any(|network| network.contains(address));
         self.next += 1;
         let ticket = Ticket {
             origin: match is_peer {

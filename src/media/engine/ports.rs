@@ -35,9 +35,11 @@ impl PortPool {
         self.free.push_back((port, Some(now + self.rest)));
     }
 
-    /// Pairs that can be taken now.
-    pub(super) fn ready(&self, now: Instant) -> usize {
-        self.free.iter().filter(|(_, since)| since.is_none_or(|since| since <= now)).count()
+    /// Pairs that can be taken now, by their even port.
+    pub(super) fn ready(&self, now: Instant) -> impl Iterator<Item = u16> {
+        let rested =
+            move |(_, since): &&(u16, Option<Instant>)| since.is_none_or(|since| since <= now);
+        self.free.iter().filter(rested).map(|(port, _)| *port)
     }
 }
 
@@ -62,7 +64,7 @@ mod tests {
         );
         ports.give_back(20_004, now);
         assert_eq!(ports.take(now + REST - Duration::from_millis(1)), None);
-        assert_eq!(ports.ready(now), 0);
+        assert_eq!(ports.ready(now).count(), 0);
         assert_eq!(ports.take(now + REST), Some(20_004));
     }
 
@@ -87,7 +89,7 @@ mod tests {
             (65_534..=65_535, 1),
             (0..=3, 1),
         ] {
-            assert_eq!(PortPool::of(&range, REST).ready(now), pairs, "{range:?}");
+            assert_eq!(PortPool::of(&range, REST).ready(now).count(), pairs, "{range:?}");
         }
     }
 }

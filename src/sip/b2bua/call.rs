@@ -17,7 +17,7 @@ use super::transfer::{FailedTransfer, OrphanedTransfer, Transfer};
 use crate::media::{CallKey, Codec};
 use crate::model::{
     CallFact, CallId, CallType, DeviceId, LegState, Now, Number, PartyFact, Reason, Refusal,
-    Timestamp,
+    Timestamp, UserData,
 };
 use crate::sip::leg::{HangupCause, Identity, LegId, PassedHeader};
 use crate::sip::sdp::SdpFault;
@@ -46,6 +46,8 @@ pub(super) struct Call {
     /// The number that the caller says it is: for loops only, shown to nobody.
     pub(super) claimed: Number,
     pub(super) passed: Vec<PassedHeader>,
+    /// What is attached to it.
+    pub(super) user_data: UserData,
     pub(super) transfer: Option<Transfer>,
     /// It was made to ask about another call.
     pub(super) consult: Option<Consultation>,
@@ -65,6 +67,7 @@ pub(super) struct CallStart {
     pub(super) claimed: Number,
     pub(super) max_forwards: u8,
     pub(super) consult: Option<Consultation>,
+    pub(super) user_data: UserData,
 }
 
 /// What a call leaves to be done: a number has to be routed, which depends on every call.
@@ -101,6 +104,7 @@ impl Call {
             max_forwards: start.max_forwards,
             claimed: start.claimed,
             passed: Vec::new(),
+            user_data: start.user_data,
             transfer: None,
             consult: start.consult,
             owner: None,
@@ -125,6 +129,7 @@ impl Call {
             started_at: self.started_at,
             parent: self.consult.as_ref().map(|consult| consult.call.clone()),
             owner: self.owner.clone(),
+            user_data: self.user_data.clone(),
             parties,
         }
     }
@@ -205,11 +210,14 @@ impl Call {
                 ctx.out.changed.insert(self.key);
             }
             PartyEvent::OfferRefused(status) => {
+                let tells_hold = party.exchange == PartyExchange::Offered;
                 if party.handle_offer_refused(ctx.out) {
                     ctx.out.changed.insert(self.key);
                     // RFC 3261 14.1: these two mean that the dialog is gone.
                     if matches!(status, 408 | 481) {
                         party.leave(Release::Hangup(None), LegOutcome::HungUp, &self.id, ctx);
+                    } else if tells_hold {
+                        self.hold_not_signalled(leg, status, ctx);
                     }
                 }
             }

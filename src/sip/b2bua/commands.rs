@@ -10,6 +10,7 @@ use super::write_ahead::PendingCommand;
 use super::{B2bua, CommandId, Environment, Output, Persist, RestoredDevice, role_of, stopping};
 use crate::model::{
     Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal,
+    UserDataChange,
 };
 use crate::supervision::LegOutcome;
 
@@ -18,11 +19,14 @@ use crate::supervision::LegOutcome;
 enum PartyCommand<'a> {
     Answer,
     Hangup,
+    Reject,
+    Clear,
     Hold(bool),
     Mute(bool),
     SendDigits(&'a str),
     RemoveParticipant(&'a Number),
     MuteMonitored(bool),
+    ChangeUserData(&'a UserDataChange),
 }
 
 impl<E: Environment> B2bua<E> {
@@ -107,7 +111,12 @@ impl<E: Environment> B2bua<E> {
             | Command::SendDtmf { .. }
             | Command::Transfer { .. }
             | Command::Conference { .. }
-            | Command::RemoveParticipant { .. } => Ok(None),
+            | Command::RemoveParticipant { .. }
+            | Command::ClearCall { .. }
+            | Command::Reject { .. }
+            | Command::Redirect { .. }
+            | Command::SwapCalls { .. }
+            | Command::ChangeUserData { .. } => Ok(None),
         }
     }
 
@@ -138,8 +147,14 @@ impl<E: Environment> B2bua<E> {
                 self.plan.set(wanted, &mut self.out);
                 return Ok(());
             }
-            Command::Dial { device, destination } => {
-                return self.dial(device, destination, None, now);
+            Command::Dial { device, destination, user_data } => {
+                return self.dial(device, destination, None, user_data.clone(), now);
+            }
+            Command::Redirect { device, call, destination } => {
+                return self.redirect(device, call, destination, now);
+            }
+            Command::SwapCalls { device, call, other } => {
+                return self.swap_calls(device, call, other, now);
             }
             Command::Transfer { device, call, step } => {
                 return self.transfer(device, call, step, TransferKind::Transfer, now);
@@ -149,6 +164,11 @@ impl<E: Environment> B2bua<E> {
             }
             Command::Answer { device, call } => (device, call, PartyCommand::Answer),
             Command::Hangup { device, call } => (device, call, PartyCommand::Hangup),
+            Command::Reject { device, call } => (device, call, PartyCommand::Reject),
+            Command::ClearCall { device, call } => (device, call, PartyCommand::Clear),
+            Command::ChangeUserData { device, call, change } => {
+                (device, call, PartyCommand::ChangeUserData(change))
+            }
             Command::Hold { device, call } => (device, call, PartyCommand::Hold(true)),
             Command::Retrieve { device, call } => (device, call, PartyCommand::Hold(false)),
             Command::Mute { device, call, on } => (device, call, PartyCommand::Mute(*on)),
@@ -197,6 +217,9 @@ impl Call {
                 ctx.out.changed.insert(self.key);
                 party.leave(Release::Hangup(None), outcome, &self.id, ctx);
             }
+            PartyCommand::Reject => return self.reject(device, ctx),
+            PartyCommand::Clear => self.clear(device, ctx)?,
+            PartyCommand::ChangeUserData(change) => self.change_user_data(device, change, ctx)?,
             PartyCommand::Hold(on) => {
                 party.hold(on)?;
                 ctx.out.changed.insert(self.key);

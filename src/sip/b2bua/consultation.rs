@@ -19,7 +19,7 @@ use super::transfer::{Transfer, TransferKind};
 use super::{B2bua, Environment};
 use crate::media::call::MAX_LEGS;
 use crate::media::{CallKey, MediaCommand};
-use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Reason, Refusal};
+use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Reason, Refusal, UserData};
 use crate::sip::leg::{LegId, LegSource};
 use crate::supervision::LegOutcome;
 
@@ -52,6 +52,7 @@ impl<E: Environment> B2bua<E> {
         device: &DeviceId,
         call: &CallId,
         destination: &Number,
+        given: &UserData,
         now: Now,
     ) -> Result<(), Refusal> {
         let asked = self.calls.named(call)?;
@@ -60,7 +61,8 @@ impl<E: Environment> B2bua<E> {
             return Err(not_now("Another call is already connected with this one."));
         }
         let (key, about) = (asked.key, Consultation { of, call: call.clone() });
-        self.dial(device, destination, Some(about), now)?;
+        let user_data = asked.user_data_with(given)?;
+        self.dial(device, destination, Some(about), user_data, now)?;
         if let Some((call, mut ctx)) = self.find_key(key, now) {
             call.hold_to_consult(of, &mut ctx);
         }
@@ -209,6 +211,7 @@ impl Call {
     ) -> Option<LegSource> {
         let CallPair { first, second, .. } = pair;
         self.distrusted |= ended.distrusted;
+        self.add_user_data(&ended.user_data);
         ctx.supervision.handle_merged(&ended.id, &self.id);
         let ringing = ended.parties.others(second).find(|party| party.is_invited());
         let ringing = ringing.map(|party| (party.leg, party.rings));

@@ -8,9 +8,51 @@ use super::call::Call;
 use super::parties::Parties;
 use super::party::{Party, PartyExchange};
 use super::step::{Ctx, Step};
-use crate::model::{Reason, Refusal};
+use super::{B2bua, Environment};
+use crate::model::{CallId, DeviceId, LegState, Now, Reason, Refusal, Subject};
 use crate::sip::leg::LegId;
 use crate::sip::sdp::Direction;
+
+impl<E: Environment> B2bua<E> {
+    /// Holds the one of a device's two calls that it talks on, and takes the other back. Neither is
+    /// looked at before both are known to be such: a refusal has changed nothing.
+    pub(super) fn swap_calls(
+        &mut self,
+        device: &DeviceId,
+        call: &CallId,
+        other: &CallId,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let one = self.calls.named(call)?.principal_of(device)?;
+        let two = self.calls.named(other)?.principal_of(device)?;
+        let (talks, holds) = match (one.state(), two.state()) {
+            (LegState::Established, LegState::Held) => ((call, one), (other, two)),
+            (LegState::Held, LegState::Established) => ((other, two), (call, one)),
+            (
+                LegState::Established | LegState::Held,
+                LegState::Established
+                | LegState::Held
+                | LegState::Dialing
+                | LegState::Ringing
+                | LegState::Released,
+            ) => return Err(not_swapped(other)),
+            (LegState::Dialing | LegState::Ringing | LegState::Released, _) => {
+                return Err(not_swapped(call));
+            }
+        };
+        if holds.1.held_by_phone {
+            return Err(held_at_phone());
+        }
+        for (call, on) in [(talks.0, true), (holds.0, false)] {
+            let (call, ctx) = self.find_named(call, now)?;
+            if let Some(party) = call.parties.of_device(device) {
+                party.held_by_command = on;
+            }
+            ctx.out.changed.insert(call.key);
+        }
+        Ok(())
+    }
+}
 
 impl Party {
     pub(super) fn hold(&mut self, on: bool) -> Result<(), Refusal> {
@@ -27,9 +69,7 @@ impl Party {
                 Ok(())
             }
             (true, _, _) => Err(Refusal::new(Reason::InvalidState, "The call is already held.")),
-            (false, false, true) => {
-                Err(Refusal::new(Reason::InvalidState, "The call is held at the phone."))
-            }
+            (false, false, true) => Err(held_at_phone()),
             (false, false, false) => {
                 Err(Refusal::new(Reason::InvalidState, "The call is not held."))
             }
@@ -76,10 +116,34 @@ impl Parties {
 }
 
 impl Call {
+    /// A party's phone has refused to be told of a hold, or of its end. The hold itself is the
+    /// engine's, and holds all the same; those who hold or have held are told that the phone may
+    /// not send.
+    pub(super) fn hold_not_signalled(&self, leg: LegId, status: u16, ctx: &mut Ctx<'_>) {
+        let Some(party) = self.parties.get(leg) else { return };
+        let holders = self.parties.others(leg).filter(|other| other.is_talking());
+        for device in holders.filter_map(|holder| holder.device.clone()) {
+            let pattern = format!("The phone of '{{}}' takes neither hold nor its end ({status}).");
+            let refusal = Refusal::number(Reason::Internal, &party.number, pattern);
+            ctx.out.fail(device, self.id.clone(), refusal);
+        }
+    }
+
     /// Tells the others of a hold, where that is wished for.
     pub(super) fn signal_hold(&mut self, ctx: &mut Ctx<'_>) {
         if self.parties.signal_hold(ctx.config.signal_hold, ctx.out) {
             self.update_hearing(ctx);
         }
     }
+}
+
+fn held_at_phone() -> Refusal {
+    Refusal::new(Reason::InvalidState, "The call is held at the phone.")
+}
+
+fn not_swapped(call: &CallId) -> Refusal {
+    let call = Subject::Call(call.clone());
+    let pattern =
+        "Of two calls of the device, one is established and one held; call '{}' is not so.";
+    Refusal::about(Reason::InvalidState, call, pattern)
 }

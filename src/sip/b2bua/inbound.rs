@@ -12,7 +12,7 @@ use super::step::Ctx;
 use super::{B2bua, Environment, MediaPolicy, role_of};
 use crate::media::call::MAX_LEGS;
 use crate::media::{CallKey, Codec};
-use crate::model::{CallType, DeviceId, Now, Number, PartyRole};
+use crate::model::{CallType, DeviceId, Now, Number, PartyRole, UserData};
 use crate::sip::leg::{Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::sdp::{Direction, SdpError, SdpSession};
 
@@ -26,6 +26,7 @@ struct IncomingCall {
     offer: Option<Vec<u8>>,
     max_forwards: u8,
     passed: Vec<PassedHeader>,
+    user_data: UserData,
     returns: Option<LegId>,
 }
 
@@ -64,6 +65,7 @@ impl<E: Environment> B2bua<E> {
                 offer,
                 max_forwards,
                 passed,
+                user_data,
                 replaces,
                 returns,
             } => {
@@ -76,6 +78,7 @@ impl<E: Environment> B2bua<E> {
                     offer,
                     max_forwards,
                     passed,
+                    user_data,
                     returns,
                 };
                 let taken = match replaces {
@@ -240,6 +243,7 @@ impl<E: Environment> B2bua<E> {
         let replacement = call.may_replace(old, &incoming, policy, &self.plan)?;
         let (key, leg, back) = (call.key, incoming.leg, replacement.back.clone());
         let offer = self.read_arriving(&incoming, &replacement.policy, key)?;
+        let user_data = incoming.user_data.clone();
         let party = incoming.take_place(replacement, offer, &mut self.ctx(now))?;
         if let Some(device) = back {
             let number = self.plan.shown(&device);
@@ -247,6 +251,7 @@ impl<E: Environment> B2bua<E> {
         }
         let (call, ctx) = self.find_key(key, now).ok_or(Rejection::NoSuchCall)?;
         let left = call.parties.replace(replaced, party, ctx.out).ok_or(Rejection::NoSuchCall)?;
+        call.add_user_data(&user_data);
         ctx.out.changed.insert(key);
         ctx.index.forget(left.leg, &left.peer);
         self.calls.move_consultations(&left.peer, replaced, leg);
@@ -283,6 +288,7 @@ impl IncomingCall {
             claimed: self.claimed,
             max_forwards,
             consult,
+            user_data: self.user_data,
         };
         let mut call = Call { passed: self.passed, ..Call::new(start, party, ctx.now) };
         if call.invite(callee, self.from, &codecs, ctx).is_none() {

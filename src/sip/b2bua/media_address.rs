@@ -12,7 +12,8 @@
 //! A device is behind a NAT where the configuration says so, or where it shows: see [`Nat::Auto`].
 
 use super::MediaPolicy;
-use crate::media::{Forbidden, Network, SourceRule, is_private};
+use crate::media::{Forbidden, SourceRule, is_private};
+use crate::model::Network;
 use crate::sip::config::Nat;
 use crate::sip::leg::LegSource;
 use crate::sip::sdp::Agreed;
@@ -38,7 +39,7 @@ pub(super) enum Reachability {
     Trunk {
         nat: Nat,
         /// Its own hosts.
-        hosts: Vec<IpAddr>,
+        hosts: Vec<Network>,
         /// Where its sound may be besides; none: not said.
         media_sources: Vec<Network>,
     },
@@ -156,9 +157,9 @@ impl MediaDestination {
             },
             (Reachability::Device(_), _) => unheard(0),
             (Reachability::Trunk { hosts, media_sources, .. }, _) => {
-                let is_known = host == Some(described)
-                    || hosts.contains(&described)
-                    || media_sources.iter().any(|network| network.contains(described));
+                let mut known = hosts.iter().chain(media_sources);
+                let is_known =
+                    host == Some(described) || known.any(|network| network.contains(described));
                 if is_known { plain } else { unheard(TRUNK_UNHEARD) }
             }
         }
@@ -327,7 +328,7 @@ mod tests {
         let trunk = |media_sources: &[&str]| Reachability::Trunk {
             nat: Nat::Auto,
             hosts: vec!["203.0.113.8".parse().unwrap()],
-            media_sources: media_sources.iter().map(|text| Network::parse(text).unwrap()).collect(),
+            media_sources: media_sources.iter().map(|text| text.parse().unwrap()).collect(),
         };
         for (described, unheard) in [
             ("203.0.113.7:4000", None),

@@ -95,6 +95,7 @@ impl MonitorLink {
             timeout: ctx.config.supervision.invite_timeout * 2,
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
+            user_data: call.user_data.clone(),
         };
         ctx.out.invitations.push((leg, invite));
         party.link = Some(self);

@@ -1,11 +1,10 @@
 //! From a number to where it rings.
 
-use crate::media::{Codec, Network};
-use crate::model::{DeviceId, Number};
+use crate::media::Codec;
+use crate::model::{DeviceId, Network, Number};
 use crate::sip::config::{Nat, SipConfig};
 use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 /// What an account is used for. The hearing follows from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -54,7 +53,7 @@ pub struct TrunkRoute {
     /// Whether it is behind a NAT.
     pub nat: Nat,
     /// Its own hosts: where its requests come from and ours go.
-    pub hosts: Vec<IpAddr>,
+    pub hosts: Vec<Network>,
     /// Where its sound may be besides; none: not said.
     pub media_sources: Vec<Network>,
     /// It has a pair of ports of its own for each call even where legs share them: it may send the

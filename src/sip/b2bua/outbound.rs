@@ -8,13 +8,14 @@ use super::consultation::Consultation;
 use super::inbound::call_type;
 use super::party::{LegStage, Party, PartyStart, Release};
 use super::rejection::{CalleeFailure, Rejection};
-use super::routing::{CalledParty, CallingParty, DialPlan, Trail};
+use super::routing::{CalledParty, CallingParty, DialPlan, Trail, Unroutable};
 use super::step::Ctx;
 use super::{B2bua, Environment, identity, stopping};
 use crate::media::Codec;
-use crate::model::{DeviceId, Now, Number, Reason, Refusal};
+use crate::model::{DeviceId, Now, Number, Reason, Refusal, UserData};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegId, LegSource, MAX_FORWARDS};
 use crate::sip::sdp::Direction;
+use crate::supervision::LegOutcome;
 
 /// A call that a device is about to make.
 struct DialledCall<'a> {
@@ -23,19 +24,20 @@ struct DialledCall<'a> {
     caller: CallingParty,
     callee: CalledParty,
     consult: Option<Consultation>,
+    user_data: UserData,
 }
 
-/// The phone of a called party sends the caller elsewhere.
-struct Redirection {
+/// A called party, at its phone or from afar, sends the caller elsewhere.
+pub(super) struct Redirection {
     /// The device of that phone: its dial rules count.
     by: DeviceId,
     /// The peer of the caller.
     caller: LegSource,
     /// The caller that was shown.
-    shown: Identity,
+    pub(super) shown: Identity,
     trail: Trail,
     /// The codecs to offer next.
-    codecs: Vec<Codec>,
+    pub(super) codecs: Vec<Codec>,
 }
 
 impl<E: Environment> B2bua<E> {
@@ -46,6 +48,7 @@ impl<E: Environment> B2bua<E> {
         device: &DeviceId,
         destination: &Number,
         about: Option<Consultation>,
+        user_data: UserData,
         now: Now,
     ) -> Result<(), Refusal> {
         let known = self.plan.known(device)?;
@@ -73,7 +76,7 @@ impl<E: Environment> B2bua<E> {
             return Err(Rejection::TooManyCalls.unreached(destination));
         }
         let consult = about.or_else(|| self.calls.asks_about(device));
-        let dialled = DialledCall { device, destination, caller, callee, consult };
+        let dialled = DialledCall { device, destination, caller, callee, consult, user_data };
         let call = dialled.begin(&mut self.ctx(now));
         self.begin(call.ok_or_else(|| Rejection::NoPort.unreached(destination))?);
         Ok(())
@@ -87,9 +90,10 @@ impl<E: Environment> B2bua<E> {
             return;
         };
         let (key, refused) = (call.key, CalleeFailure::Refused(status));
-        let redirection = call.redirection(party);
+        let is_recall = call.transfer.as_ref().is_some_and(|transfer| transfer.recalls(leg));
+        let redirection = call.redirection(party).filter(|_| !is_recall);
         let (next, failure) = match &redirection {
-            Some(redirection) => redirection.route(to, refused, &self.plan, &self.calls),
+            Some(redirection) => redirection.route(to, refused, call, &self.plan, &self.calls),
             None => (None, refused),
         };
         let Some((call, mut ctx)) = self.find_key(key, now) else {
@@ -100,7 +104,7 @@ impl<E: Environment> B2bua<E> {
             call.invite(callee, redirection.shown, &codecs, &mut ctx)
         });
         match new {
-            Some(new) => call.handle_redirected(leg, refused, new, &mut ctx),
+            Some(new) => call.handle_redirected(leg, Release::Gone, new, &mut ctx),
             None => {
                 let next = call.callee_failed(leg, failure, &mut ctx);
                 self.go_on(key, next, now);
@@ -115,20 +119,36 @@ impl Redirection {
         &self,
         to: &[Number],
         refused: CalleeFailure,
+        call: &Call,
         plan: &DialPlan,
         calls: &CallTable,
     ) -> (Option<CalledParty>, CalleeFailure) {
         let mut failure = refused;
-        let Some(caller) = plan.caller(&self.caller) else {
-            return (None, failure);
-        };
         for number in to {
-            match plan.route_on(calls, &caller, number, self.trail.clone(), Some(&self.by)) {
+            match self.route_to(number, call, plan, calls) {
                 Ok(callee) => return (Some(callee), failure),
-                Err(why) => failure = CalleeFailure::Redirected(why),
+                Err(Rejection::Unroutable(why)) => failure = CalleeFailure::Redirected(why),
+                // A party is on a call once.
+                Err(_) => failure = CalleeFailure::Redirected(Unroutable::Busy),
             }
         }
         (None, failure)
+    }
+
+    /// Where one number leads: to nobody who is on the call already.
+    pub(super) fn route_to(
+        &self,
+        number: &Number,
+        call: &Call,
+        plan: &DialPlan,
+        calls: &CallTable,
+    ) -> Result<CalledParty, Rejection> {
+        let caller = plan.caller(&self.caller).ok_or(Rejection::UnknownCaller)?;
+        let callee = plan.route_on(calls, &caller, number, self.trail.clone(), Some(&self.by))?;
+        match call.parties.has_destination(&callee.to) {
+            true => Err(Rejection::DestinationOnCall),
+            false => Ok(callee),
+        }
     }
 }
 
@@ -157,6 +177,7 @@ impl DialledCall<'_> {
             timeout: ctx.config.ring_timeout,
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
+            user_data: self.user_data.clone(),
         };
         ctx.out.invitations.push((leg, invite));
         let start = CallStart {
@@ -169,6 +190,7 @@ impl DialledCall<'_> {
             claimed: number,
             max_forwards: MAX_FORWARDS,
             consult: self.consult,
+            user_data: self.user_data,
         };
         Some(Call {
             dials: Some(self.destination.clone()),
@@ -218,6 +240,7 @@ impl CalledParty {
             timeout: ctx.config.ring_timeout,
             max_forwards: call.max_forwards,
             passed,
+            user_data: call.user_data.clone(),
         };
         ctx.out.invitations.push((leg, invite));
         Some(party)
@@ -242,10 +265,10 @@ impl Call {
         }
     }
 
-    /// Where its phone may send the caller of this party; `None`: nowhere.
-    fn redirection(&self, party: &Party) -> Option<Redirection> {
-        let is_recall = self.transfer.as_ref().is_some_and(|transfer| transfer.recalls(party.leg));
-        if !party.is_callee() || is_recall || self.dials.is_some() {
+    /// What may become of a caller that this party, which is called, sends elsewhere; `None`: it
+    /// sends it nowhere.
+    pub(super) fn redirection(&self, party: &Party) -> Option<Redirection> {
+        if !self.rings_at(party) {
             return None;
         }
         let caller = self.parties.others(party.leg).next()?;
@@ -261,16 +284,16 @@ impl Call {
     }
 
     /// Another is called instead of a party.
-    fn handle_redirected(
+    pub(super) fn handle_redirected(
         &mut self,
         leg: LegId,
-        failure: CalleeFailure,
+        release: Release,
         new: LegId,
         ctx: &mut Ctx<'_>,
     ) {
         if let Some(transfer) = self.transfer.as_mut().filter(|transfer| transfer.to == leg) {
             transfer.to = new;
         }
-        self.leave(leg, Release::Gone, failure.outcome(), ctx);
+        self.leave(leg, release, LegOutcome::Rejected, ctx);
     }
 }

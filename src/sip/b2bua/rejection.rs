@@ -107,7 +107,7 @@ impl CalleeFailure {
     pub(super) fn release(self) -> Release {
         match self {
             CalleeFailure::Refused(_) | CalleeFailure::Redirected(_) => Release::Gone,
-            CalleeFailure::Declined => Release::Hangup(None),
+            CalleeFailure::Declined => Release::Hangup(Some(HangupCause::Declined)),
             CalleeFailure::Unusable => Release::Hangup(Some(HangupCause::NotAcceptable)),
         }
     }

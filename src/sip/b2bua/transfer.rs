@@ -21,7 +21,7 @@ use super::routing::CalledParty;
 use super::step::{Ctx, Step};
 use super::{B2bua, Environment, identity};
 use crate::media::CallKey;
-use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Refusal, TransferStep};
+use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Refusal, TransferStep, UserData};
 use crate::sip::leg::{Destination, LegId};
 use crate::supervision::LegOutcome;
 
@@ -65,6 +65,8 @@ struct RoutedTransfer {
     callee: CalledParty,
     /// The number that the destination sees.
     shown: Number,
+    /// The data of the call from then on.
+    user_data: UserData,
 }
 
 /// What becomes of a transfer of which the destination could not be had.
@@ -96,14 +98,18 @@ impl<E: Environment> B2bua<E> {
         now: Now,
     ) -> Result<(), Refusal> {
         match step {
-            TransferStep::SingleStep { destination } => {
+            TransferStep::SingleStep { destination, user_data } => {
                 let call = self.calls.named(call)?;
                 let by = call.leg_of(device)?;
                 let routed = self.route_transfer(call, by, destination, kind);
+                let user_data = call.user_data_with(user_data)?;
+                let routed = routed.map(|routed| RoutedTransfer { user_data, ..routed });
                 self.begin_transfer(call.key, routed, false, now)
                     .map_err(|rejection| rejection.refusal(destination, kind))
             }
-            TransferStep::Initiate { destination } => self.consult(device, call, destination, now),
+            TransferStep::Initiate { destination, user_data } => {
+                self.consult(device, call, destination, user_data, now)
+            }
             TransferStep::Complete => self.complete(device, call, kind, now),
         }
     }
@@ -135,7 +141,8 @@ impl<E: Environment> B2bua<E> {
         if call.parties.has_destination(&callee.to) {
             return Err(Rejection::DestinationOnCall);
         }
-        Ok(RoutedTransfer { by, number: destination.clone(), kind, callee, shown })
+        let (number, user_data) = (destination.clone(), call.user_data.clone());
+        Ok(RoutedTransfer { by, number, kind, callee, shown, user_data })
     }
 
     /// After an error nothing has changed.
@@ -154,7 +161,7 @@ impl<E: Environment> B2bua<E> {
 
 impl Parties {
     /// The destination of a transfer is on the call already.
-    fn has_destination(&self, destination: &Destination) -> bool {
+    pub(super) fn has_destination(&self, destination: &Destination) -> bool {
         match destination {
             Destination::Device(device) => self.has(device),
             Destination::Trunk { number, .. } => {
@@ -206,8 +213,12 @@ impl Call {
         referred: bool,
         ctx: &mut Ctx<'_>,
     ) -> Option<()> {
-        let RoutedTransfer { by, number, kind, callee, shown } = routed;
-        let to = self.call_in(callee, &shown, ctx)?;
+        let RoutedTransfer { by, number, kind, callee, shown, user_data } = routed;
+        let before = std::mem::replace(&mut self.user_data, user_data);
+        let Some(to) = self.call_in(callee, &shown, ctx) else {
+            self.user_data = before;
+            return None;
+        };
         self.transfer = Some(Transfer { by, to, number, referred, kind });
         Some(())
     }

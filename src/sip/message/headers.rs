@@ -446,8 +446,11 @@ impl fmt::Debug for Headers {
 
 impl fmt::Debug for Field<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secret =
-            ["Authorization", "Proxy-Authorization", "Identity"].iter().any(|name| self.is(name));
+        let secret = ["Authorization", "Proxy-Authorization", "Identity", "User-to-User"];
+        // What applications of their own say is call data as often as not.
+        let is_extension =
+            self.name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"X-"));
+        let secret = is_extension || secret.iter().any(|name| self.is(name));
         let value: &[u8] = if secret { b"(kept out of logs)" } else { self.value };
         write!(f, "{}: {}", self.name.escape_ascii(), value.escape_ascii())
     }

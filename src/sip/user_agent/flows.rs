@@ -19,10 +19,8 @@ impl UserAgent {
 
     /// A trunk is at this address, or a phone has registered from there.
     pub fn knows(&self, address: IpAddr) -> bool {
-        let from_there = |trunk: &Trunk| {
-            let address = address.to_canonical();
-            trunk.sources.iter().any(|source| source.address == address)
-        };
+        let from_there =
+            |trunk: &Trunk| trunk.sources.iter().any(|source| source.network.contains(address));
         self.config().trunks.iter().any(from_there) || self.ctx.registrar.knows(address)
     }
 

@@ -46,6 +46,7 @@ impl UserAgent {
             timeout,
             max_forwards,
             passed,
+            user_data,
         } = command
         else {
             return;
@@ -60,6 +61,7 @@ impl UserAgent {
                 auto_answer: style.filter(|_| auto_answer),
                 max_forwards,
                 passed,
+                user_data,
             };
             if !has_room {
                 return Err(Unroutable::TooManyLegs);

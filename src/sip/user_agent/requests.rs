@@ -161,6 +161,7 @@ impl UserAgent {
             leg: id,
             call_id: String::from_utf8_lossy(call_id).into_owned(),
             passed: passed(&source, invite, &from, &to),
+            user_data: self.ctx.domain.user_data(&source, headers),
             from,
             claimed,
             to,

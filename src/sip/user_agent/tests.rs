@@ -11,6 +11,7 @@ mod qualify;
 mod races;
 mod reliable;
 mod rules;
+mod user_data;
 
 use super::{Output, RefusedRequest, UserAgent, WrongPassword};
 use crate::model::{DeviceId, Now, Number, Timestamp};
@@ -355,6 +356,7 @@ fn call_carrier(leg: LegId) -> LegCommand {
         timeout: Duration::from_secs(60),
         max_forwards: 69,
         passed: Vec::new(),
+        user_data: Default::default(),
     }
 }
 
@@ -370,6 +372,7 @@ fn call_phone(leg: LegId) -> LegCommand {
         timeout: Duration::from_secs(60),
         max_forwards: 70,
         passed: Vec::new(),
+        user_data: Default::default(),
     }
 }
 

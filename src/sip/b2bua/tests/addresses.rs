@@ -2,7 +2,7 @@
 //! (488), RFC 6890.
 
 use super::harness::{AGENT, CUSTOMER, Harness, sdp};
-use crate::media::{Forbidden, MediaCommand, MediaEvent, Network, SourceRule};
+use crate::media::{Forbidden, MediaCommand, MediaEvent, SourceRule};
 use crate::sip::b2bua::{B2buaConfig, Output, Remark, RestoredCalls};
 use crate::sip::config::Nat;
 use crate::sip::leg::{HangupCause, LegCommand, LegEvent, LegId, LegSource};
@@ -153,7 +153,7 @@ fn a_device_with_a_private_address_seen_at_a_public_one_is_behind_a_nat_without_
 fn a_trunk_with_media_sources_has_its_sound_there_and_nowhere_else() {
     let named = |harness: &mut Harness| {
         let city = harness.b2bua.plan.numbering.trunk_mut("city").expect("a trunk");
-        city.media_sources = vec![Network::parse("127.0.0.8/29").expect("a network")];
+        city.media_sources = vec!["127.0.0.8/29".parse().expect("a network")];
     };
     for (host, refused) in [("127.0.0.9", false), ("127.0.0.1", false), ("127.0.0.99", true)] {
         let mut harness = Harness::new();

@@ -25,7 +25,11 @@ fn rejected(harness: &mut Harness) -> Vec<u16> {
 }
 
 fn dial(device: &str, destination: &str) -> Command {
-    Command::Dial { device: device.into(), destination: destination.into() }
+    Command::Dial {
+        device: device.into(),
+        destination: destination.into(),
+        user_data: Default::default(),
+    }
 }
 
 fn forward(device: &str, to: Option<&str>) -> Command {

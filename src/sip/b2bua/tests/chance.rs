@@ -2,7 +2,10 @@
 
 use super::harness::{AGENT, CUSTOMER, DEVICES, Harness, OTHER, SUPERVISOR, SUPERVISOR2, sdp};
 use crate::media::{LeakReason, MediaEvent};
-use crate::model::{Activity, CallId, Command, DeviceId, Mode, Number, Scope, TransferStep};
+use crate::model::{
+    Activity, CallId, Command, DeviceId, Mode, Number, Scope, TransferStep, UserData,
+    UserDataChange,
+};
 use crate::sip::b2bua::{B2buaConfig, RestoredCalls};
 use crate::sip::leg::{EndReason, LegEvent, LegId, LegSource};
 use crate::supervision;
@@ -53,7 +56,7 @@ fn ways_of(bits: u8) -> B2buaConfig {
 
 /// One thing that may happen, legal or not: phones and networks are not bound to our idea of order.
 fn play(harness: &mut Harness, (what, who, how, more): Step) {
-    match what % 35 {
+    match what % 40 {
         0 | 1 => {
             let source = match who % 6 {
                 5 => LegSource::Trunk("city".into()),
@@ -172,6 +175,7 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
             let _ = harness.command(Command::Dial {
                 device: device(who),
                 destination: ["5002", "7001", "0123", "5001", "999"][how as usize % 5].into(),
+                user_data: attached(more),
             });
         }
         20 => {
@@ -212,7 +216,10 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
                 let _ = harness.command(Command::Transfer {
                     device: device(who),
                     call,
-                    step: TransferStep::SingleStep { destination: elsewhere(how) },
+                    step: TransferStep::SingleStep {
+                        destination: elsewhere(how),
+                        user_data: attached(more),
+                    },
                 });
             }
         }
@@ -225,9 +232,15 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
             if let Some(call) = any_call(harness, more) {
                 let device = device(who);
                 let step = match how % 3 {
-                    0 => TransferStep::Initiate { destination: elsewhere(how / 3) },
+                    0 => TransferStep::Initiate {
+                        destination: elsewhere(how / 3),
+                        user_data: attached(who),
+                    },
                     1 => TransferStep::Complete,
-                    _ => TransferStep::SingleStep { destination: elsewhere(how / 3) },
+                    _ => TransferStep::SingleStep {
+                        destination: elsewhere(how / 3),
+                        user_data: attached(who),
+                    },
                 };
                 let _ = match what % 2 {
                     0 => harness.command(Command::Transfer { device, call, step }),
@@ -277,6 +290,41 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
                 let stranger = format!("077{}", leg.0);
                 let names = ["5001", "5002", "1002", "5005", "7001", "1001", &stranger, &stranger];
                 harness.is_named(leg, names[how as usize % 8]);
+            }
+        }
+        35 | 36 => {
+            if let Some(call) = any_call(harness, more) {
+                let device = device(who);
+                let _ = match how % 3 {
+                    0 => harness.command(Command::Reject { device, call }),
+                    _ => harness.command(Command::Redirect {
+                        device,
+                        call,
+                        destination: elsewhere(how / 3),
+                    }),
+                };
+            }
+        }
+        37 => {
+            if let Some(call) = any_call(harness, more).filter(|_| how % 2 == 0) {
+                let _ = harness.command(Command::ClearCall { device: device(who), call });
+            }
+        }
+        38 => {
+            if let (Some(call), Some(other)) = (any_call(harness, more), any_call(harness, how)) {
+                let device = device(who);
+                let _ = harness.command(Command::SwapCalls { device, call, other });
+            }
+        }
+        39 => {
+            if let Some(call) = any_call(harness, more) {
+                let change = match how % 4 {
+                    0 => UserDataChange::Clear,
+                    1 => UserDataChange::Delete("a".into()),
+                    _ => UserDataChange::Set(attached(how)),
+                };
+                let _ =
+                    harness.command(Command::ChangeUserData { device: device(who), call, change });
             }
         }
         25 => {
@@ -339,6 +387,13 @@ fn pick(
 
 fn elsewhere(which: u8) -> Number {
     ["5002", "5001", "0123", "5005", "7001", "999"][which as usize % 6].into()
+}
+
+/// Of four, any two are more than a call may have.
+fn attached(which: u8) -> UserData {
+    let key = ["a", "b", "c", "d"][which as usize % 4];
+    UserData::new([(key.into(), "x".repeat(UserData::MOST_BYTES / 2 * usize::from(which % 3)))])
+        .unwrap_or_default()
 }
 
 fn any_call(harness: &Harness, which: u8) -> Option<CallId> {

@@ -581,7 +581,8 @@ fn a_colleague_outside_whom_nobody_reached_is_no_customer_who_left() {
     let agent = harness.ringing(AGENT);
     harness.answer(agent);
     let call = harness.only_call().id.clone();
-    let step = TransferStep::SingleStep { destination: "0123".into() };
+    let step =
+        TransferStep::SingleStep { destination: "0123".into(), user_data: Default::default() };
     harness.command(Command::Transfer { device: AGENT.into(), call, step }).unwrap();
     let outside =
         harness.lines.values().find(|line| line.party.is_err()).map(|line| line.leg).unwrap();

@@ -252,7 +252,8 @@ fn what_the_device_had_asked_for_is_done_by_nobody_any_more() {
     let mut harness = Harness::new();
     let (customer, agent) = harness.talk();
     let call = harness.call_id();
-    let step = TransferStep::SingleStep { destination: "5002".into() };
+    let step =
+        TransferStep::SingleStep { destination: "5002".into(), user_data: Default::default() };
     let asked = Command::Transfer { device: AGENT.into(), call: call.clone(), step };
     harness.command(asked).expect("accepted");
     let next = harness.ringing(OTHER);
@@ -274,7 +275,11 @@ fn what_the_device_had_asked_for_is_done_by_nobody_any_more() {
 #[test]
 fn a_phone_that_was_to_dial_and_is_somebody_elses_dials_nothing() {
     let mut harness = Harness::new();
-    let dial = Command::Dial { device: AGENT.into(), destination: "0123".into() };
+    let dial = Command::Dial {
+        device: AGENT.into(),
+        destination: "0123".into(),
+        user_data: Default::default(),
+    };
     harness.command(dial).expect("accepted");
     let agent = harness.ringing(AGENT);
     harness.is_named(agent, "5002");

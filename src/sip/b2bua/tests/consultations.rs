@@ -18,7 +18,7 @@ fn conference(harness: &mut Harness, call: &CallId, step: TransferStep) -> Resul
 }
 
 fn to(number: &str) -> TransferStep {
-    TransferStep::Initiate { destination: number.into() }
+    TransferStep::Initiate { destination: number.into(), user_data: Default::default() }
 }
 
 fn rings(harness: &mut Harness, leg: LegId) {
@@ -302,7 +302,8 @@ fn a_single_step_conference_brings_somebody_in_and_loses_nothing_when_it_can_not
     let mut harness = Harness::new();
     let (customer, agent, supervisor) = harness.coached_with(Activity::Coach, Scope::Agent);
     let call = harness.call_id();
-    let single = || TransferStep::SingleStep { destination: "5002".into() };
+    let single =
+        || TransferStep::SingleStep { destination: "5002".into(), user_data: Default::default() };
     conference(&mut harness, &call, single()).expect("accepted");
     let refused = conference(&mut harness, &call, single()).expect_err("one at a time");
     assert_eq!(refused.reason, Reason::InvalidState);
@@ -622,7 +623,8 @@ fn where_it_is_wished_for_an_agent_hears_that_he_is_monitored_and_so_does_the_ne
     harness.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
     assert_eq!(beeped(&mut harness), [], "he knows already");
     let call = harness.call_id();
-    let single = TransferStep::SingleStep { destination: "5002".into() };
+    let single =
+        TransferStep::SingleStep { destination: "5002".into(), user_data: Default::default() };
     step(&mut harness, &call, single).expect("accepted");
     let next = harness.ringing(OTHER);
     harness.answer(next);
@@ -638,7 +640,10 @@ fn a_conference_has_room_for_eight() {
     harness.talk();
     let call = harness.call_id();
     let mut add = |number: String| {
-        let step = TransferStep::SingleStep { destination: number.as_str().into() };
+        let step = TransferStep::SingleStep {
+            destination: number.as_str().into(),
+            user_data: Default::default(),
+        };
         conference(&mut harness, &call, step).map(|()| {
             let is_new =
                 |line: &&super::harness::Line| line.outgoing && !line.answered && !line.ended;

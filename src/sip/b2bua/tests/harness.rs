@@ -3,7 +3,7 @@
 use crate::media::{CallKey, Codec, Expected, Hearing, MediaCommand, MediaEvent};
 use crate::model::{
     Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now,
-    Number, Refusal, Scope, Timestamp, TransferStep,
+    Number, Refusal, Scope, Timestamp, TransferStep, UserData,
 };
 use crate::sip::b2bua::{
     AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, Output, Persist,
@@ -99,6 +99,8 @@ pub(super) struct Harness {
     next_command: u64,
     /// Where the next INVITE comes from.
     located: Option<(IpAddr, bool)>,
+    /// What the next INVITE says of its call.
+    pub(super) said: UserData,
 }
 
 impl Harness {
@@ -168,6 +170,7 @@ impl Harness {
             next_leg: 2,
             next_command: 0,
             located: None,
+            said: UserData::default(),
         };
         harness.drain();
         for (device, _) in DEVICES {
@@ -217,6 +220,16 @@ impl Harness {
                 }
                 Command::Retrieve { device, call } => {
                     self.held.remove(&(device.clone(), call.clone()));
+                }
+                Command::SwapCalls { device, call, other } => {
+                    let both = [call, other].map(|call| (device.clone(), call.clone()));
+                    let [one, two] = both;
+                    let (from, to) = match self.held.contains(&one) {
+                        true => (one, two),
+                        false => (two, one),
+                    };
+                    assert!(self.held.remove(&from), "neither was held");
+                    self.held.insert(to);
                 }
                 // A conference takes everybody back; what a phone holds by itself is silent by its
                 // own direction.
@@ -356,6 +369,7 @@ impl Harness {
             },
         );
         let number = claimed.unwrap_or(number);
+        let user_data = std::mem::take(&mut self.said);
         if let Some((host, is_translated)) = self.located.take() {
             self.leg(LegEvent::Located { leg, host, is_translated });
         }
@@ -369,6 +383,7 @@ impl Harness {
             offer,
             max_forwards: 69,
             passed,
+            user_data,
             replaces,
             returns,
         });

@@ -2,7 +2,10 @@
 //! nothing.
 
 use super::harness::{AGENT, Harness, OTHER, SUPERVISOR, SUPERVISOR2, sdp};
-use crate::model::{Activity, CallId, Command, DeviceId, Mode, Reason, Scope, TransferStep};
+use crate::model::{
+    Activity, CallId, Command, DeviceId, Mode, Reason, Scope, TransferStep, UserData,
+    UserDataChange,
+};
 use crate::sip::leg::{LegEvent, LegSource};
 
 /// Who asks, and in which state of the leg.
@@ -18,8 +21,8 @@ const STATES: [&str; 9] = [
     "his phone is called to supervise",
 ];
 
-/// In the order of the states. `+` accepted; `s` not in this state; `p` not permitted.
-const TABLE: [(&str, &str); 16] = [
+/// In the order of the states. `+` accepted; `s` not in this state; `p` not permitted; `f` forbidden.
+const TABLE: [(&str, &str); 21] = [
     ("Answer", "+sssssss+"),
     ("Hold", "ss+ss++ss"),
     ("Retrieve", "ssss+ssss"),
@@ -36,15 +39,22 @@ const TABLE: [(&str, &str); 16] = [
     ("MuteMonitoredUser", "sssssss+s"),
     ("UnmuteMonitoredUser", "sssssssss"),
     ("SwitchToBargeIn", "sssssss+s"),
+    ("Reject", "+ssssssff"),
+    ("Redirect", "+ssssssff"),
+    ("ClearCall", "+++++++ff"),
+    ("SwapCalls", "ssss+ssff"),
+    ("UpdateUserData", "+++++++ff"),
 ];
 
-fn command(operation: &str, device: DeviceId, call: CallId) -> Command {
+fn command(harness: &Harness, operation: &str, device: DeviceId, call: CallId) -> Command {
     let (supervisor, destination) = (device.clone(), || "5006".into());
     let transfer = |step| Command::Transfer { device: device.clone(), call: call.clone(), step };
     let conference =
         |step| Command::Conference { device: device.clone(), call: call.clone(), step };
-    let single = TransferStep::SingleStep { destination: destination() };
-    let initiate = TransferStep::Initiate { destination: destination() };
+    let single =
+        TransferStep::SingleStep { destination: destination(), user_data: Default::default() };
+    let initiate =
+        TransferStep::Initiate { destination: destination(), user_data: Default::default() };
     match operation {
         "Answer" => Command::Answer { device, call },
         "Hold" => Command::Hold { device, call },
@@ -66,6 +76,17 @@ fn command(operation: &str, device: DeviceId, call: CallId) -> Command {
         "SwitchToBargeIn" => {
             Command::SwitchMonitoring { supervisor, call, activity: Activity::BargeIn }
         }
+        "Reject" => Command::Reject { device, call },
+        "Redirect" => Command::Redirect { device, call, destination: destination() },
+        "ClearCall" => Command::ClearCall { device, call },
+        "SwapCalls" => {
+            let other = harness.calls.keys().find(|other| **other != call).unwrap_or(&call);
+            Command::SwapCalls { device, call: call.clone(), other: other.clone() }
+        }
+        "UpdateUserData" => {
+            let data = UserData::new([("Account".into(), "1".into())]).expect("fits");
+            Command::ChangeUserData { device, call, change: UserDataChange::Set(data) }
+        }
         other => panic!("{other}"),
     }
 }
@@ -73,7 +94,8 @@ fn command(operation: &str, device: DeviceId, call: CallId) -> Command {
 /// A harness in which somebody is in this state: who, and on which call.
 fn in_state(state: &str) -> (Harness, DeviceId, CallId) {
     let mut harness = Harness::new();
-    let single = || TransferStep::SingleStep { destination: "5002".into() };
+    let single =
+        || TransferStep::SingleStep { destination: "5002".into(), user_data: Default::default() };
     let asks =
         |harness: &mut Harness, command: Command| harness.command(command).expect("accepted");
     let who = match state {
@@ -102,7 +124,10 @@ fn in_state(state: &str) -> (Harness, DeviceId, CallId) {
         "he holds and asks a colleague" => {
             harness.talk();
             let (device, call) = (AGENT.into(), harness.call_id());
-            let step = TransferStep::Initiate { destination: "5002".into() };
+            let step = TransferStep::Initiate {
+                destination: "5002".into(),
+                user_data: Default::default(),
+            };
             asks(&mut harness, Command::Transfer { device, call: call.clone(), step });
             let line = harness.ringing(AGENT);
             harness.answer(line);
@@ -138,6 +163,7 @@ fn sign(done: Result<(), crate::model::Refusal>) -> char {
         Ok(()) => '+',
         Err(Reason::InvalidState) => 's',
         Err(Reason::NotPermitted) => 'p',
+        Err(Reason::Forbidden) => 'f',
         Err(other) => panic!("{other:?}"),
     }
 }
@@ -150,7 +176,8 @@ fn each_operation_is_accepted_or_refused_as_its_state_says_and_a_refusal_changes
             let (mut harness, device, call) = in_state(state);
             let before = (harness.calls.clone(), harness.hearing.clone(), harness.monitors.clone());
             harness.log.clear();
-            let done = sign(harness.command(command(operation, device, call)));
+            let asked = command(&harness, operation, device, call);
+            let done = sign(harness.command(asked));
             if done != '+' {
                 let after =
                     (harness.calls.clone(), harness.hearing.clone(), harness.monitors.clone());
@@ -169,14 +196,13 @@ fn whoever_is_not_on_the_call_is_told_that_there_is_none() {
         let (mut harness, ..) = in_state("he talks");
         let call = harness.call_id();
         harness.log.clear();
-        let done =
-            harness.command(command(operation, SUPERVISOR2.into(), call)).expect_err("none of his");
+        let asked = command(&harness, operation, SUPERVISOR2.into(), call);
+        let done = harness.command(asked).expect_err("not on it");
         let monitors = operation.starts_with("Switch");
         let expected = if monitors { Reason::InvalidState } else { Reason::NotFound };
         assert_eq!(done.reason, expected, "{operation}");
-        let gone = harness
-            .command(command(operation, AGENT.into(), "gone".into()))
-            .expect_err("no such call");
+        let asked = command(&harness, operation, AGENT.into(), "gone".into());
+        let gone = harness.command(asked).expect_err("no such call");
         assert_eq!(gone.reason, Reason::NotFound, "{operation}");
         assert!(harness.log.is_empty(), "{operation}");
     }

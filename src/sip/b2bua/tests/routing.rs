@@ -224,7 +224,8 @@ fn a_transfer_follows_where_its_destination_points() {
     let mut harness = Harness::new();
     let (customer, _) = harness.talk();
     let call = harness.call_id();
-    let step = TransferStep::SingleStep { destination: "5002".into() };
+    let step =
+        TransferStep::SingleStep { destination: "5002".into(), user_data: Default::default() };
     harness.command(Command::Transfer { device: AGENT.into(), call, step }).expect("accepted");
     let other = harness.ringing(OTHER);
     redirects(&mut harness, other, &["5005"]);

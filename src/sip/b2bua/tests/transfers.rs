@@ -8,7 +8,8 @@ use crate::sip::b2bua::{B2buaConfig, RestoredCalls};
 use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
 
 fn transfer(harness: &mut Harness, destination: &str) -> Result<(), Refusal> {
-    let step = TransferStep::SingleStep { destination: destination.into() };
+    let step =
+        TransferStep::SingleStep { destination: destination.into(), user_data: Default::default() };
     let call = harness.call_id();
     harness.command(Command::Transfer { device: AGENT.into(), call, step })
 }
@@ -112,7 +113,8 @@ fn the_coach_follows_through_several_transfers() {
     let next = transfer_to_other(&mut harness);
     harness.answer(next);
     let call = harness.call_id();
-    let back = TransferStep::SingleStep { destination: "5001".into() };
+    let back =
+        TransferStep::SingleStep { destination: "5001".into(), user_data: Default::default() };
     harness
         .command(Command::Transfer { device: OTHER.into(), call, step: back })
         .expect("accepted");
@@ -304,7 +306,8 @@ fn who_may_not_transfer_is_told_so_and_nothing_happens() {
         Reason::InvalidState
     );
     let call = harness.call_id();
-    let consult = TransferStep::Initiate { destination: "5002".into() };
+    let consult =
+        TransferStep::Initiate { destination: "5002".into(), user_data: Default::default() };
     let asked = harness.command(Command::Transfer { device: AGENT.into(), call, step: consult });
     assert_eq!(asked.expect_err("nor to be asked about").reason, Reason::InvalidState);
 }
@@ -324,7 +327,8 @@ fn a_phone_that_rings_with_early_media_does_not_hear_the_supervisor_who_barges_i
     let (customer, _, supervisor) = harness.coached_with(Activity::BargeIn, Scope::Call);
     assert!(harness.hears(customer, supervisor));
     let call = harness.call_id();
-    let step = TransferStep::SingleStep { destination: "5002".into() };
+    let step =
+        TransferStep::SingleStep { destination: "5002".into(), user_data: Default::default() };
     let device = AGENT.into();
     harness.command(Command::Conference { device, call, step }).expect("accepted");
     let next = harness.ringing(OTHER);

@@ -7,7 +7,7 @@ use super::{
     ClientUse, HangupReason, Leg, LegPeer, LegPhase, LegTimer, OutgoingInvite, RequestRoute,
     SentRequest,
 };
-use crate::model::Now;
+use crate::model::{Now, UserData};
 use crate::sip::config::AutoAnswer;
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::Flow;
@@ -35,6 +35,7 @@ pub(in crate::sip::user_agent) struct InviteContent {
     pub(in crate::sip::user_agent) auto_answer: Option<AutoAnswer>,
     pub(in crate::sip::user_agent) max_forwards: u8,
     pub(in crate::sip::user_agent) passed: Vec<PassedHeader>,
+    pub(in crate::sip::user_agent) user_data: UserData,
 }
 
 impl InviteContent {
@@ -42,7 +43,7 @@ impl InviteContent {
     fn write(
         &self,
         mut request: SipRequest,
-        leg: LegId,
+        (leg, peer): (LegId, &LegSource),
         timer: &SessionTimer,
         flow: &Flow,
         ctx: &Context,
@@ -59,6 +60,7 @@ impl InviteContent {
             write_auto_answer(&mut request, style, &ctx.domain.via_host(flow));
         }
         write_passed(&mut request, &self.passed);
+        ctx.domain.write_user_data(&mut request, peer, &self.user_data);
         request.with_body("application/sdp", self.offer.clone())
     }
 }
@@ -144,7 +146,7 @@ impl OutgoingInvite {
     /// Sends the INVITE of a new leg, which begins this dialog.
     fn send(
         leg: LegId,
-        (to, uri, flow): (NameAddr, Uri, Flow),
+        RequestRoute { flow, uri, to, source }: RequestRoute,
         content: &InviteContent,
         timer: &SessionTimer,
         ctx: &mut Context,
@@ -155,7 +157,8 @@ impl OutgoingInvite {
         let call_id = format!("{}{}@{host}", ctx.tokens.word(), ctx.tokens.word());
         let tag = ctx.tokens.word();
         let mut dialog = Dialog::outgoing(call_id, local, tag, to, uri, flow);
-        let request = content.write(dialog.request(Method::Invite), leg, timer, &flow, ctx);
+        let request = dialog.request(Method::Invite);
+        let request = content.write(request, (leg, &source), timer, &flow, ctx);
         let sent = ctx.sent(request, flow, 0);
         let client = ClientUse::Invite(leg, sent.clone());
         let transaction = ctx.send(TransactionKind::Invite, client, &sent, now);
@@ -203,15 +206,9 @@ impl Leg {
         now: Now,
     ) -> Result<Leg, UriError> {
         let timer = SessionTimer::new(&ctx.domain.config);
-        let (dialog, calling) = OutgoingInvite::send(
-            id,
-            (route.to, route.uri, route.flow),
-            &content,
-            &timer,
-            ctx,
-            now,
-        )?;
-        let peer = LegPeer::called(id, route.source, content.from.number, dialog);
+        let source = route.source.clone();
+        let (dialog, calling) = OutgoingInvite::send(id, route, &content, &timer, ctx, now)?;
+        let peer = LegPeer::called(id, source, content.from.number, dialog);
         let session = InviteSession::new(timer, content.offer, Vec::new());
         Ok(Leg::new(peer, LegPhase::Calling(calling), session))
     }
@@ -560,6 +557,8 @@ fn reason_text(cause: HangupCause) -> &'static str {
         HangupCause::BadContact => "Contact cannot be read",
         HangupCause::MediaFailure => "Media Failure",
         HangupCause::Stopping => "Service Unavailable",
+        HangupCause::Declined => "Decline",
+        HangupCause::Redirected => "Moved Temporarily",
     }
 }
 

@@ -205,6 +205,7 @@ impl World {
                 timeout: Duration::from_secs(25),
                 max_forwards: 70,
                 passed: Vec::new(),
+                user_data: Default::default(),
             },
         );
     }

@@ -27,7 +27,7 @@ const OTHER_SOURCES: [&str; 4] = [OTHER_PORT, NODE, "192.0.2.4:49152", "7/192.0.
 /// A site with a carrier of two nodes.
 fn two_nodes() -> SipConfig {
     let mut config = config();
-    let source = |address: &str| TrunkSource { address: address.parse().unwrap(), port: None };
+    let source = |address: &str| TrunkSource { network: address.parse().unwrap(), port: None };
     config.trunks[0].sources = vec![source("192.0.2.2"), source("192.0.2.4")];
     config
 }
@@ -418,11 +418,27 @@ fn a_trunk_whose_sources_have_ports_is_no_peer_from_another_port() {
 }
 
 #[test]
+fn every_address_of_a_trunks_network_is_the_same_peer_and_its_neighbours_are_not() {
+    let mut config = two_nodes();
+    config.trunks[0].sources =
+        vec![TrunkSource { network: "192.0.2.0/29".parse().unwrap(), port: None }];
+    let mut stage = Stage::with(config);
+    let call = stage.incoming_call();
+    stage.said();
+    stage.hear("192.0.2.8:5060", &call.request("BYE", 2, ""));
+    assert_eq!(stage.said(), ["481"], "the first address behind the network");
+    stage.hear("192.0.2.8:5060", &invite("c9", "b", 1, ""));
+    assert_eq!(stage.said(), ["401"]);
+    stage.hear("192.0.2.7:49152", &call.request("BYE", 2, ""));
+    assert_eq!(stage.said(), ["200"], "the last address of the network");
+}
+
+#[test]
 fn two_trunks_that_share_a_source_are_one_peer() {
     let mut config = two_nodes();
     let mut second = config.trunks[0].clone();
     second.name = "second".to_owned();
-    second.sources[0].address = "192.0.2.5".parse().unwrap();
+    second.sources[0].network = "192.0.2.5".parse().unwrap();
     config.trunks.insert(0, second);
     let mut stage = Stage::with(config);
     stage.hear(NODE, &invite("c1", "a", 1, ""));

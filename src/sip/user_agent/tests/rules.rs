@@ -27,6 +27,7 @@ fn call_phone() -> LegCommand {
             PassedHeader { name: "X-Coach-Role", value: b"supervisor".to_vec() },
             PassedHeader { name: "Identity", value: b"without its date".to_vec() },
         ],
+        user_data: Default::default(),
     }
 }
 

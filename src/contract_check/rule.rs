@@ -1,0 +1,216 @@
+//! The rules: one sentence each, and what a backend must offer to be held against them.
+
+use crate::model::{Capabilities, Mode, Scope};
+
+macro_rules! rules {
+    ($($(#[$doc:meta])* $name:ident = $sentence:literal,)*) => {
+        /// Something that every backend of the contract must do. The order is that of the check.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[expect(missing_docs, reason = "each has its sentence")]
+        pub enum Rule {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Rule {
+            /// Every rule.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// What it says.
+            pub fn sentence(self) -> &'static str {
+                match self {
+                    $(Self::$name => $sentence,)*
+                }
+            }
+        }
+    };
+}
+
+rules! {
+    DescribesItself =
+        "Describe names the backend and offers ListenIn, Coach and BargeIn, AllCalls, and scope \
+         Call.",
+    BeginsWithTheWhole =
+        "A watch begins with SnapshotBegin and its instance, then tells every device once, all at \
+         revision 0, then SnapshotComplete with a revision from 1.",
+    ResumesAfterARevision =
+        "A watch that resumes is told that at once by a Heartbeat, and then only what has come \
+         since.",
+    BeginsAnewElsewhere =
+        "A watch that asks for another instance, for a revision that is still to come or for \
+         revision 0 begins with a snapshot.",
+    BeatsWhenNothingHappens =
+        "When nothing happens, a Heartbeat comes as often as the watch has asked for, at the same \
+         revision.",
+    RefusesMalformedInput =
+        "A command with a field that is absent, too long, unprintable or unknown is refused as \
+         MissingParameter or InvalidInput, names the field and changes nothing.",
+    RefusesByReasonAndCode =
+        "A refusal has a google.rpc.ErrorInfo of the domain undertone with one of the contract's \
+         reasons, and the gRPC code that belongs to it.",
+    RefusesWhatIsNotThere =
+        "A command for a device or a call that is not there is refused as NotFound.",
+    RefusesWhatIsNotOffered =
+        "A command that Describe does not offer is refused as Forbidden, or as NotFound for want \
+         of the call.",
+    AsksOnlyForCallsThatWait =
+        "AdmitMonitoring for a call that is not there is refused as NotFound, or always as \
+         Forbidden by a gateway, which confirms joins itself.",
+    DoesARequestIdOnce =
+        "A command that comes again under its request id is not done again, and its answer is the \
+         same.",
+    RefusesAnotherCommandUnderAnId =
+        "Another command under a request id that was used is refused as InvalidInput.",
+    SetsDoNotDisturb = "SetDoNotDisturb is reported in the device, and nothing else of it changes.",
+    SetsForwarding = "SetForwarding is reported in the device, and nothing else of it changes.",
+    ArmsAndCancels =
+        "StartMonitoring arms a monitor as it was asked for, and StopMonitoring ends it; without \
+         a monitor StopMonitoring is refused as InvalidState.",
+    ChangesWhenAskedAgain =
+        "StartMonitoring for the same target changes activity, mode and scope of the monitor.",
+    MonitorsOneTargetAtATime = "StartMonitoring for another target replaces the monitor.",
+    NobodyMonitorsItself =
+        "StartMonitoring of the supervisor's own device is refused as NotPermitted.",
+    RefusesASecondSupervisor =
+        "StartMonitoring of an agent that another supervisor monitors is refused as InUse, unless \
+         the backend lets several.",
+    JoinsTheNextCall =
+        "An armed monitor joins the next call of its agent: Inviting, Joined, and the \
+         supervisor's leg beside agent and customer, with its activity and the device it \
+         monitors.",
+    WaitsForTheCallAfter =
+        "With AllCalls a monitor is armed again when the call is over, with the activity first \
+         asked for, and joins the next one.",
+    SwitchesLive =
+        "SwitchMonitoring changes the activity of a joined supervisor, and is refused as \
+         InvalidState when it is that already.",
+    SpendsNextCall = "With NextCall a monitor is gone when its call is over.",
+    KeepsScopeAgent = "A monitor with scope Agent joins as one with scope Call does.",
+    JoinsACallThatGoesOn =
+        "A monitor joins a call that goes on already, and StartMonitoring again changes the \
+         activity there without another leg.",
+    LeavesWhenCancelled = "StopMonitoring releases the supervisor's leg, and the call goes on.",
+    LetsASupervisorHangUp =
+        "When the supervisor hangs up, the monitor is armed and the supervisor does not come back \
+         to that call.",
+    ReportsABusySupervisor =
+        "When the supervisor's phone is busy, a Failure of its device is reported, the call goes \
+         on and the monitor is armed.",
+    ReportsARejection =
+        "When the supervisor's phone rejects the call, a Failure of its device is reported, the \
+         call goes on and the monitor is armed.",
+    EndsACallOnce =
+        "A call that is over is told once, whole, with every party Released, and is in no \
+         snapshot.",
+    JoinsNobodyWithoutLeave =
+        "With confirm_joins nobody joins until AdmitMonitoring; without it the monitor is armed, \
+         and leave that comes too late is refused as InvalidState.",
+    JoinsNobodyWhoMayNot = "With confirm_joins nobody joins when AdmitMonitoring says no.",
+    JoinsWithLeave = "With confirm_joins the supervisor joins when AdmitMonitoring says yes.",
+    AnswersByCommand = "Answer picks up the phone that rings.",
+    HangsUpByCommand = "Hangup releases the leg of the device.",
+    HoldsAndRetrieves =
+        "Hold makes the leg Held and Retrieve makes it Established; either is refused as \
+         InvalidState when it is so already.",
+    Mutes = "Mute is reported in the party, and is refused as InvalidState when it is so already.",
+    Dials = "Dial makes a call on which the device is a party.",
+    ClearsACall = "ClearCall ends the whole call.",
+    RejectsByCommand =
+        "Reject ends the call that rings, and is refused as InvalidState once it is established.",
+    RedirectsByCommand = "Redirect makes the other number ring, and the first leg ends.",
+    ChangesUserData =
+        "ChangeUserData merges what it sets into the data of the call, deletes one key, and \
+         clears them all.",
+    BoundsUserData =
+        "ChangeUserData that would be more than 400 keys is refused as InvalidInput and changes \
+         nothing.",
+}
+
+impl Rule {
+    /// What Describe would have to offer, in its words; `None`: nothing that it does not.
+    pub(super) fn missing(self, offered: &Capabilities) -> Option<&'static str> {
+        let (is_offered, what) = match self {
+            Rule::SetsDoNotDisturb => (offered.do_not_disturb, "do_not_disturb"),
+            Rule::SetsForwarding => (offered.forwarding, "forwarding"),
+            Rule::SwitchesLive => (offered.live_switching, "live_switching"),
+            Rule::SpendsNextCall => (offered.modes.contains(&Mode::NextCall), "MODE_NEXT_CALL"),
+            Rule::KeepsScopeAgent => (offered.scopes.contains(&Scope::Agent), "SCOPE_AGENT"),
+            Rule::AnswersByCommand => (offered.answer, "answer"),
+            Rule::HoldsAndRetrieves => (offered.hold, "hold"),
+            Rule::Mutes => (offered.mute, "mute"),
+            Rule::Dials => (offered.dial, "dial"),
+            Rule::ClearsACall => (offered.clear_call, "clear_call"),
+            Rule::RejectsByCommand => (offered.reject, "reject"),
+            Rule::RedirectsByCommand => (offered.redirect, "redirect"),
+            Rule::ChangesUserData | Rule::BoundsUserData => (offered.user_data, "user_data"),
+            Rule::DescribesItself
+            | Rule::BeginsWithTheWhole
+            | Rule::ResumesAfterARevision
+            | Rule::BeginsAnewElsewhere
+            | Rule::BeatsWhenNothingHappens
+            | Rule::RefusesMalformedInput
+            | Rule::RefusesByReasonAndCode
+            | Rule::RefusesWhatIsNotThere
+            | Rule::RefusesWhatIsNotOffered
+            | Rule::AsksOnlyForCallsThatWait
+            | Rule::DoesARequestIdOnce
+            | Rule::RefusesAnotherCommandUnderAnId
+            | Rule::ArmsAndCancels
+            | Rule::ChangesWhenAskedAgain
+            | Rule::MonitorsOneTargetAtATime
+            | Rule::NobodyMonitorsItself
+            | Rule::RefusesASecondSupervisor
+            | Rule::JoinsTheNextCall
+            | Rule::WaitsForTheCallAfter
+            | Rule::JoinsACallThatGoesOn
+            | Rule::LeavesWhenCancelled
+            | Rule::LetsASupervisorHangUp
+            | Rule::ReportsABusySupervisor
+            | Rule::ReportsARejection
+            | Rule::EndsACallOnce
+            | Rule::JoinsNobodyWithoutLeave
+            | Rule::JoinsNobodyWhoMayNot
+            | Rule::JoinsWithLeave
+            | Rule::HangsUpByCommand => (true, ""),
+        };
+        (!is_offered).then_some(what)
+    }
+
+    /// Something must be done at telephones.
+    pub(super) fn needs_phones(self) -> bool {
+        self >= Rule::JoinsTheNextCall
+    }
+
+    /// AdmitMonitoring must be taken.
+    pub(super) fn needs_admission(self) -> bool {
+        matches!(
+            self,
+            Rule::JoinsNobodyWithoutLeave | Rule::JoinsNobodyWhoMayNot | Rule::JoinsWithLeave
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rule_is_one_sentence_of_its_own() {
+        let mut said = std::collections::BTreeSet::new();
+        for rule in Rule::ALL {
+            let sentence = rule.sentence();
+            assert!(sentence.ends_with('.') && !sentence.contains(". "), "{sentence}");
+            assert!(said.insert(sentence), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_offered_is_left_out() {
+        let left_out = |offered: &Capabilities| {
+            Rule::ALL.iter().filter(|rule| rule.missing(offered).is_some()).count()
+        };
+        let all = crate::telephony::simulated::capabilities();
+        assert_eq!(left_out(&all), 0);
+        assert_eq!(left_out(&Capabilities { do_not_disturb: false, ..all }), 1);
+        assert_eq!(left_out(&Capabilities::default()), 14);
+    }
+}

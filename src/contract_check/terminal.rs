@@ -1,0 +1,83 @@
+//! `undertone contract-check`: the check in a terminal.
+
+use super::{House, NoPhones, NotChecked, PhonesError, PhonesProgram, Report, RuleReport, check};
+use crate::telephony::connection::remote;
+use serde_json::json;
+use std::io::{self, Write};
+use std::time::Duration;
+
+/// What to check, and how to say it.
+#[derive(Clone, Debug)]
+pub struct CheckOptions {
+    /// Where the backend is.
+    pub url: String,
+    /// Who is who there.
+    pub house: House,
+    /// The program that moves the telephones, for `sh`.
+    pub phones: Option<String>,
+    /// How long anything may take.
+    pub patience: Duration,
+    /// One JSON document instead of lines for people.
+    pub json: bool,
+}
+
+/// The check has not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The address cannot be used.
+    #[error("'{0}' is no address of a backend: {1}")]
+    Url(String, tonic::transport::Error),
+    /// The telephones cannot be moved.
+    #[error(transparent)]
+    Phones(#[from] PhonesError),
+    /// The backend cannot be checked.
+    #[error(transparent)]
+    NotChecked(#[from] NotChecked),
+    /// Nobody reads the report.
+    #[error("the report can not be written: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Checks, and writes the report to standard output: of each rule as soon as it is known, or the
+/// whole as one JSON document. True: no rule is broken.
+///
+/// # Errors
+/// Nothing, or not everything, was checked.
+pub async fn run(options: &CheckOptions) -> Result<bool, CheckError> {
+    let channel =
+        remote(&options.url).map_err(|error| CheckError::Url(options.url.clone(), error))?;
+    let mut written = Ok(());
+    let told = |rule: &RuleReport| {
+        if !options.json && written.is_ok() {
+            written = writeln!(io::stdout(), "{rule}");
+        }
+    };
+    let (house, patience) = (&options.house, options.patience);
+    let report = match &options.phones {
+        Some(command) => {
+            let phones = PhonesProgram::start(command, patience)?;
+            check(channel, house, Some(phones), patience, told).await?
+        }
+        None => check(channel, house, None::<NoPhones>, patience, told).await?,
+    };
+    written?;
+    let mut out = io::stdout().lock();
+    match options.json {
+        true => writeln!(out, "{:#}", document(&options.url, &report))?,
+        false => writeln!(out, "\n{report}")?,
+    }
+    out.flush()?;
+    Ok(report.is_good())
+}
+
+fn document(url: &str, report: &Report) -> serde_json::Value {
+    let (ok, failed, skipped) = report.counts();
+    json!({
+        "url": url,
+        "backend": report.backend,
+        "ok": ok,
+        "failed": failed,
+        "skipped": skipped,
+        "rules": report.rules,
+    })
+}

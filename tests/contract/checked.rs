@@ -1,0 +1,323 @@
+//! `undertone contract-check` and `undertone gateway --simulated`, as others use them.
+
+use super::{PATIENCE, house};
+use crate::support::process::{ANY, Process};
+use crate::support::rest_client::http_client;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::process::Output;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::time::timeout;
+use undertone::contract_check::{NoPhones, NotChecked, Rule, RuleOutcome, check};
+use undertone::model::{Capabilities, DeviceFact, DeviceKind, Fact, Reason};
+use undertone::telephony::connection::{in_process, remote};
+use undertone::telephony::simulated;
+use undertone::telephony::{CommandInbox, serve};
+
+fn undertone() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+    command.kill_on_drop(true);
+    command
+}
+
+/// A gateway over simulated telephones on free ports, with no configuration file.
+async fn simulated_gateway(place: &std::path::Path) -> Process {
+    let mut command = undertone();
+    command.args(["gateway", "--simulated"]).env("UNDERTONE_PASSWORD", "correct horse");
+    for section in ["REST", "GRPC", "ADMIN"] {
+        command.env(format!("UNDERTONE__{section}__BIND"), ANY);
+    }
+    Process::launch(command, place).await
+}
+
+async fn ends(mut command: Command) -> Output {
+    timeout(PATIENCE, command.output()).await.expect("it ends").expect("it runs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_over_simulated_telephones_keeps_the_contract_as_the_program_checks_it() {
+    let place = tempfile::tempdir().unwrap();
+    let gateway = simulated_gateway(place.path()).await;
+    gateway.ready().await;
+    let url = format!("http://{}", gateway.door("grpc"));
+    let phones = format!(
+        "{} simulate --url http://{} -",
+        env!("CARGO_BIN_EXE_undertone"),
+        gateway.door("admin")
+    );
+    let mut command = undertone();
+    command.args(["contract-check", &url, "--json", "--phones", &phones, "--patience", "30"]);
+    let checked = ends(command).await;
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let report: Value = serde_json::from_slice(&checked.stdout).unwrap();
+    assert_eq!(report["failed"], 0, "{report:#}");
+    assert_eq!(report["url"], url);
+    let rules = report["rules"].as_array().unwrap();
+    assert_eq!(rules.len(), Rule::ALL.len());
+    let left_out: Vec<_> = rules
+        .iter()
+        .filter(|rule| rule["outcome"] == "skipped")
+        .map(|rule| &rule["rule"])
+        .collect();
+    assert_eq!(
+        left_out,
+        [
+            "RefusesWhatIsNotOffered",
+            "JoinsNobodyWithoutLeave",
+            "JoinsNobodyWhoMayNot",
+            "JoinsWithLeave"
+        ],
+    );
+
+    // Without telephones, for people.
+    let mut command = undertone();
+    command.args(["contract-check", &url]);
+    let checked = ends(command).await;
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let text = String::from_utf8(checked.stdout).unwrap();
+    assert!(text.contains("ok       Describe names the backend"), "{text}");
+    assert!(text.contains("because nothing moves the telephones: see --phones"), "{text}");
+    let last = text.lines().last().unwrap();
+    assert!(last.contains(" rules ok, 0 failed, "), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_author_of_a_desktop_needs_no_telephone() {
+    let place = tempfile::tempdir().unwrap();
+    let mut gateway = simulated_gateway(place.path()).await;
+    gateway.ready().await;
+    let (rest, door) = (gateway.door("rest"), format!("http://{}/simulate", gateway.door("admin")));
+    let introduction = gateway.printed_until("me/devices").await;
+    for said in [
+        format!("http://{rest}/api/v2"),
+        format!("curl -d 'call 7001 5001' {door}"),
+        "supervisor2".into(),
+        "curl -u supervisor:$UNDERTONE_PASSWORD".into(),
+    ] {
+        assert!(introduction.contains(&said), "{said} is not in {introduction}");
+    }
+    assert!(!introduction.contains("correct horse"), "{introduction}");
+
+    let http = http_client();
+    let say = async |line: &'static str| {
+        let answer = http.post(&door).body(line).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    assert_eq!(say("call 7001 5001").await, (200, "ok\n".into()));
+    assert_eq!(say("answer 5001").await, (200, "ok\n".into()));
+    let coach = json!({
+        "operationName": "Coach",
+        "targetDeviceUri":
+            format!("http://{rest}/api/v2/devices/9c14cad7-17c4-48d0-8492-7cf0ff92c224"),
+    });
+    let device = "efelab32-53f9-43ce-b65e-5768c61f7d4a";
+    let answer = http
+        .post(format!("http://{rest}/api/v2/me/devices/{device}"))
+        .basic_auth("supervisor", Some("correct horse"))
+        .json(&coach)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.json::<Value>().await.unwrap(), json!({"statusCode": 0}));
+    let joined = || async {
+        let shown: Value = http.get(&door).send().await.unwrap().json().await.unwrap();
+        let joined = json!({
+            "supervisor": "5005", "agent": "5001", "activity": "Coach", "state": "joined",
+        });
+        (shown["monitors"][0] == joined).then_some(shown)
+    };
+    let shown = crate::support::wait::found(PATIENCE, joined).await.expect("the supervisor joins");
+    let parties = json!([
+        {"number": "7001", "role": "Customer", "state": "Established"},
+        {"number": "5001", "role": "Agent", "state": "Established"},
+        {"number": "5005", "role": "Supervisor", "state": "Established"},
+    ]);
+    assert_eq!(shown["calls"][0]["parties"], parties, "{shown:#}");
+
+    for (line, status, text) in [
+        ("call 7001 4711", 404, "error Resource '/devices?phoneNumber=4711' was not found.\n"),
+        ("answer 5002", 409, "error Device '5002' is on no call that this can be done with.\n"),
+        ("phone 7001 busy", 404, "error Resource '/devices?phoneNumber=7001' was not found.\n"),
+        (
+            "ring 5001",
+            400,
+            "error a line is one of: call FROM TO, answer NUMBER, hangup NUMBER, phone NUMBER \
+             answers|rings|busy|rejects, register NUMBER, unregister NUMBER\n",
+        ),
+    ] {
+        assert_eq!(say(line).await, (status, text.into()));
+    }
+    assert_eq!(say("unregister 5002").await, (200, "ok\n".into()));
+    let mut command = undertone();
+    let admin = format!("http://{}", gateway.door("admin"));
+    command.args(["simulate", "--url", &admin, "call", "7002", "5002"]);
+    let refused = ends(command).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&refused.stdout),
+        "error Device '5002' is not registered.\n"
+    );
+    let mut command = undertone();
+    command.args(["simulate", "--url", &admin]);
+    let shown: Value = serde_json::from_slice(&ends(command).await.stdout).unwrap();
+    assert_eq!(shown["devices"][1]["registered"], false, "{shown:#}");
+    gateway.terminate(PATIENCE).await;
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "nothing is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_door_to_simulated_telephones_is_opened_on_the_loopback_only_and_only_when_asked_for() {
+    let place = tempfile::tempdir().unwrap();
+    let mut command = undertone();
+    command
+        .args(["gateway", "--simulated"])
+        .current_dir(place.path())
+        .env("UNDERTONE__INSECURE_BIND", "true")
+        .env("UNDERTONE__ADMIN__BIND", "0.0.0.0:0");
+    let refused = ends(command).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("admin.bind 0.0.0.0:0: simulated telephones"), "{text}");
+
+    let config = format!(
+        "state_dir = '{}'\nbackend_url = 'http://127.0.0.1:1'\n[rest]\nbind = '{ANY}'\n[grpc]\n\
+         bind = '{ANY}'\n[admin]\nbind = '{ANY}'\n",
+        place.path().display()
+    );
+    let gateway = Process::start("gateway", place.path(), &config).await;
+    assert_eq!(gateway.says("/simulate").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_backend_that_breaks_the_rules_is_told_what_was_expected_and_what_came() {
+    let broken = accepts_everything_and_does_nothing();
+    let patience = Duration::from_millis(300);
+    let began = Instant::now();
+    let report = check(in_process(broken), &house(), None::<NoPhones>, patience, |_| {}).await;
+    let report = report.unwrap();
+    assert!(began.elapsed() < PATIENCE, "no wait is longer than it may be");
+    assert!(!report.is_good());
+    let outcome = |rule| {
+        let told = report.rules.iter().find(|told| told.rule == rule).unwrap();
+        (&told.outcome, told.to_string())
+    };
+    let (_, text) = outcome(Rule::ArmsAndCancels);
+    assert!(text.starts_with("FAILED   StartMonitoring arms a monitor"), "{text}");
+    assert!(text.contains("expected: the monitor of the agent is reported with Coach"), "{text}");
+    assert!(text.contains("came:     after 0.3 s there are no call and no monitor"), "{text}");
+    let (_, text) = outcome(Rule::RefusesWhatIsNotThere);
+    assert!(text.contains("expected: StartMonitoring is refused as NotFound"), "{text}");
+    assert!(text.contains("came:     it is accepted"), "{text}");
+    assert_eq!(outcome(Rule::RefusesMalformedInput).0, &RuleOutcome::Ok);
+    let why = "Describe does not offer hold".into();
+    assert_eq!(outcome(Rule::HoldsAndRetrieves).0, &RuleOutcome::Skipped { why });
+}
+
+#[tokio::test]
+async fn a_backend_that_can_not_be_checked_is_not_called_broken() {
+    let patience = Duration::from_millis(300);
+    let refused = async |channel, house| {
+        check(channel, &house, None::<NoPhones>, patience, |_| {}).await.unwrap_err()
+    };
+    let (server, simulated) = simulated::start(super::backends::simulated_config());
+    let channel = in_process(server);
+    let mut stranger = house();
+    stranger.agent.0 = "4711".into();
+    let numbers = "5001, 5002, 5005, 5006".to_owned();
+    let NotChecked::NoDevice(number, has) = refused(channel.clone(), stranger).await else {
+        panic!("the backend has no such device");
+    };
+    let mut has: Vec<_> = has.split(", ").collect();
+    has.sort_unstable();
+    assert_eq!((number.as_str(), has.join(", ")), ("4711", numbers));
+    simulated.customer_calls("7001", "5001").await.unwrap();
+    let busy = refused(channel, house()).await;
+    assert_eq!(busy, NotChecked::Busy { calls: 1, monitors: 0 });
+
+    // Accepts connections, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let NotChecked::Unreachable(refusal) = refused(at(address), house()).await else {
+        panic!("the backend is silent");
+    };
+    assert_eq!(refusal.reason, Reason::Unavailable);
+    let mut command = undertone();
+    let url = format!("http://{address}");
+    command.args(["contract-check", &url, "--json", "--patience", "1"]);
+    let checked = ends(command).await;
+    assert_eq!(checked.status.code(), Some(2), "{checked:?}");
+    let report: Value = serde_json::from_slice(&checked.stdout).unwrap();
+    assert!(report["error"].as_str().unwrap().starts_with("the backend can not be reached"));
+    let mut command = undertone();
+    command.args(["contract-check", "not a url"]);
+    assert_eq!(ends(command).await.status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_moves_no_telephones_breaks_rules_and_hangs_nothing() {
+    let (server, _simulated) = simulated::start(super::backends::simulated_config());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let ready = tokio::sync::watch::Sender::new(true).subscribe();
+    let router = undertone::telephony::router(server, ready, false).await;
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(router.serve_with_incoming(incoming));
+    for (program, came) in [
+        ("while read line; do echo error not today; done", "is answered 'error not today'"),
+        ("exit 3", "has ended"),
+        ("sleep 1000", "does not answer"),
+    ] {
+        let mut command = undertone();
+        command.args(["contract-check", &url, "--patience", "1", "--phones", program]);
+        for (option, person) in [
+            ("--supervisor", "5005=meg"),
+            ("--second", "5006=otto"),
+            ("--agent", "5001=bob"),
+            ("--colleague", "5002=eve"),
+        ] {
+            command.args([option, person]);
+        }
+        let checked = ends(command).await;
+        assert_eq!(checked.status.code(), Some(1), "{program}: {checked:?}");
+        let text = String::from_utf8(checked.stdout).unwrap();
+        assert!(text.contains(came), "{program}: {text}");
+    }
+}
+
+fn at(address: SocketAddr) -> tonic::transport::Channel {
+    remote(&format!("http://{address}")).unwrap()
+}
+
+/// A backend with devices whose commands are all accepted and come to nothing.
+fn accepts_everything_and_does_nothing()
+-> undertone::telephony::proto::telephony_server::TelephonyServer<
+    undertone::telephony::TelephonyService,
+> {
+    let all = simulated::capabilities();
+    let offered = Capabilities {
+        backend: "broken".into(),
+        activities: all.activities,
+        modes: all.modes,
+        scopes: all.scopes,
+        ..Capabilities::default()
+    };
+    let (server, CommandInbox { mut commands, facts }) = serve(offered);
+    for number in ["5001", "5002", "5005", "5006"] {
+        facts.publish(Fact::Device(DeviceFact {
+            id: format!("phone-{number}").into(),
+            number: number.into(),
+            kind: DeviceKind::Phone,
+            registered: true,
+            do_not_disturb: false,
+            forward_to: None,
+        }));
+    }
+    tokio::spawn(async move {
+        while let Some(placed) = commands.recv().await {
+            let _ = placed.reply.send(Ok(()));
+        }
+    });
+    server
+}
