@@ -15,7 +15,11 @@ use undertone::contract_check::{
     terminal::{self, CheckOptions},
 };
 #[cfg(feature = "demo")]
-use undertone::demo::{self, Scenario, events, simulate};
+use undertone::demo::{
+    self, Scenario,
+    events::{self, EventFormat},
+    simulate,
+};
 #[cfg(feature = "contract-check")]
 use undertone::model::{DialString, NotDialable, Number, UserId};
 use undertone::telemetry::{self, Metrics};
@@ -50,6 +54,9 @@ enum CliCommand {
         /// One JSON document on stdout instead of a story
         #[arg(long)]
         json: bool,
+        /// Requests, events and the phones' messages whole, instead of a line each
+        #[arg(long, conflicts_with = "json")]
+        verbose: bool,
         /// Gateway and SIP backend as two processes
         #[arg(long)]
         split: bool,
@@ -79,8 +86,11 @@ enum CliCommand {
         /// Begin behind the event with this number; -2: with the oldest that is kept
         #[arg(long, value_name = "NUMBER", default_value_t = -1, allow_negative_numbers = true)]
         after: i64,
-        /// Messages as they came
+        /// All that each event says, instead of a line for people
         #[arg(long)]
+        verbose: bool,
+        /// Messages as they came
+        #[arg(long, conflicts_with = "verbose")]
         json: bool,
     },
     #[cfg(feature = "demo")]
@@ -181,14 +191,19 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         #[cfg(feature = "demo")]
-        CliCommand::Demo { json, split, scenario, .. } => {
-            verdict(block_on(demo::run(demo::DemoOptions { json, split, scenario })))
+        CliCommand::Demo { json, verbose, split, scenario, .. } => {
+            verdict(block_on(demo::run(demo::DemoOptions { json, verbose, split, scenario })))
         }
         #[cfg(feature = "demo")]
-        CliCommand::Events { user, password_file, url, channels, after, json } => {
+        CliCommand::Events { user, password_file, url, channels, after, verbose, json } => {
+            let format = match (json, verbose) {
+                (true, _) => EventFormat::Json,
+                (false, true) => EventFormat::Verbose,
+                (false, false) => EventFormat::Line,
+            };
             match password(password_file) {
                 Ok(password) => {
-                    tail(events::EventsOptions { url, user, password, channels, after, json })
+                    tail(events::EventsOptions { url, user, password, channels, after, format })
                 }
                 Err(error) => fail(error),
             }

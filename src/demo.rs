@@ -3,6 +3,7 @@
 
 pub mod cometd_client;
 mod desktop;
+mod event_text;
 pub mod events;
 mod hearing;
 pub mod phone;
@@ -20,6 +21,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub struct DemoOptions {
     /// One JSON document on stdout instead of a story.
     pub json: bool,
+    /// Requests, answers and events are shown whole, and every message of a phone's.
+    pub verbose: bool,
     /// Gateway and SIP backend as two child processes joined by gRPC.
     pub split: bool,
     /// The story to tell.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
@@ -127,6 +127,64 @@ fn the_demo_tells_of_a_transfer_that_the_coach_follows_or_not() {
         heard("without the supervisor", "customer", "colleague")
             && !heard("without the supervisor", "supervisor", "colleague")
     );
+}
+
+#[test]
+fn the_demo_tells_each_request_event_and_hearing_in_a_line_that_can_be_read() {
+    let place = place();
+    let Output { status, stdout, stderr } = undertone(&["demo"], place.path()).output().unwrap();
+    let told = String::from_utf8(stdout).unwrap();
+    assert!(status.success(), "{told}\n{}", String::from_utf8_lossy(&stderr));
+    assert!(!told.contains('{'), "no JSON: {told}");
+    for line in [
+        "REST    supervisor ▶ POST …/me/devices/efelab32  Coach targetDeviceUri=…/devices/9c14cad7  \
+         ◀ 200",
+        "CometD  supervisor ◀ device 5005 is Active, Not Ready; Coach of device 9c14cad7, \
+         AllCalls, scope Call",
+        "Heard   Coach: customer ◀ agent   agent ◀ customer, supervisor   supervisor ◀ customer, \
+         agent   ✓",
+        "Only the agent heard the supervisor whisper.",
+    ] {
+        assert!(told.lines().any(|told| told.ends_with(line)), "{line}\n{told}");
+    }
+}
+
+#[test]
+fn check_says_what_this_machine_cannot_do() {
+    let place = place();
+    let check = |config: &str| {
+        std::fs::write(place.path().join("here.toml"), config).unwrap();
+        let output = undertone(&["check", "here.toml"], place.path()).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.success(), errors.is_empty(), "{errors}");
+        errors
+    };
+    // RFC 5737: nobody's.
+    let foreign = free_ports("[media]\nbind = '198.51.100.99'\n")
+        .replace("udp:127.0.0.1:0", "udp:203.0.113.77:5060");
+    let said: Vec<String> = check(&foreign).lines().map(str::to_owned).collect();
+    assert_eq!(
+        said,
+        [
+            "undertone: here.toml:11: sip.listen[0]: this machine does not have the address \
+             203.0.113.77 (found 'udp:203.0.113.77:5060')",
+            "here.toml:13: media.bind: this machine does not have the address 198.51.100.99",
+        ]
+    );
+    let taken = std::iter::repeat_with(|| UdpSocket::bind("127.0.0.1:0").unwrap())
+        .find(|socket| socket.local_addr().unwrap().port().is_multiple_of(2))
+        .unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let full = free_ports(&format!("[media]\nports = [{port}, {}]\n", port + 1));
+    let said = check(&full);
+    assert!(
+        said.starts_with(
+            "undertone: here.toml:13: media.ports: no two of them are free on \
+                          127.0.0.1 (found ["
+        ),
+        "{said}"
+    );
+    assert_eq!(check(&free_ports("")), "");
 }
 
 #[test]

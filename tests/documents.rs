@@ -1,5 +1,5 @@
-//! The documents of the API, held against the tools that read them, the clients that generators make
-//! of them, and the gateway that answers.
+//! The documents of the API, held against the tools that read them, the clients that generators
+//! make of them, and the gateway that answers.
 
 use crate::refused;
 use crate::support::gateway_server::{
@@ -10,6 +10,7 @@ use crate::support::rest_client::read;
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -202,11 +203,29 @@ async fn schemathesis_finds_no_answer_that_the_document_does_not_have() {
         .env("UNDERTONE_URL", &url)
         .env("UNDERTONE_USER", "meg")
         .env("UNDERTONE_PASSWORD", PASSWORD)
-        .env("UNDERTONE_IDS", ids.to_string());
+        .env("UNDERTONE_IDS", ids.to_string())
+        .env("UNDERTONE_SEEN", documents.file("seen.json"));
     let packages = documents.tools.python.join("packages");
     let both = std::env::join_paths([packages.as_path(), documents.tools.python.as_path()]);
-    let printed = run(schemathesis.env("PYTHONPATH", both.expect("paths"))).await;
-    println!("{printed}");
+    run(schemathesis.env("PYTHONPATH", both.expect("paths"))).await;
+    let seen = fs::read_to_string(documents.file("seen.json")).expect("what it has seen");
+    let seen: BTreeMap<String, BTreeSet<u16>> = serde_json::from_str(&seen).expect("JSON");
+    for name in documents.schemas().keys().filter_map(|name| name.strip_suffix("Request")) {
+        assert!(seen.contains_key(name), "{name} was never asked: {seen:?}");
+    }
+    for name in [
+        "read_me",
+        "read_my_call",
+        "Coach",
+        "Dial",
+        "Ready",
+        "Hangup",
+        "AttachUserData",
+        "ForwardCallsOn",
+        "StartContactCenterSession",
+    ] {
+        assert!(seen[name].contains(&200), "{name} was never accepted: {seen:?}");
+    }
 }
 
 #[tokio::test]

@@ -128,7 +128,10 @@ async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_clie
             "RejectsByCommand",
             "RedirectsByCommand",
             "ChangesUserData",
-            "BoundsUserData"
+            "BoundsUserData",
+            "RingsOnWhereItCannotGo",
+            "SwapsWithNoCall",
+            "KeepsSupervisorsOff"
         ],
         "{report:#}"
     );
@@ -263,7 +266,7 @@ async fn a_desktop_works_behind_nginx_as_the_example_configures_it() {
     let (file, port) = configured("nginx.conf", folder.path(), server.address);
     let mut command = Command::new("nginx");
     command.env("PATH", "/usr/sbin:/usr/bin:/bin").arg("-p").arg(folder.path()).arg("-c").arg(file);
-    command.args(["-e", "stderr", "-g", "daemon off;"]).kill_on_drop(true);
+    command.args(["-e", "stderr", "-g", "daemon off; master_process off;"]).kill_on_drop(true);
     works_behind(&server, command.spawn().expect("nginx is installed"), port).await;
 }
 

@@ -262,22 +262,38 @@ async fn a_log_out_closes_the_websockets_of_its_login_and_they_open_no_session_a
 #[tokio::test]
 async fn a_poll_on_an_open_connection_is_not_believed_after_the_log_out() {
     let server = open().await;
+    // A program's session, which outlives the cookie.
+    let browser = "0123456789abcdefghij";
+    let cookies = format!("BAYEUX_BROWSER={browser}");
+    let shaken = server.client("meg").posting(ENDPOINT, &json!([handshake()]));
+    let shaken = read(shaken.header(header::COOKIE, &cookies)).await.1;
+    let client = shaken[0]["clientId"].as_str().expect("a client id").to_owned();
+    let connect = json!([{
+        "channel": "/meta/connect", "clientId": client, "connectionType": "long-polling",
+    }]);
+    let connected = server.client("meg").posting(ENDPOINT, &connect);
+    let connected = read(connected.header(header::COOKIE, &cookies)).await.1;
+    assert_eq!(connected[0]["successful"], true, "{connected}");
+
     let fresh = server.getting("/api/v2/me").basic_auth("meg", Some(PASSWORD));
     let fresh = fresh.send().await.expect("an answer");
-    let cookie = fresh.headers()[header::SET_COOKIE].to_str().expect("text");
-    let cookie = cookie.split(';').next().expect("a pair").to_owned();
+    let login = fresh.headers()[header::SET_COOKIE].to_str().expect("text");
+    let login = login.split(';').next().expect("a pair").to_owned();
     // One connection, and the same head each time.
     let one = Client::builder().no_proxy().pool_max_idle_per_host(1).build().expect("a client");
-    let shake = async || {
-        let post = one.post(server.url(ENDPOINT)).header(header::COOKIE, &cookie);
-        read(post.json(&json!([handshake()]))).await.1
+    let subscribe = async || {
+        let message = json!([{
+            "channel": "/meta/subscribe", "clientId": client, "subscription": "/v2/other",
+        }]);
+        let post = one.post(server.url(ENDPOINT)).json(&message);
+        read(post.header(header::COOKIE, format!("{login}; {cookies}"))).await.1
     };
     for _ in 0..3 {
-        assert_eq!(shake().await[0]["successful"], true);
+        assert_eq!(subscribe().await[0]["successful"], true);
     }
-    let out = server.posting("/api/v2/logout").header(header::COOKIE, &cookie);
+    let out = server.posting("/api/v2/logout").header(header::COOKIE, &login);
     assert_eq!(read(out).await.0, StatusCode::OK);
-    assert_eq!(shake().await[0]["error"], "403::handshake_denied");
+    assert_eq!(subscribe().await[0]["error"], "402::session_unknown");
 }
 
 #[tokio::test]

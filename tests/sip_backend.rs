@@ -717,3 +717,40 @@ async fn what_can_not_be_done_is_refused_over_the_contract() {
     let stop = Command::StopMonitoring { supervisor: BOSS.into() };
     assert_eq!(fixture.command(stop).await.expect_err("nothing").reason, Reason::InvalidState);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_calls_change_places_and_neither_customer_hears_the_coach_or_the_other() {
+    let mut fixture = SipFixture::open(config()).await;
+    let boss = fixture.phone(BOSS, AnswerPolicy::ByHeader).await;
+    let (customer, agent) = talk(&mut fixture, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let first = fixture.state(AGENT, LegState::Established).await;
+    fixture.coach(Activity::Coach).await;
+    fixture.is_joined(BOSS).await;
+    let hold = Command::Hold { device: AGENT.into(), call: first.clone() };
+    fixture.command(hold).await.expect("accepted");
+    fixture.state(AGENT, LegState::Held).await;
+
+    // Another line of the same phone.
+    let line = fixture.phone(AGENT, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let other = fixture.phone("customer2", AnswerPolicy::Never).await;
+    other.call("5001").await.expect("calls");
+    other.established(SOON).await.expect("answered");
+    let second = fixture.state(AGENT, LegState::Established).await;
+    assert_ne!(first, second);
+    let swap =
+        || Command::SwapCalls { device: AGENT.into(), call: first.clone(), other: second.clone() };
+    let phones = [("customer", &customer), ("customer2", &other), (AGENT, &agent), (BOSS, &boss)];
+    // Whoever is at a line says the same: who hears it shows which line is heard.
+    let on_second = [("customer2", AGENT), (AGENT, BOSS), (BOSS, "customer agent")];
+    let on_first = [("customer", AGENT), (AGENT, "customer boss"), (BOSS, "customer agent")];
+    table(&phones, &on_second).await;
+    eventually("the line hears its customer", || level(&line, hz("customer2")) > -30.0).await;
+    for expected in [on_first.as_slice(), &on_second, &on_first] {
+        fixture.command(swap()).await.expect("accepted");
+        table(&phones, expected).await;
+    }
+    eventually("the line hears nobody", || level(&line, hz("customer2")) < -50.0).await;
+    let refused =
+        Command::SwapCalls { device: AGENT.into(), call: first.clone(), other: first.clone() };
+    assert_eq!(fixture.command(refused).await.expect_err("one call").reason, Reason::InvalidState);
+}

@@ -144,6 +144,41 @@ impl Operator {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_not_there_is_a_warning_with_its_url_and_the_cause() {
+    let place = tempfile::tempdir().unwrap();
+    // Nobody listens there any more.
+    let nowhere = std::net::TcpListener::bind(ANY).unwrap().local_addr().unwrap();
+    let url = format!("http://{nowhere}");
+    let config = on(ANY, ANY, ANY, &format!("backend_url = '{url}'")) + "[log]\nformat = 'json'\n";
+    let process = Process::start("gateway", place.path(), &config).await;
+    let operator = Operator { process, http: http_client() };
+    let warned = operator.line("the telephony backend cannot be watched").await;
+    assert_eq!((&warned["level"], &warned["fields"]["url"]), (&"WARN".into(), &url.into()));
+    let cause = warned["fields"]["cause"].as_str().unwrap();
+    assert!(cause.contains("Connection refused"), "{cause}");
+    let (status, text) = operator.process.says("/readyz").await;
+    assert_eq!((status, text.as_str()), (503, "the telephony backend can not be reached\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_can_open_no_rtp_port_is_not_ready_and_says_why() {
+    let place = tempfile::tempdir().unwrap();
+    // RFC 5737: nobody's.
+    let config = on(ANY, ANY, ANY, "") + "[media]\nbind = '198.51.100.99'\n";
+    for part in ["serve", "sip-backend"] {
+        let process = Process::start(part, place.path(), &config).await;
+        let (status, text) = process.says("/readyz").await;
+        assert_eq!(status, 503);
+        assert!(
+            text.starts_with("no RTP port can be opened on 198.51.100.99: ")
+                && text.contains("Cannot assign requested address"),
+            "{text}"
+        );
+        process.terminate(PATIENCE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number() {
     let place = tempfile::tempdir().unwrap();
     let config = on(ANY, ANY, ANY, "")

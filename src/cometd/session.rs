@@ -280,10 +280,14 @@ impl Session {
     }
 
     /// It belongs to this HTTP session or, without one, to a client that sends the password alone.
+    /// A client that has only shaken hands may yet send the cookie that it was given.
     pub fn is_of_login(&self, login: Option<&Arc<str>>) -> bool {
+        let keeps_no_cookie = self.owner.by_password_alone;
         match login {
-            Some(login) => self.owner.login.as_ref() == Some(login),
-            None => self.owner.by_password_alone,
+            Some(login) => {
+                self.owner.login.as_ref() == Some(login) && !(keeps_no_cookie && self.connected)
+            }
+            None => keeps_no_cookie,
         }
     }
 

@@ -75,7 +75,7 @@ impl<'a> ConfigFile<'a> {
             };
             placed.push((at, Problem { place, key: spelled(&path), message }));
         }
-        placed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        placed.sort_by_key(|(at, _)| *at);
         Problems(placed.into_iter().map(|(_, problem)| problem).collect())
     }
 

@@ -113,7 +113,9 @@ rules! {
          InvalidState when it is so already.",
     Mutes = "Mute is reported in the party, and is refused as InvalidState when it is so already.",
     Dials = "Dial makes a call on which the device is a party.",
-    ClearsACall = "ClearCall ends the whole call.",
+    ClearsACall =
+        "ClearCall ends the whole call, the supervisor's leg too, and its monitor waits for the \
+         next one.",
     RejectsByCommand =
         "Reject ends the call that rings, and is refused as InvalidState once it is established.",
     RedirectsByCommand = "Redirect makes the other number ring, and the first leg ends.",
@@ -123,6 +125,14 @@ rules! {
     BoundsUserData =
         "ChangeUserData that would be more than 400 keys is refused as InvalidInput and changes \
          nothing.",
+    RingsOnWhereItCannotGo =
+        "Redirect to the number at which the call rings is refused as InvalidState, and the phone \
+         rings on.",
+    SwapsWithNoCall =
+        "SwapCalls with a call that is not there is refused as NotFound, and nothing is held.",
+    KeepsSupervisorsOff =
+        "A supervisor neither clears, rejects, redirects or swaps the call that it monitors nor \
+         changes its data: that is refused as Forbidden.",
 }
 
 impl Rule {
@@ -140,7 +150,18 @@ impl Rule {
             Rule::Dials => (offered.dial, "dial"),
             Rule::ClearsACall => (offered.clear_call, "clear_call"),
             Rule::RejectsByCommand => (offered.reject, "reject"),
-            Rule::RedirectsByCommand => (offered.redirect, "redirect"),
+            Rule::RedirectsByCommand | Rule::RingsOnWhereItCannotGo => {
+                (offered.redirect, "redirect")
+            }
+            Rule::SwapsWithNoCall => (offered.swap_calls, "swap_calls"),
+            Rule::KeepsSupervisorsOff => (
+                offered.clear_call
+                    || offered.reject
+                    || offered.redirect
+                    || offered.swap_calls
+                    || offered.user_data,
+                "clear_call, reject, redirect, swap_calls or user_data",
+            ),
             Rule::ChangesUserData | Rule::BoundsUserData => (offered.user_data, "user_data"),
             Rule::DescribesItself
             | Rule::BeginsWithTheWhole
@@ -211,6 +232,6 @@ mod tests {
         let all = crate::telephony::simulated::capabilities();
         assert_eq!(left_out(&all), 0);
         assert_eq!(left_out(&Capabilities { do_not_disturb: false, ..all }), 1);
-        assert_eq!(left_out(&Capabilities::default()), 14);
+        assert_eq!(left_out(&Capabilities::default()), 17);
     }
 }

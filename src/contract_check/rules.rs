@@ -57,6 +57,9 @@ pub(super) async fn hold_against<P: Phones>(rule: Rule, session: &mut Session<'_
         Rule::RedirectsByCommand => calls::redirects_by_command(session).await,
         Rule::ChangesUserData => calls::changes_user_data(session).await,
         Rule::BoundsUserData => calls::bounds_user_data(session).await,
+        Rule::RingsOnWhereItCannotGo => calls::rings_on_where_it_can_not_go(session).await,
+        Rule::SwapsWithNoCall => calls::swaps_with_no_call(session).await,
+        Rule::KeepsSupervisorsOff => calls::keeps_supervisors_off(session).await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! `undertone events`: a user's events in a terminal.
 
 use crate::demo::cometd_client::{ListenError, Listener, Round};
+use crate::demo::event_text::{plain, text};
 use serde_json::Value;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -19,8 +20,20 @@ pub struct EventsOptions {
     pub channels: Vec<String>,
     /// Behind which number to begin; −1: now, −2: all that is kept.
     pub after: i64,
-    /// Messages as they came, instead of lines for people.
-    pub json: bool,
+    /// How they are shown.
+    pub format: EventFormat,
+}
+
+/// How an event is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventFormat {
+    /// A line for people.
+    #[default]
+    Line,
+    /// The same line, with all that the event says.
+    Verbose,
+    /// The message as it came.
+    Json,
 }
 
 /// Between two tries.
@@ -55,7 +68,7 @@ pub async fn run(options: EventsOptions) -> Result<(), ListenError> {
                     None => {}
                 }
                 is_lost = false;
-                if events.iter().try_for_each(|event| show(event, options.json)).is_err() {
+                if events.iter().try_for_each(|event| show(event, options.format)).is_err() {
                     // Nobody reads any more.
                     break;
                 }
@@ -78,24 +91,27 @@ fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-fn show(event: &Value, json: bool) -> io::Result<()> {
+fn show(event: &Value, format: EventFormat) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    if json {
-        writeln!(out, "{event}")?;
-    } else {
-        writeln!(out, "{}", line(event))?;
-    }
+    writeln!(out, "{}", line(event, format))?;
     out.flush()
 }
 
-/// `1000000017 /v2/me/devices DeviceStateChangeMessage {…}`; `-` for the present state, which has
-/// no number.
-fn line(event: &Value) -> String {
+/// `1000000017 /v2/me/devices device 5005 is Active, Ready`; `-` for the present state, which has no
+/// number.
+fn line(event: &Value, format: EventFormat) -> String {
     let number =
         event["ext"]["replay"].as_u64().map_or("-".to_owned(), |number| number.to_string());
-    let channel = event["channel"].as_str().unwrap_or("-");
-    let kind = event["data"]["messageType"].as_str().unwrap_or("-");
-    format!("{number} {channel} {kind} {}", event["data"])
+    let channel = plain(event["channel"].as_str().unwrap_or("-"));
+    let data = &event["data"];
+    match format {
+        EventFormat::Line => format!("{number} {channel} {}", text(data)),
+        EventFormat::Verbose => {
+            let kind = plain(data["messageType"].as_str().unwrap_or("-"));
+            format!("{number} {channel} {kind} {data}")
+        }
+        EventFormat::Json => event.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -106,14 +122,21 @@ mod tests {
     #[test]
     fn an_event_is_one_line() {
         let event = json!({
-            "data": {"messageType": "ErrorMessage", "text": "a\nb"},
+            "data": {"messageType": "ErrorMessage", "errorMessage": "a\nb", "errorCode": 2},
             "channel": "/v2/me/calls",
             "ext": {"replay": 7},
         });
         assert_eq!(
-            line(&event),
-            r#"7 /v2/me/calls ErrorMessage {"messageType":"ErrorMessage","text":"a\nb"}"#
+            line(&event, EventFormat::Line),
+            r"7 /v2/me/calls failed: a\u{a}b (statusCode 2)"
         );
-        assert_eq!(line(&json!({"data": 1, "channel": "/x"})), "- /x - 1");
+        assert_eq!(
+            line(&event, EventFormat::Verbose),
+            r#"7 /v2/me/calls ErrorMessage {"messageType":"ErrorMessage","errorMessage":"a\nb","errorCode":2}"#
+        );
+        assert_eq!(line(&event, EventFormat::Json), event.to_string());
+        let foreign = json!({"data": 1, "channel": "/x"});
+        assert_eq!(line(&foreign, EventFormat::Line), "- /x 1");
+        assert_eq!(line(&foreign, EventFormat::Verbose), "- /x - 1");
     }
 }

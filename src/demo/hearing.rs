@@ -128,6 +128,32 @@ impl Phase {
         self.cells.iter().all(|cell| cell.right)
     }
 
+    /// In a line: who hears whom, as it was measured.
+    pub(super) fn tell(&self, timeline: &Timeline) {
+        let mut listeners: Vec<(Person, Vec<&str>)> = Vec::new();
+        for cell in &self.cells {
+            if listeners.last().is_none_or(|(listener, _)| *listener != cell.listener) {
+                listeners.push((cell.listener, Vec::new()));
+            }
+            if cell.level > HEARD
+                && let Some((_, heard)) = listeners.last_mut()
+            {
+                heard.push(cell.speaker.name());
+            }
+        }
+        let hears = |(listener, heard): &(Person, Vec<&str>)| {
+            let heard = if heard.is_empty() { "nobody".to_owned() } else { heard.join(", ") };
+            format!("{} ◀ {heard}", listener.name())
+        };
+        let hears = listeners.iter().map(hears).collect::<Vec<_>>().join("   ");
+        let is_right = if self.is_right() { "✓" } else { "wrong" };
+        let line = format!("          Heard   {}: {hears}   {is_right}", self.name);
+        match self.is_right() {
+            true => timeline.good(&line),
+            false => timeline.bad(&line),
+        }
+    }
+
     pub(super) fn json(&self) -> Value {
         let mut hears = json!({});
         for cell in &self.cells {

@@ -52,7 +52,7 @@ impl Findings {
 /// # Errors
 /// The story did not come to its end.
 pub async fn run(options: DemoOptions) -> Result<bool, DemoError> {
-    let timeline = Timeline::new(clock::instant(), !options.json);
+    let timeline = Timeline::new(clock::instant(), !options.json, options.verbose);
     let world = World::start(options.split).await?;
     timeline.title(&format!(
         "Undertone on free loopback ports{}: REST and CometD {}, SIP {}",
@@ -563,8 +563,10 @@ impl Cast<'_> {
         tokio::time::sleep(SETTLE).await;
         let since = clock::instant();
         tokio::time::sleep(LISTEN).await;
-        findings.phases.push(Phase::measure(name, scene, &self.people(), since, clock::instant()));
+        let phase = Phase::measure(name, scene, &self.people(), since, clock::instant());
         self.tell();
+        phase.tell(self.timeline);
+        findings.phases.push(phase);
     }
 
     /// From `since` to the arrival of the first packet in which the agent hears the supervisor.
@@ -683,6 +685,7 @@ fn show(findings: &Findings, timeline: &Timeline) {
         true => timeline.good(findings.moral),
         false => timeline.bad("Something is wrong: see above."),
     }
+    timeline.text("(--verbose shows every message whole; --list names the other stories)");
 }
 
 fn print_json(findings: &Findings, timeline: &Timeline) {

@@ -214,6 +214,10 @@ impl Harness {
         answer.expect_err("it is refused").reason
     }
 
+    fn reads(&self, user: &str, query: Query) -> Result<Answer, Refusal> {
+        self.gateway.read(&user.into(), &query, self.now.wall)
+    }
+
     fn device_view(&self, user: &str, device: &str) -> DeviceView {
         match self.gateway.read(&user.into(), &Query::MyDevice(device.into()), self.now.wall) {
             Ok(Answer::Device(view)) => view,
@@ -1822,13 +1826,15 @@ fn a_session_begins_not_ready_is_kept_and_told_on_three_channels() {
 }
 
 #[test]
-fn a_state_needs_a_session() {
+fn a_state_opens_a_session_where_none_is_and_offline_needs_none() {
     let mut harness = Harness::new();
-    let ready = || Request::SetAgentState(AgentState::Ready.into());
-    assert_eq!(harness.reason("bob", ready()), Reason::InvalidState);
-    harness.logs_in("bob");
-    assert_eq!(harness.asks("bob", ready()).0, Ok(Answer::Accepted));
+    let state = |state: AgentState| Request::SetAgentState(state.into());
+    assert_eq!(harness.asks("bob", state(AgentState::Offline)).0, Ok(Answer::Accepted));
+    assert_eq!(harness.gateway.sessions.get("bob"), None);
+    assert_eq!(harness.asks("bob", state(AgentState::Ready)).0, Ok(Answer::Accepted));
     assert_eq!(harness.device_view("bob", BOB_PHONE).user_state, Some(AgentState::Ready.into()));
+    harness.logs_in("bob");
+    assert_eq!(harness.gateway.sessions.get("bob"), Some(&AgentState::Ready.into()), "it is open");
 }
 
 #[test]
@@ -2265,4 +2271,69 @@ fn how_the_sound_fares_is_read_and_told_to_nobody() {
             assert_eq!(of(call.clone()), (None, vec![None; call.participants.len()]));
         }
     }
+}
+
+#[test]
+fn a_user_knows_the_own_groups_and_their_members_and_an_admin_knows_all() {
+    let harness = Harness::new();
+    let contacts = |user: &str| match harness.reads(user, Query::Contacts) {
+        Ok(Answer::Contacts(found)) => {
+            found.iter().map(|contact| contact.id.to_string()).collect::<Vec<_>>()
+        }
+        other => panic!("no contacts: {other:?}"),
+    };
+    let groups = |user: &str, query| match harness.reads(user, query) {
+        Ok(Answer::Groups(found)) => {
+            found.iter().map(|group| group.id.to_string()).collect::<Vec<_>>()
+        }
+        other => panic!("no groups: {other:?}"),
+    };
+    assert_eq!(contacts(MEG), ["bob", MEG]);
+    assert_eq!(contacts("bob"), ["bob", MEG]);
+    assert_eq!(contacts("ada"), ["ada", "bob", "eve", MEG, "otto"]);
+    assert_eq!(groups(MEG, Query::Groups), ["sales"]);
+    assert_eq!(groups("ada", Query::Groups), ["sales", "support"]);
+    assert_eq!(groups("ada", Query::MyGroups), [] as [&str; 0]);
+    for (user, query, path) in [
+        (MEG, Query::Contact("eve".into()), "/contacts/eve"),
+        (MEG, Query::Contact("nobody".into()), "/contacts/nobody"),
+        (MEG, Query::User("bob".into()), "/users/bob"),
+        ("ada", Query::User("nobody".into()), "/users/nobody"),
+        (MEG, Query::Group("support".into()), "/groups/support"),
+    ] {
+        assert_eq!(harness.reads(user, query), Err(Refusal::not_found(path)), "{user} {path}");
+    }
+    for (user, of) in [(MEG, MEG), ("ada", "bob")] {
+        let found = harness.reads(user, Query::User(of.into()));
+        assert!(matches!(&found, Ok(Answer::User(view)) if view.id == of.into()), "{found:?}");
+    }
+    assert!(harness.reads("ada", Query::Group("support".into())).is_ok());
+    assert!(harness.reads("ada", Query::Contact("eve".into())).is_ok());
+}
+
+#[test]
+fn a_state_needs_a_phone_as_long_as_the_backend_can_be_asked_for_it() {
+    let mut harness = Harness::new();
+    let gone = DeviceFact { registered: false, ..device(BOB_PHONE, "5001") };
+    harness.facts(Fact::Device(gone));
+    let state = |state: AgentState| Request::SetAgentState(state.into());
+    harness.request("bob", state(AgentState::Ready));
+    let expected = "Device '5001' is not registered.";
+    let refusal =
+        Refusal::number(Reason::Internal, &"5001".into(), "Device '{}' is not registered.");
+    let outputs = harness.outputs();
+    let told = outputs.iter().find_map(|output| match output {
+        Output::Notice(told) => Some(told.clone()),
+        _ => None,
+    });
+    let body = NoticeBody::Error { device: BOB_PHONE.into(), refusal: refusal.clone() };
+    assert_eq!(told, Some(Notice { user: "bob".into(), topic: Topic::Devices, body }));
+    assert_eq!(refusal.to_string(), expected);
+    assert_eq!(harness.asks("bob", state(AgentState::Ready)).0, Err(refusal));
+    assert_eq!(harness.asks("bob", state(AgentState::Offline)).0, Ok(Answer::Accepted));
+    assert_eq!(harness.gateway.sessions.get("bob"), None, "nothing was opened");
+    // Nobody knows what has become of the phone.
+    harness.facts(Fact::Lost);
+    assert_eq!(harness.asks("bob", state(AgentState::Ready)).0, Ok(Answer::Accepted));
+    assert_eq!(harness.gateway.sessions.get("bob"), Some(&AgentState::Ready.into()), "it opened");
 }

@@ -797,7 +797,7 @@ mod tests {
     #[test]
     fn an_engine_on_an_address_of_another_machine_is_not_ready_and_says_why() {
         // RFC 5737: nobody's.
-        let bind = "192.0.2.1".parse().unwrap();
+        let bind = "203.0.113.77".parse().unwrap();
         for ports in [None, Some(20_000..=20_099)] {
             let config = MediaConfig { bind, ports, workers: 1, ..MediaConfig::default() };
             let error = MediaError::Socket(Errno::EADDRNOTAVAIL as i32);
@@ -806,7 +806,7 @@ mod tests {
             let missing = engine.is_ready().unwrap_err();
             assert_eq!(missing, NotReady::NoPort { bind, error });
             let said = missing.to_string();
-            assert!(said.contains("192.0.2.1") && said.contains("Cannot assign"), "{said}");
+            assert!(said.contains("203.0.113.77") && said.contains("Cannot assign"), "{said}");
         }
     }
 
@@ -815,7 +815,7 @@ mod tests {
         loop {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let port = socket.local_addr().unwrap().port();
-            if port % 2 == 0 && UdpSocket::bind((Ipv4Addr::LOCALHOST, port + 1)).is_ok() {
+            if port.is_multiple_of(2) && UdpSocket::bind((Ipv4Addr::LOCALHOST, port + 1)).is_ok() {
                 return (socket, port);
             }
         }

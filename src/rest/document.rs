@@ -12,6 +12,7 @@ mod schemas;
 
 use crate::http::auth;
 use crate::http::gws_json::Uris;
+use crate::model::Reason;
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
@@ -41,10 +42,10 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(
 const DESCRIPTION: &str = "\
 Supervisor monitoring for contact centres: the operations of the Genesys Web Services API v2.
 
-An operation is posted to its resource with its `operationName`. `{\"statusCode\":0}` says that it is \
-accepted; what comes of it arrives over CometD at `/api/v2/notifications`, see the AsyncAPI document \
-at `/api/v2/asyncapi.json`. A refusal has a `statusCode` and a `statusMessage` and has changed \
-nothing. Parameters that are not known are let be.
+An operation is posted to its resource with its `operationName`. `{\"statusCode\":0}` says that it \
+is accepted; what comes of it arrives over CometD at `/api/v2/notifications`, see the AsyncAPI \
+document at `/api/v2/asyncapi.json`. A refusal has a `statusCode` and a `statusMessage` and has \
+changed nothing. Parameters that are not known are let be.
 
 A login is HTTP Basic; its answer sets a cookie that serves instead.";
 
@@ -157,8 +158,8 @@ fn members(value: Option<Value>) -> Map<String, Value> {
 
 /// The kind of thing that a path is about: its first word, behind `me`.
 fn tag(path: &str) -> &str {
-    let words = path.trim_start_matches("/api/v2/").split('/');
-    words.filter(|word| *word != "me").next().unwrap_or("me")
+    let mut words = path.trim_start_matches("/api/v2/").split('/');
+    words.find(|word| *word != "me").unwrap_or("me")
 }
 
 fn request_body(resource: ResourceKind, uris: &Uris) -> Value {
@@ -170,11 +171,7 @@ fn request_body(resource: ResourceKind, uris: &Uris) -> Value {
     })
 }
 
-fn reasons(
-    method: &str,
-    resource: Option<ResourceKind>,
-    login: Login,
-) -> BTreeSet<crate::model::Reason> {
+fn reasons(method: &str, resource: Option<ResourceKind>, login: Login) -> BTreeSet<Reason> {
     let of_kind = match (login, method) {
         (Login::NotNeeded, _) => refusals::OF_OPEN,
         (Login::Needed, "get") => refusals::OF_READS,

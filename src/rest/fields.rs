@@ -1,6 +1,8 @@
 //! `?fields=a,b`: of each object that is read, the members that the client names.
 
 use super::subresources;
+use crate::http::error::HttpError;
+use crate::model::Reason;
 use axum::Json;
 use axum::body::to_bytes;
 use axum::extract::Request;
@@ -57,7 +59,7 @@ impl Fields {
         let (mut parts, body) = response.into_parts();
         // Our own answers are as long as they are, and in memory already.
         let Ok(bytes) = to_bytes(body, usize::MAX).await else {
-            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            return HttpError::new(Reason::Internal, "Internal error.").into_response();
         };
         let Ok(Value::Object(mut reply)) = serde_json::from_slice(&bytes) else {
             return (parts, bytes).into_response();

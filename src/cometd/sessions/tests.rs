@@ -620,6 +620,72 @@ fn a_login_that_ends_ends_the_session_and_says_why() {
 }
 
 #[test]
+fn a_log_out_ends_the_sessions_of_its_login_and_no_others() {
+    let by_cookie = |login: &str| ClientOrigin {
+        proven: false,
+        browser: Some("b1".into()),
+        login: Some(login.into()),
+        ..peer("anna")
+    };
+    let alone = ClientOrigin { login: Some("l1".into()), by_password_alone: true, ..peer("anna") };
+    let mut house = House::open();
+    let http = CometdTransport::HTTP;
+    let shake = json!([{"channel":"/meta/handshake"}]);
+    let open = |house: &mut House, from: &ClientOrigin| {
+        let post = house.post(from.clone(), http, &shake);
+        let client = house.read(post)[0]["clientId"].as_str().expect("an id").to_owned();
+        let post = house.post(from.clone(), http, &connect(&client));
+        assert_eq!(house.read(post)[0]["successful"], true);
+        client
+    };
+    let is_open = |house: &mut House, from: &ClientOrigin, client: &str| {
+        let post = house.post(from.clone(), http, &glance(client));
+        house.read(post)[0]["successful"] == true
+    };
+    let (first, second) = (by_cookie("l1"), by_cookie("l2"));
+    let mine = open(&mut house, &first);
+    let others = open(&mut house, &second);
+    let program = open(&mut house, &alone);
+    let bert = house.session("bert", DEVICES);
+
+    let anna = UserId::from("anna");
+    let held = house.post(first.clone(), http, &connect(&mine));
+    assert!(house.is_held(held));
+    house.hub.handle_logout(&anna, Some(&"l1".into()), house.now);
+    house.drain();
+    assert_eq!(house.read(held)[0]["error"], UNKNOWN);
+    assert!(!is_open(&mut house, &first, &mine));
+    assert!(is_open(&mut house, &second, &others));
+    assert!(is_open(&mut house, &alone, &program), "it does not live by the cookie");
+    let denied = house.post(first, http, &shake);
+    assert_eq!(house.read(denied)[0]["error"], HANDSHAKE_DENIED);
+
+    house.hub.handle_logout(&anna, None, house.now);
+    house.drain();
+    assert!(!is_open(&mut house, &alone, &program));
+    assert!(is_open(&mut house, &second, &others));
+    assert_eq!(house.strangers, [SessionEnd::LoggedOut; 2]);
+    assert_eq!(house.ask("bert", &glance(&bert))[0]["successful"], true);
+}
+
+/// A client may shake hands by password alone and go on with the cookie that the answer sets.
+#[test]
+fn a_session_belongs_to_the_login_of_its_last_connect() {
+    let mut house = House::open();
+    let alone = ClientOrigin { login: Some("l1".into()), by_password_alone: true, ..peer("anna") };
+    let shake = json!([{"channel":"/meta/handshake"}]);
+    house.post(alone, CometdTransport::HTTP, &shake);
+    house.hub.handle_logout(&"anna".into(), Some(&"l1".into()), house.now);
+    assert!(house.hub.is_empty(), "it may have the cookie already");
+    let client = house.session("anna", DEVICES);
+    let from = ClientOrigin { login: Some("l2".into()), ..peer("anna") };
+    let post = house.post(from, CometdTransport::HTTP, &glance(&client));
+    assert_eq!(house.read(post)[0]["successful"], true);
+    house.hub.handle_logout(&"anna".into(), Some(&"l2".into()), house.now);
+    assert!(house.hub.is_empty());
+}
+
+#[test]
 fn another_browser_of_the_same_user_is_refused_and_a_client_without_cookies_is_not() {
     let mut house = House::open();
     let mine = ClientOrigin { browser: Some("b1".into()), ..peer("anna") };

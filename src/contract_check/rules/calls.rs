@@ -3,8 +3,9 @@
 use crate::contract_check::Phones;
 use crate::contract_check::session::{Known, Miss, Session, Verdict, ensure};
 use crate::model::{
-    CallId, Command, LegState, PartyFact, PartyRole, Reason, UserData, UserDataChange,
+    Activity, CallId, Command, LegState, PartyFact, PartyRole, Reason, UserData, UserDataChange,
 };
+use crate::telephony::phones::PhoneCommand;
 
 pub(super) async fn ends_a_call_once<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
     let call = session.talk().await?;
@@ -89,10 +90,13 @@ pub(super) async fn dials<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
 
 pub(super) async fn clears_a_call<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
     let agent = session.residents().agent.clone();
+    session.start(Activity::Coach).await?;
     let call = session.talk().await?;
+    session.until_joined(&call, Activity::Coach).await?;
     let device = agent.device.clone();
     session.accepted(&agent, Command::ClearCall { device, call: call.clone() }).await?;
-    session.until("the call is over", |known, _| !known.calls.contains_key(&call)).await
+    session.until("the call is over", |known, _| !known.calls.contains_key(&call)).await?;
+    session.until_armed().await
 }
 
 pub(super) async fn rejects_by_command<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
@@ -173,6 +177,62 @@ pub(super) async fn bounds_user_data<P: Phones>(session: &mut Session<'_, P>) ->
             })
         })
         .await
+}
+
+pub(super) async fn rings_on_where_it_can_not_go<P: Phones>(
+    session: &mut Session<'_, P>,
+) -> Verdict {
+    let agent = session.residents().agent.clone();
+    let call = session.ring().await?;
+    let redirect = Command::Redirect {
+        device: agent.device.clone(),
+        call: call.clone(),
+        destination: agent.number.clone(),
+    };
+    session.refused(&agent, redirect, Reason::InvalidState).await?;
+    let known = session.snapshot().await?;
+    let rings = known.call_of(&agent, LegState::Ringing).as_ref() == Some(&call);
+    ensure(rings, "the agent's phone rings on", || known.describe())?;
+    session.act(PhoneCommand::Answer(agent.number)).await?;
+    session.until_talking(&call).await
+}
+
+pub(super) async fn swaps_with_no_call<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
+    let agent = session.residents().agent.clone();
+    let call = session.talk().await?;
+    let (device, other) = (agent.device.clone(), "no-such-call".into());
+    let swap = Command::SwapCalls { device, call: call.clone(), other };
+    session.refused(&agent, swap, Reason::NotFound).await?;
+    let known = session.snapshot().await?;
+    let talks = known.call_of(&agent, LegState::Established).as_ref() == Some(&call);
+    ensure(talks, "the agent's leg stays established", || known.describe())
+}
+
+pub(super) async fn keeps_supervisors_off<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
+    let residents = session.residents();
+    let (supervisor, destination) =
+        (residents.supervisor.clone(), residents.colleague.number.clone());
+    session.start(Activity::Coach).await?;
+    let call = session.talk().await?;
+    session.until_joined(&call, Activity::Coach).await?;
+    let before = session.snapshot().await?.calls;
+    let offered = session.bench.offered.clone();
+    let (device, other, change) = (supervisor.device.clone(), call.clone(), UserDataChange::Clear);
+    let on = || (device.clone(), call.clone());
+    let commands = [
+        (offered.clear_call, Command::ClearCall { device: on().0, call: on().1 }),
+        (offered.reject, Command::Reject { device: on().0, call: on().1 }),
+        (offered.redirect, Command::Redirect { device: on().0, call: on().1, destination }),
+        (offered.swap_calls, Command::SwapCalls { device: on().0, call: on().1, other }),
+        (offered.user_data, Command::ChangeUserData { device: on().0, call: on().1, change }),
+    ];
+    for (_, command) in commands.into_iter().filter(|(is_offered, _)| *is_offered) {
+        session.refused(&supervisor, command, Reason::Forbidden).await?;
+    }
+    let after = session.snapshot().await?.calls;
+    let is_same = before.keys().eq(after.keys())
+        && before.values().zip(after.values()).all(|(one, two)| one.is_same_but_quality(two));
+    ensure(is_same, "nothing of the call has changed", || "it has".to_owned())
 }
 
 async fn change<P: Phones>(

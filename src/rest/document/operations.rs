@@ -158,15 +158,18 @@ pub(in crate::rest) fn describe(operation: Operation) -> OperationDescription {
                 .with(destination())
                 .with(user_data())
                 .refused(Reason::InvalidState, "The number is busy, or does not answer.")
+                .refused(Reason::Forbidden, NOT_OFFERED_BY_BACKEND)
                 .refused(Reason::NotPermitted, NOT_OWN_DEVICE)
                 .refused(Reason::NotFound, "There is no such device, or nothing has this number.")
                 .refused(Reason::Internal, "The device is not registered.")
         }
         Operation::Answer => on_call("Answers a ringing call.", "The call does not ring."),
-        Operation::Hangup => on_call("Releases the user's leg.", "The leg is released."),
-        Operation::ClearCall => {
-            on_call("Releases every leg of the call.", "The call is not established.")
-        }
+        Operation::Hangup => on_call("Releases the user's leg.", "The leg has been released."),
+        Operation::ClearCall => on_call("Releases every leg of the call.", "The call is over.")
+            .refused(
+                Reason::NotPermitted,
+                "The conference is another's, or the feature api-voice is missing.",
+            ),
         Operation::Reject => on_call("Refuses a ringing call.", "The call does not ring."),
         Operation::Redirect => {
             on_call("Sends a ringing call to another number.", "The call does not ring.")
@@ -296,13 +299,13 @@ fn monitor(summary: &'static str) -> OperationDescription {
             "supervisorMonitoringScope",
             Scope::ALL.iter().map(|scope| scope.as_str()),
             Scope::Call.as_str(),
-            "Agent: the supervisor leaves with the agent. Call: the supervisor stays with the call.",
+            "Agent: the supervisor leaves with the agent. Call: it stays with the call.",
         ))
         .with(word(
             "supervisorMonitoringMode",
             Mode::ALL.iter().map(|mode| mode.as_str()),
             Mode::AllCalls.as_str(),
-            "NextCall: the monitor is gone after one call. AllCalls: it stays until it is cancelled.",
+            "NextCall: the monitor is gone after one call. AllCalls: it stays until cancelled.",
         ))
         .refused(Reason::MissingParameter, "Neither targetDeviceUri nor phoneNumber is given.")
         .refused(Reason::InvalidState, "The supervisor's device is in no state to monitor.")
@@ -331,7 +334,7 @@ fn calling(summary: &'static str, unless: &'static str) -> OperationDescription 
 
 /// An operation on the data of the call.
 fn user_data_of(summary: &'static str) -> OperationDescription {
-    on_call(summary, "The call is released.").refused(Reason::InvalidInput, TOO_MUCH_DATA)
+    on_call(summary, "The call is over.").refused(Reason::InvalidInput, TOO_MUCH_DATA)
 }
 
 /// An operation of a supervisor that is joined to the call.

@@ -43,11 +43,11 @@ fn set(harness: &mut Harness, pairs: &[(&str, &str)]) {
 
 /// What the INVITE to this leg carried.
 fn invited_with(harness: &Harness, leg: LegId) -> String {
-    let invites = harness.log.iter().filter_map(|output| match output {
+    let mut invites = harness.log.iter().filter_map(|output| match output {
         Output::Leg(LegCommand::Invite { leg: to, user_data, .. }) if *to == leg => Some(user_data),
         _ => None,
     });
-    told(invites.last().expect("it was invited"))
+    told(invites.next_back().expect("it was invited"))
 }
 
 fn trunk_calls(harness: &mut Harness, said: &[(&str, &str)]) -> LegId {
