@@ -75,7 +75,8 @@ enum CliCommand {
         #[arg(long, conflicts_with = "verbose")]
         json: bool,
     },
-    /// Says what is wrong with a configuration file, and where, and what of it this machine cannot do
+    /// Says what is wrong with a configuration file, and where, and what of it this machine cannot
+    /// do
     Check {
         /// The configuration file to check
         file: PathBuf,
