@@ -145,7 +145,8 @@ enum CliCommand {
         #[arg(long, value_name = "NUMBER", default_value = "7001", value_parser = number)]
         customer: Number,
     },
-    /// Says what is wrong with a configuration file, and where, and what of it this machine cannot do
+    /// Says what is wrong with a configuration file, and where, and what of it this machine cannot
+    /// do
     Check {
         /// The configuration file to check
         file: PathBuf,

@@ -37,8 +37,8 @@ pub struct HttpConfig {
     /// own.
     #[serde(rename = "allowed_origins")]
     pub cors_origins: Vec<String>,
-    /// Proxies in front of us, by address or network, with an `X-Forwarded-For` that is believed: limits count the client
-    /// behind them, and the audit names it.
+    /// Proxies in front of us, by address or network, with an `X-Forwarded-For` that is believed:
+    /// limits count the client behind them, and the audit names it.
     pub trusted_proxies: Vec<Network>,
     /// GET answers with a token that POST, PUT and DELETE by cookie must send back.
     pub csrf: bool,

@@ -73,7 +73,8 @@ async fn what_was_set_over_rest_and_the_passwords_survive_kill_9() {
     agent.post(&my_device(AGENT), forward).await;
     let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
     agent.post("/me", session).await;
-    agent.post("/me/channels/voice", operation("AuxWork")).await;
+    // Its phone is not there: no other state is taken.
+    agent.post("/me/channels/voice", operation("Offline")).await;
     first.kill().await;
 
     let second = Process::start("serve", place.path(), &config).await;
@@ -89,7 +90,7 @@ async fn what_was_set_over_rest_and_the_passwords_survive_kill_9() {
     assert!(monitoring["targetDeviceUri"].as_str().unwrap().ends_with(AGENT.device));
     assert_eq!(device["doNotDisturb"], "On");
     assert_eq!(agent.device(AGENT).await["forwardTo"], SUPERVISOR.number);
-    assert_eq!(agent.get("/me").await["user"]["userState"]["displayName"], "AuxWork");
+    assert_eq!(agent.get("/me").await["user"]["userState"]["displayName"], "Offline");
     assert_eq!(second.terminate(GRACE + LAST_WORDS).await, "", "passwords are shown once");
 }
 

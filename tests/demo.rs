@@ -137,8 +137,8 @@ fn the_demo_tells_each_request_event_and_hearing_in_a_line_that_can_be_read() {
     assert!(status.success(), "{told}\n{}", String::from_utf8_lossy(&stderr));
     assert!(!told.contains('{'), "no JSON: {told}");
     for line in [
-        "REST    supervisor ▶ POST …/me/devices/efelab32  Coach targetDeviceUri=…/devices/9c14cad7  \
-         ◀ 200",
+        "REST    supervisor ▶ POST …/me/devices/efelab32  Coach \
+         targetDeviceUri=…/devices/9c14cad7  ◀ 200",
         "CometD  supervisor ◀ device 5005 is Active, Not Ready; Coach of device 9c14cad7, \
          AllCalls, scope Call",
         "Heard   Coach: customer ◀ agent   agent ◀ customer, supervisor   supervisor ◀ customer, \

@@ -2,7 +2,7 @@
 
 use crate::clients::{ClientProgram, Library, forward_to, installed};
 use crate::support::gateway_server::{GatewayServer, MEG_PHONE, PASSWORD, PATIENCE, ServerOptions};
-use crate::support::packages::Installed;
+use crate::support::packages::{Installed, python_packages};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -98,32 +98,10 @@ async fn the_python_example_shows_events() {
     shows_an_event(command).await;
 }
 
-/// Packages of pip beside each other, installed once.
-fn packages_of_pip(list: &Path) -> PathBuf {
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("backend");
-    fs::create_dir_all(&cache).expect("a cache");
-    // Each test is a process of its own: one installs, the others wait.
-    let lock = fs::File::create(cache.join("lock")).expect("a lock file");
-    lock.lock().expect("a lock");
-    let (packages, note) = (cache.join("packages"), cache.join("installed"));
-    let wanted = fs::read(list).expect("a list of packages");
-    if fs::read(&note).is_ok_and(|had| had == wanted) {
-        return packages;
-    }
-    let mut pip = std::process::Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]);
-    pip.arg("--target").arg(&packages).arg("-r").arg(list);
-    let done = pip.output().expect("python3 is installed");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    fs::write(note, wanted).expect("a note");
-    packages
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_client() {
     let folder = example("backend");
-    let packages =
-        tokio::task::block_in_place(|| packages_of_pip(&folder.join("requirements.txt")));
+    let packages = tokio::task::block_in_place(|| python_packages(&folder, "backend"));
     let address = format!("127.0.0.1:{}", free_port());
     let backend = folder.join("backend.py");
     let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));

@@ -596,8 +596,6 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
             No,
         ),
         (AGENT, "/me/channels/voice".to_owned(), name("ready"), 3, "ready", No),
-        (AGENT, "/me/channels/voice".to_owned(), name("Ready"), 2, "session", No),
-        (AGENT, "/me".to_owned(), name("AuxWork"), 2, "session", No),
         (AGENT, "/me".to_owned(), name("StartContactCenterSession"), 1, "channels", No),
         (
             AGENT,

@@ -19,6 +19,8 @@ sys.path.insert(0, _stubs.name)
 from undertone.telephony.v1 import telephony_pb2 as pb  # noqa: E402
 from undertone.telephony.v1 import telephony_pb2_grpc as pb_grpc  # noqa: E402
 
+_stubs.cleanup()
+
 CODES = {
     "MissingParameter": grpc.StatusCode.INVALID_ARGUMENT,
     "InvalidInput": grpc.StatusCode.INVALID_ARGUMENT,

@@ -263,7 +263,8 @@ fn capabilities(
     backend: &Capabilities,
 ) -> Vec<Operation> {
     let is_supervisor = party.role == PartyRole::Supervisor;
-    let may_clear = backend.clear_call && (!is_conference(call) || is_owner(call, party));
+    let is_anothers = call.owner.is_some() && !is_owner(call, party) && is_conference(call);
+    let may_clear = backend.clear_call && !is_anothers;
     match party.state {
         LegState::Released => Vec::new(),
         LegState::Dialing if is_supervisor => vec![Operation::Hangup],

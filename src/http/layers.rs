@@ -9,7 +9,9 @@ use super::HttpConfig;
 use super::auth::{self, Auth, ClientAddress, LoginRefused, random_text};
 use super::error::{HttpError, Refused};
 use super::forwarded::Proxies;
+use crate::clock;
 use crate::model::{Reason, UserId};
+use crate::rate_limit::KeyedLimiter;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -17,7 +19,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -48,7 +50,7 @@ pub(crate) fn layered(
     let request_path = ServiceBuilder::new()
         // Whatever happens below carries the request's id, in the log and in the answer; and a
         // foreign preflight ends here.
-        .layer(from_fn_with_state(origins.clone(), outside))
+        .layer(from_fn_with_state(Arc::new(Outermost::new(origins.clone())), outside))
         // A defect answers statusCode 4 and costs one request, not the process.
         .layer(CatchPanicLayer::custom(panicked as fn(Box<dyn Any + Send>) -> Response))
         // A preflight carries no credentials, so it is answered before anybody asks for them.
@@ -67,9 +69,37 @@ struct Access {
     answers_logins: fn(&str) -> bool,
 }
 
+/// What the outermost layer knows.
+struct Outermost {
+    origins: Arc<[String]>,
+    /// How much the log has been told of each user's refusals.
+    told: Mutex<KeyedLimiter<UserId>>,
+}
+
+/// Refusals of one user that are said at info level: so many at once, and one more each time. A
+/// client that asks the same again and again fills no disk.
+const TOLD: (u32, Duration) = (20, Duration::from_millis(200));
+/// Users that must come together before it is looked who of them need not be remembered.
+const SWEEP: usize = 1024;
+
+impl Outermost {
+    fn new(origins: Arc<[String]>) -> Self {
+        Self { origins, told: Mutex::new(KeyedLimiter::new(SWEEP)) }
+    }
+
+    /// A refusal of this user is to be said aloud.
+    fn is_told(&self, user: &UserId) -> bool {
+        let (most, each) = TOLD;
+        let now = clock::instant();
+        // A lock that another thread died with holds data that is still whole.
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.bucket(user.clone(), now).try_take(most, each, now).is_ok()
+    }
+}
+
 /// Names the request, and hardens its answer.
 async fn outside(
-    State(origins): State<Arc<[String]>>,
+    State(outermost): State<Arc<Outermost>>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -77,6 +107,7 @@ async fn outside(
         RequestTrace::new(name_of(&request), request.method().as_str(), request.uri().path());
     request.extensions_mut().insert(trace.name.clone());
     let route = Route::of(&request);
+    let origins = outermost.origins.clone();
     let answering = async move {
         match foreign_preflight(&origins, &request) {
             Some(refused) => refused,
@@ -86,7 +117,8 @@ async fn outside(
     let mut response = answering.instrument(trace.span.clone()).await;
     trace.answered(response.status().as_u16());
     if let Some(refused) = response.extensions_mut().remove::<Refused>() {
-        trace.refused(&refused, &route, response.status());
+        let is_told = refused.user.as_ref().is_some_and(|user| outermost.is_told(user));
+        trace.refused(&refused, &route, response.status(), is_told);
     }
     harden(&mut response);
     if let Ok(value) = HeaderValue::from_str(trace.name()) {
@@ -213,18 +245,18 @@ impl RequestTrace {
     }
 
     /// The line in the log of a refusal: what a user has met with, and at debug level what anybody
-    /// may bring about.
-    fn refused(&self, refused: &Refused, route: &Route, status: StatusCode) {
+    /// may bring about, or a user without end.
+    fn refused(&self, refused: &Refused, route: &Route, status: StatusCode, is_told: bool) {
         let _inside = self.span.enter();
         let route = route.to_string();
         let operation = refused.operation.as_deref().unwrap_or(&route);
         let (status, reason) = (status.as_u16(), refused.reason.as_str());
         let (status_code, why) = (refused.status_code, refused.pattern);
-        match refused.user {
-            Some(_) => {
-                tracing::info!(operation, reason, status_code, status, why, "request refused")
+        match is_told {
+            true => tracing::info!(operation, reason, status_code, status, why, "request refused"),
+            false => {
+                tracing::debug!(operation, reason, status_code, status, why, "request refused")
             }
-            None => tracing::debug!(operation, reason, status_code, status, why, "request refused"),
         }
     }
 
@@ -340,4 +372,18 @@ fn cors(allowed: Arc<[String]>) -> CorsLayer {
         ])
         .vary([VARIES_BY])
         .max_age(Duration::from_secs(600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_who_is_refused_without_end_does_not_fill_the_log_nor_silence_others() {
+        let outermost = Outermost::new(Arc::new([]));
+        let anna = UserId::from("anna");
+        let told = (0..10_000).filter(|_| outermost.is_told(&anna)).count();
+        assert!((20..100).contains(&told), "{told}");
+        assert!(outermost.is_told(&UserId::from("bob")));
+    }
 }

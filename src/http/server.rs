@@ -69,8 +69,8 @@ pub struct ConnectionLimits {
     /// Connections at once from one address, or one network of IPv6 (/64).
     #[serde(deserialize_with = "config_value::nonzero")]
     pub connections_per_address: usize,
-    /// Addresses, or networks of them, with connections that have places of their own, as many each as there are for all
-    /// strangers together.
+    /// Addresses, or networks of them, with connections that have places of their own, as many for
+    /// each address as there are for all strangers together.
     pub peers: Vec<Network>,
     /// Requests under way at once on one connection over HTTP/2.
     #[serde(deserialize_with = "config_value::nonzero")]

@@ -91,12 +91,18 @@ impl UserData {
     /// that have become one, where nobody is left to tell.
     #[must_use]
     pub fn with_what_fits(&self, others: &Self) -> Self {
-        let mut joined = self.clone();
+        let mut joined = BTreeMap::clone(&self.pairs);
+        let mut bytes = bytes_of(&joined);
         for (key, value) in others.pairs.iter() {
-            let one = Self { pairs: Arc::new(BTreeMap::from([(key.clone(), value.clone())])) };
-            joined = joined.with(&one).unwrap_or(joined);
+            let before = joined.get(key).map(|old| key.len() + old.len());
+            let after = bytes - before.unwrap_or(0) + key.len() + value.len();
+            let keys = joined.len() + usize::from(before.is_none());
+            if after <= Self::MOST_BYTES && keys <= Self::MOST_KEYS {
+                joined.insert(key.clone(), value.clone());
+                bytes = after;
+            }
         }
-        joined
+        Self { pairs: Arc::new(joined) }
     }
 
     /// As it is after the change.
@@ -116,18 +122,21 @@ impl UserData {
     }
 
     fn checked(pairs: BTreeMap<String, String>) -> Result<Self, NotUserData> {
-        let bytes: usize = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
         if !pairs.keys().all(|key| Self::is_key(key)) {
             return Err(NotUserData::Key);
         }
         if pairs.len() > Self::MOST_KEYS {
             return Err(NotUserData::Keys);
         }
-        if bytes > Self::MOST_BYTES {
+        if bytes_of(&pairs) > Self::MOST_BYTES {
             return Err(NotUserData::Bytes);
         }
         Ok(Self { pairs: Arc::new(pairs) })
     }
+}
+
+fn bytes_of(pairs: &BTreeMap<String, String>) -> usize {
+    pairs.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
 /// How many keys there are, and nothing that they say.
@@ -181,6 +190,8 @@ mod tests {
         let other = UserData::new([("l".into(), "x".repeat(UserData::MOST_BYTES / 2))]).unwrap();
         assert_eq!(half.with(&other), Err(NotUserData::Bytes));
         assert_eq!(half.with_what_fits(&other), half);
+        let small = data(&[("k", "small"), ("m", "1")]);
+        assert_eq!(half.with_what_fits(&small), small, "what is replaced makes room");
     }
 
     #[test]

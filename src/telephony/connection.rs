@@ -76,8 +76,8 @@ pub fn line(channel: Channel) -> BackendConnection {
     start(channel, Complaint::default())
 }
 
-/// As [`line`], to a backend elsewhere: as long as it cannot be watched, the log warns of it, with
-/// its `url` and the cause, less and less often.
+/// As [`line()`], to a backend elsewhere: as long as it cannot be watched, the log warns of it,
+/// with its `url` and the cause, less and less often.
 pub fn line_to(channel: Channel, url: &str) -> BackendConnection {
     start(channel, Complaint { url: Some(url.to_owned()), ..Complaint::default() })
 }

@@ -25,11 +25,25 @@ pub(crate) fn installed(name: &str) -> Installed {
     let mut npm = Command::new("npm");
     npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
     install(&source, &node, "package-lock.json", &mut npm);
+    install(&source, &python, "requirements.txt", &mut pip());
+    Installed { node, python }
+}
+
+/// What the `requirements.txt` of a folder lists, for PYTHONPATH; `name`: its place in `target/`.
+pub(crate) fn python_packages(source: &Path, name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&folder).expect("a folder");
+    let lock = fs::File::create(folder.join("lock")).expect("a lock file");
+    lock.lock().expect("a lock");
+    install(source, &folder, "requirements.txt", &mut pip());
+    folder.join("packages")
+}
+
+fn pip() -> Command {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
     pip.args(["--target", "packages", "-r", "requirements.txt"]);
-    install(&source, &python, "requirements.txt", &mut pip);
-    Installed { node, python }
+    pip
 }
 
 fn install(source: &Path, folder: &Path, list: &str, command: &mut Command) {

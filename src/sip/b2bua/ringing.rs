@@ -65,7 +65,8 @@ impl Call {
     /// Ends the call for everybody; a conference only for the agent that made it.
     pub(super) fn clear(&mut self, device: &DeviceId, ctx: &mut Ctx<'_>) -> Result<(), Refusal> {
         let party = self.principal_of(device)?;
-        if self.parties.principals().count() > 2 && self.owner.as_ref() != Some(device) {
+        let is_anothers = self.owner.as_ref().is_some_and(|owner| owner != device);
+        if is_anothers && self.parties.principals().count() > 2 {
             let message = "Only the agent that made the conference can end it for everybody.";
             return Err(Refusal::new(Reason::NotPermitted, message));
         }

@@ -41,7 +41,7 @@ const TABLE: [(&str, &str); 21] = [
     ("SwitchToBargeIn", "sssssss+s"),
     ("Reject", "+ssssssff"),
     ("Redirect", "+ssssssff"),
-    ("ClearCall", "+++++++ff"),
+    ("ClearCall", "++++++pff"),
     ("SwapCalls", "ssss+ssff"),
     ("UpdateUserData", "+++++++ff"),
 ];
