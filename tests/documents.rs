@@ -96,7 +96,7 @@ async fn document(server: &GatewayServer, name: &str) -> Value {
 /// Runs it to its end, which must be a good one: what it has printed.
 async fn run(command: &mut Command) -> String {
     let running = command.kill_on_drop(true).output();
-    let output = tokio::time::timeout(PATIENCE * 4, running).await.expect("in time");
+    let output = tokio::time::timeout(PATIENCE * 8, running).await.expect("in time");
     let output = output.expect("node and python3 are installed");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
@@ -196,7 +196,7 @@ async fn schemathesis_finds_no_answer_that_the_document_does_not_have() {
     let mut schemathesis = documents.python(&["-m", "schemathesis.cli", "run", "openapi.json"]);
     schemathesis
         .args(["--url", &url, "--auth", &format!("meg:{PASSWORD}")])
-        .args(["--checks", checks, "--phases", "examples,coverage,fuzzing"])
+        .args(["--checks", checks, "--phases", "coverage,fuzzing"])
         .args(["--max-examples", "25", "--seed", "15", "--workers", "2"])
         .args(["--generation-database", "none", "--no-color", "--continue-on-failure"])
         .env("SCHEMATHESIS_HOOKS", "hooks")

@@ -749,7 +749,7 @@ async fn who_may_not_and_what_can_not_be_is_refused_by_name() {
     }
     let other_device = json!(format!("/api/v2/devices/{}", AGENT.device));
     let body = with("SwapCalls", "otherCallUri", other_device);
-    fixture.refused(AGENT, &call, &body, 6, "devices", Yes).await;
+    fixture.refused(AGENT, &call, &body, 6, "devices", No).await;
     let too_much = json!({
         "operationName": "SingleStepTransfer",
         "destination": {"phoneNumber": COLLEAGUE.number},

@@ -1501,7 +1501,7 @@ fn data_swaps_clearing_rejecting_and_redirecting_are_offered_where_they_can_be()
             supervisor(Activity::Coach, state),
         ])));
         let offered = words(&harness.leg(MEG).expect("a leg"));
-        assert!(!offered.iter().any(&is_new), "a supervisor's leg: {offered:?}");
+        assert!(!offered.iter().any(is_new), "a supervisor's leg: {offered:?}");
         let forbidden = [
             CallOperation::ClearCall,
             CallOperation::Reject,
