@@ -19,6 +19,7 @@ mod monitoring;
 mod notifications;
 mod pending;
 mod requests;
+mod user_data_budget;
 mod views;
 
 #[cfg(feature = "io")]
@@ -49,6 +50,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use user_data_budget::UserDataBudget;
 use views::Reader;
 
 /// What the gateway may be told about its own behaviour.
@@ -99,6 +101,9 @@ pub struct WorkId(pub u64);
 
 /// What a supervisor is told that may not listen.
 const UNAUDITED: &str = "The audit cannot be written, so nobody may listen.";
+
+/// What a user is told that changes a call's data too fast.
+const TOO_MUCH_DATA: &str = "The data of this call changes too fast.";
 
 /// What the gateway wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +172,7 @@ pub struct Gateway {
     monitoring: Monitoring,
     /// Open sessions and their voice states.
     sessions: BTreeMap<UserId, UserState>,
+    user_data_budget: UserDataBudget,
     notifications: Notifications,
     works: PendingWorks,
 }
@@ -187,6 +193,7 @@ impl Gateway {
             known: BackendFacts::default(),
             monitoring: Monitoring::new(kept.hearing),
             sessions: kept.sessions,
+            user_data_budget: UserDataBudget::default(),
             notifications: Notifications::default(),
         };
         for device in gateway.access.device_ids() {
@@ -201,7 +208,15 @@ impl Gateway {
             Ok(Decision::Done) => {}
             Ok(Decision::Presence(state)) => self.set_presence(&asked.user, Some(state)),
             Ok(Decision::EndSession) => self.end_session(asked, now),
-            Ok(Decision::Command(command)) => return self.begin(token, *command, now),
+            Ok(Decision::Command(command)) => {
+                if let Some((call, bytes)) = &command.data_bytes
+                    && !self.user_data_budget.take(call, *bytes, now.mono)
+                {
+                    let refusal = Refusal::new(Reason::TooManyRequests, TOO_MUCH_DATA);
+                    return self.refuse(token, asked, refusal, now);
+                }
+                return self.begin(token, *command, now);
+            }
             Err(refusal) => {
                 self.tell_unreachable(asked, &refusal);
                 return self.refuse(token, asked, refusal, now);

@@ -27,6 +27,10 @@ impl RequestCheck<'_> {
         let mut pending = self.pending(asked, audited, command, now)?;
         pending.record.device = Some(leg.device.clone());
         pending.record.target = self.reads.known.target_of(&leg.device);
+        if let Command::ChangeUserData { change, .. } = &pending.command {
+            let changed = leg.user_data.changed(change).unwrap_or_default();
+            pending.data_bytes = Some((leg.id.clone(), changed.bytes()));
+        }
         if let CallOperation::SendDtmf(_) = operation {
             pending.digits_on = Some((leg.id, leg.device));
         }

@@ -45,6 +45,8 @@ pub(super) struct PendingCommand {
     pub(super) audited: Audited,
     /// Digits were sent: the leg's user is told.
     pub(super) digits_on: Option<(CallId, DeviceId)>,
+    /// The call's data changes, and has so many bytes then.
+    pub(super) data_bytes: Option<(CallId, usize)>,
 }
 
 /// When the audit line of a permitted request is written.

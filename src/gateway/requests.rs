@@ -216,6 +216,7 @@ impl<'a> RequestCheck<'a> {
             record: record(asked, AuditEvent::Allowed, now.wall),
             audited,
             digits_on: None,
+            data_bytes: None,
         })
     }
 

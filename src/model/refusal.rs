@@ -159,8 +159,8 @@ impl Refusal {
     /// A call's data would be more than a call may have, or has a key that cannot be.
     pub fn too_much_user_data(field: &str) -> Self {
         let pattern = format!(
-            "Parameter '{{}}': a call's data has at most {} keys of 1 to {} bytes, and {} bytes in \
-             all.",
+            "Parameter '{{}}': a call's data has at most {} keys of 1 to {} bytes, {} bytes in all, \
+             and no control characters.",
             UserData::MOST_KEYS,
             UserData::LONGEST_KEY,
             UserData::MOST_BYTES

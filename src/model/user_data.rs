@@ -19,6 +19,9 @@ pub enum NotUserData {
     /// Keys and values together have more bytes than [`UserData::MOST_BYTES`].
     #[error("more than {} bytes", UserData::MOST_BYTES)]
     Bytes,
+    /// A value has a control character that is neither a tab nor the end of a line.
+    #[error("a value with control characters")]
+    Value,
     /// A key is empty, has control characters or more bytes than [`UserData::LONGEST_KEY`].
     #[error(
         "a key that is empty, has control characters or more than {} bytes",
@@ -67,6 +70,11 @@ impl UserData {
     /// Its pairs in the order of their keys.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// Bytes of its keys and values together, in UTF-8.
+    pub fn bytes(&self) -> usize {
+        bytes_of(&self.pairs)
     }
 
     /// The value of a key.
@@ -124,6 +132,11 @@ impl UserData {
     fn checked(pairs: BTreeMap<String, String>) -> Result<Self, NotUserData> {
         if !pairs.keys().all(|key| Self::is_key(key)) {
             return Err(NotUserData::Key);
+        }
+        // Each would be six bytes of JSON, in every notice.
+        let is_odd = |c: char| c.is_control() && !matches!(c, '\t' | '\r' | '\n');
+        if pairs.values().any(|value| value.chars().any(is_odd)) {
+            return Err(NotUserData::Value);
         }
         if pairs.len() > Self::MOST_KEYS {
             return Err(NotUserData::Keys);
@@ -186,6 +199,9 @@ mod tests {
         for key in ["", "a\nb", &"k".repeat(UserData::LONGEST_KEY + 1)] {
             assert_eq!(UserData::new([(key.into(), "".into())]), Err(NotUserData::Key), "{key}");
         }
+        let value = |text: &str| UserData::new([("k".into(), text.into())]).map(|_| ());
+        assert_eq!(value("a\tb\r\nc"), Ok(()));
+        assert_eq!(value("a\u{1}"), Err(NotUserData::Value));
         let half = long(UserData::MOST_BYTES / 2 + 1).unwrap();
         let other = UserData::new([("l".into(), "x".repeat(UserData::MOST_BYTES / 2))]).unwrap();
         assert_eq!(half.with(&other), Err(NotUserData::Bytes));

@@ -2,6 +2,7 @@
 
 use super::{CommandCall, FactLog};
 use crate::model::{Command, CommandContext, Reason, Refusal, RequestId, UserId};
+use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,7 +37,11 @@ type CommandKey = (Option<UserId>, RequestId);
 #[derive(Debug)]
 struct CommandRecord {
     at: Instant,
+    /// Without the call data that came with it: 64 KiB of it, thousands of times, is no few
+    /// megabytes.
     command: Command,
+    /// Of that data; none came with most.
+    digest: Option<Digest>,
     answer: watch::Receiver<Option<CommandOutcome>>,
 }
 
@@ -68,10 +73,12 @@ impl Deduplicator {
     ) -> Result<watch::Receiver<Option<CommandOutcome>>, Refusal> {
         let key = (context.user.clone(), context.request_id.clone());
         let now = Instant::now();
+        let (digest, whole) = (digest(&command), command.clone());
+        let command = command.without_user_data();
         let mut asked = self.asked();
         asked.forget_before(now);
         if let Some(entry) = asked.entries.get(&key) {
-            return if entry.command == command {
+            return if (&entry.command, &entry.digest) == (&command, &digest) {
                 Ok(entry.answer.clone())
             } else {
                 Err(Refusal::parameter(
@@ -82,14 +89,14 @@ impl Deduplicator {
             };
         }
         let (tell, answer) = watch::channel(None);
-        let entry = CommandRecord { at: now, command: command.clone(), answer: answer.clone() };
+        let entry = CommandRecord { at: now, command, digest, answer: answer.clone() };
         asked.entries.insert(key.clone(), entry);
         asked.order.push_back((now, key.clone()));
         drop(asked);
         let once = Arc::clone(self);
         let revision = facts.revision();
         tokio::spawn(async move {
-            let answered = ask(context, command, commands).await.map(|()| revision);
+            let answered = ask(context, whole, commands).await.map(|()| revision);
             if answered.as_ref().is_err_and(|refusal| refusal.reason == Reason::Unavailable) {
                 // Nothing was done: asking again must not get this answer.
                 once.asked().entries.remove(&key);
@@ -116,6 +123,18 @@ impl CommandFingerprint {
             self.order.pop_front();
         }
     }
+}
+
+type Digest = [u8; 32];
+
+fn digest(command: &Command) -> Option<Digest> {
+    let data = command.user_data().filter(|data| !data.is_empty())?;
+    let mut hash = Sha256::new();
+    for text in data.pairs().flat_map(|(key, value)| [key, value]) {
+        hash.update(text.len().to_be_bytes());
+        hash.update(text);
+    }
+    Some(hash.finalize().into())
 }
 
 async fn ask(

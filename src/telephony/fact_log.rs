@@ -13,6 +13,9 @@ use tokio::sync::watch;
 /// a few megabytes.
 const HISTORY: usize = 4096;
 
+/// Bytes of call data in the history at most: a call's whole data is in each of its facts.
+const MOST_USER_DATA: usize = 8 * 1024 * 1024;
+
 /// The facts of one backend: a [`FactTable`] and a bounded history.
 ///
 /// Watchers read from here at their own pace and own no queue: one that lags behind the history
@@ -38,6 +41,9 @@ struct Latest {
     measured: BTreeMap<CallId, u64>,
     history: VecDeque<Revised>,
     capacity: usize,
+    /// Bytes of the call data that the facts of the history do not share with the one before.
+    user_data: BTreeMap<u64, usize>,
+    user_data_bytes: usize,
     /// The oldest revision after which a watch can resume.
     floor: u64,
 }
@@ -135,7 +141,16 @@ impl FactLog {
 }
 
 impl Latest {
-    fn publish(&mut self, fact: Fact) {
+    fn publish(&mut self, mut fact: Fact) {
+        let mut own_data = 0;
+        if let Fact::Call(call) = &mut fact {
+            match self.facts.call(&call.id) {
+                Some(before) if before.user_data == call.user_data => {
+                    call.user_data = before.user_data.clone();
+                }
+                Some(_) | None => own_data = call.user_data.bytes(),
+            }
+        }
         match &fact {
             Fact::Device(device) => self.facts.insert_device(device.clone()),
             Fact::Call(call) => {
@@ -178,10 +193,16 @@ impl Latest {
         }
         self.revision += 1;
         self.history.push_back(Revised { revision: self.revision, fact });
-        while self.history.len() > self.capacity {
-            if let Some(oldest) = self.history.pop_front() {
-                self.floor = oldest.revision;
-            }
+        if own_data > 0 {
+            self.user_data.insert(self.revision, own_data);
+            self.user_data_bytes += own_data;
+        }
+        while self.history.len() > self.capacity || self.user_data_bytes > MOST_USER_DATA {
+            let Some(oldest) = self.history.pop_front() else {
+                return;
+            };
+            self.floor = oldest.revision;
+            self.user_data_bytes -= self.user_data.remove(&oldest.revision).unwrap_or(0);
         }
     }
 
@@ -213,6 +234,8 @@ impl Latest {
         self.revision += 1;
         self.floor = self.revision;
         self.history.clear();
+        self.user_data.clear();
+        self.user_data_bytes = 0;
     }
 
     /// What a watcher that knows everything up to `after` has to be told.
@@ -291,7 +314,36 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{CallType, LegState, Number, PartyFact, PartyRole, Quality, Timestamp};
+    use crate::model::{
+        CallType, LegState, Number, PartyFact, PartyRole, Quality, Timestamp, UserData,
+    };
+
+    #[test]
+    fn the_history_is_bounded_by_the_call_data_in_it_and_equal_data_is_there_once() {
+        let log = FactLog::new();
+        let with = |text: &str, state| {
+            let Fact::Call(mut call) = call("c", state) else { panic!("a call") };
+            call.user_data = UserData::new([("k".into(), text.repeat(60_000))]).unwrap();
+            Fact::Call(call)
+        };
+        for _ in 0..500 {
+            log.publish(with("a", LegState::Established));
+            log.publish(with("a", LegState::Held));
+        }
+        let latest = log.latest();
+        assert_eq!((latest.history.len(), latest.floor), (1000, 0));
+        drop(latest);
+        for _ in 0..500 {
+            log.publish(with("a", LegState::Established));
+            log.publish(with("b", LegState::Established));
+        }
+        let latest = log.latest();
+        assert!(latest.user_data_bytes <= MOST_USER_DATA && latest.history.len() < 200);
+        assert_eq!(latest.user_data.values().sum::<usize>(), latest.user_data_bytes);
+        drop(latest);
+        let mut lagging = log.resume(log.instance(), 1);
+        assert_eq!(lagging.try_next().unwrap().fact, Fact::SnapshotBegin);
+    }
 
     #[test]
     fn a_watch_begins_with_a_snapshot_and_goes_on_with_changes() {

@@ -218,7 +218,7 @@ impl Call {
                 party.leave(Release::Hangup(None), outcome, &self.id, ctx);
             }
             PartyCommand::Reject => return self.reject(device, ctx),
-            PartyCommand::Clear => self.clear(device, ctx)?,
+            PartyCommand::Clear => return self.clear(device, ctx),
             PartyCommand::ChangeUserData(change) => self.change_user_data(device, change, ctx)?,
             PartyCommand::Hold(on) => {
                 party.hold(on)?;

@@ -62,13 +62,18 @@ impl Call {
         Ok(self.callee_failed(leg, CalleeFailure::Declined, ctx))
     }
 
-    /// Ends the call for everybody; a conference only for the agent that made it.
-    pub(super) fn clear(&mut self, device: &DeviceId, ctx: &mut Ctx<'_>) -> Result<(), Refusal> {
+    /// Ends the call for everybody; a conference only for the agent that made it. A party whose
+    /// phone only rings for a call that others are on declines it: what others say to each other is
+    /// not its to end.
+    pub(super) fn clear(&mut self, device: &DeviceId, ctx: &mut Ctx<'_>) -> Result<Next, Refusal> {
         let party = self.principal_of(device)?;
         let is_anothers = self.owner.as_ref().is_some_and(|owner| owner != device);
         if is_anothers && self.parties.principals().count() > 2 {
             let message = "Only the agent that made the conference can end it for everybody.";
             return Err(Refusal::new(Reason::NotPermitted, message));
+        }
+        if self.rings_at(party) && (self.transfer.is_some() || self.is_begun_without(party)) {
+            return self.reject(device, ctx);
         }
         if self.rings_at(party) {
             let (failure, to_device) = (CalleeFailure::Declined, true);
@@ -83,7 +88,12 @@ impl Call {
         self.dialler = None;
         self.end_everybody(None, ctx.out);
         ctx.out.changed.insert(self.key);
-        Ok(())
+        Ok(Next::Nothing)
+    }
+
+    /// Others are on the call, who have talked to each other.
+    fn is_begun_without(&self, party: &Party) -> bool {
+        self.parties.principals().filter(|other| other.leg != party.leg).count() > 1
     }
 }
 

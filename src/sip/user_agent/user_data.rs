@@ -19,6 +19,10 @@ const MOST_USER_TO_USER: usize = 4;
 /// leaves an INVITE in one datagram.
 const LONGEST_VALUE: usize = 512;
 
+/// Bytes of all header fields of ours together, names included: the rest of an INVITE has room
+/// beside them in a datagram that is not cut in pieces (RFC 3261 18.1.1).
+const MOST_BYTES: usize = 800;
+
 impl LocalDomain {
     /// What an INVITE of this peer says of its call.
     pub(super) fn user_data(&self, source: &LegSource, headers: &Headers) -> UserData {
@@ -51,19 +55,23 @@ impl LocalDomain {
         peer: &LegSource,
         data: &UserData,
     ) {
+        let mut room = MOST_BYTES;
         for (header, key) in self.sent_to(peer).into_iter().flat_map(UserDataHeaders::iter) {
             let Some(text) = data.get(key).filter(|text| is_sayable(text)) else {
                 continue;
             };
-            if header != USER_TO_USER {
-                invite.headers.set(header, text);
-                continue;
-            }
-            let value = write_user_to_user(text);
+            let value = match header == USER_TO_USER {
+                true => write_user_to_user(text),
+                false => text.to_owned(),
+            };
             let mut before = invite.headers.fields_of(header).flat_map(read_user_to_user);
-            if before.next().as_deref() != Some(text) && value.len() <= LONGEST_VALUE {
-                drop(before);
+            let is_there =
+                header == USER_TO_USER && before.next().is_some_and(|before| before == text);
+            drop(before);
+            let length = header.len() + value.len();
+            if !is_there && value.len() <= LONGEST_VALUE && length <= room {
                 invite.headers.set(header, value);
+                room -= length;
             }
         }
     }

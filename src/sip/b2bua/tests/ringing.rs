@@ -355,15 +355,35 @@ fn a_transfer_under_way_is_cleared_with_its_call_and_its_phone_told_so() {
     assert!(told.contains(&LegCommand::TellReferrer { leg: agent, status: 487 }), "{told:?}");
     assert!(harness.lines[&next].ended);
     harness.assert_empty();
+}
 
-    // Nobody is called back to a call that is no more.
+/// What others are on is not ended by an agent whose phone only rings.
+#[test]
+fn an_agent_whose_phone_rings_for_a_call_of_others_declines_it_and_ends_it_for_nobody() {
+    let conference = |harness: &mut Harness| {
+        let step =
+            TransferStep::SingleStep { destination: "5002".into(), user_data: Default::default() };
+        let (device, call) = (AGENT.into(), harness.call_id());
+        harness.command(Command::Conference { device, call, step }).expect("accepted");
+    };
     let mut harness = Harness::new();
-    harness.talk();
+    let (customer, agent) = harness.talk();
+    conference(&mut harness);
+    let (call, next) = (harness.call_id(), harness.ringing(OTHER));
+    rings(&mut harness, next);
+    clear(&mut harness, OTHER, &call).expect("accepted");
+    assert!(harness.lines[&next].ended);
+    assert!(!harness.lines[&customer].ended && !harness.lines[&agent].ended);
+
+    // The agent that transferred the call is called back, as after a rejection.
+    let mut harness = Harness::new();
+    let (customer, _) = harness.talk();
     transfer(&mut harness, "5002");
     let (call, next) = (harness.call_id(), harness.ringing(OTHER));
     rings(&mut harness, next);
     clear(&mut harness, OTHER, &call).expect("accepted");
-    harness.assert_empty();
+    assert!(harness.lines[&next].ended && !harness.lines[&customer].ended);
+    harness.ringing(AGENT);
 }
 
 #[test]
