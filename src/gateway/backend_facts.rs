@@ -79,7 +79,8 @@ impl BackendFacts {
         if before != parent {
             before.iter().for_each(|parent| self.end_consultation(parent, &id));
         }
-        before.into_iter().chain(parent).chain(beside).collect()
+        let about_this = self.consultations.get(&id).cloned();
+        before.into_iter().chain(parent).chain(about_this).chain(beside).collect()
     }
 
     /// The other calls of the devices whose leg of this call has another state than before.

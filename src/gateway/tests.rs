@@ -231,7 +231,15 @@ impl Harness {
 
     fn leg_of(&self, user: &str, call: &str) -> Option<CallView> {
         match self.gateway.read(&user.into(), &Query::MyCall(call.into()), self.now.wall) {
-            Ok(Answer::Call(view)) => Some(view),
+            Ok(Answer::Call(view)) if view.state != LegState::Released => Some(view),
+            _ => None,
+        }
+    }
+
+    /// The leg as its user was told that it has been released.
+    fn released_leg(&self, user: &str) -> Option<CallView> {
+        match self.gateway.read(&user.into(), &Query::MyCall("call".into()), self.now.wall) {
+            Ok(Answer::Call(view)) if view.state == LegState::Released => Some(view),
             _ => None,
         }
     }
@@ -1117,7 +1125,7 @@ fn a_supervisor_whose_phone_still_rings_is_no_news_to_the_agent() {
 }
 
 #[test]
-fn a_released_leg_is_told_once_and_is_gone() {
+fn a_released_leg_is_told_once_and_can_only_be_read() {
     let mut harness = Harness::new();
     harness.facts(Fact::Call(coached(Activity::Coach)));
     let left = call(vec![
@@ -1131,6 +1139,9 @@ fn a_released_leg_is_told_once_and_is_gone() {
     let outputs = harness.facts(Fact::Call(left.clone()));
     assert!(told(&outputs).contains(&(MEG, CallNotification::StatusChange, LegState::Released)));
     assert_eq!(harness.leg(MEG), None);
+    assert_eq!(harness.released_leg(MEG).map(|leg| leg.capabilities), Some(Vec::new()));
+    assert_eq!(harness.released_leg("bob"), None);
+    assert_eq!(harness.reason(MEG, on_call(CallOperation::Hangup)), Reason::NotFound);
     assert_eq!(told(&harness.facts(Fact::Call(left))), []);
     let over = call(vec![
         PartyFact { state: LegState::Released, ..customer() },
@@ -1742,8 +1753,20 @@ fn a_call_says_what_it_was_made_to_ask_about_and_the_first_what_it_may_be_joined
         id: "consult".into(),
         call_type: CallType::Consult,
         parent: Some("call".into()),
-        ..call(vec![party(Some(BOB_PHONE), "5001", PartyRole::Agent, state)])
+        ..call(vec![
+            party(Some(BOB_PHONE), "5001", PartyRole::Agent, state),
+            party(Some("colleague"), "5002", PartyRole::Agent, state),
+        ])
     };
+    let dials = CallFact {
+        parties: vec![party(Some(BOB_PHONE), "5001", PartyRole::Agent, LegState::Dialing)],
+        ..consultation(LegState::Dialing)
+    };
+    harness.facts(Fact::Call(dials));
+    for leg in ["call", "consult"] {
+        let offered = harness.leg_of("bob", leg).expect("a leg").capabilities;
+        assert!(!offered.contains(&Operation::CompleteTransfer), "nobody is asked yet: {leg}");
+    }
     let outputs = harness.facts(Fact::Call(consultation(LegState::Established)));
     let both = [
         ("bob", CallNotification::StatusChange, LegState::Established),
