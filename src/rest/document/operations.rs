@@ -127,11 +127,13 @@ const SAMPLE_CALL: &str = "0b5c2f4e7d1a4c06";
 pub(in crate::rest) fn describe(operation: Operation) -> OperationDescription {
     match operation {
         Operation::StartContactCenterSession => on_user("Opens the user's contact-centre session.")
-            .with(channels(Presence::Required))
+            .with(channels(
+                Presence::Required,
+                "The media channels. Others than voice do not exist here.",
+            ))
             .refused(Reason::NotPermitted, "The user has not the feature api-voice."),
-        Operation::EndContactCenterSession => {
-            on_user("Closes the user's contact-centre session.").with(channels(Presence::Optional))
-        }
+        Operation::EndContactCenterSession => on_user("Closes the user's contact-centre session.")
+            .with(channels(Presence::Optional, "The media channels, voice among them.")),
         Operation::Ready => agent_state("The agent takes calls."),
         Operation::NotReady => {
             agent_state("The agent takes no calls.").with(reason()).with(work_mode())
@@ -349,6 +351,8 @@ const PHONE_NUMBER: &str = "^[0-9A-Za-z+*#._-]+$";
 const DIGITS: &str = "^[0-9*#A-D]+$";
 /// A text without control characters.
 const PRINTABLE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$";
+/// A text of characters that are plain, see [`crate::model::is_plain`].
+const PLAIN: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028-\\u202e\\u2066-\\u2069]+$";
 
 /// An absolute URI or a path that names one of a collection: only the path counts.
 fn uri_of(collection: &str) -> String {
@@ -383,14 +387,14 @@ fn word(
     Parameter { name, presence: Presence::Optional, example, schema }
 }
 
-fn channels(presence: Presence) -> Parameter {
+fn channels(presence: Presence, description: &str) -> Parameter {
     Parameter {
         name: "channels",
         presence,
         example: Some(Example::Json(json!([VOICE]))),
         schema: json!({
-            "type": "array", "items": {"type": "string"}, "contains": {"const": VOICE},
-            "description": "The media channels, voice among them. Others do not exist here.",
+            "type": "array", "items": {"type": "string"}, "minItems": 1,
+            "description": description,
         }),
     }
 }
@@ -438,7 +442,7 @@ fn reason() -> Parameter {
         example: Some(Example::Json(json!("Lunch"))),
         schema: json!({
             "type": "string", "minLength": 1, "maxLength": NotReadyReason::LONGEST,
-            "pattern": PRINTABLE, "description": "Why, for people.",
+            "pattern": PLAIN, "description": "Why, for people.",
         }),
     }
 }
