@@ -319,7 +319,7 @@ async fn a_list_in_a_query_may_come_in_several_parameters() {
         assert_eq!(answer.0, StatusCode::OK, "{repeated}: {}", answer.1);
         assert_eq!(answer, get(joined).await, "{repeated}");
     }
-    let devices = "/api/v2/me/devices?fields=id&fields=uri";
+    let devices = "/api/v2/me/devices?fields=id&fields=deviceState";
     let (_, devices) = server.get("bob", devices).await;
     assert_eq!(devices["devices"][0].as_object().expect("a device").len(), 2, "{devices}");
     let twice = "/api/v2/devices?phoneNumber=1&phoneNumber=2";

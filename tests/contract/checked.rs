@@ -161,12 +161,13 @@ async fn the_author_of_a_desktop_needs_no_telephone() {
         assert!(text.contains("from this machine alone"), "{text}");
     }
     for _ in 1..1000 {
-        assert_eq!(say("call 7003 5003").await, (200, "ok\n".into()));
+        assert_eq!(say("call 7003 5002").await, (200, "ok\n".into()));
     }
     let full = (409, "error There are 1000 calls already.\n".into());
-    assert_eq!(say("call 7003 5003").await, full);
+    assert_eq!(say("call 7003 5002").await, full);
     assert_eq!(say("hangup 7003").await.0, 200);
-    assert_eq!(say("call 7003 5003").await.0, 200);
+    assert_eq!(say("call 7003 5002").await.0, 200);
+    assert_eq!(say("hangup 7003").await.0, 200);
     assert_eq!(say("unregister 5002").await, (200, "ok\n".into()));
     let mut command = undertone();
     let admin = format!("http://{}", gateway.door("admin"));

@@ -127,13 +127,11 @@ const SAMPLE_CALL: &str = "0b5c2f4e7d1a4c06";
 pub(in crate::rest) fn describe(operation: Operation) -> OperationDescription {
     match operation {
         Operation::StartContactCenterSession => on_user("Opens the user's contact-centre session.")
-            .with(channels(
-                Presence::Required,
-                "The media channels. Others than voice do not exist here.",
-            ))
+            .with(channels_to_open())
             .refused(Reason::NotPermitted, "The user has not the feature api-voice."),
-        Operation::EndContactCenterSession => on_user("Closes the user's contact-centre session.")
-            .with(channels(Presence::Optional, "The media channels, voice among them.")),
+        Operation::EndContactCenterSession => {
+            on_user("Closes the user's contact-centre session.").with(channels_to_close())
+        }
         Operation::Ready => agent_state("The agent takes calls."),
         Operation::NotReady => {
             agent_state("The agent takes no calls.").with(reason()).with(work_mode())
@@ -387,14 +385,26 @@ fn word(
     Parameter { name, presence: Presence::Optional, example, schema }
 }
 
-fn channels(presence: Presence, description: &str) -> Parameter {
+fn channels_to_open() -> Parameter {
     Parameter {
         name: "channels",
-        presence,
+        presence: Presence::Required,
         example: Some(Example::Json(json!([VOICE]))),
         schema: json!({
             "type": "array", "items": {"type": "string"}, "minItems": 1,
-            "description": description,
+            "description": "The media channels. Others than voice do not exist here, and fail.",
+        }),
+    }
+}
+
+fn channels_to_close() -> Parameter {
+    Parameter {
+        name: "channels",
+        presence: Presence::Optional,
+        example: Some(Example::Json(json!([VOICE]))),
+        schema: json!({
+            "type": "array", "items": {"type": "string"}, "contains": {"const": VOICE},
+            "description": "The media channels, voice among them. Others do not exist here.",
         }),
     }
 }
