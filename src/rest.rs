@@ -326,11 +326,10 @@ impl TryFrom<Vec<(String, String)>> for Read {
             match name.as_str() {
                 "fields" => join(&mut read.fields, &value),
                 "subresources" => join(&mut read.subresources, &value),
-                "phoneNumber" => {
-                    if read.phone_number.replace(value).is_some() {
-                        return Err(RepeatedParameter("phoneNumber"));
-                    }
+                "phoneNumber" if read.phone_number.is_some() => {
+                    return Err(RepeatedParameter("phoneNumber"));
                 }
+                "phoneNumber" => read.phone_number = Some(value),
                 _ => {}
             }
         }

@@ -518,9 +518,12 @@ fn user_data_schema() -> Value {
         "type": "object",
         "maxProperties": UserData::MOST_KEYS,
         "propertyNames": key("A key of 256 bytes at most."),
-        "additionalProperties": {"type": ["string", "number", "boolean"]},
+        "additionalProperties": {
+            "type": ["string", "integer", "boolean"], "minimum": i64::MIN, "maximum": u64::MAX,
+        },
         "description": "Data attached to a call: 400 keys and 64 KiB a call, keys and values \
-                        together. A number or a boolean becomes the text that is written.",
+                        together. An integer, written without fraction or exponent, or a \
+                        boolean becomes the text that is written. Other numbers are refused.",
     })
 }
 
