@@ -15,7 +15,7 @@ pub use phones::{NoPhones, Phones, PhonesError, PhonesProgram};
 pub use report::{Report, RuleOutcome, RuleReport};
 pub use rule::Rule;
 
-use crate::model::{Capabilities, DeviceId, Number, Reason, Refusal, UserId};
+use crate::model::{Capabilities, DeviceId, Number, PlainText, Reason, Refusal, UserId};
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::{proto, refusal_of};
 use session::{Bench, Miss, Verdict};
@@ -77,10 +77,10 @@ struct Residents {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotChecked {
     /// The backend does not answer, or refuses Describe or Watch.
-    #[error("the backend can not be reached: {0}")]
+    #[error("the backend can not be reached: {}", PlainText(.0))]
     Unreachable(Refusal),
     /// The backend has no device with a number of the house.
-    #[error("the backend has no device with the number {0}; it has {1}")]
+    #[error("the backend has no device with the number {0}; it has {known}", known = PlainText(.1))]
     NoDevice(Number, String),
     /// What is going on there would be disturbed.
     #[error("the backend is not at rest: it has {calls} calls and {monitors} monitors")]

@@ -18,8 +18,8 @@ use crate::http::error::{ErrorBody, HttpError, Refused};
 use crate::http::gws_json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use crate::http::layers::{RequestName, Route};
 use crate::model::{
-    Answer, BadRequest, Query as Wanted, Reason, Refusal, Request as Words, RequestEnvelope,
-    RequestId,
+    Answer, BadRequest, Operation, Query as Wanted, Reason, Refusal, Request as Words,
+    RequestEnvelope, RequestId,
 };
 use crate::telemetry::Pii;
 use axum::extract::rejection::{ExtensionRejection, PathRejection, QueryRejection};
@@ -29,7 +29,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use logout::LoginDoor;
-use operations::OperationBody;
+use operations::{AskedChannels, OperationBody};
 use requests::Resource;
 use serde::{Deserialize, Serialize};
 use session::SessionReply;
@@ -297,7 +297,7 @@ fn is_id(text: &str) -> bool {
 /// What a read may ask for.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", try_from = "Vec<(String, String)>")]
 struct Read {
     /// `*`: whole objects instead of URIs. Names of members, separated by commas, are taken too: the
     /// objects then have those alone, and are not what the schemas here say.
@@ -309,6 +309,42 @@ struct Read {
     /// Only the device with this number.
     #[param(min_length = 1, max_length = 64, pattern = "^[0-9A-Za-z+*#._-]+$")]
     phone_number: Option<String>,
+}
+
+/// A parameter comes twice that cannot be two at once.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' comes twice")]
+struct RepeatedParameter(&'static str);
+
+/// Lists that come in several parameters of one name are one list.
+impl TryFrom<Vec<(String, String)>> for Read {
+    type Error = RepeatedParameter;
+
+    fn try_from(pairs: Vec<(String, String)>) -> Result<Self, RepeatedParameter> {
+        let mut read = Self::default();
+        for (name, value) in pairs {
+            match name.as_str() {
+                "fields" => join(&mut read.fields, &value),
+                "subresources" => join(&mut read.subresources, &value),
+                "phoneNumber" if read.phone_number.is_some() => {
+                    return Err(RepeatedParameter("phoneNumber"));
+                }
+                "phoneNumber" => read.phone_number = Some(value),
+                _ => {}
+            }
+        }
+        Ok(read)
+    }
+}
+
+fn join(list: &mut Option<String>, more: &str) {
+    match list {
+        Some(list) => {
+            list.push(',');
+            list.push_str(more);
+        }
+        None => *list = Some(more.to_owned()),
+    }
 }
 
 type ReadQuery = Result<Query<Read>, QueryRejection>;
@@ -408,7 +444,7 @@ async fn read_me(
         (
             status = 200, body = SessionReply,
             description = "Accepted (statusCode 0); or only the channels that there are have been \
-                           opened (7)."
+                           opened, or none (7)."
         ),
         (status = "default", body = ErrorBody)
     )
@@ -418,7 +454,14 @@ async fn operate_me(
     from: RequestContext,
     operation: OperationBody,
 ) -> Result<(Option<Extension<LoggedOut>>, Json<SessionReply>), HttpError> {
-    let (is_end, missing) = (operation.ends_session(), operation.missing_channels());
+    let (is_end, asked) = (operation.ends_session(), operation.asked_channels());
+    let missing = match asked {
+        Some(AskedChannels { voice: false, missing }) if !missing.is_empty() => {
+            from.counted.name(Operation::StartContactCenterSession.as_str());
+            return Ok((None, Json(SessionReply::nowhere(missing))));
+        }
+        asked => asked.map(|asked| asked.missing).unwrap_or_default(),
+    };
     let Json(accepted) = rest.ask(&from, operation.on(Resource::User)?).await?;
     // Its cookie is good for the next session no more.
     let ended = is_end.then(|| rest.login.auth.end_session(&from.caller)).flatten();

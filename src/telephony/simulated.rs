@@ -25,6 +25,9 @@ use tokio::time::Instant;
 /// How often a forwarded call may be forwarded again.
 const FORWARDS: usize = 8;
 
+/// Calls at one time that lines of [`PhoneCommand`] may make.
+const MOST_CALLS: usize = 1000;
+
 /// A telephone system to simulate.
 #[derive(Clone, Debug, Default)]
 pub struct SimulatedConfig {
@@ -372,6 +375,10 @@ impl SimulatedSwitch {
 
     fn perform(&mut self, command: &PhoneCommand, now: Now) -> Result<(), Refusal> {
         match command {
+            PhoneCommand::Call { .. } if self.calls.len() >= MOST_CALLS => Err(Refusal::new(
+                Reason::InvalidState,
+                format!("There are {MOST_CALLS} calls already."),
+            )),
             PhoneCommand::Call { from, to } => match self.device_with(from) {
                 Some(device) => self.dial(&device, to, &UserData::default(), now),
                 None => self.customer_calls(from.clone(), to, now).map(|_| ()),

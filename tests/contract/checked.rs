@@ -149,6 +149,25 @@ async fn the_author_of_a_desktop_needs_no_telephone() {
     ] {
         assert_eq!(say(line).await, (status, text.into()));
     }
+    for (name, value) in [
+        ("host", "evil.example"),
+        ("origin", "http://evil.example"),
+        ("sec-fetch-site", "cross-site"),
+    ] {
+        let line = http.post(&door).header(name, value).body("hangup 7001");
+        let answer = line.send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 403, "{name}");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("from this machine alone"), "{text}");
+    }
+    for _ in 1..1000 {
+        assert_eq!(say("call 7003 5002").await, (200, "ok\n".into()));
+    }
+    let full = (409, "error There are 1000 calls already.\n".into());
+    assert_eq!(say("call 7003 5002").await, full);
+    assert_eq!(say("hangup 7003").await.0, 200);
+    assert_eq!(say("call 7003 5002").await.0, 200);
+    assert_eq!(say("hangup 7003").await.0, 200);
     assert_eq!(say("unregister 5002").await, (200, "ok\n".into()));
     let mut command = undertone();
     let admin = format!("http://{}", gateway.door("admin"));
