@@ -264,6 +264,7 @@ fn party(device: Option<&str>, number: &str, role: PartyRole, state: LegState) -
         state,
         muted: false,
         muted_by_supervisor: false,
+        held_at_phone: false,
         activity: None,
         monitors: None,
         established_at: (state == LegState::Established).then_some(Timestamp(1_000_000)),
@@ -1334,6 +1335,7 @@ fn what_may_be_asked_of_a_leg_follows_from_its_state() {
         ..able()
     };
     let bob_is = |state| party(Some(BOB_PHONE), "5001", PartyRole::Agent, state);
+    let at_phone = || PartyFact { held_at_phone: true, ..bob_is(LegState::Held) };
     let colleague = || party(Some("colleague"), "5002", PartyRole::Agent, LegState::Established);
     let established = ["Hangup", "Hold", "MuteCall", "SendDtmf"];
     let of_two =
@@ -1377,6 +1379,13 @@ fn what_may_be_asked_of_a_leg_follows_from_its_state() {
             vec![call(vec![customer(), bob_is(LegState::Held)])],
             "call",
             vec!["Hangup", "Retrieve"],
+        ),
+        ("held at the phone", vec![call(vec![customer(), at_phone()])], "call", vec!["Hangup"]),
+        (
+            "held at the phone, and asking",
+            vec![call(vec![customer(), at_phone()]), consultation(vec![bob(), colleague()])],
+            "call",
+            [&["Hangup"], &complete[..]].concat(),
         ),
         (
             "held, and asking",
@@ -1552,6 +1561,14 @@ fn that_two_calls_may_be_swapped_is_told_of_both_when_one_of_them_changes() {
     };
     let outputs = harness.facts(Fact::Call(second(LegState::Established)));
     assert_eq!(told(&outputs), [("second".into(), true), ("call".into(), true)]);
+    let held = |held_at_phone| {
+        let held = party(Some(BOB_PHONE), "5001", PartyRole::Agent, LegState::Held);
+        Fact::Call(call(vec![customer(), PartyFact { held_at_phone, ..held }]))
+    };
+    for (at_phone, may_swap) in [(true, false), (false, true)] {
+        let outputs = harness.facts(held(at_phone));
+        assert_eq!(told(&outputs), [("call".into(), may_swap), ("second".into(), may_swap)]);
+    }
     let outputs = harness.facts(Fact::Call(second(LegState::Released)));
     assert_eq!(told(&outputs), [("second".into(), false), ("call".into(), false)]);
 }

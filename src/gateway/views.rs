@@ -302,7 +302,8 @@ fn capabilities(
         LegState::Held => {
             let mut offered = vec![Operation::Hangup];
             offered.extend(may_clear.then_some(Operation::ClearCall));
-            offered.extend(backend.hold.then_some(Operation::Retrieve));
+            let may_retrieve = backend.hold && !party.held_at_phone;
+            offered.extend(may_retrieve.then_some(Operation::Retrieve));
             offered.extend(on_both_calls(related, backend));
             offered.extend(on_data(backend));
             offered

@@ -986,6 +986,7 @@ fn party(device: Option<DeviceId>, number: Number) -> PartyFact {
         state: LegState::Ringing,
         muted: false,
         muted_by_supervisor: false,
+        held_at_phone: false,
         activity: None,
         monitors: None,
         established_at: None,

@@ -163,10 +163,12 @@ impl Reader<'_> {
         views::asks(device, second, first) && views::may_become_one(device, first, second)
     }
 
-    /// The device is on another call beside this one, and talks on one of the two. While a swap is
-    /// under way it may talk on both.
+    /// The device is on another call beside this one, and talks on one of the two; its phone holds
+    /// neither. While a swap is under way it may talk on both.
     fn may_swap(&self, call: &CallFact, device: &DeviceId) -> bool {
-        let state_of = |call: &CallFact| call.party_of(device).map(|leg| leg.state);
+        let state_of = |call: &CallFact| {
+            call.party_of(device).filter(|leg| !leg.held_at_phone).map(|leg| leg.state)
+        };
         let is_on = |state| matches!(state, Some(LegState::Established | LegState::Held));
         let here = state_of(call);
         let swaps_with = |other: &CallFact| {
