@@ -18,6 +18,11 @@ const LONGEST_ANSWER: u64 = 4096;
 pub trait Phones {
     /// Does it. Ends when it is done, as far as the telephone is concerned.
     fn act(&mut self, command: &PhoneCommand) -> impl Future<Output = Result<(), PhonesError>>;
+
+    /// How what moves them has ended, when it has.
+    fn ended(&mut self) -> Option<String> {
+        None
+    }
 }
 
 /// Something could not be done at a telephone.
@@ -39,6 +44,9 @@ pub enum PhonesError {
     #[error("the program that moves the telephones: {0}")]
     Io(#[from] io::Error),
 }
+
+/// A program that lives longer has begun to read lines, or says why not.
+const AT_ONCE: Duration = Duration::from_millis(300);
 
 /// No telephones: never asked.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +91,11 @@ impl PhonesProgram {
         Ok(Self { child, input, answers, patience, is_lost: false })
     }
 
+    /// Waits a moment for a program that ends at once; true: it has.
+    pub(super) async fn ends_at_once(&mut self) -> bool {
+        timeout(AT_ONCE, self.child.wait()).await.is_ok()
+    }
+
     async fn ask(&mut self, command: &PhoneCommand) -> Result<(), PhonesError> {
         self.input.write_all(format!("{command}\n").as_bytes()).await.map_err(ended)?;
         self.input.flush().await.map_err(ended)?;
@@ -112,6 +125,11 @@ impl Drop for PhonesProgram {
 }
 
 impl Phones for PhonesProgram {
+    fn ended(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok().flatten()?;
+        Some(status.to_string())
+    }
+
     async fn act(&mut self, command: &PhoneCommand) -> Result<(), PhonesError> {
         if self.is_lost {
             return Err(PhonesError::Silent);

@@ -1,6 +1,9 @@
 //! `undertone contract-check`: the check in a terminal.
 
-use super::{House, NoPhones, NotChecked, PhonesError, PhonesProgram, Report, RuleReport, check};
+use super::{
+    House, NoPhones, NotChecked, Phones, PhonesError, PhonesProgram, Report, RuleOutcome,
+    RuleReport, UNREST, check,
+};
 use crate::model::is_plain;
 use crate::telephony::connection::remote;
 use serde_json::json;
@@ -28,6 +31,9 @@ pub enum CheckError {
     /// The address cannot be used.
     #[error("'{0}' is no address of a backend: {1}")]
     Url(String, tonic::transport::Error),
+    /// The address does not say how.
+    #[error("'{0}' is no address of a backend: it must begin with http:// or https://")]
+    NoScheme(String),
     /// The telephones cannot be moved.
     #[error(transparent)]
     Phones(#[from] PhonesError),
@@ -45,10 +51,22 @@ pub enum CheckError {
 /// # Errors
 /// Nothing, or not everything, was checked.
 pub async fn run(options: &CheckOptions) -> Result<bool, CheckError> {
+    if !["http://", "https://"].iter().any(|scheme| options.url.starts_with(scheme)) {
+        return Err(CheckError::NoScheme(options.url.clone()));
+    }
     let channel =
         remote(&options.url).map_err(|error| CheckError::Url(options.url.clone(), error))?;
     let mut written = Ok(());
+    let mut unsaid = 0_usize;
+    let mut is_said = false;
     let told = |rule: &RuleReport| {
+        if let RuleOutcome::Skipped { why } = &rule.outcome
+            && why.starts_with(UNREST)
+            && std::mem::replace(&mut is_said, true)
+        {
+            unsaid += 1;
+            return;
+        }
         if !options.json && written.is_ok() {
             written = writeln!(io::stdout(), "{rule}");
         }
@@ -56,7 +74,12 @@ pub async fn run(options: &CheckOptions) -> Result<bool, CheckError> {
     let (house, patience) = (&options.house, options.patience);
     let report = match &options.phones {
         Some(command) => {
-            let phones = PhonesProgram::start(command, patience)?;
+            let mut phones = PhonesProgram::start(command, patience)?;
+            if phones.ends_at_once().await
+                && let Some(how) = phones.ended()
+            {
+                return Err(NotChecked::PhonesEnded(how).into());
+            }
             check(channel, house, Some(phones), patience, told).await?
         }
         None => check(channel, house, None::<NoPhones>, patience, told).await?,
@@ -65,7 +88,12 @@ pub async fn run(options: &CheckOptions) -> Result<bool, CheckError> {
     let mut out = io::stdout().lock();
     match options.json {
         true => writeln!(out, "{}", escaped(&format!("{:#}", document(&options.url, &report))))?,
-        false => writeln!(out, "\n{report}")?,
+        false => {
+            if unsaid > 0 {
+                writeln!(out, "skipped  {unsaid} more rules for the same reason")?;
+            }
+            writeln!(out, "\n{report}")?;
+        }
     }
     out.flush()?;
     Ok(report.is_good())
