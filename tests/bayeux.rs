@@ -502,7 +502,7 @@ async fn c32_and_c33_malformed_requests_are_400_and_break_nothing() {
         .posting(ENDPOINT)
         .basic_auth("meg", Some(PASSWORD))
         .header(header::CONTENT_TYPE, "application/json");
-    let response = request.body(" ".repeat(70_000)).send().await.expect("an answer");
+    let response = request.body(" ".repeat(100_000)).send().await.expect("an answer");
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     let answer =
         say(&server, "meg", &json!([handshake(), desktop.message("/x/a", &json!({"data": 1}))]))
