@@ -219,7 +219,7 @@ async fn bad_frames_get_a_reply_or_a_close_code_and_end_nobody_elses_session() {
         (Message::text("{"), 1011),
         (Message::text("[1]"), 1011),
         (Message::binary(vec![1, 2]), 1003),
-        (Message::text(format!("[{}]", " ".repeat(70_000))), 1009),
+        (Message::text(format!("[{}]", " ".repeat(100_000))), 1009),
     ] {
         let (mut socket, _) = open_socket(server.address, upgrade(server.address, Some("meg")))
             .await

@@ -272,6 +272,10 @@ impl Audience {
         let mut live = BTreeMap::new();
         for (id, told) in &desktop.calls {
             let reply = self.read(account, &format!("/me/calls/{id}")).await;
+            // A gateway that has begun since has told nobody of what was released before.
+            if told["state"] == "Released" && reply["statusCode"] == 6 {
+                continue;
+            }
             assert_eq!(timeless(&reply["call"]), timeless(told), "{step}: call of {user}");
             if told["state"] != "Released" {
                 live.insert(id.clone(), timeless(told));
