@@ -335,7 +335,7 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
     for (id, operation, reason, status_code, why) in [
         ("no-target", "Coach", "NotFound", 6, "Resource '/devices/{}' was not found."),
         ("no-operation", "POST /api/v2/me/devices/{id}", "Forbidden", 3, no_operation),
-        ("no-session", "Hangup", "NotFound", 6, "Resource '/calls/{}' was not found."),
+        ("no-session", "Hangup", "NotFound", 6, "Resource '{}' was not found."),
         ("no-reason", "NotReady", "InvalidInput", 10, no_string),
         ("no-mode", "NotReady", "InvalidInput", 10, no_mode),
     ] {
