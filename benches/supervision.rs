@@ -379,6 +379,7 @@ fn call(n: usize, state: LegState) -> CallFact {
         state,
         muted: false,
         muted_by_supervisor: false,
+        held_at_phone: false,
         activity: None,
         monitors: None,
         established_at: Some(Timestamp(1)),

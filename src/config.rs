@@ -23,7 +23,7 @@ use crate::gateway::{self, Directory};
 use crate::http::server;
 use crate::http::{self, auth};
 use crate::media::MediaConfig;
-use crate::model::{Number, UserId};
+use crate::model::{Number, PlainText, UserId};
 use crate::sip;
 use crate::sip::b2bua::B2buaConfig;
 use crate::telemetry;
@@ -115,7 +115,7 @@ impl Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
-/// One thing that is wrong.
+/// One thing that is wrong. What of the file is repeated is escaped when it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// `undertone.toml:12`, or the environment variable.
@@ -128,9 +128,11 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, key, message } = self;
+        let (place, key, message) = (PlainText(place), PlainText(key), PlainText(message));
         match self.key.is_empty() {
-            true => write!(f, "{}: {}", self.place, self.message),
-            false => write!(f, "{}: {}: {}", self.place, self.key, self.message),
+            true => write!(f, "{place}: {message}"),
+            false => write!(f, "{place}: {key}: {message}"),
         }
     }
 }

@@ -15,7 +15,7 @@ pub use phones::{NoPhones, Phones, PhonesError, PhonesProgram};
 pub use report::{Report, RuleOutcome, RuleReport};
 pub use rule::Rule;
 
-use crate::model::{Capabilities, DeviceId, Number, Reason, Refusal, UserId};
+use crate::model::{Capabilities, DeviceId, Number, PlainText, Reason, Refusal, UserId};
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::{proto, refusal_of};
 use session::{Bench, Miss, Verdict};
@@ -25,6 +25,9 @@ use tonic::transport::Channel;
 
 /// Between two tries to reach a backend that is still starting.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// How the reason begins for which every rule is left out after one that left something behind.
+const UNREST: &str = "the backend was not at rest ";
 
 /// Who is who on the backend: telephones by their numbers, and the users that commands are given
 /// for.
@@ -77,11 +80,17 @@ struct Residents {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotChecked {
     /// The backend does not answer, or refuses Describe or Watch.
-    #[error("the backend can not be reached: {0}")]
+    #[error("the backend can not be reached: {}", PlainText(.0))]
     Unreachable(Refusal),
     /// The backend has no device with a number of the house.
-    #[error("the backend has no device with the number {0}; it has {1}")]
+    #[error("the backend has no device with the number {0}; it has {known}", known = PlainText(.1))]
     NoDevice(Number, String),
+    /// What should move the telephones does not run.
+    #[error("the program that moves the telephones has ended ({0}) before anything was checked")]
+    PhonesEnded(String),
+    /// Something else listens there.
+    #[error("what listens there does not speak gRPC: {0}")]
+    NotGrpc(String),
     /// What is going on there would be disturbed.
     #[error("the backend is not at rest: it has {calls} calls and {monitors} monitors")]
     Busy {
@@ -93,20 +102,24 @@ pub enum NotChecked {
 }
 
 /// Holds a backend against every rule, one after the other, and hands each outcome to `told` as it
-/// is known. No wait is longer than `patience`. `phones`: `None` leaves out the rules that need
-/// telephones.
+/// is known. No wait is longer than `patience`, but that for leave to join, of at least eight
+/// seconds. `phones`: `None` leaves out the rules that need telephones.
 ///
 /// # Errors
 /// The backend can not be checked.
 pub async fn check<P: Phones>(
     channel: Channel,
     house: &House,
-    phones: Option<P>,
+    mut phones: Option<P>,
     patience: Duration,
     mut told: impl FnMut(&RuleReport),
 ) -> Result<Report, NotChecked> {
     let mut client = TelephonyClient::new(channel);
-    let offered = meet(&mut client, patience).await?;
+    let met = meet(&mut client, patience).await;
+    if let Some(how) = phones.as_mut().and_then(Phones::ended) {
+        return Err(NotChecked::PhonesEnded(how));
+    }
+    let offered = met?;
     let backend = offered.backend.clone();
     let residents = settle_in(&client, house, patience).await?;
     let mut bench = Bench::new(client, residents, offered, phones, patience);
@@ -115,7 +128,7 @@ pub async fn check<P: Phones>(
     for rule in Rule::ALL {
         let outcome = match (unrest, bench.missing(*rule)) {
             (Some(before), _) => {
-                let why = format!("the backend was not at rest after \"{}\"", before.sentence());
+                let why = format!("{UNREST}after \"{}\"", before.sentence());
                 RuleOutcome::Skipped { why }
             }
             (None, Some(why)) => RuleOutcome::Skipped { why },
@@ -158,6 +171,9 @@ async fn meet(
     loop {
         let refusal = match timeout(patience, client.describe(proto::DescribeRequest {})).await {
             Ok(Ok(described)) => return Ok(described.into_inner().into()),
+            Ok(Err(status)) if is_no_grpc(&status) => {
+                return Err(NotChecked::NotGrpc(status.message().to_owned()));
+            }
             Ok(Err(status)) => refusal_of(&status),
             Err(_) => Refusal::new(Reason::Unavailable, "Describe is not answered."),
         };
@@ -166,6 +182,19 @@ async fn meet(
         }
         sleep(AGAIN).await;
     }
+}
+
+/// The answer is no gRPC: HTTP/1, or another protocol.
+fn is_no_grpc(status: &tonic::Status) -> bool {
+    use std::error::Error;
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.to_string().contains("http2 error") {
+            return true;
+        }
+        cause = error.source();
+    }
+    status.message().contains("http2 error") || status.message().contains("invalid compression")
 }
 
 async fn settle_in(

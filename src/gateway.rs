@@ -410,6 +410,7 @@ impl Gateway {
             access: &self.access,
             known: &self.known,
             sessions: &self.sessions,
+            notifications: &self.notifications,
         }
     }
 

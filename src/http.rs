@@ -59,7 +59,7 @@ impl Default for HttpConfig {
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             csrf: false,
-            body_limit: 64 * 1024,
+            body_limit: 96 * 1024,
             timeout: Duration::from_secs(10),
             concurrency: 1024,
         }

@@ -23,6 +23,7 @@ mod ids;
 mod network;
 mod notice;
 mod operation;
+mod plain_text;
 mod refusal;
 mod request;
 mod user_data;
@@ -42,6 +43,7 @@ pub use notice::{
     CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView,
 };
 pub use operation::Operation;
+pub use plain_text::{PlainText, is_plain};
 pub use refusal::{Reason, Refusal, Subject};
 pub use request::{
     AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, NotReadyReason, Query,

@@ -29,7 +29,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use logout::LoginDoor;
-use operations::OperationBody;
+use operations::{AskedChannels, OperationBody};
 use requests::Resource;
 use serde::{Deserialize, Serialize};
 use session::SessionReply;
@@ -291,7 +291,7 @@ fn is_id(text: &str) -> bool {
 /// What the read of a list may ask for.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
-#[serde(rename_all = "camelCase")]
+#[serde(from = "Vec<(String, String)>")]
 struct Read {
     /// `*`: whole objects instead of URIs. Names of members, separated by commas, are taken too: the
     /// objects then have those alone, and are not what the schemas here say.
@@ -313,6 +313,7 @@ struct Members {
 /// Which lists a user is read with.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(from = "Vec<(String, String)>")]
 struct Lists {
     /// `features`, `devices`, `calls`, `channels`, `groups`, separated by commas, or `*`. Lists of
     /// what does not exist here, as `chats`, are empty; other words are left out.
@@ -327,6 +328,25 @@ struct OfNumber {
     /// Only what has this number.
     #[param(min_length = 1, max_length = 64, pattern = "^[0-9A-Za-z+*#._-]+$")]
     phone_number: Option<String>,
+}
+
+/// Lists that come in several parameters of one name are one list.
+impl From<Vec<(String, String)>> for Read {
+    fn from(pairs: Vec<(String, String)>) -> Self {
+        Self { fields: joined(&pairs, "fields") }
+    }
+}
+
+impl From<Vec<(String, String)>> for Lists {
+    fn from(pairs: Vec<(String, String)>) -> Self {
+        Self { subresources: joined(&pairs, "subresources") }
+    }
+}
+
+fn joined(pairs: &[(String, String)], name: &str) -> Option<String> {
+    let of_it = pairs.iter().filter(|(of, _)| of == name).map(|(_, value)| value.as_str());
+    let values: Vec<&str> = of_it.collect();
+    (!values.is_empty()).then(|| values.join(","))
 }
 
 type ReadQuery = Result<Query<Read>, QueryRejection>;
@@ -434,7 +454,7 @@ async fn read_me(
         (
             status = 200, body = SessionReply,
             description = "Accepted (statusCode 0); or only the channels that there are have been \
-                           opened (7)."
+                           opened, or none (7)."
         ),
         (status = "default", body = ErrorBody)
     )
@@ -444,7 +464,13 @@ async fn operate_me(
     from: RequestContext,
     operation: OperationBody,
 ) -> Result<(Option<Extension<LoggedOut>>, Json<SessionReply>), HttpError> {
-    let (is_end, missing) = (operation.ends_session(), operation.missing_channels());
+    let (is_end, asked) = (operation.ends_session(), operation.asked_channels());
+    let missing = match asked {
+        Some(AskedChannels { voice: false, missing }) if !missing.is_empty() => {
+            return Ok((None, Json(SessionReply::nowhere(missing))));
+        }
+        asked => asked.map(|asked| asked.missing).unwrap_or_default(),
+    };
     let Json(accepted) = rest.ask(&from, operation.on(Resource::User)?).await?;
     // Its cookie is good for the next session no more.
     let ended = is_end.then(|| rest.login.auth.end_session(&from.caller)).flatten();

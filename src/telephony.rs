@@ -17,6 +17,7 @@ mod server;
 pub mod simulated;
 mod status;
 
+pub(crate) use client::answer;
 pub use client::execute;
 pub use convert::{Malformed, WatchItem};
 pub use fact_log::{FactLog, Watcher};

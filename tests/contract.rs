@@ -3,6 +3,7 @@
 
 mod backends;
 mod checked;
+mod joining;
 mod reflection;
 mod seam;
 

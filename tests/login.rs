@@ -303,6 +303,31 @@ async fn each_row_of_the_login_sequence_works_alone() {
 }
 
 #[tokio::test]
+async fn a_list_in_a_query_may_come_in_several_parameters() {
+    let server = GatewayServer::open(ServerOptions::default()).await;
+    let get = async |query: &str| server.get("bob", &format!("/api/v2/me{query}")).await;
+    for (repeated, joined) in [
+        ("?subresources=features&subresources=devices", "?subresources=features,devices"),
+        ("?fields=id&fields=userName", "?fields=id,userName"),
+        (
+            "?fields=id&subresources=calls&fields=userName&subresources=features",
+            "?fields=id,userName&subresources=calls,features",
+        ),
+        ("?fields=id&fields=*", "?fields=*"),
+    ] {
+        let answer = get(repeated).await;
+        assert_eq!(answer.0, StatusCode::OK, "{repeated}: {}", answer.1);
+        assert_eq!(answer, get(joined).await, "{repeated}");
+    }
+    let devices = "/api/v2/me/devices?fields=id&fields=deviceState";
+    let (_, devices) = server.get("bob", devices).await;
+    assert_eq!(devices["devices"][0].as_object().expect("a device").len(), 2, "{devices}");
+    let twice = "/api/v2/devices?phoneNumber=1&phoneNumber=2";
+    let (status, body) = server.get("bob", twice).await;
+    assert_eq!((status, &body["statusCode"]), (StatusCode::BAD_REQUEST, &json!(10)), "{body}");
+}
+
+#[tokio::test]
 async fn a_session_opens_on_the_channels_that_there_are_or_not_at_all() {
     let server = GatewayServer::open(ServerOptions::default()).await;
     let start = async |channels: Value| {
@@ -318,14 +343,19 @@ async fn a_session_opens_on_the_channels_that_there_are_or_not_at_all() {
         (json!({"channel": "voice"}), "channels"),
         (json!(["voice", 7]), "channels"),
         (json!([["voice"]]), "channels"),
-        (json!(["chat"]), "chat"),
-        (json!(["Voice"]), "Voice"),
-        (json!(["chat", "email"]), "chat"),
     ] {
         let (status, body) = start(channels.clone()).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{channels}: {body}");
         let text = body["statusMessage"].as_str().expect("a message");
         assert!(text.contains(says), "{channels}: {text}");
+        assert!(!is_open().await, "{channels}");
+    }
+    for channels in [json!(["chat"]), json!(["Voice"]), json!(["email", "chat", "chat"])] {
+        let (status, body) = start(channels.clone()).await;
+        assert_eq!((status, &body["statusCode"]), (StatusCode::OK, &json!(7)), "{body}");
+        assert_eq!(body["succeeded"], json!([]), "{body}");
+        let failed = body["failed"].as_array().expect("a list");
+        assert_eq!(failed.last().expect("one")["channel"], channels[0], "{body}");
         assert!(!is_open().await, "{channels}");
     }
     let long = "x".repeat(10_000);

@@ -142,7 +142,11 @@ async fn a_log_out_ends_the_login_and_leaves_the_contact_centre_session() {
         assert_eq!(page.post("/me", start).await.status(), StatusCode::OK);
         let held = held(&page).await;
         let url = server.url("/api/v2/logout/");
-        let request = if by_get { page.http.get(url) } else { page.http.post(url) };
+        let own = server.url("/desk?x#y");
+        let request = match by_get {
+            true => page.http.get(url).header(header::REFERER, own),
+            false => page.http.post(url),
+        };
         let out = request.send().await.expect("an answer");
         assert!(takes_the_cookie_away(&out), "{:?}", out.headers());
         assert_eq!(out.json::<Value>().await.expect("JSON"), json!({"statusCode": 0}));
@@ -201,6 +205,9 @@ async fn a_get_logs_nobody_out_where_pages_prove_themselves_or_from_a_foreign_pa
         assert_eq!(read(post).await.0, StatusCode::FORBIDDEN, "{name}");
     }
     assert_eq!(page.me().await, StatusCode::OK);
+    let (status, allow, _) = head(&page).await;
+    assert_eq!((status, allow.as_str()), (StatusCode::METHOD_NOT_ALLOWED, "GET, POST"));
+    assert_eq!(page.me().await, StatusCode::OK, "a HEAD changes nothing");
 
     let server = GatewayServer::open(ServerOptions {
         http: HttpConfig { csrf: true, ..HttpConfig::default() },
@@ -220,6 +227,64 @@ async fn a_get_logs_nobody_out_where_pages_prove_themselves_or_from_a_foreign_pa
     assert_eq!(read(browser.get(&me)).await.0, StatusCode::OK);
     assert_eq!(read(browser.post(&url).header("x-csrf-token", token)).await.0, StatusCode::OK);
     assert_eq!(read(browser.get(&me)).await.0, StatusCode::FORBIDDEN);
+}
+
+async fn head(page: &Page<'_>) -> (StatusCode, String, bool) {
+    let head = page.http.head(page.server.url("/api/v2/logout"));
+    let answer = head.header("sec-fetch-site", "same-origin").send().await.expect("an answer");
+    let allow = answer.headers()[header::ALLOW].to_str().expect("text").to_owned();
+    (answer.status(), allow, takes_the_cookie_away(&answer))
+}
+
+#[tokio::test]
+async fn a_get_by_cookie_logs_out_only_where_a_browser_says_that_it_is_of_an_own_page() {
+    let server = GatewayServer::open(ServerOptions {
+        http: HttpConfig {
+            public_url: "https://Undertone.example:443/".to_owned(),
+            cors_origins: vec!["https://desk.example".to_owned()],
+            ..HttpConfig::default()
+        },
+        ..ServerOptions::default()
+    })
+    .await;
+    let page = Page::open(&server).await;
+    let url = server.url("/api/v2/logout");
+    let elsewhere = url.replace("http://", "http://user@");
+    for proof in [
+        vec![],
+        vec![("referer", "http://evil.example/127.0.0.1")],
+        vec![("referer", elsewhere.as_str())],
+        vec![("referer", "/api/v2/logout")],
+        vec![("sec-fetch-site", "same-site")],
+        vec![("sec-fetch-site", "")],
+        vec![("origin", "null"), ("sec-fetch-site", "none")],
+        vec![("origin", "https://evil.example"), ("referer", url.as_str())],
+    ] {
+        let get =
+            proof.iter().fold(page.http.get(&url), |get, (name, value)| get.header(*name, *value));
+        let (status, body) = read(get).await;
+        assert_eq!((status, &body["statusCode"]), (StatusCode::FORBIDDEN, &json!(5)), "{proof:?}");
+    }
+    assert_eq!(page.me().await, StatusCode::OK);
+    let own = server.url("");
+    for (name, value) in [
+        ("sec-fetch-site", "same-origin"),
+        ("sec-fetch-site", "none"),
+        ("origin", own.as_str()),
+        ("origin", "https://undertone.example"),
+        ("origin", "https://desk.example"),
+        ("referer", own.as_str()),
+        ("referer", "https://undertone.example/desk/?a=b"),
+        ("referer", "https://desk.example/"),
+    ] {
+        let page = Page::open(&server).await;
+        let status = read(page.http.get(&url).header(name, value)).await.0;
+        assert_eq!(status, StatusCode::OK, "{name}: {value}");
+        assert_eq!(page.me().await, StatusCode::FORBIDDEN, "{name}: {value}");
+    }
+    let by_password = page.http.get(&url).basic_auth("meg", Some(PASSWORD));
+    assert_eq!(read(by_password).await.0, StatusCode::OK);
+    assert_eq!(page.me().await, StatusCode::FORBIDDEN);
 }
 
 #[tokio::test]

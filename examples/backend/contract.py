@@ -1,5 +1,6 @@
 """The contract: its stubs, made from the proto file at each start, and its refusals."""
 
+import os
 import sys
 import tempfile
 import unicodedata
@@ -10,10 +11,24 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.rpc import error_details_pb2, status_pb2
 from grpc_tools import protoc
 
-PROTO = Path(__file__).resolve().parents[2] / "proto"
+CONTRACT = "undertone/telephony/v1/telephony.proto"
+
+
+def _proto():
+    """The folder that has the contract: the one that UNDERTONE_PROTO names, else one beside this file or above it."""
+    here = Path(__file__).resolve()
+    named = os.environ.get("UNDERTONE_PROTO")
+    places = [Path(named)] if named else [folder / "proto" for folder in here.parents]
+    for place in places:
+        if (place / CONTRACT).is_file():
+            return place
+    sys.exit(f"{CONTRACT} is not in {', '.join(map(str, places))}: set UNDERTONE_PROTO to the folder that has it")
+
+
+PROTO = _proto()
 _stubs = tempfile.TemporaryDirectory()
 if protoc.main(["protoc", f"-I{PROTO}", f"--python_out={_stubs.name}", f"--grpc_python_out={_stubs.name}",
-                "undertone/telephony/v1/telephony.proto"]) != 0:
+                CONTRACT]) != 0:
     sys.exit("the proto file can not be compiled")
 sys.path.insert(0, _stubs.name)
 from undertone.telephony.v1 import telephony_pb2 as pb  # noqa: E402

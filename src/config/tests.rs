@@ -246,6 +246,19 @@ fn a_bad_value_in_the_environment_names_the_variable() {
 }
 
 #[test]
+fn what_of_the_file_is_repeated_is_escaped_and_cut() {
+    let text = format!(
+        "[[sip.trunk]]\nname = \"a\"\ntarget = \"udp:192.0.2.1:5060\"\n\
+         sources = [\"\\u001b[2J\\u202e{}\"]\n",
+        "x".repeat(5000)
+    );
+    let said = read(&text).expect_err("it is no source").to_string();
+    assert!(said.contains(r"'\u{1b}[2J\u{202e}xxx"), "{said}");
+    assert!(said.lines().all(|line| line.chars().count() < 500), "{said}");
+    assert!(said.chars().all(|c| c == '\n' || !c.is_control()), "{said:?}");
+}
+
+#[test]
 fn each_bad_value_names_its_key_and_line() {
     for (text, expected) in [
         (

@@ -1,6 +1,7 @@
 //! What came of a check, for people and for machines.
 
 use super::Rule;
+use crate::model::PlainText;
 use serde::Serialize;
 use std::fmt;
 
@@ -61,7 +62,8 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (ok, failed, skipped) = self.counts();
-        write!(f, "{}: {ok} rules ok, {failed} failed, {skipped} skipped", self.backend)
+        let backend = PlainText(&self.backend);
+        write!(f, "{backend}: {ok} rules ok, {failed} failed, {skipped} skipped")
     }
 }
 
@@ -73,10 +75,12 @@ impl fmt::Display for RuleReport {
             RuleOutcome::Ok => write!(f, "ok       {sentence}"),
             RuleOutcome::Failed { expected, came } => write!(
                 f,
-                "FAILED   {sentence}\n           expected: {expected}\n           came:     {came}"
+                "FAILED   {sentence}\n           expected: {}\n           came:     {}",
+                PlainText(expected),
+                PlainText(came)
             ),
             RuleOutcome::Skipped { why } => {
-                write!(f, "skipped  {sentence}\n           because {why}")
+                write!(f, "skipped  {sentence}\n           because {}", PlainText(why))
             }
         }
     }

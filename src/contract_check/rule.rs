@@ -133,6 +133,17 @@ rules! {
     KeepsSupervisorsOff =
         "A supervisor neither clears, rejects, redirects or swaps the call that it monitors nor \
          changes its data: that is refused as Forbidden.",
+    TransfersAtOnce =
+        "Transfer in one step makes the other number ring and the first leg ends; a call that is \
+         not established is refused as InvalidState.",
+    ConfersAndRemoves =
+        "Conference adds a party to the call and makes the device its owner, which alone of the \
+         parties may take one out by RemoveParticipant.",
+    SendsDigits =
+        "SendDtmf is accepted on an established call, and refused as InvalidState while it rings.",
+    MutesTheMonitored =
+        "MuteMonitoredParty is reported in the monitored party, and is refused as InvalidState \
+         when it is so already.",
 }
 
 impl Rule {
@@ -162,6 +173,10 @@ impl Rule {
                     || offered.user_data,
                 "clear_call, reject, redirect, swap_calls or user_data",
             ),
+            Rule::TransfersAtOnce => (offered.transfers, "transfers"),
+            Rule::ConfersAndRemoves => (offered.conferences, "conferences"),
+            Rule::SendsDigits => (offered.dtmf, "dtmf"),
+            Rule::MutesTheMonitored => (offered.mute_monitored, "mute_monitored"),
             Rule::ChangesUserData | Rule::BoundsUserData => (offered.user_data, "user_data"),
             Rule::DescribesItself
             | Rule::BeginsWithTheWhole
@@ -201,6 +216,11 @@ impl Rule {
         self >= Rule::JoinsTheNextCall
     }
 
+    /// It waits for what the contract gives a gateway five seconds for.
+    pub(super) fn waits_for_admission(self) -> bool {
+        self == Rule::JoinsNobodyWithoutLeave
+    }
+
     /// AdmitMonitoring must be taken.
     pub(super) fn needs_admission(self) -> bool {
         matches!(
@@ -232,6 +252,6 @@ mod tests {
         let all = crate::telephony::simulated::capabilities();
         assert_eq!(left_out(&all), 0);
         assert_eq!(left_out(&Capabilities { do_not_disturb: false, ..all }), 1);
-        assert_eq!(left_out(&Capabilities::default()), 17);
+        assert_eq!(left_out(&Capabilities::default()), 21);
     }
 }

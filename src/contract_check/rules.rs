@@ -2,6 +2,7 @@
 
 mod calls;
 mod commands;
+mod joining;
 mod monitoring;
 mod watching;
 
@@ -60,6 +61,10 @@ pub(super) async fn hold_against<P: Phones>(rule: Rule, session: &mut Session<'_
         Rule::RingsOnWhereItCannotGo => calls::rings_on_where_it_can_not_go(session).await,
         Rule::SwapsWithNoCall => calls::swaps_with_no_call(session).await,
         Rule::KeepsSupervisorsOff => calls::keeps_supervisors_off(session).await,
+        Rule::TransfersAtOnce => joining::transfers_at_once(session).await,
+        Rule::ConfersAndRemoves => joining::confers_and_removes(session).await,
+        Rule::SendsDigits => joining::sends_digits(session).await,
+        Rule::MutesTheMonitored => joining::mutes_the_monitored(session).await,
     }
 }
 

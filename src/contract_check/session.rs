@@ -8,11 +8,13 @@ use crate::model::{
 };
 use crate::telephony::phones::PhoneCommand;
 use crate::telephony::proto::telephony_client::TelephonyClient;
-use crate::telephony::{WatchItem, execute, proto, refusal_of};
+use crate::telephony::{WatchItem, answer, code_of, proto, refusal_of};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::timeout;
+use tonic::Status;
 use tonic::transport::Channel;
+use tonic_types::StatusExt;
 
 /// What came of a rule, or of a part of one.
 pub(super) type Verdict<T = ()> = Result<T, Miss>;
@@ -42,6 +44,22 @@ pub(super) fn ensure(
     }
 }
 
+/// More than the five seconds after which leave to join counts as refused.
+const ADMISSION: Duration = Duration::from_secs(8);
+
+/// A miss if the status carries a reason of the contract to which another gRPC code belongs.
+pub(super) fn has_its_code(status: &Status) -> Verdict {
+    let refusal = refusal_of(status);
+    let is_carried =
+        status.get_details_error_info().is_some_and(|info| info.reason == refusal.reason.as_str());
+    let code = code_of(refusal.reason);
+    ensure(
+        !is_carried || status.code() == code,
+        format!("a refusal as {} has the gRPC code {code:?}", refusal.reason),
+        || format!("{:?}: {refusal}", status.code()),
+    )
+}
+
 /// What all rules share.
 pub(super) struct Bench<P> {
     pub(super) client: TelephonyClient<Channel>,
@@ -51,6 +69,8 @@ pub(super) struct Bench<P> {
     pub(super) patience: Duration,
     /// The backend takes no AdmitMonitoring: a gateway, which confirms joins itself.
     pub(super) admits_itself: bool,
+    /// A refusal of this rule whose gRPC code is not the one of its reason.
+    wrong_code: Option<Miss>,
     /// Makes request ids that no other run has.
     run: u64,
     asked: u64,
@@ -65,7 +85,17 @@ impl<P: Phones> Bench<P> {
         patience: Duration,
     ) -> Self {
         let run = rand::random();
-        Self { client, residents, offered, phones, patience, admits_itself: false, run, asked: 0 }
+        Self {
+            client,
+            residents,
+            offered,
+            phones,
+            patience,
+            admits_itself: false,
+            wrong_code: None,
+            run,
+            asked: 0,
+        }
     }
 
     /// Why a rule is left out.
@@ -82,6 +112,20 @@ impl<P: Phones> Bench<P> {
 
     /// Holds the backend against one rule.
     pub(super) async fn hold_against(&mut self, rule: Rule) -> Verdict {
+        let patience = self.patience;
+        if rule.waits_for_admission() {
+            self.patience = patience.max(ADMISSION);
+        }
+        self.wrong_code = None;
+        let verdict = self.held_against(rule).await;
+        self.patience = patience;
+        match (verdict, self.wrong_code.take()) {
+            (Ok(()) | Err(Miss::Skipped(_)), Some(wrong)) => Err(wrong),
+            (verdict, _) => verdict,
+        }
+    }
+
+    async fn held_against(&mut self, rule: Rule) -> Verdict {
         let mut session = Session::open(self).await?;
         rules::hold_against(rule, &mut session).await
     }
@@ -130,7 +174,12 @@ impl<'a, P: Phones> Session<'a, P> {
         context: &CommandContext,
         command: &Command,
     ) -> Result<(), Refusal> {
-        execute(self.bench.client.clone(), context, command).await.map(|_| ())
+        let answered = answer(self.bench.client.clone(), context, command).await;
+        let Err(status) = answered else { return Ok(()) };
+        if let Err(wrong) = has_its_code(&status) {
+            self.bench.wrong_code.get_or_insert(wrong);
+        }
+        Err(refusal_of(&status))
     }
 
     /// A person asks, and is not refused.

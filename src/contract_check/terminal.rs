@@ -1,6 +1,10 @@
 //! `undertone contract-check`: the check in a terminal.
 
-use super::{House, NoPhones, NotChecked, PhonesError, PhonesProgram, Report, RuleReport, check};
+use super::{
+    House, NoPhones, NotChecked, Phones, PhonesError, PhonesProgram, Report, RuleOutcome,
+    RuleReport, UNREST, check,
+};
+use crate::model::is_plain;
 use crate::telephony::connection::remote;
 use serde_json::json;
 use std::io::{self, Write};
@@ -27,6 +31,9 @@ pub enum CheckError {
     /// The address cannot be used.
     #[error("'{0}' is no address of a backend: {1}")]
     Url(String, tonic::transport::Error),
+    /// The address does not say how.
+    #[error("'{0}' is no address of a backend: it must begin with http:// or https://")]
+    NoScheme(String),
     /// The telephones cannot be moved.
     #[error(transparent)]
     Phones(#[from] PhonesError),
@@ -44,10 +51,22 @@ pub enum CheckError {
 /// # Errors
 /// Nothing, or not everything, was checked.
 pub async fn run(options: &CheckOptions) -> Result<bool, CheckError> {
+    if !["http://", "https://"].iter().any(|scheme| options.url.starts_with(scheme)) {
+        return Err(CheckError::NoScheme(options.url.clone()));
+    }
     let channel =
         remote(&options.url).map_err(|error| CheckError::Url(options.url.clone(), error))?;
     let mut written = Ok(());
+    let mut unsaid = 0_usize;
+    let mut is_said = false;
     let told = |rule: &RuleReport| {
+        if let RuleOutcome::Skipped { why } = &rule.outcome
+            && why.starts_with(UNREST)
+            && std::mem::replace(&mut is_said, true)
+        {
+            unsaid += 1;
+            return;
+        }
         if !options.json && written.is_ok() {
             written = writeln!(io::stdout(), "{rule}");
         }
@@ -55,7 +74,12 @@ pub async fn run(options: &CheckOptions) -> Result<bool, CheckError> {
     let (house, patience) = (&options.house, options.patience);
     let report = match &options.phones {
         Some(command) => {
-            let phones = PhonesProgram::start(command, patience)?;
+            let mut phones = PhonesProgram::start(command, patience)?;
+            if phones.ends_at_once().await
+                && let Some(how) = phones.ended()
+            {
+                return Err(NotChecked::PhonesEnded(how).into());
+            }
             check(channel, house, Some(phones), patience, told).await?
         }
         None => check(channel, house, None::<NoPhones>, patience, told).await?,
@@ -63,8 +87,13 @@ pub async fn run(options: &CheckOptions) -> Result<bool, CheckError> {
     written?;
     let mut out = io::stdout().lock();
     match options.json {
-        true => writeln!(out, "{:#}", document(&options.url, &report))?,
-        false => writeln!(out, "\n{report}")?,
+        true => writeln!(out, "{}", escaped(&format!("{:#}", document(&options.url, &report))))?,
+        false => {
+            if unsaid > 0 {
+                writeln!(out, "skipped  {unsaid} more rules for the same reason")?;
+            }
+            writeln!(out, "\n{report}")?;
+        }
     }
     out.flush()?;
     Ok(report.is_good())
@@ -80,4 +109,46 @@ fn document(url: &str, report: &Report) -> serde_json::Value {
         "skipped": skipped,
         "rules": report.rules,
     })
+}
+
+/// The same JSON, in which no character is raw that a terminal could take for a command; JSON
+/// itself asks that only of those below U+0020 (RFC 8259 section 7).
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match is_plain(c) || c == '\n' {
+            true => text.push(c),
+            // Outside of strings there is none; all of them are in the basic plane.
+            false => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract_check::{Rule, RuleOutcome};
+
+    #[test]
+    fn a_backends_texts_reach_the_terminal_escaped_and_a_machine_as_they_are() {
+        let hostile = "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}";
+        let rule = RuleReport {
+            rule: Rule::ALL[0],
+            outcome: RuleOutcome::Failed {
+                expected: "a fact".to_owned(),
+                came: format!("{hostile}{}", "x".repeat(1000)),
+            },
+        };
+        let shown = rule.to_string();
+        assert!(shown.contains(r"\u{1b}]0;x\u{7}\u{9b}2J\u{202e}xxx"), "{shown}");
+        assert!(shown.lines().count() == 3 && shown.chars().count() < 1000, "{shown}");
+        let report = Report { backend: hostile.to_owned(), rules: vec![rule] };
+        assert!(report.to_string().chars().all(is_plain), "{report}");
+        let json = format!("{:#}", document("http://127.0.0.1:1", &report));
+        let text = escaped(&json);
+        assert!(text.chars().all(|c| is_plain(c) || c == '\n'), "{text}");
+        let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(read["backend"], hostile);
+    }
 }

@@ -1,6 +1,7 @@
 //! An event of the event channel in one line for people. What is left out of it is in the whole
 //! message, which `--verbose` shows.
 
+use crate::model::is_plain;
 use serde_json::Value;
 
 /// Characters of an id that tell it from others on a screen.
@@ -22,9 +23,9 @@ pub(super) fn text(data: &Value) -> String {
 pub(super) fn plain(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
-        match c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            true => line.extend(c.escape_unicode()),
-            false => line.push(c),
+        match is_plain(c) {
+            true => line.push(c),
+            false => line.extend(c.escape_unicode()),
         }
     }
     line

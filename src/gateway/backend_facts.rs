@@ -79,12 +79,17 @@ impl BackendFacts {
         if before != parent {
             before.iter().for_each(|parent| self.end_consultation(parent, &id));
         }
-        before.into_iter().chain(parent).chain(beside).collect()
+        let about_this = self.consultations.get(&id).cloned();
+        before.into_iter().chain(parent).chain(about_this).chain(beside).collect()
     }
 
-    /// The other calls of the devices whose leg of this call has another state than before.
+    /// The other calls of the devices whose leg of this call has another state than before, or is
+    /// held at the phone by now or no more.
     fn beside(&self, before: Option<&CallFact>, now: Option<&CallFact>) -> BTreeSet<CallId> {
-        let state = |call: Option<&CallFact>, device| Some(call?.party_of(device)?.state);
+        let state = |call: Option<&CallFact>, device| {
+            let leg = call?.party_of(device)?;
+            Some((leg.state, leg.held_at_phone))
+        };
         let parties = before.into_iter().chain(now).flat_map(|call| &call.parties);
         let devices = parties.filter_map(|party| party.device.as_ref());
         let mut beside = BTreeSet::new();

@@ -19,6 +19,8 @@ pub(super) struct Notifications {
     met: bool,
     /// Somebody has asked before that, and was told what was not known yet.
     presumed: bool,
+    /// The legs that were told to be released last: a client may still read them.
+    released: ReleasedLegs,
     /// The channel for late failures of recent requests, oldest first.
     topics: VecDeque<(RequestId, Topic)>,
 }
@@ -84,7 +86,12 @@ impl Notifications {
                 legs.insert(device.clone(), views::released(view.clone(), handed_on_to));
             }
         }
-        legs.into_iter().filter_map(|(device, leg)| self.changed_leg(call, device, leg)).collect()
+        legs.into_iter().flat_map(|(device, leg)| self.changed_leg(call, device, leg)).collect()
+    }
+
+    /// The leg of a device that was told to be released, for as long as there is room.
+    pub(super) fn released_leg(&self, call: &CallId, device: &DeviceId) -> Option<&CallView> {
+        self.released.legs.get(&(call.clone(), device.clone()))
     }
 
     fn changed_leg(
@@ -92,36 +99,76 @@ impl Notifications {
         call: &CallId,
         device: DeviceId,
         leg: CallView,
-    ) -> Option<(CallNotification, CallView)> {
+    ) -> Vec<(CallNotification, CallView)> {
         let key = (call.clone(), device);
         let left = leg.state == LegState::Released;
-        let notification = match self.legs.get(&key) {
-            None if left => return None,
-            None => CallNotification::StatusChange,
-            Some(before) if *before == leg => return None,
+        let changed = match self.legs.get(&key) {
+            None if left => return Vec::new(),
+            None => vec![CallNotification::StatusChange],
+            Some(before) if *before == leg => return Vec::new(),
             Some(before) => what_changed(before, &leg),
         };
-        match left {
-            true => self.legs.remove(&key),
-            false => self.legs.insert(key, leg.clone()),
-        };
-        Some((notification, leg))
+        if left {
+            self.legs.remove(&key);
+            self.released.insert(key, leg.clone());
+        } else {
+            self.legs.insert(key, leg.clone());
+        }
+        changed.into_iter().map(|notification| (notification, leg.clone())).collect()
     }
 }
 
-fn what_changed(before: &CallView, after: &CallView) -> CallNotification {
+/// Legs as they were told to be released, the last of them.
+#[derive(Default)]
+struct ReleasedLegs {
+    legs: BTreeMap<(CallId, DeviceId), CallView>,
+    /// Oldest first; a leg that came back and left again is there twice.
+    order: VecDeque<(CallId, DeviceId)>,
+    data_bytes: usize,
+}
+
+impl ReleasedLegs {
+    /// Legs at most.
+    const MOST: usize = 4096;
+    /// Bytes of their call data at most.
+    const MOST_DATA: usize = 4 * 1024 * 1024;
+
+    fn insert(&mut self, key: (CallId, DeviceId), leg: CallView) {
+        self.data_bytes += leg.user_data.bytes();
+        let before = self.legs.insert(key.clone(), leg);
+        self.data_bytes -= before.map_or(0, |before| before.user_data.bytes());
+        self.order.push_back(key);
+        while self.order.len() > Self::MOST || self.data_bytes > Self::MOST_DATA {
+            let Some(oldest) = self.order.pop_front() else {
+                return;
+            };
+            if !self.order.contains(&oldest) {
+                let left = self.legs.remove(&oldest);
+                self.data_bytes -= left.map_or(0, |left| left.user_data.bytes());
+            }
+        }
+    }
+}
+
+/// Who is there and what is attached may change in one step: clients listen for either.
+fn what_changed(before: &CallView, after: &CallView) -> Vec<CallNotification> {
     let same_but_muted = CallView {
         monitored_user_muted: after.monitored_user_muted,
         capabilities: after.capabilities.clone(),
         ..before.clone()
     };
     if before.monitored_user_muted != after.monitored_user_muted && same_but_muted == *after {
-        CallNotification::MonitoredUserMutedStateChange
-    } else if before.state == after.state && before.user_data != after.user_data {
-        CallNotification::AttachedDataChanged
-    } else if before.state == after.state && before.participants != after.participants {
-        CallNotification::ParticipantsUpdated
-    } else {
-        CallNotification::StatusChange
+        return vec![CallNotification::MonitoredUserMutedStateChange];
     }
+    let mut changed = Vec::new();
+    if before.state == after.state && before.participants != after.participants {
+        changed.push(CallNotification::ParticipantsUpdated);
+    }
+    if before.state == after.state && before.user_data != after.user_data {
+        changed.push(CallNotification::AttachedDataChanged);
+    }
+    if changed.is_empty() {
+        changed.push(CallNotification::StatusChange);
+    }
+    changed
 }

@@ -231,7 +231,15 @@ impl Harness {
 
     fn leg_of(&self, user: &str, call: &str) -> Option<CallView> {
         match self.gateway.read(&user.into(), &Query::MyCall(call.into()), self.now.wall) {
-            Ok(Answer::Call(view)) => Some(view),
+            Ok(Answer::Call(view)) if view.state != LegState::Released => Some(view),
+            _ => None,
+        }
+    }
+
+    /// The leg as its user was told that it has been released.
+    fn released_leg(&self, user: &str) -> Option<CallView> {
+        match self.gateway.read(&user.into(), &Query::MyCall("call".into()), self.now.wall) {
+            Ok(Answer::Call(view)) if view.state == LegState::Released => Some(view),
             _ => None,
         }
     }
@@ -256,6 +264,7 @@ fn party(device: Option<&str>, number: &str, role: PartyRole, state: LegState) -
         state,
         muted: false,
         muted_by_supervisor: false,
+        held_at_phone: false,
         activity: None,
         monitors: None,
         established_at: (state == LegState::Established).then_some(Timestamp(1_000_000)),
@@ -1117,7 +1126,7 @@ fn a_supervisor_whose_phone_still_rings_is_no_news_to_the_agent() {
 }
 
 #[test]
-fn a_released_leg_is_told_once_and_is_gone() {
+fn a_released_leg_is_told_once_and_can_only_be_read() {
     let mut harness = Harness::new();
     harness.facts(Fact::Call(coached(Activity::Coach)));
     let left = call(vec![
@@ -1131,6 +1140,9 @@ fn a_released_leg_is_told_once_and_is_gone() {
     let outputs = harness.facts(Fact::Call(left.clone()));
     assert!(told(&outputs).contains(&(MEG, CallNotification::StatusChange, LegState::Released)));
     assert_eq!(harness.leg(MEG), None);
+    assert_eq!(harness.released_leg(MEG).map(|leg| leg.capabilities), Some(Vec::new()));
+    assert_eq!(harness.released_leg("bob"), None);
+    assert_eq!(harness.reason(MEG, on_call(CallOperation::Hangup)), Reason::NotFound);
     assert_eq!(told(&harness.facts(Fact::Call(left))), []);
     let over = call(vec![
         PartyFact { state: LegState::Released, ..customer() },
@@ -1323,6 +1335,7 @@ fn what_may_be_asked_of_a_leg_follows_from_its_state() {
         ..able()
     };
     let bob_is = |state| party(Some(BOB_PHONE), "5001", PartyRole::Agent, state);
+    let at_phone = || PartyFact { held_at_phone: true, ..bob_is(LegState::Held) };
     let colleague = || party(Some("colleague"), "5002", PartyRole::Agent, LegState::Established);
     let established = ["Hangup", "Hold", "MuteCall", "SendDtmf"];
     let of_two =
@@ -1366,6 +1379,13 @@ fn what_may_be_asked_of_a_leg_follows_from_its_state() {
             vec![call(vec![customer(), bob_is(LegState::Held)])],
             "call",
             vec!["Hangup", "Retrieve"],
+        ),
+        ("held at the phone", vec![call(vec![customer(), at_phone()])], "call", vec!["Hangup"]),
+        (
+            "held at the phone, and asking",
+            vec![call(vec![customer(), at_phone()]), consultation(vec![bob(), colleague()])],
+            "call",
+            [&["Hangup"], &complete[..]].concat(),
         ),
         (
             "held, and asking",
@@ -1541,6 +1561,14 @@ fn that_two_calls_may_be_swapped_is_told_of_both_when_one_of_them_changes() {
     };
     let outputs = harness.facts(Fact::Call(second(LegState::Established)));
     assert_eq!(told(&outputs), [("second".into(), true), ("call".into(), true)]);
+    let held = |held_at_phone| {
+        let held = party(Some(BOB_PHONE), "5001", PartyRole::Agent, LegState::Held);
+        Fact::Call(call(vec![customer(), PartyFact { held_at_phone, ..held }]))
+    };
+    for (at_phone, may_swap) in [(true, false), (false, true)] {
+        let outputs = harness.facts(held(at_phone));
+        assert_eq!(told(&outputs), [("call".into(), may_swap), ("second".into(), may_swap)]);
+    }
     let outputs = harness.facts(Fact::Call(second(LegState::Released)));
     assert_eq!(told(&outputs), [("second".into(), false), ("call".into(), false)]);
 }
@@ -1742,8 +1770,20 @@ fn a_call_says_what_it_was_made_to_ask_about_and_the_first_what_it_may_be_joined
         id: "consult".into(),
         call_type: CallType::Consult,
         parent: Some("call".into()),
-        ..call(vec![party(Some(BOB_PHONE), "5001", PartyRole::Agent, state)])
+        ..call(vec![
+            party(Some(BOB_PHONE), "5001", PartyRole::Agent, state),
+            party(Some("colleague"), "5002", PartyRole::Agent, state),
+        ])
     };
+    let dials = CallFact {
+        parties: vec![party(Some(BOB_PHONE), "5001", PartyRole::Agent, LegState::Dialing)],
+        ..consultation(LegState::Dialing)
+    };
+    harness.facts(Fact::Call(dials));
+    for leg in ["call", "consult"] {
+        let offered = harness.leg_of("bob", leg).expect("a leg").capabilities;
+        assert!(!offered.contains(&Operation::CompleteTransfer), "nobody is asked yet: {leg}");
+    }
     let outputs = harness.facts(Fact::Call(consultation(LegState::Established)));
     let both = [
         ("bob", CallNotification::StatusChange, LegState::Established),

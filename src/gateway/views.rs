@@ -7,9 +7,9 @@ pub(super) use reader::Reader;
 use super::access::may_monitor_at_all;
 use super::{DeviceEntry, GatewayConfig, NotifyAgent, User};
 use crate::model::{
-    Activity, CallFact, CallId, CallView, Capabilities, DeviceFact, DeviceId, DeviceView, Feature,
-    LegState, MonitorFact, MonitorState, Number, Operation, ParticipantView, PartyFact, PartyRole,
-    Timestamp, UserState,
+    Activity, CallFact, CallId, CallType, CallView, Capabilities, DeviceFact, DeviceId, DeviceView,
+    Feature, LegState, MonitorFact, MonitorState, Number, Operation, ParticipantView, PartyFact,
+    PartyRole, Timestamp, UserState,
 };
 
 /// What a device's own user sees; `state` is the user's voice state.
@@ -96,6 +96,8 @@ pub(super) struct Related {
     pub(super) is_asked_about: bool,
     /// The device talks on the one and holds the other.
     pub(super) may_swap: bool,
+    /// They can become one.
+    pub(super) may_complete: bool,
 }
 
 impl Related {
@@ -117,6 +119,25 @@ pub(super) fn asks(device: &DeviceId, by: &CallFact, about: &CallFact) -> bool {
         && is_there(by)
         && is_there(about)
         && !asked.any(|asked| about.party_of(asked).is_some())
+}
+
+/// The first call is talked on, and the second is talked on, too, or rings at the one party that is
+/// asked.
+pub(super) fn may_become_one(device: &DeviceId, first: &CallFact, second: &CallFact) -> bool {
+    let others = |call: &'_ CallFact| -> Vec<LegState> {
+        let live = call.parties.iter().filter(|party| {
+            party.role != PartyRole::Supervisor
+                && party.state != LegState::Released
+                && party.device.as_ref() != Some(device)
+        });
+        live.map(|party| party.state).collect()
+    };
+    let talks = |state: &LegState| matches!(state, LegState::Established | LegState::Held);
+    let device_talks = |call: &CallFact| call.party_of(device).is_some_and(on_the_call);
+    let asked = others(second);
+    let rings = asked == [LegState::Ringing];
+    let is_asked = !asked.is_empty() && asked.iter().all(talks) && device_talks(second);
+    device_talks(first) && others(first).iter().any(talks) && (is_asked || rings)
 }
 
 /// One device's leg of a call, as its user sees it. The duration is zero until
@@ -250,9 +271,14 @@ fn others<'a>(call: &'a CallFact, me: &'a PartyFact) -> impl Iterator<Item = &'a
 }
 
 fn participants(call: &CallFact, me: &PartyFact) -> Vec<ParticipantView> {
-    let participant =
-        |party: &PartyFact| ParticipantView { number: party.number.clone(), quality: None };
-    others(call, me).map(participant).collect()
+    let participant = |number: &Number| ParticipantView { number: number.clone(), quality: None };
+    let mut there: Vec<_> = others(call, me).map(|party| participant(&party.number)).collect();
+    let dials = me.state == LegState::Dialing && call.call_type != CallType::Inbound;
+    if there.is_empty() && dials {
+        // The agent's own phone is called first; the number is known already.
+        there.push(participant(&call.dnis));
+    }
+    there
 }
 
 fn capabilities(
@@ -276,7 +302,8 @@ fn capabilities(
         LegState::Held => {
             let mut offered = vec![Operation::Hangup];
             offered.extend(may_clear.then_some(Operation::ClearCall));
-            offered.extend(backend.hold.then_some(Operation::Retrieve));
+            let may_retrieve = backend.hold && !party.held_at_phone;
+            offered.extend(may_retrieve.then_some(Operation::Retrieve));
             offered.extend(on_both_calls(related, backend));
             offered.extend(on_data(backend));
             offered
@@ -337,7 +364,7 @@ fn is_owner(call: &CallFact, party: &PartyFact) -> bool {
 
 /// What a device may do with the two calls that it has.
 fn on_both_calls(related: &Related, backend: &Capabilities) -> impl Iterator<Item = Operation> {
-    let may_complete = related.is_consultation() && backend.consultations;
+    let may_complete = related.may_complete && backend.consultations;
     let swap = related.may_swap && backend.swap_calls;
     let complete_transfer = may_complete && backend.transfers;
     let complete_conference = may_complete && backend.conferences;

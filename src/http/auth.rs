@@ -12,7 +12,7 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use axum::extract::{ConnectInfo, Request};
-use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -642,13 +642,38 @@ pub(crate) fn is_foreign(request: &Request, allowed: &[String]) -> bool {
     let Ok(origin) = origin.to_str() else {
         return true;
     };
+    !is_own(origin, request, allowed)
+}
+
+/// Whether a browser says that the request comes from a page of ours or an allowed one, or from its
+/// user alone. One that says nothing may show any page.
+pub(crate) fn is_from_own_page(request: &Request, allowed: &[String]) -> bool {
+    let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    matches!(text("sec-fetch-site"), Some("same-origin" | "none"))
+        || text("origin").is_some_and(|origin| is_own(origin, request, allowed))
+        || text("referer")
+            .and_then(origin_of)
+            .is_some_and(|origin| is_own(&origin, request, allowed))
+}
+
+/// The origin of a URL as browsers write it (RFC 6454 section 6.2): without the usual port.
+pub(crate) fn origin_of(url: &str) -> Option<String> {
+    let url = url.split('#').next()?.parse::<Uri>().ok()?;
+    let scheme = url.scheme_str()?.to_ascii_lowercase();
+    let authority = url.authority()?.as_str().to_ascii_lowercase();
+    let usual = if scheme == "https" { ":443" } else { ":80" };
+    Some(format!("{scheme}://{}", authority.strip_suffix(usual).unwrap_or(&authority)))
+}
+
+/// Whether an origin is allowed, or the one that the request is made to.
+fn is_own(origin: &str, request: &Request, allowed: &[String]) -> bool {
     if allowed.iter().any(|one| one == origin) {
-        return false;
+        return true;
     }
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let own = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
     let named = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-    named.is_none() || named != own
+    named.is_some() && named == own
 }
 
 /// From where a request really comes, once that is known.

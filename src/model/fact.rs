@@ -126,6 +126,8 @@ pub struct PartyFact {
     pub muted: bool,
     /// A supervisor has muted the party toward the customer.
     pub muted_by_supervisor: bool,
+    /// Its phone holds the call, and only the phone can take it back (RFC 3264 8.4).
+    pub held_at_phone: bool,
     /// For a supervisor: the activity now.
     pub activity: Option<Activity>,
     /// For a supervisor: the device monitored on this call now: the target or, when that one has

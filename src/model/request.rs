@@ -2,7 +2,7 @@ use super::activity::string_enum;
 use super::{
     Activity, CallId, CallView, ContactView, DeviceId, DeviceView, DialString, Digits, GroupId,
     GroupView, Mode, Number, Operation, Refusal, RequestId, Scope, TransferStep, UnknownWord,
-    UserData, UserId, UserView,
+    UserData, UserId, UserView, is_plain,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -62,7 +62,7 @@ string_enum! {
 }
 
 /// Why an agent is not ready, in the agent's or the contact centre's words: 1 to 255 characters,
-/// none of them a control character.
+/// all of them plain (see [`is_plain`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotReadyReason(String);
 
@@ -86,7 +86,7 @@ impl FromStr for NotReadyReason {
 
     fn from_str(text: &str) -> Result<Self, NotAReason> {
         let fits = !text.is_empty() && text.chars().count() <= Self::LONGEST;
-        match fits && !text.chars().any(char::is_control) {
+        match fits && text.chars().all(is_plain) {
             true => Ok(Self(text.to_owned())),
             false => Err(NotAReason),
         }
@@ -390,4 +390,32 @@ pub enum Answer {
     Groups(Vec<GroupView>),
     /// One group.
     Group(GroupView),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_line_of_printable_characters() {
+        for text in ["Lunch", "Обед", "אוכל\u{200f}", &"é".repeat(NotReadyReason::LONGEST)]
+        {
+            assert_eq!(text.parse::<NotReadyReason>().map(|reason| reason.0), Ok(text.to_owned()));
+        }
+        let too_long = "x".repeat(NotReadyReason::LONGEST + 1);
+        for text in [
+            "",
+            &too_long,
+            "a\n",
+            "\u{9b}2J",
+            "a\u{2028}b",
+            "a\u{2029}b",
+            "\u{202a}",
+            "\u{202e}txt",
+            "\u{2066}",
+            "\u{2069}",
+        ] {
+            assert_eq!(text.parse::<NotReadyReason>(), Err(NotAReason), "{text:?}");
+        }
+    }
 }

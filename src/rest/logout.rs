@@ -2,11 +2,13 @@
 
 use super::{Accepted, ErrorBody, RequestContext, RestState, wrong_method};
 use crate::http::HttpConfig;
-use crate::http::auth::{self, Auth, LoggedOut};
+use crate::http::auth::{self, Auth, LoggedOut, Means};
 use crate::http::error::HttpError;
 use crate::model::Reason;
 use axum::Json;
 use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 
 /// What a log-out has to know of logins.
@@ -15,12 +17,15 @@ pub(super) struct LoginDoor {
     pub(super) auth: Auth,
     /// Requests by cookie must prove their page, so a GET, which need not, ends nothing.
     csrf: bool,
+    /// Of pages that may log their users out: our own by its public name, and the allowed ones.
     origins: Arc<[String]>,
 }
 
 impl LoginDoor {
     pub(super) fn new(config: &HttpConfig, auth: Auth) -> Self {
-        Self { auth, csrf: config.csrf, origins: config.cors_origins.clone().into() }
+        let public = auth::origin_of(&config.public_url);
+        let origins = config.cors_origins.iter().cloned().chain(public).collect();
+        Self { auth, csrf: config.csrf, origins }
     }
 }
 
@@ -43,7 +48,9 @@ pub(super) async fn log_out(State(rest): State<RestState>, from: RequestContext)
     ended(&rest, &from)
 }
 
-/// The same for old clients; only where CSRF protection is off.
+/// The same for old clients; only where CSRF protection is off. By cookie, a browser must say that
+/// the request comes from a page of this server or an allowed one: by Sec-Fetch-Site, Origin or
+/// Referer.
 #[utoipa::path(
     get, path = "/api/v2/logout",
     responses(
@@ -55,13 +62,23 @@ pub(super) async fn log_out_by_get(
     State(rest): State<RestState>,
     from: RequestContext,
     request: Request,
-) -> Result<LoggedOutReply, HttpError> {
-    if rest.login.csrf {
-        return Err(wrong_method(request).await);
+) -> Result<LoggedOutReply, Response> {
+    let LoginDoor { csrf, origins, .. } = &rest.login;
+    // HEAD comes here, too, and changes nothing anywhere.
+    if *csrf || request.method() != Method::GET {
+        let mut refused = wrong_method(request).await.into_response();
+        let allowed = HeaderValue::from_static(if *csrf { "POST" } else { "GET, POST" });
+        refused.headers_mut().insert(header::ALLOW, allowed);
+        return Err(refused);
     }
-    if auth::is_foreign(&request, &rest.login.origins) {
+    let is_proved = match from.caller.by {
+        Means::Password => true,
+        // Not every browser says to a plain http server where a click comes from.
+        Means::Cookie => auth::is_from_own_page(&request, origins),
+    };
+    if auth::is_foreign(&request, origins) || !is_proved {
         let message = "Cross-site requests are not allowed.";
-        return Err(HttpError::new(Reason::NotPermitted, message));
+        return Err(HttpError::new(Reason::NotPermitted, message).into_response());
     }
     Ok(ended(&rest, &from))
 }

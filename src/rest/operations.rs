@@ -11,8 +11,8 @@ use crate::model::{
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
-use serde_json::Value;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
@@ -45,6 +45,15 @@ pub(super) struct OperationBody {
 /// The other fields of a body. Unknown ones are let be; a `null` is as good as absent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Parameters(BTreeMap<String, Value>);
+
+/// The channels that a session is to be opened on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AskedChannels {
+    /// Voice is among them.
+    pub(super) voice: bool,
+    /// Those that do not exist here, each once.
+    pub(super) missing: Vec<String>,
+}
 
 impl FromRequest<RestState> for OperationBody {
     type Rejection = HttpError;
@@ -80,13 +89,15 @@ impl OperationBody {
         self.operation == Ok(Operation::EndContactCenterSession)
     }
 
-    /// The channels that it opens a session on without success: none of them exists here.
-    pub(super) fn missing_channels(&self) -> Vec<String> {
+    /// The channels that it opens a session on; `None` of those that it can not be read with, and
+    /// of other operations.
+    pub(super) fn asked_channels(&self) -> Option<AskedChannels> {
         if self.operation != Ok(Operation::StartContactCenterSession) {
-            return Vec::new();
+            return None;
         }
-        let missing = self.parameters.channels().unwrap_or_default();
-        missing.into_iter().map(shortened).collect()
+        let mut words = self.parameters.channel_words().ok()?;
+        let voice = words.remove(VOICE);
+        Some(AskedChannels { voice, missing: words.into_iter().map(shortened).collect() })
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
@@ -154,7 +165,7 @@ impl Parameters {
         self.text(field)?.map(|text| call_of(field, text)).transpose()
     }
 
-    /// `userData`: an object of texts; a number or a boolean is taken as it is written.
+    /// `userData`: an object of texts; an integer of 64 bits or a boolean is taken as it is written.
     pub(super) fn user_data(&self) -> Result<UserData, Refusal> {
         let fields = match self.value("userData") {
             None => return Err(Refusal::missing("userData")),
@@ -163,7 +174,13 @@ impl Parameters {
         };
         let pairs = fields.iter().map(|(key, value)| match value {
             Value::String(text) => Ok((key.clone(), text.clone())),
-            Value::Number(_) | Value::Bool(_) => Ok((key.clone(), value.to_string())),
+            Value::Bool(_) => Ok((key.clone(), value.to_string())),
+            Value::Number(number) if !number.is_f64() => Ok((key.clone(), number.to_string())),
+            // It would come out in other digits than it went in with.
+            Value::Number(_) => Err(bad(
+                &format!("userData.{}", shortened(key)),
+                "Parameter '{}' must be a string, not a number that is no integer of 64 bits.",
+            )),
             Value::Null | Value::Array(_) | Value::Object(_) => {
                 Err(wrong_type!(&format!("userData.{}", shortened(key)), "a string", value))
             }
@@ -235,8 +252,8 @@ impl Parameters {
         }
     }
 
-    /// `channels: ["voice", …]`: those that do not exist here, each once. Voice must be there.
-    pub(super) fn channels(&self) -> Result<BTreeSet<&str>, Refusal> {
+    /// `channels: ["voice", …]`: each word once, and one at least.
+    fn channel_words(&self) -> Result<BTreeSet<&str>, Refusal> {
         let channels = match self.value("channels") {
             None => return Err(Refusal::missing("channels")),
             Some(Value::Array(channels)) => channels,
@@ -250,19 +267,24 @@ impl Parameters {
             other => Err(wrong_type!("channels", "an array of strings", other)),
         };
         channels.iter().try_for_each(word)?;
-        let mut words: BTreeSet<&str> = channels.iter().filter_map(Value::as_str).collect();
-        match (words.remove(VOICE), words.first()) {
-            (true, _) | (false, None) => Ok(words),
-            (false, Some(word)) => {
+        Ok(channels.iter().filter_map(Value::as_str).collect())
+    }
+
+    /// `channels`, voice among them.
+    pub(super) fn channels(&self) -> Result<(), Refusal> {
+        let words = self.channel_words()?;
+        match words.first() {
+            Some(word) if !words.contains(VOICE) => {
                 let pattern = "Parameter '{}': '{}' is not one of voice.";
                 Err(bad("channels", pattern).quoting(shortened(word)))
             }
+            Some(_) | None => Ok(()),
         }
     }
 
     /// The same, where it may be left out.
     pub(super) fn channels_if_any(&self) -> Result<(), Refusal> {
-        self.value("channels").map_or(Ok(()), |_| self.channels().map(|_| ()))
+        self.value("channels").map_or(Ok(()), |_| self.channels())
     }
 
     /// `digits`: what a telephone can dial.
@@ -378,36 +400,98 @@ fn bad(field: &str, pattern: &'static str) -> Refusal {
     Refusal::parameter(Reason::InvalidInput, field, pattern)
 }
 
-/// A JSON object in which no field comes twice: two readers could take two different ones.
+/// A JSON object in which no field comes twice, at any depth: two readers could take two different
+/// ones.
 struct JsonFields(BTreeMap<String, Value>);
 
 impl<'de> Deserialize<'de> for JsonFields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Unique;
+        struct Fields;
 
-        impl<'de> Visitor<'de> for Unique {
+        impl<'de> Visitor<'de> for Fields {
             type Value = JsonFields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonFields, A::Error> {
-                let mut fields = BTreeMap::new();
-                while let Some((key, value)) = map.next_entry::<String, Value>()? {
-                    if fields.contains_key(&key) {
-                        return Err(A::Error::custom(format!(
-                            "field '{}' comes twice",
-                            shortened(&key)
-                        )));
-                    }
-                    fields.insert(key, value);
-                }
-                Ok(JsonFields(fields))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<JsonFields, A::Error> {
+                Ok(JsonFields(unique(map)?.into_iter().collect()))
             }
         }
 
-        deserializer.deserialize_map(Unique)
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+fn unique<'de, A: MapAccess<'de>>(mut map: A) -> Result<Map<String, Value>, A::Error> {
+    let mut fields = Map::new();
+    while let Some(key) = map.next_key::<String>()? {
+        if fields.contains_key(&key) {
+            return Err(A::Error::custom(format!("field '{}' comes twice", shortened(&key))));
+        }
+        let UniqueValue(value) = map.next_value()?;
+        fields.insert(key, value);
+    }
+    Ok(fields)
+}
+
+/// Any JSON value, with objects such as those of [`JsonFields`].
+struct UniqueValue(Value);
+
+impl<'de> Deserialize<'de> for UniqueValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Value, E> {
+                Ok(Value::Null)
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_string<E: Error>(self, value: String) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+                let mut values = Vec::new();
+                while let Some(UniqueValue(value)) = seq.next_element()? {
+                    values.push(value);
+                }
+                Ok(values.into())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
+                unique(map).map(Value::Object)
+            }
+        }
+
+        deserializer.deserialize_any(Any).map(Self)
     }
 }
 
@@ -500,6 +584,43 @@ mod tests {
         assert_eq!((empty.work_mode(), empty.reason()), (Ok(None), Ok(None)));
         let number = parameters(r#"{"operationName":"NotReady","workMode":1,"reason":7}"#);
         assert!(number.work_mode().is_err() && number.reason().is_err());
+    }
+
+    #[test]
+    fn no_field_comes_twice_at_any_depth() {
+        for text in [
+            r#"{"operationName":"Dial","userData":{"a":"1","a":"2"}}"#,
+            r#"{"operationName":"Dial","x":[{"y":{"a":1,"b":2,"\u0061":3}}]}"#,
+        ] {
+            let refusal = OperationBody::parse(text.as_bytes()).expect_err(text);
+            assert_eq!(refusal.reason, Reason::InvalidInput);
+            assert!(refusal.to_string().contains("field 'a' comes twice"), "{refusal}");
+        }
+        let nested = r#"{"operationName":"Dial","a":{"a":[{"a":null},{"a":-1.5}]},"b":[true,"x"]}"#;
+        let body = OperationBody::parse(nested.as_bytes()).expect("an operation");
+        let Value::Object(mut whole) = serde_json::from_str(nested).expect("JSON") else {
+            panic!()
+        };
+        whole.remove("operationName");
+        assert_eq!(body.parameters, Parameters(whole.into_iter().collect()));
+    }
+
+    #[test]
+    fn numbers_in_user_data_are_taken_as_they_are_written_or_not_at_all() {
+        let read = |number: &str| {
+            let text = format!(r#"{{"operationName":"Dial","userData":{{"x":{number}}}}}"#);
+            OperationBody::parse(text.as_bytes()).expect(number).parameters.user_data()
+        };
+        for number in ["0", "-7", "18446744073709551615", "-9223372036854775808", "true"] {
+            let data = read(number).expect(number);
+            assert_eq!(data.pairs().collect::<Vec<_>>(), [("x", number)]);
+        }
+        for number in ["12345678901234567890123", "1.10", "1e22", "1.0", "-0"] {
+            let refusal = read(number).expect_err(number);
+            assert_eq!(refusal.reason, Reason::InvalidInput);
+            let says = "Parameter 'userData.x' must be a string, not a number";
+            assert!(refusal.to_string().starts_with(says), "{refusal}");
+        }
     }
 
     #[test]

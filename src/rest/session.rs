@@ -15,13 +15,14 @@ pub(super) enum SessionReply {
     Part(PartlyOpened),
 }
 
-/// statusCode 7: the session is open, but not on every channel.
+/// statusCode 7: the session is open, but not on every channel; or, where none of them exists, not
+/// at all.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PartlyOpened {
     /// 7
     status_code: u8,
-    /// The channels that it is open on.
+    /// The channels that it is open on; none: no session was opened.
     succeeded: Vec<ChannelOutcome>,
     /// The channels that do not exist here.
     failed: Vec<ChannelOutcome>,
@@ -49,13 +50,22 @@ impl SessionReply {
             channel: VOICE.to_owned(),
             status_message: "The session is open.".to_owned(),
         };
+        Self::part(vec![opened], missing)
+    }
+
+    /// Nothing was opened: none of the channels exists here.
+    pub(super) fn nowhere(missing: Vec<String>) -> Self {
+        Self::part(Vec::new(), missing)
+    }
+
+    fn part(succeeded: Vec<ChannelOutcome>, missing: Vec<String>) -> Self {
         let failed = missing.into_iter().map(|channel| ChannelOutcome {
             status_message: format!("There is no channel '{channel}' here."),
             channel,
         });
         Self::Part(PartlyOpened {
             status_code: PARTIAL_SUCCESS,
-            succeeded: vec![opened],
+            succeeded,
             failed: failed.collect(),
         })
     }

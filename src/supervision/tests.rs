@@ -1055,6 +1055,7 @@ fn fact(id: &str, call_type: CallType, parties: &[(&str, PartyRole, LegState)]) 
                 state: *state,
                 muted: false,
                 muted_by_supervisor: false,
+                held_at_phone: false,
                 activity: None,
                 monitors: None,
                 established_at: matches!(state, Established | Held | Released)

@@ -2,7 +2,7 @@
 
 use super::proto::telephony_client::TelephonyClient;
 use super::{convert, proto, refusal_of};
-use crate::model::{CallId, Command, CommandContext, DeviceId, Reason, Refusal, TransferStep};
+use crate::model::{CallId, Command, CommandContext, DeviceId, Refusal, TransferStep};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{IntoRequest, Request};
@@ -12,16 +12,24 @@ use tonic::{IntoRequest, Request};
 /// A backend that can not be reached or does not answer before the context's deadline is
 /// [`Reason::Unavailable`].
 pub async fn execute(
-    mut client: TelephonyClient<Channel>,
+    client: TelephonyClient<Channel>,
     context: &CommandContext,
     command: &Command,
 ) -> Result<u64, Refusal> {
+    answer(client, context, command).await.map_err(|status| refusal_of(&status))
+}
+
+/// The same, with the status of a refusal as it came.
+pub(crate) async fn answer(
+    mut client: TelephonyClient<Channel>,
+    context: &CommandContext,
+    command: &Command,
+) -> Result<u64, tonic::Status> {
     let deadline = context.deadline;
     let answer = send(&mut client, context, command);
     let answered = tokio::time::timeout(deadline, answer).await;
-    let status = answered
-        .map_err(|_| Refusal::new(Reason::Unavailable, "The telephony backend does not answer."))?;
-    let response = status.map_err(|status| refusal_of(&status))?;
+    let response = answered
+        .map_err(|_| tonic::Status::unavailable("The telephony backend does not answer."))??;
     Ok(response.into_inner().revision)
 }
 

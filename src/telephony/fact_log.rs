@@ -526,6 +526,7 @@ mod tests {
                 state,
                 muted: false,
                 muted_by_supervisor: false,
+                held_at_phone: false,
                 activity: None,
                 monitors: None,
                 established_at: None,

@@ -5,6 +5,7 @@
 //! happen.
 
 pub mod door;
+mod joining;
 
 pub use crate::telephony::phones::Pickup;
 
@@ -12,18 +13,22 @@ use crate::clock;
 use crate::model::{
     Activity, CallFact, CallId, CallType, Capabilities, Command, DeviceFact, DeviceId, DeviceKind,
     Fact, Failure, LegState, Mode, MonitorFact, Now, Number, PartyFact, PartyRole, Reason, Refusal,
-    Scope, Subject, UserData,
+    Scope, Subject, TransferStep, UserData,
 };
 use crate::supervision::{self, LegOutcome, Supervision, SupervisionOutput};
 use crate::telephony::phones::PhoneCommand;
 use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::{CommandInbox, FactLog, TelephonyService, serve};
+use joining::{Newcomer, TransferKind, principals};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 /// How often a forwarded call may be forwarded again.
 const FORWARDS: usize = 8;
+
+/// Calls at one time that lines of [`PhoneCommand`] may make.
+const MOST_CALLS: usize = 1000;
 
 /// A telephone system to simulate.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +89,10 @@ pub fn capabilities() -> Capabilities {
         modes: Mode::ALL.to_vec(),
         scopes: Scope::ALL.to_vec(),
         live_switching: true,
+        mute_monitored: true,
+        transfers: true,
+        consultations: true,
+        conferences: true,
         dtmf: true,
         hold: true,
         swap_calls: true,
@@ -169,7 +178,11 @@ impl Simulated {
         to: &str,
     ) -> Result<(), Refusal> {
         let (device, call, to) = (device.clone(), call.clone(), Number::from(to));
-        self.act(move |switch, now| switch.transfer(&device, &call, &to, now)).await?
+        let step = TransferStep::SingleStep { destination: to, user_data: UserData::default() };
+        self.act(move |switch, now| {
+            switch.join_in(&device, &call, &step, TransferKind::Transfer, now)
+        })
+        .await?
     }
 
     /// A phone comes or goes.
@@ -246,6 +259,14 @@ fn now() -> Now {
     Now { mono: Instant::now().into_std(), wall: clock::wall() }
 }
 
+/// A supervisor has silenced an agent toward the customer.
+#[derive(Clone, Debug)]
+struct MonitoredMute {
+    call: CallId,
+    supervisor: DeviceId,
+    agent: DeviceId,
+}
+
 /// The system itself: a machine without waiting.
 struct SimulatedSwitch {
     devices: BTreeMap<DeviceId, DeviceFact>,
@@ -253,6 +274,9 @@ struct SimulatedSwitch {
     pickups: BTreeMap<DeviceId, Pickup>,
     calls: BTreeMap<CallId, CallFact>,
     heard: BTreeMap<(CallId, DeviceId), Heard>,
+    /// Who rings for calls that others are on, at most one for each.
+    newcomers: BTreeMap<CallId, Newcomer>,
+    muted: Vec<MonitoredMute>,
     supervision: Supervision,
     facts: FactLog,
     changed: VecDeque<CallId>,
@@ -270,6 +294,8 @@ impl SimulatedSwitch {
             pickups: telephones.map(|telephone| (telephone.id.clone(), telephone.pickup)).collect(),
             calls: BTreeMap::new(),
             heard: BTreeMap::new(),
+            newcomers: BTreeMap::new(),
+            muted: Vec::new(),
             supervision: Supervision::new(config.supervision, config.kept),
             facts,
             changed: VecDeque::new(),
@@ -306,11 +332,13 @@ impl SimulatedSwitch {
                 self.supervision.handle_command(&command, now)
             }
             Command::SwitchMonitoring { supervisor, call, .. }
-            | Command::AdmitMonitoring { supervisor, call, .. }
-            | Command::MuteMonitoredParty { supervisor, call, .. } => {
+            | Command::AdmitMonitoring { supervisor, call, .. } => {
                 self.device(supervisor)?;
                 self.call(call)?;
                 self.supervision.handle_command(&command, now)
+            }
+            Command::MuteMonitoredParty { supervisor, call, muted } => {
+                self.mute_monitored(supervisor, call, *muted)
             }
             Command::SetDoNotDisturb { device, on } => {
                 self.change_device(device, |fact| fact.do_not_disturb = *on)
@@ -361,17 +389,24 @@ impl SimulatedSwitch {
             Command::SendDtmf { device, call, .. } => {
                 self.turn(device, call, LegState::Established, LegState::Established)
             }
-            Command::Transfer { .. } => {
-                Err(Refusal::new(Reason::Forbidden, "Transfers are not supported."))
+            Command::Transfer { device, call, step } => {
+                self.join_in(device, call, step, TransferKind::Transfer, now)
             }
-            Command::Conference { .. } | Command::RemoveParticipant { .. } => {
-                Err(Refusal::new(Reason::Forbidden, "Conferences are not supported."))
+            Command::Conference { device, call, step } => {
+                self.join_in(device, call, step, TransferKind::Conference, now)
+            }
+            Command::RemoveParticipant { device, call, participant } => {
+                self.remove_participant(device, call, participant)
             }
         }
     }
 
     fn perform(&mut self, command: &PhoneCommand, now: Now) -> Result<(), Refusal> {
         match command {
+            PhoneCommand::Call { .. } if self.calls.len() >= MOST_CALLS => Err(Refusal::new(
+                Reason::InvalidState,
+                format!("There are {MOST_CALLS} calls already."),
+            )),
             PhoneCommand::Call { from, to } => match self.device_with(from) {
                 Some(device) => self.dial(&device, to, &UserData::default(), now),
                 None => self.customer_calls(from.clone(), to, now).map(|_| ()),
@@ -454,8 +489,11 @@ impl SimulatedSwitch {
         self.facts.publish(Fact::Call(fact.clone()));
         if fact.is_over() {
             self.calls.remove(call);
-            self.heard.retain(|(his, _), _| his != call);
+            self.heard.retain(|(monitored, _), _| monitored != call);
+            self.newcomers.remove(call);
+            self.muted.retain(|mute| mute.call != *call);
         }
+        self.end_consultations(&fact);
         self.supervision.handle_call(&fact, now);
     }
 
@@ -536,22 +574,12 @@ impl SimulatedSwitch {
             ..party(Some(device.clone()), from.clone())
         };
         let (call_type, callee) = match self.route(destination) {
-            Ok(Some(rung)) => {
-                let number = self.devices[&rung].number.clone();
-                let callee = PartyFact {
-                    role: self.role(&rung),
-                    state: LegState::Ringing,
-                    ..party(Some(rung), number)
+            Ok(rung) => {
+                let call_type = match &rung {
+                    Some(_) => CallType::Internal,
+                    None => CallType::Outbound,
                 };
-                (CallType::Internal, callee)
-            }
-            Ok(None) => {
-                let callee = PartyFact {
-                    role: PartyRole::Customer,
-                    state: LegState::Ringing,
-                    ..party(None, destination.clone())
-                };
-                (CallType::Outbound, callee)
+                (call_type, self.called(rung, destination))
             }
             Err(refusal) => {
                 self.facts.publish(Fact::Failed(Failure {
@@ -599,6 +627,7 @@ impl SimulatedSwitch {
             caller.state = LegState::Established;
             caller.established_at = Some(now.wall);
         }
+        self.newcomer_answers(call);
         self.touch(call);
         Ok(())
     }
@@ -622,24 +651,77 @@ impl SimulatedSwitch {
                 LegState::Dialing | LegState::Ringing | LegState::Released => LegOutcome::Rejected,
             };
             if let Some(supervisor) = leg.device.clone() {
-                self.heard.remove(&(call.clone(), supervisor.clone()));
+                self.leave(&supervisor, call);
                 self.outcomes.push_back((supervisor, call.clone(), outcome));
             }
+        } else if was == LegState::Ringing {
+            self.newcomer_declines(call);
         }
         self.end_if_alone(call);
         self.touch(call);
         Ok(())
     }
 
-    /// Every leg is released; supervisors are out with the call.
+    /// Every leg is released; supervisors are out with the call. A conference is ended only by the
+    /// agent that made it, and a party that only rings for what others are on declines it.
     fn clear(&mut self, device: &DeviceId, call: &CallId) -> Result<(), Refusal> {
-        self.talking_leg(device, call)?;
+        let rings = self.talking_leg(device, call)?.state == LegState::Ringing;
+        let fact = self.call(call)?;
+        let others = principals(fact).count() - 1;
+        if others > 1 && fact.owner.as_ref().is_some_and(|owner| owner != device) {
+            let message = "Only the agent that made the conference can end it for everybody.";
+            return Err(Refusal::new(Reason::NotPermitted, message));
+        }
+        if rings && (others > 1 || self.newcomers.contains_key(call)) {
+            let place = self.place(Some(device), call)?;
+            return self.hang_up_leg(call, place);
+        }
         let parties = self.calls.get_mut(call).into_iter().flat_map(|call| &mut call.parties);
         for party in parties {
             party.state = LegState::Released;
         }
         self.touch(call);
         Ok(())
+    }
+
+    /// Silences the agent that a joined supervisor monitors toward the customer, or ends that.
+    fn mute_monitored(
+        &mut self,
+        supervisor: &DeviceId,
+        call: &CallId,
+        on: bool,
+    ) -> Result<(), Refusal> {
+        self.leg(Some(supervisor), call)?;
+        let heard = self.heard.get(&(call.clone(), supervisor.clone())).ok_or_else(|| {
+            let pattern = format!("Device '{{}}' does not monitor call '{call}'.");
+            Refusal::device(Reason::InvalidState, supervisor, pattern)
+        })?;
+        let agent = heard.coached.clone();
+        let agent =
+            agent.ok_or_else(|| Refusal::new(Reason::InvalidState, "No agent is on the call."))?;
+        let leg = self.leg(Some(&agent), call)?;
+        if leg.muted_by_supervisor == on {
+            return Err(Refusal::muted_already(on));
+        }
+        leg.muted_by_supervisor = on;
+        self.muted.retain(|mute| mute.call != *call || mute.agent != agent);
+        if on {
+            let (call, supervisor) = (call.clone(), supervisor.clone());
+            self.muted.push(MonitoredMute { call, supervisor, agent });
+        }
+        self.touch(call);
+        Ok(())
+    }
+
+    /// A supervisor is out: it is heard no more, and whom it has silenced is heard again.
+    fn leave(&mut self, supervisor: &DeviceId, call: &CallId) {
+        self.heard.remove(&(call.clone(), supervisor.clone()));
+        let ended = |mute: &mut MonitoredMute| mute.call == *call && mute.supervisor == *supervisor;
+        for mute in self.muted.extract_if(.., ended).collect::<Vec<_>>() {
+            if let Ok(leg) = self.leg(Some(&mute.agent), call) {
+                leg.muted_by_supervisor = false;
+            }
+        }
     }
 
     fn redirect(&mut self, device: &DeviceId, call: &CallId, to: &Number) -> Result<(), Refusal> {
@@ -683,17 +765,6 @@ impl SimulatedSwitch {
         }
     }
 
-    fn transfer(
-        &mut self,
-        device: &DeviceId,
-        call: &CallId,
-        to: &Number,
-        _now: Now,
-    ) -> Result<(), Refusal> {
-        let rung = self.route(to)?;
-        self.pass_on(device, call, to, rung)
-    }
-
     /// The device's leg ends and the other number rings.
     fn pass_on(
         &mut self,
@@ -702,15 +773,21 @@ impl SimulatedSwitch {
         to: &Number,
         rung: Option<DeviceId>,
     ) -> Result<(), Refusal> {
-        let number =
-            rung.as_ref().map_or_else(|| to.clone(), |device| self.devices[device].number.clone());
-        let role = rung.as_ref().map_or(PartyRole::Customer, |device| self.role(device));
+        let called = self.called(rung, to);
         self.leg(Some(device), call)?.state = LegState::Released;
         if let Some(fact) = self.calls.get_mut(call) {
-            fact.parties.push(PartyFact { role, state: LegState::Ringing, ..party(rung, number) });
+            fact.parties.push(called);
         }
         self.touch(call);
         Ok(())
+    }
+
+    /// The ringing leg of a number: that of the device there, or of somebody outside.
+    fn called(&self, rung: Option<DeviceId>, number: &Number) -> PartyFact {
+        let device = rung.as_ref().and_then(|device| self.devices.get(device));
+        let number = device.map_or_else(|| number.clone(), |device| device.number.clone());
+        let role = rung.as_ref().map_or(PartyRole::Customer, |device| self.role(device));
+        PartyFact { role, state: LegState::Ringing, ..party(rung, number) }
     }
 
     fn turn(
@@ -731,6 +808,7 @@ impl SimulatedSwitch {
 
     /// One party is no call, unless a supervisor keeps it.
     fn end_if_alone(&mut self, call: &CallId) {
+        self.drop_moot_newcomer(call);
         let Some(fact) = self.calls.get(call) else {
             return;
         };
@@ -746,7 +824,7 @@ impl SimulatedSwitch {
     }
 
     fn release(&mut self, device: &DeviceId, call: &CallId) {
-        self.heard.remove(&(call.clone(), device.clone()));
+        self.leave(device, call);
         if let Ok(leg) = self.leg(Some(device), call) {
             leg.state = LegState::Released;
             self.end_if_alone(call);
@@ -908,6 +986,7 @@ fn party(device: Option<DeviceId>, number: Number) -> PartyFact {
         state: LegState::Ringing,
         muted: false,
         muted_by_supervisor: false,
+        held_at_phone: false,
         activity: None,
         monitors: None,
         established_at: None,

@@ -149,6 +149,25 @@ async fn the_author_of_a_desktop_needs_no_telephone() {
     ] {
         assert_eq!(say(line).await, (status, text.into()));
     }
+    for (name, value) in [
+        ("host", "evil.example"),
+        ("origin", "http://evil.example"),
+        ("sec-fetch-site", "cross-site"),
+    ] {
+        let line = http.post(&door).header(name, value).body("hangup 7001");
+        let answer = line.send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 403, "{name}");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("from this machine alone"), "{text}");
+    }
+    for _ in 1..1000 {
+        assert_eq!(say("call 7003 5002").await, (200, "ok\n".into()));
+    }
+    let full = (409, "error There are 1000 calls already.\n".into());
+    assert_eq!(say("call 7003 5002").await, full);
+    assert_eq!(say("hangup 7003").await.0, 200);
+    assert_eq!(say("call 7003 5002").await.0, 200);
+    assert_eq!(say("hangup 7003").await.0, 200);
     assert_eq!(say("unregister 5002").await, (200, "ok\n".into()));
     let mut command = undertone();
     let admin = format!("http://{}", gateway.door("admin"));
@@ -266,7 +285,6 @@ async fn a_program_that_moves_no_telephones_breaks_rules_and_hangs_nothing() {
     tokio::spawn(router.serve_with_incoming(incoming));
     for (program, came) in [
         ("while read line; do echo error not today; done", "is answered 'error not today'"),
-        ("exit 3", "has ended"),
         ("sleep 1000", "does not answer"),
     ] {
         let mut command = undertone();
@@ -284,6 +302,37 @@ async fn a_program_that_moves_no_telephones_breaks_rules_and_hangs_nothing() {
         let text = String::from_utf8(checked.stdout).unwrap();
         assert!(text.contains(came), "{program}: {text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_does_not_run_and_a_place_that_is_no_backend_are_no_broken_rules() {
+    let place = tempfile::tempdir().unwrap();
+    let gateway = simulated_gateway(place.path()).await;
+    gateway.ready().await;
+    let grpc = gateway.door("grpc");
+    let url = format!("http://{grpc}");
+    let not_checked = async |url: &str, phones: &[&str], said: &str| {
+        let mut command = undertone();
+        command.args(["contract-check", url, "--patience", "5"]).args(phones);
+        let checked = ends(command).await;
+        let text = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert_eq!(checked.status.code(), Some(2), "{text}");
+        assert!(text.contains(said), "{text}");
+    };
+    not_checked(&url, &["--phones", "exit 3"], "has ended (exit status: 3)").await;
+    not_checked(&url, &["--phones", "/no/such/program"], "has ended (exit status: 127)").await;
+    let bare = url.trim_start_matches("http://");
+    not_checked(bare, &[], "must begin with http:// or https://").await;
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", other.local_addr().unwrap());
+    tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt;
+        while let Ok((mut stream, _)) = other.accept().await {
+            let _ =
+                stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    });
+    not_checked(&url, &[], "does not speak gRPC").await;
 }
 
 fn at(address: SocketAddr) -> tonic::transport::Channel {

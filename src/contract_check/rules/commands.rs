@@ -1,9 +1,12 @@
 //! What is asked of every command, and the settings of a device.
 
-use crate::contract_check::session::{Miss, Session, Verdict, ensure, name, refused_as};
+use crate::contract_check::session::{
+    Miss, Session, Verdict, ensure, has_its_code, name, refused_as,
+};
 use crate::contract_check::{Person, Phones};
 use crate::model::{
-    Activity, CallId, Command, DeviceFact, DeviceId, MonitorState, Reason, UserDataChange,
+    Activity, CallId, Command, DeviceFact, DeviceId, MonitorState, Reason, TransferStep,
+    UserDataChange,
 };
 use crate::telephony::{code_of, proto, refusal_of};
 use tokio::time::timeout;
@@ -41,6 +44,7 @@ pub(super) async fn refuses_malformed_input<P: Phones>(session: &mut Session<'_,
     ];
     for (request, reason, field) in bad {
         let status = refused(session, request).await?;
+        has_its_code(&status)?;
         let refusal = refusal_of(&status);
         let expected = format!("a bad '{field}' is refused as {reason}");
         ensure(refusal.reason == reason, expected, || refused_as(&refusal))?;
@@ -148,6 +152,22 @@ pub(super) async fn refuses_what_is_not_offered<P: Phones>(
                 change: UserDataChange::Clear,
             }),
         ),
+        (
+            offered.transfers,
+            on(|device, call| Command::Transfer { device, call, step: TransferStep::Complete }),
+        ),
+        (
+            offered.conferences,
+            on(|device, call| Command::Conference { device, call, step: TransferStep::Complete }),
+        ),
+        (
+            offered.conferences,
+            on(|device, call| Command::RemoveParticipant {
+                device,
+                call,
+                participant: "5002".into(),
+            }),
+        ),
         (offered.do_not_disturb, on(|device, _| Command::SetDoNotDisturb { device, on: true })),
         (
             offered.forwarding,
@@ -176,7 +196,7 @@ pub(super) async fn refuses_what_is_not_offered<P: Phones>(
         }
     }
     match all_offered {
-        true => Err(Miss::Skipped("everything is offered".into())),
+        true => Err(Miss::Skipped("every command is offered".into())),
         false => Ok(()),
     }
 }

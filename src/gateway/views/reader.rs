@@ -1,6 +1,7 @@
 use super::Related;
 use crate::gateway::access::AccessDirectory;
 use crate::gateway::backend_facts::BackendFacts;
+use crate::gateway::notifications::Notifications;
 use crate::gateway::{DeviceEntry, GatewayConfig, Group, User, views};
 use crate::model::{
     AgentState, Answer, CallFact, CallId, CallView, ContactNumber, ContactView, DeviceId,
@@ -17,6 +18,8 @@ pub(in crate::gateway) struct Reader<'a> {
     pub(in crate::gateway) known: &'a BackendFacts,
     /// Open sessions and their voice states.
     pub(in crate::gateway) sessions: &'a BTreeMap<UserId, UserState>,
+    /// What was told, of which released legs can still be read.
+    pub(in crate::gateway) notifications: &'a Notifications,
 }
 
 impl Reader<'_> {
@@ -45,7 +48,9 @@ impl Reader<'_> {
             }
             Query::MyCall(call) => {
                 let view = self.own_leg(user, call);
-                view.map(|view| Answer::Call(self.measured(views::timed(view, now))))
+                let view = view.map(|view| self.measured(views::timed(view, now)));
+                view.or_else(|| self.released_leg(user, call, now))
+                    .map(Answer::Call)
                     .ok_or_else(|| Refusal::not_found(format_args!("/me/calls/{call}")))
             }
             Query::Device(device) if self.access.may_know(user, device) => {
@@ -142,14 +147,28 @@ impl Reader<'_> {
                 .consultation_about(&call.id)
                 .is_some_and(|by| views::asks(device, by, call)),
             may_swap: self.may_swap(call, device),
+            may_complete: self.may_complete(call, device),
         };
         Some(views::call(call, entry, party, related, self.config, &self.known.capabilities))
     }
 
-    /// The device is on another call beside this one, and talks on one of the two. While a swap is
-    /// under way it may talk on both.
+    /// The two calls of a consultation that the device has made can become one.
+    fn may_complete(&self, call: &CallFact, device: &DeviceId) -> bool {
+        let parent = call.parent.as_ref().and_then(|parent| self.known.facts().call(parent));
+        let (first, second) = match (parent, self.known.consultation_about(&call.id)) {
+            (Some(first), _) => (first, call),
+            (None, Some(second)) => (call, second),
+            (None, None) => return false,
+        };
+        views::asks(device, second, first) && views::may_become_one(device, first, second)
+    }
+
+    /// The device is on another call beside this one, and talks on one of the two; its phone holds
+    /// neither. While a swap is under way it may talk on both.
     fn may_swap(&self, call: &CallFact, device: &DeviceId) -> bool {
-        let state_of = |call: &CallFact| call.party_of(device).map(|leg| leg.state);
+        let state_of = |call: &CallFact| {
+            call.party_of(device).filter(|leg| !leg.held_at_phone).map(|leg| leg.state)
+        };
         let is_on = |state| matches!(state, Some(LegState::Established | LegState::Held));
         let here = state_of(call);
         let swaps_with = |other: &CallFact| {
@@ -163,6 +182,13 @@ impl Reader<'_> {
     /// The user's leg of a call, unless it has left.
     pub(in crate::gateway) fn own_leg(&self, user: &User, call: &CallId) -> Option<CallView> {
         self.live_leg(user, self.known.facts().call(call)?)
+    }
+
+    /// The user's leg of a call as the user was told last that it has been released.
+    fn released_leg(&self, user: &User, call: &CallId, now: Timestamp) -> Option<CallView> {
+        let mut devices = user.devices.iter();
+        let released = devices.find_map(|device| self.notifications.released_leg(call, device))?;
+        Some(views::timed(released.clone(), now))
     }
 
     fn live_leg(&self, user: &User, call: &CallFact) -> Option<CallView> {

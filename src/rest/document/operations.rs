@@ -127,10 +127,10 @@ const SAMPLE_CALL: &str = "0b5c2f4e7d1a4c06";
 pub(in crate::rest) fn describe(operation: Operation) -> OperationDescription {
     match operation {
         Operation::StartContactCenterSession => on_user("Opens the user's contact-centre session.")
-            .with(channels(Presence::Required))
+            .with(channels_to_open())
             .refused(Reason::NotPermitted, "The user has not the feature api-voice."),
         Operation::EndContactCenterSession => {
-            on_user("Closes the user's contact-centre session.").with(channels(Presence::Optional))
+            on_user("Closes the user's contact-centre session.").with(channels_to_close())
         }
         Operation::Ready => agent_state("The agent takes calls."),
         Operation::NotReady => {
@@ -349,6 +349,8 @@ const PHONE_NUMBER: &str = "^[0-9A-Za-z+*#._-]+$";
 const DIGITS: &str = "^[0-9*#A-D]+$";
 /// A text without control characters.
 const PRINTABLE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$";
+/// A text of characters that are plain, see [`crate::model::is_plain`].
+const PLAIN: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028-\\u202e\\u2066-\\u2069]+$";
 
 /// An absolute URI or a path that names one of a collection: only the path counts.
 fn uri_of(collection: &str) -> String {
@@ -383,10 +385,22 @@ fn word(
     Parameter { name, presence: Presence::Optional, example, schema }
 }
 
-fn channels(presence: Presence) -> Parameter {
+fn channels_to_open() -> Parameter {
     Parameter {
         name: "channels",
-        presence,
+        presence: Presence::Required,
+        example: Some(Example::Json(json!([VOICE]))),
+        schema: json!({
+            "type": "array", "items": {"type": "string"}, "minItems": 1,
+            "description": "The media channels. Others than voice do not exist here, and fail.",
+        }),
+    }
+}
+
+fn channels_to_close() -> Parameter {
+    Parameter {
+        name: "channels",
+        presence: Presence::Optional,
         example: Some(Example::Json(json!([VOICE]))),
         schema: json!({
             "type": "array", "items": {"type": "string"}, "contains": {"const": VOICE},
@@ -438,7 +452,7 @@ fn reason() -> Parameter {
         example: Some(Example::Json(json!("Lunch"))),
         schema: json!({
             "type": "string", "minLength": 1, "maxLength": NotReadyReason::LONGEST,
-            "pattern": PRINTABLE, "description": "Why, for people.",
+            "pattern": PLAIN, "description": "Why, for people.",
         }),
     }
 }
@@ -504,9 +518,12 @@ fn user_data_schema() -> Value {
         "type": "object",
         "maxProperties": UserData::MOST_KEYS,
         "propertyNames": key("A key of 256 bytes at most."),
-        "additionalProperties": {"type": ["string", "number", "boolean"]},
+        "additionalProperties": {
+            "type": ["string", "integer", "boolean"], "minimum": i64::MIN, "maximum": u64::MAX,
+        },
         "description": "Data attached to a call: 400 keys and 64 KiB a call, keys and values \
-                        together. A number or a boolean becomes the text that is written.",
+                        together. An integer, written without fraction or exponent, or a \
+                        boolean becomes the text that is written. Other numbers are refused.",
     })
 }
 

@@ -64,16 +64,26 @@ impl Party {
             ));
         }
         match (on, self.held_by_command, self.held_by_phone) {
-            (true, false, false) | (false, true, _) => {
+            (true, false, false) | (false, true, false) => {
                 self.held_by_command = on;
                 Ok(())
             }
             (true, _, _) => Err(Refusal::new(Reason::InvalidState, "The call is already held.")),
-            (false, false, true) => Err(held_at_phone()),
+            (false, _, true) => Err(held_at_phone()),
             (false, false, false) => {
                 Err(Refusal::new(Reason::InvalidState, "The call is not held."))
             }
         }
+    }
+
+    /// Its phone says whether it holds the call. Taking it back there ends a hold by command as
+    /// well: many phones hold the one call by themselves when another is answered, and nobody would
+    /// guess that it was held twice.
+    pub(super) fn hold_at_phone(&mut self, on: bool) {
+        if self.held_by_phone && !on {
+            self.held_by_command = false;
+        }
+        self.held_by_phone = on;
     }
 }
 

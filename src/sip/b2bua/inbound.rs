@@ -318,7 +318,7 @@ impl IncomingCall {
         let media = match offer {
             Some(mut offer) => {
                 prefer(&mut offer, codec);
-                party.held_by_phone = offer.audio.is_hold();
+                party.hold_at_phone(offer.audio.is_hold());
                 party.answer_offer(&offer, Direction::SendRecv, ctx.out)
             }
             None => {

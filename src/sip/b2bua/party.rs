@@ -404,6 +404,7 @@ impl Party {
             state: self.state(),
             muted: self.muted,
             muted_by_supervisor: self.muted_by.is_some(),
+            held_at_phone: self.is_talking() && self.held_by_phone,
             activity: self.link.as_ref().map(|link| link.activity),
             monitors: self
                 .link
@@ -506,7 +507,7 @@ impl Party {
     ) -> Result<Answered, SdpFault> {
         let answer = self.take_answer(answer?, ctx.out)?;
         let codec = self.codec().ok_or(SdpError::Mismatch)?;
-        self.held_by_phone = answer.audio.is_hold();
+        self.hold_at_phone(answer.audio.is_hold());
         if self.link.is_some() {
             self.talk(ctx.now);
             if let Some(device) = &self.device {
@@ -548,7 +549,7 @@ impl Party {
             Some(Err(fault)) => return out.extend(refuse_offer(leg, fault)),
             Some(Ok(mut offer)) => {
                 prefer(&mut offer, self.codec().or(common));
-                self.held_by_phone = offer.audio.is_hold();
+                self.hold_at_phone(offer.audio.is_hold());
                 LegCommand::AnswerOffer { leg, media: self.answer_offer(&offer, ours, out) }
             }
             None => {
@@ -584,7 +585,7 @@ impl Party {
         // A peer that was told that we only send, or nothing, has no choice: what it answers is no
         // hold of its own.
         if self.told.sends() && self.told.receives() {
-            self.held_by_phone = answer.audio.is_hold();
+            self.hold_at_phone(answer.audio.is_hold());
         }
         Ok(())
     }

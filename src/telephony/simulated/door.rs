@@ -4,12 +4,15 @@
 use super::Simulated;
 use crate::model::{CallFact, DeviceFact, Fact, MonitorFact, Reason, Refusal};
 use crate::telephony::phones::PhoneCommand;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::StatusCode;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use std::net::IpAddr;
 
 /// Where the door is.
 pub const PATH: &str = "/simulate";
@@ -17,12 +20,53 @@ pub const PATH: &str = "/simulate";
 const LONGEST_LINE: usize = 512;
 
 /// `POST /simulate` does what the line in its body says; `GET /simulate` shows telephones, calls
-/// and monitors. It asks nobody for a password: it belongs on a loopback address.
+/// and monitors. It asks nobody for a password: it belongs on a loopback address, and answers nobody
+/// that knows it by another name, nor a page from elsewhere.
 pub fn router(simulated: Simulated) -> Router {
     Router::new()
         .route(PATH, get(show).post(perform))
         .layer(DefaultBodyLimit::max(LONGEST_LINE))
+        .layer(from_fn(local))
         .with_state(simulated)
+}
+
+/// A page that a browser shows from elsewhere reaches the loopback, too: by its own name, which it
+/// has resolved to 127.0.0.1, or across origins.
+async fn local(request: Request, next: Next) -> Response {
+    match is_local(request.headers(), request.uri()) {
+        true => next.run(request).await,
+        false => {
+            let text = "error simulated telephones are moved from this machine alone: the Host, and \
+                        the Origin of a page, must be localhost or a loopback address\n";
+            (StatusCode::FORBIDDEN, text).into_response()
+        }
+    }
+}
+
+fn is_local(headers: &HeaderMap, uri: &Uri) -> bool {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let host = text(header::HOST).or_else(|| uri.authority().map(Authority::as_str));
+    let is_from_here = text(header::ORIGIN).is_none_or(|origin| {
+        let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        host.is_some_and(is_loopback)
+    });
+    let is_cross_site = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    host.is_some_and(is_loopback) && is_from_here && !is_cross_site
+}
+
+/// `localhost` or an address of the loopback, with or without a port.
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    // No user may stand before it.
+    if host.contains('@') {
+        return false;
+    }
+    let name = authority.host();
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 async fn perform(State(simulated): State<Simulated>, line: String) -> Response {
@@ -107,4 +151,48 @@ fn monitor(simulated: &Simulated, fact: &MonitorFact) -> Value {
         "activity": fact.activity.as_str(),
         "state": fact.state.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(headers: &[(&'static str, &str)]) -> bool {
+        let headers = headers.iter().map(|(name, value)| {
+            (header::HeaderName::from_static(name), value.parse().expect("a header"))
+        });
+        is_local(&headers.collect(), &Uri::from_static(PATH))
+    }
+
+    #[test]
+    fn the_door_answers_to_names_of_the_loopback_alone() {
+        for host in
+            ["localhost", "LOCALHOST:9090", "127.0.0.1:9090", "127.8.8.8", "[::1]:9", "[::1]"]
+        {
+            assert!(answers(&[("host", host)]), "{host}");
+            for scheme in ["http", "https"] {
+                let origin = format!("{scheme}://{host}");
+                assert!(answers(&[("host", "localhost"), ("origin", &origin)]), "{origin}");
+            }
+        }
+        for host in [
+            "evil.example:9090",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "192.0.2.1",
+            "0.0.0.0",
+            "[2001:db8::1]:80",
+            "localhost@evil.example",
+            "evil@localhost",
+            "",
+        ] {
+            assert!(!answers(&[("host", host)]), "{host}");
+            let origin = format!("http://{host}");
+            assert!(!answers(&[("host", "localhost"), ("origin", &origin)]), "{origin}");
+        }
+        assert!(!answers(&[]));
+        assert!(!answers(&[("host", "localhost"), ("origin", "null")]));
+        assert!(!answers(&[("host", "localhost"), ("sec-fetch-site", "cross-site")]));
+        assert!(answers(&[("host", "localhost"), ("sec-fetch-site", "same-origin")]));
+    }
 }

@@ -111,6 +111,51 @@ fn who_asks_a_colleague_holds_the_customer_and_the_coach_stays_with_the_first_ca
 }
 
 #[test]
+fn a_customer_whom_the_phone_holds_besides_is_taken_back_at_the_phone_by_one_action() {
+    let Asked { mut harness, first, second, customer, agent, .. } =
+        Asked::with(Activity::Coach, Scope::Agent);
+    let at_phone = |harness: &mut Harness, direction| {
+        harness.leg(LegEvent::Offered { leg: agent, media: Some(sdp(5000, "0 101", direction)) });
+        let fact = &harness.calls[&first];
+        let party = fact.party_of(&AGENT.into()).expect("the agent is there");
+        (party.state, party.held_at_phone)
+    };
+    assert_eq!(at_phone(&mut harness, "sendonly"), (LegState::Held, true));
+    let commands = [
+        Command::Retrieve { device: AGENT.into(), call: first.clone() },
+        Command::SwapCalls { device: AGENT.into(), call: first.clone(), other: second.clone() },
+        Command::SwapCalls { device: AGENT.into(), call: second.clone(), other: first.clone() },
+    ];
+    for _ in 0..2 {
+        for command in &commands {
+            let before = harness.calls.clone();
+            harness.log.clear();
+            let refused = harness.command(command.clone()).expect_err("only the phone can");
+            assert_eq!(refused.reason, Reason::InvalidState);
+            assert_eq!(refused.to_string(), "The call is held at the phone.");
+            assert!(before == harness.calls && harness.log.is_empty());
+        }
+    }
+    assert!(!harness.hears(customer, agent) && !harness.hears(agent, customer));
+    assert_eq!(at_phone(&mut harness, "sendonly"), (LegState::Held, true), "said again");
+    assert_eq!(at_phone(&mut harness, "sendrecv"), (LegState::Established, false));
+    assert!(harness.hears(customer, agent) && harness.hears(agent, customer));
+}
+
+#[test]
+fn a_phone_that_says_it_listens_ends_no_hold_by_command_unless_it_held_itself() {
+    let Asked { mut harness, first, second, customer, agent, .. } =
+        Asked::with(Activity::Coach, Scope::Agent);
+    harness.leg(LegEvent::Offered { leg: agent, media: Some(sdp(5000, "0 101", "sendrecv")) });
+    let fact = harness.calls[&first].party_of(&AGENT.into()).expect("the agent is there").clone();
+    assert_eq!((fact.state, fact.held_at_phone), (LegState::Held, false));
+    assert!(!harness.hears(customer, agent));
+    let swap = Command::SwapCalls { device: AGENT.into(), call: first, other: second };
+    harness.command(swap).expect("accepted");
+    assert!(harness.hears(customer, agent));
+}
+
+#[test]
 fn with_scope_call_the_coach_goes_on_to_the_colleague_when_the_transfer_is_complete() {
     for named in 0..2 {
         let mut asked = Asked::coached(Scope::Call);

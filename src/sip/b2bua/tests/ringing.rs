@@ -449,6 +449,9 @@ fn calls_are_swapped_only_where_one_is_established_and_one_held() {
     refused(&mut harness, &first, &second, Reason::InvalidState);
     let at_phone = Some(sdp(5000, "0 101", "sendrecv"));
     harness.leg(LegEvent::Offered { leg: line, media: at_phone });
+    // That has ended the hold by command, too.
+    refused(&mut harness, &first, &second, Reason::InvalidState);
+    harness.command(hold(&second)).expect("accepted");
     swap(&mut harness, &first, &second).expect("accepted");
 
     let mut harness = Harness::new();
