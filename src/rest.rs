@@ -18,7 +18,7 @@ use crate::http::error::{ErrorBody, HttpError, Refused};
 use crate::http::gws_json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use crate::http::layers::{RequestName, Route};
 use crate::model::{
-    Answer, BadRequest, Operation, Query as Wanted, Reason, Refusal, Request as Words,
+    Answer, BadRequest, Number, Query as Wanted, Reason, Refusal, Request as Words,
     RequestEnvelope, RequestId,
 };
 use crate::telemetry::Pii;
@@ -144,7 +144,6 @@ impl RestState {
             request_id: from.request_id(),
             request,
         };
-        from.counted.name(asked.operation().as_str());
         match self.gateway.ask(asked).await? {
             Answer::Accepted => Ok(Json(Accepted { status_code: 0 })),
             other => Err(unexpected(&other)),
@@ -214,7 +213,6 @@ fn unexpected(answer: &Answer) -> HttpError {
 struct RequestContext {
     caller: AuthenticatedUser,
     name: RequestName,
-    counted: OperationLabel,
 }
 
 /// The operation of a request, once it is known: what its metric is called.
@@ -269,11 +267,7 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for RequestContext {
             return Err(HttpError::access_denied());
         };
         let name = parts.extensions.get::<RequestName>().cloned();
-        Ok(Self {
-            caller,
-            counted: parts.extensions.get::<OperationLabel>().cloned().unwrap_or_default(),
-            name: name.unwrap_or_else(RequestName::random),
-        })
+        Ok(Self { caller, name: name.unwrap_or_else(RequestName::random) })
     }
 }
 
@@ -294,66 +288,82 @@ fn is_id(text: &str) -> bool {
     (1..=LONGEST_ID).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
-/// What a read may ask for.
+/// What the read of a list may ask for.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
-#[serde(rename_all = "camelCase", try_from = "Vec<(String, String)>")]
+#[serde(from = "Vec<(String, String)>")]
 struct Read {
     /// `*`: whole objects instead of URIs. Names of members, separated by commas, are taken too: the
     /// objects then have those alone, and are not what the schemas here say.
     #[param(pattern = r"^\*$")]
     fields: Option<String>,
+}
+
+/// What the read of something that is always answered whole may ask for: [`fields::selected`]
+/// reads it.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it says what the layer reads")]
+struct Members {
+    /// Names of members, separated by commas: each object then has those alone, and is not what the
+    /// schemas here say. `*`: all of them, as without.
+    fields: Option<String>,
+}
+
+/// Which lists a user is read with.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(from = "Vec<(String, String)>")]
+struct Lists {
     /// `features`, `devices`, `calls`, `channels`, `groups`, separated by commas, or `*`. Lists of
     /// what does not exist here, as `chats`, are empty; other words are left out.
     subresources: Option<String>,
-    /// Only the device with this number.
+}
+
+/// Of which number.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(rename_all = "camelCase")]
+struct OfNumber {
+    /// Only what has this number.
     #[param(min_length = 1, max_length = 64, pattern = "^[0-9A-Za-z+*#._-]+$")]
     phone_number: Option<String>,
 }
 
-/// A parameter comes twice that cannot be two at once.
-#[derive(Debug, thiserror::Error)]
-#[error("'{0}' comes twice")]
-struct RepeatedParameter(&'static str);
-
 /// Lists that come in several parameters of one name are one list.
-impl TryFrom<Vec<(String, String)>> for Read {
-    type Error = RepeatedParameter;
-
-    fn try_from(pairs: Vec<(String, String)>) -> Result<Self, RepeatedParameter> {
-        let mut read = Self::default();
-        for (name, value) in pairs {
-            match name.as_str() {
-                "fields" => join(&mut read.fields, &value),
-                "subresources" => join(&mut read.subresources, &value),
-                "phoneNumber" if read.phone_number.is_some() => {
-                    return Err(RepeatedParameter("phoneNumber"));
-                }
-                "phoneNumber" => read.phone_number = Some(value),
-                _ => {}
-            }
-        }
-        Ok(read)
+impl From<Vec<(String, String)>> for Read {
+    fn from(pairs: Vec<(String, String)>) -> Self {
+        Self { fields: joined(&pairs, "fields") }
     }
 }
 
-fn join(list: &mut Option<String>, more: &str) {
-    match list {
-        Some(list) => {
-            list.push(',');
-            list.push_str(more);
-        }
-        None => *list = Some(more.to_owned()),
+impl From<Vec<(String, String)>> for Lists {
+    fn from(pairs: Vec<(String, String)>) -> Self {
+        Self { subresources: joined(&pairs, "subresources") }
     }
+}
+
+fn joined(pairs: &[(String, String)], name: &str) -> Option<String> {
+    let of_it = pairs.iter().filter(|(of, _)| of == name).map(|(_, value)| value.as_str());
+    let values: Vec<&str> = of_it.collect();
+    (!values.is_empty()).then(|| values.join(","))
 }
 
 type ReadQuery = Result<Query<Read>, QueryRejection>;
+type NumberQuery = Result<Query<OfNumber>, QueryRejection>;
+
+impl OfNumber {
+    fn number(&self) -> Result<Option<Number>, Refusal> {
+        let text = self.phone_number.as_deref();
+        text.map(|text| operations::number("phoneNumber", text)).transpose()
+    }
+}
 
 fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
     match query {
         Ok(Query(read)) => Ok(read),
         Err(rejection) => {
-            Err(Refusal::new(Reason::InvalidInput, shortened(&rejection.body_text())))
+            Err(Refusal::new(Reason::InvalidInput, "{}").quoting(shortened(&rejection.body_text())))
         }
     }
 }
@@ -419,18 +429,18 @@ struct Version {
 
 /// The user that asks; with `subresources` also the devices, calls and channels.
 #[utoipa::path(
-    get, path = "/api/v2/me", params(Read),
+    get, path = "/api/v2/me", params(Members, Lists),
     responses((status = 200, body = Reply<OneUser>), (status = "default", body = ErrorBody))
 )]
 async fn read_me(
     State(rest): State<RestState>,
     from: RequestContext,
-    query: ReadQuery,
+    query: Result<Query<Lists>, QueryRejection>,
 ) -> Result<Json<Reply<OneUser>>, HttpError> {
-    let read = read(query)?;
+    let lists = read(query)?;
     let view = rest.me(&from).await?;
     let mut user = gws_json::user(&rest.uris, &view);
-    for part in subresources::wanted(read.subresources.as_deref()) {
+    for part in subresources::wanted(lists.subresources.as_deref()) {
         rest.add(part, &mut user, &view, &from).await?;
     }
     Ok(reply(OneUser { user }))
@@ -457,7 +467,6 @@ async fn operate_me(
     let (is_end, asked) = (operation.ends_session(), operation.asked_channels());
     let missing = match asked {
         Some(AskedChannels { voice: false, missing }) if !missing.is_empty() => {
-            from.counted.name(Operation::StartContactCenterSession.as_str());
             return Ok((None, Json(SessionReply::nowhere(missing))));
         }
         asked => asked.map(|asked| asked.missing).unwrap_or_default(),
@@ -498,7 +507,8 @@ async fn read_my_devices(
 
 /// One of the user's devices.
 #[utoipa::path(
-    get, path = "/api/v2/me/devices/{id}", params(("id" = String, Path, description = "a device")),
+    get, path = "/api/v2/me/devices/{id}",
+    params(("id" = String, Path, description = "a device"), Members),
     responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody))
 )]
 async fn read_my_device(
@@ -562,7 +572,8 @@ async fn read_my_calls(
 
 /// One of the user's legs.
 #[utoipa::path(
-    get, path = "/api/v2/me/calls/{id}", params(("id" = String, Path, description = "a call")),
+    get, path = "/api/v2/me/calls/{id}",
+    params(("id" = String, Path, description = "a call"), Members),
     responses((status = 200, body = Reply<OneCall>), (status = "default", body = ErrorBody))
 )]
 async fn read_my_call(
@@ -594,27 +605,24 @@ async fn operate_my_call(
 
 /// The devices the user may monitor (an admin: all): how a supervisor finds a target.
 #[utoipa::path(
-    get, path = "/api/v2/devices", params(Read),
+    get, path = "/api/v2/devices", params(Read, OfNumber),
     responses((status = 200, body = Reply<Devices>), (status = "default", body = ErrorBody))
 )]
 async fn read_devices(
     State(rest): State<RestState>,
     from: RequestContext,
     query: ReadQuery,
+    number: NumberQuery,
 ) -> Result<Json<Reply<Devices>>, HttpError> {
-    let read = read(query)?;
-    let number = read
-        .phone_number
-        .as_deref()
-        .map(|text| operations::number("phoneNumber", text))
-        .transpose()?;
+    let (number, read) = (read(number)?.number()?, read(query)?);
     let devices = rest.devices(&from, Wanted::Devices(number)).await?;
     Ok(rest.device_list(devices, &read))
 }
 
 /// A device the user may see.
 #[utoipa::path(
-    get, path = "/api/v2/devices/{id}", params(("id" = String, Path, description = "a device")),
+    get, path = "/api/v2/devices/{id}",
+    params(("id" = String, Path, description = "a device"), Members),
     responses((status = 200, body = Reply<OneDevice>), (status = "default", body = ErrorBody))
 )]
 async fn read_device(
@@ -628,7 +636,7 @@ async fn read_device(
 /// What `voiceEnvironmentUri` points to.
 #[utoipa::path(
     get, path = "/api/v2/voice-environments/{id}",
-    params(("id" = String, Path, description = "a voice environment")),
+    params(("id" = String, Path, description = "a voice environment"), Members),
     responses(
         (status = 200, body = Reply<OneVoiceEnvironment>),
         (status = "default", body = ErrorBody)

@@ -343,6 +343,46 @@ async fn the_openapi_document_names_every_route_and_operation_and_who_may_ask() 
 }
 
 #[tokio::test]
+async fn a_read_declares_the_parameters_that_change_its_answer_and_no_others() {
+    let server = GatewayServer::open(ServerOptions::default()).await;
+    let document = document(&server, "openapi.json").await;
+    let call = call_of_meg(&server).await;
+    let mut seen = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        // A user without a group has none to show.
+        let has_nothing = path.contains("groups") || path.ends_with("/workbins");
+        if item.get("get").is_none() || has_nothing || path.contains("logout") {
+            continue;
+        }
+        let id = match path.split('/').rev().nth(1) {
+            Some("calls") => &call,
+            Some("users" | "contacts") => "meg",
+            Some("features") => "api-voice",
+            Some("voice-environments") => ENVIRONMENT,
+            _ => MEG_PHONE,
+        };
+        let path = path.replace("{id}", id).replace("{group}", "tserver");
+        let plain = server.get("meg", &path).await;
+        assert_eq!(plain.0, StatusCode::OK, "{path}");
+        let declared: BTreeSet<&str> = item["get"]["parameters"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|parameter| parameter["in"] == "query")
+            .filter_map(|parameter| parameter["name"].as_str())
+            .collect();
+        for (name, value) in
+            [("fields", "uri"), ("subresources", "devices"), ("phoneNumber", "0"), ("type", "None")]
+        {
+            let asked = server.get("meg", &format!("{path}?{name}={value}")).await;
+            assert_eq!(asked != plain, declared.contains(name), "{path}?{name}: {asked:?}");
+            seen.extend(declared.get(name));
+        }
+    }
+    assert_eq!(seen, BTreeSet::from(["fields", "phoneNumber", "subresources", "type"]));
+}
+
+#[tokio::test]
 async fn the_openapi_document_says_how_an_operation_is_refused() {
     let server = GatewayServer::open(ServerOptions::default()).await;
     let document = document(&server, "openapi.json").await;
@@ -377,7 +417,19 @@ async fn the_page_shows_every_operation_in_a_browser_and_asks_no_other_host() {
     for name in documents.schemas().keys().filter_map(|name| name.strip_suffix("Request")) {
         assert!(operations.iter().any(|shown| shown == name), "{name}: {operations:?}");
     }
-    assert!(names(&shown["endpoints"]).contains(&"POST/api/v2/me/devices/{id}".to_owned()));
+    let endpoints = names(&shown["endpoints"]);
+    let at = |name: &str| endpoints.iter().position(|shown| shown == name);
+    let order = [
+        "POST/api/v2/me",
+        "POST/api/v2/me/channels/voice",
+        "POST/api/v2/me/devices/{id}",
+        "POST/api/v2/me/calls/{id}",
+        "GET/api/v2/contacts",
+    ];
+    assert!(order.map(at).is_sorted() && order.iter().all(|name| at(name).is_some()));
+    assert_eq!(at(order[0]), Some(0), "{endpoints:?}");
+    let open = names(&shown["open"]);
+    assert!(open.iter().all(|name| name == order[0]) && !open.is_empty(), "{open:?}");
     assert!(names(&shown["messages"]).contains(&"DeviceStateChangeMessage".to_owned()));
     let coach = shown["coach"].as_str().expect("text");
     for part in ["targetDeviceUri", "required unless phoneNumber", "\"AllCalls\"", "409"] {

@@ -362,6 +362,29 @@ async fn a_poll_on_an_open_connection_is_not_believed_after_the_log_out() {
 }
 
 #[tokio::test]
+async fn a_dead_cookie_is_denied_also_where_strangers_are_let_in() {
+    let server = open_with(CometdConfig { anonymous: true, ..CometdConfig::default() }).await;
+    let shake = async |more: Option<&str>| {
+        let post = server.posting(ENDPOINT).json(&json!([handshake()]));
+        let post = post.header(header::COOKIE, "JSESSIONID=dead");
+        // The same by way of the HTTP library.
+        read(more.into_iter().fold(post, |post, name| post.header(name, "1"))).await.1
+    };
+    for more in [None, Some("x-unknown")] {
+        let denied = shake(more).await;
+        assert_eq!(
+            (&denied[0]["error"], &denied[0]["advice"]["reconnect"]),
+            (&json!("403::handshake_denied"), &json!("none"))
+        );
+    }
+    let stranger = server.posting(ENDPOINT).json(&json!([handshake()]));
+    assert_eq!(read(stranger).await.1[0]["successful"], true);
+    let version = server.getting("/api/v2/diagnostics/version");
+    let version = version.header(header::COOKIE, "JSESSIONID=dead");
+    assert_eq!(read(version).await.0, StatusCode::OK, "open to everybody");
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_denied_also_where_strangers_are_let_in() {
     let server = open_with(CometdConfig { anonymous: true, ..CometdConfig::default() }).await;
     let shake = async |password: Option<&str>| {

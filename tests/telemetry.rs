@@ -203,6 +203,18 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         ("no-target", my_device(SUPERVISOR), &nobody, 404),
         ("no-operation", my_device(SUPERVISOR), &json!({"operationName": "Cooch"}), 403),
         ("no-session", "/me/calls/gone".to_owned(), &json!({"operationName": "Hangup"}), 404),
+        (
+            "no-reason",
+            "/me/channels/voice".to_owned(),
+            &json!({"operationName": "NotReady", "reason": 7}),
+            400,
+        ),
+        (
+            "no-mode",
+            "/me/channels/voice".to_owned(),
+            &json!({"operationName": "NotReady", "workMode": "Nappingmode"}),
+            400,
+        ),
     ] {
         let request = supervisor.posting(&path, body).header("X-Request-Id", id);
         assert_eq!(request.send().await.unwrap().status(), status, "{id}");
@@ -298,6 +310,7 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         ("undertone_rest_requests_total{operation=\"Coach\",status=\"200\"}", 1.0),
         ("undertone_rest_request_seconds_count{operation=\"Coach\",status=\"200\"}", 1.0),
         ("undertone_rest_request_seconds_count{operation=\"Coach\",status=\"404\"}", 1.0),
+        ("undertone_rest_request_seconds_count{operation=\"NotReady\",status=\"400\"}", 2.0),
         ("process_resident_memory_bytes", 1e6),
         ("process_virtual_memory_bytes", 1e6),
         ("process_open_fds", 10.0),
@@ -316,10 +329,15 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
     assert!(figures.lines().any(|line| line.starts_with(&built) && line.ends_with(" 1")));
     assert!(!figures.contains("Cooch"), "no label is a client's to choose");
 
-    for (id, operation, reason, status_code) in [
-        ("no-target", "Coach", "NotFound", 6),
-        ("no-operation", "POST /api/v2/me/devices/{id}", "Forbidden", 3),
-        ("no-session", "Hangup", "NotFound", 6),
+    let no_operation = "Operation '{}' does not exist on this resource.";
+    let no_string = "Parameter '{}' must be a string, not a number.";
+    let no_mode = "Parameter '{}': '{}' is not one of AfterCallWork, AuxWork.";
+    for (id, operation, reason, status_code, why) in [
+        ("no-target", "Coach", "NotFound", 6, "Resource '/devices/{}' was not found."),
+        ("no-operation", "POST /api/v2/me/devices/{id}", "Forbidden", 3, no_operation),
+        ("no-session", "Hangup", "NotFound", 6, "Resource '{}' was not found."),
+        ("no-reason", "NotReady", "InvalidInput", 10, no_string),
+        ("no-mode", "NotReady", "InvalidInput", 10, no_mode),
     ] {
         let line = operator
             .log()
@@ -334,8 +352,11 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
             (&fields["reason"], &fields["status_code"]),
             (&reason.into(), &status_code.into())
         );
+        assert_eq!(fields["why"], why, "{line}");
         assert_eq!(line["span"]["user"], SUPERVISOR.user, "{line}");
     }
+    let log = operator.log();
+    assert!(!log.iter().any(|line| line.to_string().contains("Nappingmode")));
 
     let begun = operator.line("call begun").await;
     assert!(begun["span"]["call_id"].as_str().is_some_and(|id| !id.is_empty()), "{begun}");

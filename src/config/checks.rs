@@ -9,6 +9,7 @@ use crate::cometd::sessions::STATES;
 use crate::gateway::User;
 use crate::model::{DeviceId, Role, UserId};
 use crate::sip::b2bua::AccountKind;
+use crate::sip::config::Trunk;
 use crate::sip::flow::Protocol;
 use argon2::password_hash::phc::PasswordHash;
 use std::collections::{BTreeMap, BTreeSet};
@@ -342,7 +343,8 @@ impl<'a> Checks<'a> {
             if trunk.max_calls_per_second == Some(0) {
                 wrong("max_calls_per_second", "must be more than 0".to_owned());
             }
-            if !plain(&trunk.target, b":[]") {
+            let is_place = Trunk::host_and_port(&trunk.target).is_some();
+            if !plain(&trunk.target, b":[]") || !is_place {
                 wrong("target", format!("'{}' is not host or host:port", trunk.target));
             }
             if let Some(bad) =

@@ -322,6 +322,16 @@ fn each_bad_value_names_its_key_and_line() {
             "[[device]]\nid = \"d\"\nnumber = \"1\"\nuser_data_headers = { \"X-A\" = \"\" }",
             "undertone.toml:4: device[0].user_data_headers: '' can not be a key of call data",
         ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\n\
+             user_data_headers = { \"Foo\" = \"bar\", \"X-Ok\" = \"\" }",
+            "undertone.toml:4: device[0].user_data_headers: 'Foo' is neither User-to-User nor the \
+             name of a header field that begins with X-; '' can not be a key of call data",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x:99999\"",
+            "undertone.toml:4: sip.trunk[0].target: 'x:99999' is not host or host:port",
+        ),
         ("[rest]\n\nbind = \"nonsense\"", "undertone.toml:3: rest.bind: "),
         (
             "[rest]\nbnid = \"x\"",
@@ -553,7 +563,8 @@ fn each_bad_value_names_its_key_and_line() {
         ),
         (
             "[audit]\ndeadline = \"soon\"",
-            "undertone.toml:2: audit.deadline: found string \"soon\", expected f64",
+            "undertone.toml:2: audit.deadline: found string \"soon\", expected a number of \
+             seconds",
         ),
         (
             "[sip]\ndigests = [\"MD5-sess\"]",

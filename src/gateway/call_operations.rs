@@ -110,7 +110,7 @@ impl RequestCheck<'_> {
     /// the last one has arrived here.
     fn offers(&self, leg: &CallView, operation: Operation) -> Result<(), Refusal> {
         if !self.is_possible(leg, operation) {
-            return Err(forbidden(&format!("Operation '{operation}' is not possible here.")));
+            return Err(forbidden(format!("Operation '{operation}' is not possible here.")));
         }
         if operation.is_of_joined_supervisor() && !leg.monitoring {
             return Err(Refusal::new(

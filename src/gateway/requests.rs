@@ -10,6 +10,7 @@ use crate::model::{
     DeviceId, DialString, Feature, Mode, Now, Number, Operation, Reason, Refusal, Request,
     RequestEnvelope, RequestId, Scope, Subject, TargetRef, Timestamp, UserData, UserState,
 };
+use std::borrow::Cow;
 
 /// What becomes of a permitted request.
 pub(super) enum Decision {
@@ -331,7 +332,7 @@ impl<'a> RequestCheck<'a> {
         if !self.reads.known.is_ready() || can(&self.reads.known.capabilities) {
             return Ok(());
         }
-        Err(forbidden(&format!("The telephony backend does not offer {what}.")))
+        Err(forbidden(format!("The telephony backend does not offer {what}.")))
     }
 
     fn exists(&self, device: &DeviceId) -> bool {
@@ -366,7 +367,7 @@ impl<'a> RequestCheck<'a> {
             return Ok(());
         }
         let not_offered =
-            |word: &str| Err(forbidden(&format!("The telephony backend does not offer {word}.")));
+            |word: &str| Err(forbidden(format!("The telephony backend does not offer {word}.")));
         if !self.reads.known.capabilities.activities.contains(&activity) {
             return not_offered(activity.as_str());
         }
@@ -380,7 +381,7 @@ impl<'a> RequestCheck<'a> {
     }
 }
 
-pub(super) fn forbidden(message: &str) -> Refusal {
+pub(super) fn forbidden(message: impl Into<Cow<'static, str>>) -> Refusal {
     Refusal::new(Reason::Forbidden, message)
 }
 

@@ -552,6 +552,11 @@ impl Auth {
         Ok((Some(caller), new_cookie))
     }
 
+    /// A session cookie came, and no password. Of a request without a user: the cookie is dead.
+    pub(crate) fn has_cookie_alone(headers: &HeaderMap) -> bool {
+        matches!(presented(headers), Presented::Cookie(_))
+    }
+
     /// The header that sets the session cookie.
     pub(crate) fn cookie_line(&self, cookie: &str) -> Option<HeaderValue> {
         self.cookie_for(cookie, self.0.config.session_life.as_secs())

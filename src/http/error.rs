@@ -91,7 +91,7 @@ pub struct HttpError {
 
 impl HttpError {
     /// With the HTTP status of its row.
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+    pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
         Refusal::new(reason, message).into()
     }
 

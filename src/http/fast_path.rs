@@ -280,7 +280,8 @@ impl<S: PollService> FastPath<S> {
                     record_user(&Span::current(), &caller.user);
                     (caller.user.clone(), caller.until.min(clock::instant() + FAMILIAR))
                 });
-                let client = client(Ok(caller));
+                let is_dead = caller.is_none() && Auth::has_cookie_alone(&plain.headers);
+                let client = client(if is_dead { Err(LoginRefused) } else { Ok(caller) });
                 *familiar = known.map(|(user, until)| {
                     Box::new(CachedHead {
                         head: bytes.get(..body).unwrap_or_default().into(),

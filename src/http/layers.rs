@@ -139,6 +139,11 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
                 record_user(&tracing::Span::current(), &caller.user);
                 user = Some(caller.user.clone());
                 request.extensions_mut().insert(caller);
+            } else if Auth::has_cookie_alone(request.headers())
+                && (access.answers_logins)(request.uri().path())
+            {
+                // Whoever was logged in is not taken for somebody who never was.
+                request.extensions_mut().insert(LoginRefused);
             }
             new_cookie
         }

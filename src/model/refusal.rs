@@ -1,5 +1,5 @@
 use super::activity::string_enum;
-use super::{CallId, DeviceId, Number, UnknownWord, UserData, UserId};
+use super::{CallId, DeviceId, Number, UnknownWord, UserId};
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
@@ -103,22 +103,25 @@ pub struct Refusal {
     pub reason: Reason,
     /// What was refused or stands in the way; `None` where the text says it all.
     pub subject: Option<Subject>,
-    /// For people. The first [`Refusal::PLACE`] in it stands for the subject's name.
+    /// For people. The first [`Refusal::PLACE`] in it stands for the subject's name, the second for
+    /// `quoted`.
     pub pattern: Cow<'static, str>,
+    /// What the caller sent, where the text repeats it.
+    pub quoted: Option<String>,
 }
 
 impl Refusal {
-    /// Where the subject's name stands in a pattern.
+    /// Where the subject's name, and then what is quoted, stands in a pattern.
     pub const PLACE: &'static str = "{}";
 
     /// A refusal about nothing in particular, with its text.
-    pub fn new(reason: Reason, text: impl Into<String>) -> Self {
-        Self { reason, subject: None, pattern: Cow::Owned(text.into()) }
+    pub fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, subject: None, pattern: text.into(), quoted: None }
     }
 
     /// A refusal about something: `pattern` has [`Refusal::PLACE`] where its name stands.
     pub fn about(reason: Reason, subject: Subject, pattern: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, subject: Some(subject), pattern: pattern.into() }
+        Self { reason, subject: Some(subject), pattern: pattern.into(), quoted: None }
     }
 
     /// A refusal about a device, by its id.
@@ -138,11 +141,19 @@ impl Refusal {
 
     /// The text for people.
     pub fn text(&self) -> Cow<'_, str> {
-        match &self.subject {
-            Some(subject) if self.pattern.contains(Self::PLACE) => {
-                Cow::Owned(self.pattern.replacen(Self::PLACE, subject.name(), 1))
-            }
-            Some(_) | None => Cow::Borrowed(&self.pattern),
+        let fills = self.subject.iter().map(Subject::name).chain(self.quoted.as_deref());
+        let mut pieces = self.pattern.as_ref();
+        let mut text = String::new();
+        for fill in fills {
+            let Some((before, behind)) = pieces.split_once(Self::PLACE) else {
+                break;
+            };
+            text.extend([before, fill]);
+            pieces = behind;
+        }
+        match pieces.len() == self.pattern.len() {
+            true => Cow::Borrowed(&self.pattern),
+            false => Cow::Owned(text + pieces),
         }
     }
 
@@ -156,16 +167,16 @@ impl Refusal {
         Self::about(reason, Subject::Parameter(field.to_owned()), pattern)
     }
 
+    /// The same refusal, which repeats what the caller sent.
+    pub fn quoting(self, quoted: impl Into<String>) -> Self {
+        Self { quoted: Some(quoted.into()), ..self }
+    }
+
     /// A call's data would be more than a call may have, or has a key that cannot be.
     pub fn too_much_user_data(field: &str) -> Self {
-        let pattern = format!(
-            "Parameter '{{}}': a call's data has at most {} keys of 1 to {} bytes, {} bytes in all, \
-             and no control characters.",
-            UserData::MOST_KEYS,
-            UserData::LONGEST_KEY,
-            UserData::MOST_BYTES
-        );
-        Self::parameter(Reason::InvalidInput, field, pattern)
+        const PATTERN: &str = "Parameter '{}': a call's data has at most 400 keys of 1 to 256 \
+                               bytes, 65536 bytes in all, and no control characters.";
+        Self::parameter(Reason::InvalidInput, field, PATTERN)
     }
 
     /// What a supervisor's leg can not be asked to do.
@@ -230,6 +241,7 @@ impl fmt::Display for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::UserData;
 
     #[test]
     fn a_text_names_its_subject_where_the_pattern_says() {
@@ -241,10 +253,21 @@ mod tests {
         assert_eq!(refusal.to_string(), "Device 'd-1' is not registered.");
         let renamed = refusal.renamed(Subject::Number("5001".into()));
         assert_eq!(renamed.to_string(), "Device '5001' is not registered.");
+        let word = Refusal::parameter(Reason::InvalidInput, "{}", "'{}': '{}' is no word: {}.");
+        assert_eq!(word.clone().quoting("{}?").to_string(), "'{}': '{}?' is no word: {}.");
+        assert_eq!(word.to_string(), "'{}': '{}' is no word: {}.");
         assert_eq!(
             Refusal::new(Reason::Internal, "A text with {}.").to_string(),
             "A text with {}."
         );
+    }
+
+    #[test]
+    fn too_much_data_is_refused_with_the_bounds_that_hold() {
+        let text = Refusal::too_much_user_data("userData").to_string();
+        for bound in [UserData::MOST_KEYS, UserData::LONGEST_KEY, UserData::MOST_BYTES] {
+            assert!(text.contains(&format!(" {bound} ")), "{bound}: {text}");
+        }
     }
 
     #[test]

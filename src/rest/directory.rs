@@ -1,8 +1,8 @@
 //! Users, their groups, and the contacts by which a supervisor finds an agent's number.
 
 use super::{
-    ErrorBody, IdPath, OneUser, Read, ReadQuery, Reply, RequestContext, RestState, id, reply,
-    shortened, unexpected,
+    ErrorBody, IdPath, Members, NumberQuery, OfNumber, OneUser, Read, ReadQuery, Reply,
+    RequestContext, RestState, id, reply, shortened, unexpected,
 };
 use crate::http::error::HttpError;
 use crate::http::gws_json::{self, ContactJson, GroupJson};
@@ -57,7 +57,7 @@ impl OfType {
 /// A user: the one that asks, and any for an admin.
 #[utoipa::path(
     get, path = "/api/v2/users/{id}",
-    params(("id" = String, Path, description = "a user")),
+    params(("id" = String, Path, description = "a user"), Members),
     responses(
         (status = 200, description = "The user.", body = Reply<OneUser>),
         (status = "default", body = ErrorBody)
@@ -140,7 +140,7 @@ pub(super) async fn read_groups(
 /// One of those groups.
 #[utoipa::path(
     get, path = "/api/v2/groups/{id}",
-    params(("id" = String, Path, description = "a group")),
+    params(("id" = String, Path, description = "a group"), Members),
     responses(
         (status = 200, description = "The group.", body = Reply<OneGroup>),
         (status = "default", body = ErrorBody)
@@ -160,7 +160,7 @@ pub(super) async fn read_group(
 /// The users of whom the user may know, with their numbers: itself, those of the own groups, and
 /// all for an admin.
 #[utoipa::path(
-    get, path = "/api/v2/contacts", params(Read, OfType),
+    get, path = "/api/v2/contacts", params(Read, OfType, OfNumber),
     responses(
         (status = 200, description = "The contacts.", body = Reply<Contacts>),
         (status = "default", body = ErrorBody)
@@ -171,16 +171,19 @@ pub(super) async fn read_contacts(
     from: RequestContext,
     query: ReadQuery,
     kind: OfTypeQuery,
+    number: NumberQuery,
 ) -> Result<Json<Reply<Contacts>>, HttpError> {
     let (read, kind) = (super::read(query)?, super::read(kind)?);
+    let number = super::read(number)?.number()?;
     let views = match rest.read(&from, Wanted::Contacts).await? {
         Answer::Contacts(views) => views,
         other => return Err(unexpected(&other)),
     };
-    let number = read.phone_number.as_deref();
     let has_number = |contact: &ContactJson| {
         let mut numbers = contact.phone_numbers.iter();
-        number.is_none_or(|wanted| numbers.any(|number| number.phone_number == wanted))
+        number
+            .as_ref()
+            .is_none_or(|wanted| numbers.any(|number| number.phone_number == wanted.as_str()))
     };
     let contacts: Vec<ContactJson> = views
         .iter()
@@ -197,7 +200,7 @@ pub(super) async fn read_contacts(
 /// One of those users: how a supervisor finds an agent's number.
 #[utoipa::path(
     get, path = "/api/v2/contacts/{id}",
-    params(("id" = String, Path, description = "a user"), OfType),
+    params(("id" = String, Path, description = "a user"), OfType, Members),
     responses(
         (status = 200, description = "The contact.", body = Reply<OneContact>),
         (status = "default", body = ErrorBody)

@@ -2,7 +2,7 @@
 //! features, channels, workbins.
 
 use super::{
-    ErrorBody, IdPath, Read, ReadQuery, Reply, RequestContext, RestState, id, read, reply,
+    ErrorBody, IdPath, Members, Read, ReadQuery, Reply, RequestContext, RestState, id, read, reply,
     shortened, unexpected,
 };
 use crate::http::error::HttpError;
@@ -149,7 +149,7 @@ pub(super) async fn read_device_settings(
 
 /// The services of the contact centre: voice.
 #[utoipa::path(
-    get, path = "/api/v2/services", params(Read),
+    get, path = "/api/v2/services", params(Members),
     responses(
         (status = 200, description = "The services.", body = Reply<Services>),
         (status = "default", body = ErrorBody)
@@ -186,7 +186,7 @@ pub(super) async fn read_features(
 /// One of those features.
 #[utoipa::path(
     get, path = "/api/v2/features/{id}",
-    params(("id" = String, Path, description = "a feature")),
+    params(("id" = String, Path, description = "a feature"), Members),
     responses(
         (status = 200, description = "The feature.", body = Reply<OneFeature>),
         (status = "default", body = ErrorBody)
@@ -206,7 +206,7 @@ pub(super) async fn read_feature(
 
 /// The user's workbins: there are none, since nothing but calls is handled.
 #[utoipa::path(
-    get, path = "/api/v2/workbins", params(Read),
+    get, path = "/api/v2/workbins",
     responses(
         (status = 200, description = "An empty list.", body = Reply<Workbins>),
         (status = "default", body = ErrorBody)
@@ -218,7 +218,7 @@ pub(super) async fn read_workbins(_from: RequestContext) -> Json<Reply<Workbins>
 
 /// The user's channels: voice.
 #[utoipa::path(
-    get, path = "/api/v2/me/channels", params(Read),
+    get, path = "/api/v2/me/channels", params(Members),
     responses(
         (status = 200, description = "The channels.", body = Reply<Channels>),
         (status = "default", body = ErrorBody)
@@ -234,7 +234,7 @@ pub(super) async fn read_my_channels(
 
 /// The user's voice channel.
 #[utoipa::path(
-    get, path = "/api/v2/me/channels/voice", params(Read),
+    get, path = "/api/v2/me/channels/voice", params(Members),
     responses(
         (status = 200, description = "The channel.", body = Reply<OneChannel>),
         (status = "default", body = ErrorBody)

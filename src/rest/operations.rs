@@ -1,6 +1,6 @@
 //! Bodies of operations: read strictly, with errors that name the field.
 
-use super::{RestState, is_id, shortened};
+use super::{OperationLabel, RestState, is_id, shortened};
 use crate::http::body::read_whole;
 use crate::http::error::HttpError;
 use crate::http::gws_json::VOICE;
@@ -17,6 +17,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+/// Of a type other than it must be.
+macro_rules! wrong_type {
+    ($field:expr, $wanted:literal, $found:expr) => {
+        bad(
+            $field,
+            match $found {
+                Value::Null => concat!("Parameter '{}' must be ", $wanted, ", not null."),
+                Value::Bool(_) => concat!("Parameter '{}' must be ", $wanted, ", not a boolean."),
+                Value::Number(_) => concat!("Parameter '{}' must be ", $wanted, ", not a number."),
+                Value::String(_) => concat!("Parameter '{}' must be ", $wanted, ", not a string."),
+                Value::Array(_) => concat!("Parameter '{}' must be ", $wanted, ", not an array."),
+                Value::Object(_) => concat!("Parameter '{}' must be ", $wanted, ", not an object."),
+            },
+        )
+    };
+}
 /// A body: `{"operationName": …, …}`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct OperationBody {
@@ -51,8 +67,13 @@ impl FromRequest<RestState> for OperationBody {
                 "Content-Type must be application/json.",
             ));
         }
+        let label = request.extensions().get::<OperationLabel>().cloned().unwrap_or_default();
         let bytes = read_whole(request, rest.body_limit).await?;
-        Ok(Self::parse(&bytes)?)
+        let body = Self::parse(&bytes)?;
+        if let Ok(operation) = body.operation {
+            label.name(operation.as_str());
+        }
+        Ok(body)
     }
 }
 
@@ -81,7 +102,8 @@ impl OperationBody {
 
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
         let JsonFields(mut fields) = serde_json::from_slice(bytes).map_err(|error| {
-            invalid(format!("The body is not a JSON object: {}", shortened(&error.to_string())))
+            Refusal::new(Reason::InvalidInput, "The body is not a JSON object: {}")
+                .quoting(shortened(&error.to_string()))
         })?;
         match fields.remove("operationName") {
             None | Some(Value::Null) => Err(Refusal::missing("operationName")),
@@ -89,15 +111,15 @@ impl OperationBody {
                 operation: name.parse().map_err(|_: UnknownWord| unknown_operation(&name)),
                 parameters: Parameters(fields),
             }),
-            Some(other) => Err(wrong_type("operationName", "a string", &other)),
+            Some(other) => Err(wrong_type!("operationName", "a string", &other)),
         }
     }
 }
 
 /// There is no such operation on this resource.
 pub(super) fn unknown_operation(name: &str) -> Refusal {
-    let message = format!("Operation '{}' does not exist on this resource.", shortened(name));
-    Refusal::new(Reason::Forbidden, message)
+    Refusal::new(Reason::Forbidden, "Operation '{}' does not exist on this resource.")
+        .quoting(shortened(name))
 }
 
 impl Parameters {
@@ -109,19 +131,22 @@ impl Parameters {
         match self.value(field) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(wrong_type(field, "a string", other)),
+            Some(other) => Err(wrong_type!(field, "a string", other)),
         }
     }
 
-    /// A word of one of our vocabularies; case matters.
+    /// A word of one of our vocabularies; case matters. `pattern` names the words.
     pub(super) fn word<W: FromStr<Err = UnknownWord>>(
         &self,
         field: &str,
+        pattern: &'static str,
     ) -> Result<Option<W>, Refusal> {
         let Some(text) = self.text(field)? else {
             return Ok(None);
         };
-        text.parse().map(Some).map_err(|error| invalid(format!("Parameter '{field}': {error}.")))
+        text.parse()
+            .map(Some)
+            .map_err(|_: UnknownWord| bad(field, pattern).quoting(shortened(text)))
     }
 
     /// A telephone number.
@@ -145,20 +170,19 @@ impl Parameters {
         let fields = match self.value("userData") {
             None => return Err(Refusal::missing("userData")),
             Some(Value::Object(fields)) => fields,
-            Some(other) => return Err(wrong_type("userData", "an object", other)),
+            Some(other) => return Err(wrong_type!("userData", "an object", other)),
         };
         let pairs = fields.iter().map(|(key, value)| match value {
             Value::String(text) => Ok((key.clone(), text.clone())),
             Value::Bool(_) => Ok((key.clone(), value.to_string())),
             Value::Number(number) if !number.is_f64() => Ok((key.clone(), number.to_string())),
             // It would come out in other digits than it went in with.
-            Value::Number(_) => Err(invalid(format!(
-                "Parameter 'userData.{}' must be a string, not a number that is no integer of 64 \
-                 bits.",
-                shortened(key)
-            ))),
+            Value::Number(_) => Err(bad(
+                &format!("userData.{}", shortened(key)),
+                "Parameter '{}' must be a string, not a number that is no integer of 64 bits.",
+            )),
             Value::Null | Value::Array(_) | Value::Object(_) => {
-                Err(wrong_type(&format!("userData.{}", shortened(key)), "a string", value))
+                Err(wrong_type!(&format!("userData.{}", shortened(key)), "a string", value))
             }
         });
         let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
@@ -181,14 +205,14 @@ impl Parameters {
 
     /// `workMode` of NotReady: AfterCallWork or AuxWork.
     pub(super) fn work_mode(&self) -> Result<Option<AgentState>, Refusal> {
-        match self.text("workMode")? {
+        match self.text("workMode")?.filter(|text| !text.is_empty()) {
             None => Ok(None),
             Some("AfterCallWork") => Ok(Some(AgentState::AfterCallWork)),
             Some("AuxWork") => Ok(Some(AgentState::AuxWork)),
-            Some(other) => Err(invalid(format!(
-                "Parameter 'workMode': '{}' is not one of AfterCallWork, AuxWork.",
-                shortened(other)
-            ))),
+            Some(other) => {
+                let pattern = "Parameter '{}': '{}' is not one of AfterCallWork, AuxWork.";
+                Err(bad("workMode", pattern).quoting(shortened(other)))
+            }
         }
     }
 
@@ -213,7 +237,7 @@ impl Parameters {
             Some(Value::Object(fields)) => {
                 phone_number("destination.phoneNumber", fields.get("phoneNumber"))
             }
-            Some(other) => Err(wrong_type("destination", "an object with phoneNumber", other)),
+            Some(other) => Err(wrong_type!("destination", "an object with phoneNumber", other)),
         }
     }
 
@@ -233,14 +257,14 @@ impl Parameters {
         let channels = match self.value("channels") {
             None => return Err(Refusal::missing("channels")),
             Some(Value::Array(channels)) => channels,
-            Some(other) => return Err(wrong_type("channels", "an array of strings", other)),
+            Some(other) => return Err(wrong_type!("channels", "an array of strings", other)),
         };
         if channels.is_empty() {
-            return Err(invalid("Parameter 'channels' is empty."));
+            return Err(bad("channels", "Parameter '{}' is empty."));
         }
         let word = |channel: &'_ Value| match channel {
             Value::String(_) => Ok(()),
-            other => Err(wrong_type("channels", "an array of strings", other)),
+            other => Err(wrong_type!("channels", "an array of strings", other)),
         };
         channels.iter().try_for_each(word)?;
         Ok(channels.iter().filter_map(Value::as_str).collect())
@@ -250,10 +274,10 @@ impl Parameters {
     pub(super) fn channels(&self) -> Result<(), Refusal> {
         let words = self.channel_words()?;
         match words.first() {
-            Some(word) if !words.contains(VOICE) => Err(invalid(format!(
-                "Parameter 'channels': '{}' is not one of voice.",
-                shortened(word)
-            ))),
+            Some(word) if !words.contains(VOICE) => {
+                let pattern = "Parameter '{}': '{}' is not one of voice.";
+                Err(bad("channels", pattern).quoting(shortened(word)))
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -281,7 +305,7 @@ fn phone_number(field: &str, value: Option<&Value>) -> Result<DialString, Refusa
     match value {
         None | Some(Value::Null) => Err(Refusal::missing(field)),
         Some(Value::String(text)) => dial_string(field, text),
-        Some(other) => Err(wrong_type(field, "a string", other)),
+        Some(other) => Err(wrong_type!(field, "a string", other)),
     }
 }
 
@@ -302,18 +326,23 @@ pub(super) const LONGEST_URI: usize = 2048;
 
 /// The device that a URI names.
 fn device_of(field: &str, uri: &str) -> Result<DeviceId, Refusal> {
-    id_of(field, uri, "devices", "a device").map(DeviceId::from)
+    id_of(field, uri, "devices", "Parameter '{}' is not the URI of a device.").map(DeviceId::from)
 }
 
 /// The call that a URI names.
 fn call_of(field: &str, uri: &str) -> Result<CallId, Refusal> {
-    id_of(field, uri, "calls", "a call").map(CallId::from)
+    id_of(field, uri, "calls", "Parameter '{}' is not the URI of a call.").map(CallId::from)
 }
 
 /// The id in a URI of a resource of this collection, by its path; the host is whatever name the
 /// client knows us by, and nothing is ever fetched.
-fn id_of(field: &str, uri: &str, collection: &str, what: &str) -> Result<String, Refusal> {
-    let not_one = || invalid(format!("Parameter '{field}' is not the URI of {what}."));
+fn id_of(
+    field: &str,
+    uri: &str,
+    collection: &str,
+    pattern: &'static str,
+) -> Result<String, Refusal> {
+    let not_one = || bad(field, pattern);
     if uri.len() > LONGEST_URI || uri.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err(not_one());
     }
@@ -366,20 +395,9 @@ fn unescaped(segment: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn invalid(message: impl Into<String>) -> Refusal {
-    Refusal::new(Reason::InvalidInput, message)
-}
-
-fn wrong_type(field: &str, wanted: &str, found: &Value) -> Refusal {
-    let kind = match found {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    };
-    invalid(format!("Parameter '{field}' must be {wanted}, not {kind}."))
+/// A parameter cannot be what it is.
+fn bad(field: &str, pattern: &'static str) -> Refusal {
+    Refusal::parameter(Reason::InvalidInput, field, pattern)
 }
 
 /// A JSON object in which no field comes twice, at any depth: two readers could take two different
@@ -560,6 +578,15 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_work_mode_is_as_good_as_none_and_a_reason_is_text() {
+        let parameters = |body: &str| OperationBody::parse(body.as_bytes()).unwrap().parameters;
+        let empty = parameters(r#"{"operationName":"NotReady","workMode":"","reason":""}"#);
+        assert_eq!((empty.work_mode(), empty.reason()), (Ok(None), Ok(None)));
+        let number = parameters(r#"{"operationName":"NotReady","workMode":1,"reason":7}"#);
+        assert!(number.work_mode().is_err() && number.reason().is_err());
+    }
+
+    #[test]
     fn no_field_comes_twice_at_any_depth() {
         for text in [
             r#"{"operationName":"Dial","userData":{"a":"1","a":"2"}}"#,
@@ -604,7 +631,10 @@ mod tests {
         .expect("an operation");
         let refusal = operation
             .parameters
-            .word::<Scope>("supervisorMonitoringScope")
+            .word::<Scope>(
+                "supervisorMonitoringScope",
+                "Parameter '{}': '{}' is not one of Agent, Call.",
+            )
             .expect_err("wrong case");
         assert_eq!(refusal.reason, Reason::InvalidInput);
         assert_eq!(

@@ -219,6 +219,9 @@ impl Target<'_> {
     }
 }
 
+const NO_MODE: &str = "Parameter '{}': '{}' is not one of NextCall, AllCalls.";
+const NO_SCOPE: &str = "Parameter '{}': '{}' is not one of Agent, Call.";
+
 fn start(
     device: DeviceId,
     activity: Activity,
@@ -235,8 +238,8 @@ fn start(
         device,
         target,
         activity,
-        mode: parameters.word("supervisorMonitoringMode")?.unwrap_or(Mode::AllCalls),
-        scope: parameters.word("supervisorMonitoringScope")?.unwrap_or(Scope::Call),
+        mode: parameters.word("supervisorMonitoringMode", NO_MODE)?.unwrap_or(Mode::AllCalls),
+        scope: parameters.word("supervisorMonitoringScope", NO_SCOPE)?.unwrap_or(Scope::Call),
     })
 }
 
@@ -271,6 +274,19 @@ mod tests {
             Ok(Ok(request)) => Ok(request),
             Ok(Err(bad)) => Err(bad.refusal.reason),
             Err(refusal) => Err(refusal.reason),
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_none_is_refused_with_all_that_there_are() {
+        for (words, pattern) in [
+            (Mode::ALL.iter().map(|word| word.as_str()).collect::<Vec<_>>(), NO_MODE),
+            (Scope::ALL.iter().map(|word| word.as_str()).collect(), NO_SCOPE),
+        ] {
+            assert!(
+                pattern.ends_with(&format!(" is not one of {}.", words.join(", "))),
+                "{pattern}"
+            );
         }
     }
 

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// The configuration of the user agent and its sockets.
@@ -353,6 +353,28 @@ pub struct Trunk {
 }
 
 impl Trunk {
+    /// The host of a `target`, as it is looked up, and its port: 5060 where it names none.
+    pub fn host_and_port(target: &str) -> Option<(&str, u16)> {
+        let (host, port) = match target.rsplit_once(':') {
+            // An IPv6 address without brackets has no port behind it.
+            _ if target.parse::<Ipv6Addr>().is_ok() => (target, None),
+            Some((host, port)) if !target.ends_with(']') => (host, Some(port)),
+            Some(_) | None => (target, None),
+        };
+        let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = match in_brackets {
+            Some(address) => address.parse::<Ipv6Addr>().is_ok().then_some(address)?,
+            None if host.contains(['[', ']']) => return None,
+            None if host.contains(':') && port.is_some() => return None,
+            None => host,
+        };
+        let port = match port {
+            Some(port) => port.parse().ok().filter(|port| *port > 0)?,
+            None => 5060,
+        };
+        (!host.is_empty()).then_some((host, port))
+    }
+
     /// A trunk at an address that may also call us from there, from any port.
     pub fn at(name: &str, address: SocketAddr, protocol: Protocol) -> Self {
         Self {
@@ -410,9 +432,25 @@ pub const USER_TO_USER: &str = "User-to-User";
 #[serde(try_from = "BTreeMap<String, String>")]
 pub struct UserDataHeaders(Vec<(String, String)>);
 
-/// Header fields that can not stand for call data.
+/// Header fields that can not stand for call data: all that is wrong with them, at least one thing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotUserDataHeaders {
+pub struct NotUserDataHeaders(pub Vec<HeaderFault>);
+
+impl fmt::Display for NotUserDataHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, fault) in self.0.iter().enumerate() {
+            if number > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a header field can not stand for call data.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderFault {
     /// Neither `X-…` nor `User-to-User`, or no name of a header field.
     #[error("'{0}' is neither User-to-User nor the name of a header field that begins with X-")]
     Name(String),
@@ -452,15 +490,13 @@ impl UserDataHeaders {
     }
 
     /// The name as it is written, if it may stand for call data.
-    fn checked(name: &str) -> Result<&str, NotUserDataHeaders> {
+    fn checked(name: &str) -> Result<&str, HeaderFault> {
         let lower = name.to_ascii_lowercase();
         match lower.strip_prefix("x-") {
             _ if name.eq_ignore_ascii_case(USER_TO_USER) => Ok(USER_TO_USER),
-            Some(_) if lower.starts_with(Self::OURS) => {
-                Err(NotUserDataHeaders::Ours(name.to_owned()))
-            }
+            Some(_) if lower.starts_with(Self::OURS) => Err(HeaderFault::Ours(name.to_owned())),
             Some(rest) if is_token(rest.as_bytes()) && name.len() <= Self::LONGEST_NAME => Ok(name),
-            Some(_) | None => Err(NotUserDataHeaders::Name(name.to_owned())),
+            Some(_) | None => Err(HeaderFault::Name(name.to_owned())),
         }
     }
 }
@@ -471,22 +507,31 @@ impl TryFrom<BTreeMap<String, String>> for UserDataHeaders {
 
     fn try_from(table: BTreeMap<String, String>) -> Result<Self, NotUserDataHeaders> {
         let mut headers = Self::default();
+        let mut faults = Vec::new();
         for (name, key) in table {
-            let name = Self::checked(&name)?;
-            if headers.has(name) {
-                return Err(NotUserDataHeaders::Twice(name.to_owned()));
+            let name = match Self::checked(&name) {
+                Ok(name) if headers.has(name) => Err(HeaderFault::Twice(name.to_owned())),
+                Ok(name) => Ok(name.to_owned()),
+                Err(fault) => Err(fault),
+            };
+            let key = match UserData::is_key(&key) {
+                false => Err(HeaderFault::Key(key)),
+                true if headers.iter().any(|(_, known)| known == key) => {
+                    Err(HeaderFault::SameKey(key))
+                }
+                true => Ok(key),
+            };
+            match (name, key) {
+                (Ok(name), Ok(key)) => headers.0.push((name, key)),
+                (name, key) => faults.extend(name.err().into_iter().chain(key.err())),
             }
-            if headers.iter().any(|(_, known)| known == key) {
-                return Err(NotUserDataHeaders::SameKey(key));
-            }
-            if !UserData::is_key(&key) {
-                return Err(NotUserDataHeaders::Key(key));
-            }
-            headers.0.push((name.to_owned(), key));
         }
-        match headers.0.len() > Self::MOST {
-            true => Err(NotUserDataHeaders::TooMany),
-            false => Ok(headers),
+        if headers.0.len() > Self::MOST {
+            faults.push(HeaderFault::TooMany);
+        }
+        match faults.is_empty() {
+            true => Ok(headers),
+            false => Err(NotUserDataHeaders(faults)),
         }
     }
 }

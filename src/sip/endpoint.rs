@@ -11,7 +11,7 @@
 //! }
 //! ```
 
-use super::config::SipConfig;
+use super::config::{SipConfig, Trunk};
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
 use super::registrar::KeptBinding;
@@ -300,8 +300,8 @@ async fn outward(to: Option<SocketAddr>) -> Option<String> {
 }
 
 async fn resolve(target: &str) -> io::Result<Option<SocketAddr>> {
-    let has_port = target.parse::<SocketAddr>().is_ok()
-        || target.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':'));
-    let with_port = if has_port { target.to_owned() } else { format!("{target}:5060") };
-    Ok(tokio::net::lookup_host(with_port).await?.next())
+    let Some((host, port)) = Trunk::host_and_port(target) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    Ok(tokio::net::lookup_host((host, port)).await?.next())
 }

@@ -17,6 +17,7 @@ await page.waitForSelector("html[data-state]");
 const texts = (selector) => page.$$eval(selector, (found) => found.map((one) => one.textContent));
 const shown = {
   state: await page.getAttribute("html", "data-state"),
+  open: await page.$$eval("details[open]", (found) => found.map((one) => one.closest(".endpoint").querySelector("h3").textContent)),
   endpoints: await texts(".endpoint h3"),
   operations: await texts(".operation h4"),
   messages: await texts(".message h4"),

@@ -318,6 +318,6 @@ impl Parties {
     }
 }
 
-fn not_now(message: &str) -> Refusal {
+fn not_now(message: &'static str) -> Refusal {
     Refusal::new(Reason::InvalidState, message)
 }

@@ -20,7 +20,7 @@ function inline(text = "") {
 
 function table(heads, rows) {
   const line = (name, cells) => element("tr", {}, cells.map((cell) => element(name, {}, cell ?? "")));
-  return element("table", {}, element("thead", {}, line("th", heads)), element("tbody", {}, rows.map((cells) => line("td", cells))));
+  return element("table", { className: `of-${heads.length}` }, element("thead", {}, line("th", heads)), element("tbody", {}, rows.map((cells) => line("td", cells))));
 }
 
 function json(value) {
@@ -104,6 +104,8 @@ function endpoint(path, method, operation, root) {
   const asked = operation.requestBody?.content["application/json"];
   const whole = asked?.schema.$ref && root.components.schemas[nameOf(asked.schema.$ref)];
   const operations = (whole?.oneOf ?? []).map((one) => root.components.schemas[nameOf(one.$ref)]);
+  // What the product is there for comes first.
+  operations.sort((one, other) => (named(other) === "Coach") - (named(one) === "Coach"));
   const answers = table(["HTTP", "", "body"], Object.entries(operation.responses).map(response));
   const section = element(
     "section",
@@ -119,6 +121,21 @@ function endpoint(path, method, operation, root) {
   const below = operations.map((schema) => element("li", {}, element("a", { href: `#operation-${id}-${named(schema)}`, textContent: named(schema) })));
   const entry = element("li", {}, element("a", { href: `#${id}`, textContent: `${method.toUpperCase()} ${path.replace("/api/v2", "")}` }), below.length ? element("ul", {}, below) : undefined);
   return { section, entry };
+}
+
+/** The order of the endpoints by their first words, behind `/api/v2`: a session, what is done at a device and with a call, and then what is only read. What is not named here comes last, by its path. */
+const ORDER = ["/me", "/me/channels", "/logout", "/me/devices", "/me/calls", "/devices", "/contacts", "/groups", "/users"];
+
+function placeOf(path) {
+  const words = path.replace("/api/v2", "");
+  const of = words.split("/").slice(0, words.startsWith("/me/") ? 3 : 2).join("/");
+  return ORDER.includes(of) ? ORDER.indexOf(of) : ORDER.length;
+}
+
+/** In which order two endpoints are shown: of one place, what is posted first. */
+function compare([one, oneMethod], [other, otherMethod]) {
+  const reads = (method) => (method === "get" ? 1 : 0);
+  return placeOf(one) - placeOf(other) || reads(oneMethod) - reads(otherMethod) || one.split("/").length - other.split("/").length || one.localeCompare(other);
 }
 
 /** A part of the page with its part of the contents. */
@@ -161,13 +178,17 @@ async function read(path) {
 try {
   const [asked, told] = await Promise.all([read("/api/v2/openapi.json"), read("/api/v2/asyncapi.json")]);
   main.prepend(element("h1", { textContent: `${asked.info.title} ${asked.info.version}` }), ...prose(asked.info.description));
-  const endpoints = Object.entries(asked.paths).flatMap(([path, item]) => Object.entries(item).map(([method, operation]) => ({ tag: operation.tags[0], ...endpoint(path, method, operation, asked) })));
+  const requests = Object.entries(asked.paths).flatMap(([path, item]) => Object.entries(item).map(([method, operation]) => [path, method, operation]));
+  const endpoints = requests.sort(compare).map(([path, method, operation]) => ({ tag: operation.tags[0], ...endpoint(path, method, operation, asked) }));
   for (const tag of new Set(endpoints.map((one) => one.tag))) {
     part(
       tag,
       endpoints.filter((one) => one.tag === tag),
     );
   }
+  const [first] = endpoints;
+  const opened = [first.section.querySelector(".operation details"), first.section.querySelector(":scope > details")];
+  for (const details of opened.filter(Boolean)) details.open = true;
   part("events", events(told));
   main.append(...prose(told.info.description));
   const shown = new Set();
