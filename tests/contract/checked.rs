@@ -326,10 +326,14 @@ async fn a_program_that_does_not_run_and_a_place_that_is_no_backend_are_no_broke
     let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", other.local_addr().unwrap());
     tokio::spawn(async move {
-        use tokio::io::AsyncWriteExt;
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         while let Ok((mut stream, _)) = other.accept().await {
-            let _ =
-                stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+            tokio::spawn(async move {
+                let answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+                let _ = stream.write_all(answer).await;
+                // Closed with something unread it would be reset, and the answer lost.
+                while matches!(stream.read(&mut [0; 1024]).await, Ok(1..)) {}
+            });
         }
     });
     not_checked(&url, &[], "does not speak gRPC").await;
