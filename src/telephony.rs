@@ -17,6 +17,7 @@ mod server;
 pub mod simulated;
 mod status;
 
+#[cfg(feature = "contract-check")]
 pub(crate) use client::answer;
 pub use client::execute;
 pub use convert::{Malformed, WatchItem};
