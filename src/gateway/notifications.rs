@@ -91,7 +91,7 @@ impl Notifications {
 
     /// The leg of a device that was told to be released, for as long as there is room.
     pub(super) fn released_leg(&self, call: &CallId, device: &DeviceId) -> Option<&CallView> {
-        self.released.legs.get(&(call.clone(), device.clone()))
+        self.released.legs.get(&(call.clone(), device.clone())).map(|(_, leg)| leg)
     }
 
     fn changed_leg(
@@ -121,9 +121,11 @@ impl Notifications {
 /// Legs as they were told to be released, the last of them.
 #[derive(Default)]
 struct ReleasedLegs {
-    legs: BTreeMap<(CallId, DeviceId), CallView>,
+    /// Each with the number under which it was told last.
+    legs: BTreeMap<(CallId, DeviceId), (u64, CallView)>,
     /// Oldest first; a leg that came back and left again is there twice.
-    order: VecDeque<(CallId, DeviceId)>,
+    order: VecDeque<(u64, (CallId, DeviceId))>,
+    told: u64,
     data_bytes: usize,
 }
 
@@ -134,17 +136,18 @@ impl ReleasedLegs {
     const MOST_DATA: usize = 4 * 1024 * 1024;
 
     fn insert(&mut self, key: (CallId, DeviceId), leg: CallView) {
+        self.told += 1;
         self.data_bytes += leg.user_data.bytes();
-        let before = self.legs.insert(key.clone(), leg);
-        self.data_bytes -= before.map_or(0, |before| before.user_data.bytes());
-        self.order.push_back(key);
+        let before = self.legs.insert(key.clone(), (self.told, leg));
+        self.data_bytes -= before.map_or(0, |(_, before)| before.user_data.bytes());
+        self.order.push_back((self.told, key));
         while self.order.len() > Self::MOST || self.data_bytes > Self::MOST_DATA {
-            let Some(oldest) = self.order.pop_front() else {
+            let Some((told, oldest)) = self.order.pop_front() else {
                 return;
             };
-            if !self.order.contains(&oldest) {
+            if self.legs.get(&oldest).is_some_and(|(last, _)| *last == told) {
                 let left = self.legs.remove(&oldest);
-                self.data_bytes -= left.map_or(0, |left| left.user_data.bytes());
+                self.data_bytes -= left.map_or(0, |(_, left)| left.user_data.bytes());
             }
         }
     }

@@ -200,62 +200,17 @@ pub enum Command {
 }
 
 impl Command {
-    /// The data of a call that it carries.
-    pub fn user_data(&self) -> Option<&UserData> {
+    /// Takes out the data of a call that it carries; empty where it carries none.
+    pub fn take_user_data(&mut self) -> UserData {
         match self {
             Command::Dial { user_data, .. }
-            | Command::ChangeUserData { change: UserDataChange::Set(user_data), .. }
-            | Command::Transfer {
-                step:
-                    TransferStep::SingleStep { user_data, .. }
-                    | TransferStep::Initiate { user_data, .. },
-                ..
-            }
-            | Command::Conference {
-                step:
-                    TransferStep::SingleStep { user_data, .. }
-                    | TransferStep::Initiate { user_data, .. },
-                ..
-            } => Some(user_data),
-            Command::ChangeUserData {
-                change: UserDataChange::Delete(_) | UserDataChange::Clear,
-                ..
-            }
-            | Command::Transfer { step: TransferStep::Complete, .. }
-            | Command::Conference { step: TransferStep::Complete, .. }
-            | Command::StartMonitoring { .. }
-            | Command::StopMonitoring { .. }
-            | Command::SwitchMonitoring { .. }
-            | Command::AdmitMonitoring { .. }
-            | Command::MuteMonitoredParty { .. }
-            | Command::SetDoNotDisturb { .. }
-            | Command::SetForwarding { .. }
-            | Command::Answer { .. }
-            | Command::Hangup { .. }
-            | Command::ClearCall { .. }
-            | Command::Reject { .. }
-            | Command::Redirect { .. }
-            | Command::Hold { .. }
-            | Command::Retrieve { .. }
-            | Command::SwapCalls { .. }
-            | Command::Mute { .. }
-            | Command::SendDtmf { .. }
-            | Command::RemoveParticipant { .. } => None,
-        }
-    }
-
-    /// The same command without the data that it carries.
-    #[must_use]
-    pub fn without_user_data(mut self) -> Self {
-        match &mut self {
-            Command::Dial { user_data, .. }
             | Command::ChangeUserData { change: UserDataChange::Set(user_data), .. } => {
-                *user_data = UserData::default();
+                std::mem::take(user_data)
             }
             Command::Transfer { step, .. } | Command::Conference { step, .. } => match step {
                 TransferStep::SingleStep { user_data, .. }
-                | TransferStep::Initiate { user_data, .. } => *user_data = UserData::default(),
-                TransferStep::Complete => {}
+                | TransferStep::Initiate { user_data, .. } => std::mem::take(user_data),
+                TransferStep::Complete => UserData::default(),
             },
             Command::ChangeUserData {
                 change: UserDataChange::Delete(_) | UserDataChange::Clear,
@@ -278,9 +233,8 @@ impl Command {
             | Command::SwapCalls { .. }
             | Command::Mute { .. }
             | Command::SendDtmf { .. }
-            | Command::RemoveParticipant { .. } => {}
+            | Command::RemoveParticipant { .. } => UserData::default(),
         }
-        self
     }
 }
 

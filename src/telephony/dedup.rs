@@ -1,7 +1,7 @@
 //! Asking twice under one request id does it once.
 
 use super::{CommandCall, FactLog};
-use crate::model::{Command, CommandContext, Reason, Refusal, RequestId, UserId};
+use crate::model::{Command, CommandContext, Reason, Refusal, RequestId, UserData, UserId};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -67,14 +67,14 @@ impl Deduplicator {
     fn begin(
         self: &Arc<Self>,
         context: CommandContext,
-        command: Command,
+        mut command: Command,
         commands: mpsc::Sender<CommandCall>,
         facts: &FactLog,
     ) -> Result<watch::Receiver<Option<CommandOutcome>>, Refusal> {
         let key = (context.user.clone(), context.request_id.clone());
         let now = Instant::now();
-        let (digest, whole) = (digest(&command), command.clone());
-        let command = command.without_user_data();
+        let whole = command.clone();
+        let digest = digest(&command.take_user_data());
         let mut asked = self.asked();
         asked.forget_before(now);
         if let Some(entry) = asked.entries.get(&key) {
@@ -127,8 +127,10 @@ impl CommandFingerprint {
 
 type Digest = [u8; 32];
 
-fn digest(command: &Command) -> Option<Digest> {
-    let data = command.user_data().filter(|data| !data.is_empty())?;
+fn digest(data: &UserData) -> Option<Digest> {
+    if data.is_empty() {
+        return None;
+    }
     let mut hash = Sha256::new();
     for text in data.pairs().flat_map(|(key, value)| [key, value]) {
         hash.update(text.len().to_be_bytes());

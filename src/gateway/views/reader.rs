@@ -136,31 +136,19 @@ impl Reader<'_> {
     fn leg_view(&self, call: &CallFact, device: &DeviceId) -> Option<CallView> {
         let entry = self.access.device(device)?;
         let party = views::leg(call, entry)?;
-        let asks_about = |parent: &CallId| {
-            let about = self.known.facts().call(parent);
-            about.is_some_and(|about| views::asks(device, call, about))
-        };
+        let asks = |by: &CallFact, about: &CallFact| views::asks(device, by, about);
+        let parent = call.parent.as_ref().and_then(|parent| self.known.facts().call(parent));
+        let parent = parent.filter(|parent| asks(call, parent));
+        let asking = self.known.consultation_about(&call.id).filter(|by| asks(by, call));
+        let pair = parent.map(|parent| (parent, call)).or(asking.map(|by| (call, by)));
         let related = Related {
-            parent: call.parent.clone().filter(asks_about),
-            is_asked_about: self
-                .known
-                .consultation_about(&call.id)
-                .is_some_and(|by| views::asks(device, by, call)),
+            parent: parent.map(|parent| parent.id.clone()),
+            is_asked_about: asking.is_some(),
             may_swap: self.may_swap(call, device),
-            may_complete: self.may_complete(call, device),
+            may_complete: pair
+                .is_some_and(|(first, second)| views::may_become_one(device, first, second)),
         };
         Some(views::call(call, entry, party, related, self.config, &self.known.capabilities))
-    }
-
-    /// The two calls of a consultation that the device has made can become one.
-    fn may_complete(&self, call: &CallFact, device: &DeviceId) -> bool {
-        let parent = call.parent.as_ref().and_then(|parent| self.known.facts().call(parent));
-        let (first, second) = match (parent, self.known.consultation_about(&call.id)) {
-            (Some(first), _) => (first, call),
-            (None, Some(second)) => (call, second),
-            (None, None) => return false,
-        };
-        views::asks(device, second, first) && views::may_become_one(device, first, second)
     }
 
     /// The device is on another call beside this one, and talks on one of the two; its phone holds
