@@ -131,9 +131,12 @@ async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_clie
             "BoundsUserData",
             "RingsOnWhereItCannotGo",
             "SwapsWithNoCall",
+            "SwapsTwoCalls",
             "KeepsSupervisorsOff",
             "TransfersAtOnce",
             "ConfersAndRemoves",
+            "ConsultsAndTransfers",
+            "ConsultsAndConfers",
             "SendsDigits",
             "MutesTheMonitored"
         ],

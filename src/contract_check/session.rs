@@ -345,20 +345,19 @@ impl<'a, P: Phones> Session<'a, P> {
 
     /// A customer calls the agent, whose phone rings.
     pub(super) async fn ring(&mut self) -> Verdict<CallId> {
-        let customer = self.residents().customer.clone();
-        self.ring_from(customer).await
+        let (customer, agent) = (self.residents().customer.clone(), self.residents().agent.clone());
+        self.ring_at(customer, &agent).await
     }
 
-    /// This number calls the agent, whose phone rings.
-    pub(super) async fn ring_from(&mut self, from: Number) -> Verdict<CallId> {
-        let to = self.residents().agent.number.clone();
+    /// This number calls somebody of the house, whose phone rings.
+    pub(super) async fn ring_at(&mut self, from: Number, callee: &Person) -> Verdict<CallId> {
+        let to = callee.number.clone();
         self.act(PhoneCommand::Call { from, to }).await?;
-        self.until("the agent's phone rings", |known, residents| {
-            known.call_of(&residents.agent, LegState::Ringing).is_some()
-        })
-        .await?;
-        let ringing = self.known().call_of(&self.residents().agent, LegState::Ringing);
-        ringing.ok_or_else(|| Miss::failed("the agent's phone rings", "it does not"))
+        let expected = format!("the phone of {} rings", callee.number);
+        self.until(&expected, |known, _| known.call_of(callee, LegState::Ringing).is_some())
+            .await?;
+        let ringing = self.known().call_of(callee, LegState::Ringing);
+        ringing.ok_or_else(|| Miss::failed(expected, "it does not"))
     }
 
     /// A customer calls the agent, who answers.

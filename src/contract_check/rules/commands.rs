@@ -1,14 +1,13 @@
 //! What is asked of every command, and the settings of a device.
 
 use crate::contract_check::session::{
-    Miss, Session, Verdict, ensure, has_its_code, name, refused_as,
+    Known, Miss, Session, Verdict, ensure, has_its_code, name, refused_as,
 };
 use crate::contract_check::{Person, Phones};
 use crate::model::{
-    Activity, CallId, Command, DeviceFact, DeviceId, LegState, MonitorState, Reason, TransferStep,
+    Activity, CallId, Command, DeviceFact, DeviceId, MonitorState, Reason, TransferStep,
     UserDataChange,
 };
-use crate::telephony::phones::PhoneCommand;
 use crate::telephony::{code_of, proto, refusal_of};
 use tokio::time::timeout;
 use tonic::{Response, Status};
@@ -278,27 +277,22 @@ pub(super) async fn sets_do_not_disturb<P: Phones>(session: &mut Session<'_, P>)
 
 pub(super) async fn keeps_do_not_disturb<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
     let residents = session.residents();
-    let (agent, colleague) = (residents.agent.clone(), residents.colleague.number.clone());
+    let (agent, colleague) = (residents.agent.clone(), residents.colleague.clone());
     let customer = residents.customer.clone();
     let (device, before) = (agent.device.clone(), device_now(session, &agent)?);
     let set = |on| Command::SetDoNotDisturb { device: device.clone(), on };
     session.accepted(&agent, set(true)).await?;
     until_device(session, DeviceFact { do_not_disturb: true, ..before.clone() }).await?;
     session.try_to_call(customer.clone(), agent.number.clone()).await?;
+    let is_quiet = |known: &Known| {
+        let expected = "the phone of the device with do-not-disturb does not ring";
+        ensure(!known.rung.contains(&device), expected, || "it does".into())
+    };
+    is_quiet(&session.snapshot().await?)?;
     // The same telephone's next call is told after whatever came of this one.
-    session.act(PhoneCommand::Call { from: customer, to: colleague }).await?;
-    session
-        .until("the other agent's phone rings", |known, residents| {
-            known.call_of(&residents.colleague, LegState::Ringing).is_some()
-        })
-        .await?;
-    let is_left_alone = !session.known().rung.contains(&agent.device);
-    let expected = "the phone of the device with do-not-disturb has not rung";
-    ensure(is_left_alone, expected, || "it has".into())?;
-    let ringing =
-        session.known().call_of(&session.residents().colleague.clone(), LegState::Ringing);
-    let ringing = ringing.ok_or_else(|| Miss::failed("it rings", "it does not"))?;
-    session.hang_up(&ringing).await?;
+    let call = session.ring_at(customer, &colleague).await?;
+    session.hang_up(&call).await?;
+    is_quiet(session.known())?;
     session.accepted(&agent, set(false)).await?;
     until_device(session, before).await?;
     session.ring().await.map(|_| ())

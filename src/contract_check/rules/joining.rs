@@ -106,7 +106,10 @@ pub(super) async fn mutes_the_monitored<P: Phones>(session: &mut Session<'_, P>)
 }
 
 /// By command where that is offered, else at the telephone.
-pub(super) async fn colleague_answers<P: Phones>(session: &mut Session<'_, P>, call: &CallId) -> Verdict {
+pub(super) async fn colleague_answers<P: Phones>(
+    session: &mut Session<'_, P>,
+    call: &CallId,
+) -> Verdict {
     let colleague = session.residents().colleague.clone();
     if session.bench.offered.answer {
         let device = colleague.device.clone();

@@ -20,7 +20,7 @@ pub(super) async fn swaps_two_calls<P: Phones>(session: &mut Session<'_, P>) -> 
             is_in(known, &first, &residents.agent, LegState::Held)
         })
         .await?;
-    let second = session.ring_from(colleague.number).await?;
+    let second = session.ring_at(colleague.number, &agent).await?;
     let swap = |call: &CallId, other: &CallId| Command::SwapCalls {
         device: agent.device.clone(),
         call: call.clone(),
