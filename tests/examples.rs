@@ -131,7 +131,6 @@ async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_clie
             "BoundsUserData",
             "RingsOnWhereItCannotGo",
             "SwapsWithNoCall",
-            "KeepsSupervisorsOff",
             "TransfersAtOnce",
             "ConfersAndRemoves",
             "SendsDigits",

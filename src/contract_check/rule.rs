@@ -111,7 +111,8 @@ rules! {
     HoldsAndRetrieves =
         "Hold makes the leg Held and Retrieve makes it Established; either is refused as \
          InvalidState when it is so already.",
-    Mutes = "Mute is reported in the party, and is refused as InvalidState when it is so already.",
+    Mutes = "Mute is reported in the party, and is refused as InvalidState while the phone rings and when \
+     it is so already.",
     Dials = "Dial makes a call on which the device is a party.",
     ClearsACall =
         "ClearCall ends the whole call, the supervisor's leg too, and its monitor waits for the \
@@ -131,8 +132,8 @@ rules! {
     SwapsWithNoCall =
         "SwapCalls with a call that is not there is refused as NotFound, and nothing is held.",
     KeepsSupervisorsOff =
-        "A supervisor neither clears, rejects, redirects or swaps the call that it monitors nor \
-         changes its data: that is refused as Forbidden.",
+        "A supervisor's leg is answered, released and switched, and whatever else a party may ask \
+         of a call is refused as Forbidden.",
     TransfersAtOnce =
         "Transfer in one step makes the other number ring and the first leg ends; a call that is \
          not established is refused as InvalidState.",
@@ -140,7 +141,8 @@ rules! {
         "Conference adds a party to the call and makes the device its owner, which alone of the \
          parties may take one out by RemoveParticipant.",
     SendsDigits =
-        "SendDtmf is accepted on an established call, and refused as InvalidState while it rings.",
+        "SendDtmf is accepted on an established call, also while the device holds it, and refused \
+         as InvalidState while it rings.",
     MutesTheMonitored =
         "MuteMonitoredParty is reported in the monitored party, and is refused as InvalidState \
          when it is so already.",
@@ -169,9 +171,15 @@ impl Rule {
                 offered.clear_call
                     || offered.reject
                     || offered.redirect
+                    || offered.hold
                     || offered.swap_calls
+                    || offered.mute
+                    || offered.dtmf
+                    || offered.transfers
+                    || offered.conferences
                     || offered.user_data,
-                "clear_call, reject, redirect, swap_calls or user_data",
+                "clear_call, reject, redirect, hold, swap_calls, mute, dtmf, transfers, \
+                 conferences or user_data",
             ),
             Rule::TransfersAtOnce => (offered.transfers, "transfers"),
             Rule::ConfersAndRemoves => (offered.conferences, "conferences"),
