@@ -132,8 +132,9 @@ rules! {
     SwapsWithNoCall =
         "SwapCalls with a call that is not there is refused as NotFound, and nothing is held.",
     KeepsSupervisorsOff =
-        "A supervisor's leg is answered, released and switched, and whatever else a party may ask \
-         of a call is refused as Forbidden.",
+        "A supervisor neither holds, mutes, swaps, clears, rejects, redirects or transfers the call \
+         that it monitors nor calls others into it, sends digits or changes its data: that is \
+         refused as Forbidden, not for the state.",
     TransfersAtOnce =
         "Transfer in one step makes the other number ring and the first leg ends; a call that is \
          not established is refused as InvalidState.",

@@ -1,4 +1,4 @@
-//! What is attached to a call: it stays with the call, whoever comes and goes.
+//! What is attached to a call: it stays with the call, whichever parties come and go.
 //!
 //! | | the data |
 //! |---|---|
