@@ -152,7 +152,7 @@ async fn a_backend_that_is_not_there_is_a_warning_with_its_url_and_the_cause() {
     let config = on(ANY, ANY, ANY, &format!("backend_url = '{url}'")) + "[log]\nformat = 'json'\n";
     let process = Process::start("gateway", place.path(), &config).await;
     let operator = Operator { process, http: http_client() };
-    let warned = operator.line("the telephony backend cannot be watched").await;
+    let warned = operator.line("the telephony backend is away").await;
     assert_eq!((&warned["level"], &warned["fields"]["url"]), (&"WARN".into(), &url.into()));
     let cause = warned["fields"]["cause"].as_str().unwrap();
     assert!(cause.contains("Connection refused"), "{cause}");
@@ -164,9 +164,14 @@ async fn a_backend_that_is_not_there_is_a_warning_with_its_url_and_the_cause() {
 async fn a_process_that_can_open_no_rtp_port_is_not_ready_and_says_why() {
     let place = tempfile::tempdir().unwrap();
     // RFC 5737: nobody's.
-    let config = on(ANY, ANY, ANY, "") + "[media]\nbind = '198.51.100.99'\n";
+    let config =
+        on(ANY, ANY, ANY, "") + "[media]\nbind = '198.51.100.99'\n[log]\nformat = 'json'\n";
     for part in ["serve", "sip-backend"] {
         let process = Process::start(part, place.path(), &config).await;
+        let operator = Operator { process, http: http_client() };
+        let warned = operator.line("calls can have no sound").await;
+        assert_eq!(warned["level"], "WARN");
+        let process = operator.process;
         let (status, text) = process.says("/readyz").await;
         assert_eq!(status, 503);
         assert!(

@@ -111,8 +111,9 @@ rules! {
     HoldsAndRetrieves =
         "Hold makes the leg Held and Retrieve makes it Established; either is refused as \
          InvalidState when it is so already.",
-    Mutes = "Mute is reported in the party, and is refused as InvalidState while the phone rings and when \
-     it is so already.",
+    Mutes =
+        "Mute is reported in the party, and is refused as InvalidState while the phone rings and \
+         when it is so already.",
     Dials = "Dial makes a call on which the device is a party.",
     ClearsACall =
         "ClearCall ends the whole call, the supervisor's leg too, and its monitor waits for the \
@@ -132,9 +133,9 @@ rules! {
     SwapsWithNoCall =
         "SwapCalls with a call that is not there is refused as NotFound, and nothing is held.",
     KeepsSupervisorsOff =
-        "A supervisor neither holds, mutes, swaps, clears, rejects, redirects or transfers the call \
-         that it monitors nor calls others into it, sends digits or changes its data: that is \
-         refused as Forbidden, not for the state.",
+        "A supervisor neither holds, mutes, swaps, clears, rejects, redirects or transfers the \
+         call that it monitors nor calls others into it, sends digits or changes its data: that \
+         is refused as Forbidden, not for the state.",
     TransfersAtOnce =
         "Transfer in one step makes the other number ring and the first leg ends; a call that is \
          not established is refused as InvalidState.",

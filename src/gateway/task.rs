@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -47,7 +46,6 @@ pub(super) struct GatewayTask {
     writer: StateWriter,
     notices: broadcast::Sender<Arc<GatewayEvent>>,
     news: BackendNews,
-    leaving: Arc<AtomicBool>,
     facts: FactLog,
     replies: BTreeMap<Token, Reply>,
     next_token: u64,
@@ -79,7 +77,6 @@ impl GatewayTask {
             writer,
             notices: handle.notices.clone(),
             news,
-            leaving: handle.leaving.clone(),
             facts: handle.facts.clone(),
             replies: BTreeMap::new(),
             next_token: 0,
@@ -164,13 +161,6 @@ impl GatewayTask {
         }
         if self.news.ready.send_if_modified(|told| std::mem::replace(told, ready) != ready) {
             metrics::gauge!("undertone_backend_ready").set(if ready { 1.0 } else { 0.0 });
-            match ready {
-                true => tracing::info!("the telephony backend is here"),
-                false if self.leaving.load(Ordering::Relaxed) => {
-                    tracing::info!("the telephony backend has stopped")
-                }
-                false => tracing::warn!("the telephony backend is away"),
-            }
         }
     }
 
