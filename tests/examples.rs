@@ -133,7 +133,6 @@ async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_clie
             "RingsOnWhereItCannotGo",
             "SwapsWithNoCall",
             "SwapsTwoCalls",
-            "KeepsSupervisorsOff",
             "TransfersAtOnce",
             "ConfersAndRemoves",
             "ConsultsAndTransfers",

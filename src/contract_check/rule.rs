@@ -114,7 +114,9 @@ rules! {
     HoldsAndRetrieves =
         "Hold makes the leg Held and Retrieve makes it Established; either is refused as \
          InvalidState when it is so already.",
-    Mutes = "Mute is reported in the party, and is refused as InvalidState when it is so already.",
+    Mutes =
+        "Mute is reported in the party, and is refused as InvalidState while the phone rings and \
+         when it is so already.",
     Dials = "Dial makes a call on which the device is a party.",
     ClearsACall =
         "ClearCall ends the whole call, the supervisor's leg too, and its monitor waits for the \
@@ -137,8 +139,9 @@ rules! {
         "SwapCalls of two calls of a device holds the one it talks on and takes back the one it \
          holds, whichever is named first, and is refused as InvalidState while one of them rings.",
     KeepsSupervisorsOff =
-        "A supervisor neither clears, rejects, redirects or swaps the call that it monitors nor \
-         changes its data: that is refused as Forbidden.",
+        "A supervisor neither holds, mutes, swaps, clears, rejects, redirects or transfers the \
+         call that it monitors nor calls others into it, sends digits or changes its data: that \
+         is refused as Forbidden, not for the state.",
     TransfersAtOnce =
         "Transfer in one step makes the other number ring and the first leg ends; a call that is \
          not established is refused as InvalidState.",
@@ -153,7 +156,8 @@ rules! {
         "Conference that begins with a consultation does so, too, and its completion leaves \
          customer, colleague and agent, the owner, on the first call and ends the second.",
     SendsDigits =
-        "SendDtmf is accepted on an established call, and refused as InvalidState while it rings.",
+        "SendDtmf is accepted on an established call, also while the device holds it, and refused \
+         as InvalidState while it rings.",
     MutesTheMonitored =
         "MuteMonitoredParty is reported in the monitored party, and is refused as InvalidState \
          when it is so already.",
@@ -185,9 +189,15 @@ impl Rule {
                 offered.clear_call
                     || offered.reject
                     || offered.redirect
+                    || offered.hold
                     || offered.swap_calls
+                    || offered.mute
+                    || offered.dtmf
+                    || offered.transfers
+                    || offered.conferences
                     || offered.user_data,
-                "clear_call, reject, redirect, swap_calls or user_data",
+                "clear_call, reject, redirect, hold, swap_calls, mute, dtmf, transfers, \
+                 conferences or user_data",
             ),
             Rule::TransfersAtOnce => (offered.transfers, "transfers"),
             Rule::ConfersAndRemoves => (offered.conferences, "conferences"),

@@ -81,7 +81,13 @@ pub(super) async fn sends_digits<P: Phones>(session: &mut Session<'_, P>) -> Ver
     session.refused(&agent, send.clone(), Reason::InvalidState).await?;
     session.act(PhoneCommand::Answer(agent.number.clone())).await?;
     session.until_talking(&call).await?;
-    session.accepted(&agent, send).await
+    session.accepted(&agent, send.clone()).await?;
+    if session.bench.offered.hold {
+        let hold = Command::Hold { device: agent.device.clone(), call: call.clone() };
+        session.accepted(&agent, hold).await?;
+        session.accepted(&agent, send).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn mutes_the_monitored<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
