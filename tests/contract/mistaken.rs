@@ -199,6 +199,7 @@ macro_rules! mistaken {
                 let mut request = request.into_inner();
                 if self.makes(Mistake::TakesRequestIdsOfTwoUsersForOne)
                     && let Some(context) = &mut request.context
+                    && !context.on_behalf_of.is_empty()
                 {
                     context.on_behalf_of = "anybody".into();
                 }
