@@ -27,10 +27,14 @@ use tonic::{Code, Status};
 /// Between two tries to reach a backend that is still starting.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// How tonic says that an answer has no `grpc-status`, and with which HTTP status it came.
-const NO_GRPC_STATUS: &str = "grpc-status header missing, mapped from HTTP status code";
-/// How tonic begins to say that the body of an answer is no gRPC message.
-const NO_GRPC_MESSAGE: &str = "protocol error:";
+/// What tonic says before the HTTP status of an answer that is no gRPC: one without a body, and one
+/// whose body is no message.
+const BEFORE_HTTP_STATUS: [&str; 2] = [
+    "grpc-status header missing, mapped from HTTP status code ",
+    " while receiving response with status: ",
+];
+/// How tonic begins to say that an answer is otherwise no gRPC.
+const NO_GRPC: &str = "protocol error:";
 
 /// How the reason begins for which every rule is left out after one that left something behind.
 const UNREST: &str = "the backend was not at rest ";
@@ -198,11 +202,12 @@ impl NotChecked {
         let refusal = refusal_of(status);
         let may_be_starting = refusal.reason == Reason::Unavailable;
         let message = status.message();
+        let http_status = BEFORE_HTTP_STATUS.iter().find_map(|said| message.split_once(said));
         let (what, may_be_starting) = if is_no_http2(status) {
             (format!("it does not speak HTTP/2 ({message})"), false)
-        } else if let Some((_, code)) = message.split_once(NO_GRPC_STATUS) {
-            (format!("it answers without a grpc-status, with HTTP status{code}"), may_be_starting)
-        } else if message.starts_with(NO_GRPC_MESSAGE) {
+        } else if let Some((_, http)) = http_status {
+            (format!("it answers as plain HTTP does, with status {http}"), may_be_starting)
+        } else if message.starts_with(NO_GRPC) {
             (message.to_owned(), false)
         } else if status.code() == Code::Unimplemented {
             (format!("it has no Describe ({message})"), false)
