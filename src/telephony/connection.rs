@@ -4,9 +4,7 @@
 use crate::model::{Capabilities, Fact};
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::proto::telephony_server::{Telephony, TelephonyServer};
-use crate::telephony::{
-    BackendConnection, CommandCall, TelephonyService, WatchItem, execute, proto,
-};
+use crate::telephony::{BackendConnection, CommandCall, WatchItem, execute, proto};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
