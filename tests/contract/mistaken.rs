@@ -305,10 +305,8 @@ impl Teller {
         let mut over = self.over.lock().unwrap();
         let mut told = Vec::new();
         match &response.fact {
-            Some(Fact::Call(call)) if call.parties.iter().all(has_left) => {
-                if !over.contains(call) {
-                    over.push(call.clone());
-                }
+            Some(Fact::Call(call)) if call.parties.iter().all(has_left) && !over.contains(call) => {
+                over.push(call.clone());
             }
             Some(Fact::SnapshotComplete(_)) => {
                 let fact = |call| WatchResponse { revision: 0, fact: Some(Fact::Call(call)) };
