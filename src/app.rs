@@ -14,6 +14,7 @@ mod simulated;
 
 use self::simulated::ScratchDirectory;
 use crate::audit::{AuditError, AuditLog};
+use crate::clock;
 use crate::cometd::long_polling::{self, Cometd};
 use crate::config::{Config, CredentialsError, Made};
 use crate::gateway::task::GatewayHandle;
@@ -21,7 +22,7 @@ use crate::grpc;
 use crate::http::auth::{Auth, PasswordError};
 use crate::http::fast_path::FastPath;
 use crate::http::forwarded::Proxies;
-use crate::http::server::{self, ConnectionLimits};
+use crate::http::server::{self, ConnectionLimits, Door};
 use crate::http::{HttpConfig, connection, layers};
 use crate::rest;
 use crate::sip::backend::{self, SipBackend};
@@ -30,6 +31,7 @@ use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
 use crate::telephony::simulated::{self as simulated_telephones, Simulated};
 use crate::telephony::{self, BackendConnection, proto::telephony_server::TelephonyServer};
+use crate::tls::{Alpn, ClientTls, ServerTls, ServerTlsFiles, TlsError};
 use axum::Router;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
@@ -43,6 +45,9 @@ use tokio::task::JoinHandle;
 
 /// How long answers under way may take once the servers close.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
+/// How often certificates are looked at, and their end is warned of.
+const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(5);
+const WARN_OF_EXPIRY: Duration = Duration::from_secs(24 * 3600);
 /// File descriptors of a coached call: RTP and RTCP of three legs.
 const DESCRIPTORS_PER_CALL: u64 = 6;
 /// No server takes more than this part of the file descriptors.
@@ -99,6 +104,9 @@ pub enum StartError {
         /// What is wrong with it.
         error: tonic::transport::Error,
     },
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The door to simulated telephones asks for no password.
     #[error(
         "admin.bind {0}: simulated telephones are moved there, so it must be a loopback address"
@@ -125,6 +133,7 @@ pub struct Running {
     stores: Vec<Store>,
     introduction: Option<String>,
     stop: watch::Sender<bool>,
+    reload: watch::Sender<()>,
     servers: Vec<JoinHandle<()>>,
 }
 
@@ -178,6 +187,12 @@ impl Running {
             format!("health and metrics on http://{}", self.admin),
         ];
         rest.into_iter().chain(sip).chain(simulated).chain(rest_of).collect()
+    }
+
+    /// Reads again what may change while it runs: certificates and keys. As SIGHUP does.
+    pub fn reload(&self) {
+        tracing::info!("reading certificates again");
+        self.reload.send_replace(());
     }
 
     /// Stops in order: no new requests, answers under way, live calls and their grace, the servers.
@@ -240,10 +255,23 @@ pub async fn start(
     let (admin_listener, admin_address) = bind("admin", admin_bind).await?;
     // Unless it was said what clients know us by.
     if let Some((_, address)) = &rest
-        && config.http.public_url == format!("http://{}", config.rest_bind)
+        && let Some(scheme) = config.http.public_url.strip_suffix(&format!("{}", config.rest_bind))
     {
-        config.http.public_url = format!("http://{address}");
+        config.http.public_url = format!("{scheme}{address}");
     }
+    let mut presented = Vec::new();
+    let mut door = |name, files: &Option<ServerTlsFiles>, alpn| {
+        let tls = files.clone().map(|files| ServerTls::load(name, files, alpn).map(Arc::new));
+        let tls = tls.transpose()?;
+        presented.extend(tls.clone());
+        Ok::<_, TlsError>(tls)
+    };
+    let rest_tls = match rest {
+        Some(_) => door("rest", &config.tls.rest, Alpn::Http)?,
+        None => None,
+    };
+    let grpc_tls = door("grpc", &config.tls.grpc, Alpn::Http2)?;
+    let admin_tls = door("admin", &config.tls.admin, Alpn::Http)?;
     let (stop, stopped) = watch::channel(false);
     let mut running = Running {
         rest: rest.as_ref().map(|(_, address)| *address),
@@ -257,6 +285,7 @@ pub async fn start(
         stores: Vec::new(),
         introduction: None,
         stop,
+        reload: watch::Sender::new(()),
         servers: Vec::new(),
     };
     let (mut rest_made, mut sip_made) = (Vec::new(), Vec::new());
@@ -279,7 +308,8 @@ pub async fn start(
                 }
                 None => {
                     let url = &config.backend_url;
-                    let channel = telephony::connection::remote(url).map_err(|error| {
+                    let tls = ClientTls::new(config.tls.backend.clone());
+                    let channel = telephony::connection::remote(url, tls).map_err(|error| {
                         StartError::BackendUrl { url: config.backend_url.clone(), error }
                     })?;
                     telephony::connection::line_to(channel, url)
@@ -293,9 +323,9 @@ pub async fn start(
             };
             let (gateway, router, fast_path) =
                 start_gateway(&config, line, store, &mut running, &mut rest_made).await?;
-            let serving = connection::serve_within(
-                within_descriptors(&config.server_limits.rest),
-                listener,
+            let limits = within_descriptors(&config.server_limits.rest);
+            let serving = connection::serve_at(
+                Door { listener, limits, tls: rest_tls },
                 router,
                 fast_path,
                 until(stopped.clone()),
@@ -315,13 +345,17 @@ pub async fn start(
         Some(telephones) => admin.merge(simulated_telephones::door::router(telephones.clone())),
         None => admin,
     };
-    for (listener, router, limits) in [
-        (grpc_listener, contract, &config.server_limits.grpc),
-        (admin_listener, admin, &config.server_limits.admin),
+    for (listener, router, limits, tls) in [
+        (grpc_listener, contract, &config.server_limits.grpc, grpc_tls),
+        (admin_listener, admin, &config.server_limits.admin, admin_tls),
     ] {
-        let serving =
-            server::serve(listener, router, within_descriptors(limits), until(stopped.clone()));
+        let door = Door { listener, limits: within_descriptors(limits), tls };
+        let serving = server::serve(door, router, until(stopped.clone()));
         running.servers.push(tokio::spawn(serving));
+    }
+    if !presented.is_empty() {
+        let again = watch_certificates(presented, running.reload.subscribe(), stopped.clone());
+        running.servers.push(tokio::spawn(again));
     }
     running.introduction = match part {
         ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
@@ -347,15 +381,19 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     raise_file_limit(&config, part);
     let running = start(config, part, metrics).await?;
     for address in running.addresses() {
         tracing::info!("{address}");
     }
     started(&running);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            Some(()) = hangup.recv() => running.reload(),
+        }
     }
     tracing::info!("stopping");
     tokio::select! {
@@ -476,6 +514,32 @@ fn within_descriptors(limits: &ConnectionLimits) -> ConnectionLimits {
 /// The readiness of a part that this process does not have.
 fn never() -> watch::Receiver<bool> {
     watch::Sender::new(false).subscribe()
+}
+
+/// Reads certificates again when they have changed, and in any case when it is asked for; warns of
+/// their end at the start and each day.
+async fn watch_certificates(
+    presented: Vec<Arc<ServerTls>>,
+    mut asked: watch::Receiver<()>,
+    stopped: watch::Receiver<bool>,
+) {
+    let mut look = tokio::time::interval(LOOK_AT_CERTIFICATES);
+    let mut warn = tokio::time::interval(WARN_OF_EXPIRY);
+    let stopped = until(stopped);
+    tokio::pin!(stopped);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            _ = look.tick() => presented.iter().for_each(|tls| tls.refresh(false)),
+            _ = warn.tick() => {
+                presented.iter().for_each(|tls| tls.warn_of_expiry(clock::wall()));
+            }
+            asked = asked.changed() => match asked {
+                Ok(()) => presented.iter().for_each(|tls| tls.refresh(true)),
+                Err(_) => return,
+            },
+        }
+    }
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {

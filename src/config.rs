@@ -27,6 +27,7 @@ use crate::model::{Number, PlainText, UserId};
 use crate::sip;
 use crate::sip::b2bua::B2buaConfig;
 use crate::telemetry;
+use crate::tls::{ClientTlsFiles, ServerTlsFiles};
 use checks::Checks;
 use locate::ConfigFile;
 use reader::{ConfigReader, Finding, Findings};
@@ -50,7 +51,7 @@ pub struct Config {
     /// The directory of the state files.
     pub state_dir: PathBuf,
     /// Servers without TLS may listen on other addresses than the loopback.
-    pub insecure_bind: bool,
+    pub tls: TlsConfig,
     /// The address of the backend, for a gateway without one in its own process.
     pub backend_url: String,
     /// Where REST and CometD listen.
@@ -101,6 +102,19 @@ pub struct ServerLimits {
     pub grpc: server::ConnectionLimits,
     /// The server of health and metrics.
     pub admin: server::ConnectionLimits,
+}
+
+/// The certificates of the doors, and of the way to the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// REST and CometD.
+    pub rest: Option<ServerTlsFiles>,
+    /// The telephony contract, of a gateway or a backend.
+    pub grpc: Option<ServerTlsFiles>,
+    /// The server of health and metrics.
+    pub admin: Option<ServerTlsFiles>,
+    /// A gateway's way to its backend.
+    pub backend: ClientTlsFiles,
 }
 
 impl Config {

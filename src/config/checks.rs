@@ -2,7 +2,7 @@
 
 use super::locate::{ConfigFile, spelled};
 use super::reader::Finding;
-use super::sections::Sections;
+use super::sections::{Sections, TcpAddress, TlsPair};
 use crate::cometd::SameSite;
 use crate::cometd::message::Pattern;
 use crate::cometd::sessions::STATES;
@@ -76,6 +76,7 @@ impl<'a> Checks<'a> {
     ) -> Vec<Finding> {
         let mut checks = Self { source, faulty, findings: Vec::new() };
         checks.addresses(sections);
+        checks.tls(sections);
         checks.listeners(sections);
         checks.rest(sections);
         checks.cometd(sections);
@@ -148,10 +149,10 @@ impl<'a> Checks<'a> {
 
     /// No two sockets of the product are the same, and none of them is one of sound.
     fn listeners(&mut self, sections: &Sections) {
-        let tcp = sections.addresses().map(|(section, key, address)| Listener {
-            path: path(&[&section, &key]),
+        let tcp = sections.addresses().map(|tcp| Listener {
+            path: path(&[&tcp.section, &tcp.key]),
             protocol: Protocol::Tcp,
-            address,
+            address: tcp.address,
         });
         let sip = sections.sip.listen.iter().enumerate().map(|(number, listen)| Listener {
             path: path(&[&"sip", &"listen", &number]),
@@ -185,22 +186,26 @@ impl<'a> Checks<'a> {
     }
 
     fn addresses(&mut self, sections: &Sections) {
-        let addresses = sections.addresses();
-        for (section, key, bind) in addresses {
+        for TcpAddress { section, key, address, may_be_clear, has_tls } in sections.addresses() {
             self.unless(
-                bind.ip().is_loopback() || sections.process.insecure_bind,
+                address.ip().is_loopback() || has_tls || may_be_clear,
                 &[&section, &key],
                 format!(
-                    "{bind} is not a loopback address and there is no TLS yet: set \
-                     insecure_bind = true if the network is trusted"
+                    "{address} is not a loopback address and there is no certificate for it: set \
+                     tls.certificate, or {section}.insecure_bind = true if the network is trusted"
                 ),
             );
         }
         let url = &sections.process.backend_url;
         self.unless(
-            is_url(url, &["http"]),
+            is_url(url, &["http", "https"]),
             &[&"backend_url"],
-            format!("'{url}' is not an http:// URL"),
+            format!("'{url}' is not an http:// or https:// URL"),
+        );
+        self.unless(
+            !is_url(url, &["http"]) || is_loopback(url),
+            &[&"backend_url"],
+            format!("'{url}' is another machine: its commands need https://"),
         );
         self.unless(
             sections.process.state_dir != Path::new(""),
@@ -208,6 +213,16 @@ impl<'a> Checks<'a> {
             "must name a directory",
         );
         self.unless(sections.audit.file != Path::new(""), &[&"audit", &"file"], "must name a file");
+    }
+
+    fn tls(&mut self, sections: &Sections) {
+        for TlsPair { name, certificate, key } in sections.tls.pairs() {
+            self.unless(
+                certificate.is_some() || key.is_none(),
+                &[&"tls", &format!("{name}key")],
+                format!("there is no tls.{name}certificate that it goes with"),
+            );
+        }
     }
 
     fn rest(&mut self, sections: &Sections) {
@@ -221,7 +236,7 @@ impl<'a> Checks<'a> {
                 ),
             ),
             None => self.unless(
-                !rest.bind.ip().is_unspecified() || !sections.process.insecure_bind,
+                !rest.bind.ip().is_unspecified(),
                 &[&"rest", &"bind"],
                 "listening on every address needs rest.public_url: what clients reach us under",
             ),
@@ -261,7 +276,10 @@ impl<'a> Checks<'a> {
                 ),
             );
         }
-        let secure = sections.rest.public_url.as_ref().is_some_and(|url| url.starts_with("https:"));
+        let secure = match &sections.rest.public_url {
+            Some(url) => url.starts_with("https:"),
+            None => sections.tls.door("rest_").is_some(),
+        };
         self.unless(
             secure || cometd.same_site != SameSite::None,
             &[&"bayeux", &"same_site"],
@@ -526,6 +544,17 @@ impl<'a> Checks<'a> {
         }
         seen.into_keys().collect()
     }
+}
+
+/// The host of an http:// URL is this machine.
+fn is_loopback(url: &str) -> bool {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
+    let host = match host.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        Some(_) | None => host,
+    };
+    let address: Result<IpAddr, _> = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn is_url(text: &str, schemes: &[&str]) -> bool {

@@ -767,16 +767,24 @@ fn a_file_that_is_not_there_is_one_clear_line() {
 #[test]
 fn a_door_to_every_address_must_say_what_clients_reach_it_under() {
     assert_problem(
-        "insecure_bind = true\n[rest]\nbind = \"0.0.0.0:8080\"",
+        "[rest]\ninsecure_bind = true\nbind = \"0.0.0.0:8080\"",
         "undertone.toml:3: rest.bind: listening on every address needs rest.public_url",
     );
 }
 
 #[test]
 fn insecure_bind_opens_the_doors() {
-    let text = "insecure_bind = true\n[rest]\nbind = \"0.0.0.0:8080\"\n\
-                public_url = \"http://desk\"\n[grpc]\nbind = \"0.0.0.0:11051\"";
-    assert!(read(text).expect("fine").rest_bind.ip().is_unspecified());
+    let text = "[rest]\ninsecure_bind = true\nbind = \"0.0.0.0:8080\"\npublic_url = \"http://desk\"\n\
+                [grpc]\nbind = \"0.0.0.0:11051\"";
+    // One door's word is not another's.
+    assert_problem(
+        text,
+        "undertone.toml:6: grpc.bind: 0.0.0.0:11051 is not a loopback address and there is no \
+         certificate for it: set tls.certificate, or grpc.insecure_bind = true if the network is \
+         trusted",
+    );
+    let both = format!("{text}\ninsecure_bind = true");
+    assert!(read(&both).expect("fine").rest_bind.ip().is_unspecified());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::model::is_plain;
 use crate::telephony::connection::remote;
+use crate::tls::ClientTls;
 use serde_json::json;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -54,8 +55,8 @@ pub async fn run(options: &CheckOptions) -> Result<bool, CheckError> {
     if !["http://", "https://"].iter().any(|scheme| options.url.starts_with(scheme)) {
         return Err(CheckError::NoScheme(options.url.clone()));
     }
-    let channel =
-        remote(&options.url).map_err(|error| CheckError::Url(options.url.clone(), error))?;
+    let channel = remote(&options.url, ClientTls::default())
+        .map_err(|error| CheckError::Url(options.url.clone(), error))?;
     let mut written = Ok(());
     let mut unsaid = 0_usize;
     let mut is_said = false;

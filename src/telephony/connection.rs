@@ -7,8 +7,12 @@ use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::{
     BackendConnection, CommandCall, TelephonyService, WatchItem, execute, proto,
 };
+use crate::tls::ClientTls;
 use hyper_util::rt::TokioIo;
+use std::io;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -29,6 +33,8 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// How long until the log says again that the backend cannot be reached: doubled each time, up to
 /// the second.
 const REMINDER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
+/// How long a connection may take, a handshake included.
+const CONNECT: Duration = Duration::from_secs(2);
 /// How long `Describe` and the beginning of a watch may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -58,14 +64,37 @@ pub fn in_process(server: TelephonyServer<TelephonyService>) -> Channel {
 /// A backend elsewhere, connected at first use and again when the connection breaks.
 ///
 /// Fails when `url` is not one.
-pub fn remote(url: &str) -> Result<Channel, tonic::transport::Error> {
+pub fn remote(url: &str, tls: ClientTls) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(url.to_owned())?
-        .connect_timeout(Duration::from_secs(2))
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
-    Ok(endpoint.connect_lazy())
+        .keep_alive_while_idle(true);
+    let connector = tower::service_fn(move |uri: Uri| {
+        let tls = tls.clone();
+        async move {
+            let reached = timeout(CONNECT, reach(&uri, &tls)).await;
+            reached.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        }
+    });
+    Ok(endpoint.connect_with_connector_lazy(connector))
+}
+
+/// A connection to a server, in clear or by TLS.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
+
+async fn reach(uri: &Uri, tls: &ClientTls) -> io::Result<TokioIo<Box<dyn Connection>>> {
+    let is_sealed = uri.scheme_str() == Some("https");
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(if is_sealed { 443 } else { 80 });
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let connection: Box<dyn Connection> = match is_sealed {
+        true => Box::new(tls.connect(host, stream, &[b"h2"]).await?),
+        false => Box::new(stream),
+    };
+    Ok(TokioIo::new(connection))
 }
 
 /// A line over a channel: describes, watches, reconnects and resumes by itself until it is dropped.

@@ -21,6 +21,7 @@ use undertone::telephony::connection::{in_process, line, remote};
 use undertone::telephony::proto::{self, telephony_client::TelephonyClient};
 use undertone::telephony::simulated::{self, Heard, Pickup, Simulated};
 use undertone::telephony::{BackendConnection, CommandCall, WatchItem, refusal_of, router};
+use undertone::tls::ClientTls;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -47,7 +48,7 @@ async fn a_line_carries_commands_and_refusals() {
 
 #[tokio::test]
 async fn a_backend_that_is_not_there_is_unavailable() {
-    let line = line(remote("http://127.0.0.1:1").unwrap());
+    let line = line(remote("http://127.0.0.1:1", ClientTls::default()).unwrap());
     assert_eq!(place(&line, dnd("bob-phone", true)).await.unwrap_err().reason, Reason::Unavailable);
     assert_eq!(*line.capabilities.borrow(), Capabilities::default());
 }
@@ -61,7 +62,7 @@ async fn a_gateway_that_has_never_met_its_backend_says_so_instead_of_describing_
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     let wire = Wire::to(address).await;
     wire.cut();
-    let line = line(remote(&format!("http://{}", wire.address)).unwrap());
+    let line = line(remote(&format!("http://{}", wire.address), ClientTls::default()).unwrap());
     let folder = tempfile::tempdir().unwrap();
     let audit = AuditLog::open(&folder.path().join("audit.jsonl")).unwrap();
     let gateway =
@@ -106,7 +107,7 @@ async fn a_line_that_breaks_resumes_without_a_snapshot() {
     let router = router(server, watch::Sender::new(true).subscribe(), true).await;
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     let wire = Wire::to(address).await;
-    let mut line = line(remote(&format!("http://{}", wire.address)).unwrap());
+    let mut line = line(remote(&format!("http://{}", wire.address), ClientTls::default()).unwrap());
     until_complete(&mut line).await;
 
     wire.cut();
@@ -136,7 +137,7 @@ async fn a_backend_that_restarts_is_read_anew() {
                 drop(ended.await)
             }),
     );
-    let mut line = line(remote(&format!("http://{}", wire.address)).unwrap());
+    let mut line = line(remote(&format!("http://{}", wire.address), ClientTls::default()).unwrap());
     until_complete(&mut line).await;
 
     wire.cut();
@@ -165,7 +166,8 @@ async fn the_router_answers_health_checks_as_long_as_it_is_ready() {
     let ready = watch::Sender::new(true);
     let router = router(server, ready.subscribe(), true).await;
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-    let mut health = HealthClient::new(remote(&format!("http://{address}")).unwrap());
+    let mut health =
+        HealthClient::new(remote(&format!("http://{address}"), ClientTls::default()).unwrap());
     for service in ["", "undertone.telephony.v1.Telephony"] {
         let request = HealthCheckRequest { service: service.into() };
         let mut watched = health.watch(request).await.unwrap().into_inner();
