@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use undertone::tls::ClientTls;
 use undertone::clock;
 use undertone::model::Fact;
 use undertone::telephony::BackendConnection;
@@ -38,7 +39,7 @@ async fn serve(place: &std::path::Path, doors: &str) -> Process {
 
 /// A gateway elsewhere that has read all that is known here.
 async fn gateway_at(grpc: SocketAddr) -> BackendConnection {
-    let mut line = connection::line(connection::remote(&format!("http://{grpc}")).unwrap());
+    let mut line = connection::line(connection::remote(&format!("http://{grpc}"), ClientTls::default()).unwrap());
     let meeting = async { while line.facts.recv().await != Some(Fact::SnapshotComplete) {} };
     timeout(PATIENCE, meeting).await.expect("the gateway can not get in");
     line

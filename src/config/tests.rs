@@ -231,7 +231,8 @@ fn the_names_of_a_user_follow_from_each_other() {
 fn the_environment_has_the_last_word() {
     let variables = [
         ("UNDERTONE__REST__BIND", "127.0.0.1:7777"),
-        ("UNDERTONE__INSECURE_BIND", "true"),
+        ("UNDERTONE__GRPC__INSECURE_BIND", "true"),
+        ("UNDERTONE__GRPC__BIND", "192.0.2.1:11051"),
         ("UNDERTONE__SIP__LISTEN", "[\"udp:127.0.0.1:5070\"]"),
         ("UNDERTONE__STATE_DIR", "/var/lib/undertone"),
         ("UNDERTONE__MONITORING__INTRUSION", "never"),
@@ -241,7 +242,7 @@ fn the_environment_has_the_last_word() {
     let file = Some((Path::new("u.toml"), "[rest]\nbind = \"127.0.0.1:9999\"\n"));
     let config = parse(file, variables).expect("fine");
     assert_eq!(config.rest_bind.port(), 7777);
-    assert!(config.insecure_bind);
+    assert_eq!(config.grpc_bind.to_string(), "192.0.2.1:11051");
     assert_eq!(config.sip.listen.len(), 1);
     assert_eq!(config.state_dir, Path::new("/var/lib/undertone"));
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::timeout;
+use undertone::tls::ClientTls;
 use undertone::contract_check::{NoPhones, NotChecked, Rule, RuleOutcome, check};
 use undertone::model::{Capabilities, DeviceFact, DeviceKind, Fact, Reason};
 use undertone::telephony::connection::{in_process, remote};
@@ -340,7 +341,7 @@ async fn a_program_that_does_not_run_and_a_place_that_is_no_backend_are_no_broke
 }
 
 fn at(address: SocketAddr) -> tonic::transport::Channel {
-    remote(&format!("http://{address}")).unwrap()
+    remote(&format!("http://{address}"), ClientTls::default()).unwrap()
 }
 
 /// A backend with devices whose commands are all accepted and come to nothing.

@@ -5,6 +5,7 @@ use std::path::Path;
 use tokio_stream::once;
 use tonic::transport::Channel;
 use tonic_reflection::pb::{v1, v1alpha};
+use undertone::tls::ClientTls;
 use undertone::app::{self, ServerRole};
 use undertone::config;
 use undertone::telephony::connection::remote;
@@ -38,7 +39,7 @@ async fn gateway_and_backend_describe_the_contract_to_tools_of_either_version() 
 }
 
 fn at(address: SocketAddr) -> Channel {
-    remote(&format!("http://{address}")).unwrap()
+    remote(&format!("http://{address}"), ClientTls::default()).unwrap()
 }
 
 async fn by_v1(channel: Channel) -> Vec<Vec<u8>> {
