@@ -15,11 +15,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use undertone::tls::ClientTls;
 use undertone::clock;
 use undertone::model::Fact;
 use undertone::telephony::BackendConnection;
 use undertone::telephony::connection;
+use undertone::tls::ClientTls;
 
 const WATCH: &str = "/undertone.telephony.v1.Telephony/Watch";
 const DOORS: [(&str, &str); 3] = [("rest", "/api/v2/me"), ("grpc", WATCH), ("admin", "/readyz")];
@@ -39,7 +39,9 @@ async fn serve(place: &std::path::Path, doors: &str) -> Process {
 
 /// A gateway elsewhere that has read all that is known here.
 async fn gateway_at(grpc: SocketAddr) -> BackendConnection {
-    let mut line = connection::line(connection::remote(&format!("http://{grpc}"), ClientTls::default()).unwrap());
+    let mut line = connection::line(
+        connection::remote(&format!("http://{grpc}"), ClientTls::default()).unwrap(),
+    );
     let meeting = async { while line.facts.recv().await != Some(Fact::SnapshotComplete) {} };
     timeout(PATIENCE, meeting).await.expect("the gateway can not get in");
     line

@@ -132,9 +132,11 @@ async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_clie
             "BoundsUserData",
             "RingsOnWhereItCannotGo",
             "SwapsWithNoCall",
-            "KeepsSupervisorsOff",
+            "SwapsTwoCalls",
             "TransfersAtOnce",
             "ConfersAndRemoves",
+            "ConsultsAndTransfers",
+            "ConsultsAndConfers",
             "SendsDigits",
             "MutesTheMonitored"
         ],

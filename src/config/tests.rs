@@ -362,8 +362,8 @@ fn each_bad_value_names_its_key_and_line() {
         ("insecure = true", "undertone.toml:1: insecure: there is no section or key 'insecure'"),
         ("rest = 1", "undertone.toml:1: rest: must be a section"),
         (
-            "insecure_bind = \"yes\"",
-            "undertone.toml:1: insecure_bind: found string \"yes\", expected a boolean",
+            "rest.insecure_bind = \"yes\"",
+            "undertone.toml:1: rest.insecure_bind: found string \"yes\", expected a boolean",
         ),
         (
             "[monitoring]\nintrusion = \"Any\"",
@@ -400,6 +400,15 @@ fn each_bad_value_names_its_key_and_line() {
         (
             "[sip_backend]\nadmin_bind = \"192.0.2.1:1\"",
             "undertone.toml:2: sip_backend.admin_bind: 192.0.2.1:1 is not a loopback address",
+        ),
+        (
+            "backend_url = \"http://192.0.2.1:11052\"",
+            "undertone.toml:1: backend_url: 'http://192.0.2.1:11052' is another machine: its \
+             commands need https://",
+        ),
+        (
+            "[tls]\ngrpc_key = \"k.pem\"",
+            "undertone.toml:2: tls.grpc_key: there is no tls.grpc_certificate that it goes with",
         ),
         (
             "[sip_backend]\nadmin_bind = \"127.0.0.1:11052\"",

@@ -41,7 +41,7 @@ const EVE_PHONE: &str = "eve-phone";
 const OTTO_PHONE: &str = "otto-phone";
 const ADA_PHONE: &str = "ada-phone";
 
-/// Meg supervises Bob; Otto supervises nobody she knows; Eve is an agent of his; Ada is the admin.
+/// Meg supervises Bob; Otto supervises Eve, in a group apart; Ada is the admin.
 fn directory() -> Directory {
     let user = |id: &str, role, features: &[Feature], device: &str| User {
         id: id.into(),

@@ -5,10 +5,10 @@ use std::path::Path;
 use tokio_stream::once;
 use tonic::transport::Channel;
 use tonic_reflection::pb::{v1, v1alpha};
-use undertone::tls::ClientTls;
 use undertone::app::{self, ServerRole};
 use undertone::config;
 use undertone::telephony::connection::remote;
+use undertone::tls::ClientTls;
 
 const CONTRACT: &str = "undertone.telephony.v1.Telephony";
 
