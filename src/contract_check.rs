@@ -21,7 +21,7 @@ use crate::telephony::{proto, refusal_of};
 use session::{Bench, Miss, Verdict};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
+use crate::telephony::connection::TelephonyChannel;
 
 /// Between two tries to reach a backend that is still starting.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -108,7 +108,7 @@ pub enum NotChecked {
 /// # Errors
 /// The backend can not be checked.
 pub async fn check<P: Phones>(
-    channel: Channel,
+    channel: TelephonyChannel,
     house: &House,
     mut phones: Option<P>,
     patience: Duration,
@@ -164,7 +164,7 @@ fn outcome_of(verdict: Verdict) -> RuleOutcome {
 
 /// What the backend can do; asked again while it is starting.
 async fn meet(
-    client: &mut TelephonyClient<Channel>,
+    client: &mut TelephonyClient<TelephonyChannel>,
     patience: Duration,
 ) -> Result<Capabilities, NotChecked> {
     let until = Instant::now() + patience;
@@ -198,7 +198,7 @@ fn is_no_grpc(status: &tonic::Status) -> bool {
 }
 
 async fn settle_in(
-    client: &TelephonyClient<Channel>,
+    client: &TelephonyClient<TelephonyChannel>,
     house: &House,
     patience: Duration,
 ) -> Result<Residents, NotChecked> {

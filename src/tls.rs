@@ -9,10 +9,12 @@
 
 mod client;
 mod key_pair;
+mod peer;
 mod server;
 
 pub use client::{ClientTls, ClientTlsFiles};
 pub use key_pair::{KeyPair, KeyPairFiles};
+pub use peer::PeerCertificates;
 pub use server::{Alpn, Handshake, ServerTls, ServerTlsFiles};
 
 use crate::model::Timestamp;

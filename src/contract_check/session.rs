@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::Status;
-use tonic::transport::Channel;
+use crate::telephony::connection::TelephonyChannel;
 use tonic_types::StatusExt;
 
 /// What came of a rule, or of a part of one.
@@ -62,7 +62,7 @@ pub(super) fn has_its_code(status: &Status) -> Verdict {
 
 /// What all rules share.
 pub(super) struct Bench<P> {
-    pub(super) client: TelephonyClient<Channel>,
+    pub(super) client: TelephonyClient<TelephonyChannel>,
     pub(super) residents: Residents,
     pub(super) offered: Capabilities,
     pub(super) phones: Option<P>,
@@ -78,7 +78,7 @@ pub(super) struct Bench<P> {
 
 impl<P: Phones> Bench<P> {
     pub(super) fn new(
-        client: TelephonyClient<Channel>,
+        client: TelephonyClient<TelephonyChannel>,
         residents: Residents,
         offered: Capabilities,
         phones: Option<P>,
@@ -162,6 +162,7 @@ impl<'a, P: Phones> Session<'a, P> {
     pub(super) fn context(&mut self, person: &Person) -> CommandContext {
         self.bench.asked += 1;
         CommandContext {
+            caller: None,
             request_id: format!("contract-check-{:016x}-{}", self.bench.run, self.bench.asked)
                 .into(),
             user: Some(person.user.clone()),
@@ -454,7 +455,7 @@ impl<'a, P: Phones> Session<'a, P> {
 
 /// What somebody that begins to watch is told.
 pub(super) async fn snapshot(
-    client: &TelephonyClient<Channel>,
+    client: &TelephonyClient<TelephonyChannel>,
     patience: Duration,
 ) -> Verdict<Known> {
     let mut watch = Watch::open(client, 0, "", patience).await?;
@@ -572,7 +573,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) async fn open(
-        client: &TelephonyClient<Channel>,
+        client: &TelephonyClient<TelephonyChannel>,
         after_revision: u64,
         instance: &str,
         patience: Duration,

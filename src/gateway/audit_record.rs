@@ -1,5 +1,5 @@
 use crate::model::{
-    Activity, CallId, DeviceId, Mode, Number, Operation, Refusal, RequestId, Scope, Timestamp,
+    Activity, CallId, CallerName, DeviceId, Mode, Number, Operation, Refusal, RequestId, Scope, Timestamp,
     UserId,
 };
 use std::net::IpAddr;
@@ -15,6 +15,8 @@ pub struct AuditRecord {
     pub event: AuditEvent,
     /// The user; absent when the device has none.
     pub user: Option<UserId>,
+    /// The service that asked on behalf of the user.
+    pub caller: Option<CallerName>,
     /// The address the request came from.
     pub from: Option<IpAddr>,
     /// The id of the request.
@@ -118,6 +120,7 @@ impl AuditRecord {
             at,
             event,
             user: None,
+            caller: None,
             from: None,
             request_id: None,
             operation: None,

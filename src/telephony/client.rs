@@ -4,7 +4,7 @@ use super::proto::telephony_client::TelephonyClient;
 use super::{convert, proto, refusal_of};
 use crate::model::{CallId, Command, CommandContext, DeviceId, Refusal, TransferStep};
 use std::time::Duration;
-use tonic::transport::Channel;
+use crate::telephony::connection::TelephonyChannel;
 use tonic::{IntoRequest, Request};
 
 /// Asks a backend to do something; returns the revision after which its facts come.
@@ -12,7 +12,7 @@ use tonic::{IntoRequest, Request};
 /// A backend that can not be reached or does not answer before the context's deadline is
 /// [`Reason::Unavailable`](crate::model::Reason::Unavailable).
 pub async fn execute(
-    client: TelephonyClient<Channel>,
+    client: TelephonyClient<TelephonyChannel>,
     context: &CommandContext,
     command: &Command,
 ) -> Result<u64, Refusal> {
@@ -21,7 +21,7 @@ pub async fn execute(
 
 /// The same, with the status of a refusal as it came.
 pub(crate) async fn answer(
-    mut client: TelephonyClient<Channel>,
+    mut client: TelephonyClient<TelephonyChannel>,
     context: &CommandContext,
     command: &Command,
 ) -> Result<u64, tonic::Status> {
@@ -34,7 +34,7 @@ pub(crate) async fn answer(
 }
 
 async fn send(
-    client: &mut TelephonyClient<Channel>,
+    client: &mut TelephonyClient<TelephonyChannel>,
     context: &CommandContext,
     command: &Command,
 ) -> Result<tonic::Response<proto::CommandResponse>, tonic::Status> {
