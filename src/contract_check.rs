@@ -16,12 +16,12 @@ pub use report::{Report, RuleOutcome, RuleReport};
 pub use rule::Rule;
 
 use crate::model::{Capabilities, DeviceId, Number, PlainText, Reason, Refusal, UserId};
+use crate::telephony::connection::TelephonyChannel;
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::{proto, refusal_of};
 use session::{Bench, Miss, Verdict};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use crate::telephony::connection::TelephonyChannel;
 
 /// Between two tries to reach a backend that is still starting.
 const AGAIN: Duration = Duration::from_millis(100);

@@ -25,6 +25,7 @@ mod phones;
 mod refused;
 mod rest;
 mod scenarios;
+mod services;
 mod sip_backend;
 mod sip_messages;
 mod store;

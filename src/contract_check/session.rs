@@ -6,6 +6,7 @@ use crate::model::{
     Activity, CallFact, CallId, Capabilities, Command, CommandContext, DeviceFact, DeviceId, Fact,
     LegState, Mode, MonitorFact, MonitorState, Number, PartyRole, Reason, Refusal, Scope,
 };
+use crate::telephony::connection::TelephonyChannel;
 use crate::telephony::phones::PhoneCommand;
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::{WatchItem, answer, code_of, proto, refusal_of};
@@ -13,7 +14,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::Status;
-use crate::telephony::connection::TelephonyChannel;
 use tonic_types::StatusExt;
 
 /// What came of a rule, or of a part of one.
@@ -162,10 +162,10 @@ impl<'a, P: Phones> Session<'a, P> {
     pub(super) fn context(&mut self, person: &Person) -> CommandContext {
         self.bench.asked += 1;
         CommandContext {
-            caller: None,
             request_id: format!("contract-check-{:016x}-{}", self.bench.run, self.bench.asked)
                 .into(),
             user: Some(person.user.clone()),
+            caller: None,
             deadline: self.bench.patience,
         }
     }

@@ -1,5 +1,7 @@
 use super::{DeviceEntry, Directory, Group, User};
-use crate::model::{Caller, DeviceId, Feature, GroupId, Number, Reason, Refusal, Role, Subject, UserId};
+use crate::model::{
+    Caller, DeviceId, Feature, GroupId, Number, Reason, Refusal, Role, Subject, UserId,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 use crate::model::{
-    Activity, CallId, CallerName, DeviceId, Mode, Number, Operation, Refusal, RequestId, Scope, Timestamp,
-    UserId,
+    Activity, CallId, CallerName, DeviceId, Mode, Number, Operation, Refusal, RequestId, Scope,
+    Timestamp, UserId,
 };
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 use super::{
-    Activity, CallId, Caller, DeviceId, Digits, Mode, Number, RequestId, Scope, UserData, UserDataChange,
-    UserId,
+    Activity, CallId, Caller, DeviceId, Digits, Mode, Number, RequestId, Scope, UserData,
+    UserDataChange, UserId,
 };
 use std::sync::Arc;
 use std::time::Duration;

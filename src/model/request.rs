@@ -1,8 +1,8 @@
 use super::activity::string_enum;
 use super::{
-    Activity, CallId, CallView, Caller, ContactView, DeviceId, DeviceView, DialString, Digits, GroupId,
-    GroupView, Mode, Number, Operation, Refusal, RequestId, Scope, TransferStep, UnknownWord,
-    UserData, UserId, UserView, is_plain,
+    Activity, CallId, CallView, Caller, ContactView, DeviceId, DeviceView, DialString, Digits,
+    GroupId, GroupView, Mode, Number, Operation, Refusal, RequestId, Scope, TransferStep,
+    UnknownWord, UserData, UserId, UserView, is_plain,
 };
 use std::fmt;
 use std::net::IpAddr;

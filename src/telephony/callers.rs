@@ -14,7 +14,7 @@ mod token;
 pub use door::{CallerAuth, ContractServer, JoinRecorder, RefusedCallers};
 pub(super) use door::{Known, authorize, in_this_process};
 pub use permission::is_loopback_url;
-pub use token::{BearerToken, TokenError};
+pub use token::{BearerToken, TokenError, check_token_file};
 
 use crate::model::{Caller, CallerName, CallerRole, GroupId, UserId};
 use crate::tls::SubjectName;
@@ -29,7 +29,7 @@ use subtle::{Choice, ConstantTimeEq};
 use token::{Fingerprint, TokenHash, fingerprint, own_tokens, tokens};
 
 /// The caller that the token of the state directory stands for.
-const LOCAL: &str = "local";
+pub const LOCAL: &str = "local";
 
 /// A caller as it is configured: `[[grpc.caller]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -210,6 +210,7 @@ impl Entry {
                 self.san.iter().any(|san| !is_uri(san) && san.eq_ignore_ascii_case(name))
             }
             SubjectName::Uri(uri) => self.san.iter().any(|san| is_uri(san) && san == uri),
+            SubjectName::Address(_) => false,
         })
     }
 }

@@ -64,9 +64,8 @@ pub fn in_process(server: TelephonyServer<TelephonyService>) -> TelephonyChannel
             connected.map_err(|_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused)),
         )
     });
-    let channel =
-        Endpoint::from_static("http://backend.invalid").connect_with_connector_lazy(connector);
-    InterceptedService::new(channel, BearerToken::none())
+    let endpoint = Endpoint::from_static("http://backend.invalid");
+    InterceptedService::new(endpoint.connect_with_connector_lazy(connector), BearerToken::none())
 }
 
 /// A backend elsewhere, connected at first use and again when the connection breaks.
@@ -406,8 +405,13 @@ mod tests {
         bytes.into()
     }
 
+    /// A way where nothing is shown.
+    fn by(channel: Channel) -> TelephonyChannel {
+        InterceptedService::new(channel, BearerToken::none())
+    }
+
     /// A backend whose watches end cleanly after so many facts, each three seconds after the last.
-    fn leaving(watches: Watches, facts: usize) -> Channel {
+    fn leaving(watches: Watches, facts: usize) -> TelephonyChannel {
         let connector = tower::service_fn(move |_: Uri| {
             let (near, far) = tokio::io::duplex(PIPE);
             let watches = watches.clone();
@@ -437,7 +441,7 @@ mod tests {
             });
             std::future::ready(Ok::<_, io::Error>(TokioIo::new(near)))
         });
-        Endpoint::from_static("http://backend.invalid").connect_with_connector_lazy(connector)
+        by(Endpoint::from_static("http://backend.invalid").connect_with_connector_lazy(connector))
     }
 
     fn answer(messages: Vec<Bytes>) -> Response<Body> {
@@ -537,8 +541,8 @@ mod tests {
                 let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
                 std::future::ready(Err::<TokioIo<tokio::io::DuplexStream>, _>(refused))
             };
-            Endpoint::from_static("http://backend.invalid")
-                .connect_with_connector_lazy(tower::service_fn(refuse))
+            let endpoint = Endpoint::from_static("http://backend.invalid");
+            by(endpoint.connect_with_connector_lazy(tower::service_fn(refuse)))
         };
         let url = "http://192.0.2.7:11052";
         let told = warnings(|| line_to(unreachable(), url), Duration::from_secs(100)).await;

@@ -1,7 +1,9 @@
 //! Asking twice under one request id does it once.
 
 use super::{CommandCall, FactLog};
-use crate::model::{CallerName, Command, CommandContext, Reason, Refusal, RequestId, UserData, UserId};
+use crate::model::{
+    CallerName, Command, CommandContext, Reason, Refusal, RequestId, UserData, UserId,
+};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;

@@ -1,5 +1,6 @@
 //! A client of a door, as its certificate names it.
 
+use super::SubjectName;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
@@ -18,12 +19,11 @@ impl PeerCertificates {
         let Some((_, own)) = own else {
             return Vec::new();
         };
-        let alternatives = own.extensions().iter().flat_map(|extension| {
-            match extension.parsed_extension() {
+        let alternatives =
+            own.extensions().iter().flat_map(|extension| match extension.parsed_extension() {
                 ParsedExtension::SubjectAlternativeName(names) => names.general_names.as_slice(),
                 _ => &[],
-            }
-        });
+            });
         let named = alternatives.filter_map(|name| match name {
             GeneralName::DNSName(host) => Some(SubjectName::Host((*host).to_owned())),
             GeneralName::URI(uri) => Some(SubjectName::Uri((*uri).to_owned())),

@@ -3,7 +3,7 @@
 use super::rest_client::{RestClient, http_client};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 use undertone::app::{self, Running, ServerRole};
@@ -100,6 +100,11 @@ impl Server {
             http: http_client(),
             state,
         }
+    }
+
+    /// The file with the token of a gateway on this machine.
+    pub fn token_file(&self) -> PathBuf {
+        self.state.path().join("grpc-token")
     }
 
     /// The lines of the audit.

@@ -169,9 +169,10 @@ pub(in crate::telephony) fn in_this_process(
 impl Known {
     /// The caller of a request, if anybody has made it out.
     pub(in crate::telephony) fn of(extensions: &Extensions) -> Result<Self, Refusal> {
-        extensions.get::<Self>().cloned().ok_or_else(|| {
-            Refusal::new(Reason::NotAuthenticated, Unknown::Anonymous.text())
-        })
+        extensions
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| Refusal::new(Reason::NotAuthenticated, Unknown::Anonymous.text()))
     }
 
     /// A supervisor may join without being asked for: this caller may say so, and it is written

@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn this_machine_is_known_by_its_names_and_nothing_else_is() {
-        for url in ["http://127.0.0.1:1", "http://[::1]:1/", "http://LocalHost", "https://127.9.9.9"]
+        for url in
+            ["http://127.0.0.1:1", "http://[::1]:1/", "http://LocalHost", "https://127.9.9.9"]
         {
             assert!(is_loopback_url(url), "{url}");
         }

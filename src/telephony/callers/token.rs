@@ -123,6 +123,14 @@ pub(super) fn tokens(path: &Path) -> Result<Vec<Zeroizing<String>>, TokenError> 
     tokens_of(path, file, (EVERYBODY, "o-rwx"))
 }
 
+/// A file has tokens that count.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_token_file(path: &Path) -> Result<(), TokenError> {
+    tokens(path).map(drop)
+}
+
 /// The tokens of a file that this product has made: its owner's alone, and no link to another.
 pub(super) fn own_tokens(path: &Path) -> Result<Vec<Zeroizing<String>>, TokenError> {
     let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW).open(path);
@@ -226,8 +234,11 @@ impl BearerToken {
     /// # Errors
     /// The file has no token, or the token would go to another machine in clear.
     pub fn of_file(path: &Path, url: &str) -> Result<Self, TokenError> {
-        let is_safe = scheme_and_host(url)
-            .is_some_and(|(scheme, host)| scheme == "https" || is_loopback_host(host));
+        let is_safe = scheme_and_host(url).is_some_and(|(scheme, host)| match scheme {
+            "https" => true,
+            "http" => is_loopback_host(host),
+            _ => false,
+        });
         if !is_safe {
             return Err(TokenError::InClear(url.to_owned()));
         }
