@@ -585,6 +585,35 @@ async fn a_gateway_that_its_backend_does_not_know_says_so_and_finds_it_once_it_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_whose_token_is_taken_away_is_told_nothing_more() {
+    let served = Served::start(ServerRole::Serve, false).await;
+    let file = |name: &str| served.place.path().join(name);
+    let [observer, gateway] =
+        ["observer", "gateway"].map(|name| channel(&served.url(), &file(name)));
+    let watch = async |channel: &TelephonyChannel| {
+        let mut client = TelephonyClient::new(channel.clone());
+        let request = proto::WatchRequest { heartbeat_ms: 50, ..Default::default() };
+        client.watch(request).await.unwrap().into_inner()
+    };
+    let (mut told, mut goes_on) = (watch(&observer).await, watch(&gateway).await);
+    write_token(&file("observer"), &secret("new"));
+    served.running.reload();
+    let ended = async {
+        loop {
+            if let Err(status) = told.message().await {
+                return status;
+            }
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, ended).await.expect("its watch ends");
+    assert_eq!(ended.code(), Code::Unauthenticated);
+    for _ in 0..100 {
+        goes_on.message().await.expect("that of another goes on").expect("a heartbeat");
+    }
+    served.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_is_for_everybody_and_reflection_for_callers() {
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;

@@ -8,17 +8,18 @@
 //! ```
 
 mod door;
+mod lease;
 mod permission;
 mod token;
 
 pub use door::{CallerAuth, ContractServer, JoinRecorder, RefusedCallers};
 pub(super) use door::{Known, authorize, in_this_process};
+pub(super) use lease::Lease;
 pub use permission::is_loopback_url;
 pub use token::{BearerToken, TokenError, check_token_file};
 
 use crate::model::{Caller, CallerName, CallerRole, GroupId, UserId};
 use crate::tls::SubjectName;
-use arc_swap::ArcSwap;
 use permission::is_loopback;
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use subtle::{Choice, ConstantTimeEq};
 use token::{Fingerprint, TokenHash, fingerprint, own_tokens, tokens};
+use tokio::sync::watch;
 
 /// The caller that the token of the state directory stands for.
 pub const LOCAL: &str = "local";
@@ -90,6 +92,13 @@ pub(super) struct Presented<'a> {
     pub(super) from: Option<IpAddr>,
 }
 
+/// What a caller has shown: all that it takes to make it out again.
+#[derive(Clone)]
+enum Credential {
+    Token { hash: TokenHash, is_here: bool },
+    Names(Vec<SubjectName>),
+}
+
 /// A caller, and what it is known by.
 struct Entry {
     caller: Arc<Caller>,
@@ -103,7 +112,7 @@ struct Entry {
 pub struct Callers {
     configs: Vec<CallerConfig>,
     local: Option<PathBuf>,
-    entries: ArcSwap<Vec<Entry>>,
+    entries: watch::Sender<Arc<Vec<Entry>>>,
     seen: Mutex<Vec<Fingerprint>>,
 }
 
@@ -119,7 +128,7 @@ impl Callers {
         }
         let seen = fingerprints(&configs, local.as_deref());
         let entries = read(&configs, local.as_deref())?;
-        let (entries, seen) = (ArcSwap::from_pointee(entries), Mutex::new(seen));
+        let (entries, seen) = (watch::Sender::new(Arc::new(entries)), Mutex::new(seen));
         Ok(Self { configs, local, entries, seen })
     }
 
@@ -136,7 +145,7 @@ impl Callers {
         }
         match read(&self.configs, self.local.as_deref()) {
             Ok(entries) => {
-                self.entries.store(Arc::new(entries));
+                self.entries.send_replace(Arc::new(entries));
                 tracing::info!("the tokens of gRPC callers were read again");
             }
             Err(error) => {
@@ -146,20 +155,36 @@ impl Callers {
     }
 
     /// The caller that shows this. A token, where one is sent, decides alone.
-    pub(super) fn identify(&self, presented: &Presented<'_>) -> Result<Arc<Caller>, Unknown> {
-        let entries = self.entries.load();
-        match (presented.tokens, presented.names) {
-            ([Some(token)], _) => {
-                let is_here = presented.from.is_some_and(is_loopback);
-                let counts = |entry: &&Entry| !entry.is_local || is_here;
+    pub(super) fn identify(
+        &self,
+        presented: &Presented<'_>,
+    ) -> Result<(Arc<Caller>, Lease), Unknown> {
+        let credential = match (presented.tokens, presented.names) {
+            ([Some(token)], _) => Credential::Token {
+                hash: TokenHash::of(token.as_bytes()),
+                is_here: presented.from.is_some_and(is_loopback),
+            },
+            ([_, ..], _) => return Err(Unknown::Token),
+            ([], None) => return Err(Unknown::Anonymous),
+            ([], Some(names)) => Credential::Names(names.to_vec()),
+        };
+        let mut entries = self.entries.subscribe();
+        let caller = credential.caller_among(&entries.borrow_and_update())?;
+        Ok((caller.clone(), Lease::new(caller, credential, entries)))
+    }
+}
+
+impl Credential {
+    fn caller_among(&self, entries: &[Entry]) -> Result<Arc<Caller>, Unknown> {
+        match self {
+            Credential::Token { hash, is_here } => {
+                let counts = |entry: &&Entry| !entry.is_local || *is_here;
                 // Each is compared, to its end.
                 let matching: Vec<_> =
-                    entries.iter().filter(counts).filter(|entry| entry.has(token)).collect();
+                    entries.iter().filter(counts).filter(|entry| entry.has(hash)).collect();
                 matching.first().map(|entry| entry.caller.clone()).ok_or(Unknown::Token)
             }
-            ([_, ..], _) => Err(Unknown::Token),
-            ([], None) => Err(Unknown::Anonymous),
-            ([], Some(names)) => {
+            Credential::Names(names) => {
                 let mut named = entries.iter().filter(|entry| entry.is_named(names));
                 match (named.next(), named.next()) {
                     (Some(entry), None) => Ok(entry.caller.clone()),
@@ -198,10 +223,9 @@ impl Entry {
         Ok(Self { caller: Arc::new(caller), san: Vec::new(), tokens, is_local: true })
     }
 
-    fn has(&self, token: &str) -> bool {
-        let shown = TokenHash::of(token.as_bytes());
+    fn has(&self, shown: &TokenHash) -> bool {
         let none = Choice::from(0);
-        self.tokens.iter().fold(none, |found, hash| found | hash.ct_eq(&shown)).into()
+        self.tokens.iter().fold(none, |found, hash| found | hash.ct_eq(shown)).into()
     }
 
     fn is_named(&self, names: &[SubjectName]) -> bool {

@@ -1,6 +1,6 @@
 //! The gRPC server that every backend shares.
 
-use super::callers::{CallerAuth, Known, authorize};
+use super::callers::{CallerAuth, Known, Lease, authorize};
 use super::convert::{self, Commanding, LegMethod, OnLeg, StepMethod, Stepwise};
 use super::dedup::Deduplicator;
 use super::proto::telephony_server::{Telephony, TelephonyServer};
@@ -173,10 +173,10 @@ async fn tell_health(health: &HealthReporter, serving: bool) {
 impl TelephonyService {
     /// # Errors
     /// Nobody has made the caller out, or the gateway has not met its backend yet.
-    fn known(&self, extensions: &Extensions) -> Result<(), Status> {
-        Known::of(extensions).map_err(|refusal| status_of(&refusal))?;
+    fn known(&self, extensions: &Extensions) -> Result<Lease, Status> {
+        let known = Known::of(extensions).map_err(|refusal| status_of(&refusal))?;
         let has_met = *self.has_met.borrow();
-        has_met.then_some(()).ok_or_else(|| {
+        has_met.then_some(known.lease).ok_or_else(|| {
             let text = "The telephony backend has not been reached yet.";
             status_of(&Refusal::new(Reason::Unavailable, text))
         })
@@ -240,6 +240,8 @@ struct WatchStream {
     watcher: Watcher,
     instance: String,
     heartbeat: Duration,
+    /// Of the caller.
+    lease: Lease,
     commands: mpsc::Sender<CommandCall>,
     /// A watcher that resumes is told so at once.
     greet: bool,
@@ -253,6 +255,7 @@ impl WatchStream {
         let response = tokio::select! {
             biased;
             () = self.commands.closed() => return None,
+            () = self.lease.ended() => return Some((Err(no_longer_known()), self)),
             next = tokio::time::timeout(self.heartbeat, self.watcher.next()) => match next {
                 Ok(revised) => convert::wire_fact(&revised, &self.instance),
                 Err(_) => self.heartbeat(),
@@ -267,6 +270,10 @@ impl WatchStream {
             fact: Some(proto::watch_response::Fact::Heartbeat(proto::Heartbeat {})),
         }
     }
+}
+
+fn no_longer_known() -> Status {
+    status_of(&Refusal::new(Reason::NotAuthenticated, "The caller is not known any more."))
 }
 
 #[tonic::async_trait]
@@ -285,7 +292,7 @@ impl Telephony for TelephonyService {
         &self,
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.known(request.extensions())?;
+        let lease = self.known(request.extensions())?;
         let request = request.into_inner();
         let watcher = self.facts.resume(&request.instance, request.after_revision);
         let (shortest, longest) = HEARTBEAT_ALLOWED;
@@ -298,6 +305,7 @@ impl Telephony for TelephonyService {
             watcher,
             instance: self.facts.instance().to_owned(),
             heartbeat,
+            lease,
             commands: self.commands.clone(),
         };
         Ok(Response::new(Box::pin(stream::unfold(watching, WatchStream::next))))

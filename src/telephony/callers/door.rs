@@ -2,7 +2,7 @@
 
 use super::permission::permitted;
 use super::permission::rpc_of;
-use super::{Callers, Presented, Unknown};
+use super::{Callers, Lease, Presented, Unknown};
 use crate::clock;
 use crate::model::{Caller, Command, CommandContext, Reason, Refusal};
 use crate::rate_limit::TokenBucket;
@@ -54,6 +54,7 @@ pub struct CallerAuth {
 #[derive(Clone)]
 pub(in crate::telephony) struct Known {
     pub(in crate::telephony) caller: Arc<Caller>,
+    pub(in crate::telephony) lease: Lease,
     /// `None`: joins without AdmissionAsked are not written down.
     pub(in crate::telephony) recorder: Option<JoinRecorder>,
     /// The other half of a process that has both.
@@ -74,7 +75,7 @@ impl CallerAuth {
         Self { recorder: Some(recorder), ..self }
     }
 
-    fn identify(&self, request: &HttpRequest) -> Result<Arc<Caller>, Unknown> {
+    fn identify(&self, request: &HttpRequest) -> Result<(Arc<Caller>, Lease), Unknown> {
         let names = request.extensions().get::<PeerCertificates>().map(PeerCertificates::names);
         let tokens: Vec<_> = tokens(request.headers()).collect();
         let presented = Presented {
@@ -83,7 +84,7 @@ impl CallerAuth {
             from: peer(request).map(|peer| peer.ip()),
         };
         let found = self.callers.identify(&presented);
-        if let Err(unknown) = found {
+        if let Err(unknown) = &found {
             let names = names.unwrap_or_default();
             self.refused.note(unknown.as_str(), &listed(&names), peer(request));
         }
@@ -123,8 +124,8 @@ pub(in crate::telephony) async fn authorize(
         request.headers_mut().remove(header::AUTHORIZATION);
         return next.run(request).await;
     }
-    let caller = match auth.identify(&request) {
-        Ok(caller) => caller,
+    let (caller, lease) = match auth.identify(&request) {
+        Ok(known) => known,
         Err(unknown) => return refusal(Reason::NotAuthenticated, unknown.text()),
     };
     if service == <TelephonyServer<TelephonyService> as NamedService>::NAME {
@@ -138,7 +139,7 @@ pub(in crate::telephony) async fn authorize(
         }
     }
     let (recorder, refused) = (auth.recorder.clone(), auth.refused.clone());
-    request.extensions_mut().insert(Known { caller, recorder, is_here: false, refused });
+    request.extensions_mut().insert(Known { caller, lease, recorder, is_here: false, refused });
     // Nothing behind this needs it, or could log it.
     request.headers_mut().remove(header::AUTHORIZATION);
     next.run(request).await
@@ -159,6 +160,7 @@ pub(in crate::telephony) fn in_this_process(
 ) -> Result<Request<()>, Status> {
     request.extensions_mut().insert(Known {
         caller: Arc::new(Caller::in_this_process()),
+        lease: Lease::without_end(),
         recorder: None,
         is_here: true,
         refused: Arc::default(),

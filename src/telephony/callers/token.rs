@@ -62,6 +62,7 @@ pub enum TokenError {
 }
 
 /// Of a token; in its place wherever it is compared.
+#[derive(Clone, Copy)]
 pub(super) struct TokenHash([u8; 32]);
 
 impl TokenHash {
