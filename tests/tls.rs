@@ -33,7 +33,8 @@ async fn told(program: &str, arguments: &[&str], input: &str) -> (bool, String) 
     let mut to = child.stdin.take().unwrap();
     let _ = to.write_all(input.as_bytes()).await;
     drop(to);
-    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("in time").unwrap();
+    let output = timeout(PATIENCE, child.wait_with_output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{program} {arguments:?} does not end")).unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
@@ -78,7 +79,7 @@ async fn curl_and_openssl_find_every_door_behind_tls_1_2_and_1_3_and_none_in_cle
             let (_, text) = told("openssl", &[&ask[..], &more].concat(), "").await;
             let is_met = text.contains(&format!("ALPN protocol: {protocol}"));
             assert_eq!(is_met, works, "{door} {version}: {text}");
-            assert_eq!(text.contains("Verify return code: 0 (ok)"), works, "{door}: {text}");
+            assert!(!works || text.contains("Verify return code: 0 (ok)"), "{door}: {text}");
         }
     }
     process.terminate(PATIENCE).await;
