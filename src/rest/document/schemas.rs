@@ -2,7 +2,9 @@
 //! nothing that nothing refers to.
 
 use super::refusals;
-use crate::model::{Activity, AgentState, CallNotification, CallType, LegState, Mode, Operation, Scope};
+use crate::model::{
+    Activity, AgentState, CallNotification, CallType, LegState, Mode, Operation, Scope,
+};
 use crate::rest::session::PARTIAL_SUCCESS;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
