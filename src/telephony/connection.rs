@@ -3,10 +3,8 @@
 
 use crate::model::{Capabilities, Fact};
 use crate::telephony::proto::telephony_client::TelephonyClient;
-use crate::telephony::proto::telephony_server::TelephonyServer;
-use crate::telephony::{
-    BackendConnection, CommandCall, TelephonyService, WatchItem, execute, proto,
-};
+use crate::telephony::proto::telephony_server::{Telephony, TelephonyServer};
+use crate::telephony::{BackendConnection, CommandCall, WatchItem, execute, proto};
 use crate::tls::ClientTls;
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -40,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A backend in this process. Each connection is a pipe to a server task; when the channel is
 /// dropped they end.
-pub fn in_process(server: TelephonyServer<TelephonyService>) -> Channel {
+pub fn in_process(server: TelephonyServer<impl Telephony>) -> Channel {
     let (connections, incoming) = mpsc::unbounded_channel();
     let incoming = UnboundedReceiverStream::new(incoming);
     tokio::spawn(async move {

@@ -27,8 +27,12 @@ use undertone::telephony::simulated::{self, Simulated, Telephone};
 use undertone::telephony::{TelephonyService, execute};
 
 /// What a gateway does not let others do.
-const CONFIRMS_JOINS_ITSELF: [Rule; 3] =
-    [Rule::JoinsNobodyWithoutLeave, Rule::JoinsNobodyWhoMayNot, Rule::JoinsWithLeave];
+const CONFIRMS_JOINS_ITSELF: [Rule; 4] = [
+    Rule::JoinsNobodyWithoutLeave,
+    Rule::JoinsNobodyWhoMayNot,
+    Rule::TellsWhichJoinsWaitForLeave,
+    Rule::JoinsWithLeave,
+];
 /// Where everything is offered there is nothing to be refused for that.
 const OFFERS_ALL: [Rule; 1] = [Rule::RefusesWhatIsNotOffered];
 
@@ -101,7 +105,9 @@ pub(super) fn simulated_config() -> simulated::SimulatedConfig {
             Telephone::new("eve-phone", "5002"),
         ],
         supervision: supervision::SupervisionConfig {
-            admission_timeout: Duration::from_millis(500),
+            // Long enough for what is asked meanwhile on a machine that is busy.
+            admission_timeout: Duration::from_secs(2),
+            invite_timeout: Duration::from_secs(4),
             ..supervision::SupervisionConfig::default()
         },
         kept: Vec::new(),

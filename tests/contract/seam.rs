@@ -254,7 +254,9 @@ async fn with_scope_agent_the_supervisor_leaves_with_the_agent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_supervisor_who_never_answers_is_given_up_after_twenty_seconds() {
-    let (server, simulated) = simulated::start(simulated_config());
+    let supervision = supervision::SupervisionConfig::default();
+    let config = simulated::SimulatedConfig { supervision, ..simulated_config() };
+    let (server, simulated) = simulated::start(config);
     let line = line(in_process(server));
     simulated.pick_up(&"meg-phone".into(), Pickup::Rings).await.unwrap();
     let call = talk(&simulated).await;
