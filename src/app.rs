@@ -13,7 +13,7 @@
 mod simulated;
 
 use self::simulated::ScratchDirectory;
-use crate::audit::{AuditError, AuditLog};
+use crate::audit::{AuditConfig, AuditError, AuditLog};
 use crate::cometd::long_polling::{self, Cometd};
 use crate::config::{Config, CredentialsError, Made};
 use crate::gateway::task::GatewayHandle;
@@ -223,7 +223,7 @@ pub async fn start(
         }
         ServerRole::SimulatedGateway => {
             let scratch = ScratchDirectory::create().map_err(StartError::Scratch)?;
-            config.audit_file = scratch.path().join("audit.jsonl");
+            config.audit = AuditConfig::of(&scratch.path().join("audit.jsonl"));
             Some(scratch)
         }
     };
@@ -419,7 +419,7 @@ async fn start_gateway(
     running: &mut Running,
     made: &mut Vec<Made>,
 ) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
-    let audit = AuditLog::open(&config.audit_file)?;
+    let audit = AuditLog::open(&config.audit)?;
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;

@@ -32,7 +32,7 @@ const WALLS: &[(&str, &[&str])] = &[
         ],
     ),
     ("store", &["model"]),
-    ("audit", &["model", "clock", "store"]),
+    ("audit", &["model", "clock", "hex", "store"]),
     ("telemetry", &["model"]),
     (
         "config",

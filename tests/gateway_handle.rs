@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
-use undertone::audit::AuditLog;
+use undertone::audit::{AuditConfig, AuditLog};
 use undertone::gateway::task::{GatewayEvent, GatewayHandle};
 use undertone::gateway::{DeviceEntry, Directory, GatewayConfig, Group, User};
 use undertone::model::{
@@ -97,7 +97,7 @@ async fn start(audit: &Path, store: Store) -> (GatewayHandle, Backend) {
     };
     let (tell, capabilities) = watch::channel(able);
     let line = BackendConnection { commands, facts: reported, capabilities };
-    let audit = AuditLog::open(audit).expect("the audit opens");
+    let audit = AuditLog::open(&AuditConfig::of(audit)).expect("the audit opens");
     let gateway = GatewayHandle::start(GatewayConfig::default(), directory(), line, audit, store)
         .expect("it starts");
     let backend = Backend { commands: placed, facts, _capabilities: tell };

@@ -3,6 +3,7 @@
 
 use super::reader::ConfigReader;
 use super::{Config, ServerLimits};
+use crate::audit::AuditConfig;
 use crate::cometd::CometdConfig;
 use crate::gateway::{
     DeviceEntry, Directory, GatewayConfig, Group, NotifyAgent, User, VoiceEnvironment,
@@ -27,7 +28,7 @@ pub(super) struct Sections {
     pub(super) grpc: GrpcAddress,
     pub(super) admin: AdminAddress,
     pub(super) sip_backend: BackendAddresses,
-    pub(super) audit: AuditFile,
+    pub(super) audit: AuditConfig,
     pub(super) http: HttpConfig,
     pub(super) login: AuthConfig,
     pub(super) cometd: CometdConfig,
@@ -85,12 +86,6 @@ pub(super) struct AdminAddress {
 pub(super) struct BackendAddresses {
     pub(super) grpc_bind: SocketAddr,
     pub(super) admin_bind: SocketAddr,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AuditFile {
-    pub(super) file: PathBuf,
 }
 
 /// What the monitored agent is told, by the gateway and by the backend.
@@ -220,7 +215,11 @@ impl Sections {
         };
         let sip_passwords = self.devices.iter().filter_map(password).collect();
         Config {
-            audit_file: self.process.state_dir.join(&self.audit.file),
+            audit: AuditConfig {
+                file: self.process.state_dir.join(&self.audit.file),
+                state_dir: self.process.state_dir.clone(),
+                ..self.audit
+            },
             state_dir: self.process.state_dir,
             insecure_bind: self.process.insecure_bind,
             backend_url: self.process.backend_url,

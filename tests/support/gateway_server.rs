@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use undertone::app;
-use undertone::audit::AuditLog;
+use undertone::audit::{AuditConfig, AuditLog};
 use undertone::cometd;
 use undertone::cometd::long_polling::Cometd;
 use undertone::gateway::task::GatewayHandle;
@@ -90,7 +90,8 @@ impl GatewayServer {
             ..simulated::SimulatedConfig::default()
         });
         let folder = tempfile::tempdir().expect("a folder");
-        let audit = AuditLog::open(&folder.path().join("audit.jsonl")).expect("an audit file");
+        let audit = AuditLog::open(&AuditConfig::of(&folder.path().join("audit.jsonl")))
+            .expect("an audit file");
         let line = connection::line(connection::in_process(server));
         let gateway = GatewayHandle::start(
             gateway::GatewayConfig::default(),
