@@ -291,16 +291,21 @@ impl Diagnosis<'_> {
             None => Missing(Vec::new()),
         };
         strange.sort_by_key(|at| self.entries[*at].is_of_before);
+        let mut has_altered = false;
         for at in strange {
             let entry = &self.entries[at];
             let own = entry.links.as_ref().map(|links| links.n);
             match missing.take(own) {
-                Some(n) => self.find(Some(at), Fault::Altered, Some((n, n))),
+                Some(n) => {
+                    has_altered = true;
+                    self.find(Some(at), Fault::Altered, Some((n, n)));
+                }
                 // At the very end it is not known what should be there.
                 None if next.is_none() && until.is_none() => {
                     self.find(Some(at), Fault::Altered, own.map(|n| (n, n)))
                 }
-                None if entry.is_of_before && before.at.is_none() => {}
+                // The line that counted them is the one that was altered.
+                None if entry.is_of_before && before.at.is_none() && has_altered => {}
                 None => self.find(Some(at), Fault::Inserted, None),
             }
         }
