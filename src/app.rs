@@ -180,6 +180,14 @@ impl Running {
         rest.into_iter().chain(sip).chain(simulated).chain(rest_of).collect()
     }
 
+    /// SIGHUP: what another program may have moved away is opened anew.
+    fn reload(&self) {
+        tracing::info!("SIGHUP: the audit file is opened anew");
+        if let Some(gateway) = &self.gateway {
+            gateway.reopen_audit();
+        }
+    }
+
     /// Stops in order: no new requests, answers under way, live calls and their grace, the servers.
     pub async fn stop(mut self) {
         if let Some(cometd) = &self.cometd {
@@ -338,7 +346,7 @@ pub async fn start(
     Ok(running)
 }
 
-/// Runs a process until it is asked to stop (SIGTERM, SIGINT).
+/// Runs a process until it is asked to stop (SIGTERM, SIGINT). SIGHUP never ends it.
 ///
 /// # Errors
 /// It can not start.
@@ -350,15 +358,19 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     raise_file_limit(&config, part);
     let running = start(config, part, metrics).await?;
     for address in running.addresses() {
         tracing::info!("{address}");
     }
     started(&running);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            Some(()) = hangup.recv() => running.reload(),
+        }
     }
     tracing::info!("stopping");
     tokio::select! {

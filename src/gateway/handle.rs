@@ -181,6 +181,11 @@ impl GatewayHandle {
         self.audit.is_writable()
     }
 
+    /// The audit file may have been moved away (log rotation): it is opened anew.
+    pub fn reopen_audit(&self) {
+        self.audit.reopen();
+    }
+
     /// The process is about to stop: that its backend goes away is no alarm from now on.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
