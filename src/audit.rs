@@ -212,6 +212,12 @@ pub struct AuditLine<'a> {
     /// How long the supervisor has heard the call, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heard_ms: Option<u64>,
+    /// Of refused attempts that were not written down: how many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u64>,
+    /// The beginning of what the line is about; as `at`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_rfc3339")]
+    pub since: Option<Timestamp>,
 }
 
 impl AuditLine<'_> {
@@ -249,6 +255,13 @@ pub(crate) fn escaped_json(json: &str) -> String {
 
 fn rfc3339<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&utc(*at))
+}
+
+fn some_rfc3339<S: serde::Serializer>(
+    at: &Option<Timestamp>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    at.map(utc).serialize(serializer)
 }
 
 /// `2026-11-23T01:25:26.123Z`

@@ -39,6 +39,10 @@ pub struct AuditRecord {
     pub refusal: Option<Refusal>,
     /// How long the supervisor has heard the call.
     pub heard: Option<Duration>,
+    /// Of refused attempts that were not written down: how many.
+    pub left_out: Option<u64>,
+    /// The beginning of what the line is about.
+    pub since: Option<Timestamp>,
 }
 
 /// What an audit line is about.
@@ -73,6 +77,8 @@ pub enum AuditEvent {
     Failed,
     /// The gateway ended the monitor: a log-out, or a permission that is gone.
     Cancelled,
+    /// Attempts were refused that were too many to be written down one by one.
+    LeftOut,
 }
 
 /// A supervisor that may hear a call or hears it. Kept, so that every admission and every join gets
@@ -108,6 +114,7 @@ impl AuditEvent {
             AuditEvent::Lost => "lost",
             AuditEvent::Failed => "failed",
             AuditEvent::Cancelled => "cancelled",
+            AuditEvent::LeftOut => "left_out",
         }
     }
 }
@@ -130,6 +137,8 @@ impl AuditRecord {
             scope: None,
             refusal: None,
             heard: None,
+            left_out: None,
+            since: None,
         }
     }
 }

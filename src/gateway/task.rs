@@ -320,6 +320,8 @@ fn audit_line<'a>(record: &'a AuditRecord, message: Option<&'a str>) -> audit::A
         refused: record.refusal.as_ref().map(|refusal| refusal.reason.as_str()),
         message,
         heard_ms: record.heard.map(|heard| heard.as_millis() as u64),
+        left_out: record.left_out,
+        since: record.since,
     }
 }
 
