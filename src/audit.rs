@@ -215,9 +215,38 @@ pub struct AuditLine<'a> {
     /// Of refused attempts that were not written down: how many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<u64>,
+    /// What the sound of a join was, leg by leg.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sound: Vec<AuditSound<'a>>,
     /// The beginning of what the line is about; as `at`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_rfc3339")]
     pub since: Option<Timestamp>,
+}
+
+/// The sound of one leg during a join.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct AuditSound<'a> {
+    /// What it was on the call.
+    pub role: &'a str,
+    /// The local port.
+    pub port: u16,
+    /// Where its packets went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
+    /// What they were.
+    pub codec: &'a str,
+    /// RTP packets that were sent to a customer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u64>,
+    /// Of these: the agent's payload, byte for byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agents: Option<u64>,
+    /// The hash before them, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_before: Option<String>,
+    /// The hash behind them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
 }
 
 impl AuditLine<'_> {

@@ -269,6 +269,10 @@ impl Gateway {
                 monitoring.handle_admission(asked, &mut ctx);
             }
             Fact::Failed(failure) => self.handle_failure(failure, now),
+            Fact::JoinSound(sound) => {
+                let (monitoring, mut ctx) = self.monitoring(now);
+                monitoring.handle_sound(sound, &mut ctx);
+            }
             Fact::SnapshotBegin => self.known.begin_snapshot(),
             Fact::SnapshotComplete => self.handle_snapshot_complete(now),
             Fact::Lost => self.known.lose(),

@@ -11,7 +11,10 @@ const WALLS: &[(&str, &[&str])] = &[
     ("hex", &[]),
     ("supervision", &["model"]),
     ("telephony", &["model", "clock", "supervision"]),
-    ("gateway", &["model", "clock", "rate_limit", "telephony", "audit", "store", "telemetry"]),
+    (
+        "gateway",
+        &["model", "clock", "hex", "rate_limit", "telephony", "audit", "store", "telemetry"],
+    ),
     ("http", &["model", "clock", "rate_limit"]),
     ("rest", &["model", "clock", "http", "gateway", "telemetry"]),
     ("cometd", &["model", "clock", "http", "rate_limit", "hex", "gateway", "store"]),

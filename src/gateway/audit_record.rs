@@ -1,6 +1,6 @@
 use crate::model::{
-    Activity, CallId, DeviceId, Mode, Number, Operation, Refusal, RequestId, Scope, Timestamp,
-    UserId,
+    Activity, CallId, DeviceId, LegSound, Mode, Number, Operation, Refusal, RequestId, Scope,
+    Timestamp, UserId,
 };
 use std::net::IpAddr;
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub struct AuditRecord {
     pub heard: Option<Duration>,
     /// Of refused attempts that were not written down: how many.
     pub left_out: Option<u64>,
+    /// What the sound of a join was.
+    pub sound: Vec<LegSound>,
     /// The beginning of what the line is about.
     pub since: Option<Timestamp>,
 }
@@ -73,6 +75,8 @@ pub enum AuditEvent {
     /// The supervisor was on the call before the gateway or its backend was away, and is not any
     /// more: since when is not known.
     Lost,
+    /// What the sound of a join was, after its end.
+    Sound,
     /// The activity on the call has failed: sound was kept from somebody it was not for.
     Failed,
     /// The gateway ended the monitor: a log-out, or a permission that is gone.
@@ -112,6 +116,7 @@ impl AuditEvent {
             AuditEvent::HandedOn => "handed_on",
             AuditEvent::Released => "released",
             AuditEvent::Lost => "lost",
+            AuditEvent::Sound => "sound",
             AuditEvent::Failed => "failed",
             AuditEvent::Cancelled => "cancelled",
             AuditEvent::LeftOut => "left_out",
@@ -138,6 +143,7 @@ impl AuditRecord {
             refusal: None,
             heard: None,
             left_out: None,
+            sound: Vec::new(),
             since: None,
         }
     }
