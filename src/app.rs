@@ -431,7 +431,9 @@ async fn start_gateway(
     running: &mut Running,
     made: &mut Vec<Made>,
 ) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
-    let audit = AuditLog::open(&config.audit)?;
+    let audit_config = config.audit.clone();
+    let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_config)).await;
+    let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;

@@ -136,9 +136,9 @@ impl GatewayServer {
     pub(crate) fn audit(&self) -> Vec<Value> {
         let text =
             std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("an audit file");
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("one JSON object per line"))
-            .collect()
+        let lines =
+            text.lines().map(|line| serde_json::from_str(line).expect("one JSON object per line"));
+        lines.filter(|line: &Value| line["event"] != "checkpoint").collect()
     }
 
     /// Under the door's own address.
