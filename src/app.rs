@@ -193,9 +193,6 @@ impl Running {
         if let Some(cometd) = &self.cometd {
             cometd.drain().await;
         }
-        if let Some(gateway) = &self.gateway {
-            gateway.leave();
-        }
         self.stop.send_replace(true);
         if let Some(backend) = self.backend.take() {
             backend.shutdown().await;
@@ -419,6 +416,9 @@ async fn start_backend(
     let parts =
         backend::BackendConfig { sip, b2bua: config.b2bua.clone(), media: config.media.clone() };
     let (server, backend) = backend::start(parts, store.clone()).await?;
+    if let Err(missing) = backend.has_media()() {
+        tracing::warn!(%missing, "calls can have no sound");
+    }
     running.stores.push(store);
     running.backend = Some(backend);
     Ok(server)

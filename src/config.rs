@@ -185,16 +185,18 @@ fn environment() -> impl Iterator<Item = (String, String)> {
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
 }
 
-/// As [`load`], for a gateway over simulated telephones: without a file, with two supervisors and
-/// two agents.
+/// As [`load`], for a gateway over simulated telephones: where the file has no directory, with two
+/// supervisors and two agents.
 ///
 /// # Errors
 /// Everything that is wrong, each with its place.
 pub fn load_simulated(file: Option<&Path>) -> Result<Config, Problems> {
-    match file {
-        Some(_) => load(file),
-        None => parse(Some((Path::new("docs/contract-suite.toml"), SAMPLE_HOUSE)), environment()),
+    let mut config = load(file)?;
+    if config.directory == parse(None, [])?.directory {
+        let sample = parse(Some((Path::new("docs/contract-suite.toml"), SAMPLE_HOUSE)), [])?;
+        config.directory = sample.directory;
     }
+    Ok(config)
 }
 
 /// As [`load`], with the file's text and the environment handed in.

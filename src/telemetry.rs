@@ -19,7 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// As for `RUST_LOG`.
+    /// A level, or one for each module, in the syntax of `RUST_LOG`, which itself is not read.
     #[serde(deserialize_with = "filter")]
     pub filter: String,
     /// For people or for machines.

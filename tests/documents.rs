@@ -7,8 +7,8 @@ use crate::support::gateway_server::{
 };
 use crate::support::packages::{self, Installed};
 use crate::support::rest_client::read;
-use reqwest::StatusCode;
-use reqwest::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use reqwest::header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -191,7 +191,7 @@ async fn schemathesis_finds_no_answer_that_the_document_does_not_have() {
     });
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,\
                   response_headers_conformance,response_schema_conformance,\
-                  refusals_are_those_of_the_document";
+                  unsupported_method,refusals_are_those_of_the_document";
     let url = documents.server.url("");
     let mut schemathesis = documents.python(&["-m", "schemathesis.cli", "run", "openapi.json"]);
     schemathesis
@@ -322,11 +322,23 @@ async fn the_openapi_document_names_every_route_and_operation_and_who_may_ask() 
         "/api/v2/devices",
         "/api/v2/devices/{id}",
         "/api/v2/voice-environments/{id}",
-        "/api/v2/diagnostics/version",
     ] {
-        assert!(paths.contains_key(path), "{path}");
+        let operations = paths[path].as_object().expect("operations");
+        assert!(operations.values().all(|one| one.get("security").is_none()), "{path}");
     }
-    assert_eq!(paths["/api/v2/diagnostics/version"]["get"]["security"], json!([]));
+    for path in [
+        "/api/v2/diagnostics/version",
+        "/api/v2/openapi.json",
+        "/api/v2/asyncapi.json",
+        "/api/v2/docs",
+    ] {
+        let read = &paths[path]["get"];
+        assert_eq!(read["security"], json!([]), "{path}");
+        let answer = server.getting(path).send().await.expect("an answer");
+        let media_type = answer.headers()[CONTENT_TYPE].to_str().expect("text");
+        let media_type = media_type.split(';').next().expect("a media type");
+        assert!(read["responses"]["200"]["content"].get(media_type).is_some(), "{path}: {read}");
+    }
     let schemas = &document["components"]["schemas"];
     let coach = &schemas["CoachRequest"];
     assert_eq!(coach["properties"]["operationName"]["const"], "Coach");
@@ -351,7 +363,8 @@ async fn a_read_declares_the_parameters_that_change_its_answer_and_no_others() {
     for (path, item) in document["paths"].as_object().expect("paths") {
         // A user without a group has none to show.
         let has_nothing = path.contains("groups") || path.ends_with("/workbins");
-        if item.get("get").is_none() || has_nothing || path.contains("logout") {
+        let is_other = path.contains("logout") || path.ends_with("/docs");
+        if item.get("get").is_none() || has_nothing || is_other {
             continue;
         }
         let id = match path.split('/').rev().nth(1) {
@@ -396,6 +409,40 @@ async fn the_openapi_document_says_how_an_operation_is_refused() {
     let rows = document["components"]["schemas"]["CoachRequest"]["x-refusals"].as_array();
     let in_use = rows.expect("rows").iter().find(|row| row["statusCode"] == 19).expect("a row");
     assert_eq!((&in_use["status"], &in_use["reason"]), (&json!(409), &json!("InUse")));
+}
+
+#[tokio::test]
+async fn a_method_that_a_path_has_not_is_405_as_the_document_says_with_those_that_it_has() {
+    let server = GatewayServer::open(ServerOptions::default()).await;
+    let document = document(&server, "openapi.json").await;
+    let response = &document["components"]["responses"]["MethodNotAllowed"];
+    assert_eq!(response["headers"]["Allow"]["required"], true, "{response}");
+    let client = server.browser();
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let url = server.url(&path.replace("{id}", "some").replace("{group}", "some"));
+        let there_are = item.as_object().expect("operations");
+        for (method, operation) in there_are {
+            let documented = &operation["responses"]["405"];
+            let shared = json!({"$ref": "#/components/responses/MethodNotAllowed"});
+            assert_eq!(*documented, shared, "{method} {path}");
+        }
+        for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            let name = method.as_str().to_lowercase();
+            if there_are.contains_key(&name) {
+                continue;
+            }
+            let request = client.request(method, &url).basic_auth("meg", Some(PASSWORD));
+            let answer = request.send().await.expect("an answer");
+            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{name} {path}");
+            let allowed = answer.headers()[ALLOW].to_str().expect("text").to_lowercase();
+            let allowed = allowed.split(',').map(str::trim).filter(|method| *method != "head");
+            let allowed: BTreeSet<&str> = allowed.collect();
+            let there_are: BTreeSet<&str> = there_are.keys().map(String::as_str).collect();
+            assert_eq!(allowed, there_are, "{name} {path}");
+            let body: Value = answer.json().await.expect("a body");
+            assert_eq!(body["statusCode"], 3, "{name} {path}: {body}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,10 @@
 use crate::clients::{ClientProgram, Library, forward_to, installed};
 use crate::support::gateway_server::{GatewayServer, MEG_PHONE, PASSWORD, PATIENCE, ServerOptions};
 use crate::support::packages::{Installed, python_packages};
+use crate::support::ports::free_port;
 use serde_json::{Value, json};
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -131,9 +132,11 @@ async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_clie
             "BoundsUserData",
             "RingsOnWhereItCannotGo",
             "SwapsWithNoCall",
-            "KeepsSupervisorsOff",
+            "SwapsTwoCalls",
             "TransfersAtOnce",
             "ConfersAndRemoves",
+            "ConsultsAndTransfers",
+            "ConsultsAndConfers",
             "SendsDigits",
             "MutesTheMonitored"
         ],
@@ -209,11 +212,6 @@ async fn the_browser_example_shows_whom_a_device_coaches_by_websocket() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_browser_example_shows_whom_a_device_coaches_by_long_polling() {
     the_page_shows_the_device("long-polling").await;
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
 }
 
 /// The example's configuration with its ports replaced: where clients come, and the two gateways,

@@ -7,6 +7,7 @@ pub(crate) mod desktop;
 pub(crate) mod frames;
 pub(crate) mod gateway_server;
 pub(crate) mod packages;
+pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod rest_client;
 pub(crate) mod server;

@@ -152,7 +152,7 @@ async fn a_backend_that_is_not_there_is_a_warning_with_its_url_and_the_cause() {
     let config = on(ANY, ANY, ANY, &format!("backend_url = '{url}'")) + "[log]\nformat = 'json'\n";
     let process = Process::start("gateway", place.path(), &config).await;
     let operator = Operator { process, http: http_client() };
-    let warned = operator.line("the telephony backend cannot be watched").await;
+    let warned = operator.line("the telephony backend is away").await;
     assert_eq!((&warned["level"], &warned["fields"]["url"]), (&"WARN".into(), &url.into()));
     let cause = warned["fields"]["cause"].as_str().unwrap();
     assert!(cause.contains("Connection refused"), "{cause}");
@@ -164,9 +164,14 @@ async fn a_backend_that_is_not_there_is_a_warning_with_its_url_and_the_cause() {
 async fn a_process_that_can_open_no_rtp_port_is_not_ready_and_says_why() {
     let place = tempfile::tempdir().unwrap();
     // RFC 5737: nobody's.
-    let config = on(ANY, ANY, ANY, "") + "[media]\nbind = '198.51.100.99'\n";
+    let config =
+        on(ANY, ANY, ANY, "") + "[media]\nbind = '198.51.100.99'\n[log]\nformat = 'json'\n";
     for part in ["serve", "sip-backend"] {
         let process = Process::start(part, place.path(), &config).await;
+        let operator = Operator { process, http: http_client() };
+        let warned = operator.line("calls can have no sound").await;
+        assert_eq!(warned["level"], "WARN");
+        let process = operator.process;
         let (status, text) = process.says("/readyz").await;
         assert_eq!(status, 503);
         assert!(
@@ -198,6 +203,8 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         "operationName": "Coach",
         "targetDeviceUri": format!("http://{rest}/api/v2/devices/gone"),
     });
+    let mut no_scope = coach();
+    no_scope["supervisorMonitoringScope"] = json!("Nappingmode");
     let supervisor = RestClient::of(SUPERVISOR, rest);
     for (id, path, body, status) in [
         ("no-target", my_device(SUPERVISOR), &nobody, 404),
@@ -209,12 +216,7 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
             &json!({"operationName": "NotReady", "reason": 7}),
             400,
         ),
-        (
-            "no-mode",
-            "/me/channels/voice".to_owned(),
-            &json!({"operationName": "NotReady", "workMode": "Nappingmode"}),
-            400,
-        ),
+        ("no-scope", my_device(SUPERVISOR), &no_scope, 400),
     ] {
         let request = supervisor.posting(&path, body).header("X-Request-Id", id);
         assert_eq!(request.send().await.unwrap().status(), status, "{id}");
@@ -310,7 +312,7 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         ("undertone_rest_requests_total{operation=\"Coach\",status=\"200\"}", 1.0),
         ("undertone_rest_request_seconds_count{operation=\"Coach\",status=\"200\"}", 1.0),
         ("undertone_rest_request_seconds_count{operation=\"Coach\",status=\"404\"}", 1.0),
-        ("undertone_rest_request_seconds_count{operation=\"NotReady\",status=\"400\"}", 2.0),
+        ("undertone_rest_request_seconds_count{operation=\"NotReady\",status=\"400\"}", 1.0),
         ("process_resident_memory_bytes", 1e6),
         ("process_virtual_memory_bytes", 1e6),
         ("process_open_fds", 10.0),
@@ -330,14 +332,14 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
     assert!(!figures.contains("Cooch"), "no label is a client's to choose");
 
     let no_operation = "Operation '{}' does not exist on this resource.";
+    let no_scope = "Parameter '{}': '{}' is not one of Agent, Call.";
     let no_string = "Parameter '{}' must be a string, not a number.";
-    let no_mode = "Parameter '{}': '{}' is not one of AfterCallWork, AuxWork.";
     for (id, operation, reason, status_code, why) in [
         ("no-target", "Coach", "NotFound", 6, "Resource '/devices/{}' was not found."),
         ("no-operation", "POST /api/v2/me/devices/{id}", "Forbidden", 3, no_operation),
         ("no-session", "Hangup", "NotFound", 6, "Resource '{}' was not found."),
         ("no-reason", "NotReady", "InvalidInput", 10, no_string),
-        ("no-mode", "NotReady", "InvalidInput", 10, no_mode),
+        ("no-scope", "Coach", "InvalidInput", 10, no_scope),
     ] {
         let line = operator
             .log()

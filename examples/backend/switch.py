@@ -123,7 +123,9 @@ class Switch:
 
     def turn(self, asked, before, after):
         leg = self.leg(asked.device, asked.call)
-        if leg.role == pb.PARTY_ROLE_SUPERVISOR or leg.state != before:
+        if leg.role == pb.PARTY_ROLE_SUPERVISOR:
+            raise Refused("Forbidden", "A supervisor's leg can only be answered, released and switched.")
+        if leg.state != before:
             raise Refused("InvalidState", "Call '{}' is not in a state that allows this.", call=asked.call)
         leg.state = after
         self.changed(self.calls[asked.call])

@@ -44,7 +44,7 @@ impl ChainEnd {
     /// As [`Self::append`], with a signature.
     pub(super) fn append_signed(&mut self, members: &str, key: &AuditKey, to: &mut Vec<u8>) {
         let opened = self.opened(&format!(r#"{members},"key":"{}""#, key.public().id()));
-        self.finish(&format!("{}\n", signed(opened, key)).trim_end(), to);
+        self.finish(&signed(opened, key), to);
     }
 
     fn opened(&self, members: &str) -> String {

@@ -26,6 +26,8 @@ fn lines(path: &Path) -> Vec<serde_json::Value> {
         .collect()
 }
 
+type FoundFault = (Fault, u64, Option<(u64, u64)>);
+
 /// An audit in a directory of its own.
 struct Place {
     directory: tempfile::TempDir,
@@ -81,7 +83,8 @@ impl Place {
         verify(&self.options()).expect("it can be read")
     }
 
-    fn faults(&self) -> Vec<(Fault, u64, Option<(u64, u64)>)> {
+    /// Each fault with its line and the numbers that it is about.
+    fn faults(&self) -> Vec<FoundFault> {
         let findings = self.verify().findings;
         findings.into_iter().map(|it| (it.fault, it.line, it.numbers)).collect()
     }
@@ -432,11 +435,10 @@ fn a_chain_goes_on_over_a_start_after_the_file_was_moved_away() {
 }
 
 #[test]
-fn files_of_before_so_many_days_are_removed_whole_and_the_chain_says_so() {
+fn a_rotated_file_that_is_not_old_enough_stays() {
     let mut place = Place::new();
     place.config.rotate_size = 1500;
     let audit = place.open();
-    // From 2026: the clock of this machine is taken for later, or nothing is old yet.
     let long_ago = |number: u64| AuditLine {
         at: Timestamp(1_000_000_000_000 + number),
         event: "allowed",

@@ -169,6 +169,23 @@ fn a_file_changes_what_it_says_and_nothing_else() {
 }
 
 #[test]
+fn over_simulated_telephones_a_file_without_a_directory_has_two_supervisors_and_two_agents() {
+    let place = tempfile::tempdir().expect("a directory");
+    let file = place.path().join("undertone.toml");
+    let numbers = |text: &str| {
+        std::fs::write(&file, text).expect("a file");
+        let config = load_simulated(Some(&file)).expect("fine");
+        assert_eq!(config.rest_bind.to_string(), "127.0.0.1:18080");
+        let devices = config.directory.devices.into_values();
+        devices.map(|device| device.number.to_string()).collect::<BTreeSet<_>>()
+    };
+    let bind = "[rest]\nbind = '127.0.0.1:18080'\n";
+    assert_eq!(numbers(bind), ["5001", "5002", "5005", "5006"].map(str::to_owned).into());
+    let own = format!("{bind}[[device]]\nid = 'd1'\nnumber = '100'\n");
+    assert_eq!(numbers(&own), ["100".to_owned()].into());
+}
+
+#[test]
 fn a_directory_in_the_file_replaces_the_built_in_one_as_a_whole() {
     let text = r#"
 [[device]]

@@ -108,10 +108,15 @@ rules! {
     JoinsWithLeave = "With confirm_joins the supervisor joins when AdmitMonitoring says yes.",
     AnswersByCommand = "Answer picks up the phone that rings.",
     HangsUpByCommand = "Hangup releases the leg of the device.",
+    KeepsDoNotDisturb =
+        "A call to a device with do-not-disturb does not ring there, and the next one rings when \
+         that is off again.",
     HoldsAndRetrieves =
         "Hold makes the leg Held and Retrieve makes it Established; either is refused as \
          InvalidState when it is so already.",
-    Mutes = "Mute is reported in the party, and is refused as InvalidState when it is so already.",
+    Mutes =
+        "Mute is reported in the party, and is refused as InvalidState while the phone rings and \
+         when it is so already.",
     Dials = "Dial makes a call on which the device is a party.",
     ClearsACall =
         "ClearCall ends the whole call, the supervisor's leg too, and its monitor waits for the \
@@ -130,17 +135,29 @@ rules! {
          rings on.",
     SwapsWithNoCall =
         "SwapCalls with a call that is not there is refused as NotFound, and nothing is held.",
+    SwapsTwoCalls =
+        "SwapCalls of two calls of a device holds the one it talks on and takes back the one it \
+         holds, whichever is named first, and is refused as InvalidState while one of them rings.",
     KeepsSupervisorsOff =
-        "A supervisor neither clears, rejects, redirects or swaps the call that it monitors nor \
-         changes its data: that is refused as Forbidden.",
+        "A supervisor neither holds, mutes, swaps, clears, rejects, redirects or transfers the \
+         call that it monitors nor calls others into it, sends digits or changes its data: that \
+         is refused as Forbidden, not for the state.",
     TransfersAtOnce =
         "Transfer in one step makes the other number ring and the first leg ends; a call that is \
          not established is refused as InvalidState.",
     ConfersAndRemoves =
         "Conference adds a party to the call and makes the device its owner, which alone of the \
          parties may take one out by RemoveParticipant.",
+    ConsultsAndTransfers =
+        "Transfer that begins with a consultation holds the call and makes another that names it \
+         as parent, and its completion leaves customer and colleague on the first call and ends \
+         the second.",
+    ConsultsAndConfers =
+        "Conference that begins with a consultation does so, too, and its completion leaves \
+         customer, colleague and agent, the owner, on the first call and ends the second.",
     SendsDigits =
-        "SendDtmf is accepted on an established call, and refused as InvalidState while it rings.",
+        "SendDtmf is accepted on an established call, also while the device holds it, and refused \
+         as InvalidState while it rings.",
     MutesTheMonitored =
         "MuteMonitoredParty is reported in the monitored party, and is refused as InvalidState \
          when it is so already.",
@@ -150,7 +167,9 @@ impl Rule {
     /// What Describe would have to offer, in its words; `None`: nothing that it does not.
     pub(super) fn missing(self, offered: &Capabilities) -> Option<&'static str> {
         let (is_offered, what) = match self {
-            Rule::SetsDoNotDisturb => (offered.do_not_disturb, "do_not_disturb"),
+            Rule::SetsDoNotDisturb | Rule::KeepsDoNotDisturb => {
+                (offered.do_not_disturb, "do_not_disturb")
+            }
             Rule::SetsForwarding => (offered.forwarding, "forwarding"),
             Rule::SwitchesLive => (offered.live_switching, "live_switching"),
             Rule::SpendsNextCall => (offered.modes.contains(&Mode::NextCall), "MODE_NEXT_CALL"),
@@ -165,16 +184,29 @@ impl Rule {
                 (offered.redirect, "redirect")
             }
             Rule::SwapsWithNoCall => (offered.swap_calls, "swap_calls"),
+            Rule::SwapsTwoCalls => (offered.swap_calls && offered.hold, "swap_calls and hold"),
             Rule::KeepsSupervisorsOff => (
                 offered.clear_call
                     || offered.reject
                     || offered.redirect
+                    || offered.hold
                     || offered.swap_calls
+                    || offered.mute
+                    || offered.dtmf
+                    || offered.transfers
+                    || offered.conferences
                     || offered.user_data,
-                "clear_call, reject, redirect, swap_calls or user_data",
+                "clear_call, reject, redirect, hold, swap_calls, mute, dtmf, transfers, \
+                 conferences or user_data",
             ),
             Rule::TransfersAtOnce => (offered.transfers, "transfers"),
             Rule::ConfersAndRemoves => (offered.conferences, "conferences"),
+            Rule::ConsultsAndTransfers => {
+                (offered.transfers && offered.consultations, "transfers and consultations")
+            }
+            Rule::ConsultsAndConfers => {
+                (offered.conferences && offered.consultations, "conferences and consultations")
+            }
             Rule::SendsDigits => (offered.dtmf, "dtmf"),
             Rule::MutesTheMonitored => (offered.mute_monitored, "mute_monitored"),
             Rule::ChangesUserData | Rule::BoundsUserData => (offered.user_data, "user_data"),
@@ -251,7 +283,9 @@ mod tests {
         };
         let all = crate::telephony::simulated::capabilities();
         assert_eq!(left_out(&all), 0);
-        assert_eq!(left_out(&Capabilities { do_not_disturb: false, ..all }), 1);
-        assert_eq!(left_out(&Capabilities::default()), 21);
+        assert_eq!(left_out(&Capabilities { do_not_disturb: false, ..all.clone() }), 2);
+        assert_eq!(left_out(&Capabilities { consultations: false, ..all.clone() }), 2);
+        assert_eq!(left_out(&Capabilities { swap_calls: false, ..all }), 2);
+        assert_eq!(left_out(&Capabilities::default()), 25);
     }
 }

@@ -4,6 +4,7 @@ mod calls;
 mod commands;
 mod joining;
 mod monitoring;
+mod two_calls;
 mod watching;
 
 use super::session::{Session, Verdict};
@@ -50,6 +51,7 @@ pub(super) async fn hold_against<P: Phones>(rule: Rule, session: &mut Session<'_
         Rule::EndsACallOnce => calls::ends_a_call_once(session).await,
         Rule::AnswersByCommand => calls::answers_by_command(session).await,
         Rule::HangsUpByCommand => calls::hangs_up_by_command(session).await,
+        Rule::KeepsDoNotDisturb => commands::keeps_do_not_disturb(session).await,
         Rule::HoldsAndRetrieves => calls::holds_and_retrieves(session).await,
         Rule::Mutes => calls::mutes(session).await,
         Rule::Dials => calls::dials(session).await,
@@ -60,9 +62,12 @@ pub(super) async fn hold_against<P: Phones>(rule: Rule, session: &mut Session<'_
         Rule::BoundsUserData => calls::bounds_user_data(session).await,
         Rule::RingsOnWhereItCannotGo => calls::rings_on_where_it_can_not_go(session).await,
         Rule::SwapsWithNoCall => calls::swaps_with_no_call(session).await,
+        Rule::SwapsTwoCalls => two_calls::swaps_two_calls(session).await,
         Rule::KeepsSupervisorsOff => calls::keeps_supervisors_off(session).await,
         Rule::TransfersAtOnce => joining::transfers_at_once(session).await,
         Rule::ConfersAndRemoves => joining::confers_and_removes(session).await,
+        Rule::ConsultsAndTransfers => two_calls::consults_and_transfers(session).await,
+        Rule::ConsultsAndConfers => two_calls::consults_and_confers(session).await,
         Rule::SendsDigits => joining::sends_digits(session).await,
         Rule::MutesTheMonitored => joining::mutes_the_monitored(session).await,
     }

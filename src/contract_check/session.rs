@@ -1,15 +1,15 @@
 //! A backend under check, as one rule sees it: commands go there, and what it reports is known.
 
 use super::rules;
-use super::{Person, Phones, Residents, Rule};
+use super::{Person, Phones, PhonesError, Residents, Rule};
 use crate::model::{
     Activity, CallFact, CallId, Capabilities, Command, CommandContext, DeviceFact, DeviceId, Fact,
-    LegState, Mode, MonitorFact, MonitorState, PartyRole, Reason, Refusal, Scope,
+    LegState, Mode, MonitorFact, MonitorState, Number, PartyRole, Reason, Refusal, Scope,
 };
 use crate::telephony::phones::PhoneCommand;
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::{WatchItem, answer, code_of, proto, refusal_of};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::Status;
@@ -320,28 +320,44 @@ impl<'a, P: Phones> Session<'a, P> {
 
     /// Something is done at a telephone.
     pub(super) async fn act(&mut self, command: PhoneCommand) -> Verdict {
+        match self.done(&command).await? {
+            Ok(()) => Ok(()),
+            Err(error) => Err(undone(&command, error.to_string())),
+        }
+    }
+
+    /// Somebody tries to call, and may be told at once that it can not be.
+    pub(super) async fn try_to_call(&mut self, from: Number, to: Number) -> Verdict {
+        let command = PhoneCommand::Call { from, to };
+        match self.done(&command).await? {
+            Ok(()) | Err(PhonesError::Refused(_)) => Ok(()),
+            Err(error) => Err(undone(&command, error.to_string())),
+        }
+    }
+
+    async fn done(&mut self, command: &PhoneCommand) -> Verdict<Result<(), PhonesError>> {
         let Some(phones) = &mut self.bench.phones else {
             return Err(Miss::Skipped("nothing moves the telephones".into()));
         };
-        let done = timeout(self.bench.patience, phones.act(&command)).await;
-        let expected = || format!("'{command}' is done at the telephone");
-        match done {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Miss::failed(expected(), error.to_string())),
-            Err(_) => Err(Miss::failed(expected(), "nothing is answered")),
-        }
+        let done = timeout(self.bench.patience, phones.act(command)).await;
+        done.map_err(|_| undone(command, "nothing is answered"))
     }
 
     /// A customer calls the agent, whose phone rings.
     pub(super) async fn ring(&mut self) -> Verdict<CallId> {
-        let (from, to) = (self.residents().customer.clone(), self.residents().agent.number.clone());
+        let (customer, agent) = (self.residents().customer.clone(), self.residents().agent.clone());
+        self.ring_at(customer, &agent).await
+    }
+
+    /// This number calls somebody of the house, whose phone rings.
+    pub(super) async fn ring_at(&mut self, from: Number, callee: &Person) -> Verdict<CallId> {
+        let to = callee.number.clone();
         self.act(PhoneCommand::Call { from, to }).await?;
-        self.until("the agent's phone rings", |known, residents| {
-            known.call_of(&residents.agent, LegState::Ringing).is_some()
-        })
-        .await?;
-        let ringing = self.known().call_of(&self.residents().agent, LegState::Ringing);
-        ringing.ok_or_else(|| Miss::failed("the agent's phone rings", "it does not"))
+        let expected = format!("the phone of {} rings", callee.number);
+        self.until(&expected, |known, _| known.call_of(callee, LegState::Ringing).is_some())
+            .await?;
+        let ringing = self.known().call_of(callee, LegState::Ringing);
+        ringing.ok_or_else(|| Miss::failed(expected, "it does not"))
     }
 
     /// A customer calls the agent, who answers.
@@ -406,22 +422,29 @@ impl<'a, P: Phones> Session<'a, P> {
         .await
     }
 
-    /// Ends a call: the customer hangs up, or else somebody of the house does by command.
+    /// Ends a call: of a conference all but two hang up by command, then the customer hangs up, or
+    /// else somebody of the house does by command.
     async fn end(&mut self, call: &CallId, people: &[Person]) -> Verdict {
         let Some(fact) = self.known().calls.get(call).cloned() else {
             return Ok(());
         };
         let customer = self.residents().customer.clone();
-        let is_here = |party: &&crate::model::PartyFact| party.state != LegState::Released;
-        let mut here = fact.parties.iter().filter(is_here);
-        if here.any(|party| party.role == PartyRole::Customer && party.number == customer) {
+        let is_here = |party: &&crate::model::PartyFact| {
+            party.state != LegState::Released && party.role != PartyRole::Supervisor
+        };
+        let here: Vec<_> = fact.parties.iter().filter(is_here).collect();
+        let mut on_it = people.iter().filter(|person| fact.party_of(&person.device).is_some());
+        for person in on_it.by_ref().take(here.len().saturating_sub(2)) {
+            let hangup = Command::Hangup { device: person.device.clone(), call: call.clone() };
+            self.accepted(person, hangup).await?;
+        }
+        if here.iter().any(|party| party.role == PartyRole::Customer && party.number == customer) {
             let hung_up = self.act(PhoneCommand::HangUp(customer)).await;
             if hung_up.is_ok() {
                 return Ok(());
             }
         }
-        let on_it = people.iter().find(|person| fact.party_of(&person.device).is_some());
-        let Some(person) = on_it else {
+        let Some(person) = on_it.next() else {
             return Ok(());
         };
         let hangup = Command::Hangup { device: person.device.clone(), call: call.clone() };
@@ -437,6 +460,10 @@ pub(super) async fn snapshot(
     let mut watch = Watch::open(client, 0, "", patience).await?;
     watch.until_complete().await?;
     Ok(watch.known)
+}
+
+fn undone(command: &PhoneCommand, came: impl Into<String>) -> Miss {
+    Miss::failed(format!("'{command}' is done at the telephone"), came)
 }
 
 pub(super) fn name(command: &Command) -> String {
@@ -458,6 +485,8 @@ pub(super) struct Known {
     pub(super) asked: BTreeMap<DeviceId, CallId>,
     /// The devices of failures.
     pub(super) failures: Vec<DeviceId>,
+    /// The devices whose phones have rung, but for those of supervisors that were brought in.
+    pub(super) rung: BTreeSet<DeviceId>,
     /// The last facts of calls that are over.
     pub(super) over: Vec<CallFact>,
     /// Each state of a monitor in its order, with the supervisor's device.
@@ -475,6 +504,12 @@ impl Known {
     }
 
     fn learn(&mut self, fact: Fact) {
+        if let Fact::Call(call) = &fact {
+            let ringing = call.parties.iter().filter(|party| {
+                party.state == LegState::Ringing && party.role != PartyRole::Supervisor
+            });
+            self.rung.extend(ringing.filter_map(|party| party.device.clone()));
+        }
         match fact {
             Fact::Device(device) => {
                 self.devices.insert(device.id.clone(), device);
@@ -584,8 +619,8 @@ impl Watch {
         match &item {
             WatchItem::SnapshotBegin { instance } => {
                 self.instance.clone_from(instance);
-                let over = std::mem::take(&mut self.known.over);
-                self.known = Known { over, ..Known::default() };
+                let Known { over, rung, .. } = std::mem::take(&mut self.known);
+                self.known = Known { over, rung, ..Known::default() };
             }
             WatchItem::Fact(fact) => {
                 ensure(

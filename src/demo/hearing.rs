@@ -128,7 +128,7 @@ impl Phase {
         self.cells.iter().all(|cell| cell.right)
     }
 
-    /// In a line: who hears whom, as it was measured.
+    /// In a line: which party hears which, as it was measured.
     pub(super) fn tell(&self, timeline: &Timeline) {
         let mut listeners: Vec<(Person, Vec<&str>)> = Vec::new();
         for cell in &self.cells {

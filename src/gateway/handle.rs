@@ -10,7 +10,7 @@ use crate::store::{Store, StoreError};
 use crate::telephony::{BackendConnection, FactLog};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// Requests and reads that may wait for the task.
@@ -27,7 +27,6 @@ pub struct GatewayHandle {
     directory: Arc<Directory>,
     ready: watch::Receiver<bool>,
     met: watch::Receiver<bool>,
-    pub(super) leaving: Arc<AtomicBool>,
     pub(super) facts: FactLog,
     capabilities: watch::Receiver<Capabilities>,
     pub(super) audit: AuditLog,
@@ -98,7 +97,6 @@ impl GatewayHandle {
             directory: directory.clone(),
             ready,
             met,
-            leaving: Arc::default(),
             facts: FactLog::new(),
             capabilities: backend.capabilities.clone(),
             audit,
@@ -184,11 +182,6 @@ impl GatewayHandle {
     /// The audit file may have been moved away (log rotation): it is opened anew.
     pub fn reopen_audit(&self) {
         self.audit.reopen();
-    }
-
-    /// The process is about to stop: that its backend goes away is no alarm from now on.
-    pub fn leave(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// As [`GatewayHandle::is_ready`], for waiting.

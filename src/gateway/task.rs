@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -48,7 +47,6 @@ pub(super) struct GatewayTask {
     writer: StateWriter,
     notices: broadcast::Sender<Arc<GatewayEvent>>,
     news: BackendNews,
-    leaving: Arc<AtomicBool>,
     facts: FactLog,
     replies: BTreeMap<Token, Reply>,
     next_token: u64,
@@ -80,7 +78,6 @@ impl GatewayTask {
             writer,
             notices: handle.notices.clone(),
             news,
-            leaving: handle.leaving.clone(),
             facts: handle.facts.clone(),
             replies: BTreeMap::new(),
             next_token: 0,
@@ -166,13 +163,6 @@ impl GatewayTask {
         }
         if self.news.ready.send_if_modified(|told| std::mem::replace(told, ready) != ready) {
             metrics::gauge!("undertone_backend_ready").set(if ready { 1.0 } else { 0.0 });
-            match ready {
-                true => tracing::info!("the telephony backend is here"),
-                false if self.leaving.load(Ordering::Relaxed) => {
-                    tracing::info!("the telephony backend has stopped")
-                }
-                false => tracing::warn!("the telephony backend is away"),
-            }
         }
     }
 

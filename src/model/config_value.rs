@@ -20,7 +20,7 @@ pub fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// A number; what is none is told what was expected in the words of whoever configures it.
+/// A number; what is none is told what was expected in the words of the configuration.
 struct Seconds;
 
 impl Visitor<'_> for Seconds {

@@ -354,7 +354,7 @@ pub enum Query {
     Devices(Option<Number>),
     /// A user: the one that asks, or any for an admin.
     User(UserId),
-    /// The users of whom the user may know: those of the own groups, those that the user may
+    /// The users that the user may know of: those of the own groups, those that the user may
     /// monitor, and the user itself (an admin: all).
     Contacts,
     /// One of them.

@@ -157,7 +157,7 @@ pub(super) async fn read_group(
     }
 }
 
-/// The users of whom the user may know, with their numbers: itself, those of the own groups, and
+/// The users that the user may know of, with their numbers: itself, those of the own groups, and
 /// all for an admin.
 #[utoipa::path(
     get, path = "/api/v2/contacts", params(Read, OfType, OfNumber),

@@ -20,7 +20,9 @@ use operations::ResourceKind;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use utoipa::openapi;
+use utoipa::openapi::path::{HttpMethod, OperationBuilder, PathItem};
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{self, Content, Object, ResponseBuilder};
 
 /// Where the documents and their page are. Open to everybody: they say nothing of anybody.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(
@@ -29,14 +31,37 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(
     public_url: &str,
 ) -> Router<S> {
     let documents = [
-        ("/api/v2/openapi.json", openapi_document(closed, open, public_url)),
-        ("/api/v2/asyncapi.json", events::asyncapi(public_url)),
+        (OPENAPI, openapi_document(closed, open, public_url)),
+        (ASYNCAPI, events::asyncapi(public_url)),
     ];
     documents.into_iter().fold(page::routes(), |router, (path, document)| {
         let text: Arc<str> = document.to_string().into();
         let answer = async move || ([(header::CONTENT_TYPE, "application/json")], text.to_string());
         router.route(path, get(answer))
     })
+}
+
+const OPENAPI: &str = "/api/v2/openapi.json";
+const ASYNCAPI: &str = "/api/v2/asyncapi.json";
+
+/// What the OpenAPI document says of the documents and of their page.
+fn own_paths() -> [(&'static str, PathItem); 3] {
+    let of = |id: &str, summary: &str, media_type: &str, schema: Type| {
+        let content = Content::new(Some(Object::with_type(schema)));
+        OperationBuilder::new()
+            .operation_id(Some(id))
+            .summary(Some(summary))
+            .tag("documents")
+            .response("200", ResponseBuilder::new().content(media_type, content))
+    };
+    let json = |id, summary| of(id, summary, "application/json", Type::Object);
+    let html = |id, summary| of(id, summary, "text/html", Type::String);
+    [
+        (OPENAPI, json("read_openapi", "This document.")),
+        (ASYNCAPI, json("read_asyncapi", "What is told over CometD: the AsyncAPI document.")),
+        (page::PATH, html("read_docs", "A page that shows both documents.")),
+    ]
+    .map(|(path, operation)| (path, PathItem::new(HttpMethod::Get, operation)))
 }
 
 const DESCRIPTION: &str = "\
@@ -69,7 +94,12 @@ enum Login {
 }
 
 /// From what the handlers say of themselves, for clients that reach us under this URL.
-fn openapi_document(closed: openapi::OpenApi, open: openapi::OpenApi, public_url: &str) -> Value {
+fn openapi_document(
+    closed: openapi::OpenApi,
+    mut open: openapi::OpenApi,
+    public_url: &str,
+) -> Value {
+    open.paths.paths.extend(own_paths().map(|(path, item)| (path.to_owned(), item)));
     let uris = Uris::new(public_url);
     let mut paths = BTreeMap::new();
     let mut schemas = operations::schemas(&uris);
@@ -98,6 +128,7 @@ fn openapi_document(closed: openapi::OpenApi, open: openapi::OpenApi, public_url
         "paths": paths,
         "components": {
             "schemas": schemas,
+            "responses": {refusals::WRONG_METHOD: refusals::wrong_method()},
             "securitySchemes": {
                 "basic": {"type": "http", "scheme": "basic"},
                 "cookie": {"type": "apiKey", "in": "cookie", "name": auth::SESSION_COOKIE},
@@ -121,7 +152,7 @@ fn finished(
     };
     let resource =
         ResourceKind::ALL.into_iter().find(|resource| method == "post" && resource.path() == path);
-    described.insert("tags".to_owned(), json!([tag(path)]));
+    described.entry("tags").or_insert_with(|| json!([tag(path)]));
     if let Some(resource) = resource {
         described.insert("summary".to_owned(), json!(resource.summary()));
         described.remove("description");
@@ -142,6 +173,8 @@ fn finished(
         responses.insert(status, response);
     }
     responses.extend(refusals::responses(&reasons(method, resource, login)));
+    let wrong_method = format!("#/components/responses/{}", refusals::WRONG_METHOD);
+    responses.insert("405".to_owned(), json!({"$ref": wrong_method}));
     described.insert("responses".to_owned(), Value::Object(responses));
     if login == Login::NotNeeded {
         described.insert("security".to_owned(), json!([]));

@@ -76,8 +76,8 @@ pub fn line(channel: Channel) -> BackendConnection {
     start(channel, Complaint::default())
 }
 
-/// As [`line()`], to a backend elsewhere: as long as it cannot be watched, the log warns of it,
-/// with its `url` and the cause, less and less often.
+/// As [`line()`], to a backend elsewhere: as long as it is away, the log warns of it, with its `url`
+/// and the cause, less and less often.
 pub fn line_to(channel: Channel, url: &str) -> BackendConnection {
     start(channel, Complaint { url: Some(url.to_owned()), ..Complaint::default() })
 }
@@ -136,16 +136,20 @@ struct Complaint {
     failures: u32,
     /// When it is said again, and how long after that.
     again: Option<(Instant, Duration)>,
+    /// The last watch was over sooner than [`SETTLED`].
+    is_fickle: bool,
+    /// That it is here now has been said.
+    is_told_here: bool,
 }
 
 impl Complaint {
-    /// A try has failed.
+    /// A try has failed, or a watch has ended.
     fn failed(&mut self, cause: &BreakCause) {
         self.failures = self.failures.saturating_add(1);
         let (now, (first, longest)) = (Instant::now(), REMINDER);
         let pause = match self.again {
             Some((at, _)) if now < at => {
-                tracing::debug!(%cause, "the telephony backend cannot be watched");
+                tracing::debug!(%cause, "the telephony backend is away");
                 return;
             }
             Some((_, pause)) => pause,
@@ -154,16 +158,26 @@ impl Complaint {
         self.again = Some((now + pause, (pause * 2).min(longest)));
         let (url, failures) = (&self.url, self.failures);
         match url {
-            Some(url) => {
-                tracing::warn!(url, %cause, failures, "the telephony backend cannot be watched")
-            }
-            None => tracing::debug!(%cause, "the telephony backend cannot be watched"),
+            Some(url) => tracing::warn!(url, %cause, failures, "the telephony backend is away"),
+            None => tracing::debug!(%cause, "the telephony backend is away"),
         }
     }
 
-    /// A watch has gone on for long enough.
-    fn over(&mut self) {
-        (self.failures, self.again) = (0, None);
+    /// The backend is watched. One that has just ended a watch at once has to stay first.
+    fn met(&mut self, since: Instant) {
+        if self.is_told_here || (self.is_fickle && since.elapsed() < SETTLED) {
+            return;
+        }
+        self.is_told_here = true;
+        tracing::info!(url = self.url.as_deref(), "the telephony backend is here");
+    }
+
+    /// A watch has ended that had gone on for long enough, or not.
+    fn ended(&mut self, was_settled: bool) {
+        if was_settled {
+            (self.failures, self.again) = (0, None);
+        }
+        (self.is_fickle, self.is_told_here) = (!was_settled, false);
     }
 }
 
@@ -218,9 +232,12 @@ impl WatchLoop {
                 Ok(cause) => cause,
             };
             let was_up = std::mem::take(&mut self.is_up);
-            if was_up && since.elapsed() >= SETTLED {
-                backoff = first;
-                self.complaint.over();
+            if was_up {
+                let was_settled = since.elapsed() >= SETTLED;
+                self.complaint.ended(was_settled);
+                if was_settled {
+                    backoff = first;
+                }
             }
             self.complaint.failed(&cause);
             if was_up && self.tell(Fact::Lost).await.is_err() {
@@ -248,13 +265,19 @@ impl WatchLoop {
             Ok(Err(status)) => return Ok(status.into()),
             Err(_) => return Ok(BreakCause::Silent(PATIENCE)),
         };
+        let since = Instant::now();
         loop {
             let next = tokio::select! {
                 () = self.facts.closed() => return Err(HungUp),
                 next = timeout(HEARTBEAT * MISSED, stream.message()) => next,
             };
             match next {
-                Ok(Ok(Some(response))) => self.hear(response).await?,
+                Ok(Ok(Some(response))) => {
+                    self.hear(response).await?;
+                    if self.is_up {
+                        self.complaint.met(since);
+                    }
+                }
                 Ok(Ok(None)) => return Ok(BreakCause::Ended),
                 Ok(Err(status)) => return Ok(status.into()),
                 Err(_) => return Ok(BreakCause::Silent(HEARTBEAT * MISSED)),
@@ -441,10 +464,18 @@ mod tests {
 
     /// The warnings of the log while a line is read.
     async fn warnings(line: impl FnOnce() -> BackendConnection, time: Duration) -> Vec<String> {
+        logged(tracing::Level::WARN, line, time).await
+    }
+
+    async fn logged(
+        level: tracing::Level,
+        line: impl FnOnce() -> BackendConnection,
+        time: Duration,
+    ) -> Vec<String> {
         let log = Log::default();
         let to = log.clone();
         let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::WARN)
+            .with_max_level(level)
             .with_ansi(false)
             .with_writer(move || to.clone())
             .finish();
@@ -483,5 +514,16 @@ mod tests {
             warnings(|| line_to(leaving, "http://192.0.2.7:1"), Duration::from_secs(5)).await;
         assert_eq!(told.len(), 1, "{told:#?}");
         assert!(told[0].contains("it has ended the watch"), "{}", told[0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_ends_each_watch_at_once_is_said_to_be_here_once() {
+        let (url, time) = ("http://192.0.2.7:1", Duration::from_secs(60));
+        let fickle = leaving(Watches::default(), 1);
+        let told = logged(tracing::Level::INFO, || line_to(fickle, url), time).await;
+        let here = told.iter().filter(|line| line.contains("the telephony backend is here"));
+        assert_eq!(here.count(), 1, "{told:#?}");
+        assert!(told.iter().all(|line| line.contains(url)), "{told:#?}");
+        assert!(told[1].contains("is away") && told[1].contains("cause="), "{told:#?}");
     }
 }

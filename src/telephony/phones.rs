@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! call 7001 5001       somebody at 7001 calls 5001
-//! answer 5001          whoever calls 5001 is answered
+//! answer 5001          the call that rings at 5001 is answered
 //! hangup 7001          7001 leaves the call it is on, or takes back the one it makes
 //! phone 5005 busy      brought in to monitor, the phone is busy from now on; or: rejects, rings, answers
 //! register 5005        the phone can be reached; unregister 5005: it can not

@@ -19,7 +19,7 @@ use crate::supervision::{self, LegOutcome, Supervision, SupervisionOutput};
 use crate::telephony::phones::PhoneCommand;
 use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::{CommandInbox, FactLog, TelephonyService, serve};
-use joining::{Newcomer, TransferKind, principals};
+use joining::{Newcomer, TransferKind, is_talking, principals};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -353,7 +353,7 @@ impl SimulatedSwitch {
             Command::Hangup { device, call } => self.hang_up(Some(device), call, now),
             Command::ClearCall { device, call } => self.clear(device, call),
             Command::Reject { device, call } => {
-                if self.talking_leg(device, call)?.state != LegState::Ringing {
+                if self.principal_leg(device, call)?.state != LegState::Ringing {
                     return Err(not_now(call));
                 }
                 self.hang_up(Some(device), call, now)
@@ -363,7 +363,7 @@ impl SimulatedSwitch {
             }
             Command::SwapCalls { device, call, other } => self.swap(device, call, other),
             Command::ChangeUserData { device, call, change } => {
-                self.talking_leg(device, call)?;
+                self.principal_leg(device, call)?;
                 let fact = self.calls.get_mut(call).ok_or_else(|| Refusal::no_call(call))?;
                 let changed = fact.user_data.changed(change);
                 fact.user_data =
@@ -378,7 +378,7 @@ impl SimulatedSwitch {
                 self.turn(device, call, LegState::Held, LegState::Established)
             }
             Command::Mute { device, call, on } => {
-                let leg = self.leg(Some(device), call)?;
+                let leg = self.established_leg(device, call)?;
                 if leg.muted == *on {
                     return Err(Refusal::muted_already(*on));
                 }
@@ -387,7 +387,7 @@ impl SimulatedSwitch {
                 Ok(())
             }
             Command::SendDtmf { device, call, .. } => {
-                self.turn(device, call, LegState::Established, LegState::Established)
+                self.established_leg(device, call).map(|_| ())
             }
             Command::Transfer { device, call, step } => {
                 self.join_in(device, call, step, TransferKind::Transfer, now)
@@ -665,7 +665,7 @@ impl SimulatedSwitch {
     /// Every leg is released; supervisors are out with the call. A conference is ended only by the
     /// agent that made it, and a party that only rings for what others are on declines it.
     fn clear(&mut self, device: &DeviceId, call: &CallId) -> Result<(), Refusal> {
-        let rings = self.talking_leg(device, call)?.state == LegState::Ringing;
+        let rings = self.principal_leg(device, call)?.state == LegState::Ringing;
         let fact = self.call(call)?;
         let others = principals(fact).count() - 1;
         if others > 1 && fact.owner.as_ref().is_some_and(|owner| owner != device) {
@@ -713,7 +713,7 @@ impl SimulatedSwitch {
         Ok(())
     }
 
-    /// A supervisor is out: it is heard no more, and whom it has silenced is heard again.
+    /// A supervisor is out: it is heard no more, and the agent that it has silenced is heard again.
     fn leave(&mut self, supervisor: &DeviceId, call: &CallId) {
         self.heard.remove(&(call.clone(), supervisor.clone()));
         let ended = |mute: &mut MonitoredMute| mute.call == *call && mute.supervisor == *supervisor;
@@ -725,7 +725,7 @@ impl SimulatedSwitch {
     }
 
     fn redirect(&mut self, device: &DeviceId, call: &CallId, to: &Number) -> Result<(), Refusal> {
-        if self.talking_leg(device, call)?.state != LegState::Ringing {
+        if self.principal_leg(device, call)?.state != LegState::Ringing {
             return Err(not_now(call));
         }
         let rung = self.route(to)?;
@@ -741,8 +741,8 @@ impl SimulatedSwitch {
 
     /// Holds the call that the device talks on and takes back the one that it holds.
     fn swap(&mut self, device: &DeviceId, call: &CallId, other: &CallId) -> Result<(), Refusal> {
-        let one = self.talking_leg(device, call)?.state;
-        let two = self.talking_leg(device, other)?.state;
+        let one = self.principal_leg(device, call)?.state;
+        let two = self.principal_leg(device, other)?.state;
         let swapped = match (one, two) {
             (LegState::Established, LegState::Held) => (LegState::Held, LegState::Established),
             (LegState::Held, LegState::Established) => (LegState::Established, LegState::Held),
@@ -757,12 +757,26 @@ impl SimulatedSwitch {
     }
 
     /// The leg of a device that is a supervisor's on no call.
-    fn talking_leg(&mut self, device: &DeviceId, call: &CallId) -> Result<&mut PartyFact, Refusal> {
+    fn principal_leg(
+        &mut self,
+        device: &DeviceId,
+        call: &CallId,
+    ) -> Result<&mut PartyFact, Refusal> {
         let leg = self.leg(Some(device), call)?;
         match leg.role {
             PartyRole::Agent | PartyRole::Customer => Ok(leg),
             PartyRole::Supervisor => Err(Refusal::supervisors_leg()),
         }
+    }
+
+    /// The same, while it is on the call, held or not.
+    fn established_leg(
+        &mut self,
+        device: &DeviceId,
+        call: &CallId,
+    ) -> Result<&mut PartyFact, Refusal> {
+        let leg = self.principal_leg(device, call)?;
+        if is_talking(leg) { Ok(leg) } else { Err(not_now(call)) }
     }
 
     /// The device's leg ends and the other number rings.
@@ -797,7 +811,7 @@ impl SimulatedSwitch {
         from: LegState,
         to: LegState,
     ) -> Result<(), Refusal> {
-        let leg = self.leg(Some(device), call)?;
+        let leg = self.principal_leg(device, call)?;
         if leg.state != from {
             return Err(not_now(call));
         }
@@ -898,7 +912,7 @@ impl SimulatedSwitch {
     }
 
     fn heard(&self, call: &CallId) -> BTreeMap<DeviceId, Heard> {
-        let here = self.heard.iter().filter(|((his, _), _)| his == call);
+        let here = self.heard.iter().filter(|((monitored, _), _)| monitored == call);
         here.map(|((_, supervisor), heard)| (supervisor.clone(), heard.clone())).collect()
     }
 

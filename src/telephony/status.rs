@@ -24,8 +24,18 @@ pub(super) fn metadata_of(refusal: &Refusal) -> HashMap<String, String> {
     };
     HashMap::from([
         (subject.kind().to_owned(), subject.name().to_owned()),
-        (PATTERN.to_owned(), refusal.pattern.clone().into_owned()),
+        (PATTERN.to_owned(), pattern_of(refusal)),
     ])
+}
+
+/// The text with a place for the subject's name alone: what is quoted is a part of it.
+fn pattern_of(refusal: &Refusal) -> String {
+    match (refusal.pattern.split_once(Refusal::PLACE), &refusal.quoted) {
+        (Some((before, behind)), Some(quoted)) => {
+            format!("{before}{}{}", Refusal::PLACE, behind.replacen(Refusal::PLACE, quoted, 1))
+        }
+        (_, _) => refusal.pattern.clone().into_owned(),
+    }
 }
 
 /// The refusal that came as these parts. Without metadata, or with that of a newer contract, the
@@ -117,6 +127,26 @@ mod tests {
             let status = status_of(&refusal);
             assert_eq!(status.message(), "Now 'it' is busy.");
             assert_eq!(refusal_of(&status), refusal);
+        }
+    }
+
+    #[test]
+    fn what_a_refusal_quotes_survives_the_wire_beside_its_subject() {
+        for pattern in ["'{}' does not take '{}'.", "'{}' takes {}: {}.", "No '{}'.", "Nothing."] {
+            for quoted in ["sip:5001", "a {} of {}", ""] {
+                let subject = Subject::Device("d-1".into());
+                let refusal =
+                    Refusal::about(Reason::InvalidState, subject, pattern).quoting(quoted);
+                let status = status_of(&refusal);
+                assert_eq!(status.message(), refusal.text());
+                let carried = refusal_of(&status);
+                let renamed = Subject::Number("5001".into());
+                assert_eq!(carried.subject, refusal.subject);
+                assert_eq!(
+                    carried.renamed(renamed.clone()).text(),
+                    refusal.renamed(renamed).text()
+                );
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use crate::support::wait;
 use std::time::Duration;
 use undertone::audit::{AuditConfig, AuditLog};
 use undertone::contract_check::{Phones, PhonesError, Rule};
-use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig};
+use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneError};
 use undertone::gateway::task::GatewayHandle;
 use undertone::gateway::{DeviceEntry, Directory, GatewayConfig, Group, User};
 use undertone::grpc;
@@ -111,10 +111,51 @@ pub(super) fn simulated_config() -> simulated::SimulatedConfig {
 /// The reference backend, its phones on sockets.
 struct OnTheWire {
     backend: sip::backend::SipBackend,
-    customer: Phone,
-    agent: Phone,
-    _colleague: Phone,
-    supervisor: Phone,
+    customer: Desk,
+    agent: Desk,
+    colleague: Desk,
+    supervisor: Desk,
+}
+
+/// A telephone with a line or two, each a phone of the same account with one call at a time.
+struct Desk(Vec<Phone>);
+
+impl Desk {
+    async fn call(&self, number: &Number) {
+        self.0[0].call(number.as_str()).await.unwrap();
+    }
+
+    /// The other line is the one that is called next: that which registers last.
+    async fn answer(&self) {
+        let line = self.at_a_line(Phone::answer).await;
+        for (_, other) in self.0.iter().enumerate().filter(|(place, _)| *place != line) {
+            other.register().await.unwrap();
+        }
+    }
+
+    async fn hang_up(&self) {
+        self.at_a_line(Phone::hang_up).await;
+    }
+
+    async fn set_answer(&self, answer: AnswerPolicy) {
+        for line in &self.0 {
+            line.set_answer(answer).await.unwrap();
+        }
+    }
+
+    /// The line at which it could be done. The fact that a phone rings may be known before the
+    /// INVITE is at the phone.
+    async fn at_a_line(&self, does: impl AsyncFn(&Phone) -> Result<(), PhoneError>) -> usize {
+        let found = wait::found(crate::support::sip_fixture::SOON, async || {
+            for (place, line) in self.0.iter().enumerate() {
+                if does(line).await.is_ok() {
+                    return Some(place);
+                }
+            }
+            None
+        });
+        found.await.expect("done in time")
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,19 +203,21 @@ impl OnTheWire {
         };
         let (server, backend) = sip::backend::start(config, store::in_memory()).await.unwrap();
         let address = backend.local_addr(Protocol::Udp).unwrap();
-        let phone = async |number: &str, hz: f32, answer: AnswerPolicy| {
-            let phone =
-                Phone::start(PhoneConfig::new(number, "secret", address, hz).answering(answer))
-                    .await
-                    .unwrap();
-            phone.register().await.unwrap();
-            phone
+        let desk = async |number: &str, hz: f32, answer: AnswerPolicy, lines: usize| {
+            let mut phones = Vec::new();
+            for _ in 0..lines {
+                let config = PhoneConfig::new(number, "secret", address, hz).answering(answer);
+                let phone = Phone::start(config).await.unwrap();
+                phone.register().await.unwrap();
+                phones.push(phone);
+            }
+            Desk(phones)
         };
         let wire = Self {
-            customer: phone("7001", 437.0, AnswerPolicy::Never).await,
-            agent: phone("5001", 613.0, AnswerPolicy::OnRequest).await,
-            _colleague: phone("5002", 821.0, AnswerPolicy::OnRequest).await,
-            supervisor: phone("5005", 1009.0, AnswerPolicy::ByHeader).await,
+            customer: desk("7001", 437.0, AnswerPolicy::Never, 1).await,
+            agent: desk("5001", 613.0, AnswerPolicy::ByHeader, 2).await,
+            colleague: desk("5002", 821.0, AnswerPolicy::OnRequest, 1).await,
+            supervisor: desk("5005", 1009.0, AnswerPolicy::ByHeader, 1).await,
             backend,
         };
         (server, wire)
@@ -189,22 +232,17 @@ impl Phones for OnTheWire {
     async fn act(&mut self, command: &PhoneCommand) -> Result<(), PhonesError> {
         assert!(self.backend.is_running());
         let refused = || PhonesError::Refused(format!("nobody does '{command}' here"));
-        let phone = |number: &Number| match number.as_str() {
+        let desk = |number: &Number| match number.as_str() {
             "7001" => Ok(&self.customer),
             "5001" => Ok(&self.agent),
+            "5002" => Ok(&self.colleague),
             "5005" => Ok(&self.supervisor),
             _ => Err(refused()),
         };
         match command {
-            PhoneCommand::Call { from, to } => phone(from)?.call(to.as_str()).await.unwrap(),
-            PhoneCommand::Answer(number) => {
-                let phone = phone(number)?;
-                // The fact that the phone rings may be here before the INVITE is at the phone.
-                let soon = crate::support::sip_fixture::SOON;
-                let answered = wait::found(soon, async || phone.answer().await.ok()).await;
-                answered.expect("answered in time");
-            }
-            PhoneCommand::HangUp(number) => phone(number)?.hang_up().await.unwrap(),
+            PhoneCommand::Call { from, to } => desk(from)?.call(to).await,
+            PhoneCommand::Answer(number) => desk(number)?.answer().await,
+            PhoneCommand::HangUp(number) => desk(number)?.hang_up().await,
             PhoneCommand::Pickup(number, pickup) => {
                 let answer = match pickup {
                     Pickup::Answers => AnswerPolicy::ByHeader,
@@ -212,7 +250,7 @@ impl Phones for OnTheWire {
                     Pickup::Busy => AnswerPolicy::Busy,
                     Pickup::Rejects => AnswerPolicy::Reject,
                 };
-                phone(number)?.set_answer(answer).await.unwrap();
+                desk(number)?.set_answer(answer).await;
             }
             PhoneCommand::Register(..) => return Err(refused()),
         }

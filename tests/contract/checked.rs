@@ -10,11 +10,16 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::timeout;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Status};
 use undertone::contract_check::{NoPhones, NotChecked, Rule, RuleOutcome, check};
-use undertone::model::{Capabilities, DeviceFact, DeviceKind, Fact, Reason};
+use undertone::model::{
+    self, Capabilities, DeviceFact, DeviceKind, Fact, MonitorFact, MonitorState, Reason,
+};
 use undertone::telephony::connection::{in_process, remote};
+use undertone::telephony::proto::telephony_server::TelephonyServer;
 use undertone::telephony::simulated;
-use undertone::telephony::{CommandInbox, serve};
+use undertone::telephony::{CommandInbox, FactLog, TelephonyService, serve};
 
 fn undertone() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
@@ -235,6 +240,87 @@ async fn a_backend_that_breaks_the_rules_is_told_what_was_expected_and_what_came
 }
 
 #[tokio::test]
+async fn a_backend_that_answers_a_reason_with_another_grpc_code_is_told_so() {
+    for (reason, code, wrong, broken) in [
+        (
+            "InvalidState",
+            Code::FailedPrecondition,
+            Code::Aborted,
+            &[Rule::DoesARequestIdOnce, Rule::ArmsAndCancels][..],
+        ),
+        (
+            "NotPermitted",
+            Code::PermissionDenied,
+            Code::Unauthenticated,
+            &[Rule::RefusesByReasonAndCode, Rule::NobodyMonitorsItself],
+        ),
+        (
+            "NotFound",
+            Code::NotFound,
+            Code::Unknown,
+            &[
+                Rule::RefusesByReasonAndCode,
+                Rule::RefusesWhatIsNotThere,
+                Rule::AsksOnlyForCallsThatWait,
+            ],
+        ),
+    ] {
+        let channel = at(answers_with_another_code(code, wrong).await);
+        let checked = check(channel, &house(), None::<NoPhones>, PATIENCE, |_| {}).await.unwrap();
+        let failed = checked.rules.iter().filter_map(|told| match &told.outcome {
+            RuleOutcome::Failed { expected, came } => Some((told.rule, expected, came)),
+            RuleOutcome::Ok | RuleOutcome::Skipped { .. } => None,
+        });
+        let failed: Vec<_> = failed.collect();
+        let rules: Vec<_> = failed.iter().map(|(rule, ..)| *rule).collect();
+        assert_eq!(rules, broken, "{failed:#?}");
+        for (_, expected, came) in failed {
+            assert!(expected.contains(&format!("{code:?}")), "{expected}");
+            assert!(expected.contains(reason), "{expected}");
+            assert!(came.starts_with(&format!("{wrong:?}")), "{came}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_backend_is_not_at_rest_is_said_once() {
+    let why = "the backend was not at rest after";
+    let address = never_ends_a_monitor().await;
+    let run = async |more: &[&str]| {
+        let mut command = undertone();
+        command.args(["contract-check", &format!("http://{address}"), "--patience", "1"]);
+        command.args(more);
+        let checked = ends(command).await;
+        assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+        String::from_utf8(checked.stdout).unwrap()
+    };
+    let text = run(&[]).await;
+    assert_eq!(text.matches(why).count(), 1, "{text}");
+    let skipped = text.lines().filter(|line| line.starts_with("skipped ")).count();
+    assert_eq!(skipped, 2, "the first rule that is left out, and how many more: {text}");
+    let summed = text.lines().find_map(|line| {
+        let number =
+            line.strip_prefix("skipped  ")?.strip_suffix(" more rules for the same reason");
+        number?.parse::<usize>().ok()
+    });
+    let last = text.lines().last().unwrap();
+    let all = summed.expect("the number of the others") + 1;
+    assert!(last.ends_with(&format!(", {all} skipped")), "{text}");
+
+    // A machine is told of each rule why it was left out.
+    let address = never_ends_a_monitor().await;
+    let mut command = undertone();
+    let url = format!("http://{address}");
+    command.args(["contract-check", &url, "--patience", "1", "--json"]);
+    let report: Value = serde_json::from_slice(&ends(command).await.stdout).unwrap();
+    let rules = report["rules"].as_array().unwrap();
+    let skipped = rules.iter().filter(|rule| rule["outcome"] == "skipped");
+    let whys: Vec<_> = skipped.map(|rule| rule["why"].as_str().unwrap()).collect();
+    assert_eq!(whys.len(), all);
+    assert!(whys.iter().all(|text| text.starts_with(why)), "{whys:?}");
+}
+
+#[tokio::test]
 async fn a_backend_that_can_not_be_checked_is_not_called_broken() {
     let patience = Duration::from_millis(300);
     let refused = async |channel, house| {
@@ -277,12 +363,7 @@ async fn a_backend_that_can_not_be_checked_is_not_called_broken() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_moves_no_telephones_breaks_rules_and_hangs_nothing() {
     let (server, _simulated) = simulated::start(super::backends::simulated_config());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let ready = tokio::sync::watch::Sender::new(true).subscribe();
-    let router = undertone::telephony::router(server, ready, false).await;
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    tokio::spawn(router.serve_with_incoming(incoming));
+    let url = format!("http://{}", serving(server).await);
     for (program, came) in [
         ("while read line; do echo error not today; done", "is answered 'error not today'"),
         ("sleep 1000", "does not answer"),
@@ -344,10 +425,66 @@ fn at(address: SocketAddr) -> tonic::transport::Channel {
 }
 
 /// A backend with devices whose commands are all accepted and come to nothing.
-fn accepts_everything_and_does_nothing()
--> undertone::telephony::proto::telephony_server::TelephonyServer<
-    undertone::telephony::TelephonyService,
-> {
+fn accepts_everything_and_does_nothing() -> TelephonyServer<TelephonyService> {
+    accepts_everything(|_, _| {})
+}
+
+/// Arms what it is asked to, for ever.
+async fn never_ends_a_monitor() -> SocketAddr {
+    serving(accepts_everything(|command, facts| {
+        let model::Command::StartMonitoring { supervisor, target, activity, mode, scope, .. } =
+            command
+        else {
+            return;
+        };
+        facts.publish(Fact::Monitor(MonitorFact {
+            supervisor,
+            target,
+            activity,
+            mode,
+            scope,
+            confirm_joins: false,
+            agent_side_only: false,
+            state: MonitorState::Armed,
+        }));
+    }))
+    .await
+}
+
+/// Simulated telephones, behind a door that answers another gRPC code in the place of one.
+async fn answers_with_another_code(code: Code, wrong: Code) -> SocketAddr {
+    let (server, _) = simulated::start(super::backends::simulated_config());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mistaken = move |mut response: axum::http::Response<tonic::body::Body>| {
+        let of = |code: Code| axum::http::HeaderValue::from(code as i32);
+        if response.headers().get(Status::GRPC_STATUS) == Some(&of(code)) {
+            response.headers_mut().insert(Status::GRPC_STATUS, of(wrong));
+        }
+        response
+    };
+    let served = tonic::transport::Server::builder()
+        .layer(tower::util::MapResponseLayer::new(mistaken))
+        .add_service(server)
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::spawn(served);
+    address
+}
+
+/// A backend on a port.
+async fn serving(server: TelephonyServer<TelephonyService>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let ready = tokio::sync::watch::Sender::new(true).subscribe();
+    let router = undertone::telephony::router(server, ready, false).await;
+    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    address
+}
+
+/// A backend with devices whose commands are all accepted, and what comes of them.
+fn accepts_everything(
+    does: impl Fn(model::Command, &FactLog) + Send + 'static,
+) -> TelephonyServer<TelephonyService> {
     let all = simulated::capabilities();
     let offered = Capabilities {
         backend: "broken".into(),
@@ -369,6 +506,7 @@ fn accepts_everything_and_does_nothing()
     }
     tokio::spawn(async move {
         while let Some(placed) = commands.recv().await {
+            does(placed.command, &facts);
             let _ = placed.reply.send(Ok(()));
         }
     });

@@ -1,15 +1,16 @@
-//! Transfers, consultations and conferences of the simulated backend.
+//! Transfers, consultations and conferences of the simulated backend, and what it refuses to a leg
+//! of this or that kind.
 
 use super::backends::simulated_config;
 use std::time::Duration;
 use undertone::model::{
     Activity, CallFact, CallId, CallType, Command, CommandContext, DeviceId, LegState, Mode,
-    MonitorState, Reason, Refusal, Scope, TransferStep, UserData,
+    MonitorState, Reason, Refusal, Scope, TransferStep, UserData, UserDataChange,
 };
 use undertone::telephony::connection::in_process;
 use undertone::telephony::execute;
 use undertone::telephony::proto::telephony_client::TelephonyClient;
-use undertone::telephony::simulated::{self, Simulated};
+use undertone::telephony::simulated::{self, Pickup, Simulated};
 
 struct House {
     client: TelephonyClient<tonic::transport::Channel>,
@@ -293,4 +294,64 @@ async fn a_supervisor_that_is_asked_about_its_own_call_becomes_a_party_of_it() {
     house.answers(MEG, &asking).await;
     house.ask(conference(BOB, &call, TransferStep::Complete)).await.unwrap();
     assert_eq!(house.parties(&call), ["7001 Established", "5001 Established", "5005 Established"]);
+}
+
+/// Everything that is asked of one leg of a call and is not about monitoring, but Answer, Hangup
+/// and RemoveParticipant.
+fn of_a_principal(device: &str, call: &CallId) -> Vec<Command> {
+    let (at, on) = (|| DeviceId::from(device), || call.clone());
+    let (digits, destination) = ("1".parse().unwrap(), "5002".into());
+    let mut commands = vec![
+        Command::Hold { device: at(), call: on() },
+        Command::Retrieve { device: at(), call: on() },
+        Command::Mute { device: at(), call: on(), on: true },
+        Command::Mute { device: at(), call: on(), on: false },
+        Command::SendDtmf { device: at(), call: on(), digits },
+        Command::Reject { device: at(), call: on() },
+        Command::Redirect { device: at(), call: on(), destination },
+        Command::SwapCalls { device: at(), call: on(), other: on() },
+        Command::ChangeUserData { device: at(), call: on(), change: UserDataChange::Clear },
+        clear(device, call),
+    ];
+    for step in [single_step("5002"), initiate("5002"), TransferStep::Complete] {
+        let into = step.clone();
+        commands.extend([transfer(device, call, step), conference(device, call, into)]);
+    }
+    commands
+}
+
+#[tokio::test]
+async fn a_simulated_supervisors_leg_is_refused_what_it_is_refused_over_sip_ringing_or_joined() {
+    let house = House::open();
+    house.simulated.pick_up(&MEG.into(), Pickup::Rings).await.unwrap();
+    let call = house.coached(Scope::Call).await;
+    for state in ["5005 Ringing", "5005 Established"] {
+        assert_eq!(house.parties(&call)[2..], [state]);
+        for command in of_a_principal(MEG, &call) {
+            assert_eq!(house.refused(command.clone()).await, Reason::Forbidden, "{command:?}");
+        }
+        if state == "5005 Ringing" {
+            house.ask(Command::Answer { device: MEG.into(), call: call.clone() }).await.unwrap();
+        }
+    }
+    house.ask(Command::Hangup { device: MEG.into(), call: call.clone() }).await.unwrap();
+    assert_eq!(house.parties(&call), ["7001 Established", "5001 Established"]);
+}
+
+#[tokio::test]
+async fn a_simulated_leg_is_muted_and_sends_digits_while_it_talks_or_holds_and_not_before() {
+    let house = House::open();
+    let call = house.simulated.customer_calls("7001", "5001").await.unwrap();
+    let mute = |on| Command::Mute { device: BOB.into(), call: call.clone(), on };
+    let digits = "12#".parse().unwrap();
+    let send = Command::SendDtmf { device: BOB.into(), call: call.clone(), digits };
+    for command in [mute(true), mute(false), send.clone()] {
+        assert_eq!(house.refused(command).await, Reason::InvalidState);
+    }
+    house.answers(BOB, &call).await;
+    house.ask(send.clone()).await.unwrap();
+    house.ask(Command::Hold { device: BOB.into(), call: call.clone() }).await.unwrap();
+    for command in [mute(true), send, mute(false)] {
+        house.ask(command).await.unwrap();
+    }
 }

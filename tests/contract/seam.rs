@@ -1,6 +1,8 @@
 //! The gateway's end of the seam: connections break, backends restart, nothing is lost.
 
 use super::backends::{simulated_config, users};
+use crate::support::gateway_server::{BOB_PHONE, GatewayServer, ServerOptions};
+use serde_json::json;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -12,15 +14,19 @@ use undertone::gateway::GatewayConfig;
 use undertone::gateway::task::GatewayHandle;
 use undertone::grpc;
 use undertone::model::{
-    Activity, CallId, Capabilities, Command, CommandContext, DeviceId, Fact, Mode, MonitorState,
-    Reason, Refusal, Scope,
+    Activity, CallId, Capabilities, Command, CommandContext, DeviceFact, DeviceId, DeviceKind,
+    Fact, Mode, MonitorState, Reason, Refusal, Scope,
 };
 use undertone::store;
 use undertone::supervision;
 use undertone::telephony::connection::{in_process, line, remote};
+use undertone::telephony::proto::telephony_server::TelephonyServer;
 use undertone::telephony::proto::{self, telephony_client::TelephonyClient};
 use undertone::telephony::simulated::{self, Heard, Pickup, Simulated};
-use undertone::telephony::{BackendConnection, CommandCall, WatchItem, refusal_of, router};
+use undertone::telephony::{
+    BackendConnection, CommandCall, CommandInbox, TelephonyService, WatchItem, refusal_of, router,
+    serve,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -43,6 +49,37 @@ async fn a_line_carries_commands_and_refusals() {
     let line = line(in_process(server));
     assert_eq!(place(&line, dnd("bob-phone", true)).await, Ok(()));
     assert_eq!(place(&line, dnd("nobody's", true)).await.unwrap_err().reason, Reason::NotFound);
+}
+
+#[tokio::test]
+async fn what_a_backend_quotes_in_a_refusal_is_shown_whole_and_the_device_by_its_number() {
+    let device = || DeviceId::from(BOB_PHONE);
+    let takes = "Device '{}' does not take '{}'.";
+    let (state, input) = (Reason::InvalidState, Reason::InvalidInput);
+    for (refusal, shown) in [
+        (
+            Refusal::device(state, &device(), takes).quoting("sip:evil"),
+            "Device '5001' does not take 'sip:evil'.",
+        ),
+        (
+            Refusal::device(state, &device(), takes).quoting("a {} of {}"),
+            "Device '5001' does not take 'a {} of {}'.",
+        ),
+        (
+            Refusal::parameter(input, "to", "Parameter '{}' has no '{}'.").quoting("5001"),
+            "Parameter 'to' has no '5001'.",
+        ),
+        (Refusal::new(state, "It is '{}' already.").quoting("on"), "It is 'on' already."),
+        (Refusal::device(state, &device(), "Device '{}' is off."), "Device '5001' is off."),
+    ] {
+        let backend = Some(refuses(refusal));
+        let server =
+            GatewayServer::open(ServerOptions { backend, ..ServerOptions::default() }).await;
+        let body = json!({"operationName": "DoNotDisturbOn"});
+        let path = format!("/api/v2/me/devices/{BOB_PHONE}");
+        let (_, answer) = server.post("bob", &path, &body).await;
+        assert_eq!(answer["statusMessage"], shown);
+    }
 }
 
 #[tokio::test]
@@ -270,6 +307,25 @@ async fn an_agent_dials_holds_and_retrieves() {
     place(&line, retrieve).await.unwrap();
     place(&line, Command::Hangup { device, call: call.clone() }).await.unwrap();
     assert_eq!(simulated.facts().call(&call), None);
+}
+
+/// A backend that refuses every command with this.
+fn refuses(refusal: Refusal) -> TelephonyServer<TelephonyService> {
+    let (server, CommandInbox { mut commands, facts }) = serve(simulated::capabilities());
+    facts.publish(Fact::Device(DeviceFact {
+        id: BOB_PHONE.into(),
+        number: "5001".into(),
+        kind: DeviceKind::Phone,
+        registered: true,
+        do_not_disturb: false,
+        forward_to: None,
+    }));
+    tokio::spawn(async move {
+        while let Some(placed) = commands.recv().await {
+            let _ = placed.reply.send(Err(refusal.clone()));
+        }
+    });
+    server
 }
 
 async fn talk(simulated: &Simulated) -> CallId {

@@ -1,10 +1,11 @@
 //! SIPp and baresip as children of the test; each ends with its handle.
 
+use crate::support::ports::{free_port, free_ports};
 use crate::support::server::{Account, COLLEAGUE, Server};
 use crate::support::wait;
 use serde_json::json;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -25,22 +26,6 @@ pub fn folder() -> TempDir {
 fn speech(hz: f32) -> Vec<i16> {
     let mut tone = Tone::new(hz as u32);
     (0..SPEECH_SECONDS * 50).flat_map(|_| tone.frame(hz, SPEECH_DBFS)).collect()
-}
-
-/// A port nobody has now, for a program that cannot be told to take any.
-pub fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// The first of an even port and the five after it that nobody has now, nor gets unasked.
-fn free_media_port() -> u16 {
-    loop {
-        // Below those that the system gives out when any port is asked for.
-        let port = (10_000 + free_port() % 20_000) & !1;
-        if (port..port + 6).all(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok()) {
-            return port;
-        }
-    }
 }
 
 fn start(program: &str, arguments: &[String], place: &Path, log: &Path) -> Child {
@@ -188,7 +173,7 @@ impl Sipp {
         place: &Path,
     ) -> Sipp {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/sipp/{scenario}.xml"));
-        let media = free_media_port().to_string();
+        let media = free_ports(6).to_string();
         let (port, server, messages, errors) = (
             port.to_string(),
             server.sip.to_string(),
@@ -282,7 +267,7 @@ impl Baresip {
         let place = place.path().join(format!("baresip-{}", account.number));
         fs::create_dir_all(place.join("heard")).unwrap();
         write_wav(&place.join("tone.wav"), &speech(hz));
-        let (media, here) = (free_media_port(), place.display());
+        let (media, here) = (free_ports(6), place.display());
         let control = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let modules = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
         let modules = modules
@@ -324,7 +309,11 @@ impl Baresip {
     /// What somebody at the phone does: `hold`, `resume`, `transfer` to somebody.
     pub async fn does(&self, command: &str, params: &str) {
         let message = json!({"command": command, "params": params}).to_string();
-        let mut stream = TcpStream::connect(self.control).await.expect("baresip takes commands");
+        let stream = TcpStream::connect(self.control).await;
+        let mut stream = stream.unwrap_or_else(|error| {
+            let screen = fs::read_to_string(self.place.join("screen")).unwrap_or_default();
+            panic!("baresip takes no commands at {}: {error}\n{screen}", self.control)
+        });
         stream.write_all(format!("{}:{message},", message.len()).as_bytes()).await.expect("told");
         // Its answer, or what happens: it has read the command.
         let mut answer = [0; 1024];

@@ -20,7 +20,9 @@ use undertone::http::auth::{self, Auth};
 use undertone::http::{self, connection as http_connection};
 use undertone::model::{Feature, GroupId, Role, UserId};
 use undertone::store::{self, Store};
+use undertone::telephony::TelephonyService;
 use undertone::telephony::connection;
+use undertone::telephony::proto::telephony_server::TelephonyServer;
 use undertone::telephony::simulated::{self, Simulated, Telephone};
 
 /// The supervisor's device of the Coach page.
@@ -54,6 +56,8 @@ pub(crate) struct ServerOptions {
     pub(crate) auth: auth::AuthConfig,
     /// Where the event channel keeps what must survive it; left out: nowhere.
     pub(crate) store: Option<Store>,
+    /// What serves the contract; left out: the simulated telephones.
+    pub(crate) backend: Option<TelephonyServer<TelephonyService>>,
     /// Agents `crowd0`, `crowd1`, … with devices of the same names.
     pub(crate) crowd: usize,
 }
@@ -92,6 +96,7 @@ impl GatewayServer {
         let folder = tempfile::tempdir().expect("a folder");
         let audit = AuditLog::open(&AuditConfig::of(&folder.path().join("audit.jsonl")))
             .expect("an audit file");
+        let server = options.backend.unwrap_or(server);
         let line = connection::line(connection::in_process(server));
         let gateway = GatewayHandle::start(
             gateway::GatewayConfig::default(),

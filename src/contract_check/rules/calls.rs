@@ -3,7 +3,8 @@
 use crate::contract_check::Phones;
 use crate::contract_check::session::{Known, Miss, Session, Verdict, ensure};
 use crate::model::{
-    Activity, CallId, Command, LegState, PartyFact, PartyRole, Reason, UserData, UserDataChange,
+    Activity, CallId, Command, LegState, PartyFact, PartyRole, Reason, TransferStep, UserData,
+    UserDataChange,
 };
 use crate::telephony::phones::PhoneCommand;
 
@@ -58,8 +59,11 @@ pub(super) async fn holds_and_retrieves<P: Phones>(session: &mut Session<'_, P>)
 
 pub(super) async fn mutes<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
     let agent = session.residents().agent.clone();
-    let call = session.talk().await?;
+    let call = session.ring().await?;
     let mute = |on| Command::Mute { device: agent.device.clone(), call: call.clone(), on };
+    session.refused(&agent, mute(true), Reason::InvalidState).await?;
+    session.act(PhoneCommand::Answer(agent.number.clone())).await?;
+    session.until_talking(&call).await?;
     session.refused(&agent, mute(false), Reason::InvalidState).await?;
     session.accepted(&agent, mute(true)).await?;
     until_leg(session, &call, "muted", |leg| leg.muted).await?;
@@ -217,14 +221,25 @@ pub(super) async fn keeps_supervisors_off<P: Phones>(session: &mut Session<'_, P
     session.until_joined(&call, Activity::Coach).await?;
     let before = session.snapshot().await?.calls;
     let offered = session.bench.offered.clone();
-    let (device, other, change) = (supervisor.device.clone(), call.clone(), UserDataChange::Clear);
-    let on = || (device.clone(), call.clone());
+    let (other, change) = (call.clone(), UserDataChange::Clear);
+    let digits: Result<crate::model::Digits, _> = "1".parse();
+    let digits = digits.map_err(|_| Miss::failed("a digit is sent", "there is none"))?;
+    let user_data = UserData::default();
+    let step = TransferStep::SingleStep { destination: destination.clone(), user_data };
+    let into = step.clone();
+    let (device, call) = (|| supervisor.device.clone(), || call.clone());
     let commands = [
-        (offered.clear_call, Command::ClearCall { device: on().0, call: on().1 }),
-        (offered.reject, Command::Reject { device: on().0, call: on().1 }),
-        (offered.redirect, Command::Redirect { device: on().0, call: on().1, destination }),
-        (offered.swap_calls, Command::SwapCalls { device: on().0, call: on().1, other }),
-        (offered.user_data, Command::ChangeUserData { device: on().0, call: on().1, change }),
+        (offered.clear_call, Command::ClearCall { device: device(), call: call() }),
+        (offered.reject, Command::Reject { device: device(), call: call() }),
+        (offered.redirect, Command::Redirect { device: device(), call: call(), destination }),
+        (offered.hold, Command::Hold { device: device(), call: call() }),
+        (offered.hold, Command::Retrieve { device: device(), call: call() }),
+        (offered.swap_calls, Command::SwapCalls { device: device(), call: call(), other }),
+        (offered.mute, Command::Mute { device: device(), call: call(), on: true }),
+        (offered.dtmf, Command::SendDtmf { device: device(), call: call(), digits }),
+        (offered.transfers, Command::Transfer { device: device(), call: call(), step }),
+        (offered.conferences, Command::Conference { device: device(), call: call(), step: into }),
+        (offered.user_data, Command::ChangeUserData { device: device(), call: call(), change }),
     ];
     for (_, command) in commands.into_iter().filter(|(is_offered, _)| *is_offered) {
         session.refused(&supervisor, command, Reason::Forbidden).await?;

@@ -1,7 +1,7 @@
 //! What is asked of every command, and the settings of a device.
 
 use crate::contract_check::session::{
-    Miss, Session, Verdict, ensure, has_its_code, name, refused_as,
+    Known, Miss, Session, Verdict, ensure, has_its_code, name, refused_as,
 };
 use crate::contract_check::{Person, Phones};
 use crate::model::{
@@ -273,6 +273,29 @@ pub(super) async fn sets_do_not_disturb<P: Phones>(session: &mut Session<'_, P>)
         until_device(session, expected).await?;
     }
     Ok(())
+}
+
+pub(super) async fn keeps_do_not_disturb<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
+    let residents = session.residents();
+    let (agent, colleague) = (residents.agent.clone(), residents.colleague.clone());
+    let customer = residents.customer.clone();
+    let (device, before) = (agent.device.clone(), device_now(session, &agent)?);
+    let set = |on| Command::SetDoNotDisturb { device: device.clone(), on };
+    session.accepted(&agent, set(true)).await?;
+    until_device(session, DeviceFact { do_not_disturb: true, ..before.clone() }).await?;
+    session.try_to_call(customer.clone(), agent.number.clone()).await?;
+    let is_quiet = |known: &Known| {
+        let expected = "the phone of the device with do-not-disturb does not ring";
+        ensure(!known.rung.contains(&device), expected, || "it does".into())
+    };
+    is_quiet(&session.snapshot().await?)?;
+    // The same telephone's next call is told after whatever came of this one.
+    let call = session.ring_at(customer, &colleague).await?;
+    session.hang_up(&call).await?;
+    is_quiet(session.known())?;
+    session.accepted(&agent, set(false)).await?;
+    until_device(session, before).await?;
+    session.ring().await.map(|_| ())
 }
 
 pub(super) async fn sets_forwarding<P: Phones>(session: &mut Session<'_, P>) -> Verdict {

@@ -81,7 +81,13 @@ pub(super) async fn sends_digits<P: Phones>(session: &mut Session<'_, P>) -> Ver
     session.refused(&agent, send.clone(), Reason::InvalidState).await?;
     session.act(PhoneCommand::Answer(agent.number.clone())).await?;
     session.until_talking(&call).await?;
-    session.accepted(&agent, send).await
+    session.accepted(&agent, send.clone()).await?;
+    if session.bench.offered.hold {
+        let hold = Command::Hold { device: agent.device.clone(), call: call.clone() };
+        session.accepted(&agent, hold).await?;
+        session.accepted(&agent, send).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn mutes_the_monitored<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
@@ -106,7 +112,10 @@ pub(super) async fn mutes_the_monitored<P: Phones>(session: &mut Session<'_, P>)
 }
 
 /// By command where that is offered, else at the telephone.
-async fn colleague_answers<P: Phones>(session: &mut Session<'_, P>, call: &CallId) -> Verdict {
+pub(super) async fn colleague_answers<P: Phones>(
+    session: &mut Session<'_, P>,
+    call: &CallId,
+) -> Verdict {
     let colleague = session.residents().colleague.clone();
     if session.bench.offered.answer {
         let device = colleague.device.clone();
@@ -129,11 +138,11 @@ fn single_step(residents: &Residents) -> TransferStep {
 }
 
 /// The state of a person's leg, unless it has left or supervises.
-fn state(call: &CallFact, person: &Person) -> Option<LegState> {
+pub(super) fn state(call: &CallFact, person: &Person) -> Option<LegState> {
     let leg = call.party_of(&person.device)?;
     (leg.role != PartyRole::Supervisor).then_some(leg.state)
 }
 
-fn is_in(known: &Known, call: &CallId, person: &Person, wanted: LegState) -> bool {
+pub(super) fn is_in(known: &Known, call: &CallId, person: &Person, wanted: LegState) -> bool {
     known.calls.get(call).and_then(|call| state(call, person)) == Some(wanted)
 }

@@ -58,7 +58,7 @@ impl GroupJson {
     pub const TYPE: &str = "AgentGroup";
 }
 
-/// A user of whom the reader may know, with the numbers to call.
+/// A user that the reader may know of, with the numbers to call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ContactJson {

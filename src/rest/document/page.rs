@@ -5,9 +5,12 @@ use axum::Router;
 use axum::http::{HeaderName, header};
 use axum::routing::get;
 
+/// Where the page is.
+pub(super) const PATH: &str = "/api/v2/docs";
+
 /// The page and what belongs to it: path, media type, text.
 const FILES: [(&str, &str, &str); 3] = [
-    ("/api/v2/docs", "text/html; charset=utf-8", include_str!("page/docs.html")),
+    (PATH, "text/html; charset=utf-8", include_str!("page/docs.html")),
     ("/api/v2/docs/docs.js", "text/javascript; charset=utf-8", include_str!("page/docs.js")),
     ("/api/v2/docs/docs.css", "text/css; charset=utf-8", include_str!("page/docs.css")),
 ];

@@ -102,6 +102,32 @@ pub(super) fn list(refusals: &BTreeMap<Reason, &'static str>) -> Value {
     rows.collect()
 }
 
+/// The schema of every refusal.
+const ERROR_BODY: &str = "#/components/schemas/ErrorBody";
+
+/// The name of [`wrong_method`] among the components of the document.
+pub(super) const WRONG_METHOD: &str = "MethodNotAllowed";
+
+/// The response to a method that a path does not have, the same for all of them.
+pub(super) fn wrong_method() -> Value {
+    let code = error::row(Reason::Forbidden).status_code;
+    let example =
+        json!({"statusCode": code, "statusMessage": "Method DELETE is not allowed here."});
+    let allow = json!({
+        "description": "The methods that there are, separated by commas.",
+        "required": true,
+        "schema": {"type": "string"},
+    });
+    json!({
+        "description": format!("statusCode {code}: The path has no such method."),
+        "headers": {"Allow": allow},
+        "content": {"application/json": {
+            "schema": {"$ref": ERROR_BODY},
+            "examples": {WRONG_METHOD: {"value": example}},
+        }},
+    })
+}
+
 /// The responses with which a request is refused for these reasons, by HTTP status.
 pub(super) fn responses(reasons: &BTreeSet<Reason>) -> Map<String, Value> {
     let mut by_status: BTreeMap<u16, Vec<Reason>> = BTreeMap::new();
@@ -125,7 +151,7 @@ fn response(reasons: &[Reason]) -> Value {
         examples.insert(reason.as_str().to_owned(), json!({"value": value}));
         may_ask_again |= row.retry_after_s.is_some();
     }
-    let schema = json!({"$ref": "#/components/schemas/ErrorBody"});
+    let schema = json!({"$ref": ERROR_BODY});
     let mut response = Map::from_iter([
         ("description".to_owned(), json!(texts.join(" "))),
         (

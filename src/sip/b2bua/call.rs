@@ -134,12 +134,6 @@ impl Call {
         }
     }
 
-    /// The leg of a device that has not ended.
-    pub(super) fn leg_of(&self, device: &DeviceId) -> Result<LegId, Refusal> {
-        let party = self.parties.of(device).ok_or_else(|| Refusal::no_call(&self.id))?;
-        Ok(party.leg)
-    }
-
     /// What the leg of a party did, or its sound.
     pub(super) fn handle_party(
         &mut self,

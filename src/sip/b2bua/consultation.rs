@@ -77,7 +77,7 @@ impl<E: Environment> B2bua<E> {
         kind: TransferKind,
         now: Now,
     ) -> Result<(), Refusal> {
-        let leg = self.calls.named(call)?.leg_of(device)?;
+        let leg = self.calls.named(call)?.principal_of(device)?.leg;
         let pair = self.calls.consultation(device, leg);
         let pair = pair.ok_or_else(|| not_now("No other call was made to ask about this one."))?;
         self.join(pair, kind, None, now)
@@ -168,10 +168,7 @@ impl Call {
 
     /// The leg of a device that may ask another party about the call.
     fn may_be_asked_about(&self, device: &DeviceId) -> Result<LegId, Refusal> {
-        let party = self.parties.of(device).ok_or_else(|| Refusal::no_call(&self.id))?;
-        if party.is_supervisor() {
-            return Err(not_now("A supervisor does not transfer the call he monitors."));
-        }
+        let party = self.principal_of(device)?;
         if !party.is_talking() || party.role != PartyRole::Agent {
             return Err(not_now("Only an established call can be asked about."));
         }
@@ -191,7 +188,7 @@ impl Call {
             from.parties.get(pair.second).ok_or_else(gone)?,
         );
         if first.is_supervisor() || second.is_supervisor() || first.role != PartyRole::Agent {
-            return Err(not_now("A supervisor does not transfer the call he monitors."));
+            return Err(not_now("Only an agent's two calls can become one."));
         }
         if self.transfer.is_some() || from.transfer.is_some() {
             return Err(not_now("One of the two calls is being transferred already."));

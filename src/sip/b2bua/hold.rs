@@ -56,13 +56,8 @@ impl<E: Environment> B2bua<E> {
 
 impl Party {
     pub(super) fn hold(&mut self, on: bool) -> Result<(), Refusal> {
+        self.check_principal()?;
         self.check_established()?;
-        if self.is_supervisor() {
-            return Err(Refusal::new(
-                Reason::InvalidState,
-                "A supervisor does not hold the call he monitors.",
-            ));
-        }
         match (on, self.held_by_command, self.held_by_phone) {
             (true, false, false) | (false, true, false) => {
                 self.held_by_command = on;

@@ -655,6 +655,7 @@ impl Party {
     }
 
     pub(super) fn mute(&mut self, on: bool) -> Result<(), Refusal> {
+        self.check_principal()?;
         self.check_established()?;
         if self.muted == on {
             return Err(Refusal::muted_already(on));
@@ -665,12 +666,15 @@ impl Party {
 
     /// Digits to every party that hears this one, supervisors excepted.
     pub(super) fn send_digits(&self, digits: &str, out: &mut Step) -> Result<(), Refusal> {
-        if self.is_supervisor() {
-            return Err(Refusal::new(Reason::InvalidState, "A supervisor sends no digits."));
-        }
+        self.check_principal()?;
         self.check_established()?;
         out.media(MediaCommand::SendDigits { leg: self.leg, digits: digits.to_owned() });
         Ok(())
+    }
+
+    /// It is no supervisor's leg.
+    pub(super) fn check_principal(&self) -> Result<(), Refusal> {
+        if self.is_supervisor() { Err(Refusal::supervisors_leg()) } else { Ok(()) }
     }
 
     pub(super) fn check_established(&self) -> Result<(), Refusal> {

@@ -153,10 +153,6 @@ impl Rejection {
     /// call.
     pub(super) fn refusal(&self, destination: &Number, kind: TransferKind) -> Refusal {
         match (self, kind) {
-            (Rejection::Supervisor, _) => Refusal::new(
-                Reason::InvalidState,
-                "A supervisor neither transfers the call he monitors nor calls others into it.",
-            ),
             (Rejection::NotNow, TransferKind::Conference) => Refusal::new(
                 Reason::InvalidState,
                 "Only an established call takes a further party, one at a time and eight in all.",

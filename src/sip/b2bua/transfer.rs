@@ -100,7 +100,7 @@ impl<E: Environment> B2bua<E> {
         match step {
             TransferStep::SingleStep { destination, user_data } => {
                 let call = self.calls.named(call)?;
-                let by = call.leg_of(device)?;
+                let by = call.principal_of(device)?.leg;
                 let routed = self.route_transfer(call, by, destination, kind);
                 let user_data = call.user_data_with(user_data)?;
                 let routed = routed.map(|routed| RoutedTransfer { user_data, ..routed });

@@ -1,4 +1,4 @@
-//! What is attached to a call: it stays with the call, whoever comes and goes.
+//! What is attached to a call: it stays with the call, whichever parties come and go.
 //!
 //! | | the data |
 //! |---|---|
@@ -42,9 +42,7 @@ impl Call {
     /// The party of a device that is a supervisor's on no call.
     pub(super) fn principal_of(&self, device: &DeviceId) -> Result<&Party, Refusal> {
         let party = self.parties.of(device).ok_or_else(|| Refusal::no_call(&self.id))?;
-        match party.is_supervisor() {
-            true => Err(Refusal::supervisors_leg()),
-            false => Ok(party),
-        }
+        party.check_principal()?;
+        Ok(party)
     }
 }

@@ -38,6 +38,7 @@ impl SimulatedSwitch {
         kind: TransferKind,
         now: Now,
     ) -> Result<(), Refusal> {
+        self.principal_leg(device, call)?;
         match step {
             TransferStep::SingleStep { destination, user_data } => {
                 self.single_step(device, call, destination, user_data, kind)
@@ -58,7 +59,6 @@ impl SimulatedSwitch {
         user_data: &UserData,
         kind: TransferKind,
     ) -> Result<(), Refusal> {
-        self.device(device)?;
         let fact = self.call(call)?;
         may_call_in(fact, device, kind)?;
         let user_data = with_given(fact, user_data)?;
@@ -151,7 +151,6 @@ impl SimulatedSwitch {
         kind: TransferKind,
         now: Now,
     ) -> Result<(), Refusal> {
-        self.leg(Some(device), call)?;
         let pair = self.consultation(device, call);
         let (into, from) =
             pair.ok_or_else(|| invalid("No other call was made to ask about this one."))?;
@@ -177,7 +176,7 @@ impl SimulatedSwitch {
         let mine =
             (first.party_of(device).ok_or_else(gone)?, second.party_of(device).ok_or_else(gone)?);
         if mine.0.role != PartyRole::Agent || mine.1.role != PartyRole::Agent {
-            return Err(supervisor_transfers());
+            return Err(invalid("Only an agent's two calls can become one."));
         }
         if self.newcomers.contains_key(into) || self.newcomers.contains_key(from) {
             return Err(invalid("One of the two calls is being transferred already."));
@@ -414,17 +413,15 @@ fn is_principal(call: &CallFact, device: &DeviceId) -> bool {
     principals(call).any(|party| party.device.as_ref() == Some(device))
 }
 
-fn is_talking(party: &PartyFact) -> bool {
+pub(super) fn is_talking(party: &PartyFact) -> bool {
     matches!(party.state, LegState::Established | LegState::Held)
 }
 
 /// The device may send the call to another, or call another into it.
 fn may_call_in(call: &CallFact, device: &DeviceId, kind: TransferKind) -> Result<(), Refusal> {
     let leg = call.party_of(device).ok_or_else(|| Refusal::no_call(&call.id))?;
-    match leg.role {
-        PartyRole::Supervisor => return Err(supervisor_transfers()),
-        PartyRole::Customer => return Err(not_now(&call.id)),
-        PartyRole::Agent => {}
+    if leg.role != PartyRole::Agent {
+        return Err(not_now(&call.id));
     }
     let rings = principals(call).any(|party| party.state == LegState::Ringing);
     let mut others = others(call, device);
@@ -443,9 +440,6 @@ fn may_call_in(call: &CallFact, device: &DeviceId, kind: TransferKind) -> Result
 
 fn may_be_asked_about(call: &CallFact, device: &DeviceId) -> Result<(), Refusal> {
     let leg = call.party_of(device).ok_or_else(|| Refusal::no_call(&call.id))?;
-    if leg.role == PartyRole::Supervisor {
-        return Err(supervisor_transfers());
-    }
     if !is_talking(leg) || leg.role != PartyRole::Agent {
         return Err(invalid("Only an established call can be asked about."));
     }
@@ -458,10 +452,6 @@ fn may_be_asked_about(call: &CallFact, device: &DeviceId) -> Result<(), Refusal>
 
 fn with_given(call: &CallFact, given: &UserData) -> Result<UserData, Refusal> {
     call.user_data.with(given).map_err(|_| Refusal::too_much_user_data("user_data"))
-}
-
-fn supervisor_transfers() -> Refusal {
-    invalid("A supervisor neither transfers the call that it monitors nor calls others into it.")
 }
 
 fn is_busy(number: &Number) -> Refusal {

@@ -94,7 +94,8 @@ function body(endpoint, name, schema, root) {
   );
 }
 
-function response([status, { description, content }]) {
+function response([status, answer], root) {
+  const { description, content } = answer.$ref ? root.components.responses[nameOf(answer.$ref)] : answer;
   const schema = content?.["application/json"]?.schema;
   return [status, inline(description), schema ? kind(schema) : ""];
 }
@@ -106,7 +107,7 @@ function endpoint(path, method, operation, root) {
   const operations = (whole?.oneOf ?? []).map((one) => root.components.schemas[nameOf(one.$ref)]);
   // What the product is there for comes first.
   operations.sort((one, other) => (named(other) === "Coach") - (named(one) === "Coach"));
-  const answers = table(["HTTP", "", "body"], Object.entries(operation.responses).map(response));
+  const answers = table(["HTTP", "", "body"], Object.entries(operation.responses).map((one) => response(one, root)));
   const section = element(
     "section",
     { id, className: "endpoint" },

@@ -604,8 +604,8 @@ fn who_turns_to_another_agent_is_let_go_of_the_first_call_before_he_is_invited_t
     assert!(!harness.lines[&other].ended);
 }
 
-/// Found by chance: the step never came to an end, because he was invited to what he was just
-/// released from.
+/// Found by chance: the step never came to an end, because the supervisor was invited to the call
+/// that it had just been released from.
 #[test]
 fn a_colleague_outside_whom_nobody_reached_is_no_customer_who_left() {
     let mut harness = Harness::new();

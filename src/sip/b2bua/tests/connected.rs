@@ -19,7 +19,7 @@ fn stranger<'a>(call: &'a CallFact, number: &str) -> &'a PartyFact {
     found.unwrap_or_else(|| panic!("{number} is not on {call:#?}"))
 }
 
-/// Who hears whom when the first leg is the customer's, the second the agent's, the third the
+/// The hearing table when the first leg is the customer's, the second the agent's, the third the
 /// supervisor's.
 fn table(harness: &Harness, legs: (LegId, LegId, LegId)) -> String {
     harness.table(&[("c", legs.0), ("a", legs.1), ("s", legs.2)])

@@ -425,8 +425,10 @@ fn steps_that_do_not_fit_are_refused_and_change_nothing() {
         }
     }
     let (state, nothing) = (Reason::InvalidState, Reason::NotFound);
-    assert_eq!(refusals[..10], [state; 10]);
-    assert_eq!(refusals[10..], [nothing; 2], "it is none of his calls");
+    assert_eq!(refusals[..2], [state; 2]);
+    assert_eq!(refusals[2..6], [Reason::Forbidden; 4], "of a supervisor's leg");
+    assert_eq!(refusals[6..10], [state; 4]);
+    assert_eq!(refusals[10..], [nothing; 2], "it is no call of the device");
     assert_eq!(asked.table(), before);
     assert_eq!(asked.harness.calls.len(), 2);
 }
@@ -634,10 +636,7 @@ fn digits_go_to_the_other_party_in_the_callers_name_and_a_supervisor_sends_none(
         of.collect::<Vec<_>>()
     };
     assert_eq!(dialled(&mut harness), [(agent.0, "42#".to_owned())]);
-    assert_eq!(
-        harness.command(send(SUPERVISOR)).expect_err("refused").reason,
-        Reason::InvalidState
-    );
+    assert_eq!(harness.command(send(SUPERVISOR)).expect_err("refused").reason, Reason::Forbidden);
     for leg in [supervisor, agent] {
         let digits = "7".to_owned();
         harness.leg(LegEvent::Dialled { leg, digits });

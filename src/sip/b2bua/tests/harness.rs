@@ -496,7 +496,7 @@ impl Harness {
         self.hearing.get(&call).is_some_and(|hearing| hearing.gain(listener, speaker).is_some())
     }
 
-    /// Who hears whom, as letters: `"ca ac"`: c hears a, a hears c.
+    /// The hearing table, as letters: `"ca ac"`: c hears a, a hears c.
     pub(super) fn table(&self, legs: &[(&str, LegId)]) -> String {
         let mut cells = Vec::new();
         for (listener, listening) in legs {
