@@ -13,7 +13,7 @@
 mod simulated;
 
 use self::simulated::ScratchDirectory;
-use crate::audit::{AuditError, AuditLog};
+use crate::audit::{AuditConfig, AuditError, AuditLog};
 use crate::clock;
 use crate::cometd::long_polling::{self, Cometd};
 use crate::config::{Config, CredentialsError, Made};
@@ -205,10 +205,14 @@ impl Running {
         rest.into_iter().chain(sip).chain(simulated).chain(rest_of).collect()
     }
 
-    /// Reads again what may change while it runs: certificates and keys. As SIGHUP does.
+    /// Reads again what may change while it runs, as SIGHUP does: certificates and keys, and the audit
+    /// file, which another program may have moved away.
     pub fn reload(&self) {
-        tracing::info!("reading certificates again");
+        tracing::info!("SIGHUP: certificates are read again, the audit file is opened anew");
         self.reload.send_replace(());
+        if let Some(gateway) = &self.gateway {
+            gateway.reopen_audit();
+        }
     }
 
     /// Stops in order: no new requests, answers under way, live calls and their grace, the servers.
@@ -251,7 +255,7 @@ pub async fn start(
         }
         ServerRole::SimulatedGateway => {
             let scratch = ScratchDirectory::create().map_err(StartError::Scratch)?;
-            config.audit_file = scratch.path().join("audit.jsonl");
+            config.audit = AuditConfig::of(&scratch.path().join("audit.jsonl"));
             Some(scratch)
         }
     };
@@ -391,7 +395,7 @@ pub async fn start(
     Ok(running)
 }
 
-/// Runs a process until it is asked to stop (SIGTERM, SIGINT).
+/// Runs a process until it is asked to stop (SIGTERM, SIGINT). SIGHUP never ends it.
 ///
 /// # Errors
 /// It can not start.
@@ -502,7 +506,9 @@ async fn start_gateway(
     running: &mut Running,
     made: &mut Vec<Made>,
 ) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
-    let audit = AuditLog::open(&config.audit_file)?;
+    let audit_config = config.audit.clone();
+    let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_config)).await;
+    let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;

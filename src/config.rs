@@ -18,6 +18,7 @@ mod sections;
 
 pub use credentials::{CredentialsError, Made, forget_credentials};
 
+use crate::audit::AuditConfig;
 use crate::cometd;
 use crate::gateway::{self, Directory};
 use crate::http::server;
@@ -78,8 +79,8 @@ pub struct Config {
     pub gateway: gateway::GatewayConfig,
     /// Users, devices, groups and voice environments.
     pub directory: Directory,
-    /// The audit file.
-    pub audit_file: PathBuf,
+    /// The audit: its file, when another is begun, and how long they are kept.
+    pub audit: AuditConfig,
     /// The SIP endpoint. Its accounts can log in once [`Config::sip_with_credentials`] has given
     /// them their HA1s.
     pub sip: sip::config::SipConfig,

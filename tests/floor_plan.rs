@@ -12,7 +12,10 @@ const WALLS: &[(&str, &[&str])] = &[
     ("tls", &["model", "clock"]),
     ("supervision", &["model"]),
     ("telephony", &["model", "clock", "supervision", "tls"]),
-    ("gateway", &["model", "clock", "telephony", "audit", "store", "telemetry"]),
+    (
+        "gateway",
+        &["model", "clock", "hex", "rate_limit", "telephony", "audit", "store", "telemetry"],
+    ),
     ("http", &["model", "clock", "rate_limit", "tls"]),
     ("rest", &["model", "clock", "http", "gateway", "telemetry"]),
     ("cometd", &["model", "clock", "http", "rate_limit", "hex", "gateway", "store"]),
@@ -33,7 +36,7 @@ const WALLS: &[(&str, &[&str])] = &[
         ],
     ),
     ("store", &["model"]),
-    ("audit", &["model", "clock", "store"]),
+    ("audit", &["model", "clock", "hex", "store"]),
     ("telemetry", &["model"]),
     (
         "config",

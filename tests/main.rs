@@ -3,6 +3,7 @@
 
 mod allocation;
 mod attacks;
+mod audit;
 mod bayeux;
 mod clients;
 mod contract;

@@ -20,6 +20,9 @@ use std::time::Duration;
 /// The shortest session interval that there may be (RFC 4028 4).
 const MIN_SESSION_EXPIRES: Duration = Duration::from_secs(90);
 
+/// Smaller audit files than this would be no use: some hundred lines.
+const MIN_AUDIT_FILE: u64 = 65_536;
+
 /// What types alone do not say. Each finding has the path of its key: of two that do not go
 /// together, of the one that was set, or set later.
 pub(super) struct Checks<'a> {
@@ -213,6 +216,12 @@ impl<'a> Checks<'a> {
             "must name a directory",
         );
         self.unless(sections.audit.file != Path::new(""), &[&"audit", &"file"], "must name a file");
+        let size = sections.audit.rotate_size;
+        self.unless(
+            size == 0 || size >= MIN_AUDIT_FILE,
+            &[&"audit", &"rotate_size"],
+            format!("must be 0, or at least {MIN_AUDIT_FILE} bytes"),
+        );
     }
 
     fn tls(&mut self, sections: &Sections) {

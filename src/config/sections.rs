@@ -3,6 +3,7 @@
 
 use super::reader::ConfigReader;
 use super::{Config, ServerLimits, TlsConfig};
+use crate::audit::AuditConfig;
 use crate::cometd::CometdConfig;
 use crate::gateway::{
     DeviceEntry, Directory, GatewayConfig, Group, NotifyAgent, User, VoiceEnvironment,
@@ -28,7 +29,7 @@ pub(super) struct Sections {
     pub(super) grpc: GrpcAddress,
     pub(super) admin: AdminAddress,
     pub(super) sip_backend: BackendAddresses,
-    pub(super) audit: AuditFile,
+    pub(super) audit: AuditConfig,
     pub(super) tls: TlsKeys,
     pub(super) http: HttpConfig,
     pub(super) login: AuthConfig,
@@ -158,12 +159,6 @@ impl TlsPair<'_> {
         let key = self.key.filter(is_named).unwrap_or(certificate);
         Some(KeyPairFiles { certificate: certificate.to_owned(), key: key.to_owned() })
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AuditFile {
-    pub(super) file: PathBuf,
 }
 
 /// What the monitored agent is told, by the gateway and by the backend.
@@ -314,7 +309,11 @@ impl Sections {
         };
         let sip_passwords = self.devices.iter().filter_map(password).collect();
         Config {
-            audit_file: self.process.state_dir.join(&self.audit.file),
+            audit: AuditConfig {
+                file: self.process.state_dir.join(&self.audit.file),
+                state_dir: self.process.state_dir.clone(),
+                ..self.audit
+            },
             state_dir: self.process.state_dir,
             tls: TlsConfig {
                 rest: self.tls.door("rest_"),

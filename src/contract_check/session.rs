@@ -554,7 +554,7 @@ impl Known {
                 self.asked.insert(asked.supervisor, asked.call);
             }
             Fact::Failed(failure) => self.failures.push(failure.device),
-            Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {}
+            Fact::JoinSound(_) | Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {}
         }
     }
 

@@ -49,6 +49,11 @@ impl AccessDirectory {
             .ok_or_else(|| Refusal::new(Reason::NotAuthenticated, "Access denied"))
     }
 
+    /// The name, if a user has it.
+    pub(super) fn known<'a>(&self, id: &'a UserId) -> Option<&'a UserId> {
+        self.directory.user(id).map(|_| id)
+    }
+
     /// The user with this login name, if there is one.
     pub(super) fn found(&self, id: &UserId) -> Option<&User> {
         self.directory.user(id)

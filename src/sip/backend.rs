@@ -290,6 +290,7 @@ impl BackendTask {
             self.hand_in(input);
             self.drain();
         }
+        let _ = timeout(BYE_TIMEOUT, self.wait_for_sound()).await;
         let _ = timeout(BYE_TIMEOUT, self.wait_for_byes()).await;
         self.writer.finish().await;
     }
@@ -408,6 +409,7 @@ impl BackendTask {
                 "the media worker of a leg has failed: its call is ended"
             ),
             MediaEvent::Withheld { .. }
+            | MediaEvent::JoinEnded { .. }
             | MediaEvent::Active { .. }
             | MediaEvent::Quality { .. } => {}
         }
@@ -525,6 +527,16 @@ impl BackendTask {
         self.observer.fact(&fact, clock::now());
         self.facts.publish(fact);
         metrics::gauge!("undertone_sip_calls").set(self.b2bua.live_calls() as f64);
+    }
+
+    /// Waits until what the sound of each join was has been told.
+    async fn wait_for_sound(&mut self) {
+        while self.b2bua.has_sound()
+            && let Some(event) = next(&mut self.media).await
+        {
+            self.hand_in_media(event, clock::now());
+            self.drain();
+        }
     }
 
     /// Waits until every BYE has its answer.

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
-use undertone::audit::AuditLog;
+use undertone::audit::{AuditConfig, AuditLog};
 use undertone::gateway::GatewayConfig;
 use undertone::gateway::task::GatewayHandle;
 use undertone::grpc;
@@ -101,7 +101,7 @@ async fn a_gateway_that_has_never_met_its_backend_says_so_instead_of_describing_
     wire.cut();
     let line = line(remote(&format!("http://{}", wire.address), ClientTls::default()).unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let audit = AuditLog::open(&folder.path().join("audit.jsonl")).unwrap();
+    let audit = AuditLog::open(&AuditConfig::of(&folder.path().join("audit.jsonl"))).unwrap();
     let gateway =
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();

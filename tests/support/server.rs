@@ -108,7 +108,8 @@ impl Server {
             std::fs::read_to_string(self.state.path().join("audit.jsonl")).unwrap_or_default();
         // The last line may be on its way.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let lines = whole.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.filter(|line: &Value| line["event"] != "checkpoint").collect()
     }
 
     /// Waits until the device's phone has registered.

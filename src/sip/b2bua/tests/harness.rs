@@ -2,8 +2,8 @@
 
 use crate::media::{CallKey, Codec, Expected, Hearing, MediaCommand, MediaEvent};
 use crate::model::{
-    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now,
-    Number, Refusal, Scope, Timestamp, TransferStep, UserData,
+    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, JoinSound, LegState, Mode,
+    MonitorFact, Now, Number, Refusal, Scope, Timestamp, TransferStep, UserData,
 };
 use crate::sip::b2bua::{
     AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, Output, Persist,
@@ -88,6 +88,7 @@ pub(super) struct Harness {
     pub(super) monitors: BTreeMap<DeviceId, MonitorFact>,
     pub(super) kept: BTreeMap<DeviceId, MonitorFact>,
     pub(super) failures: Vec<Failure>,
+    pub(super) sounds: Vec<JoinSound>,
     pub(super) asked: Vec<(DeviceId, CallId)>,
     pub(super) hearing: BTreeMap<CallKey, Hearing>,
     pub(super) held: BTreeSet<(DeviceId, CallId)>,
@@ -162,6 +163,7 @@ impl Harness {
             monitors: BTreeMap::new(),
             kept: BTreeMap::new(),
             failures: Vec::new(),
+            sounds: Vec::new(),
             asked: Vec::new(),
             hearing: BTreeMap::new(),
             held: BTreeSet::new(),
@@ -767,6 +769,7 @@ impl Harness {
                 self.asked.push((asked.supervisor.clone(), asked.call.clone()))
             }
             Fact::Failed(failure) => self.failures.push(failure.clone()),
+            Fact::JoinSound(sound) => self.sounds.push(sound.clone()),
             Fact::Device(_) => {}
             Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {
                 panic!("not ours: {fact:?}")
