@@ -10,9 +10,11 @@
 mod client;
 mod key_pair;
 mod server;
+mod sip;
 
 pub use client::{ClientTls, ClientTlsFiles};
 pub use key_pair::{KeyPair, KeyPairFiles};
+pub use sip::sip_domains;
 pub use server::{Alpn, Handshake, ServerTls, ServerTlsFiles};
 
 use crate::model::Timestamp;

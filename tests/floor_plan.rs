@@ -30,6 +30,7 @@ const WALLS: &[(&str, &[&str])] = &[
             "media",
             "store",
             "telemetry",
+            "tls",
         ],
     ),
     ("store", &["model"]),

@@ -70,7 +70,7 @@ impl SipServer {
                 ..Trunk::at("carrier", address, Protocol::Udp)
             });
         }
-        let mut endpoint = Endpoint::bind(config).await.unwrap();
+        let mut endpoint = Endpoint::bind(config, TransportTls::default()).await.unwrap();
         let udp = endpoint.local_addr(Protocol::Udp).unwrap();
         let tcp = endpoint.local_addr(Protocol::Tcp).unwrap();
         let (sender, events) = mpsc::unbounded_channel();

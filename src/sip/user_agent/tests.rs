@@ -357,6 +357,7 @@ fn call_carrier(leg: LegId) -> LegCommand {
         max_forwards: 69,
         passed: Vec::new(),
         user_data: Default::default(),
+        is_secure: false,
     }
 }
 
@@ -373,6 +374,7 @@ fn call_phone(leg: LegId) -> LegCommand {
         max_forwards: 70,
         passed: Vec::new(),
         user_data: Default::default(),
+        is_secure: false,
     }
 }
 

@@ -386,6 +386,7 @@ impl Harness {
             user_data,
             replaces,
             returns,
+            is_secure: false,
         });
         leg
     }

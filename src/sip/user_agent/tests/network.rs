@@ -206,6 +206,7 @@ impl World {
                 max_forwards: 70,
                 passed: Vec::new(),
                 user_data: Default::default(),
+        is_secure: false,
             },
         );
     }
