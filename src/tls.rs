@@ -7,11 +7,13 @@
 //!   └─ looked at again every few seconds, and at SIGHUP
 //! ```
 
+mod authority;
 mod client;
 mod key_pair;
 mod server;
 mod sip;
 
+pub use authority::{Authority, AuthorityError, Issued, SubjectName};
 pub use client::{ClientTls, ClientTlsFiles};
 pub use key_pair::{KeyPair, KeyPairFiles};
 pub use sip::sip_domains;
