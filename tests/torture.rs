@@ -17,6 +17,7 @@ use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, SipLimits, Tr
 use undertone::sip::endpoint::Endpoint;
 use undertone::sip::flow::Protocol;
 use undertone::sip::leg::{LegCommand, LegEvent, PassedHeader};
+use undertone::sip::transport::TransportTls;
 
 /// Nothing on loopback takes so long; a machine under load may.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -153,7 +153,8 @@ pub async fn start(
     let (engine, media) = Engine::start(config.media).map_err(BackendStartError::Media)?;
     let numbering = Numbering::of(&config.sip);
     warn_of_unencrypted_keys(&config.sip);
-    let mut endpoint = Endpoint::bind(config.sip, config.tls).await.map_err(BackendStartError::Sip)?;
+    let mut endpoint =
+        Endpoint::bind(config.sip, config.tls).await.map_err(BackendStartError::Sip)?;
     let sip = endpoint.local_addrs().to_vec();
     let grace = config.b2bua.grace;
     let environment = EngineEnvironment { engine: engine.clone() };
@@ -218,8 +219,7 @@ fn warn_of_unencrypted_keys(sip: &SipConfig) {
         account.srtp != SrtpPolicy::Off && account.transport.allows(Protocol::Udp)
     };
     let accounts = sip.accounts.iter().filter(over_clear).count();
-    let over_clear =
-        |trunk: &&Trunk| trunk.srtp != SrtpPolicy::Off && !trunk.protocol.is_secure();
+    let over_clear = |trunk: &&Trunk| trunk.srtp != SrtpPolicy::Off && !trunk.protocol.is_secure();
     let trunks = sip.trunks.iter().filter(over_clear).count();
     if accounts + trunks > 0 {
         tracing::warn!(

@@ -347,7 +347,7 @@ pub struct Trunk {
     #[serde(skip)]
     pub address: Option<SocketAddr>,
     /// How our requests go there; with TLS, its own come by TLS too.
-    #[serde(default, rename = "transport", alias = "protocol")]
+    #[serde(default, rename = "transport")]
     pub protocol: Protocol,
     /// The name that its certificate has (RFC 5922 7.1); `None`: the host of `target`.
     pub tls_name: Option<String>,

@@ -80,8 +80,7 @@ impl Dialog {
 
     /// Something in it is to go to a sips URI by a flow that others can read.
     pub fn leaks(&self) -> bool {
-        !self.flow.protocol.is_secure()
-            && self.next_uri().scheme() == Scheme::Sips
+        !self.flow.protocol.is_secure() && self.next_uri().scheme() == Scheme::Sips
     }
 
     /// Where a request of ours goes next by RFC 3261 12.2.1.1.

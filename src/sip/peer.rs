@@ -122,7 +122,9 @@ impl ReturnPath {
     /// The path of a request with this topmost Via. `keeps` to the source whatever the Via says: a
     /// NAT is between.
     pub fn new(source: Flow, via: Option<&Via>, keeps: bool) -> Self {
-        let sent_by = via.map(|via| via.port.unwrap_or(source.protocol.default_port())).filter(|port| *port != 0);
+        let sent_by = via
+            .map(|via| via.port.unwrap_or(source.protocol.default_port()))
+            .filter(|port| *port != 0);
         let rport = via.is_none_or(|via| via.rport().is_some());
         let named = |port| {
             let mut address = source.peer;

@@ -293,9 +293,7 @@ impl Transport {
             }
             Protocol::Tcp | Protocol::Tls => {
                 let found = match flow.connection {
-                    ConnectionId::NONE => {
-                        self.connection_to(&flow).or_else(|| self.connect(flow))
-                    }
+                    ConnectionId::NONE => self.connection_to(&flow).or_else(|| self.connect(flow)),
                     known => Some(known),
                 };
                 let writes = found

@@ -201,20 +201,20 @@ impl UserAgent {
         let (peers, admission) =
             (Peers::new(&config.trunks), Admission::new(&config, &tokens, now));
         let ctx = Context {
-                registrar: Registrar::new(
-                    config.limits.contacts,
-                    config.limits.min_expires,
-                    config.limits.max_expires,
-                ),
-                transactions: Transactions::new(config.timing, config.limits.transactions),
-                timers: Timers::default(),
-                tokens,
-                logins: config.trunks.iter().filter_map(login).collect(),
-                refusals: RefusalLog::default(),
-                counters: Counters::default(),
-                outputs: VecDeque::new(),
-                certificates: PeerCertificates::default(),
-                domain: LocalDomain::new(config, locals),
+            registrar: Registrar::new(
+                config.limits.contacts,
+                config.limits.min_expires,
+                config.limits.max_expires,
+            ),
+            transactions: Transactions::new(config.timing, config.limits.transactions),
+            timers: Timers::default(),
+            tokens,
+            logins: config.trunks.iter().filter_map(login).collect(),
+            refusals: RefusalLog::default(),
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            certificates: PeerCertificates::default(),
+            domain: LocalDomain::new(config, locals),
         };
         Self {
             peers,

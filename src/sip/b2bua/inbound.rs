@@ -295,7 +295,11 @@ impl IncomingCall {
             consult,
             user_data: self.user_data,
         };
-        let mut call = Call { passed: self.passed, is_secure: self.is_secure, ..Call::new(start, party, ctx.now) };
+        let mut call = Call {
+            passed: self.passed,
+            is_secure: self.is_secure,
+            ..Call::new(start, party, ctx.now)
+        };
         if call.invite(callee, self.from, &codecs, ctx).is_none() {
             call.refuse(Rejection::NoPort, ctx.out);
         }

@@ -115,13 +115,7 @@ impl<E: Environment> B2bua<E> {
     }
 
     /// The same, asked for at the phone: what comes of it is told there.
-    pub(super) fn referred(
-        &mut self,
-        leg: LegId,
-        destination: &Number,
-        is_secure: bool,
-        now: Now,
-    ) {
+    pub(super) fn referred(&mut self, leg: LegId, destination: &Number, is_secure: bool, now: Now) {
         let Some((call, _)) = self.calls.live(leg) else {
             return;
         };

@@ -2,7 +2,7 @@
 
 use super::{Dialer, Input, TransportEvent, mark};
 use crate::sip::config::SipLimits;
-use crate::sip::flow::{ConnectionId, Flow, Protocol};
+use crate::sip::flow::{Flow, Protocol};
 use crate::sip::message::{Framed, StreamFramer};
 use crate::tls::{ClientTls, ServerTls, sip_domains};
 use std::io;

@@ -1,8 +1,8 @@
 //! What the machines of the user agent share: configuration, registrar, transactions, timers, and
 //! the way out.
 
-use super::leg::{ClientUse, LegTimer, SentRequest, ServerUse};
 use super::certificates::PeerCertificates;
+use super::leg::{ClientUse, LegTimer, SentRequest, ServerUse};
 use super::local_domain::LocalDomain;
 use super::refusal_log::RefusalLog;
 use super::tokens::TokenGenerator;
@@ -62,8 +62,7 @@ impl Context {
 
     /// The flow is a trunk's, or a phone has registered by it.
     pub(super) fn is_known(&self, flow: &Flow, now: Now) -> bool {
-        self.trunk_at(flow).is_some()
-            || self.registrar.devices_at(flow, now.mono).next().is_some()
+        self.trunk_at(flow).is_some() || self.registrar.devices_at(flow, now.mono).next().is_some()
     }
 
     /// The trunk that sends from there: by its addresses, and over TLS by its certificate where

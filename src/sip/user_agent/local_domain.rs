@@ -91,7 +91,8 @@ impl LocalDomain {
 
     /// A trunk's address, which is reached over TLS.
     pub(super) fn is_secure_trunk(&self, flow: &Flow) -> bool {
-        let is_there = |trunk: &Trunk| trunk.protocol.is_secure() && trunk.address == Some(flow.peer);
+        let is_there =
+            |trunk: &Trunk| trunk.protocol.is_secure() && trunk.address == Some(flow.peer);
         flow.protocol.is_secure() && self.config.trunks.iter().any(is_there)
     }
 
@@ -139,8 +140,10 @@ impl LocalDomain {
     ) -> ReturnPath {
         // Only a datagram whose Via says another port, and does not ask for rport, has two ways to
         // choose from.
-        let elsewhere =
-            |via: &Via| via.rport().is_none() && via.port.unwrap_or(source.protocol.default_port()) != source.peer.port();
+        let elsewhere = |via: &Via| {
+            via.rport().is_none()
+                && via.port.unwrap_or(source.protocol.default_port()) != source.peer.port()
+        };
         let keeps = source.protocol == Protocol::Udp
             && via.is_some_and(|via| elsewhere(via) && self.is_behind_nat(&source, via, headers));
         ReturnPath::new(source, via, keeps)

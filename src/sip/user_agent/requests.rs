@@ -8,8 +8,8 @@ use super::leg::{
 };
 use super::{Output, UserAgent};
 use crate::model::{Now, Number};
-use crate::sip::dialog::Dialog;
 use crate::sip::config::Trunk;
+use crate::sip::dialog::Dialog;
 use crate::sip::flow::{Flow, Protocol};
 use crate::sip::leg::{LegEvent, LegSource, MAX_FORWARDS};
 use crate::sip::message::{

@@ -10,7 +10,6 @@ use super::{
 use crate::model::{Now, UserData};
 use crate::sip::config::AutoAnswer;
 use crate::sip::dialog::Dialog;
-use crate::sip::flow::Flow;
 use crate::sip::leg::{HangupCause, Identity, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::message::{Method, NameAddr, SipRequest, SipResponse, Uri, UriError, printable};
 use crate::sip::transaction::{ClientKey, ClientTransactionId, TransactionKind};

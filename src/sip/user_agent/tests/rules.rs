@@ -558,7 +558,12 @@ fn a_phone_refers_to_its_own_other_call() {
     );
     assert_eq!(
         stage.events(),
-        [LegEvent::Referred { leg: call.leg, to: "1002".into(), replaces: Some(other), is_secure: false }]
+        [LegEvent::Referred {
+            leg: call.leg,
+            to: "1002".into(),
+            replaces: Some(other),
+            is_secure: false
+        }]
     );
 }
 
