@@ -270,6 +270,8 @@ impl Two {
         let listens = SocketAddr::from(([127, 0, 0, 1], free_port()));
         // It calls nobody here, but says there what belongs to a call.
         there.sip.trunks = vec![Trunk { prefixes: Vec::new(), ..trunk(HERE, listens) }];
+        // The host of its URIs is that of the cable.
+        there.sip.domains = vec!["127.0.0.1".to_owned()];
         there.sip.accounts =
             vec![SipAccount::new(CUSTOMER.into(), "07001".into(), "undertone", "secret")];
         let there = SipFixture::open(there).await;
@@ -409,10 +411,11 @@ async fn a_caller_is_the_trunk_only_with_a_certificate_of_its_name() {
         let sound = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
                      m=audio 40000 RTP/AVP 0\r\n";
         let invite = format!(
-            "INVITE sip:5001@{at} SIP/2.0\r\nVia: SIP/2.0/TLS 127.0.0.1:5061;branch=z9hG4bKa\r\n\
+            "INVITE sip:5001@{at} SIP/2.0\r\nVia: SIP/2.0/TLS 127.0.0.1:5061;branch=z9hG4bK{}\r\n\
              From: <sip:0123@there.example>;tag=a\r\nTo: <sip:5001@{at}>\r\nCall-ID: {}\r\n\
              CSeq: 1 INVITE\r\nMax-Forwards: 70\r\nContact: <sip:there.example;transport=tls>\r\n\
              Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sound}",
+            what.replace(' ', ""),
             what.replace(' ', ""),
             sound.len()
         );
