@@ -436,3 +436,28 @@ async fn a_caller_is_the_trunk_only_with_a_certificate_of_its_name() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_shake_hands_has_a_place_among_its_address_for_a_while_and_then_none() {
+    let certificates = Certificates::new();
+    let mut config = door(&certificates);
+    config.sip.limits.strangers_per_source = 2;
+    config.sip.limits.message_deadline = Duration::from_secs(2);
+    let fixture = SipFixture::open(config).await;
+    let at = tls_address(&fixture);
+    let ends = async |mut stream: TcpStream| {
+        let mut bytes = [0; 64];
+        let read = tokio::time::timeout(SOON, stream.read(&mut bytes)).await.expect("is closed");
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+        clock::instant()
+    };
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        silent.push(TcpStream::connect(at).await.expect("connects"));
+    }
+    let third = TcpStream::connect(at).await.expect("connects");
+    let (refused, given_up) = (ends(third).await, ends(silent.remove(0)).await);
+    assert!(given_up > refused, "the newest is refused, and later the eldest given up");
+    ends(silent.remove(0)).await;
+    phone(&fixture, AGENT, ANSWERS, phone_tls(&certificates, false)).await;
+}

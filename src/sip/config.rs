@@ -691,7 +691,7 @@ pub struct SipLimits {
     #[serde(skip)]
     pub stranger_lifetime: Duration,
     /// How long a message may take to arrive once begun, and the first of a connection from the
-    /// beginning.
+    /// beginning, or from the end of its handshake, which may take as long.
     #[serde(skip)]
     pub message_deadline: Duration,
     /// A connection on which no message has come for so long is closed, unless a registration or a

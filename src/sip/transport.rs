@@ -442,7 +442,7 @@ impl Transport {
                     self.names.iter().filter(|(networks, _)| networks.iter().any(is_there));
                 let names: Vec<String> = fitting.map(|(_, name)| name.clone()).collect();
                 if names.is_empty() {
-                    tracing::debug!(peer = %ip, "not connected: its certificate's name is not known");
+                    tracing::debug!(peer = %ip, "not connected: no trunk over TLS is there");
                     return None;
                 }
                 Opening::ConnectTls(self.tls.client.clone(), names)

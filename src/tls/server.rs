@@ -168,14 +168,18 @@ impl ServerTls {
 
     /// Shakes hands with a client. `None`: it could not, or took too long.
     pub async fn accept(&self, stream: TcpStream) -> Option<Handshake> {
-        let (stream, session) = self.accept_stream(stream).await?.into_inner();
+        let (stream, session) = self.accept_stream(stream, PATIENCE).await?.into_inner();
         Some(Handshake { stream, session: Box::new(session) })
     }
 
-    /// The same, as a stream.
-    pub async fn accept_stream(&self, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    /// The same as a stream, with another patience.
+    pub async fn accept_stream(
+        &self,
+        stream: TcpStream,
+        patience: Duration,
+    ) -> Option<TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(self.config());
-        let outcome = timeout(PATIENCE, acceptor.accept(stream)).await;
+        let outcome = timeout(patience, acceptor.accept(stream)).await;
         let reason = match outcome {
             Ok(Ok(shaken)) => return Some(shaken),
             Ok(Err(error)) => {

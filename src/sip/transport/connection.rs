@@ -72,7 +72,7 @@ pub(super) async fn open(
             prepare(&stream, &flow);
             // Who has given up its place meanwhile is told so.
             let shaken = tokio::select! {
-                shaken = tls.accept_stream(stream) => shaken,
+                shaken = tls.accept_stream(stream, limits.message_deadline) => shaken,
                 _ = writes.recv() => None,
             };
             if let Some(stream) = shaken {

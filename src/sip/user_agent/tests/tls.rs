@@ -336,3 +336,16 @@ fn a_trunk_that_offers_its_connection_is_called_by_it() {
     assert_eq!(stage.aliases, expected);
     assert_eq!(stage.connected, [("carrier".to_owned(), true)], "no connection of ours is needed");
 }
+
+#[test]
+fn a_refer_to_a_sips_uri_asks_for_a_secure_call() {
+    for (to, expected) in [("<sip:1002@coach.example>", false), ("<sips:1002@coach.example>", true)]
+    {
+        let mut stage = Stage::new();
+        let call = stage.incoming_call();
+        stage.hear(CARRIER, &call.request("REFER", 2, &format!("Refer-To: {to}\n")));
+        let events = stage.events();
+        let [LegEvent::Referred { is_secure, .. }] = events[..] else { panic!("{events:?}") };
+        assert_eq!(is_secure, expected, "{to}");
+    }
+}
