@@ -27,6 +27,7 @@ use crate::http::{HttpConfig, connection, layers};
 use crate::rest;
 use crate::sip::backend::{self, SipBackend};
 use crate::sip::flow::Protocol;
+use crate::sip::transport::TransportTls;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
 use crate::telephony::simulated::{self as simulated_telephones, Simulated};
@@ -292,6 +293,16 @@ pub async fn start(
     };
     let grpc_tls = door("grpc", &config.tls.grpc, Alpn::Http2)?;
     let admin_tls = door("admin", &config.tls.admin, Alpn::Http)?;
+    let has_sip = match part {
+        ServerRole::Serve | ServerRole::SipBackend => {
+            config.sip.listen.iter().any(|listen| listen.protocol.is_secure())
+        }
+        ServerRole::Gateway | ServerRole::SimulatedGateway => false,
+    };
+    let sip_tls = TransportTls {
+        server: if has_sip { door("sip", &config.tls.sip, Alpn::None)? } else { None },
+        client: ClientTls::new(config.tls.sip_client.clone()),
+    };
     let (stop, stopped) = watch::channel(false);
     let mut running = Running {
         rest: rest.as_ref().map(|(_, address)| *address),
@@ -316,7 +327,7 @@ pub async fn start(
     let (mut rest_made, mut sip_made) = (Vec::new(), Vec::new());
     let backend_server = match part {
         ServerRole::Serve | ServerRole::SipBackend => {
-            Some(start_backend(&config, &mut running, &mut sip_made).await?)
+            Some(start_backend(&config, sip_tls, &mut running, &mut sip_made).await?)
         }
         ServerRole::SimulatedGateway => {
             let (server, telephones) = simulated::start(&config);
@@ -482,14 +493,15 @@ fn raise_file_limit(config: &Config, part: ServerRole) {
 
 async fn start_backend(
     config: &Config,
+    tls: TransportTls,
     running: &mut Running,
     made: &mut Vec<Made>,
 ) -> Result<TelephonyServer<telephony::TelephonyService>, StartError> {
     let store = store::open(&config.state_file("sip-backend"))?;
     let (sip, new) = config.sip_with_credentials(&store)?;
     made.extend(new);
-    let parts =
-        backend::BackendConfig { sip, b2bua: config.b2bua.clone(), media: config.media.clone() };
+    let (b2bua, media) = (config.b2bua.clone(), config.media.clone());
+    let parts = backend::BackendConfig { sip, tls, b2bua, media };
     let (server, backend) = backend::start(parts, store.clone()).await?;
     if let Err(missing) = backend.has_media()() {
         tracing::warn!(%missing, "calls can have no sound");

@@ -114,6 +114,10 @@ pub struct TlsConfig {
     pub grpc: Option<ServerTlsFiles>,
     /// The server of health and metrics.
     pub admin: Option<ServerTlsFiles>,
+    /// SIP over TLS, where somebody else connects.
+    pub sip: Option<ServerTlsFiles>,
+    /// SIP over TLS, where we connect.
+    pub sip_client: ClientTlsFiles,
     /// A gateway's way to its backend.
     pub backend: ClientTlsFiles,
 }

@@ -11,11 +11,13 @@ mod authority;
 mod client;
 mod key_pair;
 mod server;
+mod sip;
 
 pub use authority::{Authority, AuthorityError, Issued, SubjectName};
 pub use client::{ClientTls, ClientTlsFiles};
 pub use key_pair::{KeyPair, KeyPairFiles};
 pub use server::{Alpn, Handshake, ServerTls, ServerTlsFiles};
+pub use sip::sip_domains;
 
 use crate::model::Timestamp;
 use rustls::crypto::CryptoProvider;

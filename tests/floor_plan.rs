@@ -33,6 +33,7 @@ const WALLS: &[(&str, &[&str])] = &[
             "media",
             "store",
             "telemetry",
+            "tls",
         ],
     ),
     ("store", &["model"]),

@@ -28,6 +28,7 @@ mod rest;
 mod scenarios;
 mod sip_backend;
 mod sip_messages;
+mod sip_tls;
 mod store;
 mod support;
 mod telemetry;

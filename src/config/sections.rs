@@ -106,6 +106,10 @@ pub(super) struct TlsKeys {
     grpc_client_authorities: Option<PathBuf>,
     admin_certificate: Option<PathBuf>,
     admin_key: Option<PathBuf>,
+    sip_certificate: Option<PathBuf>,
+    sip_key: Option<PathBuf>,
+    sip_client_authorities: Option<PathBuf>,
+    sip_authorities: Option<PathBuf>,
     backend_authorities: Option<PathBuf>,
     backend_certificate: Option<PathBuf>,
     backend_key: Option<PathBuf>,
@@ -113,13 +117,14 @@ pub(super) struct TlsKeys {
 
 impl TlsKeys {
     /// The pairs that may be set: the names of their keys, and the values.
-    pub(super) fn pairs(&self) -> [TlsPair<'_>; 5] {
+    pub(super) fn pairs(&self) -> [TlsPair<'_>; 6] {
         let pair = |name, certificate, key| TlsPair { name, certificate, key };
         [
             pair("", self.certificate.as_deref(), self.key.as_deref()),
             pair("rest_", self.rest_certificate.as_deref(), self.rest_key.as_deref()),
             pair("grpc_", self.grpc_certificate.as_deref(), self.grpc_key.as_deref()),
             pair("admin_", self.admin_certificate.as_deref(), self.admin_key.as_deref()),
+            pair("sip_", self.sip_certificate.as_deref(), self.sip_key.as_deref()),
             pair("backend_", self.backend_certificate.as_deref(), self.backend_key.as_deref()),
         ]
     }
@@ -130,8 +135,20 @@ impl TlsKeys {
         let own = self.pairs().into_iter().find(|pair| pair.name == name);
         let own = own.filter(|pair| pair.certificate.is_some());
         let pair = own.or_else(|| self.pairs().into_iter().find(|pair| pair.name.is_empty()))?;
-        let client_authorities = self.grpc_client_authorities.clone().filter(|_| name == "grpc_");
+        let client_authorities = match name {
+            "grpc_" => self.grpc_client_authorities.clone(),
+            "sip_" => self.sip_client_authorities.clone(),
+            _ => None,
+        };
         Some(ServerTlsFiles { pair: pair.files()?, client_authorities })
+    }
+
+    /// How trunks over TLS are verified, and what is presented to them.
+    pub(super) fn sip_client(&self) -> ClientTlsFiles {
+        ClientTlsFiles {
+            authorities: self.sip_authorities.clone(),
+            pair: self.door("sip_").map(|door| door.pair),
+        }
     }
 
     pub(super) fn backend(&self) -> ClientTlsFiles {
@@ -319,6 +336,8 @@ impl Sections {
                 rest: self.tls.door("rest_"),
                 grpc: self.tls.door("grpc_"),
                 admin: self.tls.door("admin_"),
+                sip: self.tls.door("sip_"),
+                sip_client: self.tls.sip_client(),
                 backend: self.tls.backend(),
             },
             backend_url: self.process.backend_url,
@@ -372,6 +391,8 @@ impl Sections {
             AnnouncedBy::None => NotifyAgent::None,
             AnnouncedBy::Event | AnnouncedBy::Beep => NotifyAgent::Event,
         };
+        self.sip.verifies_clients =
+            self.tls.door("sip_").is_some_and(|door| door.client_authorities.is_some());
         self.b2bua.beep = self.announcement.notify_agent == AnnouncedBy::Beep;
         self.b2bua.media_over_ipv6 = self.media.advertised.unwrap_or(self.media.bind).is_ipv6();
         if self.voice_environments.is_empty() && !self.devices.is_empty() {

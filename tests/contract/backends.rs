@@ -206,6 +206,7 @@ impl OnTheWire {
                 ..Default::default()
             },
             media: MediaConfig { ports: None, workers: 1, ..Default::default() },
+            tls: Default::default(),
         };
         let (server, backend) = sip::backend::start(config, store::in_memory()).await.unwrap();
         let address = backend.local_addr(Protocol::Udp).unwrap();

@@ -96,6 +96,7 @@ impl MonitorLink {
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
             user_data: call.user_data.clone(),
+            is_secure: false,
         };
         ctx.out.invitations.push((leg, invite));
         party.link = Some(self);

@@ -102,6 +102,8 @@ pub(super) struct Harness {
     located: Option<(IpAddr, bool)>,
     /// What the next INVITE says of its call.
     pub(super) said: UserData,
+    /// The next caller calls a sips URI.
+    pub(super) calls_sips: bool,
 }
 
 impl Harness {
@@ -173,6 +175,7 @@ impl Harness {
             next_command: 0,
             located: None,
             said: UserData::default(),
+            calls_sips: false,
         };
         harness.drain();
         for (device, _) in DEVICES {
@@ -388,6 +391,7 @@ impl Harness {
             user_data,
             replaces,
             returns,
+            is_secure: std::mem::take(&mut self.calls_sips),
         });
         leg
     }
