@@ -10,6 +10,7 @@
 //!
 //! A gateway over simulated telephones has these, and a door to them, in its own process.
 
+mod callers;
 mod simulated;
 
 use self::simulated::ScratchDirectory;
@@ -30,6 +31,7 @@ use crate::sip::flow::Protocol;
 use crate::sip::transport::TransportTls;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
+use crate::telephony::callers::{Callers, CallersError, TokenError};
 use crate::telephony::simulated::{self as simulated_telephones, Simulated};
 use crate::telephony::{self, BackendConnection, proto::telephony_server::TelephonyServer};
 use crate::tls::{Alpn, ClientTls, ServerTls, ServerTlsFiles, TlsError};
@@ -46,8 +48,8 @@ use tokio::task::JoinHandle;
 
 /// How long answers under way may take once the servers close.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
-/// How often certificates are looked at, and their end is warned of.
-const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(5);
+/// How often certificates and tokens are looked at, and how often certificates' end is warned of.
+const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 const WARN_OF_EXPIRY: Duration = Duration::from_secs(24 * 3600);
 /// File descriptors of a coached call: RTP and RTCP of three legs.
 const DESCRIPTORS_PER_CALL: u64 = 6;
@@ -105,6 +107,12 @@ pub enum StartError {
         /// What is wrong with it.
         error: tonic::transport::Error,
     },
+    /// The callers of gRPC cannot be made out.
+    #[error(transparent)]
+    Callers(#[from] CallersError),
+    /// The gateway cannot be known to its backend.
+    #[error("backend_token_file: {0}")]
+    BackendToken(#[from] TokenError),
     /// Certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -206,10 +214,10 @@ impl Running {
         rest.into_iter().chain(sip).chain(simulated).chain(rest_of).collect()
     }
 
-    /// Reads again what may change while it runs, as SIGHUP does: certificates and keys, and the audit
-    /// file, which another program may have moved away.
+    /// Reads again what may change while it runs, as SIGHUP does: certificates, keys, the tokens of
+    /// callers, and the audit file, which another program may have moved away.
     pub fn reload(&self) {
-        tracing::info!("SIGHUP: certificates are read again, the audit file is opened anew");
+        tracing::info!("certificates and tokens are read again, the audit file is opened anew");
         self.reload.send_replace(());
         if let Some(gateway) = &self.gateway {
             gateway.reopen_audit();
@@ -257,6 +265,7 @@ pub async fn start(
         ServerRole::SimulatedGateway => {
             let scratch = ScratchDirectory::create().map_err(StartError::Scratch)?;
             config.audit = AuditConfig::of(&scratch.path().join("audit.jsonl"));
+            config.grpc_token_file = Some(scratch.path().join("grpc-token"));
             Some(scratch)
         }
     };
@@ -303,6 +312,7 @@ pub async fn start(
         server: if has_sip { door("sip", &config.tls.sip, Alpn::None)? } else { None },
         client: ClientTls::new(config.tls.sip_client.clone()),
     };
+    let (callers, auth) = callers::auth(&config, part)?;
     let (stop, stopped) = watch::channel(false);
     let mut running = Running {
         rest: rest.as_ref().map(|(_, address)| *address),
@@ -345,9 +355,11 @@ pub async fn start(
                 None => {
                     let url = &config.backend_url;
                     let tls = ClientTls::new(config.tls.backend.clone());
-                    let channel = telephony::connection::remote(url, tls).map_err(|error| {
-                        StartError::BackendUrl { url: config.backend_url.clone(), error }
-                    })?;
+                    let token = callers::token(&config)?;
+                    let channel =
+                        telephony::connection::remote(url, tls, token).map_err(|error| {
+                            StartError::BackendUrl { url: config.backend_url.clone(), error }
+                        })?;
                     telephony::connection::line_to(channel, url)
                 }
             };
@@ -375,7 +387,7 @@ pub async fn start(
         }
         (None, None) => unreachable!("a process without REST has a backend"),
     };
-    let contract = telephony::routes(server, serving, config.grpc_reflection).await;
+    let contract = telephony::routes(server, auth, serving, config.grpc_reflection).await;
     let admin = telemetry::admin(metrics, readiness(&running), measures(&running));
     let admin = match &running.simulated {
         Some(telephones) => admin.merge(simulated_telephones::door::router(telephones.clone())),
@@ -389,10 +401,8 @@ pub async fn start(
         let serving = server::serve(door, router, until(stopped.clone()));
         running.servers.push(tokio::spawn(serving));
     }
-    if !presented.is_empty() {
-        let again = watch_certificates(presented, running.reload.subscribe(), stopped.clone());
-        running.servers.push(tokio::spawn(again));
-    }
+    let again = watch_files((presented, callers), running.reload.subscribe(), stopped.clone());
+    running.servers.push(tokio::spawn(again));
     running.introduction = match part {
         ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
             config.introduction(&rest_made, &sip_made)
@@ -400,7 +410,7 @@ pub async fn start(
         ServerRole::SimulatedGateway => {
             let scheme = scheme(running.has_tls.admin);
             let door = format!("{scheme}://{admin_address}{}", simulated_telephones::door::PATH);
-            Some(config.simulated_introduction(&rest_made, &door))
+            Some(config.simulated_introduction(&rest_made, &door, grpc))
         }
     };
     Ok(running)
@@ -579,26 +589,30 @@ fn never() -> watch::Receiver<bool> {
     watch::Sender::new(false).subscribe()
 }
 
-/// Reads certificates again when they have changed, and in any case when it is asked for; warns of
-/// their end at the start and each day.
-async fn watch_certificates(
-    presented: Vec<Arc<ServerTls>>,
+/// Reads certificates and the tokens of callers again when they have changed, and in any case when
+/// it is asked for; warns of certificates' end at the start and each day.
+async fn watch_files(
+    (presented, callers): (Vec<Arc<ServerTls>>, Arc<Callers>),
     mut asked: watch::Receiver<()>,
     stopped: watch::Receiver<bool>,
 ) {
-    let mut look = tokio::time::interval(LOOK_AT_CERTIFICATES);
+    let refresh = |in_any_case| {
+        presented.iter().for_each(|tls| tls.refresh(in_any_case));
+        callers.refresh(in_any_case);
+    };
+    let mut look = tokio::time::interval(LOOK_AT_FILES);
     let mut warn = tokio::time::interval(WARN_OF_EXPIRY);
     let stopped = until(stopped);
     tokio::pin!(stopped);
     loop {
         tokio::select! {
             () = &mut stopped => return,
-            _ = look.tick() => presented.iter().for_each(|tls| tls.refresh(false)),
+            _ = look.tick() => refresh(false),
             _ = warn.tick() => {
                 presented.iter().for_each(|tls| tls.warn_of_expiry(clock::wall()));
             }
             asked = asked.changed() => match asked {
-                Ok(()) => presented.iter().for_each(|tls| tls.refresh(true)),
+                Ok(()) => refresh(true),
                 Err(_) => return,
             },
         }

@@ -173,6 +173,9 @@ pub struct AuditLine<'a> {
     /// The user that asked, by login name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<&'a str>,
+    /// The service that asked on behalf of the user, as the configuration names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<&'a str>,
     /// The address of the client that asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,

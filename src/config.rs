@@ -28,6 +28,7 @@ use crate::model::{Number, PlainText, UserId};
 use crate::sip;
 use crate::sip::b2bua::B2buaConfig;
 use crate::telemetry;
+use crate::telephony::callers::CallerConfig;
 use crate::tls::{ClientTlsFiles, ServerTlsFiles};
 use checks::Checks;
 use locate::ConfigFile;
@@ -55,6 +56,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// The address of the backend, for a gateway without one in its own process.
     pub backend_url: String,
+    /// The file with the token that the gateway shows its backend.
+    pub backend_token_file: Option<PathBuf>,
     /// Where REST and CometD listen.
     pub rest_bind: SocketAddr,
     /// REST and CometD over HTTP.
@@ -67,6 +70,10 @@ pub struct Config {
     pub grpc_bind: SocketAddr,
     /// gRPC server reflection.
     pub grpc_reflection: bool,
+    /// The file with the token that stands for a gateway on this machine, made at the first start.
+    pub grpc_token_file: Option<PathBuf>,
+    /// The services that may call the telephony contract.
+    pub callers: Vec<CallerConfig>,
     /// Where health and metrics are served.
     pub admin_bind: SocketAddr,
     /// What each server allows at once.
@@ -75,6 +82,8 @@ pub struct Config {
     pub backend_grpc_bind: SocketAddr,
     /// Where a SIP backend alone serves health and metrics.
     pub backend_admin_bind: SocketAddr,
+    /// Where a SIP backend alone writes down that a supervisor may join without being asked for.
+    pub backend_audit_file: PathBuf,
     /// How the gateway behaves.
     pub gateway: gateway::GatewayConfig,
     /// Users, devices, groups and voice environments.

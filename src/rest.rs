@@ -145,6 +145,7 @@ impl RestState {
     ) -> Result<Json<Accepted>, HttpError> {
         let asked = RequestEnvelope {
             user: from.caller.user.clone(),
+            caller: None,
             from: from.caller.address,
             request_id: from.request_id(),
             request,

@@ -338,6 +338,11 @@ fn describe() {
         "undertone_accept_errors_total",
         "Times that no TCP connection could be accepted, by door."
     );
+    describe_counter!(
+        "undertone_grpc_callers_refused_total",
+        "gRPC requests refused for who called, by reason: anonymous, token, certificate, role, \
+         user, unasked."
+    );
     describe_counter!("undertone_calls_refused_total", "Calls refused, by SIP status.");
     describe_counter!(
         "undertone_rest_requests_total",

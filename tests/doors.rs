@@ -3,6 +3,7 @@
 //!
 //! RFC 9113 10.5 (denial of service), 5.1.2 (stream concurrency), 9.1 (idle connections).
 
+use crate::support::callers;
 use crate::support::cometd_connection::basic;
 use crate::support::frames::{
     self, DATA, END_HEADERS, END_STREAM, HEADERS, connect_from, frame, greeting, is_closed,
@@ -15,6 +16,7 @@ use crate::support::wait;
 use reqwest::StatusCode;
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,16 +27,16 @@ use undertone::http::HttpConfig;
 use undertone::model::Fact;
 use undertone::telephony::BackendConnection;
 use undertone::telephony::connection;
-use undertone::tls::ClientTls;
 
-const WATCH: &str = "/undertone.telephony.v1.Telephony/Watch";
+/// What strangers may ask at gRPC, too: it goes on for ever.
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const DOORS: [(&str, &str); 3] = [("rest", "/api/v2/me"), ("grpc", WATCH), ("admin", "/readyz")];
 
 fn stranger(last: u8) -> IpAddr {
     IpAddr::from([127, 0, 0, last])
 }
 
-async fn serve(place: &std::path::Path, doors: &str) -> Process {
+async fn serve(place: &Path, doors: &str) -> Process {
     let config = format!(
         "[rest]\nbind = '{ANY}'\n[grpc]\nbind = '{ANY}'\n[admin]\nbind = '{ANY}'\n[sip]\n\
          listen = ['udp:{ANY}', 'tcp:{ANY}']\n\
@@ -44,17 +46,16 @@ async fn serve(place: &std::path::Path, doors: &str) -> Process {
 }
 
 /// A gateway elsewhere that has read all that is known here.
-async fn gateway_at(grpc: SocketAddr) -> BackendConnection {
-    let mut line = connection::line(
-        connection::remote(&format!("http://{grpc}"), ClientTls::default()).unwrap(),
-    );
+async fn gateway_at(grpc: SocketAddr, place: &Path) -> BackendConnection {
+    let token = place.join("undertone-data/grpc-token");
+    let mut line = connection::line(callers::channel(&format!("http://{grpc}"), &token));
     let meeting = async { while line.facts.recv().await != Some(Fact::SnapshotComplete) {} };
     timeout(PATIENCE, meeting).await.expect("the gateway can not get in");
     line
 }
 
 /// The doors do what they are there for.
-async fn is_open(process: &Process) {
+async fn is_open(process: &Process, place: &Path) {
     let http = http_client();
     let rest = http
         .get(format!("http://{}/api/v2/diagnostics/version", process.door("rest")))
@@ -65,7 +66,7 @@ async fn is_open(process: &Process) {
         .send()
         .await
         .expect("admin answers");
-    gateway_at(process.door("grpc")).await;
+    gateway_at(process.door("grpc"), place).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +74,7 @@ async fn streams_without_end_take_no_memory_and_keep_nobody_out_at_any_door() {
     let place = tempfile::tempdir().unwrap();
     let process = serve(place.path(), "").await;
     process.ready().await;
-    is_open(&process).await;
+    is_open(&process, place.path()).await;
     let before = process.memory("VmRSS");
     for (door, path) in DOORS {
         let floods = (0..4).map(|number| {
@@ -82,7 +83,7 @@ async fn streams_without_end_take_no_memory_and_keep_nobody_out_at_any_door() {
         for flood in floods.collect::<Vec<_>>() {
             timeout(PATIENCE, flood).await.expect("it neither takes nor closes").unwrap();
         }
-        is_open(&process).await;
+        is_open(&process, place.path()).await;
     }
     let grown = process.memory("VmHWM").saturating_sub(before);
     assert!(grown < 64 * 1024, "{grown} KiB more");
@@ -127,7 +128,7 @@ async fn connections_that_ask_nothing_are_closed_and_a_watch_lives_on() {
     let place = tempfile::tempdir().unwrap();
     let process = serve(place.path(), "idle = 0.4").await;
     process.ready().await;
-    let mut line = gateway_at(process.door("grpc")).await;
+    let mut line = gateway_at(process.door("grpc"), place.path()).await;
     // Three rounds: the watch outlives many times what the others get.
     for _ in 0..3 {
         let mut visitors = Vec::new();
@@ -182,7 +183,7 @@ async fn strangers_never_keep_a_gateway_out() {
     let mut one_more = connect_from(stranger(50), grpc).await;
     // Three have left their places to others; one address has no more than it may.
     assert!(is_closed(&mut one_more, PATIENCE).await);
-    let line = gateway_at(grpc).await;
+    let line = gateway_at(grpc, place.path()).await;
     // Eight addresses with one each: nobody gets in but who is known.
     for number in 0..16 {
         watches.push(connect_from(stranger(60 + number), grpc).await);
@@ -271,7 +272,7 @@ async fn out_of_descriptors_every_door_sleeps_between_its_tries_and_works_again_
     );
     drop(visitors);
     assert!(limit_to(1024), "the limit does not go up again");
-    is_open(&process).await;
+    is_open(&process, place.path()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

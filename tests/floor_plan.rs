@@ -11,7 +11,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("hex", &[]),
     ("tls", &["model", "clock"]),
     ("supervision", &["model"]),
-    ("telephony", &["model", "clock", "supervision", "tls"]),
+    ("telephony", &["model", "clock", "rate_limit", "supervision", "tls"]),
     (
         "gateway",
         &["model", "clock", "hex", "rate_limit", "telephony", "audit", "store", "telemetry"],

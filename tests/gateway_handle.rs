@@ -128,6 +128,7 @@ async fn start(audit: &Path, store: Store) -> (GatewayHandle, Backend) {
 fn asked(user: &str, request: Request) -> RequestEnvelope {
     RequestEnvelope {
         user: user.into(),
+        caller: None,
         from: IpAddr::V4(Ipv4Addr::LOCALHOST),
         request_id: "r1".into(),
         request: Ok(request),

@@ -26,6 +26,7 @@ mod phones;
 mod refused;
 mod rest;
 mod scenarios;
+mod services;
 mod sip_backend;
 mod sip_messages;
 mod sip_tls;

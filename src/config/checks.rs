@@ -7,11 +7,12 @@ use crate::cometd::SameSite;
 use crate::cometd::message::Pattern;
 use crate::cometd::sessions::STATES;
 use crate::gateway::User;
-use crate::model::{DeviceId, Role, UserId};
+use crate::model::{CallerRole, DeviceId, Role, UserId};
 use crate::sip::b2bua::AccountKind;
 use crate::sip::config::{DeviceTransport, ListenAddress, Trunk};
 use crate::sip::flow::Protocol;
 use crate::sip::sdp::SrtpPolicy;
+use crate::telephony::callers::{LOCAL, is_loopback_url};
 use argon2::password_hash::phc::PasswordHash;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -81,6 +82,7 @@ impl<'a> Checks<'a> {
         let mut checks = Self { source, faulty, findings: Vec::new() };
         checks.addresses(sections);
         checks.tls(sections);
+        checks.callers(sections);
         checks.listeners(sections);
         checks.rest(sections);
         checks.cometd(sections);
@@ -207,7 +209,7 @@ impl<'a> Checks<'a> {
             format!("'{url}' is not an http:// or https:// URL"),
         );
         self.unless(
-            !is_url(url, &["http"]) || is_loopback(url),
+            !is_url(url, &["http"]) || is_loopback_url(url),
             &[&"backend_url"],
             format!("'{url}' is another machine: its commands need https://"),
         );
@@ -223,6 +225,12 @@ impl<'a> Checks<'a> {
             &[&"audit", &"rotate_size"],
             format!("must be 0, or at least {MIN_AUDIT_FILE} bytes"),
         );
+        let backend_audit = &sections.sip_backend.audit_file;
+        self.unless(
+            *backend_audit != Path::new("") && *backend_audit != sections.audit.file,
+            &[&"sip_backend", &"audit_file"],
+            "must name a file, another one than audit.file",
+        );
     }
 
     fn tls(&mut self, sections: &Sections) {
@@ -232,6 +240,72 @@ impl<'a> Checks<'a> {
                 &[&"tls", &format!("{name}key")],
                 format!("there is no tls.{name}certificate that it goes with"),
             );
+        }
+    }
+
+    fn callers(&mut self, sections: &Sections) {
+        let mut seen = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        for (number, caller) in sections.callers.iter().enumerate() {
+            let mut wrong = |key: &'static str, message: String| {
+                self.wrong(&[&"grpc", &"caller", &number, &key], message);
+            };
+            let name = caller.name.as_str();
+            if !plain(name, b"") {
+                wrong("name", "may contain letters, digits and . _ -".to_owned());
+            }
+            if name == LOCAL {
+                wrong("name", format!("'{LOCAL}' is the caller with grpc.token_file"));
+            }
+            if names.insert(name, number).is_some() {
+                wrong("name", format!("there are two callers '{name}'"));
+            }
+            for san in &caller.san {
+                let is_one = !san.is_empty() && san.bytes().all(|byte| byte.is_ascii_graphic());
+                if !is_one || san.contains('*') {
+                    wrong("san", format!("'{}' is no DNS name and no URI", san.escape_debug()));
+                }
+                if let Some(other) = seen.insert(san.to_ascii_lowercase(), name) {
+                    wrong("san", format!("'{san}' is caller '{other}' already"));
+                }
+            }
+            if caller.san.is_empty() && caller.token_file.is_none() {
+                wrong("san", "nothing tells it: set san or token_file".to_owned());
+            }
+            if !caller.san.is_empty() && !sections.tls.knows_clients() {
+                wrong("san", "nobody vouches for it: set tls.grpc_client_authorities".to_owned());
+            }
+            let acts_for_some = !caller.users.is_empty() || !caller.groups.is_empty();
+            match caller.role {
+                CallerRole::Service if !acts_for_some => {
+                    wrong("role", "a service needs the users or groups it acts for".to_owned());
+                }
+                CallerRole::Gateway | CallerRole::Observer if acts_for_some => {
+                    wrong("role", "a service alone has users and groups".to_owned());
+                }
+                CallerRole::Gateway | CallerRole::Service | CallerRole::Observer => {}
+            }
+            if caller.may_join_unasked && caller.role != CallerRole::Gateway {
+                wrong("may_join_unasked", "only a gateway may".to_owned());
+            }
+        }
+        self.served(sections);
+    }
+
+    /// Those that services act for are there.
+    fn served(&mut self, sections: &Sections) {
+        let users: BTreeSet<_> = sections.users.iter().map(|(user, _)| &user.id).collect();
+        let groups: BTreeSet<_> = sections.groups.iter().map(|(group, _)| &group.id).collect();
+        let (has_users, has_groups) = (self.are_known("user", "id"), self.are_known("group", "id"));
+        for (number, caller) in sections.callers.iter().enumerate() {
+            let at = |key: &'static str| path(&[&"grpc", &"caller", &number, &key]);
+            for user in caller.users.iter().filter(|user| has_users && !users.contains(user)) {
+                self.find(at("users"), format!("there is no user '{user}'"));
+            }
+            for group in caller.groups.iter().filter(|group| has_groups && !groups.contains(group))
+            {
+                self.find(at("groups"), format!("there is no group '{group}'"));
+            }
         }
     }
 
@@ -608,17 +682,6 @@ impl<'a> Checks<'a> {
 /// Keys of SRTP stand in the descriptions (RFC 4568 8.3).
 const KEYS_CAN_BE_READ: &str = "its keys go over SIP that others can read: set transport = \"tls\", \
                                 or srtp_over_clear = true if the network is trusted";
-
-/// The host of an http:// URL is this machine.
-fn is_loopback(url: &str) -> bool {
-    let host = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
-    let host = match host.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        Some(_) | None => host,
-    };
-    let address: Result<IpAddr, _> = host.trim_start_matches('[').trim_end_matches(']').parse();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
-}
 
 fn is_url(text: &str, schemes: &[&str]) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else {

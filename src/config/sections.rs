@@ -17,6 +17,7 @@ use crate::sip::b2bua::{AccountKind, B2buaConfig};
 use crate::sip::config::{Login, SipAccount, SipConfig, SipLimits, Trunk};
 use crate::supervision::SupervisionConfig;
 use crate::telemetry::LogConfig;
+use crate::telephony::callers::CallerConfig;
 use crate::tls::{ClientTlsFiles, KeyPairFiles, ServerTlsFiles};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ pub(super) struct Sections {
     pub(super) process: ProcessConfig,
     pub(super) rest: RestAddress,
     pub(super) grpc: GrpcAddress,
+    pub(super) callers: Vec<CallerConfig>,
     pub(super) admin: AdminAddress,
     pub(super) sip_backend: BackendAddresses,
     pub(super) audit: AuditConfig,
@@ -58,6 +60,7 @@ pub(super) struct Sections {
 pub(super) struct ProcessConfig {
     pub(super) state_dir: PathBuf,
     pub(super) backend_url: String,
+    pub(super) backend_token_file: Option<PathBuf>,
 }
 
 /// `[rest]`: where REST and CometD are, for themselves and for clients.
@@ -76,6 +79,7 @@ pub(super) struct GrpcAddress {
     pub(super) bind: SocketAddr,
     pub(super) insecure_bind: bool,
     pub(super) reflection: bool,
+    token_file: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,6 +95,7 @@ pub(super) struct BackendAddresses {
     pub(super) grpc_bind: SocketAddr,
     pub(super) admin_bind: SocketAddr,
     pub(super) insecure_bind: bool,
+    pub(super) audit_file: PathBuf,
 }
 
 /// `[tls]`: where certificates and keys are, for all doors and for single ones.
@@ -149,6 +154,11 @@ impl TlsKeys {
             authorities: self.sip_authorities.clone(),
             pair: self.door("sip_").map(|door| door.pair),
         }
+    }
+
+    /// Somebody vouches for the clients of gRPC.
+    pub(super) fn knows_clients(&self) -> bool {
+        self.door("grpc_").is_some_and(|files| files.client_authorities.is_some())
     }
 
     pub(super) fn backend(&self) -> ClientTlsFiles {
@@ -247,6 +257,7 @@ impl Sections {
     /// `None` when something is wrong: the reader has the findings.
     pub(super) fn read(reader: &mut ConfigReader) -> Option<Self> {
         let trunks = reader.pairs(&["sip", "trunk"]);
+        let callers = reader.items(&["grpc", "caller"]);
         let (process, rest, http) =
             (reader.section(""), reader.section("rest"), reader.section("rest"));
         let tls = reader.section("tls");
@@ -270,6 +281,7 @@ impl Sections {
             process: process?,
             rest: rest?,
             grpc: grpc?,
+            callers,
             admin: admin?,
             sip_backend: sip_backend?,
             audit: audit?,
@@ -325,6 +337,10 @@ impl Sections {
             Some((account.number.clone(), details.password.clone()?))
         };
         let sip_passwords = self.devices.iter().filter_map(password).collect();
+        let grpc_token_file = Some(self.grpc.token_file)
+            .filter(|file| !file.as_os_str().is_empty())
+            .map(|file| self.process.state_dir.join(file));
+        let backend_audit_file = self.process.state_dir.join(&self.sip_backend.audit_file);
         Config {
             audit: AuditConfig {
                 file: self.process.state_dir.join(&self.audit.file),
@@ -341,12 +357,15 @@ impl Sections {
                 backend: self.tls.backend(),
             },
             backend_url: self.process.backend_url,
+            backend_token_file: self.process.backend_token_file,
             rest_bind: self.rest.bind,
             http: self.http,
             login: self.login,
             cometd: self.cometd,
             grpc_bind: self.grpc.bind,
             grpc_reflection: self.grpc.reflection,
+            grpc_token_file,
+            callers: self.callers,
             admin_bind: self.admin.bind,
             server_limits: ServerLimits {
                 rest: self.rest_limits,
@@ -355,6 +374,7 @@ impl Sections {
             },
             backend_grpc_bind: self.sip_backend.grpc_bind,
             backend_admin_bind: self.sip_backend.admin_bind,
+            backend_audit_file,
             gateway: self.gateway,
             directory,
             sip: SipConfig {

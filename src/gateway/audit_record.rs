@@ -1,6 +1,6 @@
 use crate::model::{
-    Activity, CallId, DeviceId, LegSound, Mode, Number, Operation, Refusal, RequestId, Scope,
-    Timestamp, UserId,
+    Activity, CallId, CallerName, DeviceId, LegSound, Mode, Number, Operation, Refusal, RequestId,
+    Scope, Timestamp, UserId,
 };
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,6 +15,8 @@ pub struct AuditRecord {
     pub event: AuditEvent,
     /// The user; absent when the device has none.
     pub user: Option<UserId>,
+    /// The service that asked on behalf of the user.
+    pub caller: Option<CallerName>,
     /// The address the request came from.
     pub from: Option<IpAddr>,
     /// The id of the request.
@@ -130,6 +132,7 @@ impl AuditRecord {
             at,
             event,
             user: None,
+            caller: None,
             from: None,
             request_id: None,
             operation: None,

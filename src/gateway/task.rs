@@ -299,6 +299,7 @@ fn audit_line<'a>(record: &'a AuditRecord, message: Option<&'a str>) -> audit::A
         at: record.at,
         event: record.event.as_str(),
         user: record.user.as_ref().map(|user| user.as_str()),
+        caller: record.caller.as_ref().map(|caller| caller.as_str()),
         from: record.from.map(|from| from.to_string()),
         request_id: record.request_id.as_ref().map(|id| id.as_str()),
         operation: record.operation.map(Operation::as_str),

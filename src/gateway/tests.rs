@@ -167,6 +167,7 @@ impl Harness {
         self.tokens += 1;
         let asked = RequestEnvelope {
             user: user.into(),
+            caller: None,
             from: IpAddr::V4(Ipv4Addr::LOCALHOST),
             request_id: RequestId::from(format!("r{}", token.0)),
             request: request.into(),

@@ -127,6 +127,11 @@ impl Server {
         }
     }
 
+    /// The file with the token of a gateway on this machine.
+    pub fn token_file(&self) -> PathBuf {
+        self.state.path().join("grpc-token")
+    }
+
     /// The lines of the audit.
     pub fn audit(&self) -> Vec<Value> {
         let text =

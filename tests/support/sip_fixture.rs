@@ -134,6 +134,7 @@ impl SipFixture {
         let context = CommandContext {
             request_id: RequestId::from(format!("r{}", self.asked)),
             user: Some("tester".into()),
+            caller: None,
             deadline: SOON,
         };
         let (placed, answer) = CommandCall::new(context, command);
