@@ -14,7 +14,7 @@ mod callers;
 mod simulated;
 
 use self::simulated::ScratchDirectory;
-use crate::audit::{AuditError, AuditLog};
+use crate::audit::{AuditConfig, AuditError, AuditLog};
 use crate::clock;
 use crate::cometd::long_polling::{self, Cometd};
 use crate::config::{Config, CredentialsError, Made};
@@ -28,6 +28,7 @@ use crate::http::{HttpConfig, connection, layers};
 use crate::rest;
 use crate::sip::backend::{self, SipBackend};
 use crate::sip::flow::Protocol;
+use crate::sip::transport::TransportTls;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
 use crate::telephony::callers::{Callers, CallersError, TokenError};
@@ -213,11 +214,14 @@ impl Running {
         rest.into_iter().chain(sip).chain(simulated).chain(rest_of).collect()
     }
 
-    /// Reads again what may change while it runs: certificates, keys and the tokens of callers. As
-    /// SIGHUP does.
+    /// Reads again what may change while it runs, as SIGHUP does: certificates, keys, the tokens of
+    /// callers, and the audit file, which another program may have moved away.
     pub fn reload(&self) {
-        tracing::info!("reading certificates and tokens again");
+        tracing::info!("certificates and tokens are read again, the audit file is opened anew");
         self.reload.send_replace(());
+        if let Some(gateway) = &self.gateway {
+            gateway.reopen_audit();
+        }
     }
 
     /// Stops in order: no new requests, answers under way, live calls and their grace, the servers.
@@ -260,7 +264,7 @@ pub async fn start(
         }
         ServerRole::SimulatedGateway => {
             let scratch = ScratchDirectory::create().map_err(StartError::Scratch)?;
-            config.audit_file = scratch.path().join("audit.jsonl");
+            config.audit = AuditConfig::of(&scratch.path().join("audit.jsonl"));
             config.grpc_token_file = Some(scratch.path().join("grpc-token"));
             Some(scratch)
         }
@@ -298,6 +302,16 @@ pub async fn start(
     };
     let grpc_tls = door("grpc", &config.tls.grpc, Alpn::Http2)?;
     let admin_tls = door("admin", &config.tls.admin, Alpn::Http)?;
+    let has_sip = match part {
+        ServerRole::Serve | ServerRole::SipBackend => {
+            config.sip.listen.iter().any(|listen| listen.protocol.is_secure())
+        }
+        ServerRole::Gateway | ServerRole::SimulatedGateway => false,
+    };
+    let sip_tls = TransportTls {
+        server: if has_sip { door("sip", &config.tls.sip, Alpn::None)? } else { None },
+        client: ClientTls::new(config.tls.sip_client.clone()),
+    };
     let (callers, auth) = callers::auth(&config, part)?;
     let (stop, stopped) = watch::channel(false);
     let mut running = Running {
@@ -323,7 +337,7 @@ pub async fn start(
     let (mut rest_made, mut sip_made) = (Vec::new(), Vec::new());
     let backend_server = match part {
         ServerRole::Serve | ServerRole::SipBackend => {
-            Some(start_backend(&config, &mut running, &mut sip_made).await?)
+            Some(start_backend(&config, sip_tls, &mut running, &mut sip_made).await?)
         }
         ServerRole::SimulatedGateway => {
             let (server, telephones) = simulated::start(&config);
@@ -402,7 +416,7 @@ pub async fn start(
     Ok(running)
 }
 
-/// Runs a process until it is asked to stop (SIGTERM, SIGINT).
+/// Runs a process until it is asked to stop (SIGTERM, SIGINT). SIGHUP never ends it.
 ///
 /// # Errors
 /// It can not start.
@@ -489,14 +503,15 @@ fn raise_file_limit(config: &Config, part: ServerRole) {
 
 async fn start_backend(
     config: &Config,
+    tls: TransportTls,
     running: &mut Running,
     made: &mut Vec<Made>,
 ) -> Result<TelephonyServer<telephony::TelephonyService>, StartError> {
     let store = store::open(&config.state_file("sip-backend"))?;
     let (sip, new) = config.sip_with_credentials(&store)?;
     made.extend(new);
-    let parts =
-        backend::BackendConfig { sip, b2bua: config.b2bua.clone(), media: config.media.clone() };
+    let (b2bua, media) = (config.b2bua.clone(), config.media.clone());
+    let parts = backend::BackendConfig { sip, tls, b2bua, media };
     let (server, backend) = backend::start(parts, store.clone()).await?;
     if let Err(missing) = backend.has_media()() {
         tracing::warn!(%missing, "calls can have no sound");
@@ -513,7 +528,9 @@ async fn start_gateway(
     running: &mut Running,
     made: &mut Vec<Made>,
 ) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
-    let audit = AuditLog::open(&config.audit_file)?;
+    let audit_config = config.audit.clone();
+    let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_config)).await;
+    let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;

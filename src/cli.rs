@@ -1,5 +1,7 @@
 //! The command line: what may be asked of the program, and each answer.
 
+mod audit;
+
 use clap::{Args, Parser, Subcommand};
 use std::fmt::Display;
 use std::io::Write;
@@ -172,6 +174,9 @@ enum CliCommand {
     },
     /// Prints the default configuration with its comments
     Config,
+    /// Verifies the audit, or shows what is in it
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 }
 
 #[derive(Debug, Args)]
@@ -295,6 +300,7 @@ pub(crate) fn run() -> ExitCode {
             }
         }
         CliCommand::Config => print(config::commented_defaults()),
+        CliCommand::Audit(command) => audit::run(command),
     }
 }
 

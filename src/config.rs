@@ -18,6 +18,7 @@ mod sections;
 
 pub use credentials::{CredentialsError, Made, forget_credentials};
 
+use crate::audit::AuditConfig;
 use crate::cometd;
 use crate::gateway::{self, Directory};
 use crate::http::server;
@@ -87,8 +88,8 @@ pub struct Config {
     pub gateway: gateway::GatewayConfig,
     /// Users, devices, groups and voice environments.
     pub directory: Directory,
-    /// The audit file.
-    pub audit_file: PathBuf,
+    /// The audit: its file, when another is begun, and how long they are kept.
+    pub audit: AuditConfig,
     /// The SIP endpoint. Its accounts can log in once [`Config::sip_with_credentials`] has given
     /// them their HA1s.
     pub sip: sip::config::SipConfig,
@@ -122,6 +123,10 @@ pub struct TlsConfig {
     pub grpc: Option<ServerTlsFiles>,
     /// The server of health and metrics.
     pub admin: Option<ServerTlsFiles>,
+    /// SIP over TLS, where somebody else connects.
+    pub sip: Option<ServerTlsFiles>,
+    /// SIP over TLS, where we connect.
+    pub sip_client: ClientTlsFiles,
     /// A gateway's way to its backend.
     pub backend: ClientTlsFiles,
 }

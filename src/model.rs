@@ -36,7 +36,8 @@ pub use contact::{ContactNumber, ContactView, GroupView};
 pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{
     AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure,
-    LegState, MonitorFact, MonitorState, PartyFact, PartyRole, Quality, RemoteQuality, Revised,
+    JoinSound, LegSound, LegState, MonitorFact, MonitorState, PartyFact, PartyRole, Quality,
+    RemoteQuality, Revised, SentSound,
 };
 pub use fact_table::{FactTable, Unrepeated};
 pub use ids::{

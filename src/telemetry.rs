@@ -320,6 +320,10 @@ fn describe() {
         "undertone_store_waiting_bytes",
         "Changes that wait for the state file to take them, by store."
     );
+    describe_gauge!(
+        "undertone_sip_trunk_connected",
+        "1 while a trunk over TLS that takes calls out can be reached, by trunk."
+    );
     describe_gauge!("undertone_connections", "TCP connections now, by door.");
     describe_counter!(
         "undertone_connections_refused_total",

@@ -4,6 +4,7 @@
 mod backends;
 mod checked;
 mod joining;
+mod mistaken;
 mod reflection;
 mod seam;
 

@@ -4,12 +4,17 @@
 //! RFC 9113 10.5 (denial of service), 5.1.2 (stream concurrency), 9.1 (idle connections).
 
 use crate::support::callers;
+use crate::support::cometd_connection::basic;
 use crate::support::frames::{
     self, DATA, END_HEADERS, END_STREAM, HEADERS, connect_from, frame, greeting, is_closed,
 };
+use crate::support::gateway_server::{BOB_PHONE, GatewayServer, MEG_PHONE, ServerOptions};
 use crate::support::process::{ANY, Process};
 use crate::support::rest_client::http_client;
 use crate::support::talk::PATIENCE;
+use crate::support::wait;
+use reqwest::StatusCode;
+use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
@@ -18,6 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use undertone::clock;
+use undertone::http::HttpConfig;
 use undertone::model::Fact;
 use undertone::telephony::BackendConnection;
 use undertone::telephony::connection;
@@ -267,4 +273,52 @@ async fn out_of_descriptors_every_door_sleeps_between_its_tries_and_works_again_
     drop(visitors);
     assert!(limit_to(1024), "the limit does not go up again");
     is_open(&process, place.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_never_come_take_nobody_elses_place_and_are_bounded_for_each_user() {
+    let http = HttpConfig { concurrency: 4, ..HttpConfig::default() };
+    let server = GatewayServer::open(ServerOptions { http, ..ServerOptions::default() }).await;
+    let begin = async |user: &str| {
+        let mut socket = TcpStream::connect(server.address).await.expect("a connection");
+        let request = format!(
+            "POST /api/v2/me/devices/{BOB_PHONE} HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\n\
+             Content-Type: application/json\r\nContent-Length: 64\r\n\r\n{{",
+            basic(user)
+        );
+        socket.write_all(request.as_bytes()).await.expect("a request");
+        socket
+    };
+    // A login that is known costs no hash.
+    assert_eq!(server.get("bob", "/api/v2/me").await.0, StatusCode::OK);
+    let mut slow = Vec::new();
+    for _ in 0..64 {
+        slow.push(begin("bob").await);
+    }
+    // Each is on its way when one more is refused.
+    let refused = async || {
+        let mut more = begin("bob").await;
+        let mut answer = [0; 12];
+        let read = timeout(Duration::from_millis(200), more.read_exact(&mut answer)).await;
+        match read {
+            Ok(_) => Some(String::from_utf8_lossy(&answer).into_owned()),
+            Err(_) => {
+                slow.push(more);
+                None
+            }
+        }
+    };
+    let answer = wait::found(PATIENCE, refused).await.expect("one too many is refused");
+    assert_eq!(answer, "HTTP/1.1 429");
+    assert_eq!(server.get("meg", "/api/v2/me").await.0, StatusCode::OK, "another user");
+    assert_eq!(server.get("bob", "/api/v2/me").await.0, StatusCode::OK, "and what has no body");
+    let body = json!({"operationName": "DoNotDisturbOn"});
+    let path = format!("/api/v2/me/devices/{MEG_PHONE}");
+    assert_eq!(server.post("meg", &path, &body).await.0, StatusCode::OK);
+    drop(slow);
+    let free = async || {
+        let path = format!("/api/v2/me/devices/{BOB_PHONE}");
+        (server.post("bob", &path, &body).await.0 == StatusCode::OK).then_some(())
+    };
+    wait::found(PATIENCE, free).await.expect("the places are free again");
 }

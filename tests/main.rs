@@ -3,6 +3,7 @@
 
 mod allocation;
 mod attacks;
+mod audit;
 mod bayeux;
 mod clients;
 mod contract;
@@ -28,6 +29,7 @@ mod scenarios;
 mod services;
 mod sip_backend;
 mod sip_messages;
+mod sip_tls;
 mod store;
 mod support;
 mod telemetry;

@@ -1,14 +1,13 @@
 //! Who may call the contract of this process, and how its gateway is known to a backend elsewhere.
 
 use super::{ServerRole, StartError};
-use crate::audit::{AuditLine, AuditLog};
+use crate::audit::{AuditConfig, AuditLine, AuditLog};
 use crate::clock;
 use crate::config::Config;
 use crate::model::{Command, CommandContext, Operation};
 use crate::telephony::callers::{
     BearerToken, CallerAuth, Callers, ContractServer, JoinRecorder, is_loopback_url,
 };
-use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -27,7 +26,7 @@ pub(super) fn auth(
         ServerRole::SipBackend => {
             let auth = auth(ContractServer::Backend);
             match config.callers.iter().any(|caller| caller.may_join_unasked) {
-                true => auth.recording(recorder(&config.backend_audit_file)?),
+                true => auth.recording(recorder(config)?),
                 false => auth,
             }
         }
@@ -48,8 +47,13 @@ pub(super) fn token(config: &Config) -> Result<BearerToken, StartError> {
 
 /// Writes down that a supervisor may join without being asked for. A gateway writes everything else
 /// about joins down before it gives leave; here no leave is asked.
-fn recorder(path: &Path) -> Result<JoinRecorder, StartError> {
-    let audit = AuditLog::open(path)?;
+fn recorder(config: &Config) -> Result<JoinRecorder, StartError> {
+    // A gateway in the same directory has a chain of its own there.
+    let audit = AuditLog::open(&AuditConfig {
+        file: config.backend_audit_file.clone(),
+        state_dir: config.state_dir.join("sip-backend-audit"),
+        ..config.audit.clone()
+    })?;
     Ok(Arc::new(move |context: &CommandContext, command: &Command| {
         let (tell, told) = oneshot::channel();
         audit.write(&unasked(context, command), move |kept| {

@@ -9,8 +9,9 @@ use crate::cometd::sessions::STATES;
 use crate::gateway::User;
 use crate::model::{CallerRole, DeviceId, Role, UserId};
 use crate::sip::b2bua::AccountKind;
-use crate::sip::config::Trunk;
+use crate::sip::config::{DeviceTransport, ListenAddress, Trunk};
 use crate::sip::flow::Protocol;
+use crate::sip::sdp::SrtpPolicy;
 use crate::telephony::callers::{LOCAL, is_loopback_url};
 use argon2::password_hash::phc::PasswordHash;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,9 @@ use std::time::Duration;
 
 /// The shortest session interval that there may be (RFC 4028 4).
 const MIN_SESSION_EXPIRES: Duration = Duration::from_secs(90);
+
+/// Smaller audit files than this would be no use: some hundred lines.
+const MIN_AUDIT_FILE: u64 = 65_536;
 
 /// What types alone do not say. Each finding has the path of its key: of two that do not go
 /// together, of the one that was set, or set later.
@@ -38,9 +42,9 @@ struct Listener {
 }
 
 impl Listener {
-    /// Both cannot be opened.
+    /// Both cannot be opened. TLS is over TCP.
     fn clashes_with(&self, other: &Listener) -> bool {
-        self.protocol == other.protocol
+        self.protocol.is_reliable() == other.protocol.is_reliable()
             && self.address.port() == other.address.port()
             && self.address.port() != 0
             && share_a_host(self.address.ip(), other.address.ip())
@@ -215,6 +219,12 @@ impl<'a> Checks<'a> {
             "must name a directory",
         );
         self.unless(sections.audit.file != Path::new(""), &[&"audit", &"file"], "must name a file");
+        let size = sections.audit.rotate_size;
+        self.unless(
+            size == 0 || size >= MIN_AUDIT_FILE,
+            &[&"audit", &"rotate_size"],
+            format!("must be 0, or at least {MIN_AUDIT_FILE} bytes"),
+        );
         let backend_audit = &sections.sip_backend.audit_file;
         self.unless(
             *backend_audit != Path::new("") && *backend_audit != sections.audit.file,
@@ -376,6 +386,11 @@ impl<'a> Checks<'a> {
                 &[&"sip", &"listen", &number],
                 "listening on every address needs sip.advertised: the host that phones can reach",
             );
+            self.unless(
+                !listen.protocol.is_secure() || sections.tls.door("sip_").is_some(),
+                &[&"sip", &"listen", &number],
+                "there is no certificate for it: set tls.certificate, or tls.sip_certificate",
+            );
         }
         if let Some(advertised) = &sip.advertised {
             self.unless(
@@ -436,9 +451,38 @@ impl<'a> Checks<'a> {
             if trunk.max_calls_per_second == Some(0) {
                 wrong("max_calls_per_second", "must be more than 0".to_owned());
             }
-            let is_place = Trunk::host_and_port(&trunk.target).is_some();
-            if !plain(&trunk.target, b":[]") || !is_place {
+            let place = Trunk::host_and_port(&trunk.target, trunk.protocol);
+            if !plain(&trunk.target, b":[]") || place.is_none() {
                 wrong("target", format!("'{}' is not host or host:port", trunk.target));
+            }
+            let is_address = place.is_some_and(|(host, _)| host.parse::<IpAddr>().is_ok());
+            match &trunk.tls_name {
+                Some(name) if !trunk.protocol.is_secure() => wrong(
+                    "tls_name",
+                    format!("'{name}' is a certificate's name: transport must be \"tls\""),
+                ),
+                Some(name) if !plain(name, b"") || name.parse::<IpAddr>().is_ok() => {
+                    wrong("tls_name", format!("'{name}' is not a domain"))
+                }
+                None if trunk.protocol.is_secure() && is_address => wrong(
+                    "target",
+                    format!(
+                        "'{}' is an address: tls_name must say which domain its certificate is for",
+                        trunk.target
+                    ),
+                ),
+                Some(_) | None => {}
+            }
+            let listens = |listen: &ListenAddress| listen.protocol == trunk.protocol;
+            if !sections.sip.listen.iter().any(listens) {
+                let name = trunk.protocol.as_str().to_ascii_lowercase();
+                wrong("transport", format!("nothing in sip.listen begins with {name}:"));
+            }
+            if trunk.srtp == SrtpPolicy::Required
+                && !trunk.protocol.is_secure()
+                && !trunk.srtp_over_clear
+            {
+                wrong("srtp", KEYS_CAN_BE_READ.to_owned());
             }
             if let Some(bad) =
                 trunk.prefixes.iter().find(|prefix| !prefix.is_empty() && !plain(prefix, b"+#*"))
@@ -515,6 +559,20 @@ impl<'a> Checks<'a> {
                     format!("'{alias}' is a number or an alias of a device already"),
                 );
             }
+            self.unless(
+                account.srtp != SrtpPolicy::Required
+                    || !account.transport.allows(Protocol::Udp)
+                    || account.srtp_over_clear,
+                &[&"device", &number, &"srtp"],
+                KEYS_CAN_BE_READ,
+            );
+            let over_tls = |listen: &ListenAddress| listen.protocol.is_secure();
+            self.unless(
+                account.transport == DeviceTransport::Any
+                    || sections.sip.listen.iter().any(over_tls),
+                &[&"device", &number, &"transport"],
+                "nothing in sip.listen begins with tls:",
+            );
             if let Some(environment) = &details.voice_environment {
                 self.unless(
                     environments.contains(environment.as_str())
@@ -620,6 +678,10 @@ impl<'a> Checks<'a> {
         seen.into_keys().collect()
     }
 }
+
+/// Keys of SRTP stand in the descriptions (RFC 4568 8.3).
+const KEYS_CAN_BE_READ: &str = "its keys go over SIP that others can read: set transport = \"tls\", \
+                                or srtp_over_clear = true if the network is trusted";
 
 fn is_url(text: &str, schemes: &[&str]) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else {

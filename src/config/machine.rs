@@ -42,13 +42,19 @@ fn certificates(sections: &Sections) -> impl Iterator<Item = Finding> {
         };
         Some(Finding { path: vec!["tls".to_owned(), key], message: error.to_string() })
     };
-    let doors = ["rest_", "grpc_", "admin_"].map(|name| (name, sections.tls.door(name)));
+    let doors = ["rest_", "grpc_", "admin_", "sip_"].map(|name| (name, sections.tls.door(name)));
     let findings: Vec<Finding> = doors.into_iter().filter_map(wrong).collect();
+    let trunks = sections.trunks.iter().any(|(trunk, _)| trunk.protocol.is_secure());
+    let sip = ClientTls::new(sections.tls.sip_client());
+    let sip = trunks.then(|| sip.config(&[]).err()).flatten().map(|error| Finding {
+        path: vec!["tls".to_owned(), "sip_authorities".to_owned()],
+        message: error.to_string(),
+    });
     let backend = ClientTls::new(sections.tls.backend()).config(&[]).err().map(|error| Finding {
         path: vec!["tls".to_owned(), "backend_authorities".to_owned()],
         message: error.to_string(),
     });
-    findings.into_iter().chain(backend)
+    findings.into_iter().chain(sip).chain(backend)
 }
 
 /// Token files that cannot be used now. That of the state directory is made at the first start.

@@ -3,6 +3,7 @@
 
 use super::reader::ConfigReader;
 use super::{Config, ServerLimits, TlsConfig};
+use crate::audit::AuditConfig;
 use crate::cometd::CometdConfig;
 use crate::gateway::{
     DeviceEntry, Directory, GatewayConfig, Group, NotifyAgent, User, VoiceEnvironment,
@@ -30,7 +31,7 @@ pub(super) struct Sections {
     pub(super) callers: Vec<CallerConfig>,
     pub(super) admin: AdminAddress,
     pub(super) sip_backend: BackendAddresses,
-    pub(super) audit: AuditFile,
+    pub(super) audit: AuditConfig,
     pub(super) tls: TlsKeys,
     pub(super) http: HttpConfig,
     pub(super) login: AuthConfig,
@@ -110,6 +111,10 @@ pub(super) struct TlsKeys {
     grpc_client_authorities: Option<PathBuf>,
     admin_certificate: Option<PathBuf>,
     admin_key: Option<PathBuf>,
+    sip_certificate: Option<PathBuf>,
+    sip_key: Option<PathBuf>,
+    sip_client_authorities: Option<PathBuf>,
+    sip_authorities: Option<PathBuf>,
     backend_authorities: Option<PathBuf>,
     backend_certificate: Option<PathBuf>,
     backend_key: Option<PathBuf>,
@@ -117,13 +122,14 @@ pub(super) struct TlsKeys {
 
 impl TlsKeys {
     /// The pairs that may be set: the names of their keys, and the values.
-    pub(super) fn pairs(&self) -> [TlsPair<'_>; 5] {
+    pub(super) fn pairs(&self) -> [TlsPair<'_>; 6] {
         let pair = |name, certificate, key| TlsPair { name, certificate, key };
         [
             pair("", self.certificate.as_deref(), self.key.as_deref()),
             pair("rest_", self.rest_certificate.as_deref(), self.rest_key.as_deref()),
             pair("grpc_", self.grpc_certificate.as_deref(), self.grpc_key.as_deref()),
             pair("admin_", self.admin_certificate.as_deref(), self.admin_key.as_deref()),
+            pair("sip_", self.sip_certificate.as_deref(), self.sip_key.as_deref()),
             pair("backend_", self.backend_certificate.as_deref(), self.backend_key.as_deref()),
         ]
     }
@@ -134,8 +140,20 @@ impl TlsKeys {
         let own = self.pairs().into_iter().find(|pair| pair.name == name);
         let own = own.filter(|pair| pair.certificate.is_some());
         let pair = own.or_else(|| self.pairs().into_iter().find(|pair| pair.name.is_empty()))?;
-        let client_authorities = self.grpc_client_authorities.clone().filter(|_| name == "grpc_");
+        let client_authorities = match name {
+            "grpc_" => self.grpc_client_authorities.clone(),
+            "sip_" => self.sip_client_authorities.clone(),
+            _ => None,
+        };
         Some(ServerTlsFiles { pair: pair.files()?, client_authorities })
+    }
+
+    /// How trunks over TLS are verified, and what is presented to them.
+    pub(super) fn sip_client(&self) -> ClientTlsFiles {
+        ClientTlsFiles {
+            authorities: self.sip_authorities.clone(),
+            pair: self.door("sip_").map(|door| door.pair),
+        }
     }
 
     /// Somebody vouches for the clients of gRPC.
@@ -168,12 +186,6 @@ impl TlsPair<'_> {
         let key = self.key.filter(is_named).unwrap_or(certificate);
         Some(KeyPairFiles { certificate: certificate.to_owned(), key: key.to_owned() })
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AuditFile {
-    pub(super) file: PathBuf,
 }
 
 /// What the monitored agent is told, by the gateway and by the backend.
@@ -330,12 +342,18 @@ impl Sections {
             .map(|file| self.process.state_dir.join(file));
         let backend_audit_file = self.process.state_dir.join(&self.sip_backend.audit_file);
         Config {
-            audit_file: self.process.state_dir.join(&self.audit.file),
+            audit: AuditConfig {
+                file: self.process.state_dir.join(&self.audit.file),
+                state_dir: self.process.state_dir.clone(),
+                ..self.audit
+            },
             state_dir: self.process.state_dir,
             tls: TlsConfig {
                 rest: self.tls.door("rest_"),
                 grpc: self.tls.door("grpc_"),
                 admin: self.tls.door("admin_"),
+                sip: self.tls.door("sip_"),
+                sip_client: self.tls.sip_client(),
                 backend: self.tls.backend(),
             },
             backend_url: self.process.backend_url,
@@ -393,6 +411,8 @@ impl Sections {
             AnnouncedBy::None => NotifyAgent::None,
             AnnouncedBy::Event | AnnouncedBy::Beep => NotifyAgent::Event,
         };
+        self.sip.verifies_clients =
+            self.tls.door("sip_").is_some_and(|door| door.client_authorities.is_some());
         self.b2bua.beep = self.announcement.notify_agent == AnnouncedBy::Beep;
         self.b2bua.media_over_ipv6 = self.media.advertised.unwrap_or(self.media.bind).is_ipv6();
         if self.voice_environments.is_empty() && !self.devices.is_empty() {

@@ -51,6 +51,11 @@ impl AccessDirectory {
             .ok_or_else(|| Refusal::new(Reason::NotAuthenticated, "Access denied"))
     }
 
+    /// The name, if a user has it.
+    pub(super) fn known<'a>(&self, id: &'a UserId) -> Option<&'a UserId> {
+        self.directory.user(id).map(|_| id)
+    }
+
     /// The service may act for this user.
     pub(super) fn acts_for(&self, caller: &Caller, user: &UserId) -> Result<(), Refusal> {
         self.directory.acts_for(caller, user)

@@ -1,6 +1,6 @@
 use crate::model::{
-    Activity, CallId, CallerName, DeviceId, Mode, Number, Operation, Refusal, RequestId, Scope,
-    Timestamp, UserId,
+    Activity, CallId, CallerName, DeviceId, LegSound, Mode, Number, Operation, Refusal, RequestId,
+    Scope, Timestamp, UserId,
 };
 use std::net::IpAddr;
 use std::time::Duration;
@@ -41,6 +41,12 @@ pub struct AuditRecord {
     pub refusal: Option<Refusal>,
     /// How long the supervisor has heard the call.
     pub heard: Option<Duration>,
+    /// Of refused attempts that were not written down: how many.
+    pub left_out: Option<u64>,
+    /// What the sound of a join was.
+    pub sound: Vec<LegSound>,
+    /// The beginning of what the line is about.
+    pub since: Option<Timestamp>,
 }
 
 /// What an audit line is about.
@@ -71,10 +77,14 @@ pub enum AuditEvent {
     /// The supervisor was on the call before the gateway or its backend was away, and is not any
     /// more: since when is not known.
     Lost,
+    /// What the sound of a join was, after its end.
+    Sound,
     /// The activity on the call has failed: sound was kept from somebody it was not for.
     Failed,
     /// The gateway ended the monitor: a log-out, or a permission that is gone.
     Cancelled,
+    /// Attempts were refused that were too many to be written down one by one.
+    LeftOut,
 }
 
 /// A supervisor that may hear a call or hears it. Kept, so that every admission and every join gets
@@ -108,8 +118,10 @@ impl AuditEvent {
             AuditEvent::HandedOn => "handed_on",
             AuditEvent::Released => "released",
             AuditEvent::Lost => "lost",
+            AuditEvent::Sound => "sound",
             AuditEvent::Failed => "failed",
             AuditEvent::Cancelled => "cancelled",
+            AuditEvent::LeftOut => "left_out",
         }
     }
 }
@@ -133,6 +145,9 @@ impl AuditRecord {
             scope: None,
             refusal: None,
             heard: None,
+            left_out: None,
+            sound: Vec::new(),
+            since: None,
         }
     }
 }

@@ -2109,6 +2109,8 @@ fn two_users_who_choose_the_same_request_id_are_two_requests() {
     assert_eq!(ids.len(), 2);
 }
 
+mod refusals;
+
 mod properties {
     use super::*;
     use crate::model::FactTable;

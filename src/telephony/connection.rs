@@ -4,10 +4,8 @@
 use crate::model::{Capabilities, Fact};
 use crate::telephony::callers::{BearerToken, in_this_process};
 use crate::telephony::proto::telephony_client::TelephonyClient;
-use crate::telephony::proto::telephony_server::TelephonyServer;
-use crate::telephony::{
-    BackendConnection, CommandCall, TelephonyService, WatchItem, execute, proto,
-};
+use crate::telephony::proto::telephony_server::{Telephony, TelephonyServer};
+use crate::telephony::{BackendConnection, CommandCall, WatchItem, execute, proto};
 use crate::tls::ClientTls;
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -45,7 +43,7 @@ pub type TelephonyChannel = InterceptedService<Channel, BearerToken>;
 
 /// A backend in this process. Each connection is a pipe to a server task; when the channel is
 /// dropped they end.
-pub fn in_process(server: TelephonyServer<TelephonyService>) -> TelephonyChannel {
+pub fn in_process(server: TelephonyServer<impl Telephony>) -> TelephonyChannel {
     let (connections, incoming) = mpsc::unbounded_channel();
     let incoming = UnboundedReceiverStream::new(incoming);
     let server = InterceptedService::new(server, in_this_process);

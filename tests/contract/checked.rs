@@ -75,6 +75,7 @@ async fn a_gateway_over_simulated_telephones_keeps_the_contract_as_the_program_c
             "RefusesWhatIsNotOffered",
             "JoinsNobodyWithoutLeave",
             "JoinsNobodyWhoMayNot",
+            "TellsWhichJoinsWaitForLeave",
             "JoinsWithLeave"
         ],
     );
@@ -201,7 +202,7 @@ async fn a_door_to_simulated_telephones_is_opened_on_the_loopback_only_and_only_
     command
         .args(["gateway", "--simulated"])
         .current_dir(place.path())
-        .env("UNDERTONE__INSECURE_BIND", "true")
+        .env("UNDERTONE__ADMIN__INSECURE_BIND", "true")
         .env("UNDERTONE__ADMIN__BIND", "0.0.0.0:0");
     let refused = ends(command).await;
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
@@ -430,7 +431,21 @@ async fn a_program_that_does_not_run_and_a_place_that_is_no_backend_are_no_broke
             });
         }
     });
-    not_checked(&url, &[], "does not speak gRPC").await;
+    let nothing_of_it = "what answers there is no gRPC server of undertone.telephony.v1: it ";
+    not_checked(&url, &[], &format!("{nothing_of_it}does not speak HTTP/2")).await;
+    let rest = format!("http://{}", gateway.door("rest"));
+    let said = "answers as plain HTTP does, with status ";
+    not_checked(&rest, &[], &format!("{nothing_of_it}{said}403 Forbidden")).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let empty = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, axum::Router::new()).into_future());
+    not_checked(&empty, &[], &format!("{nothing_of_it}{said}404")).await;
+    let (_, health) = tonic_health::server::health_reporter();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = format!("http://{}", listener.local_addr().unwrap());
+    let served = tonic::transport::Server::builder().add_service(health);
+    tokio::spawn(served.serve_with_incoming(TcpListenerStream::new(listener)));
+    not_checked(&other, &[], &format!("{nothing_of_it}has no Describe")).await;
 }
 
 /// Where the token of a gateway over simulated telephones is, as it says itself.

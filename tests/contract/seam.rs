@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
-use undertone::audit::AuditLog;
+use undertone::audit::{AuditConfig, AuditLog};
 use undertone::gateway::GatewayConfig;
 use undertone::gateway::task::GatewayHandle;
 use undertone::grpc;
@@ -102,7 +102,7 @@ async fn a_gateway_that_has_never_met_its_backend_says_so_instead_of_describing_
     wire.cut();
     let line = line(caller.channel_to(&format!("http://{}", wire.address)));
     let folder = tempfile::tempdir().unwrap();
-    let audit = AuditLog::open(&folder.path().join("audit.jsonl")).unwrap();
+    let audit = AuditLog::open(&AuditConfig::of(&folder.path().join("audit.jsonl"))).unwrap();
     let gateway =
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
@@ -257,7 +257,9 @@ async fn with_scope_agent_the_supervisor_leaves_with_the_agent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_supervisor_who_never_answers_is_given_up_after_twenty_seconds() {
-    let (server, simulated) = simulated::start(simulated_config());
+    let supervision = supervision::SupervisionConfig::default();
+    let config = simulated::SimulatedConfig { supervision, ..simulated_config() };
+    let (server, simulated) = simulated::start(config);
     let line = line(in_process(server));
     simulated.pick_up(&"meg-phone".into(), Pickup::Rings).await.unwrap();
     let call = talk(&simulated).await;
