@@ -373,6 +373,7 @@ impl Harness {
         );
         let number = claimed.unwrap_or(number);
         let user_data = std::mem::take(&mut self.said);
+        let is_secure = std::mem::take(&mut self.calls_sips);
         if let Some((host, is_translated)) = self.located.take() {
             self.leg(LegEvent::Located { leg, host, is_translated });
         }
@@ -389,7 +390,7 @@ impl Harness {
             user_data,
             replaces,
             returns,
-            is_secure: std::mem::take(&mut self.calls_sips),
+            is_secure,
         });
         leg
     }
