@@ -51,6 +51,9 @@ impl Endpoint {
                 })?;
             }
         }
+        if config.trunks.iter().any(|trunk| trunk.protocol.is_secure()) {
+            tls.client.load().map_err(io::Error::other)?;
+        }
         let transport = Transport::bind(&config.listen, config.limits, tls).await?;
         if config.advertised.is_none()
             && transport.locals().iter().any(|(_, local)| local.ip().is_unspecified())
