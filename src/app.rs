@@ -348,6 +348,12 @@ pub async fn start(
     };
     let (server, serving) = match (rest, backend_server) {
         (Some((listener, _)), backend) => {
+            let store = match part {
+                ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
+                    store::open(&config.state_file("gateway"))?
+                }
+                ServerRole::SimulatedGateway => store::in_memory(),
+            };
             let line = match backend {
                 Some(server) => {
                     telephony::connection::line(telephony::connection::in_process(server))
@@ -362,12 +368,6 @@ pub async fn start(
                         })?;
                     telephony::connection::line_to(channel, url)
                 }
-            };
-            let store = match part {
-                ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
-                    store::open(&config.state_file("gateway"))?
-                }
-                ServerRole::SimulatedGateway => store::in_memory(),
             };
             let (gateway, router, fast_path) =
                 start_gateway(&config, line, store, &mut running, &mut rest_made).await?;
