@@ -10,10 +10,12 @@
 //!
 //! A gateway over simulated telephones has these, and a door to them, in its own process.
 
+mod callers;
 mod simulated;
 
 use self::simulated::ScratchDirectory;
-use crate::audit::{AuditError, AuditLog};
+use crate::audit::{AuditConfig, AuditError, AuditLog};
+use crate::clock;
 use crate::cometd::long_polling::{self, Cometd};
 use crate::config::{Config, CredentialsError, Made};
 use crate::gateway::task::GatewayHandle;
@@ -21,15 +23,18 @@ use crate::grpc;
 use crate::http::auth::{Auth, PasswordError};
 use crate::http::fast_path::FastPath;
 use crate::http::forwarded::Proxies;
-use crate::http::server::{self, ConnectionLimits};
+use crate::http::server::{self, ConnectionLimits, Door};
 use crate::http::{HttpConfig, connection, layers};
 use crate::rest;
 use crate::sip::backend::{self, SipBackend};
 use crate::sip::flow::Protocol;
+use crate::sip::transport::TransportTls;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
+use crate::telephony::callers::{Callers, CallersError, TokenError};
 use crate::telephony::simulated::{self as simulated_telephones, Simulated};
 use crate::telephony::{self, BackendConnection, proto::telephony_server::TelephonyServer};
+use crate::tls::{Alpn, ClientTls, ServerTls, ServerTlsFiles, TlsError};
 use axum::Router;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
@@ -43,6 +48,9 @@ use tokio::task::JoinHandle;
 
 /// How long answers under way may take once the servers close.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
+/// How often certificates and tokens are looked at, and how often certificates' end is warned of.
+const LOOK_AT_FILES: Duration = Duration::from_secs(5);
+const WARN_OF_EXPIRY: Duration = Duration::from_secs(24 * 3600);
 /// File descriptors of a coached call: RTP and RTCP of three legs.
 const DESCRIPTORS_PER_CALL: u64 = 6;
 /// No server takes more than this part of the file descriptors.
@@ -99,6 +107,15 @@ pub enum StartError {
         /// What is wrong with it.
         error: tonic::transport::Error,
     },
+    /// The callers of gRPC cannot be made out.
+    #[error(transparent)]
+    Callers(#[from] CallersError),
+    /// The gateway cannot be known to its backend.
+    #[error("backend_token_file: {0}")]
+    BackendToken(#[from] TokenError),
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The door to simulated telephones asks for no password.
     #[error(
         "admin.bind {0}: simulated telephones are moved there, so it must be a loopback address"
@@ -125,7 +142,21 @@ pub struct Running {
     stores: Vec<Store>,
     introduction: Option<String>,
     stop: watch::Sender<bool>,
+    reload: watch::Sender<()>,
+    has_tls: DoorsWithTls,
     servers: Vec<JoinHandle<()>>,
+}
+
+/// Which doors have TLS.
+#[derive(Clone, Copy)]
+struct DoorsWithTls {
+    rest: bool,
+    grpc: bool,
+    admin: bool,
+}
+
+fn scheme(has_tls: bool) -> &'static str {
+    if has_tls { "https" } else { "http" }
 }
 
 impl Running {
@@ -166,18 +197,31 @@ impl Running {
 
     /// One line for each address that is listened on.
     pub fn addresses(&self) -> Vec<String> {
-        let rest = self.rest.map(|address| format!("REST and CometD on http://{address}/api/v2"));
+        let (rest_scheme, admin_scheme) = (scheme(self.has_tls.rest), scheme(self.has_tls.admin));
+        let rest = self.rest;
+        let rest =
+            rest.map(|address| format!("REST and CometD on {rest_scheme}://{address}/api/v2"));
         let sip = self.backend.iter().flat_map(SipBackend::local_addrs);
         let sip = sip.map(|(protocol, address)| format!("SIP on {} {address}", protocol.as_str()));
         let door = simulated_telephones::door::PATH;
         let simulated = self.simulated.as_ref();
-        let simulated =
-            simulated.map(|_| format!("simulated telephones on http://{}{door}", self.admin));
+        let simulated = simulated
+            .map(|_| format!("simulated telephones on {admin_scheme}://{}{door}", self.admin));
         let rest_of = [
-            format!("gRPC on {}", self.grpc),
-            format!("health and metrics on http://{}", self.admin),
+            format!("gRPC on {}{}", self.grpc, if self.has_tls.grpc { " by TLS" } else { "" }),
+            format!("health and metrics on {admin_scheme}://{}", self.admin),
         ];
         rest.into_iter().chain(sip).chain(simulated).chain(rest_of).collect()
+    }
+
+    /// Reads again what may change while it runs, as SIGHUP does: certificates, keys, the tokens of
+    /// callers, and the audit file, which another program may have moved away.
+    pub fn reload(&self) {
+        tracing::info!("certificates and tokens are read again, the audit file is opened anew");
+        self.reload.send_replace(());
+        if let Some(gateway) = &self.gateway {
+            gateway.reopen_audit();
+        }
     }
 
     /// Stops in order: no new requests, answers under way, live calls and their grace, the servers.
@@ -220,7 +264,8 @@ pub async fn start(
         }
         ServerRole::SimulatedGateway => {
             let scratch = ScratchDirectory::create().map_err(StartError::Scratch)?;
-            config.audit_file = scratch.path().join("audit.jsonl");
+            config.audit = AuditConfig::of(&scratch.path().join("audit.jsonl"));
+            config.grpc_token_file = Some(scratch.path().join("grpc-token"));
             Some(scratch)
         }
     };
@@ -240,10 +285,34 @@ pub async fn start(
     let (admin_listener, admin_address) = bind("admin", admin_bind).await?;
     // Unless it was said what clients know us by.
     if let Some((_, address)) = &rest
-        && config.http.public_url == format!("http://{}", config.rest_bind)
+        && let Some(scheme) = config.http.public_url.strip_suffix(&format!("{}", config.rest_bind))
     {
-        config.http.public_url = format!("http://{address}");
+        config.http.public_url = format!("{scheme}{address}");
     }
+    let mut presented = Vec::new();
+    let mut door = |name, files: &Option<ServerTlsFiles>, alpn| {
+        let tls = files.clone().map(|files| ServerTls::load(name, files, alpn).map(Arc::new));
+        let tls = tls.transpose()?;
+        presented.extend(tls.clone());
+        Ok::<_, TlsError>(tls)
+    };
+    let rest_tls = match rest {
+        Some(_) => door("rest", &config.tls.rest, Alpn::Http)?,
+        None => None,
+    };
+    let grpc_tls = door("grpc", &config.tls.grpc, Alpn::Http2)?;
+    let admin_tls = door("admin", &config.tls.admin, Alpn::Http)?;
+    let has_sip = match part {
+        ServerRole::Serve | ServerRole::SipBackend => {
+            config.sip.listen.iter().any(|listen| listen.protocol.is_secure())
+        }
+        ServerRole::Gateway | ServerRole::SimulatedGateway => false,
+    };
+    let sip_tls = TransportTls {
+        server: if has_sip { door("sip", &config.tls.sip, Alpn::None)? } else { None },
+        client: ClientTls::new(config.tls.sip_client.clone()),
+    };
+    let (callers, auth) = callers::auth(&config, part)?;
     let (stop, stopped) = watch::channel(false);
     let mut running = Running {
         rest: rest.as_ref().map(|(_, address)| *address),
@@ -257,12 +326,18 @@ pub async fn start(
         stores: Vec::new(),
         introduction: None,
         stop,
+        reload: watch::Sender::new(()),
+        has_tls: DoorsWithTls {
+            rest: rest_tls.is_some(),
+            grpc: grpc_tls.is_some(),
+            admin: admin_tls.is_some(),
+        },
         servers: Vec::new(),
     };
     let (mut rest_made, mut sip_made) = (Vec::new(), Vec::new());
     let backend_server = match part {
         ServerRole::Serve | ServerRole::SipBackend => {
-            Some(start_backend(&config, &mut running, &mut sip_made).await?)
+            Some(start_backend(&config, sip_tls, &mut running, &mut sip_made).await?)
         }
         ServerRole::SimulatedGateway => {
             let (server, telephones) = simulated::start(&config);
@@ -273,29 +348,32 @@ pub async fn start(
     };
     let (server, serving) = match (rest, backend_server) {
         (Some((listener, _)), backend) => {
-            let line = match backend {
-                Some(server) => {
-                    telephony::connection::line(telephony::connection::in_process(server))
-                }
-                None => {
-                    let url = &config.backend_url;
-                    let channel = telephony::connection::remote(url).map_err(|error| {
-                        StartError::BackendUrl { url: config.backend_url.clone(), error }
-                    })?;
-                    telephony::connection::line_to(channel, url)
-                }
-            };
             let store = match part {
                 ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
                     store::open(&config.state_file("gateway"))?
                 }
                 ServerRole::SimulatedGateway => store::in_memory(),
             };
+            let line = match backend {
+                Some(server) => {
+                    telephony::connection::line(telephony::connection::in_process(server))
+                }
+                None => {
+                    let url = &config.backend_url;
+                    let tls = ClientTls::new(config.tls.backend.clone());
+                    let token = callers::token(&config)?;
+                    let channel =
+                        telephony::connection::remote(url, tls, token).map_err(|error| {
+                            StartError::BackendUrl { url: config.backend_url.clone(), error }
+                        })?;
+                    telephony::connection::line_to(channel, url)
+                }
+            };
             let (gateway, router, fast_path) =
                 start_gateway(&config, line, store, &mut running, &mut rest_made).await?;
-            let serving = connection::serve_within(
-                within_descriptors(&config.server_limits.rest),
-                listener,
+            let limits = within_descriptors(&config.server_limits.rest);
+            let serving = connection::serve_at(
+                Door { listener, limits, tls: rest_tls },
                 router,
                 fast_path,
                 until(stopped.clone()),
@@ -309,33 +387,36 @@ pub async fn start(
         }
         (None, None) => unreachable!("a process without REST has a backend"),
     };
-    let contract = telephony::routes(server, serving, config.grpc_reflection).await;
+    let contract = telephony::routes(server, auth, serving, config.grpc_reflection).await;
     let admin = telemetry::admin(metrics, readiness(&running), measures(&running));
     let admin = match &running.simulated {
         Some(telephones) => admin.merge(simulated_telephones::door::router(telephones.clone())),
         None => admin,
     };
-    for (listener, router, limits) in [
-        (grpc_listener, contract, &config.server_limits.grpc),
-        (admin_listener, admin, &config.server_limits.admin),
+    for (listener, router, limits, tls) in [
+        (grpc_listener, contract, &config.server_limits.grpc, grpc_tls),
+        (admin_listener, admin, &config.server_limits.admin, admin_tls),
     ] {
-        let serving =
-            server::serve(listener, router, within_descriptors(limits), until(stopped.clone()));
+        let door = Door { listener, limits: within_descriptors(limits), tls };
+        let serving = server::serve(door, router, until(stopped.clone()));
         running.servers.push(tokio::spawn(serving));
     }
+    let again = watch_files((presented, callers), running.reload.subscribe(), stopped.clone());
+    running.servers.push(tokio::spawn(again));
     running.introduction = match part {
         ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
             config.introduction(&rest_made, &sip_made)
         }
         ServerRole::SimulatedGateway => {
-            let door = format!("http://{admin_address}{}", simulated_telephones::door::PATH);
-            Some(config.simulated_introduction(&rest_made, &door))
+            let scheme = scheme(running.has_tls.admin);
+            let door = format!("{scheme}://{admin_address}{}", simulated_telephones::door::PATH);
+            Some(config.simulated_introduction(&rest_made, &door, grpc))
         }
     };
     Ok(running)
 }
 
-/// Runs a process until it is asked to stop (SIGTERM, SIGINT).
+/// Runs a process until it is asked to stop (SIGTERM, SIGINT). SIGHUP never ends it.
 ///
 /// # Errors
 /// It can not start.
@@ -347,15 +428,20 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     raise_file_limit(&config, part);
+    warn_of_clear_doors(&config, part);
     let running = start(config, part, metrics).await?;
     for address in running.addresses() {
         tracing::info!("{address}");
     }
     started(&running);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            Some(()) = hangup.recv() => running.reload(),
+        }
     }
     tracing::info!("stopping");
     tokio::select! {
@@ -365,6 +451,28 @@ pub async fn run(
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// Said at each start: what goes through these doors can be read on the way.
+fn warn_of_clear_doors(config: &Config, part: ServerRole) {
+    let contract = match part {
+        ServerRole::Serve | ServerRole::Gateway | ServerRole::SimulatedGateway => {
+            [("grpc.bind", config.grpc_bind), ("admin.bind", config.admin_bind)]
+        }
+        ServerRole::SipBackend => [
+            ("sip_backend.grpc_bind", config.backend_grpc_bind),
+            ("sip_backend.admin_bind", config.backend_admin_bind),
+        ],
+    };
+    let rest = (part != ServerRole::SipBackend).then_some(("rest.bind", config.rest_bind));
+    let [grpc, admin] = contract;
+    let doors = [(grpc, &config.tls.grpc), (admin, &config.tls.admin)].into_iter();
+    let doors = doors.chain(rest.map(|rest| (rest, &config.tls.rest)));
+    for ((door, address), _) in
+        doors.filter(|((_, address), tls)| tls.is_none() && !address.ip().is_loopback())
+    {
+        tracing::warn!(door, %address, "served without TLS: what goes there can be read on the way");
+    }
 }
 
 /// Takes as many file descriptors as it may have, and says so when they are too few for the calls
@@ -395,14 +503,15 @@ fn raise_file_limit(config: &Config, part: ServerRole) {
 
 async fn start_backend(
     config: &Config,
+    tls: TransportTls,
     running: &mut Running,
     made: &mut Vec<Made>,
 ) -> Result<TelephonyServer<telephony::TelephonyService>, StartError> {
     let store = store::open(&config.state_file("sip-backend"))?;
     let (sip, new) = config.sip_with_credentials(&store)?;
     made.extend(new);
-    let parts =
-        backend::BackendConfig { sip, b2bua: config.b2bua.clone(), media: config.media.clone() };
+    let (b2bua, media) = (config.b2bua.clone(), config.media.clone());
+    let parts = backend::BackendConfig { sip, tls, b2bua, media };
     let (server, backend) = backend::start(parts, store.clone()).await?;
     if let Err(missing) = backend.has_media()() {
         tracing::warn!(%missing, "calls can have no sound");
@@ -419,7 +528,9 @@ async fn start_gateway(
     running: &mut Running,
     made: &mut Vec<Made>,
 ) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
-    let audit = AuditLog::open(&config.audit_file)?;
+    let audit_config = config.audit.clone();
+    let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_config)).await;
+    let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;
@@ -476,6 +587,36 @@ fn within_descriptors(limits: &ConnectionLimits) -> ConnectionLimits {
 /// The readiness of a part that this process does not have.
 fn never() -> watch::Receiver<bool> {
     watch::Sender::new(false).subscribe()
+}
+
+/// Reads certificates and the tokens of callers again when they have changed, and in any case when
+/// it is asked for; warns of certificates' end at the start and each day.
+async fn watch_files(
+    (presented, callers): (Vec<Arc<ServerTls>>, Arc<Callers>),
+    mut asked: watch::Receiver<()>,
+    stopped: watch::Receiver<bool>,
+) {
+    let refresh = |in_any_case| {
+        presented.iter().for_each(|tls| tls.refresh(in_any_case));
+        callers.refresh(in_any_case);
+    };
+    let mut look = tokio::time::interval(LOOK_AT_FILES);
+    let mut warn = tokio::time::interval(WARN_OF_EXPIRY);
+    let stopped = until(stopped);
+    tokio::pin!(stopped);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            _ = look.tick() => refresh(false),
+            _ = warn.tick() => {
+                presented.iter().for_each(|tls| tls.warn_of_expiry(clock::wall()));
+            }
+            asked = asked.changed() => match asked {
+                Ok(()) => refresh(true),
+                Err(_) => return,
+            },
+        }
+    }
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {

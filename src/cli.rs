@@ -1,13 +1,15 @@
 //! The command line: what may be asked of the program, and each answer.
 
+mod audit;
+
 use clap::{Args, Parser, Subcommand};
 use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-#[cfg(feature = "contract-check")]
 use std::time::Duration;
 use undertone::app::{self, ServerRole};
+use undertone::clock;
 use undertone::config::{self, Config};
 #[cfg(feature = "contract-check")]
 use undertone::contract_check::{
@@ -23,6 +25,9 @@ use undertone::demo::{
 #[cfg(feature = "contract-check")]
 use undertone::model::{DialString, NotDialable, Number, UserId};
 use undertone::telemetry::{self, Metrics};
+use undertone::tls::Authority;
+#[cfg(feature = "contract-check")]
+use undertone::tls::{ClientTlsFiles, KeyPairFiles};
 
 /// A supervisor-coaching gateway for contact centres: the supervisor hears both, only the agent
 /// hears the supervisor.
@@ -115,6 +120,8 @@ enum CliCommand {
         /// One JSON document instead of lines
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        identity: Identity,
         /// A program that moves the backend's telephones: it reads "call 7001 5001", "answer 5001",
         /// "hangup 7001" and "phone 5005 answers|rings|busy|rejects", one a line, and answers each
         /// with "ok" or "error WHY". It may be the backend itself. Without it, only what needs no
@@ -151,8 +158,25 @@ enum CliCommand {
         /// The configuration file to check
         file: PathBuf,
     },
+    /// Makes a private authority and certificates of it, to try TLS out: authority.crt, server.crt,
+    /// gateway.crt and their keys. An authority that is there already vouches
+    Certificates {
+        /// Where they are written; made when it is not there
+        directory: PathBuf,
+        /// A name or address of the server; may be repeated
+        #[arg(long = "host", value_name = "HOST",
+              default_values = ["localhost", "127.0.0.1", "::1"])]
+        hosts: Vec<String>,
+        /// How long the certificates are good for; the authority ten times as long
+        #[arg(long, value_name = "DAYS", default_value_t = 365,
+              value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
     /// Prints the default configuration with its comments
     Config,
+    /// Verifies the audit, or shows what is in it
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 }
 
 #[derive(Debug, Args)]
@@ -161,6 +185,36 @@ struct Configured {
     /// environment overrides it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[cfg(feature = "contract-check")]
+/// What is shown to a backend.
+#[derive(Debug, Args)]
+struct Identity {
+    /// A file with the token to show there, over https:// or on this machine: that of a backend of
+    /// ours is in its state directory, grpc-token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The authorities, in PEM, that vouch for the backend; without it: those of the system
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// A client certificate in PEM to present there
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// Its key; without it: in the same file
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+}
+
+#[cfg(feature = "contract-check")]
+impl Identity {
+    fn tls(self) -> ClientTlsFiles {
+        let pair = self.certificate.map(|certificate| {
+            let key = self.key.unwrap_or_else(|| certificate.clone());
+            KeyPairFiles { certificate, key }
+        });
+        ClientTlsFiles { authorities: self.ca, pair }
+    }
 }
 
 #[cfg(feature = "demo")]
@@ -222,6 +276,7 @@ pub(crate) fn run() -> ExitCode {
         CliCommand::ContractCheck {
             url,
             json,
+            identity,
             phones,
             patience,
             supervisor,
@@ -232,11 +287,25 @@ pub(crate) fn run() -> ExitCode {
         } => {
             let house = House { supervisor, second, agent, colleague, customer };
             let patience = Duration::from_secs(patience);
-            contract_check(&CheckOptions { url, house, phones, patience, json })
+            let token_file = identity.token_file.clone();
+            let tls = identity.tls();
+            contract_check(&CheckOptions { url, token_file, tls, house, phones, patience, json })
         }
         CliCommand::Check { file } => check(file),
+        CliCommand::Certificates { directory, hosts, days } => {
+            let life = Duration::from_secs(u64::from(days) * 24 * 3600);
+            match Authority::write(&directory, &hosts, clock::wall(), life) {
+                Ok(written) => print(&written_lines(&written)),
+                Err(error) => fail(error),
+            }
+        }
         CliCommand::Config => print(config::commented_defaults()),
+        CliCommand::Audit(command) => audit::run(command),
     }
+}
+
+fn written_lines(written: &[PathBuf]) -> String {
+    written.iter().map(|path| format!("{}\n", path.display())).collect()
 }
 
 fn serve(Configured { config }: Configured, role: ServerRole) -> ExitCode {

@@ -16,12 +16,12 @@ pub use report::{Report, RuleOutcome, RuleReport};
 pub use rule::Rule;
 
 use crate::model::{Capabilities, DeviceId, Number, PlainText, Reason, Refusal, UserId};
+use crate::telephony::connection::TelephonyChannel;
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::{proto, refusal_of};
 use session::{Bench, Miss, Verdict};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 /// Between two tries to reach a backend that is still starting.
@@ -118,7 +118,7 @@ pub enum NotChecked {
 /// # Errors
 /// The backend can not be checked.
 pub async fn check<P: Phones>(
-    channel: Channel,
+    channel: TelephonyChannel,
     house: &House,
     mut phones: Option<P>,
     patience: Duration,
@@ -174,7 +174,7 @@ fn outcome_of(verdict: Verdict) -> RuleOutcome {
 
 /// What the backend can do; asked again while it is starting.
 async fn meet(
-    client: &mut TelephonyClient<Channel>,
+    client: &mut TelephonyClient<TelephonyChannel>,
     patience: Duration,
 ) -> Result<Capabilities, NotChecked> {
     let until = Instant::now() + patience;
@@ -232,7 +232,7 @@ fn is_no_http2(status: &Status) -> bool {
 }
 
 async fn settle_in(
-    client: &TelephonyClient<Channel>,
+    client: &TelephonyClient<TelephonyChannel>,
     house: &House,
     patience: Duration,
 ) -> Result<Residents, NotChecked> {

@@ -47,3 +47,5 @@ pub mod supervision;
 pub mod telemetry;
 #[cfg(feature = "io")]
 pub mod telephony;
+#[cfg(feature = "io")]
+pub mod tls;

@@ -4,16 +4,19 @@
 use super::reader::Finding;
 use super::sections::Sections;
 use crate::media::engine::{self, MediaError};
+use crate::telephony::callers;
+use crate::tls::{Alpn, ClientTls, ServerTls, ServerTlsFiles};
 use nix::errno::Errno;
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
+use std::path::PathBuf;
 
 /// Addresses that are another machine's, and RTP ports of which none can be opened.
 pub(super) fn findings(sections: &Sections) -> Vec<Finding> {
     let tcp = sections
         .addresses()
         .into_iter()
-        .map(|(section, key, address)| (vec![section.to_owned(), key.to_owned()], address.ip()));
+        .map(|tcp| (vec![tcp.section.to_owned(), tcp.key.to_owned()], tcp.address.ip()));
     let sip = sections.sip.listen.iter().enumerate().map(|(number, listen)| {
         let path = ["sip", "listen", &number.to_string()].map(str::to_owned);
         (path.into(), listen.address.ip())
@@ -21,7 +24,53 @@ pub(super) fn findings(sections: &Sections) -> Vec<Finding> {
     let foreign = |(path, ip): (Vec<String>, IpAddr)| {
         is_foreign(ip).then(|| Finding { path, message: no_such_address(ip) })
     };
-    tcp.chain(sip).filter_map(foreign).chain(sound(sections)).collect()
+    tcp.chain(sip)
+        .filter_map(foreign)
+        .chain(certificates(sections))
+        .chain(tokens(sections))
+        .chain(sound(sections))
+        .collect()
+}
+
+/// Pairs that no door can present now.
+fn certificates(sections: &Sections) -> impl Iterator<Item = Finding> {
+    let wrong = |(prefix, files): (&str, Option<ServerTlsFiles>)| {
+        let error = ServerTls::load("check", files?, Alpn::Http).err()?;
+        let key = match (prefix, sections.tls.pairs().into_iter().find(|p| p.name == prefix)) {
+            (_, Some(own)) if own.certificate.is_some() => format!("{prefix}certificate"),
+            (_, Some(_) | None) => "certificate".to_owned(),
+        };
+        Some(Finding { path: vec!["tls".to_owned(), key], message: error.to_string() })
+    };
+    let doors = ["rest_", "grpc_", "admin_", "sip_"].map(|name| (name, sections.tls.door(name)));
+    let findings: Vec<Finding> = doors.into_iter().filter_map(wrong).collect();
+    let trunks = sections.trunks.iter().any(|(trunk, _)| trunk.protocol.is_secure());
+    let sip = ClientTls::new(sections.tls.sip_client());
+    let sip = trunks.then(|| sip.config(&[]).err()).flatten().map(|error| Finding {
+        path: vec!["tls".to_owned(), "sip_authorities".to_owned()],
+        message: error.to_string(),
+    });
+    let backend = ClientTls::new(sections.tls.backend()).config(&[]).err().map(|error| Finding {
+        path: vec!["tls".to_owned(), "backend_authorities".to_owned()],
+        message: error.to_string(),
+    });
+    findings.into_iter().chain(sip).chain(backend)
+}
+
+/// Token files that cannot be used now. That of the state directory is made at the first start.
+fn tokens(sections: &Sections) -> impl Iterator<Item = Finding> {
+    let callers = sections.callers.iter().enumerate().map(|(number, caller)| {
+        let path = ["grpc", "caller", &number.to_string(), "token_file"].map(str::to_owned);
+        (path.to_vec(), caller.token_file.clone())
+    });
+    let backend =
+        (vec!["backend_token_file".to_owned()], sections.process.backend_token_file.clone());
+    let wrong = |(path, file): (Vec<String>, Option<PathBuf>)| {
+        let error = callers::check_token_file(&file?).err()?;
+        Some(Finding { path, message: error.to_string() })
+    };
+    let findings: Vec<Finding> = callers.chain([backend]).filter_map(wrong).collect();
+    findings.into_iter()
 }
 
 fn sound(sections: &Sections) -> Option<Finding> {

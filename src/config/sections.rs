@@ -2,7 +2,8 @@
 //! the file the keys of each module stand.
 
 use super::reader::ConfigReader;
-use super::{Config, ServerLimits};
+use super::{Config, ServerLimits, TlsConfig};
+use crate::audit::AuditConfig;
 use crate::cometd::CometdConfig;
 use crate::gateway::{
     DeviceEntry, Directory, GatewayConfig, Group, NotifyAgent, User, VoiceEnvironment,
@@ -16,18 +17,22 @@ use crate::sip::b2bua::{AccountKind, B2buaConfig};
 use crate::sip::config::{Login, SipAccount, SipConfig, SipLimits, Trunk};
 use crate::supervision::SupervisionConfig;
 use crate::telemetry::LogConfig;
+use crate::telephony::callers::CallerConfig;
+use crate::tls::{ClientTlsFiles, KeyPairFiles, ServerTlsFiles};
 use serde::Deserialize;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The whole file, read by module.
 pub(super) struct Sections {
     pub(super) process: ProcessConfig,
     pub(super) rest: RestAddress,
     pub(super) grpc: GrpcAddress,
+    pub(super) callers: Vec<CallerConfig>,
     pub(super) admin: AdminAddress,
     pub(super) sip_backend: BackendAddresses,
-    pub(super) audit: AuditFile,
+    pub(super) audit: AuditConfig,
+    pub(super) tls: TlsKeys,
     pub(super) http: HttpConfig,
     pub(super) login: AuthConfig,
     pub(super) cometd: CometdConfig,
@@ -54,8 +59,8 @@ pub(super) struct Sections {
 #[serde(deny_unknown_fields)]
 pub(super) struct ProcessConfig {
     pub(super) state_dir: PathBuf,
-    pub(super) insecure_bind: bool,
     pub(super) backend_url: String,
+    pub(super) backend_token_file: Option<PathBuf>,
 }
 
 /// `[rest]`: where REST and CometD are, for themselves and for clients.
@@ -63,6 +68,7 @@ pub(super) struct ProcessConfig {
 #[serde(deny_unknown_fields)]
 pub(super) struct RestAddress {
     pub(super) bind: SocketAddr,
+    pub(super) insecure_bind: bool,
     pub(super) public_url: Option<String>,
     pub(super) contact_center_id: String,
 }
@@ -71,13 +77,16 @@ pub(super) struct RestAddress {
 #[serde(deny_unknown_fields)]
 pub(super) struct GrpcAddress {
     pub(super) bind: SocketAddr,
+    pub(super) insecure_bind: bool,
     pub(super) reflection: bool,
+    token_file: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AdminAddress {
     pub(super) bind: SocketAddr,
+    pub(super) insecure_bind: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,12 +94,98 @@ pub(super) struct AdminAddress {
 pub(super) struct BackendAddresses {
     pub(super) grpc_bind: SocketAddr,
     pub(super) admin_bind: SocketAddr,
+    pub(super) insecure_bind: bool,
+    pub(super) audit_file: PathBuf,
 }
 
-#[derive(Debug, Deserialize)]
+/// `[tls]`: where certificates and keys are, for all doors and for single ones.
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct AuditFile {
-    pub(super) file: PathBuf,
+pub(super) struct TlsKeys {
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    rest_certificate: Option<PathBuf>,
+    rest_key: Option<PathBuf>,
+    grpc_certificate: Option<PathBuf>,
+    grpc_key: Option<PathBuf>,
+    grpc_client_authorities: Option<PathBuf>,
+    admin_certificate: Option<PathBuf>,
+    admin_key: Option<PathBuf>,
+    sip_certificate: Option<PathBuf>,
+    sip_key: Option<PathBuf>,
+    sip_client_authorities: Option<PathBuf>,
+    sip_authorities: Option<PathBuf>,
+    backend_authorities: Option<PathBuf>,
+    backend_certificate: Option<PathBuf>,
+    backend_key: Option<PathBuf>,
+}
+
+impl TlsKeys {
+    /// The pairs that may be set: the names of their keys, and the values.
+    pub(super) fn pairs(&self) -> [TlsPair<'_>; 6] {
+        let pair = |name, certificate, key| TlsPair { name, certificate, key };
+        [
+            pair("", self.certificate.as_deref(), self.key.as_deref()),
+            pair("rest_", self.rest_certificate.as_deref(), self.rest_key.as_deref()),
+            pair("grpc_", self.grpc_certificate.as_deref(), self.grpc_key.as_deref()),
+            pair("admin_", self.admin_certificate.as_deref(), self.admin_key.as_deref()),
+            pair("sip_", self.sip_certificate.as_deref(), self.sip_key.as_deref()),
+            pair("backend_", self.backend_certificate.as_deref(), self.backend_key.as_deref()),
+        ]
+    }
+
+    /// What the door of this name presents: its own pair, else that of all doors. An empty name of
+    /// a file: nothing.
+    pub(super) fn door(&self, name: &str) -> Option<ServerTlsFiles> {
+        let own = self.pairs().into_iter().find(|pair| pair.name == name);
+        let own = own.filter(|pair| pair.certificate.is_some());
+        let pair = own.or_else(|| self.pairs().into_iter().find(|pair| pair.name.is_empty()))?;
+        let client_authorities = match name {
+            "grpc_" => self.grpc_client_authorities.clone(),
+            "sip_" => self.sip_client_authorities.clone(),
+            _ => None,
+        };
+        Some(ServerTlsFiles { pair: pair.files()?, client_authorities })
+    }
+
+    /// How trunks over TLS are verified, and what is presented to them.
+    pub(super) fn sip_client(&self) -> ClientTlsFiles {
+        ClientTlsFiles {
+            authorities: self.sip_authorities.clone(),
+            pair: self.door("sip_").map(|door| door.pair),
+        }
+    }
+
+    /// Somebody vouches for the clients of gRPC.
+    pub(super) fn knows_clients(&self) -> bool {
+        self.door("grpc_").is_some_and(|files| files.client_authorities.is_some())
+    }
+
+    pub(super) fn backend(&self) -> ClientTlsFiles {
+        let pair = self.pairs().into_iter().find(|pair| pair.name == "backend_");
+        ClientTlsFiles {
+            authorities: self.backend_authorities.clone(),
+            pair: pair.and_then(|pair| pair.files()),
+        }
+    }
+}
+
+/// A certificate chain and its key as the file names them.
+pub(super) struct TlsPair<'a> {
+    /// What precedes the names of the keys.
+    pub(super) name: &'static str,
+    pub(super) certificate: Option<&'a Path>,
+    pub(super) key: Option<&'a Path>,
+}
+
+impl TlsPair<'_> {
+    fn files(&self) -> Option<KeyPairFiles> {
+        let is_named = |path: &&Path| !path.as_os_str().is_empty();
+        let certificate = self.certificate.filter(is_named)?;
+        // Both are often in one file.
+        let key = self.key.filter(is_named).unwrap_or(certificate);
+        Some(KeyPairFiles { certificate: certificate.to_owned(), key: key.to_owned() })
+    }
 }
 
 /// What the monitored agent is told, by the gateway and by the backend.
@@ -145,6 +240,16 @@ pub(super) struct GroupMembers {
     pub(super) supervisors: Vec<UserId>,
 }
 
+/// A TCP address that is served.
+pub(super) struct TcpAddress {
+    pub(super) section: &'static str,
+    pub(super) key: &'static str,
+    pub(super) address: SocketAddr,
+    /// Its insecure_bind is set.
+    pub(super) may_be_clear: bool,
+    pub(super) has_tls: bool,
+}
+
 /// The voice environment of all devices where the file has none: each has one to point to.
 const UNNAMED_ENVIRONMENT: &str = "default";
 
@@ -152,8 +257,10 @@ impl Sections {
     /// `None` when something is wrong: the reader has the findings.
     pub(super) fn read(reader: &mut ConfigReader) -> Option<Self> {
         let trunks = reader.pairs(&["sip", "trunk"]);
+        let callers = reader.items(&["grpc", "caller"]);
         let (process, rest, http) =
             (reader.section(""), reader.section("rest"), reader.section("rest"));
+        let tls = reader.section("tls");
         let (login, cometd) = (reader.section("login"), reader.section("bayeux"));
         let (grpc, admin, sip_backend) =
             (reader.section("grpc"), reader.section("admin"), reader.section("sip_backend"));
@@ -174,9 +281,11 @@ impl Sections {
             process: process?,
             rest: rest?,
             grpc: grpc?,
+            callers,
             admin: admin?,
             sip_backend: sip_backend?,
             audit: audit?,
+            tls: tls?,
             http: http?,
             login: login?,
             cometd: cometd?,
@@ -199,14 +308,23 @@ impl Sections {
         })
     }
 
-    /// The TCP addresses that are served, by section and key.
-    pub(super) fn addresses(&self) -> [(&'static str, &'static str, SocketAddr); 5] {
+    /// The TCP addresses that are served.
+    pub(super) fn addresses(&self) -> [TcpAddress; 5] {
+        let (rest, grpc, admin, backend) = (&self.rest, &self.grpc, &self.admin, &self.sip_backend);
+        let address = |section, key, address, may_be_clear, tls| TcpAddress {
+            section,
+            key,
+            address,
+            may_be_clear,
+            has_tls: self.tls.door(tls).is_some(),
+        };
+        let in_clear = backend.insecure_bind;
         [
-            ("rest", "bind", self.rest.bind),
-            ("grpc", "bind", self.grpc.bind),
-            ("admin", "bind", self.admin.bind),
-            ("sip_backend", "grpc_bind", self.sip_backend.grpc_bind),
-            ("sip_backend", "admin_bind", self.sip_backend.admin_bind),
+            address("rest", "bind", rest.bind, rest.insecure_bind, "rest_"),
+            address("grpc", "bind", grpc.bind, grpc.insecure_bind, "grpc_"),
+            address("admin", "bind", admin.bind, admin.insecure_bind, "admin_"),
+            address("sip_backend", "grpc_bind", backend.grpc_bind, in_clear, "grpc_"),
+            address("sip_backend", "admin_bind", backend.admin_bind, in_clear, "admin_"),
         ]
     }
 
@@ -219,17 +337,35 @@ impl Sections {
             Some((account.number.clone(), details.password.clone()?))
         };
         let sip_passwords = self.devices.iter().filter_map(password).collect();
+        let grpc_token_file = Some(self.grpc.token_file)
+            .filter(|file| !file.as_os_str().is_empty())
+            .map(|file| self.process.state_dir.join(file));
+        let backend_audit_file = self.process.state_dir.join(&self.sip_backend.audit_file);
         Config {
-            audit_file: self.process.state_dir.join(&self.audit.file),
+            audit: AuditConfig {
+                file: self.process.state_dir.join(&self.audit.file),
+                state_dir: self.process.state_dir.clone(),
+                ..self.audit
+            },
             state_dir: self.process.state_dir,
-            insecure_bind: self.process.insecure_bind,
+            tls: TlsConfig {
+                rest: self.tls.door("rest_"),
+                grpc: self.tls.door("grpc_"),
+                admin: self.tls.door("admin_"),
+                sip: self.tls.door("sip_"),
+                sip_client: self.tls.sip_client(),
+                backend: self.tls.backend(),
+            },
             backend_url: self.process.backend_url,
+            backend_token_file: self.process.backend_token_file,
             rest_bind: self.rest.bind,
             http: self.http,
             login: self.login,
             cometd: self.cometd,
             grpc_bind: self.grpc.bind,
             grpc_reflection: self.grpc.reflection,
+            grpc_token_file,
+            callers: self.callers,
             admin_bind: self.admin.bind,
             server_limits: ServerLimits {
                 rest: self.rest_limits,
@@ -238,6 +374,7 @@ impl Sections {
             },
             backend_grpc_bind: self.sip_backend.grpc_bind,
             backend_admin_bind: self.sip_backend.admin_bind,
+            backend_audit_file,
             gateway: self.gateway,
             directory,
             sip: SipConfig {
@@ -258,8 +395,12 @@ impl Sections {
     fn complete(&mut self) {
         self.http.public_url = match &self.rest.public_url {
             Some(url) => url.trim_end_matches('/').to_owned(),
-            None => format!("http://{}", self.rest.bind),
+            None => match self.tls.door("rest_") {
+                Some(_) => format!("https://{}", self.rest.bind),
+                None => format!("http://{}", self.rest.bind),
+            },
         };
+        self.login.secure_cookies |= self.tls.door("rest_").is_some();
         (self.rest_limits.name, self.grpc_limits.name, self.admin_limits.name) =
             ("rest", "grpc", "admin");
         self.rest_limits.peers = self.http.trusted_proxies.clone();
@@ -270,6 +411,8 @@ impl Sections {
             AnnouncedBy::None => NotifyAgent::None,
             AnnouncedBy::Event | AnnouncedBy::Beep => NotifyAgent::Event,
         };
+        self.sip.verifies_clients =
+            self.tls.door("sip_").is_some_and(|door| door.client_authorities.is_some());
         self.b2bua.beep = self.announcement.notify_agent == AnnouncedBy::Beep;
         self.b2bua.media_over_ipv6 = self.media.advertised.unwrap_or(self.media.bind).is_ipv6();
         if self.voice_environments.is_empty() && !self.devices.is_empty() {

@@ -40,7 +40,8 @@ fn gateway_and_sip_backend_without_configuration_find_each_other_and_share_no_do
 
 #[test]
 fn srtp_is_off_unless_a_device_or_a_trunk_has_it() {
-    let text = "[[device]]\nid = \"d\"\nnumber = \"1\"\nsrtp = \"required\"\n[[device]]\n\
+    let text = "[[device]]\nid = \"d\"\nnumber = \"1\"\nsrtp = \"required\"\n\
+                srtp_over_clear = true\n[[device]]\n\
                 id = \"e\"\nnumber = \"2\"\n\
                 [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
                 srtp = \"optional\"\n\
@@ -148,6 +149,10 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
             _ => format!("{line}\n"),
         })
         .collect();
+    // A name of a certificate goes with TLS alone.
+    let uncommented = uncommented
+        .replace("transport = \"udp\"", "transport = \"tls\"")
+        .replace("\"tcp:127.0.0.1:5060\"]", "\"tls:127.0.0.1:5061\"]");
     let config = read(&uncommented).expect("every commented key can be set");
     assert_eq!(config.sip.trunks.len(), 1);
     assert!(config.sip.trunks[0].login.is_some());
@@ -231,7 +236,8 @@ fn the_names_of_a_user_follow_from_each_other() {
 fn the_environment_has_the_last_word() {
     let variables = [
         ("UNDERTONE__REST__BIND", "127.0.0.1:7777"),
-        ("UNDERTONE__INSECURE_BIND", "true"),
+        ("UNDERTONE__GRPC__INSECURE_BIND", "true"),
+        ("UNDERTONE__GRPC__BIND", "192.0.2.1:11051"),
         ("UNDERTONE__SIP__LISTEN", "[\"udp:127.0.0.1:5070\"]"),
         ("UNDERTONE__STATE_DIR", "/var/lib/undertone"),
         ("UNDERTONE__MONITORING__INTRUSION", "never"),
@@ -241,7 +247,7 @@ fn the_environment_has_the_last_word() {
     let file = Some((Path::new("u.toml"), "[rest]\nbind = \"127.0.0.1:9999\"\n"));
     let config = parse(file, variables).expect("fine");
     assert_eq!(config.rest_bind.port(), 7777);
-    assert!(config.insecure_bind);
+    assert_eq!(config.grpc_bind.to_string(), "192.0.2.1:11051");
     assert_eq!(config.sip.listen.len(), 1);
     assert_eq!(config.state_dir, Path::new("/var/lib/undertone"));
 }
@@ -361,8 +367,8 @@ fn each_bad_value_names_its_key_and_line() {
         ("insecure = true", "undertone.toml:1: insecure: there is no section or key 'insecure'"),
         ("rest = 1", "undertone.toml:1: rest: must be a section"),
         (
-            "insecure_bind = \"yes\"",
-            "undertone.toml:1: insecure_bind: found string \"yes\", expected a boolean",
+            "rest.insecure_bind = \"yes\"",
+            "undertone.toml:1: rest.insecure_bind: found string \"yes\", expected a boolean",
         ),
         (
             "[monitoring]\nintrusion = \"Any\"",
@@ -399,6 +405,61 @@ fn each_bad_value_names_its_key_and_line() {
         (
             "[sip_backend]\nadmin_bind = \"192.0.2.1:1\"",
             "undertone.toml:2: sip_backend.admin_bind: 192.0.2.1:1 is not a loopback address",
+        ),
+        (
+            "backend_url = \"http://192.0.2.1:11052\"",
+            "undertone.toml:1: backend_url: 'http://192.0.2.1:11052' is another machine: its \
+             commands need https://",
+        ),
+        (
+            "[sip]\nlisten = [\"udp:127.0.0.1:5060\",\n\"tls:127.0.0.1:5061\"]",
+            "undertone.toml:3: sip.listen[1]: there is no certificate for it: set tls.certificate, \
+             or tls.sip_certificate",
+        ),
+        (
+            "[tls]\nsip_certificate = \"c.pem\"\n\
+             [sip]\nlisten = [\"tcp:127.0.0.1:5060\",\n\"tls:127.0.0.1:5060\"]",
+            "undertone.toml:5: sip.listen[1]: 127.0.0.1:5060 is already taken by sip.listen[0]",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\nsrtp = \"required\"",
+            "undertone.toml:4: device[0].srtp: its keys go over SIP that others can read: set \
+             transport = \"tls\", or srtp_over_clear = true if the network is trusted",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\ntransport = \"tls\"",
+            "undertone.toml:4: device[0].transport: nothing in sip.listen begins with tls:",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\nsrtp = \"required\"",
+            "undertone.toml:5: sip.trunk[0].srtp: its keys go over SIP that others can read: set \
+             transport = \"tls\", or srtp_over_clear = true if the network is trusted",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\ntransport = \"tls\"",
+            "undertone.toml:5: sip.trunk[0].transport: nothing in sip.listen begins with tls:",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\ntls_name = \"y\"",
+            "undertone.toml:5: sip.trunk[0].tls_name: 'y' is a certificate's name: transport must \
+             be \"tls\"",
+        ),
+        (
+            "[tls]\nsip_certificate = \"c.pem\"\n[sip]\nlisten = [\"tls:127.0.0.1:5061\"]\n\
+             [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
+             transport = \"tls\"",
+            "undertone.toml:8: sip.trunk[0].target: '192.0.2.1' is an address: tls_name must say \
+             which domain its certificate is for",
+        ),
+        (
+            "[tls]\nsip_certificate = \"c.pem\"\n[sip]\nlisten = [\"tls:127.0.0.1:5061\"]\n\
+             [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
+             transport = \"tls\"\ntls_name = \"*.example\"",
+            "undertone.toml:10: sip.trunk[0].tls_name: '*.example' is not a domain",
+        ),
+        (
+            "[tls]\ngrpc_key = \"k.pem\"",
+            "undertone.toml:2: tls.grpc_key: there is no tls.grpc_certificate that it goes with",
         ),
         (
             "[sip_backend]\nadmin_bind = \"127.0.0.1:11052\"",
@@ -686,7 +747,7 @@ supervisors = ["anna"]
          default (found [5000, 6000])",
         "6: rest.bind: found signed int `1`, expected socket address",
         "7: rest.csrf: found signed int `2`, expected a boolean",
-        "8: rest.foo: there is no key 'foo' here; there are: bind, public_url, contact_center_id, allowed_origins, \
+        "8: rest.foo: there is no key 'foo' here; there are: bind, insecure_bind, public_url, contact_center_id, allowed_origins, \
          trusted_proxies, csrf, body_limit, timeout, concurrency (found 3)",
         "9: rest.allowed_origins[1]: found signed int `7`, expected a string",
         "9: rest.allowed_origins[2]: 'b' is not an origin such as https://desk.example.com",
@@ -767,16 +828,24 @@ fn a_file_that_is_not_there_is_one_clear_line() {
 #[test]
 fn a_door_to_every_address_must_say_what_clients_reach_it_under() {
     assert_problem(
-        "insecure_bind = true\n[rest]\nbind = \"0.0.0.0:8080\"",
+        "[rest]\ninsecure_bind = true\nbind = \"0.0.0.0:8080\"",
         "undertone.toml:3: rest.bind: listening on every address needs rest.public_url",
     );
 }
 
 #[test]
 fn insecure_bind_opens_the_doors() {
-    let text = "insecure_bind = true\n[rest]\nbind = \"0.0.0.0:8080\"\n\
-                public_url = \"http://desk\"\n[grpc]\nbind = \"0.0.0.0:11051\"";
-    assert!(read(text).expect("fine").rest_bind.ip().is_unspecified());
+    let text = "[rest]\ninsecure_bind = true\nbind = \"0.0.0.0:8080\"\npublic_url = \"http://desk\"\n\
+                [grpc]\nbind = \"0.0.0.0:11051\"";
+    // One door's word is not another's.
+    assert_problem(
+        text,
+        "undertone.toml:6: grpc.bind: 0.0.0.0:11051 is not a loopback address and there is no \
+         certificate for it: set tls.certificate, or grpc.insecure_bind = true if the network is \
+         trusted",
+    );
+    let both = format!("{text}\ninsecure_bind = true");
+    assert!(read(&both).expect("fine").rest_bind.ip().is_unspecified());
 }
 
 #[test]

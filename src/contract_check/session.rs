@@ -6,6 +6,7 @@ use crate::model::{
     Activity, CallFact, CallId, Capabilities, Command, CommandContext, DeviceFact, DeviceId, Fact,
     LegState, Mode, MonitorFact, MonitorState, Number, PartyRole, Reason, Refusal, Scope,
 };
+use crate::telephony::connection::TelephonyChannel;
 use crate::telephony::phones::PhoneCommand;
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::{WatchItem, answer, code_of, proto, refusal_of};
@@ -13,7 +14,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::Status;
-use tonic::transport::Channel;
 use tonic_types::StatusExt;
 
 /// What came of a rule, or of a part of one.
@@ -59,7 +59,7 @@ pub(super) fn has_its_code(status: &Status) -> Verdict {
 
 /// What all rules share.
 pub(super) struct Bench<P> {
-    pub(super) client: TelephonyClient<Channel>,
+    pub(super) client: TelephonyClient<TelephonyChannel>,
     pub(super) residents: Residents,
     pub(super) offered: Capabilities,
     pub(super) phones: Option<P>,
@@ -75,7 +75,7 @@ pub(super) struct Bench<P> {
 
 impl<P: Phones> Bench<P> {
     pub(super) fn new(
-        client: TelephonyClient<Channel>,
+        client: TelephonyClient<TelephonyChannel>,
         residents: Residents,
         offered: Capabilities,
         phones: Option<P>,
@@ -160,6 +160,7 @@ impl<'a, P: Phones> Session<'a, P> {
             request_id: format!("contract-check-{:016x}-{}", self.bench.run, self.bench.asked)
                 .into(),
             user: Some(person.user.clone()),
+            caller: None,
             deadline: self.bench.patience,
         }
     }
@@ -471,7 +472,7 @@ impl<'a, P: Phones> Session<'a, P> {
 
 /// What somebody that begins to watch is told.
 pub(super) async fn snapshot(
-    client: &TelephonyClient<Channel>,
+    client: &TelephonyClient<TelephonyChannel>,
     patience: Duration,
 ) -> Verdict<Known> {
     let mut watch = Watch::open(client, 0, "", patience).await?;
@@ -554,7 +555,7 @@ impl Known {
                 self.asked.insert(asked.supervisor, asked.call);
             }
             Fact::Failed(failure) => self.failures.push(failure.device),
-            Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {}
+            Fact::JoinSound(_) | Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {}
         }
     }
 
@@ -596,7 +597,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) async fn open(
-        client: &TelephonyClient<Channel>,
+        client: &TelephonyClient<TelephonyChannel>,
         after_revision: u64,
         instance: &str,
         patience: Duration,

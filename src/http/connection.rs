@@ -4,7 +4,8 @@
 
 use super::delivery::TrackedConnection;
 use super::fast_path::{FastPath, Handling, PollService};
-use crate::http::server::{self, ConnectionLimits, ConnectionPermit, HttpLibrary};
+use crate::http::server::{self, ConnectionLimits, ConnectionPermit, Door, HttpLibrary};
+use crate::tls::ServerTls;
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::http::Uri;
@@ -25,18 +26,19 @@ pub async fn serve<S: PollService>(
     fast_path: Option<FastPath<S>>,
     stopped: impl Future<Output = ()>,
 ) {
-    serve_within(ConnectionLimits::default(), listener, router, fast_path, stopped).await;
+    let door = Door { listener, limits: ConnectionLimits::default(), tls: None };
+    serve_at(door, router, fast_path, stopped).await;
 }
 
-/// As [`serve`], within other limits.
-pub async fn serve_within<S: PollService>(
-    limits: ConnectionLimits,
-    listener: TcpListener,
+/// As [`serve`], at a door of its own kind.
+pub async fn serve_at<S: PollService>(
+    Door { listener, limits, tls }: Door,
     router: Router,
     fast_path: Option<FastPath<S>>,
     stopped: impl Future<Output = ()>,
 ) {
     let server = Arc::new(HttpServer {
+        tls,
         library: HttpLibrary::new(&limits),
         router,
         fast_path: fast_path.map(|fast_path| fast_path.idling(limits.idle)),
@@ -48,6 +50,7 @@ pub async fn serve_within<S: PollService>(
 }
 
 struct HttpServer<S> {
+    tls: Option<Arc<ServerTls>>,
     library: HttpLibrary,
     router: Router,
     fast_path: Option<FastPath<S>>,
@@ -55,7 +58,13 @@ struct HttpServer<S> {
 
 impl<S: PollService> HttpServer<S> {
     async fn let_in(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: ConnectionPermit) {
-        let (connection, tracker) = TrackedConnection::new(stream);
+        let (connection, tracker) = match &self.tls {
+            None => TrackedConnection::new(stream),
+            Some(tls) => match server::shake_hands(tls, stream, place.visit()).await {
+                Some(handshake) => TrackedConnection::sealed(handshake),
+                None => return,
+            },
+        };
         let handling = match &self.fast_path {
             Some(fast_path) => fast_path.serve(connection, &tracker, peer, place.visit()).await,
             None => Handling::Library(connection, Vec::new()),

@@ -15,12 +15,14 @@
 //! task, as long as nothing else is being written. What the kernel does not take is the task's to
 //! write before all else.
 
+mod wire;
+
+use crate::tls::Handshake;
 use axum::body::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, recv};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
@@ -28,6 +30,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+use wire::{Sight, Wire};
 
 /// Names an answer or a frame under way; no two of a connection at a time have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +65,7 @@ struct Tracked {
     waiter: Option<Waker>,
     /// The connection, until it is closed. `None`: nobody watches it, and what the HTTP library has
     /// taken counts as gone.
-    socket: Option<RawFd>,
-    /// Is to be written before all else.
-    rest: Vec<u8>,
+    wire: Option<Wire>,
     frames: Frames,
     /// The last that the connection's task wrote went out in part.
     is_torn: bool,
@@ -149,14 +150,13 @@ impl Delivery {
 }
 
 impl DeliveryTracker {
-    fn new(socket: Option<RawFd>) -> Self {
+    fn new(wire: Option<Wire>) -> Self {
         Self(Arc::new(Mutex::new(Tracked {
             deliveries: Vec::new(),
             phase: Phase::Open,
             writer: None,
             waiter: None,
-            socket,
-            rest: Vec::new(),
+            wire,
             frames: Frames::OnlyByTask,
             is_torn: false,
         })))
@@ -212,8 +212,8 @@ impl DeliveryTracker {
 
     /// The other end has closed it, as far as our kernel knows; or we have.
     pub(crate) fn has_gone(&self) -> bool {
-        let state = self.state();
-        state.is_dead() || state.socket.is_some_and(has_gone)
+        let mut state = self.state();
+        state.is_dead() || state.has_gone()
     }
 
     /// Its last answer has been given, or nothing can be written on it.
@@ -235,7 +235,7 @@ impl DeliveryTracker {
     /// good-bye.
     pub(crate) fn take_frames(&self, may: bool) {
         let mut state = self.state();
-        state.frames = match may && state.socket.is_some() {
+        state.frames = match may && state.wire.is_some() {
             true => Frames::ByAnybody,
             false => Frames::OnlyByTask,
         };
@@ -246,30 +246,32 @@ impl DeliveryTracker {
     pub(crate) fn frame(
         &self,
         id: DeliveryId,
-        mut bytes: Vec<u8>,
+        bytes: Vec<u8>,
         listener: &Weak<dyn DeliveryListener>,
     ) -> Written {
         let mut state = self.state();
         if state.is_dead()
             || state.frames == Frames::OnlyByTask
             || state.is_torn
-            || !state.rest.is_empty()
             || !state.deliveries.is_empty()
+            || state.wire.as_ref().is_some_and(|wire| !wire.is_free())
         {
             return Written::NotNow;
         }
-        let sent = state
-            .socket
-            .filter(|socket| !has_gone(*socket))
-            .and_then(|socket| send_now(socket, &bytes));
+        let sent = match &mut state.wire {
+            Some(wire) => match wire.look() {
+                Sight::Gone => None,
+                Sight::Quiet | Sight::More => wire.send(bytes, true),
+            },
+            None => None,
+        };
         match (sent, listener.upgrade()) {
-            (Some(sent), _) if sent == bytes.len() => Written::Left,
-            (Some(sent), Some(listener)) => {
-                bytes.drain(..sent);
-                state.park(id, bytes, listener);
+            (Some(true), _) => Written::Left,
+            (Some(false), Some(listener)) => {
+                state.park(id, listener);
                 Written::Waits
             }
-            (Some(_), None) | (None, _) => {
+            (Some(false), None) | (None, _) => {
                 state.die();
                 Written::Never
             }
@@ -282,7 +284,7 @@ impl DeliveryTracker {
         let Some(at) = state.position(id) else {
             return false;
         };
-        if state.socket.is_none() {
+        if state.wire.is_none() {
             state.deliveries.swap_remove(at).tell(DeliveryOutcome::Left);
         } else if let Some(entry) = state.deliveries.get_mut(at) {
             entry.state = DeliveryState::WithConnection { has_events };
@@ -332,6 +334,11 @@ impl Tracked {
         self.deliveries.get(at).is_some_and(|entry| !entry.state.is_with_connection()).then_some(at)
     }
 
+    /// Bytes that wait for the kernel.
+    fn waiting(&mut self) -> usize {
+        self.wire.as_mut().map_or(0, |wire| wire.rest().len())
+    }
+
     fn wake(&mut self) {
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
@@ -339,43 +346,47 @@ impl Tracked {
     }
 
     /// The rest of a frame is the connection's task's.
-    fn park(&mut self, id: DeliveryId, rest: Vec<u8>, listener: Arc<dyn DeliveryListener>) {
+    fn park(&mut self, id: DeliveryId, listener: Arc<dyn DeliveryListener>) {
         self.deliveries.push(Delivery {
             state: DeliveryState::WithConnection { has_events: true },
             ..Delivery::new(id, false, listener)
         });
-        self.rest = rest;
+    }
+
+    /// The other end has closed the connection, as far as our kernel knows.
+    fn has_gone(&mut self) -> bool {
+        self.wire.as_mut().is_some_and(|wire| wire.look() == Sight::Gone)
     }
 
     /// Writes the delivery at this place. There is no other on the way.
-    fn write_at_once(&mut self, at: usize, mut bytes: Vec<u8>, may_now: bool) -> Written {
-        let Some(socket) = self.socket.filter(|_| !self.is_dead()) else {
-            self.die();
-            return Written::Never;
-        };
-        if self.deliveries.get(at).is_some_and(Delivery::must_arrive) && has_gone(socket) {
-            self.die();
-            return Written::Never;
-        }
-        let sent = match may_now && self.rest.is_empty() {
-            true => send_now(socket, &bytes),
-            false => Some(0),
-        };
-        let Some(sent) = sent else {
-            self.die();
-            return Written::Never;
-        };
-        if sent == bytes.len() {
-            let entry = self.deliveries.swap_remove(at);
-            if entry.wakes_waiter {
-                self.wake();
+    fn write_at_once(&mut self, at: usize, bytes: Vec<u8>, may_now: bool) -> Written {
+        let must_arrive = self.deliveries.get(at).is_some_and(Delivery::must_arrive);
+        let sent = match &mut self.wire {
+            Some(wire) if self.phase != Phase::Dead => {
+                match must_arrive && wire.look() == Sight::Gone {
+                    true => None,
+                    false => wire.send(bytes, may_now),
+                }
             }
-            return Written::Left;
+            Some(_) | None => None,
+        };
+        match sent {
+            Some(true) => {
+                let entry = self.deliveries.swap_remove(at);
+                if entry.wakes_waiter {
+                    self.wake();
+                }
+                Written::Left
+            }
+            Some(false) => {
+                self.wake();
+                Written::Waits
+            }
+            None => {
+                self.die();
+                Written::Never
+            }
         }
-        bytes.drain(..sent);
-        self.rest.append(&mut bytes);
-        self.wake();
-        Written::Waits
     }
 
     /// What others have left.
@@ -384,15 +395,41 @@ impl Tracked {
         stream: &mut TcpStream,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        while !self.rest.is_empty() {
-            let written = ready!(Pin::new(&mut *stream).poll_write(context, &self.rest))?;
+        let Some(wire) = &mut self.wire else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let rest = wire.rest();
+        while !rest.is_empty() {
+            let written = ready!(Pin::new(&mut *stream).poll_write(context, rest))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.rest.drain(..written);
+            rest.drain(..written);
         }
-        self.rest = Vec::new();
+        *rest = Vec::new();
         Poll::Ready(Ok(()))
+    }
+
+    /// Bytes of the connection's task, behind what others have left. How many were taken.
+    fn poll_write(
+        &mut self,
+        stream: &mut TcpStream,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_rest(stream, context))?;
+        let length = bytes.iter().map(|slice| slice.len()).sum();
+        match &mut self.wire {
+            _ if length == 0 => Poll::Ready(Ok(0)),
+            Some(wire) if wire.is_sealed() => {
+                wire.seal(bytes)?;
+                match self.poll_rest(stream, context)? {
+                    // What is sealed is taken, though the kernel may not have it yet.
+                    Poll::Ready(()) | Poll::Pending => Poll::Ready(Ok(length)),
+                }
+            }
+            Some(_) | None => Pin::new(stream).poll_write_vectored(context, bytes),
+        }
     }
 
     fn all_written(&mut self) {
@@ -431,13 +468,26 @@ pub(crate) enum Answering {
     Lost,
 }
 
+/// Bytes that are taken from the kernel at once, to be opened.
+const ROOM: usize = 16 * 1024;
 /// A client that takes nothing for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl TrackedConnection {
     /// The connection, and the handle to put into its requests.
     pub fn new(stream: TcpStream) -> (Self, DeliveryTracker) {
-        let tracker = DeliveryTracker::new(Some(stream.as_raw_fd()));
+        let wire = Wire::new(stream.as_raw_fd(), None);
+        Self::of(stream, wire)
+    }
+
+    /// As [`Self::new`], of a client that has shaken hands.
+    pub fn sealed(Handshake { stream, session }: Handshake) -> (Self, DeliveryTracker) {
+        let wire = Wire::new(stream.as_raw_fd(), Some(session));
+        Self::of(stream, wire)
+    }
+
+    fn of(stream: TcpStream, wire: Wire) -> (Self, DeliveryTracker) {
+        let tracker = DeliveryTracker::new(Some(wire));
         let connection = Self { stream, tracker: tracker.clone(), patience: None };
         (connection, tracker)
     }
@@ -447,7 +497,14 @@ impl TrackedConnection {
     /// # Errors
     /// The runtime is ending.
     pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_read_ready(context)
+        let has_opened = match &mut self.tracker.state().wire {
+            Some(wire) => wire.has_opened(context.waker()),
+            None => false,
+        };
+        match has_opened {
+            true => Poll::Ready(Ok(())),
+            false => self.stream.poll_read_ready(context),
+        }
     }
 
     /// Appends what has come, as far as there is room for it. 0: the other end has closed;
@@ -456,6 +513,35 @@ impl TrackedConnection {
     /// # Errors
     /// As of `recv(2)`.
     pub(crate) fn read(&self, bytes: &mut Vec<u8>, room: &mut [u8]) -> io::Result<usize> {
+        let is_sealed = self.tracker.state().wire.as_ref().is_some_and(Wire::is_sealed);
+        if !is_sealed {
+            let count = self.receive(room)?;
+            bytes.extend_from_slice(room.get(..count).unwrap_or_default());
+            return Ok(count);
+        }
+        let opened = self.read_opened(room, usize::MAX)?;
+        bytes.extend_from_slice(&opened);
+        Ok(opened.len())
+    }
+
+    /// What has come and been opened, this many bytes at most; nothing: the other end has closed.
+    fn read_opened(&self, room: &mut [u8], most: usize) -> io::Result<Vec<u8>> {
+        let opened = || match &mut self.tracker.state().wire {
+            Some(wire) => wire.take_opened(most),
+            None => Some(Vec::new()),
+        };
+        loop {
+            if let Some(opened) = opened() {
+                return Ok(opened);
+            }
+            let count = self.receive(room)?;
+            if let Some(wire) = &mut self.tracker.state().wire {
+                wire.open(room.get(..count).unwrap_or_default());
+            }
+        }
+    }
+
+    fn receive(&self, room: &mut [u8]) -> io::Result<usize> {
         let mut came = None;
         let outcome = self.stream.try_io(Interest::READABLE, || {
             let count = recv(self.stream.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?;
@@ -468,12 +554,25 @@ impl TrackedConnection {
             }
         });
         match (came, outcome) {
-            (Some(count), _) => {
-                bytes.extend_from_slice(room.get(..count).unwrap_or_default());
-                Ok(count)
-            }
+            (Some(count), _) => Ok(count),
             (None, outcome) => outcome.map(|()| 0),
         }
+    }
+
+    /// What the other end does. What is not there yet is waited for in [`Self::poll_readable`].
+    fn look(&self) -> Sight {
+        let mut state = self.tracker.state();
+        let Some(wire) = &mut state.wire else {
+            return Sight::Gone;
+        };
+        if let Some(sight) = wire.seen() {
+            return sight;
+        }
+        let looked = self.stream.try_io(Interest::READABLE, || match wire.look() {
+            Sight::Quiet => Err(io::ErrorKind::WouldBlock.into()),
+            sight @ (Sight::More | Sight::Gone) => Ok(sight),
+        });
+        looked.unwrap_or(Sight::Quiet)
     }
 
     /// What has become of a request that has begun here. Polled again when something comes, and
@@ -507,16 +606,11 @@ impl TrackedConnection {
             if ready!(self.poll_readable(context)).is_err() {
                 return Poll::Ready(Answering::Lost);
             }
-            let peeked = self.stream.try_io(Interest::READABLE, || {
-                let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-                recv(self.stream.as_raw_fd(), &mut [0], peek).map_err(io::Error::from)
-            });
-            match peeked {
-                Ok(0) => return Poll::Ready(Answering::Lost),
+            match self.look() {
+                Sight::Gone => return Poll::Ready(Answering::Lost),
                 // The next request is there already, or this one was answered meanwhile.
-                Ok(_) => *sees_more = true,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(Answering::Lost),
+                Sight::More => *sees_more = true,
+                Sight::Quiet => {}
             }
         }
     }
@@ -524,26 +618,22 @@ impl TrackedConnection {
     /// Under the lock, so that nobody can abandon what is being written.
     fn write(
         &mut self,
-        length: usize,
+        bytes: &[io::IoSlice<'_>],
         context: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
+        let length: usize = bytes.iter().map(|slice| slice.len()).sum();
         let mut state = self.tracker.state();
-        let must_arrive = || state.deliveries.iter().any(Delivery::must_arrive);
-        if state.is_dead() || (must_arrive() && has_gone(self.stream.as_raw_fd())) {
+        let must_arrive = state.deliveries.iter().any(Delivery::must_arrive);
+        if state.is_dead() || (must_arrive && state.has_gone()) {
             state.die();
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let waiting = state.rest.len();
-        let written = match state.poll_rest(&mut self.stream, context) {
-            Poll::Ready(Ok(())) => write(Pin::new(&mut self.stream), context),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
-        };
+        let waiting = state.waiting();
+        let written = state.poll_write(&mut self.stream, context, bytes);
         let written = match written {
             Poll::Ready(written) => written,
             Poll::Pending => {
-                if state.rest.len() < waiting {
+                if state.waiting() < waiting {
                     self.patience = None;
                 }
                 let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
@@ -560,7 +650,9 @@ impl TrackedConnection {
             // The library writes all it has; what is less is a full socket.
             Ok(written) if *written == length => {
                 state.is_torn = false;
-                state.all_written();
+                if state.waiting() == 0 {
+                    state.all_written();
+                }
             }
             Ok(_) => state.is_torn = true,
             Err(_) => state.die(),
@@ -569,30 +661,12 @@ impl TrackedConnection {
     }
 }
 
-/// How many bytes our kernel takes now. `None`: none ever again.
-fn send_now(socket: RawFd, bytes: &[u8]) -> Option<usize> {
-    match send(socket, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-        Ok(sent) => Some(sent),
-        Err(Errno::EAGAIN | Errno::EINTR) => Some(0),
-        Err(_) => None,
-    }
-}
-
-/// The other end has closed or reset the connection, as far as our kernel knows.
-fn has_gone(socket: RawFd) -> bool {
-    match recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
-        Ok(bytes) => bytes == 0,
-        Err(error) => error != Errno::EAGAIN && error != Errno::EINTR,
-    }
-}
-
 impl Drop for TrackedConnection {
     fn drop(&mut self) {
         let mut state = self.tracker.state();
         state.die();
         // Its number is somebody else's soon.
-        state.socket = None;
-        state.rest = Vec::new();
+        state.wire = None;
     }
 }
 
@@ -602,7 +676,22 @@ impl AsyncRead for TrackedConnection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let is_sealed = self.tracker.state().wire.as_ref().is_some_and(Wire::is_sealed);
+        if !is_sealed {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let mut room = [0; ROOM];
+        loop {
+            ready!(self.poll_readable(context))?;
+            match self.read_opened(&mut room, buffer.remaining()) {
+                Ok(opened) => {
+                    buffer.put_slice(&opened);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 
@@ -612,7 +701,7 @@ impl AsyncWrite for TrackedConnection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.write(bytes.len(), context, |stream, context| stream.poll_write(context, bytes))
+        self.write(&[io::IoSlice::new(bytes)], context)
     }
 
     fn poll_write_vectored(
@@ -620,8 +709,7 @@ impl AsyncWrite for TrackedConnection {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let length = bytes.iter().map(|slice| slice.len()).sum();
-        self.write(length, context, |stream, context| stream.poll_write_vectored(context, bytes))
+        self.write(bytes, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -630,11 +718,19 @@ impl AsyncWrite for TrackedConnection {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Asked only when the library has nothing left to write. TCP itself has nothing to flush.
-        self.write(0, context, |_, _| Poll::Ready(Ok(0))).map_ok(drop)
+        self.write(&[], context).map_ok(drop)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let this = &mut *self;
+        let mut state = this.tracker.state();
+        if let Some(wire) = &mut state.wire {
+            wire.say_goodbye();
+            // A client that does not read does not hear it.
+            let _ = state.poll_rest(&mut this.stream, context)?;
+        }
+        drop(state);
+        Pin::new(&mut this.stream).poll_shutdown(context)
     }
 }
 

@@ -13,7 +13,9 @@
 
 mod occupancy;
 
+use super::delivery::TrackedConnection;
 use crate::model::{Network, config_value};
+use crate::tls::{Handshake, PeerCertificates, ServerTls};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
@@ -305,25 +307,63 @@ impl AcceptFailures {
     }
 }
 
+/// Where a server's clients come in.
+pub struct Door {
+    /// The port.
+    pub listener: TcpListener,
+    /// What it allows.
+    pub limits: ConnectionLimits,
+    /// What it presents; without, it speaks in clear.
+    pub tls: Option<Arc<ServerTls>>,
+}
+
 /// Serves a router until `stopped` comes; then finishes the answers under way.
 pub async fn serve(
-    listener: TcpListener,
+    Door { listener, limits, tls }: Door,
     router: Router,
-    limits: ConnectionLimits,
     stopped: impl Future<Output = ()>,
 ) {
     let library = Arc::new(HttpLibrary::new(&limits));
     receive(listener, &limits, stopped, |stream, peer, place| {
-        let (library, router) = (library.clone(), router.clone());
+        let (library, router, tls) = (library.clone(), router.clone(), tls.clone());
         async move {
+            let tracked = match tls {
+                None => Some((TrackedConnection::new(stream).0, None)),
+                Some(tls) => shake_hands(&tls, stream, place.visit()).await.map(|handshake| {
+                    let certificates = handshake.session.peer_certificates();
+                    let owned = certificates.map(|chain| {
+                        let chain = chain.iter().map(|one| one.clone().into_owned());
+                        PeerCertificates(Arc::new(chain.collect()))
+                    });
+                    (TrackedConnection::sealed(handshake).0, owned)
+                }),
+            };
+            let Some((connection, certificates)) = tracked else {
+                return;
+            };
             // The library's state is large.
-            Box::pin(library.serve(stream, router, place.visit(), |request| {
+            Box::pin(library.serve(connection, router, place.visit(), move |request| {
                 request.extensions_mut().insert(ConnectInfo(peer));
+                if let Some(certificates) = &certificates {
+                    request.extensions_mut().insert(certificates.clone());
+                }
             }))
             .await;
         }
     })
     .await;
+}
+
+/// `None`: the client could not, or its place was needed by another.
+pub(super) async fn shake_hands(
+    tls: &ServerTls,
+    stream: TcpStream,
+    visit: &ConnectionUse,
+) -> Option<Handshake> {
+    tokio::select! {
+        handshake = tls.accept(stream) => handshake,
+        () = visit.leave.cancelled() => None,
+    }
 }
 
 /// The HTTP library, with its bounds.

@@ -15,7 +15,7 @@ use super::config::{SipConfig, Trunk};
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
 use super::registrar::KeptBinding;
-use super::transport::{Transport, TransportEvent};
+use super::transport::{Transport, TransportEvent, TransportTls};
 use super::user_agent::{Counters, Output, RefusedBy, RefusedRequest, UserAgent, WrongPassword};
 use crate::clock;
 use crate::model::DeviceId;
@@ -42,16 +42,19 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Resolves the trunks' names, opens the sockets and starts.
-    pub async fn bind(mut config: SipConfig) -> io::Result<Self> {
+    pub async fn bind(mut config: SipConfig, tls: TransportTls) -> io::Result<Self> {
         for trunk in &mut config.trunks {
             if trunk.address.is_none() {
-                let resolved = resolve(&trunk.target).await;
+                let resolved = resolve(&trunk.target, trunk.protocol).await;
                 trunk.address = resolved.map_err(|error| {
                     io::Error::new(error.kind(), format!("trunk {}: {error}", trunk.name))
                 })?;
             }
         }
-        let transport = Transport::bind(&config.listen, config.limits).await?;
+        if config.trunks.iter().any(|trunk| trunk.protocol.is_secure()) {
+            tls.client.load().map_err(io::Error::other)?;
+        }
+        let transport = Transport::bind(&config.listen, config.limits, tls).await?;
         if config.advertised.is_none()
             && transport.locals().iter().any(|(_, local)| local.ip().is_unspecified())
         {
@@ -68,6 +71,9 @@ impl Endpoint {
                 .iter()
                 .flat_map(|trunk| trunk.sources.iter().map(|source| source.network)),
         );
+        for trunk in agent.config().trunks.iter().filter(|trunk| trunk.protocol.is_secure()) {
+            transport.expect(trunk.hosts(), trunk.certificate_name());
+        }
         Ok(Self {
             agent,
             transport,
@@ -95,7 +101,7 @@ impl Endpoint {
         &self.agent
     }
 
-    /// How many TCP connections there are.
+    /// How many connections there are.
     pub fn connections(&self) -> usize {
         self.transport.connections()
     }
@@ -170,6 +176,9 @@ impl Endpoint {
                 let known = self.agent.knows(caller.address());
                 self.transport.admit(caller, known);
             }
+            TransportEvent::Secured { flow, domains } => {
+                self.agent.handle_secured(&flow, domains, now)
+            }
             TransportEvent::Idle { flow } if self.agent.needs(&flow) => {}
             TransportEvent::Idle { flow } => self.transport.close(&flow),
             TransportEvent::Gone { flow } => self.agent.handle_unreachable(&flow, now),
@@ -219,6 +228,9 @@ impl Endpoint {
                 }
                 Output::Event(event) => self.events.push(event),
                 Output::Known(flow) => self.transport.know(&flow),
+                Output::Connect(flow) => self.transport.connect_ahead(flow),
+                Output::Alias { flow, address } => self.transport.alias(&flow, address),
+                Output::TrunkConnected { trunk, connected } => tell_connected(trunk, connected),
                 Output::Qualified { device, answers: true } => {
                     tracing::info!(%device, "a phone answers OPTIONS again")
                 }
@@ -252,6 +264,15 @@ impl Endpoint {
         }
         self.measure();
     }
+}
+
+fn tell_connected(trunk: String, connected: bool) {
+    match connected {
+        true => tracing::info!(trunk, "connected to a trunk over TLS"),
+        false => tracing::warn!(trunk, "no connection to a trunk over TLS; trying again"),
+    }
+    let up = if connected { 1.0 } else { 0.0 };
+    metrics::gauge!("undertone_sip_trunk_connected", "trunk" => trunk).set(up);
 }
 
 /// One line for a refusal, either way.
@@ -299,8 +320,8 @@ async fn outward(to: Option<SocketAddr>) -> Option<String> {
     }
 }
 
-async fn resolve(target: &str) -> io::Result<Option<SocketAddr>> {
-    let Some((host, port)) = Trunk::host_and_port(target) else {
+async fn resolve(target: &str, protocol: Protocol) -> io::Result<Option<SocketAddr>> {
+    let Some((host, port)) = Trunk::host_and_port(target, protocol) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     Ok(tokio::net::lookup_host((host, port)).await?.next())

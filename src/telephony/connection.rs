@@ -2,14 +2,20 @@
 //! way.
 
 use crate::model::{Capabilities, Fact};
+use crate::telephony::callers::{BearerToken, in_this_process};
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::proto::telephony_server::{Telephony, TelephonyServer};
 use crate::telephony::{BackendConnection, CommandCall, WatchItem, execute, proto};
+use crate::tls::ClientTls;
 use hyper_util::rt::TokioIo;
+use std::io;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
 /// Bytes of the pipe between gateway and a backend in this process.
@@ -27,14 +33,20 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// How long until the log says again that the backend cannot be reached: doubled each time, up to
 /// the second.
 const REMINDER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
+/// How long a connection may take, a handshake included.
+const CONNECT: Duration = Duration::from_secs(2);
 /// How long `Describe` and the beginning of a watch may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The way to a server of the contract, with what the caller shows there.
+pub type TelephonyChannel = InterceptedService<Channel, BearerToken>;
+
 /// A backend in this process. Each connection is a pipe to a server task; when the channel is
 /// dropped they end.
-pub fn in_process(server: TelephonyServer<impl Telephony>) -> Channel {
+pub fn in_process(server: TelephonyServer<impl Telephony>) -> TelephonyChannel {
     let (connections, incoming) = mpsc::unbounded_channel();
     let incoming = UnboundedReceiverStream::new(incoming);
+    let server = InterceptedService::new(server, in_this_process);
     tokio::spawn(async move {
         if let Err(error) =
             Server::builder().add_service(server).serve_with_incoming(incoming).await
@@ -50,37 +62,66 @@ pub fn in_process(server: TelephonyServer<impl Telephony>) -> Channel {
             connected.map_err(|_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused)),
         )
     });
-    Endpoint::from_static("http://backend.invalid").connect_with_connector_lazy(connector)
+    let endpoint = Endpoint::from_static("http://backend.invalid");
+    InterceptedService::new(endpoint.connect_with_connector_lazy(connector), BearerToken::none())
 }
 
 /// A backend elsewhere, connected at first use and again when the connection breaks.
 ///
 /// Fails when `url` is not one.
-pub fn remote(url: &str) -> Result<Channel, tonic::transport::Error> {
+pub fn remote(
+    url: &str,
+    tls: ClientTls,
+    token: BearerToken,
+) -> Result<TelephonyChannel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(url.to_owned())?
-        .connect_timeout(Duration::from_secs(2))
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
-    Ok(endpoint.connect_lazy())
+        .keep_alive_while_idle(true);
+    let connector = tower::service_fn(move |uri: Uri| {
+        let tls = tls.clone();
+        async move {
+            let reached = timeout(CONNECT, reach(&uri, &tls)).await;
+            reached.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        }
+    });
+    let channel = endpoint.connect_with_connector_lazy(connector);
+    Ok(InterceptedService::new(channel, token))
+}
+
+/// A connection to a server, in clear or by TLS.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
+
+async fn reach(uri: &Uri, tls: &ClientTls) -> io::Result<TokioIo<Box<dyn Connection>>> {
+    let is_sealed = uri.scheme_str() == Some("https");
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(if is_sealed { 443 } else { 80 });
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let connection: Box<dyn Connection> = match is_sealed {
+        true => Box::new(tls.connect(host, stream, &[b"h2"]).await?),
+        false => Box::new(stream),
+    };
+    Ok(TokioIo::new(connection))
 }
 
 /// A line over a channel: describes, watches, reconnects and resumes by itself until it is dropped.
 ///
 /// After `Lost` comes either a new snapshot, or, when the backend still had what was missed,
 /// `SnapshotComplete` alone and then the rest: what was known before is true again.
-pub fn line(channel: Channel) -> BackendConnection {
+pub fn line(channel: TelephonyChannel) -> BackendConnection {
     start(channel, Complaint::default())
 }
 
 /// As [`line()`], to a backend elsewhere: as long as it is away, the log warns of it, with its `url`
 /// and the cause, less and less often.
-pub fn line_to(channel: Channel, url: &str) -> BackendConnection {
+pub fn line_to(channel: TelephonyChannel, url: &str) -> BackendConnection {
     start(channel, Complaint { url: Some(url.to_owned()), ..Complaint::default() })
 }
 
-fn start(channel: Channel, complaint: Complaint) -> BackendConnection {
+fn start(channel: TelephonyChannel, complaint: Complaint) -> BackendConnection {
     let client = TelephonyClient::new(channel);
     let (commands, placed) = mpsc::channel(WAITING);
     let (facts, reported) = mpsc::channel(WAITING);
@@ -103,7 +144,10 @@ fn start(channel: Channel, complaint: Complaint) -> BackendConnection {
 }
 
 /// Commands do not wait for each other: each has its own deadline.
-async fn carry_commands(client: TelephonyClient<Channel>, mut placed: mpsc::Receiver<CommandCall>) {
+async fn carry_commands(
+    client: TelephonyClient<TelephonyChannel>,
+    mut placed: mpsc::Receiver<CommandCall>,
+) {
     while let Some(CommandCall { context, command, reply }) = placed.recv().await {
         let client = client.clone();
         tokio::spawn(async move {
@@ -115,7 +159,7 @@ async fn carry_commands(client: TelephonyClient<Channel>, mut placed: mpsc::Rece
 }
 
 struct WatchLoop {
-    client: TelephonyClient<Channel>,
+    client: TelephonyClient<TelephonyChannel>,
     facts: mpsc::Sender<Fact>,
     capabilities: watch::Sender<Capabilities>,
     resume: proto::WatchRequest,
@@ -359,8 +403,13 @@ mod tests {
         bytes.into()
     }
 
+    /// A way where nothing is shown.
+    fn by(channel: Channel) -> TelephonyChannel {
+        InterceptedService::new(channel, BearerToken::none())
+    }
+
     /// A backend whose watches end cleanly after so many facts, each three seconds after the last.
-    fn leaving(watches: Watches, facts: usize) -> Channel {
+    fn leaving(watches: Watches, facts: usize) -> TelephonyChannel {
         let connector = tower::service_fn(move |_: Uri| {
             let (near, far) = tokio::io::duplex(PIPE);
             let watches = watches.clone();
@@ -390,7 +439,7 @@ mod tests {
             });
             std::future::ready(Ok::<_, io::Error>(TokioIo::new(near)))
         });
-        Endpoint::from_static("http://backend.invalid").connect_with_connector_lazy(connector)
+        by(Endpoint::from_static("http://backend.invalid").connect_with_connector_lazy(connector))
     }
 
     fn answer(messages: Vec<Bytes>) -> Response<Body> {
@@ -490,8 +539,8 @@ mod tests {
                 let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
                 std::future::ready(Err::<TokioIo<tokio::io::DuplexStream>, _>(refused))
             };
-            Endpoint::from_static("http://backend.invalid")
-                .connect_with_connector_lazy(tower::service_fn(refuse))
+            let endpoint = Endpoint::from_static("http://backend.invalid");
+            by(endpoint.connect_with_connector_lazy(tower::service_fn(refuse)))
         };
         let url = "http://192.0.2.7:11052";
         let told = warnings(|| line_to(unreachable(), url), Duration::from_secs(100)).await;

@@ -6,10 +6,10 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use undertone::contract_check::{Rule, RuleOutcome, check};
 use undertone::supervision::SupervisionConfig;
+use undertone::telephony::connection::TelephonyChannel;
 use undertone::telephony::connection::in_process;
 use undertone::telephony::proto::telephony_client::TelephonyClient;
 use undertone::telephony::proto::telephony_server::{Telephony, TelephonyServer};
@@ -152,7 +152,7 @@ async fn found_of<const N: usize>(
 
 /// The simulated backend, with a mistake on the way to it or back.
 struct Mistaken {
-    inner: TelephonyClient<Channel>,
+    inner: TelephonyClient<TelephonyChannel>,
     mistake: Option<Mistake>,
     simulated: simulated::Simulated,
     over: Arc<Mutex<Vec<proto::Call>>>,

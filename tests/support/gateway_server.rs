@@ -1,22 +1,24 @@
 //! REST and the event channel in front of a simulated backend, on a real socket.
 
+use super::certificates::Certificates;
 use super::rest_client::{RestClient, http_client, read};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use undertone::app;
-use undertone::audit::AuditLog;
+use undertone::audit::{AuditConfig, AuditLog};
 use undertone::cometd;
 use undertone::cometd::long_polling::Cometd;
 use undertone::gateway::task::GatewayHandle;
 use undertone::gateway::{self, DeviceEntry, Directory, Group, User, VoiceEnvironment};
 use undertone::http::auth::{self, Auth};
+use undertone::http::server::{ConnectionLimits, Door};
 use undertone::http::{self, connection as http_connection};
 use undertone::model::{Feature, GroupId, Role, UserId};
 use undertone::store::{self, Store};
@@ -24,6 +26,7 @@ use undertone::telephony::TelephonyService;
 use undertone::telephony::connection;
 use undertone::telephony::proto::telephony_server::TelephonyServer;
 use undertone::telephony::simulated::{self, Simulated, Telephone};
+use undertone::tls::Alpn;
 
 /// The supervisor's device of the Coach page.
 pub(crate) const MEG_PHONE: &str = "efelab32-53f9-43ce-b65e-5768c61f7d4a";
@@ -50,12 +53,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct ServerOptions {
     /// The doors.
     pub(crate) http: http::HttpConfig,
+    /// The gateway.
+    pub(crate) gateway: gateway::GatewayConfig,
     /// The event channel.
     pub(crate) bayeux: cometd::CometdConfig,
     /// The login.
     pub(crate) auth: auth::AuthConfig,
     /// Where the event channel keeps what must survive it; left out: nowhere.
     pub(crate) store: Option<Store>,
+    /// TLS, and the authority of its certificate.
+    pub(crate) tls: Option<Arc<Certificates>>,
     /// What serves the contract; left out: the simulated telephones.
     pub(crate) backend: Option<TelephonyServer<TelephonyService>>,
     /// Agents `crowd0`, `crowd1`, … with devices of the same names.
@@ -71,6 +78,7 @@ pub(crate) struct GatewayServer {
     /// The event channel.
     pub(crate) bayeux: Cometd,
     client: Client,
+    scheme: &'static str,
     folder: TempDir,
     stop: watch::Sender<bool>,
     door: JoinHandle<()>,
@@ -94,11 +102,12 @@ impl GatewayServer {
             ..simulated::SimulatedConfig::default()
         });
         let folder = tempfile::tempdir().expect("a folder");
-        let audit = AuditLog::open(&folder.path().join("audit.jsonl")).expect("an audit file");
+        let audit = AuditLog::open(&AuditConfig::of(&folder.path().join("audit.jsonl")))
+            .expect("an audit file");
         let server = options.backend.unwrap_or(server);
         let line = connection::line(connection::in_process(server));
         let gateway = GatewayHandle::start(
-            gateway::GatewayConfig::default(),
+            options.gateway,
             directory(options.crowd),
             line,
             audit,
@@ -124,8 +133,15 @@ impl GatewayServer {
         let stopping = async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
         };
-        let door = tokio::spawn(http_connection::serve(listener, router, fast_path, stopping));
-        Self { stop, door, address, phones, bayeux, client: http_client(), folder }
+        let (client, tls) = match &options.tls {
+            Some(certificates) => (certificates.http_client(), Some(certificates.door(Alpn::Http))),
+            None => (http_client(), None),
+        };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let limits = ConnectionLimits::default();
+        let door = Door { listener, limits, tls };
+        let door = tokio::spawn(http_connection::serve_at(door, router, fast_path, stopping));
+        Self { stop, door, address, scheme, phones, bayeux, client, folder }
     }
 
     /// Goes down as the product does: says so to every client, writes everything, closes the door.
@@ -140,14 +156,14 @@ impl GatewayServer {
     pub(crate) fn audit(&self) -> Vec<Value> {
         let text =
             std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("an audit file");
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("one JSON object per line"))
-            .collect()
+        let lines =
+            text.lines().map(|line| serde_json::from_str(line).expect("one JSON object per line"));
+        lines.filter(|line: &Value| line["event"] != "checkpoint").collect()
     }
 
     /// Under the door's own address.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     /// A user's HTTP client, by password; its paths are whole.

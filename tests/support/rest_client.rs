@@ -19,6 +19,7 @@ pub(crate) struct RestClient {
 
 /// An HTTP client as every test uses it.
 pub(crate) fn http_client() -> Client {
+    undertone::tls::install_provider();
     Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client")
 }
 
