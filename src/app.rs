@@ -10,8 +10,11 @@
 //!
 //! A gateway over simulated telephones has these, and a door to them, in its own process.
 
+mod directory;
+mod directory_news;
 mod simulated;
 
+use self::directory::{BackendPart, DirectoryKeeper, GatewayPart, Told};
 use self::simulated::ScratchDirectory;
 use crate::audit::{AuditError, AuditLog};
 use crate::clock;
@@ -26,6 +29,7 @@ use crate::http::server::{self, ConnectionLimits, Door};
 use crate::http::{HttpConfig, connection, layers};
 use crate::rest;
 use crate::sip::backend::{self, SipBackend};
+use crate::sip::config::SipConfig;
 use crate::sip::flow::Protocol;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
@@ -189,9 +193,10 @@ impl Running {
         rest.into_iter().chain(sip).chain(simulated).chain(rest_of).collect()
     }
 
-    /// Reads again what may change while it runs: certificates and keys. As SIGHUP does.
+    /// Reads again what may change while it runs: certificates and keys, and the directory in the
+    /// configuration file. As SIGHUP does.
     pub fn reload(&self) {
-        tracing::info!("reading certificates again");
+        tracing::info!("reading certificates and the directory again");
         self.reload.send_replace(());
     }
 
@@ -289,9 +294,10 @@ pub async fn start(
         servers: Vec::new(),
     };
     let (mut rest_made, mut sip_made) = (Vec::new(), Vec::new());
+    let mut told = Told { gateway: None, backend: None };
     let backend_server = match part {
         ServerRole::Serve | ServerRole::SipBackend => {
-            Some(start_backend(&config, &mut running, &mut sip_made).await?)
+            Some(start_backend(&config, &mut running, &mut told, &mut sip_made).await?)
         }
         ServerRole::SimulatedGateway => {
             let (server, telephones) = simulated::start(&config);
@@ -322,7 +328,8 @@ pub async fn start(
                 ServerRole::SimulatedGateway => store::in_memory(),
             };
             let (gateway, router, fast_path) =
-                start_gateway(&config, line, store, &mut running, &mut rest_made).await?;
+                start_gateway(&config, (line, store), &mut running, &mut told, &mut rest_made)
+                    .await?;
             let limits = within_descriptors(&config.server_limits.rest);
             let serving = connection::serve_at(
                 Door { listener, limits, tls: rest_tls },
@@ -356,6 +363,12 @@ pub async fn start(
     if !presented.is_empty() {
         let again = watch_certificates(presented, running.reload.subscribe(), stopped.clone());
         running.servers.push(tokio::spawn(again));
+    }
+    // Simulated telephones are those that it has begun with.
+    if config.file.is_some() && part != ServerRole::SimulatedGateway {
+        let keeper = DirectoryKeeper::new(config.clone(), told);
+        let kept = keeper.run(running.reload.subscribe(), until(stopped.clone()));
+        running.servers.push(tokio::spawn(kept));
     }
     running.introduction = match part {
         ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
@@ -434,17 +447,23 @@ fn raise_file_limit(config: &Config, part: ServerRole) {
 async fn start_backend(
     config: &Config,
     running: &mut Running,
+    told: &mut Told,
     made: &mut Vec<Made>,
 ) -> Result<TelephonyServer<telephony::TelephonyService>, StartError> {
     let store = store::open(&config.state_file("sip-backend"))?;
     let (sip, new) = config.sip_with_credentials(&store)?;
     made.extend(new);
+    let mut directory = sip.directory();
+    backend::resolve_trunks(&mut directory).await.map_err(backend::BackendStartError::Sip)?;
+    let sip = SipConfig { trunks: directory.trunks.clone(), ..sip };
     let parts =
         backend::BackendConfig { sip, b2bua: config.b2bua.clone(), media: config.media.clone() };
     let (server, backend) = backend::start(parts, store.clone()).await?;
     if let Err(missing) = backend.has_media()() {
         tracing::warn!(%missing, "calls can have no sound");
     }
+    let directories = backend.directories();
+    told.backend = Some(BackendPart { directories, store: store.clone(), sip: directory });
     running.stores.push(store);
     running.backend = Some(backend);
     Ok(server)
@@ -452,9 +471,9 @@ async fn start_backend(
 
 async fn start_gateway(
     config: &Config,
-    connection: BackendConnection,
-    store: Store,
+    (connection, store): (BackendConnection, Store),
     running: &mut Running,
+    told: &mut Told,
     made: &mut Vec<Made>,
 ) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
     let audit = AuditLog::open(&config.audit_file)?;
@@ -470,6 +489,11 @@ async fn start_gateway(
     )?;
     let cometd =
         Cometd::start(&config.http, config.cometd.clone(), gateway.clone(), store.clone())?;
+    told.gateway = Some(GatewayPart {
+        handle: gateway.clone(),
+        auth: auth.clone(),
+        store: store.clone(),
+    });
     running.stores.push(store);
     running.gateway = Some(gateway.clone());
     running.cometd = Some(cometd.clone());

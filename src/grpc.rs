@@ -54,7 +54,7 @@ fn asked(
         ));
     };
     Ok(RequestEnvelope {
-        request: request(known, command)?,
+        request: request(&known, command)?,
         user,
         from: FROM_A_SERVICE,
         request_id: context.request_id,

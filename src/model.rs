@@ -16,6 +16,7 @@ mod activity;
 mod command;
 pub mod config_value;
 mod contact;
+mod difference;
 mod digits;
 mod fact;
 mod fact_table;
@@ -31,6 +32,7 @@ mod user_data;
 pub use activity::{Activity, Mode, Scope, UnknownWord};
 pub use command::{Command, CommandContext, TransferStep};
 pub use contact::{ContactNumber, ContactView, GroupView};
+pub use difference::Difference;
 pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{
     AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure,

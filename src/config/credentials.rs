@@ -84,7 +84,7 @@ impl Config {
         let kept = store.load(TABLE)?;
         let mut endpoint = self.sip.clone();
         let (mut made, mut changes) = (Vec::new(), Vec::new());
-        for account in &mut endpoint.accounts {
+        for account in endpoint.accounts.iter_mut() {
             let name = account.username.clone();
             let key = |algorithm: Algorithm| {
                 format!("sip/{}/{name}/{}", self.sip.realm, algorithm.name())

@@ -73,6 +73,8 @@ pub enum AuditEvent {
     Failed,
     /// The gateway ended the monitor: a log-out, or a permission that is gone.
     Cancelled,
+    /// Users, devices or groups are other ones from now on.
+    DirectoryChanged,
 }
 
 /// A supervisor that may hear a call or hears it. Kept, so that every admission and every join gets
@@ -103,6 +105,7 @@ impl AuditEvent {
             AuditEvent::Joined => "joined",
             AuditEvent::FoundJoined => "found_joined",
             AuditEvent::Changed => "changed",
+            AuditEvent::DirectoryChanged => "directory_changed",
             AuditEvent::HandedOn => "handed_on",
             AuditEvent::Released => "released",
             AuditEvent::Lost => "lost",

@@ -1,17 +1,17 @@
-use crate::model::{DeviceId, Feature, GroupId, Number, Role, UserId};
+use crate::model::{DeviceId, Difference, Feature, GroupId, Number, Role, UserId};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-/// What exists: users, devices, groups, voice environments. Configuration; it does not change while
-/// the gateway runs.
+/// What exists: users, devices, groups, voice environments. A copy shares its entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
     /// Users by login name.
-    pub users: BTreeMap<UserId, User>,
+    pub users: BTreeMap<UserId, Arc<User>>,
     /// Devices by id.
-    pub devices: BTreeMap<DeviceId, DeviceEntry>,
+    pub devices: BTreeMap<DeviceId, Arc<DeviceEntry>>,
     /// Groups by id.
-    pub groups: BTreeMap<GroupId, Group>,
+    pub groups: BTreeMap<GroupId, Arc<Group>>,
     /// Voice environments by their path id.
     pub voice_environments: BTreeMap<String, VoiceEnvironment>,
     /// Id of this contact centre: the `contactCenterId` of each user. Opaque.
@@ -107,16 +107,37 @@ pub struct VoiceEnvironment {
 impl Directory {
     /// The user with this login name.
     pub fn user(&self, id: &UserId) -> Option<&User> {
-        self.users.get(id)
+        self.users.get(id).map(|user| &**user)
     }
 
-    /// The user of the device.
-    pub fn owner(&self, device: &DeviceId) -> Option<&User> {
-        self.users.values().find(|user| user.devices.contains(device))
+    /// What has become of each user, device and group.
+    pub fn changes_to(&self, after: &Directory) -> DirectoryChanges {
+        DirectoryChanges {
+            users: Difference::between(&self.users, &after.users),
+            devices: Difference::between(&self.devices, &after.devices),
+            groups: Difference::between(&self.groups, &after.groups),
+            other: self.voice_environments != after.voice_environments
+                || self.contact_center != after.contact_center,
+        }
     }
+}
 
-    /// The device with this number.
-    pub fn device_by_number(&self, number: &Number) -> Option<&DeviceEntry> {
-        self.devices.values().find(|device| &device.number == number)
+/// What has become of each user, device and group of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryChanges {
+    /// Users.
+    pub users: Difference<UserId>,
+    /// Devices.
+    pub devices: Difference<DeviceId>,
+    /// Groups.
+    pub groups: Difference<GroupId>,
+    /// Voice environments, or the id of the contact centre.
+    pub other: bool,
+}
+
+impl DirectoryChanges {
+    /// Nothing has.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.devices.is_empty() && self.groups.is_empty() && !self.other
     }
 }

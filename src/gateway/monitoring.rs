@@ -114,9 +114,8 @@ impl Monitoring {
     }
 
     fn may_join(&self, asked: &AdmissionAsked, ctx: &Ctx<'_>) -> Result<UserId, Refusal> {
-        let unowned =
-            || Refusal::device(Reason::NotPermitted, &asked.supervisor, "Device '{}' is nobody's.");
-        let user = ctx.access.owner(&asked.supervisor).ok_or_else(unowned)?;
+        let owner = ctx.access.owner(&asked.supervisor);
+        let user = owner.ok_or_else(|| unowned(&asked.supervisor))?;
         ctx.access.may_monitor(user, &asked.target)?;
         let hears_all = ctx
             .known
@@ -124,8 +123,7 @@ impl Monitoring {
             .monitor(&asked.supervisor)
             .is_none_or(|monitor| !monitor.agent_side_only);
         if hears_all && ctx.access.agent_side_only(&asked.target) {
-            let text = "The agent's customers may not be listened to any more: ask again.";
-            return Err(Refusal::new(Reason::NotPermitted, text));
+            return Err(customers_not_heard());
         }
         if self.ending.contains(&asked.supervisor) {
             return Err(Refusal::new(Reason::InvalidState, "The monitor is being cancelled."));
@@ -215,15 +213,67 @@ impl Monitoring {
         let Some(user) = ctx.access.owner(&monitor.supervisor) else {
             return;
         };
-        let permitted = ctx.access.may_monitor(user, &monitor.target);
-        if let (Err(refusal), false) = (permitted, self.ending.contains(&monitor.supervisor)) {
-            let record = AuditRecord {
-                refusal: Some(refusal),
-                ..ctx.monitor_record(AuditEvent::Cancelled, monitor)
-            };
-            ctx.audit(record, PendingLine::Nothing);
-            self.end(&monitor.supervisor, ctx);
+        if let Err(refusal) = ctx.access.may_monitor(user, &monitor.target) {
+            let owner = Some(user.id.clone());
+            self.cancel(monitor, owner, refusal, ctx);
         }
+    }
+
+    /// Ends the monitors that their supervisors may not have any more by another directory, and
+    /// tells them why. `lost`: the devices that were taken away, with the users that had them.
+    pub(super) fn handle_directory(
+        &mut self,
+        lost: &BTreeMap<DeviceId, UserId>,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let known = ctx.known;
+        for monitor in known.facts().monitors() {
+            let MonitorFact { supervisor, target, .. } = monitor;
+            let owner = ctx.access.owner(supervisor);
+            let permitted = match (owner, lost.get(supervisor)) {
+                (_, Some(_)) => Err(unowned(supervisor)),
+                (Some(user), None) => ctx.access.may_monitor(user, target),
+                // Never one of ours.
+                (None, None) => continue,
+            };
+            let hears_too_much = || match ctx.access.agent_side_only(target) {
+                true if !monitor.agent_side_only => Err(customers_not_heard()),
+                true | false => Ok(()),
+            };
+            let Err(refusal) = permitted.and_then(|()| hears_too_much()) else {
+                continue;
+            };
+            let user = lost.get(supervisor).cloned().or_else(|| ctx.owner(supervisor));
+            if let Some(owner) = owner.filter(|_| !self.ending.contains(supervisor)) {
+                let body = NoticeBody::Error {
+                    device: supervisor.clone(),
+                    refusal: ctx.access.render_for(Some(owner), refusal.clone()),
+                };
+                let owner = owner.id.clone();
+                ctx.works.notify(&owner, Topic::Devices, body);
+            }
+            self.cancel(monitor, user, refusal, ctx);
+        }
+    }
+
+    /// Ends a monitor of this user, unless that is on its way.
+    fn cancel(
+        &mut self,
+        monitor: &MonitorFact,
+        user: Option<UserId>,
+        refusal: Refusal,
+        ctx: &mut Ctx<'_>,
+    ) {
+        if self.ending.contains(&monitor.supervisor) {
+            return;
+        }
+        let record = AuditRecord {
+            user,
+            refusal: Some(refusal),
+            ..ctx.monitor_record(AuditEvent::Cancelled, monitor)
+        };
+        ctx.audit(record, PendingLine::Nothing);
+        self.end(&monitor.supervisor, ctx);
     }
 
     /// A monitor is gone; `found`: it went while the gateway or its backend was away.
@@ -394,6 +444,15 @@ impl Monitoring {
             self.end(&monitor.supervisor, ctx);
         }
     }
+}
+
+fn unowned(device: &DeviceId) -> Refusal {
+    Refusal::device(Reason::NotPermitted, device, "Device '{}' is nobody's.")
+}
+
+fn customers_not_heard() -> Refusal {
+    let text = "The agent's customers may not be listened to any more: ask again.";
+    Refusal::new(Reason::NotPermitted, text)
 }
 
 fn audit_end(was: &ListeningRecord, before: Option<&MonitorFact>, found: bool, ctx: &mut Ctx<'_>) {

@@ -11,14 +11,14 @@
 //! }
 //! ```
 
-use super::config::{SipConfig, Trunk};
+use super::config::{SipConfig, SipDirectory, Trunk};
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
 use super::registrar::KeptBinding;
 use super::transport::{Transport, TransportEvent};
 use super::user_agent::{Counters, Output, RefusedBy, RefusedRequest, UserAgent, WrongPassword};
 use crate::clock;
-use crate::model::DeviceId;
+use crate::model::{DeviceId, Network};
 use crate::telemetry::Pii;
 use std::collections::BTreeMap;
 use std::io;
@@ -43,14 +43,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// Resolves the trunks' names, opens the sockets and starts.
     pub async fn bind(mut config: SipConfig) -> io::Result<Self> {
-        for trunk in &mut config.trunks {
-            if trunk.address.is_none() {
-                let resolved = resolve(&trunk.target).await;
-                trunk.address = resolved.map_err(|error| {
-                    io::Error::new(error.kind(), format!("trunk {}: {error}", trunk.name))
-                })?;
-            }
-        }
+        resolve_all(&mut config.trunks).await?;
         let transport = Transport::bind(&config.listen, config.limits).await?;
         if config.advertised.is_none()
             && transport.locals().iter().any(|(_, local)| local.ip().is_unspecified())
@@ -61,13 +54,7 @@ impl Endpoint {
         let agent =
             UserAgent::new(config, transport.locals().to_vec(), rand::random(), clock::now());
         let mut transport = transport;
-        transport.trust(
-            agent
-                .config()
-                .trunks
-                .iter()
-                .flat_map(|trunk| trunk.sources.iter().map(|source| source.network)),
-        );
+        transport.trust(networks(&agent.config().trunks));
         Ok(Self {
             agent,
             transport,
@@ -98,6 +85,13 @@ impl Endpoint {
     /// How many TCP connections there are.
     pub fn connections(&self) -> usize {
         self.transport.connections()
+    }
+
+    /// Other accounts and trunks from now on; the addresses of trunks are known.
+    pub fn change_directory(&mut self, new: SipDirectory) {
+        self.transport.trust(networks(&new.trunks));
+        self.agent.handle_directory(new, clock::now());
+        self.drain();
     }
 
     /// Takes back where phones were before a restart; what the B2BUA must know of it.
@@ -297,6 +291,24 @@ async fn outward(to: Option<SocketAddr>) -> Option<String> {
         IpAddr::V4(address) => Some(address.to_string()),
         IpAddr::V6(address) => Some(format!("[{address}]")),
     }
+}
+
+/// Finds the addresses of trunks that are given by name.
+pub async fn resolve_all(trunks: &mut [Trunk]) -> io::Result<()> {
+    for trunk in trunks {
+        if trunk.address.is_none() {
+            let resolved = resolve(&trunk.target).await;
+            trunk.address = resolved.map_err(|error| {
+                io::Error::new(error.kind(), format!("trunk {}: {error}", trunk.name))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Where trunks speak from.
+fn networks(trunks: &[Trunk]) -> impl Iterator<Item = Network> {
+    trunks.iter().flat_map(|trunk| trunk.sources.iter().map(|source| source.network))
 }
 
 async fn resolve(target: &str) -> io::Result<Option<SocketAddr>> {

@@ -171,7 +171,7 @@ impl Transport {
 
     /// A peer that connects from these addresses is no stranger.
     pub fn trust(&mut self, networks: impl IntoIterator<Item = Network>) {
-        self.trusted.extend(networks);
+        self.trusted = networks.into_iter().collect();
     }
 
     /// The peer of a connection is no stranger any more.

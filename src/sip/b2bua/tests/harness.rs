@@ -767,7 +767,7 @@ impl Harness {
                 self.asked.push((asked.supervisor.clone(), asked.call.clone()))
             }
             Fact::Failed(failure) => self.failures.push(failure.clone()),
-            Fact::Device(_) => {}
+            Fact::Device(_) | Fact::DeviceGone { .. } => {}
             Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {
                 panic!("not ours: {fact:?}")
             }
