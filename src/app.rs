@@ -11,6 +11,8 @@
 //! A gateway over simulated telephones has these, and a door to them, in its own process.
 
 mod directory;
+mod directory_edit;
+pub mod directory_files;
 mod directory_news;
 mod simulated;
 
@@ -19,7 +21,8 @@ use self::simulated::ScratchDirectory;
 use crate::audit::{AuditError, AuditLog};
 use crate::clock;
 use crate::cometd::long_polling::{self, Cometd};
-use crate::config::{Config, CredentialsError, Made};
+use crate::config::{Config, CredentialsError, DirectorySource, Made};
+use crate::directory::handle::DirectoryHandle;
 use crate::gateway::task::GatewayHandle;
 use crate::grpc;
 use crate::http::auth::{Auth, PasswordError};
@@ -111,6 +114,11 @@ pub enum StartError {
     /// Certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Two processes would each have a directory.
+    #[error(
+        "directory.source = \"store\" needs gateway and SIP backend in one process: undertone serve"
+    )]
+    StoreOfTwo,
     /// The door to simulated telephones asks for no password.
     #[error(
         "admin.bind {0}: simulated telephones are moved there, so it must be a loopback address"
@@ -244,6 +252,8 @@ pub async fn start(
             Some(scratch)
         }
     };
+    let stores = Stores::open(&mut config, part)?;
+    let (directory, edits) = DirectoryHandle::new();
     let rest = match part {
         ServerRole::Serve | ServerRole::Gateway | ServerRole::SimulatedGateway => {
             Some(bind("REST", config.rest_bind).await?)
@@ -297,7 +307,8 @@ pub async fn start(
     let mut told = Told { gateway: None, backend: None };
     let backend_server = match part {
         ServerRole::Serve | ServerRole::SipBackend => {
-            Some(start_backend(&config, &mut running, &mut told, &mut sip_made).await?)
+            let store = stores.backend.unwrap_or_else(store::in_memory);
+            Some(start_backend(&config, store, &mut running, &mut told, &mut sip_made).await?)
         }
         ServerRole::SimulatedGateway => {
             let (server, telephones) = simulated::start(&config);
@@ -321,15 +332,10 @@ pub async fn start(
                     telephony::connection::line_to(channel, url)
                 }
             };
-            let store = match part {
-                ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
-                    store::open(&config.state_file("gateway"))?
-                }
-                ServerRole::SimulatedGateway => store::in_memory(),
-            };
+            let store = stores.gateway.unwrap_or_else(store::in_memory);
+            let parts = GatewayParts { connection: line, store, directory };
             let (gateway, router, fast_path) =
-                start_gateway(&config, (line, store), &mut running, &mut told, &mut rest_made)
-                    .await?;
+                start_gateway(&config, parts, &mut running, &mut told, &mut rest_made).await?;
             let limits = within_descriptors(&config.server_limits.rest);
             let serving = connection::serve_at(
                 Door { listener, limits, tls: rest_tls },
@@ -364,12 +370,14 @@ pub async fn start(
         let again = watch_certificates(presented, running.reload.subscribe(), stopped.clone());
         running.servers.push(tokio::spawn(again));
     }
-    // Simulated telephones are those that it has begun with.
-    if config.file.is_some() && part != ServerRole::SimulatedGateway {
-        let keeper = DirectoryKeeper::new(config.clone(), told);
-        let kept = keeper.run(running.reload.subscribe(), until(stopped.clone()));
-        running.servers.push(tokio::spawn(kept));
+    let mut kept = config.clone();
+    if part == ServerRole::SimulatedGateway {
+        // Simulated telephones are those that it has begun with.
+        kept.file = None;
     }
+    let keeper = DirectoryKeeper::new(kept, told);
+    let keeper = keeper.run(running.reload.subscribe(), edits, until(stopped.clone()));
+    running.servers.push(tokio::spawn(keeper));
     running.introduction = match part {
         ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
             config.introduction(&rest_made, &sip_made)
@@ -444,13 +452,53 @@ fn raise_file_limit(config: &Config, part: ServerRole) {
     }
 }
 
+/// The state files of a process.
+struct Stores {
+    gateway: Option<Store>,
+    backend: Option<Store>,
+}
+
+impl Stores {
+    /// Opens them; where the directory is kept there, it is that of the configuration from now on,
+    /// or that of the file is kept there from now on.
+    fn open(config: &mut Config, part: ServerRole) -> Result<Self, StartError> {
+        let (has_gateway, has_backend) = match part {
+            ServerRole::Serve => (true, true),
+            ServerRole::Gateway => (true, false),
+            ServerRole::SipBackend => (false, true),
+            ServerRole::SimulatedGateway => (false, false),
+        };
+        let open =
+            |wanted: bool, name| wanted.then(|| store::open(&config.state_file(name))).transpose();
+        let stores = Self {
+            gateway: open(has_gateway, "gateway")?,
+            backend: open(has_backend, "sip-backend")?,
+        };
+        match (config.directory_source, &stores) {
+            (DirectorySource::File, _) => {}
+            (DirectorySource::Store, Self { gateway: Some(gateway), backend: Some(backend) }) => {
+                directory_files::adopt(config, gateway, backend)?;
+            }
+            (DirectorySource::Store, _) => return Err(StartError::StoreOfTwo),
+        }
+        Ok(stores)
+    }
+}
+
+/// What a gateway is started with.
+struct GatewayParts {
+    connection: BackendConnection,
+    store: Store,
+    directory: DirectoryHandle,
+}
+
 async fn start_backend(
     config: &Config,
+    store: Store,
     running: &mut Running,
     told: &mut Told,
     made: &mut Vec<Made>,
 ) -> Result<TelephonyServer<telephony::TelephonyService>, StartError> {
-    let store = store::open(&config.state_file("sip-backend"))?;
     let (sip, new) = config.sip_with_credentials(&store)?;
     made.extend(new);
     let mut directory = sip.directory();
@@ -471,11 +519,12 @@ async fn start_backend(
 
 async fn start_gateway(
     config: &Config,
-    (connection, store): (BackendConnection, Store),
+    parts: GatewayParts,
     running: &mut Running,
     told: &mut Told,
     made: &mut Vec<Made>,
 ) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
+    let GatewayParts { connection, store, directory } = parts;
     let audit = AuditLog::open(&config.audit_file)?;
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
@@ -489,15 +538,12 @@ async fn start_gateway(
     )?;
     let cometd =
         Cometd::start(&config.http, config.cometd.clone(), gateway.clone(), store.clone())?;
-    told.gateway = Some(GatewayPart {
-        handle: gateway.clone(),
-        auth: auth.clone(),
-        store: store.clone(),
-    });
+    told.gateway =
+        Some(GatewayPart { handle: gateway.clone(), auth: auth.clone(), store: store.clone() });
     running.stores.push(store);
     running.gateway = Some(gateway.clone());
     running.cometd = Some(cometd.clone());
-    let (router, fast_path) = router(&config.http, auth, gateway.clone(), cometd);
+    let (router, fast_path) = router(&config.http, auth, gateway.clone(), cometd, directory);
     Ok((gateway, router, fast_path))
 }
 
@@ -508,12 +554,14 @@ pub fn router(
     auth: Auth,
     gateway: GatewayHandle,
     cometd: Cometd,
+    directory: DirectoryHandle,
 ) -> (Router, Option<FastPath<Cometd>>) {
     let fast_path = (!config.csrf).then(|| {
         FastPath::new(auth.clone(), cometd.clone(), Proxies::new(&config.trusted_proxies))
     });
     auth.tell(Arc::new(cometd.clone()));
-    let routes = rest::router(config, gateway, auth.clone()).merge(long_polling::router(cometd));
+    let routes =
+        rest::router(config, gateway, auth.clone(), directory).merge(long_polling::router(cometd));
     (layers::layered(config, auth, routes, long_polling::is_endpoint), fast_path)
 }
 

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 #[cfg(feature = "contract-check")]
 use std::time::Duration;
+use undertone::app::directory_files::{self, Counts, DirectoryFiles, FilesError};
 use undertone::app::{self, ServerRole};
-use undertone::config::{self, Config};
+use undertone::config::{self, Config, Problems};
 #[cfg(feature = "contract-check")]
 use undertone::contract_check::{
     House,
@@ -145,6 +146,10 @@ enum CliCommand {
         #[arg(long, value_name = "NUMBER", default_value = "7001", value_parser = number)]
         customer: Number,
     },
+    /// Users, devices and groups from and to CSV files, where the directory is kept in the state
+    /// file (directory.source = "store") and the product does not run
+    #[command(subcommand)]
+    Directory(DirectoryCommand),
     /// Says what is wrong with a configuration file, and where, and what of it this machine cannot
     /// do
     Check {
@@ -153,6 +158,29 @@ enum CliCommand {
     },
     /// Prints the default configuration with its comments
     Config,
+}
+
+#[derive(Debug, Subcommand)]
+enum DirectoryCommand {
+    /// Takes entries in, each in the place of the one of its id; all of them or none
+    Import {
+        #[command(flatten)]
+        configured: Configured,
+        /// Users: id, roles, devices and other keys of [[user]], and password or password_hash
+        users: PathBuf,
+        /// Devices: id, number and other keys of [[device]], and password or its digests
+        devices: PathBuf,
+        /// Groups: id, agents, supervisors; left out, they stay as they are
+        groups: Option<PathBuf>,
+    },
+    /// Writes users.csv, devices.csv and groups.csv, which only their owner reads: they have the
+    /// digests of passwords
+    Export {
+        #[command(flatten)]
+        configured: Configured,
+        /// Where to
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -233,6 +261,14 @@ pub(crate) fn run() -> ExitCode {
             let house = House { supervisor, second, agent, colleague, customer };
             let patience = Duration::from_secs(patience);
             contract_check(&CheckOptions { url, house, phones, patience, json })
+        }
+        CliCommand::Directory(DirectoryCommand::Import { configured, users, devices, groups }) => {
+            import(configured, &DirectoryFiles { users, devices, groups })
+        }
+        CliCommand::Directory(DirectoryCommand::Export { configured, folder }) => {
+            counted(config::load(configured.config.as_deref()), "written", |config| {
+                directory_files::export(config, &folder)
+            })
         }
         CliCommand::Check { file } => check(file),
         CliCommand::Config => print(config::commented_defaults()),
@@ -338,6 +374,29 @@ fn contract_check(options: &CheckOptions) -> ExitCode {
     }
     fail(error);
     ExitCode::from(NOT_CHECKED)
+}
+
+fn import(Configured { config }: Configured, files: &DirectoryFiles) -> ExitCode {
+    counted(config::load(config.as_deref()), "taken in", |config| {
+        directory_files::import(config, files)
+    })
+}
+
+fn counted(
+    config: Result<Config, Problems>,
+    done: &str,
+    act: impl FnOnce(Config) -> Result<Counts, FilesError>,
+) -> ExitCode {
+    let outcome = match config {
+        Ok(config) => act(config),
+        Err(problems) => return fail(problems),
+    };
+    match outcome {
+        Ok(Counts { users, devices, groups }) => {
+            print(&format!("{users} users, {devices} devices and {groups} groups {done}\n"))
+        }
+        Err(error) => fail(error),
+    }
 }
 
 fn check(file: PathBuf) -> ExitCode {

@@ -16,7 +16,9 @@ mod machine;
 mod reader;
 mod sections;
 
-pub use credentials::{CredentialsError, Made, forget_credentials};
+pub use credentials::{
+    CredentialsError, Ha1s, Made, forget_credentials, ha1s_of, keep_ha1s, keep_password,
+};
 
 use crate::cometd;
 use crate::gateway::{self, Directory};
@@ -285,9 +287,7 @@ fn parse_for(
         findings.extend(Checks::of(sections, &source, &faulty, more(sections)));
     }
     match sections {
-        Some(sections) if findings.is_empty() => {
-            Ok(Config { settings, ..sections.into_config() })
-        }
+        Some(sections) if findings.is_empty() => Ok(Config { settings, ..sections.into_config() }),
         Some(_) | None => Err(source.problems(findings)),
     }
 }

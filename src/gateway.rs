@@ -34,9 +34,7 @@ pub mod task;
 mod tests;
 
 pub use audit_record::{AuditEvent, AuditRecord, ListeningRecord};
-pub use directory::{
-    DeviceEntry, Directory, DirectoryChanges, Group, User, VoiceEnvironment,
-};
+pub use directory::{DeviceEntry, Directory, DirectoryChanges, Group, User, VoiceEnvironment};
 
 use crate::model::{
     Answer, CallFact, CallId, CallNotification, CallView, Capabilities, Command, CommandContext,

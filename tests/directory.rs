@@ -1,6 +1,8 @@
 //! The directory changes while calls go on: by SIGHUP, by another file, by an admin over REST.
 //! Whoever loses a right loses it at once, and a fault changes nothing.
 
+mod admin;
+
 use crate::support::desktop::Desktop;
 use crate::support::process::Process;
 use crate::support::rest_client::RestClient;
@@ -79,7 +81,8 @@ impl House {
     /// Waits until the log has a line with all of these.
     async fn says(&self, words: &[&str]) {
         let has = |line: &String| words.iter().all(|word| line.contains(word));
-        let found = wait::found(PATIENCE, async || self.process.log().iter().any(has).then_some(()));
+        let found =
+            wait::found(PATIENCE, async || self.process.log().iter().any(has).then_some(()));
         assert!(found.await.is_some(), "{words:?} is not said: {:#?}", self.process.log());
     }
 
@@ -118,7 +121,10 @@ impl Coached {
         phones.supervisor.established(PATIENCE).await.unwrap();
         let mut coached = Coached { house, phones, supervisor, agent };
         coached.supervisor.until(&json!({"call": {"state": "Established"}})).await;
-        coached.agent.until(&json!({"call": {"supervisorMonitoringState": {"state": "Coach"}}})).await;
+        coached
+            .agent
+            .until(&json!({"call": {"supervisorMonitoringState": {"state": "Coach"}}}))
+            .await;
         coached
     }
 
@@ -169,12 +175,17 @@ async fn a_user_device_and_trunk_come_with_sighup_and_nothing_else_is_touched() 
     let lines = house.audit();
     let said = |text: &str| {
         lines.iter().any(|line| {
-            line["event"] == "directory_changed" && line["message"] == text && line["user"].is_null()
+            line["event"] == "directory_changed"
+                && line["message"] == text
+                && line["user"].is_null()
         })
     };
     assert!(said("users added: newcomer"), "{lines:#?}");
     let (_, metrics) = house.process.says("/metrics").await;
-    assert!(metrics.contains("undertone_directory_reads_total{outcome=\"applied\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("undertone_directory_reads_total{outcome=\"applied\"} 1"),
+        "{metrics}"
+    );
     let log = house.process.log().concat();
     assert!(!log.contains(NEWCOMER.password) && !log.contains("argon2id"));
 }
@@ -210,8 +221,11 @@ async fn a_faulty_file_changes_nothing_and_each_fault_is_said() {
 async fn a_key_that_needs_a_restart_is_named_and_the_rest_is_applied() {
     let mut house = House::open("").await;
     house.write(|text| {
-        text.replacen("grace = 0", "grace = 7", 1)
-            .replacen("display_name = 'agent'", "display_name = 'Agatha'", 1)
+        text.replacen("grace = 0", "grace = 7", 1).replacen(
+            "display_name = 'agent'",
+            "display_name = 'Agatha'",
+            1,
+        )
     });
     house.hang_up();
     house.says(&["WARN", "sip.grace", "restart"]).await;
@@ -244,7 +258,9 @@ async fn a_supervisor_that_loses_the_role_is_out_of_the_call_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_that_loses_the_feature_is_out_of_the_call_at_once() {
     let mut coached = Coached::begin("").await;
-    coached.house.change("roles = ['Supervisor']", "roles = ['Supervisor']\nfeatures = ['api-voice']");
+    coached
+        .house
+        .change("roles = ['Supervisor']", "roles = ['Supervisor']\nfeatures = ['api-voice']");
     coached.is_out().await;
     coached.supervisor.until(&json!({"messageType": "ErrorMessage"})).await;
     assert_eq!(coached.cancelled()["user"], "supervisor");
@@ -257,7 +273,10 @@ async fn a_supervisor_that_loses_the_group_is_out_of_the_call_at_once() {
     coached.is_out().await;
     coached.supervisor.until(&json!({"messageType": "ErrorMessage"})).await;
     coached.agent.until(&json!({"call": {"state": "Established"}})).await;
-    assert_eq!(coached.cancelled()["message"].as_str().map(|text| text.contains("groups")), Some(true));
+    assert_eq!(
+        coached.cancelled()["message"].as_str().map(|text| text.contains("groups")),
+        Some(true)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

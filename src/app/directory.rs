@@ -3,6 +3,8 @@
 
 use super::directory_news::News;
 use crate::config::{Config, CredentialsError, DirectorySource, Made};
+use crate::directory::DirectoryEditor;
+use crate::directory::handle::WaitingEdit;
 use crate::gateway::Directory;
 use crate::gateway::handle::GatewayHandle;
 use crate::http::auth::{Auth, PasswordHashes};
@@ -13,10 +15,10 @@ use crate::store::Store;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// How often the file is looked at. It is read when it has been the same for two looks: what an
 /// editor has written half of is not meant.
@@ -66,9 +68,12 @@ struct Prepared {
 
 /// Keeps the directory of a process.
 pub(super) struct DirectoryKeeper {
-    config: Config,
-    told: Told,
-    directory: Arc<Directory>,
+    pub(super) config: Config,
+    pub(super) told: Told,
+    pub(super) directory: Arc<Directory>,
+    /// Where an admin changes the directory; `None`: it is that of the file.
+    pub(super) editor: Option<DirectoryEditor>,
+    pub(super) end_calls: bool,
     seen: FileStamps,
 }
 
@@ -97,8 +102,16 @@ impl DirectoryKeeper {
     /// `config` is what the process has started with.
     pub(super) fn new(config: Config, told: Told) -> Self {
         let stamp = config.file.as_deref().and_then(FileStamp::of);
+        let kept = match config.directory_source {
+            DirectorySource::File => None,
+            DirectorySource::Store => told.backend.as_ref().map(|backend| {
+                DirectoryEditor::new(config.directory.clone(), backend.sip.accounts.clone())
+            }),
+        };
         Self {
             directory: Arc::new(config.directory.clone()),
+            editor: kept,
+            end_calls: config.end_calls_of_removed_devices,
             seen: FileStamps { read: stamp, found: stamp },
             config,
             told,
@@ -109,6 +122,7 @@ impl DirectoryKeeper {
     pub(super) async fn run(
         mut self,
         mut asked: watch::Receiver<()>,
+        mut edits: mpsc::Receiver<WaitingEdit>,
         stopped: impl Future<Output = ()>,
     ) {
         let mut look = tokio::time::interval(LOOK);
@@ -121,6 +135,11 @@ impl DirectoryKeeper {
                     Ok(()) => self.read_again().await,
                     Err(_) => return,
                 },
+                Some((edit, reply)) = edits.recv() => {
+                    let outcome = self.edit(edit).await;
+                    // The asker may have gone away.
+                    let _ = reply.send(outcome);
+                }
                 _ = look.tick() => if self.is_new() { self.read_again().await },
             }
         }
@@ -221,14 +240,16 @@ impl DirectoryKeeper {
             passwords.keys(),
         );
         if news.is_empty() {
+            self.end_calls = end_calls;
             tracing::info!("the directory has not changed");
             return count("unchanged");
         }
-        for line in news.lines() {
-            tracing::info!(change = line, "the directory changes");
-        }
         let users = Difference::between(&self.directory.users, &directory.users);
         self.directory = Arc::new(directory.clone());
+        self.end_calls = end_calls;
+        if let (Some(editor), Some(sip)) = (&mut self.editor, &sip) {
+            *editor = DirectoryEditor::new(directory.clone(), sip.accounts.clone());
+        }
         if let Some(GatewayPart { handle, auth, .. }) = &self.told.gateway {
             for line in news.lines() {
                 // Nobody keeps a right because of a disk: the failure is in the log.
@@ -243,11 +264,14 @@ impl DirectoryKeeper {
             backend.sip.clone_from(&sip);
             backend.directories.apply(sip, end_calls).await;
         }
+        for line in news.lines() {
+            tracing::info!(change = line, "the directory has changed");
+        }
         self.measure();
         count("applied");
     }
 
-    fn measure(&self) {
+    pub(super) fn measure(&self) {
         metrics::gauge!("undertone_directory_users").set(self.directory.users.len() as f64);
         metrics::gauge!("undertone_directory_devices").set(self.directory.devices.len() as f64);
     }
@@ -286,7 +310,7 @@ fn keep_made(state_dir: &Path, rest: &[Made], sip: &[Made]) {
     }
 }
 
-fn append_private(path: &PathBuf, text: &str) -> io::Result<()> {
+fn append_private(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
 }

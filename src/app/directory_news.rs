@@ -23,9 +23,9 @@ impl News {
         let passwords: BTreeSet<&UserId> = passwords.collect();
         let mut lines = Vec::new();
         let mut users = Difference::between(&before.users, &after.users);
-        let others = passwords.iter().filter(|user| {
-            before.users.contains_key(**user) && !users.changed.contains(user)
-        });
+        let others = passwords
+            .iter()
+            .filter(|user| before.users.contains_key(**user) && !users.changed.contains(user));
         let others: Vec<UserId> = others.map(|user| (*user).clone()).collect();
         users.changed.extend(others);
         say(&mut lines, "users", &users, |id| {
@@ -120,9 +120,8 @@ fn named<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str>
 }
 
 fn user_fields(was: &User, is: &User) -> Vec<&'static str> {
-    let name = |user: &User| {
-        (user.display_name.clone(), user.first_name.clone(), user.last_name.clone())
-    };
+    let name =
+        |user: &User| (user.display_name.clone(), user.first_name.clone(), user.last_name.clone());
     named([
         ("name", name(was) == name(is)),
         ("email", was.email == is.email),

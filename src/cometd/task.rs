@@ -4,9 +4,8 @@ use super::CometdConfig;
 use super::event_log::{EventLog, Legacy};
 use super::session::ReplyPath;
 use super::sessions::{
-    EndedLogins,
-    ClientRequest, ClientRequestId, CometdTransport, ConnectionType, LogChange, Output,
-    SessionCounts, SessionId, Sessions, SocketId,
+    ClientRequest, ClientRequestId, CometdTransport, ConnectionType, EndedLogins, LogChange,
+    Output, SessionCounts, SessionId, Sessions, SocketId,
 };
 use super::sessions::{Numbered, RestoredEvents};
 use crate::clock;

@@ -402,7 +402,8 @@ impl Sections {
             trunk.login = login.take();
         }
         for (user, details) in &mut self.users {
-            details.name(user);
+            let (first, last) = (details.first_name.take(), details.last_name.take());
+            user.name(details.display_name.take(), first, last);
         }
     }
 
@@ -422,7 +423,11 @@ impl Sections {
         let ours = self.devices.iter().filter(|(account, _)| account.kind == AccountKind::Internal);
         let environments = self.voice_environments.iter().cloned();
         Directory {
-            users: self.users.iter().map(|(user, _)| (user.id.clone(), user.clone().into())).collect(),
+            users: self
+                .users
+                .iter()
+                .map(|(user, _)| (user.id.clone(), user.clone().into()))
+                .collect(),
             devices: ours.map(device).map(|device| (device.id.clone(), device.into())).collect(),
             groups: self
                 .groups
@@ -434,28 +439,6 @@ impl Sections {
                 .collect(),
             contact_center: self.rest.contact_center_id.clone(),
         }
-    }
-}
-
-impl UserDetails {
-    /// What is left out follows: the display name from first and last name or the login name; first
-    /// and last name from the display name, which ends with the last name.
-    fn name(&mut self, user: &mut User) {
-        let (first, last) = (self.first_name.take(), self.last_name.take());
-        let both = [&first, &last].map(|name| name.as_deref().unwrap_or_default()).join(" ");
-        user.display_name = match (self.display_name.take(), both.trim()) {
-            (Some(name), _) => name,
-            (None, "") => user.id.as_str().to_owned(),
-            (None, both) => both.to_owned(),
-        };
-        (user.first_name, user.last_name) = match (first, last) {
-            (None, None) => {
-                let name = user.display_name.trim();
-                let (first, last) = name.rsplit_once(' ').unwrap_or((name, ""));
-                (first.trim().to_owned(), last.to_owned())
-            }
-            (first, last) => (first.unwrap_or_default(), last.unwrap_or_default()),
-        };
     }
 }
 

@@ -809,7 +809,7 @@ fn credentials_are_made_once_and_kept_as_hashes() {
     );
     assert_eq!(
         sip.iter().map(|made| made.name.as_str()).collect::<Vec<_>>(),
-        ["5005", "5001", "7001"]
+        ["5001", "5005", "7001"]
     );
     assert!(accounts.values().all(|hash| hash.starts_with("$argon2id$")));
     let kept = store.load("credentials").expect("kept");

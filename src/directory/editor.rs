@@ -203,15 +203,16 @@ impl DirectoryEditor {
         }
         let names: BTreeSet<&Number> = account.aliases.iter().chain([&account.number]).collect();
         for name in names {
-            let is_anothers =
-                self.names.get(name).is_some_and(|device| *device != account.device);
+            let is_anothers = self.names.get(name).is_some_and(|device| *device != account.device);
             if is_anothers || name.as_str().is_empty() {
                 let text = "'{}' is a number or an alias of a device already.";
                 return Err(Refusal::number(Reason::InUse, name, text));
             }
         }
+        let before = self.directory.devices.get(&account.device);
+        let has_it = |id: &String| before.is_some_and(|was| was.voice_environment == *id);
         let environment = match voice_environment {
-            Some(id) if self.directory.voice_environments.contains_key(&id) => id,
+            Some(id) if self.directory.voice_environments.contains_key(&id) || has_it(&id) => id,
             Some(id) => return Err(invalid(&id, "There is no voice environment '{}'.")),
             None => {
                 let first = self.directory.voice_environments.keys().next();

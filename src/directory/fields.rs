@@ -138,7 +138,8 @@ fn typed<T: DeserializeOwned>(fields: Fields) -> Result<T, Refusal> {
     let id = fields.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
     serde_json::from_value(Value::Object(fields)).map_err(|error| {
         let problem = error.to_string();
-        let missing = problem.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+        let missing =
+            problem.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
         match missing {
             Some(missing) => Refusal::missing(missing),
             None => Refusal::parameter(Reason::InvalidInput, &id, "'{}' can not be so: {}.")
@@ -153,4 +154,3 @@ fn fields(value: Value) -> Fields {
         _ => Fields::new(),
     }
 }
-

@@ -61,6 +61,20 @@ pub type WaitingEdit = (AskedEdit, oneshot::Sender<Result<(), Refusal>>);
 pub struct DirectoryHandle(mpsc::Sender<WaitingEdit>);
 
 impl DirectoryHandle {
+    /// Only an admin may.
+    pub fn not_admin() -> Refusal {
+        Refusal::new(Reason::NotPermitted, "Only an admin may change the directory.")
+    }
+
+    /// Nobody changes it but the configuration file.
+    pub fn kept_in_file() -> Refusal {
+        Refusal::new(
+            Reason::Forbidden,
+            "The directory is kept in the configuration file (directory.source = \"file\"): change \
+             it there.",
+        )
+    }
+
     /// A handle, and what comes by it.
     pub fn new() -> (Self, mpsc::Receiver<WaitingEdit>) {
         let (sender, edits) = mpsc::channel(WAITING);
@@ -76,8 +90,11 @@ impl DirectoryHandle {
         let closing = |_| Refusal::new(Reason::Unavailable, "The gateway is shutting down.");
         let (reply, outcome) = oneshot::channel();
         let sent = self.0.try_send((asked, reply));
-        sent.map_err(|_| {
-            Refusal::new(Reason::Unavailable, "Too many changes of the directory at once.")
+        sent.map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                Refusal::new(Reason::Unavailable, "Too many changes of the directory at once.")
+            }
+            mpsc::error::TrySendError::Closed(_) => Self::kept_in_file(),
         })?;
         outcome.await.map_err(closing)?
     }

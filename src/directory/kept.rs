@@ -22,10 +22,7 @@ const VERSION_KEY: &str = "version";
 ///
 /// # Errors
 /// The store fails.
-pub fn load(
-    store: &Store,
-    of: &Directory,
-) -> Result<Option<(Directory, SipAccounts)>, StoreError> {
+pub fn load(store: &Store, of: &Directory) -> Result<Option<(Directory, SipAccounts)>, StoreError> {
     let [users, devices, groups] = [USERS, DEVICES, GROUPS].map(|table| store.load(table));
     let (users, devices, groups) = (users?, devices?, groups?);
     if users.is_empty() && devices.is_empty() && groups.is_empty() {

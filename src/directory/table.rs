@@ -7,13 +7,32 @@ use std::io::{Read, Write};
 
 /// Columns of users: the keys, and the digest of the password.
 pub const USERS: &[&str] = &[
-    "id", "display_name", "first_name", "last_name", "email", "roles", "features", "devices",
+    "id",
+    "display_name",
+    "first_name",
+    "last_name",
+    "email",
+    "roles",
+    "features",
+    "devices",
     PASSWORD_HASH,
 ];
 /// Columns of devices.
 pub const DEVICES: &[&str] = &[
-    "id", "number", "aliases", "kind", "voice_environment", "nat", "own_ports", "srtp", "qualify",
-    "auto_answer", "user_data_headers", "send_user_data", "ha1_md5", "ha1_sha256",
+    "id",
+    "number",
+    "aliases",
+    "kind",
+    "voice_environment",
+    "nat",
+    "own_ports",
+    "srtp",
+    "qualify",
+    "auto_answer",
+    "user_data_headers",
+    "send_user_data",
+    "ha1_md5",
+    "ha1_sha256",
     "ha1_sha512_256",
 ];
 /// Columns of groups.

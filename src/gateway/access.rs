@@ -104,6 +104,10 @@ impl AccessDirectory {
         self.directory.user(id)
     }
 
+    pub(super) fn users(&self) -> impl Iterator<Item = &User> {
+        self.directory.users.values().map(|user| &**user)
+    }
+
     /// Id of this contact centre.
     pub(super) fn contact_center(&self) -> &str {
         &self.directory.contact_center

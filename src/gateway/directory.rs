@@ -51,6 +51,25 @@ fn every_feature() -> BTreeSet<Feature> {
 }
 
 impl User {
+    /// What is left out follows: the display name from first and last name or the login name; first
+    /// and last name from the display name, which ends with the last name.
+    pub fn name(&mut self, display: Option<String>, first: Option<String>, last: Option<String>) {
+        let both = [&first, &last].map(|name| name.as_deref().unwrap_or_default()).join(" ");
+        self.display_name = match (display, both.trim()) {
+            (Some(name), _) => name,
+            (None, "") => self.id.as_str().to_owned(),
+            (None, both) => both.to_owned(),
+        };
+        (self.first_name, self.last_name) = match (first, last) {
+            (None, None) => {
+                let name = self.display_name.trim();
+                let (first, last) = name.rsplit_once(' ').unwrap_or((name, ""));
+                (first.trim().to_owned(), last.to_owned())
+            }
+            (first, last) => (first.unwrap_or_default(), last.unwrap_or_default()),
+        };
+    }
+
     /// The user has the role.
     pub fn is(&self, role: Role) -> bool {
         self.roles.contains(&role)

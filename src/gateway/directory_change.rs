@@ -2,9 +2,7 @@
 
 use super::access::AccessChange;
 use super::{Directory, DirectoryChanges, Gateway, Output, views};
-use crate::model::{
-    CallNotification, DeviceId, NoticeBody, Now, Topic, UserId,
-};
+use crate::model::{CallNotification, DeviceId, NoticeBody, Now, Topic, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use crate::model::{
     MonitorState, NoticeBody, Now, PartyFact, Reason, Refusal, RequestEnvelope, Timestamp, Topic,
     UserId,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The monitors as the gateway must answer for them: each admission and each join gets its last
@@ -19,9 +19,9 @@ use std::time::Duration;
 pub(super) struct Monitoring {
     /// Admissions and joins without their last line, by supervisor's device.
     listening: BTreeMap<DeviceId, ListeningRecord>,
-    /// Monitors that must end, by supervisor's device; asked for again after every snapshot until
-    /// they are gone.
-    ending: BTreeSet<DeviceId>,
+    /// Monitors that must end, by supervisor's device, with the users whose they were; asked for
+    /// again after every snapshot until they are gone.
+    ending: BTreeMap<DeviceId, Option<UserId>>,
 }
 
 /// What monitoring needs of the gateway for one step.
@@ -72,7 +72,7 @@ impl Monitoring {
     pub(super) fn new(kept: Vec<ListeningRecord>) -> Self {
         Self {
             listening: kept.into_iter().map(|one| (one.supervisor.clone(), one)).collect(),
-            ending: BTreeSet::new(),
+            ending: BTreeMap::new(),
         }
     }
 
@@ -125,7 +125,7 @@ impl Monitoring {
         if hears_all && ctx.access.agent_side_only(&asked.target) {
             return Err(customers_not_heard());
         }
-        if self.ending.contains(&asked.supervisor) {
+        if self.ending.contains_key(&asked.supervisor) {
             return Err(Refusal::new(Reason::InvalidState, "The monitor is being cancelled."));
         }
         Ok(user.id.clone())
@@ -158,12 +158,18 @@ impl Monitoring {
 
     /// Ends a monitor: now, and again after every snapshot until it is gone.
     pub(super) fn end(&mut self, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
-        self.ending.insert(supervisor.clone());
+        // Whoever has lost the device is still the user that the command is for.
+        let before = self.ending.remove(supervisor).flatten();
+        self.end_for(before.or_else(|| ctx.owner(supervisor)), supervisor, ctx);
+    }
+
+    fn end_for(&mut self, user: Option<UserId>, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
+        self.ending.insert(supervisor.clone(), user.clone());
         if !ctx.known.is_ready() {
             return;
         }
         let command = Command::StopMonitoring { supervisor: supervisor.clone() };
-        ctx.works.command(ctx.owner(supervisor), command, ctx.now);
+        ctx.works.command(user, command, ctx.now);
     }
 
     /// A new monitor has been accepted in the place of one that was to end.
@@ -173,7 +179,7 @@ impl Monitoring {
 
     /// Ends a monitor unless its end has been asked for.
     pub(super) fn end_unless_ending(&mut self, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
-        if !self.ending.contains(supervisor) {
+        if !self.ending.contains_key(supervisor) {
             self.end(supervisor, ctx);
         }
     }
@@ -187,7 +193,7 @@ impl Monitoring {
         };
         let known = ctx.known;
         for MonitorFact { supervisor, .. } in known.facts().monitors().filter(hears) {
-            let is_news = !self.ending.contains(supervisor);
+            let is_news = !self.ending.contains_key(supervisor);
             self.end(supervisor, ctx);
             let Some(user) = ctx.owner(supervisor).filter(|_| is_news) else {
                 continue;
@@ -202,9 +208,9 @@ impl Monitoring {
 
     /// After a snapshot: asks again for the ends that have not come.
     pub(super) fn handle_ready(&mut self, ctx: &mut Ctx<'_>) {
-        self.ending.retain(|supervisor| ctx.known.facts().monitor(supervisor).is_some());
-        for supervisor in self.ending.clone() {
-            self.end(&supervisor, ctx);
+        self.ending.retain(|supervisor, _| ctx.known.facts().monitor(supervisor).is_some());
+        for (supervisor, user) in self.ending.clone() {
+            self.end_for(user, &supervisor, ctx);
         }
     }
 
@@ -244,7 +250,7 @@ impl Monitoring {
                 continue;
             };
             let user = lost.get(supervisor).cloned().or_else(|| ctx.owner(supervisor));
-            if let Some(owner) = owner.filter(|_| !self.ending.contains(supervisor)) {
+            if let Some(owner) = owner.filter(|_| !self.ending.contains_key(supervisor)) {
                 let body = NoticeBody::Error {
                     device: supervisor.clone(),
                     refusal: ctx.access.render_for(Some(owner), refusal.clone()),
@@ -264,16 +270,16 @@ impl Monitoring {
         refusal: Refusal,
         ctx: &mut Ctx<'_>,
     ) {
-        if self.ending.contains(&monitor.supervisor) {
+        if self.ending.contains_key(&monitor.supervisor) {
             return;
         }
         let record = AuditRecord {
-            user,
+            user: user.clone(),
             refusal: Some(refusal),
             ..ctx.monitor_record(AuditEvent::Cancelled, monitor)
         };
         ctx.audit(record, PendingLine::Nothing);
-        self.end(&monitor.supervisor, ctx);
+        self.end_for(user, &monitor.supervisor, ctx);
     }
 
     /// A monitor is gone; `found`: it went while the gateway or its backend was away.

@@ -42,6 +42,8 @@ const OTTO_PHONE: &str = "otto-phone";
 const ADA_PHONE: &str = "ada-phone";
 
 /// Meg supervises Bob; Otto supervises Eve, in a group apart; Ada is the admin.
+mod directory_change;
+
 fn directory() -> Directory {
     let user = |id: &str, role, features: &[Feature], device: &str| User {
         id: id.into(),
@@ -423,7 +425,9 @@ fn a_supervisor_may_not_coach_outside_his_groups_and_the_attempt_is_written_down
 #[test]
 fn a_supervisor_without_the_feature_may_not_coach() {
     let mut directory = directory();
-    Arc::make_mut(directory.users.get_mut(MEG).expect("Meg")).features.remove(&Feature::SupervisorMonitoring);
+    Arc::make_mut(directory.users.get_mut(MEG).expect("Meg"))
+        .features
+        .remove(&Feature::SupervisorMonitoring);
     let mut harness = Harness::with(GatewayConfig::default(), directory);
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::NotPermitted);
 }

@@ -399,8 +399,7 @@ impl UserAgent {
 /// What the challenges of a trunk are answered with, by its name.
 fn login(trunk: &Trunk) -> Option<(String, Credentials)> {
     let login = trunk.login.as_ref()?;
-    let credentials =
-        Credentials::new(&trunk.name, &login.realm, &login.username, &login.password);
+    let credentials = Credentials::new(&trunk.name, &login.realm, &login.username, &login.password);
     Some((trunk.name.clone(), credentials))
 }
 

@@ -119,7 +119,11 @@ impl GatewayServer {
         let kept = options.store.unwrap_or_else(store::in_memory);
         let bayeux = Cometd::start(&options.http, options.bayeux, gateway.clone(), kept)
             .expect("an event channel");
-        let (router, fast_path) = app::router(&options.http, auth, gateway.clone(), bayeux.clone());
+        let (router, fast_path) = {
+            // The directory of this server is fixed.
+            let (directory, _) = undertone::directory::handle::DirectoryHandle::new();
+            app::router(&options.http, auth, gateway.clone(), bayeux.clone(), directory)
+        };
         let address = listener.local_addr().expect("an address");
         let (stop, mut stopped) = watch::channel(false);
         let stopping = async move {

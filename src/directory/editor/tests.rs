@@ -67,11 +67,7 @@ fn what_can_not_be_so_is_refused_and_changes_nothing() {
         (new(device("new"), json!({})), Reason::MissingParameter, "'number'"),
         (new(device("new"), json!({"number": "5001"})), Reason::InUse, "'5001'"),
         (new(device("new"), json!({"number": "50 01"})), Reason::InvalidInput, "50 01"),
-        (
-            new(device("new"), json!({"number": "1", "aliases": ["5005"]})),
-            Reason::InUse,
-            "'5005'",
-        ),
+        (new(device("new"), json!({"number": "1", "aliases": ["5005"]})), Reason::InUse, "'5005'"),
         (
             new(device("new"), json!({"number": "1", "voice_environment": "x"})),
             Reason::InvalidInput,
@@ -98,7 +94,9 @@ fn whoever_goes_or_loses_the_role_leaves_the_groups_and_a_device_leaves_its_user
     assert_eq!(editor.apply(gone).expect("gone"), BTreeSet::from([user("bob"), sales]));
     assert!(editor.directory.groups["sales"].agents.is_empty());
     // Its device is nobody's now.
-    editor.apply(put(user("eve"), json!({"roles": ["Agent"], "devices": ["bob-phone"]}))).expect("hers");
+    editor
+        .apply(put(user("eve"), json!({"roles": ["Agent"], "devices": ["bob-phone"]})))
+        .expect("hers");
     let gone = Edit { entry: device("bob-phone"), kind: EditKind::Remove };
     let touched = editor.apply(gone).expect("gone");
     assert_eq!(touched, BTreeSet::from([user("eve"), device("bob-phone")]));
@@ -127,7 +125,9 @@ fn an_entry_is_read_as_it_is_written() {
     for entry in [user("meg"), device("meg-phone"), EntryId::Group("sales".into())] {
         let before = editor.fields(&entry).expect("an entry");
         let mut again = editor.clone();
-        again.apply(Edit { entry: entry.clone(), kind: EditKind::Put(before.clone()) }).expect("put");
+        again
+            .apply(Edit { entry: entry.clone(), kind: EditKind::Put(before.clone()) })
+            .expect("put");
         assert_eq!(again.fields(&entry), Some(before));
         assert_eq!(again.directory, editor.directory);
         assert_eq!(again.accounts, editor.accounts);

@@ -34,11 +34,8 @@ impl<E: Environment> B2bua<E> {
             let Some(state) = self.plan.remove(device) else {
                 continue;
             };
-            let nothing = RestoredDevice {
-                device: device.clone(),
-                do_not_disturb: false,
-                forward_to: None,
-            };
+            let nothing =
+                RestoredDevice { device: device.clone(), do_not_disturb: false, forward_to: None };
             set.extend((state.kept() != nothing).then_some(Persist::Device(nothing)));
             if is_there(&LegSource::Account(device.clone())) {
                 self.plan.former.insert(device.clone(), state);

@@ -45,9 +45,7 @@ impl LocalDomain {
         }
         let may_be_ours = match source {
             LegSource::Account(_) => true,
-            LegSource::Trunk(name) => {
-                self.trunk(name).is_some_and(|trunk| trunk.own_numbers)
-            }
+            LegSource::Trunk(name) => self.trunk(name).is_some_and(|trunk| trunk.own_numbers),
         };
         let is_back = returning == Some(&claimed);
         if !may_be_ours && self.looks_internal(&claimed) && !is_back {

@@ -3,6 +3,7 @@
 
 mod bodies;
 mod connected;
+mod directory;
 mod flows;
 mod identity;
 mod network;
