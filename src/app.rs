@@ -146,7 +146,20 @@ pub struct Running {
     introduction: Option<String>,
     stop: watch::Sender<bool>,
     reload: watch::Sender<()>,
+    has_tls: DoorsWithTls,
     servers: Vec<JoinHandle<()>>,
+}
+
+/// Which doors have TLS.
+#[derive(Clone, Copy)]
+struct DoorsWithTls {
+    rest: bool,
+    grpc: bool,
+    admin: bool,
+}
+
+fn scheme(has_tls: bool) -> &'static str {
+    if has_tls { "https" } else { "http" }
 }
 
 impl Running {
@@ -187,16 +200,19 @@ impl Running {
 
     /// One line for each address that is listened on.
     pub fn addresses(&self) -> Vec<String> {
-        let rest = self.rest.map(|address| format!("REST and CometD on http://{address}/api/v2"));
+        let (rest_scheme, admin_scheme) = (scheme(self.has_tls.rest), scheme(self.has_tls.admin));
+        let rest = self.rest;
+        let rest =
+            rest.map(|address| format!("REST and CometD on {rest_scheme}://{address}/api/v2"));
         let sip = self.backend.iter().flat_map(SipBackend::local_addrs);
         let sip = sip.map(|(protocol, address)| format!("SIP on {} {address}", protocol.as_str()));
         let door = simulated_telephones::door::PATH;
         let simulated = self.simulated.as_ref();
-        let simulated =
-            simulated.map(|_| format!("simulated telephones on http://{}{door}", self.admin));
+        let simulated = simulated
+            .map(|_| format!("simulated telephones on {admin_scheme}://{}{door}", self.admin));
         let rest_of = [
-            format!("gRPC on {}", self.grpc),
-            format!("health and metrics on http://{}", self.admin),
+            format!("gRPC on {}{}", self.grpc, if self.has_tls.grpc { " by TLS" } else { "" }),
+            format!("health and metrics on {admin_scheme}://{}", self.admin),
         ];
         rest.into_iter().chain(sip).chain(simulated).chain(rest_of).collect()
     }
@@ -301,6 +317,11 @@ pub async fn start(
         introduction: None,
         stop,
         reload: watch::Sender::new(()),
+        has_tls: DoorsWithTls {
+            rest: rest_tls.is_some(),
+            grpc: grpc_tls.is_some(),
+            admin: admin_tls.is_some(),
+        },
         servers: Vec::new(),
     };
     let (mut rest_made, mut sip_made) = (Vec::new(), Vec::new());
@@ -383,7 +404,8 @@ pub async fn start(
             config.introduction(&rest_made, &sip_made)
         }
         ServerRole::SimulatedGateway => {
-            let door = format!("http://{admin_address}{}", simulated_telephones::door::PATH);
+            let scheme = scheme(running.has_tls.admin);
+            let door = format!("{scheme}://{admin_address}{}", simulated_telephones::door::PATH);
             Some(config.simulated_introduction(&rest_made, &door))
         }
     };
@@ -404,6 +426,7 @@ pub async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     raise_file_limit(&config, part);
+    warn_of_clear_doors(&config, part);
     let running = start(config, part, metrics).await?;
     for address in running.addresses() {
         tracing::info!("{address}");
@@ -424,6 +447,28 @@ pub async fn run(
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// Said at each start: what goes through these doors can be read on the way.
+fn warn_of_clear_doors(config: &Config, part: ServerRole) {
+    let contract = match part {
+        ServerRole::Serve | ServerRole::Gateway | ServerRole::SimulatedGateway => {
+            [("grpc.bind", config.grpc_bind), ("admin.bind", config.admin_bind)]
+        }
+        ServerRole::SipBackend => [
+            ("sip_backend.grpc_bind", config.backend_grpc_bind),
+            ("sip_backend.admin_bind", config.backend_admin_bind),
+        ],
+    };
+    let rest = (part != ServerRole::SipBackend).then_some(("rest.bind", config.rest_bind));
+    let [grpc, admin] = contract;
+    let doors = [(grpc, &config.tls.grpc), (admin, &config.tls.admin)].into_iter();
+    let doors = doors.chain(rest.map(|rest| (rest, &config.tls.rest)));
+    for ((door, address), _) in
+        doors.filter(|((_, address), tls)| tls.is_none() && !address.ip().is_loopback())
+    {
+        tracing::warn!(door, %address, "served without TLS: what goes there can be read on the way");
+    }
 }
 
 /// Takes as many file descriptors as it may have, and says so when they are too few for the calls

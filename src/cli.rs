@@ -5,10 +5,10 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-#[cfg(feature = "contract-check")]
 use std::time::Duration;
 use undertone::app::directory_files::{self, Counts, DirectoryFiles, FilesError};
 use undertone::app::{self, ServerRole};
+use undertone::clock;
 use undertone::config::{self, Config, Problems};
 #[cfg(feature = "contract-check")]
 use undertone::contract_check::{
@@ -24,6 +24,7 @@ use undertone::demo::{
 #[cfg(feature = "contract-check")]
 use undertone::model::{DialString, NotDialable, Number, UserId};
 use undertone::telemetry::{self, Metrics};
+use undertone::tls::Authority;
 
 /// A supervisor-coaching gateway for contact centres: the supervisor hears both, only the agent
 /// hears the supervisor.
@@ -156,6 +157,20 @@ enum CliCommand {
         /// The configuration file to check
         file: PathBuf,
     },
+    /// Makes a private authority and certificates of it, to try TLS out: authority.crt, server.crt,
+    /// gateway.crt and their keys. An authority that is there already vouches
+    Certificates {
+        /// Where they are written; made when it is not there
+        directory: PathBuf,
+        /// A name or address of the server; may be repeated
+        #[arg(long = "host", value_name = "HOST",
+              default_values = ["localhost", "127.0.0.1", "::1"])]
+        hosts: Vec<String>,
+        /// How long the certificates are good for; the authority ten times as long
+        #[arg(long, value_name = "DAYS", default_value_t = 365,
+              value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
     /// Prints the default configuration with its comments
     Config,
 }
@@ -271,8 +286,19 @@ pub(crate) fn run() -> ExitCode {
             })
         }
         CliCommand::Check { file } => check(file),
+        CliCommand::Certificates { directory, hosts, days } => {
+            let life = Duration::from_secs(u64::from(days) * 24 * 3600);
+            match Authority::write(&directory, &hosts, clock::wall(), life) {
+                Ok(written) => print(&written_lines(&written)),
+                Err(error) => fail(error),
+            }
+        }
         CliCommand::Config => print(config::commented_defaults()),
     }
+}
+
+fn written_lines(written: &[PathBuf]) -> String {
+    written.iter().map(|path| format!("{}\n", path.display())).collect()
 }
 
 fn serve(Configured { config }: Configured, role: ServerRole) -> ExitCode {

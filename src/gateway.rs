@@ -241,6 +241,18 @@ impl Gateway {
 
     /// Takes a fact.
     pub fn handle_fact(&mut self, fact: Fact, now: Now) {
+        let (was_met, was_ready) = (self.has_met(), self.is_ready());
+        self.take_fact(fact, now);
+        let is_active = self.is_ready();
+        if was_met && is_active != was_ready {
+            for user in self.access.user_ids() {
+                let body = NoticeBody::ServiceStateChange { is_active };
+                self.works.notify(&user, Topic::Services, body);
+            }
+        }
+    }
+
+    fn take_fact(&mut self, fact: Fact, now: Now) {
         match fact {
             Fact::Device(device) => {
                 let id = device.id.clone();

@@ -7,10 +7,12 @@
 //!   └─ looked at again every few seconds, and at SIGHUP
 //! ```
 
+mod authority;
 mod client;
 mod key_pair;
 mod server;
 
+pub use authority::{Authority, AuthorityError, Issued, SubjectName};
 pub use client::{ClientTls, ClientTlsFiles};
 pub use key_pair::{KeyPair, KeyPairFiles};
 pub use server::{Alpn, Handshake, ServerTls, ServerTlsFiles};

@@ -251,7 +251,7 @@ async fn a_get_by_cookie_logs_out_only_where_a_browser_says_that_it_is_of_an_own
     let url = server.url("/api/v2/logout");
     let elsewhere = url.replace("http://", "http://user@");
     for proof in [
-        vec![],
+        vec![("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:60.0)")],
         vec![("referer", "http://evil.example/127.0.0.1")],
         vec![("referer", elsewhere.as_str())],
         vec![("referer", "/api/v2/logout")],
@@ -282,6 +282,9 @@ async fn a_get_by_cookie_logs_out_only_where_a_browser_says_that_it_is_of_an_own
         assert_eq!(status, StatusCode::OK, "{name}: {value}");
         assert_eq!(page.me().await, StatusCode::FORBIDDEN, "{name}: {value}");
     }
+    let program = Page::open(&server).await;
+    assert_eq!(read(program.http.get(&url)).await.0, StatusCode::OK, "no browser");
+    assert_eq!(program.me().await, StatusCode::FORBIDDEN);
     let by_password = page.http.get(&url).basic_auth("meg", Some(PASSWORD));
     assert_eq!(read(by_password).await.0, StatusCode::OK);
     assert_eq!(page.me().await, StatusCode::FORBIDDEN);

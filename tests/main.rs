@@ -31,4 +31,5 @@ mod sip_messages;
 mod store;
 mod support;
 mod telemetry;
+mod tls;
 mod torture;

@@ -215,9 +215,9 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
             400,
         ),
         (
-            "no-mode",
-            "/me/channels/voice".to_owned(),
-            &json!({"operationName": "NotReady", "workMode": "Nappingmode"}),
+            "no-scope",
+            my_device(SUPERVISOR),
+            &json!({"operationName": "Coach", "targetDeviceUri": "x", "supervisorMonitoringScope": "Nappingmode"}),
             400,
         ),
     ] {
@@ -315,7 +315,7 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         ("undertone_rest_requests_total{operation=\"Coach\",status=\"200\"}", 1.0),
         ("undertone_rest_request_seconds_count{operation=\"Coach\",status=\"200\"}", 1.0),
         ("undertone_rest_request_seconds_count{operation=\"Coach\",status=\"404\"}", 1.0),
-        ("undertone_rest_request_seconds_count{operation=\"NotReady\",status=\"400\"}", 2.0),
+        ("undertone_rest_request_seconds_count{operation=\"NotReady\",status=\"400\"}", 1.0),
         ("process_resident_memory_bytes", 1e6),
         ("process_virtual_memory_bytes", 1e6),
         ("process_open_fds", 10.0),
@@ -335,14 +335,14 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
     assert!(!figures.contains("Cooch"), "no label is a client's to choose");
 
     let no_operation = "Operation '{}' does not exist on this resource.";
+    let no_scope = "Parameter '{}': '{}' is not one of Agent, Call.";
     let no_string = "Parameter '{}' must be a string, not a number.";
-    let no_mode = "Parameter '{}': '{}' is not one of AfterCallWork, AuxWork.";
     for (id, operation, reason, status_code, why) in [
         ("no-target", "Coach", "NotFound", 6, "Resource '/devices/{}' was not found."),
         ("no-operation", "POST /api/v2/me/devices/{id}", "Forbidden", 3, no_operation),
         ("no-session", "Hangup", "NotFound", 6, "Resource '{}' was not found."),
         ("no-reason", "NotReady", "InvalidInput", 10, no_string),
-        ("no-mode", "NotReady", "InvalidInput", 10, no_mode),
+        ("no-scope", "Coach", "InvalidInput", 10, no_scope),
     ] {
         let line = operator
             .log()

@@ -236,7 +236,8 @@ impl<'a> Checks<'a> {
                 ),
             ),
             None => self.unless(
-                !rest.bind.ip().is_unspecified(),
+                !rest.bind.ip().is_unspecified()
+                    || !(rest.insecure_bind || sections.tls.door("rest_").is_some()),
                 &[&"rest", &"bind"],
                 "listening on every address needs rest.public_url: what clients reach us under",
             ),

@@ -696,7 +696,7 @@ supervisors = ["anna"]
          default (found [5000, 6000])",
         "6: rest.bind: found signed int `1`, expected socket address",
         "7: rest.csrf: found signed int `2`, expected a boolean",
-        "8: rest.foo: there is no key 'foo' here; there are: bind, public_url, contact_center_id, allowed_origins, \
+        "8: rest.foo: there is no key 'foo' here; there are: bind, insecure_bind, public_url, contact_center_id, allowed_origins, \
          trusted_proxies, csrf, body_limit, timeout, concurrency (found 3)",
         "9: rest.allowed_origins[1]: found signed int `7`, expected a string",
         "9: rest.allowed_origins[2]: 'b' is not an origin such as https://desk.example.com",

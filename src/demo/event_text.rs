@@ -13,6 +13,7 @@ pub(super) fn text(data: &Value) -> String {
         Some("DeviceStateChangeMessage") => devices(data),
         Some("CallStateChangeMessage") => call(data),
         Some("UserStateChangeMessage") => user(data),
+        Some("ServiceStateChangeMessage") => services(data),
         Some("ErrorMessage") => error(data),
         Some(_) | None => None,
     };
@@ -35,6 +36,18 @@ pub(super) fn plain(text: &str) -> String {
 pub(super) fn short(id: &str) -> String {
     let id = id.rsplit('/').next().unwrap_or(id);
     id.chars().take(ID).collect()
+}
+
+/// `service voice is Inactive`
+fn services(data: &Value) -> Option<String> {
+    let services = data["services"].as_array()?.iter();
+    let said: Option<Vec<String>> = services
+        .map(|service| {
+            let (name, state) = (service["name"].as_str()?, service["state"].as_str()?);
+            Some(format!("service {name} is {state}"))
+        })
+        .collect();
+    Some(said?.join(" | "))
 }
 
 /// `device 5005 is Active, Not Ready; Coach of device 9c14cad7, AllCalls, scope Call`

@@ -127,6 +127,10 @@ impl AccessDirectory {
         self.directory.devices.values().map(|device| &**device)
     }
 
+    pub(super) fn user_ids(&self) -> Vec<UserId> {
+        self.directory.users.keys().cloned().collect()
+    }
+
     pub(super) fn device_ids(&self) -> Vec<DeviceId> {
         self.devices().map(|entry| entry.id.clone()).collect()
     }

@@ -1563,6 +1563,7 @@ fn that_two_calls_may_be_swapped_is_told_of_both_when_one_of_them_changes() {
             NoticeBody::CallStateChange { call, .. } => Some((call.id.clone(), swap(call))),
             NoticeBody::DeviceStateChange(_)
             | NoticeBody::UserStateChange(_)
+            | NoticeBody::ServiceStateChange { .. }
             | NoticeBody::Error { .. } => None,
         });
         calls.collect()
@@ -1831,7 +1832,7 @@ fn a_destination_is_a_number_and_never_a_uri() {
     for bad in [
         "sip:127.0.0.1:22;transport=tcp",
         "http://169.254.169.254",
-        "50 01",
+        "50 01;x",
         "5001\r\nX: y",
         "5001@evil",
     ] {
@@ -1929,7 +1930,24 @@ fn a_log_out_while_the_backend_is_away_is_made_good_when_it_is_back() {
 fn while_the_backend_is_away_reads_answer_and_commands_are_unavailable() {
     let mut harness = Harness::new();
     harness.facts(Fact::Call(call(vec![customer(), bob()])));
-    assert_eq!(harness.facts(Fact::Lost), []);
+    let everybody: Vec<UserId> = directory().users.into_keys().collect();
+    let services = |outputs: Vec<Output>| {
+        let told = outputs.into_iter().map(|output| match output {
+            Output::Notice(Notice {
+                user,
+                topic: Topic::Services,
+                body: NoticeBody::ServiceStateChange { is_active },
+            }) => (user, is_active),
+            other => panic!("{other:?}"),
+        });
+        told.collect::<Vec<_>>()
+    };
+    let told =
+        |is_active| everybody.iter().map(|user| (user.clone(), is_active)).collect::<Vec<_>>();
+    assert_eq!(services(harness.facts(Fact::Lost)), told(false));
+    assert_eq!(harness.facts(Fact::Lost), [], "told once");
+    assert_eq!(services(harness.facts(Fact::SnapshotComplete)), told(true));
+    harness.facts(Fact::Lost);
     assert!(!harness.gateway.is_ready());
     assert!(harness.leg("bob").is_some());
     assert_eq!(harness.reason("bob", on_call(CallOperation::Hold)), Reason::Unavailable);
@@ -1951,7 +1969,11 @@ fn a_new_snapshot_tells_nobody_what_he_knows_and_everybody_what_is_gone() {
     news.extend(harness.facts(Fact::Call(coached(Activity::Coach))));
     assert_eq!(notices(&news), Vec::<&Notice>::new());
     let outputs = harness.facts(Fact::SnapshotComplete);
-    let told: Vec<_> = notices(&outputs).iter().map(|notice| notice.user.as_str()).collect();
+    let told: Vec<_> = notices(&outputs)
+        .iter()
+        .filter(|notice| notice.topic != Topic::Services)
+        .map(|notice| notice.user.as_str())
+        .collect();
     assert_eq!(told, ["bob", MEG], "Bob's phone and Meg's monitor are gone");
     assert!(outputs.iter().any(
         |output| matches!(output, Output::Audit { record, .. } if record.event == AuditEvent::Lost)
@@ -2226,6 +2248,7 @@ mod properties {
                                 NoticeBody::UserStateChange(view) => {
                                     assert_eq!(view.id, notice.user)
                                 }
+                                NoticeBody::ServiceStateChange { .. } => {}
                                 NoticeBody::Error { device, .. } => {
                                     assert!(user.devices.contains(device))
                                 }

@@ -424,6 +424,11 @@ pub enum NoticeJson {
         /// The user with the new state.
         user: UserJson,
     },
+    /// Whole services, on `/notifications/services`.
+    ServiceStateChangeMessage {
+        /// Those that changed.
+        services: Vec<ServiceJson>,
+    },
     /// Something accepted earlier has failed.
     #[serde(rename_all = "camelCase")]
     ErrorMessage {
@@ -622,6 +627,7 @@ pub fn channel(topic: Topic) -> &'static str {
         Topic::Devices => "/v2/me/devices",
         Topic::Calls => "/v2/me/calls",
         Topic::Channels => "/v2/me/channels",
+        Topic::Services => "/notifications/services",
     }
 }
 
@@ -640,6 +646,9 @@ pub fn notice(uris: &Uris, notice: &Notice) -> NoticeJson {
         }
         NoticeBody::UserStateChange(view) => {
             NoticeJson::UserStateChangeMessage { user: user(uris, view) }
+        }
+        NoticeBody::ServiceStateChange { is_active } => {
+            NoticeJson::ServiceStateChangeMessage { services: vec![voice_service(*is_active)] }
         }
         NoticeBody::Error { device, refusal } => NoticeJson::ErrorMessage {
             device_path: device_path(device),

@@ -30,8 +30,8 @@ impl FromStr for Digits {
     }
 }
 
-/// A number or extension to call. Never a URI: no `:`, `@`, `;`, `%` and no white space, so that
-/// what is dialled chooses no host.
+/// A number or extension to call, without the spaces and parentheses of a number as people write
+/// it. Never a URI: no `:`, `@`, `;`, `%`, so that what is dialled chooses no host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialString(Number);
 
@@ -54,12 +54,24 @@ impl FromStr for DialString {
     type Err = NotDialable;
 
     fn from_str(text: &str) -> Result<Self, NotDialable> {
+        if text.len() <= Self::LONGEST && text.contains(['(', ')', ' ']) {
+            return as_written(text).map(|digits| Self(digits.as_str().into())).ok_or(NotDialable);
+        }
         let may_be = |c: char| c.is_ascii_alphanumeric() || "+*#-._".contains(c);
         match !text.is_empty() && text.len() <= Self::LONGEST && text.chars().all(may_be) {
             true => Ok(Self(text.into())),
             false => Err(NotDialable),
         }
     }
+}
+
+/// The digits of a number as people write it, as `+1 (650) 466-1000`: without what parts them
+/// (RFC 3966 5.1.1, and spaces).
+fn as_written(text: &str) -> Option<String> {
+    let number: String = text.chars().filter(|c| !" ()-.".contains(*c)).collect();
+    let digits = number.strip_prefix('+').unwrap_or(&number);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(number)
 }
 
 impl From<DialString> for Number {
@@ -89,7 +101,23 @@ mod tests {
     #[test]
     fn a_dial_string_is_a_number_and_never_a_uri() {
         assert!("+49.30-1_2*#".parse::<DialString>().is_ok());
-        for text in ["", "sip:127.0.0.1", "50 01", "5001\r\nX: y", "5001@evil", &"1".repeat(65)] {
+        for (written, number) in [("+1 (650) 466-1000", "+16504661000"), ("50 01", "5001")] {
+            assert_eq!(
+                written.parse::<DialString>().map(|dialled| dialled.to_string()),
+                Ok(number.to_owned())
+            );
+        }
+        for text in [
+            "",
+            " ",
+            "()",
+            "a (1)",
+            "1 +2",
+            "sip:127.0.0.1",
+            "5001\r\nX: y",
+            "5001@evil",
+            &"1".repeat(65),
+        ] {
             assert_eq!(text.parse::<DialString>(), Err(NotDialable), "{text}");
         }
     }

@@ -28,6 +28,8 @@ pub enum Topic {
     Calls,
     /// `/v2/me/channels`
     Channels,
+    /// `/notifications/services`
+    Services,
 }
 
 /// What a notice says.
@@ -44,6 +46,12 @@ pub enum NoticeBody {
     },
     /// `UserStateChangeMessage` on `/v2/me` and `/v2/me/channels`.
     UserStateChange(UserView),
+    /// `ServiceStateChangeMessage`: the voice service works, or the telephony backend cannot be
+    /// reached.
+    ServiceStateChange {
+        /// It works.
+        is_active: bool,
+    },
     /// `ErrorMessage`: something accepted has failed.
     Error {
         /// The device it concerns.

@@ -48,9 +48,18 @@ pub(super) async fn log_out(State(rest): State<RestState>, from: RequestContext)
     ended(&rest, &from)
 }
 
+/// It is a browser's, which may not say to a plain http server where a click comes from: every one
+/// calls itself so, or says where it comes from. Other programs follow no link of another site.
+fn may_follow_links(request: &Request) -> bool {
+    let header = |name: &str| request.headers().get(name);
+    let is_browser =
+        header("user-agent").is_some_and(|name| name.as_bytes().starts_with(b"Mozilla/"));
+    is_browser || ["sec-fetch-site", "origin", "referer"].iter().any(|name| header(name).is_some())
+}
+
 /// The same for old clients; only where CSRF protection is off. By cookie, a browser must say that
 /// the request comes from a page of this server or an allowed one: by Sec-Fetch-Site, Origin or
-/// Referer.
+/// Referer. Other programs need not.
 #[utoipa::path(
     get, path = "/api/v2/logout",
     responses(
@@ -73,8 +82,7 @@ pub(super) async fn log_out_by_get(
     }
     let is_proved = match from.caller.by {
         Means::Password => true,
-        // Not every browser says to a plain http server where a click comes from.
-        Means::Cookie => auth::is_from_own_page(&request, origins),
+        Means::Cookie => auth::is_from_own_page(&request, origins) || !may_follow_links(&request),
     };
     if auth::is_foreign(&request, origins) || !is_proved {
         let message = "Cross-site requests are not allowed.";

@@ -1,5 +1,6 @@
 //! REST and the event channel in front of a simulated backend, on a real socket.
 
+use super::certificates::Certificates;
 use super::rest_client::{RestClient, http_client, read};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
@@ -17,6 +18,7 @@ use undertone::cometd::long_polling::Cometd;
 use undertone::gateway::task::GatewayHandle;
 use undertone::gateway::{self, DeviceEntry, Directory, Group, User, VoiceEnvironment};
 use undertone::http::auth::{self, Auth};
+use undertone::http::server::{ConnectionLimits, Door};
 use undertone::http::{self, connection as http_connection};
 use undertone::model::{Feature, GroupId, Role, UserId};
 use undertone::store::{self, Store};
@@ -24,6 +26,7 @@ use undertone::telephony::TelephonyService;
 use undertone::telephony::connection;
 use undertone::telephony::proto::telephony_server::TelephonyServer;
 use undertone::telephony::simulated::{self, Simulated, Telephone};
+use undertone::tls::Alpn;
 
 /// The supervisor's device of the Coach page.
 pub(crate) const MEG_PHONE: &str = "efelab32-53f9-43ce-b65e-5768c61f7d4a";
@@ -56,6 +59,8 @@ pub(crate) struct ServerOptions {
     pub(crate) auth: auth::AuthConfig,
     /// Where the event channel keeps what must survive it; left out: nowhere.
     pub(crate) store: Option<Store>,
+    /// TLS, and the authority of its certificate.
+    pub(crate) tls: Option<Certificates>,
     /// What serves the contract; left out: the simulated telephones.
     pub(crate) backend: Option<TelephonyServer<TelephonyService>>,
     /// Agents `crowd0`, `crowd1`, … with devices of the same names.
@@ -71,6 +76,7 @@ pub(crate) struct GatewayServer {
     /// The event channel.
     pub(crate) bayeux: Cometd,
     client: Client,
+    scheme: &'static str,
     folder: TempDir,
     stop: watch::Sender<bool>,
     door: JoinHandle<()>,
@@ -129,8 +135,15 @@ impl GatewayServer {
         let stopping = async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
         };
-        let door = tokio::spawn(http_connection::serve(listener, router, fast_path, stopping));
-        Self { stop, door, address, phones, bayeux, client: http_client(), folder }
+        let (client, tls) = match &options.tls {
+            Some(certificates) => (certificates.http_client(), Some(certificates.door(Alpn::Http))),
+            None => (http_client(), None),
+        };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let limits = ConnectionLimits::default();
+        let door = Door { listener, limits, tls };
+        let door = tokio::spawn(http_connection::serve_at(door, router, fast_path, stopping));
+        Self { stop, door, address, scheme, phones, bayeux, client, folder }
     }
 
     /// Goes down as the product does: says so to every client, writes everything, closes the door.
@@ -152,7 +165,7 @@ impl GatewayServer {
 
     /// Under the door's own address.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     /// A user's HTTP client, by password; its paths are whole.

@@ -158,11 +158,11 @@ async fn doors(
     log: &Mutex<Vec<String>>,
 ) -> Vec<(String, SocketAddr)> {
     let marks = [
-        ("rest", "REST and CometD on http://"),
+        ("rest", "REST and CometD on http"),
         ("sip", "SIP on UDP "),
         ("sip-tcp", "SIP on TCP "),
         ("grpc", "gRPC on "),
-        ("admin", "health and metrics on http://"),
+        ("admin", "health and metrics on http"),
     ];
     let mut doors = Vec::new();
     while !doors.iter().any(|(name, _)| name == "admin") {
@@ -170,6 +170,7 @@ async fn doors(
         let line = line.unwrap_or_else(|| panic!("it has ended: {:?}", log.lock().unwrap()));
         for (name, mark) in marks {
             if let Some((_, address)) = line.split_once(mark) {
+                let address = address.trim_start_matches("s://").trim_start_matches("://");
                 let end = address
                     .find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')
                     .unwrap_or(address.len());

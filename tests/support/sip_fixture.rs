@@ -299,9 +299,9 @@ fn marking(device: &str) -> f32 {
     1500.0 * 1.195_f32.powi(place.min(5) as i32)
 }
 
-/// From this moment on exactly these hear exactly those, to within one packet: everybody says
-/// something new at once, and those that may hear it hear it from the first or the second packet
-/// on, the others one packet of it at most.
+/// From this moment on exactly these hear exactly those: everybody says something new at once, and
+/// those that may hear it hear it from the first or the second packet on, the others one packet of
+/// it at most. One more may be late on a machine that has other work.
 ///
 /// # Panics
 /// Somebody hears more, or less, or it takes too long.
@@ -338,7 +338,7 @@ pub(crate) fn from_now_on(
                     let allowed = expected.iter().any(|(who, whom)| {
                         who == listener && whom.split(' ').any(|name| name == *speaker)
                     });
-                    if heard > 1 && !allowed || heard + 1 < SAID && allowed {
+                    if heard > 1 && !allowed || heard + 2 < SAID && allowed {
                         wrong.push(format!(
                             "{listener} hears {heard} of {SAID} packets of {speaker}, allowed: \
                              {allowed}"

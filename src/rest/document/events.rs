@@ -9,8 +9,8 @@ use utoipa::{PartialSchema, ToSchema};
 
 const DESCRIPTION: &str = "\
 What the desktops of a user are told, over CometD (Bayeux): long-polling and websocket at \
-`/api/v2/notifications`. A client shakes hands, connects, and subscribes to the channels below, or \
-to `/v2/me/*`, `/v2/**` or `/**`. \"me\" is the user that has logged in.
+`/api/v2/notifications`. A client shakes hands, connects, and subscribes to the channels of this document, \
+or to `/v2/me/*`, `/v2/**` or `/**`. \"me\" is the user that has logged in.
 
 The payloads here are the `data` of a Bayeux message. Beside it are `channel`, and `ext.replay`, \
 the number of the event, which a client may name in its next handshake to miss nothing. On a \
@@ -19,7 +19,8 @@ subscription the present state is told once, without a number.
 What is asked of the gateway is in the OpenAPI document at `/api/v2/openapi.json`.";
 
 /// Every channel.
-const TOPICS: [Topic; 4] = [Topic::Me, Topic::Devices, Topic::Calls, Topic::Channels];
+const TOPICS: [Topic; 5] =
+    [Topic::Me, Topic::Devices, Topic::Calls, Topic::Channels, Topic::Services];
 
 /// The name of a channel in the document, what it is for, and the messages on it.
 fn channel(topic: Topic) -> (&'static str, &'static str, &'static [&'static str]) {
@@ -39,6 +40,12 @@ fn channel(topic: Topic) -> (&'static str, &'static str, &'static [&'static str]
             "channels",
             "The user, with the agent's state on the media channels.",
             &["UserStateChangeMessage"],
+        ),
+        Topic::Services => (
+            "services",
+            "The services of the contact centre: voice, which works while the telephony backend can \
+             be reached.",
+            &["ServiceStateChangeMessage"],
         ),
     }
 }

@@ -3,9 +3,7 @@
 
 use super::refusals;
 use crate::http::gws_json::{Uris, VOICE};
-use crate::model::{
-    AgentState, DialString, Mode, NotReadyReason, Operation, Reason, Scope, UserData,
-};
+use crate::model::{DialString, Mode, NotReadyReason, Operation, Reason, Scope, UserData};
 use crate::rest::operations::LONGEST_URI;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -128,6 +126,10 @@ pub(in crate::rest) fn describe(operation: Operation) -> OperationDescription {
     match operation {
         Operation::StartContactCenterSession => on_user("Opens the user's contact-centre session.")
             .with(channels_to_open())
+            .with(left_out("place", "Where the agent sits."))
+            .with(left_out("devicePath", "The device at which the agent sits."))
+            .with(left_out("loginCode", "The agent's number at the switch."))
+            .with(left_out("queue", "Where the agent's calls come from."))
             .refused(Reason::NotPermitted, "The user has not the feature api-voice."),
         Operation::EndContactCenterSession => {
             on_user("Closes the user's contact-centre session.").with(channels_to_close())
@@ -457,15 +459,26 @@ fn reason() -> Parameter {
     }
 }
 
+/// What clients send, and nothing here knows.
+fn left_out(name: &'static str, meaning: &str) -> Parameter {
+    let description = format!("{meaning} Taken, and left out.");
+    Parameter {
+        name,
+        presence: Presence::Optional,
+        example: None,
+        schema: json!({"type": "string", "description": description}),
+    }
+}
+
 fn work_mode() -> Parameter {
-    let modes = [AgentState::AfterCallWork, AgentState::AuxWork].map(AgentState::as_str);
     Parameter {
         name: "workMode",
         presence: Presence::Optional,
         example: None,
         schema: json!({
-            "type": "string", "enum": modes,
-            "description": "What the agent does instead: the operation of that name.",
+            "type": "string", "examples": ["AfterCallWork", "AuxWork"],
+            "description": "What the agent does instead: AfterCallWork or AuxWork, as the \
+                operation of that name. Another word is left out.",
         }),
     }
 }

@@ -2,7 +2,9 @@
 //! nothing that nothing refers to.
 
 use super::refusals;
-use crate::model::{Activity, AgentState, CallNotification, CallType, LegState, Mode, Scope};
+use crate::model::{
+    Activity, AgentState, CallNotification, CallType, LegState, Mode, Operation, Scope,
+};
 use crate::rest::session::PARTIAL_SUCCESS;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -21,6 +23,7 @@ pub(super) fn as_json(schema: &RefOr<Schema>) -> Value {
 fn vocabulary(schema: &str, member: &str) -> Option<Vec<&'static str>> {
     Some(match (schema, member) {
         ("DeviceJson", "deviceState") => vec!["Active", "Inactive"],
+        ("ServiceJson", "state") => vec!["Active", "Inactive"],
         ("DeviceJson", "doNotDisturb") | ("CallJson", "mute") => vec!["On", "Off"],
         ("MonitoringJson" | "CallMonitoringJson", "state") => {
             Activity::ALL.iter().map(|one| one.as_str()).collect()
@@ -51,6 +54,12 @@ pub(super) fn finished(name: &str, schema: Value) -> Value {
         never_null(of_member);
         if let Some(words) = vocabulary(name, member) {
             of_member.insert("enum".to_owned(), json!(words));
+        }
+        if member == "capabilities"
+            && let Some(items) = of_member.get_mut("items").and_then(Value::as_object_mut)
+        {
+            let words: Vec<_> = Operation::ALL.iter().map(|one| one.as_str()).collect();
+            items.insert("enum".to_owned(), json!(words));
         }
         match (name, member.as_str()) {
             ("ErrorBody", "statusCode") => {

@@ -1,0 +1,173 @@
+//! Every door behind TLS, and real tools at them.
+
+use crate::crash::on;
+use crate::support::certificates::{Certificates, DAY};
+use crate::support::process::{ANY, Process};
+use crate::support::talk::PATIENCE;
+use crate::support::wait;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::time::timeout;
+use undertone::clock;
+use undertone::model::Timestamp;
+use undertone::tls::{KeyPair, KeyPairFiles, SubjectName, TlsError};
+
+fn in_files(pair: &KeyPairFiles) -> String {
+    let (certificate, key) = (pair.certificate.display(), pair.key.display());
+    format!("[tls]\ncertificate = '{certificate}'\nkey = '{key}'\n")
+}
+
+/// What a tool prints, and whether it succeeded.
+async fn told(program: &str, arguments: &[&str], input: &str) -> (bool, String) {
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = child.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let mut to = child.stdin.take().unwrap();
+    let _ = to.write_all(input.as_bytes()).await;
+    drop(to);
+    let output = timeout(PATIENCE, child.wait_with_output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{program} {arguments:?} does not end")).unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+async fn curl(authority: &Path, more: &[&str], url: &str) -> (bool, String) {
+    let authority = authority.to_str().unwrap();
+    let code = "\n%{http_version} %{http_code}";
+    let arguments = ["-s", "-S", "--noproxy", "*", "--cacert", authority, "-w", code];
+    told("curl", &[&arguments, more, &[url]].concat(), "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_and_openssl_find_every_door_behind_tls_1_2_and_1_3_and_none_in_clear() {
+    let place = tempfile::tempdir().unwrap();
+    let certificates = Certificates::new();
+    let config = on(ANY, ANY, ANY, "") + &in_files(&certificates.server());
+    let process = Process::start("serve", place.path(), &config).await;
+    let authority = certificates.authority_file();
+    let (rest, grpc, admin) = (process.door("rest"), process.door("grpc"), process.door("admin"));
+
+    let document = format!("https://{rest}/api/v2/openapi.json");
+    for (more, version) in [(["--http1.1"], "1.1 200"), (["--http2"], "2 200")] {
+        let (_, text) = curl(&authority, &more, &document).await;
+        assert!(text.ends_with(version), "{more:?}: {text}");
+        assert!(text.contains(&format!("https://{rest}")), "its URIs lead here: {more:?}");
+    }
+    let (_, text) = curl(&authority, &[], &format!("https://{admin}/livez")).await;
+    assert!(text.ends_with(" 200"), "{text}");
+    let (came, text) = curl(&authority, &[], &format!("http://{rest}/api/v2/openapi.json")).await;
+    assert!(!came, "in clear: {text}");
+
+    let stranger = Certificates::new().authority_file();
+    for url in [&document, &format!("https://{admin}/livez")] {
+        let (came, text) = curl(&stranger, &[], url).await;
+        assert!(!came && text.contains("certificate"), "another authority: {text}");
+    }
+    for (door, protocol) in [(rest, "h2"), (grpc, "h2"), (admin, "h2")] {
+        let (door, authority) = (door.to_string(), authority.to_str().unwrap());
+        let ask = ["s_client", "-connect", &door, "-CAfile", authority, "-verify_return_error"];
+        for (version, works) in [("-tls1_1", false), ("-tls1_2", true), ("-tls1_3", true)] {
+            let more = [version, "-alpn", protocol];
+            let (_, text) = told("openssl", &[&ask[..], &more].concat(), "").await;
+            let is_met = text.contains(&format!("ALPN protocol: {protocol}"));
+            assert_eq!(is_met, works, "{door} {version}: {text}");
+            assert!(!works || text.contains("Verify return code: 0 (ok)"), "{door}: {text}");
+        }
+    }
+    process.terminate(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_changes_is_presented_to_new_connections_and_a_bad_one_is_not() {
+    let place = tempfile::tempdir().unwrap();
+    let certificates = Certificates::new();
+    let pair = certificates.server();
+    let config = on(ANY, ANY, ANY, "") + &in_files(&pair);
+    let process = Process::start("serve", place.path(), &config).await;
+    let authority = certificates.authority_file();
+    let metrics = format!("https://{}/metrics", process.door("admin"));
+    let door = process.door("rest").to_string();
+    let serial = async || {
+        let ask = ["s_client", "-connect", &door];
+        let (_, text) = told("openssl", &ask, "").await;
+        let pem = text.split("-----BEGIN").nth(1).expect("a certificate");
+        let pem = format!("-----BEGIN{}", pem.split("\n---\n").next().expect("its end"));
+        told("openssl", &["x509", "-noout", "-serial"], &pem).await.1
+    };
+    let first = serial().await;
+    let hang_up = || {
+        let id = nix::unistd::Pid::from_raw(i32::try_from(process.id()).unwrap());
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGHUP).unwrap();
+    };
+    let figure = async |name: &str| {
+        let (_, text) = curl(&authority, &[], &metrics).await;
+        let name = format!("{name}{{door=\"rest\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok())
+    };
+    let days = figure("undertone_tls_days_to_expiry").await.expect("days to expiry");
+    assert!((29.0..=30.0).contains(&days), "{days}");
+
+    fs::write(&pair.certificate, "-----BEGIN CERTIFICATE-----\nno\n").unwrap();
+    hang_up();
+    let failed = async || (figure("undertone_tls_reload_failed").await == Some(1.0)).then_some(());
+    wait::found(PATIENCE, failed).await.expect("the bad pair is in the metrics");
+    assert_eq!(serial().await, first, "the one of before stays");
+    let warned = process.log().iter().any(|line| line.contains("the one of before stays"));
+    assert!(warned, "{:?}", process.log());
+
+    certificates.server();
+    hang_up();
+    let changed = async || (serial().await != first).then_some(());
+    wait::found(PATIENCE, changed).await.expect("the new certificate is presented");
+    assert_eq!(figure("undertone_tls_reload_failed").await, Some(0.0));
+    // Without a signal, too.
+    let second = serial().await;
+    certificates.server();
+    let changed = async || (serial().await != second).then_some(());
+    wait::found(PATIENCE, changed).await.expect("a change is seen");
+    process.terminate(PATIENCE).await;
+}
+
+#[test]
+fn each_fault_of_a_pair_is_named_with_its_file() {
+    let certificates = Certificates::new();
+    let names = [SubjectName::of_host("localhost")];
+    let now = clock::wall();
+    let month_ago = Timestamp(now.0 - 30 * DAY.as_millis() as u64);
+    let month_ahead = Timestamp(now.0 + 30 * DAY.as_millis() as u64);
+    let judged = |pair: &KeyPairFiles| KeyPair::load(pair, now).expect_err("it is wrong");
+    let fine = certificates.issue("fine", &names);
+    assert!(KeyPair::load(&fine, now).is_ok());
+
+    let expired = judged(&certificates.issue_at("expired", &names, month_ago, DAY));
+    assert!(matches!(expired, TlsError::Expired { number: 1, .. }), "{expired}");
+    let early = judged(&certificates.issue_at("early", &names, month_ahead, DAY));
+    assert!(matches!(early, TlsError::NotYetValid { number: 1, .. }), "{early}");
+    let other = certificates.issue("other", &names);
+    let crossed = KeyPairFiles { key: other.key.clone(), ..fine.clone() };
+    let crossed = judged(&crossed);
+    assert!(matches!(crossed, TlsError::Key { .. }), "{crossed}");
+    let no_key = judged(&KeyPairFiles { key: fine.certificate.clone(), ..fine.clone() });
+    assert!(no_key.to_string().contains("everybody may read this key"), "{no_key}");
+    let gone = judged(&KeyPairFiles { key: "/nowhere".into(), ..fine.clone() });
+    assert!(matches!(gone, TlsError::Read { .. }), "{gone}");
+    let empty = judged(&KeyPairFiles { certificate: fine.key.clone(), ..fine.clone() });
+    assert!(matches!(empty, TlsError::NoCertificate { .. }), "{empty}");
+
+    let text = |path: &Path| fs::read_to_string(path).unwrap();
+    let chain = text(&fine.certificate) + &text(&other.certificate);
+    fs::write(&fine.certificate, chain).unwrap();
+    let broken = judged(&fine);
+    assert!(matches!(broken, TlsError::BrokenChain { number: 1, .. }), "{broken}");
+    let whole = text(&other.certificate) + &text(&certificates.authority_file());
+    fs::write(&other.certificate, whole).unwrap();
+    assert!(KeyPair::load(&other, now).is_ok(), "with its authority");
+}
