@@ -2,6 +2,7 @@
 //! `aiocometd-ng`. Each over a cable that can be cut and plugged into the next life of the gateway.
 
 use crate::support::cable::Cable;
+use crate::support::certificates::Certificates;
 use crate::support::cometd_connection::Cut;
 use crate::support::gateway_server::{
     BOB_PHONE, GatewayServer, MEG_PHONE, PASSWORD, PATIENCE, ServerOptions,
@@ -9,7 +10,9 @@ use crate::support::gateway_server::{
 use crate::support::packages::{self, Installed};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use undertone::store::{self, Store};
@@ -27,6 +30,19 @@ pub(crate) fn installed() -> Installed {
     packages::installed("clients")
 }
 
+/// Where a program finds the event channel: a port of this machine, and with TLS the authority that
+/// it is to trust.
+pub(crate) struct Place {
+    port: u16,
+    authority: Option<PathBuf>,
+}
+
+impl From<u16> for Place {
+    fn from(port: u16) -> Self {
+        Self { port, authority: None }
+    }
+}
+
 /// A client program and what it says.
 pub(crate) struct ClientProgram {
     child: Child,
@@ -39,7 +55,7 @@ pub(crate) struct ClientProgram {
 impl ClientProgram {
     pub(crate) fn start(
         library: Library,
-        port: u16,
+        place: impl Into<Place>,
         user: &str,
         transport: &str,
         channels: &str,
@@ -58,8 +74,13 @@ impl ClientProgram {
                 .arg(python.join("aiocometd_client.py"))
                 .env("PYTHONPATH", python.join("packages")),
         };
+        let Place { port, authority } = place.into();
+        let scheme = if authority.is_some() { "https" } else { "http" };
+        if let Some(authority) = authority {
+            command.env("NODE_EXTRA_CA_CERTS", &authority).env("SSL_CERT_FILE", &authority);
+        }
         command
-            .args(["--url", &format!("http://localhost:{port}/api/v2/notifications")])
+            .args(["--url", &format!("{scheme}://localhost:{port}/api/v2/notifications")])
             .args([
                 "--user",
                 user,
@@ -149,7 +170,12 @@ impl ClientProgram {
 }
 
 async fn server(store: &Store) -> GatewayServer {
-    GatewayServer::open(ServerOptions { store: Some(store.clone()), ..ServerOptions::default() })
+    server_by(store, None).await
+}
+
+async fn server_by(store: &Store, tls: Option<&Arc<Certificates>>) -> GatewayServer {
+    let store = Some(store.clone());
+    GatewayServer::open(ServerOptions { store, tls: tls.cloned(), ..ServerOptions::default() })
         .await
 }
 
@@ -164,13 +190,20 @@ fn numbers(range: std::ops::RangeInclusive<u32>) -> Vec<String> {
 }
 
 /// Connect, subscribe, receive in order; a cut connection; a restart of the gateway.
-async fn lives_through_everything(library: Library, transport: &str, more: &[&str]) {
+async fn lives_through_everything(
+    library: Library,
+    transport: &str,
+    more: &[&str],
+    tls: Option<Arc<Certificates>>,
+) {
     let store = store::in_memory();
-    let first = server(&store).await;
+    let first = server_by(&store, tls.as_ref()).await;
     let cable = Cable::to(first.address).await;
+    let authority = || tls.as_ref().map(|certificates| certificates.authority_file());
+    let place = |port| Place { port, authority: authority() };
     let mut desktop = ClientProgram::start(
         library,
-        cable.address.port(),
+        place(cable.address.port()),
         "meg",
         transport,
         "/v2/me/devices,/v2/me/calls",
@@ -205,7 +238,7 @@ async fn lives_through_everything(library: Library, transport: &str, more: &[&st
         // The reply says that it is accepted; another desktop, that it has been told.
         let mut witness = ClientProgram::start(
             Library::CometD9,
-            first.address.port(),
+            place(first.address.port()),
             "meg",
             "long-polling",
             "/v2/me/devices",
@@ -216,7 +249,7 @@ async fn lives_through_everything(library: Library, transport: &str, more: &[&st
         assert_eq!(witness.forwards_until("10").await, ["10"]);
     }
     first.close().await;
-    let second = server(&store).await;
+    let second = server_by(&store, tls.as_ref()).await;
     cable.plug_into(second.address);
     if !keeps {
         desktop.next("subscribed").await;
@@ -231,7 +264,17 @@ macro_rules! everything {
     ($($name:ident: $library:expr, $transport:expr, $more:expr;)*) => {$(
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            lives_through_everything($library, $transport, &$more).await;
+            lives_through_everything($library, $transport, &$more, None).await;
+        }
+    )*};
+}
+
+macro_rules! everything_by_tls {
+    ($($name:ident: $library:expr, $transport:expr, $more:expr;)*) => {$(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            let tls = Some(Arc::new(Certificates::new()));
+            lives_through_everything($library, $transport, &$more, tls).await;
         }
     )*};
 }
@@ -253,6 +296,15 @@ everything! {
     aiocometd_by_long_polling_with_ack: Library::Aiocometd, "long-polling", ["--ack"];
     aiocometd_by_websocket: Library::Aiocometd, "websocket", [];
     aiocometd_by_websocket_with_ack: Library::Aiocometd, "websocket", ["--ack"];
+}
+
+everything_by_tls! {
+    cometd_9_by_long_polling_with_ack_over_tls: Library::CometD9, "long-polling", ["--ack"];
+    cometd_9_by_websocket_with_replay_over_tls: Library::CometD9, "websocket", ["--replay"];
+    cometd_3_by_long_polling_over_tls: Library::CometD3, "long-polling", [];
+    faye_by_websocket_over_tls: Library::Faye, "websocket", [];
+    aiocometd_by_long_polling_with_ack_over_tls: Library::Aiocometd, "long-polling", ["--ack"];
+    aiocometd_by_websocket_over_tls: Library::Aiocometd, "websocket", [];
 }
 
 async fn operate(server: &GatewayServer, body: Value) {

@@ -171,3 +171,49 @@ fn each_fault_of_a_pair_is_named_with_its_file() {
     fs::write(&other.certificate, whole).unwrap();
     assert!(KeyPair::load(&other, now).is_ok(), "with its authority");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_meets_its_backend_by_tls_and_no_other_server_in_its_place() {
+    let place = tempfile::tempdir().unwrap();
+    let certificates = Certificates::new();
+    let backend = tempfile::tempdir().unwrap();
+    let config = on(ANY, ANY, ANY, "") + &in_files(&certificates.server());
+    let backend = Process::start("sip-backend", backend.path(), &config).await;
+    let port = backend.door("grpc").port();
+    let gateway = async |host: &str, authority: &Path| {
+        let authority = authority.display();
+        let config = on(ANY, ANY, ANY, &format!("backend_url = 'https://{host}:{port}'"))
+            + &format!("[tls]\nbackend_authorities = '{authority}'\n");
+        Process::start("gateway", place.path(), &config).await
+    };
+    let fine = gateway("localhost", &certificates.authority_file()).await;
+    fine.ready().await;
+    fine.terminate(PATIENCE).await;
+
+    let stranger = Certificates::new();
+    let other_name = certificates.issue("server", &[SubjectName::of_host("elsewhere")]);
+    for (authority, cause) in [
+        (stranger.authority_file(), "invalid peer certificate"),
+        (certificates.authority_file(), "not valid for name"),
+    ] {
+        if cause.starts_with("not valid") {
+            assert!(other_name.certificate.exists());
+            let presented = async || {
+                let door = format!("localhost:{port}");
+                let (_, text) = told("openssl", &["s_client", "-connect", &door], "").await;
+                text.contains("CN = elsewhere").then_some(())
+            };
+            wait::found(PATIENCE, presented).await.expect("the other certificate is presented");
+        }
+        let wrong = gateway("localhost", &authority).await;
+        let warned = async || {
+            let log = wrong.log();
+            let line = log.iter().find(|line| line.contains("the telephony backend is away"));
+            line.map(|line| line.contains(cause) || panic!("{line}"))
+        };
+        wait::found(PATIENCE, warned).await.expect("it says why");
+        assert_eq!(wrong.says("/readyz").await.0, 503);
+        wrong.terminate(PATIENCE).await;
+    }
+    backend.terminate(PATIENCE).await;
+}

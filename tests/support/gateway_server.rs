@@ -6,7 +6,7 @@ use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -60,7 +60,7 @@ pub(crate) struct ServerOptions {
     /// Where the event channel keeps what must survive it; left out: nowhere.
     pub(crate) store: Option<Store>,
     /// TLS, and the authority of its certificate.
-    pub(crate) tls: Option<Certificates>,
+    pub(crate) tls: Option<Arc<Certificates>>,
     /// What serves the contract; left out: the simulated telephones.
     pub(crate) backend: Option<TelephonyServer<TelephonyService>>,
     /// Agents `crowd0`, `crowd1`, … with devices of the same names.

@@ -47,13 +47,16 @@ impl Wire {
         let tls = session.map(|mut session| {
             // What is taken is bounded where it is sent.
             session.set_buffer_limit(None);
-            Box::new(Seal {
+            let mut seal = Box::new(Seal {
                 session,
                 opened: Vec::new(),
                 has_ended: false,
                 has_said_goodbye: false,
                 reader: None,
-            })
+            });
+            // A request may have come with the end of the handshake.
+            seal.take_processed();
+            seal
         });
         Self { socket, tls, rest: Vec::new() }
     }
@@ -229,33 +232,31 @@ impl Seal {
         }
         while !bytes.is_empty() {
             let before = bytes.len();
-            let state = match self.session.read_tls(&mut bytes) {
-                Ok(_) => self.session.process_new_packets(),
-                Err(_) => {
-                    self.has_ended = true;
-                    return;
-                }
-            };
-            match state {
-                Ok(state) => {
-                    let start = self.opened.len();
-                    self.opened.resize(start + state.plaintext_bytes_to_read(), 0);
-                    let room = self.opened.get_mut(start..).unwrap_or_default();
-                    let is_read = self.session.reader().read_exact(room).is_ok();
-                    if !is_read || state.peer_has_closed() {
-                        self.has_ended = true;
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a TLS connection has broken the rules");
-                    self.has_ended = true;
-                    return;
-                }
-            }
-            if bytes.len() == before {
+            let is_read = self.session.read_tls(&mut bytes).is_ok() && bytes.len() < before;
+            if !is_read {
                 self.has_ended = true;
                 return;
+            }
+            self.take_processed();
+            if self.has_ended {
+                return;
+            }
+        }
+    }
+
+    /// Opens what the session has.
+    fn take_processed(&mut self) {
+        match self.session.process_new_packets() {
+            Ok(state) => {
+                let start = self.opened.len();
+                self.opened.resize(start + state.plaintext_bytes_to_read(), 0);
+                let room = self.opened.get_mut(start..).unwrap_or_default();
+                let is_read = self.session.reader().read_exact(room).is_ok();
+                self.has_ended |= !is_read || state.peer_has_closed();
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a TLS connection has broken the rules");
+                self.has_ended = true;
             }
         }
     }
