@@ -37,6 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let place = arguments.iter().position(|argument| argument == name)?;
         arguments.get(place + 1)?.parse::<usize>().ok()
     };
+    undertone::tls::install_provider();
     let users = after("--users").unwrap_or(USERS);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let figures = runtime.block_on(measure(users))?;

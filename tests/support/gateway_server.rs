@@ -195,7 +195,12 @@ impl GatewayServer {
 
     /// Another HTTP client, which keeps cookies as a browser does.
     pub(crate) fn browser(&self) -> Client {
-        Client::builder().no_proxy().cookie_store(true).timeout(PATIENCE).build().expect("a client")
+        crate::support::rest_client::client_builder()
+            .no_proxy()
+            .cookie_store(true)
+            .timeout(PATIENCE)
+            .build()
+            .expect("a client")
     }
 }
 
