@@ -269,7 +269,7 @@ pub async fn start(
         }
     };
     let stores = Stores::open(&mut config, part)?;
-    let (directory, edits) = DirectoryHandle::new();
+    let (directory, edits) = DirectoryHandle::channel();
     let rest = match part {
         ServerRole::Serve | ServerRole::Gateway | ServerRole::SimulatedGateway => {
             Some(bind("REST", config.rest_bind).await?)

@@ -76,7 +76,7 @@ impl DirectoryHandle {
     }
 
     /// A handle, and what comes by it.
-    pub fn new() -> (Self, mpsc::Receiver<WaitingEdit>) {
+    pub fn channel() -> (Self, mpsc::Receiver<WaitingEdit>) {
         let (sender, edits) = mpsc::channel(WAITING);
         (Self(sender), edits)
     }

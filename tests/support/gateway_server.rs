@@ -127,7 +127,7 @@ impl GatewayServer {
             .expect("an event channel");
         let (router, fast_path) = {
             // The directory of this server is fixed.
-            let (directory, _) = undertone::directory::handle::DirectoryHandle::new();
+            let (directory, _) = undertone::directory::handle::DirectoryHandle::channel();
             app::router(&options.http, auth, gateway.clone(), bayeux.clone(), directory)
         };
         let address = listener.local_addr().expect("an address");
