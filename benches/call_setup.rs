@@ -39,6 +39,7 @@ use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, SipLimits, Tr
 use undertone::sip::digest::{Credentials, DigestRequest};
 use undertone::sip::flow::Protocol;
 use undertone::sip::transaction::Bounds;
+use undertone::sip::transport::TransportTls;
 use undertone::store;
 
 const REALM: &str = "bench";
@@ -265,6 +266,7 @@ fn config(sockets: &Sockets, options: &Options) -> Result<backend::BackendConfig
         },
         b2bua: B2buaConfig { grace: Duration::ZERO, ..B2buaConfig::default() },
         media: MediaConfig { ports: None, workers: options.workers, ..MediaConfig::default() },
+        tls: TransportTls::default(),
     })
 }
 

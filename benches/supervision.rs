@@ -308,6 +308,7 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
             .map(|step| (step, who(step, monitors)))
             .map(|(step, n)| RequestEnvelope {
                 user: user(&supervisor(n)),
+                caller: None,
                 from: IpAddr::from([127, 0, 0, 1]),
                 request_id: format!("r{round}.{step}").into(),
                 request: Ok(Request::StartMonitoring {

@@ -30,7 +30,7 @@ pub fn sip_stream(data: &[u8]) {
     for framed in &whole {
         match framed {
             Ok(Framed::Message(message)) => look_at(message),
-            Ok(Framed::Ping) => {}
+            Ok(Framed::Ping | Framed::Pong) => {}
             Err(error) => look_at_error(error),
         }
     }

@@ -10,6 +10,7 @@
 //!
 //! A gateway over simulated telephones has these, and a door to them, in its own process.
 
+mod callers;
 mod directory;
 mod directory_edit;
 pub mod directory_files;
@@ -18,7 +19,7 @@ mod simulated;
 
 use self::directory::{BackendPart, DirectoryKeeper, GatewayPart, Told};
 use self::simulated::ScratchDirectory;
-use crate::audit::{AuditError, AuditLog};
+use crate::audit::{AuditConfig, AuditError, AuditLog};
 use crate::clock;
 use crate::cometd::long_polling::{self, Cometd};
 use crate::config::{Config, CredentialsError, DirectorySource, Made};
@@ -34,8 +35,10 @@ use crate::rest;
 use crate::sip::backend::{self, SipBackend};
 use crate::sip::config::SipConfig;
 use crate::sip::flow::Protocol;
+use crate::sip::transport::TransportTls;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
+use crate::telephony::callers::{Callers, CallersError, TokenError};
 use crate::telephony::simulated::{self as simulated_telephones, Simulated};
 use crate::telephony::{self, BackendConnection, proto::telephony_server::TelephonyServer};
 use crate::tls::{Alpn, ClientTls, ServerTls, ServerTlsFiles, TlsError};
@@ -52,8 +55,8 @@ use tokio::task::JoinHandle;
 
 /// How long answers under way may take once the servers close.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
-/// How often certificates are looked at, and their end is warned of.
-const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(5);
+/// How often certificates and tokens are looked at, and how often certificates' end is warned of.
+const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 const WARN_OF_EXPIRY: Duration = Duration::from_secs(24 * 3600);
 /// File descriptors of a coached call: RTP and RTCP of three legs.
 const DESCRIPTORS_PER_CALL: u64 = 6;
@@ -111,6 +114,12 @@ pub enum StartError {
         /// What is wrong with it.
         error: tonic::transport::Error,
     },
+    /// The callers of gRPC cannot be made out.
+    #[error(transparent)]
+    Callers(#[from] CallersError),
+    /// The gateway cannot be known to its backend.
+    #[error("backend_token_file: {0}")]
+    BackendToken(#[from] TokenError),
     /// Certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -217,11 +226,17 @@ impl Running {
         rest.into_iter().chain(sip).chain(simulated).chain(rest_of).collect()
     }
 
-    /// Reads again what may change while it runs: certificates and keys, and the directory in the
-    /// configuration file. As SIGHUP does.
+    /// Reads again what may change while it runs, as SIGHUP does: certificates, keys, the tokens of
+    /// callers, the directory in the configuration file, and the audit file, which another program
+    /// may have moved away.
     pub fn reload(&self) {
-        tracing::info!("reading certificates and the directory again");
+        tracing::info!(
+            "certificates, tokens and the directory are read again, the audit file is opened anew"
+        );
         self.reload.send_replace(());
+        if let Some(gateway) = &self.gateway {
+            gateway.reopen_audit();
+        }
     }
 
     /// Stops in order: no new requests, answers under way, live calls and their grace, the servers.
@@ -264,7 +279,8 @@ pub async fn start(
         }
         ServerRole::SimulatedGateway => {
             let scratch = ScratchDirectory::create().map_err(StartError::Scratch)?;
-            config.audit_file = scratch.path().join("audit.jsonl");
+            config.audit = AuditConfig::of(&scratch.path().join("audit.jsonl"));
+            config.grpc_token_file = Some(scratch.path().join("grpc-token"));
             Some(scratch)
         }
     };
@@ -303,6 +319,17 @@ pub async fn start(
     };
     let grpc_tls = door("grpc", &config.tls.grpc, Alpn::Http2)?;
     let admin_tls = door("admin", &config.tls.admin, Alpn::Http)?;
+    let has_sip = match part {
+        ServerRole::Serve | ServerRole::SipBackend => {
+            config.sip.listen.iter().any(|listen| listen.protocol.is_secure())
+        }
+        ServerRole::Gateway | ServerRole::SimulatedGateway => false,
+    };
+    let sip_tls = TransportTls {
+        server: if has_sip { door("sip", &config.tls.sip, Alpn::None)? } else { None },
+        client: ClientTls::new(config.tls.sip_client.clone()),
+    };
+    let (callers, auth) = callers::auth(&config, part)?;
     let (stop, stopped) = watch::channel(false);
     let mut running = Running {
         rest: rest.as_ref().map(|(_, address)| *address),
@@ -328,8 +355,11 @@ pub async fn start(
     let mut told = Told { gateway: None, backend: None };
     let backend_server = match part {
         ServerRole::Serve | ServerRole::SipBackend => {
-            let store = stores.backend.unwrap_or_else(store::in_memory);
-            Some(start_backend(&config, store, &mut running, &mut told, &mut sip_made).await?)
+            let parts = BackendParts {
+                store: stores.backend.unwrap_or_else(store::in_memory),
+                tls: sip_tls,
+            };
+            Some(start_backend(&config, parts, &mut running, &mut told, &mut sip_made).await?)
         }
         ServerRole::SimulatedGateway => {
             let (server, telephones) = simulated::start(&config);
@@ -347,9 +377,11 @@ pub async fn start(
                 None => {
                     let url = &config.backend_url;
                     let tls = ClientTls::new(config.tls.backend.clone());
-                    let channel = telephony::connection::remote(url, tls).map_err(|error| {
-                        StartError::BackendUrl { url: config.backend_url.clone(), error }
-                    })?;
+                    let token = callers::token(&config)?;
+                    let channel =
+                        telephony::connection::remote(url, tls, token).map_err(|error| {
+                            StartError::BackendUrl { url: config.backend_url.clone(), error }
+                        })?;
                     telephony::connection::line_to(channel, url)
                 }
             };
@@ -373,7 +405,7 @@ pub async fn start(
         }
         (None, None) => unreachable!("a process without REST has a backend"),
     };
-    let contract = telephony::routes(server, serving, config.grpc_reflection).await;
+    let contract = telephony::routes(server, auth, serving, config.grpc_reflection).await;
     let admin = telemetry::admin(metrics, readiness(&running), measures(&running));
     let admin = match &running.simulated {
         Some(telephones) => admin.merge(simulated_telephones::door::router(telephones.clone())),
@@ -387,10 +419,6 @@ pub async fn start(
         let serving = server::serve(door, router, until(stopped.clone()));
         running.servers.push(tokio::spawn(serving));
     }
-    if !presented.is_empty() {
-        let again = watch_certificates(presented, running.reload.subscribe(), stopped.clone());
-        running.servers.push(tokio::spawn(again));
-    }
     let mut kept = config.clone();
     if part == ServerRole::SimulatedGateway {
         // Simulated telephones are those that it has begun with.
@@ -399,6 +427,8 @@ pub async fn start(
     let keeper = DirectoryKeeper::new(kept, told);
     let keeper = keeper.run(running.reload.subscribe(), edits, until(stopped.clone()));
     running.servers.push(tokio::spawn(keeper));
+    let again = watch_files((presented, callers), running.reload.subscribe(), stopped.clone());
+    running.servers.push(tokio::spawn(again));
     running.introduction = match part {
         ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
             config.introduction(&rest_made, &sip_made)
@@ -406,13 +436,13 @@ pub async fn start(
         ServerRole::SimulatedGateway => {
             let scheme = scheme(running.has_tls.admin);
             let door = format!("{scheme}://{admin_address}{}", simulated_telephones::door::PATH);
-            Some(config.simulated_introduction(&rest_made, &door))
+            Some(config.simulated_introduction(&rest_made, &door, grpc))
         }
     };
     Ok(running)
 }
 
-/// Runs a process until it is asked to stop (SIGTERM, SIGINT).
+/// Runs a process until it is asked to stop (SIGTERM, SIGINT). SIGHUP never ends it.
 ///
 /// # Errors
 /// It can not start.
@@ -530,6 +560,12 @@ impl Stores {
     }
 }
 
+/// What a SIP backend is started with.
+struct BackendParts {
+    store: Store,
+    tls: TransportTls,
+}
+
 /// What a gateway is started with.
 struct GatewayParts {
     connection: BackendConnection,
@@ -539,18 +575,19 @@ struct GatewayParts {
 
 async fn start_backend(
     config: &Config,
-    store: Store,
+    parts: BackendParts,
     running: &mut Running,
     told: &mut Told,
     made: &mut Vec<Made>,
 ) -> Result<TelephonyServer<telephony::TelephonyService>, StartError> {
+    let BackendParts { store, tls } = parts;
     let (sip, new) = config.sip_with_credentials(&store)?;
     made.extend(new);
     let mut directory = sip.directory();
     backend::resolve_trunks(&mut directory).await.map_err(backend::BackendStartError::Sip)?;
     let sip = SipConfig { trunks: directory.trunks.clone(), ..sip };
-    let parts =
-        backend::BackendConfig { sip, b2bua: config.b2bua.clone(), media: config.media.clone() };
+    let (b2bua, media) = (config.b2bua.clone(), config.media.clone());
+    let parts = backend::BackendConfig { sip, tls, b2bua, media };
     let (server, backend) = backend::start(parts, store.clone()).await?;
     if let Err(missing) = backend.has_media()() {
         tracing::warn!(%missing, "calls can have no sound");
@@ -570,7 +607,9 @@ async fn start_gateway(
     made: &mut Vec<Made>,
 ) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
     let GatewayParts { connection, store, directory } = parts;
-    let audit = AuditLog::open(&config.audit_file)?;
+    let audit_config = config.audit.clone();
+    let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_config)).await;
+    let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;
@@ -633,26 +672,30 @@ fn never() -> watch::Receiver<bool> {
     watch::Sender::new(false).subscribe()
 }
 
-/// Reads certificates again when they have changed, and in any case when it is asked for; warns of
-/// their end at the start and each day.
-async fn watch_certificates(
-    presented: Vec<Arc<ServerTls>>,
+/// Reads certificates and the tokens of callers again when they have changed, and in any case when
+/// it is asked for; warns of certificates' end at the start and each day.
+async fn watch_files(
+    (presented, callers): (Vec<Arc<ServerTls>>, Arc<Callers>),
     mut asked: watch::Receiver<()>,
     stopped: watch::Receiver<bool>,
 ) {
-    let mut look = tokio::time::interval(LOOK_AT_CERTIFICATES);
+    let refresh = |in_any_case| {
+        presented.iter().for_each(|tls| tls.refresh(in_any_case));
+        callers.refresh(in_any_case);
+    };
+    let mut look = tokio::time::interval(LOOK_AT_FILES);
     let mut warn = tokio::time::interval(WARN_OF_EXPIRY);
     let stopped = until(stopped);
     tokio::pin!(stopped);
     loop {
         tokio::select! {
             () = &mut stopped => return,
-            _ = look.tick() => presented.iter().for_each(|tls| tls.refresh(false)),
+            _ = look.tick() => refresh(false),
             _ = warn.tick() => {
                 presented.iter().for_each(|tls| tls.warn_of_expiry(clock::wall()));
             }
             asked = asked.changed() => match asked {
-                Ok(()) => presented.iter().for_each(|tls| tls.refresh(true)),
+                Ok(()) => refresh(true),
                 Err(_) => return,
             },
         }

@@ -1,17 +1,29 @@
 //! The audit: which supervisor listened to which device. One JSON object per line, on disk before
-//! anybody hears anything.
+//! anybody hears anything, and chained, so that a line that is changed or missing is found.
+//!
+//! ```text
+//! AuditLog::write ──▶ thread: number, hash of the line before, one write, one fsync ──▶ done
+//!                             a signed checkpoint now and then; the head after each write
+//! ```
 //!
 //! A thread of its own (`store::writer`) gathers what waits, appends it in one write and asks the
-//! disk to keep it (fsync) before it says so.
+//! disk to keep it (fsync) before it says so. `chain` is what a line looks like, `file` the file
+//! that is written, `key` what signs it; `verify` and `show` read it.
 
-use crate::model::Timestamp;
-use crate::store::writer::{NotTaken, Sink, Writer, WriterFault};
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
-use serde::Serialize;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+mod chain;
+mod file;
+mod key;
+mod lines;
+pub mod show;
+#[cfg(test)]
+mod tests;
+pub mod verify;
+
+use crate::model::{Timestamp, config_value};
+use crate::store::writer::{NotTaken, Writer, WriterFault};
+use file::{AuditChange, AuditFile};
+pub use key::{HEAD_FILE, KEY_FILE, PUBLIC_KEY_FILE, PublicKey};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +33,49 @@ use std::time::Duration;
 /// Lines that may wait for the disk; beyond them an attempt is refused rather than remembered.
 const WAITING_LINES: usize = 4096;
 
-/// How often a file that could not be written is tried again.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// Where the audit is kept, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditConfig {
+    /// The file that is written.
+    pub file: PathBuf,
+    /// When another file is begun, whatever its size.
+    pub rotate: Rotation,
+    /// Bytes of a file after which another is begun; 0: any number.
+    pub rotate_size: u64,
+    /// Days after which a file that is not written any more is removed; 0: never.
+    pub keep_days: u32,
+    /// How long lines go without a signed one after them.
+    #[serde(deserialize_with = "config_value::some_seconds")]
+    pub checkpoint: Duration,
+    /// The directory of the key and the head.
+    #[serde(skip)]
+    pub state_dir: PathBuf,
+}
+
+/// When another file is begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rotation {
+    /// Never by the clock.
+    Never,
+    /// With the first line of a day, by UTC.
+    Daily,
+}
+
+impl AuditConfig {
+    /// One file with its key beside it, never rotated.
+    pub fn of(file: &Path) -> Self {
+        Self {
+            file: file.to_owned(),
+            rotate: Rotation::Never,
+            rotate_size: 0,
+            keep_days: 0,
+            checkpoint: Duration::from_secs(60),
+            state_dir: file.parent().map(Path::to_owned).unwrap_or_default(),
+        }
+    }
+}
 
 /// The audit file. Cheap to clone; the writer thread ends with the last clone.
 #[derive(Clone, Debug)]
@@ -31,10 +84,10 @@ pub struct AuditLog {
     writable: Arc<AtomicBool>,
 }
 
-/// Why a line is not on disk.
+/// Why a line is not on disk, or a file of the audit not to be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
-    /// The file cannot be opened or written.
+    /// The file cannot be opened, read or written.
     #[error("audit file {}: {problem}", path.display())]
     Disk {
         /// The file that it is about.
@@ -50,28 +103,19 @@ pub enum AuditError {
     Closed,
 }
 
-/// Room on disk that a check asks for: some hundred lines.
-const ROOM: i64 = 64 * 1024;
-
 impl AuditLog {
-    /// Opens or makes the file, with its directory; only its owner may read it.
+    /// Opens or makes the file with its key; only its owner may read them, and no symbolic link is
+    /// followed.
     ///
     /// # Errors
-    /// The file cannot be opened for appending.
-    pub fn open(path: &Path) -> Result<Self, AuditError> {
-        let mut file = AuditFile {
-            path: path.to_owned(),
-            file: None,
-            writable: Arc::new(AtomicBool::new(false)),
-        };
-        if let Err(error) = file.ready() {
-            return Err(file.failed(&error));
-        }
-        file.probe();
-        let writable = file.writable.clone();
+    /// The file or its key cannot be opened, or another process writes it.
+    pub fn open(config: &AuditConfig) -> Result<Self, AuditError> {
+        let file = AuditFile::open(config.clone())?;
+        tracing::info!(key = file.public_key().id(), "the audit is signed with this key");
+        let writable = file.writable();
         let (writer, thread) = Writer::new(WAITING_LINES);
         thread::Builder::new().name("audit".into()).spawn(move || thread.run(file)).map_err(
-            |error| AuditError::Disk { path: path.to_owned(), problem: error.to_string() },
+            |error| AuditError::Disk { path: config.file.clone(), problem: error.to_string() },
         )?;
         Ok(Self { writer: Arc::new(writer), writable })
     }
@@ -85,7 +129,7 @@ impl AuditLog {
     /// is set aside behind its end, and the disk is asked to keep what it has. `done` as for
     /// [`Self::write`].
     pub fn check(&self, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
-        self.put(Vec::new(), done);
+        self.put(AuditChange::Check, done);
     }
 
     /// Appends a line; `done` is called on the writer's thread once it is on disk or has failed.
@@ -95,11 +139,20 @@ impl AuditLog {
         line: &AuditLine<'_>,
         done: impl FnOnce(Result<(), AuditError>) + Send + 'static,
     ) {
-        self.put(line.to_bytes(), done);
+        self.put(AuditChange::Line(line.members()), done);
     }
 
-    fn put(&self, line: Vec<u8>, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
-        if let Err(not_taken) = self.writer.write(line, done) {
+    /// The file may have been moved away: opens it anew.
+    pub fn reopen(&self) {
+        self.put(AuditChange::Reopen, |reopened| {
+            if let Err(error) = reopened {
+                tracing::error!(%error, "the audit can not be opened again: nobody may listen");
+            }
+        });
+    }
+
+    fn put(&self, change: AuditChange, done: impl FnOnce(Result<(), AuditError>) + Send + 'static) {
+        if let Err(not_taken) = self.writer.write(change, done) {
             let NotTaken { why, done, .. } = *not_taken;
             done(Err(match why {
                 WriterFault::Full => AuditError::Overloaded,
@@ -120,6 +173,9 @@ pub struct AuditLine<'a> {
     /// The user that asked, by login name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<&'a str>,
+    /// The service that asked on behalf of the user, as the configuration names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<&'a str>,
     /// The address of the client that asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
@@ -159,17 +215,51 @@ pub struct AuditLine<'a> {
     /// How long the supervisor has heard the call, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heard_ms: Option<u64>,
+    /// Of refused attempts that were not written down: how many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u64>,
+    /// What the sound of a join was, leg by leg.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sound: Vec<AuditSound<'a>>,
+    /// The beginning of what the line is about; as `at`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_rfc3339")]
+    pub since: Option<Timestamp>,
+}
+
+/// The sound of one leg during a join.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct AuditSound<'a> {
+    /// What it was on the call.
+    pub role: &'a str,
+    /// The local port.
+    pub port: u16,
+    /// Where its packets went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
+    /// What they were.
+    pub codec: &'a str,
+    /// RTP packets that were sent to a customer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u64>,
+    /// Of these: the agent's payload, byte for byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agents: Option<u64>,
+    /// The hash before them, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_before: Option<String>,
+    /// The hash behind them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
 }
 
 impl AuditLine<'_> {
-    /// The line with its end. No control character, escape sequence or line separator survives
-    /// unescaped.
-    fn to_bytes(&self) -> Vec<u8> {
+    /// The members of the line's object. No control character, escape sequence or line separator
+    /// survives unescaped.
+    fn members(&self) -> String {
         let json =
             serde_json::to_string(self).unwrap_or_else(|_| r#"{"event":"unwritable"}"#.to_owned());
-        let mut line = escaped_json(&json).into_bytes();
-        line.push(b'\n');
-        line
+        let members = json.strip_prefix('{').and_then(|json| json.strip_suffix('}'));
+        escaped_json(members.unwrap_or_default())
     }
 }
 
@@ -199,6 +289,13 @@ fn rfc3339<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok,
     serializer.serialize_str(&utc(*at))
 }
 
+fn some_rfc3339<S: serde::Serializer>(
+    at: &Option<Timestamp>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    at.map(utc).serialize(serializer)
+}
+
 /// `2026-11-23T01:25:26.123Z`
 pub(crate) fn utc(at: Timestamp) -> String {
     let (seconds, millis) = (at.0 / 1000, at.0 % 1000);
@@ -217,254 +314,29 @@ pub(crate) fn utc(at: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-struct AuditFile {
-    path: PathBuf,
-    file: Option<File>,
-    writable: Arc<AtomicBool>,
+/// The time that [`utc`] writes so, and no other text.
+pub(crate) fn parse_utc(text: &str) -> Option<Timestamp> {
+    let bytes = text.as_bytes();
+    let number = |from: usize, to: usize| {
+        let digits = bytes.get(from..to)?;
+        digits.iter().all(u8::is_ascii_digit).then_some(())?;
+        std::str::from_utf8(digits).ok()?.parse::<u64>().ok()
+    };
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute) = (number(11, 13)?, number(14, 16)?);
+    let (second, millis) = (number(17, 19)?, number(20, 23)?);
+    (year >= 1970 && (1..=12).contains(&month) && hour < 24).then_some(())?;
+    // Howard Hinnant, "chrono-compatible low-level date algorithms", days_from_civil.
+    let shifted = year - u64::from(month <= 2);
+    let (era, year_of_era) = (shifted / 400, shifted % 400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day.checked_sub(1)?;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    let days = (era * 146_097 + day_of_era).checked_sub(719_468)?;
+    let at = Timestamp(((days * 24 + hour) * 3600 + minute * 60 + second) * 1000 + millis);
+    (utc(at) == text).then_some(at)
 }
 
-impl Sink for AuditFile {
-    /// A line; an empty one finds out whether lines can be written.
-    type Change = Vec<u8>;
-    type Outcome = Result<(), AuditError>;
-
-    fn write(&mut self, lines: Vec<Vec<u8>>) -> Result<(), AuditError> {
-        let written = self.append(&lines.concat()).map_err(|error| {
-            self.file = None;
-            self.failed(&error)
-        });
-        self.writable.store(written.is_ok(), Ordering::Relaxed);
-        written
-    }
-
-    fn size(_: &Vec<u8>) -> usize {
-        1
-    }
-
-    fn idle_after(&self) -> Option<Duration> {
-        (!self.writable.load(Ordering::Relaxed)).then_some(TRY_AGAIN)
-    }
-
-    fn handle_idle(&mut self) {
-        self.probe();
-    }
-}
-
-impl AuditFile {
-    fn failed(&self, error: &io::Error) -> AuditError {
-        AuditError::Disk { path: self.path.clone(), problem: error.to_string() }
-    }
-
-    /// Finds out whether a line could be written, and leaves none.
-    fn probe(&mut self) {
-        let tried = self.try_out();
-        if tried.is_err() {
-            self.file = None;
-        }
-        self.writable.store(tried.is_ok(), Ordering::Relaxed);
-    }
-
-    fn try_out(&mut self) -> io::Result<()> {
-        let mut file = self.ready()?;
-        let before = file.seek(SeekFrom::End(0))?;
-        file.write_all(b"\n").and_then(|()| file.sync_data())?;
-        match file.metadata()?.is_file() {
-            true => file.set_len(before),
-            false => Ok(()),
-        }
-    }
-
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        let mut file = self.ready()?;
-        if lines.is_empty() {
-            return set_room_aside(file);
-        }
-        let before = file.seek(SeekFrom::End(0))?;
-        let kept = file.write_all(lines).and_then(|()| file.sync_data());
-        if kept.is_err() {
-            // What was refused must not stand there as if it had been allowed; should this fail
-            // too, the line is cut off at reopening.
-            let _ = file.set_len(before);
-        }
-        kept
-    }
-
-    /// The open file; opened anew after a failure or when it was moved away (log rotation).
-    fn ready(&mut self) -> io::Result<&File> {
-        let moved = |file: &File| match (file.metadata(), std::fs::metadata(&self.path)) {
-            (Ok(open), Ok(named)) => (open.dev(), open.ino()) != (named.dev(), named.ino()),
-            _ => true,
-        };
-        let file = match self.file.take() {
-            Some(file) if !moved(&file) => file,
-            _ => open(&self.path)?,
-        };
-        Ok(self.file.insert(file))
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(directory) = directory {
-        std::fs::create_dir_all(directory)?;
-    }
-    let mut file =
-        OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
-    end_torn_line(&mut file)?;
-    if let Some(directory) = directory {
-        File::open(directory)?.sync_all()?;
-    }
-    Ok(file)
-}
-
-/// A full disk is found before the line that has no room.
-fn set_room_aside(mut file: &File) -> io::Result<()> {
-    let about = file.metadata()?;
-    if !about.is_file() {
-        // No room to set aside in a device or a pipe: an empty line tells.
-        return file.write_all(b"\n");
-    }
-    let end = i64::try_from(about.len()).map_err(io::Error::other)?;
-    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, end, ROOM) {
-        // A file system that promises no room.
-        Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.sync_data(),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// A power cut may have left half a line: it must not swallow the next one.
-fn end_torn_line(file: &mut File) -> io::Result<()> {
-    if !file.metadata()?.is_file() || file.seek(SeekFrom::End(0))? == 0 {
-        return Ok(());
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    match last {
-        [b'\n'] => Ok(()),
-        _ => file.write_all(b"\n"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc::channel;
-
-    fn written(audit: &AuditLog, line: &AuditLine<'_>) -> Result<(), AuditError> {
-        let (tell, told) = channel();
-        audit.write(line, move |outcome| tell.send(outcome).expect("the test waits"));
-        told.recv().expect("the writer answers")
-    }
-
-    fn lines(path: &Path) -> Vec<serde_json::Value> {
-        let text = std::fs::read_to_string(path).expect("the file is there");
-        text.split_terminator('\n')
-            .map(|line| serde_json::from_str(line).expect("each line is one JSON object"))
-            .collect()
-    }
-
-    #[test]
-    fn a_line_is_on_disk_when_it_is_said_to_be() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("new").join("audit.jsonl");
-        let audit = AuditLog::open(&path).expect("it opens");
-        let line = AuditLine {
-            at: Timestamp(1_795_397_126_123),
-            event: "allowed",
-            user: Some("meg"),
-            heard_ms: Some(12),
-            ..AuditLine::default()
-        };
-        written(&audit, &line).expect("it is written");
-        let expected = serde_json::json!({
-            "at": "2026-11-23T01:25:26.123Z", "event": "allowed", "user": "meg", "heard_ms": 12,
-        });
-        assert_eq!(lines(&path), [expected]);
-    }
-
-    #[test]
-    fn nobody_can_write_a_line_of_his_own_or_talk_to_the_terminal() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("audit.jsonl");
-        let audit = AuditLog::open(&path).expect("it opens");
-        let evil =
-            "a\r\n{\"event\":\"allowed\"}\u{1b}[2J\u{9b}2J\u{7f}\u{2028}\u{202e}\",\"level\":\"x";
-        written(&audit, &AuditLine { event: "refused", user: Some(evil), ..AuditLine::default() })
-            .expect("it is written");
-        let text = std::fs::read_to_string(&path).expect("the file is there");
-        assert!(
-            text.trim_end_matches('\n').bytes().all(|byte| (0x20..0x7f).contains(&byte)),
-            "{text:?}"
-        );
-        assert_eq!(lines(&path)[0]["user"], evil);
-        assert_eq!(lines(&path).len(), 1);
-    }
-
-    #[test]
-    fn many_lines_at_once_are_all_kept_in_order() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("audit.jsonl");
-        let audit = AuditLog::open(&path).expect("it opens");
-        let (tell, told) = channel();
-        for number in 0..500 {
-            let tell = tell.clone();
-            let line =
-                AuditLine { event: "allowed", heard_ms: Some(number), ..AuditLine::default() };
-            audit.write(&line, move |outcome| tell.send(outcome).expect("the test waits"));
-        }
-        assert!(told.iter().take(500).all(|outcome| outcome.is_ok()));
-        let numbers: Vec<_> = lines(&path).iter().map(|line| line["heard_ms"].as_u64()).collect();
-        assert_eq!(numbers, (0..500).map(Some).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_full_disk_is_reported_and_the_audit_recovers_when_it_can_write_again() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("audit.jsonl");
-        std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
-        let audit = AuditLog::open(&path).expect("it opens");
-        let line = AuditLine { event: "allowed", ..AuditLine::default() };
-        assert!(!audit.is_writable(), "known before anybody asks");
-        assert!(matches!(written(&audit, &line), Err(AuditError::Disk { .. })));
-        assert!(!audit.is_writable());
-        std::fs::remove_file(&path).expect("it goes");
-        while !audit.is_writable() {
-            thread::yield_now();
-        }
-        assert_eq!(lines(&path).len(), 0, "finding out has left nothing");
-        written(&audit, &line).expect("it is written");
-        assert_eq!(lines(&path).len(), 1);
-    }
-
-    #[test]
-    fn a_check_finds_a_full_disk_and_leaves_nothing_behind() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("audit.jsonl");
-        let audit = AuditLog::open(&path).expect("it opens");
-        let checked = || {
-            let (tell, told) = channel();
-            audit.check(move |outcome| tell.send(outcome).expect("the test waits"));
-            told.recv().expect("the writer answers")
-        };
-        assert_eq!(checked(), Ok(()));
-        assert_eq!(std::fs::read(&path).expect("the file is there"), b"");
-        std::fs::remove_file(&path).expect("it goes");
-        std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
-        assert!(matches!(checked(), Err(AuditError::Disk { .. })));
-    }
-
-    #[test]
-    fn half_a_line_left_by_a_power_cut_does_not_swallow_the_next() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("audit.jsonl");
-        std::fs::write(&path, "{\"event\":\"allo").expect("half a line");
-        let audit = AuditLog::open(&path).expect("it opens");
-        written(&audit, &AuditLine { event: "joined", ..AuditLine::default() })
-            .expect("it is written");
-        let text = std::fs::read_to_string(&path).expect("the file is there");
-        let last: serde_json::Value =
-            serde_json::from_str(text.lines().last().expect("a line")).expect("whole");
-        assert_eq!(last["event"], "joined");
-    }
+/// The day of a time, since 1970, by UTC.
+fn day_of(at: Timestamp) -> u64 {
+    at.0 / 86_400_000
 }

@@ -1,5 +1,7 @@
 //! The command line: what may be asked of the program, and each answer.
 
+mod audit;
+
 use clap::{Args, Parser, Subcommand};
 use std::fmt::Display;
 use std::io::Write;
@@ -25,6 +27,8 @@ use undertone::demo::{
 use undertone::model::{DialString, NotDialable, Number, UserId};
 use undertone::telemetry::{self, Metrics};
 use undertone::tls::Authority;
+#[cfg(feature = "contract-check")]
+use undertone::tls::{ClientTlsFiles, KeyPairFiles};
 
 /// A supervisor-coaching gateway for contact centres: the supervisor hears both, only the agent
 /// hears the supervisor.
@@ -117,6 +121,8 @@ enum CliCommand {
         /// One JSON document instead of lines
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        identity: Identity,
         /// A program that moves the backend's telephones: it reads "call 7001 5001", "answer 5001",
         /// "hangup 7001" and "phone 5005 answers|rings|busy|rejects", one a line, and answers each
         /// with "ok" or "error WHY". It may be the backend itself. Without it, only what needs no
@@ -173,6 +179,9 @@ enum CliCommand {
     },
     /// Prints the default configuration with its comments
     Config,
+    /// Verifies the audit, or shows what is in it
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -204,6 +213,36 @@ struct Configured {
     /// environment overrides it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[cfg(feature = "contract-check")]
+/// What is shown to a backend.
+#[derive(Debug, Args)]
+struct Identity {
+    /// A file with the token to show there, over https:// or on this machine: that of a backend of
+    /// ours is in its state directory, grpc-token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The authorities, in PEM, that vouch for the backend; without it: those of the system
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// A client certificate in PEM to present there
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// Its key; without it: in the same file
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+}
+
+#[cfg(feature = "contract-check")]
+impl Identity {
+    fn tls(self) -> ClientTlsFiles {
+        let pair = self.certificate.map(|certificate| {
+            let key = self.key.unwrap_or_else(|| certificate.clone());
+            KeyPairFiles { certificate, key }
+        });
+        ClientTlsFiles { authorities: self.ca, pair }
+    }
 }
 
 #[cfg(feature = "demo")]
@@ -265,6 +304,7 @@ pub(crate) fn run() -> ExitCode {
         CliCommand::ContractCheck {
             url,
             json,
+            identity,
             phones,
             patience,
             supervisor,
@@ -275,7 +315,9 @@ pub(crate) fn run() -> ExitCode {
         } => {
             let house = House { supervisor, second, agent, colleague, customer };
             let patience = Duration::from_secs(patience);
-            contract_check(&CheckOptions { url, house, phones, patience, json })
+            let token_file = identity.token_file.clone();
+            let tls = identity.tls();
+            contract_check(&CheckOptions { url, token_file, tls, house, phones, patience, json })
         }
         CliCommand::Directory(DirectoryCommand::Import { configured, users, devices, groups }) => {
             import(configured, &DirectoryFiles { users, devices, groups })
@@ -294,6 +336,7 @@ pub(crate) fn run() -> ExitCode {
             }
         }
         CliCommand::Config => print(config::commented_defaults()),
+        CliCommand::Audit(command) => audit::run(command),
     }
 }
 

@@ -20,6 +20,7 @@ pub use credentials::{
     CredentialsError, Ha1s, Made, forget_credentials, ha1s_of, keep_ha1s, keep_password,
 };
 
+use crate::audit::AuditConfig;
 use crate::cometd;
 use crate::gateway::{self, Directory};
 use crate::http::server;
@@ -29,6 +30,7 @@ use crate::model::{Number, PlainText, UserId};
 use crate::sip;
 use crate::sip::b2bua::B2buaConfig;
 use crate::telemetry;
+use crate::telephony::callers::CallerConfig;
 use crate::tls::{ClientTlsFiles, ServerTlsFiles};
 use checks::Checks;
 use locate::ConfigFile;
@@ -56,6 +58,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// The address of the backend, for a gateway without one in its own process.
     pub backend_url: String,
+    /// The file with the token that the gateway shows its backend.
+    pub backend_token_file: Option<PathBuf>,
     /// Where REST and CometD listen.
     pub rest_bind: SocketAddr,
     /// REST and CometD over HTTP.
@@ -68,6 +72,10 @@ pub struct Config {
     pub grpc_bind: SocketAddr,
     /// gRPC server reflection.
     pub grpc_reflection: bool,
+    /// The file with the token that stands for a gateway on this machine, made at the first start.
+    pub grpc_token_file: Option<PathBuf>,
+    /// The services that may call the telephony contract.
+    pub callers: Vec<CallerConfig>,
     /// Where health and metrics are served.
     pub admin_bind: SocketAddr,
     /// What each server allows at once.
@@ -76,12 +84,14 @@ pub struct Config {
     pub backend_grpc_bind: SocketAddr,
     /// Where a SIP backend alone serves health and metrics.
     pub backend_admin_bind: SocketAddr,
+    /// Where a SIP backend alone writes down that a supervisor may join without being asked for.
+    pub backend_audit_file: PathBuf,
     /// How the gateway behaves.
     pub gateway: gateway::GatewayConfig,
     /// Users, devices, groups and voice environments.
     pub directory: Directory,
-    /// The audit file.
-    pub audit_file: PathBuf,
+    /// The audit: its file, when another is begun, and how long they are kept.
+    pub audit: AuditConfig,
     /// The SIP endpoint. Its accounts can log in once [`Config::sip_with_credentials`] has given
     /// them their HA1s.
     pub sip: sip::config::SipConfig,
@@ -143,6 +153,10 @@ pub struct TlsConfig {
     pub grpc: Option<ServerTlsFiles>,
     /// The server of health and metrics.
     pub admin: Option<ServerTlsFiles>,
+    /// SIP over TLS, where somebody else connects.
+    pub sip: Option<ServerTlsFiles>,
+    /// SIP over TLS, where we connect.
+    pub sip_client: ClientTlsFiles,
     /// A gateway's way to its backend.
     pub backend: ClientTlsFiles,
 }

@@ -16,15 +16,25 @@ pub use report::{Report, RuleOutcome, RuleReport};
 pub use rule::Rule;
 
 use crate::model::{Capabilities, DeviceId, Number, PlainText, Reason, Refusal, UserId};
+use crate::telephony::connection::TelephonyChannel;
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::{proto, refusal_of};
 use session::{Bench, Miss, Verdict};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 /// Between two tries to reach a backend that is still starting.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// What tonic says before the HTTP status of an answer that is no gRPC: one without a body, and one
+/// whose body is no message.
+const BEFORE_HTTP_STATUS: [&str; 2] = [
+    "grpc-status header missing, mapped from HTTP status code ",
+    " while receiving response with status: ",
+];
+/// How tonic begins to say that an answer is otherwise no gRPC.
+const NO_GRPC: &str = "protocol error:";
 
 /// How the reason begins for which every rule is left out after one that left something behind.
 const UNREST: &str = "the backend was not at rest ";
@@ -88,9 +98,9 @@ pub enum NotChecked {
     /// What should move the telephones does not run.
     #[error("the program that moves the telephones has ended ({0}) before anything was checked")]
     PhonesEnded(String),
-    /// Something else listens there.
-    #[error("what listens there does not speak gRPC: {0}")]
-    NotGrpc(String),
+    /// Something else answers there.
+    #[error("what answers there is no gRPC server of undertone.telephony.v1: {}", PlainText(.0))]
+    SomethingElse(String),
     /// What is going on there would be disturbed.
     #[error("the backend is not at rest: it has {calls} calls and {monitors} monitors")]
     Busy {
@@ -103,12 +113,12 @@ pub enum NotChecked {
 
 /// Holds a backend against every rule, one after the other, and hands each outcome to `told` as it
 /// is known. No wait is longer than `patience`, but that for leave to join, of at least eight
-/// seconds. `phones`: `None` leaves out the rules that need telephones.
+/// seconds, and that for a supervisor's phone that nobody answers, of at least 25. `phones`: `None` leaves out the rules that need telephones.
 ///
 /// # Errors
 /// The backend can not be checked.
 pub async fn check<P: Phones>(
-    channel: Channel,
+    channel: TelephonyChannel,
     house: &House,
     mut phones: Option<P>,
     patience: Duration,
@@ -164,28 +174,52 @@ fn outcome_of(verdict: Verdict) -> RuleOutcome {
 
 /// What the backend can do; asked again while it is starting.
 async fn meet(
-    client: &mut TelephonyClient<Channel>,
+    client: &mut TelephonyClient<TelephonyChannel>,
     patience: Duration,
 ) -> Result<Capabilities, NotChecked> {
     let until = Instant::now() + patience;
     loop {
-        let refusal = match timeout(patience, client.describe(proto::DescribeRequest {})).await {
-            Ok(Ok(described)) => return Ok(described.into_inner().into()),
-            Ok(Err(status)) if is_no_grpc(&status) => {
-                return Err(NotChecked::NotGrpc(status.message().to_owned()));
-            }
-            Ok(Err(status)) => refusal_of(&status),
-            Err(_) => Refusal::new(Reason::Unavailable, "Describe is not answered."),
-        };
-        if refusal.reason != Reason::Unavailable || Instant::now() >= until {
-            return Err(NotChecked::Unreachable(refusal));
+        let (not_checked, may_be_starting) =
+            match timeout(patience, client.describe(proto::DescribeRequest {})).await {
+                Ok(Ok(described)) => return Ok(described.into_inner().into()),
+                Ok(Err(status)) => NotChecked::from_describe(&status),
+                Err(_) => {
+                    let silent = Refusal::new(Reason::Unavailable, "Describe is not answered.");
+                    (NotChecked::Unreachable(silent), true)
+                }
+            };
+        if !may_be_starting || Instant::now() >= until {
+            return Err(not_checked);
         }
         sleep(AGAIN).await;
     }
 }
 
-/// The answer is no gRPC: HTTP/1, or another protocol.
-fn is_no_grpc(status: &tonic::Status) -> bool {
+impl NotChecked {
+    /// Describe was refused. True: what answers may be a backend that is still starting, or a proxy
+    /// in front of one.
+    fn from_describe(status: &Status) -> (Self, bool) {
+        let refusal = refusal_of(status);
+        let may_be_starting = refusal.reason == Reason::Unavailable;
+        let message = status.message();
+        let http_status = BEFORE_HTTP_STATUS.iter().find_map(|said| message.split_once(said));
+        let (what, may_be_starting) = if is_no_http2(status) {
+            (format!("it does not speak HTTP/2 ({message})"), false)
+        } else if let Some((_, http)) = http_status {
+            (format!("it answers as plain HTTP does, with status {http}"), may_be_starting)
+        } else if message.starts_with(NO_GRPC) {
+            (message.to_owned(), false)
+        } else if status.code() == Code::Unimplemented {
+            (format!("it has no Describe ({message})"), false)
+        } else {
+            return (NotChecked::Unreachable(refusal), may_be_starting);
+        };
+        (NotChecked::SomethingElse(what), may_be_starting)
+    }
+}
+
+/// HTTP/1, or no HTTP at all.
+fn is_no_http2(status: &Status) -> bool {
     use std::error::Error;
     let mut cause = status.source();
     while let Some(error) = cause {
@@ -194,11 +228,11 @@ fn is_no_grpc(status: &tonic::Status) -> bool {
         }
         cause = error.source();
     }
-    status.message().contains("http2 error") || status.message().contains("invalid compression")
+    status.message().contains("http2 error")
 }
 
 async fn settle_in(
-    client: &TelephonyClient<Channel>,
+    client: &TelephonyClient<TelephonyChannel>,
     house: &House,
     patience: Duration,
 ) -> Result<Residents, NotChecked> {

@@ -19,6 +19,7 @@ mod directory_change;
 mod monitoring;
 mod notifications;
 mod pending;
+mod refusal_limits;
 mod requests;
 mod user_data_budget;
 mod views;
@@ -46,6 +47,7 @@ use backend_facts::BackendFacts;
 use monitoring::{Ctx, Monitoring, joined};
 use notifications::Notifications;
 use pending::{Audited, PendingCommand, PendingLine, PendingWorks, notice};
+use refusal_limits::RefusalLimits;
 use requests::{Decision, RequestCheck};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -69,6 +71,12 @@ pub struct GatewayConfig {
     /// How long the audit may take to write a line before the attempt is refused.
     #[serde(rename = "deadline", deserialize_with = "config_value::some_seconds")]
     pub audit_deadline: Duration,
+    /// Refused attempts of one user in a minute that are written down, each.
+    #[serde(deserialize_with = "config_value::nonzero")]
+    pub refused_per_user: u32,
+    /// The same from one address.
+    #[serde(deserialize_with = "config_value::nonzero")]
+    pub refused_per_address: u32,
 }
 
 impl Default for GatewayConfig {
@@ -78,6 +86,8 @@ impl Default for GatewayConfig {
             notify_agent: NotifyAgent::Event,
             command_deadline: Duration::from_secs(5),
             audit_deadline: Duration::from_secs(4),
+            refused_per_user: 60,
+            refused_per_address: 600,
         }
     }
 }
@@ -105,6 +115,9 @@ const UNAUDITED: &str = "The audit cannot be written, so nobody may listen.";
 
 /// What a user is told that changes a call's data too fast.
 const TOO_MUCH_DATA: &str = "The data of this call changes too fast.";
+
+/// What a user is told that was refused too often.
+const TOO_OFTEN_REFUSED: &str = "Too many requests were refused: try again later.";
 
 /// What the gateway wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,6 +187,7 @@ pub struct Gateway {
     /// Open sessions and their voice states.
     sessions: BTreeMap<UserId, UserState>,
     user_data_budget: UserDataBudget,
+    refusal_limits: RefusalLimits,
     notifications: Notifications,
     works: PendingWorks,
 }
@@ -189,6 +203,7 @@ impl Gateway {
     ) -> Self {
         let mut gateway = Self {
             works: PendingWorks::new(&config, instance),
+            refusal_limits: RefusalLimits::new(&config),
             config,
             access: AccessDirectory::new(directory),
             known: BackendFacts::default(),
@@ -216,7 +231,7 @@ impl Gateway {
                     let refusal = Refusal::new(Reason::TooManyRequests, TOO_MUCH_DATA);
                     return self.refuse(token, asked, refusal, now);
                 }
-                return self.begin(token, *command, now);
+                return self.begin(token, asked, *command, now);
             }
             Err(refusal) => {
                 self.tell_unreachable(asked, &refusal);
@@ -271,6 +286,10 @@ impl Gateway {
                 monitoring.handle_admission(asked, &mut ctx);
             }
             Fact::Failed(failure) => self.handle_failure(failure, now),
+            Fact::JoinSound(sound) => {
+                let (monitoring, mut ctx) = self.monitoring(now);
+                monitoring.handle_sound(sound, &mut ctx);
+            }
             Fact::SnapshotBegin => self.known.begin_snapshot(),
             Fact::SnapshotComplete => self.handle_snapshot_complete(now),
             Fact::Lost => self.known.lose(),
@@ -336,6 +355,11 @@ impl Gateway {
             }
             Err(refusal) => {
                 if pending.audited != Audited::Never {
+                    if let Some(from) = pending.record.from {
+                        let user = pending.context.user.as_ref();
+                        let user = user.and_then(|user| self.access.known(user));
+                        self.refusal_limits.take(user, from, now);
+                    }
                     let record = AuditRecord {
                         at: now.wall,
                         event: AuditEvent::Refused,
@@ -354,11 +378,15 @@ impl Gateway {
 
     /// When to call [`Gateway::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.works.poll_timeout()
+        let left_out = self.refusal_limits.poll_timeout();
+        [self.works.poll_timeout(), left_out].into_iter().flatten().min()
     }
 
     /// Gives up on outcomes that did not come in time.
     pub fn handle_timeout(&mut self, now: Now) {
+        for record in self.refusal_limits.handle_timeout(now) {
+            self.works.audit(record, PendingLine::Nothing, now);
+        }
         for (id, is_line) in self.works.late(now.mono) {
             if is_line {
                 self.handle_audited(id, Err(AuditFailed), now);
@@ -439,8 +467,10 @@ impl Gateway {
 
 /// Requests on their way.
 impl Gateway {
-    fn begin(&mut self, token: Token, command: PendingCommand, now: Now) {
+    fn begin(&mut self, token: Token, asked: &RequestEnvelope, command: PendingCommand, now: Now) {
         match command.audited {
+            // Whoever is refused too often does not have the backend refuse, either.
+            Audited::Before if !self.may_ask(asked, now) => self.put_off(token),
             Audited::Never => self.send(token, command, now),
             Audited::Beside => {
                 self.works.audit(command.record.clone(), PendingLine::Nothing, now);
@@ -467,11 +497,24 @@ impl Gateway {
         if !requests::refusal_is_audited(asked.operation(), refusal.reason) {
             return self.works.reply(token, Err(refusal));
         }
+        if !self.may_ask(asked, now) {
+            return self.put_off(token);
+        }
+        self.refusal_limits.take(self.access.known(&asked.user), asked.from, now);
         let record = AuditRecord {
             refusal: Some(refusal.clone()),
             ..RequestCheck::new(self.reader()).refused_record(asked, now)
         };
         self.works.audit(record, PendingLine::Refused { token, refusal }, now);
+    }
+
+    fn may_ask(&mut self, asked: &RequestEnvelope, now: Now) -> bool {
+        self.refusal_limits.may_ask(self.access.known(&asked.user), asked.from, now)
+    }
+
+    fn put_off(&mut self, token: Token) {
+        let refusal = Refusal::new(Reason::TooManyRequests, TOO_OFTEN_REFUSED);
+        self.works.reply(token, Err(refusal));
     }
 
     /// A state that was refused for want of a phone is told as a failure of the device, too.

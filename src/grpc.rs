@@ -10,9 +10,11 @@ use crate::model::{
     NotDialable, Number, Operation, Reason, Refusal, Request, RequestEnvelope, Subject, TargetRef,
     TransferStep, UserDataChange,
 };
+use crate::telephony::callers::RefusedCallers;
 use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::{CommandCall, TelephonyService, serve_facts};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Another service asks, from where its user sits it does not say.
@@ -26,10 +28,11 @@ pub fn serve(gateway: GatewayHandle) -> TelephonyServer<TelephonyService> {
 }
 
 async fn carry(gateway: GatewayHandle, mut placed: mpsc::Receiver<CommandCall>) {
+    let refused = Arc::new(RefusedCallers::default());
     while let Some(CommandCall { context, command, reply }) = placed.recv().await {
-        let gateway = gateway.clone();
+        let (gateway, refused) = (gateway.clone(), refused.clone());
         tokio::spawn(async move {
-            let answered = match asked(&gateway, context, command) {
+            let answered = match asked(&gateway, &refused, context, command) {
                 Ok(asked) => gateway.ask(asked).await.map(|_| ()),
                 Err(refusal) => Err(refusal),
             };
@@ -42,20 +45,31 @@ async fn carry(gateway: GatewayHandle, mut placed: mpsc::Receiver<CommandCall>) 
 /// The request by which the user of a command would have asked for the same.
 fn asked(
     gateway: &GatewayHandle,
+    refused: &RefusedCallers,
     context: CommandContext,
     command: Command,
 ) -> Result<RequestEnvelope, Refusal> {
     let user = context.user.ok_or_else(|| Refusal::missing("context.on_behalf_of"))?;
+    let caller = context.caller;
+    let acts_for = caller.as_ref().map_or(Ok(()), |caller| {
+        let permitted = gateway.directory().acts_for(caller, &user);
+        permitted.inspect_err(|_| refused.note("user", caller.name.as_str(), None))
+    });
     let Some(known) = gateway.user(&user) else {
+        acts_for?;
         return Err(Refusal::about(
             Reason::NotPermitted,
             Subject::User(user),
             "User '{}' is not known.",
         ));
     };
+    // What it asks for a user that is not its own is refused, and audited, by the gateway; it learns
+    // nothing else of it.
+    let request = request(&known, command).or_else(|refusal| acts_for.and(Err(refusal)))?;
     Ok(RequestEnvelope {
-        request: request(&known, command)?,
+        request,
         user,
+        caller,
         from: FROM_A_SERVICE,
         request_id: context.request_id,
     })

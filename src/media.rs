@@ -31,7 +31,7 @@ pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
 pub use payload_types::{EventClock, Format, MAX_FORMATS, PayloadTypes};
 
 pub use crate::model::LegId;
-use crate::model::{Quality, config_value};
+use crate::model::{LegSound, Quality, config_value};
 use serde::de::{Deserialize, Deserializer, Error};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -263,6 +263,13 @@ pub enum MediaEvent {
         leg: LegId,
         /// Since the report before.
         quality: Quality,
+    },
+    /// A supervisor is on its call no more. Comes before the `Closed` of its leg.
+    JoinEnded {
+        /// The supervisor's leg.
+        supervisor: LegId,
+        /// The legs of the call, and what was sent to customers meanwhile.
+        legs: Vec<LegSound>,
     },
     /// A leg is closed.
     Closed {

@@ -13,6 +13,7 @@
 //! Nothing goes backwards except as the next word.
 
 mod activity;
+mod caller;
 mod command;
 pub mod config_value;
 mod contact;
@@ -30,16 +31,20 @@ mod request;
 mod user_data;
 
 pub use activity::{Activity, Mode, Scope, UnknownWord};
+pub use caller::{Caller, CallerRole};
 pub use command::{Command, CommandContext, TransferStep};
 pub use contact::{ContactNumber, ContactView, GroupView};
 pub use difference::Difference;
 pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{
     AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure,
-    LegState, MonitorFact, MonitorState, PartyFact, PartyRole, Quality, RemoteQuality, Revised,
+    JoinSound, LegSound, LegState, MonitorFact, MonitorState, PartyFact, PartyRole, Quality,
+    RemoteQuality, Revised, SentSound,
 };
 pub use fact_table::{FactTable, Unrepeated};
-pub use ids::{CallId, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId};
+pub use ids::{
+    CallId, CallerName, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId,
+};
 pub use network::{Network, NotANetwork};
 pub use notice::{
     CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView,

@@ -16,6 +16,7 @@ use crate::directory::handle::DirectoryHandle;
 use crate::gateway::task::GatewayHandle;
 use crate::http::HttpConfig;
 use crate::http::auth::{self, Auth, AuthenticatedUser, LoggedOut, random_text};
+use crate::http::body::{BodiesUnderWay, read_first};
 use crate::http::error::{ErrorBody, HttpError, Refused};
 use crate::http::gws_json::{self, CallJson, DeviceJson, Uris, UserJson, VoiceEnvironmentJson};
 use crate::http::layers::{RequestName, Route};
@@ -113,6 +114,10 @@ pub(crate) fn router(
         .layer(from_fn_with_state(config.timeout, in_time))
         // A flood is answered 503 at the door instead of queueing in memory.
         .layer(from_fn_with_state(Arc::new(Semaphore::new(config.concurrency)), bounded))
+        .layer(from_fn_with_state(
+            (Arc::<BodiesUnderWay>::default(), config.body_limit),
+            read_first,
+        ))
         // Whatever becomes of it, it is counted.
         .layer(from_fn(counted))
         // Nothing below here is for clients without a login, not even which paths exist.
@@ -158,6 +163,7 @@ impl RestState {
     ) -> Result<Json<Accepted>, HttpError> {
         let asked = RequestEnvelope {
             user: from.caller.user.clone(),
+            caller: None,
             from: from.caller.address,
             request_id: from.request_id(),
             request,

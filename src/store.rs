@@ -9,6 +9,7 @@
 //! Loops never wait for a disk: each has a thread of its own that writes for it, see `writer`.
 
 mod lasting;
+pub(crate) mod private;
 pub(crate) mod records;
 mod redb;
 mod reserve;
@@ -17,9 +18,6 @@ pub(crate) mod writer;
 use lasting::Lasting;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -183,12 +181,6 @@ pub enum StoreError {
         /// The file of the store.
         path: PathBuf,
     },
-}
-
-/// Opens or makes a file, which only its owner reads: it keeps what phones log in with.
-fn open_private(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 const DAMAGED: &str = "it is damaged";

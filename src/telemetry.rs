@@ -320,6 +320,10 @@ fn describe() {
         "undertone_store_waiting_bytes",
         "Changes that wait for the state file to take them, by store."
     );
+    describe_gauge!(
+        "undertone_sip_trunk_connected",
+        "1 while a trunk over TLS that takes calls out can be reached, by trunk."
+    );
     describe_gauge!("undertone_connections", "TCP connections now, by door.");
     describe_counter!(
         "undertone_connections_refused_total",
@@ -333,6 +337,11 @@ fn describe() {
     describe_counter!(
         "undertone_accept_errors_total",
         "Times that no TCP connection could be accepted, by door."
+    );
+    describe_counter!(
+        "undertone_grpc_callers_refused_total",
+        "gRPC requests refused for who called, by reason: anonymous, token, certificate, role, \
+         user, unasked."
     );
     describe_counter!("undertone_calls_refused_total", "Calls refused, by SIP status.");
     describe_counter!(

@@ -7,6 +7,7 @@
 //!              ◀─────Fact──────            ◀══════════        ◀────publish──── FactLog
 //! ```
 
+pub mod callers;
 mod client;
 pub mod connection;
 mod convert;

@@ -10,12 +10,16 @@
 mod authority;
 mod client;
 mod key_pair;
+mod peer;
 mod server;
+mod sip;
 
 pub use authority::{Authority, AuthorityError, Issued, SubjectName};
 pub use client::{ClientTls, ClientTlsFiles};
 pub use key_pair::{KeyPair, KeyPairFiles};
+pub use peer::PeerCertificates;
 pub use server::{Alpn, Handshake, ServerTls, ServerTlsFiles};
+pub use sip::sip_domains;
 
 use crate::model::Timestamp;
 use rustls::crypto::CryptoProvider;

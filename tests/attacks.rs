@@ -375,7 +375,7 @@ async fn d6_nobody_is_carried_to_a_foreign_target_or_a_premium_number() {
 }
 
 /// The product as a process, with a call that is coached.
-async fn coached_process(more: &str) -> (tempfile::TempDir, Process, Trio) {
+pub(crate) async fn coached_process(more: &str) -> (tempfile::TempDir, Process, Trio) {
     let place = tempfile::tempdir().unwrap();
     let config = format!(
         "[rest]\nbind = '{ANY}'\n[grpc]\nbind = '{ANY}'\n[admin]\nbind = '{ANY}'\n[sip]\n\

@@ -4,19 +4,24 @@
 mod backends;
 mod checked;
 mod joining;
+mod mistaken;
 mod reflection;
 mod seam;
 
 use std::time::Duration;
-use tonic::transport::Channel;
 use undertone::contract_check::{House, Phones, Rule, RuleOutcome, check};
+use undertone::telephony::connection::TelephonyChannel;
 
 /// How long anything may take. Generous: the machine may be busy, and nothing waits longer than it
 /// must.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Nothing is broken, and nothing is left out but what may be.
-async fn keeps_every_rule(channel: Channel, phones: impl Phones, may_be_left_out: &[Rule]) {
+async fn keeps_every_rule(
+    channel: TelephonyChannel,
+    phones: impl Phones,
+    may_be_left_out: &[Rule],
+) {
     let report = check(channel, &house(), Some(phones), PATIENCE, |_| {}).await.unwrap();
     for told in &report.rules {
         match &told.outcome {

@@ -44,7 +44,7 @@ pub(crate) fn on(rest: &str, grpc: &str, sip: &str, more: &str) -> String {
 }
 
 /// The password that was made for a user.
-fn made(printed: &str, user: &str) -> String {
+pub(crate) fn made(printed: &str, user: &str) -> String {
     let of_user = printed.lines().find_map(|line| {
         let mut words = line.split_whitespace();
         (words.next() == Some(user)).then(|| words.next_back().map(str::to_owned))?

@@ -3,32 +3,40 @@
 //!
 //! RFC 9113 10.5 (denial of service), 5.1.2 (stream concurrency), 9.1 (idle connections).
 
+use crate::support::callers;
+use crate::support::cometd_connection::basic;
 use crate::support::frames::{
     self, DATA, END_HEADERS, END_STREAM, HEADERS, connect_from, frame, greeting, is_closed,
 };
+use crate::support::gateway_server::{BOB_PHONE, GatewayServer, MEG_PHONE, ServerOptions};
 use crate::support::process::{ANY, Process};
 use crate::support::rest_client::http_client;
 use crate::support::talk::PATIENCE;
+use crate::support::wait;
+use reqwest::StatusCode;
+use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use undertone::clock;
+use undertone::http::HttpConfig;
 use undertone::model::Fact;
 use undertone::telephony::BackendConnection;
 use undertone::telephony::connection;
-use undertone::tls::ClientTls;
 
-const WATCH: &str = "/undertone.telephony.v1.Telephony/Watch";
+/// What strangers may ask at gRPC, too: it goes on for ever.
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const DOORS: [(&str, &str); 3] = [("rest", "/api/v2/me"), ("grpc", WATCH), ("admin", "/readyz")];
 
 fn stranger(last: u8) -> IpAddr {
     IpAddr::from([127, 0, 0, last])
 }
 
-async fn serve(place: &std::path::Path, doors: &str) -> Process {
+async fn serve(place: &Path, doors: &str) -> Process {
     let config = format!(
         "[rest]\nbind = '{ANY}'\n[grpc]\nbind = '{ANY}'\n[admin]\nbind = '{ANY}'\n[sip]\n\
          listen = ['udp:{ANY}', 'tcp:{ANY}']\n\
@@ -38,17 +46,16 @@ async fn serve(place: &std::path::Path, doors: &str) -> Process {
 }
 
 /// A gateway elsewhere that has read all that is known here.
-async fn gateway_at(grpc: SocketAddr) -> BackendConnection {
-    let mut line = connection::line(
-        connection::remote(&format!("http://{grpc}"), ClientTls::default()).unwrap(),
-    );
+async fn gateway_at(grpc: SocketAddr, place: &Path) -> BackendConnection {
+    let token = place.join("undertone-data/grpc-token");
+    let mut line = connection::line(callers::channel(&format!("http://{grpc}"), &token));
     let meeting = async { while line.facts.recv().await != Some(Fact::SnapshotComplete) {} };
     timeout(PATIENCE, meeting).await.expect("the gateway can not get in");
     line
 }
 
 /// The doors do what they are there for.
-async fn is_open(process: &Process) {
+async fn is_open(process: &Process, place: &Path) {
     let http = http_client();
     let rest = http
         .get(format!("http://{}/api/v2/diagnostics/version", process.door("rest")))
@@ -59,7 +66,7 @@ async fn is_open(process: &Process) {
         .send()
         .await
         .expect("admin answers");
-    gateway_at(process.door("grpc")).await;
+    gateway_at(process.door("grpc"), place).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,7 +74,7 @@ async fn streams_without_end_take_no_memory_and_keep_nobody_out_at_any_door() {
     let place = tempfile::tempdir().unwrap();
     let process = serve(place.path(), "").await;
     process.ready().await;
-    is_open(&process).await;
+    is_open(&process, place.path()).await;
     let before = process.memory("VmRSS");
     for (door, path) in DOORS {
         let floods = (0..4).map(|number| {
@@ -76,7 +83,7 @@ async fn streams_without_end_take_no_memory_and_keep_nobody_out_at_any_door() {
         for flood in floods.collect::<Vec<_>>() {
             timeout(PATIENCE, flood).await.expect("it neither takes nor closes").unwrap();
         }
-        is_open(&process).await;
+        is_open(&process, place.path()).await;
     }
     let grown = process.memory("VmHWM").saturating_sub(before);
     assert!(grown < 64 * 1024, "{grown} KiB more");
@@ -121,7 +128,7 @@ async fn connections_that_ask_nothing_are_closed_and_a_watch_lives_on() {
     let place = tempfile::tempdir().unwrap();
     let process = serve(place.path(), "idle = 0.4").await;
     process.ready().await;
-    let mut line = gateway_at(process.door("grpc")).await;
+    let mut line = gateway_at(process.door("grpc"), place.path()).await;
     // Three rounds: the watch outlives many times what the others get.
     for _ in 0..3 {
         let mut visitors = Vec::new();
@@ -176,7 +183,7 @@ async fn strangers_never_keep_a_gateway_out() {
     let mut one_more = connect_from(stranger(50), grpc).await;
     // Three have left their places to others; one address has no more than it may.
     assert!(is_closed(&mut one_more, PATIENCE).await);
-    let line = gateway_at(grpc).await;
+    let line = gateway_at(grpc, place.path()).await;
     // Eight addresses with one each: nobody gets in but who is known.
     for number in 0..16 {
         watches.push(connect_from(stranger(60 + number), grpc).await);
@@ -265,5 +272,53 @@ async fn out_of_descriptors_every_door_sleeps_between_its_tries_and_works_again_
     );
     drop(visitors);
     assert!(limit_to(1024), "the limit does not go up again");
-    is_open(&process).await;
+    is_open(&process, place.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_never_come_take_nobody_elses_place_and_are_bounded_for_each_user() {
+    let http = HttpConfig { concurrency: 4, ..HttpConfig::default() };
+    let server = GatewayServer::open(ServerOptions { http, ..ServerOptions::default() }).await;
+    let begin = async |user: &str| {
+        let mut socket = TcpStream::connect(server.address).await.expect("a connection");
+        let request = format!(
+            "POST /api/v2/me/devices/{BOB_PHONE} HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\n\
+             Content-Type: application/json\r\nContent-Length: 64\r\n\r\n{{",
+            basic(user)
+        );
+        socket.write_all(request.as_bytes()).await.expect("a request");
+        socket
+    };
+    // A login that is known costs no hash.
+    assert_eq!(server.get("bob", "/api/v2/me").await.0, StatusCode::OK);
+    let mut slow = Vec::new();
+    for _ in 0..64 {
+        slow.push(begin("bob").await);
+    }
+    // Each is on its way when one more is refused.
+    let refused = async || {
+        let mut more = begin("bob").await;
+        let mut answer = [0; 12];
+        let read = timeout(Duration::from_millis(200), more.read_exact(&mut answer)).await;
+        match read {
+            Ok(_) => Some(String::from_utf8_lossy(&answer).into_owned()),
+            Err(_) => {
+                slow.push(more);
+                None
+            }
+        }
+    };
+    let answer = wait::found(PATIENCE, refused).await.expect("one too many is refused");
+    assert_eq!(answer, "HTTP/1.1 429");
+    assert_eq!(server.get("meg", "/api/v2/me").await.0, StatusCode::OK, "another user");
+    assert_eq!(server.get("bob", "/api/v2/me").await.0, StatusCode::OK, "and what has no body");
+    let body = json!({"operationName": "DoNotDisturbOn"});
+    let path = format!("/api/v2/me/devices/{MEG_PHONE}");
+    assert_eq!(server.post("meg", &path, &body).await.0, StatusCode::OK);
+    drop(slow);
+    let free = async || {
+        let path = format!("/api/v2/me/devices/{BOB_PHONE}");
+        (server.post("bob", &path, &body).await.0 == StatusCode::OK).then_some(())
+    };
+    wait::found(PATIENCE, free).await.expect("the places are free again");
 }

@@ -159,9 +159,15 @@ async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_clie
     assert_eq!(serving, format!("serving undertone.telephony.v1.Telephony at {address}"));
     let product = crate::support::server::Server::start().await;
     let asking = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/contract/reflection.py");
-    for address in [address, product.running.grpc().to_string()] {
+    let (ours, token) = (product.running.grpc().to_string(), product.token_file());
+    for (address, token) in [(address, None), (ours, Some(token))] {
         let mut command = Command::new("python3");
-        command.arg(&asking).arg(&address).env("PYTHONPATH", &packages).kill_on_drop(true);
+        command
+            .arg(&asking)
+            .arg(&address)
+            .args(token)
+            .env("PYTHONPATH", &packages)
+            .kill_on_drop(true);
         let asked = tokio::time::timeout(PATIENCE, command.output());
         let asked = asked.await.expect("in time").expect("python3");
         assert!(asked.status.success(), "{asked:?}");

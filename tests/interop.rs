@@ -6,8 +6,9 @@ mod call_data;
 mod programs;
 mod tap;
 
-use crate::interop::programs::{Baresip, Sipp, folder};
+use crate::interop::programs::{Baresip, Sipp, folder, openssl_says};
 use crate::interop::tap::Tap;
+use crate::support::certificates::Certificates;
 use crate::support::server::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, Server};
 use crate::support::wait;
 use serde_json::{Value, json};
@@ -109,6 +110,51 @@ async fn baresip_in_srtp_as_agent_and_supervisor_and_sipp_in_clear_as_customer()
     // comes before the leg is gone.
     let goodbyes = 2;
     assert!(media.srtp_rejected <= goodbyes && media.srtp_replayed == 0, "{media:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn baresips_over_tls_with_srtp_are_coached_and_nobody_hears_whom_they_may_not() {
+    let certificates = Certificates::new();
+    let server = Server::with_tls(&[AGENT, SUPERVISOR, CUSTOMER], &certificates).await;
+    let place = folder();
+    let secure = "audio_codecs=pcmu/8000/1;mediaenc=srtp-mand";
+    let start = |account, hz| Baresip::start_as(secure, "srtp.so", &server, account, hz, &place);
+    let agent = start(AGENT, AGENT_HZ);
+    let supervisor = start(SUPERVISOR, SUPERVISOR_HZ);
+    let customer = start(CUSTOMER, CUSTOMER_HZ);
+    for account in [AGENT, SUPERVISOR, CUSTOMER] {
+        server.registered(account).await;
+    }
+    server.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
+    let (address, _) = server.sip_tls.clone().expect("listens over TLS");
+    let agents = format!("sip:{}@{address};transport=tls", AGENT.number);
+    customer.does("dial", &agents).await;
+    let backend = server.running.backend().unwrap();
+    wait::found(SOON, async || (backend.media().mixed >= 300).then_some(()))
+        .await
+        .unwrap_or_else(|| panic!("{:?}", backend.media()));
+    let at_customer = customer.finished().await;
+    let at_agent = agent.finished().await;
+    let at_supervisor = supervisor.finished().await;
+    assert!(peak(&at_agent, SUPERVISOR_HZ) > HEARD && peak(&at_agent, CUSTOMER_HZ) > HEARD);
+    assert!(peak(&at_supervisor, CUSTOMER_HZ) > HEARD && peak(&at_supervisor, AGENT_HZ) > HEARD);
+    assert!(peak(&at_customer, AGENT_HZ) > HEARD && peak(&at_customer, SUPERVISOR_HZ) < SILENT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_is_answered_over_tls_1_2_and_1_3_and_not_below() {
+    let certificates = Certificates::new();
+    let server = Server::with_tls(&[AGENT], &certificates).await;
+    let (address, authority) = server.sip_tls.clone().expect("listens over TLS");
+    for (version, is_answered) in [("-tls1_1", false), ("-tls1_2", true), ("-tls1_3", true)] {
+        let options = format!(
+            "OPTIONS sip:{address} SIP/2.0\r\nVia: SIP/2.0/TLS 127.0.0.1;branch=z9hG4bKa\r\n\
+             From: <sip:a@127.0.0.1>;tag=a\r\nTo: <sip:{address}>\r\nCall-ID: a{version}\r\n\
+             CSeq: 1 OPTIONS\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
+        );
+        let answer = openssl_says(address, &authority, version, &options).await;
+        assert_eq!(answer.contains("SIP/2.0 200"), is_answered, "{version}: {answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 
 mod allocation;
 mod attacks;
+mod audit;
 mod bayeux;
 mod clients;
 mod contract;
@@ -26,8 +27,10 @@ mod phones;
 mod refused;
 mod rest;
 mod scenarios;
+mod services;
 mod sip_backend;
 mod sip_messages;
+mod sip_tls;
 mod store;
 mod support;
 mod telemetry;

@@ -62,6 +62,7 @@ fn more_people() -> String {
         user(OUTSIDER, "Agent"),
         user(UNPAID, "Supervisor") + "features = ['api-voice']\n",
         user(VOICELESS, "Supervisor") + "features = ['api-supervisor-monitoring']\n",
+        "[audit]\nrefused_per_user = 10000\nrefused_per_address = 10000\n".to_owned(),
         "[[group]]\nid = 'second'\nagents = ['agent']\n\
          supervisors = ['rival', 'unpaid', 'voiceless']\n\
          [[group]]\nid = 'other'\nagents = ['outsider']\nsupervisors = ['foreign']\n"

@@ -2,6 +2,7 @@
 
 pub(crate) mod allocations;
 pub(crate) mod cable;
+pub(crate) mod callers;
 pub(crate) mod certificates;
 pub(crate) mod cometd_connection;
 pub(crate) mod desktop;

@@ -203,6 +203,8 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         "operationName": "Coach",
         "targetDeviceUri": format!("http://{rest}/api/v2/devices/gone"),
     });
+    let mut no_scope = coach();
+    no_scope["supervisorMonitoringScope"] = json!("Nappingmode");
     let supervisor = RestClient::of(SUPERVISOR, rest);
     for (id, path, body, status) in [
         ("no-target", my_device(SUPERVISOR), &nobody, 404),
@@ -214,12 +216,7 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
             &json!({"operationName": "NotReady", "reason": 7}),
             400,
         ),
-        (
-            "no-scope",
-            my_device(SUPERVISOR),
-            &json!({"operationName": "Coach", "targetDeviceUri": "x", "supervisorMonitoringScope": "Nappingmode"}),
-            400,
-        ),
+        ("no-scope", my_device(SUPERVISOR), &no_scope, 400),
     ] {
         let request = supervisor.posting(&path, body).header("X-Request-Id", id);
         assert_eq!(request.send().await.unwrap().status(), status, "{id}");

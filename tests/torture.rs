@@ -17,6 +17,7 @@ use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, SipLimits, Tr
 use undertone::sip::endpoint::Endpoint;
 use undertone::sip::flow::Protocol;
 use undertone::sip::leg::{LegCommand, LegEvent, PassedHeader};
+use undertone::sip::transport::TransportTls;
 
 /// Nothing on loopback takes so long; a machine under load may.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -70,7 +71,7 @@ impl SipServer {
                 ..Trunk::at("carrier", address, Protocol::Udp)
             });
         }
-        let mut endpoint = Endpoint::bind(config).await.unwrap();
+        let mut endpoint = Endpoint::bind(config, TransportTls::default()).await.unwrap();
         let udp = endpoint.local_addr(Protocol::Udp).unwrap();
         let tcp = endpoint.local_addr(Protocol::Tcp).unwrap();
         let (sender, events) = mpsc::unbounded_channel();

@@ -6,6 +6,7 @@ use crate::telephony::TelephonyService;
 use crate::telephony::proto::telephony_server::TelephonyServer;
 use crate::telephony::simulated::{self, Pickup, Simulated, SimulatedConfig, Telephone};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// A telephone for each device of the directory; customers are outside, under any other number.
@@ -32,7 +33,8 @@ impl ScratchDirectory {
         let name =
             format!("undertone-simulated-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path)?;
+        // Nobody else's.
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
 

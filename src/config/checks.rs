@@ -7,10 +7,12 @@ use crate::cometd::SameSite;
 use crate::cometd::message::Pattern;
 use crate::cometd::sessions::STATES;
 use crate::gateway::User;
-use crate::model::{DeviceId, Role, UserId};
+use crate::model::{CallerRole, DeviceId, Role, UserId};
 use crate::sip::b2bua::AccountKind;
-use crate::sip::config::Trunk;
+use crate::sip::config::{DeviceTransport, ListenAddress, Trunk};
 use crate::sip::flow::Protocol;
+use crate::sip::sdp::SrtpPolicy;
+use crate::telephony::callers::{LOCAL, is_loopback_url};
 use argon2::password_hash::phc::PasswordHash;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +21,9 @@ use std::time::Duration;
 
 /// The shortest session interval that there may be (RFC 4028 4).
 const MIN_SESSION_EXPIRES: Duration = Duration::from_secs(90);
+
+/// Smaller audit files than this would be no use: some hundred lines.
+const MIN_AUDIT_FILE: u64 = 65_536;
 
 /// What types alone do not say. Each finding has the path of its key: of two that do not go
 /// together, of the one that was set, or set later.
@@ -37,9 +42,9 @@ struct Listener {
 }
 
 impl Listener {
-    /// Both cannot be opened.
+    /// Both cannot be opened. TLS is over TCP.
     fn clashes_with(&self, other: &Listener) -> bool {
-        self.protocol == other.protocol
+        self.protocol.is_reliable() == other.protocol.is_reliable()
             && self.address.port() == other.address.port()
             && self.address.port() != 0
             && share_a_host(self.address.ip(), other.address.ip())
@@ -77,6 +82,7 @@ impl<'a> Checks<'a> {
         let mut checks = Self { source, faulty, findings: Vec::new() };
         checks.addresses(sections);
         checks.tls(sections);
+        checks.callers(sections);
         checks.listeners(sections);
         checks.rest(sections);
         checks.cometd(sections);
@@ -203,7 +209,7 @@ impl<'a> Checks<'a> {
             format!("'{url}' is not an http:// or https:// URL"),
         );
         self.unless(
-            !is_url(url, &["http"]) || is_loopback(url),
+            !is_url(url, &["http"]) || is_loopback_url(url),
             &[&"backend_url"],
             format!("'{url}' is another machine: its commands need https://"),
         );
@@ -213,6 +219,18 @@ impl<'a> Checks<'a> {
             "must name a directory",
         );
         self.unless(sections.audit.file != Path::new(""), &[&"audit", &"file"], "must name a file");
+        let size = sections.audit.rotate_size;
+        self.unless(
+            size == 0 || size >= MIN_AUDIT_FILE,
+            &[&"audit", &"rotate_size"],
+            format!("must be 0, or at least {MIN_AUDIT_FILE} bytes"),
+        );
+        let backend_audit = &sections.sip_backend.audit_file;
+        self.unless(
+            *backend_audit != Path::new("") && *backend_audit != sections.audit.file,
+            &[&"sip_backend", &"audit_file"],
+            "must name a file, another one than audit.file",
+        );
     }
 
     fn tls(&mut self, sections: &Sections) {
@@ -222,6 +240,72 @@ impl<'a> Checks<'a> {
                 &[&"tls", &format!("{name}key")],
                 format!("there is no tls.{name}certificate that it goes with"),
             );
+        }
+    }
+
+    fn callers(&mut self, sections: &Sections) {
+        let mut seen = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        for (number, caller) in sections.callers.iter().enumerate() {
+            let mut wrong = |key: &'static str, message: String| {
+                self.wrong(&[&"grpc", &"caller", &number, &key], message);
+            };
+            let name = caller.name.as_str();
+            if !plain(name, b"") {
+                wrong("name", "may contain letters, digits and . _ -".to_owned());
+            }
+            if name == LOCAL {
+                wrong("name", format!("'{LOCAL}' is the caller with grpc.token_file"));
+            }
+            if names.insert(name, number).is_some() {
+                wrong("name", format!("there are two callers '{name}'"));
+            }
+            for san in &caller.san {
+                let is_one = !san.is_empty() && san.bytes().all(|byte| byte.is_ascii_graphic());
+                if !is_one || san.contains('*') {
+                    wrong("san", format!("'{}' is no DNS name and no URI", san.escape_debug()));
+                }
+                if let Some(other) = seen.insert(san.to_ascii_lowercase(), name) {
+                    wrong("san", format!("'{san}' is caller '{other}' already"));
+                }
+            }
+            if caller.san.is_empty() && caller.token_file.is_none() {
+                wrong("san", "nothing tells it: set san or token_file".to_owned());
+            }
+            if !caller.san.is_empty() && !sections.tls.knows_clients() {
+                wrong("san", "nobody vouches for it: set tls.grpc_client_authorities".to_owned());
+            }
+            let acts_for_some = !caller.users.is_empty() || !caller.groups.is_empty();
+            match caller.role {
+                CallerRole::Service if !acts_for_some => {
+                    wrong("role", "a service needs the users or groups it acts for".to_owned());
+                }
+                CallerRole::Gateway | CallerRole::Observer if acts_for_some => {
+                    wrong("role", "a service alone has users and groups".to_owned());
+                }
+                CallerRole::Gateway | CallerRole::Service | CallerRole::Observer => {}
+            }
+            if caller.may_join_unasked && caller.role != CallerRole::Gateway {
+                wrong("may_join_unasked", "only a gateway may".to_owned());
+            }
+        }
+        self.served(sections);
+    }
+
+    /// Those that services act for are there.
+    fn served(&mut self, sections: &Sections) {
+        let users: BTreeSet<_> = sections.users.iter().map(|(user, _)| &user.id).collect();
+        let groups: BTreeSet<_> = sections.groups.iter().map(|(group, _)| &group.id).collect();
+        let (has_users, has_groups) = (self.are_known("user", "id"), self.are_known("group", "id"));
+        for (number, caller) in sections.callers.iter().enumerate() {
+            let at = |key: &'static str| path(&[&"grpc", &"caller", &number, &key]);
+            for user in caller.users.iter().filter(|user| has_users && !users.contains(user)) {
+                self.find(at("users"), format!("there is no user '{user}'"));
+            }
+            for group in caller.groups.iter().filter(|group| has_groups && !groups.contains(group))
+            {
+                self.find(at("groups"), format!("there is no group '{group}'"));
+            }
         }
     }
 
@@ -302,6 +386,11 @@ impl<'a> Checks<'a> {
                 &[&"sip", &"listen", &number],
                 "listening on every address needs sip.advertised: the host that phones can reach",
             );
+            self.unless(
+                !listen.protocol.is_secure() || sections.tls.door("sip_").is_some(),
+                &[&"sip", &"listen", &number],
+                "there is no certificate for it: set tls.certificate, or tls.sip_certificate",
+            );
         }
         if let Some(advertised) = &sip.advertised {
             self.unless(
@@ -362,9 +451,38 @@ impl<'a> Checks<'a> {
             if trunk.max_calls_per_second == Some(0) {
                 wrong("max_calls_per_second", "must be more than 0".to_owned());
             }
-            let is_place = Trunk::host_and_port(&trunk.target).is_some();
-            if !plain(&trunk.target, b":[]") || !is_place {
+            let place = Trunk::host_and_port(&trunk.target, trunk.protocol);
+            if !plain(&trunk.target, b":[]") || place.is_none() {
                 wrong("target", format!("'{}' is not host or host:port", trunk.target));
+            }
+            let is_address = place.is_some_and(|(host, _)| host.parse::<IpAddr>().is_ok());
+            match &trunk.tls_name {
+                Some(name) if !trunk.protocol.is_secure() => wrong(
+                    "tls_name",
+                    format!("'{name}' is a certificate's name: transport must be \"tls\""),
+                ),
+                Some(name) if !plain(name, b"") || name.parse::<IpAddr>().is_ok() => {
+                    wrong("tls_name", format!("'{name}' is not a domain"))
+                }
+                None if trunk.protocol.is_secure() && is_address => wrong(
+                    "target",
+                    format!(
+                        "'{}' is an address: tls_name must say which domain its certificate is for",
+                        trunk.target
+                    ),
+                ),
+                Some(_) | None => {}
+            }
+            let listens = |listen: &ListenAddress| listen.protocol == trunk.protocol;
+            if !sections.sip.listen.iter().any(listens) {
+                let name = trunk.protocol.as_str().to_ascii_lowercase();
+                wrong("transport", format!("nothing in sip.listen begins with {name}:"));
+            }
+            if trunk.srtp == SrtpPolicy::Required
+                && !trunk.protocol.is_secure()
+                && !trunk.srtp_over_clear
+            {
+                wrong("srtp", KEYS_CAN_BE_READ.to_owned());
             }
             if let Some(bad) =
                 trunk.prefixes.iter().find(|prefix| !prefix.is_empty() && !plain(prefix, b"+#*"))
@@ -441,6 +559,20 @@ impl<'a> Checks<'a> {
                     format!("'{alias}' is a number or an alias of a device already"),
                 );
             }
+            self.unless(
+                account.srtp != SrtpPolicy::Required
+                    || !account.transport.allows(Protocol::Udp)
+                    || account.srtp_over_clear,
+                &[&"device", &number, &"srtp"],
+                KEYS_CAN_BE_READ,
+            );
+            let over_tls = |listen: &ListenAddress| listen.protocol.is_secure();
+            self.unless(
+                account.transport == DeviceTransport::Any
+                    || sections.sip.listen.iter().any(over_tls),
+                &[&"device", &number, &"transport"],
+                "nothing in sip.listen begins with tls:",
+            );
             if let Some(environment) = &details.voice_environment {
                 self.unless(
                     environments.contains(environment.as_str())
@@ -547,16 +679,9 @@ impl<'a> Checks<'a> {
     }
 }
 
-/// The host of an http:// URL is this machine.
-fn is_loopback(url: &str) -> bool {
-    let host = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
-    let host = match host.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        Some(_) | None => host,
-    };
-    let address: Result<IpAddr, _> = host.trim_start_matches('[').trim_end_matches(']').parse();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
-}
+/// Keys of SRTP stand in the descriptions (RFC 4568 8.3).
+const KEYS_CAN_BE_READ: &str = "its keys go over SIP that others can read: set transport = \"tls\", \
+                                or srtp_over_clear = true if the network is trusted";
 
 fn is_url(text: &str, schemes: &[&str]) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else {

@@ -11,6 +11,7 @@ use crate::store::{Store, StoreError, Write};
 use crate::telephony::phones::PhoneCommand;
 use rand::Rng;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 /// `rest/<login name>` → PHC string; `sip/<realm>/<user name>/<algorithm>` → HA1.
 const TABLE: &str = "credentials";
@@ -183,8 +184,8 @@ impl Config {
 
     /// What to print when a gateway over simulated telephones starts: where it is, the users with
     /// the passwords that were `made`, and what to ask for first. `door`: the URL by which the
-    /// telephones are moved.
-    pub fn simulated_introduction(&self, made: &[Made], door: &str) -> String {
+    /// telephones are moved; `grpc`: the address of the contract.
+    pub fn simulated_introduction(&self, made: &[Made], door: &str, grpc: SocketAddr) -> String {
         let url = &self.http.public_url;
         let mut text = format!(
             "A gateway over simulated telephones: nobody hears anything, and nothing is kept.\n\n  \
@@ -218,6 +219,10 @@ impl Config {
              Other lines: {}.\nAll telephones, calls and monitors, in JSON: curl {door}\n",
             PhoneCommand::USAGE[3..].join(", ")
         ));
+        if let Some(token) = &self.grpc_token_file {
+            let token = token.display();
+            text.push_str(&format!("\ngRPC at {grpc}, with the token in {token}\n"));
+        }
         if let Some(request) = request {
             text.push_str(&format!("\nThe supervisor coaches the agent by\n\n{request}"));
         }

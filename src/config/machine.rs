@@ -4,10 +4,12 @@
 use super::reader::Finding;
 use super::sections::Sections;
 use crate::media::engine::{self, MediaError};
+use crate::telephony::callers;
 use crate::tls::{Alpn, ClientTls, ServerTls, ServerTlsFiles};
 use nix::errno::Errno;
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
+use std::path::PathBuf;
 
 /// Addresses that are another machine's, and RTP ports of which none can be opened.
 pub(super) fn findings(sections: &Sections) -> Vec<Finding> {
@@ -25,6 +27,7 @@ pub(super) fn findings(sections: &Sections) -> Vec<Finding> {
     tcp.chain(sip)
         .filter_map(foreign)
         .chain(certificates(sections))
+        .chain(tokens(sections))
         .chain(sound(sections))
         .collect()
 }
@@ -39,13 +42,35 @@ fn certificates(sections: &Sections) -> impl Iterator<Item = Finding> {
         };
         Some(Finding { path: vec!["tls".to_owned(), key], message: error.to_string() })
     };
-    let doors = ["rest_", "grpc_", "admin_"].map(|name| (name, sections.tls.door(name)));
+    let doors = ["rest_", "grpc_", "admin_", "sip_"].map(|name| (name, sections.tls.door(name)));
     let findings: Vec<Finding> = doors.into_iter().filter_map(wrong).collect();
+    let trunks = sections.trunks.iter().any(|(trunk, _)| trunk.protocol.is_secure());
+    let sip = ClientTls::new(sections.tls.sip_client());
+    let sip = trunks.then(|| sip.config(&[]).err()).flatten().map(|error| Finding {
+        path: vec!["tls".to_owned(), "sip_authorities".to_owned()],
+        message: error.to_string(),
+    });
     let backend = ClientTls::new(sections.tls.backend()).config(&[]).err().map(|error| Finding {
         path: vec!["tls".to_owned(), "backend_authorities".to_owned()],
         message: error.to_string(),
     });
-    findings.into_iter().chain(backend)
+    findings.into_iter().chain(sip).chain(backend)
+}
+
+/// Token files that cannot be used now. That of the state directory is made at the first start.
+fn tokens(sections: &Sections) -> impl Iterator<Item = Finding> {
+    let callers = sections.callers.iter().enumerate().map(|(number, caller)| {
+        let path = ["grpc", "caller", &number.to_string(), "token_file"].map(str::to_owned);
+        (path.to_vec(), caller.token_file.clone())
+    });
+    let backend =
+        (vec!["backend_token_file".to_owned()], sections.process.backend_token_file.clone());
+    let wrong = |(path, file): (Vec<String>, Option<PathBuf>)| {
+        let error = callers::check_token_file(&file?).err()?;
+        Some(Finding { path, message: error.to_string() })
+    };
+    let findings: Vec<Finding> = callers.chain([backend]).filter_map(wrong).collect();
+    findings.into_iter()
 }
 
 fn sound(sections: &Sections) -> Option<Finding> {

@@ -3,6 +3,7 @@
 
 use super::reader::ConfigReader;
 use super::{Config, DirectorySource, ServerLimits, Settings, TlsConfig};
+use crate::audit::AuditConfig;
 use crate::cometd::CometdConfig;
 use crate::gateway::{
     DeviceEntry, Directory, GatewayConfig, Group, NotifyAgent, User, VoiceEnvironment,
@@ -16,6 +17,7 @@ use crate::sip::b2bua::{AccountKind, B2buaConfig};
 use crate::sip::config::{Login, SipAccount, SipConfig, SipLimits, Trunk};
 use crate::supervision::SupervisionConfig;
 use crate::telemetry::LogConfig;
+use crate::telephony::callers::CallerConfig;
 use crate::tls::{ClientTlsFiles, KeyPairFiles, ServerTlsFiles};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -26,9 +28,10 @@ pub(super) struct Sections {
     pub(super) process: ProcessConfig,
     pub(super) rest: RestAddress,
     pub(super) grpc: GrpcAddress,
+    pub(super) callers: Vec<CallerConfig>,
     pub(super) admin: AdminAddress,
     pub(super) sip_backend: BackendAddresses,
-    pub(super) audit: AuditFile,
+    pub(super) audit: AuditConfig,
     pub(super) tls: TlsKeys,
     pub(super) http: HttpConfig,
     pub(super) login: AuthConfig,
@@ -58,6 +61,7 @@ pub(super) struct Sections {
 pub(super) struct ProcessConfig {
     pub(super) state_dir: PathBuf,
     pub(super) backend_url: String,
+    pub(super) backend_token_file: Option<PathBuf>,
 }
 
 /// `[rest]`: where REST and CometD are, for themselves and for clients.
@@ -76,6 +80,7 @@ pub(super) struct GrpcAddress {
     pub(super) bind: SocketAddr,
     pub(super) insecure_bind: bool,
     pub(super) reflection: bool,
+    token_file: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,6 +96,7 @@ pub(super) struct BackendAddresses {
     pub(super) grpc_bind: SocketAddr,
     pub(super) admin_bind: SocketAddr,
     pub(super) insecure_bind: bool,
+    pub(super) audit_file: PathBuf,
 }
 
 /// `[tls]`: where certificates and keys are, for all doors and for single ones.
@@ -106,6 +112,10 @@ pub(super) struct TlsKeys {
     grpc_client_authorities: Option<PathBuf>,
     admin_certificate: Option<PathBuf>,
     admin_key: Option<PathBuf>,
+    sip_certificate: Option<PathBuf>,
+    sip_key: Option<PathBuf>,
+    sip_client_authorities: Option<PathBuf>,
+    sip_authorities: Option<PathBuf>,
     backend_authorities: Option<PathBuf>,
     backend_certificate: Option<PathBuf>,
     backend_key: Option<PathBuf>,
@@ -113,13 +123,14 @@ pub(super) struct TlsKeys {
 
 impl TlsKeys {
     /// The pairs that may be set: the names of their keys, and the values.
-    pub(super) fn pairs(&self) -> [TlsPair<'_>; 5] {
+    pub(super) fn pairs(&self) -> [TlsPair<'_>; 6] {
         let pair = |name, certificate, key| TlsPair { name, certificate, key };
         [
             pair("", self.certificate.as_deref(), self.key.as_deref()),
             pair("rest_", self.rest_certificate.as_deref(), self.rest_key.as_deref()),
             pair("grpc_", self.grpc_certificate.as_deref(), self.grpc_key.as_deref()),
             pair("admin_", self.admin_certificate.as_deref(), self.admin_key.as_deref()),
+            pair("sip_", self.sip_certificate.as_deref(), self.sip_key.as_deref()),
             pair("backend_", self.backend_certificate.as_deref(), self.backend_key.as_deref()),
         ]
     }
@@ -130,8 +141,25 @@ impl TlsKeys {
         let own = self.pairs().into_iter().find(|pair| pair.name == name);
         let own = own.filter(|pair| pair.certificate.is_some());
         let pair = own.or_else(|| self.pairs().into_iter().find(|pair| pair.name.is_empty()))?;
-        let client_authorities = self.grpc_client_authorities.clone().filter(|_| name == "grpc_");
+        let client_authorities = match name {
+            "grpc_" => self.grpc_client_authorities.clone(),
+            "sip_" => self.sip_client_authorities.clone(),
+            _ => None,
+        };
         Some(ServerTlsFiles { pair: pair.files()?, client_authorities })
+    }
+
+    /// How trunks over TLS are verified, and what is presented to them.
+    pub(super) fn sip_client(&self) -> ClientTlsFiles {
+        ClientTlsFiles {
+            authorities: self.sip_authorities.clone(),
+            pair: self.door("sip_").map(|door| door.pair),
+        }
+    }
+
+    /// Somebody vouches for the clients of gRPC.
+    pub(super) fn knows_clients(&self) -> bool {
+        self.door("grpc_").is_some_and(|files| files.client_authorities.is_some())
     }
 
     pub(super) fn backend(&self) -> ClientTlsFiles {
@@ -159,12 +187,6 @@ impl TlsPair<'_> {
         let key = self.key.filter(is_named).unwrap_or(certificate);
         Some(KeyPairFiles { certificate: certificate.to_owned(), key: key.to_owned() })
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AuditFile {
-    pub(super) file: PathBuf,
 }
 
 /// What the monitored agent is told, by the gateway and by the backend.
@@ -244,6 +266,7 @@ impl Sections {
     /// `None` when something is wrong: the reader has the findings.
     pub(super) fn read(reader: &mut ConfigReader) -> Option<Self> {
         let trunks = reader.pairs(&["sip", "trunk"]);
+        let callers = reader.items(&["grpc", "caller"]);
         let (process, rest, http) =
             (reader.section(""), reader.section("rest"), reader.section("rest"));
         let tls = reader.section("tls");
@@ -268,6 +291,7 @@ impl Sections {
             process: process?,
             rest: rest?,
             grpc: grpc?,
+            callers,
             admin: admin?,
             sip_backend: sip_backend?,
             audit: audit?,
@@ -324,22 +348,35 @@ impl Sections {
             Some((account.number.clone(), details.password.clone()?))
         };
         let sip_passwords = self.devices.iter().filter_map(password).collect();
+        let grpc_token_file = Some(self.grpc.token_file)
+            .filter(|file| !file.as_os_str().is_empty())
+            .map(|file| self.process.state_dir.join(file));
+        let backend_audit_file = self.process.state_dir.join(&self.sip_backend.audit_file);
         Config {
-            audit_file: self.process.state_dir.join(&self.audit.file),
+            audit: AuditConfig {
+                file: self.process.state_dir.join(&self.audit.file),
+                state_dir: self.process.state_dir.clone(),
+                ..self.audit
+            },
             state_dir: self.process.state_dir,
             tls: TlsConfig {
                 rest: self.tls.door("rest_"),
                 grpc: self.tls.door("grpc_"),
                 admin: self.tls.door("admin_"),
+                sip: self.tls.door("sip_"),
+                sip_client: self.tls.sip_client(),
                 backend: self.tls.backend(),
             },
             backend_url: self.process.backend_url,
+            backend_token_file: self.process.backend_token_file,
             rest_bind: self.rest.bind,
             http: self.http,
             login: self.login,
             cometd: self.cometd,
             grpc_bind: self.grpc.bind,
             grpc_reflection: self.grpc.reflection,
+            grpc_token_file,
+            callers: self.callers,
             admin_bind: self.admin.bind,
             server_limits: ServerLimits {
                 rest: self.rest_limits,
@@ -348,6 +385,7 @@ impl Sections {
             },
             backend_grpc_bind: self.sip_backend.grpc_bind,
             backend_admin_bind: self.sip_backend.admin_bind,
+            backend_audit_file,
             gateway: self.gateway,
             directory,
             sip: SipConfig {
@@ -388,6 +426,8 @@ impl Sections {
             AnnouncedBy::None => NotifyAgent::None,
             AnnouncedBy::Event | AnnouncedBy::Beep => NotifyAgent::Event,
         };
+        self.sip.verifies_clients =
+            self.tls.door("sip_").is_some_and(|door| door.client_authorities.is_some());
         self.b2bua.beep = self.announcement.notify_agent == AnnouncedBy::Beep;
         self.b2bua.media_over_ipv6 = self.media.advertised.unwrap_or(self.media.bind).is_ipv6();
         if self.voice_environments.is_empty() && !self.devices.is_empty() {

@@ -40,7 +40,8 @@ fn gateway_and_sip_backend_without_configuration_find_each_other_and_share_no_do
 
 #[test]
 fn srtp_is_off_unless_a_device_or_a_trunk_has_it() {
-    let text = "[[device]]\nid = \"d\"\nnumber = \"1\"\nsrtp = \"required\"\n[[device]]\n\
+    let text = "[[device]]\nid = \"d\"\nnumber = \"1\"\nsrtp = \"required\"\n\
+                srtp_over_clear = true\n[[device]]\n\
                 id = \"e\"\nnumber = \"2\"\n\
                 [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
                 srtp = \"optional\"\n\
@@ -148,6 +149,10 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
             _ => format!("{line}\n"),
         })
         .collect();
+    // A name of a certificate goes with TLS alone.
+    let uncommented = uncommented
+        .replace("transport = \"udp\"", "transport = \"tls\"")
+        .replace("\"tcp:127.0.0.1:5060\"]", "\"tls:127.0.0.1:5061\"]");
     let config = read(&uncommented).expect("every commented key can be set");
     assert_eq!(config.sip.trunks.len(), 1);
     assert!(config.sip.trunks[0].login.is_some());
@@ -405,6 +410,52 @@ fn each_bad_value_names_its_key_and_line() {
             "backend_url = \"http://192.0.2.1:11052\"",
             "undertone.toml:1: backend_url: 'http://192.0.2.1:11052' is another machine: its \
              commands need https://",
+        ),
+        (
+            "[sip]\nlisten = [\"udp:127.0.0.1:5060\",\n\"tls:127.0.0.1:5061\"]",
+            "undertone.toml:3: sip.listen[1]: there is no certificate for it: set tls.certificate, \
+             or tls.sip_certificate",
+        ),
+        (
+            "[tls]\nsip_certificate = \"c.pem\"\n\
+             [sip]\nlisten = [\"tcp:127.0.0.1:5060\",\n\"tls:127.0.0.1:5060\"]",
+            "undertone.toml:5: sip.listen[1]: 127.0.0.1:5060 is already taken by sip.listen[0]",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\nsrtp = \"required\"",
+            "undertone.toml:4: device[0].srtp: its keys go over SIP that others can read: set \
+             transport = \"tls\", or srtp_over_clear = true if the network is trusted",
+        ),
+        (
+            "[[device]]\nid = \"d\"\nnumber = \"1\"\ntransport = \"tls\"",
+            "undertone.toml:4: device[0].transport: nothing in sip.listen begins with tls:",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\nsrtp = \"required\"",
+            "undertone.toml:5: sip.trunk[0].srtp: its keys go over SIP that others can read: set \
+             transport = \"tls\", or srtp_over_clear = true if the network is trusted",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\ntransport = \"tls\"",
+            "undertone.toml:5: sip.trunk[0].transport: nothing in sip.listen begins with tls:",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\ntls_name = \"y\"",
+            "undertone.toml:5: sip.trunk[0].tls_name: 'y' is a certificate's name: transport must \
+             be \"tls\"",
+        ),
+        (
+            "[tls]\nsip_certificate = \"c.pem\"\n[sip]\nlisten = [\"tls:127.0.0.1:5061\"]\n\
+             [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
+             transport = \"tls\"",
+            "undertone.toml:8: sip.trunk[0].target: '192.0.2.1' is an address: tls_name must say \
+             which domain its certificate is for",
+        ),
+        (
+            "[tls]\nsip_certificate = \"c.pem\"\n[sip]\nlisten = [\"tls:127.0.0.1:5061\"]\n\
+             [[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"192.0.2.1\"\n\
+             transport = \"tls\"\ntls_name = \"*.example\"",
+            "undertone.toml:10: sip.trunk[0].tls_name: '*.example' is not a domain",
         ),
         (
             "[tls]\ngrpc_key = \"k.pem\"",

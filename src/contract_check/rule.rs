@@ -1,6 +1,7 @@
 //! The rules: one sentence each, and what a backend must offer to be held against them.
 
 use crate::model::{Capabilities, Mode, Scope};
+use std::time::Duration;
 
 macro_rules! rules {
     ($($(#[$doc:meta])* $name:ident = $sentence:literal,)*) => {
@@ -33,14 +34,14 @@ rules! {
         "A watch begins with SnapshotBegin and its instance, then tells every device once, all at \
          revision 0, then SnapshotComplete with a revision from 1.",
     ResumesAfterARevision =
-        "A watch that resumes is told that at once by a Heartbeat, and then only what has come \
-         since.",
+        "A watch that resumes is told that at once by a Heartbeat of its revision, and then only \
+         what has come since.",
     BeginsAnewElsewhere =
         "A watch that asks for another instance, for a revision that is still to come or for \
          revision 0 begins with a snapshot.",
     BeatsWhenNothingHappens =
-        "When nothing happens, a Heartbeat comes as often as the watch has asked for, at the same \
-         revision.",
+        "When nothing happens, a Heartbeat comes as often as the watch has asked for, at the \
+         revision that was told last.",
     RefusesMalformedInput =
         "A command with a field that is absent, too long, unprintable or unknown is refused as \
          MissingParameter or InvalidInput, names the field and changes nothing.",
@@ -60,6 +61,11 @@ rules! {
          same.",
     RefusesAnotherCommandUnderAnId =
         "Another command under a request id that was used is refused as InvalidInput.",
+    KeepsUsersRequestIdsApart =
+        "The same request id of two users is no repetition: both commands are done.",
+    AnswersWithTheRevisionBefore =
+        "A command is answered with the revision before it was done, not less than what was told \
+         by then, and its facts have higher ones.",
     SetsDoNotDisturb = "SetDoNotDisturb is reported in the device, and nothing else of it changes.",
     SetsForwarding = "SetForwarding is reported in the device, and nothing else of it changes.",
     ArmsAndCancels =
@@ -77,6 +83,9 @@ rules! {
         "An armed monitor joins the next call of its agent: Inviting, Joined, and the \
          supervisor's leg beside agent and customer, with its activity and the device it \
          monitors.",
+    WaitsForTheAnswer =
+        "While the agent's phone rings, an armed monitor stays armed and the supervisor is no \
+         party of the call; it joins when the agent has answered.",
     WaitsForTheCallAfter =
         "With AllCalls a monitor is armed again when the call is over, with the activity first \
          asked for, and joins the next one.",
@@ -105,6 +114,9 @@ rules! {
         "With confirm_joins nobody joins until AdmitMonitoring; without it the monitor is armed, \
          and leave that comes too late is refused as InvalidState.",
     JoinsNobodyWhoMayNot = "With confirm_joins nobody joins when AdmitMonitoring says no.",
+    TellsWhichJoinsWaitForLeave =
+        "An AdmissionAsked that waits for its answer is in a snapshot, and one that is answered \
+         is in none.",
     JoinsWithLeave = "With confirm_joins the supervisor joins when AdmitMonitoring says yes.",
     AnswersByCommand = "Answer picks up the phone that rings.",
     HangsUpByCommand = "Hangup releases the leg of the device.",
@@ -161,6 +173,10 @@ rules! {
     MutesTheMonitored =
         "MuteMonitoredParty is reported in the monitored party, and is refused as InvalidState \
          when it is so already.",
+    GivesUpAnUnansweredPhone =
+        "When the supervisor's phone rings for 20 s unanswered, a Failure of its device is \
+         reported, its leg ends, the call goes on and the monitor is armed (25 s are waited for \
+         that).",
 }
 
 impl Rule {
@@ -222,12 +238,15 @@ impl Rule {
             | Rule::AsksOnlyForCallsThatWait
             | Rule::DoesARequestIdOnce
             | Rule::RefusesAnotherCommandUnderAnId
+            | Rule::KeepsUsersRequestIdsApart
+            | Rule::AnswersWithTheRevisionBefore
             | Rule::ArmsAndCancels
             | Rule::ChangesWhenAskedAgain
             | Rule::MonitorsOneTargetAtATime
             | Rule::NobodyMonitorsItself
             | Rule::RefusesASecondSupervisor
             | Rule::JoinsTheNextCall
+            | Rule::WaitsForTheAnswer
             | Rule::WaitsForTheCallAfter
             | Rule::JoinsACallThatGoesOn
             | Rule::LeavesWhenCancelled
@@ -237,8 +256,10 @@ impl Rule {
             | Rule::EndsACallOnce
             | Rule::JoinsNobodyWithoutLeave
             | Rule::JoinsNobodyWhoMayNot
+            | Rule::TellsWhichJoinsWaitForLeave
             | Rule::JoinsWithLeave
-            | Rule::HangsUpByCommand => (true, ""),
+            | Rule::HangsUpByCommand
+            | Rule::GivesUpAnUnansweredPhone => (true, ""),
         };
         (!is_offered).then_some(what)
     }
@@ -248,16 +269,26 @@ impl Rule {
         self >= Rule::JoinsTheNextCall
     }
 
-    /// It waits for what the contract gives a gateway five seconds for.
-    pub(super) fn waits_for_admission(self) -> bool {
-        self == Rule::JoinsNobodyWithoutLeave
+    /// How long it must wait at least, for what the contract gives so many seconds: five for leave
+    /// to join, twenty for a supervisor's phone to be answered.
+    pub(super) fn longest_wait(self) -> Duration {
+        if self == Rule::JoinsNobodyWithoutLeave {
+            Duration::from_secs(8)
+        } else if self == Rule::GivesUpAnUnansweredPhone {
+            Duration::from_secs(25)
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// AdmitMonitoring must be taken.
     pub(super) fn needs_admission(self) -> bool {
         matches!(
             self,
-            Rule::JoinsNobodyWithoutLeave | Rule::JoinsNobodyWhoMayNot | Rule::JoinsWithLeave
+            Rule::JoinsNobodyWithoutLeave
+                | Rule::JoinsNobodyWhoMayNot
+                | Rule::TellsWhichJoinsWaitForLeave
+                | Rule::JoinsWithLeave
         )
     }
 }

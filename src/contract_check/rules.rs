@@ -28,6 +28,10 @@ pub(super) async fn hold_against<P: Phones>(rule: Rule, session: &mut Session<'_
         Rule::RefusesAnotherCommandUnderAnId => {
             commands::refuses_another_command_under_an_id(session).await
         }
+        Rule::KeepsUsersRequestIdsApart => commands::keeps_users_request_ids_apart(session).await,
+        Rule::AnswersWithTheRevisionBefore => {
+            commands::answers_with_the_revision_before(session).await
+        }
         Rule::SetsDoNotDisturb => commands::sets_do_not_disturb(session).await,
         Rule::SetsForwarding => commands::sets_forwarding(session).await,
         Rule::ArmsAndCancels => monitoring::arms_and_cancels(session).await,
@@ -36,6 +40,7 @@ pub(super) async fn hold_against<P: Phones>(rule: Rule, session: &mut Session<'_
         Rule::NobodyMonitorsItself => monitoring::nobody_monitors_itself(session).await,
         Rule::RefusesASecondSupervisor => monitoring::refuses_a_second_supervisor(session).await,
         Rule::JoinsTheNextCall => monitoring::joins_the_next_call(session).await,
+        Rule::WaitsForTheAnswer => monitoring::waits_for_the_answer(session).await,
         Rule::WaitsForTheCallAfter => monitoring::waits_for_the_call_after(session).await,
         Rule::SwitchesLive => monitoring::switches_live(session).await,
         Rule::SpendsNextCall => monitoring::spends_next_call(session).await,
@@ -47,6 +52,9 @@ pub(super) async fn hold_against<P: Phones>(rule: Rule, session: &mut Session<'_
         Rule::ReportsARejection => monitoring::reports_a_rejection(session).await,
         Rule::JoinsNobodyWithoutLeave => monitoring::joins_nobody_without_leave(session).await,
         Rule::JoinsNobodyWhoMayNot => monitoring::joins_nobody_who_may_not(session).await,
+        Rule::TellsWhichJoinsWaitForLeave => {
+            monitoring::tells_which_joins_wait_for_leave(session).await
+        }
         Rule::JoinsWithLeave => monitoring::joins_with_leave(session).await,
         Rule::EndsACallOnce => calls::ends_a_call_once(session).await,
         Rule::AnswersByCommand => calls::answers_by_command(session).await,
@@ -70,6 +78,7 @@ pub(super) async fn hold_against<P: Phones>(rule: Rule, session: &mut Session<'_
         Rule::ConsultsAndConfers => two_calls::consults_and_confers(session).await,
         Rule::SendsDigits => joining::sends_digits(session).await,
         Rule::MutesTheMonitored => joining::mutes_the_monitored(session).await,
+        Rule::GivesUpAnUnansweredPhone => monitoring::gives_up_an_unanswered_phone(session).await,
     }
 }
 

@@ -6,6 +6,7 @@ use crate::model::{
     Activity, CallFact, CallId, Capabilities, Command, CommandContext, DeviceFact, DeviceId, Fact,
     LegState, Mode, MonitorFact, MonitorState, Number, PartyRole, Reason, Refusal, Scope,
 };
+use crate::telephony::connection::TelephonyChannel;
 use crate::telephony::phones::PhoneCommand;
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::{WatchItem, answer, code_of, proto, refusal_of};
@@ -13,7 +14,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::Status;
-use tonic::transport::Channel;
 use tonic_types::StatusExt;
 
 /// What came of a rule, or of a part of one.
@@ -44,9 +44,6 @@ pub(super) fn ensure(
     }
 }
 
-/// More than the five seconds after which leave to join counts as refused.
-const ADMISSION: Duration = Duration::from_secs(8);
-
 /// A miss if the status carries a reason of the contract to which another gRPC code belongs.
 pub(super) fn has_its_code(status: &Status) -> Verdict {
     let refusal = refusal_of(status);
@@ -62,7 +59,7 @@ pub(super) fn has_its_code(status: &Status) -> Verdict {
 
 /// What all rules share.
 pub(super) struct Bench<P> {
-    pub(super) client: TelephonyClient<Channel>,
+    pub(super) client: TelephonyClient<TelephonyChannel>,
     pub(super) residents: Residents,
     pub(super) offered: Capabilities,
     pub(super) phones: Option<P>,
@@ -78,7 +75,7 @@ pub(super) struct Bench<P> {
 
 impl<P: Phones> Bench<P> {
     pub(super) fn new(
-        client: TelephonyClient<Channel>,
+        client: TelephonyClient<TelephonyChannel>,
         residents: Residents,
         offered: Capabilities,
         phones: Option<P>,
@@ -113,9 +110,7 @@ impl<P: Phones> Bench<P> {
     /// Holds the backend against one rule.
     pub(super) async fn hold_against(&mut self, rule: Rule) -> Verdict {
         let patience = self.patience;
-        if rule.waits_for_admission() {
-            self.patience = patience.max(ADMISSION);
-        }
+        self.patience = patience.max(rule.longest_wait());
         self.wrong_code = None;
         let verdict = self.held_against(rule).await;
         self.patience = patience;
@@ -165,17 +160,22 @@ impl<'a, P: Phones> Session<'a, P> {
             request_id: format!("contract-check-{:016x}-{}", self.bench.run, self.bench.asked)
                 .into(),
             user: Some(person.user.clone()),
+            caller: None,
             deadline: self.bench.patience,
         }
     }
 
+    /// Asks, and returns the revision that comes in the answer.
     pub(super) async fn send(
         &mut self,
         context: &CommandContext,
         command: &Command,
-    ) -> Result<(), Refusal> {
+    ) -> Result<u64, Refusal> {
         let answered = answer(self.bench.client.clone(), context, command).await;
-        let Err(status) = answered else { return Ok(()) };
+        let status = match answered {
+            Ok(revision) => return Ok(revision),
+            Err(status) => status,
+        };
         if let Err(wrong) = has_its_code(&status) {
             self.bench.wrong_code.get_or_insert(wrong);
         }
@@ -185,14 +185,15 @@ impl<'a, P: Phones> Session<'a, P> {
     /// A person asks, and is not refused.
     pub(super) async fn accepted(&mut self, person: &Person, command: Command) -> Verdict {
         let context = self.context(person);
-        self.accepted_in(&context, &command).await
+        self.accepted_in(&context, &command).await.map(|_| ())
     }
 
+    /// Is not refused; returns the revision in the answer.
     pub(super) async fn accepted_in(
         &mut self,
         context: &CommandContext,
         command: &Command,
-    ) -> Verdict {
+    ) -> Verdict<u64> {
         let answered = self.send(context, command).await;
         answered.map_err(|refusal| {
             Miss::failed(format!("{} is accepted", name(command)), refused_as(&refusal))
@@ -220,7 +221,7 @@ impl<'a, P: Phones> Session<'a, P> {
         match self.send(context, command).await {
             Err(refusal) if refusal.reason == reason => Ok(refusal),
             Err(refusal) => Err(Miss::failed(expected(), refused_as(&refusal))),
-            Ok(()) => Err(Miss::failed(expected(), "it is accepted")),
+            Ok(_) => Err(Miss::failed(expected(), "it is accepted")),
         }
     }
 
@@ -286,9 +287,26 @@ impl<'a, P: Phones> Session<'a, P> {
     }
 
     pub(super) async fn until_armed(&mut self) -> Verdict {
-        self.until("the monitor is armed", |known, residents| {
-            let monitor = known.monitors.get(&residents.supervisor.device);
-            monitor.is_some_and(|monitor| monitor.state == MonitorState::Armed)
+        self.until("the monitor is armed", |known, residents| known.is_armed(&residents.supervisor))
+            .await
+    }
+
+    /// Waits until everything is known that has come of what was done so far: facts come in order,
+    /// and when the second supervisor's monitor of the colleague shows, so does all before it.
+    pub(super) async fn catch_up(&mut self) -> Verdict {
+        let second = self.residents().second.clone();
+        let command = Command::StartMonitoring {
+            supervisor: second.device.clone(),
+            target: self.residents().colleague.device.clone(),
+            activity: Activity::Coach,
+            mode: Mode::AllCalls,
+            scope: Scope::Call,
+            confirm_joins: false,
+            agent_side_only: false,
+        };
+        self.accepted(&second, command).await?;
+        self.until("the second supervisor's monitor is armed", |known, residents| {
+            known.is_armed(&residents.second)
         })
         .await
     }
@@ -454,7 +472,7 @@ impl<'a, P: Phones> Session<'a, P> {
 
 /// What somebody that begins to watch is told.
 pub(super) async fn snapshot(
-    client: &TelephonyClient<Channel>,
+    client: &TelephonyClient<TelephonyChannel>,
     patience: Duration,
 ) -> Verdict<Known> {
     let mut watch = Watch::open(client, 0, "", patience).await?;
@@ -503,6 +521,11 @@ impl Known {
         on.next().map(|call| call.id.clone())
     }
 
+    pub(super) fn is_armed(&self, supervisor: &Person) -> bool {
+        let monitor = self.monitors.get(&supervisor.device);
+        monitor.is_some_and(|monitor| monitor.state == MonitorState::Armed)
+    }
+
     fn learn(&mut self, fact: Fact) {
         if let Fact::Call(call) = &fact {
             let ringing = call.parties.iter().filter(|party| {
@@ -535,7 +558,7 @@ impl Known {
                 self.asked.insert(asked.supervisor, asked.call);
             }
             Fact::Failed(failure) => self.failures.push(failure.device),
-            Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {}
+            Fact::JoinSound(_) | Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {}
         }
     }
 
@@ -571,11 +594,13 @@ pub(super) struct Watch {
     pub(super) known: Known,
     pub(super) instance: String,
     pub(super) revision: u64,
+    /// That of the last message alone, as it came.
+    pub(super) said: u64,
 }
 
 impl Watch {
     pub(super) async fn open(
-        client: &TelephonyClient<Channel>,
+        client: &TelephonyClient<TelephonyChannel>,
         after_revision: u64,
         instance: &str,
         patience: Duration,
@@ -597,6 +622,7 @@ impl Watch {
             known: Known::default(),
             instance: instance.into(),
             revision: 0,
+            said: 0,
         })
     }
 
@@ -635,6 +661,7 @@ impl Watch {
             }
             WatchItem::Heartbeat => {}
         }
+        self.said = revision;
         self.revision = self.revision.max(revision);
         Ok(item)
     }

@@ -5,10 +5,12 @@ use super::{
     RuleReport, UNREST, check,
 };
 use crate::model::is_plain;
+use crate::telephony::callers::{BearerToken, TokenError};
 use crate::telephony::connection::remote;
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, ClientTlsFiles};
 use serde_json::json;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What to check, and how to say it.
@@ -16,6 +18,10 @@ use std::time::Duration;
 pub struct CheckOptions {
     /// Where the backend is.
     pub url: String,
+    /// The file with the token to show there.
+    pub token_file: Option<PathBuf>,
+    /// The authorities that vouch for it, and the certificate to present there.
+    pub tls: ClientTlsFiles,
     /// Who is who there.
     pub house: House,
     /// The program that moves the telephones, for `sh`.
@@ -35,6 +41,9 @@ pub enum CheckError {
     /// The address does not say how.
     #[error("'{0}' is no address of a backend: it must begin with http:// or https://")]
     NoScheme(String),
+    /// The token cannot be shown.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The telephones cannot be moved.
     #[error(transparent)]
     Phones(#[from] PhonesError),
@@ -55,7 +64,11 @@ pub async fn run(options: &CheckOptions) -> Result<bool, CheckError> {
     if !["http://", "https://"].iter().any(|scheme| options.url.starts_with(scheme)) {
         return Err(CheckError::NoScheme(options.url.clone()));
     }
-    let channel = remote(&options.url, ClientTls::default())
+    let token = match &options.token_file {
+        Some(path) => BearerToken::of_file(path, &options.url)?,
+        None => BearerToken::none(),
+    };
+    let channel = remote(&options.url, ClientTls::new(options.tls.clone()), token)
         .map_err(|error| CheckError::Url(options.url.clone(), error))?;
     let mut written = Ok(());
     let mut unsaid = 0_usize;

@@ -1,7 +1,8 @@
 //! Software phones for demo, tests and benches, built on `rsip` so that the far side of the wire is
 //! not our own parser.
 //!
-//! A [`Phone`] is a SIP user agent on its own UDP socket with an RTP socket beside it. While a call
+//! A [`Phone`] is a SIP user agent on its own UDP socket, or with a connection over TLS, and with an
+//! RTP socket beside it. While a call
 //! stands it sends its own tone in G.711 every 20 ms, records what it hears, and says how loud any
 //! other tone is in that. One call at a time; a second one is busy.
 
@@ -10,14 +11,17 @@ pub mod audio;
 mod digest;
 mod rtp;
 mod sdp;
+mod socket;
 mod wire;
 
 pub use rtp::{Packet, Voice};
 pub use sdp::SdpDirection;
 
 use crate::clock;
+use crate::tls::ClientTls;
 use agent::{Agent, Ask};
 use audio::Companding;
+use socket::PhoneSocket;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -66,6 +70,19 @@ pub struct PhoneConfig {
     pub late_offer: bool,
     /// The address its descriptions name instead of its own: what a phone behind a NAT believes.
     pub described_ip: Option<IpAddr>,
+    /// Speaks to its server over TLS; `None`: by datagrams.
+    pub tls: Option<PhoneTls>,
+}
+
+/// How a phone speaks TLS.
+#[derive(Clone, Debug)]
+pub struct PhoneTls {
+    /// Whom it trusts, and what it presents.
+    pub client: ClientTls,
+    /// The name that its server's certificate has.
+    pub name: String,
+    /// It registers and calls sips URIs.
+    pub sips: bool,
 }
 
 impl PhoneConfig {
@@ -82,7 +99,14 @@ impl PhoneConfig {
             expires: 300,
             late_offer: false,
             described_ip: None,
+            tls: None,
         }
+    }
+
+    /// Over TLS.
+    pub fn over(mut self, tls: PhoneTls) -> PhoneConfig {
+        self.tls = Some(tls);
+        self
     }
 
     /// With another answer policy.
@@ -214,8 +238,7 @@ pub struct Phone {
 impl Phone {
     /// Binds its sockets and starts its tasks; it is not registered yet.
     pub async fn start(config: PhoneConfig) -> Result<Phone, PhoneError> {
-        let socket = tokio::net::UdpSocket::bind((config.ip, 0)).await?;
-        let address = socket.local_addr()?;
+        let (socket, address) = PhoneSocket::open(&config).await?;
         let sound = rtp::Sound::start(config.ip, rand::random(), config.voice)?;
         let shared = Arc::new(PhoneShared {
             events: Mutex::default(),
@@ -311,6 +334,12 @@ impl Phone {
     /// Sends OPTIONS to its server; `Ok` for any 2xx.
     pub async fn options(&self) -> Result<(), PhoneError> {
         self.ask(|reply| Ask::Options { reply }).await
+    }
+
+    /// Its connection breaks. It makes another when it has something to say, and registers again at
+    /// once if it was registered; `stays_away`: it does not.
+    pub async fn disconnect(&self, stays_away: bool) -> Result<(), PhoneError> {
+        self.ask(|reply| Ask::Disconnect { stays_away, reply }).await
     }
 
     /// What it does from now on when called.

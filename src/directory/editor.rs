@@ -5,6 +5,8 @@ use crate::gateway::{DeviceEntry, Directory, Group, User};
 use crate::model::{DeviceId, GroupId, Number, Reason, Refusal, Role, UserId};
 use crate::sip::b2bua::AccountKind;
 use crate::sip::config::{SipAccount, SipAccounts};
+use crate::sip::flow::Protocol;
+use crate::sip::sdp::SrtpPolicy;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -219,6 +221,12 @@ impl DirectoryEditor {
                 first.cloned().unwrap_or_default()
             }
         };
+        let is_in_clear = account.transport.allows(Protocol::Udp) && !account.srtp_over_clear;
+        if account.srtp == SrtpPolicy::Required && is_in_clear {
+            let text = "Device '{}' can not have srtp \"required\" without transport \"tls\" or \
+                        srtp_over_clear: its keys would go in clear.";
+            return Err(invalid(account.device.as_str(), text));
+        }
         if account.kind == AccountKind::Customer && self.owners.contains_key(&account.device) {
             return Err(Refusal::device(
                 Reason::InvalidState,

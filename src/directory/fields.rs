@@ -4,7 +4,7 @@
 use crate::gateway::{DeviceEntry, Group, User};
 use crate::model::{DeviceId, Number, Reason, Refusal, UserId};
 use crate::sip::b2bua::AccountKind;
-use crate::sip::config::{Nat, SipAccount};
+use crate::sip::config::{DeviceTransport, Nat, SipAccount};
 use crate::sip::sdp::SrtpPolicy;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -64,6 +64,11 @@ pub fn of_device(account: &SipAccount, entry: Option<&Arc<DeviceEntry>>) -> Fiel
             SrtpPolicy::Off => "off",
             SrtpPolicy::Optional => "optional",
             SrtpPolicy::Required => "required",
+        },
+        "srtp_over_clear": account.srtp_over_clear,
+        "transport": match account.transport {
+            DeviceTransport::Any => "any",
+            DeviceTransport::Tls => "tls",
         },
         "qualify": account.qualify,
         "auto_answer": account.auto_answer.answer_mode,

@@ -27,6 +27,8 @@ pub const DEVICES: &[&str] = &[
     "nat",
     "own_ports",
     "srtp",
+    "srtp_over_clear",
+    "transport",
     "qualify",
     "auto_answer",
     "user_data_headers",
@@ -45,8 +47,14 @@ pub const PASSWORD: &str = "password";
 pub const PASSWORD_HASH: &str = "password_hash";
 
 const LISTS: &[&str] = &["roles", "features", "devices", "aliases", "agents", "supervisors"];
-const SWITCHES: &[&str] =
-    &["own_ports", "qualify", "auto_answer", "monitor_supervisors", "agent_side_only"];
+const SWITCHES: &[&str] = &[
+    "own_ports",
+    "srtp_over_clear",
+    "qualify",
+    "auto_answer",
+    "monitor_supervisors",
+    "agent_side_only",
+];
 const TABLES: &[&str] = &["user_data_headers", "send_user_data"];
 
 /// What is wrong with a table, and on which line.

@@ -1,6 +1,6 @@
 use super::{DeviceEntry, Directory, DirectoryChanges, Group, User};
 use crate::model::{
-    DeviceId, Difference, Feature, GroupId, Number, Reason, Refusal, Role, Subject, UserId,
+    Caller, DeviceId, Difference, Feature, GroupId, Number, Reason, Refusal, Role, Subject, UserId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -97,6 +97,16 @@ impl AccessDirectory {
         self.directory
             .user(id)
             .ok_or_else(|| Refusal::new(Reason::NotAuthenticated, "Access denied"))
+    }
+
+    /// The name, if a user has it.
+    pub(super) fn known<'a>(&self, id: &'a UserId) -> Option<&'a UserId> {
+        self.directory.user(id).map(|_| id)
+    }
+
+    /// The service may act for this user.
+    pub(super) fn acts_for(&self, caller: &Caller, user: &UserId) -> Result<(), Refusal> {
+        self.directory.acts_for(caller, user)
     }
 
     /// The user with this login name, if there is one.

@@ -1,6 +1,6 @@
 use crate::model::{
-    Activity, CallId, DeviceId, Mode, Number, Operation, Refusal, RequestId, Scope, Timestamp,
-    UserId,
+    Activity, CallId, CallerName, DeviceId, LegSound, Mode, Number, Operation, Refusal, RequestId,
+    Scope, Timestamp, UserId,
 };
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,6 +15,8 @@ pub struct AuditRecord {
     pub event: AuditEvent,
     /// The user; absent when the device has none.
     pub user: Option<UserId>,
+    /// The service that asked on behalf of the user.
+    pub caller: Option<CallerName>,
     /// The address the request came from.
     pub from: Option<IpAddr>,
     /// The id of the request.
@@ -39,6 +41,12 @@ pub struct AuditRecord {
     pub refusal: Option<Refusal>,
     /// How long the supervisor has heard the call.
     pub heard: Option<Duration>,
+    /// Of refused attempts that were not written down: how many.
+    pub left_out: Option<u64>,
+    /// What the sound of a join was.
+    pub sound: Vec<LegSound>,
+    /// The beginning of what the line is about.
+    pub since: Option<Timestamp>,
 }
 
 /// What an audit line is about.
@@ -69,12 +77,16 @@ pub enum AuditEvent {
     /// The supervisor was on the call before the gateway or its backend was away, and is not any
     /// more: since when is not known.
     Lost,
+    /// What the sound of a join was, after its end.
+    Sound,
     /// The activity on the call has failed: sound was kept from somebody it was not for.
     Failed,
     /// The gateway ended the monitor: a log-out, or a permission that is gone.
     Cancelled,
     /// Users, devices or groups are other ones from now on.
     DirectoryChanged,
+    /// Attempts were refused that were too many to be written down one by one.
+    LeftOut,
 }
 
 /// A supervisor that may hear a call or hears it. Kept, so that every admission and every join gets
@@ -109,8 +121,10 @@ impl AuditEvent {
             AuditEvent::HandedOn => "handed_on",
             AuditEvent::Released => "released",
             AuditEvent::Lost => "lost",
+            AuditEvent::Sound => "sound",
             AuditEvent::Failed => "failed",
             AuditEvent::Cancelled => "cancelled",
+            AuditEvent::LeftOut => "left_out",
         }
     }
 }
@@ -121,6 +135,7 @@ impl AuditRecord {
             at,
             event,
             user: None,
+            caller: None,
             from: None,
             request_id: None,
             operation: None,
@@ -133,6 +148,9 @@ impl AuditRecord {
             scope: None,
             refusal: None,
             heard: None,
+            left_out: None,
+            sound: Vec::new(),
+            since: None,
         }
     }
 }

@@ -1,4 +1,7 @@
-use crate::model::{DeviceId, Difference, Feature, GroupId, Number, Role, UserId};
+use crate::model::{
+    Caller, CallerRole, DeviceId, Difference, Feature, GroupId, Number, Reason, Refusal, Role,
+    Subject, UserId,
+};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -127,6 +130,30 @@ impl Directory {
     /// The user with this login name.
     pub fn user(&self, id: &UserId) -> Option<&User> {
         self.users.get(id).map(|user| &**user)
+    }
+
+    /// A service that calls may act for this user. Of one that it may not act for it does not learn
+    /// whether there is such a user.
+    ///
+    /// # Errors
+    /// [`Reason::NotPermitted`].
+    pub fn acts_for(&self, caller: &Caller, user: &UserId) -> Result<(), Refusal> {
+        let is_named = match caller.role {
+            CallerRole::Gateway => true,
+            CallerRole::Observer => false,
+            CallerRole::Service => {
+                let groups = caller.groups.iter().filter_map(|group| self.groups.get(group));
+                caller.users.contains(user)
+                    || groups.into_iter().any(|group| {
+                        group.agents.contains(user) || group.supervisors.contains(user)
+                    })
+            }
+        };
+        if is_named {
+            return Ok(());
+        }
+        let text = "The caller may not act for user '{}'.";
+        Err(Refusal::about(Reason::NotPermitted, Subject::User(user.clone()), text))
     }
 
     /// What has become of each user, device and group.

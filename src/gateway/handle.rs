@@ -211,6 +211,11 @@ impl GatewayHandle {
         self.audit.is_writable()
     }
 
+    /// The audit file may have been moved away (log rotation): it is opened anew.
+    pub fn reopen_audit(&self) {
+        self.audit.reopen();
+    }
+
     /// As [`GatewayHandle::is_ready`], for waiting.
     pub fn readiness(&self) -> watch::Receiver<bool> {
         self.ready.clone()

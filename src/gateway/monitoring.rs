@@ -6,7 +6,7 @@ use super::backend_facts::BackendFacts;
 use super::pending::{PendingLine, PendingWorks};
 use super::{Output, UNAUDITED};
 use crate::model::{
-    Activity, AdmissionAsked, CallFact, CallId, Command, DeviceId, Failure, MonitorFact,
+    Activity, AdmissionAsked, CallFact, CallId, Command, DeviceId, Failure, JoinSound, MonitorFact,
     MonitorState, NoticeBody, Now, PartyFact, Reason, Refusal, RequestEnvelope, Timestamp, Topic,
     UserId,
 };
@@ -426,6 +426,20 @@ impl Monitoring {
             };
             ctx.audit(record, PendingLine::Nothing);
         }
+    }
+
+    /// Writes down what the sound of a join was.
+    pub(super) fn handle_sound(&self, sound: JoinSound, ctx: &mut Ctx<'_>) {
+        let record = AuditRecord {
+            user: ctx.owner(&sound.supervisor),
+            device: Some(sound.supervisor),
+            target: Some(sound.target),
+            call: Some(sound.call),
+            since: Some(sound.since),
+            sound: sound.legs,
+            ..AuditRecord::new(AuditEvent::Sound, ctx.now.wall)
+        };
+        ctx.audit(record, PendingLine::Nothing);
     }
 
     /// A user ends the session: monitors by and of the user's devices end.

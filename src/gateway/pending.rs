@@ -108,6 +108,7 @@ impl PendingWorks {
         let context = CommandContext {
             request_id: RequestId::from(format!("gateway-{}-{}", self.instance, id.0)),
             user,
+            caller: None,
             deadline: self.command_deadline,
         };
         self.outputs.push_back(Output::Command { id, context, command });

@@ -36,6 +36,9 @@ impl<'a> RequestCheck<'a> {
     }
 
     pub(super) fn decide(&self, asked: &RequestEnvelope, now: Now) -> Result<Decision, Refusal> {
+        if let Some(caller) = &asked.caller {
+            self.reads.access.acts_for(caller, &asked.user)?;
+        }
         let user = self.reads.access.user(&asked.user)?;
         let request = match &asked.request {
             Ok(request) => request,
@@ -209,6 +212,7 @@ impl<'a> RequestCheck<'a> {
             // Ids come from clients: one user's must never stand for another's.
             request_id: RequestId::from(format!("{}/{}", asked.user, asked.request_id)),
             user: Some(asked.user.clone()),
+            caller: None,
             deadline: self.reads.config.command_deadline,
         };
         Ok(PendingCommand {
@@ -393,6 +397,7 @@ pub(super) fn refusal_is_audited(operation: Operation, reason: Reason) -> bool {
 pub(super) fn record(asked: &RequestEnvelope, event: AuditEvent, at: Timestamp) -> AuditRecord {
     let blank = AuditRecord {
         user: Some(asked.user.clone()),
+        caller: asked.caller.as_ref().map(|caller| caller.name.clone()),
         from: Some(asked.from),
         request_id: Some(asked.request_id.clone()),
         operation: Some(asked.operation()),

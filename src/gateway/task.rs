@@ -5,7 +5,8 @@ use super::persistence::{StateWriter, listening_change, presence_change};
 use super::{AuditEvent, AuditFailed, AuditRecord, Gateway, Output, Token, WorkId};
 use crate::audit::{self, AuditError, AuditLog};
 use crate::clock;
-use crate::model::{Command, CommandContext, Fact, Operation, Reason, Refusal, UserId};
+use crate::hex::hex;
+use crate::model::{Command, CommandContext, Fact, LegSound, Operation, Reason, Refusal, UserId};
 use crate::telephony::{BackendConnection, CommandCall, FactLog};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeMap;
@@ -150,6 +151,7 @@ impl GatewayTask {
             | Fact::Monitor(_)
             | Fact::MonitorGone { .. }
             | Fact::Failed(_)
+            | Fact::JoinSound(_)
             | Fact::SnapshotBegin
             | Fact::SnapshotComplete
             | Fact::Lost => {
@@ -322,6 +324,10 @@ pub(super) fn directory_line<'a>(
         scope: None,
         refused: None,
         heard_ms: None,
+        caller: None,
+        left_out: None,
+        sound: Vec::new(),
+        since: None,
     }
 }
 
@@ -331,6 +337,7 @@ fn audit_line<'a>(record: &'a AuditRecord, message: Option<&'a str>) -> audit::A
         at: record.at,
         event: record.event.as_str(),
         user: record.user.as_ref().map(|user| user.as_str()),
+        caller: record.caller.as_ref().map(|caller| caller.as_str()),
         from: record.from.map(|from| from.to_string()),
         request_id: record.request_id.as_ref().map(|id| id.as_str()),
         operation: record.operation.map(Operation::as_str),
@@ -344,6 +351,23 @@ fn audit_line<'a>(record: &'a AuditRecord, message: Option<&'a str>) -> audit::A
         refused: record.refusal.as_ref().map(|refusal| refusal.reason.as_str()),
         message,
         heard_ms: record.heard.map(|heard| heard.as_millis() as u64),
+        left_out: record.left_out,
+        sound: record.sound.iter().map(audit_sound).collect(),
+        since: record.since,
+    }
+}
+
+fn audit_sound(leg: &LegSound) -> audit::AuditSound<'_> {
+    let sent = leg.sent.as_ref();
+    audit::AuditSound {
+        role: leg.role.as_str(),
+        port: leg.port,
+        remote: leg.remote.map(|remote| remote.to_string()),
+        codec: &leg.codec,
+        packets: sent.map(|sent| sent.packets),
+        agents: sent.map(|sent| sent.agents),
+        hash_before: sent.map(|sent| hex(&sent.hash_before)),
+        hash: sent.map(|sent| hex(&sent.hash)),
     }
 }
 

@@ -173,6 +173,7 @@ impl Harness {
         self.tokens += 1;
         let asked = RequestEnvelope {
             user: user.into(),
+            caller: None,
             from: IpAddr::V4(Ipv4Addr::LOCALHOST),
             request_id: RequestId::from(format!("r{}", token.0)),
             request: request.into(),
@@ -2115,6 +2116,8 @@ fn two_users_who_choose_the_same_request_id_are_two_requests() {
     }
     assert_eq!(ids.len(), 2);
 }
+
+mod refusals;
 
 mod properties {
     use super::*;

@@ -15,7 +15,7 @@ mod occupancy;
 
 use super::delivery::TrackedConnection;
 use crate::model::{Network, config_value};
-use crate::tls::{Handshake, ServerTls};
+use crate::tls::{Handshake, PeerCertificates, ServerTls};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request};
@@ -26,7 +26,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use occupancy::{AdmissionError, Entrance, Occupancy, Ticket};
-use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::io;
@@ -317,11 +316,6 @@ pub struct Door {
     /// What it presents; without, it speaks in clear.
     pub tls: Option<Arc<ServerTls>>,
 }
-
-/// The certificates that a client has presented, its own first, each vouched for by an authority of
-/// the door: an extension of its requests.
-#[derive(Clone, Debug)]
-pub struct PeerCertificates(pub Arc<Vec<CertificateDer<'static>>>);
 
 /// Serves a router until `stopped` comes; then finishes the answers under way.
 pub async fn serve(

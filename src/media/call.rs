@@ -33,6 +33,7 @@ mod pacer;
 mod plan;
 mod quality;
 mod relay;
+mod sound_count;
 mod source;
 mod speech;
 #[cfg(test)]
@@ -66,6 +67,7 @@ use plan::*;
 use quality::*;
 use relay::*;
 use smallvec::SmallVec;
+use sound_count::{Join, SoundCount, SoundHash};
 use source::SourceFilter;
 pub use source::SourceRule;
 use speech::*;
@@ -205,6 +207,8 @@ pub struct Call {
     inputs: MixInputs,
     legs: SmallVec<[Option<Leg>; USUAL_LEGS]>,
     hearing: Hearing,
+    /// The supervisors that are on the call, with what was sent to customers before.
+    joins: Vec<Join>,
 }
 
 impl Call {
@@ -223,6 +227,7 @@ impl Call {
             inputs: MixInputs::default(),
             legs: SmallVec::new(),
             hearing: Hearing::default(),
+            joins: Vec::new(),
         }
     }
 
@@ -278,6 +283,7 @@ impl Call {
     /// Takes a leg out, to close it or to put it into another call.
     pub fn take(&mut self, leg: LegId, now: Instant) -> Option<Leg> {
         let slot = self.slot(leg)?;
+        self.end_joins_of(leg);
         let taken = self.legs[slot].take();
         self.arrange(now);
         taken
@@ -337,6 +343,7 @@ impl Call {
 
     /// Replaces the allow-list.
     pub fn handle_hear(&mut self, hearing: Hearing, now: Instant) {
+        self.end_joins(&hearing);
         self.hearing = hearing;
         self.arrange(now);
     }
@@ -617,6 +624,7 @@ impl Call {
             }
         }
         self.parties = plan.parties();
+        self.begin_joins();
         self.prepare();
         self.state.wake = self.earliest();
     }

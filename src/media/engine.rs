@@ -296,8 +296,9 @@ impl Engine {
             timestamp: rand::random(),
             reports: rand::random(),
         };
+        let (now, port) = (clock::instant(), address.port());
         let moved =
-            Box::new(LegWithSockets { leg: Leg::new(leg, start, clock::instant()), sockets });
+            Box::new(LegWithSockets { leg: Leg::new(leg, start, now).at_port(port), sockets });
         let ports = match place {
             Some((pair, known)) => directory.hold(leg, pair, known),
             None => LegPorts::Own(address.port()),

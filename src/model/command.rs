@@ -1,7 +1,8 @@
 use super::{
-    Activity, CallId, DeviceId, Digits, Mode, Number, RequestId, Scope, UserData, UserDataChange,
-    UserId,
+    Activity, CallId, Caller, DeviceId, Digits, Mode, Number, RequestId, Scope, UserData,
+    UserDataChange, UserId,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What the gateway sends the backend. Accepted or refused at once; what comes of it arrives as
@@ -302,6 +303,9 @@ pub struct CommandContext {
     /// The user that asks for it; `None` for a command of the gateway about a device
     /// without a user.
     pub user: Option<UserId>,
+    /// The service that asks for it, as its server has made it out; `None` where the command begins.
+    /// It does not travel.
+    pub caller: Option<Arc<Caller>>,
     /// How long the caller waits for "accepted".
     pub deadline: Duration,
 }

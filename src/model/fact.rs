@@ -4,6 +4,7 @@ use super::{
     UserData,
 };
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// What the backend reports. Each carries the whole entity, so losing one costs nothing and a late
@@ -31,6 +32,8 @@ pub enum Fact {
     AdmissionAsked(AdmissionAsked),
     /// Something accepted earlier has failed.
     Failed(Failure),
+    /// What the sound of a join was, after its end. Not every backend measures it.
+    JoinSound(JoinSound),
     /// A snapshot begins: what was known before it and is not repeated in it is gone.
     SnapshotBegin,
     /// Everything that existed when the watch began has been reported.
@@ -322,6 +325,50 @@ pub struct Failure {
     pub request_id: Option<RequestId>,
     /// The reason of the failure.
     pub refusal: Refusal,
+}
+
+/// What the sound was while a supervisor was on a call: for the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinSound {
+    /// The supervisor's device.
+    pub supervisor: DeviceId,
+    /// The monitored device.
+    pub target: DeviceId,
+    /// The call.
+    pub call: CallId,
+    /// When the supervisor joined.
+    pub since: Timestamp,
+    /// The legs of the call then.
+    pub legs: Vec<LegSound>,
+}
+
+/// The sound of one leg during a join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegSound {
+    /// What it was on the call.
+    pub role: PartyRole,
+    /// The local port; 0: not known.
+    pub port: u16,
+    /// Where its packets went.
+    pub remote: Option<SocketAddr>,
+    /// What they were, by the codec's RTP name; empty: not known.
+    pub codec: String,
+    /// What a customer was sent.
+    pub sent: Option<SentSound>,
+}
+
+/// What a customer was sent during a join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SentSound {
+    /// RTP packets.
+    pub packets: u64,
+    /// Of these: the agent's payload, byte for byte.
+    pub agents: u64,
+    /// The hash of what was sent to it during joins before; zeros: nothing was.
+    pub hash_before: [u8; 32],
+    /// The SHA-256 of `hash_before` and, for each packet in order, the length of its payload (16
+    /// bits, network order) and its payload.
+    pub hash: [u8; 32],
 }
 
 /// What a backend can do. The gateway offers no more.

@@ -52,6 +52,8 @@ text_ids! {
     UserId,
     /// A group of agents and their supervisors.
     GroupId,
+    /// A service that calls the telephony contract, as the configuration names it.
+    CallerName,
     /// Names one request; asking twice under the same id does it once.
     RequestId,
     /// A telephone number or extension. Personal data: log it through [`crate::telemetry::Pii`].

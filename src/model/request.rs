@@ -1,12 +1,13 @@
 use super::activity::string_enum;
 use super::{
-    Activity, CallId, CallView, ContactView, DeviceId, DeviceView, DialString, Digits, GroupId,
-    GroupView, Mode, Number, Operation, Refusal, RequestId, Scope, TransferStep, UnknownWord,
-    UserData, UserId, UserView, is_plain,
+    Activity, CallId, CallView, Caller, ContactView, DeviceId, DeviceView, DialString, Digits,
+    GroupId, GroupView, Mode, Number, Operation, Refusal, RequestId, Scope, TransferStep,
+    UnknownWord, UserData, UserId, UserView, is_plain,
 };
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 string_enum! {
     /// What a user is.
@@ -113,6 +114,8 @@ impl From<AgentState> for UserState {
 pub struct RequestEnvelope {
     /// The authenticated user.
     pub user: UserId,
+    /// The service that asks on behalf of the user; `None`: the user has asked.
+    pub caller: Option<Arc<Caller>>,
     /// From where.
     pub from: IpAddr,
     /// Its id, for idempotence and the log.

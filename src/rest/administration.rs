@@ -59,6 +59,10 @@ struct DeviceEntry {
     kind: Option<String>,
     /// off, optional or required. An extension.
     srtp: Option<String>,
+    /// SRTP keys may go over SIP that is not encrypted. An extension.
+    srtp_over_clear: Option<bool>,
+    /// any or tls: how its phones may speak to us. An extension.
+    transport: Option<String>,
     /// The supervisor's phone is asked to answer by itself. An extension.
     auto_answer: Option<bool>,
     /// It has a pair of ports of its own for each call. An extension.
@@ -136,6 +140,8 @@ const DEVICE: Names = &[
     ("aliases", "aliases", Kind::Plain),
     ("kind", "kind", Kind::Plain),
     ("srtp", "srtp", Kind::Plain),
+    ("srtpOverClear", "srtp_over_clear", Kind::Plain),
+    ("transport", "transport", Kind::Plain),
     ("autoAnswer", "auto_answer", Kind::Plain),
     ("ownPorts", "own_ports", Kind::Plain),
     ("qualify", "qualify", Kind::Plain),

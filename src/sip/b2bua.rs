@@ -56,8 +56,8 @@ pub use routing::Unroutable;
 
 use crate::media::{CallKey, Codec, Expected, Gain, LeakReason, MediaCommand, MediaEvent, Targets};
 use crate::model::{
-    Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, Mode, MonitorFact, Now,
-    Number, PartyRole, Reason, Refusal, Scope, config_value,
+    Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, JoinSound, Mode,
+    MonitorFact, Now, Number, PartyRole, Reason, Refusal, Scope, config_value,
 };
 use crate::sip::leg::{HangupCause, Identity, LegCommand, LegId};
 use crate::sip::sdp::{SdpFault, SrtpPolicy};
@@ -69,7 +69,7 @@ use media_address::Reachability;
 use party::PartyEvent;
 use rejection::Rejection;
 use routing::DialPlan;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -260,6 +260,8 @@ pub struct B2bua<E> {
     supervision: Supervision,
     ahead: WriteAhead,
     out: Step,
+    /// The supervisors that are on calls, by leg, until their sound has ended.
+    joins: BTreeMap<LegId, JoinSound>,
     closing: Option<Instant>,
 }
 
@@ -312,6 +314,7 @@ impl<E: Environment> B2bua<E> {
             supervision,
             ahead,
             out: Step { outputs, ..Step::default() },
+            joins: BTreeMap::new(),
             closing: None,
         }
     }
@@ -340,8 +343,13 @@ impl<E: Environment> B2bua<E> {
                     call.handle_media_failed(&mut ctx);
                 }
             }
-            MediaEvent::LeakGuard { reason: LeakReason::CodecMismatch, .. }
-            | MediaEvent::Closed { .. } => {}
+            MediaEvent::JoinEnded { supervisor, legs } => {
+                if let Some(join) = self.joins.get(&supervisor).cloned() {
+                    self.out.fact(Fact::JoinSound(JoinSound { legs, ..join }));
+                }
+            }
+            MediaEvent::Closed { leg, .. } => drop(self.joins.remove(&leg)),
+            MediaEvent::LeakGuard { reason: LeakReason::CodecMismatch, .. } => {}
         }
         self.finish_step(now);
     }
@@ -350,6 +358,11 @@ impl<E: Environment> B2bua<E> {
     pub fn close(&mut self, grace: Duration, now: Now) {
         self.closing.get_or_insert(now.mono + grace);
         self.handle_timeout(now);
+    }
+
+    /// What is still to be told of the sound of calls that are over comes with media events.
+    pub fn has_sound(&self) -> bool {
+        !self.joins.is_empty()
     }
 
     /// No call is left.
@@ -433,6 +446,7 @@ impl<E: Environment> B2bua<E> {
                 call.publish(first, ctx.out);
             }
         }
+        self.joins.extend(self.out.joined.drain(..));
         self.out.release_and_invite(&self.calls);
         for &key in &touched {
             self.calls.forget_if_over(key);

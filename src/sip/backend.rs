@@ -13,11 +13,12 @@ use super::b2bua::{
     B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, NumberingChange, Output,
     TrunkRoute,
 };
-use super::config::{SipConfig, SipDirectory};
+use super::config::{SipAccount, SipConfig, SipDirectory, Trunk};
 use super::endpoint::{self, Endpoint};
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent, LegId};
 use super::sdp::{SdpError, SrtpPolicy};
+use super::transport::TransportTls;
 use crate::clock;
 use crate::media::engine::{Engine, EngineStats, MediaEvents, NotReady};
 use crate::media::{CallKey, Expected, LeakReason, MediaCommand, MediaConfig, MediaEvent, Targets};
@@ -45,6 +46,8 @@ const BYE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct BackendConfig {
     /// Accounts, trunks, listening addresses.
     pub sip: SipConfig,
+    /// How SIP over TLS is spoken.
+    pub tls: TransportTls,
     /// How calls behave.
     pub b2bua: B2buaConfig,
     /// Ports and threads of media.
@@ -191,7 +194,8 @@ pub async fn start(
     let (engine, media) = Engine::start(config.media).map_err(BackendStartError::Media)?;
     let numbering = Numbering::of(&config.sip);
     warn_of_unencrypted_keys(&config.sip);
-    let mut endpoint = Endpoint::bind(config.sip).await.map_err(BackendStartError::Sip)?;
+    let mut endpoint =
+        Endpoint::bind(config.sip, config.tls).await.map_err(BackendStartError::Sip)?;
     let sip = endpoint.local_addrs().to_vec();
     let grace = config.b2bua.grace;
     let environment = EngineEnvironment { engine: engine.clone() };
@@ -255,8 +259,12 @@ fn interfaces() -> Vec<IpAddr> {
 /// Keys of SRTP stand in the descriptions (RFC 4568 8.3): a reader of the signalling hears the
 /// call.
 fn warn_of_unencrypted_keys(sip: &SipConfig) {
-    let accounts = sip.accounts.iter().filter(|account| account.srtp != SrtpPolicy::Off).count();
-    let trunks = sip.trunks.iter().filter(|trunk| trunk.srtp != SrtpPolicy::Off).count();
+    let over_clear = |account: &&SipAccount| {
+        account.srtp != SrtpPolicy::Off && account.transport.allows(Protocol::Udp)
+    };
+    let accounts = sip.accounts.iter().filter(over_clear).count();
+    let over_clear = |trunk: &&Trunk| trunk.srtp != SrtpPolicy::Off && !trunk.protocol.is_secure();
+    let trunks = sip.trunks.iter().filter(over_clear).count();
     if accounts + trunks > 0 {
         tracing::warn!(
             accounts,
@@ -336,6 +344,7 @@ impl BackendTask {
             self.hand_in(input);
             self.drain();
         }
+        let _ = timeout(BYE_TIMEOUT, self.wait_for_sound()).await;
         let _ = timeout(BYE_TIMEOUT, self.wait_for_byes()).await;
         self.writer.finish().await;
     }
@@ -457,6 +466,7 @@ impl BackendTask {
                 "the media worker of a leg has failed: its call is ended"
             ),
             MediaEvent::Withheld { .. }
+            | MediaEvent::JoinEnded { .. }
             | MediaEvent::Active { .. }
             | MediaEvent::Quality { .. } => {}
         }
@@ -593,6 +603,16 @@ impl BackendTask {
         self.observer.fact(&fact, clock::now());
         self.facts.publish(fact);
         metrics::gauge!("undertone_sip_calls").set(self.b2bua.live_calls() as f64);
+    }
+
+    /// Waits until what the sound of each join was has been told.
+    async fn wait_for_sound(&mut self) {
+        while self.b2bua.has_sound()
+            && let Some(event) = next(&mut self.media).await
+        {
+            self.hand_in_media(event, clock::now());
+            self.drain();
+        }
     }
 
     /// Waits until every BYE has its answer.

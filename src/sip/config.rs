@@ -41,6 +41,10 @@ pub struct SipConfig {
     /// The peers that are known by their address.
     #[serde(skip)]
     pub trunks: Vec<Trunk>,
+    /// There are authorities that vouch for clients: a trunk over TLS that connects to us shows a
+    /// certificate.
+    #[serde(skip)]
+    pub verifies_clients: bool,
     /// Whether accounts must authenticate each INVITE. When off, an INVITE from the address an
     /// account has registered from is that account's.
     pub challenge_invites: bool,
@@ -79,6 +83,7 @@ impl Default for SipConfig {
             nonce_lifetime: Duration::from_secs(300),
             accounts: SipAccounts::default(),
             trunks: Vec::new(),
+            verifies_clients: false,
             challenge_invites: true,
             limits: SipLimits::default(),
             timing: Timing::default(),
@@ -194,7 +199,7 @@ impl ListenAddress {
 
 /// Text that names no socket to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not 'udp:address:port' or 'tcp:address:port'")]
+#[error("'{0}' is not 'udp:address:port', 'tcp:address:port' or 'tls:address:port'")]
 pub struct NotAListenAddress(String);
 
 /// `udp:127.0.0.1:5060`
@@ -206,6 +211,7 @@ impl TryFrom<String> for ListenAddress {
             let protocol = match protocol {
                 "udp" => Protocol::Udp,
                 "tcp" => Protocol::Tcp,
+                "tls" => Protocol::Tls,
                 _ => return None,
             };
             Some(Self::new(protocol, address.parse().ok()?))
@@ -260,6 +266,27 @@ impl<'de> Deserialize<'de> for Nat {
     }
 }
 
+/// How the phones of a device may speak to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceTransport {
+    /// As they want.
+    #[default]
+    Any,
+    /// Over TLS only.
+    Tls,
+}
+
+impl DeviceTransport {
+    /// They may speak by this.
+    pub fn allows(self, protocol: Protocol) -> bool {
+        match self {
+            DeviceTransport::Any => true,
+            DeviceTransport::Tls => protocol.is_secure(),
+        }
+    }
+}
+
 /// A phone of ours.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -296,9 +323,15 @@ pub struct SipAccount {
     /// Its phones are asked whether they are there ([`SipConfig::qualify`]).
     #[serde(default = "yes")]
     pub qualify: bool,
+    /// How its phones may speak to us.
+    #[serde(default)]
+    pub transport: DeviceTransport,
     /// Whether its media is encrypted.
     #[serde(default)]
     pub srtp: SrtpPolicy,
+    /// The keys of its media may go over signalling that others can read.
+    #[serde(default)]
+    pub srtp_over_clear: bool,
     /// Header fields of its INVITEs that become call data. None: what a phone says of a call is not
     /// believed.
     #[serde(default)]
@@ -324,7 +357,9 @@ impl SipAccount {
             nat: Nat::Auto,
             own_ports: false,
             qualify: true,
+            transport: DeviceTransport::Any,
             srtp: SrtpPolicy::Off,
+            srtp_over_clear: false,
             user_data_headers: UserDataHeaders::default(),
             send_user_data: UserDataHeaders::default(),
         }
@@ -379,9 +414,11 @@ pub struct Trunk {
     /// address.
     #[serde(skip)]
     pub address: Option<SocketAddr>,
-    /// How our requests go there.
-    #[serde(default)]
+    /// How our requests go there; with TLS, its own come by TLS too.
+    #[serde(default, rename = "transport")]
     pub protocol: Protocol,
+    /// The name that its certificate has (RFC 5922 7.1); `None`: the host of `target`.
+    pub tls_name: Option<String>,
     /// The numbers that are called there: `+49`, `0`; an empty prefix fits every number.
     #[serde(default)]
     pub prefixes: Vec<String>,
@@ -408,6 +445,9 @@ pub struct Trunk {
     /// Whether its media is encrypted.
     #[serde(default)]
     pub srtp: SrtpPolicy,
+    /// The keys of its media may go over signalling that others can read.
+    #[serde(default)]
+    pub srtp_over_clear: bool,
     /// It may show numbers of our own devices as calling: a switch on which they hang as well. Else
     /// such a number is withheld, and shown as not verified.
     #[serde(default)]
@@ -421,8 +461,8 @@ pub struct Trunk {
 }
 
 impl Trunk {
-    /// The host of a `target`, as it is looked up, and its port: 5060 where it names none.
-    pub fn host_and_port(target: &str) -> Option<(&str, u16)> {
+    /// The host of a `target`, as it is looked up, and its port: SIP's own where it names none.
+    pub fn host_and_port(target: &str, protocol: Protocol) -> Option<(&str, u16)> {
         let (host, port) = match target.rsplit_once(':') {
             // An IPv6 address without brackets has no port behind it.
             _ if target.parse::<Ipv6Addr>().is_ok() => (target, None),
@@ -438,7 +478,7 @@ impl Trunk {
         };
         let port = match port {
             Some(port) => port.parse().ok().filter(|port| *port > 0)?,
-            None => 5060,
+            None => protocol.default_port(),
         };
         (!host.is_empty()).then_some((host, port))
     }
@@ -451,6 +491,7 @@ impl Trunk {
             target: address.to_string(),
             address: Some(address),
             protocol,
+            tls_name: None,
             prefixes: vec![String::new()],
             codecs: Vec::new(),
             login: None,
@@ -460,23 +501,38 @@ impl Trunk {
             media_sources: Vec::new(),
             own_ports: false,
             srtp: SrtpPolicy::Off,
+            srtp_over_clear: false,
             own_numbers: false,
             user_data_headers: UserDataHeaders::default(),
             send_user_data: UserDataHeaders::default(),
         }
     }
 
-    /// Requests from there are this trunk's. The port of a TCP connection is chance and proves
-    /// nothing: a source with a port is one of datagrams, unless the trunk speaks TCP.
+    /// The name that its certificate has, in lower case.
+    pub fn certificate_name(&self) -> String {
+        let host = || Self::host_and_port(&self.target, self.protocol).map(|(host, _)| host);
+        self.tls_name.as_deref().or_else(host).unwrap_or_default().to_ascii_lowercase()
+    }
+
+    /// It may speak to us by this: one that speaks TLS by nothing else.
+    pub fn may_speak(&self, protocol: Protocol) -> bool {
+        !self.protocol.is_secure() || protocol.is_secure()
+    }
+
+    /// Requests from there are this trunk's, as far as addresses tell. The port of a connection is
+    /// chance and proves nothing: a source with a port is one of datagrams, unless the trunk speaks
+    /// by connections.
     pub fn owns(&self, protocol: Protocol, peer: SocketAddr) -> bool {
         let covers = |source: &TrunkSource| {
             let port_fits = match protocol {
                 Protocol::Udp => source.port.is_none_or(|port| port == peer.port()),
-                Protocol::Tcp => source.port.is_none() || self.protocol == Protocol::Tcp,
+                Protocol::Tcp | Protocol::Tls => {
+                    source.port.is_none() || self.protocol.is_reliable()
+                }
             };
             source.network.contains(peer.ip()) && port_fits
         };
-        self.sources.iter().any(covers)
+        self.may_speak(protocol) && self.sources.iter().any(covers)
     }
 
     /// Its hosts, as far as they are known.
@@ -687,10 +743,10 @@ pub struct SipLimits {
     /// min).
     #[serde(skip)]
     pub ringing: Duration,
-    /// TCP connections.
+    /// Connections, over TCP and TLS.
     #[serde(skip)]
     pub connections: usize,
-    /// TCP connections of one source address.
+    /// Connections of one source address.
     #[serde(skip)]
     pub connections_per_source: usize,
     /// Of all, those of strangers: no trunk's, and nobody has registered or called by them.
@@ -703,13 +759,17 @@ pub struct SipLimits {
     #[serde(skip)]
     pub stranger_lifetime: Duration,
     /// How long a message may take to arrive once begun, and the first of a connection from the
-    /// beginning.
+    /// beginning, or from the end of its handshake, which may take as long.
     #[serde(skip)]
     pub message_deadline: Duration,
     /// A connection on which no message has come for so long is closed, unless a registration or a
     /// call goes by it or it is a trunk's.
     #[serde(skip)]
     pub idle: Duration,
+    /// How often a connection of ours to a trunk is asked whether it still stands, at most (RFC
+    /// 5626 4.4.1).
+    #[serde(skip)]
+    pub keep_alive: Duration,
 }
 
 impl Default for SipLimits {
@@ -730,6 +790,7 @@ impl Default for SipLimits {
             stranger_lifetime: Duration::from_secs(60),
             message_deadline: Duration::from_secs(10),
             idle: Duration::from_secs(60),
+            keep_alive: Duration::from_secs(120),
         }
     }
 }

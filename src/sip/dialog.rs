@@ -6,7 +6,7 @@
 //! user agent to say.
 
 use super::flow::Flow;
-use super::message::{HeaderError, Method, NameAddr, SipRequest, SipResponse, Uri};
+use super::message::{HeaderError, Method, NameAddr, Scheme, SipRequest, SipResponse, Uri};
 
 /// A dialog, early or confirmed.
 #[derive(Clone, Debug)]
@@ -33,6 +33,10 @@ pub struct Dialog {
     pub flow: Flow,
     /// The peer's Allow lists UPDATE.
     pub allows_update: bool,
+    /// What is said in it goes over TLS, or not at all (RFC 3261 12.1.1).
+    pub is_secure: bool,
+    /// Our Contact in it is a sips URI (RFC 3261 8.1.1.8, 12.1.1).
+    pub is_sips: bool,
 }
 
 /// Why an in-dialog request is not taken.
@@ -52,7 +56,13 @@ impl Dialog {
         let to = headers.to()?;
         let target =
             headers.contacts()?.into_iter().next().ok_or(HeaderError::Missing("Contact"))?.uri;
+        let routes = headers.record_routes()?;
+        let next = routes.first().map_or(&target, |route| &route.uri);
+        let is_sips = flow.protocol.is_secure()
+            && (invite.uri.scheme() == Scheme::Sips || next.scheme() == Scheme::Sips);
         Ok(Dialog {
+            is_secure: is_sips,
+            is_sips,
             call_id: headers.call_id()?.to_vec(),
             // RFC 2543 phones send no tag: the empty one stands for it (RFC 3261 12.2.2).
             remote_tag: Some(from.tag().unwrap_or_default().to_vec()),
@@ -62,10 +72,25 @@ impl Dialog {
             local_cseq: 0,
             remote_cseq: Some(headers.cseq()?.0),
             target,
-            routes: headers.record_routes()?,
+            routes,
             flow,
             allows_update: headers.lists("Allow", "UPDATE"),
         })
+    }
+
+    /// Something in it is to go to a sips URI by a flow that others can read.
+    pub fn leaks(&self) -> bool {
+        !self.flow.protocol.is_secure() && self.next_uri().scheme() == Scheme::Sips
+    }
+
+    /// Where a request of ours goes next by RFC 3261 12.2.1.1.
+    pub fn next_uri(&self) -> &Uri {
+        self.routes.first().map_or(&self.target, |route| &route.uri)
+    }
+
+    /// A flow of this protocol may carry it.
+    pub fn may_use(&self, flow: &Flow) -> bool {
+        !self.is_secure || flow.protocol.is_secure()
     }
 
     /// The dialog that our INVITE asks for. `local` has our tag.
@@ -85,6 +110,8 @@ impl Dialog {
             remote: remote.to_bytes(),
             local_cseq: 0,
             remote_cseq: None,
+            is_secure: target.scheme() == Scheme::Sips,
+            is_sips: target.scheme() == Scheme::Sips,
             target,
             routes: Vec::new(),
             flow,
@@ -103,7 +130,11 @@ impl Dialog {
         }
         if let Ok(mut routes) = headers.record_routes() {
             routes.reverse();
-            self.routes = routes;
+            let is_readable = !self.flow.protocol.is_secure();
+            let is_sips = |route: &NameAddr| route.uri.scheme() == Scheme::Sips;
+            if !(is_readable && routes.first().is_some_and(is_sips)) {
+                self.routes = routes;
+            }
         }
         self.refresh(&response.headers.contacts().unwrap_or_default());
         if headers.has("Allow") {
@@ -111,9 +142,12 @@ impl Dialog {
         }
     }
 
-    /// Target refresh: a re-INVITE or UPDATE, or its 2xx, brings a new Contact (RFC 3261 12.2).
+    /// Target refresh: a re-INVITE or UPDATE, or its 2xx, brings a new Contact (RFC 3261 12.2). A
+    /// sips URI is none for a dialog that others can read.
     pub fn refresh(&mut self, contacts: &[NameAddr]) {
-        if let [contact] = contacts {
+        if let [contact] = contacts
+            && (contact.uri.scheme() != Scheme::Sips || self.flow.protocol.is_secure())
+        {
             self.target = contact.uri.clone();
         }
     }

@@ -15,10 +15,10 @@ use super::config::{SipConfig, SipDirectory, Trunk};
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
 use super::registrar::KeptBinding;
-use super::transport::{Transport, TransportEvent};
+use super::transport::{Transport, TransportEvent, TransportTls};
 use super::user_agent::{Counters, Output, RefusedBy, RefusedRequest, UserAgent, WrongPassword};
 use crate::clock;
-use crate::model::{DeviceId, Network};
+use crate::model::DeviceId;
 use crate::telemetry::Pii;
 use std::collections::BTreeMap;
 use std::io;
@@ -42,9 +42,9 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Resolves the trunks' names, opens the sockets and starts.
-    pub async fn bind(mut config: SipConfig) -> io::Result<Self> {
+    pub async fn bind(mut config: SipConfig, tls: TransportTls) -> io::Result<Self> {
         resolve_all(&mut config.trunks).await?;
-        let transport = Transport::bind(&config.listen, config.limits).await?;
+        let transport = Transport::bind(&config.listen, config.limits, tls).await?;
         if config.advertised.is_none()
             && transport.locals().iter().any(|(_, local)| local.ip().is_unspecified())
         {
@@ -54,7 +54,7 @@ impl Endpoint {
         let agent =
             UserAgent::new(config, transport.locals().to_vec(), rand::random(), clock::now());
         let mut transport = transport;
-        transport.trust(networks(&agent.config().trunks));
+        trust(&mut transport, &agent.config().trunks);
         Ok(Self {
             agent,
             transport,
@@ -82,14 +82,14 @@ impl Endpoint {
         &self.agent
     }
 
-    /// How many TCP connections there are.
+    /// How many connections there are.
     pub fn connections(&self) -> usize {
         self.transport.connections()
     }
 
     /// Other accounts and trunks from now on; the addresses of trunks are known.
     pub fn change_directory(&mut self, new: SipDirectory) {
-        self.transport.trust(networks(&new.trunks));
+        trust(&mut self.transport, &new.trunks);
         self.agent.handle_directory(new, clock::now());
         self.drain();
     }
@@ -164,6 +164,9 @@ impl Endpoint {
                 let known = self.agent.knows(caller.address());
                 self.transport.admit(caller, known);
             }
+            TransportEvent::Secured { flow, domains } => {
+                self.agent.handle_secured(&flow, domains, now)
+            }
             TransportEvent::Idle { flow } if self.agent.needs(&flow) => {}
             TransportEvent::Idle { flow } => self.transport.close(&flow),
             TransportEvent::Gone { flow } => self.agent.handle_unreachable(&flow, now),
@@ -213,6 +216,9 @@ impl Endpoint {
                 }
                 Output::Event(event) => self.events.push(event),
                 Output::Known(flow) => self.transport.know(&flow),
+                Output::Connect(flow) => self.transport.connect_ahead(flow),
+                Output::Alias { flow, address } => self.transport.alias(&flow, address),
+                Output::TrunkConnected { trunk, connected } => tell_connected(trunk, connected),
                 Output::Qualified { device, answers: true } => {
                     tracing::info!(%device, "a phone answers OPTIONS again")
                 }
@@ -246,6 +252,15 @@ impl Endpoint {
         }
         self.measure();
     }
+}
+
+fn tell_connected(trunk: String, connected: bool) {
+    match connected {
+        true => tracing::info!(trunk, "connected to a trunk over TLS"),
+        false => tracing::warn!(trunk, "no connection to a trunk over TLS; trying again"),
+    }
+    let up = if connected { 1.0 } else { 0.0 };
+    metrics::gauge!("undertone_sip_trunk_connected", "trunk" => trunk).set(up);
 }
 
 /// One line for a refusal, either way.
@@ -297,7 +312,7 @@ async fn outward(to: Option<SocketAddr>) -> Option<String> {
 pub async fn resolve_all(trunks: &mut [Trunk]) -> io::Result<()> {
     for trunk in trunks {
         if trunk.address.is_none() {
-            let resolved = resolve(&trunk.target).await;
+            let resolved = resolve(&trunk.target, trunk.protocol).await;
             trunk.address = resolved.map_err(|error| {
                 io::Error::new(error.kind(), format!("trunk {}: {error}", trunk.name))
             })?;
@@ -306,13 +321,16 @@ pub async fn resolve_all(trunks: &mut [Trunk]) -> io::Result<()> {
     Ok(())
 }
 
-/// Where trunks speak from.
-fn networks(trunks: &[Trunk]) -> impl Iterator<Item = Network> {
-    trunks.iter().flat_map(|trunk| trunk.sources.iter().map(|source| source.network))
+/// These are the peers from now on.
+fn trust(transport: &mut Transport, trunks: &[Trunk]) {
+    let networks = trunks.iter().flat_map(|trunk| trunk.sources.iter().map(|one| one.network));
+    transport.trust(networks);
+    let secure = trunks.iter().filter(|trunk| trunk.protocol.is_secure());
+    transport.expect(secure.map(|trunk| (trunk.hosts(), trunk.certificate_name())));
 }
 
-async fn resolve(target: &str) -> io::Result<Option<SocketAddr>> {
-    let Some((host, port)) = Trunk::host_and_port(target) else {
+async fn resolve(target: &str, protocol: Protocol) -> io::Result<Option<SocketAddr>> {
+    let Some((host, port)) = Trunk::host_and_port(target, protocol) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     Ok(tokio::net::lookup_host((host, port)).await?.next())

@@ -13,6 +13,8 @@ pub enum Protocol {
     Udp,
     /// A stream: nothing is retransmitted.
     Tcp,
+    /// A stream that nobody on the way can read.
+    Tls,
 }
 
 impl Protocol {
@@ -21,6 +23,32 @@ impl Protocol {
         match self {
             Protocol::Udp => "UDP",
             Protocol::Tcp => "TCP",
+            Protocol::Tls => "TLS",
+        }
+    }
+
+    /// As it stands in a URI's transport parameter; `None`: it is what a URI without one means.
+    pub fn uri_param(self) -> Option<&'static str> {
+        match self {
+            Protocol::Udp => None,
+            Protocol::Tcp => Some("tcp"),
+            Protocol::Tls => Some("tls"),
+        }
+    }
+
+    /// SIP's own port on it (RFC 3261 19.1.2).
+    pub fn default_port(self) -> u16 {
+        match self {
+            Protocol::Udp | Protocol::Tcp => 5060,
+            Protocol::Tls => 5061,
+        }
+    }
+
+    /// Nobody on the way can read it.
+    pub fn is_secure(self) -> bool {
+        match self {
+            Protocol::Udp | Protocol::Tcp => false,
+            Protocol::Tls => true,
         }
     }
 
@@ -28,7 +56,7 @@ impl Protocol {
     pub fn is_reliable(self) -> bool {
         match self {
             Protocol::Udp => false,
-            Protocol::Tcp => true,
+            Protocol::Tcp | Protocol::Tls => true,
         }
     }
 }
@@ -39,7 +67,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// Names one TCP connection for as long as the process lives.
+/// Names one connection, TCP or TLS, for as long as the process lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
@@ -48,7 +76,7 @@ impl ConnectionId {
     pub const NONE: ConnectionId = ConnectionId(0);
 }
 
-/// A way to one peer: a UDP address pair or a TCP connection (RFC 5626's flow).
+/// A way to one peer: a UDP address pair or a connection (RFC 5626's flow).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flow {
     /// Over what.

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub enum LegSource {
     /// An account of ours, by digest.
     Account(DeviceId),
-    /// A configured trunk, by source address.
+    /// A configured trunk, by source address and certificate.
     Trunk(String),
 }
 
@@ -114,6 +114,8 @@ pub enum LegEvent {
         /// The outgoing leg with the INVITE that comes back in this one, through a proxy or a
         /// B2BUA: a spiral (RFC 3261 16.3).
         returns: Option<LegId>,
+        /// It was for a sips URI: the call goes on over TLS, or not at all (RFC 5630 3.1).
+        is_secure: bool,
     },
     /// Where the signalling of a leg comes from, by which its descriptions are judged. Right before
     /// `Incoming`, and before a description that comes from a host not told yet.
@@ -219,6 +221,8 @@ pub enum LegEvent {
         /// The other leg of the peer that goes there already (RFC 3891): the two calls are to be
         /// joined without the peer.
         replaces: Option<LegId>,
+        /// It is a sips URI: the number is called over TLS, or not at all.
+        is_secure: bool,
     },
     /// Digits that the peer has dialled by INFO. They have been answered with 200.
     Dialled {
@@ -286,6 +290,8 @@ pub enum LegCommand {
         /// The data of the call: what of it is configured for the peer goes along in header
         /// fields.
         user_data: UserData,
+        /// Over TLS, or not at all: else it is refused with 480.
+        is_secure: bool,
     },
     /// Send a 1xx on an incoming leg.
     Provisional {

@@ -12,12 +12,9 @@
 
 use super::config::Trunk;
 use super::flow::{ConnectionId, Flow, Protocol};
-use super::message::{Host, Uri, Via};
+use super::message::{Host, Scheme, Uri, Via};
 use crate::model::Network;
 use std::net::{IpAddr, SocketAddr};
-
-/// SIP's own port (RFC 3261 19.1.2).
-const DEFAULT_PORT: u16 = 5060;
 
 /// A party that speaks from one or several sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,19 +74,20 @@ impl Peers {
 
 /// This trunk speaks from there.
 pub fn speaks_from(trunk: &Trunk, flow: &Flow) -> bool {
-    ends(trunk).any(|(at, port)| at.contains(flow.peer.ip()) && port_fits(port, flow))
+    trunk.may_speak(flow.protocol)
+        && ends(trunk).any(|(at, port)| at.contains(flow.peer.ip()) && port_fits(port, flow))
 }
 
 /// The port of a connection is chance and proves nothing: an end with a port is one of datagrams.
 fn port_fits(port: Option<u16>, flow: &Flow) -> bool {
     match flow.protocol {
         Protocol::Udp => port.is_none_or(|port| port == flow.peer.port()),
-        Protocol::Tcp => port.is_none(),
+        Protocol::Tcp | Protocol::Tls => port.is_none(),
     }
 }
 
 /// Where a trunk speaks from: its sources, and its target unless the sources say more about that
-/// address. The ports of one that speaks TCP are any.
+/// address. The ports of one that speaks by connections are any.
 fn ends(trunk: &Trunk) -> impl Iterator<Item = (Network, Option<u16>)> {
     let target = trunk.address.map(|address| address.ip());
     let target = target
@@ -124,7 +122,9 @@ impl ReturnPath {
     /// The path of a request with this topmost Via. `keeps` to the source whatever the Via says: a
     /// NAT is between.
     pub fn new(source: Flow, via: Option<&Via>, keeps: bool) -> Self {
-        let sent_by = via.map(|via| via.port.unwrap_or(DEFAULT_PORT)).filter(|port| *port != 0);
+        let sent_by = via
+            .map(|via| via.port.unwrap_or(source.protocol.default_port()))
+            .filter(|port| *port != 0);
         let rport = via.is_none_or(|via| via.rport().is_some());
         let named = |port| {
             let mut address = source.peer;
@@ -134,7 +134,7 @@ impl ReturnPath {
         let asked = sent_by.filter(|_| !keeps).map(named);
         let (at_source, fallback) = match source.protocol {
             Protocol::Udp => (rport || asked.is_none(), None),
-            Protocol::Tcp => (true, asked),
+            Protocol::Tcp | Protocol::Tls => (true, asked),
         };
         let peer = asked.filter(|_| !at_source).unwrap_or(source.peer);
         Self { source, reply: Flow { peer, ..source }, fallback, at_source }
@@ -164,17 +164,22 @@ pub fn contact_at(uri: &Uri, protocol: Protocol) -> Option<SocketAddr> {
     let Host::Address(address) = uri.host() else {
         return None;
     };
-    let port = uri.port().unwrap_or(DEFAULT_PORT);
+    let port = uri.port().unwrap_or(protocol.default_port());
     (port != 0 && transport_of(uri) == Some(protocol))
         .then(|| SocketAddr::new(address.to_canonical(), port))
 }
 
 /// The transport that a URI asks for; `None` when it is none of ours.
 pub fn transport_of(uri: &Uri) -> Option<Protocol> {
+    let is_sips = uri.scheme() == Scheme::Sips;
     match uri.param("transport") {
+        None if is_sips => Some(Protocol::Tls),
         None => Some(Protocol::Udp),
-        Some(name) if name.eq_ignore_ascii_case(b"udp") => Some(Protocol::Udp),
+        // TLS is over TCP (RFC 3261 26.2.2).
+        Some(name) if name.eq_ignore_ascii_case(b"tls") => Some(Protocol::Tls),
+        Some(name) if name.eq_ignore_ascii_case(b"tcp") && is_sips => Some(Protocol::Tls),
         Some(name) if name.eq_ignore_ascii_case(b"tcp") => Some(Protocol::Tcp),
+        Some(name) if name.eq_ignore_ascii_case(b"udp") && !is_sips => Some(Protocol::Udp),
         Some(_) => None,
     }
 }

@@ -32,7 +32,7 @@ pub struct Binding {
     order: u64,
 }
 
-/// A binding as it survives a restart. Only those over UDP do: a TCP connection ends with the
+/// A binding as it survives a restart. Only those over UDP do: a connection ends with the
 /// process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptBinding {
@@ -262,7 +262,18 @@ impl Registrar {
 
     /// The binding that was made or refreshed last, of those that are not marked as silent.
     pub fn lookup(&self, device: &DeviceId, now: Instant) -> Option<&Binding> {
-        self.of(device, now).filter(|binding| !binding.silent).max_by_key(|binding| binding.order)
+        self.lookup_of(device, |_| true, now)
+    }
+
+    /// The same, of those that fit.
+    pub fn lookup_of(
+        &self,
+        device: &DeviceId,
+        fits: impl Fn(&Binding) -> bool,
+        now: Instant,
+    ) -> Option<&Binding> {
+        let bound = self.of(device, now).filter(|binding| !binding.silent && fits(binding));
+        bound.max_by_key(|binding| binding.order)
     }
 
     /// Marks a binding as silent, or as answering again; true when that is news. One that is

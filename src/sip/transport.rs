@@ -1,4 +1,4 @@
-//! UDP sockets and TCP connections (RFC 3261 18): bytes to messages, flows to sockets.
+//! UDP sockets, TCP and TLS connections (RFC 3261 18): bytes to messages, flows to sockets.
 //!
 //! ```text
 //!  UDP socket ──task──┐
@@ -13,22 +13,29 @@
 //! can send. Strangers have a share of all connections, a share each, and a time in all, whatever
 //! they say; when their share is full, one that has had its chance gives way to the next. The rest
 //! is for those that are known.
+//!
+//! TLS is spoken by the task of its connection, which has its place among the others from the first
+//! byte of the handshake on. A connection of ours to an address over TLS is made only where a
+//! trunk's name is known, which the certificate must have.
+
+mod connection;
 
 use super::config::{ListenAddress, SipLimits};
 use super::flow::{ConnectionId, Flow, Protocol};
-use super::message::{Framed, ParseError, SipMessage, StreamFramer};
+use super::message::{ParseError, SipMessage};
 use crate::model::Network;
+use crate::tls::{ClientTls, ServerTls};
+use connection::{Opening, listen, open};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep};
 
 /// CS3 in the upper six bits: signalling (RFC 4594 4.2).
 const TOS_SIGNALLING: u32 = 24 << 2;
@@ -42,9 +49,20 @@ const WRITES: usize = 256;
 /// The largest UDP payload.
 const DATAGRAM: usize = 65_535;
 
-const CONNECT: Duration = Duration::from_secs(5);
-const WRITE: Duration = Duration::from_secs(10);
-const KEEPALIVE: Duration = Duration::from_secs(60);
+/// How TLS is spoken.
+#[derive(Clone, Default)]
+pub struct TransportTls {
+    /// What we present to those that connect to us. `None`: there is no listening over TLS.
+    pub server: Option<Arc<ServerTls>>,
+    /// How trunks are verified, and what we present to them.
+    pub client: ClientTls,
+}
+
+impl fmt::Debug for TransportTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransportTls").field("client", &self.client).finish_non_exhaustive()
+    }
+}
 
 /// Something has come from the network.
 #[derive(Debug)]
@@ -79,6 +97,13 @@ pub enum TransportEvent {
     /// Somebody has called while strangers have all that is theirs: [`Transport::admit`] says
     /// whether it is known.
     Crowded(Dialer),
+    /// Hands have been shaken on a connection over TLS: before its first message.
+    Secured {
+        /// Its way.
+        flow: Flow,
+        /// The domains of the certificate that the peer has shown, in lower case.
+        domains: Vec<String>,
+    },
     /// A flow can no longer be used: its connection is closed, or could not be made.
     Gone {
         /// The way that was.
@@ -89,6 +114,7 @@ pub enum TransportEvent {
 /// A peer that has connected, and has no place yet.
 #[derive(Debug)]
 pub struct Dialer {
+    protocol: Protocol,
     stream: TcpStream,
     local: SocketAddr,
     peer: SocketAddr,
@@ -106,6 +132,8 @@ enum Input {
     Arrival(TransportEvent),
     Accepted(Dialer),
     Ping(ConnectionId),
+    /// Is it still there?
+    KeepAlive(ConnectionId),
     Ended(ConnectionId),
 }
 
@@ -118,6 +146,9 @@ pub struct Transport {
     connections: BTreeMap<ConnectionId, Connection>,
     /// Addresses of trunks.
     trusted: Vec<Network>,
+    tls: TransportTls,
+    /// Where trunks over TLS are, and the name that each has.
+    names: Vec<(Vec<Network>, String)>,
     next_id: u64,
     happenings: mpsc::Receiver<Input>,
     sender: mpsc::Sender<Input>,
@@ -131,12 +162,18 @@ struct Connection {
     outgoing: bool,
     /// Since when it is a stranger's; `None`: it is not.
     stranger_since: Option<Instant>,
+    /// The address that it stands for besides its own (RFC 5923).
+    alias: Option<SocketAddr>,
     writes: mpsc::Sender<Vec<u8>>,
 }
 
 impl Transport {
     /// Opens the listening sockets.
-    pub async fn bind(listen: &[ListenAddress], limits: SipLimits) -> io::Result<Self> {
+    pub async fn bind(
+        listen: &[ListenAddress],
+        limits: SipLimits,
+        tls: TransportTls,
+    ) -> io::Result<Self> {
         let (sender, happenings) = mpsc::channel(QUEUE);
         let mut transport = Self {
             limits,
@@ -144,6 +181,8 @@ impl Transport {
             sockets: Vec::new(),
             connections: BTreeMap::new(),
             trusted: Vec::new(),
+            tls,
+            names: Vec::new(),
             next_id: 1,
             happenings,
             sender,
@@ -153,7 +192,9 @@ impl Transport {
         for listen in listen {
             let bound = match listen.protocol {
                 Protocol::Udp => transport.bind_udp(listen.address).await,
-                Protocol::Tcp => transport.bind_tcp(listen.address).await,
+                protocol @ (Protocol::Tcp | Protocol::Tls) => {
+                    transport.bind_tcp(protocol, listen.address).await
+                }
             };
             let failed =
                 format_args!("can not listen on {} {}", listen.protocol.as_str(), listen.address);
@@ -172,6 +213,25 @@ impl Transport {
     /// A peer that connects from these addresses is no stranger.
     pub fn trust(&mut self, networks: impl IntoIterator<Item = Network>) {
         self.trusted = networks.into_iter().collect();
+    }
+
+    /// The peers over TLS at these addresses have certificates of these names.
+    pub fn expect(&mut self, names: impl IntoIterator<Item = (Vec<Network>, String)>) {
+        self.names = names.into_iter().collect();
+    }
+
+    /// Makes a connection, unless there is one.
+    pub fn connect_ahead(&mut self, flow: Flow) {
+        if self.connection_to(&flow).or_else(|| self.connect(flow)).is_none() {
+            self.unreachable.push(flow);
+        }
+    }
+
+    /// Requests to this address go by the connection.
+    pub fn alias(&mut self, flow: &Flow, address: SocketAddr) {
+        if let Some(connection) = self.connections.get_mut(&flow.connection) {
+            connection.alias = Some(address);
+        }
     }
 
     /// The peer of a connection is no stranger any more.
@@ -231,11 +291,9 @@ impl Transport {
                     let _ = socket.try_send_to(&bytes, flow.peer);
                 }
             }
-            Protocol::Tcp => {
+            Protocol::Tcp | Protocol::Tls => {
                 let found = match flow.connection {
-                    ConnectionId::NONE => {
-                        self.connection_to(flow.peer).or_else(|| self.connect(flow))
-                    }
+                    ConnectionId::NONE => self.connection_to(&flow).or_else(|| self.connect(flow)),
                     known => Some(known),
                 };
                 let writes = found
@@ -285,6 +343,12 @@ impl Transport {
                 let _ = connection.writes.try_send(b"\r\n".to_vec());
                 None
             }
+            Input::KeepAlive(id) => {
+                // RFC 5626 4.4.1
+                let connection = self.connections.get(&id)?;
+                let _ = connection.writes.try_send(b"\r\n\r\n".to_vec());
+                None
+            }
             Input::Ended(id) => {
                 let connection = self.connections.remove(&id)?;
                 if connection.outgoing {
@@ -309,10 +373,17 @@ impl Transport {
         Ok(local)
     }
 
-    async fn bind_tcp(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
+    async fn bind_tcp(
+        &mut self,
+        protocol: Protocol,
+        address: SocketAddr,
+    ) -> io::Result<SocketAddr> {
+        if protocol.is_secure() && self.tls.server.is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no certificate"));
+        }
         let listener = TcpListener::bind(address).await?;
         let local = listener.local_addr()?;
-        self.tasks.spawn(listen(listener, local, self.sender.clone()));
+        self.tasks.spawn(listen(protocol, listener, local, self.sender.clone()));
         Ok(local)
     }
 
@@ -344,57 +415,66 @@ impl Transport {
     }
 
     fn serve(&mut self, caller: Dialer, known: bool) {
-        let Dialer { stream, local, peer } = caller;
-        let (flow, writes) = self.add(local, peer, false);
+        let Dialer { protocol, stream, local, peer } = caller;
+        let (flow, writes) = self.add(protocol, local, peer, false);
         if let Some(connection) = self.connections.get_mut(&flow.connection)
             && known
         {
             connection.stranger_since = None;
         }
-        let sender = self.sender.clone();
-        let limits = self.limits;
-        self.tasks
-            .spawn(async move { serve(stream, flow, sender, writes, limits, Spoken::Never).await });
+        let opening = match &self.tls.server {
+            Some(tls) if protocol.is_secure() => Opening::AcceptTls(stream, tls.clone()),
+            Some(_) | None => Opening::Accept(stream),
+        };
+        self.tasks.spawn(open(opening, flow, self.sender.clone(), writes, self.limits));
     }
 
     fn connect(&mut self, wanted: Flow) -> Option<ConnectionId> {
         if self.connections.len() >= self.limits.connections {
             return None;
         }
-        let (flow, writes) = self.add(wanted.local, wanted.peer, true);
-        let sender = self.sender.clone();
-        let limits = self.limits;
-        self.tasks.spawn(async move {
-            match timeout(CONNECT, TcpStream::connect(flow.peer)).await {
-                Ok(Ok(stream)) => {
-                    serve(stream, flow, sender, writes, limits, Spoken::At(Instant::now())).await
+        let opening = match wanted.protocol {
+            Protocol::Udp | Protocol::Tcp => Opening::Connect,
+            Protocol::Tls => {
+                let ip = wanted.peer.ip();
+                let is_there = |network: &Network| network.contains(ip);
+                let fitting =
+                    self.names.iter().filter(|(networks, _)| networks.iter().any(is_there));
+                let names: Vec<String> = fitting.map(|(_, name)| name.clone()).collect();
+                if names.is_empty() {
+                    tracing::debug!(peer = %ip, "not connected: no trunk over TLS is there");
+                    return None;
                 }
-                Ok(Err(_)) | Err(_) => {
-                    let _ = sender.send(Input::Ended(flow.connection)).await;
-                }
+                Opening::ConnectTls(self.tls.client.clone(), names)
             }
-        });
+        };
+        let (flow, writes) = self.add(wanted.protocol, wanted.local, wanted.peer, true);
+        self.tasks.spawn(open(opening, flow, self.sender.clone(), writes, self.limits));
         Some(flow.connection)
     }
 
     fn add(
         &mut self,
+        protocol: Protocol,
         local: SocketAddr,
         peer: SocketAddr,
         outgoing: bool,
     ) -> (Flow, mpsc::Receiver<Vec<u8>>) {
         let (writes, receiver) = mpsc::channel(WRITES);
-        let flow =
-            Flow { protocol: Protocol::Tcp, local, peer, connection: ConnectionId(self.next_id) };
+        let flow = Flow { protocol, local, peer, connection: ConnectionId(self.next_id) };
         self.next_id += 1;
-        let connection =
-            Connection { flow, outgoing, stranger_since: (!outgoing).then(Instant::now), writes };
+        let stranger_since = (!outgoing).then(Instant::now);
+        let connection = Connection { flow, outgoing, stranger_since, alias: None, writes };
         self.connections.insert(flow.connection, connection);
         (flow, receiver)
     }
 
-    fn connection_to(&self, peer: SocketAddr) -> Option<ConnectionId> {
-        let found = self.connections.iter().find(|(_, connection)| connection.flow.peer == peer);
+    fn connection_to(&self, wanted: &Flow) -> Option<ConnectionId> {
+        let leads_there = |connection: &Connection| {
+            connection.flow.protocol == wanted.protocol
+                && (connection.flow.peer == wanted.peer || connection.alias == Some(wanted.peer))
+        };
+        let found = self.connections.iter().find(|(_, connection)| leads_there(connection));
         found.map(|(id, _)| *id)
     }
 }
@@ -422,135 +502,12 @@ async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, sender: mpsc::Sender
     }
 }
 
-async fn listen(listener: TcpListener, local: SocketAddr, sender: mpsc::Sender<Input>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                if sender.send(Input::Accepted(Dialer { stream, local, peer })).await.is_err() {
-                    return;
-                }
-            }
-            // Out of descriptors, most likely: wait for some to be closed.
-            Err(_) => sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-/// One connection until either side ends it. Dropping the sender of `writes` ends it after what is
-/// written already.
-async fn serve(
-    stream: TcpStream,
-    flow: Flow,
-    sender: mpsc::Sender<Input>,
-    writes: mpsc::Receiver<Vec<u8>>,
-    limits: SipLimits,
-    spoken: Spoken,
-) {
-    mark(&socket2::SockRef::from(&stream), flow.peer);
-    let _ = stream.set_nodelay(true);
-    // A phone that has lost its power says no good-bye; its registration must not keep the
-    // connection for ever.
-    let _ = socket2::SockRef::from(&stream)
-        .set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE));
-    let (reader, writer) = stream.into_split();
-    let reading = async {
-        read(reader, flow, &sender, &limits, spoken).await;
-        let _ = sender.send(Input::Ended(flow.connection)).await;
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        () = reading => {}
-        () = write(writer, writes) => {
-            let _ = sender.send(Input::Ended(flow.connection)).await;
-        }
-    }
-}
-
-/// When a connection's peer has said something last; a ping is nothing, and for one that we called,
-/// the call counts.
-#[derive(Clone, Copy)]
-enum Spoken {
-    Never,
-    At(Instant),
-}
-
-async fn read(
-    mut reader: OwnedReadHalf,
-    flow: Flow,
-    sender: &mpsc::Sender<Input>,
-    limits: &SipLimits,
-    mut spoken: Spoken,
-) {
-    let opened = Instant::now();
-    let mut framer = StreamFramer::new();
-    let mut buffer = vec![0; 8192];
-    let mut begun: Option<Instant> = None;
-    let mut reviewed = opened;
-    loop {
-        // The deadline counts from a message's first byte, however slowly the others come; that of
-        // the first from the beginning.
-        let deadline = match (begun, spoken) {
-            (_, Spoken::Never) => opened + limits.message_deadline,
-            (Some(begun), Spoken::At(_)) => begun + limits.message_deadline,
-            (None, Spoken::At(at)) => (at + limits.idle).min(reviewed + limits.stranger_lifetime),
-        };
-        // Whoever talks on without a pause is looked at, too.
-        if reviewed + limits.stranger_lifetime <= Instant::now() {
-            reviewed = Instant::now();
-            if sender.send(Input::Arrival(TransportEvent::Idle { flow })).await.is_err() {
-                return;
-            }
-        }
-        let length = match timeout_at(deadline, reader.read(&mut buffer)).await {
-            Ok(Ok(length @ 1..)) => length,
-            Err(_) if begun.is_none() && matches!(spoken, Spoken::At(_)) => {
-                spoken = Spoken::At(Instant::now());
-                reviewed = Instant::now();
-                if sender.send(Input::Arrival(TransportEvent::Idle { flow })).await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            Ok(_) | Err(_) => return,
-        };
-        begun = begun.or_else(|| Some(Instant::now()));
-        framer.push(&buffer[..length]);
-        while let Some(framed) = framer.next() {
-            begun = Some(Instant::now());
-            let happening = match framed {
-                Ok(Framed::Message(message)) => {
-                    spoken = Spoken::At(Instant::now());
-                    Input::Arrival(TransportEvent::Message { flow, message: Box::new(message) })
-                }
-                Ok(Framed::Ping) => Input::Ping(flow.connection),
-                Err(error) => Input::Arrival(TransportEvent::Malformed { flow, error }),
-            };
-            if sender.send(happening).await.is_err() {
-                return;
-            }
-        }
-        if framer.is_dead() {
-            return;
-        }
-        if !framer.is_midway() {
-            begun = None;
-        }
-    }
-}
-
-async fn write(mut writer: OwnedWriteHalf, mut writes: mpsc::Receiver<Vec<u8>>) {
-    while let Some(bytes) = writes.recv().await {
-        if !matches!(timeout(WRITE, writer.write_all(&bytes)).await, Ok(Ok(()))) {
-            return;
-        }
-    }
-    let _ = writer.shutdown().await;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
 
     const OPTIONS: &[u8] = b"OPTIONS sip:a@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TCP \
                              127.0.0.1;branch=z9hG4bK1\r\nMax-Forwards: 70\r\n\
@@ -559,7 +516,7 @@ mod tests {
 
     async fn connected(limits: SipLimits) -> (Transport, TcpStream) {
         let listen = ListenAddress::new(Protocol::Tcp, (Ipv4Addr::LOCALHOST, 0).into());
-        let transport = Transport::bind(&[listen], limits).await.unwrap();
+        let transport = Transport::bind(&[listen], limits, TransportTls::default()).await.unwrap();
         let peer = TcpStream::connect(transport.locals()[0].1).await.unwrap();
         (transport, peer)
     }

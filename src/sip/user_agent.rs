@@ -24,12 +24,14 @@
 //! | `caller_identity`, `redirects` | what a callee is told of its caller; 3xx of phones |
 //! | `user_data` | call data in header fields |
 //! | `leg_table` | the legs, and which of them a message names |
+//! | `certificates`, `trunk_connections` | peers by their certificates; TLS to trunks |
 //! | `requests`, `responses`, `outgoing`, `flows` | what comes in, and for which machine it is |
 //! | `refusals` | what of refusals is written down |
 //! | `tokens`, `rate_limiter`, `password_throttle` | tags, branches; allowances |
 
 mod admission;
 mod caller_identity;
+mod certificates;
 mod context;
 mod flows;
 mod leg;
@@ -44,6 +46,7 @@ mod refusal_log;
 mod requests;
 mod responses;
 mod tokens;
+mod trunk_connections;
 mod user_data;
 
 #[cfg(test)]
@@ -61,6 +64,7 @@ use super::timers::Timers;
 use super::transaction::{self, Transactions};
 use crate::model::{DeviceId, Now};
 use admission::Admission;
+use certificates::PeerCertificates;
 use context::Context;
 use leg::Leg;
 use leg_table::LegTable;
@@ -73,6 +77,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use tokens::TokenGenerator;
+use trunk_connections::TrunkConnections;
 
 /// What the user agent wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +97,22 @@ pub enum Output {
     Refused(RefusedRequest),
     /// The peer at the other end of this connection is no stranger any more.
     Known(Flow),
+    /// A connection is to be made, unless there is one: to a trunk, before anything is said.
+    Connect(Flow),
+    /// Requests to this address go by the connection of this flow (RFC 5923).
+    Alias {
+        /// The connection.
+        flow: Flow,
+        /// The address that it stands for.
+        address: SocketAddr,
+    },
+    /// To be written in the log: a trunk over TLS can be reached, or no longer.
+    TrunkConnected {
+        /// Its name.
+        trunk: String,
+        /// It can.
+        connected: bool,
+    },
     /// To be written in the log: a phone that has answered OPTIONS leaves them unanswered, or
     /// answers again.
     Qualified {
@@ -155,6 +176,7 @@ pub struct UserAgent {
     legs: LegTable,
     admission: Admission,
     qualification: Qualification,
+    trunk_connections: TrunkConnections,
 }
 
 impl UserAgent {
@@ -170,33 +192,42 @@ impl UserAgent {
             trunk.address = trunk.address.or_else(|| trunk.target.parse().ok());
         }
         let tokens = TokenGenerator::new(seed);
+        let (peers, admission) =
+            (Peers::new(&config.trunks), Admission::new(&config, &tokens, now));
+        let ctx = Context {
+            registrar: Registrar::new(
+                config.limits.contacts,
+                config.limits.min_expires,
+                config.limits.max_expires,
+            ),
+            transactions: Transactions::new(config.timing, config.limits.transactions),
+            timers: Timers::default(),
+            tokens,
+            logins: config.trunks.iter().filter_map(login).collect(),
+            refusals: RefusalLog::default(),
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            certificates: PeerCertificates::default(),
+            domain: LocalDomain::new(config, locals),
+        };
         Self {
-            peers: Peers::new(&config.trunks),
+            peers,
             legs: LegTable::default(),
-            admission: Admission::new(&config, &tokens, now),
+            admission,
             qualification: Qualification::default(),
-            ctx: Context {
-                registrar: Registrar::new(
-                    config.limits.contacts,
-                    config.limits.min_expires,
-                    config.limits.max_expires,
-                ),
-                transactions: Transactions::new(config.timing, config.limits.transactions),
-                timers: Timers::default(),
-                tokens,
-                logins: config.trunks.iter().filter_map(login).collect(),
-                refusals: RefusalLog::default(),
-                counters: Counters::default(),
-                outputs: VecDeque::new(),
-                domain: LocalDomain::new(config, locals),
-            },
+            trunk_connections: TrunkConnections::new(&ctx.domain.config.trunks, &ctx, now),
+            ctx,
         }
     }
 
     /// Takes back where phones were before a restart, so that calls reach them before they register
     /// again.
     pub fn restore(&mut self, device: &DeviceId, bindings: Vec<KeptBinding>, now: Now) {
-        let ours = self.config().account(device).is_some();
+        // What is kept is of datagrams.
+        let ours = self
+            .config()
+            .account(device)
+            .is_some_and(|account| account.transport.allows(Protocol::Udp));
         let bindings = if ours { bindings } else { Vec::new() };
         if self.ctx.registrar.restore(device, bindings, &self.ctx.domain.locals, now) {
             self.ctx.registered(device.clone(), true);
@@ -224,6 +255,7 @@ impl UserAgent {
             })
             .collect();
         let changes = self.ctx.domain.change(new, |name| with_trunks.contains(name));
+        self.trunk_connections.change(&self.ctx.domain.config.trunks, &self.ctx, now);
         let trunks: Vec<Trunk> = self.ctx.domain.all_trunks().cloned().collect();
         self.peers = Peers::new(&trunks);
         for device in changes.unregistered {
@@ -285,8 +317,17 @@ impl UserAgent {
         self.finish_step(now);
     }
 
+    /// A connection over TLS stands. `names`: those that the other end's certificate has (RFC 5922
+    /// 7.1); none where it has shown none.
+    pub fn handle_secured(&mut self, flow: &Flow, names: Vec<String>, now: Now) {
+        self.ctx.certificates.add(flow.connection, names);
+        self.trunk_connections.handle_connected(flow, &mut self.ctx, now);
+    }
+
     /// A connection is gone, or could not be made.
     pub fn handle_unreachable(&mut self, flow: &Flow, now: Now) {
+        self.trunk_connections.handle_gone(flow, &mut self.ctx, now);
+        self.ctx.certificates.forget(flow.connection);
         self.ctx.transactions.handle_unreachable(flow);
         let gone = self.ctx.registrar.handle_flow_gone(flow);
         self.leave_flow(flow, now);
@@ -308,6 +349,7 @@ impl UserAgent {
             self.finish_step(now);
         }
         self.qualification.handle_timeout(&mut self.ctx, now);
+        self.trunk_connections.handle_timeout(&mut self.ctx, now);
         self.finish_step(now);
         self.keep_bindings(now);
     }
@@ -319,6 +361,7 @@ impl UserAgent {
             self.ctx.timers.next(),
             self.ctx.registrar.poll_timeout(),
             self.qualification.poll_timeout(),
+            self.trunk_connections.poll_timeout(),
         ];
         times.into_iter().flatten().min()
     }

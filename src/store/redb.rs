@@ -1,7 +1,8 @@
 //! The state file. redb refuses everything after one failure of its file; closing it and opening it
 //! again is what mends it.
 
-use super::{DAMAGED, KeyValueStore, StoreError, Write, open_private};
+use super::private;
+use super::{DAMAGED, KeyValueStore, StoreError, Write};
 use nix::sys::statvfs::statvfs;
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition, TableError};
@@ -28,7 +29,7 @@ impl Redb {
     /// before anything relies on it.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory).map_err(|error| StoreError::Open {
+            private::make_directory(directory).map_err(|error| StoreError::Open {
                 path: path.to_owned(),
                 problem: error.to_string(),
             })?;
@@ -156,7 +157,7 @@ fn open_with(
     check: impl FnOnce(Database) -> Result<Database, DatabaseError>,
 ) -> Result<Database, StoreError> {
     let failed = |problem: String| StoreError::Open { path: path.to_owned(), problem };
-    let file = open_private(path).map_err(|error| failed(error.to_string()))?;
+    let file = private::open(path).map_err(|error| failed(error.to_string()))?;
     match guarded(|| database(file).and_then(check)) {
         Some(Ok(database)) => Ok(database),
         Some(Err(DatabaseError::DatabaseAlreadyOpen)) => {

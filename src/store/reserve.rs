@@ -13,7 +13,7 @@
 //! Numbers are big-endian. A slot counts when its generation is above the one that the state file
 //! has taken in.
 
-use super::{Write, open_private};
+use super::{Write, private};
 use nix::fcntl::{FallocateFlags, fallocate};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -43,7 +43,7 @@ pub(super) struct SetAside {
 impl Reserve {
     /// Opens or makes the file of a state file, and what was written last.
     pub(super) fn open(state: &Path) -> io::Result<(Self, SetAside)> {
-        let file = open_private(&path_of(state))?;
+        let file = private::open(&path_of(state))?;
         let length = (2 * SLOT) as u64;
         if file.metadata()?.len() < length {
             // Where a file system promises no room, what was written once has some.

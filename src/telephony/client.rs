@@ -2,9 +2,9 @@
 
 use super::proto::telephony_client::TelephonyClient;
 use super::{convert, proto, refusal_of};
-use crate::model::{CallId, Command, CommandContext, DeviceId, Refusal, TransferStep};
+use crate::model::{CallId, Command, CommandContext, DeviceId, Reason, Refusal, TransferStep};
+use crate::telephony::connection::TelephonyChannel;
 use std::time::Duration;
-use tonic::transport::Channel;
 use tonic::{IntoRequest, Request};
 
 /// Asks a backend to do something; returns the revision after which its facts come.
@@ -12,16 +12,23 @@ use tonic::{IntoRequest, Request};
 /// A backend that can not be reached or does not answer before the context's deadline is
 /// [`Reason::Unavailable`](crate::model::Reason::Unavailable).
 pub async fn execute(
-    client: TelephonyClient<Channel>,
+    client: TelephonyClient<TelephonyChannel>,
     context: &CommandContext,
     command: &Command,
 ) -> Result<u64, Refusal> {
-    answer(client, context, command).await.map_err(|status| refusal_of(&status))
+    answer(client, context, command).await.map_err(|status| match refusal_of(&status) {
+        // It is the gateway that is not known there, not its user here.
+        Refusal { reason: Reason::NotAuthenticated, .. } => {
+            tracing::warn!(cause = status.message(), "the telephony backend refuses this gateway");
+            Refusal::new(Reason::Unavailable, "The telephony backend does not know this gateway.")
+        }
+        refusal => refusal,
+    })
 }
 
 /// The same, with the status of a refusal as it came.
 pub(crate) async fn answer(
-    mut client: TelephonyClient<Channel>,
+    mut client: TelephonyClient<TelephonyChannel>,
     context: &CommandContext,
     command: &Command,
 ) -> Result<u64, tonic::Status> {
@@ -34,7 +41,7 @@ pub(crate) async fn answer(
 }
 
 async fn send(
-    client: &mut TelephonyClient<Channel>,
+    client: &mut TelephonyClient<TelephonyChannel>,
     context: &CommandContext,
     command: &Command,
 ) -> Result<tonic::Response<proto::CommandResponse>, tonic::Status> {

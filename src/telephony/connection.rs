@@ -2,11 +2,10 @@
 //! way.
 
 use crate::model::{Capabilities, Fact};
+use crate::telephony::callers::{BearerToken, in_this_process};
 use crate::telephony::proto::telephony_client::TelephonyClient;
-use crate::telephony::proto::telephony_server::TelephonyServer;
-use crate::telephony::{
-    BackendConnection, CommandCall, TelephonyService, WatchItem, execute, proto,
-};
+use crate::telephony::proto::telephony_server::{Telephony, TelephonyServer};
+use crate::telephony::{BackendConnection, CommandCall, WatchItem, execute, proto};
 use crate::tls::ClientTls;
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -16,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 
 /// Bytes of the pipe between gateway and a backend in this process.
@@ -38,11 +38,15 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// How long `Describe` and the beginning of a watch may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The way to a server of the contract, with what the caller shows there.
+pub type TelephonyChannel = InterceptedService<Channel, BearerToken>;
+
 /// A backend in this process. Each connection is a pipe to a server task; when the channel is
 /// dropped they end.
-pub fn in_process(server: TelephonyServer<TelephonyService>) -> Channel {
+pub fn in_process(server: TelephonyServer<impl Telephony>) -> TelephonyChannel {
     let (connections, incoming) = mpsc::unbounded_channel();
     let incoming = UnboundedReceiverStream::new(incoming);
+    let server = InterceptedService::new(server, in_this_process);
     tokio::spawn(async move {
         if let Err(error) =
             Server::builder().add_service(server).serve_with_incoming(incoming).await
@@ -58,13 +62,18 @@ pub fn in_process(server: TelephonyServer<TelephonyService>) -> Channel {
             connected.map_err(|_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused)),
         )
     });
-    Endpoint::from_static("http://backend.invalid").connect_with_connector_lazy(connector)
+    let endpoint = Endpoint::from_static("http://backend.invalid");
+    InterceptedService::new(endpoint.connect_with_connector_lazy(connector), BearerToken::none())
 }
 
 /// A backend elsewhere, connected at first use and again when the connection breaks.
 ///
 /// Fails when `url` is not one.
-pub fn remote(url: &str, tls: ClientTls) -> Result<Channel, tonic::transport::Error> {
+pub fn remote(
+    url: &str,
+    tls: ClientTls,
+    token: BearerToken,
+) -> Result<TelephonyChannel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(url.to_owned())?
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
@@ -76,7 +85,8 @@ pub fn remote(url: &str, tls: ClientTls) -> Result<Channel, tonic::transport::Er
             reached.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         }
     });
-    Ok(endpoint.connect_with_connector_lazy(connector))
+    let channel = endpoint.connect_with_connector_lazy(connector);
+    Ok(InterceptedService::new(channel, token))
 }
 
 /// A connection to a server, in clear or by TLS.
@@ -101,17 +111,17 @@ async fn reach(uri: &Uri, tls: &ClientTls) -> io::Result<TokioIo<Box<dyn Connect
 ///
 /// After `Lost` comes either a new snapshot, or, when the backend still had what was missed,
 /// `SnapshotComplete` alone and then the rest: what was known before is true again.
-pub fn line(channel: Channel) -> BackendConnection {
+pub fn line(channel: TelephonyChannel) -> BackendConnection {
     start(channel, Complaint::default())
 }
 
 /// As [`line()`], to a backend elsewhere: as long as it is away, the log warns of it, with its `url`
 /// and the cause, less and less often.
-pub fn line_to(channel: Channel, url: &str) -> BackendConnection {
+pub fn line_to(channel: TelephonyChannel, url: &str) -> BackendConnection {
     start(channel, Complaint { url: Some(url.to_owned()), ..Complaint::default() })
 }
 
-fn start(channel: Channel, complaint: Complaint) -> BackendConnection {
+fn start(channel: TelephonyChannel, complaint: Complaint) -> BackendConnection {
     let client = TelephonyClient::new(channel);
     let (commands, placed) = mpsc::channel(WAITING);
     let (facts, reported) = mpsc::channel(WAITING);
@@ -134,7 +144,10 @@ fn start(channel: Channel, complaint: Complaint) -> BackendConnection {
 }
 
 /// Commands do not wait for each other: each has its own deadline.
-async fn carry_commands(client: TelephonyClient<Channel>, mut placed: mpsc::Receiver<CommandCall>) {
+async fn carry_commands(
+    client: TelephonyClient<TelephonyChannel>,
+    mut placed: mpsc::Receiver<CommandCall>,
+) {
     while let Some(CommandCall { context, command, reply }) = placed.recv().await {
         let client = client.clone();
         tokio::spawn(async move {
@@ -146,7 +159,7 @@ async fn carry_commands(client: TelephonyClient<Channel>, mut placed: mpsc::Rece
 }
 
 struct WatchLoop {
-    client: TelephonyClient<Channel>,
+    client: TelephonyClient<TelephonyChannel>,
     facts: mpsc::Sender<Fact>,
     capabilities: watch::Sender<Capabilities>,
     resume: proto::WatchRequest,
@@ -390,8 +403,13 @@ mod tests {
         bytes.into()
     }
 
+    /// A way where nothing is shown.
+    fn by(channel: Channel) -> TelephonyChannel {
+        InterceptedService::new(channel, BearerToken::none())
+    }
+
     /// A backend whose watches end cleanly after so many facts, each three seconds after the last.
-    fn leaving(watches: Watches, facts: usize) -> Channel {
+    fn leaving(watches: Watches, facts: usize) -> TelephonyChannel {
         let connector = tower::service_fn(move |_: Uri| {
             let (near, far) = tokio::io::duplex(PIPE);
             let watches = watches.clone();
@@ -421,7 +439,7 @@ mod tests {
             });
             std::future::ready(Ok::<_, io::Error>(TokioIo::new(near)))
         });
-        Endpoint::from_static("http://backend.invalid").connect_with_connector_lazy(connector)
+        by(Endpoint::from_static("http://backend.invalid").connect_with_connector_lazy(connector))
     }
 
     fn answer(messages: Vec<Bytes>) -> Response<Body> {
@@ -521,8 +539,8 @@ mod tests {
                 let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
                 std::future::ready(Err::<TokioIo<tokio::io::DuplexStream>, _>(refused))
             };
-            Endpoint::from_static("http://backend.invalid")
-                .connect_with_connector_lazy(tower::service_fn(refuse))
+            let endpoint = Endpoint::from_static("http://backend.invalid");
+            by(endpoint.connect_with_connector_lazy(tower::service_fn(refuse)))
         };
         let url = "http://192.0.2.7:11052";
         let told = warnings(|| line_to(unreachable(), url), Duration::from_secs(100)).await;

@@ -4,9 +4,9 @@ use super::proto::{self, watch_response::Fact as Wire};
 use super::status;
 use crate::model::{
     Activity, AdmissionAsked, CallFact, CallType, Capabilities, Command, CommandContext,
-    DeviceFact, DeviceKind, Fact, Failure, LegState, Mode, MonitorFact, MonitorState, NotDtmf,
-    Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality, RequestId, Revised,
-    Scope, Timestamp, TransferStep, UserData, UserDataChange,
+    DeviceFact, DeviceKind, Fact, Failure, JoinSound, LegSound, LegState, Mode, MonitorFact,
+    MonitorState, NotDtmf, Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality,
+    RequestId, Revised, Scope, SentSound, Timestamp, TransferStep, UserData, UserDataChange,
 };
 use std::collections::HashMap;
 use std::fmt;
@@ -26,6 +26,9 @@ pub enum Malformed {
     /// A call's data is more than a call may have.
     TooMuch(&'static str),
 }
+
+/// Legs of a join that are read: more than any call has.
+const MAX_SOUND_LEGS: usize = 64;
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,6 +83,7 @@ pub(super) fn context(
     Ok(CommandContext {
         request_id: id("context.request_id", wire.request_id)?,
         user: Some(id("context.on_behalf_of", wire.on_behalf_of)?),
+        caller: None,
         deadline,
     })
 }
@@ -464,6 +468,7 @@ pub(super) fn wire_fact(revised: &Revised, instance: &str) -> proto::WatchRespon
             message: failure.refusal.to_string(),
             metadata: status::metadata_of(&failure.refusal),
         }),
+        Fact::JoinSound(sound) => Wire::JoinSound(wire_join_sound(sound)),
         Fact::SnapshotBegin => {
             Wire::SnapshotBegin(proto::SnapshotBegin { instance: instance.to_owned() })
         }
@@ -496,6 +501,7 @@ impl TryFrom<proto::WatchResponse> for WatchItem {
                 call: id("admission_asked.call", asked.call)?,
             }),
             Wire::Failure(failure) => Fact::Failed(self::failure(failure)?),
+            Wire::JoinSound(sound) => Fact::JoinSound(join_sound(sound)?),
             Wire::SnapshotBegin(begin) => {
                 return Ok(WatchItem::SnapshotBegin { instance: begin.instance });
             }
@@ -504,6 +510,83 @@ impl TryFrom<proto::WatchResponse> for WatchItem {
         };
         Ok(WatchItem::Fact(fact))
     }
+}
+
+fn wire_role(role: PartyRole) -> proto::PartyRole {
+    match role {
+        PartyRole::Agent => proto::PartyRole::Agent,
+        PartyRole::Customer => proto::PartyRole::Customer,
+        PartyRole::Supervisor => proto::PartyRole::Supervisor,
+    }
+}
+
+fn role(name: &'static str, role: proto::PartyRole) -> Result<PartyRole, Malformed> {
+    match role {
+        proto::PartyRole::Unspecified => Err(Malformed::Unspecified(name)),
+        proto::PartyRole::Agent => Ok(PartyRole::Agent),
+        proto::PartyRole::Customer => Ok(PartyRole::Customer),
+        proto::PartyRole::Supervisor => Ok(PartyRole::Supervisor),
+    }
+}
+
+fn wire_join_sound(sound: &JoinSound) -> proto::JoinSound {
+    let sent = |sent: &SentSound| proto::leg_sound::Sent {
+        packets: sent.packets,
+        agents: sent.agents,
+        hash_before: sent.hash_before.to_vec(),
+        hash: sent.hash.to_vec(),
+    };
+    let leg = |leg: &LegSound| proto::LegSound {
+        role: wire_role(leg.role) as i32,
+        port: leg.port.into(),
+        remote: leg.remote.map(|remote| remote.to_string()).unwrap_or_default(),
+        codec: leg.codec.clone(),
+        sent: leg.sent.as_ref().map(sent),
+    };
+    proto::JoinSound {
+        supervisor: sound.supervisor.to_string(),
+        target: sound.target.to_string(),
+        call: sound.call.to_string(),
+        since_ms: sound.since.0,
+        legs: sound.legs.iter().map(leg).collect(),
+    }
+}
+
+fn join_sound(sound: proto::JoinSound) -> Result<JoinSound, Malformed> {
+    if sound.legs.len() > MAX_SOUND_LEGS {
+        return Err(Malformed::TooLong("join_sound.legs"));
+    }
+    Ok(JoinSound {
+        supervisor: id("join_sound.supervisor", sound.supervisor)?,
+        target: id("join_sound.target", sound.target)?,
+        call: id("join_sound.call", sound.call)?,
+        since: Timestamp(sound.since_ms),
+        legs: sound.legs.into_iter().map(leg_sound).collect::<Result<_, _>>()?,
+    })
+}
+
+fn leg_sound(leg: proto::LegSound) -> Result<LegSound, Malformed> {
+    let hash = |name: &'static str, bytes: Vec<u8>| {
+        <[u8; 32]>::try_from(bytes).map_err(|_| Malformed::Characters(name))
+    };
+    Ok(LegSound {
+        role: role("leg_sound.role", leg.role())?,
+        port: u16::try_from(leg.port).map_err(|_| Malformed::TooLong("leg_sound.port"))?,
+        remote: match leg.remote.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| Malformed::Characters("leg_sound.remote"))?),
+        },
+        codec: shown("leg_sound.codec", leg.codec)?.to_string(),
+        sent: match leg.sent {
+            None => None,
+            Some(sent) => Some(SentSound {
+                packets: sent.packets,
+                agents: sent.agents,
+                hash_before: hash("leg_sound.sent.hash_before", sent.hash_before)?,
+                hash: hash("leg_sound.sent.hash", sent.hash)?,
+            }),
+        },
+    })
 }
 
 fn wire_device(device: &DeviceFact) -> proto::Device {
@@ -580,11 +663,7 @@ fn wire_party(party: &PartyFact) -> proto::Party {
     proto::Party {
         device_id: party.device.as_ref().map(ToString::to_string).unwrap_or_default(),
         number: party.number.to_string(),
-        role: match party.role {
-            PartyRole::Agent => proto::PartyRole::Agent,
-            PartyRole::Customer => proto::PartyRole::Customer,
-            PartyRole::Supervisor => proto::PartyRole::Supervisor,
-        } as i32,
+        role: wire_role(party.role) as i32,
         state: match party.state {
             LegState::Dialing => proto::LegState::Dialing,
             LegState::Ringing => proto::LegState::Ringing,
@@ -640,12 +719,7 @@ fn quality(quality: proto::Quality) -> Quality {
 
 fn party(party: proto::Party) -> Result<PartyFact, Malformed> {
     Ok(PartyFact {
-        role: match party.role() {
-            proto::PartyRole::Unspecified => return Err(Malformed::Unspecified("party.role")),
-            proto::PartyRole::Agent => PartyRole::Agent,
-            proto::PartyRole::Customer => PartyRole::Customer,
-            proto::PartyRole::Supervisor => PartyRole::Supervisor,
-        },
+        role: role("party.role", party.role())?,
         state: match party.state() {
             proto::LegState::Unspecified => return Err(Malformed::Unspecified("party.state")),
             proto::LegState::Dialing => LegState::Dialing,
@@ -1006,6 +1080,33 @@ mod tests {
                 target: "t".into(),
                 call: "c".into(),
                 activity: Activity::Coach,
+            }),
+            Fact::JoinSound(JoinSound {
+                supervisor: "s".into(),
+                target: "t".into(),
+                call: "c".into(),
+                since: Timestamp(3),
+                legs: vec![
+                    LegSound {
+                        role: PartyRole::Customer,
+                        port: 20_000,
+                        remote: Some("[2001:db8::7]:40000".parse().unwrap()),
+                        codec: "PCMU".into(),
+                        sent: Some(SentSound {
+                            packets: 9,
+                            agents: 8,
+                            hash_before: [1; 32],
+                            hash: [2; 32],
+                        }),
+                    },
+                    LegSound {
+                        role: PartyRole::Supervisor,
+                        port: 0,
+                        remote: None,
+                        codec: String::new(),
+                        sent: None,
+                    },
+                ],
             }),
             Fact::SnapshotComplete,
         ];

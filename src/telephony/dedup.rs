@@ -1,7 +1,9 @@
 //! Asking twice under one request id does it once.
 
 use super::{CommandCall, FactLog};
-use crate::model::{Command, CommandContext, Reason, Refusal, RequestId, UserData, UserId};
+use crate::model::{
+    CallerName, Command, CommandContext, Reason, Refusal, RequestId, UserData, UserId,
+};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -31,8 +33,8 @@ struct CommandFingerprint {
     order: VecDeque<(Instant, CommandKey)>,
 }
 
-/// Another user's answer is nobody else's business.
-type CommandKey = (Option<UserId>, RequestId);
+/// Another caller's or user's answer is nobody else's business.
+type CommandKey = (Option<CallerName>, Option<UserId>, RequestId);
 
 #[derive(Debug)]
 struct CommandRecord {
@@ -71,7 +73,8 @@ impl Deduplicator {
         commands: mpsc::Sender<CommandCall>,
         facts: &FactLog,
     ) -> Result<watch::Receiver<Option<CommandOutcome>>, Refusal> {
-        let key = (context.user.clone(), context.request_id.clone());
+        let caller = context.caller.as_ref().map(|caller| caller.name.clone());
+        let key = (caller, context.user.clone(), context.request_id.clone());
         let now = Instant::now();
         let whole = command.clone();
         let digest = digest(&command.take_user_data());
@@ -166,6 +169,7 @@ mod tests {
         CommandContext {
             request_id: id.into(),
             user: Some("boss".into()),
+            caller: None,
             deadline: Duration::from_secs(5),
         }
     }

@@ -1,5 +1,6 @@
 //! The gRPC server that every backend shares.
 
+use super::callers::{CallerAuth, Known, Lease, authorize};
 use super::convert::{self, Commanding, LegMethod, OnLeg, StepMethod, Stepwise};
 use super::dedup::Deduplicator;
 use super::proto::telephony_server::{Telephony, TelephonyServer};
@@ -8,7 +9,7 @@ use super::{CommandCall, CommandInbox, FactLog, Watcher, status_of};
 use crate::model::{Capabilities, Command, CommandContext, Reason, Refusal};
 use axum::Router as HttpRouter;
 use axum::extract::Request as HttpRequest;
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response as HttpResponse;
 use futures_util::{Stream, stream};
 use std::pin::Pin;
@@ -20,7 +21,7 @@ use tonic::server::NamedService;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
 use tonic::transport::server::Router;
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -54,6 +55,8 @@ pub struct TelephonyService {
     /// Whether there is anything to tell: false as long as a gateway has not met its backend.
     has_met: watch::Receiver<bool>,
     once: Arc<Deduplicator>,
+    /// A gateway asks before each join itself, whatever it is told.
+    asks_before_joins: bool,
 }
 
 /// A server for one backend, and the backend's end of it. Request ids are done once, malformed
@@ -62,7 +65,7 @@ pub fn serve(capabilities: Capabilities) -> (TelephonyServer<TelephonyService>, 
     let facts = FactLog::new();
     let capabilities = watch::Sender::new(capabilities).subscribe();
     let has_met = watch::Sender::new(true).subscribe();
-    let (server, commands) = serve_facts(capabilities, facts.clone(), has_met);
+    let (server, commands) = served((capabilities, has_met), facts.clone(), false);
     (server, CommandInbox { commands, facts })
 }
 
@@ -74,9 +77,18 @@ pub fn serve_facts(
     facts: FactLog,
     has_met: watch::Receiver<bool>,
 ) -> (TelephonyServer<TelephonyService>, mpsc::Receiver<CommandCall>) {
+    served((capabilities, has_met), facts, true)
+}
+
+fn served(
+    (capabilities, has_met): (watch::Receiver<Capabilities>, watch::Receiver<bool>),
+    facts: FactLog,
+    asks_before_joins: bool,
+) -> (TelephonyServer<TelephonyService>, mpsc::Receiver<CommandCall>) {
     let (commands, placed) = mpsc::channel(WAITING);
     let once = Arc::default();
-    let service = TelephonyService { capabilities, commands, facts, has_met, once };
+    let service =
+        TelephonyService { capabilities, commands, facts, has_met, once, asks_before_joins };
     (TelephonyServer::new(service).max_decoding_message_size(LONGEST_REQUEST), placed)
 }
 
@@ -85,6 +97,7 @@ pub fn serve_facts(
 /// number of connections.
 pub async fn router(
     server: TelephonyServer<TelephonyService>,
+    auth: CallerAuth,
     ready: watch::Receiver<bool>,
     reflection: bool,
 ) -> Router {
@@ -93,13 +106,15 @@ pub async fn router(
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(4 * WINDOW)
-        .add_routes(routes(server, ready, reflection).await.into())
+        .add_routes(routes(server, auth, ready, reflection).await.into())
 }
 
 /// Everything that a backend serves over gRPC: the contract, `grpc.health.v1` (serving while
-/// `ready` says so), and server reflection, v1 and v1alpha, if asked for.
+/// `ready` says so), and server reflection, v1 and v1alpha, if asked for. Health is for everybody,
+/// the rest for callers that `auth` makes out.
 pub async fn routes(
     server: TelephonyServer<TelephonyService>,
+    auth: CallerAuth,
     mut ready: watch::Receiver<bool>,
     reflection: bool,
 ) -> HttpRouter {
@@ -119,7 +134,8 @@ pub async fn routes(
     if reflection {
         add_reflection(&mut routes);
     }
-    routes.routes().into_axum_router().layer(from_fn(in_time))
+    let known = from_fn_with_state(auth, authorize);
+    routes.routes().into_axum_router().layer(known).layer(from_fn(in_time))
 }
 
 /// Both versions of server reflection: clients that ask for v1 and older ones for v1alpha.
@@ -156,10 +172,11 @@ async fn tell_health(health: &HealthReporter, serving: bool) {
 
 impl TelephonyService {
     /// # Errors
-    /// The gateway has not met its backend yet.
-    fn known(&self) -> Result<(), Status> {
+    /// Nobody has made the caller out, or the gateway has not met its backend yet.
+    fn known(&self, extensions: &Extensions) -> Result<Lease, Status> {
+        let known = Known::of(extensions).map_err(|refusal| status_of(&refusal))?;
         let has_met = *self.has_met.borrow();
-        has_met.then_some(()).ok_or_else(|| {
+        has_met.then_some(known.lease).ok_or_else(|| {
             let text = "The telephony backend has not been reached yet.";
             status_of(&Refusal::new(Reason::Unavailable, text))
         })
@@ -168,11 +185,20 @@ impl TelephonyService {
     /// Hands a command to the backend's loop, once, and waits for its answer.
     async fn execute<M: Commanding>(
         &self,
-        metadata: &MetadataMap,
-        message: M,
+        request: Request<M>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let deadline = deadline(metadata).unwrap_or(DEADLINE).min(LONGEST_DEADLINE);
-        let (context, command) = read(message, deadline).map_err(|refusal| status_of(&refusal))?;
+        let (metadata, extensions, message) = request.into_parts();
+        let known = Known::of(&extensions).map_err(|refusal| status_of(&refusal))?;
+        let deadline = deadline(&metadata).unwrap_or(DEADLINE).min(LONGEST_DEADLINE);
+        let (mut context, command) =
+            read(message, deadline).map_err(|refusal| status_of(&refusal))?;
+        context.caller = Some(known.caller.clone());
+        if !self.asks_before_joins
+            && matches!(command, Command::StartMonitoring { confirm_joins: false, .. })
+        {
+            let admitted = known.admits_unasked(&context, &command).await;
+            admitted.map_err(|refusal| status_of(&refusal))?;
+        }
         let answer = self.once.answer(context, command, self.commands.clone(), &self.facts);
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(revision)) => Ok(Response::new(CommandResponse { revision })),
@@ -214,6 +240,8 @@ struct WatchStream {
     watcher: Watcher,
     instance: String,
     heartbeat: Duration,
+    /// Of the caller.
+    lease: Lease,
     commands: mpsc::Sender<CommandCall>,
     /// A watcher that resumes is told so at once.
     greet: bool,
@@ -227,6 +255,7 @@ impl WatchStream {
         let response = tokio::select! {
             biased;
             () = self.commands.closed() => return None,
+            () = self.lease.ended() => return Some((Err(no_longer_known()), self)),
             next = tokio::time::timeout(self.heartbeat, self.watcher.next()) => match next {
                 Ok(revised) => convert::wire_fact(&revised, &self.instance),
                 Err(_) => self.heartbeat(),
@@ -243,15 +272,19 @@ impl WatchStream {
     }
 }
 
+fn no_longer_known() -> Status {
+    status_of(&Refusal::new(Reason::NotAuthenticated, "The caller is not known any more."))
+}
+
 #[tonic::async_trait]
 impl Telephony for TelephonyService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
 
     async fn describe(
         &self,
-        _: Request<proto::DescribeRequest>,
+        request: Request<proto::DescribeRequest>,
     ) -> Result<Response<proto::DescribeResponse>, Status> {
-        self.known()?;
+        self.known(request.extensions())?;
         Ok(Response::new((&*self.capabilities.borrow()).into()))
     }
 
@@ -259,7 +292,7 @@ impl Telephony for TelephonyService {
         &self,
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.known()?;
+        let lease = self.known(request.extensions())?;
         let request = request.into_inner();
         let watcher = self.facts.resume(&request.instance, request.after_revision);
         let (shortest, longest) = HEARTBEAT_ALLOWED;
@@ -272,6 +305,7 @@ impl Telephony for TelephonyService {
             watcher,
             instance: self.facts.instance().to_owned(),
             heartbeat,
+            lease,
             commands: self.commands.clone(),
         };
         Ok(Response::new(Box::pin(stream::unfold(watching, WatchStream::next))))
@@ -281,176 +315,154 @@ impl Telephony for TelephonyService {
         &self,
         request: Request<proto::StartMonitoringRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn stop_monitoring(
         &self,
         request: Request<proto::StopMonitoringRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn switch_monitoring(
         &self,
         request: Request<proto::SwitchMonitoringRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn admit_monitoring(
         &self,
         request: Request<proto::AdmitMonitoringRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn mute_monitored_party(
         &self,
         request: Request<proto::MuteMonitoredPartyRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn set_do_not_disturb(
         &self,
         request: Request<proto::SetDoNotDisturbRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn set_forwarding(
         &self,
         request: Request<proto::SetForwardingRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn dial(
         &self,
         request: Request<proto::DialRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn answer(
         &self,
         request: Request<proto::LegRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, OnLeg(message, LegMethod::Answer)).await
+        self.execute(request.map(|message| OnLeg(message, LegMethod::Answer))).await
     }
 
     async fn hangup(
         &self,
         request: Request<proto::LegRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, OnLeg(message, LegMethod::Hangup)).await
+        self.execute(request.map(|message| OnLeg(message, LegMethod::Hangup))).await
     }
 
     async fn clear_call(
         &self,
         request: Request<proto::LegRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, OnLeg(message, LegMethod::ClearCall)).await
+        self.execute(request.map(|message| OnLeg(message, LegMethod::ClearCall))).await
     }
 
     async fn reject(
         &self,
         request: Request<proto::LegRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, OnLeg(message, LegMethod::Reject)).await
+        self.execute(request.map(|message| OnLeg(message, LegMethod::Reject))).await
     }
 
     async fn redirect(
         &self,
         request: Request<proto::RedirectRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn hold(
         &self,
         request: Request<proto::LegRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, OnLeg(message, LegMethod::Hold)).await
+        self.execute(request.map(|message| OnLeg(message, LegMethod::Hold))).await
     }
 
     async fn retrieve(
         &self,
         request: Request<proto::LegRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, OnLeg(message, LegMethod::Retrieve)).await
+        self.execute(request.map(|message| OnLeg(message, LegMethod::Retrieve))).await
     }
 
     async fn swap_calls(
         &self,
         request: Request<proto::SwapCallsRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn mute(
         &self,
         request: Request<proto::MuteRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn send_dtmf(
         &self,
         request: Request<proto::SendDtmfRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn transfer(
         &self,
         request: Request<proto::TransferRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, Stepwise(message, StepMethod::Transfer)).await
+        self.execute(request.map(|message| Stepwise(message, StepMethod::Transfer))).await
     }
 
     async fn conference(
         &self,
         request: Request<proto::TransferRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, Stepwise(message, StepMethod::Conference)).await
+        self.execute(request.map(|message| Stepwise(message, StepMethod::Conference))).await
     }
 
     async fn change_user_data(
         &self,
         request: Request<proto::ChangeUserDataRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 
     async fn remove_participant(
         &self,
         request: Request<proto::RemoveParticipantRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.execute(&metadata, message).await
+        self.execute(request).await
     }
 }
 

@@ -5,6 +5,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType, date_time_ymd,
 };
+use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -38,6 +39,15 @@ pub enum SubjectName {
     Address(IpAddr),
     /// Of a service, as `urn:undertone:gateway`.
     Uri(String),
+}
+
+impl fmt::Display for SubjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(name) | Self::Uri(name) => f.write_str(name),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
 }
 
 impl SubjectName {

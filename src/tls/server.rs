@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// How long a client may take to shake hands.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -167,13 +168,20 @@ impl ServerTls {
 
     /// Shakes hands with a client. `None`: it could not, or took too long.
     pub async fn accept(&self, stream: TcpStream) -> Option<Handshake> {
+        let (stream, session) = self.accept_stream(stream, PATIENCE).await?.into_inner();
+        Some(Handshake { stream, session: Box::new(session) })
+    }
+
+    /// The same as a stream, with another patience.
+    pub async fn accept_stream(
+        &self,
+        stream: TcpStream,
+        patience: Duration,
+    ) -> Option<TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(self.config());
-        let outcome = timeout(PATIENCE, acceptor.accept(stream)).await;
+        let outcome = timeout(patience, acceptor.accept(stream)).await;
         let reason = match outcome {
-            Ok(Ok(shaken)) => {
-                let (stream, session) = shaken.into_inner();
-                return Some(Handshake { stream, session: Box::new(session) });
-            }
+            Ok(Ok(shaken)) => return Some(shaken),
             Ok(Err(error)) => {
                 tracing::debug!(door = self.door, %error, "a TLS handshake has failed");
                 "refused"

@@ -3,7 +3,7 @@
 use super::keeps_every_rule;
 use crate::support::wait;
 use std::time::Duration;
-use undertone::audit::AuditLog;
+use undertone::audit::{AuditConfig, AuditLog};
 use undertone::contract_check::{Phones, PhonesError, Rule};
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneError};
 use undertone::gateway::task::GatewayHandle;
@@ -27,8 +27,12 @@ use undertone::telephony::simulated::{self, Simulated, Telephone};
 use undertone::telephony::{TelephonyService, execute};
 
 /// What a gateway does not let others do.
-const CONFIRMS_JOINS_ITSELF: [Rule; 3] =
-    [Rule::JoinsNobodyWithoutLeave, Rule::JoinsNobodyWhoMayNot, Rule::JoinsWithLeave];
+const CONFIRMS_JOINS_ITSELF: [Rule; 4] = [
+    Rule::JoinsNobodyWithoutLeave,
+    Rule::JoinsNobodyWhoMayNot,
+    Rule::TellsWhichJoinsWaitForLeave,
+    Rule::JoinsWithLeave,
+];
 /// Where everything is offered there is nothing to be refused for that.
 const OFFERS_ALL: [Rule; 1] = [Rule::RefusesWhatIsNotOffered];
 
@@ -43,7 +47,7 @@ async fn the_gateway_keeps_the_contract_that_it_consumes() {
     let (server, simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
-    let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
+    let audit = AuditLog::open(&AuditConfig::of(&directory.path().join("audit.jsonl"))).unwrap();
     let gateway =
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
@@ -59,7 +63,7 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
     let (server, _simulated) = simulated::start(simulated_config());
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
-    let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
+    let audit = AuditLog::open(&AuditConfig::of(&directory.path().join("audit.jsonl"))).unwrap();
     let gateway =
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
@@ -79,6 +83,7 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
         let context = CommandContext {
             request_id: format!("by {user}").into(),
             user: Some(user.into()),
+            caller: None,
             deadline: Duration::from_secs(30),
         };
         async move { execute(client, &context, &command).await.unwrap_err().reason }
@@ -101,7 +106,9 @@ pub(super) fn simulated_config() -> simulated::SimulatedConfig {
             Telephone::new("eve-phone", "5002"),
         ],
         supervision: supervision::SupervisionConfig {
-            admission_timeout: Duration::from_millis(500),
+            // Long enough for what is asked meanwhile on a machine that is busy.
+            admission_timeout: Duration::from_secs(2),
+            invite_timeout: Duration::from_secs(4),
             ..supervision::SupervisionConfig::default()
         },
         kept: Vec::new(),
@@ -169,7 +176,7 @@ async fn the_gateway_keeps_the_contract_over_the_sip_backend() {
     let (server, wire) = OnTheWire::start().await;
     let line = line(in_process(server));
     let directory = tempfile::tempdir().unwrap();
-    let audit = AuditLog::open(&directory.path().join("audit.jsonl")).unwrap();
+    let audit = AuditLog::open(&AuditConfig::of(&directory.path().join("audit.jsonl"))).unwrap();
     let gateway =
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
@@ -200,6 +207,7 @@ impl OnTheWire {
                 ..Default::default()
             },
             media: MediaConfig { ports: None, workers: 1, ..Default::default() },
+            tls: Default::default(),
         };
         let (server, backend) = sip::backend::start(config, store::in_memory()).await.unwrap();
         let address = backend.local_addr(Protocol::Udp).unwrap();

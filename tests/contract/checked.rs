@@ -1,6 +1,7 @@
 //! `undertone contract-check` and `undertone gateway --simulated`, as others use them.
 
 use super::{PATIENCE, house};
+use crate::support::callers::{LocalCaller, anonymous};
 use crate::support::process::{ANY, Process};
 use crate::support::rest_client::http_client;
 use serde_json::{Value, json};
@@ -16,11 +17,10 @@ use undertone::contract_check::{NoPhones, NotChecked, Rule, RuleOutcome, check};
 use undertone::model::{
     self, Capabilities, DeviceFact, DeviceKind, Fact, MonitorFact, MonitorState, Reason,
 };
-use undertone::telephony::connection::{in_process, remote};
+use undertone::telephony::connection::in_process;
 use undertone::telephony::proto::telephony_server::TelephonyServer;
 use undertone::telephony::simulated;
 use undertone::telephony::{CommandInbox, FactLog, TelephonyService, serve};
-use undertone::tls::ClientTls;
 
 fn undertone() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
@@ -45,8 +45,9 @@ async fn ends(mut command: Command) -> Output {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_over_simulated_telephones_keeps_the_contract_as_the_program_checks_it() {
     let place = tempfile::tempdir().unwrap();
-    let gateway = simulated_gateway(place.path()).await;
+    let mut gateway = simulated_gateway(place.path()).await;
     gateway.ready().await;
+    let token = token_of(&mut gateway).await;
     let url = format!("http://{}", gateway.door("grpc"));
     let phones = format!(
         "{} simulate --url http://{} -",
@@ -55,6 +56,7 @@ async fn a_gateway_over_simulated_telephones_keeps_the_contract_as_the_program_c
     );
     let mut command = undertone();
     command.args(["contract-check", &url, "--json", "--phones", &phones, "--patience", "30"]);
+    command.args(["--token-file", &token]);
     let checked = ends(command).await;
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
     let report: Value = serde_json::from_slice(&checked.stdout).unwrap();
@@ -73,13 +75,14 @@ async fn a_gateway_over_simulated_telephones_keeps_the_contract_as_the_program_c
             "RefusesWhatIsNotOffered",
             "JoinsNobodyWithoutLeave",
             "JoinsNobodyWhoMayNot",
+            "TellsWhichJoinsWaitForLeave",
             "JoinsWithLeave"
         ],
     );
 
     // Without telephones, for people.
     let mut command = undertone();
-    command.args(["contract-check", &url]);
+    command.args(["contract-check", &url, "--token-file", &token]);
     let checked = ends(command).await;
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
     let text = String::from_utf8(checked.stdout).unwrap();
@@ -242,6 +245,7 @@ async fn a_backend_that_breaks_the_rules_is_told_what_was_expected_and_what_came
 
 #[tokio::test]
 async fn a_backend_that_answers_a_reason_with_another_grpc_code_is_told_so() {
+    let caller = LocalCaller::new();
     for (reason, code, wrong, broken) in [
         (
             "InvalidState",
@@ -266,7 +270,8 @@ async fn a_backend_that_answers_a_reason_with_another_grpc_code_is_told_so() {
             ],
         ),
     ] {
-        let channel = at(answers_with_another_code(code, wrong).await);
+        let address = answers_with_another_code(&caller, code, wrong).await;
+        let channel = caller.channel_to(&format!("http://{address}"));
         let checked = check(channel, &house(), None::<NoPhones>, PATIENCE, |_| {}).await.unwrap();
         let failed = checked.rules.iter().filter_map(|told| match &told.outcome {
             RuleOutcome::Failed { expected, came } => Some((told.rule, expected, came)),
@@ -286,10 +291,13 @@ async fn a_backend_that_answers_a_reason_with_another_grpc_code_is_told_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn that_a_backend_is_not_at_rest_is_said_once() {
     let why = "the backend was not at rest after";
-    let address = never_ends_a_monitor().await;
+    let caller = LocalCaller::new();
+    let address = never_ends_a_monitor(&caller).await;
+    let token = caller.token_file();
     let run = async |more: &[&str]| {
         let mut command = undertone();
         command.args(["contract-check", &format!("http://{address}"), "--patience", "1"]);
+        command.arg("--token-file").arg(&token);
         command.args(more);
         let checked = ends(command).await;
         assert_eq!(checked.status.code(), Some(1), "{checked:?}");
@@ -309,10 +317,11 @@ async fn that_a_backend_is_not_at_rest_is_said_once() {
     assert!(last.ends_with(&format!(", {all} skipped")), "{text}");
 
     // A machine is told of each rule why it was left out.
-    let address = never_ends_a_monitor().await;
+    let address = never_ends_a_monitor(&caller).await;
     let mut command = undertone();
     let url = format!("http://{address}");
     command.args(["contract-check", &url, "--patience", "1", "--json"]);
+    command.arg("--token-file").arg(&token);
     let report: Value = serde_json::from_slice(&ends(command).await.stdout).unwrap();
     let rules = report["rules"].as_array().unwrap();
     let skipped = rules.iter().filter(|rule| rule["outcome"] == "skipped");
@@ -345,7 +354,8 @@ async fn a_backend_that_can_not_be_checked_is_not_called_broken() {
     // Accepts connections, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap();
-    let NotChecked::Unreachable(refusal) = refused(at(address), house()).await else {
+    let channel = anonymous(&format!("http://{address}"));
+    let NotChecked::Unreachable(refusal) = refused(channel, house()).await else {
         panic!("the backend is silent");
     };
     assert_eq!(refusal.reason, Reason::Unavailable);
@@ -364,13 +374,16 @@ async fn a_backend_that_can_not_be_checked_is_not_called_broken() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_moves_no_telephones_breaks_rules_and_hangs_nothing() {
     let (server, _simulated) = simulated::start(super::backends::simulated_config());
-    let url = format!("http://{}", serving(server).await);
+    let caller = LocalCaller::new();
+    let url = format!("http://{}", serving(server, &caller).await);
+    let token = caller.token_file();
     for (program, came) in [
         ("while read line; do echo error not today; done", "is answered 'error not today'"),
         ("sleep 1000", "does not answer"),
     ] {
         let mut command = undertone();
         command.args(["contract-check", &url, "--patience", "1", "--phones", program]);
+        command.arg("--token-file").arg(&token);
         for (option, person) in [
             ("--supervisor", "5005=meg"),
             ("--second", "5006=otto"),
@@ -418,11 +431,28 @@ async fn a_program_that_does_not_run_and_a_place_that_is_no_backend_are_no_broke
             });
         }
     });
-    not_checked(&url, &[], "does not speak gRPC").await;
+    let nothing_of_it = "what answers there is no gRPC server of undertone.telephony.v1: it ";
+    not_checked(&url, &[], &format!("{nothing_of_it}does not speak HTTP/2")).await;
+    let rest = format!("http://{}", gateway.door("rest"));
+    let said = "answers as plain HTTP does, with status ";
+    not_checked(&rest, &[], &format!("{nothing_of_it}{said}403 Forbidden")).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let empty = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, axum::Router::new()).into_future());
+    not_checked(&empty, &[], &format!("{nothing_of_it}{said}404")).await;
+    let (_, health) = tonic_health::server::health_reporter();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = format!("http://{}", listener.local_addr().unwrap());
+    let served = tonic::transport::Server::builder().add_service(health);
+    tokio::spawn(served.serve_with_incoming(TcpListenerStream::new(listener)));
+    not_checked(&other, &[], &format!("{nothing_of_it}has no Describe")).await;
 }
 
-fn at(address: SocketAddr) -> tonic::transport::Channel {
-    remote(&format!("http://{address}"), ClientTls::default()).unwrap()
+/// Where the token of a gateway over simulated telephones is, as it says itself.
+async fn token_of(gateway: &mut Process) -> String {
+    let introduction = gateway.printed_until("with the token in ").await;
+    let (_, file) = introduction.trim_end().rsplit_once("with the token in ").unwrap();
+    file.to_owned()
 }
 
 /// A backend with devices whose commands are all accepted and come to nothing.
@@ -431,8 +461,8 @@ fn accepts_everything_and_does_nothing() -> TelephonyServer<TelephonyService> {
 }
 
 /// Arms what it is asked to, for ever.
-async fn never_ends_a_monitor() -> SocketAddr {
-    serving(accepts_everything(|command, facts| {
+async fn never_ends_a_monitor(caller: &LocalCaller) -> SocketAddr {
+    let server = accepts_everything(|command, facts| {
         let model::Command::StartMonitoring { supervisor, target, activity, mode, scope, .. } =
             command
         else {
@@ -448,12 +478,12 @@ async fn never_ends_a_monitor() -> SocketAddr {
             agent_side_only: false,
             state: MonitorState::Armed,
         }));
-    }))
-    .await
+    });
+    serving(server, caller).await
 }
 
 /// Simulated telephones, behind a door that answers another gRPC code in the place of one.
-async fn answers_with_another_code(code: Code, wrong: Code) -> SocketAddr {
+async fn answers_with_another_code(caller: &LocalCaller, code: Code, wrong: Code) -> SocketAddr {
     let (server, _) = simulated::start(super::backends::simulated_config());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -464,20 +494,22 @@ async fn answers_with_another_code(code: Code, wrong: Code) -> SocketAddr {
         }
         response
     };
+    let ready = tokio::sync::watch::Sender::new(true).subscribe();
+    let auth = caller.auth();
     let served = tonic::transport::Server::builder()
         .layer(tower::util::MapResponseLayer::new(mistaken))
-        .add_service(server)
+        .add_routes(undertone::telephony::routes(server, auth, ready, false).await.into())
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(served);
     address
 }
 
 /// A backend on a port.
-async fn serving(server: TelephonyServer<TelephonyService>) -> SocketAddr {
+async fn serving(server: TelephonyServer<TelephonyService>, caller: &LocalCaller) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let ready = tokio::sync::watch::Sender::new(true).subscribe();
-    let router = undertone::telephony::router(server, ready, false).await;
+    let router = undertone::telephony::router(server, caller.auth(), ready, false).await;
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     address
 }

@@ -7,13 +7,13 @@ use undertone::model::{
     Activity, CallFact, CallId, CallType, Command, CommandContext, DeviceId, LegState, Mode,
     MonitorState, Reason, Refusal, Scope, TransferStep, UserData, UserDataChange,
 };
-use undertone::telephony::connection::in_process;
+use undertone::telephony::connection::{TelephonyChannel, in_process};
 use undertone::telephony::execute;
 use undertone::telephony::proto::telephony_client::TelephonyClient;
 use undertone::telephony::simulated::{self, Pickup, Simulated};
 
 struct House {
-    client: TelephonyClient<tonic::transport::Channel>,
+    client: TelephonyClient<TelephonyChannel>,
     simulated: Simulated,
     asked: std::cell::Cell<u32>,
 }
@@ -30,6 +30,7 @@ impl House {
         let context = CommandContext {
             request_id: self.asked.get().to_string().into(),
             user: Some("somebody".into()),
+            caller: None,
             deadline: Duration::from_secs(30),
         };
         execute(self.client.clone(), &context, &command).await.map(|_| ())

@@ -6,7 +6,18 @@ import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-with grpc.insecure_channel(sys.argv[1]) as channel:
+
+
+class Bearer(grpc.StreamStreamClientInterceptor):
+    """Sends the token of the file that is the second argument, if there is one."""
+
+    def intercept_stream_stream(self, continuation, details, requests):
+        details.metadata = [("authorization", f"Bearer {token}") for token in tokens[:1]]
+        return continuation(details, requests)
+
+
+tokens = open(sys.argv[2]).read().split() if len(sys.argv) > 2 else []
+with grpc.intercept_channel(grpc.insecure_channel(sys.argv[1]), Bearer()) as channel:
     database = ProtoReflectionDescriptorDatabase(channel)
     name = "undertone.telephony.v1.Telephony"
     assert name in database.get_services(), database.get_services()

@@ -1,14 +1,12 @@
 //! Server reflection, as tools ask for it that have no proto file.
 
-use std::net::SocketAddr;
+use crate::support::callers;
 use std::path::Path;
 use tokio_stream::once;
-use tonic::transport::Channel;
 use tonic_reflection::pb::{v1, v1alpha};
 use undertone::app::{self, ServerRole};
 use undertone::config;
-use undertone::telephony::connection::remote;
-use undertone::tls::ClientTls;
+use undertone::telephony::connection::TelephonyChannel;
 
 const CONTRACT: &str = "undertone.telephony.v1.Telephony";
 
@@ -26,7 +24,9 @@ async fn gateway_and_backend_describe_the_contract_to_tools_of_either_version() 
         let mut config = config::parse(Some((Path::new("test.toml"), &text)), []).unwrap();
         config.media.ports = None;
         let running = app::start(config, role, None).await.unwrap();
-        let channel = at(running.grpc());
+        let url = format!("http://{}", running.grpc());
+        let token = folder.path().join(format!("{role:?}")).join("grpc-token");
+        let channel = callers::channel(&url, &token);
         for files in [by_v1(channel.clone()).await, by_v1alpha(channel).await] {
             let descriptors = files.concat();
             for said in [CONTRACT.rsplit('.').next().unwrap(), "StartMonitoring", "WatchResponse"] {
@@ -38,11 +38,7 @@ async fn gateway_and_backend_describe_the_contract_to_tools_of_either_version() 
     }
 }
 
-fn at(address: SocketAddr) -> Channel {
-    remote(&format!("http://{address}"), ClientTls::default()).unwrap()
-}
-
-async fn by_v1(channel: Channel) -> Vec<Vec<u8>> {
+async fn by_v1(channel: TelephonyChannel) -> Vec<Vec<u8>> {
     use v1::server_reflection_request::MessageRequest::{FileContainingSymbol, ListServices};
     use v1::server_reflection_response::MessageResponse;
     let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel);
@@ -64,7 +60,7 @@ async fn by_v1(channel: Channel) -> Vec<Vec<u8>> {
     files.file_descriptor_proto.clone()
 }
 
-async fn by_v1alpha(channel: Channel) -> Vec<Vec<u8>> {
+async fn by_v1alpha(channel: TelephonyChannel) -> Vec<Vec<u8>> {
     use v1alpha::server_reflection_request::MessageRequest::{FileContainingSymbol, ListServices};
     use v1alpha::server_reflection_response::MessageResponse;
     let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);

@@ -1,6 +1,7 @@
 //! The gateway's end of the seam: connections break, backends restart, nothing is lost.
 
 use super::backends::{simulated_config, users};
+use crate::support::callers::{LocalCaller, anonymous};
 use crate::support::gateway_server::{BOB_PHONE, GatewayServer, ServerOptions};
 use serde_json::json;
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
-use undertone::audit::AuditLog;
+use undertone::audit::{AuditConfig, AuditLog};
 use undertone::gateway::GatewayConfig;
 use undertone::gateway::task::GatewayHandle;
 use undertone::grpc;
@@ -19,7 +20,7 @@ use undertone::model::{
 };
 use undertone::store;
 use undertone::supervision;
-use undertone::telephony::connection::{in_process, line, remote};
+use undertone::telephony::connection::{in_process, line};
 use undertone::telephony::proto::telephony_server::TelephonyServer;
 use undertone::telephony::proto::{self, telephony_client::TelephonyClient};
 use undertone::telephony::simulated::{self, Heard, Pickup, Simulated};
@@ -27,7 +28,6 @@ use undertone::telephony::{
     BackendConnection, CommandCall, CommandInbox, TelephonyService, WatchItem, refusal_of, router,
     serve,
 };
-use undertone::tls::ClientTls;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -85,23 +85,24 @@ async fn what_a_backend_quotes_in_a_refusal_is_shown_whole_and_the_device_by_its
 
 #[tokio::test]
 async fn a_backend_that_is_not_there_is_unavailable() {
-    let line = line(remote("http://127.0.0.1:1", ClientTls::default()).unwrap());
+    let line = line(anonymous("http://127.0.0.1:1"));
     assert_eq!(place(&line, dnd("bob-phone", true)).await.unwrap_err().reason, Reason::Unavailable);
     assert_eq!(*line.capabilities.borrow(), Capabilities::default());
 }
 
 #[tokio::test]
 async fn a_gateway_that_has_never_met_its_backend_says_so_instead_of_describing_an_empty_world() {
+    let caller = LocalCaller::new();
     let (server, _simulated) = simulated::start(simulated_config());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = router(server, watch::Sender::new(true).subscribe(), true).await;
+    let router = router(server, caller.auth(), watch::Sender::new(true).subscribe(), true).await;
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     let wire = Wire::to(address).await;
     wire.cut();
-    let line = line(remote(&format!("http://{}", wire.address), ClientTls::default()).unwrap());
+    let line = line(caller.channel_to(&format!("http://{}", wire.address)));
     let folder = tempfile::tempdir().unwrap();
-    let audit = AuditLog::open(&folder.path().join("audit.jsonl")).unwrap();
+    let audit = AuditLog::open(&AuditConfig::of(&folder.path().join("audit.jsonl"))).unwrap();
     let gateway =
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
@@ -138,13 +139,14 @@ async fn a_gateway_that_has_never_met_its_backend_says_so_instead_of_describing_
 
 #[tokio::test]
 async fn a_line_that_breaks_resumes_without_a_snapshot() {
+    let caller = LocalCaller::new();
     let (server, simulated) = simulated::start(simulated_config());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let router = router(server, watch::Sender::new(true).subscribe(), true).await;
+    let router = router(server, caller.auth(), watch::Sender::new(true).subscribe(), true).await;
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
     let wire = Wire::to(address).await;
-    let mut line = line(remote(&format!("http://{}", wire.address), ClientTls::default()).unwrap());
+    let mut line = line(caller.channel_to(&format!("http://{}", wire.address)));
     until_complete(&mut line).await;
 
     wire.cut();
@@ -162,19 +164,20 @@ async fn a_line_that_breaks_resumes_without_a_snapshot() {
 
 #[tokio::test]
 async fn a_backend_that_restarts_is_read_anew() {
+    let caller = LocalCaller::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let wire = Wire::to(address).await;
     let (server, _simulated) = simulated::start(simulated_config());
     let (end, ended) = oneshot::channel::<()>();
     let first = tokio::spawn(
-        router(server, watch::Sender::new(true).subscribe(), false)
+        router(server, caller.auth(), watch::Sender::new(true).subscribe(), false)
             .await
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
                 drop(ended.await)
             }),
     );
-    let mut line = line(remote(&format!("http://{}", wire.address), ClientTls::default()).unwrap());
+    let mut line = line(caller.channel_to(&format!("http://{}", wire.address)));
     until_complete(&mut line).await;
 
     wire.cut();
@@ -184,7 +187,7 @@ async fn a_backend_that_restarts_is_read_anew() {
     let listener = TcpListener::bind(address).await.unwrap();
     let (server, _simulated) = simulated::start(simulated_config());
     tokio::spawn(
-        router(server, watch::Sender::new(true).subscribe(), false)
+        router(server, caller.auth(), watch::Sender::new(true).subscribe(), false)
             .await
             .serve_with_incoming(TcpListenerStream::new(listener)),
     );
@@ -195,16 +198,16 @@ async fn a_backend_that_restarts_is_read_anew() {
 
 #[tokio::test]
 async fn the_router_answers_health_checks_as_long_as_it_is_ready() {
+    let caller = LocalCaller::new();
     use tonic_health::pb::health_client::HealthClient;
     use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
     let (server, _simulated) = simulated::start(simulated_config());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let ready = watch::Sender::new(true);
-    let router = router(server, ready.subscribe(), true).await;
+    let router = router(server, caller.auth(), ready.subscribe(), true).await;
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-    let mut health =
-        HealthClient::new(remote(&format!("http://{address}"), ClientTls::default()).unwrap());
+    let mut health = HealthClient::new(anonymous(&format!("http://{address}")));
     for service in ["", "undertone.telephony.v1.Telephony"] {
         let request = HealthCheckRequest { service: service.into() };
         let mut watched = health.watch(request).await.unwrap().into_inner();
@@ -254,7 +257,9 @@ async fn with_scope_agent_the_supervisor_leaves_with_the_agent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_supervisor_who_never_answers_is_given_up_after_twenty_seconds() {
-    let (server, simulated) = simulated::start(simulated_config());
+    let supervision = supervision::SupervisionConfig::default();
+    let config = simulated::SimulatedConfig { supervision, ..simulated_config() };
+    let (server, simulated) = simulated::start(config);
     let line = line(in_process(server));
     simulated.pick_up(&"meg-phone".into(), Pickup::Rings).await.unwrap();
     let call = talk(&simulated).await;
@@ -365,6 +370,7 @@ async fn place(line: &BackendConnection, command: Command) -> Result<(), Refusal
     let context = CommandContext {
         request_id: format!("{:x}", rand::random::<u64>()).into(),
         user: Some("meg".into()),
+        caller: None,
         deadline: Duration::from_secs(10),
     };
     let (placed, answer) = CommandCall::new(context, command);

@@ -42,6 +42,34 @@ fn start(program: &str, arguments: &[String], place: &Path, log: &Path) -> Child
         .unwrap_or_else(|error| panic!("{program} does not start ({error}); ./test installs it"))
 }
 
+/// What a server answers to a SIP message that `openssl s_client` sends; what openssl itself says
+/// where there is no connection.
+pub async fn openssl_says(
+    server: SocketAddr,
+    authority: &Path,
+    version: &str,
+    message: &str,
+) -> String {
+    let mut child = Command::new("openssl")
+        .args(["s_client", "-quiet", "-verify_return_error", "-verify_ip", "127.0.0.1"])
+        .args(["-connect", &server.to_string(), "-CAfile"])
+        .args([authority.as_os_str()])
+        .arg(version)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("openssl does not start ({error}); ./test installs it"));
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    // It may have ended already.
+    let _ = stdin.write_all(message.as_bytes()).await;
+    let mut answer = [0; 4096];
+    let read = tokio::time::timeout(Duration::from_secs(10), stdout.read(&mut answer)).await;
+    let size = read.expect("answers or ends").unwrap();
+    String::from_utf8_lossy(&answer[..size]).into_owned()
+}
+
 /// A run of SIPp.
 pub struct Sipp {
     child: Child,
@@ -278,6 +306,10 @@ impl Baresip {
             .find(|path| path.is_dir())
             .expect("baresip's modules; ./test installs it");
         // aubridge to nowhere is a sound card that nobody hears; sndfile records what was decoded.
+        let trust = match &server.sip_tls {
+            Some((_, authority)) => format!("sip_cafile {}\n", authority.display()),
+            None => String::new(),
+        };
         let config = format!(
             "poll_method epoll\nsip_listen 127.0.0.1:0\nnet_interface 127.0.0.1\n\
              rtp_ports {media}-{}\n\
@@ -288,13 +320,17 @@ impl Baresip {
              module g711.so\n{module}module aubridge.so\nmodule aufile.so\nmodule sndfile.so\n\
              module_tmp uuid.so\nmodule_tmp account.so\nmodule_app contact.so\nmodule_app menu.so\n\
              module_app ctrl_tcp.so\n\
-             ctrl_tcp_listen {control}\n",
+             ctrl_tcp_listen {control}\n{trust}",
             media + 5,
             modules.display(),
             module = if module.is_empty() { String::new() } else { format!("module {module}\n") },
         );
         fs::write(place.join("config"), config).unwrap();
-        let (number, password, sip) = (account.number, account.password, server.sip);
+        let (number, password) = (account.number, account.password);
+        let sip = match &server.sip_tls {
+            Some((address, _)) => format!("{address};transport=tls"),
+            None => server.sip.to_string(),
+        };
         let account = format!(
             "<sip:{number}@{sip}>;auth_user={number};auth_pass={password};answermode=auto;\
              regint=120;{params}\n"

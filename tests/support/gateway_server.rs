@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use undertone::app;
-use undertone::audit::AuditLog;
+use undertone::audit::{AuditConfig, AuditLog};
 use undertone::cometd;
 use undertone::cometd::long_polling::Cometd;
 use undertone::gateway::task::GatewayHandle;
@@ -100,7 +100,8 @@ impl GatewayServer {
             ..simulated::SimulatedConfig::default()
         });
         let folder = tempfile::tempdir().expect("a folder");
-        let audit = AuditLog::open(&folder.path().join("audit.jsonl")).expect("an audit file");
+        let audit = AuditLog::open(&AuditConfig::of(&folder.path().join("audit.jsonl")))
+            .expect("an audit file");
         let server = options.backend.unwrap_or(server);
         let line = connection::line(connection::in_process(server));
         let gateway = GatewayHandle::start(
@@ -158,9 +159,9 @@ impl GatewayServer {
     pub(crate) fn audit(&self) -> Vec<Value> {
         let text =
             std::fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("an audit file");
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("one JSON object per line"))
-            .collect()
+        let lines =
+            text.lines().map(|line| serde_json::from_str(line).expect("one JSON object per line"));
+        lines.filter(|line: &Value| line["event"] != "checkpoint").collect()
     }
 
     /// Under the door's own address.

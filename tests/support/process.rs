@@ -3,6 +3,7 @@
 use super::rest_client::http_client;
 use super::talk::PATIENCE;
 use super::wait;
+use nix::sys::signal::Signal;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
@@ -74,11 +75,15 @@ impl Process {
         self.printed().await
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.id()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), signal).unwrap();
+    }
+
     /// SIGTERM; exit code 0 in time; what it had printed.
     pub async fn terminate(mut self, within: Duration) -> String {
-        let id = i32::try_from(self.child.id().unwrap()).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM)
-            .unwrap();
+        self.signal(Signal::SIGTERM);
         let status = timeout(within, self.child.wait())
             .await
             .unwrap_or_else(|_| panic!("it has not ended: {:?}", self.log.lock().unwrap()))

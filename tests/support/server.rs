@@ -1,9 +1,10 @@
 //! The whole product in this process, on free ports, with the sample's people.
 
+use super::certificates::Certificates;
 use super::rest_client::{RestClient, http_client};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 use undertone::app::{self, Running, ServerRole};
@@ -59,6 +60,8 @@ const SOON: Duration = Duration::from_secs(20);
 pub struct Server {
     pub rest: SocketAddr,
     pub sip: SocketAddr,
+    /// SIP over TLS, and the file of the authority that vouches for it.
+    pub sip_tls: Option<(SocketAddr, PathBuf)>,
     pub running: Running,
     http: reqwest::Client,
     state: TempDir,
@@ -80,11 +83,32 @@ impl Server {
             let mut text = describe(state, "");
             for account in accounts {
                 let number = format!("number = '{}'\n", account.number);
-                text = text.replace(&number, &format!("{number}srtp = '{srtp}'\n"));
+                let srtp = format!("srtp = '{srtp}'\nsrtp_over_clear = true\n");
+                text = text.replace(&number, &format!("{number}{srtp}"));
             }
             text
         })
         .await
+    }
+
+    /// With SIP over TLS and SRTP, and nothing else, for the devices of these accounts.
+    pub async fn with_tls(accounts: &[Account], certificates: &Certificates) -> Server {
+        let pair = certificates.server();
+        let mut server = Server::described(|state| {
+            let mut text = describe(state, "");
+            for account in accounts {
+                let number = format!("number = '{}'\n", account.number);
+                let keys = "transport = 'tls'\nsrtp = 'required'\n";
+                text = text.replace(&number, &format!("{number}{keys}"));
+            }
+            text = text.replace("'tcp:127.0.0.1:0'", "'tcp:127.0.0.1:0', 'tls:127.0.0.1:0'");
+            let (certificate, key) = (pair.certificate.display(), pair.key.display());
+            format!("{text}[tls]\nsip_certificate = '{certificate}'\nsip_key = '{key}'\n")
+        })
+        .await;
+        let address = server.running.sip(Protocol::Tls).unwrap();
+        server.sip_tls = Some((address, certificates.authority_file()));
+        server
     }
 
     async fn described(describe: impl FnOnce(&Path) -> String) -> Server {
@@ -96,10 +120,16 @@ impl Server {
         Server {
             rest: running.rest().unwrap(),
             sip: running.sip(Protocol::Udp).unwrap(),
+            sip_tls: None,
             running,
             http: http_client(),
             state,
         }
+    }
+
+    /// The file with the token of a gateway on this machine.
+    pub fn token_file(&self) -> PathBuf {
+        self.state.path().join("grpc-token")
     }
 
     /// The lines of the audit.
@@ -108,7 +138,8 @@ impl Server {
             std::fs::read_to_string(self.state.path().join("audit.jsonl")).unwrap_or_default();
         // The last line may be on its way.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let lines = whole.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.filter(|line: &Value| line["event"] != "checkpoint").collect()
     }
 
     /// Waits until the device's phone has registered.

@@ -17,6 +17,7 @@ use undertone::sip::b2bua::{AccountKind, B2buaConfig};
 use undertone::sip::backend::{self, BackendConfig, SipBackend};
 use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, Trunk, TrunkSource};
 use undertone::sip::flow::Protocol;
+use undertone::sip::transport::TransportTls;
 use undertone::store::{self, Store};
 use undertone::telephony::connection;
 use undertone::telephony::{BackendConnection, CommandCall};
@@ -77,6 +78,7 @@ pub(crate) fn config() -> BackendConfig {
         },
         b2bua: B2buaConfig::default(),
         media: MediaConfig { ports: None, workers: 1, ..MediaConfig::default() },
+        tls: TransportTls::default(),
     }
 }
 
@@ -132,6 +134,7 @@ impl SipFixture {
         let context = CommandContext {
             request_id: RequestId::from(format!("r{}", self.asked)),
             user: Some("tester".into()),
+            caller: None,
             deadline: SOON,
         };
         let (placed, answer) = CommandCall::new(context, command);

@@ -19,7 +19,12 @@ pub(super) async fn ends_a_call_once<P: Phones>(session: &mut Session<'_, P>) ->
     let expected = "the last fact of the call has all its parties";
     ensure(parties >= 2, expected, || format!("{parties} parties"))?;
     let known = session.snapshot().await?;
-    ensure(known.calls.is_empty(), "the call is in no snapshot", || known.describe())
+    let expected = "the call that is over is in no snapshot";
+    ensure(known.calls.is_empty(), expected, || known.describe())?;
+    let again = known.over.iter().find(|fact| fact.id == call);
+    ensure(again.is_none(), expected, || {
+        format!("a later snapshot tells call {call}, every party Released")
+    })
 }
 
 pub(super) async fn answers_by_command<P: Phones>(session: &mut Session<'_, P>) -> Verdict {

@@ -5,7 +5,7 @@ use crate::contract_check::session::{
 };
 use crate::contract_check::{Person, Phones};
 use crate::model::{
-    Activity, CallId, Command, DeviceFact, DeviceId, MonitorState, Reason, TransferStep,
+    Activity, CallId, Command, CommandContext, DeviceFact, DeviceId, Reason, TransferStep,
     UserDataChange,
 };
 use crate::telephony::{code_of, proto, refusal_of};
@@ -192,7 +192,7 @@ pub(super) async fn refuses_what_is_not_offered<P: Phones>(
                 let is_so = [Reason::Forbidden, Reason::NotFound].contains(&refusal.reason);
                 ensure(is_so, expected, || refused_as(&refusal))?;
             }
-            Ok(()) => return Err(Miss::failed(expected, "it is accepted")),
+            Ok(_) => return Err(Miss::failed(expected, "it is accepted")),
         }
     }
     match all_offered {
@@ -218,27 +218,21 @@ pub(super) async fn asks_only_for_calls_that_wait<P: Phones>(
             Ok(())
         }
         Err(refusal) => Err(Miss::failed("NotFound or Forbidden", refused_as(&refusal))),
-        Ok(()) => Err(Miss::failed("NotFound or Forbidden", "it is accepted")),
+        Ok(_) => Err(Miss::failed("NotFound or Forbidden", "it is accepted")),
     }
 }
 
 pub(super) async fn does_a_request_id_once<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
-    let residents = session.residents();
-    let (supervisor, second) = (residents.supervisor.clone(), residents.second.clone());
-    let (agent, colleague) = (residents.agent.clone(), residents.colleague.clone());
+    let supervisor = session.residents().supervisor.clone();
     let once = session.context(&supervisor);
-    let arm = start(&supervisor, &agent.device);
-    session.accepted_in(&once, &arm).await?;
+    let arm = start(&supervisor, &session.residents().agent.device.clone());
+    let first = session.accepted_in(&once, &arm).await?;
     session.stop(&supervisor).await?;
-    session.accepted_in(&once, &arm).await?;
-    // Facts come in order: once a later change shows, so would the command done again.
-    session.accepted(&second, start(&second, &colleague.device)).await?;
-    session
-        .until("the second supervisor's monitor is armed", |known, residents| {
-            let monitor = known.monitors.get(&residents.second.device);
-            monitor.is_some_and(|monitor| monitor.state == MonitorState::Armed)
-        })
-        .await?;
+    let second = session.accepted_in(&once, &arm).await?;
+    ensure(first == second, format!("the revision in the answer is again {first}"), || {
+        second.to_string()
+    })?;
+    session.catch_up().await?;
     let is_once = !session.known().monitors.contains_key(&supervisor.device);
     ensure(is_once, "StartMonitoring is not done again under its request id", || {
         session.known().describe()
@@ -262,6 +256,59 @@ pub(super) async fn refuses_another_command_under_an_id<P: Phones>(
     session.accepted_in(&context, &arm).await?;
     let stop = Command::StopMonitoring { supervisor: supervisor.device };
     session.refused_in(&context, &stop, Reason::InvalidInput).await.map(|_| ())
+}
+
+pub(super) async fn keeps_users_request_ids_apart<P: Phones>(
+    session: &mut Session<'_, P>,
+) -> Verdict {
+    let residents = session.residents().clone();
+    let (supervisor, second) = (&residents.supervisor, &residents.second);
+    if supervisor.user == second.user {
+        return Err(Miss::Skipped("both supervisors are one user: see --second".into()));
+    }
+    let first = session.context(supervisor);
+    let same = CommandContext { user: Some(second.user.clone()), ..first.clone() };
+    session.accepted_in(&first, &start(supervisor, &residents.agent.device)).await?;
+    let command = start(second, &residents.colleague.device);
+    if let Err(refusal) = session.send(&same, &command).await {
+        let (user, other) = (&second.user, &supervisor.user);
+        let expected = format!("user {user} may use a request id that user {other} has used");
+        return Err(Miss::failed(expected, refused_as(&refusal)));
+    }
+    let expected = "both users' commands under the same request id are done: two monitors";
+    session
+        .until(expected, |known, residents| {
+            known.is_armed(&residents.supervisor) && known.is_armed(&residents.second)
+        })
+        .await
+}
+
+pub(super) async fn answers_with_the_revision_before<P: Phones>(
+    session: &mut Session<'_, P>,
+) -> Verdict {
+    let supervisor = session.residents().supervisor.clone();
+    let arm = start(&supervisor, &session.residents().agent.device.clone());
+    let stop = Command::StopMonitoring { supervisor: supervisor.device.clone() };
+    for (command, is_armed) in [(arm, true), (stop, false)] {
+        let told = session.watch.revision;
+        let context = session.context(&supervisor);
+        let answered = session.accepted_in(&context, &command).await?;
+        let name = name(&command);
+        let expected = format!(
+            "{name} is answered with revision {told}, which was told before, or a higher one"
+        );
+        ensure(answered >= told, expected, || format!("revision {answered}"))?;
+        let expected = format!("what comes of {name} is reported");
+        session
+            .until(expected, |known, residents| known.is_armed(&residents.supervisor) == is_armed)
+            .await?;
+        let revision = session.watch.said;
+        let expected = format!(
+            "what comes of {name}, which was answered with revision {answered}, has a higher one"
+        );
+        ensure(revision > answered, expected, || format!("revision {revision}"))?;
+    }
+    Ok(())
 }
 
 pub(super) async fn sets_do_not_disturb<P: Phones>(session: &mut Session<'_, P>) -> Verdict {

@@ -4,7 +4,7 @@ use super::ACTIVITIES;
 use crate::contract_check::session::{Known, Miss, Session, Verdict, ensure, refused_as};
 use crate::contract_check::{Person, Phones, Residents};
 use crate::model::{
-    Activity, CallId, Command, DeviceId, Mode, MonitorState, PartyRole, Reason, Scope,
+    Activity, CallId, Command, DeviceId, LegState, Mode, MonitorState, PartyRole, Reason, Scope,
 };
 use crate::telephony::phones::{PhoneCommand, Pickup};
 
@@ -61,7 +61,7 @@ pub(super) async fn refuses_a_second_supervisor<P: Phones>(
     match session.send(&context, &command).await {
         Err(refusal) if refusal.reason == Reason::InUse => Ok(()),
         Err(refusal) => Err(Miss::failed("it is refused as InUse", refused_as(&refusal))),
-        Ok(()) => {
+        Ok(_) => {
             let expected = "both monitors are there, when a second supervisor is accepted";
             session.until(expected, |known, _| known.monitors.len() == 2).await?;
             Err(Miss::Skipped("the backend lets several supervisors monitor one agent".into()))
@@ -124,6 +124,24 @@ pub(super) async fn joins_the_next_call<P: Phones>(session: &mut Session<'_, P>)
         "conn_id has 16 hexadecimal digits",
         || fact.conn_id.clone(),
     )
+}
+
+pub(super) async fn waits_for_the_answer<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
+    session.start(Activity::Coach).await?;
+    session.until_armed().await?;
+    let call = session.ring().await?;
+    session.catch_up().await?;
+    let supervisor = session.residents().supervisor.device.clone();
+    let known = session.known();
+    let mut states = known.states.iter().filter(|(device, _)| *device == supervisor);
+    let early = states.find(|(_, state)| *state != MonitorState::Armed);
+    let expected = "the monitor is armed while the agent's phone rings";
+    ensure(early.is_none(), expected, || known.describe())?;
+    let legs = supervisors_legs(known, &call);
+    let expected = "the supervisor is no party while the agent's phone rings";
+    ensure(legs == 0, expected, || known.describe())?;
+    session.act(PhoneCommand::Answer(session.residents().agent.number.clone())).await?;
+    session.until_joined(&call, Activity::Coach).await
 }
 
 pub(super) async fn waits_for_the_call_after<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
@@ -234,17 +252,32 @@ pub(super) async fn reports_a_rejection<P: Phones>(session: &mut Session<'_, P>)
     reports(session, Pickup::Rejects).await
 }
 
+pub(super) async fn gives_up_an_unanswered_phone<P: Phones>(
+    session: &mut Session<'_, P>,
+) -> Verdict {
+    reports(session, Pickup::Rings).await
+}
+
 async fn reports<P: Phones>(session: &mut Session<'_, P>, pickup: Pickup) -> Verdict {
     let number = session.residents().supervisor.number.clone();
     session.act(PhoneCommand::Pickup(number.clone(), pickup)).await?;
-    let reported = reports_a_failure(session).await;
+    let reported = reports_a_failure(session, pickup).await;
     let answers = session.act(PhoneCommand::Pickup(number, Pickup::Answers)).await;
     reported.and(answers)
 }
 
-async fn reports_a_failure<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
+async fn reports_a_failure<P: Phones>(session: &mut Session<'_, P>, pickup: Pickup) -> Verdict {
     session.start(Activity::Coach).await?;
     let call = session.talk().await?;
+    if pickup == Pickup::Rings {
+        session
+            .until("the supervisor's phone rings, as a party of the call", |known, residents| {
+                let leg = known.calls.get(&call);
+                let leg = leg.and_then(|call| call.party_of(&residents.supervisor.device));
+                leg.is_some_and(|leg| leg.state == LegState::Ringing)
+            })
+            .await?;
+    }
     session
         .until("a Failure of the supervisor's device is reported", |known, residents| {
             known.failures.contains(&residents.supervisor.device)
@@ -256,7 +289,11 @@ async fn reports_a_failure<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
 
 pub(super) async fn joins_nobody_without_leave<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
     let call = wait_for_leave(session).await?;
-    session.until("without an answer the monitor is armed", is_armed).await?;
+    session
+        .until("without an answer the monitor is armed", |known, residents| {
+            known.is_armed(&residents.supervisor)
+        })
+        .await?;
     session.until("without an answer nobody has joined", is_out(&call)).await?;
     let (supervisor, late) = admit(session, &call, true);
     session.refused(&supervisor, late, Reason::InvalidState).await
@@ -266,8 +303,27 @@ pub(super) async fn joins_nobody_who_may_not<P: Phones>(session: &mut Session<'_
     let call = wait_for_leave(session).await?;
     let (supervisor, no) = admit(session, &call, false);
     session.accepted(&supervisor, no).await?;
-    session.until("the monitor is armed", is_armed).await?;
+    session.until_armed().await?;
     session.until("nobody has joined", is_out(&call)).await
+}
+
+pub(super) async fn tells_which_joins_wait_for_leave<P: Phones>(
+    session: &mut Session<'_, P>,
+) -> Verdict {
+    let call = wait_for_leave(session).await?;
+    let device = session.residents().supervisor.device.clone();
+    let known = session.snapshot().await?;
+    let expected = format!("a snapshot tells the AdmissionAsked for call {call} that waits");
+    ensure(known.asked.get(&device) == Some(&call), expected, || match known.asked.is_empty() {
+        true => format!("it tells none, and {}", known.describe()),
+        false => format!("it tells {:?}", known.asked),
+    })?;
+    let (supervisor, no) = admit(session, &call, false);
+    session.accepted(&supervisor, no).await?;
+    session.until_armed().await?;
+    let known = session.snapshot().await?;
+    let expected = "an AdmissionAsked that is answered is in no snapshot";
+    ensure(known.asked.is_empty(), expected, || "a later snapshot tells it".into())
 }
 
 pub(super) async fn joins_with_leave<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
@@ -323,11 +379,6 @@ async fn until_is<P: Phones>(
             })
         })
         .await
-}
-
-fn is_armed(known: &Known, residents: &Residents) -> bool {
-    let monitor = known.monitors.get(&residents.supervisor.device);
-    monitor.is_some_and(|monitor| monitor.state == MonitorState::Armed)
 }
 
 /// The supervisor is not on the call, and the agent is.

@@ -64,7 +64,10 @@ pub(super) async fn resumes_after_a_revision<P: Phones>(session: &mut Session<'_
     session.until_armed().await?;
     let mut resumed = fresh(session, revision, &instance).await?;
     match resumed.next().await? {
-        WatchItem::Heartbeat => {}
+        WatchItem::Heartbeat => {
+            let expected = format!("the Heartbeat has revision {revision}, which was asked for");
+            ensure(resumed.said == revision, expected, || format!("revision {}", resumed.said))?;
+        }
         WatchItem::SnapshotBegin { .. } => {
             let why = "the backend keeps no history: a watch always begins with a snapshot";
             return Err(Miss::Skipped(why.into()));
@@ -108,10 +111,17 @@ pub(super) async fn beats_when_nothing_happens<P: Phones>(session: &mut Session<
     for _ in 0..2 {
         let beat = session.watch.next().await?;
         ensure(beat == WatchItem::Heartbeat, "a Heartbeat", || said(&beat))?;
+        beats_at(session, revision)?;
     }
-    ensure(session.watch.revision == revision, format!("revision {revision}"), || {
-        session.watch.revision.to_string()
-    })?;
+    session.start(Activity::Coach).await?;
+    session.until_armed().await?;
+    loop {
+        let revision = session.watch.revision;
+        if session.watch.next().await? == WatchItem::Heartbeat {
+            beats_at(session, revision)?;
+            break;
+        }
+    }
     // The shortest that may be asked for: less is taken for it.
     let request = proto::WatchRequest { heartbeat_ms: 1, ..proto::WatchRequest::default() };
     let mut client = session.bench.client.clone();
@@ -121,6 +131,13 @@ pub(super) async fn beats_when_nothing_happens<P: Phones>(session: &mut Session<
         Ok(Err(status)) => Err(Miss::failed(expected, status.message())),
         Err(_) => Err(Miss::failed(expected, "it is not answered")),
     }
+}
+
+/// A watch that breaks now is resumed after the revision of this Heartbeat: a lower one tells again
+/// what was told, a higher one loses what was not.
+fn beats_at<P: Phones>(session: &Session<'_, P>, told: u64) -> Verdict {
+    let expected = format!("the Heartbeat has revision {told}, which was told last");
+    ensure(session.watch.said == told, expected, || format!("revision {}", session.watch.said))
 }
 
 async fn fresh<P: Phones>(

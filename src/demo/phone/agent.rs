@@ -6,8 +6,9 @@ mod transactions;
 
 use super::digest::Challenge;
 use super::sdp::{self, Described, SdpDirection};
+use super::socket::{Arrived, PhoneSocket};
 use super::wire;
-use super::{AnswerPolicy, PhoneConfig, PhoneError, PhoneEvent, PhoneShared};
+use super::{AnswerPolicy, PhoneConfig, PhoneError, PhoneEvent, PhoneShared, PhoneTls};
 use crate::clock;
 use call::{PhoneCall, PhoneState};
 use rsip::headers::{self, UntypedHeader};
@@ -15,9 +16,11 @@ use rsip::{Header, Method, Request, Response, SipMessage};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 use transactions::{Outbox, PhoneAnswers, PhoneTransaction, PhoneTransactions, Purpose};
+
+/// A connection that cannot be made is tried again after so long.
+const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) type PhoneReply = oneshot::Sender<Result<(), PhoneError>>;
 
@@ -54,6 +57,10 @@ pub(super) enum Ask {
     Options {
         reply: PhoneReply,
     },
+    Disconnect {
+        stays_away: bool,
+        reply: PhoneReply,
+    },
     Policy {
         answer: AnswerPolicy,
         reply: PhoneReply,
@@ -63,7 +70,7 @@ pub(super) enum Ask {
 #[derive(Debug)]
 pub(super) struct Agent {
     config: PhoneConfig,
-    socket: UdpSocket,
+    socket: PhoneSocket,
     address: SocketAddr,
     shared: Arc<PhoneShared>,
     call: Option<PhoneCall>,
@@ -72,13 +79,14 @@ pub(super) struct Agent {
     register_id: String,
     register_cseq: u32,
     renew_at: Option<Instant>,
+    is_registered: bool,
     outbox: Outbox,
 }
 
 impl Agent {
     pub(super) fn new(
         config: PhoneConfig,
-        socket: UdpSocket,
+        socket: PhoneSocket,
         address: SocketAddr,
         shared: Arc<PhoneShared>,
     ) -> Agent {
@@ -93,6 +101,7 @@ impl Agent {
             register_id: token(),
             register_cseq: 0,
             renew_at: None,
+            is_registered: false,
             outbox: Outbox::new(),
         }
     }
@@ -102,7 +111,9 @@ impl Agent {
         loop {
             while let Some((bytes, to)) = self.outbox.pop_front() {
                 // Lost on the way, as on any network: retransmissions take care of it.
-                let _ = self.socket.send_to(&bytes, to).await;
+                if self.socket.send(&bytes, to).await.is_err() {
+                    self.handle_lost(AGAIN);
+                }
             }
             let wake = self.next_timeout();
             tokio::select! {
@@ -110,13 +121,15 @@ impl Agent {
                     Some(ask) => self.handle_ask(ask),
                     None => return,
                 },
-                received = self.socket.recv_from(&mut buffer) => {
-                    if let Ok((size, from)) = received
-                        && let Some(message) = wire::read(&buffer[..size])
-                    {
-                        self.handle_message(message, from);
+                received = self.socket.receive(&mut buffer) => match received {
+                    Ok(Arrived::Message(bytes, from)) => {
+                        if let Some(message) = wire::read(&bytes) {
+                            self.handle_message(message, from);
+                        }
                     }
-                }
+                    Ok(Arrived::Lost) => self.handle_lost(Duration::ZERO),
+                    Err(_) => {}
+                },
                 () = sleep_until(wake) => self.handle_timeout(clock::instant()),
             }
         }
@@ -140,7 +153,7 @@ impl Agent {
             }
             Ask::Options { reply } => {
                 let server = self.config.server;
-                let uri = format!("sip:{server}");
+                let uri = format!("{}:{server}", self.scheme());
                 let fields = self.outside_fields(&uri, &token(), 1, "OPTIONS");
                 self.send_request(
                     Method::Options,
@@ -151,6 +164,14 @@ impl Agent {
                     Purpose::Options { reply: Some(reply) },
                 );
             }
+            Ask::Disconnect { stays_away, reply } => {
+                self.socket.disconnect();
+                match stays_away {
+                    true => self.renew_at = None,
+                    false => self.handle_lost(Duration::ZERO),
+                }
+                answer(reply, Ok(()));
+            }
             Ask::Policy { answer: policy, reply } => {
                 self.config.answer = policy;
                 answer(reply, Ok(()));
@@ -158,17 +179,25 @@ impl Agent {
         }
     }
 
+    /// Its connection is gone: it registers again by another.
+    fn handle_lost(&mut self, after: Duration) {
+        if self.socket.is_reliable() && self.is_registered {
+            self.renew_at = Some(clock::instant() + after);
+        }
+    }
+
     fn register(&mut self, on: bool, reply: Option<PhoneReply>) {
         let server = self.config.server;
         self.register_cseq += 1;
         self.renew_at = None;
+        self.is_registered &= on;
         let id = self.register_id.clone();
         let uri = self.address_of(&self.config.number);
         let mut fields = self.outside_fields(&uri, &id, self.register_cseq, "REGISTER");
         fields.push(self.contact());
         let expires = if on { self.config.expires } else { 0 };
         fields.push(Header::Expires(headers::Expires::new(expires.to_string())));
-        let registrar = format!("sip:{server}");
+        let registrar = format!("{}:{server}", self.scheme());
         self.send_request(
             Method::Register,
             &registrar,
@@ -528,6 +557,7 @@ impl Agent {
         match client.purpose {
             Purpose::Register { on, reply } => {
                 if good {
+                    self.is_registered = on;
                     if on {
                         self.renew_at = Some(
                             clock::instant()
@@ -695,7 +725,11 @@ impl Agent {
     ) {
         self.send(SipMessage::Request(request.clone()), to);
         let (sent, now) = ((branch, request), clock::instant());
-        self.clients.push(PhoneTransaction::new(sent, to, purpose, credentials, now));
+        let mut client = PhoneTransaction::new(sent, to, purpose, credentials, now);
+        if self.socket.is_reliable() {
+            client.send_once();
+        }
+        self.clients.push(client);
     }
 
     fn respond(
@@ -777,19 +811,33 @@ impl Agent {
     }
 
     fn address_of(&self, number: &str) -> String {
-        format!("sip:{number}@{}", self.config.server)
+        format!("{}:{number}@{}", self.scheme(), self.config.server)
+    }
+
+    fn scheme(&self) -> &'static str {
+        match &self.config.tls {
+            Some(PhoneTls { sips: true, .. }) => "sips",
+            Some(_) | None => "sip",
+        }
     }
 
     fn contact(&self) -> Header {
+        let transport = match &self.config.tls {
+            Some(PhoneTls { sips: false, .. }) => ";transport=tls",
+            Some(_) | None => "",
+        };
         Header::Contact(headers::Contact::new(format!(
-            "<sip:{}@{}>",
-            self.config.number, self.address
+            "<{}:{}@{}{transport}>",
+            self.scheme(),
+            self.config.number,
+            self.address
         )))
     }
 
     fn via(&self, branch: &str) -> Header {
         Header::Via(headers::Via::new(format!(
-            "SIP/2.0/UDP {};rport;branch={branch}",
+            "SIP/2.0/{} {};rport;branch={branch}",
+            if self.socket.is_reliable() { "TLS" } else { "UDP" },
             self.address
         )))
     }

@@ -73,6 +73,7 @@ fn what_can_not_be_so_is_refused_and_changes_nothing() {
             Reason::InvalidInput,
             "'x'",
         ),
+        (change(device("bob-phone"), json!({"srtp": "required"})), Reason::InvalidInput, "clear"),
         (change(device("bob-phone"), json!({"kind": "customer"})), Reason::InvalidState, "user"),
         (change(group(), json!({"agents": ["eve"]})), Reason::InvalidInput, "'eve'"),
         (change(group(), json!({"supervisors": ["bob"]})), Reason::InvalidInput, "Supervisor"),
@@ -110,7 +111,7 @@ fn a_change_keeps_what_it_does_not_name_and_a_password_as_long_as_the_number() {
     let digests = BTreeMap::from([(crate::sip::digest::Algorithm::Md5, "0".repeat(32))]);
     editor.set_ha1s(&"bob-phone".into(), digests.clone());
     let change = |value| Edit { entry: device("bob-phone"), kind: EditKind::Change(fields(value)) };
-    editor.apply(change(json!({"srtp": "required"}))).expect("changed");
+    editor.apply(change(json!({"srtp": "required", "transport": "tls"}))).expect("changed");
     let account = editor.accounts.get(&"bob-phone".into()).expect("an account");
     assert_eq!((account.number.as_str(), &account.ha1s), ("5001", &digests));
     editor.apply(change(json!({"number": "5011"}))).expect("changed");

@@ -50,6 +50,8 @@ pub(super) struct CodecChange {
 pub struct Leg {
     /// Its packets are protected, both ways.
     pub(super) srtp: Option<Box<Protection>>,
+    /// What it is sent, while it is a customer and a supervisor is on its call.
+    pub(super) sound: Option<Box<SoundCount>>,
     /// The digits that are sent in its name.
     pub(super) digits: Option<Box<DtmfSender>>,
     pub(super) route: Route,
@@ -91,6 +93,10 @@ pub struct Leg {
 #[derive(Debug)]
 pub(super) struct LegCold {
     reporter: Reporter,
+    /// The local port, once it is known.
+    pub(super) port: u16,
+    /// Of what it was sent during joins that are over.
+    pub(super) sound_hash: SoundHash,
     /// What the leg reported last of what it receives.
     remote: Option<Block>,
     up: Upsampler,
@@ -115,6 +121,7 @@ impl Leg {
     pub fn new(name: LegId, start: StreamStart, now: Instant) -> Self {
         Self {
             srtp: None,
+            sound: None,
             digits: None,
             route: Route::Silent,
             permitted: 0,
@@ -142,6 +149,8 @@ impl Leg {
             slot: 0,
             seldom: Box::new(LegCold {
                 reporter: Reporter::new(start.reports),
+                port: 0,
+                sound_hash: SoundHash::default(),
                 remote: None,
                 up: Upsampler::default(),
                 down: Downsampler::default(),
@@ -151,6 +160,12 @@ impl Leg {
                 transcoders: SpareTranscoders::default(),
             }),
         }
+    }
+
+    /// The same at a local port.
+    pub fn at_port(mut self, port: u16) -> Self {
+        self.seldom.port = port;
+        self
     }
 
     /// The id that names it.
@@ -598,10 +613,10 @@ impl Leg {
         out: &mut impl FnMut(Transmit<'_>),
     ) {
         let muxed = sent == TransmitKind::Rtcp && self.source.is_muxed();
+        let clear = bytes;
         let Some(srtp) = &mut self.srtp else {
             out(Transmit { slot: self.slot, sent, muxed, to, bytes });
-            self.source.spend();
-            return self.stats.count(sent);
+            return self.note_sent(sent, clear);
         };
         let mut buffer = [0; MAX_PROTECTED];
         let protected = match sent {
@@ -617,8 +632,15 @@ impl Leg {
             return;
         };
         out(Transmit { slot: self.slot, sent, muxed, to, bytes });
+        self.note_sent(sent, clear);
+    }
+
+    fn note_sent(&mut self, sent: TransmitKind, packet: &[u8]) {
         self.source.spend();
         self.stats.count(sent);
+        if let Some(sound) = &mut self.sound {
+            sound.note(sent, packet);
+        }
     }
 
     /// Takes the protection off an RTP packet, if it is this leg's to have one; returns the

@@ -5,6 +5,7 @@ mod dtmf;
 mod encrypted;
 mod formats;
 mod hearing;
+mod joins;
 mod mixing;
 mod noise;
 mod numbers;

@@ -781,12 +781,12 @@ impl Worker {
             tracing::error!(%error, leg = leg.0, "a media socket cannot be let go");
         }
         let leg = entry.call.take(leg, now)?;
-        if entry.call.is_empty() {
-            self.calls.remove(&entry.call.key());
+        let over = entry.call.is_empty().then(|| entry.call.key());
+        self.finish_step(place);
+        if let Some(key) = over {
+            self.calls.remove(&key);
             self.entries[place] = None;
             self.wheel.forget(place);
-        } else {
-            self.finish_step(place);
         }
         Some(LegWithSockets { leg, sockets })
     }

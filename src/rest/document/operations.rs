@@ -102,6 +102,8 @@ pub(in crate::rest) struct Parameter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::rest) enum Presence {
     Optional,
+    /// Clients send it, and it is not read.
+    LeftOut,
     Required,
     /// It, or the parameter of that name.
     RequiredUnless(&'static str),
@@ -464,7 +466,7 @@ fn left_out(name: &'static str, meaning: &str) -> Parameter {
     let description = format!("{meaning} Taken, and left out.");
     Parameter {
         name,
-        presence: Presence::Optional,
+        presence: Presence::LeftOut,
         example: None,
         schema: json!({"type": "string", "description": description}),
     }
@@ -621,7 +623,7 @@ fn request_schema(operation: Operation, uris: &Uris) -> Value {
     let refusals = described.refusals();
     for Parameter { name, presence, schema, .. } in described.parameters {
         match presence {
-            Presence::Optional => {}
+            Presence::Optional | Presence::LeftOut => {}
             Presence::Required => required.push(name),
             Presence::RequiredUnless(other) => instead = Some((name, other)),
         }

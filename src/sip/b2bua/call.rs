@@ -46,6 +46,8 @@ pub(super) struct Call {
     /// The number that the caller says it is: for loops only, shown to nobody.
     pub(super) claimed: Number,
     pub(super) passed: Vec<PassedHeader>,
+    /// Its caller wants every leg of it over TLS: a sips URI was called.
+    pub(super) is_secure: bool,
     /// What is attached to it.
     pub(super) user_data: UserData,
     pub(super) transfer: Option<Transfer>,
@@ -104,6 +106,7 @@ impl Call {
             max_forwards: start.max_forwards,
             claimed: start.claimed,
             passed: Vec::new(),
+            is_secure: false,
             user_data: start.user_data,
             transfer: None,
             consult: start.consult,

@@ -28,6 +28,7 @@ struct IncomingCall {
     passed: Vec<PassedHeader>,
     user_data: UserData,
     returns: Option<LegId>,
+    is_secure: bool,
 }
 
 /// What was found for an INVITE for a new call.
@@ -68,6 +69,7 @@ impl<E: Environment> B2bua<E> {
                 user_data,
                 replaces,
                 returns,
+                is_secure,
             } => {
                 let incoming = IncomingCall {
                     leg,
@@ -80,6 +82,7 @@ impl<E: Environment> B2bua<E> {
                     passed,
                     user_data,
                     returns,
+                    is_secure,
                 };
                 let taken = match replaces {
                     Some(replaced) => self.replace(incoming, replaced, now),
@@ -102,8 +105,10 @@ impl<E: Environment> B2bua<E> {
             }
             LegEvent::ConnectedIdentity { leg, names } => self.connected(leg, &names, now),
             LegEvent::Redirected { leg, status, to } => self.redirected(leg, status, &to, now),
-            LegEvent::Referred { leg, to, replaces: None } => self.referred(leg, &to, now),
-            LegEvent::Referred { leg, to: _, replaces: Some(other) } => {
+            LegEvent::Referred { leg, to, replaces: None, is_secure } => {
+                self.referred(leg, &to, is_secure, now)
+            }
+            LegEvent::Referred { leg, to: _, replaces: Some(other), is_secure: _ } => {
                 self.referred_to_other(leg, other, now)
             }
             LegEvent::Progress { leg, status, media } => {
@@ -290,7 +295,11 @@ impl IncomingCall {
             consult,
             user_data: self.user_data,
         };
-        let mut call = Call { passed: self.passed, ..Call::new(start, party, ctx.now) };
+        let mut call = Call {
+            passed: self.passed,
+            is_secure: self.is_secure,
+            ..Call::new(start, party, ctx.now)
+        };
         if call.invite(callee, self.from, &codecs, ctx).is_none() {
             call.refuse(Rejection::NoPort, ctx.out);
         }

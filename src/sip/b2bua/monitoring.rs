@@ -8,7 +8,7 @@ use super::step::Ctx;
 use super::{B2bua, Environment, identity};
 use crate::media::MediaCommand;
 use crate::model::{
-    Activity, CallId, DeviceId, Fact, MonitorFact, Now, PartyRole, Reason, Refusal,
+    Activity, CallId, DeviceId, Fact, JoinSound, MonitorFact, Now, PartyRole, Reason, Refusal,
 };
 use crate::sip::leg::{Destination, LegCommand, LegSource, MAX_FORWARDS};
 use crate::sip::sdp::Direction;
@@ -96,6 +96,7 @@ impl MonitorLink {
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
             user_data: call.user_data.clone(),
+            is_secure: false,
         };
         ctx.out.invitations.push((leg, invite));
         party.link = Some(self);
@@ -128,9 +129,19 @@ impl Call {
         takeover: bool,
         ctx: &mut Ctx<'_>,
     ) {
-        let Some(link) = self.parties.monitor_link(supervisor) else {
-            return;
-        };
+        let Some(party) = self.parties.supervisor(supervisor) else { return };
+        let leg = party.leg;
+        let Some(link) = party.link.as_mut() else { return };
+        if !link.joined {
+            let sound = JoinSound {
+                supervisor: supervisor.clone(),
+                target: link.target.clone(),
+                call: self.id.clone(),
+                since: ctx.now.wall,
+                legs: Vec::new(),
+            };
+            ctx.out.joined.push((leg, sound));
+        }
         let agent = link.join(activity, coached, takeover);
         ctx.out.changed.insert(self.key);
         // The agent is monitored from now on, and hears it where that is wished for.

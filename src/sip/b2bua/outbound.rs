@@ -178,6 +178,7 @@ impl DialledCall<'_> {
             max_forwards: MAX_FORWARDS,
             passed: Vec::new(),
             user_data: self.user_data.clone(),
+            is_secure: false,
         };
         ctx.out.invitations.push((leg, invite));
         let start = CallStart {
@@ -241,6 +242,7 @@ impl CalledParty {
             max_forwards: call.max_forwards,
             passed,
             user_data: call.user_data.clone(),
+            is_secure: call.is_secure,
         };
         ctx.out.invitations.push((leg, invite));
         Some(party)

@@ -7,7 +7,7 @@ use super::party::{Party, PartyStart};
 use super::routing::DialPlan;
 use super::{B2buaConfig, Environment, Output};
 use crate::media::{CallKey, MediaCommand};
-use crate::model::{CallId, DeviceId, Fact, Failure, Now, Refusal};
+use crate::model::{CallId, DeviceId, Fact, Failure, JoinSound, Now, Refusal};
 use crate::sip::leg::{LegCommand, LegId};
 use crate::supervision::Supervision;
 use std::collections::{BTreeSet, VecDeque};
@@ -20,6 +20,8 @@ pub(super) struct Step {
     pub(super) releases: Vec<Output>,
     /// INVITEs, which come last: a device with one phone is released from its other call first.
     pub(super) invitations: Vec<(LegId, LegCommand)>,
+    /// Supervisors that have joined.
+    pub(super) joined: Vec<(LegId, JoinSound)>,
     /// Calls that this step has changed.
     pub(super) changed: BTreeSet<CallKey>,
 }

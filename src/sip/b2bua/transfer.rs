@@ -115,12 +115,16 @@ impl<E: Environment> B2bua<E> {
     }
 
     /// The same, asked for at the phone: what comes of it is told there.
-    pub(super) fn referred(&mut self, leg: LegId, destination: &Number, now: Now) {
+    pub(super) fn referred(&mut self, leg: LegId, destination: &Number, is_secure: bool, now: Now) {
         let Some((call, _)) = self.calls.live(leg) else {
             return;
         };
         let routed = self.route_transfer(call, leg, destination, TransferKind::Transfer);
-        if let Err(rejection) = self.begin_transfer(call.key, routed, true, now) {
+        let key = call.key;
+        if let Some((call, _)) = self.find_key(key, now).filter(|_| is_secure && routed.is_ok()) {
+            call.is_secure = true;
+        }
+        if let Err(rejection) = self.begin_transfer(key, routed, true, now) {
             self.out.tell_referrer(leg, rejection.sip_status());
         }
     }

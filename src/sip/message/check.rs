@@ -60,6 +60,9 @@ pub enum RefuseReason {
     /// A REGISTER for another domain.
     #[error("registers at another host")]
     RegistersElsewhere,
+    /// It asks for TLS, or its sender is to use it, and it has come in clear.
+    #[error("it came in clear, and is to come over TLS")]
+    NeedsTls,
     /// A REFER to a host that is not ours.
     #[error("refers to another host")]
     RefersElsewhere,

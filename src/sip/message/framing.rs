@@ -133,6 +133,8 @@ pub enum Framed {
     Message(SipMessage),
     /// A double CR LF between messages, to be answered by a single one (RFC 5626 3.5.1).
     Ping,
+    /// A single CR LF where nothing else was to come: the answer to a ping of ours.
+    Pong,
 }
 
 /// Finds the messages of a stream. After an error with a fault that closes the stream it is dead
@@ -145,12 +147,20 @@ pub struct StreamFramer {
     buffer: Vec<u8>,
     searched: usize,
     dead: bool,
+    /// The peer answers pings of ours.
+    has_pongs: bool,
 }
 
 impl StreamFramer {
     /// At the beginning of a stream.
     pub fn new() -> StreamFramer {
         StreamFramer::default()
+    }
+
+    /// At the beginning of a stream to a server that is asked whether it is there: a CR LF by
+    /// itself is its answer, and not half a ping.
+    pub fn of_server() -> StreamFramer {
+        StreamFramer { has_pongs: true, ..StreamFramer::default() }
     }
 
     /// Takes what the stream brought.
@@ -192,6 +202,10 @@ impl StreamFramer {
                 [b'\r', b'\n', b'\r', b'\n', ..] => {
                     self.drop_front(4);
                     return Ok(Some(Framed::Ping));
+                }
+                [b'\r', b'\n'] if self.has_pongs => {
+                    self.drop_front(2);
+                    return Ok(Some(Framed::Pong));
                 }
                 [] | [b'\r'] | [b'\r', b'\n'] | [b'\r', b'\n', b'\r'] => return Ok(None),
                 [b'\r', b'\n', ..] => self.drop_front(2),

@@ -192,6 +192,11 @@ impl Uri {
         Uri::parse(&text)
     }
 
+    /// The same with the scheme sips.
+    pub fn secured(&self) -> Result<Uri, UriError> {
+        Uri::parse(&[b"sips:", self.opaque()].concat())
+    }
+
     /// The text it came in.
     pub fn as_bytes(&self) -> &[u8] {
         &self.raw

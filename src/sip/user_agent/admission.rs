@@ -109,8 +109,7 @@ impl Admission {
         now: Now,
     ) -> Result<LegSource, Refuse> {
         let from = invite.headers.from().map_err(|_| Refuse::new(400))?;
-        let trunk =
-            ctx.domain.config.trunks.iter().find(|trunk| trunk.owns(flow.protocol, flow.peer));
+        let trunk = ctx.trunk_at(flow);
         let trunk = trunk.map(|trunk| trunk.name.clone());
         let user = answering_user(&invite.headers, &ctx.domain.config);
         let number = ctx.domain.number_of(&from.uri);
@@ -154,6 +153,7 @@ impl Admission {
         if !known {
             self.authenticate(flow, invite, Claim::Account(account), ctx, now)?;
         }
+        check_transport(account, flow)?;
         Ok(LegSource::Account(account.device.clone()))
     }
 
@@ -385,12 +385,22 @@ pub(super) fn server_key(request: &SipRequest, via: &Via, peer: Peer) -> Option<
     Some(ServerKey::old(peer, &fields, method))
 }
 
-/// A tel URI names somebody to be called, nothing else. A sips URI is taken as it comes: whether it
-/// came over TLS was for its sender to see to, and within the domain that it names the domain's
-/// policy holds (RFC 3261 26.2.2).
-pub(super) fn check_scheme(request: &SipRequest) -> Result<(), Refuse> {
+/// Phones of this device may speak by this flow.
+pub(super) fn check_transport(account: &SipAccount, flow: &Flow) -> Result<(), Refuse> {
+    match account.transport.allows(flow.protocol) {
+        true => Ok(()),
+        false => Err(Refuse::new(403).because(RefuseReason::NeedsTls)),
+    }
+}
+
+/// A tel URI names somebody to be called, nothing else. A sips URI asks for TLS on every hop (RFC
+/// 5630 3.1): what has come in clear has broken that already.
+pub(super) fn check_scheme(request: &SipRequest, flow: &Flow) -> Result<(), Refuse> {
     match request.uri.scheme() {
         Scheme::Tel if request.method == Method::Register => Err(Refuse::new(416)),
+        Scheme::Sips if !flow.protocol.is_secure() => {
+            Err(Refuse::new(416).because(RefuseReason::NeedsTls))
+        }
         Scheme::Sip | Scheme::Sips | Scheme::Tel => Ok(()),
         Scheme::Other => Err(Refuse::new(416)),
     }

@@ -1,6 +1,7 @@
 //! What the machines of the user agent share: configuration, registrar, transactions, timers, and
 //! the way out.
 
+use super::certificates::PeerCertificates;
 use super::leg::{ClientUse, LegTimer, SentRequest, ServerUse};
 use super::local_domain::LocalDomain;
 use super::refusal_log::RefusalLog;
@@ -13,6 +14,7 @@ use crate::sip::digest::Credentials;
 use crate::sip::flow::{ConnectionId, Flow};
 use crate::sip::leg::{LegEvent, LegId};
 use crate::sip::message::{Method, Refuse, SipRequest, SipResponse};
+use crate::sip::peer::speaks_from;
 use crate::sip::registrar::Registrar;
 use crate::sip::timers::Timers;
 use crate::sip::transaction::{
@@ -34,6 +36,7 @@ pub(super) struct Context {
     pub(super) logins: BTreeMap<String, Credentials>,
     pub(super) refusals: RefusalLog,
     pub(super) counters: Counters,
+    pub(super) certificates: PeerCertificates,
     pub(super) outputs: VecDeque<Output>,
 }
 
@@ -59,9 +62,21 @@ impl Context {
 
     /// The flow is a trunk's, or a phone has registered by it.
     pub(super) fn is_known(&self, flow: &Flow, now: Now) -> bool {
-        let of_trunk = |trunk: &Trunk| trunk.owns(flow.protocol, flow.peer);
-        self.domain.config.trunks.iter().any(of_trunk)
-            || self.registrar.devices_at(flow, now.mono).next().is_some()
+        self.trunk_at(flow).is_some() || self.registrar.devices_at(flow, now.mono).next().is_some()
+    }
+
+    /// The trunk that sends from there: by its addresses, and over TLS by its certificate where
+    /// certificates are asked for.
+    pub(super) fn trunk_at(&self, flow: &Flow) -> Option<&Trunk> {
+        let config = &self.domain.config;
+        config.trunks.iter().find(|trunk| {
+            trunk.owns(flow.protocol, flow.peer) && self.certificates.allow(trunk, flow, config)
+        })
+    }
+
+    /// This trunk speaks from there, or answers there.
+    pub(super) fn speaks_from(&self, trunk: &Trunk, flow: &Flow) -> bool {
+        speaks_from(trunk, flow) && self.certificates.allow(trunk, flow, &self.domain.config)
     }
 
     // ---- requests of ours
@@ -75,6 +90,8 @@ impl Context {
             format!("SIP/2.0/{} {host}:{};branch=", flow.protocol, flow.local.port()).as_bytes(),
             &branch,
             b";rport",
+            // It may send its own requests by the connection (RFC 5923 8.1).
+            if self.domain.is_secure_trunk(flow) { b";alias" } else { b"" },
         ]
         .concat();
         request.headers.push_front("Via", via);

@@ -12,7 +12,7 @@ impl UserAgent {
     pub fn needs(&self, flow: &Flow) -> bool {
         let named = Flow { connection: ConnectionId::NONE, ..*flow };
         let carries = |used: &Flow| *used == *flow || *used == named;
-        self.config().trunks.iter().any(|trunk| trunk.owns(flow.protocol, flow.peer))
+        self.ctx.trunk_at(flow).is_some()
             || self.ctx.registrar.flows().any(carries)
             || self.legs.iter().any(|leg| carries(&leg.peer().dialog().flow))
     }

@@ -113,6 +113,8 @@ pub(super) struct RequestRoute {
     pub(super) uri: Uri,
     pub(super) to: NameAddr,
     pub(super) source: LegSource,
+    /// What is said by it goes over TLS, or not at all.
+    pub(super) is_secure: bool,
 }
 
 /// A request within a dialog, and what of it has been found out.

@@ -3,6 +3,7 @@
 use crate::media::is_private;
 use crate::model::{DeviceId, Number};
 use crate::sip::config::{Nat, SipAccount, SipConfig, SipDirectory, Trunk};
+use crate::sip::dialog::Dialog;
 use crate::sip::flow::{Flow, Protocol};
 use crate::sip::leg::{ANONYMOUS, LegSource};
 use crate::sip::message::{Headers, Host, Scheme, SipRequest, Uri, Via, escape};
@@ -81,7 +82,8 @@ impl LocalDomain {
             let (was, is) = (before.get(device), accounts.get(device));
             let name = |account: Option<&SipAccount>| {
                 account.map(|account| {
-                    (account.number.clone(), account.username.clone(), account.ha1s.clone())
+                    let names = (account.number.clone(), account.username.clone());
+                    (names, account.ha1s.clone(), account.transport)
                 })
             };
             name(was) != name(is)
@@ -163,6 +165,13 @@ impl LocalDomain {
         uri.number().map(Number::from)
     }
 
+    /// A trunk's address, which is reached over TLS.
+    pub(super) fn is_secure_trunk(&self, flow: &Flow) -> bool {
+        let is_there =
+            |trunk: &Trunk| trunk.protocol.is_secure() && trunk.address == Some(flow.peer);
+        flow.protocol.is_secure() && self.config.trunks.iter().any(is_there)
+    }
+
     /// The host that we write of ourselves on a flow.
     pub(super) fn via_host(&self, flow: &Flow) -> String {
         match &self.config.advertised {
@@ -173,22 +182,24 @@ impl LocalDomain {
     }
 
     /// Our Contact on a leg: its user part is the number that we go by there, so that a phone that
-    /// refers to it, or calls it later, names somebody (RFC 5589 7).
-    pub(super) fn contact(&self, flow: &Flow, number: &Number) -> Vec<u8> {
+    /// refers to it, or calls it later, names somebody (RFC 5589 7). A sips URI where the dialog
+    /// asks for that.
+    pub(super) fn contact(&self, flow: &Flow, is_sips: bool, number: &Number) -> Vec<u8> {
         let number = if number.as_str().is_empty() { ANONYMOUS } else { number.as_str() };
         let user = String::from_utf8_lossy(&escape(number.as_bytes())).into_owned();
-        let transport = match flow.protocol {
-            Protocol::Udp => "",
-            Protocol::Tcp => ";transport=tcp",
-        };
-        format!("<sip:{user}@{}:{}{transport}>", self.via_host(flow), flow.local.port())
-            .into_bytes()
+        let (host, port) = (self.via_host(flow), flow.local.port());
+        match flow.protocol.uri_param().filter(|_| !is_sips) {
+            Some(transport) => format!("<sip:{user}@{host}:{port};transport={transport}>"),
+            None if is_sips => format!("<sips:{user}@{host}:{port}>"),
+            None => format!("<sip:{user}@{host}:{port}>"),
+        }
+        .into_bytes()
     }
 
     /// The header fields that say what we are and can, on a request that makes or refreshes a
     /// dialog.
-    pub(super) fn write_common(&self, request: &mut SipRequest, flow: &Flow, number: &Number) {
-        request.headers.push("Contact", self.contact(flow, number));
+    pub(super) fn write_common(&self, request: &mut SipRequest, dialog: &Dialog, number: &Number) {
+        request.headers.push("Contact", self.contact(&dialog.flow, dialog.is_sips, number));
         request.headers.push("Allow", ALLOW);
         request.headers.push("Accept", ACCEPT);
         request.headers.push("Supported", "timer");
@@ -205,8 +216,10 @@ impl LocalDomain {
     ) -> ReturnPath {
         // Only a datagram whose Via says another port, and does not ask for rport, has two ways to
         // choose from.
-        let elsewhere =
-            |via: &Via| via.rport().is_none() && via.port.unwrap_or(5060) != source.peer.port();
+        let elsewhere = |via: &Via| {
+            via.rport().is_none()
+                && via.port.unwrap_or(source.protocol.default_port()) != source.peer.port()
+        };
         let keeps = source.protocol == Protocol::Udp
             && via.is_some_and(|via| elsewhere(via) && self.is_behind_nat(&source, via, headers));
         ReturnPath::new(source, via, keeps)

@@ -8,6 +8,7 @@ use crate::sip::config::Trunk;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{Destination, LegCommand, LegEvent, LegSource};
 use crate::sip::message::{NameAddr, Uri};
+use crate::sip::registrar::Binding;
 use std::net::SocketAddr;
 
 /// Why there is no leg to a destination.
@@ -19,6 +20,8 @@ enum Unroutable {
     NoTrunk,
     #[error("the number fits into no URI")]
     BadNumber,
+    #[error("there is no way there that nobody can read")]
+    NotSecure,
     #[error("there are too many legs")]
     TooManyLegs,
 }
@@ -26,7 +29,8 @@ enum Unroutable {
 impl Unroutable {
     fn status(self) -> u16 {
         match self {
-            Self::NotRegistered => 480,
+            // RFC 5630 5.3
+            Self::NotRegistered | Self::NotSecure => 480,
             Self::NoTrunk | Self::TooManyLegs => 503,
             Self::BadNumber => 404,
         }
@@ -47,12 +51,13 @@ impl UserAgent {
             max_forwards,
             passed,
             user_data,
+            is_secure,
         } = command
         else {
             return;
         };
         let has_room = !self.legs.has(id) && self.legs.len() < self.ctx.domain.config.limits.legs;
-        let begun = route(&to, &self.ctx, now).and_then(|route| {
+        let begun = route(&to, is_secure, &self.ctx, now).and_then(|route| {
             let style =
                 self.ctx.domain.account_of(&route.source).map(|account| account.auto_answer);
             let content = InviteContent {
@@ -78,19 +83,32 @@ impl UserAgent {
     }
 }
 
-fn route(to: &Destination, ctx: &Context, now: Now) -> Result<RequestRoute, Unroutable> {
+fn route(
+    to: &Destination,
+    is_secure: bool,
+    ctx: &Context,
+    now: Now,
+) -> Result<RequestRoute, Unroutable> {
     match to {
-        Destination::Device(device) => route_to_device(device, ctx, now),
+        Destination::Device(device) => route_to_device(device, is_secure, ctx, now),
         Destination::Trunk { name, number } => {
             let trunk = ctx.domain.config.trunk(name).ok_or(Unroutable::NoTrunk)?;
-            route_to_trunk(trunk, number, &ctx.domain.locals)
+            route_to_trunk(trunk, number, is_secure, &ctx.domain.locals)
         }
     }
 }
 
-fn route_to_device(device: &DeviceId, ctx: &Context, now: Now) -> Result<RequestRoute, Unroutable> {
+fn route_to_device(
+    device: &DeviceId,
+    is_secure: bool,
+    ctx: &Context,
+    now: Now,
+) -> Result<RequestRoute, Unroutable> {
     let account = ctx.domain.config.account(device).ok_or(Unroutable::NotRegistered)?;
-    let binding = ctx.registrar.lookup(device, now.mono).ok_or(Unroutable::NotRegistered)?;
+    ctx.registrar.lookup(device, now.mono).ok_or(Unroutable::NotRegistered)?;
+    let fits = |binding: &Binding| !is_secure || binding.target.protocol.is_secure();
+    let binding = ctx.registrar.lookup_of(device, fits, now.mono);
+    let binding = binding.ok_or(Unroutable::NotSecure)?;
     let host = ctx.domain.via_host(&binding.target);
     let to = Uri::sip(Some(account.number.as_str().as_bytes()), &host, None)
         .map_err(|_| Unroutable::NotRegistered)?;
@@ -99,33 +117,47 @@ fn route_to_device(device: &DeviceId, ctx: &Context, now: Now) -> Result<Request
         uri: binding.contact.clone(),
         to: NameAddr::new(to),
         source: LegSource::Account(device.clone()),
+        is_secure,
     })
 }
 
 fn route_to_trunk(
     trunk: &Trunk,
     number: &Number,
+    is_secure: bool,
     locals: &[(Protocol, SocketAddr)],
 ) -> Result<RequestRoute, Unroutable> {
-    let peer = trunk.address.ok_or(Unroutable::NoTrunk)?;
-    let fits = |(protocol, local): &&(Protocol, SocketAddr)| {
-        *protocol == trunk.protocol && local.is_ipv4() == peer.is_ipv4()
-    };
-    let (protocol, local) = *locals.iter().find(fits).ok_or(Unroutable::NoTrunk)?;
+    let flow = flow_to_trunk(trunk, locals).ok_or(Unroutable::NoTrunk)?;
+    let Flow { protocol, peer, .. } = flow;
+    if is_secure && !protocol.is_secure() {
+        return Err(Unroutable::NotSecure);
+    }
     let host = trunk.target.strip_suffix(&format!(":{}", peer.port())).unwrap_or(&trunk.target);
-    let port = (peer.port() != 5060).then_some(peer.port());
+    let port = (peer.port() != protocol.default_port()).then_some(peer.port());
     let to = Uri::sip(Some(number.as_str().as_bytes()), host, port)
         .map_err(|_| Unroutable::BadNumber)?;
-    let uri = match protocol {
-        Protocol::Udp => to.clone(),
-        Protocol::Tcp => {
-            to.with_param("transport", Some("tcp")).map_err(|_| Unroutable::BadNumber)?
-        }
+    let uri = match protocol.uri_param() {
+        None => Ok(to.clone()),
+        Some(_) if is_secure => to.secured(),
+        Some(transport) => to.with_param("transport", Some(transport)),
     };
+    let uri = uri.map_err(|_| Unroutable::BadNumber)?;
     Ok(RequestRoute {
-        flow: Flow { protocol, local, peer, connection: ConnectionId::NONE },
+        flow,
         uri,
         to: NameAddr::new(to),
         source: LegSource::Trunk(trunk.name.clone()),
+        is_secure,
     })
+}
+
+/// The flow to a trunk's address, by a connection that is still to be found or made; `None` when
+/// its address is not known, or nothing of ours speaks its transport.
+pub(super) fn flow_to_trunk(trunk: &Trunk, locals: &[(Protocol, SocketAddr)]) -> Option<Flow> {
+    let peer = trunk.address?;
+    let fits = |(protocol, local): &&(Protocol, SocketAddr)| {
+        *protocol == trunk.protocol && local.is_ipv4() == peer.is_ipv4()
+    };
+    let (protocol, local) = *locals.iter().find(fits)?;
+    Some(Flow { protocol, local, peer, connection: ConnectionId::NONE })
 }

@@ -1,6 +1,6 @@
 //! Requests of peers: which leg each is for, and what those outside any dialog ask.
 
-use super::admission::{ABILITIES, Claim, check_scheme, server_key};
+use super::admission::{ABILITIES, Claim, check_scheme, check_transport, server_key};
 use super::caller_identity::passed;
 use super::context::Context;
 use super::leg::{
@@ -8,8 +8,9 @@ use super::leg::{
 };
 use super::{Output, UserAgent};
 use crate::model::{Now, Number};
+use crate::sip::config::Trunk;
 use crate::sip::dialog::Dialog;
-use crate::sip::flow::Flow;
+use crate::sip::flow::{Flow, Protocol};
 use crate::sip::leg::{LegEvent, LegSource, MAX_FORWARDS};
 use crate::sip::message::{
     Headers, Method, Refuse, RefuseReason, Scheme, SipRequest, SipResponse, validate,
@@ -17,6 +18,7 @@ use crate::sip::message::{
 use crate::sip::registrar::{BindingChange, Genuine, RegisterError};
 use crate::sip::sdp::{SdpError, SdpSession};
 use crate::sip::transaction::{Arrival, ReceivedVia, ServerKey, TransactionKind};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Bytes of all header fields together. Nobody honest needs a tenth of it.
@@ -34,7 +36,7 @@ impl UserAgent {
         }
         let in_dialog = request.headers.to().is_ok_and(|to| to.tag().is_some());
         if let Err(mut refuse) =
-            validate(&request, &ABILITIES).and_then(|()| check_scheme(&request))
+            validate(&request, &ABILITIES).and_then(|()| check_scheme(&request, &flow))
         {
             let may_show = refuse.status != 405;
             // Refused or not, it says which party is there.
@@ -60,6 +62,7 @@ impl UserAgent {
         if self.ctx.transactions.handle_request(&key) == Arrival::Repeated {
             return;
         }
+        self.reuse_connection(&flow, &request, now);
         if request.method == Method::Cancel {
             return self.handle_cancel(flow, key, &request, now);
         }
@@ -80,6 +83,27 @@ impl UserAgent {
 
     fn refuse(&mut self, flow: Flow, request: &SipRequest, refuse: &Refuse, now: Now) {
         self.admission.refuse(flow, request, refuse, &mut self.ctx, now);
+    }
+
+    /// A trunk that has shown its certificate says that requests to its address may come by this
+    /// connection (RFC 5923 8.2).
+    fn reuse_connection(&mut self, flow: &Flow, request: &SipRequest, now: Now) {
+        let Ok(via) = request.headers.via_top() else {
+            return;
+        };
+        if !flow.protocol.is_secure() || via.params.get("alias").is_none() {
+            return;
+        }
+        let port = via.port.unwrap_or(flow.protocol.default_port());
+        let address = SocketAddr::new(flow.peer.ip(), port);
+        let names = |trunk: &Trunk| {
+            trunk.address == Some(address) && self.ctx.certificates.name(trunk, flow)
+        };
+        if self.config().trunks.iter().any(names) && self.ctx.certificates.alias(flow.connection) {
+            self.ctx.outputs.push_back(Output::Alias { flow: *flow, address });
+            let alias = Flow { peer: address, ..*flow };
+            self.trunk_connections.handle_connected(&alias, &mut self.ctx, now);
+        }
     }
 
     // ---- outside dialogs
@@ -133,6 +157,10 @@ impl UserAgent {
         }
         let local_tag = self.ctx.tokens.word();
         let dialog = Dialog::incoming(invite, local_tag, flow).map_err(|_| Refuse::new(400))?;
+        if dialog.leaks() {
+            return Err(Refuse::new(400).because(RefuseReason::NeedsTls));
+        }
+        let is_secure = dialog.is_secure;
         let id = self.legs.next_id();
         let peer =
             LegPeer::calling(id, (source.clone(), to.clone()), dialog, &key.path, &self.ctx, now);
@@ -170,6 +198,7 @@ impl UserAgent {
             replaces,
             returns,
             source,
+            is_secure,
         };
         let mut leg = Leg::incoming(peer, transaction, invite, &mut self.ctx);
         leg.begin(event, expires, &mut self.ctx, now);
@@ -189,7 +218,7 @@ impl UserAgent {
         if to.uri.scheme() == Scheme::Other {
             return Err(Refuse::new(400));
         }
-        let change = registration(headers)?;
+        let change = registration(headers, flow.protocol)?;
         let domain = &self.ctx.domain;
         if !domain.is_ours(&request.uri) || !domain.is_ours(&to.uri) {
             return Err(Refuse::new(403).because(RefuseReason::RegistersElsewhere));
@@ -203,6 +232,7 @@ impl UserAgent {
         };
         let claim = Claim::Account(&account);
         self.admission.authenticate(&flow, request, claim, &mut self.ctx, now)?;
+        check_transport(&account, &flow)?;
         let (cseq, _) = headers.cseq().map_err(|_| Refuse::new(400))?;
         let call_id = headers.call_id().map_err(|_| Refuse::new(400))?;
         let device = account.device;
@@ -291,6 +321,9 @@ impl UserAgent {
         act: impl FnOnce(&mut Leg, &mut Context) -> R,
     ) -> Result<R, Refuse> {
         let leg = self.legs.within(&request.headers).ok_or(Refuse::new(481))?;
+        if !flow.protocol.is_secure() && leg.peer().needs_tls(&self.ctx) {
+            return Err(Refuse::new(481).because(RefuseReason::NeedsTls));
+        }
         if !leg.peer().speaks_from(flow, &self.ctx, now.mono) {
             let account = self.ctx.domain.account_of(leg.peer().source());
             let account = account.filter(|_| may_show && request.headers.has("Authorization"));
@@ -370,7 +403,7 @@ fn refuse_registration(error: RegisterError, min_expires: Duration) -> Refuse {
 /// parameters.
 const LONGEST_CONTACT: usize = 2048;
 
-fn registration(headers: &Headers) -> Result<BindingChange, Refuse> {
+fn registration(headers: &Headers, protocol: Protocol) -> Result<BindingChange, Refuse> {
     let bad = || Refuse::new(400);
     let expires = headers.expires().ok();
     if headers.get_all("Contact").iter().any(|value| *value == b"*") {
@@ -383,7 +416,13 @@ fn registration(headers: &Headers) -> Result<BindingChange, Refuse> {
     }
     let mut bind = Vec::new();
     for contact in contacts {
-        if contact.uri.scheme() != Scheme::Sip || contact.uri.as_bytes().len() > LONGEST_CONTACT {
+        let fits = match contact.uri.scheme() {
+            Scheme::Sip => true,
+            // It is called there over TLS, which it has to speak.
+            Scheme::Sips => protocol.is_secure(),
+            Scheme::Tel | Scheme::Other => false,
+        };
+        if !fits || contact.uri.as_bytes().len() > LONGEST_CONTACT {
             return Err(bad());
         }
         let own = contact

@@ -23,6 +23,10 @@ impl UserAgent {
         };
         let mut leg = client.leg().and_then(|id| self.legs.get_mut(id));
         let is_same = self.peers.same(sent_to, &flow);
+        // What nobody can read is answered so.
+        if sent_to.protocol.is_secure() && !flow.protocol.is_secure() {
+            return;
+        }
         if !is_same
             && !leg.as_ref().is_some_and(|leg| leg.peer().may_answer(&flow, &self.ctx, now.mono))
         {

@@ -12,6 +12,7 @@ mod qualify;
 mod races;
 mod reliable;
 mod rules;
+mod tls;
 mod user_data;
 
 use super::{Output, RefusedRequest, UserAgent, WrongPassword};
@@ -28,6 +29,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 const US: &str = "192.0.2.1:5060";
+const US_TLS: &str = "192.0.2.1:5061";
 const CARRIER: &str = "192.0.2.2:5060";
 const PHONE: &str = "192.0.2.3:5062";
 const STRANGER: &str = "192.0.2.66:5060";
@@ -48,8 +50,13 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// `192.0.2.3:5062`, or `7/192.0.2.3:5062` for the seventh TCP connection.
+/// `192.0.2.3:5062`, `7/192.0.2.3:5062` for the seventh TCP connection, or `tls/7/192.0.2.3:5062`
+/// where that is one over TLS.
 fn flow_from(peer: &str) -> Flow {
+    if let Some(connection) = peer.strip_prefix("tls/") {
+        let (protocol, local) = (Protocol::Tls, address(US_TLS));
+        return Flow { protocol, local, ..flow_from(connection) };
+    }
     if let Some((connection, peer)) = peer.split_once('/') {
         return Flow {
             protocol: Protocol::Tcp,
@@ -101,6 +108,11 @@ struct Stage {
     reports: Vec<WrongPassword>,
     /// Connections that are no strangers'.
     known: Vec<Flow>,
+    /// Connections that are to be made.
+    connects: Vec<Flow>,
+    /// Trunks over TLS that can be reached, or no longer.
+    connected: Vec<(String, bool)>,
+    aliases: Vec<(Flow, SocketAddr)>,
     faults: Vec<SdpFault>,
     refusals: Vec<RefusedRequest>,
     /// What a restart would find.
@@ -114,14 +126,18 @@ impl Stage {
 
     fn with(config: SipConfig) -> Stage {
         let now = start();
+        let locals = [(Protocol::Udp, address(US)), (Protocol::Tls, address(US_TLS))];
         Stage {
-            agent: UserAgent::new(config, vec![(Protocol::Udp, address(US))], [7; 32], now),
+            agent: UserAgent::new(config, locals.to_vec(), [7; 32], now),
             now,
             sent: Vec::new(),
             events: Vec::new(),
             located: Vec::new(),
             reports: Vec::new(),
             known: Vec::new(),
+            connects: Vec::new(),
+            connected: Vec::new(),
+            aliases: Vec::new(),
             faults: Vec::new(),
             refusals: Vec::new(),
             kept: BTreeMap::new(),
@@ -140,6 +156,11 @@ impl Stage {
                 }
                 Output::Event(event) => self.events.push(event),
                 Output::Known(flow) => self.known.push(flow),
+                Output::Connect(flow) => self.connects.push(flow),
+                Output::Alias { flow, address } => self.aliases.push((flow, address)),
+                Output::TrunkConnected { trunk, connected } => {
+                    self.connected.push((trunk, connected))
+                }
                 Output::WrongPassword(report) => self.reports.push(report),
                 Output::Qualified { .. } => {}
                 Output::Unusable { fault, .. } => self.faults.push(fault),
@@ -362,6 +383,7 @@ fn call_carrier(leg: LegId) -> LegCommand {
         max_forwards: 69,
         passed: Vec::new(),
         user_data: Default::default(),
+        is_secure: false,
     }
 }
 
@@ -378,6 +400,7 @@ fn call_phone(leg: LegId) -> LegCommand {
         max_forwards: 70,
         passed: Vec::new(),
         user_data: Default::default(),
+        is_secure: false,
     }
 }
 

@@ -111,6 +111,7 @@ async fn show(State(simulated): State<Simulated>) -> Json<Value> {
             | Fact::MonitorGone { .. }
             | Fact::AdmissionAsked(_)
             | Fact::Failed(_)
+            | Fact::JoinSound(_)
             | Fact::SnapshotBegin
             | Fact::SnapshotComplete
             | Fact::Lost => {}

@@ -93,6 +93,11 @@ impl PhoneTransaction {
         }
     }
 
+    /// Nothing is lost on its way.
+    pub(super) fn send_once(&mut self) {
+        self.resend = None;
+    }
+
     /// A provisional response has come.
     pub(super) fn proceed(&mut self) {
         self.proceeding = true;

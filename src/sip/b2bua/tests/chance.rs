@@ -225,7 +225,12 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
         }
         24 => {
             if let Some(leg) = pick(harness, who, |line| line.answered && !line.ended) {
-                harness.leg(LegEvent::Referred { leg, to: elsewhere(how), replaces: None });
+                harness.leg(LegEvent::Referred {
+                    leg,
+                    to: elsewhere(how),
+                    replaces: None,
+                    is_secure: false,
+                });
             }
         }
         26..=28 => {
@@ -254,7 +259,12 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
                 pick(harness, more, |line| !line.ended),
             );
             if let (Some(leg), Some(other)) = both {
-                harness.leg(LegEvent::Referred { leg, to: elsewhere(how), replaces: Some(other) });
+                harness.leg(LegEvent::Referred {
+                    leg,
+                    to: elsewhere(how),
+                    replaces: Some(other),
+                    is_secure: false,
+                });
             }
         }
         30 => {
@@ -338,9 +348,12 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
             // Events that come too late: the leg has ended.
             if let Some(leg) = pick(harness, who, |line| line.ended) {
                 match how % 7 {
-                    6 => {
-                        harness.leg(LegEvent::Referred { leg, to: elsewhere(more), replaces: None })
-                    }
+                    6 => harness.leg(LegEvent::Referred {
+                        leg,
+                        to: elsewhere(more),
+                        replaces: None,
+                        is_secure: false,
+                    }),
                     0 => harness.leg(LegEvent::Answered { leg, media: sdp(5000, "0", "sendrecv") }),
                     1 => harness.leg(LegEvent::Ended { leg, reason: EndReason::Bye }),
                     2 => harness.leg(LegEvent::Refused { leg, status: 486 }),

@@ -1,12 +1,13 @@
 //! The life of a monitor, seen from the phones.
 
 use super::harness::{AGENT, CUSTOMER, Harness, OTHER, SUPERVISOR, SUPERVISOR2, sdp};
-use crate::media::{LeakReason, MediaEvent};
+use crate::media::{LeakReason, LegStats, MediaEvent};
 use crate::model::{
-    Activity, CallId, Command, LegState, Mode, MonitorState, Reason, Scope, TransferStep,
+    Activity, CallId, Command, JoinSound, LegSound, LegState, Mode, MonitorState, PartyRole,
+    Reason, Scope, TransferStep,
 };
 use crate::sip::b2bua::{B2buaConfig, Output, RestoredCalls};
-use crate::sip::leg::{LegCommand, LegEvent, LegId, LegSource};
+use crate::sip::leg::{EndReason, LegCommand, LegEvent, LegId, LegSource};
 use crate::supervision;
 use std::time::Duration;
 
@@ -154,6 +155,37 @@ fn a_caught_leak_is_reported_once_to_each_supervisor_of_that_call() {
     let failure = &harness.failures[0];
     assert_eq!((&failure.device, &failure.call), (&SUPERVISOR.into(), &Some(harness.call_id())));
     assert_eq!(failure.refusal.reason, Reason::Internal);
+}
+
+#[test]
+fn what_the_sound_of_a_join_was_is_told_though_the_call_is_over() {
+    let mut harness = Harness::new();
+    let (customer, agent, supervisor) = harness.coached(Activity::Coach);
+    let (call, since) = (harness.call_id(), harness.now.wall);
+    for leg in [customer, agent] {
+        harness.leg(LegEvent::Ended { leg, reason: EndReason::Bye });
+    }
+    assert!(harness.b2bua.is_idle() && harness.b2bua.has_sound());
+    let legs = vec![LegSound {
+        role: PartyRole::Supervisor,
+        port: 20_004,
+        remote: None,
+        codec: "PCMU".to_owned(),
+        sent: None,
+    }];
+    harness.media(MediaEvent::JoinEnded { supervisor, legs: legs.clone() });
+    let told = JoinSound {
+        supervisor: SUPERVISOR.into(),
+        target: AGENT.into(),
+        call,
+        since,
+        legs: legs.clone(),
+    };
+    assert_eq!(harness.sounds, [told]);
+    harness.media(MediaEvent::Closed { leg: supervisor, stats: LegStats::default() });
+    assert!(!harness.b2bua.has_sound());
+    harness.media(MediaEvent::JoinEnded { supervisor, legs });
+    assert_eq!(harness.sounds.len(), 1, "nothing is known of it any more");
 }
 
 #[test]

@@ -483,7 +483,12 @@ fn the_supervisors_of_both_agents_go_on_in_one_call() {
     );
     // He lets his caller go on to the agent, who has two calls now; the first coach stays where he
     // is, the second is out.
-    harness.leg(LegEvent::Referred { leg: colleague, to: "5001".into(), replaces: Some(asking) });
+    harness.leg(LegEvent::Referred {
+        leg: colleague,
+        to: "5001".into(),
+        replaces: Some(asking),
+        is_secure: false,
+    });
     assert_eq!(told(&mut harness, colleague), [200]);
     let legs = [
         ("c", customer),
@@ -529,7 +534,12 @@ fn a_phone_transfers_by_itself_with_refer_and_replaces() {
         harness.answer(colleague);
         assert_eq!(the_other(&harness, &first).parent, Some(first.clone()));
         let (leg, replaced) = if second_asks { (asking, agent) } else { (agent, asking) };
-        harness.leg(LegEvent::Referred { leg, to: "5002".into(), replaces: Some(replaced) });
+        harness.leg(LegEvent::Referred {
+            leg,
+            to: "5002".into(),
+            replaces: Some(replaced),
+            is_secure: false,
+        });
         assert_eq!(told(&mut harness, leg), [200]);
         assert_eq!(harness.call_id(), first);
         assert_eq!(
@@ -547,7 +557,12 @@ fn a_refer_that_replaces_what_it_may_not_is_told_so() {
     let mut harness = Harness::new();
     let (customer, agent, supervisor) = harness.coached_with(Activity::Coach, Scope::Call);
     for other in [agent, customer, supervisor, LegId(999)] {
-        harness.leg(LegEvent::Referred { leg: agent, to: "5002".into(), replaces: Some(other) });
+        harness.leg(LegEvent::Referred {
+            leg: agent,
+            to: "5002".into(),
+            replaces: Some(other),
+            is_secure: false,
+        });
         assert_eq!(told(&mut harness, agent), [481]);
     }
     assert_eq!(

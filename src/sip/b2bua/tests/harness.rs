@@ -2,8 +2,8 @@
 
 use crate::media::{CallKey, Codec, Expected, Hearing, MediaCommand, MediaEvent};
 use crate::model::{
-    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, LegState, Mode, MonitorFact, Now,
-    Number, Refusal, Scope, Timestamp, TransferStep, UserData,
+    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, JoinSound, LegState, Mode,
+    MonitorFact, Now, Number, Refusal, Scope, Timestamp, TransferStep, UserData,
 };
 use crate::sip::b2bua::{
     AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, Output, Persist,
@@ -88,6 +88,7 @@ pub(super) struct Harness {
     pub(super) monitors: BTreeMap<DeviceId, MonitorFact>,
     pub(super) kept: BTreeMap<DeviceId, MonitorFact>,
     pub(super) failures: Vec<Failure>,
+    pub(super) sounds: Vec<JoinSound>,
     pub(super) asked: Vec<(DeviceId, CallId)>,
     pub(super) hearing: BTreeMap<CallKey, Hearing>,
     pub(super) held: BTreeSet<(DeviceId, CallId)>,
@@ -103,6 +104,8 @@ pub(super) struct Harness {
     located: Option<(IpAddr, bool)>,
     /// What the next INVITE says of its call.
     pub(super) said: UserData,
+    /// The next caller calls a sips URI.
+    pub(super) calls_sips: bool,
 }
 
 impl Harness {
@@ -165,6 +168,7 @@ impl Harness {
             monitors: BTreeMap::new(),
             kept: BTreeMap::new(),
             failures: Vec::new(),
+            sounds: Vec::new(),
             asked: Vec::new(),
             hearing: BTreeMap::new(),
             held: BTreeSet::new(),
@@ -174,6 +178,7 @@ impl Harness {
             next_command: 0,
             located: None,
             said: UserData::default(),
+            calls_sips: false,
         };
         harness.drain();
         for (device, _) in DEVICES {
@@ -373,6 +378,7 @@ impl Harness {
         );
         let number = claimed.unwrap_or(number);
         let user_data = std::mem::take(&mut self.said);
+        let is_secure = std::mem::take(&mut self.calls_sips);
         if let Some((host, is_translated)) = self.located.take() {
             self.leg(LegEvent::Located { leg, host, is_translated });
         }
@@ -389,6 +395,7 @@ impl Harness {
             user_data,
             replaces,
             returns,
+            is_secure,
         });
         leg
     }
@@ -770,6 +777,7 @@ impl Harness {
                 self.asked.push((asked.supervisor.clone(), asked.call.clone()))
             }
             Fact::Failed(failure) => self.failures.push(failure.clone()),
+            Fact::JoinSound(sound) => self.sounds.push(sound.clone()),
             Fact::Device(_) | Fact::DeviceGone { .. } => {}
             Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {
                 panic!("not ours: {fact:?}")

@@ -347,7 +347,12 @@ fn a_call_that_rings_is_cleared_by_either_end() {
 fn a_transfer_under_way_is_cleared_with_its_call_and_its_phone_told_so() {
     let mut harness = Harness::new();
     let (_, agent) = harness.talk();
-    harness.leg(LegEvent::Referred { leg: agent, to: "5002".into(), replaces: None });
+    harness.leg(LegEvent::Referred {
+        leg: agent,
+        to: "5002".into(),
+        replaces: None,
+        is_secure: false,
+    });
     let (call, next) = (harness.call_id(), harness.ringing(OTHER));
     harness.log.clear();
     clear(&mut harness, AGENT, &call).expect("accepted");

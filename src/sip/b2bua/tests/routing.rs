@@ -233,3 +233,33 @@ fn a_transfer_follows_where_its_destination_points() {
     harness.answer(supervisor);
     assert_eq!(harness.table(&[("c", customer), ("b", supervisor)]), "cb bc");
 }
+
+/// Legs that were made since the last look, and whether each is to be over TLS or not at all.
+fn secured(harness: &mut Harness) -> Vec<(LegId, bool)> {
+    let commands = harness.leg_commands().into_iter();
+    let invited = commands.filter_map(|command| match command {
+        LegCommand::Invite { leg, is_secure, .. } => Some((leg, is_secure)),
+        _ => None,
+    });
+    invited.collect()
+}
+
+#[test]
+fn a_call_to_a_sips_uri_is_to_be_secure_on_every_leg_and_one_to_a_sip_uri_is_not() {
+    for calls_sips in [true, false] {
+        let mut harness = Harness::new();
+        harness.calls_sips = calls_sips;
+        harness.customer_calls("5001");
+        let called = secured(&mut harness);
+        assert!(matches!(called[..], [(_, secure)] if secure == calls_sips), "{called:?}");
+        harness.answer(called[0].0);
+        // Whoever it is handed on to is called as it was.
+        for (to_sips, to, expected) in [(false, "999", None), (true, "5002", Some(true))] {
+            let to = to.into();
+            let (leg, replaces) = (called[0].0, None);
+            harness.leg(LegEvent::Referred { leg, to, replaces, is_secure: to_sips });
+            let next = secured(&mut harness);
+            assert_eq!(next.first().map(|(_, secure)| *secure), expected);
+        }
+    }
+}

@@ -274,14 +274,29 @@ fn an_agent_who_hangs_up_meanwhile_leaves_the_customer_to_the_next() {
 fn a_phone_that_asks_by_refer_is_told_how_it_goes() {
     let mut harness = Harness::new();
     let (customer, agent) = harness.talk();
-    harness.leg(LegEvent::Referred { leg: agent, to: "999".into(), replaces: None });
+    harness.leg(LegEvent::Referred {
+        leg: agent,
+        to: "999".into(),
+        replaces: None,
+        is_secure: false,
+    });
     assert_eq!(told(&mut harness, agent), [404]);
-    harness.leg(LegEvent::Referred { leg: agent, to: "5002".into(), replaces: None });
+    harness.leg(LegEvent::Referred {
+        leg: agent,
+        to: "5002".into(),
+        replaces: None,
+        is_secure: false,
+    });
     assert!(told(&mut harness, agent).is_empty());
     let next = harness.ringing(OTHER);
     refuses(&mut harness, next, 603);
     assert_eq!(told(&mut harness, agent), [603]);
-    harness.leg(LegEvent::Referred { leg: agent, to: "5002".into(), replaces: None });
+    harness.leg(LegEvent::Referred {
+        leg: agent,
+        to: "5002".into(),
+        replaces: None,
+        is_secure: false,
+    });
     let next = harness.ringing(OTHER);
     harness.answer(next);
     assert_eq!(told(&mut harness, agent), [200]);
@@ -294,7 +309,12 @@ fn who_may_not_transfer_is_told_so_and_nothing_happens() {
     let (customer, _, supervisor) = coached(&mut harness, Scope::Call);
     for (leg, status) in [(customer, 403), (supervisor, 603)] {
         harness.log.clear();
-        harness.leg(LegEvent::Referred { leg, to: "5002".into(), replaces: None });
+        harness.leg(LegEvent::Referred {
+            leg,
+            to: "5002".into(),
+            replaces: None,
+            is_secure: false,
+        });
         assert_eq!(told(&mut harness, leg), [status]);
         assert_eq!(harness.find_ringing(OTHER), None);
     }

@@ -196,7 +196,12 @@ fn a_transfer_takes_along_what_there_is_and_what_is_given() {
     assert_eq!(invited_with(&harness, next), "a=1 b=3 c=4");
     harness.answer(next);
     assert_eq!(attached(&harness, &call), "a=1 b=3 c=4");
-    harness.leg(LegEvent::Referred { leg: next, to: "0123".into(), replaces: None });
+    harness.leg(LegEvent::Referred {
+        leg: next,
+        to: "0123".into(),
+        replaces: None,
+        is_secure: false,
+    });
     let outside = harness.lines.values().find(|line| line.party == Err("0123".into()));
     assert_eq!(invited_with(&harness, outside.expect("called").leg), "a=1 b=3 c=4");
 }
@@ -272,7 +277,12 @@ fn a_transfer_at_the_phone_takes_it_along_and_another_call_of_the_phone_begins_w
     assert_eq!(attached(&harness, &second), "", "nobody has said that it is for the other");
     answers(&mut harness, OTHER);
     change(&mut harness, OTHER, &second, UserDataChange::Set(data(&[("b", "2")]))).expect("so");
-    harness.leg(LegEvent::Referred { leg: agent, to: "5002".into(), replaces: Some(line) });
+    harness.leg(LegEvent::Referred {
+        leg: agent,
+        to: "5002".into(),
+        replaces: Some(line),
+        is_secure: false,
+    });
     assert_eq!(attached(&harness, &first), "a=1 b=2");
 
     // Another leg of the same peer takes the place of one, and says more.

@@ -243,7 +243,7 @@ impl InviteSession {
 
     fn refresh_request(&self, method: Method, peer: &mut LegPeer, ctx: &Context) -> SipRequest {
         let mut request = peer.dialog.request(method);
-        ctx.domain.write_common(&mut request, &peer.dialog.flow, &peer.number);
+        ctx.domain.write_common(&mut request, &peer.dialog, &peer.number);
         self.timer.write_request(&mut request);
         request
     }

@@ -22,7 +22,7 @@ use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{LegEvent, LegId, LegSource};
 use crate::sip::message::{Headers, Host, Method, NameAddr, SipRequest, SipResponse, Uri};
 use crate::sip::peer::{ReturnPath, contact_at, speaks_from, transport_of};
-use crate::sip::registrar::Registrar;
+use crate::sip::registrar::{Binding, Registrar};
 use crate::sip::transaction::{ClientTransactionId, TransactionKind};
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::local_domain::LocalDomain;
@@ -73,13 +73,14 @@ impl LegPeer {
     ) -> Self {
         let flow_state = match &source {
             LegSource::Account(device) => {
-                let target = registered_flow(device, path, &dialog.target, &ctx.registrar, now);
+                let target = registered_flow(device, path, &dialog.target, &ctx.registrar, now)
+                    .filter(|flow| dialog.may_use(flow));
                 dialog.flow = target.unwrap_or_else(|| path.toward(&dialog.target));
                 if target.is_some() { FlowState::Registered } else { FlowState::Own }
             }
             LegSource::Trunk(name) => {
                 dialog.flow = path.toward(&dialog.target);
-                dialog.flow = next_hop(&ctx.domain, name, dialog.flow, next_uri(&dialog));
+                dialog.flow = next_hop(&ctx.domain, name, dialog.flow, dialog.next_uri());
                 FlowState::Own
             }
         };
@@ -125,6 +126,20 @@ impl LegPeer {
             && self.dialog.remote_tag.as_deref() == Some(tag)
     }
 
+    /// What is said to it and by it goes over TLS only.
+    pub fn needs_tls(&self, ctx: &Context) -> bool {
+        let config = &ctx.domain.config;
+        self.dialog.is_secure
+            || match &self.source {
+                LegSource::Account(device) => config
+                    .account(device)
+                    .is_some_and(|account| !account.transport.allows(Protocol::Udp)),
+                LegSource::Trunk(name) => {
+                    ctx.domain.trunk(name).is_some_and(|trunk| trunk.protocol.is_secure())
+                }
+            }
+    }
+
     /// A request that names a leg may come from there.
     pub fn speaks_from(&self, source: &Flow, ctx: &Context, now: Instant) -> bool {
         let address = source.peer.ip().to_canonical();
@@ -149,7 +164,7 @@ impl LegPeer {
                             == source.peer.ip().to_canonical()
             }
             LegSource::Trunk(name) => {
-                ctx.domain.trunk(name).is_some_and(|trunk| speaks_from(trunk, source))
+                ctx.domain.trunk(name).is_some_and(|trunk| ctx.speaks_from(trunk, source))
             }
         }
     }
@@ -216,7 +231,7 @@ impl LegPeer {
     /// A response may have told where the trunk wants to hear of a dialog.
     pub(super) fn retarget(&mut self, domain: &LocalDomain) {
         if let LegSource::Trunk(name) = &self.source {
-            self.dialog.flow = next_hop(domain, name, self.dialog.flow, next_uri(&self.dialog));
+            self.dialog.flow = next_hop(domain, name, self.dialog.flow, self.dialog.next_uri());
         }
     }
 
@@ -264,7 +279,9 @@ impl LegPeer {
                 None
             }
             LegSource::Account(device) => {
-                let flow = ctx.registrar.lookup(device, now.mono).map(|binding| binding.target);
+                let fits = |binding: &Binding| self.dialog.may_use(&binding.target);
+                let found = ctx.registrar.lookup_of(device, fits, now.mono);
+                let flow = found.map(|binding| binding.target);
                 if flow.is_none() {
                     self.flow_state = FlowState::Lost;
                 }
@@ -283,7 +300,8 @@ impl LegPeer {
         registrar: &Registrar,
         now: Now,
     ) -> bool {
-        if !matches!(&self.source, LegSource::Account(of_leg) if of_leg == device) {
+        let is_its = matches!(&self.source, LegSource::Account(of_leg) if of_leg == device);
+        if !is_its || !self.dialog.may_use(&flow) {
             return false;
         }
         let mut others = registrar.of(device, now.mono).filter(|binding| !binding.is_of(call_id));
@@ -340,7 +358,7 @@ impl LegPeer {
 
     /// Our Contact here.
     pub(super) fn contact(&self, domain: &LocalDomain) -> Vec<u8> {
-        domain.contact(&self.dialog.flow, &self.number)
+        domain.contact(&self.dialog.flow, self.dialog.is_sips, &self.number)
     }
 
     /// A NOTIFY within the dialog (RFC 6665).
@@ -493,11 +511,6 @@ fn next_hop(domain: &LocalDomain, trunk: &str, flow: Flow, uri: &Uri) -> Flow {
         speaks_from(trunk, flow) || trunk.address.is_some_and(|address| address == flow.peer)
     };
     wanted.filter(is_at).unwrap_or(flow)
-}
-
-/// Where a request of ours goes next by RFC 3261 12.2.1.1.
-fn next_uri(dialog: &Dialog) -> &Uri {
-    dialog.routes.first().map_or(&dialog.target, |route| &route.uri)
 }
 
 /// The URI asks for the transport of this flow.

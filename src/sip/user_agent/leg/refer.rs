@@ -33,18 +33,19 @@ impl Referral {
         let headers = &refer.request.headers;
         // Of the same peer, and not the one in which it asks.
         let referred = refer.referred.filter(|it| it.leg != peer.leg && it.source == peer.source);
-        let (to, replaces) = refer_to(headers, referred, &ctx.domain)?;
+        let ReferTarget { to, replaces, is_secure } = refer_to(headers, referred, &ctx.domain)?;
         let (cseq, _) = headers.cseq().map_err(|_| Refuse::new(400))?;
         let is_silent = headers
             .get("Refer-Sub")
             .is_some_and(|value| value.trim_ascii().eq_ignore_ascii_case(b"false"));
-        let contact = ctx.domain.contact(&refer.via.path.source, &peer.number);
+        let (source, is_sips) = (&refer.via.path.source, peer.dialog.is_sips);
+        let contact = ctx.domain.contact(source, is_sips, &peer.number);
         let mut response = SipResponse::to(refer.request, 202).with("Contact", contact);
         if is_silent {
             response.headers.push("Refer-Sub", "false");
         }
         ctx.answer(peer.leg, refer.via, &response, now);
-        let event = LegEvent::Referred { leg: peer.leg, to, replaces };
+        let event = LegEvent::Referred { leg: peer.leg, to, replaces, is_secure };
         Ok((Referral { cseq, is_silent }, event))
     }
 
@@ -99,7 +100,7 @@ fn refer_to(
     headers: &Headers,
     replaced: Option<ReferredLeg>,
     domain: &LocalDomain,
-) -> Result<(Number, Option<LegId>), Refuse> {
+) -> Result<ReferTarget, Refuse> {
     let value = headers.single("Refer-To").map_err(|_| Refuse::new(400))?;
     let uri = refer_target(value).ok_or(Refuse::new(400))?;
     if uri.scheme() == Scheme::Other {
@@ -110,8 +111,10 @@ fn refer_to(
         return Err(Refuse::new(501));
     }
     let number = domain.number_of(&uri);
+    let is_secure = uri.scheme() == Scheme::Sips;
     if let Some(replaced) = replaced {
-        return Ok((number.unwrap_or(replaced.number), Some(replaced.leg)));
+        let (to, replaces) = (number.unwrap_or(replaced.number), Some(replaced.leg));
+        return Ok(ReferTarget { to, replaces, is_secure });
     }
     if !domain.is_ours(&uri) {
         return Err(Refuse::new(403).because(RefuseReason::RefersElsewhere));
@@ -120,7 +123,15 @@ fn refer_to(
         return Err(Refuse::new(404).because(RefuseReason::ReplacesNothing));
     }
     let to = number.ok_or(Refuse::new(404).because(RefuseReason::RefersToNoNumber))?;
-    Ok((to, None))
+    Ok(ReferTarget { to, replaces: None, is_secure })
+}
+
+/// What a Refer-To names.
+struct ReferTarget {
+    to: Number,
+    replaces: Option<LegId>,
+    /// It is a sips URI.
+    is_secure: bool,
 }
 
 /// The URI of a Refer-To. One with headers behind `?` belongs in angle brackets (RFC 3261 20); some

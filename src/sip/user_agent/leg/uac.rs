@@ -10,7 +10,6 @@ use super::{
 use crate::model::{Now, UserData};
 use crate::sip::config::AutoAnswer;
 use crate::sip::dialog::Dialog;
-use crate::sip::flow::Flow;
 use crate::sip::leg::{HangupCause, Identity, LegEvent, LegId, LegSource, PassedHeader};
 use crate::sip::message::{Method, NameAddr, SipRequest, SipResponse, Uri, UriError, printable};
 use crate::sip::transaction::{ClientKey, ClientTransactionId, TransactionKind};
@@ -45,11 +44,11 @@ impl InviteContent {
         mut request: SipRequest,
         (leg, peer): (LegId, &LegSource),
         timer: &SessionTimer,
-        flow: &Flow,
+        dialog: &Dialog,
         ctx: &Context,
     ) -> SipRequest {
         request.headers.set("Max-Forwards", self.max_forwards.to_string());
-        ctx.domain.write_common(&mut request, flow, &self.from.number);
+        ctx.domain.write_common(&mut request, dialog, &self.from.number);
         request.headers.set("Supported", "timer, 100rel");
         request.headers.push(TRAIL, ctx.tokens.token(leg));
         if self.from.is_withheld() {
@@ -57,7 +56,7 @@ impl InviteContent {
         }
         timer.write_request(&mut request);
         if let Some(style) = self.auto_answer {
-            write_auto_answer(&mut request, style, &ctx.domain.via_host(flow));
+            write_auto_answer(&mut request, style, &ctx.domain.via_host(&dialog.flow));
         }
         write_passed(&mut request, &self.passed);
         ctx.domain.write_user_data(&mut request, peer, &self.user_data);
@@ -146,7 +145,7 @@ impl OutgoingInvite {
     /// Sends the INVITE of a new leg, which begins this dialog.
     fn send(
         leg: LegId,
-        RequestRoute { flow, uri, to, source }: RequestRoute,
+        RequestRoute { flow, uri, to, source, is_secure }: RequestRoute,
         content: &InviteContent,
         timer: &SessionTimer,
         ctx: &mut Context,
@@ -157,8 +156,9 @@ impl OutgoingInvite {
         let call_id = format!("{}{}@{host}", ctx.tokens.word(), ctx.tokens.word());
         let tag = ctx.tokens.word();
         let mut dialog = Dialog::outgoing(call_id, local, tag, to, uri, flow);
+        dialog.is_secure |= is_secure;
         let request = dialog.request(Method::Invite);
-        let request = content.write(request, (leg, &source), timer, &flow, ctx);
+        let request = content.write(request, (leg, &source), timer, &dialog, ctx);
         let sent = ctx.sent(request, flow, 0);
         let client = ClientUse::Invite(leg, sent.clone());
         let transaction = ctx.send(TransactionKind::Invite, client, &sent, now);

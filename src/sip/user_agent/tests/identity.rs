@@ -458,7 +458,6 @@ fn a_called_number_is_found_whatever_decorates_it() {
         "sip:10-01@coach.example",
         "sip:%31001@coach.example",
         "sip:1001:pw@coach.example",
-        "sips:1001@coach.example",
         "tel:1001",
         "tel:10.01;phone-context=+49",
     ] {

@@ -88,7 +88,11 @@ impl World {
             match output {
                 Output::Transmit { bytes, .. } => self.put(1 - side, bytes),
                 Output::Event(event) => self.react(side, event),
-                Output::Known(_) | Output::Qualified { .. } => {}
+                Output::Known(_)
+                | Output::Qualified { .. }
+                | Output::Connect(_)
+                | Output::Alias { .. }
+                | Output::TrunkConnected { .. } => {}
                 Output::Bindings { .. } => panic!("nobody registers here"),
                 Output::WrongPassword(report) => panic!("nobody has a password here: {report:?}"),
                 Output::Refused(_) => {}
@@ -206,6 +210,7 @@ impl World {
                 max_forwards: 70,
                 passed: Vec::new(),
                 user_data: Default::default(),
+                is_secure: false,
             },
         );
     }

@@ -29,6 +29,7 @@ fn call_phone() -> LegCommand {
             PassedHeader { name: "Identity", value: b"without its date".to_vec() },
         ],
         user_data: Default::default(),
+        is_secure: false,
     }
 }
 
@@ -558,7 +559,12 @@ fn a_phone_refers_to_its_own_other_call() {
     );
     assert_eq!(
         stage.events(),
-        [LegEvent::Referred { leg: call.leg, to: "1002".into(), replaces: Some(other) }]
+        [LegEvent::Referred {
+            leg: call.leg,
+            to: "1002".into(),
+            replaces: Some(other),
+            is_secure: false
+        }]
     );
 }
 
@@ -840,7 +846,7 @@ fn a_phone_that_refers_is_told_how_it_goes_until_the_last_word() {
     stage.hear(CARRIER, &refer(&call, 2, "<sip:1002@coach.example>"));
     assert_eq!(
         stage.events(),
-        [LegEvent::Referred { leg: call.leg, to: "1002".into(), replaces: None }]
+        [LegEvent::Referred { leg: call.leg, to: "1002".into(), replaces: None, is_secure: false }]
     );
     let sent = stage.sent();
     let [SipMessage::Response(accepted), SipMessage::Request(notify)] = &sent[..] else {

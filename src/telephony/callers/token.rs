@@ -1,0 +1,272 @@
+//! Bearer tokens (RFC 6750 2.1) in files: made, read, shown to a server, compared.
+
+use super::permission::{is_loopback_host, scheme_and_host};
+use crate::clock;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use nix::libc::O_NOFOLLOW;
+use sha2::{Digest as _, Sha256};
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use subtle::{Choice, ConstantTimeEq};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
+use zeroize::Zeroizing;
+
+/// Bytes of a token that is made.
+const RANDOM: usize = 32;
+/// Characters of a token: fewer can be guessed, more are no token.
+const LENGTH: std::ops::RangeInclusive<usize> = 32..=512;
+/// Bytes of a file.
+const LONGEST_FILE: u64 = 8 * 1024;
+/// Bits of a file's mode that let everybody in, and the group too.
+const EVERYBODY: u32 = 0o007;
+const GROUP_AND_EVERYBODY: u32 = 0o077;
+/// How long what was read of a file is shown before it is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is wrong with a token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The file cannot be read or made.
+    #[error("{}: {error}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Others may read the token.
+    #[error("{}: others may read this token: chmod {}", .path.display(), .chmod)]
+    IsPublic {
+        /// The file.
+        path: PathBuf,
+        /// What would help.
+        chmod: &'static str,
+    },
+    /// A line is no token, or one that can be guessed, or there is none.
+    #[error(
+        "{}: a token is {} to {} letters, digits and -._~+/, one a line", .0.display(),
+        LENGTH.start(), LENGTH.end()
+    )]
+    NotAToken(PathBuf),
+    /// The token would be sent in clear to another machine.
+    #[error("a token goes by https:// or to this machine alone, not to '{0}'")]
+    InClear(String),
+}
+
+/// Of a token; in its place wherever it is compared.
+#[derive(Clone, Copy)]
+pub(super) struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    pub(super) fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+}
+
+impl ConstantTimeEq for TokenHash {
+    fn ct_eq(&self, other: &Self) -> Choice {
+        self.0.ct_eq(&other.0)
+    }
+}
+
+/// Which version of a file was read: its device, inode, length and time of change, if it is there.
+pub(super) type Fingerprint = Option<(u64, u64, u64, i64, i64)>;
+
+pub(super) fn fingerprint(path: &Path) -> Fingerprint {
+    let about = fs::metadata(path).ok()?;
+    Some((about.dev(), about.ino(), about.len(), about.ctime(), about.ctime_nsec()))
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> TokenError {
+    let path = path.to_owned();
+    move |error| TokenError::File { path, error }
+}
+
+/// Makes a file with a random token of 256 bits, for its owner alone, unless it is there. Of several
+/// processes that try, one makes it.
+pub(super) fn make(path: &Path) -> Result<(), TokenError> {
+    if path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(path))?;
+    let draft = folder.join(format!(".token-{:016x}", rand::random::<u64>()));
+    let made = write_new(&draft).and_then(|()| match fs::hard_link(&draft, path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => File::open(folder)?.sync_all(),
+    });
+    // What is left of it opens nothing.
+    let _ = fs::remove_file(&draft);
+    made.map_err(failed(path))
+}
+
+fn write_new(path: &Path) -> io::Result<()> {
+    let secret = Zeroizing::new(rand::random::<[u8; RANDOM]>());
+    let mut text = Zeroizing::new(URL_SAFE_NO_PAD.encode(secret.as_slice()));
+    text.push('\n');
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// The tokens of a file, one a line.
+pub(super) fn tokens(path: &Path) -> Result<Vec<Zeroizing<String>>, TokenError> {
+    let file = File::open(path).map_err(failed(path))?;
+    tokens_of(path, file, (EVERYBODY, "o-rwx"))
+}
+
+/// A file has tokens that count.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_token_file(path: &Path) -> Result<(), TokenError> {
+    tokens(path).map(drop)
+}
+
+/// The tokens of a file that this product has made: its owner's alone, and no link to another.
+pub(super) fn own_tokens(path: &Path) -> Result<Vec<Zeroizing<String>>, TokenError> {
+    let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW).open(path);
+    tokens_of(path, file.map_err(failed(path))?, (GROUP_AND_EVERYBODY, "600"))
+}
+
+fn tokens_of(
+    path: &Path,
+    file: File,
+    (barred, chmod): (u32, &'static str),
+) -> Result<Vec<Zeroizing<String>>, TokenError> {
+    let about = file.metadata().map_err(failed(path))?;
+    if about.is_file() && about.mode() & barred != 0 {
+        return Err(TokenError::IsPublic { path: path.to_owned(), chmod });
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(LONGEST_FILE).read_to_string(&mut text).map_err(failed(path))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let tokens: Vec<_> = lines.map(|line| Zeroizing::new(line.to_owned())).collect();
+    match !tokens.is_empty() && tokens.iter().all(|token| is_token(token)) {
+        true => Ok(tokens),
+        false => Err(TokenError::NotAToken(path.to_owned())),
+    }
+}
+
+/// RFC 6750 2.1, b64token.
+fn is_token(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+    LENGTH.contains(&text.len()) && text.trim_end_matches('=').bytes().all(fits)
+}
+
+/// A file with the token that a client shows; of several, the first.
+struct TokenFile {
+    path: PathBuf,
+    read: Mutex<TokenRead>,
+}
+
+struct TokenRead {
+    at: Instant,
+    version: Fingerprint,
+    header: Result<MetadataValue<Ascii>, Arc<TokenError>>,
+}
+
+impl TokenFile {
+    fn new(path: PathBuf) -> Self {
+        let read = Mutex::new(TokenRead::of(&path));
+        Self { path, read }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, TokenRead> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The `authorization` header as the file has it now.
+    fn header(&self) -> Result<MetadataValue<Ascii>, Arc<TokenError>> {
+        let mut read = self.locked();
+        if clock::instant().saturating_duration_since(read.at) >= LOOK_AGAIN {
+            match fingerprint(&self.path) == read.version && read.header.is_ok() {
+                true => read.at = clock::instant(),
+                false => *read = TokenRead::of(&self.path),
+            }
+        }
+        read.header.clone()
+    }
+}
+
+impl TokenRead {
+    fn of(path: &Path) -> Self {
+        let (at, version) = (clock::instant(), fingerprint(path));
+        let header = tokens(path).and_then(|tokens| {
+            let not_one = || TokenError::NotAToken(path.to_owned());
+            let token = tokens.first().ok_or_else(not_one)?;
+            let text = Zeroizing::new(format!("Bearer {}", token.as_str()));
+            let mut header: MetadataValue<Ascii> = text.parse().map_err(|_| not_one())?;
+            header.set_sensitive(true);
+            Ok(header)
+        });
+        Self { at, version, header: header.map_err(Arc::new) }
+    }
+}
+
+/// The token that a client shows, if any. The file is read again when it changes.
+#[derive(Clone, Default)]
+pub struct BearerToken(Option<Arc<TokenFile>>);
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.0.as_ref().map(|file| &file.path);
+        f.debug_struct("BearerToken").field("file", &path).finish_non_exhaustive()
+    }
+}
+
+impl BearerToken {
+    /// None is shown.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The one in this file, to the server at this URL.
+    ///
+    /// # Errors
+    /// The file has no token, or the token would go to another machine in clear.
+    pub fn of_file(path: &Path, url: &str) -> Result<Self, TokenError> {
+        let is_safe = scheme_and_host(url).is_some_and(|(scheme, host)| match scheme {
+            "https" => true,
+            "http" => is_loopback_host(host),
+            _ => false,
+        });
+        if !is_safe {
+            return Err(TokenError::InClear(url.to_owned()));
+        }
+        tokens(path)?;
+        Ok(Self(Some(Arc::new(TokenFile::new(path.to_owned())))))
+    }
+
+    /// As [`Self::of_file`], with the file of the state directory, which is made when it is not
+    /// there.
+    ///
+    /// # Errors
+    /// As [`Self::of_file`], or the file cannot be made.
+    pub fn of_own_file(path: &Path, url: &str) -> Result<Self, TokenError> {
+        make(path)?;
+        own_tokens(path)?;
+        Self::of_file(path, url)
+    }
+}
+
+impl Interceptor for BearerToken {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(file) = &self.0 {
+            let header = file.header().map_err(|error| {
+                Status::unauthenticated(format!("the token cannot be shown: {error}"))
+            })?;
+            request.metadata_mut().insert("authorization", header);
+        }
+        Ok(request)
+    }
+}

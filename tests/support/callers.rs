@@ -1,0 +1,55 @@
+//! Callers of the contract with tokens in files, as the product makes them out.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+use undertone::telephony::callers::{BearerToken, CallerAuth, Callers, ContractServer};
+use undertone::telephony::connection::{TelephonyChannel, remote};
+use undertone::tls::ClientTls;
+
+/// The callers of a server in this process: a gateway on this machine, by a token.
+pub(crate) struct LocalCaller {
+    folder: TempDir,
+}
+
+impl LocalCaller {
+    /// With a token of its own.
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// The file with its token.
+    pub(crate) fn token_file(&self) -> PathBuf {
+        self.folder.path().join("grpc-token")
+    }
+
+    /// In front of a backend that it may command.
+    pub(crate) fn auth(&self) -> CallerAuth {
+        let callers = Callers::load(Vec::new(), Some(self.token_file())).unwrap();
+        CallerAuth::new(Arc::new(callers), ContractServer::Backend)
+    }
+
+    /// Its way to a server there. To be asked for when its [`Self::auth`] has been made.
+    pub(crate) fn channel_to(&self, url: &str) -> TelephonyChannel {
+        channel(url, &self.token_file())
+    }
+}
+
+/// The way to a server at this URL, in clear, with the token in this file.
+pub(crate) fn channel(url: &str, token_file: &Path) -> TelephonyChannel {
+    let token = BearerToken::of_file(token_file, url).unwrap();
+    remote(url, ClientTls::default(), token).unwrap()
+}
+
+/// The way of a caller that shows nothing.
+pub(crate) fn anonymous(url: &str) -> TelephonyChannel {
+    remote(url, ClientTls::default(), BearerToken::none()).unwrap()
+}
+
+/// A token in a file of this name that only its owner may read.
+pub(crate) fn write_token(path: &Path, token: &str) {
+    fs::write(path, token).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
