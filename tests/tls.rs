@@ -176,9 +176,8 @@ fn each_fault_of_a_pair_is_named_with_its_file() {
 async fn a_gateway_meets_its_backend_by_tls_and_no_other_server_in_its_place() {
     let place = tempfile::tempdir().unwrap();
     let certificates = Certificates::new();
-    let backend = tempfile::tempdir().unwrap();
     let config = on(ANY, ANY, ANY, "") + &in_files(&certificates.server());
-    let backend = Process::start("sip-backend", backend.path(), &config).await;
+    let backend = Process::start("sip-backend", place.path(), &config).await;
     let port = backend.door("grpc").port();
     let gateway = async |host: &str, authority: &Path| {
         let authority = authority.display();

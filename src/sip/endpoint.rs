@@ -44,6 +44,9 @@ impl Endpoint {
     /// Resolves the trunks' names, opens the sockets and starts.
     pub async fn bind(mut config: SipConfig, tls: TransportTls) -> io::Result<Self> {
         resolve_all(&mut config.trunks).await?;
+        if config.trunks.iter().any(|trunk| trunk.protocol.is_secure()) {
+            tls.client.load().map_err(io::Error::other)?;
+        }
         let transport = Transport::bind(&config.listen, config.limits, tls).await?;
         if config.advertised.is_none()
             && transport.locals().iter().any(|(_, local)| local.ip().is_unspecified())

@@ -10,7 +10,7 @@ use tonic::{IntoRequest, Request};
 /// Asks a backend to do something; returns the revision after which its facts come.
 ///
 /// A backend that can not be reached or does not answer before the context's deadline is
-/// [`Reason::Unavailable`](crate::model::Reason::Unavailable).
+/// [`Reason::Unavailable`].
 pub async fn execute(
     client: TelephonyClient<TelephonyChannel>,
     context: &CommandContext,

@@ -4,9 +4,12 @@ use super::key_pair::{KeyPairFiles, certificates, private_key};
 use super::server::authorities;
 use super::sip::{SipServerVerifier, sip_domains};
 use super::{TlsError, provider};
+use arc_swap::ArcSwapOption;
 use rustls::client::WantsClientCert;
 use rustls::pki_types::ServerName;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,16 +26,31 @@ pub struct ClientTlsFiles {
     pub pair: Option<KeyPairFiles>,
 }
 
-/// Reads its files for each connection: what changes in them holds for the next.
-#[derive(Clone, Debug, Default)]
+/// Reads its files for each connection: what changes in them holds for the next, and what is wrong
+/// then changes nothing.
+#[derive(Clone, Default)]
 pub struct ClientTls {
     files: ClientTlsFiles,
+    /// What was in them when they were fine last.
+    last: Arc<ArcSwapOption<ClientIdentity>>,
+}
+
+/// What the files of a client say.
+struct ClientIdentity {
+    authorities: RootCertStore,
+    pair: Option<CertifiedKey>,
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ClientTls").field(&self.files).finish()
+    }
 }
 
 impl ClientTls {
     /// With these files.
     pub fn new(files: ClientTlsFiles) -> Self {
-        Self { files }
+        Self { files, last: Arc::default() }
     }
 
     /// What a connection is made with now.
@@ -40,40 +58,47 @@ impl ClientTls {
     /// # Errors
     /// What is wrong with the files.
     pub fn config(&self, alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
-        let builder = self.builder()?.with_root_certificates(self.authorities()?);
-        let mut config = self.presenting(builder)?;
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        Ok(config)
+        self.read()?.config(alpn)
     }
 
-    fn authorities(&self) -> Result<RootCertStore, TlsError> {
-        match &self.files.authorities {
-            Some(path) => authorities(path),
-            None => Ok(system_authorities()),
-        }
+    /// Reads the files ahead, so that they may be wrong later.
+    ///
+    /// # Errors
+    /// What is wrong with them now.
+    pub fn load(&self) -> Result<(), TlsError> {
+        self.identity().map(|_| ())
     }
 
-    fn builder(&self) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
-        ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError::Handshake { path: PathBuf::new(), error })
+    fn read(&self) -> Result<ClientIdentity, TlsError> {
+        let authorities = match &self.files.authorities {
+            Some(path) => authorities(path)?,
+            None => system_authorities(),
+        };
+        let read = |pair: &KeyPairFiles| {
+            let (chain, key) = (certificates(&pair.certificate)?, private_key(&pair.key)?);
+            CertifiedKey::from_der(chain, key, &provider()).map_err(|error| TlsError::Key {
+                certificate: pair.certificate.clone(),
+                key: pair.key.clone(),
+                error,
+            })
+        };
+        Ok(ClientIdentity { authorities, pair: self.files.pair.as_ref().map(read).transpose()? })
     }
 
-    fn presenting(
-        &self,
-        builder: ConfigBuilder<ClientConfig, WantsClientCert>,
-    ) -> Result<ClientConfig, TlsError> {
-        Ok(match &self.files.pair {
-            Some(pair) => {
-                let (chain, key) = (certificates(&pair.certificate)?, private_key(&pair.key)?);
-                builder.with_client_auth_cert(chain, key).map_err(|error| TlsError::Key {
-                    certificate: pair.certificate.clone(),
-                    key: pair.key.clone(),
-                    error,
-                })?
+    /// What the files say, or, where something is wrong with them, what they said before.
+    fn identity(&self) -> Result<Arc<ClientIdentity>, TlsError> {
+        match (self.read(), self.last.load_full()) {
+            (Ok(identity), _) => {
+                let identity = Arc::new(identity);
+                self.last.store(Some(identity.clone()));
+                Ok(identity)
             }
-            None => builder.with_no_client_auth(),
-        })
+            (Err(error), Some(last)) => {
+                tracing::warn!(%error, "certificates cannot be used: those of before stay");
+                Ok(last)
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 
     /// Shakes hands over a TCP connection with a SIP server of one of these domains (RFC 5922 7), in
@@ -88,14 +113,15 @@ impl ClientTls {
     ) -> io::Result<(TlsStream<TcpStream>, Vec<String>)> {
         let named = domains.first().cloned().unwrap_or_default();
         let name = ServerName::try_from(named).map_err(io::Error::other)?;
+        let identity = self.identity().map_err(io::Error::other)?;
         let verifier = SipServerVerifier {
-            authorities: self.authorities().map_err(io::Error::other)?,
+            authorities: identity.authorities.clone(),
             domains,
             provider: provider(),
         };
-        let builder = self.builder().map_err(io::Error::other)?;
+        let builder = builder().map_err(io::Error::other)?;
         let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
-        let config = self.presenting(builder).map_err(io::Error::other)?;
+        let config = identity.presenting(builder);
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
         let presented = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let found = presented.map(sip_domains).unwrap_or_default();
@@ -113,10 +139,35 @@ impl ClientTls {
         stream: TcpStream,
         alpn: &[&[u8]],
     ) -> io::Result<TlsStream<TcpStream>> {
-        let config = self.config(alpn).map_err(io::Error::other)?;
+        let identity = self.identity().map_err(io::Error::other)?;
+        let config = identity.config(alpn).map_err(io::Error::other)?;
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
+}
+
+impl ClientIdentity {
+    fn config(&self, alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
+        let builder = builder()?.with_root_certificates(self.authorities.clone());
+        let mut config = self.presenting(builder);
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Ok(config)
+    }
+
+    fn presenting(&self, builder: ConfigBuilder<ClientConfig, WantsClientCert>) -> ClientConfig {
+        match &self.pair {
+            Some(pair) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair.clone())))
+            }
+            None => builder.with_no_client_auth(),
+        }
+    }
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+    ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Handshake { path: PathBuf::new(), error })
 }
 
 fn system_authorities() -> RootCertStore {

@@ -202,7 +202,7 @@ async fn a_door_to_simulated_telephones_is_opened_on_the_loopback_only_and_only_
     command
         .args(["gateway", "--simulated"])
         .current_dir(place.path())
-        .env("UNDERTONE__INSECURE_BIND", "true")
+        .env("UNDERTONE__ADMIN__INSECURE_BIND", "true")
         .env("UNDERTONE__ADMIN__BIND", "0.0.0.0:0");
     let refused = ends(command).await;
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");

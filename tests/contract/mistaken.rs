@@ -24,6 +24,7 @@ enum Mistake {
     TellsCallsThatAreOverInSnapshots,
     BeatsAtRevisionZero,
     ResumesAtTheLatestRevision,
+    ResumesWithNoNews,
     LeavesQuestionsOutOfSnapshots,
     AnswersWithTheRevisionAfter,
     AnswersWithNoRevision,
@@ -58,6 +59,13 @@ async fn heartbeats_at_another_revision_than_was_told_last_are_found() {
     let [(expected, came)] = found(Mistake::ResumesAtTheLatestRevision, rules).await;
     assert_eq!(expected, "the Heartbeat has revision 4, which was asked for");
     assert_eq!(came, "revision 5");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_resumes_and_is_told_nothing_of_what_came_since_is_found() {
+    let [(expected, came)] = found(Mistake::ResumesWithNoNews, [Rule::ResumesAfterARevision]).await;
+    assert_eq!(expected, "the monitor that was armed since is told");
+    assert_eq!(came, "Heartbeats alone come");
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,6 +184,8 @@ macro_rules! mistaken {
                 let told = self.inner.clone().watch(request.into_inner()).await?.into_inner();
                 let mut teller = Teller {
                     mistake: self.mistake,
+                    has_begun: false,
+                    is_resumed: false,
                     simulated: self.simulated.clone(),
                     over: Arc::clone(&self.over),
                     in_snapshot: false,
@@ -244,6 +254,8 @@ mistaken! {
 /// What one watch is told instead of the truth.
 struct Teller {
     mistake: Option<Mistake>,
+    has_begun: bool,
+    is_resumed: bool,
     simulated: simulated::Simulated,
     over: Arc<Mutex<Vec<proto::Call>>>,
     in_snapshot: bool,
@@ -256,6 +268,9 @@ struct Teller {
 impl Teller {
     fn tell(&mut self, mut response: WatchResponse) -> Vec<WatchResponse> {
         let in_snapshot = self.in_snapshot;
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.is_resumed = matches!(response.fact, Some(Fact::Heartbeat(_)));
+        }
         match &response.fact {
             Some(Fact::SnapshotBegin(_)) => self.in_snapshot = true,
             Some(Fact::SnapshotComplete(_)) => self.in_snapshot = false,
@@ -269,6 +284,11 @@ impl Teller {
             (Some(Mistake::ResumesAtTheLatestRevision), Some(Fact::Heartbeat(_))) => {
                 response.revision = self.simulated.facts().revision();
                 vec![response]
+            }
+            (Some(Mistake::ResumesWithNoNews), Some(fact))
+                if self.is_resumed && !matches!(fact, Fact::Heartbeat(_)) =>
+            {
+                Vec::new()
             }
             (Some(Mistake::LeavesQuestionsOutOfSnapshots), Some(Fact::AdmissionAsked(_)))
                 if in_snapshot =>

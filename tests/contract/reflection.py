@@ -7,13 +7,12 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 
-
 class Bearer(grpc.StreamStreamClientInterceptor):
     """Sends the token of the file that is the second argument, if there is one."""
 
     def intercept_stream_stream(self, continuation, details, requests):
-        details.metadata = [("authorization", f"Bearer {token}") for token in tokens[:1]]
-        return continuation(details, requests)
+        metadata = [("authorization", f"Bearer {token}") for token in tokens[:1]]
+        return continuation(details._replace(metadata=metadata), requests)
 
 
 tokens = open(sys.argv[2]).read().split() if len(sys.argv) > 2 else []

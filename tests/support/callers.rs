@@ -1,11 +1,15 @@
 //! Callers of the contract with tokens in files, as the product makes them out.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
-use undertone::telephony::callers::{BearerToken, CallerAuth, Callers, ContractServer};
+use undertone::model::CallerRole;
+use undertone::telephony::callers::{
+    BearerToken, CallerAuth, CallerConfig, Callers, ContractServer,
+};
 use undertone::telephony::connection::{TelephonyChannel, remote};
 use undertone::tls::ClientTls;
 
@@ -17,7 +21,9 @@ pub(crate) struct LocalCaller {
 impl LocalCaller {
     /// With a token of its own.
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        let caller = Self { folder: tempfile::tempdir().unwrap() };
+        write_token(&caller.token_file(), &"a-token-of-a-test".repeat(3));
+        caller
     }
 
     /// The file with its token.
@@ -25,10 +31,20 @@ impl LocalCaller {
         self.folder.path().join("grpc-token")
     }
 
-    /// In front of a backend that it may command.
+    /// In front of a backend that it may command, and have supervisors join at unasked.
     pub(crate) fn auth(&self) -> CallerAuth {
-        let callers = Callers::load(Vec::new(), Some(self.token_file())).unwrap();
+        let gateway = CallerConfig {
+            name: "laboratory".into(),
+            san: Vec::new(),
+            token_file: Some(self.token_file()),
+            role: CallerRole::Gateway,
+            users: BTreeSet::new(),
+            groups: BTreeSet::new(),
+            may_join_unasked: true,
+        };
+        let callers = Callers::load(vec![gateway], None).unwrap();
         CallerAuth::new(Arc::new(callers), ContractServer::Backend)
+            .recording(Arc::new(|_, _| Box::pin(async { true })))
     }
 
     /// Its way to a server there. To be asked for when its [`Self::auth`] has been made.

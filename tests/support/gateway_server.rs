@@ -53,6 +53,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct ServerOptions {
     /// The doors.
     pub(crate) http: http::HttpConfig,
+    /// The gateway.
+    pub(crate) gateway: gateway::GatewayConfig,
     /// The event channel.
     pub(crate) bayeux: cometd::CometdConfig,
     /// The login.
@@ -105,7 +107,7 @@ impl GatewayServer {
         let server = options.backend.unwrap_or(server);
         let line = connection::line(connection::in_process(server));
         let gateway = GatewayHandle::start(
-            gateway::GatewayConfig::default(),
+            options.gateway,
             directory(options.crowd),
             line,
             audit,

@@ -77,12 +77,17 @@ pub(super) async fn resumes_after_a_revision<P: Phones>(session: &mut Session<'_
         }
     }
     let supervisor = session.residents().supervisor.device.clone();
-    let told = loop {
-        match resumed.next().await? {
-            WatchItem::Heartbeat => {}
-            told @ (WatchItem::Fact(_) | WatchItem::SnapshotBegin { .. }) => break told,
+    let news = async {
+        loop {
+            match resumed.next().await? {
+                WatchItem::Heartbeat => {}
+                told @ (WatchItem::Fact(_) | WatchItem::SnapshotBegin { .. }) => return Ok(told),
+            }
         }
     };
+    let told = timeout(session.bench.patience, news).await.unwrap_or_else(|_| {
+        Err(Miss::failed("the monitor that was armed since is told", "Heartbeats alone come"))
+    })?;
     let is_news = matches!(&told, WatchItem::Fact(Fact::Monitor(monitor)) if monitor.supervisor == supervisor);
     ensure(is_news, "the monitor that was armed since is told next", || said(&told))?;
     ensure(resumed.revision > revision, format!("a revision above {revision}"), || {
@@ -115,13 +120,11 @@ pub(super) async fn beats_when_nothing_happens<P: Phones>(session: &mut Session<
     }
     session.start(Activity::Coach).await?;
     session.until_armed().await?;
-    loop {
-        let revision = session.watch.revision;
-        if session.watch.next().await? == WatchItem::Heartbeat {
-            beats_at(session, revision)?;
-            break;
-        }
+    let mut told = session.watch.revision;
+    while session.watch.next().await? != WatchItem::Heartbeat {
+        told = session.watch.revision;
     }
+    beats_at(session, told)?;
     // The shortest that may be asked for: less is taken for it.
     let request = proto::WatchRequest { heartbeat_ms: 1, ..proto::WatchRequest::default() };
     let mut client = session.bench.client.clone();

@@ -154,7 +154,6 @@ fn refusal(reason: Reason, text: impl Into<std::borrow::Cow<'static, str>>) -> H
 }
 
 /// The two halves of one process know each other.
-#[expect(clippy::result_large_err, reason = "the type of an interceptor")]
 pub(in crate::telephony) fn in_this_process(
     mut request: Request<()>,
 ) -> Result<Request<()>, Status> {

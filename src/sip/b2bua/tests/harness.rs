@@ -230,14 +230,19 @@ impl Harness {
                     self.held.remove(&(device.clone(), call.clone()));
                 }
                 Command::SwapCalls { device, call, other } => {
-                    let both = [call, other].map(|call| (device.clone(), call.clone()));
-                    let [one, two] = both;
-                    let (from, to) = match self.held.contains(&one) {
-                        true => (one, two),
-                        false => (two, one),
+                    // As it was told before: what is done with a call that is joined with another
+                    // is forgotten here for all calls of the device.
+                    let was_held = |call: &CallId| {
+                        let told = self.calls.get(call).and_then(|call| call.party_of(device));
+                        told.is_some_and(|party| party.state == LegState::Held)
                     };
-                    assert!(self.held.remove(&from), "neither was held");
-                    self.held.insert(to);
+                    let (from, to) = match was_held(call) {
+                        true => (call, other),
+                        false => (other, call),
+                    };
+                    assert!(was_held(from), "neither was held");
+                    self.held.remove(&(device.clone(), from.clone()));
+                    self.held.insert((device.clone(), to.clone()));
                 }
                 // A conference takes everybody back; what a phone holds by itself is silent by its
                 // own direction.
