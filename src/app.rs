@@ -15,7 +15,10 @@ mod directory;
 mod directory_edit;
 pub mod directory_files;
 mod directory_news;
+mod gateway_users;
 mod simulated;
+
+pub use self::gateway_users::GatewayUsers;
 
 use self::directory::{BackendPart, DirectoryKeeper, GatewayPart, Told};
 use self::simulated::ScratchDirectory;
@@ -27,6 +30,7 @@ use crate::directory::handle::DirectoryHandle;
 use crate::gateway::task::GatewayHandle;
 use crate::grpc;
 use crate::http::auth::{Auth, PasswordError};
+use crate::http::identity::{Identities, IssuerError};
 use crate::http::fast_path::FastPath;
 use crate::http::forwarded::Proxies;
 use crate::http::server::{self, ConnectionLimits, Door};
@@ -136,6 +140,9 @@ pub enum StartError {
     /// The audit of a process that keeps nothing has no place.
     #[error("a temporary directory for the audit: {0}")]
     Scratch(io::Error),
+    /// An issuer of tokens cannot be used.
+    #[error("identity.issuer: {0}")]
+    Issuer(#[from] IssuerError),
     /// The process can not be told to stop.
     #[error("signals: {0}")]
     Signals(io::Error),
@@ -622,6 +629,12 @@ async fn start_gateway(
     )?;
     let cometd =
         Cometd::start(&config.http, config.cometd.clone(), gateway.clone(), store.clone())?;
+    if !config.issuers.is_empty() {
+        let users = Arc::new(GatewayUsers::new(gateway.clone()));
+        let identities = Identities::new(&config.identity, &config.issuers, users)?;
+        identities.prefetch();
+        auth.believe(identities);
+    }
     told.gateway =
         Some(GatewayPart { handle: gateway.clone(), auth: auth.clone(), store: store.clone() });
     running.stores.push(store);

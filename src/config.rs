@@ -23,6 +23,7 @@ pub use credentials::{
 use crate::audit::AuditConfig;
 use crate::cometd;
 use crate::gateway::{self, Directory};
+use crate::http::identity::{IdentityConfig, IssuerConfig};
 use crate::http::server;
 use crate::http::{self, auth};
 use crate::media::MediaConfig;
@@ -66,6 +67,10 @@ pub struct Config {
     pub http: http::HttpConfig,
     /// Logins and their sessions.
     pub login: auth::AuthConfig,
+    /// What holds for all issuers of tokens.
+    pub identity: IdentityConfig,
+    /// The issuers whose tokens are believed.
+    pub issuers: Vec<IssuerConfig>,
     /// The event channel and its limits.
     pub cometd: cometd::CometdConfig,
     /// Where the telephony contract is served.

@@ -17,6 +17,7 @@ pub mod error;
 pub mod fast_path;
 pub(crate) mod forwarded;
 pub mod gws_json;
+pub mod identity;
 pub mod layers;
 pub(crate) mod response;
 pub mod server;

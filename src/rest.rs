@@ -1,6 +1,7 @@
 //! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
 
 mod administration;
+mod browser_login;
 mod directory;
 mod document;
 mod fields;
@@ -104,8 +105,11 @@ pub(crate) fn router(
         .routes(routes!(read_device, administration::change_device, administration::remove_device))
         .routes(routes!(read_voice_environment))
         .split_for_parts();
-    let (open, open_document) =
-        OpenApiRouter::<RestState>::new().routes(routes!(read_version)).split_for_parts();
+    let (open, open_document) = OpenApiRouter::<RestState>::new()
+        .routes(routes!(read_version))
+        .routes(routes!(browser_login::begin_login))
+        .routes(routes!(browser_login::finish_login))
+        .split_for_parts();
     let closed = closed
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)

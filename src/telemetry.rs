@@ -273,6 +273,8 @@ fn describe() {
         ("undertone_requests_total", "Requests that reached the gateway."),
         ("undertone_notices_total", "Events for users, over CometD."),
         ("undertone_login_failures_total", "Refused logins by password."),
+        ("undertone_tokens_refused_total", "Bearer and ID tokens that are nobody's, by reason."),
+        ("undertone_issuer_fetches_total", "Fetches of the keys of issuers, by outcome."),
         (
             "undertone_audit_failures_total",
             "Audit lines that could not be written: nobody may listen then.",

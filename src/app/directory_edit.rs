@@ -32,7 +32,8 @@ impl DirectoryKeeper {
         let Some(editor) = &mut self.editor else {
             return Err(DirectoryHandle::kept_in_file());
         };
-        needs_password(editor, &edit, password.as_ref())?;
+        let has_issuers = !self.config.issuers.is_empty();
+        needs_password(editor, &edit, password.as_ref(), has_issuers)?;
         let (before, accounts_before) = (editor.directory().clone(), editor.accounts().clone());
         let entry = edit.entry.clone();
         let touched = editor.apply(edit)?;
@@ -136,16 +137,18 @@ impl DirectoryKeeper {
     }
 }
 
-/// A new entry needs a password, and a device with another number needs it again: its digests are
+/// A new entry needs a password, but for a user where there are issuers of tokens, and a device with another number needs it again: its digests are
 /// of both.
 fn needs_password(
     editor: &DirectoryEditor,
     edit: &Edit,
     password: Option<&NewPassword>,
+    has_issuers: bool,
 ) -> Result<(), Refusal> {
     let needs = match (&edit.entry, &edit.kind) {
         (EntryId::Group(_), _) | (_, EditKind::Remove) => false,
-        (EntryId::User(_) | EntryId::Device(_), EditKind::Create(_)) => true,
+        (EntryId::User(_), EditKind::Create(_)) => !has_issuers,
+        (EntryId::Device(_), EditKind::Create(_)) => true,
         (EntryId::User(_), EditKind::Change(_) | EditKind::Put(_)) => false,
         (EntryId::Device(_), EditKind::Change(fields) | EditKind::Put(fields)) => {
             let before = editor.fields(&edit.entry);

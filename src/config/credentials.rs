@@ -47,7 +47,8 @@ pub enum CredentialsError {
 }
 
 impl Config {
-    /// The accounts of REST and CometD; makes those that are missing and says so.
+    /// The accounts of REST and CometD; makes those that are missing and says so. Where there are
+    /// issuers of tokens, none is made.
     ///
     /// # Errors
     /// The store fails.
@@ -62,6 +63,8 @@ impl Config {
             let stored = kept.get(&key).and_then(|hash| String::from_utf8(hash.clone()).ok());
             let hash = match self.password_hashes.get(user).cloned().or(stored) {
                 Some(hash) => hash,
+                // Such users log in by their issuer.
+                None if !self.issuers.is_empty() => continue,
                 None => {
                     let new = Made::new(user.as_str());
                     let hash = hash_password(&new.password)?;

@@ -10,6 +10,7 @@ use crate::gateway::{
 };
 use crate::http::HttpConfig;
 use crate::http::auth::AuthConfig;
+use crate::http::identity::{IdentityConfig, IssuerConfig};
 use crate::http::server::ConnectionLimits;
 use crate::media::MediaConfig;
 use crate::model::UserId;
@@ -35,6 +36,8 @@ pub(super) struct Sections {
     pub(super) tls: TlsKeys,
     pub(super) http: HttpConfig,
     pub(super) login: AuthConfig,
+    pub(super) identity: IdentityConfig,
+    pub(super) issuers: Vec<IssuerConfig>,
     pub(super) cometd: CometdConfig,
     pub(super) rest_limits: ConnectionLimits,
     pub(super) grpc_limits: ConnectionLimits,
@@ -267,6 +270,8 @@ impl Sections {
     pub(super) fn read(reader: &mut ConfigReader) -> Option<Self> {
         let trunks = reader.pairs(&["sip", "trunk"]);
         let callers = reader.items(&["grpc", "caller"]);
+        let issuers = reader.items(&["identity", "issuer"]);
+        let identity = reader.section("identity");
         let (process, rest, http) =
             (reader.section(""), reader.section("rest"), reader.section("rest"));
         let tls = reader.section("tls");
@@ -298,6 +303,8 @@ impl Sections {
             tls: tls?,
             http: http?,
             login: login?,
+            identity: identity?,
+            issuers,
             cometd: cometd?,
             rest_limits: rest_limits?,
             grpc_limits: grpc_limits?,
@@ -372,6 +379,8 @@ impl Sections {
             rest_bind: self.rest.bind,
             http: self.http,
             login: self.login,
+            identity: self.identity,
+            issuers: self.issuers,
             cometd: self.cometd,
             grpc_bind: self.grpc.bind,
             grpc_reflection: self.grpc.reflection,

@@ -1,10 +1,11 @@
 //! Credentials → user. `Auth::identify` finds the user of a request, [`require`] refuses requests
 //! without one.
 //!
-//! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and
-//! an arm in `Auth::identify`.
+//! A new kind of credential (a client certificate) is a variant of `Presented` and an arm in
+//! `Auth::identify`.
 
 use super::error::HttpError;
+use super::identity::{Identities, TokenLogin, TokenRefusal};
 use crate::clock;
 use crate::model::{Reason, UserId, config_value};
 use crate::rate_limit::KeyedLimiter;
@@ -169,12 +170,15 @@ pub enum Means {
     Password,
     /// By the session cookie, which a browser also sends for a foreign page.
     Cookie,
+    /// By a bearer token (RFC 6750), in this very request.
+    Token,
 }
 
 /// What a request brings along.
-enum Presented {
+enum Presented<'a> {
     Nothing,
     Cookie(String),
+    Token(&'a str),
     Password { user: UserId, password: String, cookie: Option<String> },
     Unreadable,
 }
@@ -197,6 +201,7 @@ struct Register {
     /// How many logins have ended.
     ended: AtomicU64,
     listener: OnceLock<Arc<dyn LoginListener>>,
+    identities: OnceLock<Identities>,
 }
 
 struct Verified {
@@ -240,7 +245,48 @@ impl Auth {
             waiting: Semaphore::new(WAITING),
             ended: AtomicU64::new(0),
             listener: OnceLock::new(),
+            identities: OnceLock::new(),
         })))
+    }
+
+    /// Believes the tokens of these issuers; the first ones that it is told.
+    pub fn believe(&self, identities: Identities) {
+        // One server has one list of issuers.
+        let _ = self.0.identities.set(identities);
+    }
+
+    /// The issuers whose tokens are believed.
+    pub(crate) fn identities(&self) -> Option<&Identities> {
+        self.0.identities.get()
+    }
+
+    async fn by_token(&self, token: &str) -> Result<TokenLogin, HttpError> {
+        let identities = self.identities().ok_or_else(HttpError::invalid_token)?;
+        identities.user_of(token).await.map_err(|refusal| match refusal {
+            TokenRefusal::Fault(_) => HttpError::invalid_token(),
+            TokenRefusal::NoKeys => {
+                HttpError::new(Reason::Unavailable, "Tokens can not be checked now.")
+            }
+        })
+    }
+
+    /// Opens an HTTP session after a login elsewhere, until then or for `session_life`; or, where the
+    /// browser has one of the same user, prolongs that. The header that sets its cookie.
+    pub(crate) fn open_session(
+        &self,
+        login: &TokenLogin,
+        headers: &HeaderMap,
+    ) -> Option<HeaderValue> {
+        let now = clock::instant();
+        let until = login.until.min(now + self.0.config.session_life);
+        let mut sessions = locked(&self.0.sessions);
+        let kept = cookie(headers, SESSION_COOKIE)
+            .filter(|cookie| sessions.prolong(cookie, &login.user, until, now));
+        let opened = match kept {
+            Some(kept) => kept.to_owned(),
+            None => sessions.open(&login.user, self.0.config.sessions_per_user, until, now),
+        };
+        self.cookie_for(&opened, (until - now).as_secs())
     }
 
     /// Tells this listener of logins that end; the first one is told.
@@ -292,7 +338,9 @@ impl Auth {
         let mut ended: Vec<UserId> = Vec::new();
         let mut accounts = locked(&self.0.accounts);
         for user in removed {
-            ended.extend(accounts.remove(user).map(|_| user.clone()));
+            // Without a password, too, there may be logins by token.
+            accounts.remove(user);
+            ended.push(user.clone());
         }
         for (user, hash) in put {
             let before = accounts.insert(user.clone(), hash);
@@ -396,7 +444,12 @@ impl Register {
         let mut verified = locked(&self.verified);
         let entry = verified.get_mut(digest).filter(|entry| entry.until > now)?;
         if locked(&self.sessions).find(&entry.session, now).is_none() {
-            entry.session = locked(&self.sessions).open(&entry.user, &self.config, now);
+            entry.session = locked(&self.sessions).open(
+                &entry.user,
+                self.config.sessions_per_user,
+                now + self.config.session_life,
+                now,
+            );
         }
         Some(Verified {
             user: entry.user.clone(),
@@ -407,7 +460,8 @@ impl Register {
 
     fn remember(&self, digest: [u8; 32], user: UserId) -> Verified {
         let now = clock::instant();
-        let session = locked(&self.sessions).open(&user, &self.config, now);
+        let (most, until) = (self.config.sessions_per_user, now + self.config.session_life);
+        let session = locked(&self.sessions).open(&user, most, until, now);
         let entry = || Verified {
             user: user.clone(),
             until: now + self.config.cache_life,
@@ -445,23 +499,21 @@ struct LoginSession {
 }
 
 impl LoginSessions {
-    fn open(&mut self, user: &UserId, config: &AuthConfig, now: Instant) -> String {
+    /// `most`: sessions of the user at once.
+    fn open(&mut self, user: &UserId, most: usize, until: Instant, now: Instant) -> String {
         let cookie = random_text::<18>();
         let key = key_of(&cookie);
         self.drop_dead(user, now);
         let mine = self.of.entry(user.clone()).or_default();
-        while mine.len() >= config.sessions_per_user.max(1) {
+        while mine.len() >= most.max(1) {
             let Some((_, oldest)) = mine.pop_first() else {
                 break;
             };
             self.open.remove(&oldest);
         }
         mine.insert((now, key));
-        let session = LoginSession {
-            user: user.clone(),
-            until: now + config.session_life,
-            csrf: random_text::<18>().into(),
-        };
+        let csrf = random_text::<18>().into();
+        let session = LoginSession { user: user.clone(), until, csrf };
         self.open.insert(key, session);
         cookie
     }
@@ -483,6 +535,16 @@ impl LoginSessions {
 
     fn find(&self, cookie: &str, now: Instant) -> Option<&LoginSession> {
         self.open.get(&key_of(cookie)).filter(|session| now < session.until)
+    }
+
+    /// It is a session of this user, and lives until then, if it does not live for longer already.
+    fn prolong(&mut self, cookie: &str, user: &UserId, until: Instant, now: Instant) -> bool {
+        let session = self.open.get_mut(&key_of(cookie));
+        let session = session.filter(|session| now < session.until && session.user == *user);
+        session.is_some_and(|session| {
+            session.until = session.until.max(until);
+            true
+        })
     }
 
     /// Closes every session of a user; which they were.
@@ -585,6 +647,11 @@ impl Auth {
         let (caller, new_cookie) = match presented(headers) {
             Presented::Nothing => return Ok((None, None)),
             Presented::Unreadable => return Err(HttpError::access_denied()),
+            Presented::Token(token) => {
+                let TokenLogin { user, until } = self.by_token(token).await?;
+                let (by, csrf) = (Means::Token, Arc::default());
+                (AuthenticatedUser { user, address, by, until, csrf, session: None }, None)
+            }
             Presented::Cookie(cookie) => {
                 let Some(session) = session_of(&cookie) else {
                     return Ok((None, None));
@@ -635,9 +702,19 @@ impl Auth {
     }
 
     fn cookie_for(&self, cookie: &str, life: u64) -> Option<HeaderValue> {
+        self.cookie_below("/", (SESSION_COOKIE, cookie), life)
+    }
+
+    /// The header that sets a cookie for what is below this path, for so many seconds; 0: it goes.
+    pub(crate) fn cookie_below(
+        &self,
+        path: &str,
+        (name, value): (&str, &str),
+        life: u64,
+    ) -> Option<HeaderValue> {
         let secure = if self.0.config.secure_cookies { "; Secure" } else { "" };
         HeaderValue::from_str(&format!(
-            "{SESSION_COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Lax; Max-Age={life}{secure}"
+            "{name}={value}; Path={path}; HttpOnly; SameSite=Lax; Max-Age={life}{secure}"
         ))
         .ok()
     }
@@ -682,8 +759,8 @@ pub(crate) fn csrf(request: &Request) -> Result<Option<Arc<str>>, HttpError> {
     {
         return Err(HttpError::new(Reason::NotPermitted, "Missing or invalid Csrf token"));
     }
-    let caller =
-        request.extensions().get::<AuthenticatedUser>().filter(|_| request.method() == Method::GET);
+    let caller = request.extensions().get::<AuthenticatedUser>();
+    let caller = caller.filter(|caller| request.method() == Method::GET && caller.by != Means::Token);
     Ok(caller.map(|caller| caller.csrf.clone()))
 }
 
@@ -762,15 +839,27 @@ pub(crate) fn address_of(request: &Request) -> IpAddr {
     })
 }
 
-fn presented(headers: &HeaderMap) -> Presented {
+fn presented(headers: &HeaderMap) -> Presented<'_> {
     let cookie = cookie(headers, SESSION_COOKIE).map(str::to_owned);
-    let Some(authorization) = headers.get(header::AUTHORIZATION) else {
-        return cookie.map_or(Presented::Nothing, Presented::Cookie);
+    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    let authorization = match (lines.next(), lines.next()) {
+        (None, _) => return cookie.map_or(Presented::Nothing, Presented::Cookie),
+        (Some(authorization), None) => authorization,
+        (Some(_), Some(_)) => return Presented::Unreadable,
     };
+    if let Some(token) = bearer(authorization) {
+        return Presented::Token(token);
+    }
     let Some((user, password)) = basic(authorization) else {
         return Presented::Unreadable;
     };
     Presented::Password { user, password, cookie }
+}
+
+/// RFC 6750 2.1: `Bearer token`.
+fn bearer(authorization: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// RFC 7617: `Basic base64(user:password)`.
@@ -837,10 +926,14 @@ mod tests {
         let mut sessions = LoginSessions::default();
         let now = clock::instant();
         let at = |seconds| now + Duration::from_secs(seconds);
-        let first = sessions.open(&"anna".into(), &config, now);
-        let second = sessions.open(&"anna".into(), &config, at(1));
+        let (most, life) = (config.sessions_per_user, config.session_life);
+        let open = |sessions: &mut LoginSessions, now| {
+            sessions.open(&"anna".into(), most, now + life, now)
+        };
+        let first = open(&mut sessions, now);
+        let second = open(&mut sessions, at(1));
         assert!(sessions.find(&first, at(2)).is_some());
-        let third = sessions.open(&"anna".into(), &config, at(2));
+        let third = open(&mut sessions, at(2));
         assert!(sessions.find(&first, at(3)).is_none());
         assert!(sessions.find(&second, at(3)).is_some());
         assert!(sessions.find(&third, at(2) + config.session_life).is_none());

@@ -16,10 +16,12 @@ mod keys;
 mod schedule;
 mod token;
 
-pub(crate) use browser_login::{Begun, CallbackQuery, Finished, LOGIN_COOKIE, LoginFault};
+pub(crate) use browser_login::{
+    Begun, CallbackQuery, Finished, LOGIN_COOKIE, LONGEST_LOGIN, LoginFault,
+};
 pub use claims::TokenFault;
 pub use client::Endpoint;
-pub use issuer::SecretError;
+pub use issuer::IssuerError;
 pub use token::SignatureAlgorithm;
 
 use crate::clock;
@@ -158,17 +160,14 @@ impl fmt::Debug for ClientSecret {
     }
 }
 
-/// What the directory says of a user.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// Roles of the user.
-    pub roles: BTreeSet<Role>,
-    /// The groups that name the user.
-    pub groups: BTreeSet<GroupId>,
-}
+/// The directory as it is now.
+pub trait Users: Send + Sync {
+    /// Roles of a user; `None`: there is no such user.
+    fn roles(&self, user: &UserId) -> Option<BTreeSet<Role>>;
 
-/// What the directory says of a user now; `None`: there is no such user.
-pub type FindStanding = Arc<dyn Fn(&UserId) -> Option<Standing> + Send + Sync>;
+    /// The groups that name a user.
+    fn groups(&self, user: &UserId) -> BTreeSet<GroupId>;
+}
 
 /// Whether a token is somebody's cannot be said, or it is nobody's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +210,7 @@ pub struct Identities(Arc<Shared>);
 struct Shared {
     issuers: Vec<Arc<Issuer>>,
     leeway: Duration,
-    standing: FindStanding,
+    users: Arc<dyn Users>,
     lines: Mutex<RefusalLines>,
     seal: Seal,
 }
@@ -227,7 +226,7 @@ struct RefusalLines {
 }
 
 impl Identities {
-    /// The issuers of the configuration; `standing`: the directory. Their keys are fetched when
+    /// The issuers of the configuration; `users`: the directory. Their keys are fetched when
     /// they are needed, or by [`Identities::prefetch`].
     ///
     /// # Errors
@@ -235,13 +234,13 @@ impl Identities {
     pub fn new(
         config: &IdentityConfig,
         issuers: &[IssuerConfig],
-        standing: FindStanding,
-    ) -> Result<Self, SecretError> {
+        users: Arc<dyn Users>,
+    ) -> Result<Self, IssuerError> {
         let issuers = issuers.iter().map(|issuer| Issuer::new(config, issuer).map(Arc::new));
         Ok(Self(Arc::new(Shared {
             issuers: issuers.collect::<Result<_, _>>()?,
             leeway: config.leeway,
-            standing,
+            users,
             lines: Mutex::default(),
             seal: Seal::new(),
         })))
@@ -282,13 +281,13 @@ impl Identities {
         if !config.audience.iter().any(|audience| parsed.claims.is_for(audience)) {
             return Err(TokenFault::Audience.into());
         }
-        let user = self.standing_user(config, &parsed)?;
+        let user = self.vouched_user(config, &parsed)?;
         Ok(TokenLogin { user, until: now.mono + left })
     }
 
     /// The user whom the claims name. The directory says what the user may; the token has to vouch
     /// for all of it where the configuration names claims for that.
-    fn standing_user(
+    fn vouched_user(
         &self,
         config: &IssuerConfig,
         token: &ParsedToken<'_>,
@@ -296,7 +295,7 @@ impl Identities {
         let claims = &token.claims;
         let user = claims.text(&config.user_claim).ok_or(TokenFault::User)?;
         let user = UserId::from(user);
-        let standing = (self.0.standing)(&user).ok_or(TokenFault::User)?;
+        let roles = self.0.users.roles(&user).ok_or(TokenFault::User)?;
         if let Some(claim) = &config.roles_claim {
             let vouched = claims.words(claim);
             let is_vouched = |role: &Role| {
@@ -305,7 +304,7 @@ impl Identities {
                     None => *word == role.as_str(),
                 })
             };
-            if !standing.roles.iter().all(is_vouched) {
+            if !roles.iter().all(is_vouched) {
                 return Err(TokenFault::Role);
             }
         }
@@ -317,7 +316,7 @@ impl Identities {
                     None => *word == group.as_str(),
                 })
             };
-            if !standing.groups.iter().all(is_vouched) {
+            if !self.0.users.groups(&user).iter().all(is_vouched) {
                 return Err(TokenFault::Group);
             }
         }

@@ -20,7 +20,7 @@ pub struct SocketId(pub u64);
 pub struct ClientOrigin {
     /// The authenticated user.
     pub user: Option<UserId>,
-    /// This very request proves the user, not a cookie.
+    /// This very request proves the user, by password or token, not by a cookie.
     pub proven: bool,
     /// End of the user's login, if it ends.
     pub login_until: Option<Instant>,
@@ -29,7 +29,7 @@ pub struct ClientOrigin {
     /// Names the HTTP session whose cookie came with it, or is set by its answer; a request of the
     /// same one is of the same browser.
     pub login: Option<Arc<str>>,
-    /// It has no such cookie: a password came alone.
+    /// It has no such cookie: a password or a token came alone.
     pub by_password_alone: bool,
     /// It brought a login that is wrong.
     pub is_refused: bool,

@@ -75,7 +75,7 @@ pub(crate) struct Finished {
 /// What an issuer sends a browser back with (RFC 6749 4.1.2, RFC 9207).
 #[derive(Deserialize)]
 pub(crate) struct CallbackQuery {
-    code: Option<Zeroizing<String>>,
+    code: Option<String>,
     state: Option<String>,
     iss: Option<String>,
     error: Option<String>,
@@ -137,7 +137,7 @@ fn own_path(path: &str) -> Option<&str> {
 /// What the issuer answers to a code.
 #[derive(Deserialize)]
 struct TokenAnswer {
-    id_token: Zeroizing<String>,
+    id_token: String,
 }
 
 impl Identities {
@@ -219,7 +219,7 @@ impl Identities {
         let answer = {
             let _place =
                 self.0.seal.exchanges.try_acquire().map_err(|_| LoginFault::Unavailable)?;
-            let proof = (&code, begun.verifier.as_str(), callback);
+            let proof = (code.as_str(), begun.verifier.as_str(), callback);
             exchange(issuer, endpoint, metadata.secret_in_form, proof).await?
         };
         let login = self.user_of_id_token(issuer, &answer.id_token, &begun.nonce).await;
@@ -257,7 +257,7 @@ impl Identities {
         if claims.text("nonce") != Some(nonce) {
             return Err(TokenFault::Nonce.into());
         }
-        let user = self.standing_user(&issuer.config, &parsed)?;
+        let user = self.vouched_user(&issuer.config, &parsed)?;
         Ok(TokenLogin { user, until: now.mono + left })
     }
 }
@@ -271,19 +271,21 @@ async fn exchange(
 ) -> Result<TokenAnswer, LoginFault> {
     let client = issuer.config.client_id.as_deref().unwrap_or_default();
     let secret = issuer.secret.as_ref();
-    let mut form = Serializer::new(String::new());
-    form.append_pair("grant_type", "authorization_code")
-        .append_pair("code", code)
-        .append_pair("redirect_uri", callback)
-        .append_pair("code_verifier", verifier);
     let in_header = secret.filter(|_| !secret_in_form);
-    if in_header.is_none() {
-        form.append_pair("client_id", client);
-    }
-    if let Some(secret) = secret.filter(|_| secret_in_form) {
-        form.append_pair("client_secret", &secret.0);
-    }
-    let form = Zeroizing::new(form.finish());
+    let form = {
+        let mut form = Serializer::new(String::new());
+        form.append_pair("grant_type", "authorization_code")
+            .append_pair("code", code)
+            .append_pair("redirect_uri", callback)
+            .append_pair("code_verifier", verifier);
+        if in_header.is_none() {
+            form.append_pair("client_id", client);
+        }
+        if let Some(secret) = secret.filter(|_| secret_in_form) {
+            form.append_pair("client_secret", &secret.0);
+        }
+        Zeroizing::new(form.finish())
+    };
     let authorization = in_header.map(|secret| {
         let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
         let pair = Zeroizing::new(format!("{}:{}", encoded(client), encoded(&secret.0)));

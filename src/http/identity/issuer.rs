@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 /// An issuer cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum SecretError {
+pub enum IssuerError {
     /// The file with the secret cannot be read.
     #[error("{}: {error}", .path.display())]
     File {
@@ -85,9 +85,9 @@ struct Fetching {
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 
 impl Issuer {
-    pub(super) fn new(all: &IdentityConfig, config: &IssuerConfig) -> Result<Self, SecretError> {
+    pub(super) fn new(all: &IdentityConfig, config: &IssuerConfig) -> Result<Self, IssuerError> {
         let endpoint =
-            |url: &str| Endpoint::parse(url).ok_or_else(|| SecretError::Url(url.to_owned()));
+            |url: &str| Endpoint::parse(url).ok_or_else(|| IssuerError::Url(url.to_owned()));
         let discovery = format!("{}{DISCOVERY}", config.issuer.trim_end_matches('/'));
         let files = ClientTlsFiles { authorities: config.authorities.clone(), pair: None };
         let secret = match (&config.client_secret, &config.client_secret_file) {
@@ -229,6 +229,18 @@ impl Issuer {
     /// What it says of itself, fetched if that is not known.
     pub(super) async fn described(self: &Arc<Self>) -> Result<Arc<Metadata>, TokenRefusal> {
         self.usable_keys().await?;
+        if let Some(metadata) = self.metadata.load_full() {
+            return Ok(metadata);
+        }
+        // Its keys are elsewhere, and were found.
+        let now = clock::instant();
+        let under_way = {
+            let mut fetching = self.fetching();
+            fetching.schedule.may_retry(now).then(|| self.begin(&mut fetching, now))
+        };
+        if let Some(under_way) = under_way {
+            end_of(under_way).await;
+        }
         self.metadata.load_full().ok_or(TokenRefusal::NoKeys)
     }
 
@@ -246,13 +258,9 @@ impl Issuer {
             let now = clock::instant();
             let renewing = {
                 let mut fetching = self.fetching();
-                match &fetching.under_way {
-                    Some(under_way) => Some(under_way.clone()),
-                    None if fetching.schedule.may_force(now) => {
-                        Some(self.begin(&mut fetching, now))
-                    }
-                    None => None,
-                }
+                let is_under_way = fetching.under_way.is_some();
+                let fetches = is_under_way || fetching.schedule.may_force(now);
+                fetches.then(|| self.begin(&mut fetching, now))
             };
             if let Some(under_way) = renewing {
                 end_of(under_way).await;
@@ -280,17 +288,17 @@ const LONGEST_FILE: u64 = 4096;
 /// Bits of a file's mode that let everybody in.
 const EVERYBODY: u32 = 0o007;
 
-fn read_secret(path: &Path) -> Result<ClientSecret, SecretError> {
-    let failed = |error| SecretError::File { path: path.to_owned(), error };
+fn read_secret(path: &Path) -> Result<ClientSecret, IssuerError> {
+    let failed = |error| IssuerError::File { path: path.to_owned(), error };
     let file = File::open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;
     if about.is_file() && about.permissions().mode() & EVERYBODY != 0 {
-        return Err(SecretError::IsPublic(path.to_owned()));
+        return Err(IssuerError::IsPublic(path.to_owned()));
     }
     let mut text = Zeroizing::new(String::new());
     file.take(LONGEST_FILE).read_to_string(&mut text).map_err(failed)?;
     match text.trim() {
-        "" => Err(SecretError::Empty(path.to_owned())),
+        "" => Err(IssuerError::Empty(path.to_owned())),
         secret => Ok(ClientSecret::from(secret.to_owned())),
     }
 }

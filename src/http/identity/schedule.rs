@@ -34,7 +34,12 @@ impl KeySchedule {
     /// They are to be fetched again, whoever asks.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let is_old = self.fetched.is_none_or(|fetched| now >= fetched + self.refresh);
-        is_old && self.tried.is_none_or(|tried| now >= tried + RETRY)
+        is_old && self.may_retry(now)
+    }
+
+    /// The last fetch was long enough ago for another.
+    pub(super) fn may_retry(&self, now: Instant) -> bool {
+        self.tried.is_none_or(|tried| now >= tried + RETRY)
     }
 
     /// They are to be fetched again for a key that is not among them.
