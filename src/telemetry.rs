@@ -273,8 +273,6 @@ fn describe() {
         ("undertone_requests_total", "Requests that reached the gateway."),
         ("undertone_notices_total", "Events for users, over CometD."),
         ("undertone_login_failures_total", "Refused logins by password."),
-        ("undertone_tokens_refused_total", "Bearer and ID tokens that are nobody's, by reason."),
-        ("undertone_issuer_fetches_total", "Fetches of the keys of issuers, by outcome."),
         (
             "undertone_audit_failures_total",
             "Audit lines that could not be written: nobody may listen then.",
@@ -344,6 +342,14 @@ fn describe() {
         "undertone_grpc_callers_refused_total",
         "gRPC requests refused for who called, by reason: anonymous, token, certificate, role, \
          user, unasked."
+    );
+    describe_counter!(
+        "undertone_tokens_refused_total",
+        "Bearer and ID tokens that were refused, by reason."
+    );
+    describe_counter!(
+        "undertone_issuer_fetches_total",
+        "Fetches of the keys of issuers of tokens, by issuer and outcome: fetched, failed."
     );
     describe_counter!("undertone_calls_refused_total", "Calls refused, by SIP status.");
     describe_counter!(

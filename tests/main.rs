@@ -19,6 +19,7 @@ mod examples;
 mod floor_plan;
 mod gateway_handle;
 mod golden;
+mod identity;
 mod interop;
 mod login;
 mod logout;

@@ -22,9 +22,10 @@ impl Users for GatewayUsers {
 
     fn groups(&self, user: &UserId) -> BTreeSet<GroupId> {
         let directory = self.0.directory();
-        let groups = directory.groups.iter().filter(|(_, group)| {
-            group.agents.contains(user) || group.supervisors.contains(user)
-        });
+        let groups = directory
+            .groups
+            .iter()
+            .filter(|(_, group)| group.agents.contains(user) || group.supervisors.contains(user));
         groups.map(|(id, _)| id.clone()).collect()
     }
 }

@@ -387,7 +387,8 @@ fn described(path: &[String], kind: &Kind) -> String {
 
 /// The value of this key is never shown.
 pub(super) fn is_secret(path: &[String]) -> bool {
-    path.last().is_some_and(|key| ["password", "password_hash", "client_secret"].contains(&key.as_str()))
+    path.last()
+        .is_some_and(|key| ["password", "password_hash", "client_secret"].contains(&key.as_str()))
 }
 
 fn describe(kind: &Kind) -> String {

@@ -760,7 +760,8 @@ pub(crate) fn csrf(request: &Request) -> Result<Option<Arc<str>>, HttpError> {
         return Err(HttpError::new(Reason::NotPermitted, "Missing or invalid Csrf token"));
     }
     let caller = request.extensions().get::<AuthenticatedUser>();
-    let caller = caller.filter(|caller| request.method() == Method::GET && caller.by != Means::Token);
+    let caller =
+        caller.filter(|caller| request.method() == Method::GET && caller.by != Means::Token);
     Ok(caller.map(|caller| caller.csrf.clone()))
 }
 
@@ -858,7 +859,8 @@ fn presented(headers: &HeaderMap) -> Presented<'_> {
 
 /// RFC 6750 2.1: `Bearer token`.
 fn bearer(authorization: &HeaderValue) -> Option<&str> {
-    let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
+    let text = authorization.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 

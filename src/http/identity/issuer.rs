@@ -125,7 +125,6 @@ impl Issuer {
         if let Some(under_way) = &fetching.under_way {
             return under_way.clone();
         }
-        fetching.schedule.handle_begun(now);
         let (done, under_way) = watch::channel(());
         fetching.under_way = Some(under_way.clone());
         let issuer = Arc::clone(self);
@@ -153,6 +152,7 @@ impl Issuer {
                 tracing::debug!(issuer = name, "the keys of an issuer were fetched");
             }
             Err(error) => {
+                fetching.schedule.handle_failed(clock::instant());
                 let is_believed = fetching.schedule.is_usable(clock::instant());
                 tracing::warn!(
                     issuer = name, %error, is_believed, "the keys of an issuer cannot be fetched"
@@ -232,11 +232,11 @@ impl Issuer {
         if let Some(metadata) = self.metadata.load_full() {
             return Ok(metadata);
         }
-        // Its keys are elsewhere, and were found.
+        // Its keys are elsewhere, and were found; it was not.
         let now = clock::instant();
         let under_way = {
             let mut fetching = self.fetching();
-            fetching.schedule.may_retry(now).then(|| self.begin(&mut fetching, now))
+            fetching.schedule.may_force(now).then(|| self.begin(&mut fetching, now))
         };
         if let Some(under_way) = under_way {
             end_of(under_way).await;

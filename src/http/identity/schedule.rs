@@ -14,8 +14,8 @@ pub(super) struct KeySchedule {
     stale: Duration,
     /// The last fetch that brought keys.
     fetched: Option<Instant>,
-    /// The last fetch.
-    tried: Option<Instant>,
+    /// The last fetch, if it brought none.
+    failed: Option<Instant>,
     /// The last one for a key that was not known.
     forced: Option<Instant>,
 }
@@ -23,7 +23,7 @@ pub(super) struct KeySchedule {
 impl KeySchedule {
     pub(super) fn new(config: &IdentityConfig) -> Self {
         let (refresh, stale) = (config.keys_refresh, config.keys_stale);
-        Self { refresh, stale, fetched: None, tried: None, forced: None }
+        Self { refresh, stale, fetched: None, failed: None, forced: None }
     }
 
     /// The keys may be believed.
@@ -37,9 +37,9 @@ impl KeySchedule {
         is_old && self.may_retry(now)
     }
 
-    /// The last fetch was long enough ago for another.
-    pub(super) fn may_retry(&self, now: Instant) -> bool {
-        self.tried.is_none_or(|tried| now >= tried + RETRY)
+    /// The last fetch has brought keys, or was long enough ago for another.
+    fn may_retry(&self, now: Instant) -> bool {
+        self.failed.is_none_or(|failed| now >= failed + RETRY)
     }
 
     /// They are to be fetched again for a key that is not among them.
@@ -51,14 +51,14 @@ impl KeySchedule {
         may
     }
 
-    /// A fetch begins.
-    pub(super) fn handle_begun(&mut self, now: Instant) {
-        self.tried = Some(now);
-    }
-
     /// A fetch that began then has brought keys.
     pub(super) fn handle_fetched(&mut self, begun: Instant) {
-        self.fetched = Some(begun);
+        (self.fetched, self.failed) = (Some(begun), None);
+    }
+
+    /// A fetch has brought none.
+    pub(super) fn handle_failed(&mut self, now: Instant) {
+        self.failed = Some(now);
     }
 }
 
@@ -73,12 +73,11 @@ mod tests {
         let at = |seconds| begin + Duration::from_secs(seconds);
         let mut schedule = KeySchedule::new(&IdentityConfig::default());
         assert!(schedule.is_due(at(0)) && !schedule.is_usable(at(0)));
-        schedule.handle_begun(at(0));
+        schedule.handle_failed(at(0));
         assert!(!schedule.is_due(at(9)) && schedule.is_due(at(10)));
-        schedule.handle_begun(at(10));
         schedule.handle_fetched(at(10));
         assert!(!schedule.is_due(at(309)) && schedule.is_due(at(310)));
-        schedule.handle_begun(at(310));
+        schedule.handle_failed(at(310));
         assert!(!schedule.is_due(at(319)), "it has just been tried");
         assert!(schedule.is_usable(at(3609)) && !schedule.is_usable(at(3610)));
     }

@@ -126,9 +126,9 @@ impl<'a> ParsedToken<'a> {
     /// RFC 7515 4.1.9: in upper or lower case, with `application/` or without.
     pub(super) fn is_of_type(&self, wanted: TokenType) -> bool {
         let is = |typ: &str, name: &str| {
-            let short = typ.get(.."application/".len()).filter(|start| {
-                start.eq_ignore_ascii_case("application/")
-            });
+            let short = typ
+                .get(.."application/".len())
+                .filter(|start| start.eq_ignore_ascii_case("application/"));
             let typ = short.map_or(typ, |start| &typ[start.len()..]);
             typ.eq_ignore_ascii_case(name)
         };
