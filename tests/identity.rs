@@ -4,12 +4,14 @@
 mod browser;
 mod provider;
 
+use crate::support::certificates::Certificates;
 use crate::support::cometd_connection::{open_socket, upgrade};
 use crate::support::gateway_server::{
     BOB_PHONE, GatewayServer, MEG_PHONE, PATIENCE, ServerOptions,
 };
-use crate::support::issuer::{SigningKey, TestIssuer, encoded, now, part};
-use crate::support::rest_client::read;
+use crate::support::issuer::{AUDIENCE, SigningKey, TestIssuer, encoded, now, part};
+use crate::support::rest_client::{http_client, read};
+use crate::support::server::Server;
 use crate::support::wait;
 use futures_util::{SinkExt, StreamExt};
 use reqwest::StatusCode;
@@ -360,6 +362,26 @@ async fn keys_for_other_uses_and_too_many_bytes_of_them_are_none() {
     issuer.publish(vec![long]);
     let server = server_of(&issuer).await;
     assert_eq!(me(&server, &issuer.token("meg")).await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// The whole product, as its file says.
+#[tokio::test]
+async fn an_issuer_is_asked_over_tls_and_must_be_vouched_for() {
+    let certificates = Certificates::new();
+    let issuer = TestIssuer::with_tls(&certificates).await;
+    let http = http_client();
+    let authorities = format!("authorities = '{}'\n", certificates.authority_file().display());
+    for (more, status) in [(authorities.as_str(), 200), ("", 503)] {
+        let server = Server::configured(&format!(
+            "[[identity.issuer]]\nname = 'test'\nissuer = '{}'\naudience = ['{AUDIENCE}']\n{more}",
+            issuer.url()
+        ))
+        .await;
+        let url = format!("http://{}/api/v2/me", server.rest);
+        let (found, body) = read(http.get(url).bearer_auth(issuer.token("supervisor"))).await;
+        assert_eq!(found.as_u16(), status, "{body}");
+        server.running.stop().await;
+    }
 }
 
 /// What the issuer does not vouch for is not the user's; and nothing is that only it says.

@@ -259,6 +259,7 @@ impl DirectoryKeeper {
                 tracing::error!(%error, "passwords are not changed");
             }
             handle.change_directory(directory).await;
+            auth.end_all_of(&users.removed);
         }
         if let (Some(backend), Some(sip)) = (&mut self.told.backend, sip) {
             backend.sip.clone_from(&sip);

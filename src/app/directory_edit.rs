@@ -118,6 +118,7 @@ impl DirectoryKeeper {
         auth.change_accounts(passwords, &removed)
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
         handle.change_directory(directory).await;
+        auth.end_all_of(&removed);
         let BackendPart { directories, sip: told, .. } = backend;
         told.clone_from(&sip);
         directories.apply(sip, self.end_calls).await;

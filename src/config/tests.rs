@@ -153,9 +153,12 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
     let uncommented = uncommented
         .replace("transport = \"udp\"", "transport = \"tls\"")
         .replace("\"tcp:127.0.0.1:5060\"]", "\"tls:127.0.0.1:5061\"]");
+    // A secret is in a file or here.
+    let uncommented = uncommented.replace("client_secret = \"…\"\n", "");
     let config = read(&uncommented).expect("every commented key can be set");
     assert_eq!(config.sip.trunks.len(), 1);
     assert!(config.sip.trunks[0].login.is_some());
+    assert_eq!(config.issuers.len(), 1);
     assert_eq!(
         config.media.advertised.map(|address| address.to_string()).as_deref(),
         Some("203.0.113.5")
@@ -946,4 +949,44 @@ fn nat_is_auto_unless_it_is_said_and_media_sources_are_hosts_and_networks() {
     let networks =
         ["198.51.100.7", "203.0.113.0/24"].map(|text| text.parse::<Network>().expect("a network"));
     assert_eq!(trunk.media_sources, networks);
+}
+
+#[test]
+fn an_issuer_is_https_and_takes_no_token_for_another() {
+    let issuer = |more: &str| {
+        let text = format!("[[identity.issuer]]\nname = 'a'\n{more}");
+        let problems = read(&text).map(|config| config.issuers).map_err(|found| found.0);
+        problems.map_err(|found| found.into_iter().map(|one| one.key).collect::<Vec<_>>())
+    };
+    let fine = "issuer = 'https://id.example.com/a'\n";
+    assert!(issuer(&format!("{fine}audience = ['desk']")).is_ok());
+    assert!(issuer("issuer = 'http://127.0.0.1:9'\nclient_id = 'desk'").is_ok());
+    for (more, key) in [
+        ("audience = []", "audience"),
+        ("client_id = 'desk'\nscopes = ['profile']", "scopes"),
+        ("audience = ['x']\nclient_secret = 'y'", "client_id"),
+        ("audience = ['x']\nalgorithms = []", "algorithms"),
+        ("audience = ['x']\nalgorithms = ['none']", "algorithms[0]"),
+        ("audience = ['x']\nalgorithms = ['HS256']", "algorithms[0]"),
+        ("audience = ['x']\ntoken_types = ['id']", "token_types[0]"),
+        ("audience = ['x']\nclient_id = 'x'\ntoken_types = ['JWT']", "token_types"),
+        ("audience = ['x']\njwks_url = 'http://192.0.2.1/keys'", "jwks_url"),
+        ("client_id = 'x'\nclient_secret = 'y'\nclient_secret_file = 'z'", "client_secret_file"),
+    ] {
+        let found = issuer(&format!("{fine}{more}")).expect_err(more);
+        assert_eq!(found, [format!("identity.issuer[0].{key}")], "{more}");
+    }
+    for url in ["http://id.example.com", "https://id.example.com/?x=1", "id.example.com"] {
+        let found = issuer(&format!("issuer = '{url}'\naudience = ['x']")).expect_err(url);
+        assert_eq!(found, ["identity.issuer[0].issuer"], "{url}");
+    }
+}
+
+#[test]
+fn no_passwords_are_made_for_users_that_log_in_by_their_issuer() {
+    let text = "[[identity.issuer]]\nname = 'a'\nissuer = 'https://id.example.com'\n\
+                audience = ['desk']\n";
+    let config = read(text).expect("fine");
+    let (accounts, made) = config.rest_credentials(&crate::store::in_memory()).expect("none");
+    assert!(accounts.is_empty() && made.is_empty());
 }

@@ -4,6 +4,8 @@
 //! A new kind of credential (a client certificate) is a variant of `Presented` and an arm in
 //! `Auth::identify`.
 
+mod sessions;
+
 use super::error::HttpError;
 use super::identity::{Identities, TokenLogin, TokenRefusal};
 use crate::clock;
@@ -19,8 +21,9 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::Deserialize;
+use sessions::{LoginSessions, SessionKey, key_of};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -124,9 +127,6 @@ impl AuthenticatedUser {
         self.session.is_none()
     }
 }
-
-/// The hash of a session's cookie.
-type SessionKey = [u8; 32];
 
 /// The credentials of a request are wrong: it is nobody's, but not that of somebody without any. An
 /// extension of requests to a protocol that has its own words for it.
@@ -261,7 +261,8 @@ impl Auth {
     }
 
     async fn by_token(&self, token: &str) -> Result<TokenLogin, HttpError> {
-        let identities = self.identities().ok_or_else(HttpError::invalid_token)?;
+        // Where no issuer is known a token is no kind of login.
+        let identities = self.identities().ok_or_else(HttpError::access_denied)?;
         identities.user_of(token).await.map_err(|refusal| match refusal {
             TokenRefusal::Fault(_) => HttpError::invalid_token(),
             TokenRefusal::NoKeys => {
@@ -363,6 +364,11 @@ impl Auth {
             self.tell_ended(user, EndedPart::Everything);
         }
         Ok(())
+    }
+
+    /// These users are no more: what was opened by a token while the directory was changed ends.
+    pub fn end_all_of(&self, removed: &[UserId]) {
+        removed.iter().for_each(|user| self.tell_ended(user, EndedPart::Everything));
     }
 
     /// The password hash of a user.
@@ -482,88 +488,6 @@ impl Register {
 /// one statement.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Open sessions, by the hash of their cookie: comparing hashes leaks nothing about a cookie.
-#[derive(Default)]
-struct LoginSessions {
-    open: BTreeMap<SessionKey, LoginSession>,
-    of: BTreeMap<UserId, BTreeSet<(Instant, SessionKey)>>,
-}
-
-#[derive(Clone)]
-struct LoginSession {
-    user: UserId,
-    until: Instant,
-    csrf: Arc<str>,
-}
-
-impl LoginSessions {
-    /// `most`: sessions of the user at once.
-    fn open(&mut self, user: &UserId, most: usize, until: Instant, now: Instant) -> String {
-        let cookie = random_text::<18>();
-        let key = key_of(&cookie);
-        self.drop_dead(user, now);
-        let mine = self.of.entry(user.clone()).or_default();
-        while mine.len() >= most.max(1) {
-            let Some((_, oldest)) = mine.pop_first() else {
-                break;
-            };
-            self.open.remove(&oldest);
-        }
-        mine.insert((now, key));
-        let csrf = random_text::<18>().into();
-        let session = LoginSession { user: user.clone(), until, csrf };
-        self.open.insert(key, session);
-        cookie
-    }
-
-    fn drop_dead(&mut self, user: &UserId, now: Instant) {
-        let Some(mine) = self.of.get_mut(user) else {
-            return;
-        };
-        while let Some(&(opened, key)) = mine.first() {
-            match self.open.get(&key) {
-                Some(session) if session.until > now => break,
-                _ => {
-                    mine.remove(&(opened, key));
-                    self.open.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn find(&self, cookie: &str, now: Instant) -> Option<&LoginSession> {
-        self.open.get(&key_of(cookie)).filter(|session| now < session.until)
-    }
-
-    /// It is a session of this user, and lives until then, if it does not live for longer already.
-    fn prolong(&mut self, cookie: &str, user: &UserId, until: Instant, now: Instant) -> bool {
-        let session = self.open.get_mut(&key_of(cookie));
-        let session = session.filter(|session| now < session.until && session.user == *user);
-        session.is_some_and(|session| {
-            session.until = session.until.max(until);
-            true
-        })
-    }
-
-    /// Closes every session of a user; which they were.
-    fn close_all(&mut self, user: &UserId) -> Vec<Arc<str>> {
-        let mine = self.of.remove(user).unwrap_or_default();
-        let closed = mine.iter().filter_map(|(_, key)| self.open.remove(key));
-        closed.map(|session| session.csrf).collect()
-    }
-
-    fn close(&mut self, user: &UserId, key: &SessionKey) {
-        self.open.remove(key);
-        if let Some(mine) = self.of.get_mut(user) {
-            mine.retain(|(_, one)| one != key);
-        }
-    }
-}
-
-fn key_of(cookie: &str) -> SessionKey {
-    Sha256::digest(cookie).into()
 }
 
 /// `N` random bytes as URL-safe text.
@@ -920,26 +844,6 @@ mod tests {
         assert_eq!(cookie(&headers, "JSESSIONID"), Some("x"));
         assert_eq!(cookie(&headers, "c"), Some("3"));
         assert_eq!(cookie(&headers, "d"), None);
-    }
-
-    #[test]
-    fn a_session_ends_with_its_life_and_the_oldest_makes_room() {
-        let config = AuthConfig { sessions_per_user: 2, ..AuthConfig::default() };
-        let mut sessions = LoginSessions::default();
-        let now = clock::instant();
-        let at = |seconds| now + Duration::from_secs(seconds);
-        let (most, life) = (config.sessions_per_user, config.session_life);
-        let open = |sessions: &mut LoginSessions, now| {
-            sessions.open(&"anna".into(), most, now + life, now)
-        };
-        let first = open(&mut sessions, now);
-        let second = open(&mut sessions, at(1));
-        assert!(sessions.find(&first, at(2)).is_some());
-        let third = open(&mut sessions, at(2));
-        assert!(sessions.find(&first, at(3)).is_none());
-        assert!(sessions.find(&second, at(3)).is_some());
-        assert!(sessions.find(&third, at(2) + config.session_life).is_none());
-        assert!(sessions.find("", at(3)).is_none());
     }
 
     #[test]

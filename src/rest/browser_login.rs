@@ -79,7 +79,8 @@ fn see_other(location: &str) -> Response {
         (status = 303, description = "To the issuer. A cookie of ten minutes comes along."),
         (status = 400, description = "`redirect` is no path of this server.", body = ErrorBody),
         (status = 404, description = "Browsers do not log in here.", body = ErrorBody),
-        (status = 503, description = "The issuer can not be asked now.", body = ErrorBody)
+        (status = 503, description = "The issuer can not be asked now.", body = ErrorBody),
+        (status = "default", description = "Refused.", body = ErrorBody)
     )
 )]
 pub(super) async fn begin_login(
@@ -115,7 +116,8 @@ pub(super) async fn begin_login(
         (status = 400, description = "This browser has no such login under way.", body = ErrorBody),
         (status = 403, description = "Nobody is logged in by it.", body = ErrorBody),
         (status = 404, description = "Browsers do not log in here.", body = ErrorBody),
-        (status = 503, description = "The issuer can not be asked now.", body = ErrorBody)
+        (status = 503, description = "The issuer can not be asked now.", body = ErrorBody),
+        (status = "default", description = "Refused.", body = ErrorBody)
     )
 )]
 pub(super) async fn finish_login(

@@ -172,8 +172,11 @@ fn finished(
         described.insert("requestBody".to_owned(), request_body(resource, uris));
     }
     let mut responses = Map::new();
-    for (status, mut response) in members(described.remove("responses")) {
-        if status == "default" {
+    let said = members(described.remove("responses"));
+    // A page that sends its browser elsewhere has no other answer.
+    let says_all = said.keys().any(|status| status.starts_with('2'));
+    for (status, mut response) in said {
+        if status == "default" && says_all {
             continue;
         }
         if let Some(response) = response.as_object_mut() {

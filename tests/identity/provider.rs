@@ -9,8 +9,8 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Stdio;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use undertone::http::identity::IdentityConfig;
 
 const CALLBACK: &str = "http://127.0.0.1:8080/api/v2/login/callback";
@@ -19,6 +19,8 @@ const CALLBACK: &str = "http://127.0.0.1:8080/api/v2/login/callback";
 struct Provider {
     url: String,
     _child: Child,
+    /// It says more, now and then.
+    _output: Lines<BufReader<ChildStdout>>,
 }
 
 impl Provider {
@@ -43,7 +45,7 @@ impl Provider {
                 break line;
             }
         };
-        Self { url, _child: child }
+        Self { url, _child: child, _output: lines }
     }
 
     async fn server(&self) -> GatewayServer {

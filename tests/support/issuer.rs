@@ -1,6 +1,7 @@
 //! An issuer of tokens on this machine: it counts how often its keys are fetched, can be down, and
 //! signs whatever a test wants signed.
 
+use super::certificates::Certificates;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use axum::extract::State;
@@ -19,6 +20,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use undertone::clock;
 use undertone::http::identity::IssuerConfig;
+use undertone::http::server::{self, ConnectionLimits, Door};
+use undertone::tls::{Alpn, ServerTls};
 
 /// What the server of the tests is called by issuers.
 pub(crate) const AUDIENCE: &str = "https://desk.example.com";
@@ -110,11 +113,20 @@ impl Drop for TestIssuer {
 impl TestIssuer {
     /// With one key.
     pub(crate) async fn start() -> Self {
+        Self::open("http", None).await
+    }
+
+    /// The same over TLS.
+    pub(crate) async fn with_tls(certificates: &Certificates) -> Self {
+        Self::open("https", Some(certificates.door(Alpn::Http))).await
+    }
+
+    async fn open(scheme: &str, tls: Option<Arc<ServerTls>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address: SocketAddr = listener.local_addr().expect("an address");
         let key = SigningKey::new("first");
         let shared = Arc::new(Shared {
-            url: format!("http://{address}/desk"),
+            url: format!("{scheme}://{address}/desk"),
             keys: Mutex::new(vec![key.jwk()]),
             fetches: AtomicUsize::new(0),
             is_down: AtomicBool::new(false),
@@ -127,9 +139,8 @@ impl TestIssuer {
             .route("/desk/keys", get(keys))
             .route("/desk/token", post(token))
             .with_state(shared.clone());
-        let door = tokio::spawn(async move {
-            axum::serve(listener, routes).await.expect("a server");
-        });
+        let door = Door { listener, limits: ConnectionLimits::default(), tls };
+        let door = tokio::spawn(server::serve(door, routes, std::future::pending()));
         Self { key, shared, door }
     }
 
