@@ -309,6 +309,19 @@ async fn a_new_key_is_taken_at_once_and_one_that_was_withdrawn_no_more() {
 }
 
 #[tokio::test]
+async fn a_key_that_was_withdrawn_is_not_believed_for_long() {
+    let issuer = TestIssuer::start().await;
+    let keys_refresh = Duration::from_millis(200);
+    let identity = IdentityConfig { keys_refresh, ..IdentityConfig::default() };
+    let server = server_with(identity, issuer.config(json!({}))).await;
+    let token = issuer.token("meg");
+    is_user(&server, &token, "meg").await;
+    issuer.publish(vec![SigningKey::new("second").jwk()]);
+    let gone = async || (me(&server, &token).await.0 == StatusCode::UNAUTHORIZED).then_some(());
+    wait::found(PATIENCE, gone).await.expect("it is refused");
+}
+
+#[tokio::test]
 async fn keys_that_cannot_be_fetched_anew_are_believed_for_a_while_and_then_nobody_is_let_in() {
     let issuer = TestIssuer::start().await;
     let identity = IdentityConfig {

@@ -279,8 +279,8 @@ impl Session {
         }
     }
 
-    /// It belongs to this HTTP session or, without one, to a client that sends the password alone.
-    /// A client that has only shaken hands may yet send the cookie that it was given.
+    /// It belongs to this HTTP session or, without one, to a client that sends a password or a token
+    /// alone. A client that has only shaken hands may yet send the cookie that it was given.
     pub fn is_of_login(&self, login: Option<&Arc<str>>) -> bool {
         let keeps_no_cookie = self.owner.by_password_alone;
         match login {

@@ -122,7 +122,7 @@ pub struct AuthenticatedUser {
 }
 
 impl AuthenticatedUser {
-    /// No cookie of a session came with the request, but a password alone.
+    /// No cookie of a session came with the request, but a password or a token alone.
     pub(crate) fn is_by_password_alone(&self) -> bool {
         self.session.is_none()
     }
@@ -147,7 +147,7 @@ pub struct EndedLogin {
 pub enum EndedPart {
     /// This HTTP session.
     Session(Arc<str>),
-    /// Programs that have no session, and send the password alone.
+    /// Programs that have no session, and send a password or a token alone.
     WithoutSession,
     /// All of it: the account is gone, or has another password.
     Everything,
@@ -304,8 +304,8 @@ impl Auth {
         self.ended(caller, Some(caller.csrf.clone()))
     }
 
-    /// Ends that session or, where a password came alone, what the user's programs have opened that
-    /// send the password alone.
+    /// Ends that session or, where a password or a token came alone, what the user's programs have
+    /// opened that send these alone.
     pub(crate) fn log_out(&self, caller: &AuthenticatedUser) -> Option<LoggedOut> {
         self.end_session(caller).or_else(|| self.ended(caller, None))
     }

@@ -668,6 +668,20 @@ fn a_log_out_ends_the_sessions_of_its_login_and_no_others() {
     assert_eq!(house.ask("bert", &glance(&bert))[0]["successful"], true);
 }
 
+/// A websocket keeps the login that it was opened by.
+#[test]
+fn a_handshake_by_a_login_that_is_over_is_denied() {
+    let mut house = House::new();
+    let shake = json!([{"channel":"/meta/handshake"}]);
+    let until = |until| ClientOrigin { login_until: Some(until), ..peer("anna") };
+    let now = house.now.mono;
+    let over = house.post(until(now), CometdTransport::HTTP, &shake);
+    assert_eq!(house.read(over)[0]["error"], HANDSHAKE_DENIED);
+    assert!(house.hub.is_empty());
+    let good = house.post(until(now + Duration::from_secs(1)), CometdTransport::HTTP, &shake);
+    assert_eq!(house.read(good)[0]["successful"], true);
+}
+
 /// A client may shake hands by password alone and go on with the cookie that the answer sets.
 #[test]
 fn a_session_belongs_to_the_login_of_its_last_connect() {

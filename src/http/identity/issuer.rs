@@ -209,15 +209,13 @@ impl Issuer {
         let now = clock::instant();
         let waits = {
             let mut fetching = self.fetching();
-            match (fetching.schedule.is_due(now), fetching.schedule.is_usable(now)) {
-                (true, true) => {
-                    self.begin(&mut fetching, now);
-                    None
-                }
-                (false, true) => None,
-                (true, false) => Some(self.begin(&mut fetching, now)),
-                (false, false) => fetching.under_way.clone(),
-            }
+            let schedule = &fetching.schedule;
+            let is_good = schedule.is_usable(now) && !schedule.is_neglected(now);
+            let under_way = match schedule.is_due(now) {
+                true => Some(self.begin(&mut fetching, now)),
+                false => fetching.under_way.clone(),
+            };
+            under_way.filter(|_| !is_good)
         };
         if let Some(under_way) = waits {
             end_of(under_way).await;

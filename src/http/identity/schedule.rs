@@ -37,6 +37,13 @@ impl KeySchedule {
         is_old && self.may_retry(now)
     }
 
+    /// Nobody has asked for so long that they are not to be believed before they are fetched again,
+    /// unless that fails.
+    pub(super) fn is_neglected(&self, now: Instant) -> bool {
+        let is_old = self.fetched.is_none_or(|fetched| now >= fetched + 2 * self.refresh);
+        is_old && self.failed.is_none()
+    }
+
     /// The last fetch has brought keys, or was long enough ago for another.
     fn may_retry(&self, now: Instant) -> bool {
         self.failed.is_none_or(|failed| now >= failed + RETRY)
@@ -80,6 +87,17 @@ mod tests {
         schedule.handle_failed(at(310));
         assert!(!schedule.is_due(at(319)), "it has just been tried");
         assert!(schedule.is_usable(at(3609)) && !schedule.is_usable(at(3610)));
+    }
+
+    #[test]
+    fn keys_that_nobody_has_asked_for_are_fetched_before_they_are_believed_again() {
+        let begin = clock::instant();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut schedule = KeySchedule::new(&IdentityConfig::default());
+        schedule.handle_fetched(at(0));
+        assert!(!schedule.is_neglected(at(599)) && schedule.is_neglected(at(600)));
+        schedule.handle_failed(at(600));
+        assert!(!schedule.is_neglected(at(1000)), "the issuer cannot be reached");
     }
 
     #[test]
