@@ -13,7 +13,7 @@ use undertone::http::auth::hash_password_cheaply;
 use undertone::sip::flow::Protocol;
 
 /// A device and its SIP password, which is also its user's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
     pub device: &'static str,
     pub number: &'static str,
