@@ -196,6 +196,7 @@ fn faults(issuer: &TestIssuer) -> Vec<(&'static str, String)> {
             let (header, _) = message.split_once('.').unwrap();
             format!("{header}.{}.{signature}", part(&issuer.claims("kim")))
         }),
+        ("a token that needs a proof", with("cnf", json!({"jkt": "x"}))),
         ("an unknown user", issuer.token("nobody")),
         ("no user", without("sub")),
         ("an empty user", issuer.token("")),

@@ -21,7 +21,7 @@ pub(crate) use browser_login::{
 };
 pub use claims::TokenFault;
 pub use client::Endpoint;
-pub use issuer::IssuerError;
+pub use issuer::{IssuerError, check_secret_file};
 pub use token::SignatureAlgorithm;
 
 use crate::clock;
@@ -280,6 +280,9 @@ impl Identities {
         let left = parsed.claims.life_left(now.wall, self.0.leeway)?;
         if !config.audience.iter().any(|audience| parsed.claims.is_for(audience)) {
             return Err(TokenFault::Audience.into());
+        }
+        if parsed.claims.is_bound() {
+            return Err(TokenFault::Bound.into());
         }
         let user = self.vouched_user(config, &parsed)?;
         Ok(TokenLogin { user, until: now.mono + left })

@@ -671,7 +671,7 @@ fn a_log_out_ends_the_sessions_of_its_login_and_no_others() {
 /// A websocket keeps the login that it was opened by.
 #[test]
 fn a_handshake_by_a_login_that_is_over_is_denied() {
-    let mut house = House::new();
+    let mut house = House::new(CometdConfig::default());
     let shake = json!([{"channel":"/meta/handshake"}]);
     let until = |until| ClientOrigin { login_until: Some(until), ..peer("anna") };
     let now = house.now.mono;

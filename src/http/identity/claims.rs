@@ -35,6 +35,8 @@ pub enum TokenFault {
     Group,
     /// It answers another login.
     Nonce,
+    /// It counts with the proof of a key alone (RFC 7800 3.1, RFC 9449), which is not looked for.
+    Bound,
 }
 
 impl TokenFault {
@@ -54,6 +56,7 @@ impl TokenFault {
             TokenFault::Role => "role",
             TokenFault::Group => "group",
             TokenFault::Nonce => "nonce",
+            TokenFault::Bound => "bound",
         }
     }
 }
@@ -70,6 +73,11 @@ impl Claims {
     /// A claim that is text, and not empty.
     pub(super) fn text(&self, claim: &str) -> Option<&str> {
         self.0.get(claim)?.as_str().filter(|text| !text.is_empty())
+    }
+
+    /// It counts with the proof of a key alone.
+    pub(super) fn is_bound(&self) -> bool {
+        self.0.contains_key("cnf")
     }
 
     /// A claim that is a list of texts, or one text with spaces in between, as `scope` is.

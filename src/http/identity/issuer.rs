@@ -286,6 +286,14 @@ const LONGEST_FILE: u64 = 4096;
 /// Bits of a file's mode that let everybody in.
 const EVERYBODY: u32 = 0o007;
 
+/// There is a secret in the file.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_secret_file(path: &Path) -> Result<(), IssuerError> {
+    read_secret(path).map(drop)
+}
+
 fn read_secret(path: &Path) -> Result<ClientSecret, IssuerError> {
     let failed = |error| IssuerError::File { path: path.to_owned(), error };
     let file = File::open(path).map_err(failed)?;

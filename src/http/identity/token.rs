@@ -145,3 +145,34 @@ fn from_part<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, TokenFault> 
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenFault::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| TokenFault::Malformed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_type_is_read_as_a_media_type() {
+        let is = |typ: Value, wanted| {
+            let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+            let mut header = json!({"alg": "ES256"});
+            if !typ.is_null() {
+                header["typ"] = typ;
+            }
+            let token = format!("{}.{}.c2ln", part(header), part(json!({})));
+            ParsedToken::read(&token).is_ok_and(|token| token.is_of_type(wanted))
+        };
+        for typ in ["at+jwt", "AT+JWT", "application/at+jwt", "Application/At+JWT"] {
+            assert!(is(json!(typ), TokenType::AccessToken), "{typ}");
+            assert!(!is(json!(typ), TokenType::Jwt), "{typ}");
+        }
+        for typ in [json!("JWT"), json!("jwt"), json!("application/jwt"), Value::Null] {
+            assert!(!is(typ.clone(), TokenType::AccessToken), "{typ}");
+            assert!(is(typ.clone(), TokenType::Jwt), "{typ}");
+        }
+        for typ in ["", "at", "application/", "at+jwt ", "text/at+jwt", "\u{e4}pplication/at+jwt"] {
+            assert!(!is(json!(typ), TokenType::AccessToken), "{typ}");
+            assert!(!is(json!(typ), TokenType::Jwt), "{typ}");
+        }
+    }
+}
