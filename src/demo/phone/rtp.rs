@@ -2,7 +2,9 @@
 //! comes.
 
 use super::audio::{self, Companding, FRAME, Tone};
+use super::srtp::{PacketProtection, Received, SrtpCounts};
 use crate::clock;
+use crate::media::srtp::Keys;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -100,6 +102,34 @@ struct RtpLine {
     received: VecDeque<Packet>,
     total_sent: u64,
     total_received: u64,
+    /// Sound is encrypted, both ways.
+    srtp: Option<PacketProtection>,
+}
+
+impl RtpLine {
+    /// A datagram has come: it is heard unless it should be encrypted and is not.
+    fn hear(&mut self, received: Received) {
+        let received = match &mut self.srtp {
+            Some(srtp) => srtp.unprotect(received),
+            None => Some(received),
+        };
+        received.into_iter().for_each(|received| self.take(&received));
+    }
+
+    fn take(&mut self, Received { bytes, peer, at }: &Received) {
+        if let Some(packet) = Packet::read(bytes, *peer, *at) {
+            self.total_received += 1;
+            remember(&mut self.received, packet);
+        }
+    }
+
+    /// A packet as it is to be sent; `None` while it should be encrypted and there is no key.
+    fn protect(&mut self, packet: Vec<u8>) -> Option<Vec<u8>> {
+        match &mut self.srtp {
+            Some(srtp) => srtp.protect(&packet),
+            None => Some(packet),
+        }
+    }
 }
 
 /// The phone's ear and mouth. Its threads end when it is dropped.
@@ -113,9 +143,16 @@ pub(super) struct Sound {
 
 impl Sound {
     /// Binds an even port with its RTCP neighbour and starts the threads.
-    pub(super) fn start(ip: IpAddr, seed: u32, voice: Voice) -> io::Result<Sound> {
+    pub(super) fn start(
+        ip: IpAddr,
+        seed: u32,
+        voice: Voice,
+        is_encrypted: bool,
+    ) -> io::Result<Sound> {
         let (socket, rtcp) = bind_pair(ip)?;
-        let line = Arc::new(Mutex::new(RtpLine { voice: Some(voice), ..RtpLine::default() }));
+        let srtp = is_encrypted.then(PacketProtection::default);
+        let line = RtpLine { voice: Some(voice), srtp, ..RtpLine::default() };
+        let line = Arc::new(Mutex::new(line));
         let over = Arc::new(AtomicBool::new(false));
         let address = socket.local_addr()?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
@@ -135,9 +172,29 @@ impl Sound {
         self.address
     }
 
-    /// Sends to `target` from now on; `None` is silence on the wire.
-    pub(super) fn send_to(&self, target: Option<(SocketAddr, Companding)>) {
-        lock(&self.line).target = target;
+    /// A call begins; nothing of it is agreed yet.
+    pub(super) fn begin(&self) {
+        lock(&self.line).srtp.iter_mut().for_each(PacketProtection::reset);
+    }
+
+    /// Sends to `target` from now on, under these keys; `None` is silence on the wire.
+    pub(super) fn agree(&self, target: Option<(SocketAddr, Companding)>, keys: Option<&Keys>) {
+        let mut line = lock(&self.line);
+        let early = match (&mut line.srtp, keys) {
+            (Some(srtp), Some(keys)) => srtp.rekey(keys),
+            (Some(_) | None, _) => Vec::new(),
+        };
+        early.iter().for_each(|received| line.take(received));
+        line.target = target;
+    }
+
+    /// Sends nothing any more.
+    pub(super) fn hush(&self) {
+        lock(&self.line).target = None;
+    }
+
+    pub(super) fn srtp(&self) -> Option<SrtpCounts> {
+        lock(&self.line).srtp.as_ref().map(|srtp| srtp.counts)
     }
 
     pub(super) fn speak(&self, voice: Option<Voice>) {
@@ -231,12 +288,8 @@ fn listen(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool) {
         let Ok((size, peer)) = socket.recv_from(&mut buffer) else {
             continue;
         };
-        let Some(packet) = Packet::read(&buffer[..size], peer, clock::instant()) else {
-            continue;
-        };
-        let mut line = lock(line);
-        line.total_received += 1;
-        remember(&mut line.received, packet);
+        let received = Received { bytes: buffer[..size].to_vec(), peer, at: clock::instant() };
+        lock(line).hear(received);
     }
 }
 
@@ -267,7 +320,11 @@ fn speak(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool, seed: u32
         let voice = marking.or(line.voice);
         let samples = voice.map_or([0; FRAME], |voice| tone.frame(voice.hz, voice.dbfs));
         for digit in std::mem::take(&mut line.digits) {
-            send_digit(socket, target, digit, &mut seq, timestamp, ssrc);
+            for packet in digit_packets(digit, &mut seq, timestamp, ssrc) {
+                if let Some(bytes) = line.protect(packet) {
+                    let _ = socket.send_to(&bytes, target);
+                }
+            }
         }
         seq = seq.wrapping_add(1);
         let packet = Packet {
@@ -282,8 +339,10 @@ fn speak(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool, seed: u32
         if marking.is_some() {
             line.marked_at.get_or_insert(packet.at);
         }
+        let Some(bytes) = line.protect(packet.write()) else {
+            continue;
+        };
         line.total_sent += 1;
-        let bytes = packet.write();
         remember(&mut line.sent, packet);
         drop(line);
         // A refused datagram is the far side's loss, as on any network.
@@ -292,24 +351,16 @@ fn speak(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool, seed: u32
 }
 
 /// One RFC 4733 event of 60 ms at once: enough to see whether it goes anywhere.
-fn send_digit(
-    socket: &UdpSocket,
-    target: SocketAddr,
-    digit: u8,
-    seq: &mut u16,
-    timestamp: u32,
-    ssrc: u32,
-) {
+fn digit_packets(digit: u8, seq: &mut u16, timestamp: u32, ssrc: u32) -> Vec<Vec<u8>> {
     let event = match digit {
         b'0'..=b'9' => digit - b'0',
         b'*' => 10,
         b'#' => 11,
         b'A'..=b'D' => digit - b'A' + 12,
-        _ => return,
+        _ => return Vec::new(),
     };
-    for (i, (end, duration)) in
-        [(0, 160_u16), (0, 320), (0x80, 480), (0x80, 480), (0x80, 480)].into_iter().enumerate()
-    {
+    let parts = [(0, 160_u16), (0, 320), (0x80, 480), (0x80, 480), (0x80, 480)];
+    let packet = |(i, (end, duration)): (usize, (u8, u16))| {
         *seq = seq.wrapping_add(1);
         let [high, low] = duration.to_be_bytes();
         let mut bytes = vec![0x80, super::sdp::TELEPHONE_EVENT | if i == 0 { 0x80 } else { 0 }];
@@ -317,8 +368,9 @@ fn send_digit(
         bytes.extend(timestamp.to_be_bytes());
         bytes.extend(ssrc.to_be_bytes());
         bytes.extend([event, end | 10, high, low]);
-        let _ = socket.send_to(&bytes, target);
-    }
+        bytes
+    };
+    parts.into_iter().enumerate().map(packet).collect()
 }
 
 /// Where a mark of frequency `hz` begins in these packets: the time its first sample arrived, were
