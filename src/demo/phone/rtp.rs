@@ -397,10 +397,104 @@ pub(super) fn mark_heard_at(packets: &[Packet], hz: f32, dbfs: f32) -> Option<In
 
 #[cfg(test)]
 mod tests {
-    //! RFC 3550 11: RTP on an even port, RTCP on the next.
+    //! RFC 3550 11: RTP on an even port, RTCP on the next. RFC 3711: what is not authentic is
+    //! dropped.
 
     use super::*;
+    use crate::media::srtp::{MasterKey, Protect, Suite};
     use std::net::Ipv4Addr;
+
+    /// The far side's sound in clear: each packet has its own.
+    fn packet(seq: u16) -> Vec<u8> {
+        [&[0x80, 0, 0, seq as u8, 0, 0, 0, 1, 0, 0, 0, 9][..], &[seq as u8; 160]].concat()
+    }
+
+    fn keys(suite: Suite) -> Keys {
+        let [ours, theirs] = [1, 2].map(|octet| {
+            MasterKey::new(suite, &vec![octet; suite.material_len()]).expect("as long as it is")
+        });
+        Keys { ours, theirs }
+    }
+
+    /// The far side's sound as it sends it under its key.
+    fn protected(keys: &Keys) -> impl FnMut(u16) -> Vec<u8> {
+        let mut protect = Protect::new(&keys.theirs);
+        move |seq| {
+            let mut buffer = [0; 256];
+            protect.protect_rtp(&packet(seq), &mut buffer).expect("it fits").to_vec()
+        }
+    }
+
+    fn encrypted_line() -> RtpLine {
+        RtpLine { srtp: Some(PacketProtection::default()), ..RtpLine::default() }
+    }
+
+    impl RtpLine {
+        fn comes(&mut self, bytes: Vec<u8>) {
+            let peer = (Ipv4Addr::LOCALHOST, 9).into();
+            self.hear(Received { bytes, peer, at: clock::instant() });
+        }
+
+        fn heard(&self) -> Vec<u16> {
+            self.received.iter().map(|packet| u16::from(packet.payload[0])).collect()
+        }
+
+        fn counts(&self) -> SrtpCounts {
+            self.srtp.as_ref().expect("it has SRTP").counts
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_altered_repeated_or_in_clear_is_not_heard() {
+        for suite in Suite::ALL {
+            let (keys, mut line) = (keys(suite), encrypted_line());
+            assert!(line.srtp.as_mut().expect("it has SRTP").rekey(&keys).is_empty());
+            let fine = protected(&keys)(1);
+            for place in 0..fine.len() {
+                let mut altered = fine.clone();
+                altered[place] ^= 0x10;
+                line.comes(altered);
+            }
+            line.comes(packet(2));
+            assert!(line.heard().is_empty(), "{suite:?}");
+            line.comes(fine.clone());
+            line.comes(fine.clone());
+            assert_eq!(line.heard(), [1]);
+            let rejected = fine.len() as u64 + 2;
+            assert_eq!(line.counts(), SrtpCounts { encrypted: 1, rejected });
+        }
+    }
+
+    #[test]
+    fn a_packet_that_comes_before_its_key_is_known_is_heard_when_it_is() {
+        let (first, mut line) = (keys(Suite::AeadAes128Gcm), encrypted_line());
+        let mut says = protected(&first);
+        line.comes(says(1));
+        line.comes(packet(2));
+        assert!(line.heard().is_empty());
+        let early = line.srtp.as_mut().expect("it has SRTP").rekey(&first);
+        early.iter().for_each(|received| line.take(received));
+        line.comes(says(3));
+        assert_eq!(line.heard(), [1, 3]);
+        assert_eq!(line.counts(), SrtpCounts { encrypted: 2, rejected: 1 });
+        // Another call, another key.
+        let second = Keys { theirs: first.ours.clone(), ours: first.theirs.clone() };
+        line.srtp.as_mut().expect("it has SRTP").reset();
+        line.comes(protected(&second)(4));
+        let early = line.srtp.as_mut().expect("it has SRTP").rekey(&second);
+        early.iter().for_each(|received| line.take(received));
+        assert_eq!(line.heard(), [1, 3, 4]);
+    }
+
+    #[test]
+    fn nothing_is_sent_in_clear_while_there_is_no_key() {
+        let (keys, mut line) = (keys(Suite::AesCm128HmacSha1_80), encrypted_line());
+        assert_eq!(line.protect(packet(1)), None);
+        line.srtp.as_mut().expect("it has SRTP").rekey(&keys);
+        let sent = line.protect(packet(1)).expect("there is a key");
+        assert_eq!(sent[..12], packet(1)[..12]);
+        assert_ne!(sent[12..172], packet(1)[12..172]);
+    }
 
     #[test]
     fn rtp_takes_no_port_whose_next_one_is_taken() {

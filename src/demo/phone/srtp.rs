@@ -190,3 +190,57 @@ impl PacketProtection {
         Some(buffer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! RFC 4568 5.1: offer and answer of keys.
+
+    use super::*;
+    use crate::demo::phone::sdp::{self, SdpDirection};
+
+    fn described(crypto: Vec<CryptoLine>) -> Described {
+        let address = ([127, 0, 0, 1], 4000).into();
+        let laws = vec![crate::demo::phone::audio::Companding::Mu];
+        let direction = SdpDirection::SendRecv;
+        let ours = Described { address, laws, direction, is_secure: true, crypto };
+        let written = sdp::write(&ours, 1, 1);
+        let read = sdp::read(&written, &Suite::ALL).expect("it can be used");
+        assert_eq!(read, ours);
+        read
+    }
+
+    #[test]
+    fn an_answer_takes_one_line_of_the_offer_and_both_sides_have_the_same_keys() {
+        let srtp = PhoneSrtp::default();
+        let (mut caller, mut called) = (CallKeys::default(), CallKeys::default());
+        let offer = described(caller.offer(&srtp)[1..].to_vec());
+        let line = called.answer(&srtp, &offer).expect("there is one");
+        assert_eq!((line.tag, line.suite()), (2, Suite::AeadAes128Gcm));
+        caller.accept(&described(vec![line]));
+        let (here, there) = (caller.agreed().expect("agreed"), called.agreed().expect("agreed"));
+        assert_eq!((&here.ours, &here.theirs), (&there.theirs, &there.ours));
+    }
+
+    #[test]
+    fn an_answer_that_takes_no_line_of_the_offer_agrees_nothing() {
+        let srtp = PhoneSrtp::default();
+        for wrong in [CryptoLine::new(1, Suite::AeadAes128Gcm), CryptoLine::new(9, Suite::ALL[0])] {
+            let mut caller = CallKeys::default();
+            caller.offer(&srtp);
+            caller.accept(&described(wrong.into_iter().collect()));
+            assert_eq!(caller.agreed(), None);
+        }
+    }
+
+    #[test]
+    fn sound_is_encrypted_or_not_as_the_phone_wants_it() {
+        let line = CryptoLine::new(1, Suite::AeadAes256Gcm).expect("a key");
+        let secure = sdp::write(&described(vec![line]), 1, 1);
+        assert_eq!(sdp::read(&secure, &[]), None);
+        assert_eq!(sdp::read(&secure, &[Suite::AeadAes128Gcm]), None);
+        let text = String::from_utf8(secure).expect("text");
+        let clear = text.replace("RTP/SAVP", "RTP/AVP").replace("a=crypto", "a=x-crypto");
+        assert_eq!(sdp::read(clear.as_bytes(), &Suite::ALL), None);
+        assert!(sdp::read(clear.as_bytes(), &[]).is_some_and(|described| !described.is_secure));
+    }
+}
