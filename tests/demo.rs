@@ -190,13 +190,13 @@ fn the_demo_tells_of_a_customer_on_hold_over_tls_and_says_that_every_packet_was_
         "SIP over TLS with SRTP 127.0.0.1:",
         "agent ◀ INVITE sip:5001@127.0.0.1:",
         ";transport=TLS",
-        "\"uri\":\"https://127.0.0.1:",
+        "\"deviceUri\":\"https://127.0.0.1:",
         " encrypted and authentic, 0 otherwise",
         "On hold the customer heard nothing, and the agent the coach.",
     ] {
         assert!(has(text), "{text}\n{told}");
     }
-    assert!(!has("http://127.0.0.1"), "{told}");
+    assert!(!has("\"http://127.0.0.1"), "{told}");
 }
 
 #[test]

@@ -296,7 +296,7 @@ async fn phones_with_srtp_talk_by_each_suite_and_on_after_a_hold_with_other_keys
         assert_eq!(keys_of(&agent).len(), expected, "{suite:?}, rekeys: {rekeys}");
         for phone in [&agent, &customer] {
             let counts = phone.srtp().expect("it has SRTP");
-            assert!(counts.encrypted > 20, "{counts:?}");
+            assert!(counts.encrypted > 0, "{counts:?}");
             assert!(rekeys || counts.rejected == 0, "{suite:?}: {counts:?}");
         }
         agent.hang_up().await.expect("hangs up");

@@ -66,7 +66,8 @@ async fn curl_and_openssl_find_every_door_behind_tls_1_2_and_1_3_and_none_in_cle
     let (came, text) = curl(&authority, &[], &format!("http://{rest}/api/v2/openapi.json")).await;
     assert!(!came, "in clear: {text}");
 
-    let stranger = Certificates::new().authority_file();
+    let other = Certificates::new();
+    let stranger = other.authority_file();
     for url in [&document, &format!("https://{admin}/livez")] {
         let (came, text) = curl(&stranger, &[], url).await;
         assert!(!came && text.contains("certificate"), "another authority: {text}");
@@ -235,7 +236,8 @@ async fn the_commands_of_a_terminal_believe_the_authority_they_are_given_and_no_
     let gateway = Process::launch(gateway, place.path()).await;
     let rest = format!("https://{}", gateway.door("rest"));
     let admin = format!("https://{}", gateway.door("admin"));
-    let files = [certificates.authority_file(), Certificates::new().authority_file()];
+    let other = Certificates::new();
+    let files = [certificates.authority_file(), other.authority_file()];
     let [authority, stranger] = files.each_ref().map(|file| file.to_str().unwrap());
     let events = |ca: &str| {
         let more = ["--url", &rest, "--ca", ca, "--channel", "/v2/me/devices"];
