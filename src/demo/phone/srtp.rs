@@ -12,6 +12,8 @@ use std::time::Instant;
 const MAX_EARLY: usize = 50;
 /// Octets of an RTP header without CSRCs.
 const HEADER: usize = 12;
+/// Octets that do not stay the same by chance when they are encrypted.
+const TELLING: usize = 8;
 
 /// How a phone encrypts its sound: always, or there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,8 +173,10 @@ impl PacketProtection {
         let Received { mut bytes, peer, at } = received;
         let on_the_wire = bytes.clone();
         let opened = protection.unprotect_rtp(&mut bytes).ok();
-        // It is looked at, not believed: a suite without a cipher would be authentic too.
-        let is_encrypted = |len: &usize| on_the_wire.get(HEADER..*len) != bytes.get(HEADER..*len);
+        // It is looked at, not believed: what has a tag and no cipher would be authentic too.
+        let is_encrypted = |len: &usize| {
+            *len < HEADER + TELLING || on_the_wire.get(HEADER..*len) != bytes.get(HEADER..*len)
+        };
         let Some(len) = opened.filter(is_encrypted) else {
             self.counts.rejected += 1;
             return None;
