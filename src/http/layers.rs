@@ -9,6 +9,7 @@ use super::HttpConfig;
 use super::auth::{self, Auth, ClientAddress, LoginRefused, random_text};
 use super::error::{HttpError, Refused};
 use super::forwarded::Proxies;
+use super::hosts::Hosts;
 use crate::clock;
 use crate::model::{Reason, UserId};
 use crate::rate_limit::KeyedLimiter;
@@ -45,12 +46,14 @@ pub(crate) fn layered(
         csrf: config.csrf,
         answers_logins,
     });
+    let hosts = Hosts::new(&config.hosts, &config.public_url);
+    let outermost = Outermost::new(origins.clone(), hosts);
     // Few layers, each a function in order: a function of its own for each step would copy all
     // steps behind it, for every request.
     let request_path = ServiceBuilder::new()
         // Whatever happens below carries the request's id, in the log and in the answer; and a
-        // foreign preflight ends here.
-        .layer(from_fn_with_state(Arc::new(Outermost::new(origins.clone())), outside))
+        // request for another host, or a foreign preflight, ends here.
+        .layer(from_fn_with_state(Arc::new(outermost), outside))
         // A defect answers statusCode 4 and costs one request, not the process.
         .layer(CatchPanicLayer::custom(panicked as fn(Box<dyn Any + Send>) -> Response))
         // A preflight carries no credentials, so it is answered before anybody asks for them.
@@ -72,6 +75,7 @@ struct Access {
 /// What the outermost layer knows.
 struct Outermost {
     origins: Arc<[String]>,
+    hosts: Hosts,
     /// How much the log has been told of each user's refusals.
     told: Mutex<KeyedLimiter<UserId>>,
 }
@@ -83,8 +87,8 @@ const TOLD: (u32, Duration) = (20, Duration::from_millis(200));
 const SWEEP: usize = 1024;
 
 impl Outermost {
-    fn new(origins: Arc<[String]>) -> Self {
-        Self { origins, told: Mutex::new(KeyedLimiter::new(SWEEP)) }
+    fn new(origins: Arc<[String]>, hosts: Hosts) -> Self {
+        Self { origins, hosts, told: Mutex::new(KeyedLimiter::new(SWEEP)) }
     }
 
     /// A refusal of this user is to be said aloud.
@@ -107,9 +111,12 @@ async fn outside(
         RequestTrace::new(name_of(&request), request.method().as_str(), request.uri().path());
     request.extensions_mut().insert(trace.name.clone());
     let route = Route::of(&request);
-    let origins = outermost.origins.clone();
+    let known = outermost.clone();
     let answering = async move {
-        match foreign_preflight(&origins, &request) {
+        if let Err(refused) = known.hosts.check(&request) {
+            return refused.into_response();
+        }
+        match foreign_preflight(&known.origins, &request) {
             Some(refused) => refused,
             None => next.run(request).await,
         }
@@ -385,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_user_who_is_refused_without_end_does_not_fill_the_log_nor_silence_others() {
-        let outermost = Outermost::new(Arc::new([]));
+        let outermost = Outermost::new(Arc::new([]), Hosts::default());
         let anna = UserId::from("anna");
         let told = (0..10_000).filter(|_| outermost.is_told(&anna)).count();
         assert!((20..100).contains(&told), "{told}");
