@@ -16,7 +16,9 @@ mod machine;
 mod reader;
 mod sections;
 
-pub use credentials::{CredentialsError, Made, forget_credentials};
+pub use credentials::{
+    CredentialsError, Ha1s, Made, forget_credentials, ha1s_of, keep_ha1s, keep_password,
+};
 
 use crate::audit::AuditConfig;
 use crate::cometd;
@@ -34,7 +36,7 @@ use checks::Checks;
 use locate::ConfigFile;
 use reader::{ConfigReader, Finding, Findings};
 use sections::Sections;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -99,8 +101,36 @@ pub struct Config {
     pub media: MediaConfig,
     /// What is logged, and how.
     pub telemetry: telemetry::LogConfig,
+    /// Where users, devices and groups are kept.
+    pub directory_source: DirectorySource,
+    /// The calls of devices that are taken out of the directory end.
+    pub end_calls_of_removed_devices: bool,
+    /// The file that it was read from, to be read again.
+    pub file: Option<PathBuf>,
+    settings: Settings,
     password_hashes: BTreeMap<UserId, String>,
     sip_passwords: BTreeMap<Number, String>,
+}
+
+/// Where users, devices and groups are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DirectorySource {
+    /// In the configuration file.
+    File,
+    /// In the state file, where an admin changes them over REST.
+    Store,
+}
+
+/// Every key that needs a restart, with its value.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Settings(BTreeMap<String, String>);
+
+/// Values may be secrets.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// What each TCP server but that of SIP allows.
@@ -132,6 +162,21 @@ pub struct TlsConfig {
 }
 
 impl Config {
+    /// The keys that are other than in this one, and are obeyed after a restart only.
+    pub fn restart_keys(&self, new: &Config) -> Vec<String> {
+        let (before, after) = (&self.settings.0, &new.settings.0);
+        let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        keys.into_iter().filter(|key| before.get(*key) != after.get(*key)).cloned().collect()
+    }
+
+    /// Reads the file again that it was read from, and the environment; `None`: there is none.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its place.
+    pub fn read_again(&self) -> Option<Result<Config, Problems>> {
+        self.file.as_deref().map(|file| load(Some(file)))
+    }
+
     /// The state file of a process; each kind of process has its own, so that gateway and backend
     /// can share a directory.
     pub fn state_file(&self, process: &str) -> PathBuf {
@@ -185,7 +230,8 @@ impl std::error::Error for Problems {}
 /// Everything that is wrong, each with its place.
 pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
     let text = file.map(|path| Ok((path, text_of(path)?))).transpose()?;
-    parse(text.as_ref().map(|(path, text)| (*path, text.as_str())), environment())
+    let config = parse(text.as_ref().map(|(path, text)| (*path, text.as_str())), environment())?;
+    Ok(Config { file: file.map(Path::to_owned), ..config })
 }
 
 /// As [`load`], for people: what this machine cannot do is wrong, too.
@@ -248,13 +294,14 @@ fn parse_for(
     let source = ConfigFile::new(file, &environment).map_err(|problem| Problems(vec![problem]))?;
     let mut reader = ConfigReader::new(file.map(|(_, text)| text), &environment)
         .map_err(|findings| source.problems(findings))?;
+    let settings = Settings(reader.settings());
     let sections = Sections::read(&mut reader);
     let Findings { mut findings, faulty } = reader.finish();
     if let Some(sections) = &sections {
         findings.extend(Checks::of(sections, &source, &faulty, more(sections)));
     }
     match sections {
-        Some(sections) if findings.is_empty() => Ok(sections.into_config()),
+        Some(sections) if findings.is_empty() => Ok(Config { settings, ..sections.into_config() }),
         Some(_) | None => Err(source.problems(findings)),
     }
 }

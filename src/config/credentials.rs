@@ -1,9 +1,11 @@
 //! Passwords made once: printed once, kept as hashes.
 
 use super::Config;
+use crate::gateway::Directory;
 use crate::http::auth::{PasswordHashes, hash_password};
 use crate::model::{DeviceId, Role, UserId};
 use crate::sip;
+use crate::sip::config::{SipAccount, SipAccounts};
 use crate::sip::digest::{Algorithm, ha1};
 use crate::store::{Store, StoreError, Write};
 use crate::telephony::phones::PhoneCommand;
@@ -85,23 +87,13 @@ impl Config {
         let kept = store.load(TABLE)?;
         let mut endpoint = self.sip.clone();
         let (mut made, mut changes) = (Vec::new(), Vec::new());
-        for account in &mut endpoint.accounts {
+        for account in endpoint.accounts.iter_mut() {
             let name = account.username.clone();
             let key = |algorithm: Algorithm| {
                 format!("sip/{}/{name}/{}", self.sip.realm, algorithm.name())
             };
-            let stored: BTreeMap<Algorithm, String> = ALGORITHMS
-                .iter()
-                .filter_map(|algorithm| {
-                    Some((*algorithm, String::from_utf8(kept.get(&key(*algorithm))?.clone()).ok()?))
-                })
-                .collect();
-            let of = |password: &str| -> BTreeMap<Algorithm, String> {
-                let one = |algorithm: &Algorithm| {
-                    (*algorithm, ha1(*algorithm, &name, &self.sip.realm, password))
-                };
-                ALGORITHMS.iter().map(one).collect()
-            };
+            let stored = stored_ha1s(&kept, &self.sip.realm, &name);
+            let of = |password: &str| ha1s_of(&self.sip.realm, &name, password);
             account.ha1s =
                 match self.sip_passwords.get(&account.number) {
                     Some(password) => of(password),
@@ -118,7 +110,64 @@ impl Config {
                 };
         }
         keep(store, &changes)?;
+        made.sort_by(|one: &Made, other| one.name.cmp(&other.name));
         Ok((endpoint, made))
+    }
+
+    /// Takes users, devices and groups from elsewhere, in the place of those of the file. Their
+    /// passwords are those that are kept.
+    pub fn replace_directory(&mut self, directory: Directory, accounts: SipAccounts) {
+        self.directory = directory;
+        self.sip.accounts = accounts;
+        self.password_hashes.clear();
+        self.sip_passwords.clear();
+    }
+
+    /// The password hashes that there are, of the file and of the store of a gateway.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn kept_passwords(&self, store: &Store) -> Result<PasswordHashes, StoreError> {
+        let kept = store.load(TABLE)?;
+        let hash = |user: &UserId| {
+            let stored = kept.get(&format!("rest/{user}"));
+            let stored = stored.and_then(|hash| String::from_utf8(hash.clone()).ok());
+            Some((user.clone(), self.password_hashes.get(user).cloned().or(stored)?))
+        };
+        Ok(self.directory.users.keys().filter_map(hash).collect())
+    }
+
+    /// The HA1s that there are, of the file and of the store of a SIP backend.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn kept_ha1s(&self, store: &Store) -> Result<BTreeMap<DeviceId, Ha1s>, StoreError> {
+        let kept = store.load(TABLE)?;
+        let ha1s = |account: &SipAccount| {
+            let name = &account.username;
+            let ha1s = match self.sip_passwords.get(&account.number) {
+                Some(password) => ha1s_of(&self.sip.realm, name, password),
+                None => stored_ha1s(&kept, &self.sip.realm, name),
+            };
+            (account.device.clone(), ha1s)
+        };
+        Ok(self.sip.accounts.iter().map(ha1s).collect())
+    }
+
+    /// What the stores of a gateway and of a SIP backend are told, so that the passwords of the file
+    /// are kept there.
+    pub fn keep_passwords(&self) -> (Vec<Write>, Vec<Write>) {
+        let rest = self.password_hashes.iter();
+        let rest = rest.map(|(user, hash)| keep_password(user, Some(hash))).collect();
+        let accounts = self.sip.accounts.iter();
+        let with_password = accounts.filter_map(|account| {
+            Some((&account.username, self.sip_passwords.get(&account.number)?))
+        });
+        let sip = with_password.flat_map(|(name, password)| {
+            let realm = &self.sip.realm;
+            keep_ha1s(realm, name, Some(&ha1s_of(realm, name, password)))
+        });
+        (rest, sip.collect())
     }
 
     /// Gives each user without a password in the file this one.
@@ -247,6 +296,45 @@ impl Config {
             Some((supervisor, first_device(supervisor)?, first_device(agent)?))
         })
     }
+}
+
+/// The digests of a device's password, by algorithm.
+pub type Ha1s = BTreeMap<Algorithm, String>;
+
+/// The digests of the password of a SIP account with this user name.
+pub fn ha1s_of(realm: &str, username: &str, password: &str) -> Ha1s {
+    let one = |algorithm: &Algorithm| (*algorithm, ha1(*algorithm, username, realm, password));
+    ALGORITHMS.iter().map(one).collect()
+}
+
+fn stored_ha1s(kept: &BTreeMap<String, Vec<u8>>, realm: &str, name: &str) -> Ha1s {
+    let ha1 = |algorithm: &Algorithm| {
+        let stored = kept.get(&format!("sip/{realm}/{name}/{}", algorithm.name()))?;
+        Some((*algorithm, String::from_utf8(stored.clone()).ok()?))
+    };
+    ALGORITHMS.iter().filter_map(ha1).collect()
+}
+
+/// What the store of a gateway is told of a user's password; `None`: the user is gone.
+pub fn keep_password(user: &UserId, hash: Option<&str>) -> Write {
+    let key = format!("rest/{user}");
+    match hash {
+        Some(hash) => Write::put(TABLE, key, hash),
+        None => Write::remove(TABLE, key),
+    }
+}
+
+/// What the store of a SIP backend is told of the password of an account; `None`: the account is
+/// gone.
+pub fn keep_ha1s(realm: &str, username: &str, ha1s: Option<&Ha1s>) -> Vec<Write> {
+    let write = |algorithm: &Algorithm| {
+        let key = format!("sip/{realm}/{username}/{}", algorithm.name());
+        match ha1s.and_then(|ha1s| ha1s.get(algorithm)) {
+            Some(ha1) => Write::put(TABLE, key, ha1.as_str()),
+            None => Write::remove(TABLE, key),
+        }
+    };
+    ALGORITHMS.iter().map(write).collect()
 }
 
 /// The algorithms that HA1s are kept for: all that phones may be challenged with.

@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 
 const DIRECTORY: [&str; 4] = ["user", "device", "group", "voice_environment"];
 
+/// Keys of sections that are obeyed while the process runs, besides those of the directory.
+const LIVE: [(&str, &str); 2] = [("sip", "trunk"), ("directory", "end_calls_of_removed_devices")];
+
 /// A key's path and what is wrong there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
@@ -42,6 +45,8 @@ pub(super) struct ConfigReader {
     findings: Vec<Finding>,
     /// The keys whose values are stand-ins.
     faulty: Vec<Vec<String>>,
+    /// Every key outside the directory, with its value.
+    settings: BTreeMap<String, String>,
 }
 
 /// All that was wrong with single keys.
@@ -67,7 +72,12 @@ impl ConfigReader {
             errors.into_iter().map(finding).collect::<Vec<Finding>>()
         })?;
         let defaults = dict(DEFAULTS);
-        let mut reader = Self { tables: BTreeMap::new(), findings: Vec::new(), faulty: Vec::new() };
+        let mut reader = Self {
+            tables: BTreeMap::new(),
+            findings: Vec::new(),
+            faulty: Vec::new(),
+            settings: settings_of(&values),
+        };
         for (name, default) in &defaults {
             let Value::Dict(_, defaults) = default else {
                 continue;
@@ -86,6 +96,11 @@ impl ConfigReader {
         }
         reader.insert(Vec::new(), values, Some(defaults));
         Ok(reader)
+    }
+
+    /// Every key outside the directory, with its value.
+    pub(super) fn settings(&mut self) -> BTreeMap<String, String> {
+        std::mem::take(&mut self.settings)
     }
 
     fn insert(&mut self, path: Vec<String>, values: Dict, defaults: Option<Dict>) {
@@ -267,6 +282,25 @@ impl ConfigReader {
         }
         Findings { findings: self.findings, faulty: self.faulty }
     }
+}
+
+/// The keys of sections, and those of none, as text that changes when the value does.
+fn settings_of(values: &Dict) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    for (name, value) in values.iter().filter(|(name, _)| !DIRECTORY.contains(&name.as_str())) {
+        let Value::Dict(_, section) = value else {
+            settings.insert(name.clone(), text_of(value));
+            continue;
+        };
+        let is_live = |key: &str| LIVE.contains(&(name, key));
+        let keys = section.iter().filter(|(key, _)| !is_live(key));
+        settings.extend(keys.map(|(key, value)| (format!("{name}.{key}"), text_of(value))));
+    }
+    settings
+}
+
+fn text_of(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// Values each of which some type takes.
