@@ -620,7 +620,8 @@ async fn start_gateway(
     let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
-    let auth = Auth::new(config.login.clone(), accounts)?;
+    let devices = config.device_key(&store)?;
+    let auth = Auth::with_devices(config.login.clone(), accounts, devices)?;
     let gateway = GatewayHandle::start(
         config.gateway.clone(),
         config.directory.clone(),

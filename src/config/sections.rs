@@ -10,6 +10,7 @@ use crate::gateway::{
 };
 use crate::http::HttpConfig;
 use crate::http::auth::AuthConfig;
+use crate::http::hosts::LOCALHOST;
 use crate::http::server::ConnectionLimits;
 use crate::media::MediaConfig;
 use crate::model::UserId;

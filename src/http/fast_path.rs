@@ -247,9 +247,9 @@ impl<S: PollService> FastPath<S> {
         let identified = identified.await;
         trace.settle();
         let outcome = match identified {
-            Ok((client, cookie)) => {
+            Ok((client, cookies)) => {
                 let context =
-                    ResponseContext { trace: trace.clone(), cookies: cookie.into_iter().collect() };
+                    ResponseContext { trace: trace.clone(), cookies };
                 self.service.post(client, content, context).map_err(Err)
             }
             // A login that cannot be checked now is refused in the service's words.
@@ -264,16 +264,16 @@ impl<S: PollService> FastPath<S> {
         }
     }
 
-    /// The client of a request, and its new cookie.
+    /// The client of a request, and its new cookies.
     async fn identify(
         &self,
         head: RequestHead<S::Client>,
         (body, bytes): (usize, &[u8]),
         (tracker, peer): (&DeliveryTracker, SocketAddr),
         familiar: &mut Option<Box<CachedHead<S::Client>>>,
-    ) -> Result<(S::Client, Option<HeaderValue>), HttpError> {
+    ) -> Result<(S::Client, Vec<HeaderValue>), HttpError> {
         let plain = match head {
-            RequestHead::Familiar(client) => return Ok((client, None)),
+            RequestHead::Familiar(client) => return Ok((client, Vec::new())),
             RequestHead::New(plain) => plain,
         };
         let address = self.proxies.client_of(peer.ip(), &plain.headers);
@@ -282,7 +282,7 @@ impl<S: PollService> FastPath<S> {
             self.service.client(caller, &plain.path, (&plain.headers, address), tracker.clone())
         };
         match self.auth.identify(&plain.headers, address).await {
-            Ok((caller, cookie)) => {
+            Ok((caller, cookies)) => {
                 let known = caller.as_ref().map(|caller| {
                     record_user(&Span::current(), &caller.user);
                     (caller.user.clone(), caller.until.min(clock::instant() + FAMILIAR))
@@ -300,10 +300,10 @@ impl<S: PollService> FastPath<S> {
                         ended,
                     })
                 });
-                Ok((client, cookie.and_then(|cookie| self.auth.cookie_line(&cookie))))
+                Ok((client, self.auth.cookie_lines(&cookies)))
             }
             // A handshake without a user is denied in the service's words.
-            Err(refused) if refused.is_access_denied() => Ok((client(Err(LoginRefused)), None)),
+            Err(refused) if refused.is_access_denied() => Ok((client(Err(LoginRefused)), Vec::new())),
             Err(refused) => Err(refused),
         }
     }

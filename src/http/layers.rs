@@ -6,7 +6,7 @@
 //! login `Auth::identify`, each written once and used on both ways.
 
 use super::HttpConfig;
-use super::auth::{self, Auth, ClientAddress, LoginRefused, random_text};
+use super::auth::{self, Auth, ClientAddress, LoginRefused, NewCookies, random_text};
 use super::error::{HttpError, Refused};
 use super::forwarded::Proxies;
 use super::hosts::Hosts;
@@ -140,8 +140,8 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
     let address = access.proxies.client_of(auth::address_of(&request), request.headers());
     request.extensions_mut().insert(ClientAddress(address));
     let mut user = None;
-    let new_cookie = match access.auth.identify(request.headers(), address).await {
-        Ok((caller, new_cookie)) => {
+    let new_cookies = match access.auth.identify(request.headers(), address).await {
+        Ok((caller, new_cookies)) => {
             if let Some(caller) = caller {
                 record_user(&tracing::Span::current(), &caller.user);
                 user = Some(caller.user.clone());
@@ -152,7 +152,7 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
                 // Whoever was logged in is not taken for somebody who never was.
                 request.extensions_mut().insert(LoginRefused);
             }
-            new_cookie
+            new_cookies
         }
         // CometD clients know no refusal but their own: a handshake without a user is denied in its
         // words.
@@ -160,27 +160,27 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
             if refused.is_access_denied() && (access.answers_logins)(request.uri().path()) =>
         {
             request.extensions_mut().insert(LoginRefused);
-            None
+            NewCookies::default()
         }
         Err(refused)
             if refused.come_again().is_some() && (access.answers_logins)(request.uri().path()) =>
         {
             request.extensions_mut().insert(NotNow(refused));
-            None
+            NewCookies::default()
         }
         Err(refused) => return refused.into_response(),
     };
     // A cookie proves the browser, not the page.
     if let Err(refused) = auth::same_origin(&access.origins, &request) {
-        return access.auth.with_cookie(new_cookie, refused.into_response());
+        return access.auth.with_cookies(&new_cookies, refused.into_response());
     }
     // Where configured, the page also sends back the token that only our answers carry.
     let token = match access.csrf.then(|| auth::csrf(&request)) {
         None => None,
         Some(Ok(token)) => token,
-        Some(Err(refused)) => return access.auth.with_cookie(new_cookie, refused.into_response()),
+        Some(Err(refused)) => return access.auth.with_cookies(&new_cookies, refused.into_response()),
     };
-    let mut response = access.auth.with_cookie(new_cookie, next.run(request).await);
+    let mut response = access.auth.with_cookies(&new_cookies, next.run(request).await);
     if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
         refused.user = user;
     }

@@ -28,6 +28,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use metered::Metered;
+pub(super) use occupancy::ClientNetwork;
 use occupancy::{AdmissionError, Entrance, Occupancy, Ticket};
 use serde::Deserialize;
 use std::convert::Infallible;
