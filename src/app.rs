@@ -649,8 +649,7 @@ pub fn router(
     cometd: Cometd,
     directory: DirectoryHandle,
 ) -> (Router, Option<FastPath<Cometd>>) {
-    let fast_path =
-        (!config.csrf).then(|| FastPath::new(auth.clone(), cometd.clone(), config));
+    let fast_path = (!config.csrf).then(|| FastPath::new(auth.clone(), cometd.clone(), config));
     auth.tell(Arc::new(cometd.clone()));
     let routes =
         rest::router(config, gateway, auth.clone(), directory).merge(long_polling::router(cometd));

@@ -3,6 +3,10 @@
 //!
 //! RFC 9113 10.5 (denial of service), 5.1.2 (stream concurrency), 9.1 (idle connections).
 
+mod floods;
+mod hosts;
+mod stopping;
+
 use crate::support::callers;
 use crate::support::cometd_connection::basic;
 use crate::support::frames::{

@@ -13,8 +13,8 @@ use super::error::HttpError;
 use super::server::ClientNetwork;
 use crate::clock;
 use crate::model::{Reason, UserId, config_value};
-use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::PasswordHasher;
+use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, Version};
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
@@ -573,7 +573,8 @@ impl Auth {
             }
             Presented::Password { user, password, cookie } => {
                 let device = self::cookie(headers, DEVICE_COOKIE);
-                let (verified, device) = self.by_password((user, password), address, device).await?;
+                let (verified, device) =
+                    self.by_password((user, password), address, device).await?;
                 let kept = cookie
                     .as_deref()
                     .and_then(session_of)

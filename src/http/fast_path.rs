@@ -248,8 +248,7 @@ impl<S: PollService> FastPath<S> {
         trace.settle();
         let outcome = match identified {
             Ok((client, cookies)) => {
-                let context =
-                    ResponseContext { trace: trace.clone(), cookies };
+                let context = ResponseContext { trace: trace.clone(), cookies };
                 self.service.post(client, content, context).map_err(Err)
             }
             // A login that cannot be checked now is refused in the service's words.
@@ -303,7 +302,9 @@ impl<S: PollService> FastPath<S> {
                 Ok((client, self.auth.cookie_lines(&cookies)))
             }
             // A handshake without a user is denied in the service's words.
-            Err(refused) if refused.is_access_denied() => Ok((client(Err(LoginRefused)), Vec::new())),
+            Err(refused) if refused.is_access_denied() => {
+                Ok((client(Err(LoginRefused)), Vec::new()))
+            }
             Err(refused) => Err(refused),
         }
     }

@@ -26,13 +26,18 @@ impl Hosts {
         }
         let own = public_url.parse::<Uri>().ok();
         let own = own.as_ref().and_then(Uri::authority).map(Authority::as_str);
-        let names = names.iter().map(String::as_str).chain(own).map(|name| host_of(name).to_owned());
+        let names =
+            names.iter().map(String::as_str).chain(own).map(|name| host_of(name).to_owned());
         Self(Some(names.map(|name| name.to_ascii_lowercase()).collect()))
     }
 
     /// Whether a request with this target and these `Host` fields may be answered. Each name that
     /// it has must be one of ours, and it must have one.
-    fn admit<'a>(&self, target: Option<&str>, fields: impl Iterator<Item = &'a HeaderValue>) -> bool {
+    fn admit<'a>(
+        &self,
+        target: Option<&str>,
+        fields: impl Iterator<Item = &'a HeaderValue>,
+    ) -> bool {
         let Some(names) = &self.0 else {
             return true;
         };
@@ -86,8 +91,7 @@ fn is_among(names: &[String], host: &str) -> bool {
             let below = host.len().checked_sub(LOCALHOST.len());
             let is_named = below.and_then(|below| host.split_at_checked(below));
             let is_named = is_named.is_some_and(|(before, name)| {
-                name.eq_ignore_ascii_case(LOCALHOST)
-                    && (before.is_empty() || before.ends_with('.'))
+                name.eq_ignore_ascii_case(LOCALHOST) && (before.is_empty() || before.ends_with('.'))
             });
             is_named || address.is_some_and(|address| address.to_canonical().is_loopback())
         }
@@ -133,7 +137,8 @@ mod tests {
         {
             assert!(admits(&["localhost"], None, &[field]), "{field}");
         }
-        for field in ["localhost.evil", "evillocalhost", "192.0.2.1", "[2001:db8::1]", "127.0.0.1.nip.io"]
+        for field in
+            ["localhost.evil", "evillocalhost", "192.0.2.1", "[2001:db8::1]", "127.0.0.1.nip.io"]
         {
             assert!(!admits(&["localhost"], None, &[field]), "{field}");
         }

@@ -178,7 +178,9 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
     let token = match access.csrf.then(|| auth::csrf(&request)) {
         None => None,
         Some(Ok(token)) => token,
-        Some(Err(refused)) => return access.auth.with_cookies(&new_cookies, refused.into_response()),
+        Some(Err(refused)) => {
+            return access.auth.with_cookies(&new_cookies, refused.into_response());
+        }
     };
     let mut response = access.auth.with_cookies(&new_cookies, next.run(request).await);
     if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {

@@ -44,7 +44,12 @@ impl KnownDevices {
     }
 
     /// The device of a cookie, if this user has logged in there.
-    pub(super) fn recognise(&self, user: &UserId, cookie: &str, now: Timestamp) -> Option<DeviceId> {
+    pub(super) fn recognise(
+        &self,
+        user: &UserId,
+        cookie: &str,
+        now: Timestamp,
+    ) -> Option<DeviceId> {
         let bytes = URL_SAFE_NO_PAD.decode(cookie).ok()?;
         let (head, mac) = bytes.split_at_checked(ID + TIME)?;
         self.mac(user, head)?.verify_slice(mac).ok()?;

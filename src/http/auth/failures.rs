@@ -76,7 +76,11 @@ impl LoginFailures {
         let mut counted = locked(&self.counted);
         // Asking alone makes no entry.
         !counted.of_addresses.is_full(&address, now)
-            && !counted.of_addresses.bucket(address, now).wait(self.burst.1, self.refill, now).is_zero()
+            && !counted
+                .of_addresses
+                .bucket(address, now)
+                .wait(self.burst.1, self.refill, now)
+                .is_zero()
     }
 
     pub(super) fn record(&self, user: &UserId, place: Place) {

@@ -2,9 +2,9 @@
 //! do, so that no flood of logins slows a poll or a call.
 
 use super::queue::Turn;
+use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
-use argon2::Argon2;
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 use std::num::NonZeroUsize;

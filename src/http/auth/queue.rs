@@ -369,7 +369,10 @@ mod tests {
             assert_eq!(enter(&mut queue, from, Standing::Fresh, "guess"), Entrance::Waits);
         }
         assert_eq!(enter(&mut queue, 9_000, Standing::Fresh, "new"), Entrance::InsteadOf("guess"));
-        assert_eq!(enter(&mut queue, 9_001, Standing::Known, "known"), Entrance::InsteadOf("guess"));
+        assert_eq!(
+            enter(&mut queue, 9_001, Standing::Known, "known"),
+            Entrance::InsteadOf("guess")
+        );
         assert_eq!(queue.waiting(), WAITING);
         let mut gone = LoginQueue::new(1);
         gone.enter(origin(0), Standing::Fresh, "first", |_| true);

@@ -328,8 +328,7 @@ mod tests {
     fn the_farewell_names_the_last_stream_and_stands_between_frames_alone() {
         let mut meter = begun();
         assert_eq!(meter.came(&frame(HEADERS, 5, 9, 3), clock::instant()), Ok(()));
-        let goaway =
-            [&[0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 9], &[0, 0, 0, 0xb][..]].concat();
+        let goaway = [&[0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 9], &[0, 0, 0, 0xb][..]].concat();
         let answer = frame(HEADERS, 4, 9, 30);
         meter.went(&answer[..20]);
         assert_eq!(meter.farewell(), None);
