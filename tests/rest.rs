@@ -653,8 +653,7 @@ async fn nobody_locks_out_a_known_device_nor_the_first_logins_of_a_site() {
     let answer = login("bob", PASSWORD, Some(device)).await;
     assert_eq!(answer.status(), StatusCode::OK);
     let again = answer.headers().get_all(header::SET_COOKIE).iter();
-    let is_device =
-        |line: &axum::http::HeaderValue| line.as_bytes().starts_with(b"UNDERTONE_DEVICE");
+    let is_device = |line: &HeaderValue| line.as_bytes().starts_with(b"UNDERTONE_DEVICE");
     assert!(!again.into_iter().any(is_device), "it is known already");
     // The cookie is no login, and none of another user's.
     let alone = server.getting("/api/v2/me").header(header::COOKIE, device);

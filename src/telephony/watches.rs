@@ -80,7 +80,7 @@ pub(super) struct Feeder {
 }
 
 /// The caller's end of a watch.
-pub(super) struct WatchStream {
+pub struct WatchStream {
     queue: mpsc::Receiver<proto::WatchResponse>,
     last: Option<oneshot::Receiver<Status>>,
     _permit: WatchPermit,

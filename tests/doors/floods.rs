@@ -12,7 +12,7 @@ use crate::support::rest_client::client_builder;
 use crate::support::talk::PATIENCE;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, split};
 use tokio::time::timeout;
 use undertone::model::Fact;
 
