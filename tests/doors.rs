@@ -199,6 +199,46 @@ async fn strangers_never_keep_a_gateway_out() {
     }
 }
 
+/// A connection that says something now and then goes on, whoever else comes.
+async fn answers(connection: &mut TcpStream) -> bool {
+    let request = b"GET /api/v2/diagnostics/version HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    if connection.write_all(request).await.is_err() {
+        return false;
+    }
+    let reading = async {
+        let mut some = [0; 16];
+        connection.read(&mut some).await.is_ok_and(|count| count > 0)
+    };
+    timeout(PATIENCE, reading).await.unwrap_or(false)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_rest_the_newest_connection_is_refused_and_no_other() {
+    let place = tempfile::tempdir().unwrap();
+    let limits = "rest_connections = 4\nrest_connections_per_address = 3";
+    let process = serve(place.path(), limits).await;
+    process.ready().await;
+    let rest = process.door("rest");
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut connection = connect_from(stranger(81), rest).await;
+        assert!(answers(&mut connection).await);
+        open.push(connection);
+    }
+    for _ in 0..5 {
+        let mut one_more = connect_from(stranger(81), rest).await;
+        assert!(is_closed(&mut one_more, PATIENCE).await, "one address has its share");
+    }
+    let mut other = connect_from(stranger(82), rest).await;
+    assert!(answers(&mut other).await, "another address has its own");
+    for connection in &mut open {
+        let mut rest = vec![0; 4096];
+        // What is left of the first answer.
+        while timeout(Duration::from_millis(20), connection.read(&mut rest)).await.is_ok() {}
+        assert!(answers(connection).await, "an established one was closed");
+    }
+}
+
 /// Seconds of a core that a process has used.
 fn used(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

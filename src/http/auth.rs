@@ -368,8 +368,7 @@ impl Auth {
         let standing = match device {
             Some(_) => Standing::Known,
             None if !is_guess => Standing::Known,
-            None if register.failures.is_suspect(network) => Standing::Suspect,
-            None => Standing::Fresh,
+            None => register.failures.standing(network),
         };
         let turn = register.turns.take(network, standing).await.ok_or_else(too_busy)?;
         if let Some(verified) = register.remembered(&digest) {

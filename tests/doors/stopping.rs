@@ -56,7 +56,7 @@ async fn coach_is_hung_up_while_it_stops(is_split: bool) {
         "operationName": "Dial", "destination": {"phoneNumber": CUSTOMER.number},
     });
     for (client, path, body) in [
-        (&agent, my_device(AGENT), dial),
+        (&agent, format!("{}/calls", my_device(AGENT)), dial),
         (&RestClient::of(SUPERVISOR, desk.door("rest")), my_device(SUPERVISOR), coach()),
     ] {
         let (status, refused) = answer(client, &path, body).await;

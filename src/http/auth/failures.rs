@@ -6,6 +6,7 @@
 //! all users of an address; whoever guesses at many users from one address waits behind all others.
 
 use super::devices::DeviceId;
+use super::queue::Standing;
 use super::{AuthConfig, locked};
 use crate::clock;
 use crate::http::error::HttpError;
@@ -70,17 +71,19 @@ impl LoginFailures {
         }
     }
 
-    /// Too many logins have failed from this address.
-    pub(super) fn is_suspect(&self, address: ClientNetwork) -> bool {
+    /// What failures say of an address.
+    pub(super) fn standing(&self, address: ClientNetwork) -> Standing {
         let now = clock::instant();
         let mut counted = locked(&self.counted);
         // Asking alone makes no entry.
-        !counted.of_addresses.is_full(&address, now)
-            && !counted
-                .of_addresses
-                .bucket(address, now)
-                .wait(self.burst.1, self.refill, now)
-                .is_zero()
+        if counted.of_addresses.is_full(&address, now) {
+            return Standing::Fresh;
+        }
+        let failures = counted.of_addresses.bucket(address, now);
+        match failures.wait(self.burst.1, self.refill, now) {
+            Duration::ZERO => Standing::Failing,
+            _ => Standing::Suspect,
+        }
     }
 
     pub(super) fn record(&self, user: &UserId, place: Place) {
@@ -125,14 +128,17 @@ mod tests {
         for place in [elsewhere, device] {
             assert!(failures.allowed(&anna, place).is_ok());
         }
-        assert!(failures.allowed(&bob, here).is_ok() && !failures.is_suspect(network(1)));
+        assert!(failures.allowed(&bob, here).is_ok());
+        assert_eq!(failures.standing(network(1)), Standing::Failing);
         for _ in 0..4 {
             failures.record(&bob, device);
         }
         assert!(failures.allowed(&bob, device).is_err() && failures.allowed(&bob, here).is_ok());
-        assert!(!failures.is_suspect(network(1)), "those of a known device are its own");
+        let standing = failures.standing(network(1));
+        assert_eq!(standing, Standing::Failing, "those of a known device are its own");
         failures.record(&bob, here);
-        assert!(failures.is_suspect(network(1)) && !failures.is_suspect(network(2)));
+        let standings = [1, 2].map(|last| failures.standing(network(last)));
+        assert_eq!(standings, [Standing::Suspect, Standing::Fresh]);
         assert!(failures.allowed(&bob, here).is_ok(), "suspect, but not barred");
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 /// Passwords hashed at once, each on a core and in 19 MiB: half of the cores, and a few at most.
 const MOST: usize = 4;
 /// How far a thread that hashes stands back (`nice`).
-const STANDS_BACK: i32 = 10;
+const STANDS_BACK: i32 = 5;
 
 /// How many passwords are hashed at once.
 pub(super) fn at_once() -> usize {

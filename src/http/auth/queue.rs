@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! known   ─▶ ○ ○ ○   of devices that have logged in before, passwords that were right before
-//! fresh   ─▶ ○ ○     of addresses without a failure          } in each, one of each address
-//! suspect ─▶ ○ ○ ○   of addresses with too many failures     } in turn
+//! fresh   ─▶ ○ ○     of addresses where nothing has failed lately   }
+//! failing ─▶ ○ ○ ○   of addresses where some logins have            } in each, one of each
+//! suspect ─▶ ○ ○ ○   of addresses where too many have               } address in turn
 //! ```
 //!
 //! Each lane has its share of the turns, the first one most of them, so that none starves. An
@@ -19,18 +20,21 @@ use tokio::sync::oneshot;
 pub(super) enum Standing {
     /// Its device has logged in with this user before, or the password was right before.
     Known,
-    /// Nothing speaks against its address.
+    /// Nothing has failed at its address lately.
     Fresh,
-    /// Too many logins have failed from its address.
+    /// Some logins have failed there.
+    Failing,
+    /// Too many have.
     Suspect,
 }
 
 /// Which lane has the next turn, if anybody waits there; else the first lane where somebody does.
 const SHARES: [Standing; 8] = {
-    use Standing::{Fresh, Known, Suspect};
-    [Known, Fresh, Known, Fresh, Known, Fresh, Known, Suspect]
+    use Standing::{Failing, Fresh, Known, Suspect};
+    [Known, Fresh, Known, Fresh, Known, Failing, Known, Suspect]
 };
-const LANES: [Standing; 3] = [Standing::Known, Standing::Fresh, Standing::Suspect];
+const LANES: [Standing; 4] =
+    [Standing::Known, Standing::Fresh, Standing::Failing, Standing::Suspect];
 /// Logins that wait at once, of all addresses and of one.
 const WAITING: usize = 1024;
 const WAITING_OF_ONE: usize = 256;
@@ -59,6 +63,7 @@ pub(super) struct LoginQueue<T> {
     turn: usize,
     known: Lane<T>,
     fresh: Lane<T>,
+    failing: Lane<T>,
     suspect: Lane<T>,
 }
 
@@ -134,20 +139,28 @@ impl<T> Lane<T> {
 impl<T> LoginQueue<T> {
     /// With so many passwords hashed at once.
     pub(super) fn new(most: usize) -> Self {
-        let (known, fresh, suspect) = (Lane::default(), Lane::default(), Lane::default());
-        Self { most, running: 0, turn: 0, known, fresh, suspect }
+        Self {
+            most,
+            running: 0,
+            turn: 0,
+            known: Lane::default(),
+            fresh: Lane::default(),
+            failing: Lane::default(),
+            suspect: Lane::default(),
+        }
     }
 
     fn lane(&mut self, standing: Standing) -> &mut Lane<T> {
         match standing {
             Standing::Known => &mut self.known,
             Standing::Fresh => &mut self.fresh,
+            Standing::Failing => &mut self.failing,
             Standing::Suspect => &mut self.suspect,
         }
     }
 
     fn waiting(&self) -> usize {
-        self.known.count + self.fresh.count + self.suspect.count
+        self.known.count + self.fresh.count + self.failing.count + self.suspect.count
     }
 
     /// A login comes. `is_there`: of one that has not given up.
@@ -189,26 +202,23 @@ impl<T> LoginQueue<T> {
     /// One that waits and has less of a claim than a newcomer of this standing and an address with
     /// so many.
     fn make_room(&mut self, standing: Standing, own: usize) -> Option<T> {
-        if standing != Standing::Suspect
-            && let Some((_, origin)) = self.suspect.fullest()
-        {
-            return self.suspect.pop_newest(origin);
+        let behind = LANES.into_iter().rev().take_while(|lane| *lane != standing);
+        for lane in behind {
+            let lane = self.lane(lane);
+            if let Some((_, origin)) = lane.fullest() {
+                return lane.pop_newest(origin);
+            }
         }
-        let lane = match standing {
-            Standing::Known if self.fresh.count > 0 => Standing::Fresh,
-            Standing::Known | Standing::Fresh | Standing::Suspect => standing,
-        };
-        let is_crowd = lane == Standing::Fresh;
-        let lane = self.lane(lane);
+        let lane = self.lane(standing);
         let (most, origin) = lane.fullest()?;
-        match most > own + 1 {
-            true => lane.pop_newest(origin),
-            // One of each address: the one that has waited longest of them has given up by now.
-            false if is_crowd => {
+        match standing {
+            _ if most > own + 1 => lane.pop_newest(origin),
+            // One of each address: the one that has waited longest of a crowd has given up by now.
+            Standing::Fresh => {
                 let oldest = *lane.order.back()?;
                 lane.pop_newest(oldest)
             }
-            false => None,
+            Standing::Known | Standing::Failing | Standing::Suspect => None,
         }
     }
 
@@ -317,17 +327,19 @@ mod tests {
         for _ in 0..100 {
             for (from, standing, name) in [
                 (1, Standing::Suspect, "suspect"),
-                (2, Standing::Fresh, "fresh"),
-                (3, Standing::Known, "known"),
+                (2, Standing::Failing, "failing"),
+                (3, Standing::Fresh, "fresh"),
+                (4, Standing::Known, "known"),
             ] {
                 assert_eq!(enter(&mut queue, from, standing, name), Entrance::Waits);
             }
         }
         let first: Vec<_> = std::iter::from_fn(|| queue.next()).take(80).collect();
         let count = |name| first.iter().filter(|one| **one == name).count();
-        assert_eq!((count("known"), count("fresh"), count("suspect")), (40, 30, 10));
+        let counts = ["known", "fresh", "failing", "suspect"].map(count);
+        assert_eq!(counts, [40, 20, 10, 10]);
         let rest = std::iter::from_fn(|| queue.next()).count();
-        assert_eq!((rest, queue.running), (220, 0));
+        assert_eq!((rest, queue.running), (320, 0));
     }
 
     #[test]

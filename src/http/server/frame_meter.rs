@@ -277,6 +277,8 @@ mod tests {
         ] {
             let mut meter = begun();
             assert_eq!(taken(&mut meter, &bytes, now), Some(most), "{name}");
+            // It is over; as if the last frame had not come.
+            meter.came = Heads::default();
             let later = now + UNPAID.1 * 100;
             let more = taken(&mut meter, &bytes, later);
             assert!(more.is_some_and(|more| (1..=100).contains(&more)), "{name}: {more:?}");
