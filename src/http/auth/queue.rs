@@ -130,6 +130,19 @@ impl<T> Lane<T> {
         self.count = self.waiting.values().map(VecDeque::len).sum();
     }
 
+    /// The newest of the address with more than so many; or, of a crowd with as few each, the one
+    /// that would be last: it has given up by now.
+    fn give_way(&mut self, few: usize) -> Option<T> {
+        let (most, origin) = self.fullest()?;
+        match most > few {
+            true => self.pop_newest(origin),
+            false => {
+                let last = *self.order.back()?;
+                self.pop_newest(last)
+            }
+        }
+    }
+
     /// The address with most, and how many.
     fn fullest(&self) -> Option<(usize, ClientNetwork)> {
         self.waiting.iter().map(|(origin, own)| (own.len(), *origin)).max()
@@ -203,22 +216,15 @@ impl<T> LoginQueue<T> {
     /// so many.
     fn make_room(&mut self, standing: Standing, own: usize) -> Option<T> {
         let behind = LANES.into_iter().rev().take_while(|lane| *lane != standing);
-        for lane in behind {
-            let lane = self.lane(lane);
-            if let Some((_, origin)) = lane.fullest() {
-                return lane.pop_newest(origin);
-            }
+        if let Some(lane) = behind.into_iter().find(|lane| self.lane(*lane).count > 0) {
+            return self.lane(lane).give_way(1);
         }
+        let may_crowd = matches!(standing, Standing::Known | Standing::Fresh) && own == 0;
         let lane = self.lane(standing);
-        let (most, origin) = lane.fullest()?;
-        match standing {
-            _ if most > own + 1 => lane.pop_newest(origin),
-            // One of each address: the one that has waited longest of a crowd has given up by now.
-            Standing::Fresh => {
-                let oldest = *lane.order.back()?;
-                lane.pop_newest(oldest)
-            }
-            Standing::Known | Standing::Failing | Standing::Suspect => None,
+        match lane.fullest() {
+            _ if may_crowd => lane.give_way(1),
+            Some((most, origin)) if most > own + 1 => lane.pop_newest(origin),
+            Some(_) | None => None,
         }
     }
 
