@@ -26,11 +26,14 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tonic::Code;
 use undertone::clock;
 use undertone::http::HttpConfig;
 use undertone::model::Fact;
 use undertone::telephony::BackendConnection;
 use undertone::telephony::connection;
+use undertone::telephony::proto::WatchRequest;
+use undertone::telephony::proto::telephony_client::TelephonyClient;
 
 /// What strangers may ask at gRPC, too: it goes on for ever.
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -236,6 +239,28 @@ async fn at_rest_the_newest_connection_is_refused_and_no_other() {
         // What is left of the first answer.
         while timeout(Duration::from_millis(20), connection.read(&mut rest)).await.is_ok() {}
         assert!(answers(connection).await, "an established one was closed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_has_so_many_watches_and_one_that_ends_makes_room() {
+    let place = tempfile::tempdir().unwrap();
+    let process = serve(place.path(), "").await;
+    process.ready().await;
+    let token = place.path().join("undertone-data/grpc-token");
+    let channel = callers::channel(&format!("http://{}", process.door("grpc")), &token);
+    let mut client = TelephonyClient::new(channel);
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(client.watch(WatchRequest::default()).await.unwrap());
+    }
+    let refused = client.watch(WatchRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    open.pop();
+    let again = async || client.watch(WatchRequest::default()).await.ok();
+    open.push(wait::found(PATIENCE, again).await.expect("room for one"));
+    for mut watch in open {
+        assert!(watch.get_mut().message().await.unwrap().is_some(), "the others go on");
     }
 }
 

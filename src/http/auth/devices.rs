@@ -55,7 +55,7 @@ impl KnownDevices {
         self.mac(user, head)?.verify_slice(mac).ok()?;
         let (id, time) = head.split_first_chunk::<ID>()?;
         let since = u64::from_be_bytes(time.try_into().ok()?);
-        let age = (now.0 / 1000).checked_sub(since).unwrap_or_default();
+        let age = (now.0 / 1000).saturating_sub(since);
         (age < KNOWN_FOR).then_some(*id)
     }
 }
