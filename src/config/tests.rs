@@ -183,7 +183,7 @@ fn over_simulated_telephones_a_file_without_a_directory_has_two_supervisors_and_
         std::fs::write(&file, text).expect("a file");
         let config = load_simulated(Some(&file)).expect("fine");
         assert_eq!(config.rest_bind.to_string(), "127.0.0.1:18080");
-        let devices = config.directory.devices.into_values();
+        let devices = config.directory.devices.values().cloned();
         devices.map(|device| device.number.to_string()).collect::<BTreeSet<_>>()
     };
     let bind = "[rest]\nbind = '127.0.0.1:18080'\n";

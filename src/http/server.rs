@@ -9,7 +9,7 @@
 //!
 //! A connection costs a place as long as it is open. What it may make the HTTP library remember is
 //! bounded by [`ConnectionLimits::streams`] and the windows below, so that memory is bounded by the
-//! number of places. What it may make it do without asking anything is bounded by [`frame_meter`].
+//! number of places. What it may make it do without asking anything is bounded by `frame_meter`.
 
 mod frame_meter;
 mod metered;
