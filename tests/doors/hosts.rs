@@ -19,7 +19,11 @@ fn basic() -> String {
 /// The same three ways in over HTTP/1.1: a route, a poll on the fast path, an upgrade.
 fn requests(host: &str) -> Vec<(&'static str, String)> {
     let basic = basic();
-    let body = r#"[{"channel":"/meta/handshake","version":"1.0","supportedConnectionTypes":["long-polling"]}]"#;
+    let body = serde_json::json!([{
+        "channel": "/meta/handshake", "version": "1.0",
+        "supportedConnectionTypes": ["long-polling"],
+    }])
+    .to_string();
     vec![
         (
             "route",

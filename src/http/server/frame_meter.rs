@@ -341,7 +341,10 @@ mod tests {
     proptest! {
         #[test]
         fn frames_are_counted_the_same_however_their_bytes_are_cut(
-            frames in proptest::collection::vec((0..12_u8, any::<u8>(), 0..9_u32, 0..300_usize), 0..40),
+            frames in proptest::collection::vec(
+                (0..12_u8, any::<u8>(), 0..9_u32, 0..300_usize),
+                0..40,
+            ),
             cuts in proptest::collection::vec(1..50_usize, 1..40),
         ) {
             let now = clock::instant();
