@@ -31,7 +31,6 @@ use crate::gateway::task::GatewayHandle;
 use crate::grpc;
 use crate::http::auth::{Auth, PasswordError};
 use crate::http::fast_path::FastPath;
-use crate::http::forwarded::Proxies;
 use crate::http::identity::{Identities, IssuerError};
 use crate::http::server::{self, ConnectionLimits, Door};
 use crate::http::{HttpConfig, connection, layers};
@@ -160,6 +159,8 @@ pub struct Running {
     _scratch: Option<ScratchDirectory>,
     stores: Vec<Store>,
     introduction: Option<String>,
+    /// True from the request to stop on, while calls go on.
+    draining: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     reload: watch::Sender<()>,
     has_tls: DoorsWithTls,
@@ -246,8 +247,13 @@ impl Running {
         }
     }
 
-    /// Stops in order: no new requests, answers under way, live calls and their grace, the servers.
+    /// Stops in order: no new calls, live calls and their grace, with every door open for what may
+    /// still be done about them; then CometD, the servers with the answers under way, the backend.
     pub async fn stop(mut self) {
+        self.draining.send_replace(true);
+        if let Some(backend) = &mut self.backend {
+            backend.close().await;
+        }
         if let Some(cometd) = &self.cometd {
             cometd.drain().await;
         }
@@ -349,6 +355,7 @@ pub async fn start(
         _scratch: scratch,
         stores: Vec::new(),
         introduction: None,
+        draining: watch::Sender::new(false),
         stop,
         reload: watch::Sender::new(()),
         has_tls: DoorsWithTls {
@@ -412,6 +419,7 @@ pub async fn start(
         }
         (None, None) => unreachable!("a process without REST has a backend"),
     };
+    let serving = unless_draining(serving, running.draining.subscribe());
     let contract = telephony::routes(server, auth, serving, config.grpc_reflection).await;
     let admin = telemetry::admin(metrics, readiness(&running), measures(&running));
     let admin = match &running.simulated {
@@ -619,7 +627,8 @@ async fn start_gateway(
     let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
-    let auth = Auth::new(config.login.clone(), accounts)?;
+    let devices = config.device_key(&store)?;
+    let auth = Auth::with_devices(config.login.clone(), accounts, devices)?;
     let gateway = GatewayHandle::start(
         config.gateway.clone(),
         config.directory.clone(),
@@ -653,9 +662,7 @@ pub fn router(
     cometd: Cometd,
     directory: DirectoryHandle,
 ) -> (Router, Option<FastPath<Cometd>>) {
-    let fast_path = (!config.csrf).then(|| {
-        FastPath::new(auth.clone(), cometd.clone(), Proxies::new(&config.trusted_proxies))
-    });
+    let fast_path = (!config.csrf).then(|| FastPath::new(auth.clone(), cometd.clone(), config));
     auth.tell(Arc::new(cometd.clone()));
     let routes =
         rest::router(config, gateway, auth.clone(), directory).merge(long_polling::router(cometd));
@@ -715,6 +722,29 @@ async fn watch_files(
     }
 }
 
+/// Readiness that ends as soon as the process is asked to stop.
+fn unless_draining(
+    mut serving: watch::Receiver<bool>,
+    mut draining: watch::Receiver<bool>,
+) -> watch::Receiver<bool> {
+    let (told, result) = watch::channel(*serving.borrow());
+    tokio::spawn(async move {
+        loop {
+            let serves = *serving.borrow_and_update() && !*draining.borrow_and_update();
+            told.send_if_modified(|told| std::mem::replace(told, serves) != serves);
+            let changed = tokio::select! {
+                changed = serving.changed() => changed,
+                changed = draining.changed() => changed,
+                () = told.closed() => return,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    });
+    result
+}
+
 async fn until(mut stopped: watch::Receiver<bool>) {
     // A dropped handle stops too.
     let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -732,7 +762,11 @@ fn measures(running: &Running) -> Measure {
 fn readiness(running: &Running) -> Ready {
     let (gateway, stores) = (running.gateway.clone(), running.stores.clone());
     let has_media = running.backend.as_ref().map(SipBackend::has_media);
+    let draining = running.draining.subscribe();
     Arc::new(move || {
+        if *draining.borrow() {
+            return Err("draining: it has been asked to stop".to_owned());
+        }
         if let Some(has_media) = &has_media {
             has_media().map_err(|missing| missing.to_string())?;
         }

@@ -331,6 +331,18 @@ fn describe() {
          is full."
     );
     describe_counter!(
+        "undertone_grpc_watches_refused_total",
+        "Watches refused because their caller has enough of them."
+    );
+    describe_counter!(
+        "undertone_grpc_watches_unread_total",
+        "Watches ended because nobody read them."
+    );
+    describe_counter!(
+        "undertone_http2_floods_total",
+        "Connections over HTTP/2 that were closed for frames that ask nothing, by door."
+    );
+    describe_counter!(
         "undertone_connections_displaced_total",
         "TCP connections closed for one of an address with fewer, by door."
     );

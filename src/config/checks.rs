@@ -406,6 +406,11 @@ impl<'a> Checks<'a> {
                 format!("'{origin}' is not an origin such as https://desk.example.com"),
             );
         }
+        for (number, host) in sections.http.hosts.iter().enumerate() {
+            let is_none = host.is_empty() || host.contains(['/', '@', ' ']);
+            let message = format!("'{host}' is not a host such as desk.example.com, or \"*\"");
+            self.unless(!is_none, &[&"rest", &"hosts", &number], message);
+        }
         self.unless(
             sections.http.body_limit >= 1024,
             &[&"rest", &"body_limit"],

@@ -16,6 +16,9 @@ use std::net::SocketAddr;
 /// `rest/<login name>` → PHC string; `sip/<realm>/<user name>/<algorithm>` → HA1.
 const TABLE: &str = "credentials";
 
+/// What the cookies of known devices are signed with.
+const DEVICE_KEY: &str = "devices";
+
 /// Of 32 characters that no one mistakes for another: 5 bits each, 100 bits.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 const LENGTH: usize = 20;
@@ -77,6 +80,23 @@ impl Config {
         }
         keep(store, &changes)?;
         Ok((accounts, made))
+    }
+
+    /// The key by which devices are known that have logged in before; makes it once.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn device_key(&self, store: &Store) -> Result<[u8; 32], CredentialsError> {
+        let kept = store.load(TABLE)?.remove(DEVICE_KEY);
+        if let Some(key) = kept.and_then(|key| key.try_into().ok()) {
+            return Ok(key);
+        }
+        let key: [u8; 32] = rand::random();
+        if let Err(error) = keep(store, &[Write::put(TABLE, DEVICE_KEY, key)]) {
+            // It costs the known devices their place in the queue of logins, and nothing else.
+            tracing::warn!(%error, "the key of known devices can not be kept");
+        }
+        Ok(key)
     }
 
     /// The SIP endpoint with the HA1s of its accounts; makes those that are missing and says so.

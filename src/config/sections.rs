@@ -10,6 +10,7 @@ use crate::gateway::{
 };
 use crate::http::HttpConfig;
 use crate::http::auth::AuthConfig;
+use crate::http::hosts::LOCALHOST;
 use crate::http::identity::{IdentityConfig, IssuerConfig};
 use crate::http::server::ConnectionLimits;
 use crate::media::MediaConfig;
@@ -424,6 +425,12 @@ impl Sections {
                 None => format!("http://{}", self.rest.bind),
             },
         };
+        if self.http.hosts.is_empty()
+            && self.rest.bind.ip().is_loopback()
+            && self.http.trusted_proxies.is_empty()
+        {
+            self.http.hosts.push(LOCALHOST.to_owned());
+        }
         self.login.secure_cookies |= self.tls.door("rest_").is_some();
         (self.rest_limits.name, self.grpc_limits.name, self.admin_limits.name) =
             ("rest", "grpc", "admin");

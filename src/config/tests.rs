@@ -103,7 +103,9 @@ fn without_a_file_it_is_the_world_of_the_sample() {
 #[test]
 fn the_printed_defaults_are_the_defaults_of_the_rooms() {
     let config = read(commented_defaults()).expect("what we print can be read");
-    assert_eq!(config.http, http::HttpConfig::default());
+    // It listens on the loopback only.
+    let local = http::HttpConfig { hosts: vec!["localhost".to_owned()], ..Default::default() };
+    assert_eq!(config.http, local);
     assert_eq!(config.login, auth::AuthConfig::default());
     assert_eq!(config.cometd, cometd::CometdConfig::default());
     assert_eq!(config.gateway, gateway::GatewayConfig::default());
@@ -751,7 +753,7 @@ supervisors = ["anna"]
         "6: rest.bind: found signed int `1`, expected socket address",
         "7: rest.csrf: found signed int `2`, expected a boolean",
         "8: rest.foo: there is no key 'foo' here; there are: bind, insecure_bind, public_url, contact_center_id, allowed_origins, \
-         trusted_proxies, csrf, body_limit, timeout, concurrency (found 3)",
+         hosts, trusted_proxies, csrf, body_limit, timeout, concurrency (found 3)",
         "9: rest.allowed_origins[1]: found signed int `7`, expected a string",
         "9: rest.allowed_origins[2]: 'b' is not an origin such as https://desk.example.com",
         "11: sip.realm: found sequence, expected a string (found [])",

@@ -4,15 +4,19 @@
 //! A new kind of credential (a client certificate) is a variant of `Presented` and an arm in
 //! `Auth::identify`.
 
+mod devices;
+mod failures;
+mod hashing;
+mod queue;
 mod sessions;
 
 use super::error::HttpError;
 use super::identity::{Identities, TokenLogin, TokenRefusal};
+use super::server::ClientNetwork;
 use crate::clock;
 use crate::model::{Reason, UserId, config_value};
-use crate::rate_limit::KeyedLimiter;
+use argon2::password_hash::PasswordHasher;
 use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
@@ -20,6 +24,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use devices::{DEVICE_COOKIE, KNOWN_FOR, KnownDevices};
+use failures::{LoginFailures, Place};
+use queue::{LoginTurns, Standing};
 use serde::Deserialize;
 use sessions::{LoginSessions, SessionKey, key_of};
 use sha2::{Digest, Sha256};
@@ -29,7 +36,6 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 
 /// What the login may be told.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -46,10 +52,11 @@ pub struct AuthConfig {
     pub cache_life: Duration,
     /// Cookies are sent over TLS only.
     pub secure_cookies: bool,
-    /// Failed logins of one user from one address before it has to wait; one more is allowed every
-    /// `failure_refill`.
+    /// Failed logins of one user from one address, or on one device that is known with the user,
+    /// before it has to wait; one more is allowed every `failure_refill`.
     pub failures_per_user: NonZeroU32,
-    /// The same for all users from one address together.
+    /// Failed logins of all users from one address before logins from there, but those of known
+    /// devices, wait behind all others.
     pub failures_per_address: NonZeroU32,
     /// How long until one more failure is allowed.
     #[serde(deserialize_with = "config_value::some_seconds")]
@@ -196,8 +203,8 @@ struct Register {
     verified: Mutex<BTreeMap<[u8; 32], Verified>>,
     sessions: Mutex<LoginSessions>,
     failures: LoginFailures,
-    hashing: Semaphore,
-    waiting: Semaphore,
+    devices: KnownDevices,
+    turns: LoginTurns,
     /// How many logins have ended.
     ended: AtomicU64,
     listener: OnceLock<Arc<dyn LoginListener>>,
@@ -210,11 +217,6 @@ struct Verified {
     session: String,
 }
 
-/// Passwords hashed at once: each takes a core and 19 MiB.
-const HASHING: usize = 2;
-/// Logins waiting for their turn; at 50 ms each the last waits 25 s at most, longer than a client
-/// does.
-const WAITING: usize = 1024;
 /// Verified passwords remembered.
 const VERIFIED: usize = 4096;
 /// No login name or password is longer.
@@ -225,6 +227,18 @@ pub(crate) const SESSION_COOKIE: &str = "JSESSIONID";
 impl Auth {
     /// A register with these accounts. Refuses what is no hash.
     pub fn new(config: AuthConfig, accounts: PasswordHashes) -> Result<Self, PasswordError> {
+        Self::with_devices(config, accounts, rand::random())
+    }
+
+    /// The same; devices that have a cookie by this key are known.
+    ///
+    /// # Errors
+    /// What is no hash.
+    pub fn with_devices(
+        config: AuthConfig,
+        accounts: PasswordHashes,
+        devices: [u8; 32],
+    ) -> Result<Self, PasswordError> {
         for (user, hash) in &accounts {
             PasswordHash::new(hash).map_err(|_| PasswordError::NotAHash(user.clone()))?;
         }
@@ -241,8 +255,8 @@ impl Auth {
             verified: Mutex::default(),
             sessions: Mutex::default(),
             failures,
-            hashing: Semaphore::new(HASHING),
-            waiting: Semaphore::new(WAITING),
+            devices: KnownDevices::new(devices),
+            turns: LoginTurns::new(hashing::at_once()),
             ended: AtomicU64::new(0),
             listener: OnceLock::new(),
             identities: OnceLock::new(),
@@ -287,7 +301,7 @@ impl Auth {
             Some(kept) => kept.to_owned(),
             None => sessions.open(&login.user, self.0.config.sessions_per_user, until, now),
         };
-        self.cookie_for(&opened, (until - now).as_secs())
+        self.cookie_line(SESSION_COOKIE, &opened, (until - now).as_secs())
     }
 
     /// Tells this listener of logins that end; the first one is told.
@@ -381,51 +395,61 @@ impl Auth {
         self.0.ended.load(Ordering::Acquire)
     }
 
+    /// Finds the login of a password. The cookie of its device, if it has to be set.
     async fn by_password(
         &self,
-        user: UserId,
-        password: String,
+        (user, password): (UserId, String),
         address: IpAddr,
-    ) -> Result<Verified, HttpError> {
+        device: Option<&str>,
+    ) -> Result<(Verified, Option<String>), HttpError> {
         let register = &*self.0;
         let digest = register.digest(&user, &password);
         if let Some(verified) = register.remembered(&digest) {
-            return Ok(verified);
+            return Ok((verified, None));
         }
+        let network = ClientNetwork::of(address);
+        let device = device
+            .and_then(|cookie| register.devices.recognise(&user, cookie, clock::wall()))
+            .map(Place::Device);
+        let place = device.unwrap_or(Place::Network(network));
         // A password that was right before is no guess, however many others guess from the same
         // address.
         let is_guess = !locked(&register.verified).contains_key(&digest);
         if is_guess {
-            register.failures.allowed(&user, address)?;
+            register.failures.allowed(&user, place)?;
         }
-        let _turn = register.waiting.try_acquire().map_err(|_| too_busy())?;
-        let _core = register.hashing.acquire().await.map_err(|_| too_busy())?;
+        let standing = match device {
+            Some(_) => Standing::Known,
+            None if !is_guess => Standing::Known,
+            None => register.failures.standing(network),
+        };
+        let turn = register.turns.take(network, standing).await.ok_or_else(too_busy)?;
         if let Some(verified) = register.remembered(&digest) {
             // Another request of the user was first: a desktop's tabs come back together.
-            return Ok(verified);
+            return Ok((verified, None));
         }
         if is_guess {
-            register.failures.allowed(&user, address)?;
+            register.failures.allowed(&user, place)?;
         }
         let known = locked(&register.accounts).get(&user).cloned();
         let hash = known.clone().unwrap_or_else(|| register.nobody.clone());
-        let matches = tokio::task::spawn_blocking(move || {
-            PasswordHash::new(&hash).is_ok_and(|hash| {
-                Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
-            })
-        })
-        .await
-        .unwrap_or(false);
+        let verified = hashing::verify(hash, password, turn).await;
+        // Counted before it is the next one's turn.
+        let (matches, _turn) = verified.ok_or_else(too_busy)?;
         let accounts = locked(&register.accounts);
         // The account may have gone, or got another password, meanwhile.
         if !(matches && known.is_some() && accounts.get(&user) == known.as_ref()) {
             drop(accounts);
-            register.failures.record(&user, address);
+            register.failures.record(&user, place);
             metrics::counter!("undertone_login_failures_total").increment(1);
             tracing::info!(%user, %address, "login refused");
             return Err(HttpError::access_denied());
         }
-        Ok(register.remember(digest, user))
+        let cookie = match device {
+            Some(_) => None,
+            None => register.devices.cookie(&user, rand::random(), clock::wall()),
+        };
+        Ok((register.remember(digest, user), cookie))
     }
 }
 
@@ -495,90 +519,36 @@ pub(crate) fn random_text<const N: usize>() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>().get(..N).unwrap_or_default())
 }
 
-/// Failed logins. Only failures count: a whole call centre behind one address logs in at eight
-/// o'clock.
-struct LoginFailures {
-    counted: Mutex<FailureCounts>,
-    /// Failures at once of one user from one address, and of all users from one address.
-    burst: (u32, u32),
-    /// How long until one failure is forgotten, and how long a login is barred when there have been
-    /// too many.
-    refill: Duration,
-}
-
-/// By user and address, and by address alone.
-type FailureKey = (IpAddr, Option<UserId>);
-
-struct FailureCounts {
-    failures: KeyedLimiter<FailureKey>,
-    /// Empty while a login is barred.
-    barred: KeyedLimiter<FailureKey>,
-}
-
-/// Keys that must come together before it is worth looking for old ones.
-const FAILURE_KEYS: usize = 10_000;
-
-impl LoginFailures {
-    fn new(config: &AuthConfig) -> Self {
-        Self {
-            counted: Mutex::new(FailureCounts {
-                failures: KeyedLimiter::new(FAILURE_KEYS),
-                barred: KeyedLimiter::new(FAILURE_KEYS),
-            }),
-            burst: (config.failures_per_user.get(), config.failures_per_address.get()),
-            refill: config.failure_refill.max(Duration::from_millis(1)),
-        }
-    }
-
-    fn allowed(&self, user: &UserId, address: IpAddr) -> Result<(), HttpError> {
-        let now = clock::instant();
-        let counted = locked(&self.counted);
-        let is_barred = |key| !counted.barred.is_full(&key, now);
-        if is_barred((address, None)) || is_barred((address, Some(user.clone()))) {
-            return Err(HttpError::new(
-                Reason::TooManyRequests,
-                "Too many failed logins. Try again later.",
-            ));
-        }
-        Ok(())
-    }
-
-    fn record(&self, user: &UserId, address: IpAddr) {
-        let now = clock::instant();
-        let mut counted = locked(&self.counted);
-        let FailureCounts { failures, barred } = &mut *counted;
-        let of_both =
-            [((address, Some(user.clone())), self.burst.0), ((address, None), self.burst.1)];
-        for (key, burst) in of_both {
-            if failures.bucket(key.clone(), now).try_take(burst, self.refill, now).is_err() {
-                barred.bucket(key, now).drain(self.refill, now);
-            }
-        }
-    }
+/// Cookies that an answer has to set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NewCookies {
+    session: Option<String>,
+    device: Option<String>,
 }
 
 impl Auth {
     /// Finds the user of a request; none when there are no credentials, or a dead cookie. Wrong
-    /// credentials are refused. A login by password has a session cookie to be set, see
-    /// `Auth::with_cookie`.
+    /// credentials are refused. A login by password has cookies to be set, see
+    /// `Auth::with_cookies`.
     pub(crate) async fn identify(
         &self,
         headers: &HeaderMap,
         address: IpAddr,
-    ) -> Result<(Option<AuthenticatedUser>, Option<String>), HttpError> {
+    ) -> Result<(Option<AuthenticatedUser>, NewCookies), HttpError> {
         let now = clock::instant();
         let session_of = |cookie: &str| locked(&self.0.sessions).find(cookie, now).cloned();
-        let (caller, new_cookie) = match presented(headers) {
-            Presented::Nothing => return Ok((None, None)),
+        let nothing = NewCookies::default();
+        let (caller, new_cookies) = match presented(headers) {
+            Presented::Nothing => return Ok((None, nothing)),
             Presented::Unreadable => return Err(HttpError::access_denied()),
             Presented::Token(token) => {
                 let TokenLogin { user, until } = self.by_token(token).await?;
                 let (by, csrf) = (Means::Token, Arc::default());
-                (AuthenticatedUser { user, address, by, until, csrf, session: None }, None)
+                (AuthenticatedUser { user, address, by, until, csrf, session: None }, nothing)
             }
             Presented::Cookie(cookie) => {
                 let Some(session) = session_of(&cookie) else {
-                    return Ok((None, None));
+                    return Ok((None, nothing));
                 };
                 let caller = AuthenticatedUser {
                     user: session.user,
@@ -588,15 +558,17 @@ impl Auth {
                     csrf: session.csrf,
                     session: Some(key_of(&cookie)),
                 };
-                (caller, None)
+                (caller, nothing)
             }
             Presented::Password { user, password, cookie } => {
-                let verified = self.by_password(user, password, address).await?;
+                let device = self::cookie(headers, DEVICE_COOKIE);
+                let (verified, device) =
+                    self.by_password((user, password), address, device).await?;
                 let kept = cookie
                     .as_deref()
                     .and_then(session_of)
                     .filter(|session| session.user == verified.user);
-                let new_cookie = kept.is_none().then(|| verified.session.clone());
+                let new = kept.is_none().then(|| verified.session.clone());
                 let key = cookie.filter(|_| kept.is_some()).map(|cookie| key_of(&cookie));
                 let session = kept.or_else(|| session_of(&verified.session));
                 let (until, csrf) =
@@ -609,10 +581,10 @@ impl Auth {
                     csrf,
                     session: key,
                 };
-                (caller, new_cookie)
+                (caller, NewCookies { session: new, device })
             }
         };
-        Ok((Some(caller), new_cookie))
+        Ok((Some(caller), new_cookies))
     }
 
     /// A session cookie came, and no password. Of a request without a user: the cookie is dead.
@@ -620,13 +592,20 @@ impl Auth {
         matches!(presented(headers), Presented::Cookie(_))
     }
 
-    /// The header that sets the session cookie.
-    pub(crate) fn cookie_line(&self, cookie: &str) -> Option<HeaderValue> {
-        self.cookie_for(cookie, self.0.config.session_life.as_secs())
+    /// The headers that set cookies.
+    pub(crate) fn cookie_lines(&self, cookies: &NewCookies) -> Vec<HeaderValue> {
+        let life = self.0.config.session_life.as_secs();
+        let session = cookies.session.as_deref().map(|value| (SESSION_COOKIE, value, life));
+        let device = cookies.device.as_deref().map(|value| (DEVICE_COOKIE, value, KNOWN_FOR));
+        session
+            .into_iter()
+            .chain(device)
+            .filter_map(|(name, value, life)| self.cookie_line(name, value, life))
+            .collect()
     }
 
-    fn cookie_for(&self, cookie: &str, life: u64) -> Option<HeaderValue> {
-        self.cookie_below("/", (SESSION_COOKIE, cookie), life)
+    fn cookie_line(&self, name: &str, value: &str, life: u64) -> Option<HeaderValue> {
+        self.cookie_below("/", (name, value), life)
     }
 
     /// The header that sets a cookie for what is below this path, for so many seconds; 0: it goes.
@@ -643,13 +622,13 @@ impl Auth {
         .ok()
     }
 
-    /// Sets the session cookie, if there is one to set; takes it away where the login ends.
-    pub(crate) fn with_cookie(&self, cookie: Option<String>, mut response: Response) -> Response {
-        let line = match response.extensions().get::<LoggedOut>() {
-            Some(LoggedOut) => self.cookie_for("", 0),
-            None => cookie.and_then(|cookie| self.cookie_line(&cookie)),
+    /// Sets cookies, if there are any to set; takes that of the session away where the login ends.
+    pub(crate) fn with_cookies(&self, cookies: &NewCookies, mut response: Response) -> Response {
+        let lines = match response.extensions().get::<LoggedOut>() {
+            Some(LoggedOut) => self.cookie_line(SESSION_COOKIE, "", 0).into_iter().collect(),
+            None => self.cookie_lines(cookies),
         };
-        if let Some(line) = line {
+        for line in lines {
             response.headers_mut().append(header::SET_COOKIE, line);
         }
         response

@@ -82,8 +82,13 @@ impl Process {
     }
 
     /// SIGTERM; exit code 0 in time; what it had printed.
-    pub async fn terminate(mut self, within: Duration) -> String {
+    pub async fn terminate(self, within: Duration) -> String {
         self.signal(Signal::SIGTERM);
+        self.ends(within).await
+    }
+
+    /// It ends in time with exit code 0; what it had printed.
+    pub async fn ends(mut self, within: Duration) -> String {
         let status = timeout(within, self.child.wait())
             .await
             .unwrap_or_else(|_| panic!("it has not ended: {:?}", self.log.lock().unwrap()))
