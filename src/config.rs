@@ -25,6 +25,7 @@ use crate::http::server;
 use crate::http::{self, auth};
 use crate::media::MediaConfig;
 use crate::model::{Number, PlainText, UserId};
+use crate::secret::Secret;
 use crate::sip;
 use crate::sip::b2bua::B2buaConfig;
 use crate::telemetry;
@@ -100,7 +101,7 @@ pub struct Config {
     /// What is logged, and how.
     pub telemetry: telemetry::LogConfig,
     password_hashes: BTreeMap<UserId, String>,
-    sip_passwords: BTreeMap<Number, String>,
+    sip_passwords: BTreeMap<Number, Secret>,
 }
 
 /// What each TCP server but that of SIP allows.

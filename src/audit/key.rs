@@ -4,7 +4,7 @@ use super::chain::{ChainEnd, is_signed, signed};
 use super::{AuditError, utc};
 use crate::hex::{from_hex, hex};
 use crate::model::Timestamp;
-use crate::store::private;
+use crate::private;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;

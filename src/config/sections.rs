@@ -13,6 +13,7 @@ use crate::http::auth::AuthConfig;
 use crate::http::server::ConnectionLimits;
 use crate::media::MediaConfig;
 use crate::model::UserId;
+use crate::secret::Secret;
 use crate::sip::b2bua::{AccountKind, B2buaConfig};
 use crate::sip::config::{Login, SipAccount, SipConfig, SipLimits, Trunk};
 use crate::supervision::SupervisionConfig;
@@ -208,7 +209,7 @@ enum AnnouncedBy {
 #[serde(deny_unknown_fields)]
 pub(super) struct TrunkLogin {
     pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Secret>,
     pub(super) realm: Option<String>,
 }
 
@@ -217,7 +218,7 @@ pub(super) struct TrunkLogin {
 #[serde(deny_unknown_fields)]
 pub(super) struct DeviceDetails {
     pub(super) voice_environment: Option<String>,
-    password: Option<String>,
+    password: Option<Secret>,
 }
 
 /// What the gateway does not know of a user, or fills in.
@@ -227,7 +228,7 @@ pub(super) struct UserDetails {
     display_name: Option<String>,
     first_name: Option<String>,
     last_name: Option<String>,
-    pub(super) password_hash: Option<String>,
+    pub(super) password_hash: Option<Secret>,
 }
 
 /// The members of a group in the order of the file, in which problems are told.

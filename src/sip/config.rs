@@ -8,6 +8,7 @@ use super::sdp::SrtpPolicy;
 use super::transaction::{Bounds, Timing};
 use crate::media::Codec;
 use crate::model::{DeviceId, Network, NotANetwork, Number, UserData, config_value};
+use crate::secret::Secret;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::collections::BTreeMap;
@@ -593,20 +594,14 @@ impl TryFrom<BTreeMap<String, String>> for UserDataHeaders {
 }
 
 /// What we answer a trunk's challenges with. Another peer, or another realm, gets nothing.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// The realm it challenges for.
     pub realm: String,
     /// The user name.
     pub username: String,
     /// The password.
-    pub password: String,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("realm", &self.realm).finish_non_exhaustive()
-    }
+    pub password: Secret,
 }
 
 /// Where a trunk sends from.

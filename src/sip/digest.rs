@@ -5,6 +5,7 @@
 //! counts (nc) of its nonce have been seen.
 
 use crate::hex::hex;
+use crate::secret::Secret;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use md5::Md5;
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256, Sha512_256};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// A digest algorithm (RFC 8760 2.1). The order is that of strength.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
@@ -245,7 +247,7 @@ pub const MAX_NONCES: usize = 65_536;
 /// The server's side: makes challenges and judges answers. A quiet machine without output.
 #[derive(Debug)]
 pub struct Authenticator {
-    key: [u8; 32],
+    key: Secret<Zeroizing<[u8; 32]>>,
     realm: String,
     algorithms: Vec<Algorithm>,
     lifetime: Duration,
@@ -295,7 +297,7 @@ impl Authenticator {
         now: Instant,
     ) -> Authenticator {
         Authenticator {
-            key,
+            key: Secret::new(key),
             realm: realm.to_owned(),
             algorithms,
             lifetime,
@@ -432,7 +434,7 @@ impl Authenticator {
     /// HMAC-SHA-256 (RFC 2104) over what is sealed, the address and the realm.
     fn seal(&self, text: &[u8], source: IpAddr) -> [u8; 32] {
         let pad = |with: u8| -> Vec<u8> {
-            (0..64).map(|at| self.key.get(at).unwrap_or(&0) ^ with).collect()
+            (0..64).map(|at| self.key.expose().get(at).unwrap_or(&0) ^ with).collect()
         };
         let bound = format!("{}\n{}", source.to_canonical(), self.realm);
         let inner = Sha256::digest([pad(0x36).as_slice(), text, bound.as_bytes()].concat());
@@ -458,7 +460,7 @@ pub struct Credentials {
     peer: String,
     realm: String,
     user: String,
-    password: String,
+    password: Secret,
     nonce: Vec<u8>,
     count: u32,
 }
@@ -476,8 +478,8 @@ impl Credentials {
     /// An account: `peer` names the party that may challenge for it, in whatever terms the caller
     /// tells its peers apart.
     pub fn new(peer: &str, realm: &str, user: &str, password: &str) -> Credentials {
-        let [peer, realm, user, password] = [peer, realm, user, password].map(str::to_owned);
-        Credentials { peer, realm, user, password, nonce: Vec::new(), count: 0 }
+        let [peer, realm, user] = [peer, realm, user].map(str::to_owned);
+        Credentials { peer, realm, user, password: password.into(), nonce: Vec::new(), count: 0 }
     }
 
     /// The value of Authorization that answers one of the challenges of a 401 or 407: the topmost
@@ -527,7 +529,7 @@ impl Credentials {
         let nc = format!("{:08x}", self.count);
         let counted = qop.map(|qop| (qop.as_bytes(), nc.as_bytes(), cnonce.as_bytes()));
         let DigestRequest { method, uri, body } = subject;
-        let ha1 = ha1(algorithm, &self.user, &self.realm, &self.password);
+        let ha1 = ha1(algorithm, &self.user, &self.realm, self.password.expose());
         let response = RequestedBy { algorithm, nonce, counted, method, uri, body }.response(&ha1);
         let quoted =
             |text: &[u8]| String::from_utf8_lossy(&super::message::quote(text)).into_owned();
@@ -663,7 +665,7 @@ mod tests {
     #[test]
     fn a_wrong_secret_an_unknown_user_and_another_method_are_wrong() {
         let mut pair = Pair::new();
-        pair.client.password = "guess".to_owned();
+        pair.client.password = "guess".into();
         let value = pair.answer();
         assert_eq!(pair.verify(&value), DigestVerdict::Wrong);
         let mut pair = Pair::new();

@@ -52,7 +52,7 @@ mod user_data;
 #[cfg(test)]
 mod tests;
 
-use super::config::{SipConfig, Trunk};
+use super::config::{Login, SipConfig, Trunk};
 use super::digest::Credentials;
 use super::flow::{Flow, Protocol};
 use super::leg::{LegCommand, LegEvent, LegId};
@@ -194,8 +194,8 @@ impl UserAgent {
         let tokens = TokenGenerator::new(seed);
         let login = |trunk: &Trunk| {
             let login = trunk.login.as_ref()?;
-            let credentials =
-                Credentials::new(&trunk.name, &login.realm, &login.username, &login.password);
+            let Login { realm, username, password } = login;
+            let credentials = Credentials::new(&trunk.name, realm, username, password.expose());
             Some((trunk.name.clone(), credentials))
         };
         let (peers, admission) =
