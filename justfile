@@ -49,6 +49,7 @@ bench *ARGS:
     cargo bench --locked --bench sip_messages -- {{ARGS}}
     cargo bench --locked --bench call_setup -- --seconds 3 {{ARGS}}
     cargo bench --locked --bench events -- --short {{ARGS}}
+    cargo bench --locked --bench directory -- {{ARGS}}
 
 # Fuzzes one target for a minute: `just fuzz sip_message`.
 fuzz TARGET SECONDS="60":

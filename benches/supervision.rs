@@ -233,11 +233,11 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
             let id = user(&device);
             directory.devices.insert(
                 device.clone(),
-                DeviceEntry {
+                Arc::new(DeviceEntry {
                     id: device.clone(),
                     number: device.as_str().into(),
                     voice_environment: String::new(),
-                },
+                }),
             );
             let user = User {
                 id: id.clone(),
@@ -249,7 +249,7 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
                 features: [Feature::Voice, Feature::SupervisorMonitoring].into(),
                 devices: vec![device],
             };
-            directory.users.insert(id, user);
+            directory.users.insert(id, user.into());
         }
         let id = GroupId::from(format!("{n}"));
         let group = Group {
@@ -259,7 +259,7 @@ fn measure_gateway(monitors: usize, now: Now) -> AtGateway {
             monitor_supervisors: false,
             agent_side_only: false,
         };
-        directory.groups.insert(id, group);
+        directory.groups.insert(id, group.into());
     }
     let mut gateway = Gateway::new(
         gateway::GatewayConfig::default(),

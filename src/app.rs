@@ -11,13 +11,20 @@
 //! A gateway over simulated telephones has these, and a door to them, in its own process.
 
 mod callers;
+mod directory;
+mod directory_edit;
+pub mod directory_files;
+mod directory_news;
+pub mod new_passwords;
 mod simulated;
 
+use self::directory::{BackendPart, DirectoryKeeper, GatewayPart, Told};
 use self::simulated::ScratchDirectory;
 use crate::audit::{AuditConfig, AuditError, AuditLog};
 use crate::clock;
 use crate::cometd::long_polling::{self, Cometd};
-use crate::config::{Config, CredentialsError, Made};
+use crate::config::{Config, CredentialsError, DirectorySource, Made};
+use crate::directory::handle::DirectoryHandle;
 use crate::gateway::task::GatewayHandle;
 use crate::grpc;
 use crate::http::auth::{Auth, PasswordError};
@@ -25,8 +32,10 @@ use crate::http::fast_path::FastPath;
 use crate::http::forwarded::Proxies;
 use crate::http::server::{self, ConnectionLimits, Door};
 use crate::http::{HttpConfig, connection, layers};
+use crate::model::UserId;
 use crate::rest;
 use crate::sip::backend::{self, SipBackend};
+use crate::sip::config::SipConfig;
 use crate::sip::flow::Protocol;
 use crate::sip::transport::TransportTls;
 use crate::store::{self, Store, StoreError};
@@ -116,6 +125,11 @@ pub enum StartError {
     /// Certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Two processes would each have a directory.
+    #[error(
+        "directory.source = \"store\" needs gateway and SIP backend in one process: undertone serve"
+    )]
+    StoreOfTwo,
     /// The door to simulated telephones asks for no password.
     #[error(
         "admin.bind {0}: simulated telephones are moved there, so it must be a loopback address"
@@ -215,9 +229,12 @@ impl Running {
     }
 
     /// Reads again what may change while it runs, as SIGHUP does: certificates, keys, the tokens of
-    /// callers, and the audit file, which another program may have moved away.
+    /// callers, the directory in the configuration file, and the audit file, which another program
+    /// may have moved away.
     pub fn reload(&self) {
-        tracing::info!("certificates and tokens are read again, the audit file is opened anew");
+        tracing::info!(
+            "certificates, tokens and the directory are read again, the audit file is opened anew"
+        );
         self.reload.send_replace(());
         if let Some(gateway) = &self.gateway {
             gateway.reopen_audit();
@@ -266,9 +283,12 @@ pub async fn start(
             let scratch = ScratchDirectory::create().map_err(StartError::Scratch)?;
             config.audit = AuditConfig::of(&scratch.path().join("audit.jsonl"));
             config.grpc_token_file = Some(scratch.path().join("grpc-token"));
+            config.password_dir = None;
             Some(scratch)
         }
     };
+    let stores = Stores::open(&mut config, part)?;
+    let (directory, edits) = DirectoryHandle::channel();
     let rest = match part {
         ServerRole::Serve | ServerRole::Gateway | ServerRole::SimulatedGateway => {
             Some(bind("REST", config.rest_bind).await?)
@@ -335,9 +355,14 @@ pub async fn start(
         servers: Vec::new(),
     };
     let (mut rest_made, mut sip_made) = (Vec::new(), Vec::new());
+    let mut told = Told { gateway: None, backend: None };
     let backend_server = match part {
         ServerRole::Serve | ServerRole::SipBackend => {
-            Some(start_backend(&config, sip_tls, &mut running, &mut sip_made).await?)
+            let parts = BackendParts {
+                store: stores.backend.unwrap_or_else(store::in_memory),
+                tls: sip_tls,
+            };
+            Some(start_backend(&config, parts, &mut running, &mut told, &mut sip_made).await?)
         }
         ServerRole::SimulatedGateway => {
             let (server, telephones) = simulated::start(&config);
@@ -348,12 +373,6 @@ pub async fn start(
     };
     let (server, serving) = match (rest, backend_server) {
         (Some((listener, _)), backend) => {
-            let store = match part {
-                ServerRole::Serve | ServerRole::Gateway | ServerRole::SipBackend => {
-                    store::open(&config.state_file("gateway"))?
-                }
-                ServerRole::SimulatedGateway => store::in_memory(),
-            };
             let line = match backend {
                 Some(server) => {
                     telephony::connection::line(telephony::connection::in_process(server))
@@ -369,8 +388,10 @@ pub async fn start(
                     telephony::connection::line_to(channel, url)
                 }
             };
+            let store = stores.gateway.unwrap_or_else(store::in_memory);
+            let parts = GatewayParts { connection: line, store, directory };
             let (gateway, router, fast_path) =
-                start_gateway(&config, line, store, &mut running, &mut rest_made).await?;
+                start_gateway(&config, parts, &mut running, &mut told, &mut rest_made).await?;
             let limits = within_descriptors(&config.server_limits.rest);
             let serving = connection::serve_at(
                 Door { listener, limits, tls: rest_tls },
@@ -401,6 +422,14 @@ pub async fn start(
         let serving = server::serve(door, router, until(stopped.clone()));
         running.servers.push(tokio::spawn(serving));
     }
+    let mut kept = config.clone();
+    if part == ServerRole::SimulatedGateway {
+        // Simulated telephones are those that it has begun with.
+        kept.file = None;
+    }
+    let keeper = DirectoryKeeper::new(kept, told);
+    let keeper = keeper.run(running.reload.subscribe(), edits, until(stopped.clone()));
+    running.servers.push(tokio::spawn(keeper));
     let again = watch_files((presented, callers), running.reload.subscribe(), stopped.clone());
     running.servers.push(tokio::spawn(again));
     running.introduction = match part {
@@ -501,21 +530,73 @@ fn raise_file_limit(config: &Config, part: ServerRole) {
     }
 }
 
+/// The state files of a process.
+struct Stores {
+    gateway: Option<Store>,
+    backend: Option<Store>,
+}
+
+impl Stores {
+    /// Opens them; where the directory is kept there, it is that of the configuration from now on,
+    /// or that of the file is kept there from now on.
+    fn open(config: &mut Config, part: ServerRole) -> Result<Self, StartError> {
+        let (has_gateway, has_backend) = match part {
+            ServerRole::Serve => (true, true),
+            ServerRole::Gateway => (true, false),
+            ServerRole::SipBackend => (false, true),
+            ServerRole::SimulatedGateway => (false, false),
+        };
+        let open =
+            |wanted: bool, name| wanted.then(|| store::open(&config.state_file(name))).transpose();
+        let stores = Self {
+            gateway: open(has_gateway, "gateway")?,
+            backend: open(has_backend, "sip-backend")?,
+        };
+        match (config.directory_source, &stores) {
+            (DirectorySource::File, _) => {}
+            (DirectorySource::Store, Self { gateway: Some(gateway), backend: Some(backend) }) => {
+                directory_files::adopt(config, gateway, backend)?;
+            }
+            (DirectorySource::Store, _) => return Err(StartError::StoreOfTwo),
+        }
+        Ok(stores)
+    }
+}
+
+/// What a SIP backend is started with.
+struct BackendParts {
+    store: Store,
+    tls: TransportTls,
+}
+
+/// What a gateway is started with.
+struct GatewayParts {
+    connection: BackendConnection,
+    store: Store,
+    directory: DirectoryHandle,
+}
+
 async fn start_backend(
     config: &Config,
-    tls: TransportTls,
+    parts: BackendParts,
     running: &mut Running,
+    told: &mut Told,
     made: &mut Vec<Made>,
 ) -> Result<TelephonyServer<telephony::TelephonyService>, StartError> {
-    let store = store::open(&config.state_file("sip-backend"))?;
+    let BackendParts { store, tls } = parts;
     let (sip, new) = config.sip_with_credentials(&store)?;
     made.extend(new);
+    let mut directory = sip.directory();
+    backend::resolve_trunks(&mut directory).await.map_err(backend::BackendStartError::Sip)?;
+    let sip = SipConfig { trunks: directory.trunks.clone(), ..sip };
     let (b2bua, media) = (config.b2bua.clone(), config.media.clone());
     let parts = backend::BackendConfig { sip, tls, b2bua, media };
     let (server, backend) = backend::start(parts, store.clone()).await?;
     if let Err(missing) = backend.has_media()() {
         tracing::warn!(%missing, "calls can have no sound");
     }
+    let directories = backend.directories();
+    told.backend = Some(BackendPart { directories, store: store.clone(), sip: directory });
     running.stores.push(store);
     running.backend = Some(backend);
     Ok(server)
@@ -523,14 +604,21 @@ async fn start_backend(
 
 async fn start_gateway(
     config: &Config,
-    connection: BackendConnection,
-    store: Store,
+    parts: GatewayParts,
     running: &mut Running,
+    told: &mut Told,
     made: &mut Vec<Made>,
 ) -> Result<(GatewayHandle, Router, Option<FastPath<Cometd>>), StartError> {
+    let GatewayParts { connection, store, directory } = parts;
     let audit_config = config.audit.clone();
     let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_config)).await;
     let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    if let Some(folder) = &config.password_dir {
+        let may_have = |user: &UserId| {
+            config.directory.user(user).is_some() && !config.has_password(user)
+        };
+        new_passwords::take(folder, &store, may_have).await?;
+    }
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let auth = Auth::new(config.login.clone(), accounts)?;
@@ -543,10 +631,12 @@ async fn start_gateway(
     )?;
     let cometd =
         Cometd::start(&config.http, config.cometd.clone(), gateway.clone(), store.clone())?;
+    told.gateway =
+        Some(GatewayPart { handle: gateway.clone(), auth: auth.clone(), store: store.clone() });
     running.stores.push(store);
     running.gateway = Some(gateway.clone());
     running.cometd = Some(cometd.clone());
-    let (router, fast_path) = router(&config.http, auth, gateway.clone(), cometd);
+    let (router, fast_path) = router(&config.http, auth, gateway.clone(), cometd, directory);
     Ok((gateway, router, fast_path))
 }
 
@@ -557,12 +647,14 @@ pub fn router(
     auth: Auth,
     gateway: GatewayHandle,
     cometd: Cometd,
+    directory: DirectoryHandle,
 ) -> (Router, Option<FastPath<Cometd>>) {
     let fast_path = (!config.csrf).then(|| {
         FastPath::new(auth.clone(), cometd.clone(), Proxies::new(&config.trusted_proxies))
     });
     auth.tell(Arc::new(cometd.clone()));
-    let routes = rest::router(config, gateway, auth.clone()).merge(long_polling::router(cometd));
+    let routes =
+        rest::router(config, gateway, auth.clone(), directory).merge(long_polling::router(cometd));
     (layers::layered(config, auth, routes, long_polling::is_endpoint), fast_path)
 }
 

@@ -8,9 +8,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use undertone::app::directory_files::{self, Counts, DirectoryFiles, FilesError};
 use undertone::app::{self, ServerRole};
 use undertone::clock;
-use undertone::config::{self, Config};
+use undertone::config::{self, Config, Problems};
 #[cfg(feature = "contract-check")]
 use undertone::contract_check::{
     House,
@@ -152,6 +153,10 @@ enum CliCommand {
         #[arg(long, value_name = "NUMBER", default_value = "7001", value_parser = number)]
         customer: Number,
     },
+    /// Users, devices and groups from and to CSV files, where the directory is kept in the state
+    /// file (directory.source = "store") and the product does not run
+    #[command(subcommand)]
+    Directory(DirectoryCommand),
     /// Says what is wrong with a configuration file, and where, and what of it this machine cannot
     /// do
     Check {
@@ -177,6 +182,29 @@ enum CliCommand {
     /// Verifies the audit, or shows what is in it
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum DirectoryCommand {
+    /// Takes entries in, each in the place of the one of its id; all of them or none
+    Import {
+        #[command(flatten)]
+        configured: Configured,
+        /// Users: id, roles, devices and other keys of [[user]], and password or password_hash
+        users: PathBuf,
+        /// Devices: id, number and other keys of [[device]], and password or its digests
+        devices: PathBuf,
+        /// Groups: id, agents, supervisors; left out, they stay as they are
+        groups: Option<PathBuf>,
+    },
+    /// Writes users.csv, devices.csv and groups.csv, which only their owner reads: they have the
+    /// digests of passwords
+    Export {
+        #[command(flatten)]
+        configured: Configured,
+        /// Where to
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -290,6 +318,14 @@ pub(crate) fn run() -> ExitCode {
             let token_file = identity.token_file.clone();
             let tls = identity.tls();
             contract_check(&CheckOptions { url, token_file, tls, house, phones, patience, json })
+        }
+        CliCommand::Directory(DirectoryCommand::Import { configured, users, devices, groups }) => {
+            import(configured, &DirectoryFiles { users, devices, groups })
+        }
+        CliCommand::Directory(DirectoryCommand::Export { configured, folder }) => {
+            counted(config::load(configured.config.as_deref()), "written", |config| {
+                directory_files::export(config, &folder)
+            })
         }
         CliCommand::Check { file } => check(file),
         CliCommand::Certificates { directory, hosts, days } => {
@@ -407,6 +443,29 @@ fn contract_check(options: &CheckOptions) -> ExitCode {
     }
     fail(error);
     ExitCode::from(NOT_CHECKED)
+}
+
+fn import(Configured { config }: Configured, files: &DirectoryFiles) -> ExitCode {
+    counted(config::load(config.as_deref()), "taken in", |config| {
+        directory_files::import(config, files)
+    })
+}
+
+fn counted(
+    config: Result<Config, Problems>,
+    done: &str,
+    act: impl FnOnce(Config) -> Result<Counts, FilesError>,
+) -> ExitCode {
+    let outcome = match config {
+        Ok(config) => act(config),
+        Err(problems) => return fail(problems),
+    };
+    match outcome {
+        Ok(Counts { users, devices, groups }) => {
+            print(&format!("{users} users, {devices} devices and {groups} groups {done}\n"))
+        }
+        Err(error) => fail(error),
+    }
 }
 
 fn check(file: PathBuf) -> ExitCode {

@@ -16,15 +16,19 @@ mod machine;
 mod reader;
 mod sections;
 
-pub use credentials::{CredentialsError, Made, forget_credentials};
+pub use credentials::{
+    CredentialsError, Made, forget_credentials, ha1s_of, keep_ha1s, keep_password,
+};
 
 use crate::audit::AuditConfig;
 use crate::cometd;
 use crate::gateway::{self, Directory};
 use crate::http::server;
-use crate::http::{self, auth};
+use crate::http::auth::{self, PasswordHashes};
+use crate::http;
 use crate::media::MediaConfig;
 use crate::model::{Number, PlainText, UserId};
+use crate::private::{self, Exposed};
 use crate::secret::Secret;
 use crate::sip;
 use crate::sip::b2bua::B2buaConfig;
@@ -35,10 +39,13 @@ use checks::Checks;
 use locate::ConfigFile;
 use reader::{ConfigReader, Finding, Findings};
 use sections::Sections;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 const DEFAULTS: &str = include_str!("config/defaults.toml");
 const SAMPLE_HOUSE: &str = include_str!("../docs/contract-suite.toml");
@@ -100,8 +107,41 @@ pub struct Config {
     pub media: MediaConfig,
     /// What is logged, and how.
     pub telemetry: telemetry::LogConfig,
-    password_hashes: BTreeMap<UserId, String>,
+    /// Where users, devices and groups are kept.
+    pub directory_source: DirectorySource,
+    /// The calls of devices that are taken out of the directory end.
+    pub end_calls_of_removed_devices: bool,
+    /// The file that it was read from, to be read again.
+    pub file: Option<PathBuf>,
+    /// The files that secrets of it were read from.
+    pub secret_files: Vec<PathBuf>,
+    /// The directory in which passwords that are made are written down, and new ones are waited
+    /// for; `None`: nowhere, since nothing is kept.
+    pub password_dir: Option<PathBuf>,
+    settings: Settings,
+    password_hashes: PasswordHashes,
     sip_passwords: BTreeMap<Number, Secret>,
+}
+
+/// Where users, devices and groups are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DirectorySource {
+    /// In the configuration file.
+    File,
+    /// In the state file, where an admin changes them over REST.
+    Store,
+}
+
+/// Every key that needs a restart, with its value.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Settings(BTreeMap<String, String>);
+
+/// Values may be secrets.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// What each TCP server but that of SIP allows.
@@ -133,6 +173,32 @@ pub struct TlsConfig {
 }
 
 impl Config {
+    /// The keys that are other than in this one, and are obeyed after a restart only.
+    pub fn restart_keys(&self, new: &Config) -> Vec<String> {
+        let (before, after) = (&self.settings.0, &new.settings.0);
+        let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        keys.into_iter().filter(|key| before.get(*key) != after.get(*key)).cloned().collect()
+    }
+
+    /// Reads the file again that it was read from, and the environment; `None`: there is none.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its place.
+    pub fn read_again(&self) -> Option<Result<Config, Problems>> {
+        self.file.as_deref().map(|file| load(Some(file)))
+    }
+
+    /// The passwords of the configuration file are those of another one from now on.
+    pub fn take_passwords(&mut self, new: &Config) {
+        self.password_hashes.clone_from(&new.password_hashes);
+        self.sip_passwords.clone_from(&new.sip_passwords);
+    }
+
+    /// The user's password stands in the configuration file, or in one that is named there.
+    pub fn has_password(&self, user: &UserId) -> bool {
+        self.password_hashes.contains_key(user)
+    }
+
     /// The state file of a process; each kind of process has its own, so that gateway and backend
     /// can share a directory.
     pub fn state_file(&self, process: &str) -> PathBuf {
@@ -185,8 +251,14 @@ impl std::error::Error for Problems {}
 /// # Errors
 /// Everything that is wrong, each with its place.
 pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
-    let text = file.map(|path| Ok((path, text_of(path)?))).transpose()?;
-    parse(text.as_ref().map(|(path, text)| (*path, text.as_str())), environment())
+    let config = match file {
+        Some(path) => {
+            let (text, exposed) = text_of(path)?;
+            parse_for(Some((path, &text)), environment(), Scrutiny { exposed, machine: false })
+        }
+        None => parse(None, environment()),
+    }?;
+    Ok(Config { file: file.map(Path::to_owned), ..config })
 }
 
 /// As [`load`], for people: what this machine cannot do is wrong, too.
@@ -194,12 +266,29 @@ pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
 /// # Errors
 /// Everything that is wrong, each with its place.
 pub fn check(file: &Path) -> Result<(), Problems> {
-    let text = text_of(file)?;
-    parse_for(Some((file, &text)), environment(), machine::findings).map(drop)
+    let (text, exposed) = text_of(file)?;
+    parse_for(Some((file, &text)), environment(), Scrutiny { exposed, machine: true }).map(drop)
 }
 
-fn text_of(file: &Path) -> Result<String, Problems> {
-    std::fs::read_to_string(file).map_err(|error| {
+/// What else to find fault with.
+#[derive(Clone, Copy, Debug, Default)]
+struct Scrutiny {
+    /// The file is open to others, so that no secret may stand in it.
+    exposed: Option<Exposed>,
+    /// What this machine cannot do.
+    machine: bool,
+}
+
+/// The text of a file, and whether others may read it.
+fn text_of(file: &Path) -> Result<(Zeroizing<String>, Option<Exposed>), Problems> {
+    let read = || {
+        let mut open = File::open(file)?;
+        let exposed = private::exposed(&open.metadata()?);
+        let mut text = Zeroizing::new(String::new());
+        open.read_to_string(&mut text)?;
+        Ok((text, exposed))
+    };
+    read().map_err(|error: std::io::Error| {
         Problems(vec![Problem {
             place: file.display().to_string(),
             key: String::new(),
@@ -235,32 +324,50 @@ pub fn parse(
     file: Option<(&Path, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, Problems> {
-    parse_for(file, environment, |_| Vec::new())
+    parse_for(file, environment, Scrutiny::default())
 }
 
-/// `more`: what else to find fault with.
 fn parse_for(
     file: Option<(&Path, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,
-    more: impl Fn(&Sections) -> Vec<Finding>,
+    scrutiny: Scrutiny,
 ) -> Result<Config, Problems> {
-    let environment: BTreeMap<String, String> =
-        environment.into_iter().filter(|(key, _)| key.starts_with(PREFIX)).collect();
+    let mut environment: BTreeMap<String, String> = environment
+        .into_iter()
+        .filter(|(key, _)| key.starts_with(PREFIX) || key == CREDENTIALS)
+        .collect();
+    let credentials = environment.remove(CREDENTIALS).map(PathBuf::from);
     let source = ConfigFile::new(file, &environment).map_err(|problem| Problems(vec![problem]))?;
-    let mut reader = ConfigReader::new(file.map(|(_, text)| text), &environment)
+    let mut reader = ConfigReader::new(file.map(|(_, text)| text), &environment, credentials)
         .map_err(|findings| source.problems(findings))?;
+    let settings = Settings(reader.settings());
     let sections = Sections::read(&mut reader);
-    let Findings { mut findings, faulty } = reader.finish();
+    let Findings { mut findings, faulty, files } = reader.finish();
+    if let (Some((path, text)), Some(exposed)) = (file, scrutiny.exposed)
+        && let Some(secret) = reader::first_secret(text)
+    {
+        let key = secret.last().cloned().unwrap_or_default();
+        let path = path.display();
+        let message = format!(
+            "this secret stands in a file, and {exposed} {path}, or name a file with it: {key}_file"
+        );
+        findings.push(Finding { path: secret, message });
+    }
     if let Some(sections) = &sections {
-        findings.extend(Checks::of(sections, &source, &faulty, more(sections)));
+        let more = if scrutiny.machine { machine::findings(sections) } else { Vec::new() };
+        findings.extend(Checks::of(sections, &source, &faulty, more));
     }
     match sections {
-        Some(sections) if findings.is_empty() => Ok(sections.into_config()),
+        Some(sections) if findings.is_empty() => {
+            Ok(Config { settings, secret_files: files, ..sections.into_config() })
+        }
         Some(_) | None => Err(source.problems(findings)),
     }
 }
 
 const PREFIX: &str = "UNDERTONE__";
+/// Where systemd puts the credentials of a service (systemd.exec(5), LoadCredential=).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 fn path_of(variable: &str) -> Vec<String> {
     let keys = variable.trim_start_matches(PREFIX).split("__");

@@ -124,3 +124,9 @@ pub enum DemoError {
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// An HTTP client to be built; TLS has its provider.
+fn client_builder() -> reqwest::ClientBuilder {
+    crate::tls::install_provider();
+    reqwest::Client::builder()
+}

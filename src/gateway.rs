@@ -15,6 +15,7 @@ mod backend_facts;
 mod call_index;
 mod call_operations;
 mod directory;
+mod directory_change;
 mod monitoring;
 mod notifications;
 mod pending;
@@ -34,7 +35,7 @@ pub mod task;
 mod tests;
 
 pub use audit_record::{AuditEvent, AuditRecord, ListeningRecord};
-pub use directory::{DeviceEntry, Directory, Group, User, VoiceEnvironment};
+pub use directory::{DeviceEntry, Directory, DirectoryChanges, Group, User, VoiceEnvironment};
 
 use crate::model::{
     Answer, CallFact, CallId, CallNotification, CallView, Capabilities, Command, CommandContext,
@@ -272,6 +273,10 @@ impl Gateway {
                 let id = device.id.clone();
                 self.known.insert_device(device);
                 self.tell_device(&id);
+            }
+            Fact::DeviceGone { device } => {
+                self.known.remove_device(&device);
+                self.tell_device(&device);
             }
             Fact::Call(call) => self.handle_call(call, now),
             Fact::Monitor(monitor) => self.handle_monitor(monitor, now),

@@ -65,7 +65,7 @@ fn asked(
     };
     // What it asks for a user that is not its own is refused, and audited, by the gateway; it learns
     // nothing else of it.
-    let request = request(known, command).or_else(|refusal| acts_for.and(Err(refusal)))?;
+    let request = request(&known, command).or_else(|refusal| acts_for.and(Err(refusal)))?;
     Ok(RequestEnvelope {
         request,
         user,

@@ -29,6 +29,7 @@ pub mod config;
 pub mod contract_check;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod directory;
 pub mod gateway;
 #[cfg(feature = "io")]
 pub mod grpc;

@@ -17,6 +17,7 @@ mod caller;
 mod command;
 pub mod config_value;
 mod contact;
+mod difference;
 mod digits;
 mod fact;
 mod fact_table;
@@ -33,6 +34,7 @@ pub use activity::{Activity, Mode, Scope, UnknownWord};
 pub use caller::{Caller, CallerRole};
 pub use command::{Command, CommandContext, TransferStep};
 pub use contact::{ContactNumber, ContactView, GroupView};
+pub use difference::Difference;
 pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{
     AdmissionAsked, CallFact, CallType, Capabilities, DeviceFact, DeviceKind, Fact, Failure,

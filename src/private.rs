@@ -120,6 +120,13 @@ pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
     kept_private(options().append(true).create(true).open(path)?)
 }
 
+/// Opens a file to be written anew, made when it is not there.
+pub fn create(path: &Path) -> io::Result<File> {
+    let file = open(path)?;
+    file.set_len(0)?;
+    Ok(file)
+}
+
 /// Opens a file to read.
 pub(crate) fn open_existing(path: &Path) -> io::Result<File> {
     options().open(path)
@@ -134,8 +141,13 @@ fn kept_private(file: File) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes a whole file anew: it is there as it was, or as it is to be.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a whole file anew: it is there as it was, or as it is to be. `before`: what else to do with
+/// it before it is there.
+pub(crate) fn replace(
+    path: &Path,
+    bytes: &[u8],
+    before: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let beside = Path::new(&name);
@@ -146,6 +158,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = options().write(true).create_new(true).open(beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
+    before(beside)?;
     std::fs::rename(beside, path)?;
     sync_directory_of(path)
 }
@@ -254,7 +267,7 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &link).expect("a link");
         assert!(open(&link).is_err() && open_to_append(&link).is_err());
         assert!(open_existing(&link).is_err());
-        replace(&link, b"new").expect("the link itself is replaced");
+        replace(&link, b"new", |_| Ok(())).expect("the link itself is replaced");
         assert_eq!(std::fs::read(&elsewhere).expect("still there"), b"precious");
     }
 }

@@ -1,5 +1,6 @@
 //! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
 
+mod administration;
 mod directory;
 mod document;
 mod fields;
@@ -11,6 +12,7 @@ mod session;
 mod subresources;
 
 use crate::clock;
+use crate::directory::handle::DirectoryHandle;
 use crate::gateway::task::GatewayHandle;
 use crate::http::HttpConfig;
 use crate::http::auth::{self, Auth, AuthenticatedUser, LoggedOut, random_text};
@@ -48,15 +50,22 @@ struct RestState {
     uris: Uris,
     body_limit: usize,
     login: LoginDoor,
+    directory: DirectoryHandle,
 }
 
 /// `/api/v2` without the layers that it shares with CometD.
-pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) -> Router {
+pub(crate) fn router(
+    config: &HttpConfig,
+    gateway: GatewayHandle,
+    auth: Auth,
+    directory: DirectoryHandle,
+) -> Router {
     let rest = RestState {
         gateway,
         uris: Uris::new(&config.public_url),
         body_limit: config.body_limit,
         login: LoginDoor::new(config, auth),
+        directory,
     };
     let (closed, closed_document) = OpenApiRouter::<RestState>::new()
         .routes(routes!(read_me, operate_me))
@@ -76,14 +85,23 @@ pub(crate) fn router(config: &HttpConfig, gateway: GatewayHandle, auth: Auth) ->
         .routes(routes!(login::read_features))
         .routes(routes!(login::read_feature))
         .routes(routes!(login::read_workbins))
-        .routes(routes!(directory::read_user))
+        .routes(routes!(directory::read_users, administration::add_user))
+        .routes(routes!(
+            directory::read_user,
+            administration::change_user,
+            administration::remove_user
+        ))
         .routes(routes!(directory::read_my_groups))
-        .routes(routes!(directory::read_groups))
-        .routes(routes!(directory::read_group))
+        .routes(routes!(directory::read_groups, administration::add_group))
+        .routes(routes!(
+            directory::read_group,
+            administration::change_group,
+            administration::remove_group
+        ))
         .routes(routes!(directory::read_contacts))
         .routes(routes!(directory::read_contact))
-        .routes(routes!(read_devices))
-        .routes(routes!(read_device))
+        .routes(routes!(read_devices, administration::add_device))
+        .routes(routes!(read_device, administration::change_device, administration::remove_device))
         .routes(routes!(read_voice_environment))
         .split_for_parts();
     let (open, open_document) =

@@ -53,9 +53,9 @@ fn directory() -> Directory {
     let users = [user("meg", Role::Supervisor), user("bob", Role::Agent)];
     let devices = [device("meg-phone", "5005"), device("bob-phone", "5001")];
     Directory {
-        users: users.map(|user| (user.id.clone(), user)).into(),
-        devices: devices.map(|device| (device.id.clone(), device)).into(),
-        groups: BTreeMap::from([(group.id.clone(), group)]),
+        users: users.map(|user| (user.id.clone(), user.into())).into(),
+        devices: devices.map(|device| (device.id.clone(), device.into())).into(),
+        groups: BTreeMap::from([(group.id.clone(), group.into())]),
         voice_environments: BTreeMap::new(),
         contact_center: String::new(),
     }

@@ -177,7 +177,11 @@ struct Desktop<'a> {
 impl<'a> Desktop<'a> {
     async fn open(server: &'a GatewayServer, by: By, slash: bool) -> Self {
         let http = match by {
-            By::Password => Client::builder().no_proxy().timeout(PATIENCE).build().expect("one"),
+            By::Password => crate::support::rest_client::client_builder()
+                .no_proxy()
+                .timeout(PATIENCE)
+                .build()
+                .expect("one"),
             By::Cookie => server.browser(),
         };
         if by == By::Cookie {
@@ -210,7 +214,10 @@ impl<'a> Desktop<'a> {
         let case = format!("{row:?} by {:?}, slash {}", self.by, self.slash);
         match row {
             Row::Stranger => {
-                let stranger = Client::builder().no_proxy().build().expect("a client");
+                let stranger = crate::support::rest_client::client_builder()
+                    .no_proxy()
+                    .build()
+                    .expect("a client");
                 let answer = read(stranger.get(self.url("/me"))).await;
                 let denied = json!({"statusCode": 20, "statusMessage": "Access denied"});
                 assert_eq!(answer, (StatusCode::FORBIDDEN, denied), "{case}");

@@ -348,7 +348,11 @@ async fn a_poll_on_an_open_connection_is_not_believed_after_the_log_out() {
     let login = fresh.headers()[header::SET_COOKIE].to_str().expect("text");
     let login = login.split(';').next().expect("a pair").to_owned();
     // One connection, and the same head each time.
-    let one = Client::builder().no_proxy().pool_max_idle_per_host(1).build().expect("a client");
+    let one = crate::support::rest_client::client_builder()
+        .no_proxy()
+        .pool_max_idle_per_host(1)
+        .build()
+        .expect("a client");
     let subscribe = async || {
         let message = json!([{
             "channel": "/meta/subscribe", "clientId": client, "subscription": "/v2/other",

@@ -11,6 +11,7 @@ mod corpus;
 mod crash;
 mod demo;
 mod differential;
+mod directory;
 mod disorder;
 mod documents;
 mod doors;

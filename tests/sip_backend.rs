@@ -495,7 +495,7 @@ async fn sound_may_be_at_a_port_that_is_ours_over_tcp_alone_and_not_at_one_that_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_behind_a_nat_whose_description_names_a_private_address_hears_and_is_heard() {
     let mut config = config();
-    for account in &mut config.sip.accounts {
+    for account in config.sip.accounts.iter_mut() {
         account.nat = undertone::sip::config::Nat::Always;
     }
     let mut fixture = SipFixture::open(config).await;

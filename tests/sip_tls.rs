@@ -273,8 +273,8 @@ impl Two {
         there.sip.trunks = vec![Trunk { prefixes: Vec::new(), ..trunk(HERE, listens) }];
         // The host of its URIs is that of the cable.
         there.sip.domains = vec!["127.0.0.1".to_owned()];
-        there.sip.accounts =
-            vec![SipAccount::new(CUSTOMER.into(), "07001".into(), "undertone", "secret")];
+        let customer = SipAccount::new(CUSTOMER.into(), "07001".into(), "undertone", "secret");
+        there.sip.accounts = [customer].into_iter().collect();
         let there = SipFixture::open(there).await;
         let cable = Cable::to(tls_address(&there)).await;
         let mut here = over_tls(speaking(pair(HERE), &certificates));

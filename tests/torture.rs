@@ -60,7 +60,7 @@ impl SipServer {
         };
         for number in ["supervisor-1", "agent-1001"] {
             let (device, number) = (DeviceId::from(number), Number::from(number));
-            config.accounts.push(SipAccount::new(device, number, &config.realm, "secret"));
+            config.accounts.insert(SipAccount::new(device, number, &config.realm, "secret"));
         }
         if let Some(address) = trunk {
             config.trunks.push(Trunk {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// A telephone for each device of the directory; customers are outside, under any other number.
 pub(super) fn start(config: &Config) -> (TelephonyServer<TelephonyService>, Simulated) {
-    let telephone = |device: &crate::gateway::DeviceEntry| Telephone {
+    let telephone = |device: &std::sync::Arc<crate::gateway::DeviceEntry>| Telephone {
         id: device.id.clone(),
         number: device.number.clone(),
         registered: true,

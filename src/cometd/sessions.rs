@@ -85,6 +85,17 @@ const DATA_MISSING: &str = "403::data_missing";
 const DATA_TOO_DEEP: &str = "400::data_too_deep";
 const ID_INVALID: &str = "405::message_id_invalid";
 
+/// Which logins of a user have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedLogins<'a> {
+    /// This HTTP session.
+    One(&'a Arc<str>),
+    /// Those of clients that send the password alone.
+    WithoutSession,
+    /// All of them.
+    All,
+}
+
 impl Sessions {
     /// Without sessions. `epoch` is one more at each start of the process; see `event_numbers`.
     pub fn new(config: CometdConfig, epoch: u64) -> Self {
@@ -394,17 +405,23 @@ impl Sessions {
     }
 
     /// A user has logged out: the sessions that were opened in this HTTP session end or, without
-    /// one, those whose clients send the password alone. What they have been told by then goes out
-    /// first, as far as its way is open.
-    pub fn handle_logout(&mut self, user: &UserId, login: Option<&Arc<str>>, now: Now) {
+    /// one, those whose clients send the password alone, or all of them. What they have been told
+    /// by then goes out first, as far as its way is open.
+    pub fn handle_logout(&mut self, user: &UserId, what: EndedLogins<'_>, now: Now) {
         let owner = QuotaOwner::User(Some(user.clone()));
-        let of_login = self.of_owner(&owner).filter(|session| session.is_of_login(login));
+        let of_login = self.of_owner(&owner).filter(|session| match what {
+            EndedLogins::One(login) => session.is_of_login(Some(login)),
+            EndedLogins::WithoutSession => session.is_of_login(None),
+            EndedLogins::All => true,
+        });
         let ending: Vec<SessionId> = of_login.map(Session::no).collect();
         for no in ending {
             self.hand_in(no, SessionInput::Turn, now);
             self.end(no, SessionEnd::LoggedOut, now);
         }
-        login.into_iter().for_each(|login| self.ended.add_login(login.clone()));
+        if let EndedLogins::One(login) = what {
+            self.ended.add_login(login.clone());
+        }
     }
 
     /// We are going down: every held connect is answered, no more are held, and websockets close.

@@ -4,13 +4,13 @@ use super::CometdConfig;
 use super::event_log::{EventLog, Legacy};
 use super::session::ReplyPath;
 use super::sessions::{
-    ClientRequest, ClientRequestId, CometdTransport, ConnectionType, LogChange, Output,
-    SessionCounts, SessionId, Sessions, SocketId,
+    ClientRequest, ClientRequestId, CometdTransport, ConnectionType, EndedLogins, LogChange,
+    Output, SessionCounts, SessionId, Sessions, SocketId,
 };
 use super::sessions::{Numbered, RestoredEvents};
 use crate::clock;
 use crate::gateway::task::{GatewayEvent, GatewayHandle, QuestionId};
-use crate::http::auth::EndedLogin;
+use crate::http::auth::{EndedLogin, EndedPart};
 use crate::http::delivery::{
     DeliveryId, DeliveryListener, DeliveryOutcome, DeliveryTracker, Written,
 };
@@ -340,7 +340,12 @@ impl CometdTask {
             Input::LoggedOut(ended) => {
                 // What came of it, as its last event, is told first.
                 self.hear_all();
-                self.hub.handle_logout(&ended.user, ended.session.as_ref(), now);
+                let what = match &ended.what {
+                    EndedPart::Session(login) => EndedLogins::One(login),
+                    EndedPart::WithoutSession => EndedLogins::WithoutSession,
+                    EndedPart::Everything => EndedLogins::All,
+                };
+                self.hub.handle_logout(&ended.user, what, now);
             }
             Input::Drain(done) => {
                 // What was told before is written down with the rest.

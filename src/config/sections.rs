@@ -2,7 +2,7 @@
 //! the file the keys of each module stand.
 
 use super::reader::ConfigReader;
-use super::{Config, ServerLimits, TlsConfig};
+use super::{Config, DirectorySource, ServerLimits, Settings, TlsConfig};
 use crate::audit::AuditConfig;
 use crate::cometd::CometdConfig;
 use crate::gateway::{
@@ -48,6 +48,7 @@ pub(super) struct Sections {
     pub(super) b2bua: B2buaConfig,
     pub(super) media: MediaConfig,
     pub(super) log: LogConfig,
+    pub(super) directory: DirectoryKeys,
     pub(super) trunks: Vec<(Trunk, TrunkLogin)>,
     pub(super) voice_environments: Vec<VoiceEnvironment>,
     pub(super) devices: Vec<(SipAccount, DeviceDetails)>,
@@ -204,6 +205,14 @@ enum AnnouncedBy {
     Beep,
 }
 
+/// `[directory]`: where it is kept, and what becomes of who is taken out of it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DirectoryKeys {
+    source: DirectorySource,
+    end_calls_of_removed_devices: bool,
+}
+
 /// What a trunk's challenges are answered with: all of it or nothing.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -275,6 +284,7 @@ impl Sections {
         let (sip, sip_limits) = (reader.section("sip"), reader.section("sip"));
         let b2bua = reader.sections(&[("sip", ""), ("monitoring", "")]);
         let (media, log) = (reader.section("media"), reader.section("log"));
+        let directory = reader.section("directory");
         let voice_environments = reader.items(&["voice_environment"]);
         let (devices, users, groups) =
             (reader.pairs(&["device"]), reader.pairs(&["user"]), reader.pairs(&["group"]));
@@ -301,6 +311,7 @@ impl Sections {
             b2bua: b2bua?,
             media: media?,
             log: log?,
+            directory: directory?,
             trunks,
             voice_environments,
             devices,
@@ -348,7 +359,7 @@ impl Sections {
                 state_dir: self.process.state_dir.clone(),
                 ..self.audit
             },
-            state_dir: self.process.state_dir,
+            state_dir: self.process.state_dir.clone(),
             tls: TlsConfig {
                 rest: self.tls.door("rest_"),
                 grpc: self.tls.door("grpc_"),
@@ -387,6 +398,12 @@ impl Sections {
             b2bua: B2buaConfig { supervision: self.supervision, ..self.b2bua },
             media: self.media,
             telemetry: self.log,
+            directory_source: self.directory.source,
+            end_calls_of_removed_devices: self.directory.end_calls_of_removed_devices,
+            file: None,
+            secret_files: Vec::new(),
+            password_dir: Some(self.process.state_dir.clone()),
+            settings: Settings::default(),
             password_hashes: self.users.into_iter().filter_map(hash).collect(),
             sip_passwords,
         }
@@ -428,7 +445,8 @@ impl Sections {
             trunk.login = login.take();
         }
         for (user, details) in &mut self.users {
-            details.name(user);
+            let (first, last) = (details.first_name.take(), details.last_name.take());
+            user.name(details.display_name.take(), first, last);
         }
     }
 
@@ -448,40 +466,22 @@ impl Sections {
         let ours = self.devices.iter().filter(|(account, _)| account.kind == AccountKind::Internal);
         let environments = self.voice_environments.iter().cloned();
         Directory {
-            users: self.users.iter().map(|(user, _)| (user.id.clone(), user.clone())).collect(),
-            devices: ours.map(device).map(|device| (device.id.clone(), device)).collect(),
+            users: self
+                .users
+                .iter()
+                .map(|(user, _)| (user.id.clone(), user.clone().into()))
+                .collect(),
+            devices: ours.map(device).map(|device| (device.id.clone(), device.into())).collect(),
             groups: self
                 .groups
                 .iter()
-                .map(|(group, _)| (group.id.clone(), group.clone()))
+                .map(|(group, _)| (group.id.clone(), group.clone().into()))
                 .collect(),
             voice_environments: environments
                 .map(|environment| (environment.id.clone(), environment))
                 .collect(),
             contact_center: self.rest.contact_center_id.clone(),
         }
-    }
-}
-
-impl UserDetails {
-    /// What is left out follows: the display name from first and last name or the login name; first
-    /// and last name from the display name, which ends with the last name.
-    fn name(&mut self, user: &mut User) {
-        let (first, last) = (self.first_name.take(), self.last_name.take());
-        let both = [&first, &last].map(|name| name.as_deref().unwrap_or_default()).join(" ");
-        user.display_name = match (self.display_name.take(), both.trim()) {
-            (Some(name), _) => name,
-            (None, "") => user.id.as_str().to_owned(),
-            (None, both) => both.to_owned(),
-        };
-        (user.first_name, user.last_name) = match (first, last) {
-            (None, None) => {
-                let name = user.display_name.trim();
-                let (first, last) = name.rsplit_once(' ').unwrap_or((name, ""));
-                (first.trim().to_owned(), last.to_owned())
-            }
-            (first, last) => (first.unwrap_or_default(), last.unwrap_or_default()),
-        };
     }
 }
 

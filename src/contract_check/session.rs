@@ -537,6 +537,9 @@ impl Known {
             Fact::Device(device) => {
                 self.devices.insert(device.id.clone(), device);
             }
+            Fact::DeviceGone { device } => {
+                self.devices.remove(&device);
+            }
             Fact::Call(call) if call.is_over() => {
                 self.calls.remove(&call.id);
                 self.over.push(call);

@@ -64,7 +64,7 @@ impl Listener {
         after: i64,
     ) -> Result<Self, ListenError> {
         Ok(Self {
-            http: reqwest::Client::builder()
+            http: crate::demo::client_builder()
                 .cookie_store(true)
                 .no_proxy()
                 .timeout(TIMEOUT)

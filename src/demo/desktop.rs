@@ -28,7 +28,7 @@ impl Desktop {
         timeline: Timeline,
     ) -> Result<Desktop, DemoError> {
         Ok(Desktop {
-            http: reqwest::Client::builder().cookie_store(true).no_proxy().build()?,
+            http: crate::demo::client_builder().cookie_store(true).no_proxy().build()?,
             base: format!("http://{rest}"),
             user: user.into(),
             password: password.into(),

@@ -46,7 +46,7 @@ pub enum SimulateError {
 /// # Errors
 /// The telephones cannot be reached.
 pub async fn run(options: SimulateOptions) -> Result<bool, SimulateError> {
-    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER).build()?;
+    let client = crate::demo::client_builder().no_proxy().timeout(ANSWER).build()?;
     let url = format!("{}{}", options.url.trim_end_matches('/'), door::PATH);
     match options.what {
         SimulateWhat::Show => {

@@ -301,7 +301,7 @@ async fn start_children(
 }
 
 async fn ready(admin: u16, children: &mut [Child]) -> Result<(), DemoError> {
-    let http = reqwest::Client::builder().no_proxy().build()?;
+    let http = crate::demo::client_builder().no_proxy().build()?;
     let url = format!("http://{}/readyz", loopback(admin));
     let deadline = clock::instant() + START;
     while clock::instant() < deadline {

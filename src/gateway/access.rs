@@ -1,6 +1,6 @@
-use super::{DeviceEntry, Directory, Group, User};
+use super::{DeviceEntry, Directory, DirectoryChanges, Group, User};
 use crate::model::{
-    Caller, DeviceId, Feature, GroupId, Number, Reason, Refusal, Role, Subject, UserId,
+    Caller, DeviceId, Difference, Feature, GroupId, Number, Reason, Refusal, Role, Subject, UserId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,38 +11,86 @@ pub(super) struct AccessDirectory {
     owners: BTreeMap<DeviceId, UserId>,
     numbers: BTreeMap<Number, DeviceId>,
     /// The groups that name a user as an agent, and those that name the user as a supervisor.
-    agents: BTreeMap<UserId, Vec<GroupId>>,
-    supervisors: BTreeMap<UserId, Vec<GroupId>>,
+    agents: BTreeMap<UserId, BTreeSet<GroupId>>,
+    supervisors: BTreeMap<UserId, BTreeSet<GroupId>>,
+}
+
+/// What a new directory means.
+pub(super) struct AccessChange {
+    pub(super) changes: DirectoryChanges,
+    /// The devices that have lost their users, with these.
+    pub(super) lost: BTreeMap<DeviceId, UserId>,
 }
 
 impl AccessDirectory {
     pub(super) fn new(directory: Arc<Directory>) -> Self {
-        let owners = directory
-            .users
-            .values()
-            .flat_map(|user| user.devices.iter().map(|device| (device.clone(), user.id.clone())))
-            .collect();
-        let numbers = directory
-            .devices
-            .values()
-            .map(|device| (device.number.clone(), device.id.clone()))
-            .collect();
-        let named = |members: fn(&Group) -> &BTreeSet<UserId>| {
-            let mut named: BTreeMap<UserId, Vec<GroupId>> = BTreeMap::new();
-            for (id, group) in &directory.groups {
-                for member in members(group) {
-                    named.entry(member.clone()).or_default().push(id.clone());
+        let mut access = Self {
+            directory: Arc::default(),
+            owners: BTreeMap::new(),
+            numbers: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            supervisors: BTreeMap::new(),
+        };
+        access.change(directory);
+        access
+    }
+
+    /// Another directory from now on.
+    pub(super) fn change(&mut self, after: Arc<Directory>) -> AccessChange {
+        let changes = self.directory.changes_to(&after);
+        let before = std::mem::replace(&mut self.directory, Arc::clone(&after));
+        let lost = self.index_users(&before, &after, &changes.users);
+        for id in changes.devices.removed.iter().chain(&changes.devices.changed) {
+            if let Some(device) = before.devices.get(id)
+                && self.numbers.get(&device.number) == Some(id)
+            {
+                self.numbers.remove(&device.number);
+            }
+        }
+        for device in changes.devices.put().filter_map(|id| after.devices.get(id)) {
+            self.numbers.insert(device.number.clone(), device.id.clone());
+        }
+        for group in changes.groups.removed.iter().chain(&changes.groups.changed) {
+            if let Some(group) = before.groups.get(group) {
+                forget_members(&mut self.agents, &group.agents, &group.id);
+                forget_members(&mut self.supervisors, &group.supervisors, &group.id);
+            }
+        }
+        for group in changes.groups.put().filter_map(|id| after.groups.get(id)) {
+            for (named, members) in
+                [(&mut self.agents, &group.agents), (&mut self.supervisors, &group.supervisors)]
+            {
+                for member in members {
+                    named.entry(member.clone()).or_default().insert(group.id.clone());
                 }
             }
-            named
-        };
-        Self {
-            agents: named(|group| &group.agents),
-            supervisors: named(|group| &group.supervisors),
-            directory,
-            owners,
-            numbers,
         }
+        AccessChange { changes, lost }
+    }
+
+    fn index_users(
+        &mut self,
+        before: &Directory,
+        after: &Directory,
+        users: &Difference<UserId>,
+    ) -> BTreeMap<DeviceId, UserId> {
+        let mut lost = BTreeMap::new();
+        for user in users.removed.iter().chain(&users.changed) {
+            let devices = before.user(user).map(|user| user.devices.as_slice());
+            for device in devices.unwrap_or_default() {
+                if self.owners.get(device) == Some(user) {
+                    self.owners.remove(device);
+                    lost.insert(device.clone(), user.clone());
+                }
+            }
+        }
+        for user in users.put().filter_map(|id| after.user(id)) {
+            for device in &user.devices {
+                self.owners.insert(device.clone(), user.id.clone());
+            }
+        }
+        lost.retain(|device, user| self.owners.get(device) != Some(user));
+        lost
     }
 
     pub(super) fn user(&self, id: &UserId) -> Result<&User, Refusal> {
@@ -66,6 +114,10 @@ impl AccessDirectory {
         self.directory.user(id)
     }
 
+    pub(super) fn users(&self) -> impl Iterator<Item = &User> {
+        self.directory.users.values().map(|user| &**user)
+    }
+
     /// Id of this contact centre.
     pub(super) fn contact_center(&self) -> &str {
         &self.directory.contact_center
@@ -78,11 +130,11 @@ impl AccessDirectory {
     }
 
     pub(super) fn device(&self, id: &DeviceId) -> Option<&DeviceEntry> {
-        self.directory.devices.get(id)
+        self.directory.devices.get(id).map(|device| &**device)
     }
 
     pub(super) fn devices(&self) -> impl Iterator<Item = &DeviceEntry> {
-        self.directory.devices.values()
+        self.directory.devices.values().map(|device| &**device)
     }
 
     pub(super) fn user_ids(&self) -> Vec<UserId> {
@@ -94,7 +146,7 @@ impl AccessDirectory {
     }
 
     pub(super) fn device_by_number(&self, number: &Number) -> Option<&DeviceEntry> {
-        self.directory.devices.get(self.numbers.get(number)?)
+        self.device(self.numbers.get(number)?)
     }
 
     pub(super) fn owner(&self, device: &DeviceId) -> Option<&User> {
@@ -129,23 +181,29 @@ impl AccessDirectory {
             .groups_of(user)
             .flat_map(|group| group.agents.iter().chain(&group.supervisors))
             .collect();
-        self.directory.users.values().filter(move |contact| {
+        let users = self.directory.users.values().map(|user| &**user);
+        users.filter(move |contact| {
             contact.id == user.id || user.is(Role::Admin) || colleagues.contains(&contact.id)
         })
+    }
+
+    fn group(&self, id: &GroupId) -> Option<&Group> {
+        self.directory.groups.get(id).map(|group| &**group)
     }
 
     /// The groups that name the user.
     pub(super) fn groups_of<'a>(&'a self, user: &User) -> impl Iterator<Item = &'a Group> {
         let named = [&self.agents, &self.supervisors].map(|named| named.get(&user.id));
         let ids: BTreeSet<&GroupId> = named.into_iter().flatten().flatten().collect();
-        ids.into_iter().filter_map(|id| self.directory.groups.get(id))
+        ids.into_iter().filter_map(|id| self.group(id))
     }
 
     /// The groups of which the user may know: the own ones, and all for an admin.
     pub(super) fn known_groups<'a>(&'a self, user: &User) -> impl Iterator<Item = &'a Group> {
         let own: BTreeSet<&GroupId> = self.groups_of(user).map(|group| &group.id).collect();
         let is_admin = user.is(Role::Admin);
-        self.directory.groups.values().filter(move |group| is_admin || own.contains(&group.id))
+        let groups = self.directory.groups.values().map(|group| &**group);
+        groups.filter(move |group| is_admin || own.contains(&group.id))
     }
 
     /// A device as a user calls it: by its number, or by its id where the user may not know more.
@@ -189,11 +247,11 @@ impl AccessDirectory {
 
     fn groups<'a>(
         &'a self,
-        named: &'a BTreeMap<UserId, Vec<GroupId>>,
+        named: &'a BTreeMap<UserId, BTreeSet<GroupId>>,
         user: &UserId,
     ) -> impl Iterator<Item = &'a Group> {
         let groups = named.get(user).into_iter().flatten();
-        groups.filter_map(|id| self.directory.groups.get(id))
+        groups.filter_map(|id| self.group(id))
     }
 
     /// The user may monitor the target. Groups name their agents and their supervisors; an admin
@@ -220,6 +278,22 @@ impl AccessDirectory {
             groups.any(|group| group.agents.contains(&owner.id))
         };
         if in_common { Ok(()) } else { Err(outside()) }
+    }
+}
+
+/// A group names these users no more.
+fn forget_members(
+    named: &mut BTreeMap<UserId, BTreeSet<GroupId>>,
+    members: &BTreeSet<UserId>,
+    group: &GroupId,
+) {
+    for member in members {
+        if let Some(groups) = named.get_mut(member) {
+            groups.remove(group);
+            if groups.is_empty() {
+                named.remove(member);
+            }
+        }
     }
 }
 

@@ -83,6 +83,8 @@ pub enum AuditEvent {
     Failed,
     /// The gateway ended the monitor: a log-out, or a permission that is gone.
     Cancelled,
+    /// Users, devices or groups are other ones from now on.
+    DirectoryChanged,
     /// Attempts were refused that were too many to be written down one by one.
     LeftOut,
 }
@@ -115,6 +117,7 @@ impl AuditEvent {
             AuditEvent::Joined => "joined",
             AuditEvent::FoundJoined => "found_joined",
             AuditEvent::Changed => "changed",
+            AuditEvent::DirectoryChanged => "directory_changed",
             AuditEvent::HandedOn => "handed_on",
             AuditEvent::Released => "released",
             AuditEvent::Lost => "lost",

@@ -1,19 +1,20 @@
 use crate::model::{
-    Caller, CallerRole, DeviceId, Feature, GroupId, Number, Reason, Refusal, Role, Subject, UserId,
+    Caller, CallerRole, DeviceId, Difference, Feature, GroupId, Number, Reason, Refusal, Role,
+    Subject, UserId,
 };
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-/// What exists: users, devices, groups, voice environments. Configuration; it does not change while
-/// the gateway runs.
+/// What exists: users, devices, groups, voice environments. A copy shares its entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
     /// Users by login name.
-    pub users: BTreeMap<UserId, User>,
+    pub users: BTreeMap<UserId, Arc<User>>,
     /// Devices by id.
-    pub devices: BTreeMap<DeviceId, DeviceEntry>,
+    pub devices: BTreeMap<DeviceId, Arc<DeviceEntry>>,
     /// Groups by id.
-    pub groups: BTreeMap<GroupId, Group>,
+    pub groups: BTreeMap<GroupId, Arc<Group>>,
     /// Voice environments by their path id.
     pub voice_environments: BTreeMap<String, VoiceEnvironment>,
     /// Id of this contact centre: the `contactCenterId` of each user. Opaque.
@@ -53,6 +54,25 @@ fn every_feature() -> BTreeSet<Feature> {
 }
 
 impl User {
+    /// What is left out follows: the display name from first and last name or the login name; first
+    /// and last name from the display name, which ends with the last name.
+    pub fn name(&mut self, display: Option<String>, first: Option<String>, last: Option<String>) {
+        let both = [&first, &last].map(|name| name.as_deref().unwrap_or_default()).join(" ");
+        self.display_name = match (display, both.trim()) {
+            (Some(name), _) => name,
+            (None, "") => self.id.as_str().to_owned(),
+            (None, both) => both.to_owned(),
+        };
+        (self.first_name, self.last_name) = match (first, last) {
+            (None, None) => {
+                let name = self.display_name.trim();
+                let (first, last) = name.rsplit_once(' ').unwrap_or((name, ""));
+                (first.trim().to_owned(), last.to_owned())
+            }
+            (first, last) => (first.unwrap_or_default(), last.unwrap_or_default()),
+        };
+    }
+
     /// The user has the role.
     pub fn is(&self, role: Role) -> bool {
         self.roles.contains(&role)
@@ -109,7 +129,7 @@ pub struct VoiceEnvironment {
 impl Directory {
     /// The user with this login name.
     pub fn user(&self, id: &UserId) -> Option<&User> {
-        self.users.get(id)
+        self.users.get(id).map(|user| &**user)
     }
 
     /// A service that calls may act for this user. Of one that it may not act for it does not learn
@@ -136,13 +156,34 @@ impl Directory {
         Err(Refusal::about(Reason::NotPermitted, Subject::User(user.clone()), text))
     }
 
-    /// The user of the device.
-    pub fn owner(&self, device: &DeviceId) -> Option<&User> {
-        self.users.values().find(|user| user.devices.contains(device))
+    /// What has become of each user, device and group.
+    pub fn changes_to(&self, after: &Directory) -> DirectoryChanges {
+        DirectoryChanges {
+            users: Difference::between(&self.users, &after.users),
+            devices: Difference::between(&self.devices, &after.devices),
+            groups: Difference::between(&self.groups, &after.groups),
+            other: self.voice_environments != after.voice_environments
+                || self.contact_center != after.contact_center,
+        }
     }
+}
 
-    /// The device with this number.
-    pub fn device_by_number(&self, number: &Number) -> Option<&DeviceEntry> {
-        self.devices.values().find(|device| &device.number == number)
+/// What has become of each user, device and group of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryChanges {
+    /// Users.
+    pub users: Difference<UserId>,
+    /// Devices.
+    pub devices: Difference<DeviceId>,
+    /// Groups.
+    pub groups: Difference<GroupId>,
+    /// Voice environments, or the id of the contact centre.
+    pub other: bool,
+}
+
+impl DirectoryChanges {
+    /// Nothing has.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.devices.is_empty() && self.groups.is_empty() && !self.other
     }
 }

@@ -1,14 +1,16 @@
 //! The gateway as the rest of the program holds it.
 
 use super::persistence::{StateWriter, kept_listening, kept_sessions};
-use super::task::{BackendNews, GatewayTask};
-use super::{Directory, Gateway, GatewayConfig, Restored, User, VoiceEnvironment};
+use super::task::{BackendNews, GatewayTask, audit_failed, directory_line};
+use super::{AuditFailed, Directory, Gateway, GatewayConfig, Restored, User, VoiceEnvironment};
 use crate::audit::AuditLog;
 use crate::clock;
 use crate::model::{Answer, Capabilities, Notice, Query, Reason, Refusal, RequestEnvelope, UserId};
 use crate::store::{Store, StoreError};
 use crate::telephony::{BackendConnection, FactLog};
+use arc_swap::ArcSwap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -24,7 +26,7 @@ pub struct GatewayHandle {
     inbox: mpsc::Sender<Inbound>,
     questions: Arc<AtomicU64>,
     pub(super) notices: broadcast::Sender<Arc<GatewayEvent>>,
-    directory: Arc<Directory>,
+    directory: Arc<ArcSwap<Directory>>,
     ready: watch::Receiver<bool>,
     met: watch::Receiver<bool>,
     pub(super) facts: FactLog,
@@ -37,6 +39,7 @@ pub(super) enum Inbound {
     Ask(RequestEnvelope, Reply),
     Read(UserId, Query, Reply),
     State(StateQuestion),
+    Directory(Arc<Directory>, oneshot::Sender<()>),
 }
 
 /// What the gateway tells its readers, in the order things happened.
@@ -94,7 +97,7 @@ impl GatewayHandle {
             inbox,
             questions: Arc::default(),
             notices,
-            directory: directory.clone(),
+            directory: Arc::new(ArcSwap::new(directory.clone())),
             ready,
             met,
             facts: FactLog::new(),
@@ -155,18 +158,47 @@ impl GatewayHandle {
     }
 
     /// The user with this login name, with roles and features.
-    pub fn user(&self, user: &UserId) -> Option<&User> {
-        self.directory.user(user)
+    pub fn user(&self, user: &UserId) -> Option<Arc<User>> {
+        self.directory.load().users.get(user).cloned()
     }
 
     /// The voice environment with this path id.
-    pub fn voice_environment(&self, id: &str) -> Option<&VoiceEnvironment> {
-        self.directory.voice_environments.get(id)
+    pub fn voice_environment(&self, id: &str) -> Option<VoiceEnvironment> {
+        self.directory.load().voice_environments.get(id).cloned()
     }
 
     /// The users, devices and groups that exist.
-    pub fn directory(&self) -> &Directory {
-        &self.directory
+    pub fn directory(&self) -> Arc<Directory> {
+        self.directory.load_full()
+    }
+
+    /// Another directory from now on: whoever has lost a right by it has lost it, and what is under
+    /// way by that right is being ended, when the future has ended.
+    pub async fn change_directory(&self, new: Directory) {
+        let new = Arc::new(new);
+        self.directory.store(new.clone());
+        let (done, applied) = oneshot::channel();
+        // A gateway that is closing has no users.
+        let _ = self.inbox.send(Inbound::Directory(new, done)).await;
+        let _ = applied.await;
+    }
+
+    /// Writes down that the directory has changed: `what` is which entries, never a secret; `by`:
+    /// the admin and the admin's address, none for the configuration file.
+    ///
+    /// # Errors
+    /// The audit cannot be written.
+    pub async fn audit_directory(
+        &self,
+        what: &str,
+        by: Option<(&UserId, IpAddr)>,
+    ) -> Result<(), AuditFailed> {
+        let (tell, told) = oneshot::channel();
+        let line = directory_line(what, by);
+        self.audit.write(&line, move |written| {
+            let _ = tell.send(written.map_err(|error| audit_failed(&error)));
+        });
+        told.await.unwrap_or(Err(AuditFailed))
     }
 
     /// True while the backend can be reached and all it knows has been read.

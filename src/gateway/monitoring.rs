@@ -10,7 +10,7 @@ use crate::model::{
     MonitorState, NoticeBody, Now, PartyFact, Reason, Refusal, RequestEnvelope, Timestamp, Topic,
     UserId,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The monitors as the gateway must answer for them: each admission and each join gets its last
@@ -19,9 +19,9 @@ use std::time::Duration;
 pub(super) struct Monitoring {
     /// Admissions and joins without their last line, by supervisor's device.
     listening: BTreeMap<DeviceId, ListeningRecord>,
-    /// Monitors that must end, by supervisor's device; asked for again after every snapshot until
-    /// they are gone.
-    ending: BTreeSet<DeviceId>,
+    /// Monitors that must end, by supervisor's device, with the users whose they were; asked for
+    /// again after every snapshot until they are gone.
+    ending: BTreeMap<DeviceId, Option<UserId>>,
 }
 
 /// What monitoring needs of the gateway for one step.
@@ -72,7 +72,7 @@ impl Monitoring {
     pub(super) fn new(kept: Vec<ListeningRecord>) -> Self {
         Self {
             listening: kept.into_iter().map(|one| (one.supervisor.clone(), one)).collect(),
-            ending: BTreeSet::new(),
+            ending: BTreeMap::new(),
         }
     }
 
@@ -114,9 +114,8 @@ impl Monitoring {
     }
 
     fn may_join(&self, asked: &AdmissionAsked, ctx: &Ctx<'_>) -> Result<UserId, Refusal> {
-        let unowned =
-            || Refusal::device(Reason::NotPermitted, &asked.supervisor, "Device '{}' is nobody's.");
-        let user = ctx.access.owner(&asked.supervisor).ok_or_else(unowned)?;
+        let owner = ctx.access.owner(&asked.supervisor);
+        let user = owner.ok_or_else(|| unowned(&asked.supervisor))?;
         ctx.access.may_monitor(user, &asked.target)?;
         let hears_all = ctx
             .known
@@ -124,10 +123,9 @@ impl Monitoring {
             .monitor(&asked.supervisor)
             .is_none_or(|monitor| !monitor.agent_side_only);
         if hears_all && ctx.access.agent_side_only(&asked.target) {
-            let text = "The agent's customers may not be listened to any more: ask again.";
-            return Err(Refusal::new(Reason::NotPermitted, text));
+            return Err(customers_not_heard());
         }
-        if self.ending.contains(&asked.supervisor) {
+        if self.ending.contains_key(&asked.supervisor) {
             return Err(Refusal::new(Reason::InvalidState, "The monitor is being cancelled."));
         }
         Ok(user.id.clone())
@@ -160,12 +158,18 @@ impl Monitoring {
 
     /// Ends a monitor: now, and again after every snapshot until it is gone.
     pub(super) fn end(&mut self, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
-        self.ending.insert(supervisor.clone());
+        // Whoever has lost the device is still the user that the command is for.
+        let before = self.ending.remove(supervisor).flatten();
+        self.end_for(before.or_else(|| ctx.owner(supervisor)), supervisor, ctx);
+    }
+
+    fn end_for(&mut self, user: Option<UserId>, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
+        self.ending.insert(supervisor.clone(), user.clone());
         if !ctx.known.is_ready() {
             return;
         }
         let command = Command::StopMonitoring { supervisor: supervisor.clone() };
-        ctx.works.command(ctx.owner(supervisor), command, ctx.now);
+        ctx.works.command(user, command, ctx.now);
     }
 
     /// A new monitor has been accepted in the place of one that was to end.
@@ -175,7 +179,7 @@ impl Monitoring {
 
     /// Ends a monitor unless its end has been asked for.
     pub(super) fn end_unless_ending(&mut self, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
-        if !self.ending.contains(supervisor) {
+        if !self.ending.contains_key(supervisor) {
             self.end(supervisor, ctx);
         }
     }
@@ -189,7 +193,7 @@ impl Monitoring {
         };
         let known = ctx.known;
         for MonitorFact { supervisor, .. } in known.facts().monitors().filter(hears) {
-            let is_news = !self.ending.contains(supervisor);
+            let is_news = !self.ending.contains_key(supervisor);
             self.end(supervisor, ctx);
             let Some(user) = ctx.owner(supervisor).filter(|_| is_news) else {
                 continue;
@@ -204,9 +208,9 @@ impl Monitoring {
 
     /// After a snapshot: asks again for the ends that have not come.
     pub(super) fn handle_ready(&mut self, ctx: &mut Ctx<'_>) {
-        self.ending.retain(|supervisor| ctx.known.facts().monitor(supervisor).is_some());
-        for supervisor in self.ending.clone() {
-            self.end(&supervisor, ctx);
+        self.ending.retain(|supervisor, _| ctx.known.facts().monitor(supervisor).is_some());
+        for (supervisor, user) in self.ending.clone() {
+            self.end_for(user, &supervisor, ctx);
         }
     }
 
@@ -215,15 +219,67 @@ impl Monitoring {
         let Some(user) = ctx.access.owner(&monitor.supervisor) else {
             return;
         };
-        let permitted = ctx.access.may_monitor(user, &monitor.target);
-        if let (Err(refusal), false) = (permitted, self.ending.contains(&monitor.supervisor)) {
-            let record = AuditRecord {
-                refusal: Some(refusal),
-                ..ctx.monitor_record(AuditEvent::Cancelled, monitor)
-            };
-            ctx.audit(record, PendingLine::Nothing);
-            self.end(&monitor.supervisor, ctx);
+        if let Err(refusal) = ctx.access.may_monitor(user, &monitor.target) {
+            let owner = Some(user.id.clone());
+            self.cancel(monitor, owner, refusal, ctx);
         }
+    }
+
+    /// Ends the monitors that their supervisors may not have any more by another directory, and
+    /// tells them why. `lost`: the devices that were taken away, with the users that had them.
+    pub(super) fn handle_directory(
+        &mut self,
+        lost: &BTreeMap<DeviceId, UserId>,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let known = ctx.known;
+        for monitor in known.facts().monitors() {
+            let MonitorFact { supervisor, target, .. } = monitor;
+            let owner = ctx.access.owner(supervisor);
+            let permitted = match (owner, lost.get(supervisor)) {
+                (_, Some(_)) => Err(unowned(supervisor)),
+                (Some(user), None) => ctx.access.may_monitor(user, target),
+                // Never one of ours.
+                (None, None) => continue,
+            };
+            let hears_too_much = || match ctx.access.agent_side_only(target) {
+                true if !monitor.agent_side_only => Err(customers_not_heard()),
+                true | false => Ok(()),
+            };
+            let Err(refusal) = permitted.and_then(|()| hears_too_much()) else {
+                continue;
+            };
+            let user = lost.get(supervisor).cloned().or_else(|| ctx.owner(supervisor));
+            if let Some(owner) = owner.filter(|_| !self.ending.contains_key(supervisor)) {
+                let body = NoticeBody::Error {
+                    device: supervisor.clone(),
+                    refusal: ctx.access.render_for(Some(owner), refusal.clone()),
+                };
+                let owner = owner.id.clone();
+                ctx.works.notify(&owner, Topic::Devices, body);
+            }
+            self.cancel(monitor, user, refusal, ctx);
+        }
+    }
+
+    /// Ends a monitor of this user, unless that is on its way.
+    fn cancel(
+        &mut self,
+        monitor: &MonitorFact,
+        user: Option<UserId>,
+        refusal: Refusal,
+        ctx: &mut Ctx<'_>,
+    ) {
+        if self.ending.contains_key(&monitor.supervisor) {
+            return;
+        }
+        let record = AuditRecord {
+            user: user.clone(),
+            refusal: Some(refusal),
+            ..ctx.monitor_record(AuditEvent::Cancelled, monitor)
+        };
+        ctx.audit(record, PendingLine::Nothing);
+        self.end_for(user, &monitor.supervisor, ctx);
     }
 
     /// A monitor is gone; `found`: it went while the gateway or its backend was away.
@@ -408,6 +464,15 @@ impl Monitoring {
             self.end(&monitor.supervisor, ctx);
         }
     }
+}
+
+fn unowned(device: &DeviceId) -> Refusal {
+    Refusal::device(Reason::NotPermitted, device, "Device '{}' is nobody's.")
+}
+
+fn customers_not_heard() -> Refusal {
+    let text = "The agent's customers may not be listened to any more: ask again.";
+    Refusal::new(Reason::NotPermitted, text)
 }
 
 fn audit_end(was: &ListeningRecord, before: Option<&MonitorFact>, found: bool, ctx: &mut Ctx<'_>) {

@@ -70,6 +70,16 @@ impl Notifications {
         self.legs.get(&(call.clone(), device.clone()))
     }
 
+    /// A device is known no more.
+    pub(super) fn forget_device(&mut self, device: &DeviceId) {
+        self.devices.remove(device);
+    }
+
+    /// The leg of a device as it was told last; it is not remembered any more.
+    pub(super) fn take_leg(&mut self, call: &CallId, device: &DeviceId) -> Option<CallView> {
+        self.legs.remove(&(call.clone(), device.clone()))
+    }
+
     /// The legs of a call that are to be told, given all of them as they are now; a leg that was
     /// told and is not there any more has been released.
     pub(super) fn changed_legs(

@@ -2,7 +2,7 @@
 
 use super::handle::{Inbound, Reply, StateQuestion};
 use super::persistence::{StateWriter, listening_change, presence_change};
-use super::{AuditFailed, AuditRecord, Gateway, Output, Token, WorkId};
+use super::{AuditEvent, AuditFailed, AuditRecord, Gateway, Output, Token, WorkId};
 use crate::audit::{self, AuditError, AuditLog};
 use crate::clock;
 use crate::hex::hex;
@@ -11,6 +11,7 @@ use crate::telephony::{BackendConnection, CommandCall, FactLog};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -145,6 +146,7 @@ impl GatewayTask {
         match &fact {
             Fact::AdmissionAsked(_) => {}
             Fact::Device(_)
+            | Fact::DeviceGone { .. }
             | Fact::Call(_)
             | Fact::Monitor(_)
             | Fact::MonitorGone { .. }
@@ -182,6 +184,12 @@ impl GatewayTask {
             }
             Inbound::Read(user, query, reply) => {
                 let _ = reply.send(self.gateway.read(&user, &query, clock::wall()));
+            }
+            Inbound::Directory(new, done) => {
+                self.gateway.handle_directory(new, clock::now());
+                self.drain();
+                // The asker may have gone away.
+                let _ = done.send(());
             }
             Inbound::State(question) => {
                 self.questions.push(question);
@@ -280,7 +288,7 @@ impl GatewayTask {
     }
 }
 
-fn audit_failed(error: &AuditError) -> AuditFailed {
+pub(super) fn audit_failed(error: &AuditError) -> AuditFailed {
     metrics::counter!("undertone_audit_failures_total").increment(1);
     tracing::error!(%error, "the audit cannot be written: nobody may listen");
     AuditFailed
@@ -290,6 +298,36 @@ async fn wait_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// The line of a change of the directory.
+pub(super) fn directory_line<'a>(
+    what: &'a str,
+    by: Option<(&'a UserId, IpAddr)>,
+) -> audit::AuditLine<'a> {
+    let record = AuditRecord::new(AuditEvent::DirectoryChanged, clock::wall());
+    audit::AuditLine {
+        user: by.map(|(user, _)| user.as_str()),
+        from: by.map(|(_, address)| address.to_string()),
+        message: Some(what),
+        at: record.at,
+        event: record.event.as_str(),
+        request_id: None,
+        operation: None,
+        device: None,
+        target: None,
+        number: None,
+        call: None,
+        activity: None,
+        mode: None,
+        scope: None,
+        refused: None,
+        heard_ms: None,
+        caller: None,
+        left_out: None,
+        sound: Vec::new(),
+        since: None,
     }
 }
 

@@ -42,6 +42,8 @@ const OTTO_PHONE: &str = "otto-phone";
 const ADA_PHONE: &str = "ada-phone";
 
 /// Meg supervises Bob; Otto supervises Eve, in a group apart; Ada is the admin.
+mod directory_change;
+
 fn directory() -> Directory {
     let user = |id: &str, role, features: &[Feature], device: &str| User {
         id: id.into(),
@@ -76,7 +78,7 @@ fn directory() -> Directory {
         (ADA_PHONE, "5000"),
     ];
     Directory {
-        users: users.into_iter().map(|user| (user.id.clone(), user)).collect(),
+        users: users.into_iter().map(|user| (user.id.clone(), user.into())).collect(),
         devices: devices
             .map(|(id, number)| DeviceEntry {
                 id: id.into(),
@@ -84,15 +86,19 @@ fn directory() -> Directory {
                 voice_environment: "370ef5e6".into(),
             })
             .into_iter()
-            .map(|device| (device.id.clone(), device))
+            .map(|device| (device.id.clone(), device.into()))
             .collect(),
         groups: [group("sales", &["bob"], &[MEG]), group("support", &["eve"], &["otto"])]
             .into_iter()
-            .map(|group| (group.id.clone(), group))
+            .map(|group| (group.id.clone(), group.into()))
             .collect(),
         voice_environments: BTreeMap::new(),
         contact_center: "contact-center".to_owned(),
     }
+}
+
+fn sales(directory: &mut Directory) -> &mut Group {
+    Arc::make_mut(directory.groups.get_mut("sales").expect("the group"))
 }
 
 fn able() -> Capabilities {
@@ -420,7 +426,9 @@ fn a_supervisor_may_not_coach_outside_his_groups_and_the_attempt_is_written_down
 #[test]
 fn a_supervisor_without_the_feature_may_not_coach() {
     let mut directory = directory();
-    directory.users.get_mut(MEG).expect("Meg").features.remove(&Feature::SupervisorMonitoring);
+    Arc::make_mut(directory.users.get_mut(MEG).expect("Meg"))
+        .features
+        .remove(&Feature::SupervisorMonitoring);
     let mut harness = Harness::with(GatewayConfig::default(), directory);
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::NotPermitted);
 }
@@ -435,10 +443,10 @@ fn nobody_monitors_himself_not_even_an_admin() {
 #[test]
 fn nobody_monitors_another_supervisor_unless_a_group_says_so() {
     let mut directory = directory();
-    directory.groups.get_mut("sales").expect("the group").supervisors.insert("otto".into());
+    sales(&mut directory).supervisors.insert("otto".into());
     let mut harness = Harness::with(GatewayConfig::default(), directory.clone());
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, OTTO_PHONE)), Reason::NotPermitted);
-    directory.groups.get_mut("sales").expect("the group").monitor_supervisors = true;
+    sales(&mut directory).monitor_supervisors = true;
     let mut harness = Harness::with(GatewayConfig::default(), directory);
     assert_eq!(harness.asks(MEG, coach_from(MEG_PHONE, OTTO_PHONE)).0, Ok(Answer::Accepted));
 }
@@ -1310,7 +1318,7 @@ fn words_that_no_backend_offers_are_forbidden_until_the_backend_offers_them() {
 fn where_a_group_says_so_its_agents_alone_are_heard_and_a_backend_that_can_not_do_it_is_not_asked()
 {
     let mut directory = directory();
-    directory.groups.get_mut("sales").expect("the group").agent_side_only = true;
+    sales(&mut directory).agent_side_only = true;
     let mut harness = Harness::with(GatewayConfig::default(), directory);
     let now = harness.now;
     assert_eq!(harness.reason(MEG, coach_from(MEG_PHONE, BOB_PHONE)), Reason::Forbidden);

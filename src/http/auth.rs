@@ -8,6 +8,7 @@ use super::error::HttpError;
 use crate::clock;
 use crate::model::{Reason, UserId, config_value};
 use crate::rate_limit::KeyedLimiter;
+use crate::secret::Secret;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -67,7 +68,7 @@ impl Default for AuthConfig {
 }
 
 /// Login name → password hash, a PHC string such as `$argon2id$v=19$…`.
-pub type PasswordHashes = BTreeMap<UserId, String>;
+pub type PasswordHashes = BTreeMap<UserId, Secret>;
 
 /// A password cannot be hashed, or what should be its hash is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,8 +138,19 @@ pub struct LoginRefused;
 pub struct EndedLogin {
     /// The user.
     pub user: UserId,
-    /// The HTTP session; `None`: the user's programs that have none, and send the password alone.
-    pub session: Option<Arc<str>>,
+    /// How much of it.
+    pub what: EndedPart,
+}
+
+/// How much of a user's logins has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndedPart {
+    /// This HTTP session.
+    Session(Arc<str>),
+    /// Programs that have no session, and send the password alone.
+    WithoutSession,
+    /// All of it: the account is gone, or has another password.
+    Everything,
 }
 
 /// Hears of logins that end.
@@ -174,9 +186,9 @@ pub struct Auth(Arc<Register>);
 
 struct Register {
     config: AuthConfig,
-    accounts: PasswordHashes,
+    accounts: Mutex<PasswordHashes>,
     /// Verified against when the user is unknown, so that both take as long.
-    nobody: String,
+    nobody: Secret,
     key: [u8; 32],
     verified: Mutex<BTreeMap<[u8; 32], Verified>>,
     sessions: Mutex<LoginSessions>,
@@ -210,16 +222,16 @@ impl Auth {
     /// A register with these accounts. Refuses what is no hash.
     pub fn new(config: AuthConfig, accounts: PasswordHashes) -> Result<Self, PasswordError> {
         for (user, hash) in &accounts {
-            PasswordHash::new(hash).map_err(|_| PasswordError::NotAHash(user.clone()))?;
+            PasswordHash::new(hash.expose()).map_err(|_| PasswordError::NotAHash(user.clone()))?;
         }
         let nobody = match accounts.values().next() {
             Some(hash) => hash.clone(),
-            None => hash_password_cheaply("")?,
+            None => hash_password_cheaply("")?.into(),
         };
         let failures = LoginFailures::new(&config);
         Ok(Self(Arc::new(Register {
             config,
-            accounts,
+            accounts: Mutex::new(accounts),
             nobody,
             key: rand::random(),
             verified: Mutex::default(),
@@ -253,11 +265,62 @@ impl Auth {
     }
 
     fn ended(&self, caller: &AuthenticatedUser, session: Option<Arc<str>>) -> Option<LoggedOut> {
+        let what = session.map_or(EndedPart::WithoutSession, EndedPart::Session);
+        self.tell_ended(&caller.user, what);
+        Some(LoggedOut)
+    }
+
+    fn tell_ended(&self, user: &UserId, what: EndedPart) {
         self.0.ended.fetch_add(1, Ordering::Release);
         if let Some(listener) = self.0.listener.get() {
-            listener.handle_ended(EndedLogin { user: caller.user.clone(), session });
+            listener.handle_ended(EndedLogin { user: user.clone(), what });
         }
-        Some(LoggedOut)
+    }
+
+    /// Other accounts from now on: `put` are those that are new or have another password. Whoever
+    /// is gone or has another password is logged in no more, and all that was opened by it ends.
+    ///
+    /// # Errors
+    /// What is no hash; then nothing has changed.
+    pub fn change_accounts(
+        &self,
+        put: PasswordHashes,
+        removed: &[UserId],
+    ) -> Result<(), PasswordError> {
+        for (user, hash) in &put {
+            PasswordHash::new(hash.expose()).map_err(|_| PasswordError::NotAHash(user.clone()))?;
+        }
+        let mut ended: Vec<UserId> = Vec::new();
+        let mut accounts = locked(&self.0.accounts);
+        for user in removed {
+            ended.extend(accounts.remove(user).map(|_| user.clone()));
+        }
+        for (user, hash) in put {
+            let before = accounts.insert(user.clone(), hash);
+            if before.is_some_and(|before| accounts.get(&user) != Some(&before)) {
+                ended.push(user);
+            }
+        }
+        if ended.is_empty() {
+            return Ok(());
+        }
+        ended.sort_unstable();
+        let is_ended = |user: &UserId| ended.binary_search(user).is_ok();
+        locked(&self.0.verified).retain(|_, entry| !is_ended(&entry.user));
+        drop(accounts);
+        for user in &ended {
+            let sessions = locked(&self.0.sessions).close_all(user);
+            for session in sessions {
+                self.tell_ended(user, EndedPart::Session(session));
+            }
+            self.tell_ended(user, EndedPart::Everything);
+        }
+        Ok(())
+    }
+
+    /// The password hash of a user.
+    pub fn password_hash(&self, user: &UserId) -> Option<Secret> {
+        locked(&self.0.accounts).get(user).cloned()
     }
 
     /// How many logins have ended: what was believed before the last one did is to be checked anew.
@@ -291,16 +354,19 @@ impl Auth {
         if is_guess {
             register.failures.allowed(&user, address)?;
         }
-        let known = register.accounts.get(&user);
-        let hash = known.unwrap_or(&register.nobody).clone();
+        let known = locked(&register.accounts).get(&user).cloned();
+        let hash = known.clone().unwrap_or_else(|| register.nobody.clone());
         let matches = tokio::task::spawn_blocking(move || {
-            PasswordHash::new(&hash).is_ok_and(|hash| {
+            PasswordHash::new(hash.expose()).is_ok_and(|hash| {
                 Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
             })
         })
         .await
         .unwrap_or(false);
-        if !(matches && known.is_some()) {
+        let accounts = locked(&register.accounts);
+        // The account may have gone, or got another password, meanwhile.
+        if !(matches && known.is_some() && accounts.get(&user) == known.as_ref()) {
+            drop(accounts);
             register.failures.record(&user, address);
             metrics::counter!("undertone_login_failures_total").increment(1);
             tracing::info!(%user, %address, "login refused");
@@ -418,6 +484,13 @@ impl LoginSessions {
 
     fn find(&self, cookie: &str, now: Instant) -> Option<&LoginSession> {
         self.open.get(&key_of(cookie)).filter(|session| now < session.until)
+    }
+
+    /// Closes every session of a user; which they were.
+    fn close_all(&mut self, user: &UserId) -> Vec<Arc<str>> {
+        let mine = self.of.remove(user).unwrap_or_default();
+        let closed = mine.iter().filter_map(|(_, key)| self.open.remove(key));
+        closed.map(|session| session.csrf).collect()
     }
 
     fn close(&mut self, user: &UserId, key: &SessionKey) {

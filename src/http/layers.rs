@@ -271,6 +271,9 @@ impl RequestTrace {
     }
 }
 
+/// The methods that there are.
+const OURS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
+
 /// The method and the path of a request as the router has them: of these there are only so many,
 /// whatever clients send.
 #[derive(Clone, Debug)]
@@ -279,7 +282,7 @@ pub(crate) struct Route(Option<(Method, MatchedPath)>);
 impl Route {
     pub(crate) fn of(request: &Request) -> Self {
         let path = request.extensions().get::<MatchedPath>();
-        let is_ours = [Method::GET, Method::POST].contains(request.method());
+        let is_ours = OURS.contains(request.method());
         Self(path.filter(|_| is_ours).map(|path| (request.method().clone(), path.clone())))
     }
 }
@@ -364,7 +367,7 @@ fn cors(allowed: Arc<[String]>) -> CorsLayer {
         .allow_credentials(AllowCredentials::predicate(move |origin, _| {
             is_allowed(&for_credentials, Some(origin))
         }))
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods(OURS)
         .allow_headers([
             header::CONTENT_TYPE,
             header::AUTHORIZATION,

@@ -13,6 +13,11 @@ use std::str::FromStr;
 pub enum Fact {
     /// A device as it is now.
     Device(DeviceFact),
+    /// A device is known no more.
+    DeviceGone {
+        /// The device.
+        device: DeviceId,
+    },
     /// A call as it is now. Once every party is `Released` it is over and not reported again.
     Call(CallFact),
     /// A monitor as it is now.

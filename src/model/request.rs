@@ -357,6 +357,8 @@ pub enum Query {
     Devices(Option<Number>),
     /// A user: the one that asks, or any for an admin.
     User(UserId),
+    /// The user that asks (an admin: all).
+    Users,
     /// The users that the user may know of: those of the own groups, those that the user may
     /// monitor, and the user itself (an admin: all).
     Contacts,
@@ -377,6 +379,8 @@ pub enum Answer {
     Accepted,
     /// The user.
     User(UserView),
+    /// Users.
+    Users(Vec<UserView>),
     /// Devices.
     Devices(Vec<DeviceView>),
     /// One device.

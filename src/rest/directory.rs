@@ -5,7 +5,7 @@ use super::{
     RequestContext, RestState, id, reply, shortened, unexpected,
 };
 use crate::http::error::HttpError;
-use crate::http::gws_json::{self, ContactJson, GroupJson};
+use crate::http::gws_json::{self, ContactJson, GroupJson, UserJson};
 use crate::model::{Answer, Query as Wanted, Refusal, UserId};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -52,6 +52,37 @@ impl OfType {
     fn is(&self, kind: &str) -> bool {
         self.kind.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(kind))
     }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Users {
+    Whole { users: Vec<UserJson> },
+    Uris { uris: Vec<String> },
+}
+
+/// The user that asks; for an admin all.
+#[utoipa::path(
+    get, path = "/api/v2/users", params(Read),
+    responses(
+        (status = 200, description = "The users.", body = Reply<Users>),
+        (status = "default", body = ErrorBody)
+    )
+)]
+pub(super) async fn read_users(
+    State(rest): State<RestState>,
+    from: RequestContext,
+    query: ReadQuery,
+) -> Result<Json<Reply<Users>>, HttpError> {
+    let read = super::read(query)?;
+    let users: Vec<UserJson> = match rest.read(&from, Wanted::Users).await? {
+        Answer::Users(views) => views.iter().map(|view| gws_json::user(&rest.uris, view)).collect(),
+        other => return Err(unexpected(&other)),
+    };
+    Ok(reply(match read.fields {
+        Some(_) => Users::Whole { users },
+        None => Users::Uris { uris: users.into_iter().map(|user| user.uri).collect() },
+    }))
 }
 
 /// A user: the one that asks, and any for an admin.

@@ -86,6 +86,9 @@ fn info(title: &str, description: &str) -> Value {
     })
 }
 
+/// What an admin changes is below these.
+const ENTRIES: [&str; 3] = ["/api/v2/users", "/api/v2/devices", "/api/v2/groups"];
+
 /// Whether a login is needed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Login {
@@ -109,7 +112,12 @@ fn openapi_document(
             schemas.insert(name.clone(), schemas::finished(name, schemas::as_json(schema)));
         }
         for (path, item) in document.paths.paths {
-            let methods = [("get", item.get), ("post", item.post)];
+            let methods = [
+                ("get", item.get),
+                ("post", item.post),
+                ("put", item.put),
+                ("delete", item.delete),
+            ];
             let methods = methods.into_iter().filter_map(|(method, operation)| {
                 let finished = finished(&path, method, operation?, login, &uris);
                 Some((method.to_owned(), finished))
@@ -172,7 +180,11 @@ fn finished(
         }
         responses.insert(status, response);
     }
-    responses.extend(refusals::responses(&reasons(method, resource, login)));
+    let mut reasons = reasons(method, resource, login);
+    if method != "get" && ENTRIES.iter().any(|entries| path.starts_with(entries)) {
+        reasons.extend(refusals::OF_ENTRIES);
+    }
+    responses.extend(refusals::responses(&reasons));
     let wrong_method = format!("#/components/responses/{}", refusals::WRONG_METHOD);
     responses.insert("405".to_owned(), json!({"$ref": wrong_method}));
     described.insert("responses".to_owned(), Value::Object(responses));

@@ -59,14 +59,7 @@ impl FromRequest<RestState> for OperationBody {
     type Rejection = HttpError;
 
     async fn from_request(request: Request, rest: &RestState) -> Result<Self, HttpError> {
-        let media_type =
-            request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if !media_type.is_some_and(is_json) {
-            return Err(HttpError::new(
-                Reason::UnsupportedMediaType,
-                "Content-Type must be application/json.",
-            ));
-        }
+        must_be_json(&request)?;
         let label = request.extensions().get::<OperationLabel>().cloned().unwrap_or_default();
         let bytes = read_whole(request, rest.body_limit).await?;
         let body = Self::parse(&bytes)?;
@@ -75,6 +68,35 @@ impl FromRequest<RestState> for OperationBody {
         }
         Ok(body)
     }
+}
+
+fn must_be_json(request: &Request) -> Result<(), HttpError> {
+    let media_type = request.headers().get(header::CONTENT_TYPE);
+    match media_type.and_then(|value| value.to_str().ok()).is_some_and(is_json) {
+        true => Ok(()),
+        false => Err(HttpError::new(
+            Reason::UnsupportedMediaType,
+            "Content-Type must be application/json.",
+        )),
+    }
+}
+
+/// The members of a body that is a JSON object, each once.
+pub(super) async fn read_fields(
+    request: Request,
+    limit: usize,
+) -> Result<Map<String, Value>, HttpError> {
+    must_be_json(&request)?;
+    let bytes = read_whole(request, limit).await?;
+    let JsonFields(fields) = object(&bytes)?;
+    Ok(fields.into_iter().collect())
+}
+
+fn object(bytes: &[u8]) -> Result<JsonFields, Refusal> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Refusal::new(Reason::InvalidInput, "The body is not a JSON object: {}")
+            .quoting(shortened(&error.to_string()))
+    })
 }
 
 /// `application/json`, whatever its parameters.
@@ -101,10 +123,7 @@ impl OperationBody {
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
-        let JsonFields(mut fields) = serde_json::from_slice(bytes).map_err(|error| {
-            Refusal::new(Reason::InvalidInput, "The body is not a JSON object: {}")
-                .quoting(shortened(&error.to_string()))
-        })?;
+        let JsonFields(mut fields) = object(bytes)?;
         match fields.remove("operationName") {
             None | Some(Value::Null) => Err(Refusal::missing("operationName")),
             Some(Value::String(name)) => Ok(Self {

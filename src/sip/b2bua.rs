@@ -25,6 +25,7 @@ mod commands;
 mod conference;
 mod connected_identity;
 mod consultation;
+mod directory;
 mod hearing_policy;
 mod hold;
 mod inbound;
@@ -47,6 +48,7 @@ mod transfer;
 mod user_data;
 mod write_ahead;
 
+pub use directory::NumberingChange;
 pub use media_address::Remark;
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 

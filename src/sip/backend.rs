@@ -9,9 +9,12 @@
 mod observer;
 mod persistence;
 
-use super::b2bua::{B2bua, B2buaConfig, CommandId, Environment, Numbering, Output};
-use super::config::{SipAccount, SipConfig, Trunk};
-use super::endpoint::Endpoint;
+use super::b2bua::{
+    B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, NumberingChange, Output,
+    TrunkRoute,
+};
+use super::config::{SipAccount, SipConfig, SipDirectory, Trunk};
+use super::endpoint::{self, Endpoint};
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent, LegId};
 use super::sdp::{SdpError, SrtpPolicy};
@@ -30,7 +33,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout};
 
@@ -71,9 +74,42 @@ pub struct SipBackend {
     sip: Vec<(Protocol, SocketAddr)>,
     engine: Engine,
     facts: FactLog,
+    directories: DirectorySender,
     stop: Option<oneshot::Sender<()>>,
     running: watch::Receiver<bool>,
     task: JoinHandle<()>,
+}
+
+/// Other accounts and trunks for a running backend. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DirectorySender(mpsc::UnboundedSender<NewDirectory>);
+
+/// A directory on its way.
+#[derive(Debug)]
+struct NewDirectory {
+    directory: SipDirectory,
+    end_calls: bool,
+    done: oneshot::Sender<()>,
+}
+
+impl DirectorySender {
+    /// Applies a directory, of which the addresses of trunks are known ([`resolve_trunks`]);
+    /// returns when everything that comes of it has been asked for. `end_calls`: also the calls of
+    /// devices that are gone end.
+    pub async fn apply(&self, directory: SipDirectory, end_calls: bool) {
+        let (done, applied) = oneshot::channel();
+        // A backend that has ended has no accounts.
+        let _ = self.0.send(NewDirectory { directory, end_calls, done });
+        let _ = applied.await;
+    }
+}
+
+/// Finds the addresses of trunks that are given by name.
+///
+/// # Errors
+/// A name is not known.
+pub async fn resolve_trunks(directory: &mut SipDirectory) -> io::Result<()> {
+    endpoint::resolve_all(&mut directory.trunks).await
 }
 
 /// Says that the loop has ended, however it did.
@@ -106,6 +142,11 @@ impl SipBackend {
     pub fn measure(&self) -> impl Fn() + Send + Sync + 'static {
         let engine = self.engine.clone();
         move || observer::measure_media(&engine.stats())
+    }
+
+    /// Where other accounts and trunks go.
+    pub fn directories(&self) -> DirectorySender {
+        self.directories.clone()
     }
 
     /// What it has published.
@@ -171,12 +212,14 @@ pub async fn start(
     }
     let (server, CommandInbox { commands, facts }) = telephony::serve(b2bua.capabilities());
     let (stop, stopped) = oneshot::channel();
+    let (directories, inbox) = mpsc::unbounded_channel();
     let backend_task = BackendTask {
         b2bua,
         endpoint,
         engine: engine.clone(),
         media: Some(media),
         commands: Some(commands),
+        directories: Some(inbox),
         unanswered: BTreeMap::new(),
         next_command: 0,
         facts: facts.clone(),
@@ -190,6 +233,7 @@ pub async fn start(
         sip,
         engine,
         facts,
+        directories: DirectorySender(directories),
         stop: Some(stop),
         running,
         task: tokio::spawn(async move {
@@ -254,7 +298,8 @@ struct BackendTask {
     endpoint: Endpoint,
     engine: Engine,
     media: Option<MediaEvents>,
-    commands: Option<tokio::sync::mpsc::Receiver<CommandCall>>,
+    commands: Option<mpsc::Receiver<CommandCall>>,
+    directories: Option<mpsc::UnboundedReceiver<NewDirectory>>,
     unanswered: BTreeMap<CommandId, Unanswered>,
     next_command: u64,
     facts: FactLog,
@@ -283,6 +328,7 @@ impl Unanswered {
 enum Input {
     Legs(Vec<LegEvent>),
     Command(Option<CommandCall>),
+    Directory(Option<Box<NewDirectory>>),
     Stored(CommandId, bool),
     Media(Option<MediaEvent>),
     Timeout,
@@ -308,6 +354,7 @@ impl BackendTask {
         tokio::select! {
             events = self.endpoint.next() => Input::Legs(events),
             call = next(&mut self.commands) => Input::Command(call),
+            new = next_directory(&mut self.directories) => Input::Directory(new.map(Box::new)),
             (id, is_stored) = self.writer.stored() => Input::Stored(id, is_stored),
             event = next(&mut self.media) => Input::Media(event),
             () = until(at) => Input::Timeout,
@@ -323,6 +370,8 @@ impl BackendTask {
             }
             Input::Command(Some(call)) => self.hand_in_command(call, now),
             Input::Command(None) => self.commands = None,
+            Input::Directory(Some(new)) => self.hand_in_directory(*new, now),
+            Input::Directory(None) => self.directories = None,
             Input::Stored(id, is_stored) => self.hand_in_stored(id, is_stored, now),
             Input::Media(Some(event)) => self.hand_in_media(event, now),
             Input::Media(None) => self.media = None,
@@ -434,6 +483,25 @@ impl BackendTask {
         self.unanswered.insert(id, unanswered);
         self.b2bua.handle_command(id, command, now);
         self.drain();
+    }
+
+    fn hand_in_directory(&mut self, new: NewDirectory, now: Now) {
+        let NewDirectory { directory, end_calls, done } = new;
+        let SipDirectory { accounts, trunks } = &directory;
+        let changes = self.endpoint.agent().config().accounts.changes_to(accounts);
+        let put = changes.put().filter_map(|device| accounts.get(device)).map(Extension::of);
+        let change = NumberingChange {
+            put: put.collect(),
+            trunks: trunks.iter().map(TrunkRoute::of).collect(),
+            removed: changes.removed,
+            end_calls,
+        };
+        // Legs are released while the user agent still knows whose they are.
+        self.b2bua.handle_directory(change, now);
+        self.drain();
+        self.endpoint.change_directory(directory);
+        // The asker may have gone away.
+        let _ = done.send(());
     }
 
     fn hand_in_stored(&mut self, id: CommandId, is_stored: bool, now: Now) {
@@ -558,6 +626,15 @@ impl BackendTask {
 }
 
 async fn next<T>(receiver: &mut Option<tokio::sync::mpsc::Receiver<T>>) -> Option<T> {
+    match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_directory(
+    receiver: &mut Option<mpsc::UnboundedReceiver<NewDirectory>>,
+) -> Option<NewDirectory> {
     match receiver {
         Some(receiver) => receiver.recv().await,
         None => std::future::pending().await,

@@ -1,19 +1,20 @@
 //! What the SIP adapter must be told.
 
 use super::b2bua::AccountKind;
-use super::digest::{Algorithm, ha1};
+use super::digest::{Algorithm, Ha1s, ha1};
 use super::flow::Protocol;
 use super::message::is_token;
 use super::sdp::SrtpPolicy;
 use super::transaction::{Bounds, Timing};
 use crate::media::Codec;
-use crate::model::{DeviceId, Network, NotANetwork, Number, UserData, config_value};
+use crate::model::{DeviceId, Difference, Network, NotANetwork, Number, UserData, config_value};
 use crate::secret::Secret;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The configuration of the user agent and its sockets.
@@ -37,7 +38,7 @@ pub struct SipConfig {
     pub nonce_lifetime: Duration,
     /// The phones that may register and call.
     #[serde(skip)]
-    pub accounts: Vec<SipAccount>,
+    pub accounts: SipAccounts,
     /// The peers that are known by their address.
     #[serde(skip)]
     pub trunks: Vec<Trunk>,
@@ -81,7 +82,7 @@ impl Default for SipConfig {
             realm: "undertone".to_owned(),
             algorithms: vec![Algorithm::Sha256, Algorithm::Md5],
             nonce_lifetime: Duration::from_secs(300),
-            accounts: Vec::new(),
+            accounts: SipAccounts::default(),
             trunks: Vec::new(),
             verifies_clients: false,
             challenge_invites: true,
@@ -109,7 +110,74 @@ impl SipConfig {
 
     /// The account of a device.
     pub fn account(&self, device: &DeviceId) -> Option<&SipAccount> {
-        self.accounts.iter().find(|account| account.device == *device)
+        self.accounts.get(device)
+    }
+
+    /// Who may register and call, and the peers.
+    pub fn directory(&self) -> SipDirectory {
+        SipDirectory { accounts: self.accounts.clone(), trunks: self.trunks.clone() }
+    }
+}
+
+/// Who may register and call, and the peers: what changes while an endpoint runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SipDirectory {
+    /// The phones that may register and call.
+    pub accounts: SipAccounts,
+    /// The peers that are known by their address.
+    pub trunks: Vec<Trunk>,
+}
+
+/// Accounts by device. A copy shares them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SipAccounts(BTreeMap<DeviceId, Arc<SipAccount>>);
+
+impl SipAccounts {
+    /// The account of a device.
+    pub fn get(&self, device: &DeviceId) -> Option<&SipAccount> {
+        self.0.get(device).map(|account| &**account)
+    }
+
+    /// Every account, by device.
+    pub fn iter(&self) -> impl Iterator<Item = &SipAccount> {
+        self.0.values().map(|account| &**account)
+    }
+
+    /// Every account, by device, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut SipAccount> {
+        self.0.values_mut().map(Arc::make_mut)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// There is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes an account, in the place of that of its device.
+    pub fn insert(&mut self, account: SipAccount) {
+        self.0.insert(account.device.clone(), Arc::new(account));
+    }
+
+    /// Takes an account out.
+    pub fn remove(&mut self, device: &DeviceId) {
+        self.0.remove(device);
+    }
+
+    /// What has become of each account.
+    pub fn changes_to(&self, after: &SipAccounts) -> Difference<DeviceId> {
+        Difference::between(&self.0, &after.0)
+    }
+}
+
+impl FromIterator<SipAccount> for SipAccounts {
+    fn from_iter<I: IntoIterator<Item = SipAccount>>(accounts: I) -> Self {
+        let by_device = |account: SipAccount| (account.device.clone(), Arc::new(account));
+        Self(accounts.into_iter().map(by_device).collect())
     }
 }
 
@@ -221,7 +289,7 @@ impl DeviceTransport {
 }
 
 /// A phone of ours.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SipAccount {
     /// The device it is.
@@ -239,7 +307,7 @@ pub struct SipAccount {
     /// What its digests are checked against: an HA1 for every algorithm of
     /// [`SipConfig::algorithms`] (without `-sess`).
     #[serde(skip)]
-    pub ha1s: BTreeMap<Algorithm, String>,
+    pub ha1s: Ha1s,
     /// How its phone is asked to answer by itself.
     #[serde(default, deserialize_with = "every_way_or_none")]
     pub auto_answer: AutoAnswer,
@@ -333,7 +401,7 @@ impl Default for AutoAnswer {
 }
 
 /// A peer known by its address: a carrier, a session border controller, another switch.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trunk {
     /// Its name.

@@ -89,12 +89,15 @@ impl Algorithm {
 
 /// H(user:realm:password), in hexadecimal: what is stored instead of a password, one for each base
 /// algorithm in use.
-pub fn ha1(algorithm: Algorithm, user: &str, realm: &str, password: &str) -> String {
-    algorithm.base().hash(&[user.as_bytes(), realm.as_bytes(), password.as_bytes()])
+pub fn ha1(algorithm: Algorithm, user: &str, realm: &str, password: &str) -> Secret {
+    algorithm.base().hash(&[user.as_bytes(), realm.as_bytes(), password.as_bytes()]).into()
 }
 
+/// The digests of one password, by base algorithm.
+pub type Ha1s = BTreeMap<Algorithm, Secret>;
+
 /// What a response is computed of, besides HA1.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct RequestedBy<'a> {
     algorithm: Algorithm,
     nonce: &'a [u8],
@@ -212,7 +215,7 @@ pub fn username(value: &[u8], realm: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A request, as far as authentication looks at it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct DigestRequest<'a> {
     /// The method's name.
     pub method: &'a [u8],
@@ -222,6 +225,13 @@ pub struct DigestRequest<'a> {
     pub uri: &'a [u8],
     /// The body, for auth-int.
     pub body: &'a [u8],
+}
+
+/// Without the body, which may hold keys.
+impl std::fmt::Debug for DigestRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method.escape_ascii(), self.uri.escape_ascii())
+    }
 }
 
 /// What an Authorization value is worth.
@@ -337,7 +347,7 @@ impl Authenticator {
         value: &[u8],
         subject: DigestRequest<'_>,
         source: IpAddr,
-        stored: impl FnOnce(&str, Algorithm) -> Option<String>,
+        stored: impl FnOnce(&str, Algorithm) -> Option<Secret>,
         now: Instant,
     ) -> DigestVerdict {
         self.judge(value, subject, source, stored, now).unwrap_or(DigestVerdict::Malformed)
@@ -348,7 +358,7 @@ impl Authenticator {
         value: &[u8],
         subject: DigestRequest<'_>,
         source: IpAddr,
-        stored: impl FnOnce(&str, Algorithm) -> Option<String>,
+        stored: impl FnOnce(&str, Algorithm) -> Option<Secret>,
         now: Instant,
     ) -> Option<DigestVerdict> {
         let fields = AuthParams::read(value)?;
@@ -377,7 +387,7 @@ impl Authenticator {
         };
         let ha1 = stored(user, algorithm.base());
         // An unknown user costs the same hashing as a known one.
-        let expected = asked.response(ha1.as_deref().unwrap_or("0"));
+        let expected = asked.response(ha1.as_ref().map_or("0", |ha1| ha1.expose()));
         if ha1.is_none() || !same_secret(expected.as_bytes(), &response.to_ascii_lowercase()) {
             return Some(DigestVerdict::Wrong);
         }
@@ -530,7 +540,7 @@ impl Credentials {
         let counted = qop.map(|qop| (qop.as_bytes(), nc.as_bytes(), cnonce.as_bytes()));
         let DigestRequest { method, uri, body } = subject;
         let ha1 = ha1(algorithm, &self.user, &self.realm, self.password.expose());
-        let response = RequestedBy { algorithm, nonce, counted, method, uri, body }.response(&ha1);
+        let response = RequestedBy { algorithm, nonce, counted, method, uri, body }.response(ha1.expose());
         let quoted =
             |text: &[u8]| String::from_utf8_lossy(&super::message::quote(text)).into_owned();
         let mut value = format!(
@@ -561,7 +571,7 @@ mod tests {
     const REGISTER: DigestRequest<'_> =
         DigestRequest { method: b"REGISTER", uri: b"sip:coach.example.test", body: b"" };
 
-    fn stored(user: &str, algorithm: Algorithm) -> Option<String> {
+    fn stored(user: &str, algorithm: Algorithm) -> Option<Secret> {
         (user == "anna").then(|| ha1(algorithm, user, REALM, "secret"))
     }
 
@@ -639,7 +649,7 @@ mod tests {
             let (nonce, method, uri, body) =
                 (nonce.as_bytes(), method.as_bytes(), uri.as_bytes(), body.as_bytes());
             let asked = RequestedBy { algorithm, nonce, counted, method, uri, body };
-            assert_eq!(asked.response(&ha1(algorithm, user, realm, password)), response, "{line}");
+            assert_eq!(asked.response(ha1(algorithm, user, realm, password).expose()), response, "{line}");
             count += 1;
         }
         assert_eq!(count, 15);

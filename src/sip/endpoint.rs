@@ -11,7 +11,7 @@
 //! }
 //! ```
 
-use super::config::{SipConfig, Trunk};
+use super::config::{SipConfig, SipDirectory, Trunk};
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
 use super::registrar::KeptBinding;
@@ -43,14 +43,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// Resolves the trunks' names, opens the sockets and starts.
     pub async fn bind(mut config: SipConfig, tls: TransportTls) -> io::Result<Self> {
-        for trunk in &mut config.trunks {
-            if trunk.address.is_none() {
-                let resolved = resolve(&trunk.target, trunk.protocol).await;
-                trunk.address = resolved.map_err(|error| {
-                    io::Error::new(error.kind(), format!("trunk {}: {error}", trunk.name))
-                })?;
-            }
-        }
+        resolve_all(&mut config.trunks).await?;
         if config.trunks.iter().any(|trunk| trunk.protocol.is_secure()) {
             tls.client.load().map_err(io::Error::other)?;
         }
@@ -64,16 +57,7 @@ impl Endpoint {
         let agent =
             UserAgent::new(config, transport.locals().to_vec(), rand::random(), clock::now());
         let mut transport = transport;
-        transport.trust(
-            agent
-                .config()
-                .trunks
-                .iter()
-                .flat_map(|trunk| trunk.sources.iter().map(|source| source.network)),
-        );
-        for trunk in agent.config().trunks.iter().filter(|trunk| trunk.protocol.is_secure()) {
-            transport.expect(trunk.hosts(), trunk.certificate_name());
-        }
+        trust(&mut transport, &agent.config().trunks);
         Ok(Self {
             agent,
             transport,
@@ -104,6 +88,13 @@ impl Endpoint {
     /// How many connections there are.
     pub fn connections(&self) -> usize {
         self.transport.connections()
+    }
+
+    /// Other accounts and trunks from now on; the addresses of trunks are known.
+    pub fn change_directory(&mut self, new: SipDirectory) {
+        trust(&mut self.transport, &new.trunks);
+        self.agent.handle_directory(new, clock::now());
+        self.drain();
     }
 
     /// Takes back where phones were before a restart; what the B2BUA must know of it.
@@ -318,6 +309,27 @@ async fn outward(to: Option<SocketAddr>) -> Option<String> {
         IpAddr::V4(address) => Some(address.to_string()),
         IpAddr::V6(address) => Some(format!("[{address}]")),
     }
+}
+
+/// Finds the addresses of trunks that are given by name.
+pub async fn resolve_all(trunks: &mut [Trunk]) -> io::Result<()> {
+    for trunk in trunks {
+        if trunk.address.is_none() {
+            let resolved = resolve(&trunk.target, trunk.protocol).await;
+            trunk.address = resolved.map_err(|error| {
+                io::Error::new(error.kind(), format!("trunk {}: {error}", trunk.name))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// These are the peers from now on.
+fn trust(transport: &mut Transport, trunks: &[Trunk]) {
+    let networks = trunks.iter().flat_map(|trunk| trunk.sources.iter().map(|one| one.network));
+    transport.trust(networks);
+    let secure = trunks.iter().filter(|trunk| trunk.protocol.is_secure());
+    transport.expect(secure.map(|trunk| (trunk.hosts(), trunk.certificate_name())));
 }
 
 async fn resolve(target: &str, protocol: Protocol) -> io::Result<Option<SocketAddr>> {

@@ -341,6 +341,16 @@ impl Registrar {
         self.retain(|binding| binding.flow != *flow)
     }
 
+    /// Forgets every binding of a device; whether there was any.
+    pub fn remove(&mut self, device: &DeviceId) -> bool {
+        let had = self.bindings.contains_key(device);
+        if had {
+            self.put(device, Vec::new());
+            self.changed.insert(device.clone());
+        }
+        had
+    }
+
     /// When the next binding expires.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.bindings.values().flatten().map(|binding| binding.expires_at).min()

@@ -212,12 +212,12 @@ impl Transport {
 
     /// A peer that connects from these addresses is no stranger.
     pub fn trust(&mut self, networks: impl IntoIterator<Item = Network>) {
-        self.trusted.extend(networks);
+        self.trusted = networks.into_iter().collect();
     }
 
-    /// The peer over TLS at these addresses has a certificate of this name.
-    pub fn expect(&mut self, networks: Vec<Network>, name: String) {
-        self.names.push((networks, name));
+    /// The peers over TLS at these addresses have certificates of these names.
+    pub fn expect(&mut self, names: impl IntoIterator<Item = (Vec<Network>, String)>) {
+        self.names = names.into_iter().collect();
     }
 
     /// Makes a connection, unless there is one.

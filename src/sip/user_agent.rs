@@ -52,10 +52,10 @@ mod user_data;
 #[cfg(test)]
 mod tests;
 
-use super::config::{Login, SipConfig, Trunk};
+use super::config::{Login, SipConfig, SipDirectory, Trunk};
 use super::digest::Credentials;
 use super::flow::{Flow, Protocol};
-use super::leg::{LegCommand, LegEvent, LegId};
+use super::leg::{LegCommand, LegEvent, LegId, LegSource};
 use super::message::{ParseError, SipMessage, parse_datagram};
 use super::peer::Peers;
 use super::registrar::{KeptBinding, Registrar};
@@ -73,7 +73,7 @@ pub use password_throttle::WrongPassword;
 use qualify::Qualification;
 use refusal_log::RefusalLog;
 pub use refusal_log::{RefusedBy, RefusedRequest};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use tokens::TokenGenerator;
@@ -192,12 +192,6 @@ impl UserAgent {
             trunk.address = trunk.address.or_else(|| trunk.target.parse().ok());
         }
         let tokens = TokenGenerator::new(seed);
-        let login = |trunk: &Trunk| {
-            let login = trunk.login.as_ref()?;
-            let Login { realm, username, password } = login;
-            let credentials = Credentials::new(&trunk.name, realm, username, password.expose());
-            Some((trunk.name.clone(), credentials))
-        };
         let (peers, admission) =
             (Peers::new(&config.trunks), Admission::new(&config, &tokens, now));
         let ctx = Context {
@@ -239,6 +233,41 @@ impl UserAgent {
             self.ctx.registered(device.clone(), true);
         }
         self.qualification.handle_bindings(device, &mut self.ctx, now);
+        self.finish_step(now);
+    }
+
+    /// Other accounts and trunks from now on. The phones of an account that is gone, or has another
+    /// number or password, are registered no more; legs go on until the B2BUA ends them.
+    pub fn handle_directory(&mut self, mut new: SipDirectory, now: Now) {
+        for trunk in &mut new.trunks {
+            trunk.address = trunk.address.or_else(|| trunk.target.parse().ok());
+        }
+        if new.trunks != self.config().trunks {
+            self.ctx.logins = new.trunks.iter().filter_map(login).collect();
+            self.admission.change_trunks(&new.trunks);
+        }
+        let with_trunks: BTreeSet<&str> = self
+            .legs
+            .iter()
+            .filter_map(|leg| match leg.peer().source() {
+                LegSource::Trunk(name) => Some(name.as_str()),
+                LegSource::Account(_) => None,
+            })
+            .collect();
+        let changes = self.ctx.domain.change(new, |name| with_trunks.contains(name));
+        self.trunk_connections.change(&self.ctx.domain.config.trunks, &self.ctx, now);
+        let trunks: Vec<Trunk> = self.ctx.domain.all_trunks().cloned().collect();
+        self.peers = Peers::new(&trunks);
+        for device in changes.unregistered {
+            if self.ctx.registrar.remove(&device) {
+                self.ctx.registered(device.clone(), false);
+            }
+            self.qualification.forget(&device, &mut self.ctx);
+        }
+        for device in changes.qualified {
+            self.qualification.forget(&device, &mut self.ctx);
+            self.qualification.handle_bindings(&device, &mut self.ctx, now);
+        }
         self.finish_step(now);
     }
 
@@ -408,6 +437,14 @@ impl UserAgent {
         }
         Some(result)
     }
+}
+
+/// What the challenges of a trunk are answered with, by its name.
+fn login(trunk: &Trunk) -> Option<(String, Credentials)> {
+    let login = trunk.login.as_ref()?;
+    let Login { realm, username, password } = login;
+    let credentials = Credentials::new(&trunk.name, realm, username, password.expose());
+    Some((trunk.name.clone(), credentials))
 }
 
 impl LegCommand {

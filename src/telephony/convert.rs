@@ -446,6 +446,9 @@ pub enum WatchItem {
 pub(super) fn wire_fact(revised: &Revised, instance: &str) -> proto::WatchResponse {
     let fact = match &revised.fact {
         Fact::Device(device) => Wire::Device(wire_device(device)),
+        Fact::DeviceGone { device } => {
+            Wire::DeviceGone(proto::DeviceGone { device: device.to_string() })
+        }
         Fact::Call(call) => Wire::Call(wire_call(call)),
         Fact::Monitor(monitor) => Wire::Monitor(wire_monitor(monitor)),
         Fact::MonitorGone { supervisor } => {
@@ -483,6 +486,9 @@ impl TryFrom<proto::WatchResponse> for WatchItem {
     fn try_from(response: proto::WatchResponse) -> Result<Self, Malformed> {
         let fact = match response.fact.ok_or(Malformed::Missing("fact"))? {
             Wire::Device(device) => Fact::Device(self::device(device)?),
+            Wire::DeviceGone(gone) => {
+                Fact::DeviceGone { device: id("device_gone.device", gone.device)? }
+            }
             Wire::Call(call) => Fact::Call(self::call(call)?),
             Wire::Monitor(monitor) => Fact::Monitor(self::monitor(monitor)?),
             Wire::MonitorGone(gone) => {
@@ -1067,6 +1073,7 @@ mod tests {
                 activity: Activity::ListenIn,
                 since: Timestamp(3),
             }),
+            Fact::DeviceGone { device: "d".into() },
             Fact::MonitorGone { supervisor: "s".into() },
             Fact::AdmissionAsked(AdmissionAsked {
                 supervisor: "s".into(),

@@ -153,6 +153,7 @@ impl Latest {
         }
         match &fact {
             Fact::Device(device) => self.facts.insert_device(device.clone()),
+            Fact::DeviceGone { device } => self.facts.remove_device(device),
             Fact::Call(call) => {
                 let before = self.facts.insert_call(call.clone());
                 if call.is_over() {

@@ -127,7 +127,7 @@ async fn d13_a_callback_is_a_plain_name_and_never_answers_a_cookie_and_is_off_un
 #[tokio::test]
 async fn http_2_carries_as_many_held_connects_as_there_are_tabs() {
     let server = open().await;
-    let browser = reqwest::Client::builder()
+    let browser = crate::support::rest_client::client_builder()
         .no_proxy()
         .http2_prior_knowledge()
         .cookie_store(true)
@@ -267,7 +267,7 @@ async fn g06_a_preflight_is_answered_on_the_whole_subtree_for_allowed_origins_on
     .await;
     for path in ["", "/", "/handshake", "/connect"] {
         let ask = async |origin: &str| {
-            reqwest::Client::builder()
+            crate::support::rest_client::client_builder()
                 .no_proxy()
                 .build()
                 .expect("a client")

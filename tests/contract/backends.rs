@@ -199,7 +199,7 @@ impl OnTheWire {
         let config = sip::backend::BackendConfig {
             sip: sip::config::SipConfig {
                 listen: vec![ListenAddress::new(Protocol::Udp, "127.0.0.1:0".parse().unwrap())],
-                accounts,
+                accounts: accounts.into_iter().collect(),
                 ..Default::default()
             },
             b2bua: B2buaConfig {
@@ -297,9 +297,9 @@ pub(super) fn users() -> Directory {
         agent_side_only: false,
     };
     Directory {
-        users: users.into_iter().map(|user| (user.id.clone(), user)).collect(),
-        devices: devices.map(|device| (device.id.clone(), device)).collect(),
-        groups: [(group.id.clone(), group)].into(),
+        users: users.into_iter().map(|user| (user.id.clone(), user.into())).collect(),
+        devices: devices.map(|device| (device.id.clone(), device.into())).collect(),
+        groups: [(group.id.clone(), group.into())].into(),
         voice_environments: Default::default(),
         contact_center: String::new(),
     }

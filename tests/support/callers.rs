@@ -13,7 +13,7 @@ use undertone::telephony::callers::{
 use undertone::telephony::connection::{TelephonyChannel, remote};
 use undertone::tls::ClientTls;
 
-/// The callers of a server in this process: a gateway on this machine, by a token.
+/// The caller of a backend in this process, by a token: a gateway that may do everything.
 pub(crate) struct LocalCaller {
     folder: TempDir,
 }
@@ -47,7 +47,7 @@ impl LocalCaller {
             .recording(Arc::new(|_, _| Box::pin(async { true })))
     }
 
-    /// Its way to a server there. To be asked for when its [`Self::auth`] has been made.
+    /// Its way to a server there.
     pub(crate) fn channel_to(&self, url: &str) -> TelephonyChannel {
         channel(url, &self.token_file())
     }

@@ -80,7 +80,10 @@ impl Certificates {
     /// An HTTP client that trusts this authority alone.
     pub(crate) fn http_client(&self) -> Client {
         let tls = self.client().config(&[b"http/1.1"]).unwrap();
-        let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().timeout(PATIENCE);
+        let client = crate::support::rest_client::client_builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .timeout(PATIENCE);
         client.build().expect("a client")
     }
 }

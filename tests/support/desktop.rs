@@ -126,6 +126,22 @@ impl Desktop {
         }
     }
 
+    /// Waits until its event channel is over: the line is closed, or it is told so.
+    pub(crate) async fn ends(&mut self) {
+        let over = async {
+            while let Some(messages) = self.line.receive().await {
+                let ended = |message: &Value| {
+                    message["channel"] == "/meta/connect" && message["successful"] == false
+                };
+                if messages.iter().any(ended) {
+                    return;
+                }
+            }
+        };
+        let over = tokio::time::timeout(PATIENCE, over).await;
+        assert!(over.is_ok(), "{}'s events go on", self.account.user);
+    }
+
     /// Waits for all that the gateway had told before.
     pub(crate) async fn catch_up(&mut self) {
         let ask = |channel: &str| {

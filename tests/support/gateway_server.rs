@@ -120,14 +120,19 @@ impl GatewayServer {
             .expect("in time")
             .expect("a gateway");
 
+        let directory = gateway.directory();
         let accounts =
-            gateway.directory().users.keys().map(|user| (user.clone(), password_hash().to_owned()));
+            directory.users.keys().map(|user| (user.clone(), password_hash().to_owned()));
         let auth = Auth::new(options.auth, accounts.collect()).expect("password hashes");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let kept = options.store.unwrap_or_else(store::in_memory);
         let bayeux = Cometd::start(&options.http, options.bayeux, gateway.clone(), kept)
             .expect("an event channel");
-        let (router, fast_path) = app::router(&options.http, auth, gateway.clone(), bayeux.clone());
+        let (router, fast_path) = {
+            // The directory of this server is fixed.
+            let (directory, _) = undertone::directory::handle::DirectoryHandle::channel();
+            app::router(&options.http, auth, gateway.clone(), bayeux.clone(), directory)
+        };
         let address = listener.local_addr().expect("an address");
         let (stop, mut stopped) = watch::channel(false);
         let stopping = async move {
@@ -193,7 +198,12 @@ impl GatewayServer {
 
     /// Another HTTP client, which keeps cookies as a browser does.
     pub(crate) fn browser(&self) -> Client {
-        Client::builder().no_proxy().cookie_store(true).timeout(PATIENCE).build().expect("a client")
+        crate::support::rest_client::client_builder()
+            .no_proxy()
+            .cookie_store(true)
+            .timeout(PATIENCE)
+            .build()
+            .expect("a client")
     }
 }
 
@@ -248,9 +258,9 @@ fn directory(crowd: usize) -> Directory {
     let groups = [group("sales", &["bob"], &["meg", "kim"]), group("support", &["eve"], &["otto"])];
     let environment = VoiceEnvironment { id: ENVIRONMENT.to_owned(), name: "House".to_owned() };
     Directory {
-        users: users.map(|user| (user.id.clone(), user)).collect(),
-        devices: devices.map(|device| (device.id.clone(), device)).collect(),
-        groups: groups.into_iter().map(|group| (group.id.clone(), group)).collect(),
+        users: users.map(|user| (user.id.clone(), user.into())).collect(),
+        devices: devices.map(|device| (device.id.clone(), device.into())).collect(),
+        groups: groups.into_iter().map(|group| (group.id.clone(), group.into())).collect(),
         voice_environments: BTreeMap::from([(environment.id.clone(), environment)]),
         contact_center: CONTACT_CENTER.to_owned(),
     }

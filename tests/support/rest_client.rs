@@ -17,10 +17,15 @@ pub(crate) struct RestClient {
     password: String,
 }
 
+/// An HTTP client to be built; TLS has its provider.
+pub(crate) fn client_builder() -> reqwest::ClientBuilder {
+    undertone::tls::install_provider();
+    Client::builder()
+}
+
 /// An HTTP client as every test uses it.
 pub(crate) fn http_client() -> Client {
-    undertone::tls::install_provider();
-    Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client")
+    client_builder().no_proxy().timeout(PATIENCE).build().expect("a client")
 }
 
 impl RestClient {

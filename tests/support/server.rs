@@ -180,7 +180,8 @@ impl Server {
     }
 }
 
-fn describe(state: &Path, more: &str) -> String {
+/// The configuration of a server with this state, with more TOML in front of the directory.
+pub fn describe(state: &Path, more: &str) -> String {
     let doors = "[rest]\nbind = '127.0.0.1:0'\n[grpc]\nbind = '127.0.0.1:0'\n[admin]\n\
                  bind = '127.0.0.1:0'\n\
                  [sip]\nlisten = ['udp:127.0.0.1:0', 'tcp:127.0.0.1:0']\ngrace = 0\n";

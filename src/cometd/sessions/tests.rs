@@ -651,7 +651,7 @@ fn a_log_out_ends_the_sessions_of_its_login_and_no_others() {
     let anna = UserId::from("anna");
     let held = house.post(first.clone(), http, &connect(&mine));
     assert!(house.is_held(held));
-    house.hub.handle_logout(&anna, Some(&"l1".into()), house.now);
+    house.hub.handle_logout(&anna, EndedLogins::One(&"l1".into()), house.now);
     house.drain();
     assert_eq!(house.read(held)[0]["error"], UNKNOWN);
     assert!(!is_open(&mut house, &first, &mine));
@@ -660,7 +660,7 @@ fn a_log_out_ends_the_sessions_of_its_login_and_no_others() {
     let denied = house.post(first, http, &shake);
     assert_eq!(house.read(denied)[0]["error"], HANDSHAKE_DENIED);
 
-    house.hub.handle_logout(&anna, None, house.now);
+    house.hub.handle_logout(&anna, EndedLogins::WithoutSession, house.now);
     house.drain();
     assert!(!is_open(&mut house, &alone, &program));
     assert!(is_open(&mut house, &second, &others));
@@ -675,13 +675,13 @@ fn a_session_belongs_to_the_login_of_its_last_connect() {
     let alone = ClientOrigin { login: Some("l1".into()), by_password_alone: true, ..peer("anna") };
     let shake = json!([{"channel":"/meta/handshake"}]);
     house.post(alone, CometdTransport::HTTP, &shake);
-    house.hub.handle_logout(&"anna".into(), Some(&"l1".into()), house.now);
+    house.hub.handle_logout(&"anna".into(), EndedLogins::One(&"l1".into()), house.now);
     assert!(house.hub.is_empty(), "it may have the cookie already");
     let client = house.session("anna", DEVICES);
     let from = ClientOrigin { login: Some("l2".into()), ..peer("anna") };
     let post = house.post(from, CometdTransport::HTTP, &glance(&client));
     assert_eq!(house.read(post)[0]["successful"], true);
-    house.hub.handle_logout(&"anna".into(), Some(&"l2".into()), house.now);
+    house.hub.handle_logout(&"anna".into(), EndedLogins::One(&"l2".into()), house.now);
     assert!(house.hub.is_empty());
 }
 

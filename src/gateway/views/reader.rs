@@ -70,6 +70,10 @@ impl Reader<'_> {
                 found.map(Answer::User).ok_or_else(|| not_found("users", id))
             }
             Query::User(id) => Err(not_found("users", id)),
+            Query::Users if user.is(Role::Admin) => {
+                Ok(Answer::Users(self.access.users().map(|user| self.user_view(user)).collect()))
+            }
+            Query::Users => Ok(Answer::Users(vec![self.user_view(user)])),
             Query::Contacts => {
                 let contacts = self.access.contacts(user);
                 Ok(Answer::Contacts(contacts.map(|contact| self.contact_view(contact)).collect()))

@@ -21,6 +21,9 @@ pub(super) const OF_OPERATIONS: &[Reason] = &[
     Reason::TooManyRequests,
 ];
 
+/// What a change of a user, a device or a group may be refused for besides.
+pub(super) const OF_ENTRIES: &[Reason] = &[Reason::NotFound, Reason::InUse, Reason::InvalidState];
+
 /// What every read may be refused for.
 pub(super) const OF_READS: &[Reason] = &[
     Reason::Internal,
@@ -49,7 +52,7 @@ pub(super) fn when(reason: Reason) -> &'static str {
         Reason::InvalidInput => "A parameter is not what it should be, or the body is not JSON.",
         Reason::TooLarge => "The body is too large.",
         Reason::UnsupportedMediaType => "The body is not application/json.",
-        Reason::InUse => "Another supervisor monitors the device.",
+        Reason::InUse => "Another supervisor monitors the device, or the name is taken.",
         Reason::NotAuthenticated => "The user is not known, or the password is wrong.",
         Reason::TooManyRequests => "Too many logins have failed.",
     }

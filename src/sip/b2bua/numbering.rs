@@ -2,7 +2,7 @@
 
 use crate::media::Codec;
 use crate::model::{DeviceId, Network, Number};
-use crate::sip::config::{Nat, SipConfig};
+use crate::sip::config::{Nat, SipAccount, SipConfig, Trunk};
 use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeMap;
 
@@ -84,27 +84,8 @@ pub(super) enum NumberOwner<'a> {
 impl Numbering {
     /// Of the accounts and trunks that are configured.
     pub fn of(sip: &SipConfig) -> Self {
-        let extensions = sip.accounts.iter().map(|account| Extension {
-            device: account.device.clone(),
-            number: account.number.clone(),
-            aliases: account.aliases.clone(),
-            kind: account.kind,
-            nat: account.nat,
-            own_ports: account.own_ports,
-            srtp: account.srtp,
-        });
-        let trunks = sip.trunks.iter().map(|trunk| TrunkRoute {
-            name: trunk.name.clone(),
-            prefixes: trunk.prefixes.clone(),
-            codecs: trunk.codecs.clone(),
-            max_calls: trunk.max_calls,
-            nat: trunk.nat,
-            hosts: trunk.hosts(),
-            media_sources: trunk.media_sources.clone(),
-            own_ports: trunk.own_ports,
-            srtp: trunk.srtp,
-        });
-        Self::new(extensions, trunks.collect())
+        let extensions = sip.accounts.iter().map(Extension::of);
+        Self::new(extensions, sip.trunks.iter().map(TrunkRoute::of).collect())
     }
 
     /// Of accounts and trunks. Of two accounts with one number the later counts; the trunk with the
@@ -117,6 +98,42 @@ impl Numbering {
             extension.aliases.clone().into_iter().map(move |alias| (alias, number.clone()))
         };
         Self { aliases: extensions.values().flat_map(of).collect(), extensions, trunks }
+    }
+
+    /// Takes an account, in the place of the one of its number.
+    pub(super) fn insert(&mut self, extension: Extension) {
+        for alias in &extension.aliases {
+            self.aliases.insert(alias.clone(), extension.number.clone());
+        }
+        self.extensions.insert(extension.number.clone(), extension);
+    }
+
+    /// Forgets an account, unless its number has passed to another device.
+    pub(super) fn remove(&mut self, extension: &Extension) {
+        for alias in &extension.aliases {
+            if self.aliases.get(alias) == Some(&extension.number) {
+                self.aliases.remove(alias);
+            }
+        }
+        let has_it = |now: &Extension| now.device == extension.device;
+        if self.extensions.get(&extension.number).is_some_and(has_it) {
+            self.extensions.remove(&extension.number);
+        }
+    }
+
+    /// Other trunks from now on. One that is gone takes no number out; the legs that are still with
+    /// it keep what holds for its media. `is_used`: there are such legs.
+    pub(super) fn change_trunks(
+        &mut self,
+        trunks: Vec<TrunkRoute>,
+        is_used: impl Fn(&TrunkRoute) -> bool,
+    ) {
+        let before = std::mem::replace(&mut self.trunks, trunks);
+        for former in before.into_iter().filter(is_used) {
+            if self.trunk(&former.name).is_none() {
+                self.trunks.push(TrunkRoute { prefixes: Vec::new(), ..former });
+            }
+        }
     }
 
     /// The account that a number or an alias names.
@@ -148,7 +165,37 @@ impl Numbering {
     }
 }
 
+impl Extension {
+    /// What the dial plan has of an account.
+    pub fn of(account: &SipAccount) -> Self {
+        Self {
+            device: account.device.clone(),
+            number: account.number.clone(),
+            aliases: account.aliases.clone(),
+            kind: account.kind,
+            nat: account.nat,
+            own_ports: account.own_ports,
+            srtp: account.srtp,
+        }
+    }
+}
+
 impl TrunkRoute {
+    /// What the dial plan has of a trunk.
+    pub fn of(trunk: &Trunk) -> Self {
+        Self {
+            name: trunk.name.clone(),
+            prefixes: trunk.prefixes.clone(),
+            codecs: trunk.codecs.clone(),
+            max_calls: trunk.max_calls,
+            nat: trunk.nat,
+            hosts: trunk.hosts(),
+            media_sources: trunk.media_sources.clone(),
+            own_ports: trunk.own_ports,
+            srtp: trunk.srtp,
+        }
+    }
+
     /// The length of the longest prefix that fits.
     fn fits(&self, number: &Number) -> Option<usize> {
         let fitting =

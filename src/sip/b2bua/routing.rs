@@ -116,6 +116,8 @@ pub(super) struct DialPlan {
     pub(super) config: Arc<B2buaConfig>,
     pub(super) numbering: Numbering,
     pub(super) devices: BTreeMap<DeviceId, DeviceState>,
+    /// Devices that are known no more, for the legs that are still with them.
+    pub(super) former: BTreeMap<DeviceId, DeviceState>,
 }
 
 impl DialPlan {
@@ -135,7 +137,7 @@ impl DialPlan {
                 device.forward_to = set.forward_to;
             }
         }
-        Self { config, numbering, devices }
+        Self { config, numbering, devices, former: BTreeMap::new() }
     }
 
     pub(super) fn is_known(&self, device: &DeviceId) -> bool {
@@ -199,7 +201,7 @@ impl DialPlan {
 
     /// The number that others see of a device.
     pub(super) fn shown(&self, device: &DeviceId) -> Number {
-        let device = self.device(device);
+        let device = self.device(device).or_else(|| self.former.get(device));
         device.map_or_else(|| Number::from(""), |device| device.extension.number.clone())
     }
 
@@ -209,13 +211,15 @@ impl DialPlan {
         match peer {
             LegSource::Account(device) => self
                 .device(device)
+                .or_else(|| self.former.get(device))
                 .is_some_and(|device| device.extension.kind == AccountKind::Internal),
             LegSource::Trunk(_) => false,
         }
     }
 
     pub(super) fn has_aliases(&self, device: &DeviceId) -> bool {
-        self.device(device).is_some_and(|device| !device.extension.aliases.is_empty())
+        let device = self.device(device).or_else(|| self.former.get(device));
+        device.is_some_and(|device| !device.extension.aliases.is_empty())
     }
 
     /// Where a number leads for this caller.

@@ -7,6 +7,7 @@ mod chance;
 mod coaching;
 mod connected;
 mod consultations;
+mod directory;
 mod formats;
 mod harness;
 mod model;

@@ -6,7 +6,7 @@ use super::password_throttle::{Attempt, PasswordThrottle, WrongPassword};
 use super::rate_limiter::{RateLimiter, TrunkCalls};
 use super::tokens::TokenGenerator;
 use crate::model::{DeviceId, Now};
-use crate::sip::config::{SipAccount, SipConfig};
+use crate::sip::config::{SipAccount, SipConfig, Trunk};
 use crate::sip::digest::{self, Algorithm, Authenticator, DigestRequest, DigestVerdict};
 use crate::sip::flow::Flow;
 use crate::sip::leg::LegSource;
@@ -88,6 +88,11 @@ impl Admission {
             sources: RateLimiter::new(config.limits.refusals_per_second, config.limits.sources),
             trunk_calls: TrunkCalls::new(&config.trunks),
         }
+    }
+
+    /// Other trunks from now on.
+    pub(super) fn change_trunks(&mut self, trunks: &[Trunk]) {
+        self.trunk_calls.change(trunks);
     }
 
     /// The account or the trunk that sends this INVITE, or how it is refused.

@@ -3,7 +3,6 @@
 
 use super::local_domain::LocalDomain;
 use crate::model::Number;
-use crate::sip::config::SipAccount;
 use crate::sip::leg::{ANONYMOUS, Identity, LegSource, PassedHeader};
 use crate::sip::message::{Headers, NameAddr, SipRequest, escape, is_printable, printable};
 
@@ -46,9 +45,7 @@ impl LocalDomain {
         }
         let may_be_ours = match source {
             LegSource::Account(_) => true,
-            LegSource::Trunk(name) => {
-                self.config.trunk(name).is_some_and(|trunk| trunk.own_numbers)
-            }
+            LegSource::Trunk(name) => self.trunk(name).is_some_and(|trunk| trunk.own_numbers),
         };
         let is_back = returning == Some(&claimed);
         if !may_be_ours && self.looks_internal(&claimed) && !is_back {
@@ -67,13 +64,7 @@ impl LocalDomain {
             .chars()
             .filter_map(|char| Some(char::from(b'0' + digit_of(char)?)))
             .collect();
-        let is_listed = |name: &str| {
-            let listed = |account: &SipAccount| {
-                account.number.as_str() == name
-                    || account.aliases.iter().any(|alias| alias.as_str() == name)
-            };
-            self.account_of_number(name).is_some() || self.config.accounts.iter().any(listed)
-        };
+        let is_listed = |name: &str| self.is_listed(name);
         let is_plain = number.as_str().chars().all(|char| char.is_ascii_digit() || char == '+');
         is_listed(number.as_str()) || !is_plain && is_listed(&digits)
     }

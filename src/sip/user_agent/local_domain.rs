@@ -1,8 +1,8 @@
 //! What is ours: hosts, domains, accounts and their numbers, and how we write ourselves.
 
 use crate::media::is_private;
-use crate::model::Number;
-use crate::sip::config::{Nat, SipAccount, SipConfig, Trunk};
+use crate::model::{DeviceId, Number};
+use crate::sip::config::{Nat, SipAccount, SipConfig, SipDirectory, Trunk};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::{Flow, Protocol};
 use crate::sip::leg::{ANONYMOUS, LegSource};
@@ -18,31 +18,107 @@ pub(super) const ALLOW: &str =
 /// The Accept header: [`DESCRIBED`](crate::sip::message::DESCRIBED).
 pub(super) const ACCEPT: &str = "application/sdp, multipart/mixed, multipart/alternative";
 
-/// The domain that this user agent serves. It does not change.
+/// The domain that this user agent serves.
 #[derive(Debug)]
 pub(super) struct LocalDomain {
     /// With the addresses of trunks filled in.
     pub(super) config: SipConfig,
     /// The addresses that are listened on.
     pub(super) locals: Vec<(Protocol, SocketAddr)>,
-    /// Where in the configuration the account of a number is, and that of a user name.
-    numbers: BTreeMap<Number, usize>,
-    users: BTreeMap<String, usize>,
+    /// The device of the account that has a number, that has a user name, and that has an alias.
+    numbers: BTreeMap<Number, DeviceId>,
+    users: BTreeMap<String, DeviceId>,
+    aliases: BTreeMap<Number, DeviceId>,
+    /// Trunks that are peers no more, for the legs that are still with them.
+    former_trunks: Vec<Trunk>,
 }
 
 impl LocalDomain {
     pub(super) fn new(config: SipConfig, locals: Vec<(Protocol, SocketAddr)>) -> Self {
-        Self {
-            numbers: index(&config, |account| account.number.clone()),
-            users: index(&config, |account| account.username.clone()),
+        let accounts = config.accounts.clone();
+        let mut domain = Self {
+            numbers: BTreeMap::new(),
+            users: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            former_trunks: Vec::new(),
             locals,
             config,
+        };
+        accounts.iter().for_each(|account| domain.index(account));
+        domain
+    }
+
+    fn index(&mut self, account: &SipAccount) {
+        let device = &account.device;
+        self.numbers.insert(account.number.clone(), device.clone());
+        self.users.insert(account.username.clone(), device.clone());
+        for alias in &account.aliases {
+            self.aliases.insert(alias.clone(), device.clone());
         }
+    }
+
+    fn forget(&mut self, account: &SipAccount) {
+        let device = &account.device;
+        forget_name(&mut self.numbers, &account.number, device);
+        forget_name(&mut self.users, &account.username, device);
+        account.aliases.iter().for_each(|alias| forget_name(&mut self.aliases, alias, device));
+    }
+
+    /// Other accounts and trunks from now on; what has become of each account. `is_used`: a leg is
+    /// with the trunk of this name.
+    pub(super) fn change(
+        &mut self,
+        new: SipDirectory,
+        is_used: impl Fn(&str) -> bool,
+    ) -> AccountChanges {
+        let SipDirectory { accounts, trunks } = new;
+        let difference = self.config.accounts.changes_to(&accounts);
+        let before = std::mem::replace(&mut self.config.accounts, accounts.clone());
+        let gone = difference.removed.iter().chain(&difference.changed);
+        gone.filter_map(|device| before.get(device)).for_each(|account| self.forget(account));
+        let here = difference.put().filter_map(|device| accounts.get(device));
+        here.for_each(|account| self.index(account));
+        let must_register_anew = |device: &&DeviceId| {
+            let (was, is) = (before.get(device), accounts.get(device));
+            let name = |account: Option<&SipAccount>| {
+                account.map(|account| {
+                    let names = (account.number.clone(), account.username.clone());
+                    (names, account.ha1s.clone(), account.transport)
+                })
+            };
+            name(was) != name(is)
+        };
+        let unregistered =
+            difference.removed.iter().chain(difference.changed.iter().filter(must_register_anew));
+        let unregistered = unregistered.cloned().collect();
+        let before = std::mem::replace(&mut self.config.trunks, trunks);
+        self.former_trunks.extend(before);
+        let trunks = &self.config.trunks;
+        self.former_trunks.retain(|former| {
+            is_used(&former.name) && !trunks.iter().any(|trunk| trunk.name == former.name)
+        });
+        AccountChanges { unregistered, qualified: difference.changed }
+    }
+
+    /// The trunk of this name; one that is a peer no more, as long as a leg is with it.
+    pub(super) fn trunk(&self, name: &str) -> Option<&Trunk> {
+        let former = || self.former_trunks.iter().find(|trunk| trunk.name == name);
+        self.config.trunk(name).or_else(former)
+    }
+
+    /// The trunks that are peers, and those that legs are still with.
+    pub(super) fn all_trunks(&self) -> impl Iterator<Item = &Trunk> {
+        self.config.trunks.iter().chain(&self.former_trunks)
+    }
+
+    /// A number or an alias is an account's.
+    pub(super) fn is_listed(&self, name: &str) -> bool {
+        self.numbers.contains_key(name) || self.aliases.contains_key(name)
     }
 
     /// The account that answers to a number.
     pub(super) fn account_of_number(&self, number: &str) -> Option<&SipAccount> {
-        self.config.accounts.get(*self.numbers.get(number)?)
+        self.config.accounts.get(self.numbers.get(number)?)
     }
 
     /// The account that a leg is with.
@@ -55,7 +131,7 @@ impl LocalDomain {
 
     /// The account that answers challenges under this user name.
     pub(super) fn account_of_user(&self, user: &str) -> Option<&SipAccount> {
-        self.config.accounts.get(*self.users.get(user)?)
+        self.config.accounts.get(self.users.get(user)?)
     }
 
     /// The Request-URI names us or a domain of ours. What stands at another port of our host is
@@ -174,8 +250,18 @@ impl LocalDomain {
     }
 }
 
-/// Of two accounts of one name the first counts.
-fn index<K: Ord>(config: &SipConfig, name: impl Fn(&SipAccount) -> K) -> BTreeMap<K, usize> {
-    let numbered = config.accounts.iter().enumerate().rev();
-    numbered.map(|(at, account)| (name(account), at)).collect()
+/// What a change of the directory means for accounts.
+pub(super) struct AccountChanges {
+    /// Those whose phones are registered no more: the accounts that are gone, and those with another
+    /// number or password.
+    pub(super) unregistered: Vec<DeviceId>,
+    /// Those that have changed.
+    pub(super) qualified: Vec<DeviceId>,
+}
+
+/// Forgets a name, unless it has passed to another device meanwhile.
+fn forget_name<K: Ord>(names: &mut BTreeMap<K, DeviceId>, name: &K, device: &DeviceId) {
+    if names.get(name) == Some(device) {
+        names.remove(name);
+    }
 }

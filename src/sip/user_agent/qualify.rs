@@ -93,6 +93,15 @@ impl Qualification {
         }
     }
 
+    /// The phones of a device are asked no more.
+    pub(super) fn forget(&mut self, device: &DeviceId, ctx: &mut Context) {
+        let first = QualifiedPhone { device: device.clone(), contact: Vec::new() };
+        let known = self.phones.range(first..).take_while(|(phone, _)| phone.device == *device);
+        for phone in known.map(|(phone, _)| phone.clone()).collect::<Vec<_>>() {
+            self.ask_no_more(&phone, ctx);
+        }
+    }
+
     fn ask_no_more(&mut self, phone: &QualifiedPhone, ctx: &mut Context) {
         self.timers.clear(phone);
         let probe = self.phones.remove(phone);

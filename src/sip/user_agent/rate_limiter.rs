@@ -90,12 +90,22 @@ struct TrunkRate {
 
 impl TrunkCalls {
     pub(super) fn new(trunks: &[Trunk]) -> Self {
-        let rate = |trunk: &Trunk| TrunkRate {
-            per_second: trunk.max_calls_per_second,
-            allowance: TokenBucket::default(),
-            refused: 0,
+        let mut calls = Self { trunks: BTreeMap::new() };
+        calls.change(trunks);
+        calls
+    }
+
+    /// Other trunks from now on; what those of before have used up stays used up.
+    pub(super) fn change(&mut self, trunks: &[Trunk]) {
+        let mut before = std::mem::take(&mut self.trunks);
+        let rate = |trunk: &Trunk| {
+            let known = before.remove(&trunk.name);
+            let (allowance, refused) =
+                known.map_or_else(Default::default, |known| (known.allowance, known.refused));
+            let rate = TrunkRate { per_second: trunk.max_calls_per_second, allowance, refused };
+            (trunk.name.clone(), rate)
         };
-        Self { trunks: trunks.iter().map(|trunk| (trunk.name.clone(), rate(trunk))).collect() }
+        self.trunks = trunks.iter().map(rate).collect();
     }
 
     pub(super) fn take(&mut self, name: &str, now: Instant) -> bool {

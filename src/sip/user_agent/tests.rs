@@ -3,6 +3,7 @@
 
 mod bodies;
 mod connected;
+mod directory;
 mod flows;
 mod identity;
 mod network;
@@ -75,19 +76,23 @@ fn device(name: &str) -> DeviceId {
     DeviceId::from(name)
 }
 
+fn first_account(config: &mut SipConfig) -> &mut SipAccount {
+    config.accounts.iter_mut().next().expect("an account")
+}
+
 fn config() -> SipConfig {
     let mut carrier = Trunk::at("carrier", address(CARRIER), Protocol::Udp);
     carrier.login = Some(Login {
         realm: "carrier.example".to_owned(),
         username: "undertone".to_owned(),
-        password: "secret".to_owned(),
+        password: "secret".into(),
     });
     SipConfig {
         domains: vec!["coach.example".to_owned()],
-        accounts: vec![
-            SipAccount::new(device("phone-1"), Number::from("1001"), REALM, "secret"),
-            SipAccount::new(device("phone-2"), Number::from("1002"), REALM, "secret"),
-        ],
+        accounts: [("phone-1", "1001"), ("phone-2", "1002")]
+            .map(|(name, number)| SipAccount::new(device(name), number.into(), REALM, "secret"))
+            .into_iter()
+            .collect(),
         trunks: vec![carrier],
         ..SipConfig::default()
     }

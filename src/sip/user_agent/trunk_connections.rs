@@ -65,6 +65,19 @@ impl TrunkConnections {
         Self { trunks: standing.collect() }
     }
 
+    /// Other trunks from now on; connections that stand, or are being made, are kept.
+    pub(super) fn change(&mut self, trunks: &[Trunk], ctx: &Context, now: Now) {
+        let mut before = std::mem::take(&mut self.trunks);
+        self.trunks = Self::new(trunks, ctx, now).trunks;
+        for trunk in &mut self.trunks {
+            let same =
+                |known: &TrunkConnection| known.name == trunk.name && known.flow == trunk.flow;
+            if let Some(at) = before.iter().position(same) {
+                *trunk = before.swap_remove(at);
+            }
+        }
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.trunks.iter().filter_map(TrunkConnection::poll_timeout).min()
     }

@@ -31,7 +31,7 @@ impl LocalDomain {
                 (self.config.account(device).map(|account| &account.user_data_headers), false)
             }
             LegSource::Trunk(name) => {
-                (self.config.trunk(name).map(|trunk| &trunk.user_data_headers), true)
+                (self.trunk(name).map(|trunk| &trunk.user_data_headers), true)
             }
         };
         let Some(table) = table else {
@@ -81,7 +81,7 @@ impl LocalDomain {
             LegSource::Account(device) => {
                 self.config.account(device).map(|account| &account.send_user_data)
             }
-            LegSource::Trunk(name) => self.config.trunk(name).map(|trunk| &trunk.send_user_data),
+            LegSource::Trunk(name) => self.trunk(name).map(|trunk| &trunk.send_user_data),
         }
     }
 }

@@ -107,7 +107,8 @@ async fn show(State(simulated): State<Simulated>) -> Json<Value> {
             Fact::Device(fact) => devices.push(device(&fact)),
             Fact::Call(fact) => calls.push(call(&fact)),
             Fact::Monitor(fact) => monitors.push(monitor(&simulated, &fact)),
-            Fact::MonitorGone { .. }
+            Fact::DeviceGone { .. }
+            | Fact::MonitorGone { .. }
             | Fact::AdmissionAsked(_)
             | Fact::Failed(_)
             | Fact::JoinSound(_)

@@ -98,6 +98,8 @@ pub(super) struct Harness {
     pub(super) waiting: BTreeMap<LegId, CallKey>,
     next_leg: u64,
     next_command: u64,
+    /// The trunks that it has begun with.
+    pub(super) trunks: Vec<TrunkRoute>,
     /// Where the next INVITE comes from.
     located: Option<(IpAddr, bool)>,
     /// What the next INVITE says of its call.
@@ -158,7 +160,8 @@ impl Harness {
         trunks.iter_mut().for_each(|trunk| change(&mut trunk.nat, &mut trunk.own_ports));
         let ports = Ports { random: 7, free: 1_000_000, opened: Vec::new(), expected: Vec::new() };
         let mut harness = Self {
-            b2bua: B2bua::new(config, Numbering::new(extensions, trunks), kept, ports),
+            b2bua: B2bua::new(config, Numbering::new(extensions, trunks.clone()), kept, ports),
+            trunks,
             now: Now { mono: start(), wall: Timestamp(1_000_000) },
             lines: BTreeMap::new(),
             calls: BTreeMap::new(),
@@ -567,7 +570,7 @@ impl Harness {
         line
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         let mut invited = BTreeSet::new();
         let mut told = BTreeSet::new();
         while let Some(output) = self.b2bua.poll_output() {
@@ -780,7 +783,7 @@ impl Harness {
             }
             Fact::Failed(failure) => self.failures.push(failure.clone()),
             Fact::JoinSound(sound) => self.sounds.push(sound.clone()),
-            Fact::Device(_) => {}
+            Fact::Device(_) | Fact::DeviceGone { .. } => {}
             Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {
                 panic!("not ours: {fact:?}")
             }

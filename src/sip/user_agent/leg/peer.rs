@@ -15,7 +15,7 @@ use super::uac::write_reason;
 use super::{ClientUse, HangupReason, LegTimer, SentRequest};
 use crate::media::is_private;
 use crate::model::{DeviceId, Now, Number};
-use crate::sip::config::{Nat, SipConfig};
+use crate::sip::config::Nat;
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::DigestRequest;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
@@ -80,7 +80,7 @@ impl LegPeer {
             }
             LegSource::Trunk(name) => {
                 dialog.flow = path.toward(&dialog.target);
-                dialog.flow = next_hop(&ctx.domain.config, name, dialog.flow, dialog.next_uri());
+                dialog.flow = next_hop(&ctx.domain, name, dialog.flow, dialog.next_uri());
                 FlowState::Own
             }
         };
@@ -135,7 +135,7 @@ impl LegPeer {
                     .account(device)
                     .is_some_and(|account| !account.transport.allows(Protocol::Udp)),
                 LegSource::Trunk(name) => {
-                    config.trunk(name).is_some_and(|trunk| trunk.protocol.is_secure())
+                    ctx.domain.trunk(name).is_some_and(|trunk| trunk.protocol.is_secure())
                 }
             }
     }
@@ -156,11 +156,15 @@ impl LegPeer {
     /// here: from the same peer).
     pub fn may_answer(&self, source: &Flow, ctx: &Context, now: Instant) -> bool {
         match &self.source {
+            // A device that is known no more has no registration left, and its call goes on.
             LegSource::Account(device) => {
                 ctx.registrar.is_at_address(device, source.peer.ip(), now)
+                    || ctx.domain.account_of(&self.source).is_none()
+                        && self.dialog.flow.peer.ip().to_canonical()
+                            == source.peer.ip().to_canonical()
             }
             LegSource::Trunk(name) => {
-                ctx.domain.config.trunk(name).is_some_and(|trunk| ctx.speaks_from(trunk, source))
+                ctx.domain.trunk(name).is_some_and(|trunk| ctx.speaks_from(trunk, source))
             }
         }
     }
@@ -211,7 +215,7 @@ impl LegPeer {
                     true => before,
                     false => path.toward(contact),
                 };
-                (next_hop(&ctx.domain.config, name, from, uri), self.flow_state)
+                (next_hop(&ctx.domain, name, from, uri), self.flow_state)
             }
         };
         self.dialog.flow = flow;
@@ -219,15 +223,15 @@ impl LegPeer {
     }
 
     /// A response to our INVITE has told more of the dialog.
-    pub(super) fn handle_response(&mut self, response: &SipResponse, config: &SipConfig) {
+    pub(super) fn handle_response(&mut self, response: &SipResponse, domain: &LocalDomain) {
         self.dialog.handle_response(response);
-        self.retarget(config);
+        self.retarget(domain);
     }
 
     /// A response may have told where the trunk wants to hear of a dialog.
-    pub(super) fn retarget(&mut self, config: &SipConfig) {
+    pub(super) fn retarget(&mut self, domain: &LocalDomain) {
         if let LegSource::Trunk(name) = &self.source {
-            self.dialog.flow = next_hop(config, name, self.dialog.flow, self.dialog.next_uri());
+            self.dialog.flow = next_hop(domain, name, self.dialog.flow, self.dialog.next_uri());
         }
     }
 
@@ -267,7 +271,7 @@ impl LegPeer {
     ) -> Option<Flow> {
         match &self.source {
             LegSource::Trunk(name) => {
-                let trunk = ctx.domain.config.trunk(name);
+                let trunk = ctx.domain.trunk(name);
                 let trunk = trunk.filter(|trunk| trunk.protocol == gone.protocol);
                 if let Some(peer) = trunk.and_then(|trunk| trunk.address) {
                     self.dialog.flow = Flow { peer, connection: ConnectionId::NONE, ..*gone };
@@ -484,8 +488,8 @@ fn registered_flow(
 }
 
 /// A trunk's flow, or one to the address that it wants, if that is its own.
-fn next_hop(config: &SipConfig, trunk: &str, flow: Flow, uri: &Uri) -> Flow {
-    let Some(trunk) = config
+fn next_hop(domain: &LocalDomain, trunk: &str, flow: Flow, uri: &Uri) -> Flow {
+    let Some(trunk) = domain
         .trunk(trunk)
         .filter(|trunk| trunk.nat != Nat::Always && flow.protocol == Protocol::Udp)
     else {

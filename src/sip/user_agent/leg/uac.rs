@@ -297,7 +297,7 @@ impl Leg {
         let Some(Progress { media, acknowledges }) = heard else {
             return;
         };
-        self.peer.handle_response(response, &ctx.domain.config);
+        self.peer.handle_response(response, &ctx.domain);
         self.connected.note_early(&response.headers, &ctx.domain);
         if let Some((rseq, cseq)) = acknowledges {
             self.peer.send_prack(rseq, cseq, ctx, now);
@@ -317,7 +317,7 @@ impl Leg {
         let Some(answer) = self.phase.take_answer(response) else {
             return refuse_fork(id, sent, response, ctx, now);
         };
-        self.peer.handle_response(response, &ctx.domain.config);
+        self.peer.handle_response(response, &ctx.domain);
         ctx.acknowledge(id, &self.peer.dialog, sent, response);
         self.session.timer = self.session.timer.agreed(&response.headers);
         self.phase = LegPhase::Confirmed;
@@ -413,7 +413,7 @@ impl Leg {
         now: Now,
     ) {
         self.peer.dialog.refresh(&response.headers.contacts().unwrap_or_default());
-        self.peer.retarget(&ctx.domain.config);
+        self.peer.retarget(&ctx.domain);
         ctx.acknowledge(id, &self.peer.dialog, sent, response);
         if !self.phase.is_confirmed() {
             return;

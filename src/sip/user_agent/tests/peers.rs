@@ -34,7 +34,7 @@ fn two_nodes() -> SipConfig {
 
 fn behind_nat() -> SipConfig {
     let mut config = two_nodes();
-    config.accounts[0].nat = crate::sip::config::Nat::Always;
+    first_account(&mut config).nat = crate::sip::config::Nat::Always;
     config
 }
 

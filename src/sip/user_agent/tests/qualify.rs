@@ -137,7 +137,7 @@ fn a_call_that_finds_nobody_is_the_last_that_waits() {
 #[test]
 fn who_is_not_to_be_asked_or_is_gone_is_asked_no_more() {
     let mut config = SipConfig { qualify: Some(INTERVAL), ..config() };
-    config.accounts[0].qualify = false;
+    first_account(&mut config).qualify = false;
     let mut stage = Stage::with(config);
     stage.register_phone();
     stage.pass(3 * INTERVAL);

@@ -1,6 +1,7 @@
 //! Who may what, and what is said how.
 
 use super::*;
+use crate::sip::config::SipAccounts;
 use crate::sip::config::SipLimits;
 use crate::sip::leg::{EndReason, HangupCause, LegSource, PassedHeader};
 use crate::sip::message::Uri;
@@ -194,7 +195,7 @@ fn nobody_is_restored_who_has_expired_or_is_no_account_or_came_to_an_address_not
     let mut before = Stage::new();
     before.register_phone();
     let mut strangers = config();
-    strangers.accounts.clear();
+    strangers.accounts = SipAccounts::default();
     let mut elsewhere = Stage::new();
     elsewhere.kept.clone_from(&before.kept);
     elsewhere.kept.values_mut().flatten().for_each(|kept| kept.local = address("192.0.2.1:5080"));

@@ -169,7 +169,7 @@ fn a_sips_contact_is_none_for_a_call_that_others_can_read() {
 #[test]
 fn a_device_over_tls_is_nobody_in_clear_whatever_its_password() {
     let mut config = config();
-    config.accounts[0].transport = DeviceTransport::Tls;
+    first_account(&mut config).transport = DeviceTransport::Tls;
     let mut stage = Stage::with(config);
     for (way, expected) in [(PHONE, 403), ("9/192.0.2.3:40009", 403), (PHONE_TLS, 200)] {
         let contact = "sip:1001@192.0.2.3:5062";

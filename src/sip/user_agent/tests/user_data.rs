@@ -18,7 +18,7 @@ fn data(pairs: &[(&str, &str)]) -> UserData {
 fn stage(fields: &[(&str, &str)]) -> Stage {
     let mut config = config();
     config.trunks[0].user_data_headers = table(fields);
-    config.accounts[0].user_data_headers = table(fields);
+    first_account(&mut config).user_data_headers = table(fields);
     config.challenge_invites = false;
     Stage::with(config)
 }
@@ -101,7 +101,7 @@ fn as_much_as_an_invite_may_have_fits_into_a_call() {
 fn sent(fields: &[(&str, &str)], user_data: UserData, passed: Option<&str>) -> [SipRequest; 2] {
     let mut config = config();
     config.trunks[0].send_user_data = table(fields);
-    config.accounts[0].send_user_data = table(fields);
+    first_account(&mut config).send_user_data = table(fields);
     let mut stage = Stage::with(config);
     stage.register_phone();
     [call_carrier(LegId(1)), call_phone(LegId(3))].map(|mut command| {

@@ -1,0 +1,346 @@
+//! The directory while the process runs: read again when its file changes or at SIGHUP, checked
+//! whole, and applied everywhere at once or not at all.
+
+use super::directory_news::News;
+use super::new_passwords;
+use crate::config::{Config, CredentialsError, DirectorySource};
+use crate::directory::DirectoryEditor;
+use crate::directory::handle::WaitingEdit;
+use crate::gateway::Directory;
+use crate::gateway::handle::GatewayHandle;
+use crate::http::auth::{Auth, PasswordHashes};
+use crate::model::{Difference, UserId};
+use crate::secret::Secret;
+use crate::sip::backend::{self, DirectorySender};
+use crate::sip::config::{SipDirectory, Trunk};
+use crate::store::Store;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, watch};
+
+/// How often the file is looked at. It is read when it has been the same for two looks: what an
+/// editor has written half of is not meant.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often new passwords are looked for.
+const LOOK_FOR_PASSWORDS: Duration = Duration::from_millis(200);
+
+/// Who is told of a new directory.
+pub(super) struct Told {
+    pub(super) gateway: Option<GatewayPart>,
+    pub(super) backend: Option<BackendPart>,
+}
+
+/// The gateway that runs in this process.
+pub(super) struct GatewayPart {
+    pub(super) handle: GatewayHandle,
+    pub(super) auth: Auth,
+    pub(super) store: Store,
+}
+
+/// The SIP backend that runs in this process.
+pub(super) struct BackendPart {
+    pub(super) directories: DirectorySender,
+    pub(super) store: Store,
+    /// What it has now.
+    pub(super) sip: SipDirectory,
+}
+
+/// Why a directory was not applied.
+#[derive(Debug, thiserror::Error)]
+enum NotApplied {
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    #[error("{0}")]
+    Trunk(io::Error),
+    #[error(transparent)]
+    Password(#[from] crate::http::auth::PasswordError),
+}
+
+/// A directory that everything can be told.
+struct Prepared {
+    directory: Directory,
+    passwords: PasswordHashes,
+    sip: Option<SipDirectory>,
+    end_calls: bool,
+}
+
+/// Keeps the directory of a process.
+pub(super) struct DirectoryKeeper {
+    pub(super) config: Config,
+    pub(super) told: Told,
+    pub(super) directory: Arc<Directory>,
+    /// Where an admin changes the directory; `None`: it is that of the file.
+    pub(super) editor: Option<DirectoryEditor>,
+    pub(super) end_calls: bool,
+    seen: FileStamps,
+}
+
+/// Versions of the files that a configuration is read from.
+type Versions = Vec<Option<FileStamp>>;
+
+/// A version of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileStamp {
+    modified: Option<SystemTime>,
+    size: u64,
+    inode: u64,
+}
+
+/// The versions that were read, and those that the last look has found.
+struct FileStamps {
+    read: Versions,
+    found: Versions,
+}
+
+impl FileStamp {
+    fn of(file: &Path) -> Option<Self> {
+        let found = fs::metadata(file).ok()?;
+        Some(Self { modified: found.modified().ok(), size: found.len(), inode: found.ino() })
+    }
+}
+
+fn versions(config: &Config) -> Versions {
+    let files = config.file.iter().chain(&config.secret_files);
+    files.map(|file| FileStamp::of(file)).collect()
+}
+
+impl DirectoryKeeper {
+    /// `config` is what the process has started with.
+    pub(super) fn new(config: Config, told: Told) -> Self {
+        let read = versions(&config);
+        let kept = match config.directory_source {
+            DirectorySource::File => None,
+            DirectorySource::Store => told.backend.as_ref().map(|backend| {
+                DirectoryEditor::new(config.directory.clone(), backend.sip.accounts.clone())
+            }),
+        };
+        Self {
+            directory: Arc::new(config.directory.clone()),
+            editor: kept,
+            end_calls: config.end_calls_of_removed_devices,
+            seen: FileStamps { found: read.clone(), read },
+            config,
+            told,
+        }
+    }
+
+    /// Until the process stops.
+    pub(super) async fn run(
+        mut self,
+        mut asked: watch::Receiver<()>,
+        mut edits: mpsc::Receiver<WaitingEdit>,
+        stopped: impl Future<Output = ()>,
+    ) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look_for_passwords = tokio::time::interval(LOOK_FOR_PASSWORDS);
+        look_for_passwords.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tokio::pin!(stopped);
+        loop {
+            tokio::select! {
+                () = &mut stopped => return,
+                _ = look_for_passwords.tick() => self.take_new_passwords().await,
+                asked = asked.changed() => match asked {
+                    Ok(()) => self.read_again().await,
+                    Err(_) => return,
+                },
+                Some((edit, reply)) = edits.recv() => {
+                    let outcome = self.edit(edit).await;
+                    // The asker may have gone away.
+                    let _ = reply.send(outcome);
+                }
+                _ = look.tick() => if self.is_new() { self.read_again().await },
+            }
+        }
+    }
+
+    /// Another version of the file is there, and nobody is writing it any more.
+    fn is_new(&mut self) -> bool {
+        let now = versions(&self.config);
+        let rests = self.seen.found == now;
+        self.seen.found.clone_from(&now);
+        now.iter().all(Option::is_some) && rests && self.seen.read != now
+    }
+
+    async fn read_again(&mut self) {
+        self.seen.read = versions(&self.config);
+        let config = self.config.clone();
+        let read = tokio::task::spawn_blocking(move || config.read_again()).await;
+        let new = match read.unwrap_or(None) {
+            None => return,
+            Some(Ok(new)) => new,
+            Some(Err(problems)) => {
+                for problem in &problems.0 {
+                    tracing::warn!(%problem, "the configuration is faulty: nothing is changed");
+                }
+                return count("faulty");
+            }
+        };
+        for key in self.config.restart_keys(&new) {
+            tracing::warn!(key, "has changed in the configuration, and needs a restart");
+        }
+        let passwords = new.clone();
+        match self.prepare(new).await {
+            Ok(prepared) => {
+                self.apply(prepared).await;
+                if self.config.directory_source == DirectorySource::File {
+                    self.config.take_passwords(&passwords);
+                }
+                if self.config.secret_files != passwords.secret_files {
+                    self.config.secret_files = passwords.secret_files;
+                    self.seen.read = versions(&self.config);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the directory can not be applied: nothing is changed");
+                count("faulty");
+            }
+        }
+    }
+
+    /// Takes the passwords that `undertone password` has left.
+    async fn take_new_passwords(&mut self) {
+        let (Some(gateway), Some(folder)) = (&self.told.gateway, &self.config.password_dir) else {
+            return;
+        };
+        let taken = new_passwords::take(folder, &gateway.store, |user| {
+            self.directory.user(user).is_some() && !self.config.has_password(user)
+        });
+        let passwords = match taken.await {
+            Ok(passwords) if passwords.is_empty() => return,
+            Ok(passwords) => passwords,
+            Err(error) => {
+                tracing::error!(%error, "new passwords can not be kept");
+                return;
+            }
+        };
+        let new = Prepared {
+            directory: Directory::clone(&self.directory),
+            passwords,
+            sip: self.told.backend.as_ref().map(|backend| backend.sip.clone()),
+            end_calls: self.end_calls,
+        };
+        self.apply(new).await;
+    }
+
+    /// All that can fail.
+    async fn prepare(&self, mut new: Config) -> Result<Prepared, NotApplied> {
+        // These need a restart.
+        new.sip.realm.clone_from(&self.config.sip.realm);
+        new.state_dir.clone_from(&self.config.state_dir);
+        new.directory.contact_center.clone_from(&self.directory.contact_center);
+        new.password_dir.clone_from(&self.config.password_dir);
+        if let (DirectorySource::Store, Some(backend)) =
+            (self.config.directory_source, &self.told.backend)
+        {
+            let kept = Directory {
+                users: self.directory.users.clone(),
+                devices: self.directory.devices.clone(),
+                groups: self.directory.groups.clone(),
+                ..new.directory.clone()
+            };
+            new.replace_directory(kept, backend.sip.accounts.clone());
+        }
+        let gateway_store = self.told.gateway.as_ref().map(|gateway| gateway.store.clone());
+        let backend_store = self.told.backend.as_ref().map(|backend| backend.store.clone());
+        let from_store = self.config.directory_source == DirectorySource::Store;
+        let end_calls = new.end_calls_of_removed_devices;
+        let directory = new.directory.clone();
+        let made_passwords = new.made_passwords();
+        let credentials = tokio::task::spawn_blocking(move || {
+            let rest = gateway_store.map(|store| new.rest_credentials(&store)).transpose()?;
+            let sip = match backend_store {
+                Some(_) if from_store => Some((new.sip.clone(), Vec::new())),
+                Some(store) => Some(new.sip_with_credentials(&store)?),
+                None => None,
+            };
+            Ok::<_, CredentialsError>((rest, sip))
+        });
+        let (rest, sip) = credentials
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let (accounts, rest_made) = rest.unwrap_or_default();
+        let (sip, sip_made) = match sip {
+            Some((sip, made)) => (Some(sip.directory()), made),
+            None => (None, Vec::new()),
+        };
+        if let Some(file) = made_passwords.filter(|_| !rest_made.is_empty() || !sip_made.is_empty()) {
+            tracing::info!(file = %file.display(), "passwords were made");
+        }
+        let is_news = |user: &UserId, hash: &Secret| {
+            let auth = self.told.gateway.as_ref().map(|gateway| &gateway.auth);
+            auth.is_some_and(|auth| auth.password_hash(user).as_ref() != Some(hash))
+        };
+        let passwords = accounts.into_iter().filter(|(user, hash)| is_news(user, hash)).collect();
+        let sip = match (sip, &self.told.backend) {
+            (Some(mut sip), Some(backend)) => {
+                keep_addresses(&mut sip.trunks, &backend.sip.trunks);
+                backend::resolve_trunks(&mut sip).await.map_err(NotApplied::Trunk)?;
+                Some(sip)
+            }
+            (Some(_), None) | (None, _) => None,
+        };
+        Ok(Prepared { directory, passwords, sip, end_calls })
+    }
+
+    async fn apply(&mut self, new: Prepared) {
+        let Prepared { directory, passwords, sip, end_calls } = new;
+        let news = News::between(
+            (&self.directory, self.told.backend.as_ref().map(|backend| &backend.sip)),
+            (&directory, sip.as_ref()),
+            passwords.keys(),
+        );
+        if news.is_empty() {
+            self.end_calls = end_calls;
+            tracing::info!("the directory has not changed");
+            return count("unchanged");
+        }
+        let users = Difference::between(&self.directory.users, &directory.users);
+        self.directory = Arc::new(directory.clone());
+        self.end_calls = end_calls;
+        if let (Some(editor), Some(sip)) = (&mut self.editor, &sip) {
+            *editor = DirectoryEditor::new(directory.clone(), sip.accounts.clone());
+        }
+        if let Some(GatewayPart { handle, auth, .. }) = &self.told.gateway {
+            for line in news.lines() {
+                // Nobody keeps a right because of a disk: the failure is in the log.
+                let _ = handle.audit_directory(line, None).await;
+            }
+            if let Err(error) = auth.change_accounts(passwords, &users.removed) {
+                tracing::error!(%error, "passwords are not changed");
+            }
+            handle.change_directory(directory).await;
+        }
+        if let (Some(backend), Some(sip)) = (&mut self.told.backend, sip) {
+            backend.sip.clone_from(&sip);
+            backend.directories.apply(sip, end_calls).await;
+        }
+        for line in news.lines() {
+            tracing::info!(change = line, "the directory has changed");
+        }
+        self.measure();
+        count("applied");
+    }
+
+    pub(super) fn measure(&self) {
+        metrics::gauge!("undertone_directory_users").set(self.directory.users.len() as f64);
+        metrics::gauge!("undertone_directory_devices").set(self.directory.devices.len() as f64);
+    }
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("undertone_directory_reads_total", "outcome" => outcome).increment(1);
+}
+
+/// A name that was resolved is not looked up again: a right that is taken away waits for no name
+/// server.
+fn keep_addresses(trunks: &mut [Trunk], before: &[Trunk]) {
+    for trunk in trunks.iter_mut().filter(|trunk| trunk.address.is_none()) {
+        let known = before.iter().find(|known| known.target == trunk.target);
+        trunk.address = known.and_then(|known| known.address);
+    }
+}

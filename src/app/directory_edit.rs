@@ -1,0 +1,180 @@
+//! What an admin changes over REST: checked, written down, kept, and told to everybody.
+
+use super::directory::{BackendPart, DirectoryKeeper, GatewayPart};
+use super::directory_news::News;
+use crate::config;
+use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword};
+use crate::directory::{DirectoryEditor, Edit, EditKind, EntryId, kept};
+use crate::gateway::Directory;
+use crate::http::auth::PasswordHashes;
+use crate::model::{Reason, Refusal, Role, UserId};
+use crate::secret::Secret;
+use crate::sip::config::{SipAccount, SipDirectory};
+use crate::sip::digest::Ha1s;
+use crate::store::{Store, StoreError, Write};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What the two stores are told.
+struct Writes {
+    gateway: Vec<Write>,
+    backend: Vec<Write>,
+}
+
+impl DirectoryKeeper {
+    /// Does what an admin asks for, or refuses it; then nothing has changed.
+    pub(super) async fn edit(&mut self, asked: AskedEdit) -> Result<(), Refusal> {
+        let AskedEdit { user, from, edit, password } = asked;
+        let by = (&user, from);
+        if !self.directory.user(&user).is_some_and(|user| user.is(Role::Admin)) {
+            let refusal = DirectoryHandle::not_admin();
+            self.audit_refused(&edit, &refusal, by).await;
+            return Err(refusal);
+        }
+        let Some(editor) = &mut self.editor else {
+            return Err(DirectoryHandle::kept_in_file());
+        };
+        needs_password(editor, &edit, password.as_ref())?;
+        let (before, accounts_before) = (editor.directory().clone(), editor.accounts().clone());
+        let entry = edit.entry.clone();
+        let touched = editor.apply(edit)?;
+        let mut writes = Writes { gateway: kept::writes(editor, &touched), backend: Vec::new() };
+        let (hashes, ha1s) = match password {
+            Some(NewPassword::Hash(hash)) => (Some(hash), None),
+            Some(NewPassword::Sip(secret)) => {
+                let number = editor
+                    .fields(&entry)
+                    .and_then(|fields| Some(fields.get("number")?.as_str()?.to_owned()));
+                let realm = &self.config.sip.realm;
+                (None, number.map(|number| config::ha1s_of(realm, &number, secret.expose())))
+            }
+            None => (None, None),
+        };
+        let outcome = self.keep_and_tell(&entry, (hashes, ha1s), &mut writes, by, &before).await;
+        if outcome.is_err() {
+            self.editor = Some(DirectoryEditor::new(before, accounts_before));
+        }
+        outcome
+    }
+
+    async fn keep_and_tell(
+        &mut self,
+        entry: &EntryId,
+        (hash, ha1s): (Option<Secret>, Option<Ha1s>),
+        writes: &mut Writes,
+        by: (&UserId, IpAddr),
+        before: &Directory,
+    ) -> Result<(), Refusal> {
+        let (Some(editor), Some(gateway), Some(backend)) =
+            (&mut self.editor, &self.told.gateway, &mut self.told.backend)
+        else {
+            return Err(DirectoryHandle::kept_in_file());
+        };
+        let mut passwords = PasswordHashes::new();
+        match entry {
+            EntryId::User(user) => {
+                let is_gone = editor.directory().user(user).is_none();
+                if is_gone || hash.is_some() {
+                    writes.gateway.push(config::keep_password(user, hash.as_ref()));
+                }
+                passwords.extend(hash.map(|hash| (user.clone(), hash)));
+            }
+            EntryId::Device(device) => {
+                let realm = &self.config.sip.realm;
+                let was = backend.sip.accounts.get(device).map(|account| account.username.clone());
+                if let Some(ha1s) = ha1s {
+                    editor.set_ha1s(device, ha1s);
+                }
+                let is = editor.accounts().get(device);
+                if let Some(was) = was.filter(|was| is.is_none_or(|is| is.username != *was)) {
+                    writes.backend.extend(config::keep_ha1s(realm, &was, None));
+                }
+                if let Some(SipAccount { username, ha1s, .. }) = is {
+                    writes.backend.extend(config::keep_ha1s(realm, username, Some(ha1s)));
+                }
+            }
+            EntryId::Group(_) => {}
+        }
+        let directory = editor.directory().clone();
+        let sip = SipDirectory {
+            accounts: editor.accounts().clone(),
+            trunks: backend.sip.trunks.clone(),
+        };
+        let news =
+            News::between((before, Some(&backend.sip)), (&directory, Some(&sip)), passwords.keys());
+        for line in news.lines() {
+            let written = gateway.handle.audit_directory(line, Some(by)).await;
+            written.map_err(|_| {
+                Refusal::new(Reason::Internal, "The audit cannot be written: nothing is changed.")
+            })?;
+        }
+        keep(&backend.store, std::mem::take(&mut writes.backend)).await?;
+        keep(&gateway.store, std::mem::take(&mut writes.gateway)).await?;
+        let removed: Vec<UserId> = match entry {
+            EntryId::User(user) if directory.user(user).is_none() => vec![user.clone()],
+            EntryId::User(_) | EntryId::Device(_) | EntryId::Group(_) => Vec::new(),
+        };
+        self.directory = Arc::new(directory.clone());
+        let GatewayPart { handle, auth, .. } = gateway;
+        auth.change_accounts(passwords, &removed)
+            .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
+        handle.change_directory(directory).await;
+        let BackendPart { directories, sip: told, .. } = backend;
+        told.clone_from(&sip);
+        directories.apply(sip, self.end_calls).await;
+        for line in news.lines() {
+            tracing::info!(user = %by.0, change = line, "the directory has changed");
+        }
+        self.measure();
+        Ok(())
+    }
+
+    async fn audit_refused(&self, edit: &Edit, refusal: &Refusal, by: (&UserId, IpAddr)) {
+        if let Some(GatewayPart { handle, .. }) = &self.told.gateway {
+            let line = format!("refused at {}: {refusal}", edit.entry);
+            // A refusal stands, written down or not: the failure is in the log.
+            let _ = handle.audit_directory(&line, Some(by)).await;
+        }
+    }
+}
+
+/// A new entry needs a password, and a device with another number needs it again: its digests are
+/// of both.
+fn needs_password(
+    editor: &DirectoryEditor,
+    edit: &Edit,
+    password: Option<&NewPassword>,
+) -> Result<(), Refusal> {
+    let needs = match (&edit.entry, &edit.kind) {
+        (EntryId::Group(_), _) | (_, EditKind::Remove) => false,
+        (EntryId::User(_) | EntryId::Device(_), EditKind::Create(_)) => true,
+        (EntryId::User(_), EditKind::Change(_) | EditKind::Put(_)) => false,
+        (EntryId::Device(_), EditKind::Change(fields) | EditKind::Put(fields)) => {
+            let before = editor.fields(&edit.entry);
+            let number = before.as_ref().and_then(|before| before.get("number"));
+            fields.get("number").is_some_and(|new| Some(new) != number) && before.is_some()
+        }
+    };
+    match needs && password.is_none() {
+        true => Err(Refusal::missing("password")),
+        false => Ok(()),
+    }
+}
+
+async fn keep(store: &Store, writes: Vec<Write>) -> Result<(), Refusal> {
+    if writes.is_empty() {
+        return Ok(());
+    }
+    let store = store.clone();
+    let written = tokio::task::spawn_blocking(move || store.write(&writes)).await;
+    match written {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(not_kept(&error)),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+fn not_kept(error: &StoreError) -> Refusal {
+    tracing::error!(%error, "a change of the directory can not be kept");
+    Refusal::new(Reason::Internal, "The state can not be kept.")
+}

@@ -1,0 +1,370 @@
+//! The directory by an admin over REST, and as CSV files.
+
+use crate::support::desktop::Desktop;
+use crate::support::process::Process;
+use crate::support::rest_client::{RestClient, http_client, read};
+use crate::support::server::{AGENT, Account, SUPERVISOR, describe, user};
+use crate::support::talk::{PATIENCE, TALK, Trio};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+use undertone::demo::phone::{Phone, PhoneConfig};
+
+const ADMIN: Account = Account { device: "", number: "", user: "ada", password: "admin-secret" };
+const STORE: &str = "[directory]\nsource = 'store'\n";
+
+struct House {
+    process: Option<Process>,
+    place: TempDir,
+}
+
+impl House {
+    async fn open(more: &str) -> House {
+        let mut house = House { process: None, place: tempfile::tempdir().unwrap() };
+        let admin = user(ADMIN, "Admin").replace("devices = ['']\n", "");
+        let text = describe(house.place.path(), more) + &admin;
+        fs::write(house.file(), text).unwrap();
+        house.start().await;
+        house
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.place.path().join("house.toml")
+    }
+
+    async fn start(&mut self) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_undertone"));
+        command.arg("serve").arg("--config").arg(self.file());
+        let process = Process::launch(command, self.place.path()).await;
+        process.ready().await;
+        self.process = Some(process);
+    }
+
+    async fn stop(&mut self) {
+        self.process.take().unwrap().terminate(PATIENCE).await;
+    }
+
+    fn process(&self) -> &Process {
+        self.process.as_ref().unwrap()
+    }
+
+    fn client(&self, account: Account) -> RestClient {
+        RestClient::of(account, self.process().door("rest"))
+    }
+
+    async fn ask(
+        &self,
+        account: Account,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
+        let url = format!("http://{}/api/v2{path}", self.process().door("rest"));
+        let request = http_client().request(method, url);
+        let request = request.basic_auth(account.user, Some(account.password));
+        let request = match &body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let (status, body) = read(request).await;
+        (status.as_u16(), body)
+    }
+
+    /// An admin asks, and it is done.
+    async fn done(&self, method: Method, path: &str, body: Value) -> Value {
+        let body = (!body.is_null()).then_some(body);
+        let (status, reply) = self.ask(ADMIN, method.clone(), path, body).await;
+        assert_eq!((status, &reply["statusCode"]), (200, &json!(0)), "{method} {path}: {reply}");
+        reply
+    }
+
+    fn run(&self, words: &[&str]) -> (bool, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+        command.current_dir(self.place.path()).arg("directory");
+        command.arg(words[0]).arg("--config").arg(self.file()).args(&words[1..]);
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    }
+
+    fn state_holds(&self, secret: &str) -> bool {
+        let files = fs::read_dir(self.place.path()).unwrap();
+        let mut files = files.map(|file| file.unwrap().path()).filter(|path| path != &self.file());
+        files.any(|path| {
+            let bytes = fs::read(path).unwrap_or_default();
+            bytes.windows(secret.len()).any(|part| part == secret.as_bytes())
+        })
+    }
+}
+
+const NEWCOMER: Account = Account {
+    device: "newcomers-phone",
+    number: "5010",
+    user: "newcomer",
+    password: "newcomer-secret",
+};
+
+async fn add_newcomer(house: &House) {
+    let device = json!({
+        "id": NEWCOMER.device, "phoneNumber": NEWCOMER.number, "password": "sip-secret",
+    });
+    let made = house.done(Method::POST, "/devices", device).await;
+    assert_eq!(made["id"], NEWCOMER.device);
+    let uri = made["uri"].as_str().unwrap();
+    assert!(uri.ends_with("/api/v2/devices/newcomers-phone"), "{uri}");
+    let user = json!({
+        "userName": NEWCOMER.user, "password": NEWCOMER.password, "roles": ["ROLE_AGENT"],
+        "firstName": "Nora", "lastName": "Comer", "devices": [uri],
+    });
+    let made = house.done(Method::POST, "/users", user).await;
+    assert_eq!(made["id"], NEWCOMER.user);
+    let group = json!({"name": "second", "agents": [made["uri"]], "supervisors": ["supervisor"]});
+    house.done(Method::POST, "/groups", group).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_adds_changes_and_removes_and_all_of_it_outlives_the_process() {
+    let mut house = House::open(STORE).await;
+    add_newcomer(&house).await;
+    let phone = PhoneConfig::new(NEWCOMER.number, "sip-secret", house.process().door("sip"), 700.0);
+    let phone = Phone::start(phone).await.unwrap();
+    phone.register().await.unwrap();
+    let me = house.client(NEWCOMER).get("/me?subresources=devices").await;
+    assert_eq!(me["user"]["displayName"], "Nora Comer");
+    assert_eq!(me["user"]["devices"][0]["deviceState"], "Active");
+    let target = house.client(SUPERVISOR).get("/devices?phoneNumber=5010").await;
+    assert_eq!(target["uris"].as_array().unwrap().len(), 1, "the new group counts");
+
+    let users = house.client(ADMIN).get("/users").await;
+    let uris = users["uris"].as_array().unwrap();
+    assert!(uris.iter().any(|uri| uri.as_str().unwrap().ends_with("/users/newcomer")), "{users}");
+    let users = house.client(ADMIN).get("/users?fields=userName,roles").await;
+    let whole = json!({"userName": "newcomer", "roles": ["ROLE_AGENT"]});
+    assert!(users["users"].as_array().unwrap().contains(&whole), "{users}");
+    let own = house.client(NEWCOMER).get("/users").await;
+    assert_eq!(own["uris"].as_array().unwrap().len(), 1, "others see themselves alone");
+
+    let change = json!({"lastName": "Again", "emailAddress": "nora@example.com"});
+    house.done(Method::PUT, "/users/newcomer", change).await;
+    house.stop().await;
+    house.start().await;
+    let me = house.client(NEWCOMER).get("/me").await;
+    assert_eq!(
+        (&me["user"]["displayName"], &me["user"]["emailAddress"]),
+        (&json!("Nora Again"), &json!("nora@example.com")),
+    );
+    let phone = PhoneConfig::new(NEWCOMER.number, "sip-secret", house.process().door("sip"), 700.0);
+    let phone = Phone::start(phone).await.unwrap();
+    phone.register().await.unwrap();
+    assert!(!house.state_holds("sip-secret") && !house.state_holds(NEWCOMER.password));
+
+    let mut desktop = Desktop::open(house.process().door("rest"), NEWCOMER).await;
+    house.done(Method::DELETE, "/users/newcomer", Value::Null).await;
+    desktop.ends().await;
+    let (status, _) = house.ask(NEWCOMER, Method::GET, "/me", None).await;
+    assert_eq!(status, 403);
+    house.done(Method::DELETE, "/devices/newcomers-phone", Value::Null).await;
+    assert!(phone.register().await.is_err());
+    house.done(Method::DELETE, "/groups/second", Value::Null).await;
+    for path in ["/users/newcomer", "/devices/newcomers-phone", "/groups/second"] {
+        assert_eq!(house.ask(ADMIN, Method::GET, path, None).await.0, 404, "{path}");
+        assert_eq!(house.ask(ADMIN, Method::DELETE, path, None).await.0, 404, "{path}");
+    }
+    let audit = fs::read_to_string(house.place.path().join("audit.jsonl")).unwrap();
+    for said in [
+        "users added: newcomer",
+        "users changed: newcomer (name, email)",
+        "users removed: newcomer",
+    ] {
+        let line =
+            audit.lines().find(|line| line.contains(said)).unwrap_or_else(|| panic!("{audit}"));
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&line["event"], &line["user"]), (&json!("directory_changed"), &json!("ada")));
+        assert_eq!(line["from"], "127.0.0.1");
+    }
+    assert!(!audit.contains("secret") && !house.process().log().concat().contains("-secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_an_admin_changes_the_directory() {
+    let house = House::open(STORE).await;
+    let before = house.client(ADMIN).get("/users?fields=*").await;
+    let user = json!({"userName": "x", "password": "x", "roles": ["ROLE_ADMIN"]});
+    let device = json!({"phoneNumber": "1", "password": "x"});
+    let nobody = Account { user: "nobody", password: "guess", ..ADMIN };
+    for (who, code) in [(AGENT, 5), (SUPERVISOR, 5), (nobody, 20)] {
+        for (method, path, body) in [
+            (Method::POST, "/users", Some(&user)),
+            (Method::PUT, "/users/agent", Some(&user)),
+            (Method::DELETE, "/users/agent", None),
+            (Method::POST, "/devices", Some(&device)),
+            (Method::PUT, "/devices/x", Some(&device)),
+            (Method::DELETE, "/devices/x", None),
+            (Method::POST, "/groups", Some(&json!({"name": "x"}))),
+            (Method::PUT, "/groups/sample", Some(&json!({"supervisors": ["agent"]}))),
+            (Method::DELETE, "/groups/sample", None),
+        ] {
+            let (status, reply) = house.ask(who, method.clone(), path, body.cloned()).await;
+            let row = format!("{} {method} {path}: {reply}", who.user);
+            assert_eq!((status, &reply["statusCode"]), (403, &json!(code)), "{row}");
+        }
+    }
+    assert_eq!(house.client(ADMIN).get("/users?fields=*").await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_directory_in_the_file_every_change_is_refused_and_says_where_it_is() {
+    let house = House::open("").await;
+    for (method, path, body) in [
+        (
+            Method::POST,
+            "/users",
+            json!({"userName": "x", "password": "x", "roles": ["ROLE_AGENT"]}),
+        ),
+        (Method::PUT, "/devices/x", json!({"phoneNumber": "1"})),
+        (Method::DELETE, "/groups/sample", Value::Null),
+    ] {
+        let body = (!body.is_null()).then_some(body);
+        let (status, reply) = house.ask(ADMIN, method, path, body).await;
+        assert_eq!((status, &reply["statusCode"]), (403, &json!(3)), "{path}: {reply}");
+        assert!(reply["statusMessage"].as_str().unwrap().contains("directory.source"), "{reply}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_so_is_refused_by_name() {
+    let house = House::open(STORE).await;
+    for (method, path, body, status, code, says) in [
+        (Method::POST, "/users", json!({"password": "x", "roles": []}), 400, 1, "userName"),
+        (
+            Method::POST,
+            "/users",
+            json!({"userName": "x", "roles": ["ROLE_AGENT"]}),
+            400,
+            1,
+            "password",
+        ),
+        (Method::POST, "/users", json!({"userName": "x", "password": "x"}), 400, 1, "roles"),
+        (
+            Method::POST,
+            "/users",
+            json!({"userName": "agent", "password": "x", "roles": ["ROLE_AGENT"]}),
+            409,
+            19,
+            "/users/agent",
+        ),
+        (Method::PUT, "/users/agent", json!({"roles": ["ROLE_KING"]}), 400, 10, "ROLE_KING"),
+        (Method::PUT, "/users/agent", json!({"roles": "ROLE_AGENT"}), 400, 10, "list"),
+        (Method::PUT, "/users/agent", json!({"devices": ["x"]}), 400, 10, "'x'"),
+        (Method::PUT, "/users/agent", json!({"devices": [SUPERVISOR.device]}), 409, 19, "another"),
+        (Method::PUT, "/users/nobody", json!({}), 404, 6, "/users/nobody"),
+        (Method::PUT, "/users/ada", json!({"roles": ["ROLE_AGENT"]}), 409, 2, "admin"),
+        (Method::DELETE, "/users/ada", Value::Null, 409, 2, "admin"),
+        (Method::POST, "/devices", json!({"password": "x"}), 400, 1, "number"),
+        (
+            Method::POST,
+            "/devices",
+            json!({"phoneNumber": "5001", "password": "x"}),
+            409,
+            19,
+            "5001",
+        ),
+        (
+            Method::PUT,
+            "/devices/9c14cad7-17c4-48d0-8492-7cf0ff92c224",
+            json!({"phoneNumber": "5011"}),
+            400,
+            1,
+            "password",
+        ),
+        (Method::POST, "/groups", json!({"name": "x", "agents": ["y"]}), 400, 10, "'y'"),
+        (Method::PUT, "/groups/sample", json!({"supervisors": ["agent"]}), 400, 10, "Supervisor"),
+    ] {
+        let body = (!body.is_null()).then_some(body);
+        let (found, reply) = house.ask(ADMIN, method.clone(), path, body.clone()).await;
+        let row = format!("{method} {path} {body:?}: {found} {reply}");
+        assert_eq!((found, &reply["statusCode"]), (status, &json!(code)), "{row}");
+        assert!(reply["statusMessage"].as_str().unwrap().contains(says), "{row}");
+    }
+    house.client(AGENT).get("/me").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coach_that_an_admin_demotes_is_out_of_the_call_at_once() {
+    let house = House::open(STORE).await;
+    let phones = Trio::register(house.process().door("sip")).await;
+    let mut desktop = Desktop::open(house.process().door("rest"), SUPERVISOR).await;
+    let body = json!({
+        "operationName": "Coach",
+        "targetDeviceUri": format!("http://localhost:8080/api/v2/devices/{}", AGENT.device),
+    });
+    let device = format!("/me/devices/{}", SUPERVISOR.device);
+    house.client(SUPERVISOR).post(&device, body).await;
+    phones.call().await;
+    phones.supervisor.established(PATIENCE).await.unwrap();
+    desktop.until(&json!({"call": {"state": "Established"}})).await;
+    house.done(Method::PUT, "/users/supervisor", json!({"roles": ["ROLE_AGENT"]})).await;
+    phones.supervisor.ended(Duration::from_secs(1)).await.unwrap();
+    desktop.until(&json!({"messageType": "ErrorMessage"})).await;
+    desktop.until(&json!({"call": {"state": "Released"}})).await;
+    phones.hear(TALK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_is_imported_elsewhere_is_the_same_directory_with_the_same_passwords() {
+    let mut house = House::open(STORE).await;
+    add_newcomer(&house).await;
+    let (done, said) = house.run(&["export", "."]);
+    assert!(!done && said.contains("in use"), "{said}");
+    house.stop().await;
+    let (done, said) = house.run(&["export", "."]);
+    assert!(done && said.contains("users"), "{said}");
+    let mut other = House::open(STORE).await;
+    other.stop().await;
+    let file = |name: &str| house.place.path().join(name).display().to_string();
+    let files = ["users.csv", "devices.csv", "groups.csv"].map(file);
+    for name in &files {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(name).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let (done, said) = other.run(&["import", &files[0], &files[1], &files[2]]);
+    assert!(done, "{said}");
+    let (done, said) = other.run(&["export", "."]);
+    assert!(done, "{said}");
+    for name in ["users.csv", "devices.csv", "groups.csv"] {
+        let text = |place: &Path| fs::read_to_string(place.join(name)).unwrap();
+        assert_eq!(text(other.place.path()), text(house.place.path()), "{name}");
+    }
+    other.start().await;
+    other.client(NEWCOMER).get("/me").await;
+    let phone = PhoneConfig::new(NEWCOMER.number, "sip-secret", other.process().door("sip"), 700.0);
+    Phone::start(phone).await.unwrap().register().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_faulty_import_changes_nothing_and_names_the_line() {
+    let mut house = House::open(STORE).await;
+    house.stop().await;
+    let write = |name: &str, text: &str| fs::write(house.place.path().join(name), text).unwrap();
+    write("devices.csv", "id,number,password\nnew-phone,5010,secret\n");
+    write(
+        "users.csv",
+        "id,roles,devices,password\nnew,Agent,new-phone,secret\nnewer,King,,secret\n",
+    );
+    let (done, said) = house.run(&["import", "users.csv", "devices.csv"]);
+    assert!(!done && said.contains("users.csv:3") && said.contains("King"), "{said}");
+    write("users.csv", "id,roles,devices,password\nnew,Agent Supervisor,new-phone,secret\n");
+    house.start().await;
+    assert_eq!(house.ask(ADMIN, Method::GET, "/users/new", None).await.0, 404);
+    house.stop().await;
+    let (done, said) = house.run(&["import", "users.csv", "devices.csv"]);
+    assert!(done && said.contains("1 users, 1 devices"), "{said}");
+    house.start().await;
+    let new = Account { user: "new", password: "secret", ..NEWCOMER };
+    let me = house.client(new).get("/me?subresources=devices").await;
+    assert_eq!(me["user"]["devices"][0]["phoneNumber"], "5010");
+}
