@@ -614,9 +614,8 @@ async fn start_gateway(
     let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_config)).await;
     let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     if let Some(folder) = &config.password_dir {
-        let may_have = |user: &UserId| {
-            config.directory.user(user).is_some() && !config.has_password(user)
-        };
+        let may_have =
+            |user: &UserId| config.directory.user(user).is_some() && !config.has_password(user);
         new_passwords::take(folder, &store, may_have).await?;
     }
     let (accounts, new) = config.rest_credentials(&store)?;

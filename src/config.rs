@@ -23,9 +23,9 @@ pub use credentials::{
 use crate::audit::AuditConfig;
 use crate::cometd;
 use crate::gateway::{self, Directory};
-use crate::http::server;
-use crate::http::auth::{self, PasswordHashes};
 use crate::http;
+use crate::http::auth::{self, PasswordHashes};
+use crate::http::server;
 use crate::media::MediaConfig;
 use crate::model::{Number, PlainText, UserId};
 use crate::private::{self, Exposed};

@@ -226,10 +226,8 @@ mod tests {
             let read = read_secret(&path, 100);
             assert_eq!(read.is_ok(), is_read, "{mode:o}: {read:?}");
             if let Err(error) = read {
-                let text = format!(
-                    "{}: others may read it (mode {mode:04o}): chmod 600",
-                    path.display()
-                );
+                let text =
+                    format!("{}: others may read it (mode {mode:04o}): chmod 600", path.display());
                 assert_eq!(error.to_string(), text);
             }
         }

@@ -7,7 +7,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// A secret. `Debug` says only that there is one; there is no `Display`, and nothing serializes it.
 /// Text and octets of its own are wiped when it is dropped.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Secret<T = Zeroizing<String>>(T);
 
 impl<T: Zeroize> Secret<Zeroizing<T>> {
@@ -36,10 +36,13 @@ impl From<&str> for Secret {
     }
 }
 
-/// One that many share.
-impl From<Arc<str>> for Secret<Arc<str>> {
-    fn from(secret: Arc<str>) -> Self {
-        Self(secret)
+/// A secret that many hold, as what a cookie names.
+pub type SharedSecret = Secret<Arc<str>>;
+
+impl SharedSecret {
+    /// Of what is secret.
+    pub fn shared(secret: impl Into<Arc<str>>) -> Self {
+        Self(secret.into())
     }
 }
 

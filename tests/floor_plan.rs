@@ -21,7 +21,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("http", &["model", "clock", "rate_limit", "tls", "secret"]),
     ("directory", &["model", "gateway", "sip", "store", "secret"]),
     ("rest", &["model", "clock", "http", "gateway", "directory", "telemetry", "secret"]),
-    ("cometd", &["model", "clock", "http", "rate_limit", "hex", "gateway", "store"]),
+    ("cometd", &["model", "clock", "http", "rate_limit", "hex", "gateway", "store", "secret"]),
     ("grpc", &["model", "gateway", "telephony"]),
     ("media", &["model", "clock", "telemetry"]),
     (

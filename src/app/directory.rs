@@ -268,7 +268,8 @@ impl DirectoryKeeper {
             Some((sip, made)) => (Some(sip.directory()), made),
             None => (None, Vec::new()),
         };
-        if let Some(file) = made_passwords.filter(|_| !rest_made.is_empty() || !sip_made.is_empty()) {
+        if let Some(file) = made_passwords.filter(|_| !rest_made.is_empty() || !sip_made.is_empty())
+        {
             tracing::info!(file = %file.display(), "passwords were made");
         }
         let is_news = |user: &UserId, hash: &Secret| {

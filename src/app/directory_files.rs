@@ -287,7 +287,9 @@ pub fn export(config: Config, folder: &Path) -> Result<Counts, FilesError> {
     let user = |id: &UserId| {
         let mut fields = editor.fields(&EntryId::User(id.clone()))?;
         let hash = hashes.get(id).cloned();
-        fields.extend(hash.map(|hash| (PASSWORD_HASH.to_owned(), Value::from(hash.expose().as_str()))));
+        fields.extend(
+            hash.map(|hash| (PASSWORD_HASH.to_owned(), Value::from(hash.expose().as_str()))),
+        );
         Some(fields)
     };
     let device = |id: &DeviceId| {

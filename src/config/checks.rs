@@ -489,8 +489,7 @@ impl<'a> Checks<'a> {
             {
                 wrong("prefixes", format!("'{bad}' is not the beginning of a number"));
             }
-            let login =
-                [login.user.is_some(), login.password.is_some(), login.realm.is_some()];
+            let login = [login.user.is_some(), login.password.is_some(), login.realm.is_some()];
             if login.contains(&true) && login.contains(&false) {
                 wrong("user", "user, password and realm belong together".into());
             }

@@ -105,20 +105,19 @@ impl Config {
             };
             let stored = stored_ha1s(&kept, &self.sip.realm, &name);
             let of = |password: &Secret| ha1s_of(&self.sip.realm, &name, password.expose());
-            account.ha1s =
-                match self.sip_passwords.get(&account.number) {
-                    Some(password) => of(password),
-                    None if stored.len() == ALGORITHMS.len() => stored,
-                    None => {
-                        let new = Made::new(&name);
-                        let ha1s = of(&new.password);
-                        changes.extend(ha1s.iter().map(|(algorithm, ha1)| {
-                            Write::put(TABLE, key(*algorithm), ha1.expose().as_str())
-                        }));
-                        made.push(new);
-                        ha1s
-                    }
-                };
+            account.ha1s = match self.sip_passwords.get(&account.number) {
+                Some(password) => of(password),
+                None if stored.len() == ALGORITHMS.len() => stored,
+                None => {
+                    let new = Made::new(&name);
+                    let ha1s = of(&new.password);
+                    changes.extend(ha1s.iter().map(|(algorithm, ha1)| {
+                        Write::put(TABLE, key(*algorithm), ha1.expose().as_str())
+                    }));
+                    made.push(new);
+                    ha1s
+                }
+            };
         }
         made.sort_by(|one: &Made, other| one.name.cmp(&other.name));
         self.write_down("SIP", &made)?;

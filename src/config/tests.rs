@@ -850,7 +850,9 @@ fn insecure_bind_opens_the_doors() {
 
 #[test]
 fn credentials_are_made_once_and_kept_as_hashes() {
-    let config = parse(None, []).expect("fine");
+    let place = tempfile::tempdir().expect("a directory");
+    let mut config = parse(None, []).expect("fine");
+    config.password_dir = Some(place.path().to_owned());
     let store = crate::store::in_memory();
     let (accounts, rest) = config.rest_credentials(&store).expect("made");
     let (endpoint, sip) = config.sip_with_credentials(&store).expect("made");
@@ -862,10 +864,10 @@ fn credentials_are_made_once_and_kept_as_hashes() {
         sip.iter().map(|made| made.name.as_str()).collect::<Vec<_>>(),
         ["5001", "5005", "7001"]
     );
-    assert!(accounts.values().all(|hash| hash.starts_with("$argon2id$")));
+    assert!(accounts.values().all(|hash| hash.expose().starts_with("$argon2id$")));
     let kept = store.load("credentials").expect("kept");
     for made in rest.iter().chain(&sip) {
-        let password = made.password.as_bytes();
+        let password = made.password.expose().as_bytes();
         assert!(
             !kept.values().any(|value| value.windows(password.len()).any(|part| part == password))
         );
@@ -880,7 +882,18 @@ fn credentials_are_made_once_and_kept_as_hashes() {
         ),
         "{text}"
     );
-    assert!(text.contains(&format!("-u supervisor:{}", rest[1].password)), "{text}");
+    assert!(text.contains("curl -u supervisor -H"), "{text}");
+    assert!(!rest.iter().any(|made| text.contains(made.password.expose().as_str())), "{text}");
+    let file = place.path().join("made-passwords.txt");
+    assert!(text.contains(&file.display().to_string()), "{text}");
+    let about = std::fs::metadata(&file).expect("written down");
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&about) & 0o777, 0o600);
+    let lines: String = [("REST", &rest), ("SIP", &sip)]
+        .iter()
+        .flat_map(|(of, made)| made.iter().map(move |made| (of, made)))
+        .map(|(of, made)| format!("{of} {} {}\n", made.name, made.password.expose().as_str()))
+        .collect();
+    assert_eq!(std::fs::read_to_string(&file).expect("written down"), lines);
 
     let (again, made) = config.rest_credentials(&store).expect("kept");
     assert_eq!((again, made), (accounts, Vec::new()));

@@ -8,7 +8,7 @@ use super::error::HttpError;
 use crate::clock;
 use crate::model::{Reason, UserId, config_value};
 use crate::rate_limit::KeyedLimiter;
-use crate::secret::Secret;
+use crate::secret::{Secret, SharedSecret};
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -113,7 +113,7 @@ pub struct AuthenticatedUser {
     pub until: Instant,
     /// What a POST by cookie sends back when CSRF protection is on. It names the HTTP session that
     /// the request belongs to, or that its answer opens.
-    pub(crate) csrf: Arc<str>,
+    pub(crate) csrf: SessionName,
     /// The HTTP session whose cookie came with the request.
     session: Option<SessionKey>,
 }
@@ -124,6 +124,10 @@ impl AuthenticatedUser {
         self.session.is_none()
     }
 }
+
+/// What names an HTTP session, to the event channel and to a page of ours: who knows it can pass a
+/// page off as one.
+pub type SessionName = SharedSecret;
 
 /// The hash of a session's cookie.
 type SessionKey = [u8; 32];
@@ -146,7 +150,7 @@ pub struct EndedLogin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndedPart {
     /// This HTTP session.
-    Session(Arc<str>),
+    Session(SessionName),
     /// Programs that have no session, and send the password alone.
     WithoutSession,
     /// All of it: the account is gone, or has another password.
@@ -214,7 +218,7 @@ const WAITING: usize = 1024;
 /// Verified passwords remembered.
 const VERIFIED: usize = 4096;
 /// No login name or password is longer.
-const LONGEST_CREDENTIAL: usize = 1024;
+pub const LONGEST_CREDENTIAL: usize = 1024;
 /// The session cookie of GWS.
 pub(crate) const SESSION_COOKIE: &str = "JSESSIONID";
 
@@ -264,7 +268,7 @@ impl Auth {
         self.end_session(caller).or_else(|| self.ended(caller, None))
     }
 
-    fn ended(&self, caller: &AuthenticatedUser, session: Option<Arc<str>>) -> Option<LoggedOut> {
+    fn ended(&self, caller: &AuthenticatedUser, session: Option<SessionName>) -> Option<LoggedOut> {
         let what = session.map_or(EndedPart::WithoutSession, EndedPart::Session);
         self.tell_ended(&caller.user, what);
         Some(LoggedOut)
@@ -442,7 +446,7 @@ struct LoginSessions {
 struct LoginSession {
     user: UserId,
     until: Instant,
-    csrf: Arc<str>,
+    csrf: SessionName,
 }
 
 impl LoginSessions {
@@ -461,7 +465,7 @@ impl LoginSessions {
         let session = LoginSession {
             user: user.clone(),
             until: now + config.session_life,
-            csrf: random_text::<18>().into(),
+            csrf: SessionName::shared(random_text::<18>()),
         };
         self.open.insert(key, session);
         cookie
@@ -487,7 +491,7 @@ impl LoginSessions {
     }
 
     /// Closes every session of a user; which they were.
-    fn close_all(&mut self, user: &UserId) -> Vec<Arc<str>> {
+    fn close_all(&mut self, user: &UserId) -> Vec<SessionName> {
         let mine = self.of.remove(user).unwrap_or_default();
         let closed = mine.iter().filter_map(|(_, key)| self.open.remove(key));
         closed.map(|session| session.csrf).collect()
@@ -609,8 +613,8 @@ impl Auth {
                 let new_cookie = kept.is_none().then(|| verified.session.clone());
                 let key = cookie.filter(|_| kept.is_some()).map(|cookie| key_of(&cookie));
                 let session = kept.or_else(|| session_of(&verified.session));
-                let (until, csrf) =
-                    session.map_or((now, Arc::default()), |session| (session.until, session.csrf));
+                let (until, csrf) = session
+                    .map_or((now, SessionName::default()), |session| (session.until, session.csrf));
                 let caller = AuthenticatedUser {
                     user: verified.user,
                     address,
@@ -675,11 +679,11 @@ pub(crate) fn same_origin(allowed: &[String], request: &Request) -> Result<(), H
 }
 
 /// The token a browser page of ours must send back. A GET is answered with it, see [`offer_csrf`].
-pub(crate) fn csrf(request: &Request) -> Result<Option<Arc<str>>, HttpError> {
+pub(crate) fn csrf(request: &Request) -> Result<Option<SessionName>, HttpError> {
     let sent = request.headers().get("x-csrf-token").map(HeaderValue::as_bytes);
     if let Some(caller) = by_cookie(request)
         && !is_safe(request.method())
-        && sent != Some(caller.csrf.as_bytes())
+        && sent != Some(caller.csrf.expose().as_bytes())
     {
         return Err(HttpError::new(Reason::NotPermitted, "Missing or invalid Csrf token"));
     }

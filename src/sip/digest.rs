@@ -540,7 +540,8 @@ impl Credentials {
         let counted = qop.map(|qop| (qop.as_bytes(), nc.as_bytes(), cnonce.as_bytes()));
         let DigestRequest { method, uri, body } = subject;
         let ha1 = ha1(algorithm, &self.user, &self.realm, self.password.expose());
-        let response = RequestedBy { algorithm, nonce, counted, method, uri, body }.response(ha1.expose());
+        let response =
+            RequestedBy { algorithm, nonce, counted, method, uri, body }.response(ha1.expose());
         let quoted =
             |text: &[u8]| String::from_utf8_lossy(&super::message::quote(text)).into_owned();
         let mut value = format!(
@@ -649,7 +650,11 @@ mod tests {
             let (nonce, method, uri, body) =
                 (nonce.as_bytes(), method.as_bytes(), uri.as_bytes(), body.as_bytes());
             let asked = RequestedBy { algorithm, nonce, counted, method, uri, body };
-            assert_eq!(asked.response(ha1(algorithm, user, realm, password).expose()), response, "{line}");
+            assert_eq!(
+                asked.response(ha1(algorithm, user, realm, password).expose()),
+                response,
+                "{line}"
+            );
             count += 1;
         }
         assert_eq!(count, 15);

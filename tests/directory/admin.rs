@@ -2,6 +2,7 @@
 
 use crate::support::desktop::Desktop;
 use crate::support::process::Process;
+use crate::support::process::write_private;
 use crate::support::rest_client::{RestClient, http_client, read};
 use crate::support::server::{AGENT, Account, SUPERVISOR, describe, user};
 use crate::support::talk::{PATIENCE, TALK, Trio};
@@ -27,7 +28,7 @@ impl House {
         let mut house = House { process: None, place: tempfile::tempdir().unwrap() };
         let admin = user(ADMIN, "Admin").replace("devices = ['']\n", "");
         let text = describe(house.place.path(), more) + &admin;
-        fs::write(house.file(), text).unwrap();
+        write_private(&house.file(), &text);
         house.start().await;
         house
     }
@@ -349,7 +350,7 @@ async fn an_export_that_is_imported_elsewhere_is_the_same_directory_with_the_sam
 async fn a_faulty_import_changes_nothing_and_names_the_line() {
     let mut house = House::open(STORE).await;
     house.stop().await;
-    let write = |name: &str, text: &str| fs::write(house.place.path().join(name), text).unwrap();
+    let write = |name: &str, text: &str| write_private(&house.place.path().join(name), text);
     write("devices.csv", "id,number,password\nnew-phone,5010,secret\n");
     write(
         "users.csv",
