@@ -960,3 +960,81 @@ fn nat_is_auto_unless_it_is_said_and_media_sources_are_hosts_and_networks() {
         ["198.51.100.7", "203.0.113.0/24"].map(|text| text.parse::<Network>().expect("a network"));
     assert_eq!(trunk.media_sources, networks);
 }
+
+/// A file with this text and mode, in a directory of its own.
+fn config_file(text: &str, mode: u32) -> (tempfile::TempDir, std::path::PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("undertone.toml");
+    std::fs::write(&path, text).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("a mode");
+    (place, path)
+}
+
+#[test]
+fn a_file_that_others_may_read_has_no_secrets() {
+    let secret = "[[device]]\nid = \"d\"\nnumber = \"1\"\npassword = \"hunter2\"\n";
+    let trunk = "[[sip.trunk]]\nname = \"t\"\ntarget = \"192.0.2.1\"\nsources = [\"192.0.2.1\"]\n\
+                 user = \"u\"\nrealm = \"r\"\npassword = \"hunter2\"\n";
+    for (text, line, key) in
+        [(secret, 4, "device[0].password"), (trunk, 7, "sip.trunk[0].password")]
+    {
+        for mode in [0o644, 0o604, 0o660] {
+            let (_place, path) = config_file(text, mode);
+            let path_text = path.display();
+            let expected = format!(
+                "{path_text}:{line}: {key}: this secret stands in a file, and others may read it \
+                 (mode {mode:04o}): chmod 600 {path_text}, or name a file with it: password_file"
+            );
+            assert_eq!(load(Some(&path)).expect_err("refused").to_string(), expected);
+            let checked = check(&path).expect_err("refused").to_string();
+            assert!(checked.contains(&expected), "{checked}");
+        }
+        let (_place, path) = config_file(text, 0o600);
+        load(Some(&path)).expect("nobody else reads it");
+    }
+    let (_place, path) = config_file("[rest]\ninsecure_bind = true\n", 0o644);
+    load(Some(&path)).expect("there is no secret in it");
+}
+
+#[test]
+fn a_secret_comes_from_a_file_of_its_own_by_path_or_from_the_directory_of_credentials() {
+    let (place, path) = config_file("hunter2\n", 0o600);
+    let config = |file: &str, credentials: bool| {
+        let text = format!("[[device]]\nid = \"d\"\nnumber = \"1\"\npassword_file = \"{file}\"\n");
+        let environment = ("CREDENTIALS_DIRECTORY".to_owned(), place.path().display().to_string());
+        parse(Some((Path::new("undertone.toml"), &text)), credentials.then_some(environment))
+    };
+    let whole = path.display().to_string();
+    for (file, credentials) in [(whole.as_str(), false), ("undertone.toml", true)] {
+        let config = config(file, credentials).expect("fine");
+        assert_eq!(config.secret_files, [path.clone()]);
+        let (endpoint, made) =
+            config.sip_with_credentials(&crate::store::in_memory()).expect("fine");
+        let expected = sip::digest::ha1(sip::digest::Algorithm::Md5, "1", "undertone", "hunter2");
+        let account = endpoint.account(&"d".into()).expect("the account");
+        assert_eq!((&account.ha1s[&sip::digest::Algorithm::Md5], made.len()), (&expected, 0));
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains(expected.expose().as_str()));
+    }
+    let wrong = |file: &str| config(file, true).expect_err("wrong").to_string();
+    assert!(wrong("nowhere").contains("device[0].password_file: nowhere: No such file"));
+    assert!(wrong("./undertone.toml").contains("No such file"), "a path is a path");
+    for (text, problem) in
+        [("", "it is empty"), ("\n", "it is empty"), ("a\nb\n", "more than one line")]
+    {
+        std::fs::write(&path, text).expect("written");
+        assert!(wrong(&whole).contains(problem), "{text:?}: {}", wrong(&whole));
+    }
+    let (_place, open) = config_file("hunter2\n", 0o644);
+    let said = wrong(&open.display().to_string());
+    assert!(said.contains("others may read it (mode 0644): chmod 600"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+    let both = "[[device]]\nid = \"d\"\nnumber = \"1\"\npassword = \"a\"\npassword_file = \"b\"\n";
+    let said = read(both).expect_err("both").to_string();
+    assert_eq!(
+        said,
+        "undertone.toml:5: device[0].password_file: password is there, too: one of the two \
+         (found \"b\")"
+    );
+}

@@ -369,3 +369,24 @@ async fn a_faulty_import_changes_nothing_and_names_the_line() {
     let me = house.client(new).get("/me?subresources=devices").await;
     assert_eq!(me["user"]["devices"][0]["phoneNumber"], "5010");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_of_the_state_file_is_not_undone_by_that_of_the_configuration_file() {
+    let house = House::open(STORE).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+    let file = house.place.path().join("new");
+    write_private(&file, "another secret\n");
+    command.arg("password").arg("--config").arg(house.file()).arg("--password-file").arg(&file);
+    let output = command.arg(SUPERVISOR.user).current_dir(house.place.path()).output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success() && said.contains("is in use"), "{said}");
+    house.process().signal(nix::sys::signal::Signal::SIGHUP);
+    let unchanged = "the directory has not changed";
+    let read = async || {
+        let log = house.process().log();
+        log.iter().any(|line| line.contains(unchanged)).then_some(())
+    };
+    crate::support::wait::found(PATIENCE, read).await.expect("the file is read again");
+    house.client(Account { password: "another secret", ..SUPERVISOR }).get("/me").await;
+    assert_eq!(house.ask(SUPERVISOR, Method::GET, "/me", None).await.0, 401);
+}

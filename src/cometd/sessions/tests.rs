@@ -683,13 +683,21 @@ fn a_session_belongs_to_the_login_of_its_last_connect() {
     };
     let shake = json!([{"channel":"/meta/handshake"}]);
     house.post(alone, CometdTransport::HTTP, &shake);
-    house.hub.handle_logout(&"anna".into(), EndedLogins::One(&SharedSecret::shared("l1")), house.now);
+    house.hub.handle_logout(
+        &"anna".into(),
+        EndedLogins::One(&SharedSecret::shared("l1")),
+        house.now,
+    );
     assert!(house.hub.is_empty(), "it may have the cookie already");
     let client = house.session("anna", DEVICES);
     let from = ClientOrigin { login: Some(SharedSecret::shared("l2")), ..peer("anna") };
     let post = house.post(from, CometdTransport::HTTP, &glance(&client));
     assert_eq!(house.read(post)[0]["successful"], true);
-    house.hub.handle_logout(&"anna".into(), EndedLogins::One(&SharedSecret::shared("l2")), house.now);
+    house.hub.handle_logout(
+        &"anna".into(),
+        EndedLogins::One(&SharedSecret::shared("l2")),
+        house.now,
+    );
     assert!(house.hub.is_empty());
 }
 
