@@ -302,6 +302,7 @@ pub(crate) fn run() -> ExitCode {
             };
             match password(password_file) {
                 Ok(password) => {
+                    let password = password.into();
                     tail(events::EventsOptions { url, user, password, channels, after, format })
                 }
                 Err(error) => fail(error),

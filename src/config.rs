@@ -196,7 +196,7 @@ impl Config {
 
     /// The user's password stands in the configuration file, or in one that is named there.
     pub fn has_password(&self, user: &UserId) -> bool {
-        self.password_hashes.contains_key(user)
+        self.directory_source == DirectorySource::File && self.password_hashes.contains_key(user)
     }
 
     /// The state file of a process; each kind of process has its own, so that gateway and backend

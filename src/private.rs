@@ -64,8 +64,12 @@ pub enum SecretFileError {
 /// and not to whoever reads it, so that root can hand a secret to a service. What is no file, such
 /// as a pipe, has one reader.
 pub fn exposed(about: &Metadata) -> Option<Exposed> {
+    exposed_to(about, barred(about.uid()))
+}
+
+fn exposed_to(about: &Metadata, barred: u32) -> Option<Exposed> {
     let mode = about.mode();
-    (about.is_file() && mode & barred(about.uid()) != 0).then_some(Exposed(mode))
+    (about.is_file() && mode & barred != 0).then_some(Exposed(mode))
 }
 
 fn barred(owner: u32) -> u32 {
@@ -80,17 +84,25 @@ fn barred(owner: u32) -> u32 {
 /// # Errors
 /// It cannot be read, is longer, or others may read it.
 pub fn read_secret(path: &Path, longest: u64) -> Result<SecretBytes, SecretFileError> {
-    let failed = |error| SecretFileError::Read { path: path.to_owned(), error };
-    read_secret_of(path, File::open(path).map_err(failed)?, longest)
+    read_unless(path, File::open(path), longest, exposed)
 }
 
-/// As [`read_secret`], of a file that is open.
-pub(crate) fn read_secret_of(
+/// As [`read_secret`], of a file of the product itself: its owner's alone, and no link.
+///
+/// # Errors
+/// As [`read_secret`].
+pub fn read_own_secret(path: &Path, longest: u64) -> Result<SecretBytes, SecretFileError> {
+    read_unless(path, open_existing(path), longest, |about| exposed_to(about, ALL_OTHERS))
+}
+
+fn read_unless(
     path: &Path,
-    file: File,
+    file: io::Result<File>,
     longest: u64,
+    exposed: impl Fn(&Metadata) -> Option<Exposed>,
 ) -> Result<SecretBytes, SecretFileError> {
     let failed = |error| SecretFileError::Read { path: path.to_owned(), error };
+    let file = file.map_err(failed)?;
     if let Some(exposed) = exposed(&file.metadata().map_err(failed)?) {
         return Err(SecretFileError::Exposed { path: path.to_owned(), exposed });
     }

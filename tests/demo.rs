@@ -229,7 +229,7 @@ fn terminate(child: Child) -> Output {
 }
 
 #[test]
-fn the_first_start_prints_passwords_and_a_curl_once_and_sigterm_ends_it() {
+fn the_first_start_names_the_file_of_passwords_and_a_curl_once_and_sigterm_ends_it() {
     let place = place();
     let config = free_ports("");
     let first = terminate(started("serve", &config, place.path()));
@@ -239,7 +239,8 @@ fn the_first_start_prints_passwords_and_a_curl_once_and_sigterm_ends_it() {
         told.contains("5001")
             && told.contains("5005")
             && told.contains("7001")
-            && told.contains("curl -u supervisor:"),
+            && told.contains("./undertone-data/made-passwords.txt")
+            && told.contains("curl -u supervisor -H"),
         "{told}"
     );
     let second = terminate(started("serve", &config, place.path()));

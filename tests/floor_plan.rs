@@ -200,7 +200,7 @@ fn core_modules_neither_wait_nor_look_at_the_world() {
 /// Whether the module of a file, or one above it, is declared behind a feature, or a test of it.
 fn is_shell_or_test(path: &Path, sources: &[(PathBuf, String)], lib: &str) -> bool {
     let relative = relative(path);
-    if relative == "main.rs" || relative == "cli.rs" {
+    if relative == "main.rs" || relative == "cli.rs" || relative.starts_with("cli/") {
         return true;
     }
     let parts: Vec<&str> = relative.trim_end_matches(".rs").split('/').collect();

@@ -556,7 +556,7 @@ async fn the_two_halves_know_each_other_with_no_configuration_and_nobody_else_is
     let token = fs::read_to_string(place.path().join("undertone-data/grpc-token")).unwrap();
     for process in [&backend, &gateway] {
         let log = process.log();
-        assert!(log.len() > 100, "it has said everything");
+        assert!(log.iter().any(|line| line.contains(" DEBUG ")), "it has said everything");
         let told = log.iter().find(|line| line.contains(token.trim()));
         assert_eq!(told, None, "a token is in the log");
     }

@@ -2,6 +2,7 @@
 
 use crate::demo::cometd_client::{ListenError, Listener, Round};
 use crate::demo::event_text::{plain, text};
+use crate::secret::Secret;
 use serde_json::Value;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -15,7 +16,7 @@ pub struct EventsOptions {
     /// Login name of the user.
     pub user: String,
     /// The password of that user.
-    pub password: String,
+    pub password: Secret,
     /// Channels or patterns.
     pub channels: Vec<String>,
     /// Behind which number to begin; −1: now, −2: all that is kept.
@@ -45,8 +46,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The gateway refuses this user; there is nothing to wait for.
 pub async fn run(options: EventsOptions) -> Result<(), ListenError> {
     let channels: Vec<&str> = options.channels.iter().map(String::as_str).collect();
-    let mut listener =
-        Listener::new(&options.url, &options.user, &options.password, &channels, options.after)?;
+    let mut listener = Listener::new(
+        &options.url,
+        &options.user,
+        options.password.expose(),
+        &channels,
+        options.after,
+    )?;
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {

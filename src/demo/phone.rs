@@ -18,6 +18,7 @@ pub use rtp::{Packet, Voice};
 pub use sdp::SdpDirection;
 
 use crate::clock;
+use crate::secret::Secret;
 use crate::tls::ClientTls;
 use agent::{Agent, Ask};
 use audio::Companding;
@@ -53,7 +54,7 @@ pub struct PhoneConfig {
     /// Its number: the user part of its address and its digest user name.
     pub number: String,
     /// Its digest password.
-    pub password: String,
+    pub password: Secret,
     /// Registrar and outbound proxy.
     pub server: SocketAddr,
     /// Where its sockets are bound, on free ports.

@@ -388,5 +388,5 @@ async fn a_password_of_the_state_file_is_not_undone_by_that_of_the_configuration
     };
     crate::support::wait::found(PATIENCE, read).await.expect("the file is read again");
     house.client(Account { password: "another secret", ..SUPERVISOR }).get("/me").await;
-    assert_eq!(house.ask(SUPERVISOR, Method::GET, "/me", None).await.0, 401);
+    assert_eq!(house.ask(SUPERVISOR, Method::GET, "/me", None).await.0, 403);
 }

@@ -126,8 +126,7 @@ pub fn check_token_file(path: &Path) -> Result<(), TokenError> {
 
 /// The tokens of a file that this product has made: its owner's alone, and no link to another.
 pub(super) fn own_tokens(path: &Path) -> Result<Vec<Secret>, TokenError> {
-    let file = private::open_existing(path).map_err(failed(path))?;
-    tokens_of(path, private::read_secret_of(path, file, LONGEST_FILE)?)
+    tokens_of(path, private::read_own_secret(path, LONGEST_FILE)?)
 }
 
 fn tokens_of(path: &Path, bytes: SecretBytes) -> Result<Vec<Secret>, TokenError> {
