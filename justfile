@@ -49,7 +49,9 @@ bench *ARGS:
     cargo bench --locked --bench sip_messages -- {{ARGS}}
     cargo bench --locked --bench call_setup -- --seconds 3 {{ARGS}}
     cargo bench --locked --bench events -- --short {{ARGS}}
+    cargo bench --locked --bench events -- --short --tls --transports long-polling {{ARGS}}
     cargo bench --locked --bench directory -- {{ARGS}}
+    cargo bench --locked --bench doors -- {{ARGS}}
 
 # Fuzzes one target for a minute: `just fuzz sip_message`.
 fuzz TARGET SECONDS="60":

@@ -3,12 +3,13 @@
 //!
 //! ```text
 //! cargo bench --bench events -- [--short] [--sessions 1000] [--seconds 5] [--idle 10000]
-//!     [--batch 1] [--rounds 1] [--json]
+//!     [--batch 1] [--rounds 1] [--json] [--tls]
 //!     [--servers undertone,faye,cometd-nodejs] [--transports long-polling,websocket]
 //!     [--patterns one-to-one,one-to-all]
 //! ```
 //!
-//! Each server is a process of its own on one core; the load is this process, one thread on another
+//! With `--tls` every server has the same certificate, and all goes over TLS: ours by rustls, the
+//! peers by what Node.js has. Each server is a process of its own on one core; the load is this process, one thread on another
 //! core. Each row has a fresh server. Other programs on those cores spoil it. Ours checks the user
 //! of each request and keeps its state on disk; the peers do neither. A publishing session posts
 //! events of 430 bytes, up to `--batch` in a request, over four connections; `--sessions` others
@@ -45,18 +46,22 @@
 //! The peers come from npm at the versions in `benches/peers/package-lock.json`. Without node only
 //! ours is measured.
 
+mod cores;
 #[path = "events/load.rs"]
 mod load;
 mod measure;
+mod seal;
 #[path = "events/servers.rs"]
 mod servers;
 #[path = "events/wire.rs"]
 mod wire;
 
+use cores::Cores;
 use load::{Load, Pattern, Tally, Transport};
 use measure::Spread;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use servers::{Cores, Kind, Server};
+use seal::Seal;
+use servers::{Kind, Server};
 use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -92,6 +97,7 @@ struct Options {
     transports: Vec<Transport>,
     patterns: Vec<Pattern>,
     json: bool,
+    tls: bool,
 }
 
 fn options() -> Result<Options, Box<dyn Error>> {
@@ -106,6 +112,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
         transports: Transport::ALL.to_vec(),
         patterns: Pattern::ALL.to_vec(),
         json: false,
+        tls: false,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -122,6 +129,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
             }
             "--patterns" => options.patterns = chosen(&Pattern::ALL, Pattern::name, &value()?)?,
             "--json" => options.json = true,
+            "--tls" => options.tls = true,
             "--short" => {
                 options.seconds = 1.5;
                 options.warm_up = 1.0;
@@ -194,6 +202,7 @@ fn measure(options: &Options, cores: Cores, peers: &Path) -> Result<Vec<Row>, Bo
             "µs/event"
         );
     }
+    let seal = options.tls.then(Seal::make).transpose()?;
     let mut rows: Vec<Row> = Vec::new();
     for _ in 0..options.rounds {
         for &transport in &options.transports {
@@ -204,7 +213,7 @@ fn measure(options: &Options, cores: Cores, peers: &Path) -> Result<Vec<Row>, Bo
                     }
                     let mut row = deliver(
                         options,
-                        &Server::start(kind, cores, peers)?,
+                        &Server::start(kind, cores, peers, seal.as_ref())?,
                         (kind, transport, pattern),
                         cores,
                     )?;
@@ -214,7 +223,7 @@ fn measure(options: &Options, cores: Cores, peers: &Path) -> Result<Vec<Row>, Bo
                         Some(known) => known.kb_per_session,
                         None if options.idle == 0 => None,
                         None => memory(kind, transport, options.idle, || {
-                            Server::start(kind, cores, peers)
+                            Server::start(kind, cores, peers, seal.as_ref())
                         })?,
                     };
                     if !options.json {

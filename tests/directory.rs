@@ -3,14 +3,14 @@
 
 mod admin;
 
+use crate::crash::{coach, my_device};
 use crate::support::desktop::Desktop;
-use crate::support::process::Process;
-use crate::support::process::write_private;
+use crate::support::process::{ANY, Process, write_private};
 use crate::support::rest_client::RestClient;
 use crate::support::server::{
     AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, describe, device, directory, user,
 };
-use crate::support::talk::{PATIENCE, TALK, Trio};
+use crate::support::talk::{COACH, PATIENCE, TALK, Trio};
 use crate::support::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
 use undertone::clock;
+use undertone::demo::phone::{Phone, PhoneConfig};
 
 /// A user that is not there at first.
 const NEWCOMER: Account = Account {
@@ -164,13 +165,9 @@ async fn a_user_device_and_trunk_come_with_sighup_and_nothing_else_is_touched() 
     let newcomer = house.client(NEWCOMER);
     let me = newcomer.get("/me?subresources=devices").await;
     assert_eq!(me["user"]["devices"][0]["phoneNumber"], NEWCOMER.number);
-    let phone = undertone::demo::phone::PhoneConfig::new(
-        NEWCOMER.number,
-        NEWCOMER.password,
-        house.process.door("sip"),
-        700.0,
-    );
-    let phone = undertone::demo::phone::Phone::start(phone).await.unwrap();
+    let phone =
+        PhoneConfig::new(NEWCOMER.number, NEWCOMER.password, house.process.door("sip"), 700.0);
+    let phone = Phone::start(phone).await.unwrap();
     phone.register().await.unwrap();
     agent.get("/me").await;
     let lines = house.audit();
@@ -198,6 +195,47 @@ async fn a_change_of_the_file_is_noticed_without_being_told() {
     house.says(&["users changed: agent (name)"]).await;
     let me = house.client(AGENT).get("/me").await;
     assert_eq!(me["user"]["displayName"], "Agatha");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_two_halves_each_read_the_file_again_and_a_supervisor_taken_from_it_is_out_of_the_call()
+{
+    let place = tempfile::tempdir().unwrap();
+    let doors = format!("[sip_backend]\ngrpc_bind = '{ANY}'\nadmin_bind = '{ANY}'\n");
+    let backend_text = describe(place.path(), &doors);
+    let backend = Process::start("sip-backend", place.path(), &backend_text).await;
+    let url = format!("backend_url = 'http://{}'\n", backend.door("grpc"));
+    let gateway_text = url + &backend_text;
+    let gateway = Process::start("gateway", place.path(), &gateway_text).await;
+    gateway.ready().await;
+    let trio = Trio::register(backend.door("sip")).await;
+    trio.call().await;
+    let supervisor = RestClient::of(SUPERVISOR, gateway.door("rest"));
+    supervisor.post(&my_device(SUPERVISOR), coach()).await;
+    trio.hear(COACH).await;
+
+    let write = |part: &str, text: &str| {
+        fs::write(place.path().join(format!("{part}.toml")), text).unwrap();
+    };
+    let more = device(NEWCOMER, "house") + &user(NEWCOMER, "Agent");
+    write("sip-backend", &(backend_text.clone() + &more));
+    write("gateway", &(gateway_text.clone() + &more));
+    let registers = async || {
+        let (number, password) = (NEWCOMER.number, NEWCOMER.password);
+        let phone = PhoneConfig::new(number, password, backend.door("sip"), 700.0);
+        let phone = Phone::start(phone).await.unwrap();
+        phone.register().await.ok().map(|()| phone)
+    };
+    let _phone = wait::found(PATIENCE, registers).await.expect("the backend has read it");
+    let newcomer = RestClient::of(NEWCOMER, gateway.door("rest"));
+    let logs_in = async || (newcomer.look("/me").await["statusCode"] == 0).then_some(());
+    wait::found(PATIENCE, logs_in).await.expect("the gateway has read it");
+
+    let alone = gateway_text.replacen("supervisors = ['supervisor']", "supervisors = []", 1);
+    assert_ne!(alone, gateway_text);
+    write("gateway", &(alone + &more));
+    trio.supervisor.ended(PATIENCE).await.unwrap();
+    trio.hear(TALK).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

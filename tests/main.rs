@@ -23,6 +23,7 @@ mod interop;
 mod login;
 mod logout;
 mod media;
+mod permissions;
 mod phones;
 mod refused;
 mod rest;

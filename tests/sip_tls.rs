@@ -180,16 +180,16 @@ async fn a_certificate_is_exchanged_under_calls_and_none_of_them_ends() {
     customer.established(SOON).await.expect("answered");
     fixture.state(AGENT, LegState::Established).await;
     let at = tls_address(&fixture);
-    let before = presented(&certificates, at).await;
+    let before = certificates.presented(at).await;
     certificates.server();
     server.refresh(false);
-    let after = presented(&certificates, at).await;
+    let after = certificates.presented(at).await;
     assert_ne!(before, after, "new connections are shown the new certificate");
     // A pair that is wrong changes nothing.
     let pair = certificates.server();
     fs::write(&pair.certificate, "no certificate").expect("written");
     server.refresh(false);
-    assert_eq!(presented(&certificates, at).await, after);
+    assert_eq!(certificates.presented(at).await, after);
     both_are_heard((&agent, hz(AGENT)), (&customer, hz(CUSTOMER))).await;
     agent.hold().await.expect("by the connection of before");
     agent.retrieve().await.expect("by the connection of before");
@@ -197,13 +197,6 @@ async fn a_certificate_is_exchanged_under_calls_and_none_of_them_ends() {
     assert!(!customer.events().iter().any(|happened| ended(&happened.event)), "no call is dropped");
     customer.hang_up().await.expect("hangs up");
     agent.ended(SOON).await.expect("is told so");
-}
-
-async fn presented(certificates: &Certificates, at: SocketAddr) -> Vec<u8> {
-    let stream = TcpStream::connect(at).await.expect("connects");
-    let stream = certificates.client().connect("127.0.0.1", stream, &[]).await.expect("trusts it");
-    let chain = stream.get_ref().1.peer_certificates().expect("a certificate");
-    chain[0].to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,15 +3,20 @@
 use crate::crash::on;
 use crate::support::certificates::{Certificates, DAY};
 use crate::support::process::{ANY, Process};
-use crate::support::talk::PATIENCE;
+use crate::support::rest_client::{RestClient, read};
+use crate::support::server::{AGENT, Account, CUSTOMER, SUPERVISOR, Server};
+use crate::support::talk::{AGENT_HZ, CUSTOMER_HZ, PATIENCE};
 use crate::support::wait;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 use undertone::clock;
+use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, PhoneTls};
 use undertone::model::Timestamp;
 use undertone::private::SecretFileError;
 use undertone::tls::{KeyPair, KeyPairFiles, SubjectName, TlsError};
@@ -216,4 +221,133 @@ async fn a_gateway_meets_its_backend_by_tls_and_no_other_server_in_its_place() {
         wrong.terminate(PATIENCE).await;
     }
     backend.terminate(PATIENCE).await;
+}
+
+/// A desktop that polls over TLS: the numbers of its events, and its do-not-disturb in each.
+struct Polling {
+    client: RestClient,
+    id: String,
+    ack: i64,
+    events: Vec<(u64, Value)>,
+}
+
+impl Polling {
+    async fn open(client: RestClient) -> Self {
+        let mut polling = Self { client, id: String::new(), ack: 0, events: Vec::new() };
+        let handshake = json!([{
+            "channel": "/meta/handshake", "version": "1.0",
+            "supportedConnectionTypes": ["long-polling"], "ext": {"ack": true},
+        }]);
+        let shaken = polling.ask(&handshake).await;
+        polling.id = shaken[0]["clientId"].as_str().expect("a session").to_owned();
+        let subscribe = json!([{
+            "channel": "/meta/subscribe", "clientId": polling.id,
+            "subscription": "/v2/me/devices", "ext": {"replay": -1},
+        }]);
+        polling.ask(&subscribe).await;
+        // The present state is no event.
+        polling.poll().await;
+        polling.events.clear();
+        polling
+    }
+
+    async fn ask(&mut self, messages: &Value) -> Vec<Value> {
+        let (status, answer) = read(self.client.posting("/notifications", messages)).await;
+        assert_eq!(status.as_u16(), 200, "{answer}");
+        let messages = answer.as_array().expect("messages").clone();
+        for message in &messages {
+            assert_ne!(message["successful"], false, "{message}");
+            self.ack = message["ext"]["ack"].as_i64().unwrap_or(self.ack);
+            if let Some(number) = message["ext"]["replay"].as_u64() {
+                let device = &message["data"]["devices"][0];
+                self.events.push((number, device["doNotDisturb"].clone()));
+            }
+        }
+        messages
+    }
+
+    async fn poll(&mut self) {
+        let connect = json!([{
+            "channel": "/meta/connect", "clientId": self.id, "connectionType": "long-polling",
+            "ext": {"ack": self.ack},
+        }]);
+        self.ask(&connect).await;
+    }
+
+    /// Polls until it has so many events; by a new connection each time, or by one that stays.
+    async fn until(&mut self, count: usize, connect: impl Fn() -> RestClient, stays: bool) {
+        while self.events.len() < count {
+            if !stays {
+                self.client = connect();
+            }
+            self.poll().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_exchanged_under_calls_and_polls_and_nothing_is_lost() {
+    const ROUNDS: usize = 6;
+    const IN_A_ROUND: usize = 10;
+    let certificates = Certificates::new();
+    let server = Server::with_tls_everywhere(&[], &certificates).await;
+    let (sip, _) = server.sip_tls.clone().expect("SIP over TLS");
+    let phone = async |account: Account, hz, answer| {
+        let config = PhoneConfig::new(account.number, account.password, sip, hz);
+        let name = "127.0.0.1".to_owned();
+        let tls = PhoneTls { client: certificates.client(), name, sips: false };
+        let phone = Phone::start(config.answering(answer).over(tls)).await.unwrap();
+        phone.register().await.unwrap();
+        phone
+    };
+    let agent = phone(AGENT, AGENT_HZ, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let customer = phone(CUSTOMER, CUSTOMER_HZ, AnswerPolicy::Never).await;
+    customer.call(AGENT.number).await.unwrap();
+    customer.established(PATIENCE).await.unwrap();
+
+    let connect = || {
+        let base = format!("https://{}/api/v2", server.rest);
+        let (user, password) = (SUPERVISOR.user, SUPERVISOR.password);
+        RestClient::with(certificates.http_client(), base, user, password)
+    };
+    let mut staying = Polling::open(connect()).await;
+    let mut coming = Polling::open(connect()).await;
+    let switching = async {
+        let device = format!("/me/devices/{}", SUPERVISOR.device);
+        let mut presented = certificates.presented(server.rest).await;
+        for _ in 0..ROUNDS {
+            certificates.server();
+            server.running.reload();
+            for turn in 0..IN_A_ROUND {
+                let on = turn % 2 == 0;
+                let operation = if on { "DoNotDisturbOn" } else { "DoNotDisturbOff" };
+                connect().post(&device, json!({"operationName": operation})).await;
+            }
+            let changed = async || {
+                let now = certificates.presented(server.rest).await;
+                (now != presented).then_some(now)
+            };
+            presented = wait::found(PATIENCE, changed).await.expect("the new certificate");
+        }
+    };
+    tokio::join!(
+        switching,
+        staying.until(ROUNDS * IN_A_ROUND, connect, true),
+        coming.until(ROUNDS * IN_A_ROUND, connect, false),
+    );
+    for events in [&staying.events, &coming.events] {
+        let first = events[0].0;
+        let expected: Vec<(u64, Value)> = (0..ROUNDS * IN_A_ROUND)
+            .map(|turn| (first + turn as u64, json!(["On", "Off"][turn % 2])))
+            .collect();
+        assert_eq!(*events, expected, "each event once, in its order");
+    }
+    let ended = |event: &PhoneEvent| matches!(event, PhoneEvent::Ended { .. });
+    for phone in [&agent, &customer] {
+        assert!(!phone.events().iter().any(|happened| ended(&happened.event)), "a call is dropped");
+    }
+    agent.hold().await.unwrap();
+    agent.retrieve().await.unwrap();
+    customer.hang_up().await.unwrap();
+    agent.ended(PATIENCE).await.unwrap();
 }

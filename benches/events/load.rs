@@ -7,13 +7,16 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::net::{SocketAddrV4, TcpStream};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use undertone::clock::instant;
 
@@ -43,6 +46,8 @@ pub struct Target {
     pub path: String,
     /// A line of the head, or nothing.
     pub authorization: String,
+    /// Over TLS, with this trust; `None`: in clear.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,12 +86,57 @@ impl Pattern {
 
 struct Line {
     stream: TcpStream,
+    seal: Option<Box<ClientConnection>>,
     /// Came in, and its end has not.
     held: Vec<u8>,
     /// Goes out as soon as the socket takes more.
     out: Vec<u8>,
     framed: bool,
     open: bool,
+}
+
+impl Line {
+    /// How many of the bytes are on their way; those of TLS all are, in its own buffer or beyond.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(seal) = &mut self.seal else {
+            return self.stream.write(bytes);
+        };
+        seal.writer().write_all(bytes)?;
+        self.push().map(|()| bytes.len())
+    }
+
+    /// What TLS has to send goes out, as far as the socket takes it.
+    fn push(&mut self) -> io::Result<()> {
+        let Some(seal) = &mut self.seal else { return Ok(()) };
+        while seal.wants_write() {
+            match seal.write_tls(&mut self.stream) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn has_more_to_write(&self) -> bool {
+        !self.out.is_empty() || self.seal.as_ref().is_some_and(|seal| seal.wants_write())
+    }
+
+    /// Reads what has come; `WouldBlock` where it is nothing for us.
+    fn read(&mut self, input: &mut [u8]) -> io::Result<usize> {
+        let Some(seal) = &mut self.seal else {
+            return self.stream.read(input);
+        };
+        let count = seal.read_tls(&mut self.stream)?;
+        seal.process_new_packets().map_err(io::Error::other)?;
+        let read = match count {
+            0 => Ok(0),
+            // A record is shorter than the input.
+            _ => seal.reader().read(input),
+        };
+        self.push()?;
+        read
+    }
 }
 
 enum Stage {
@@ -232,7 +282,7 @@ impl Load {
         });
         self.add_line()?;
         if framed {
-            let Target { address, path, authorization } = &self.target;
+            let Target { address, path, authorization, .. } = &self.target;
             let request = format!(
                 "GET {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}Connection: Upgrade\r\n\
                  Upgrade: websocket\r\n\
@@ -259,8 +309,13 @@ impl Load {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         self.epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, number as u64))?;
+        let seal = self.target.tls.clone().map(|config| {
+            let name = ServerName::IpAddress(to.ip().to_owned().into());
+            ClientConnection::new(config, name).map(Box::new)
+        });
         self.lines.push(Line {
             stream,
+            seal: seal.transpose()?,
             held: Vec::new(),
             out: Vec::new(),
             framed: false,
@@ -351,29 +406,32 @@ impl Load {
 
     fn send(&mut self, number: usize, bytes: &[u8]) {
         let line = &mut self.lines[number];
-        if !line.out.is_empty() {
+        if line.has_more_to_write() {
             line.out.extend_from_slice(bytes);
             return;
         }
-        let written = match line.stream.write(bytes) {
+        let written = match line.write(bytes) {
             Ok(written) => written,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(error) => return self.close(number, &error.to_string()),
         };
-        if written < bytes.len() {
-            line.out.extend_from_slice(&bytes[written..]);
+        line.out.extend_from_slice(&bytes[written..]);
+        if line.has_more_to_write() {
             self.watch(number, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT);
         }
     }
 
     fn flush(&mut self, number: usize) {
         let line = &mut self.lines[number];
-        match line.stream.write(&line.out) {
-            Ok(written) => drop(line.out.drain(..written)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        let out = mem::take(&mut line.out);
+        let written = match line.push().and_then(|()| line.write(&out)) {
+            Ok(written) => written,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(error) => return self.close(number, &error.to_string()),
-        }
-        if line.out.is_empty() {
+        };
+        line.out = out;
+        line.out.drain(..written);
+        if !line.has_more_to_write() {
             self.watch(number, EpollFlags::EPOLLIN);
         }
     }
@@ -387,7 +445,7 @@ impl Load {
 
     fn receive(&mut self, number: usize) {
         let mut input = mem::take(&mut self.input);
-        match self.lines[number].stream.read(&mut input) {
+        match self.lines[number].read(&mut input) {
             Ok(0) => self.close(number, "closed by the server"),
             Ok(count) => self.take(number, &input[..count]),
             Err(error)
@@ -395,6 +453,9 @@ impl Load {
             Err(error) => self.close(number, &error.to_string()),
         }
         self.input = input;
+        if self.lines[number].open && self.lines[number].has_more_to_write() {
+            self.watch(number, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT);
+        }
     }
 
     fn take(&mut self, number: usize, fresh: &[u8]) {
@@ -539,7 +600,7 @@ impl Load {
     }
 
     fn head(&self, number: usize, length: usize) -> String {
-        let Target { address, path, authorization } = &self.target;
+        let Target { address, path, authorization, .. } = &self.target;
         let cookies = &self.sessions[number].cookies;
         let cookies =
             if cookies.is_empty() { String::new() } else { format!("Cookie: {cookies}\r\n") };

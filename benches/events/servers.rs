@@ -1,12 +1,12 @@
 //! The servers, each a process of its own on the server's core.
 
+use super::cores::{Cores, cpu_of, pin};
 use super::load::Target;
 use super::measure::anonymous_kib;
+use super::seal::Seal;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
-use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use std::error::Error;
 use std::fs::{self, File};
@@ -66,31 +66,6 @@ impl Kind {
     }
 }
 
-/// Which core is whose.
-#[derive(Clone, Copy)]
-pub struct Cores {
-    pub server: usize,
-    pub generator: usize,
-}
-
-impl Cores {
-    /// The first two that we may use; on a machine of one core both are the same.
-    pub fn find() -> Result<Self, Box<dyn Error>> {
-        let ours = sched_getaffinity(Pid::from_raw(0))?;
-        let mut usable = (0..CpuSet::count()).filter(|core| ours.is_set(*core).unwrap_or(false));
-        let server = usable.next().ok_or("no core")?;
-        let generator = usable.next().unwrap_or(server);
-        pin(generator)?;
-        Ok(Self { server, generator })
-    }
-}
-
-fn pin(core: usize) -> Result<(), Box<dyn Error>> {
-    let mut set = CpuSet::new();
-    set.set(core)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
-}
-
 /// A running server. Killed when dropped.
 pub struct Server {
     child: Child,
@@ -100,14 +75,20 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(kind: Kind, cores: Cores, peers: &Path) -> Result<Self, Box<dyn Error>> {
+    pub fn start(
+        kind: Kind,
+        cores: Cores,
+        peers: &Path,
+        seal: Option<&Seal>,
+    ) -> Result<Self, Box<dyn Error>> {
         let place = tempfile::tempdir()?;
         let mut command = match kind {
             Kind::Undertone => {
                 let config = place.path().join("undertone.toml");
+                let tls = seal.map(Seal::keys).unwrap_or_default();
                 fs::write(
                     &config,
-                    format!("state_dir = {:?}\n{CONFIG}", place.path().join("state")),
+                    format!("state_dir = {:?}\n{CONFIG}{tls}", place.path().join("state")),
                 )?;
                 let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
                 command.arg("gateway").arg("--config").arg(config).current_dir(place.path());
@@ -121,6 +102,9 @@ impl Server {
                     .arg(script)
                     .current_dir(peers)
                     .env("NODE_ENV", "production");
+                if let Some(seal) = seal {
+                    command.env("TLS_CERTIFICATE", &seal.certificate).env("TLS_KEY", &seal.key);
+                }
                 command
             }
         };
@@ -133,6 +117,7 @@ impl Server {
         pin(cores.generator)?;
         let mut server = Self { child: child?, kind, target: Target::default(), _place: place };
         server.target = server.find_door(&said)?;
+        server.target.tls = seal.map(|seal| seal.client.clone());
         Ok(server)
     }
 
@@ -152,10 +137,7 @@ impl Server {
 
     /// CPU time so far of all its threads, those that have ended too, to the nanosecond.
     pub fn cpu(&self) -> Result<Duration, Box<dyn Error>> {
-        // clock_getcpuclockid(3): the clock of a process is its id, inverted, above three bits.
-        const SCHEDULED: i32 = 2;
-        let id = i32::try_from(self.child.id())?;
-        Ok(clock_gettime(ClockId::from_raw((!id << 3) | SCHEDULED))?.into())
+        cpu_of(self.child.id())
     }
 
     /// Resident memory in KiB without the pages of files, and without garbage where there is such
@@ -180,13 +162,15 @@ impl Drop for Server {
 /// Where it is, from what it has said.
 fn door(kind: Kind, said: &str) -> Option<Target> {
     let mark = if kind == Kind::Undertone { "REST and CometD on " } else { "" };
-    let (_, url) = said.split_once(&format!("{mark}http://"))?;
+    let (_, url) = said.split_once(&format!("{mark}http"))?;
     let (url, _) = url.split_once('\n')?;
+    let (_, url) = url.split_once("://")?;
     let (address, path) = url.split_once('/')?;
     let mut target = Target {
         address: address.to_owned(),
         path: format!("/{path}"),
         authorization: String::new(),
+        tls: None,
     };
     if kind == Kind::Undertone {
         target.path += "/notifications";

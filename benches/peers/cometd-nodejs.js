@@ -1,14 +1,18 @@
 'use strict';
 
+const fs = require('node:fs');
 const http = require('node:http');
+const https = require('node:https');
 const cometd = require('cometd-nodejs-server').createCometDServer({ timeout: 25000, maxInterval: 60000 });
 
-const server = http.createServer(cometd.handle);
+const { TLS_CERTIFICATE: cert, TLS_KEY: key } = process.env;
+const tls = cert && { cert: fs.readFileSync(cert), key: fs.readFileSync(key) };
+const server = tls ? https.createServer(tls, cometd.handle) : http.createServer(cometd.handle);
 // Held connects and idle connections stay for as long as the clients want.
 server.keepAliveTimeout = 0;
 server.requestTimeout = 0;
 server.timeout = 0;
-server.listen({ port: 0, host: '127.0.0.1', backlog: 4096 }, () => console.log(`http://127.0.0.1:${server.address().port}/bayeux`));
+server.listen({ port: 0, host: '127.0.0.1', backlog: 4096 }, () => console.log(`${tls ? 'https' : 'http'}://127.0.0.1:${server.address().port}/bayeux`));
 
 // Memory is measured without garbage.
 process.on('SIGUSR2', () => global.gc());

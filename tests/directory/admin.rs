@@ -1,8 +1,7 @@
 //! The directory by an admin over REST, and as CSV files.
 
 use crate::support::desktop::Desktop;
-use crate::support::process::Process;
-use crate::support::process::write_private;
+use crate::support::process::{Process, write_private};
 use crate::support::rest_client::{RestClient, http_client, read};
 use crate::support::server::{AGENT, Account, SUPERVISOR, describe, user};
 use crate::support::talk::{PATIENCE, TALK, Trio};

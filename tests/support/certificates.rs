@@ -3,11 +3,13 @@
 use super::talk::PATIENCE;
 use reqwest::Client;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use undertone::clock;
 use undertone::model::Timestamp;
 use undertone::tls::{
@@ -75,6 +77,14 @@ impl Certificates {
     /// A client that trusts this authority alone.
     pub(crate) fn client(&self) -> ClientTls {
         ClientTls::new(ClientTlsFiles { authorities: Some(self.authority_file()), pair: None })
+    }
+
+    /// The certificate that this server of this machine presents, in DER.
+    pub(crate) async fn presented(&self, at: SocketAddr) -> Vec<u8> {
+        let stream = TcpStream::connect(at).await.expect("connects");
+        let stream = self.client().connect("127.0.0.1", stream, &[]).await.expect("trusts it");
+        let chain = stream.get_ref().1.peer_certificates().expect("a certificate");
+        chain[0].to_vec()
     }
 
     /// An HTTP client that trusts this authority alone.

@@ -13,7 +13,7 @@ use undertone::http::auth::hash_password_cheaply;
 use undertone::sip::flow::Protocol;
 
 /// A device and its SIP password, which is also its user's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
     pub device: &'static str,
     pub number: &'static str,
@@ -64,6 +64,8 @@ pub struct Server {
     pub sip_tls: Option<(SocketAddr, PathBuf)>,
     pub running: Running,
     http: reqwest::Client,
+    /// REST is behind TLS.
+    is_sealed: bool,
     state: TempDir,
 }
 
@@ -93,6 +95,18 @@ impl Server {
 
     /// With SIP over TLS and SRTP, and nothing else, for the devices of these accounts.
     pub async fn with_tls(accounts: &[Account], certificates: &Certificates) -> Server {
+        Server::sealed(accounts, certificates, &["sip"]).await
+    }
+
+    /// The same, and with REST over TLS.
+    pub async fn with_tls_everywhere(accounts: &[Account], certificates: &Certificates) -> Server {
+        let mut server = Server::sealed(accounts, certificates, &["sip", "rest"]).await;
+        server.http = certificates.http_client();
+        server.is_sealed = true;
+        server
+    }
+
+    async fn sealed(accounts: &[Account], certificates: &Certificates, doors: &[&str]) -> Server {
         let pair = certificates.server();
         let mut server = Server::described(|state| {
             let mut text = describe(state, "");
@@ -103,7 +117,11 @@ impl Server {
             }
             text = text.replace("'tcp:127.0.0.1:0'", "'tcp:127.0.0.1:0', 'tls:127.0.0.1:0'");
             let (certificate, key) = (pair.certificate.display(), pair.key.display());
-            format!("{text}[tls]\nsip_certificate = '{certificate}'\nsip_key = '{key}'\n")
+            text += "[tls]\n";
+            for door in doors {
+                text += &format!("{door}_certificate = '{certificate}'\n{door}_key = '{key}'\n");
+            }
+            text
         })
         .await;
         let address = server.running.sip(Protocol::Tls).unwrap();
@@ -123,6 +141,7 @@ impl Server {
             sip_tls: None,
             running,
             http: http_client(),
+            is_sealed: false,
             state,
         }
     }
@@ -158,7 +177,8 @@ impl Server {
 
     /// The user's HTTP client.
     pub fn client(&self, account: Account) -> RestClient {
-        let base = format!("http://{}/api/v2", self.rest);
+        let scheme = if self.is_sealed { "https" } else { "http" };
+        let base = format!("{scheme}://{}/api/v2", self.rest);
         RestClient::with(self.http.clone(), base, account.user, account.password)
     }
 
