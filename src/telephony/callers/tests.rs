@@ -138,7 +138,7 @@ fn files_with_tokens_that_others_may_read_or_that_hold_none_are_refused() {
         assert!(matches!(load(), Err(CallersError::Token(TokenError::NotAToken(_)))), "{text}");
     }
     fs::remove_file(&path).unwrap();
-    assert!(matches!(load(), Err(CallersError::Token(TokenError::File { .. }))));
+    assert!(matches!(load(), Err(CallersError::Token(TokenError::Secret(_)))));
     let one = config("one", &[], Some(written(&folder, "one", CRM)));
     let two = config("two", &[], Some(written(&folder, "two", &format!("{BOARD}\n{CRM}"))));
     let error = Callers::load(vec![one, two], None).map(drop).unwrap_err();
