@@ -28,6 +28,7 @@ mod operation;
 mod plain_text;
 mod refusal;
 mod request;
+mod shared_map;
 mod user_data;
 
 pub use activity::{Activity, Mode, Scope, UnknownWord};
@@ -56,4 +57,5 @@ pub use request::{
     AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, NotReadyReason, Query,
     Request, RequestEnvelope, Role, TargetRef, UserState,
 };
+pub use shared_map::SharedMap;
 pub use user_data::{NotUserData, UserData, UserDataChange};

@@ -37,7 +37,7 @@ fn the_story_is_right(arguments: &[&str]) {
     assert!(status.success(), "{document:#}\n{errors}");
     let mut keys: Vec<_> = document.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
-    let expected = [
+    let mut expected = vec![
         "cometd",
         "customer_packets",
         "customer_packets_identical",
@@ -47,6 +47,11 @@ fn the_story_is_right(arguments: &[&str]) {
         "rest",
         "whisper_delay_ms",
     ];
+    if arguments.contains(&"--tls") {
+        expected.insert(7, "srtp");
+        every_packet_is_encrypted(&document);
+        assert!(!errors.contains("certificate"), "{errors}");
+    }
     assert_eq!(keys, expected);
     assert_eq!(document["ok"], true);
     assert_eq!(document["customer_packets"], document["customer_packets_identical"]);
@@ -62,6 +67,12 @@ fn the_story_is_right(arguments: &[&str]) {
     );
 }
 
+/// What the phones received was encrypted, and theirs.
+fn every_packet_is_encrypted(document: &Value) {
+    let (encrypted, rejected) = (&document["srtp"]["encrypted"], &document["srtp"]["rejected"]);
+    assert!(encrypted.as_u64().unwrap() > 100 && *rejected == 0, "{}", document["srtp"]);
+}
+
 #[test]
 fn the_demo_shows_who_hears_whom_in_one_process() {
     the_story_is_right(&["demo", "--json"]);
@@ -72,16 +83,29 @@ fn the_demo_shows_the_same_with_gateway_and_backend_as_two_processes() {
     the_story_is_right(&["demo", "--json", "--split"]);
 }
 
+#[test]
+fn the_demo_shows_the_same_over_tls_and_srtp() {
+    the_story_is_right(&["demo", "--json", "--tls"]);
+}
+
+#[test]
+fn the_demo_shows_the_same_over_tls_and_srtp_as_two_processes() {
+    the_story_is_right(&["demo", "--json", "--tls", "--split"]);
+}
+
 /// Tells a story; who heard whom in it, by phase, listener and speaker.
-fn told(scenario: &str) -> impl Fn(&str, &str, &str) -> bool {
+fn told(scenario: &str, more: &[&str]) -> impl Fn(&str, &str, &str) -> bool {
     let place = place();
-    let Output { status, stdout, stderr } =
-        undertone(&["demo", "--scenario", scenario, "--json"], place.path()).output().unwrap();
+    let arguments = [&["demo", "--scenario", scenario, "--json"], more].concat();
+    let Output { status, stdout, stderr } = undertone(&arguments, place.path()).output().unwrap();
     let errors = String::from_utf8_lossy(&stderr);
     let document: Value = serde_json::from_slice(&stdout)
         .unwrap_or_else(|error| panic!("one JSON document: {error}\n{errors}"));
     assert!(status.success(), "{document:#}\n{errors}");
     assert_eq!(document["customer_packets"], document["customer_packets_identical"]);
+    if more.contains(&"--tls") {
+        every_packet_is_encrypted(&document);
+    }
     move |phase, listener, speaker| {
         let phases = document["phases"].as_array().unwrap();
         let phase = phases.iter().find(|found| found["name"] == phase).unwrap();
@@ -91,15 +115,13 @@ fn told(scenario: &str) -> impl Fn(&str, &str, &str) -> bool {
 
 #[test]
 fn the_demo_tells_of_a_customer_on_hold_whose_agent_goes_on_being_coached() {
-    let heard = told("hold");
+    let heard = told("hold", &[]);
     assert!(heard("on hold", "agent", "supervisor") && heard("on hold", "supervisor", "customer"));
     assert!(!heard("on hold", "customer", "agent") && !heard("on hold", "customer", "supervisor"));
     assert!(heard("retrieved", "customer", "agent"));
 }
 
-#[test]
-fn the_demo_tells_of_a_conference_in_which_one_hears_the_coach() {
-    let heard = told("conference");
+fn a_conference(heard: impl Fn(&str, &str, &str) -> bool) {
     let phase = "conference of three";
     assert!(heard(phase, "agent", "supervisor") && heard(phase, "customer", "colleague"));
     assert!(!heard(phase, "customer", "supervisor") && !heard(phase, "colleague", "supervisor"));
@@ -107,8 +129,16 @@ fn the_demo_tells_of_a_conference_in_which_one_hears_the_coach() {
 }
 
 #[test]
-fn the_demo_tells_of_two_supervisors_who_do_not_hear_each_other() {
-    let heard = told("two-supervisors");
+fn the_demo_tells_of_a_conference_in_which_one_hears_the_coach() {
+    a_conference(told("conference", &[]));
+}
+
+#[test]
+fn the_demo_tells_the_same_of_a_conference_over_tls_and_srtp() {
+    a_conference(told("conference", &["--tls"]));
+}
+
+fn two_supervisors(heard: impl Fn(&str, &str, &str) -> bool) {
     let phase = "the second: Coach";
     assert!(heard(phase, "agent", "supervisor") && heard(phase, "agent", "second"));
     assert!(!heard(phase, "supervisor", "second") && !heard(phase, "second", "supervisor"));
@@ -118,8 +148,16 @@ fn the_demo_tells_of_two_supervisors_who_do_not_hear_each_other() {
 }
 
 #[test]
-fn the_demo_tells_of_a_transfer_that_the_coach_follows_or_not() {
-    let heard = told("transfer");
+fn the_demo_tells_of_two_supervisors_who_do_not_hear_each_other() {
+    two_supervisors(told("two-supervisors", &[]));
+}
+
+#[test]
+fn the_demo_tells_the_same_of_two_supervisors_over_tls_and_srtp() {
+    two_supervisors(told("two-supervisors", &["--tls"]));
+}
+
+fn a_transfer(heard: impl Fn(&str, &str, &str) -> bool) {
     assert!(
         heard("after the transfer", "colleague", "supervisor")
             && !heard("after the transfer", "customer", "supervisor")
@@ -128,6 +166,38 @@ fn the_demo_tells_of_a_transfer_that_the_coach_follows_or_not() {
         heard("without the supervisor", "customer", "colleague")
             && !heard("without the supervisor", "supervisor", "colleague")
     );
+}
+
+#[test]
+fn the_demo_tells_of_a_transfer_that_the_coach_follows_or_not() {
+    a_transfer(told("transfer", &[]));
+}
+
+#[test]
+fn the_demo_tells_the_same_of_a_transfer_over_tls_and_srtp() {
+    a_transfer(told("transfer", &["--tls"]));
+}
+
+#[test]
+fn the_demo_tells_of_a_customer_on_hold_over_tls_and_says_that_every_packet_was_encrypted() {
+    let place = place();
+    let arguments = ["demo", "--tls", "--verbose", "--scenario", "hold"];
+    let Output { status, stdout, stderr } = undertone(&arguments, place.path()).output().unwrap();
+    let told = String::from_utf8(stdout).unwrap();
+    assert!(status.success(), "{told}\n{}", String::from_utf8_lossy(&stderr));
+    let has = |text: &str| told.lines().any(|line| line.contains(text));
+    for text in [
+        "REST and CometD https://127.0.0.1:",
+        "SIP over TLS with SRTP 127.0.0.1:",
+        "agent ◀ INVITE sip:5001@127.0.0.1:",
+        ";transport=TLS",
+        "\"deviceUri\":\"https://127.0.0.1:",
+        " encrypted and authentic, 0 otherwise",
+        "On hold the customer heard nothing, and the agent the coach.",
+    ] {
+        assert!(has(text), "{text}\n{told}");
+    }
+    assert!(!has("\"http://127.0.0.1"), "{told}");
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Config {
         let (mut accounts, mut made, mut changes) = (PasswordHashes::new(), Vec::new(), Vec::new());
         for user in self.directory.users.keys() {
             let key = format!("rest/{user}");
-            let stored = kept.get(&key).and_then(secret_text);
+            let stored = kept.get(&key).and_then(|text| secret_text(text));
             let hash = match self.password_hashes.get(user).cloned().or(stored) {
                 Some(hash) => hash,
                 None => {
@@ -162,7 +162,7 @@ impl Config {
         let kept = store.load(TABLE)?;
         let hash = |user: &UserId| {
             let stored = kept.get(&format!("rest/{user}"));
-            let stored = stored.and_then(secret_text);
+            let stored = stored.and_then(|text| secret_text(text));
             Some((user.clone(), self.password_hashes.get(user).cloned().or(stored)?))
         };
         Ok(self.directory.users.keys().filter_map(hash).collect())
@@ -333,7 +333,7 @@ impl Config {
     }
 }
 
-fn secret_text(stored: &Vec<u8>) -> Option<Secret> {
+fn secret_text(stored: &[u8]) -> Option<Secret> {
     std::str::from_utf8(stored).ok().map(Secret::from)
 }
 

@@ -183,7 +183,7 @@ fn over_simulated_telephones_a_file_without_a_directory_has_two_supervisors_and_
         std::fs::write(&file, text).expect("a file");
         let config = load_simulated(Some(&file)).expect("fine");
         assert_eq!(config.rest_bind.to_string(), "127.0.0.1:18080");
-        let devices = config.directory.devices.into_values();
+        let devices = config.directory.devices.values().cloned();
         devices.map(|device| device.number.to_string()).collect::<BTreeSet<_>>()
     };
     let bind = "[rest]\nbind = '127.0.0.1:18080'\n";
@@ -1010,7 +1010,7 @@ fn a_secret_comes_from_a_file_of_its_own_by_path_or_from_the_directory_of_creden
     let whole = path.display().to_string();
     for (file, credentials) in [(whole.as_str(), false), ("undertone.toml", true)] {
         let config = config(file, credentials).expect("fine");
-        assert_eq!(config.secret_files, [path.clone()]);
+        assert_eq!(config.secret_files, std::slice::from_ref(&path));
         let (endpoint, made) =
             config.sip_with_credentials(&crate::store::in_memory()).expect("fine");
         let expected = sip::digest::ha1(sip::digest::Algorithm::Md5, "1", "undertone", "hunter2");

@@ -3,8 +3,10 @@
 use crate::demo::cometd_client::{ListenError, Listener, Round};
 use crate::demo::event_text::{plain, text};
 use crate::secret::Secret;
+use crate::tls::{ClientTls, ClientTlsFiles};
 use serde_json::Value;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -13,6 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 pub struct EventsOptions {
     /// Scheme, host and port of the gateway.
     pub url: String,
+    /// Authorities, in PEM, that vouch for it over https; `None`: those of the system.
+    pub authorities: Option<PathBuf>,
     /// Login name of the user.
     pub user: String,
     /// The password of that user.
@@ -43,16 +47,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Shows events until SIGINT or SIGTERM; tries again whenever the connection is lost.
 ///
 /// # Errors
-/// The gateway refuses this user; there is nothing to wait for.
+/// The gateway refuses this user, or there are no authorities in their file; there is nothing to
+/// wait for.
 pub async fn run(options: EventsOptions) -> Result<(), ListenError> {
     let channels: Vec<&str> = options.channels.iter().map(String::as_str).collect();
-    let mut listener = Listener::new(
-        &options.url,
-        &options.user,
-        options.password.expose(),
-        &channels,
-        options.after,
-    )?;
+    let EventsOptions { url, authorities, user, password, after, .. } = &options;
+    let tls = ClientTls::new(ClientTlsFiles { authorities: authorities.clone(), pair: None });
+    let mut listener = Listener::new(url, &tls, user, password.expose(), &channels, *after)?;
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {

@@ -1931,7 +1931,7 @@ fn a_log_out_while_the_backend_is_away_is_made_good_when_it_is_back() {
 fn while_the_backend_is_away_reads_answer_and_commands_are_unavailable() {
     let mut harness = Harness::new();
     harness.facts(Fact::Call(call(vec![customer(), bob()])));
-    let everybody: Vec<UserId> = directory().users.into_keys().collect();
+    let everybody: Vec<UserId> = directory().users.keys().cloned().collect();
     let services = |outputs: Vec<Output>| {
         let told = outputs.into_iter().map(|output| match output {
             Output::Notice(Notice {

@@ -7,7 +7,9 @@ use super::message::is_token;
 use super::sdp::SrtpPolicy;
 use super::transaction::{Bounds, Timing};
 use crate::media::Codec;
-use crate::model::{DeviceId, Difference, Network, NotANetwork, Number, UserData, config_value};
+use crate::model::{
+    DeviceId, Difference, Network, NotANetwork, Number, SharedMap, UserData, config_value,
+};
 use crate::secret::Secret;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -130,7 +132,7 @@ pub struct SipDirectory {
 
 /// Accounts by device. A copy shares them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SipAccounts(BTreeMap<DeviceId, Arc<SipAccount>>);
+pub struct SipAccounts(SharedMap<DeviceId, SipAccount>);
 
 impl SipAccounts {
     /// The account of a device.
