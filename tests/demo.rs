@@ -224,7 +224,7 @@ fn the_demo_tells_each_request_event_and_hearing_in_a_line_that_can_be_read() {
 fn check_says_what_this_machine_cannot_do() {
     let place = place();
     let check = |config: &str| {
-        write_private(&place.path().join("here.toml"), &config);
+        write_private(&place.path().join("here.toml"), config);
         let output = undertone(&["check", "here.toml"], place.path()).output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.success(), errors.is_empty(), "{errors}");
@@ -275,7 +275,7 @@ fn the_demo_names_its_stories() {
 
 /// Started with a file, with its first lines of log read until it is there.
 fn started(part: &str, config: &str, place: &Path) -> Child {
-    write_private(&place.join("undertone.toml"), &config);
+    write_private(&place.join("undertone.toml"), config);
     let mut child = undertone(&[part, "--config", "undertone.toml"], place)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -327,7 +327,7 @@ fn either_half_alone_starts_and_ends_when_asked() {
 }
 
 fn fails_with_one_line(part: &str, config: &str, place: &Path) -> String {
-    write_private(&place.join("undertone.toml"), &config);
+    write_private(&place.join("undertone.toml"), config);
     let output = undertone(&[part, "--config", "undertone.toml"], place).output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{errors}");
