@@ -494,8 +494,8 @@ impl<'a> Checks<'a> {
             {
                 wrong("prefixes", format!("'{bad}' is not the beginning of a number"));
             }
-            let login = [&login.user, &login.password, &login.realm];
-            if login.iter().any(|part| part.is_some()) && !login.iter().all(|part| part.is_some()) {
+            let login = [login.user.is_some(), login.password.is_some(), login.realm.is_some()];
+            if login.contains(&true) && login.contains(&false) {
                 wrong("user", "user, password and realm belong together".into());
             }
         }
@@ -625,6 +625,7 @@ impl<'a> Checks<'a> {
                 }
             }
             if let Some(hash) = &details.password_hash {
+                let hash = hash.expose();
                 let fine = hash.starts_with("$argon2id$") && PasswordHash::new(hash).is_ok();
                 self.unless(
                     fine,

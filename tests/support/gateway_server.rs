@@ -121,8 +121,7 @@ impl GatewayServer {
             .expect("a gateway");
 
         let directory = gateway.directory();
-        let accounts =
-            directory.users.keys().map(|user| (user.clone(), password_hash().to_owned()));
+        let accounts = directory.users.keys().map(|user| (user.clone(), password_hash().into()));
         let auth = Auth::new(options.auth, accounts.collect()).expect("password hashes");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let kept = options.store.unwrap_or_else(store::in_memory);
