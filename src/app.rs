@@ -16,6 +16,7 @@ mod directory_edit;
 pub mod directory_files;
 mod directory_news;
 mod gateway_users;
+pub mod new_passwords;
 mod simulated;
 
 pub use self::gateway_users::GatewayUsers;
@@ -34,6 +35,7 @@ use crate::http::fast_path::FastPath;
 use crate::http::identity::{Identities, IssuerError};
 use crate::http::server::{self, ConnectionLimits, Door};
 use crate::http::{HttpConfig, connection, layers};
+use crate::model::UserId;
 use crate::rest;
 use crate::sip::backend::{self, SipBackend};
 use crate::sip::config::SipConfig;
@@ -294,6 +296,7 @@ pub async fn start(
             let scratch = ScratchDirectory::create().map_err(StartError::Scratch)?;
             config.audit = AuditConfig::of(&scratch.path().join("audit.jsonl"));
             config.grpc_token_file = Some(scratch.path().join("grpc-token"));
+            config.password_dir = None;
             Some(scratch)
         }
     };
@@ -625,6 +628,11 @@ async fn start_gateway(
     let audit_config = config.audit.clone();
     let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_config)).await;
     let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    if let Some(folder) = &config.password_dir {
+        let may_have =
+            |user: &UserId| config.directory.user(user).is_some() && !config.has_password(user);
+        new_passwords::take(folder, &store, may_have).await?;
+    }
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let devices = config.device_key(&store)?;

@@ -1,6 +1,7 @@
 //! The command line: what may be asked of the program, and each answer.
 
 mod audit;
+mod password;
 
 use clap::{Args, Parser, Subcommand};
 use std::fmt::Display;
@@ -186,6 +187,21 @@ enum CliCommand {
               value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
     },
+    /// Sets or resets a user's password. A gateway that runs believes it at once, and ends what the
+    /// old one has opened
+    Password {
+        #[command(flatten)]
+        configured: Configured,
+        #[command(flatten)]
+        source: password::PasswordSource,
+        /// Login name
+        user: String,
+    },
+    /// Prints what stands for a password in the configuration file (password_hash)
+    Hash {
+        #[command(flatten)]
+        source: password::PasswordSource,
+    },
     /// Prints the default configuration with its comments
     Config,
     /// Verifies the audit, or shows what is in it
@@ -298,7 +314,7 @@ pub(crate) fn run() -> ExitCode {
                     url,
                     authorities: ca,
                     user,
-                    password,
+                    password: password.into(),
                     channels,
                     after,
                     format,
@@ -351,6 +367,10 @@ pub(crate) fn run() -> ExitCode {
                 Err(error) => fail(error),
             }
         }
+        CliCommand::Password { configured, source, user } => {
+            password::set(configured, &user, &source)
+        }
+        CliCommand::Hash { source } => password::hash(&source),
         CliCommand::Config => print(config::commented_defaults()),
         CliCommand::Audit(command) => audit::run(command),
     }

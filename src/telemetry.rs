@@ -12,14 +12,19 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// A level, or one for each module, in the syntax of `RUST_LOG`, which itself is not read.
+    /// TRACE is for our own modules alone: libraries tell secrets there.
     #[serde(deserialize_with = "filter")]
     pub filter: String,
     /// For people or for machines.
@@ -78,13 +83,23 @@ fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error
 pub fn start_log(config: &LogConfig) {
     show_personal_data(config.personal_data);
     let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Tame(io::stderr));
+    let log = tracing_subscriber::fmt::layer().with_writer(Tame(io::stderr));
+    let quiet = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_logged));
     let _ = match config.format {
-        LogFormat::Pretty => log.with_ansi(false).compact().try_init(),
+        LogFormat::Pretty => quiet.with(log.with_ansi(false).compact()).try_init(),
         // Fields stay in an object of their own: one called "target" or "level" would name its key
         // twice.
-        LogFormat::Json => log.json().flatten_event(false).with_current_span(true).try_init(),
+        LogFormat::Json => {
+            quiet.with(log.json().flatten_event(false).with_current_span(true)).try_init()
+        }
     };
+}
+
+/// Our own modules keep secrets out of every line. Libraries write down at TRACE what passes
+/// through them, tokens, cookies and keys with it: that is not logged, whatever the filter says.
+fn may_be_logged(about: &Metadata<'_>) -> bool {
+    let is_ours = about.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
+    is_ours || *about.level() != Level::TRACE
 }
 
 /// A writer that lets no control character reach the terminal but the end of each event: no input

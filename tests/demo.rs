@@ -1,5 +1,6 @@
 //! The demo and the command line as a newcomer meets them.
 
+use crate::support::process::write_private;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, UdpSocket};
@@ -223,7 +224,7 @@ fn the_demo_tells_each_request_event_and_hearing_in_a_line_that_can_be_read() {
 fn check_says_what_this_machine_cannot_do() {
     let place = place();
     let check = |config: &str| {
-        std::fs::write(place.path().join("here.toml"), config).unwrap();
+        write_private(&place.path().join("here.toml"), config);
         let output = undertone(&["check", "here.toml"], place.path()).output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.success(), errors.is_empty(), "{errors}");
@@ -274,7 +275,7 @@ fn the_demo_names_its_stories() {
 
 /// Started with a file, with its first lines of log read until it is there.
 fn started(part: &str, config: &str, place: &Path) -> Child {
-    std::fs::write(place.join("undertone.toml"), config).unwrap();
+    write_private(&place.join("undertone.toml"), config);
     let mut child = undertone(&[part, "--config", "undertone.toml"], place)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -298,7 +299,7 @@ fn terminate(child: Child) -> Output {
 }
 
 #[test]
-fn the_first_start_prints_passwords_and_a_curl_once_and_sigterm_ends_it() {
+fn the_first_start_names_the_file_of_passwords_and_a_curl_once_and_sigterm_ends_it() {
     let place = place();
     let config = free_ports("");
     let first = terminate(started("serve", &config, place.path()));
@@ -308,7 +309,8 @@ fn the_first_start_prints_passwords_and_a_curl_once_and_sigterm_ends_it() {
         told.contains("5001")
             && told.contains("5005")
             && told.contains("7001")
-            && told.contains("curl -u supervisor:"),
+            && told.contains("./undertone-data/made-passwords.txt")
+            && told.contains("curl -u supervisor -H"),
         "{told}"
     );
     let second = terminate(started("serve", &config, place.path()));
@@ -325,7 +327,7 @@ fn either_half_alone_starts_and_ends_when_asked() {
 }
 
 fn fails_with_one_line(part: &str, config: &str, place: &Path) -> String {
-    std::fs::write(place.join("undertone.toml"), config).unwrap();
+    write_private(&place.join("undertone.toml"), config);
     let output = undertone(&[part, "--config", "undertone.toml"], place).output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{errors}");

@@ -5,7 +5,7 @@ mod admin;
 
 use crate::crash::{coach, my_device};
 use crate::support::desktop::Desktop;
-use crate::support::process::{ANY, Process};
+use crate::support::process::{ANY, Process, write_private};
 use crate::support::rest_client::RestClient;
 use crate::support::server::{
     AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, describe, device, directory, user,
@@ -58,7 +58,7 @@ impl House {
         let text = change(&self.text);
         assert_ne!(text, self.text, "nothing is changed");
         self.text = text;
-        fs::write(self.file(), &self.text).unwrap();
+        write_private(&self.file(), &self.text);
     }
 
     fn hang_up(&self) {

@@ -29,6 +29,7 @@ mod phones;
 mod refused;
 mod rest;
 mod scenarios;
+mod secrets;
 mod services;
 mod sip_backend;
 mod sip_messages;

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use undertone::clock;
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, PhoneTls};
 use undertone::model::Timestamp;
+use undertone::private::SecretFileError;
 use undertone::tls::{KeyPair, KeyPairFiles, SubjectName, TlsError};
 
 fn in_files(pair: &KeyPairFiles) -> String {
@@ -162,9 +163,9 @@ fn each_fault_of_a_pair_is_named_with_its_file() {
     let crossed = judged(&crossed);
     assert!(matches!(crossed, TlsError::Key { .. }), "{crossed}");
     let no_key = judged(&KeyPairFiles { key: fine.certificate.clone(), ..fine.clone() });
-    assert!(no_key.to_string().contains("everybody may read this key"), "{no_key}");
+    assert!(no_key.to_string().contains("others may read it (mode 0644): chmod 600"), "{no_key}");
     let gone = judged(&KeyPairFiles { key: "/nowhere".into(), ..fine.clone() });
-    assert!(matches!(gone, TlsError::Read { .. }), "{gone}");
+    assert!(matches!(gone, TlsError::KeyFile(SecretFileError::Read { .. })), "{gone}");
     let empty = judged(&KeyPairFiles { certificate: fine.key.clone(), ..fine.clone() });
     assert!(matches!(empty, TlsError::NoCertificate { .. }), "{empty}");
 

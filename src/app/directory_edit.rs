@@ -2,13 +2,15 @@
 
 use super::directory::{BackendPart, DirectoryKeeper, GatewayPart};
 use super::directory_news::News;
-use crate::config::{self, Ha1s};
+use crate::config;
 use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword};
 use crate::directory::{DirectoryEditor, Edit, EditKind, EntryId, kept};
 use crate::gateway::Directory;
 use crate::http::auth::PasswordHashes;
 use crate::model::{Reason, Refusal, Role, UserId};
+use crate::secret::Secret;
 use crate::sip::config::{SipAccount, SipDirectory};
+use crate::sip::digest::Ha1s;
 use crate::store::{Store, StoreError, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -45,7 +47,7 @@ impl DirectoryKeeper {
                     .fields(&entry)
                     .and_then(|fields| Some(fields.get("number")?.as_str()?.to_owned()));
                 let realm = &self.config.sip.realm;
-                (None, number.map(|number| config::ha1s_of(realm, &number, secret.reveal())))
+                (None, number.map(|number| config::ha1s_of(realm, &number, secret.expose())))
             }
             None => (None, None),
         };
@@ -59,7 +61,7 @@ impl DirectoryKeeper {
     async fn keep_and_tell(
         &mut self,
         entry: &EntryId,
-        (hash, ha1s): (Option<String>, Option<Ha1s>),
+        (hash, ha1s): (Option<Secret>, Option<Ha1s>),
         writes: &mut Writes,
         by: (&UserId, IpAddr),
         before: &Directory,
@@ -74,7 +76,7 @@ impl DirectoryKeeper {
             EntryId::User(user) => {
                 let is_gone = editor.directory().user(user).is_none();
                 if is_gone || hash.is_some() {
-                    writes.gateway.push(config::keep_password(user, hash.as_deref()));
+                    writes.gateway.push(config::keep_password(user, hash.as_ref()));
                 }
                 passwords.extend(hash.map(|hash| (user.clone(), hash)));
             }

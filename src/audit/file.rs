@@ -7,7 +7,7 @@ use super::{AuditConfig, AuditError, Rotation, day_of, utc};
 use crate::clock;
 use crate::hex::hex;
 use crate::model::Timestamp;
-use crate::store::private;
+use crate::private;
 use crate::store::writer::Sink;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
@@ -128,11 +128,14 @@ impl AuditFile {
     /// # Errors
     /// One of them cannot be opened.
     pub(super) fn open(config: AuditConfig) -> Result<Self, AuditError> {
-        let make = |path: &Path| {
-            private::make_directory(path).map_err(|error| super::key::disk(path, &error))
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |error| super::key::disk(&path, &error)
         };
-        make(&config.state_dir)?;
-        make(config.file.parent().unwrap_or(Path::new("")))?;
+        let state_dir = &config.state_dir;
+        private::make_state_directory(state_dir).map_err(failed(state_dir))?;
+        let folder = config.file.parent().unwrap_or(Path::new(""));
+        private::make_directory(folder).map_err(failed(folder))?;
         let key = AuditKey::open(&config.state_dir)?;
         let head = HeadFile::open(&config.state_dir)?;
         let end = head.read(key.public()).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use super::chain::{ChainEnd, ChainedLine, LineHash, hash_of, is_of_before};
 use crate::model::Timestamp;
-use crate::store::private;
+use crate::private;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};

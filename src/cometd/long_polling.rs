@@ -18,6 +18,7 @@ use crate::http::fast_path::PollService;
 use crate::http::layers::NotNow;
 use crate::http::response::{ResponseContext, UNBUFFERED};
 use crate::model::Reason;
+use crate::secret::SharedSecret;
 use crate::store::{Store, StoreError};
 use axum::Router;
 use axum::body::Body;
@@ -427,9 +428,10 @@ fn hand_in(
     let RequestContext { mut peer, wire, by, .. } = visit;
     let opens =
         messages.iter().any(|message| matches!(message.kind, MessageKind::Handshake { .. }));
-    let new_browser: Option<Arc<str>> =
-        (opens && peer.browser.is_none()).then(|| random_hex().into());
-    let new_cookie = new_browser.as_ref().and_then(|browser| bayeux.browser_cookie(browser));
+    let new_browser: Option<SharedSecret> =
+        (opens && peer.browser.is_none()).then(|| SharedSecret::shared(random_hex()));
+    let new_cookie =
+        new_browser.as_ref().and_then(|browser| bayeux.browser_cookie(browser.expose()));
     // Each request proves it anew; a token says for how long.
     peer.login_until = peer.login_until.filter(|_| by != Some(Means::Password));
     let no = bayeux.number();
@@ -552,11 +554,11 @@ fn malformed(error: BatchError) -> HttpError {
     HttpError::new(Reason::InvalidInput, format!("Malformed request: {error}."))
 }
 
-fn browser_of(headers: &HeaderMap) -> Option<Arc<str>> {
+fn browser_of(headers: &HeaderMap) -> Option<SharedSecret> {
     let value = cookie(headers, BROWSER_COOKIE)?;
     let is_ours =
         (20..=64).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    is_ours.then(|| value.into())
+    is_ours.then(|| SharedSecret::shared(value))
 }
 
 /// 160 random bits, alphanumeric.

@@ -41,6 +41,7 @@ use super::session::{
 };
 pub use super::session::{ConnectionType, SessionId};
 use crate::model::{Now, UserId};
+use crate::secret::SharedSecret;
 use ended::EndedSessions;
 pub use inout::{
     ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, LogChange, Output,
@@ -89,7 +90,7 @@ const ID_INVALID: &str = "405::message_id_invalid";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndedLogins<'a> {
     /// This HTTP session.
-    One(&'a Arc<str>),
+    One(&'a SharedSecret),
     /// Those of clients that send a password or a token alone.
     WithoutSession,
     /// All of them.

@@ -354,12 +354,8 @@ impl<'a> Checks<'a> {
             if issuer.client_id.is_some() && !issuer.scopes.iter().any(|scope| scope == "openid") {
                 wrong("scopes", "must contain \"openid\"".to_owned());
             }
-            let has_secret = issuer.client_secret.is_some() || issuer.client_secret_file.is_some();
-            if has_secret && issuer.client_id.is_none() {
+            if issuer.client_secret.is_some() && issuer.client_id.is_none() {
                 wrong("client_id", "is what the secret is for".to_owned());
-            }
-            if issuer.client_secret.is_some() && issuer.client_secret_file.is_some() {
-                wrong("client_secret_file", "there is client_secret already".to_owned());
             }
         }
     }
@@ -566,8 +562,8 @@ impl<'a> Checks<'a> {
             {
                 wrong("prefixes", format!("'{bad}' is not the beginning of a number"));
             }
-            let login = [&login.user, &login.password, &login.realm];
-            if login.iter().any(|part| part.is_some()) && !login.iter().all(|part| part.is_some()) {
+            let login = [login.user.is_some(), login.password.is_some(), login.realm.is_some()];
+            if login.contains(&true) && login.contains(&false) {
                 wrong("user", "user, password and realm belong together".into());
             }
         }
@@ -697,6 +693,7 @@ impl<'a> Checks<'a> {
                 }
             }
             if let Some(hash) = &details.password_hash {
+                let hash = hash.expose();
                 let fine = hash.starts_with("$argon2id$") && PasswordHash::new(hash).is_ok();
                 self.unless(
                     fine,

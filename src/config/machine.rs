@@ -3,7 +3,7 @@
 
 use super::reader::Finding;
 use super::sections::Sections;
-use crate::http::identity::{self, IssuerConfig};
+use crate::http::identity::IssuerConfig;
 use crate::media::engine::{self, MediaError};
 use crate::telephony::callers;
 use crate::tls::{Alpn, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles};
@@ -75,24 +75,18 @@ fn tokens(sections: &Sections) -> impl Iterator<Item = Finding> {
     findings.into_iter()
 }
 
-/// Secrets and authorities of issuers that cannot be used now.
+/// Authorities of issuers that cannot be used now.
 fn issuers(sections: &Sections) -> impl Iterator<Item = Finding> {
     let wrong = |(number, issuer): (usize, &IssuerConfig)| {
         let finding = |key: &str, message: String| Finding {
             path: ["identity", "issuer", &number.to_string(), key].map(str::to_owned).to_vec(),
             message,
         };
-        let secret = issuer.client_secret_file.as_deref().map(identity::check_secret_file);
         let files = ClientTlsFiles { authorities: issuer.authorities.clone(), pair: None };
         let authorities = ClientTls::new(files).config(&[]).err();
-        let secret = secret.and_then(Result::err);
-        [
-            secret.map(|error| finding("client_secret_file", error.to_string())),
-            authorities.map(|error| finding("authorities", error.to_string())),
-        ]
+        authorities.map(|error| finding("authorities", error.to_string()))
     };
-    let findings: Vec<Finding> =
-        sections.issuers.iter().enumerate().flat_map(wrong).flatten().collect();
+    let findings: Vec<Finding> = sections.issuers.iter().enumerate().filter_map(wrong).collect();
     findings.into_iter()
 }
 

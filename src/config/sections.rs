@@ -15,6 +15,7 @@ use crate::http::identity::{IdentityConfig, IssuerConfig};
 use crate::http::server::ConnectionLimits;
 use crate::media::MediaConfig;
 use crate::model::UserId;
+use crate::secret::Secret;
 use crate::sip::b2bua::{AccountKind, B2buaConfig};
 use crate::sip::config::{Login, SipAccount, SipConfig, SipLimits, Trunk};
 use crate::supervision::SupervisionConfig;
@@ -221,7 +222,7 @@ pub(super) struct DirectoryKeys {
 #[serde(deny_unknown_fields)]
 pub(super) struct TrunkLogin {
     pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Secret>,
     pub(super) realm: Option<String>,
 }
 
@@ -230,7 +231,7 @@ pub(super) struct TrunkLogin {
 #[serde(deny_unknown_fields)]
 pub(super) struct DeviceDetails {
     pub(super) voice_environment: Option<String>,
-    password: Option<String>,
+    password: Option<Secret>,
 }
 
 /// What the gateway does not know of a user, or fills in.
@@ -240,7 +241,7 @@ pub(super) struct UserDetails {
     display_name: Option<String>,
     first_name: Option<String>,
     last_name: Option<String>,
-    pub(super) password_hash: Option<String>,
+    pub(super) password_hash: Option<Secret>,
 }
 
 /// The members of a group in the order of the file, in which problems are told.
@@ -366,7 +367,7 @@ impl Sections {
                 state_dir: self.process.state_dir.clone(),
                 ..self.audit
             },
-            state_dir: self.process.state_dir,
+            state_dir: self.process.state_dir.clone(),
             tls: TlsConfig {
                 rest: self.tls.door("rest_"),
                 grpc: self.tls.door("grpc_"),
@@ -410,6 +411,8 @@ impl Sections {
             directory_source: self.directory.source,
             end_calls_of_removed_devices: self.directory.end_calls_of_removed_devices,
             file: None,
+            secret_files: Vec::new(),
+            password_dir: Some(self.process.state_dir.clone()),
             settings: Settings::default(),
             password_hashes: self.users.into_iter().filter_map(hash).collect(),
             sip_passwords,

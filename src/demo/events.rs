@@ -2,6 +2,7 @@
 
 use crate::demo::cometd_client::{ListenError, Listener, Round};
 use crate::demo::event_text::{plain, text};
+use crate::secret::Secret;
 use crate::tls::{ClientTls, ClientTlsFiles};
 use serde_json::Value;
 use std::io::{self, Write};
@@ -19,7 +20,7 @@ pub struct EventsOptions {
     /// Login name of the user.
     pub user: String,
     /// The password of that user.
-    pub password: String,
+    pub password: Secret,
     /// Channels or patterns.
     pub channels: Vec<String>,
     /// Behind which number to begin; −1: now, −2: all that is kept.
@@ -52,7 +53,7 @@ pub async fn run(options: EventsOptions) -> Result<(), ListenError> {
     let channels: Vec<&str> = options.channels.iter().map(String::as_str).collect();
     let EventsOptions { url, authorities, user, password, after, .. } = &options;
     let tls = ClientTls::new(ClientTlsFiles { authorities: authorities.clone(), pair: None });
-    let mut listener = Listener::new(url, &tls, user, password, &channels, *after)?;
+    let mut listener = Listener::new(url, &tls, user, password.expose(), &channels, *after)?;
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {

@@ -20,6 +20,7 @@ pub use sdp::SdpDirection;
 pub use srtp::{PhoneSrtp, SrtpCounts};
 
 use crate::clock;
+use crate::secret::Secret;
 use crate::tls::ClientTls;
 use agent::{Agent, Ask};
 use audio::Companding;
@@ -55,7 +56,7 @@ pub struct PhoneConfig {
     /// Its number: the user part of its address and its digest user name.
     pub number: String,
     /// Its digest password.
-    pub password: String,
+    pub password: Secret,
     /// Registrar and outbound proxy.
     pub server: SocketAddr,
     /// Where its sockets are bound, on free ports.

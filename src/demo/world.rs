@@ -6,6 +6,7 @@ use crate::clock;
 use crate::config;
 use crate::demo::phone::{PhoneConfig, PhoneSrtp, PhoneTls};
 use crate::http::auth::hash_password_cheaply;
+use crate::private;
 use crate::sip::flow::Protocol;
 use crate::tls::{Authority, AuthorityError, ClientTls, ClientTlsFiles};
 use std::io;
@@ -82,7 +83,7 @@ impl World {
         let failed = |error: &dyn std::fmt::Display| DemoError::Start(error.to_string());
         let name = format!("undertone-demo-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let place = WorldPlace(std::env::temp_dir().join(name));
-        std::fs::create_dir_all(&place.0).map_err(|error| failed(&error))?;
+        private::make_directory(&place.0).map_err(|error| failed(&error))?;
         let passwords: [String; 5] =
             std::array::from_fn(|_| format!("{:016x}", rand::random::<u64>()));
         let tls = match has_tls {
@@ -346,7 +347,7 @@ async fn start_children(
 ) -> Result<Vec<Child>, DemoError> {
     let failed = |error: io::Error| DemoError::Start(error.to_string());
     let file = place.join("undertone.toml");
-    std::fs::write(&file, text).map_err(failed)?;
+    private::replace(&file, text.as_bytes(), |_| Ok(())).map_err(failed)?;
     let program = std::env::current_exe().map_err(failed)?;
     let start = |part: &str| {
         let mut command = Command::new(&program);

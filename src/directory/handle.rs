@@ -2,40 +2,18 @@
 
 use super::editor::Edit;
 use crate::model::{Reason, Refusal, UserId};
-use std::fmt;
+use crate::secret::Secret;
 use std::net::IpAddr;
 use tokio::sync::{mpsc, oneshot};
 
 /// Changes that may wait.
 const WAITING: usize = 64;
 
-/// A password in clear, which is shown nowhere and kept as digests only.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// A password as it came.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// What nobody but a digest may see.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
 /// A new password of the entry that is changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NewPassword {
     /// Of a user: a PHC string of argon2id.
-    Hash(String),
+    Hash(Secret),
     /// Of a device.
     Sip(Secret),
 }

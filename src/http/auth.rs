@@ -15,6 +15,7 @@ use super::identity::{Identities, TokenLogin, TokenRefusal};
 use super::server::ClientNetwork;
 use crate::clock;
 use crate::model::{Reason, UserId, config_value};
+use crate::secret::{Secret, SharedSecret};
 use argon2::password_hash::PasswordHasher;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, Version};
@@ -78,7 +79,7 @@ impl Default for AuthConfig {
 }
 
 /// Login name → password hash, a PHC string such as `$argon2id$v=19$…`.
-pub type PasswordHashes = BTreeMap<UserId, String>;
+pub type PasswordHashes = BTreeMap<UserId, Secret>;
 
 /// A password cannot be hashed, or what should be its hash is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,7 +124,7 @@ pub struct AuthenticatedUser {
     pub until: Instant,
     /// What a POST by cookie sends back when CSRF protection is on. It names the HTTP session that
     /// the request belongs to, or that its answer opens.
-    pub(crate) csrf: Arc<str>,
+    pub(crate) csrf: SessionName,
     /// The HTTP session whose cookie came with the request.
     session: Option<SessionKey>,
 }
@@ -134,6 +135,10 @@ impl AuthenticatedUser {
         self.session.is_none()
     }
 }
+
+/// What names an HTTP session, to the event channel and to a page of ours: who knows it can pass a
+/// page off as one.
+pub type SessionName = SharedSecret;
 
 /// The credentials of a request are wrong: it is nobody's, but not that of somebody without any. An
 /// extension of requests to a protocol that has its own words for it.
@@ -153,7 +158,7 @@ pub struct EndedLogin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndedPart {
     /// This HTTP session.
-    Session(Arc<str>),
+    Session(SessionName),
     /// Programs that have no session, and send a password or a token alone.
     WithoutSession,
     /// All of it: the account is gone, or has another password.
@@ -198,7 +203,7 @@ struct Register {
     config: AuthConfig,
     accounts: Mutex<PasswordHashes>,
     /// Verified against when the user is unknown, so that both take as long.
-    nobody: String,
+    nobody: Secret,
     key: [u8; 32],
     verified: Mutex<BTreeMap<[u8; 32], Verified>>,
     sessions: Mutex<LoginSessions>,
@@ -220,7 +225,7 @@ struct Verified {
 /// Verified passwords remembered.
 const VERIFIED: usize = 4096;
 /// No login name or password is longer.
-const LONGEST_CREDENTIAL: usize = 1024;
+pub const LONGEST_CREDENTIAL: usize = 1024;
 /// The session cookie of GWS.
 pub(crate) const SESSION_COOKIE: &str = "JSESSIONID";
 
@@ -240,11 +245,11 @@ impl Auth {
         devices: [u8; 32],
     ) -> Result<Self, PasswordError> {
         for (user, hash) in &accounts {
-            PasswordHash::new(hash).map_err(|_| PasswordError::NotAHash(user.clone()))?;
+            PasswordHash::new(hash.expose()).map_err(|_| PasswordError::NotAHash(user.clone()))?;
         }
         let nobody = match accounts.values().next() {
             Some(hash) => hash.clone(),
-            None => hash_password_cheaply("")?,
+            None => hash_password_cheaply("")?.into(),
         };
         let failures = LoginFailures::new(&config);
         Ok(Self(Arc::new(Register {
@@ -324,7 +329,7 @@ impl Auth {
         self.end_session(caller).or_else(|| self.ended(caller, None))
     }
 
-    fn ended(&self, caller: &AuthenticatedUser, session: Option<Arc<str>>) -> Option<LoggedOut> {
+    fn ended(&self, caller: &AuthenticatedUser, session: Option<SessionName>) -> Option<LoggedOut> {
         let what = session.map_or(EndedPart::WithoutSession, EndedPart::Session);
         self.tell_ended(&caller.user, what);
         Some(LoggedOut)
@@ -348,7 +353,7 @@ impl Auth {
         removed: &[UserId],
     ) -> Result<(), PasswordError> {
         for (user, hash) in &put {
-            PasswordHash::new(hash).map_err(|_| PasswordError::NotAHash(user.clone()))?;
+            PasswordHash::new(hash.expose()).map_err(|_| PasswordError::NotAHash(user.clone()))?;
         }
         let mut ended: Vec<UserId> = Vec::new();
         let mut accounts = locked(&self.0.accounts);
@@ -386,7 +391,7 @@ impl Auth {
     }
 
     /// The password hash of a user.
-    pub fn password_hash(&self, user: &UserId) -> Option<String> {
+    pub fn password_hash(&self, user: &UserId) -> Option<Secret> {
         locked(&self.0.accounts).get(user).cloned()
     }
 
@@ -543,7 +548,7 @@ impl Auth {
             Presented::Unreadable => return Err(HttpError::access_denied()),
             Presented::Token(token) => {
                 let TokenLogin { user, until } = self.by_token(token).await?;
-                let (by, csrf) = (Means::Token, Arc::default());
+                let (by, csrf) = (Means::Token, SessionName::shared(""));
                 (AuthenticatedUser { user, address, by, until, csrf, session: None }, nothing)
             }
             Presented::Cookie(cookie) => {
@@ -571,8 +576,8 @@ impl Auth {
                 let new = kept.is_none().then(|| verified.session.clone());
                 let key = cookie.filter(|_| kept.is_some()).map(|cookie| key_of(&cookie));
                 let session = kept.or_else(|| session_of(&verified.session));
-                let (until, csrf) =
-                    session.map_or((now, Arc::default()), |session| (session.until, session.csrf));
+                let (until, csrf) = session
+                    .map_or((now, SessionName::default()), |session| (session.until, session.csrf));
                 let caller = AuthenticatedUser {
                     user: verified.user,
                     address,
@@ -654,11 +659,11 @@ pub(crate) fn same_origin(allowed: &[String], request: &Request) -> Result<(), H
 }
 
 /// The token a browser page of ours must send back. A GET is answered with it, see [`offer_csrf`].
-pub(crate) fn csrf(request: &Request) -> Result<Option<Arc<str>>, HttpError> {
+pub(crate) fn csrf(request: &Request) -> Result<Option<SessionName>, HttpError> {
     let sent = request.headers().get("x-csrf-token").map(HeaderValue::as_bytes);
     if let Some(caller) = by_cookie(request)
         && !is_safe(request.method())
-        && sent != Some(caller.csrf.as_bytes())
+        && sent != Some(caller.csrf.expose().as_bytes())
     {
         return Err(HttpError::new(Reason::NotPermitted, "Missing or invalid Csrf token"));
     }

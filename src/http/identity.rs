@@ -21,22 +21,21 @@ pub(crate) use browser_login::{
 };
 pub use claims::TokenFault;
 pub use client::Endpoint;
-pub use issuer::{IssuerError, check_secret_file};
+pub use issuer::IssuerError;
 pub use token::SignatureAlgorithm;
 
 use crate::clock;
 use crate::model::{GroupId, Role, UserId, config_value};
 use crate::rate_limit::TokenBucket;
+use crate::secret::Secret;
 use browser_login::Seal;
 use issuer::Issuer;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use token::ParsedToken;
-use zeroize::Zeroizing;
 
 /// What holds for all issuers.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -104,10 +103,7 @@ pub struct IssuerConfig {
     pub client_id: Option<String>,
     /// What we prove that by; left out: by PKCE alone.
     #[serde(default)]
-    pub client_secret: Option<ClientSecret>,
-    /// A file with it.
-    #[serde(default)]
-    pub client_secret_file: Option<PathBuf>,
+    pub client_secret: Option<Secret>,
     /// What a browser's login asks for.
     #[serde(default = "default_scopes")]
     pub scopes: Vec<String>,
@@ -141,23 +137,6 @@ pub enum TokenType {
     /// `JWT`, or none at all: of issuers from before RFC 9068.
     #[serde(rename = "JWT")]
     Jwt,
-}
-
-/// What we prove to an issuer who we are by. Never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(from = "String")]
-pub struct ClientSecret(Arc<Zeroizing<String>>);
-
-impl From<String> for ClientSecret {
-    fn from(text: String) -> Self {
-        Self(Arc::new(Zeroizing::new(text)))
-    }
-}
-
-impl fmt::Debug for ClientSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClientSecret")
-    }
 }
 
 /// The directory as it is now.
@@ -230,7 +209,7 @@ impl Identities {
     /// they are needed, or by [`Identities::prefetch`].
     ///
     /// # Errors
-    /// A file with a secret cannot be used, or a URL is none.
+    /// A URL is none.
     pub fn new(
         config: &IdentityConfig,
         issuers: &[IssuerConfig],

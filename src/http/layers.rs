@@ -187,7 +187,7 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
         refused.user = user;
     }
     if let Some(token) = token {
-        auth::offer_csrf(&mut response, &token);
+        auth::offer_csrf(&mut response, token.expose());
     }
     response
 }

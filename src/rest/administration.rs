@@ -4,7 +4,7 @@ use super::operations::read_fields;
 use super::{Accepted, IdPath, RequestContext, RestState, id};
 use crate::directory::editor::{Edit, EditKind, EntryId};
 use crate::directory::fields::Fields;
-use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword, Secret};
+use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword};
 use crate::http::auth::hash_password;
 use crate::http::error::{ErrorBody, HttpError};
 use crate::model::{Reason, Refusal, Role};
@@ -234,7 +234,7 @@ async fn user_password(password: Option<String>) -> Result<Option<NewPassword>, 
     };
     let hash = tokio::task::spawn_blocking(move || hash_password(&password)).await;
     match hash {
-        Ok(Ok(hash)) => Ok(Some(NewPassword::Hash(hash))),
+        Ok(Ok(hash)) => Ok(Some(NewPassword::Hash(hash.into()))),
         Ok(Err(error)) => Err(HttpError::new(Reason::InvalidInput, error.to_string())),
         Err(_) => Err(HttpError::new(Reason::Internal, "Internal error.")),
     }
@@ -355,7 +355,7 @@ pub(super) async fn add_device(
     rest.must_be_admin(&from)?;
     let id = body.text("id")?.unwrap_or_else(new_id);
     let fields = body.fields(DEVICE)?;
-    let password = NewPassword::Sip(Secret::new(body.required("password")?));
+    let password = NewPassword::Sip(body.required("password")?.into());
     rest.create(&from, EntryId::Device(id.into()), fields, Some(password)).await
 }
 
@@ -377,7 +377,7 @@ pub(super) async fn change_device(
     rest.must_be_admin(&from)?;
     let entry = EntryId::Device(id("/devices", path)?);
     let fields = body.fields(DEVICE)?;
-    let password = body.text("password")?.map(|text| NewPassword::Sip(Secret::new(text)));
+    let password = body.text("password")?.map(|text| NewPassword::Sip(text.into()));
     rest.edit(&from, Edit { entry, kind: EditKind::Change(fields) }, password).await
 }
 

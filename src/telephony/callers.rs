@@ -206,7 +206,7 @@ impl Entry {
             groups: groups.clone(),
             may_join_unasked: *may_join_unasked,
         };
-        let tokens = tokens.iter().map(|token| TokenHash::of(token.as_bytes())).collect();
+        let tokens = tokens.iter().map(|token| TokenHash::of(token.expose().as_bytes())).collect();
         Ok(Self { caller: Arc::new(caller), san: san.clone(), tokens, is_local: false })
     }
 
@@ -219,7 +219,7 @@ impl Entry {
             may_join_unasked: false,
         };
         let tokens = own_tokens(path)?;
-        let tokens = tokens.iter().map(|token| TokenHash::of(token.as_bytes())).collect();
+        let tokens = tokens.iter().map(|token| TokenHash::of(token.expose().as_bytes())).collect();
         Ok(Self { caller: Arc::new(caller), san: Vec::new(), tokens, is_local: true })
     }
 

@@ -1,7 +1,7 @@
 //! The directory by an admin over REST, and as CSV files.
 
 use crate::support::desktop::Desktop;
-use crate::support::process::Process;
+use crate::support::process::{Process, write_private};
 use crate::support::rest_client::{RestClient, http_client, read};
 use crate::support::server::{AGENT, Account, SUPERVISOR, describe, user};
 use crate::support::talk::{PATIENCE, TALK, Trio};
@@ -27,7 +27,7 @@ impl House {
         let mut house = House { process: None, place: tempfile::tempdir().unwrap() };
         let admin = user(ADMIN, "Admin").replace("devices = ['']\n", "");
         let text = describe(house.place.path(), more) + &admin;
-        fs::write(house.file(), text).unwrap();
+        write_private(&house.file(), &text);
         house.start().await;
         house
     }
@@ -349,7 +349,7 @@ async fn an_export_that_is_imported_elsewhere_is_the_same_directory_with_the_sam
 async fn a_faulty_import_changes_nothing_and_names_the_line() {
     let mut house = House::open(STORE).await;
     house.stop().await;
-    let write = |name: &str, text: &str| fs::write(house.place.path().join(name), text).unwrap();
+    let write = |name: &str, text: &str| write_private(&house.place.path().join(name), text);
     write("devices.csv", "id,number,password\nnew-phone,5010,secret\n");
     write(
         "users.csv",
@@ -367,4 +367,25 @@ async fn a_faulty_import_changes_nothing_and_names_the_line() {
     let new = Account { user: "new", password: "secret", ..NEWCOMER };
     let me = house.client(new).get("/me?subresources=devices").await;
     assert_eq!(me["user"]["devices"][0]["phoneNumber"], "5010");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_of_the_state_file_is_not_undone_by_that_of_the_configuration_file() {
+    let house = House::open(STORE).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+    let file = house.place.path().join("new");
+    write_private(&file, "another secret\n");
+    command.arg("password").arg("--config").arg(house.file()).arg("--password-file").arg(&file);
+    let output = command.arg(SUPERVISOR.user).current_dir(house.place.path()).output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success() && said.contains("is in use"), "{said}");
+    house.process().signal(nix::sys::signal::Signal::SIGHUP);
+    let unchanged = "the directory has not changed";
+    let read = async || {
+        let log = house.process().log();
+        log.iter().any(|line| line.contains(unchanged)).then_some(())
+    };
+    crate::support::wait::found(PATIENCE, read).await.expect("the file is read again");
+    house.client(Account { password: "another secret", ..SUPERVISOR }).get("/me").await;
+    assert_eq!(house.ask(SUPERVISOR, Method::GET, "/me", None).await.0, 403);
 }

@@ -127,8 +127,7 @@ impl GatewayServer {
             .expect("a gateway");
 
         let directory = gateway.directory();
-        let accounts =
-            directory.users.keys().map(|user| (user.clone(), password_hash().to_owned()));
+        let accounts = directory.users.keys().map(|user| (user.clone(), password_hash().into()));
         let auth = Auth::new(options.auth, accounts.collect()).expect("password hashes");
         if !options.issuers.is_empty() {
             let users = Arc::new(app::GatewayUsers::new(gateway.clone()));

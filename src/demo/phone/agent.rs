@@ -518,7 +518,7 @@ impl Agent {
         let uri = request.uri.to_string();
         let value = challenge.answer(
             &self.config.number,
-            &self.config.password,
+            self.config.password.expose(),
             &method.to_string(),
             &uri,
             &token(),

@@ -2,6 +2,7 @@
 //! do, so that no flood of logins slows a poll or a call.
 
 use super::queue::Turn;
+use crate::secret::Secret;
 use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
@@ -24,13 +25,13 @@ pub(super) fn at_once() -> usize {
 
 /// Whether a password is that of a hash. The turn comes back with the answer, and is used up if
 /// nobody waits for that; none: there is no thread to be had.
-pub(super) async fn verify(hash: String, password: String, turn: Turn) -> Option<(bool, Turn)> {
+pub(super) async fn verify(hash: Secret, password: String, turn: Turn) -> Option<(bool, Turn)> {
     let (done, outcome) = oneshot::channel();
     let work = move || {
         // Linux has a priority for each thread, by its id. Where it is not to be had, it hashes all
         // the same.
         let _ = setpriority_process(Some(gettid()), STANDS_BACK);
-        let matches = PasswordHash::new(&hash).is_ok_and(|hash| {
+        let matches = PasswordHash::new(hash.expose()).is_ok_and(|hash| {
             Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
         });
         let _ = done.send((matches, turn));

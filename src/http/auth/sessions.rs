@@ -1,10 +1,9 @@
 //! The open HTTP sessions.
 
-use super::random_text;
+use super::{SessionName, random_text};
 use crate::model::UserId;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// The hash of a session's cookie.
@@ -21,7 +20,7 @@ pub(super) struct LoginSessions {
 pub(super) struct LoginSession {
     pub(super) user: UserId,
     pub(super) until: Instant,
-    pub(super) csrf: Arc<str>,
+    pub(super) csrf: SessionName,
 }
 
 impl LoginSessions {
@@ -44,7 +43,7 @@ impl LoginSessions {
             self.open.remove(&oldest);
         }
         mine.insert((now, key));
-        let csrf = random_text::<18>().into();
+        let csrf = SessionName::shared(random_text::<18>());
         let session = LoginSession { user: user.clone(), until, csrf };
         self.open.insert(key, session);
         cookie
@@ -86,7 +85,7 @@ impl LoginSessions {
     }
 
     /// Closes every session of a user; which they were.
-    pub(super) fn close_all(&mut self, user: &UserId) -> Vec<Arc<str>> {
+    pub(super) fn close_all(&mut self, user: &UserId) -> Vec<SessionName> {
         let mine = self.of.remove(user).unwrap_or_default();
         let closed = mine.iter().filter_map(|(_, key)| self.open.remove(key));
         closed.map(|session| session.csrf).collect()

@@ -270,7 +270,7 @@ async fn exchange(
     (code, verifier, callback): (&str, &str, &str),
 ) -> Result<TokenAnswer, LoginFault> {
     let client = issuer.config.client_id.as_deref().unwrap_or_default();
-    let secret = issuer.secret.as_ref();
+    let secret = issuer.config.client_secret.as_ref();
     let in_header = secret.filter(|_| !secret_in_form);
     let form = {
         let mut form = Serializer::new(String::new());
@@ -282,13 +282,13 @@ async fn exchange(
             form.append_pair("client_id", client);
         }
         if let Some(secret) = secret.filter(|_| secret_in_form) {
-            form.append_pair("client_secret", &secret.0);
+            form.append_pair("client_secret", secret.expose());
         }
         Zeroizing::new(form.finish())
     };
     let authorization = in_header.map(|secret| {
         let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
-        let pair = Zeroizing::new(format!("{}:{}", encoded(client), encoded(&secret.0)));
+        let pair = Zeroizing::new(format!("{}:{}", encoded(client), encoded(secret.expose())));
         let line = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
         HeaderValue::from_str(&line).map(|mut value| {
             value.set_sensitive(true);

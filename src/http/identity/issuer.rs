@@ -4,38 +4,19 @@ use super::client::{ClientError, Endpoint, IssuerClient};
 use super::keys::KeySet;
 use super::schedule::KeySchedule;
 use super::token::ParsedToken;
-use super::{ClientSecret, IdentityConfig, IssuerConfig, TokenFault, TokenRefusal};
+use super::{IdentityConfig, IssuerConfig, TokenFault, TokenRefusal};
 use crate::clock;
 use crate::tls::{ClientTls, ClientTlsFiles};
 use arc_swap::ArcSwapOption;
 use jsonwebtoken::crypto;
 use serde::Deserialize;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
 /// An issuer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuerError {
-    /// The file with the secret cannot be read.
-    #[error("{}: {error}", .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
-    /// Users of the machine that are neither its owner nor of its group may read it.
-    #[error("{}: everybody may read this secret: chmod o-rwx", .0.display())]
-    IsPublic(PathBuf),
-    /// There is nothing in it.
-    #[error("{}: there is no secret in it", .0.display())]
-    Empty(PathBuf),
     /// Not a URL that may be asked.
     #[error("'{0}' is no https:// URL, and no http:// URL of this machine")]
     Url(String),
@@ -67,7 +48,6 @@ pub(super) struct Metadata {
 /// One issuer of the configuration.
 pub(super) struct Issuer {
     pub(super) config: IssuerConfig,
-    pub(super) secret: Option<ClientSecret>,
     pub(super) client: IssuerClient,
     discovery: Endpoint,
     jwks: Option<Endpoint>,
@@ -90,13 +70,7 @@ impl Issuer {
             |url: &str| Endpoint::parse(url).ok_or_else(|| IssuerError::Url(url.to_owned()));
         let discovery = format!("{}{DISCOVERY}", config.issuer.trim_end_matches('/'));
         let files = ClientTlsFiles { authorities: config.authorities.clone(), pair: None };
-        let secret = match (&config.client_secret, &config.client_secret_file) {
-            (Some(secret), _) => Some(secret.clone()),
-            (None, Some(path)) => Some(read_secret(path)?),
-            (None, None) => None,
-        };
         Ok(Self {
-            secret,
             client: IssuerClient::new(ClientTls::new(files)),
             discovery: endpoint(&discovery)?,
             jwks: config.jwks_url.as_deref().map(endpoint).transpose()?,
@@ -279,32 +253,4 @@ impl Issuer {
 /// The fetch has ended, whatever came of it.
 async fn end_of(mut under_way: watch::Receiver<()>) {
     while under_way.changed().await.is_ok() {}
-}
-
-/// Bytes of a file with a secret.
-const LONGEST_FILE: u64 = 4096;
-/// Bits of a file's mode that let everybody in.
-const EVERYBODY: u32 = 0o007;
-
-/// There is a secret in the file.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_secret_file(path: &Path) -> Result<(), IssuerError> {
-    read_secret(path).map(drop)
-}
-
-fn read_secret(path: &Path) -> Result<ClientSecret, IssuerError> {
-    let failed = |error| IssuerError::File { path: path.to_owned(), error };
-    let file = File::open(path).map_err(failed)?;
-    let about = file.metadata().map_err(failed)?;
-    if about.is_file() && about.permissions().mode() & EVERYBODY != 0 {
-        return Err(IssuerError::IsPublic(path.to_owned()));
-    }
-    let mut text = Zeroizing::new(String::new());
-    file.take(LONGEST_FILE).read_to_string(&mut text).map_err(failed)?;
-    match text.trim() {
-        "" => Err(IssuerError::Empty(path.to_owned())),
-        secret => Ok(ClientSecret::from(secret.to_owned())),
-    }
 }
