@@ -3,6 +3,7 @@
 
 use crate::support::callers::write_token;
 use crate::support::certificates::Certificates;
+use crate::support::issuer::{self, AUDIENCE, CLIENT, TestIssuer};
 use crate::support::process::{Process, write_private};
 use crate::support::rest_client::RestClient;
 use crate::support::server::{AGENT, COLLEAGUE, CUSTOMER, SUPERVISOR, describe};
@@ -11,8 +12,8 @@ use crate::support::wait;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use nix::sys::signal::Signal;
-use reqwest::StatusCode;
-use reqwest::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
+use reqwest::header::{AUTHORIZATION, COOKIE, LOCATION, SET_COOKIE};
+use reqwest::{StatusCode, Url};
 use serde_json::json;
 use std::fs;
 use std::io::Write;
@@ -111,6 +112,8 @@ fn sip_tls(process: &Process) -> SocketAddr {
 
 const TOKEN: &str = "crm-token-0123456789-abcdefghijklmnopqrstuvwxyz";
 const WRONG_TOKEN: &str = "wrong-token-0123456789-abcdefghijklmnopqrstuvwx";
+const CLIENT_SECRET: &str = "client-secret-0123456789-abcdefghij";
+const CODE: &str = "code-0123456789-abcdefghijklmnop";
 const GUESS: &str = "a-wrong-guess-of-a-password";
 const IDENTITY: &str = "eyJhbGciOiJFUzI1NiIsInR5cCI6InBhc3Nwb3J0In0.cGF5bG9hZA.c2lnbmF0dXJl";
 const THEIR_KEY: &str = "d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj";
@@ -125,13 +128,17 @@ async fn nothing_secret_is_in_the_loudest_log_in_what_is_printed_or_in_a_file_fo
     let pair = certificates.server();
     let token_file = place.path().join("crm");
     write_token(&token_file, TOKEN);
+    let issuer = TestIssuer::start().await;
     let more = format!(
         "[log]\nfilter = 'trace'\npersonal_data = true\n\
          [tls]\ncertificate = '{}'\nkey = '{}'\nadmin_certificate = ''\n\
-         [[grpc.caller]]\nname = 'crm'\nrole = 'observer'\ntoken_file = '{}'\n",
+         [[grpc.caller]]\nname = 'crm'\nrole = 'observer'\ntoken_file = '{}'\n\
+         [[identity.issuer]]\nname = 'test'\nissuer = '{}'\naudience = ['{AUDIENCE}']\n\
+         client_id = '{CLIENT}'\nclient_secret = '{CLIENT_SECRET}'\n",
         pair.certificate.display(),
         pair.key.display(),
-        token_file.display()
+        token_file.display(),
+        issuer.url(),
     );
     let text = describe(place.path(), &more)
         .replace("'tcp:127.0.0.1:0'", "'tcp:127.0.0.1:0', 'tls:127.0.0.1:0'");
@@ -180,12 +187,57 @@ async fn nothing_secret_is_in_the_loudest_log_in_what_is_printed_or_in_a_file_fo
         format!("Digest response=\"{GUESS}\""),
     ] {
         let asked = http.get(format!("{base}/me")).header(AUTHORIZATION, &credentials);
-        assert_eq!(asked.send().await.unwrap().status(), REFUSED, "{credentials}");
+        let refused = match credentials.starts_with("Bearer") {
+            true => StatusCode::UNAUTHORIZED,
+            false => REFUSED,
+        };
+        assert_eq!(asked.send().await.unwrap().status(), refused, "{credentials}");
     }
     let asked = http.get(format!("{base}/me")).header(COOKIE, format!("{name}=\"{GUESS}"));
     assert_ne!(asked.send().await.unwrap().status(), StatusCode::OK);
     let canary = client(CANARY, GUESS).getting("/me").send().await.unwrap();
     assert_eq!(canary.status(), REFUSED);
+
+    // Tokens of the issuer, a good one and one that was altered, and a login by a code.
+    let access = issuer.token(SUPERVISOR.user);
+    let altered = format!("{}AAAA{}", &access[..access.len() - 8], &access[access.len() - 4..]);
+    for (token, status) in [(&access, StatusCode::OK), (&altered, StatusCode::UNAUTHORIZED)] {
+        let asked = http.get(format!("{base}/me")).bearer_auth(token);
+        assert_eq!(asked.send().await.unwrap().status(), status);
+        secrets.add("an access token", token);
+        secrets.add("its claims", token.split('.').nth(1).unwrap());
+        secrets.add("its signature", token.rsplit('.').next().unwrap());
+    }
+    secrets.add("the secret that we have at the issuer", CLIENT_SECRET);
+    let browser = reqwest::Client::builder()
+        .tls_backend_preconfigured(certificates.client().config(&[b"http/1.1"]).unwrap())
+        .redirect(reqwest::redirect::Policy::none())
+        .cookie_store(true)
+        .no_proxy()
+        .build()
+        .unwrap();
+    let sent = browser.get(format!("{base}/login")).send().await.unwrap();
+    let at = Url::parse(sent.headers()[LOCATION].to_str().unwrap()).unwrap();
+    let asked = |name: &str| at.query_pairs().find(|(key, _)| key == name).unwrap().1.into_owned();
+    let (state, nonce) = (asked("state"), asked("nonce"));
+    let id_token = issuer.key.sign(
+        &issuer.key.header("JWT"),
+        &json!({
+            "iss": issuer.url(), "aud": CLIENT, "sub": SUPERVISOR.user, "nonce": nonce,
+            "iat": issuer::now(), "exp": issuer::now() + 600,
+        }),
+    );
+    issuer
+        .answer(200, json!({"id_token": id_token, "access_token": access, "token_type": "Bearer"}));
+    let back = format!("{base}/login/callback?code={CODE}&state={state}&iss={}", issuer.url());
+    let logged_in = browser.get(back).send().await.unwrap();
+    assert_eq!(logged_in.status(), StatusCode::SEE_OTHER, "{:?}", logged_in.text().await);
+    assert!(issuer.asked().iter().any(|form| form.contains(CODE)), "the code was exchanged");
+    secrets.add("the code of a login", CODE);
+    secrets.add("the ID token of a login", &id_token);
+    for (name, secret) in [("state", state), ("nonce", nonce)] {
+        secrets.add(format!("the {name} of a login"), secret);
+    }
 
     // A head that is none, on a connection by itself; a websocket.
     let tls = certificates.client();
