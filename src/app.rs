@@ -18,6 +18,7 @@ mod directory_news;
 mod gateway_users;
 pub mod new_passwords;
 mod simulated;
+mod unaudited;
 
 pub use self::gateway_users::GatewayUsers;
 
@@ -30,7 +31,7 @@ use crate::config::{Config, CredentialsError, DirectorySource, Made};
 use crate::directory::handle::DirectoryHandle;
 use crate::gateway::task::GatewayHandle;
 use crate::grpc;
-use crate::http::auth::{Auth, PasswordError};
+use crate::http::auth::{Auth, PasswordError, PasswordHashes};
 use crate::http::fast_path::FastPath;
 use crate::http::identity::{Identities, IssuerError};
 use crate::http::server::{self, ConnectionLimits, Door};
@@ -628,11 +629,14 @@ async fn start_gateway(
     let audit_config = config.audit.clone();
     let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_config)).await;
     let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-    if let Some(folder) = &config.password_dir {
-        let may_have =
-            |user: &UserId| config.directory.user(user).is_some() && !config.has_password(user);
-        new_passwords::take(folder, &store, may_have).await?;
-    }
+    let taken = match &config.password_dir {
+        Some(folder) => {
+            let may_have =
+                |user: &UserId| config.directory.user(user).is_some() && !config.has_password(user);
+            new_passwords::take(folder, &store, may_have).await?
+        }
+        None => PasswordHashes::new(),
+    };
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
     let devices = config.device_key(&store)?;
@@ -644,6 +648,8 @@ async fn start_gateway(
         audit,
         store.clone(),
     )?;
+    let passwords = taken.keys().map(|user| format!("users changed: {user} (password)"));
+    unaudited::tell(&gateway, config, &store, passwords.collect()).await?;
     let cometd =
         Cometd::start(&config.http, config.cometd.clone(), gateway.clone(), store.clone())?;
     if !config.issuers.is_empty() {

@@ -3,6 +3,7 @@
 
 use super::directory_news::News;
 use super::new_passwords;
+use super::unaudited;
 use crate::config::{Config, CredentialsError, DirectorySource};
 use crate::directory::DirectoryEditor;
 use crate::directory::handle::WaitingEdit;
@@ -187,6 +188,7 @@ impl DirectoryKeeper {
         match self.prepare(new).await {
             Ok(prepared) => {
                 self.apply(prepared).await;
+                self.note_file().await;
                 if self.config.directory_source == DirectorySource::File {
                     self.config.take_passwords(&passwords);
                 }
@@ -199,6 +201,18 @@ impl DirectoryKeeper {
                 tracing::warn!(%error, "the directory can not be applied: nothing is changed");
                 count("faulty");
             }
+        }
+    }
+
+    /// The audit has what the configuration file has changed.
+    async fn note_file(&self) {
+        let Some(gateway) = &self.told.gateway else { return };
+        let (store, config) = (gateway.store.clone(), self.config.clone());
+        let noted = tokio::task::spawn_blocking(move || {
+            unaudited::seen(&config).map_or(Ok(()), |seen| store.write(&[seen]))
+        });
+        if let Ok(Err(error)) = noted.await {
+            tracing::warn!(%error, "the next start will tell of another configuration file");
         }
     }
 

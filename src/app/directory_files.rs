@@ -1,6 +1,8 @@
 //! The directory in the state files of a process that does not run: taken in at the start, from CSV
 //! files, and written to them.
 
+use super::directory_news::News;
+use super::unaudited;
 use crate::config::{Config, DirectorySource, keep_ha1s, keep_password};
 use crate::directory::table::{self, PASSWORD, PASSWORD_HASH, TableError};
 use crate::directory::{DirectoryEditor, Edit, EditKind, EntryId, Fields, kept};
@@ -8,6 +10,7 @@ use crate::http::auth::{PasswordError, hash_password};
 use crate::model::{DeviceId, UserId};
 use crate::private::{self, Exposed};
 use crate::secret::Secret;
+use crate::sip::config::{SipAccounts, SipDirectory};
 use crate::sip::digest::{Algorithm, Ha1s};
 use crate::store::{self, Store, StoreError, Write};
 use serde_json::Value;
@@ -173,7 +176,7 @@ pub fn import(config: Config, files: &DirectoryFiles) -> Result<Counts, FilesErr
         }
         to_gateway.push(entry);
     }
-    let mut hashes = Vec::new();
+    let (mut hashes, mut with_password) = (Vec::new(), Vec::new());
     // A device may pass from one user to another: all are taken away first.
     for Row { id, .. } in &users {
         let entry = EntryId::User(id.as_str().into());
@@ -196,6 +199,7 @@ pub fn import(config: Config, files: &DirectoryFiles) -> Result<Counts, FilesErr
         let user: UserId = id.as_str().into();
         let entry = EntryId::User(user.clone());
         put(&mut editor, &files.users, line, entry.clone(), fields)?;
+        with_password.extend(hash.is_some().then(|| user.clone()));
         hashes.extend(hash.map(|hash| keep_password(&user, Some(&hash))));
         to_gateway.push(entry);
     }
@@ -208,8 +212,19 @@ pub fn import(config: Config, files: &DirectoryFiles) -> Result<Counts, FilesErr
     // Groups may have lost members by what was taken in.
     let all_groups = editor.directory().groups.keys().cloned().map(EntryId::Group);
     to_gateway.extend(all_groups);
+    let accounts = |accounts: &SipAccounts| SipDirectory {
+        accounts: accounts.clone(),
+        trunks: config.sip.trunks.clone(),
+    };
+    let news = News::between(
+        (&config.directory, Some(&accounts(&config.sip.accounts))),
+        (editor.directory(), Some(&accounts(editor.accounts()))),
+        with_password.iter(),
+    );
+    let lines: Vec<String> = news.lines().map(|line| format!("imported: {line}")).collect();
+    let unaudited = unaudited::keep(&gateway, lines.iter().map(String::as_str))?;
     write(&backend, &to_backend)?;
-    write(&gateway, &[kept::writes(&editor, &to_gateway), hashes].concat())?;
+    write(&gateway, &[kept::writes(&editor, &to_gateway), hashes, unaudited].concat())?;
     Ok(counts)
 }
 

@@ -646,6 +646,11 @@ impl<'a> Checks<'a> {
                 &[&"device", &number, &"transport"],
                 "nothing in sip.listen begins with tls:",
             );
+            self.unless(
+                details.password.as_ref().is_none_or(|password| !password.expose().is_empty()),
+                &[&"device", &number, &"password"],
+                "must not be empty",
+            );
             if let Some(environment) = &details.voice_environment {
                 self.unless(
                     environments.contains(environment.as_str())

@@ -231,7 +231,7 @@ pub(super) struct TrunkLogin {
 #[serde(deny_unknown_fields)]
 pub(super) struct DeviceDetails {
     pub(super) voice_environment: Option<String>,
-    password: Option<Secret>,
+    pub(super) password: Option<Secret>,
 }
 
 /// What the gateway does not know of a user, or fills in.

@@ -227,11 +227,24 @@ fn role(member: &str, value: Value) -> Result<Value, Refusal> {
     }))
 }
 
+/// Anybody could log in by an empty one.
+fn not_empty(password: String) -> Result<String, Refusal> {
+    match password.is_empty() {
+        true => Err(Refusal::parameter(
+            Reason::InvalidInput,
+            "password",
+            "Parameter '{}' must not be empty.",
+        )),
+        false => Ok(password),
+    }
+}
+
 /// A user's password is hashed where it comes in: nothing behind has it.
 async fn user_password(password: Option<String>) -> Result<Option<NewPassword>, HttpError> {
     let Some(password) = password else {
         return Ok(None);
     };
+    let password = not_empty(password)?;
     let hash = tokio::task::spawn_blocking(move || hash_password(&password)).await;
     match hash {
         Ok(Ok(hash)) => Ok(Some(NewPassword::Hash(hash.into()))),
@@ -355,7 +368,7 @@ pub(super) async fn add_device(
     rest.must_be_admin(&from)?;
     let id = body.text("id")?.unwrap_or_else(new_id);
     let fields = body.fields(DEVICE)?;
-    let password = NewPassword::Sip(body.required("password")?.into());
+    let password = NewPassword::Sip(not_empty(body.required("password")?)?.into());
     rest.create(&from, EntryId::Device(id.into()), fields, Some(password)).await
 }
 
@@ -377,7 +390,8 @@ pub(super) async fn change_device(
     rest.must_be_admin(&from)?;
     let entry = EntryId::Device(id("/devices", path)?);
     let fields = body.fields(DEVICE)?;
-    let password = body.text("password")?.map(|text| NewPassword::Sip(text.into()));
+    let password = body.text("password")?.map(not_empty).transpose()?;
+    let password = password.map(|text| NewPassword::Sip(text.into()));
     rest.edit(&from, Edit { entry, kind: EditKind::Change(fields) }, password).await
 }
 
