@@ -2,7 +2,7 @@
 //! symbolic link; those that an operator names, as TLS keys and passwords, may be one.
 
 use crate::secret::Secret;
-use nix::unistd::geteuid;
+use nix::unistd::{Gid, Uid, getegid, geteuid, getgroups, setegid, seteuid, setgroups};
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -153,13 +153,34 @@ fn kept_private(file: File) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes a whole file anew: it is there as it was, or as it is to be. `before`: what else to do with
-/// it before it is there.
-pub(crate) fn replace(
-    path: &Path,
-    bytes: &[u8],
-    before: impl FnOnce(&Path) -> io::Result<()>,
-) -> io::Result<()> {
+/// Does something in a directory with the rights of its owner, when root does it in the directory of
+/// somebody else: whatever the owner has put there leads nowhere that the owner may not go, and what
+/// is made is the owner's.
+///
+/// # Errors
+/// The rights cannot be changed, or what is done fails.
+pub(crate) fn as_owner_of<T>(
+    directory: &Path,
+    act: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    let owner = directory.metadata()?;
+    let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+    if geteuid().as_raw() != ROOT || uid.as_raw() == ROOT {
+        return act();
+    }
+    let (groups, group) = (getgroups()?, getegid());
+    setgroups(&[gid])?;
+    setegid(gid)?;
+    seteuid(uid)?;
+    let done = act();
+    seteuid(Uid::from_raw(ROOT))?;
+    setegid(group)?;
+    setgroups(&groups)?;
+    done
+}
+
+/// Writes a whole file anew: it is there as it was, or as it is to be.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let beside = Path::new(&name);
@@ -170,7 +191,6 @@ pub(crate) fn replace(
     let mut file = options().write(true).create_new(true).open(beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    before(beside)?;
     std::fs::rename(beside, path)?;
     sync_directory_of(path)
 }
@@ -277,7 +297,7 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &link).expect("a link");
         assert!(open(&link).is_err() && open_to_append(&link).is_err());
         assert!(open_existing(&link).is_err());
-        replace(&link, b"new", |_| Ok(())).expect("the link itself is replaced");
+        replace(&link, b"new").expect("the link itself is replaced");
         assert_eq!(std::fs::read(&elsewhere).expect("still there"), b"precious");
     }
 }

@@ -18,7 +18,7 @@ use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -408,6 +408,9 @@ async fn a_password_is_set_while_it_runs_and_what_the_old_one_opened_ends() {
         let client = RestClient::new(process.door("rest"), "meg", password);
         assert_eq!(client.getting("/me").send().await.unwrap().status(), expected);
     }
+    let audit = fs::read_to_string(place.path().join("audit.jsonl")).unwrap();
+    let told = audit.matches("users changed: meg (password)").count();
+    assert_eq!(told, 2, "that which was left while nothing ran, too: {audit}");
     assert_eq!(fs::read_dir(place.path().join("new-passwords")).unwrap().count(), 0);
 }
 
@@ -452,4 +455,47 @@ async fn secrets_in_files_of_their_own_are_read_again_when_they_change() {
     process.signal(Signal::SIGHUP);
     let changed = async || register("another password").await.is_ok().then_some(());
     wait::found(PATIENCE, changed).await.expect("SIGHUP is obeyed");
+
+    // The user goes, and the file with the hash with the user; nobody says so.
+    let user = text.find("[[user]]\nid = 'meg'").unwrap();
+    let end = user + text[user..].find("[[device]]").unwrap();
+    fs::remove_file(&hash_file).unwrap();
+    write_private(&place.path().join("serve.toml"), &[&text[..user], &text[end..]].concat());
+    let gone = async || (!is_let_in("the second one").await).then_some(());
+    wait::found(PATIENCE, gone).await.expect("who is taken out is out");
+}
+
+/// Root sets a password of a gateway that runs as somebody else, who has put a link in its way.
+#[test]
+fn root_goes_no_further_in_a_state_directory_than_its_owner_may() {
+    const SOMEBODY: u32 = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let (place, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let text = format!("{}[[user]]\nid = 'meg'\nroles = ['Agent']\n", describe(state.path(), ""));
+    write_private(&place.path().join("serve.toml"), &text);
+    let set = |password: &str| {
+        let words = ["password", "meg", "--config", "serve.toml", "--password-file", "-"];
+        undertone(place.path(), &words, password)
+    };
+    let give =
+        |path: &Path| std::os::unix::fs::chown(path, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    give(state.path());
+    // What only root may write.
+    let roots = tempfile::tempdir().unwrap();
+    let link = state.path().join("new-passwords");
+    std::os::unix::fs::symlink(roots.path(), &link).unwrap();
+    let (done, said) = set("a new password\n");
+    assert!(!done && said.contains("denied"), "{said}");
+    assert_eq!(roots.path().metadata().unwrap().uid(), 0, "it is root's as before");
+    assert_eq!(fs::read_dir(roots.path()).unwrap().count(), 0);
+    fs::remove_file(&link).unwrap();
+    let (done, said) = set("a new password\n");
+    assert!(done, "{said}");
+    for file in
+        [link.clone(), link.join(fs::read_dir(&link).unwrap().next().unwrap().unwrap().path())]
+    {
+        assert_eq!(file.metadata().unwrap().uid(), SOMEBODY, "{}", file.display());
+    }
 }

@@ -11,7 +11,6 @@ use crate::store::{Store, StoreError, Write};
 use argon2::password_hash::phc::PasswordHash;
 use std::fs;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 const FOLDER: &str = "new-passwords";
@@ -48,16 +47,15 @@ fn name_of(user: &UserId) -> String {
 /// The state directory cannot be written.
 pub fn leave(config: &Config, user: &UserId, hash: &Secret) -> io::Result<PathBuf> {
     private::make_state_directory(&config.state_dir)?;
-    let folder = config.state_dir.join(FOLDER);
-    private::make_directory(&folder)?;
     // Root may set a password of a gateway that runs as somebody else.
-    let owner = config.state_dir.metadata()?;
-    let give = |path: &Path| chown(path, Some(owner.uid()), Some(owner.gid()));
-    give(&folder)?;
-    let file = folder.join(name_of(user));
-    let _ = fs::remove_file(refused(&file));
-    private::replace(&file, hash.expose().as_bytes(), give)?;
-    Ok(file)
+    private::as_owner_of(&config.state_dir, || {
+        let folder = config.state_dir.join(FOLDER);
+        private::make_directory(&folder)?;
+        let file = folder.join(name_of(user));
+        let _ = fs::remove_file(refused(&file));
+        private::replace(&file, hash.expose().as_bytes())?;
+        Ok(file)
+    })
 }
 
 /// What has become of the file of a password.

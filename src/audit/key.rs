@@ -89,7 +89,7 @@ impl AuditKey {
         let public = public.map_err(|_| wrong(&path, "it is no Ed25519 key"))?;
         let beside = directory.join(PUBLIC_KEY_FILE);
         if PublicKey::read(&beside).ok().as_ref() != Some(&public) {
-            private::replace(&beside, public.to_pem().as_bytes(), |_| Ok(()))
+            private::replace(&beside, public.to_pem().as_bytes())
                 .map_err(|error| disk(&beside, &error))?;
         }
         Ok(Self { pair, public })
@@ -124,7 +124,7 @@ fn make_pair(path: &Path) -> Result<Ed25519KeyPair, AuditError> {
     });
     let seed = seed.map_err(|_| wrong(path, "no key can be made"))?;
     let text = pem(&[&PKCS8[..], seed.as_ref()].concat(), "PRIVATE KEY");
-    private::replace(path, text.as_bytes(), |_| Ok(())).map_err(|error| disk(path, &error))?;
+    private::replace(path, text.as_bytes()).map_err(|error| disk(path, &error))?;
     Ok(pair)
 }
 

@@ -347,7 +347,7 @@ async fn start_children(
 ) -> Result<Vec<Child>, DemoError> {
     let failed = |error: io::Error| DemoError::Start(error.to_string());
     let file = place.join("undertone.toml");
-    private::replace(&file, text.as_bytes(), |_| Ok(())).map_err(failed)?;
+    private::replace(&file, text.as_bytes()).map_err(failed)?;
     let program = std::env::current_exe().map_err(failed)?;
     let start = |part: &str| {
         let mut command = Command::new(&program);

@@ -2,16 +2,20 @@
 
 use super::operations::read_fields;
 use super::{Accepted, IdPath, RequestContext, RestState, id};
+use crate::clock;
 use crate::directory::editor::{Edit, EditKind, EntryId};
 use crate::directory::fields::Fields;
 use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword};
 use crate::http::auth::hash_password;
 use crate::http::error::{ErrorBody, HttpError};
-use crate::model::{Reason, Refusal, Role};
+use crate::model::{Reason, Refusal, Role, UserId};
+use crate::rate_limit::KeyedLimiter;
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// A user. What is left out stays as it is; of a new one userName, roles and password must be
@@ -227,6 +231,29 @@ fn role(member: &str, value: Value) -> Result<Value, Refusal> {
     }))
 }
 
+/// Refused attempts to change the directory that are written down, of each user.
+pub(super) struct RefusedEdits(Mutex<KeyedLimiter<UserId>>);
+
+/// So many at once, and then one each:
+const WRITTEN: u32 = 10;
+const AGAIN: Duration = Duration::from_secs(6);
+/// Users that come together before those without any are looked for.
+const SWEEP: usize = 1_000;
+
+impl Default for RefusedEdits {
+    fn default() -> Self {
+        Self(Mutex::new(KeyedLimiter::new(SWEEP)))
+    }
+}
+
+impl RefusedEdits {
+    fn may_be_written(&self, user: &UserId) -> bool {
+        let now = clock::instant();
+        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        users.bucket(user.clone(), now).try_take(WRITTEN, AGAIN, now).is_ok()
+    }
+}
+
 /// Anybody could log in by an empty one.
 fn not_empty(password: String) -> Result<String, Refusal> {
     match password.is_empty() {
@@ -254,13 +281,23 @@ async fn user_password(password: Option<String>) -> Result<Option<NewPassword>, 
 }
 
 impl RestState {
-    /// Before anything is made of what comes: a password costs time to hash.
-    fn must_be_admin(&self, from: &RequestContext) -> Result<(), Refusal> {
-        let user = self.gateway.user(&from.caller.user);
-        match user.is_some_and(|user| user.is(Role::Admin)) {
-            true => Ok(()),
-            false => Err(DirectoryHandle::not_admin()),
+    /// Before anything is made of what comes: a password costs time to hash. Who is no admin is
+    /// refused here, and no change of an admin waits behind such requests.
+    async fn must_be_admin(&self, from: &RequestContext, what: &str) -> Result<(), Refusal> {
+        let caller = &from.caller;
+        let user = self.gateway.user(&caller.user);
+        if user.is_some_and(|user| user.is(Role::Admin)) {
+            return Ok(());
         }
+        if !self.refused_edits.may_be_written(&caller.user) {
+            let text = "Too many refused attempts to change the directory.";
+            return Err(Refusal::new(Reason::TooManyRequests, text));
+        }
+        let refusal = DirectoryHandle::not_admin();
+        let line = format!("refused at {what}: {refusal}");
+        // A refusal stands, written down or not: the failure is in the log.
+        let _ = self.gateway.audit_directory(&line, Some((&caller.user, caller.address))).await;
+        Err(refusal)
     }
 
     async fn edit(
@@ -305,7 +342,7 @@ pub(super) async fn add_user(
     from: RequestContext,
     mut body: EntryBody,
 ) -> Result<Json<Made>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "users").await?;
     let id = body.required("userName")?;
     let fields = body.fields(USER)?;
     let password = user_password(Some(body.required("password")?)).await?;
@@ -327,7 +364,7 @@ pub(super) async fn change_user(
     path: IdPath,
     mut body: EntryBody,
 ) -> Result<Json<Accepted>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "users").await?;
     let entry = EntryId::User(id("/users", path)?);
     let fields = body.fields(USER)?;
     let password = user_password(body.text("password")?).await?;
@@ -349,6 +386,7 @@ pub(super) async fn remove_user(
     path: IdPath,
 ) -> Result<Json<Accepted>, HttpError> {
     let entry = EntryId::User(id("/users", path)?);
+    rest.must_be_admin(&from, "users").await?;
     rest.edit(&from, Edit { entry, kind: EditKind::Remove }, None).await
 }
 
@@ -365,7 +403,7 @@ pub(super) async fn add_device(
     from: RequestContext,
     mut body: EntryBody,
 ) -> Result<Json<Made>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "devices").await?;
     let id = body.text("id")?.unwrap_or_else(new_id);
     let fields = body.fields(DEVICE)?;
     let password = NewPassword::Sip(not_empty(body.required("password")?)?.into());
@@ -387,7 +425,7 @@ pub(super) async fn change_device(
     path: IdPath,
     mut body: EntryBody,
 ) -> Result<Json<Accepted>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "devices").await?;
     let entry = EntryId::Device(id("/devices", path)?);
     let fields = body.fields(DEVICE)?;
     let password = body.text("password")?.map(not_empty).transpose()?;
@@ -410,6 +448,7 @@ pub(super) async fn remove_device(
     path: IdPath,
 ) -> Result<Json<Accepted>, HttpError> {
     let entry = EntryId::Device(id("/devices", path)?);
+    rest.must_be_admin(&from, "devices").await?;
     rest.edit(&from, Edit { entry, kind: EditKind::Remove }, None).await
 }
 
@@ -426,7 +465,7 @@ pub(super) async fn add_group(
     from: RequestContext,
     mut body: EntryBody,
 ) -> Result<Json<Made>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "groups").await?;
     let id = body.required("name")?;
     let fields = body.fields(GROUP)?;
     rest.create(&from, EntryId::Group(id.into()), fields, None).await
@@ -447,7 +486,7 @@ pub(super) async fn change_group(
     path: IdPath,
     mut body: EntryBody,
 ) -> Result<Json<Accepted>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "groups").await?;
     let entry = EntryId::Group(id("/groups", path)?);
     let fields = body.fields(GROUP)?;
     rest.edit(&from, Edit { entry, kind: EditKind::Change(fields) }, None).await
@@ -468,6 +507,7 @@ pub(super) async fn remove_group(
     path: IdPath,
 ) -> Result<Json<Accepted>, HttpError> {
     let entry = EntryId::Group(id("/groups", path)?);
+    rest.must_be_admin(&from, "groups").await?;
     rest.edit(&from, Edit { entry, kind: EditKind::Remove }, None).await
 }
 

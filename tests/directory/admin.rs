@@ -217,6 +217,48 @@ async fn nobody_but_an_admin_changes_the_directory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn refused_attempts_to_change_it_are_written_down_within_measure_and_hold_no_admin_up() {
+    let house = House::open(STORE).await;
+    let mut statuses = Vec::new();
+    for turn in 0..30 {
+        let (method, path) = match turn % 3 {
+            0 => (Method::DELETE, format!("/users/{turn}")),
+            1 => (Method::PUT, format!("/users/{}", AGENT.user)),
+            _ => (Method::POST, "/groups".to_owned()),
+        };
+        let body = (method != Method::DELETE).then(|| json!({"roles": ["ROLE_ADMIN"]}));
+        statuses.push(house.ask(AGENT, method, &path, body).await.0);
+    }
+    let (refused, limited) = statuses.split_at(10);
+    assert!(refused.iter().all(|status| *status == 403), "{statuses:?}");
+    assert!(limited.iter().filter(|status| **status == 429).count() >= 18, "{statuses:?}");
+    house.done(Method::PUT, &format!("/users/{}", AGENT.user), json!({"firstName": "Al"})).await;
+    let audit = fs::read_to_string(house.place.path().join("audit.jsonl")).unwrap();
+    let lines = audit.lines().filter(|line| line.contains("refused at")).count();
+    assert!((10..=12).contains(&lines), "{lines} lines: {audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_password_is_none() {
+    let house = House::open(STORE).await;
+    let rows = [
+        (Method::PUT, format!("/users/{}", AGENT.user), json!({"password": ""})),
+        (
+            Method::POST,
+            "/users".to_owned(),
+            json!({"userName": "x", "roles": ["ROLE_AGENT"], "password": ""}),
+        ),
+        (Method::POST, "/devices".to_owned(), json!({"phoneNumber": "5088", "password": ""})),
+        (Method::PUT, format!("/devices/{}", AGENT.device), json!({"password": ""})),
+    ];
+    for (method, path, body) in rows {
+        let (status, reply) = house.ask(ADMIN, method, &path, Some(body)).await;
+        assert_eq!((status, &reply["statusCode"]), (400, &json!(10)), "{path}: {reply}");
+        assert!(reply["statusMessage"].as_str().unwrap().contains("password"), "{reply}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_the_directory_in_the_file_every_change_is_refused_and_says_where_it_is() {
     let house = House::open("").await;
     for (method, path, body) in [
@@ -341,6 +383,9 @@ async fn an_export_that_is_imported_elsewhere_is_the_same_directory_with_the_sam
     }
     other.start().await;
     other.client(NEWCOMER).get("/me").await;
+    let audit = fs::read_to_string(other.place.path().join("audit.jsonl")).unwrap();
+    let told = audit.matches("imported: users added: newcomer").count();
+    assert_eq!(told, 1, "what was taken in while nothing ran is in the audit: {audit}");
     let phone = PhoneConfig::new(NEWCOMER.number, "sip-secret", other.process().door("sip"), 700.0);
     Phone::start(phone).await.unwrap().register().await.unwrap();
 }
