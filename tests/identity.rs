@@ -173,6 +173,7 @@ fn faults(issuer: &TestIssuer) -> Vec<(&'static str, String)> {
         ("the key that it brings along", stranger.sign(&with_own_key, &claims)),
         ("the key of a stranger", stranger.sign(&header, &claims)),
         ("a critical extension", with_header("crit", json!(["exp"]))),
+        ("no critical extension, said so", with_header("crit", Value::Null)),
         ("issued in the future", with("iat", json!(late))),
         ("good in the future", with("nbf", json!(late))),
         ("over", with("exp", json!(now() - LEEWAY - 1))),

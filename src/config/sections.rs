@@ -434,7 +434,9 @@ impl Sections {
         {
             self.http.hosts.push(LOCALHOST.to_owned());
         }
-        self.login.secure_cookies |= self.tls.door("rest_").is_some();
+        let is_secure =
+            self.tls.door("rest_").is_some() || self.http.public_url.starts_with("https:");
+        self.login.secure_cookies |= is_secure;
         (self.rest_limits.name, self.grpc_limits.name, self.admin_limits.name) =
             ("rest", "grpc", "admin");
         self.rest_limits.peers = self.http.trusted_proxies.clone();

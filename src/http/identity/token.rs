@@ -4,7 +4,7 @@ use super::TokenType;
 use super::claims::{Claims, TokenFault};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// Bytes of a token; longer is none.
@@ -83,7 +83,13 @@ struct Header {
     typ: Option<String>,
     kid: Option<String>,
     /// Extensions that have to be understood (RFC 7515 4.1.11): none is.
+    #[serde(default, deserialize_with = "whatever_it_is")]
     crit: Option<Value>,
+}
+
+/// `null` is there, too.
+fn whatever_it_is<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(value).map(Some)
 }
 
 /// A token whose signature has not been looked at.
