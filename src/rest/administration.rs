@@ -7,6 +7,7 @@ use crate::directory::fields::Fields;
 use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword};
 use crate::http::auth::hash_password;
 use crate::http::error::{ErrorBody, HttpError};
+use crate::http::gws_json::DeviceJson;
 use crate::model::{Reason, Refusal, Role};
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
@@ -14,8 +15,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// A user. What is left out stays as it is; of a new one userName, roles and password must be
-/// there.
+/// A user. What is left out stays as it is; of a new one userName and roles must be there, and a
+/// password unless users have tokens of an issuer.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "it says what is read")]
@@ -227,6 +228,23 @@ fn role(member: &str, value: Value) -> Result<Value, Refusal> {
     }))
 }
 
+/// The members of [`DEVICE`] that a device does not have yet.
+fn add_settings(device: &mut DeviceJson, fields: &Fields) {
+    let text = |key: &str| fields.get(key).and_then(Value::as_str).map(str::to_owned);
+    let flag = |key: &str| fields.get(key).and_then(Value::as_bool);
+    let aliases = fields.get("aliases").and_then(Value::as_array).map(|aliases| {
+        aliases.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+    });
+    device.aliases = aliases;
+    device.kind = text("kind");
+    device.srtp = text("srtp");
+    device.srtp_over_clear = flag("srtp_over_clear");
+    device.transport = text("transport");
+    device.auto_answer = flag("auto_answer");
+    device.own_ports = flag("own_ports");
+    device.qualify = flag("qualify");
+}
+
 /// A user's password is hashed where it comes in: nothing behind has it.
 async fn user_password(password: Option<String>) -> Result<Option<NewPassword>, HttpError> {
     let Some(password) = password else {
@@ -248,6 +266,25 @@ impl RestState {
             true => Ok(()),
             false => Err(DirectoryHandle::not_admin()),
         }
+    }
+
+    /// Adds what an admin may change of devices; other users see the devices as they are.
+    pub(super) async fn add_settings(
+        &self,
+        from: &RequestContext,
+        devices: &mut [DeviceJson],
+    ) -> Result<(), HttpError> {
+        if self.must_be_admin(from).is_err() {
+            return Ok(());
+        }
+        let ids = devices.iter().map(|device| device.id.as_str().into()).collect();
+        let mut found = self.directory.device_fields(ids).await?;
+        for device in devices {
+            if let Some(fields) = found.remove(device.id.as_str()) {
+                add_settings(device, &fields);
+            }
+        }
+        Ok(())
     }
 
     async fn edit(
@@ -295,7 +332,7 @@ pub(super) async fn add_user(
     rest.must_be_admin(&from)?;
     let id = body.required("userName")?;
     let fields = body.fields(USER)?;
-    let password = user_password(Some(body.required("password")?)).await?;
+    let password = user_password(body.text("password")?).await?;
     rest.create(&from, EntryId::User(id.into()), fields, password).await
 }
 
