@@ -166,6 +166,8 @@ pub struct Running {
     draining: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     reload: watch::Sender<()>,
+    /// The directory is that of a file, which is read again.
+    reads_directory: bool,
     has_tls: DoorsWithTls,
     servers: Vec<JoinHandle<()>>,
 }
@@ -241,9 +243,11 @@ impl Running {
     /// callers, the directory in the configuration file, and the audit file, which another program
     /// may have moved away.
     pub fn reload(&self) {
-        tracing::info!(
-            "certificates, tokens and the directory are read again, the audit file is opened anew"
-        );
+        let what = match self.reads_directory {
+            true => "certificates, tokens and the directory",
+            false => "certificates and tokens, not the directory,",
+        };
+        tracing::info!("{what} are read again, the audit file is opened anew");
         self.reload.send_replace(());
         if let Some(gateway) = &self.gateway {
             gateway.reopen_audit();
@@ -362,6 +366,7 @@ pub async fn start(
         draining: watch::Sender::new(false),
         stop,
         reload: watch::Sender::new(()),
+        reads_directory: false,
         has_tls: DoorsWithTls {
             rest: rest_tls.is_some(),
             grpc: grpc_tls.is_some(),
@@ -443,6 +448,7 @@ pub async fn start(
         // Simulated telephones are those that it has begun with.
         kept.file = None;
     }
+    running.reads_directory = kept.file.is_some();
     let keeper = DirectoryKeeper::new(kept, told);
     let keeper = keeper.run(running.reload.subscribe(), edits, until(stopped.clone()));
     running.servers.push(tokio::spawn(keeper));

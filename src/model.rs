@@ -34,7 +34,7 @@ mod user_data;
 pub use activity::{Activity, Mode, Scope, UnknownWord};
 pub use caller::{Caller, CallerRole};
 pub use command::{Command, CommandContext, TransferStep};
-pub use contact::{ContactNumber, ContactView, GroupView};
+pub use contact::{ContactNumber, ContactView, GroupSettings, GroupView};
 pub use difference::Difference;
 pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{

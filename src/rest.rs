@@ -645,7 +645,10 @@ async fn read_devices(
     number: NumberQuery,
 ) -> Result<Json<Reply<Devices>>, HttpError> {
     let (number, read) = (read(number)?.number()?, read(query)?);
-    let devices = rest.devices(&from, Wanted::Devices(number)).await?;
+    let mut devices = rest.devices(&from, Wanted::Devices(number)).await?;
+    if read.fields.is_some() {
+        rest.add_settings(&from, &mut devices).await?;
+    }
     Ok(rest.device_list(devices, &read))
 }
 
@@ -660,7 +663,9 @@ async fn read_device(
     from: RequestContext,
     path: IdPath,
 ) -> Result<Json<Reply<OneDevice>>, HttpError> {
-    rest.device(&from, Wanted::Device(id("/devices", path)?)).await
+    let Json(mut found) = rest.device(&from, Wanted::Device(id("/devices", path)?)).await?;
+    rest.add_settings(&from, std::slice::from_mut(&mut found.body.device)).await?;
+    Ok(Json(found))
 }
 
 /// What `voiceEnvironmentUri` points to.

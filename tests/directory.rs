@@ -413,3 +413,28 @@ fn the_sample_has_what_these_tests_change() {
         assert!(text.contains(part), "{part}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_directory_that_is_read_again_is_said_to_be() {
+    let said_at_hang_up = async |process: &Process| {
+        process.signal(Signal::SIGHUP);
+        let said = async || {
+            let log = process.log();
+            log.into_iter().find(|line| line.contains("the audit file is opened anew"))
+        };
+        wait::found(PATIENCE, said).await.expect("SIGHUP is obeyed")
+    };
+    let house = House::open("").await;
+    let said = said_at_hang_up(&house.process).await;
+    assert!(said.contains("certificates, tokens and the directory are read again"), "{said}");
+
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("simulated.toml");
+    write_private(&file, &describe(place.path(), ""));
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_undertone"));
+    command.args(["gateway", "--simulated", "--config"]).arg(&file);
+    let process = Process::launch(command, place.path()).await;
+    process.ready().await;
+    let said = said_at_hang_up(&process).await;
+    assert!(said.contains("certificates and tokens, not the directory,"), "{said}");
+}

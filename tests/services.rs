@@ -563,6 +563,40 @@ async fn the_two_halves_know_each_other_with_no_configuration_and_nobody_else_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_halves_on_one_machine_know_each_other_by_certificate() {
+    let certificates = Certificates::new();
+    let name = SubjectName::Uri("urn:undertone:gateway".to_owned());
+    let (server, client) = (certificates.server(), certificates.issue("gateway", &[name]));
+    let authority = certificates.authority_file();
+    let [of_backend, of_gateway] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let of_both = format!(
+        "[admin]\nbind = '{ANY}'\n[rest]\nbind = '{ANY}'\n[grpc]\nbind = '{ANY}'\n[sip]\n\
+         listen = ['udp:{ANY}']\n[sip_backend]\ngrpc_bind = '{ANY}'\nadmin_bind = '{ANY}'\n"
+    );
+    let config = format!(
+        "{of_both}[[grpc.caller]]\nname = 'gateway'\nrole = 'gateway'\n\
+         san = ['urn:undertone:gateway']\n[tls]\ngrpc_certificate = '{}'\ngrpc_key = '{}'\n\
+         grpc_client_authorities = '{}'\n{}",
+        server.certificate.display(),
+        server.key.display(),
+        authority.display(),
+        directory()
+    );
+    let backend = Process::start("sip-backend", of_backend.path(), &config).await;
+    let config = format!(
+        "backend_url = 'https://{}'\n{of_both}[tls]\nbackend_certificate = '{}'\n\
+         backend_key = '{}'\nbackend_authorities = '{}'\n{}",
+        backend.door("grpc"),
+        client.certificate.display(),
+        client.key.display(),
+        authority.display(),
+        directory()
+    );
+    let gateway = Process::start("gateway", of_gateway.path(), &config).await;
+    gateway.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_its_backend_does_not_know_says_so_and_finds_it_once_it_does() {
     let place = tempfile::tempdir().unwrap();
     let backend = unconfigured("sip-backend", place.path(), &[]).await;

@@ -6,15 +6,17 @@ use super::new_passwords;
 use super::unaudited;
 use crate::config::{Config, CredentialsError, DirectorySource};
 use crate::directory::DirectoryEditor;
-use crate::directory::handle::WaitingEdit;
+use crate::directory::fields::{self, Fields};
+use crate::directory::handle::Waiting;
 use crate::gateway::Directory;
 use crate::gateway::handle::GatewayHandle;
 use crate::http::auth::{Auth, PasswordHashes};
-use crate::model::{Difference, UserId};
+use crate::model::{DeviceId, Difference, UserId};
 use crate::secret::Secret;
 use crate::sip::backend::{self, DirectorySender};
 use crate::sip::config::{SipDirectory, Trunk};
 use crate::store::Store;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -133,7 +135,7 @@ impl DirectoryKeeper {
     pub(super) async fn run(
         mut self,
         mut asked: watch::Receiver<()>,
-        mut edits: mpsc::Receiver<WaitingEdit>,
+        mut waiting: mpsc::Receiver<Waiting>,
         stopped: impl Future<Output = ()>,
     ) {
         let mut look = tokio::time::interval(LOOK);
@@ -149,14 +151,25 @@ impl DirectoryKeeper {
                     Ok(()) => self.read_again().await,
                     Err(_) => return,
                 },
-                Some((edit, reply)) = edits.recv() => {
-                    let outcome = self.edit(edit).await;
-                    // The asker may have gone away.
-                    let _ = reply.send(outcome);
-                }
+                // Whoever asks may have gone away.
+                Some(asked) = waiting.recv() => match asked {
+                    Waiting::Edit(edit, reply) => drop(reply.send(self.edit(edit).await)),
+                    Waiting::Devices(devices, reply) => drop(reply.send(self.fields_of(devices))),
+                },
                 _ = look.tick() => if self.is_new() { self.read_again().await },
             }
         }
+    }
+
+    /// These devices in the words of the configuration file; those whose accounts are here.
+    fn fields_of(&self, devices: Vec<DeviceId>) -> BTreeMap<DeviceId, Fields> {
+        let accounts = self.told.backend.as_ref().map(|backend| &backend.sip.accounts);
+        let of = |device: DeviceId| {
+            let account = accounts?.get(&device)?;
+            let fields = fields::of_device(account, self.directory.devices.get(&device));
+            Some((device, fields))
+        };
+        devices.into_iter().filter_map(of).collect()
     }
 
     /// Another version of the file is there, and nobody is writing it any more.

@@ -140,8 +140,8 @@ impl DirectoryKeeper {
     }
 }
 
-/// A new entry needs a password, but for a user where there are issuers of tokens, and a device with another number needs it again: its digests are
-/// of both.
+/// A new entry needs a password, but for a user where there are issuers of tokens, and a device with
+/// another number needs it again: its digests are of both.
 fn needs_password(
     editor: &DirectoryEditor,
     edit: &Edit,

@@ -289,7 +289,8 @@ fn put(
 }
 
 /// Writes the directory to `users.csv`, `devices.csv` and `groups.csv` of a folder. They have
-/// digests of passwords: only their owner reads them.
+/// digests of passwords: only their owner reads them. A folder that is not there is made, for its
+/// owner alone.
 ///
 /// # Errors
 /// The state files can not be read, or the folder not be written.
@@ -298,6 +299,8 @@ pub fn export(config: Config, folder: &Path) -> Result<Counts, FilesError> {
     let (hashes, _) =
         config.kept_passwords(&gateway).map(|hashes| (hashes, ())).map_err(FilesError::Store)?;
     let ha1s = config.kept_ha1s(&backend)?;
+    private::make_directory(folder)
+        .map_err(|error| FilesError::File { path: folder.to_owned(), error })?;
     let editor = DirectoryEditor::new(config.directory.clone(), config.sip.accounts.clone());
     let user = |id: &UserId| {
         let mut fields = editor.fields(&EntryId::User(id.clone()))?;

@@ -8,6 +8,7 @@ use crate::directory::fields::Fields;
 use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword};
 use crate::http::auth::hash_password;
 use crate::http::error::{ErrorBody, HttpError};
+use crate::http::gws_json::DeviceJson;
 use crate::model::{Reason, Refusal, Role, UserId};
 use crate::rate_limit::KeyedLimiter;
 use axum::Json;
@@ -18,8 +19,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use utoipa::ToSchema;
 
-/// A user. What is left out stays as it is; of a new one userName, roles and password must be
-/// there.
+/// A user. What is left out stays as it is; of a new one userName and roles must be there, and a
+/// password unless users have tokens of an issuer.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "it says what is read")]
@@ -266,6 +267,23 @@ fn not_empty(password: String) -> Result<String, Refusal> {
     }
 }
 
+/// The members of [`DEVICE`] that a device does not have yet.
+fn add_settings(device: &mut DeviceJson, fields: &Fields) {
+    let text = |key: &str| fields.get(key).and_then(Value::as_str).map(str::to_owned);
+    let flag = |key: &str| fields.get(key).and_then(Value::as_bool);
+    let aliases = fields.get("aliases").and_then(Value::as_array).map(|aliases| {
+        aliases.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+    });
+    device.aliases = aliases;
+    device.kind = text("kind");
+    device.srtp = text("srtp");
+    device.srtp_over_clear = flag("srtp_over_clear");
+    device.transport = text("transport");
+    device.auto_answer = flag("auto_answer");
+    device.own_ports = flag("own_ports");
+    device.qualify = flag("qualify");
+}
+
 /// A user's password is hashed where it comes in: nothing behind has it.
 async fn user_password(password: Option<String>) -> Result<Option<NewPassword>, HttpError> {
     let Some(password) = password else {
@@ -281,12 +299,16 @@ async fn user_password(password: Option<String>) -> Result<Option<NewPassword>, 
 }
 
 impl RestState {
+    fn is_admin(&self, from: &RequestContext) -> bool {
+        let user = self.gateway.user(&from.caller.user);
+        user.is_some_and(|user| user.is(Role::Admin))
+    }
+
     /// Before anything is made of what comes: a password costs time to hash. Who is no admin is
     /// refused here, and no change of an admin waits behind such requests.
     async fn must_be_admin(&self, from: &RequestContext, what: &str) -> Result<(), Refusal> {
         let caller = &from.caller;
-        let user = self.gateway.user(&caller.user);
-        if user.is_some_and(|user| user.is(Role::Admin)) {
+        if self.is_admin(from) {
             return Ok(());
         }
         if !self.refused_edits.may_be_written(&caller.user) {
@@ -298,6 +320,25 @@ impl RestState {
         // A refusal stands, written down or not: the failure is in the log.
         let _ = self.gateway.audit_directory(&line, Some((&caller.user, caller.address))).await;
         Err(refusal)
+    }
+
+    /// Adds what an admin may change of devices; other users see the devices as they are.
+    pub(super) async fn add_settings(
+        &self,
+        from: &RequestContext,
+        devices: &mut [DeviceJson],
+    ) -> Result<(), HttpError> {
+        if !self.is_admin(from) {
+            return Ok(());
+        }
+        let ids = devices.iter().map(|device| device.id.as_str().into()).collect();
+        let mut found = self.directory.device_fields(ids).await?;
+        for device in devices {
+            if let Some(fields) = found.remove(device.id.as_str()) {
+                add_settings(device, &fields);
+            }
+        }
+        Ok(())
     }
 
     async fn edit(
@@ -345,7 +386,7 @@ pub(super) async fn add_user(
     rest.must_be_admin(&from, "users").await?;
     let id = body.required("userName")?;
     let fields = body.fields(USER)?;
-    let password = user_password(Some(body.required("password")?)).await?;
+    let password = user_password(body.text("password")?).await?;
     rest.create(&from, EntryId::User(id.into()), fields, password).await
 }
 

@@ -1,6 +1,7 @@
 //! The directory by an admin over REST, and as CSV files.
 
 use crate::support::desktop::Desktop;
+use crate::support::issuer::{AUDIENCE, TestIssuer};
 use crate::support::process::{Process, write_private};
 use crate::support::rest_client::{RestClient, http_client, read};
 use crate::support::server::{AGENT, Account, SUPERVISOR, describe, user};
@@ -190,6 +191,97 @@ async fn an_admin_adds_changes_and_removes_and_all_of_it_outlives_the_process() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_admin_reads_what_a_change_takes_and_nobody_else_does() {
+    let house = House::open(STORE).await;
+    add_newcomer(&house).await;
+    let settings = json!({
+        "aliases": ["5110"], "kind": "house", "srtp": "optional", "srtpOverClear": true,
+        "transport": "any", "autoAnswer": true, "ownPorts": true, "qualify": false,
+    });
+    house.done(Method::PUT, "/devices/newcomers-phone", settings.clone()).await;
+    let group = json!({"monitorSupervisors": true, "agentSideOnly": true});
+    house.done(Method::PUT, "/groups/second", group).await;
+    let entries = [("user", NEWCOMER.user), ("device", NEWCOMER.device), ("group", "second")];
+    let read = async |account: Account, kind: &str, id: &str| {
+        let mut one = house.client(account).get(&format!("/{kind}s/{id}")).await;
+        let list = house.client(account).get(&format!("/{kind}s?fields=*")).await;
+        let list = list[format!("{kind}s")].as_array().unwrap();
+        assert!(list.contains(&one[kind]), "{kind} {id} {list:?}");
+        one[kind].take()
+    };
+    let [user, device, group] =
+        [0, 1, 2].map(|place| read(ADMIN, entries[place].0, entries[place].1));
+    let (user, device, group) = (user.await, device.await, group.await);
+    for (found, wanted) in [
+        (
+            &user,
+            json!({
+                "userName": "newcomer", "firstName": "Nora", "lastName": "Comer",
+                "roles": ["ROLE_AGENT"], "devices": ["newcomers-phone"],
+                "features": ["api-voice", "api-supervisor-monitoring"],
+            }),
+        ),
+        (&device, settings),
+        (&device, json!({"id": "newcomers-phone", "phoneNumber": "5010"})),
+        (
+            &group,
+            json!({
+                "name": "second", "agents": ["newcomer"], "supervisors": ["supervisor"],
+                "monitorSupervisors": true, "agentSideOnly": true,
+            }),
+        ),
+    ] {
+        for (member, value) in wanted.as_object().unwrap() {
+            assert_eq!(&found[member], value, "{member} of {found}");
+        }
+    }
+    for text in [&user, &device, &group].map(Value::to_string) {
+        assert!(!text.contains("password\":") && !text.contains("ha1"), "{text}");
+    }
+
+    // An agent more: what was read, and one beside it.
+    let mut more = group.clone();
+    more["agents"].as_array_mut().unwrap().push(json!("agent"));
+    house.done(Method::PUT, "/groups/second", more).await;
+    let with_agent = read(ADMIN, "group", "second").await;
+    assert_eq!(with_agent["agents"], json!(["agent", "newcomer"]));
+    // What is read changes nothing when it is written.
+    for ((kind, id), entry) in entries.into_iter().zip([&user, &device, &group]) {
+        house.done(Method::PUT, &format!("/{kind}s/{id}"), entry.clone()).await;
+        assert_eq!(read(ADMIN, kind, id).await, *entry, "{kind}");
+    }
+
+    let seen = read(SUPERVISOR, "group", "second").await;
+    assert_eq!(seen.get("agents").or(seen.get("supervisors")), None, "{seen}");
+    let seen = read(SUPERVISOR, "device", NEWCOMER.device).await;
+    assert_eq!(seen.get("aliases").or(seen.get("srtp")), None, "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_needs_no_password_where_an_issuer_has_it() {
+    let issuer = TestIssuer::start().await;
+    let more = format!(
+        "{STORE}[[identity.issuer]]\nname = 'test'\nissuer = '{}'\naudience = ['{AUDIENCE}']\n",
+        issuer.url()
+    );
+    let mut house = House::open(&more).await;
+    let user = json!({"userName": "newcomer", "roles": ["ROLE_AGENT"]});
+    house.done(Method::POST, "/users", user).await;
+    for _ in 0..2 {
+        let url = format!("http://{}/api/v2/me", house.process().door("rest"));
+        let (status, me) = read(http_client().get(url).bearer_auth(issuer.token("newcomer"))).await;
+        assert_eq!((status.as_u16(), &me["user"]["id"]), (200, &json!("newcomer")), "{me}");
+        for password in ["", NEWCOMER.password] {
+            let (status, _) =
+                house.ask(Account { password, ..NEWCOMER }, Method::GET, "/me", None).await;
+            assert_eq!(status, 403, "no password is its own");
+        }
+        house.stop().await;
+        house.start().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_but_an_admin_changes_the_directory() {
     let house = House::open(STORE).await;
     let before = house.client(ADMIN).get("/users?fields=*").await;
@@ -363,15 +455,20 @@ async fn an_export_that_is_imported_elsewhere_is_the_same_directory_with_the_sam
     let (done, said) = house.run(&["export", "."]);
     assert!(!done && said.contains("in use"), "{said}");
     house.stop().await;
-    let (done, said) = house.run(&["export", "."]);
+    let (done, said) = house.run(&["export", "new/folder"]);
     assert!(done && said.contains("users"), "{said}");
     let mut other = House::open(STORE).await;
     other.stop().await;
-    let file = |name: &str| house.place.path().join(name).display().to_string();
+    let folder = house.place.path().join("new/folder");
+    let mode = |path: &Path| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(mode(&folder), 0o700);
+    let file = |name: &str| folder.join(name).display().to_string();
     let files = ["users.csv", "devices.csv", "groups.csv"].map(file);
     for name in &files {
-        use std::os::unix::fs::PermissionsExt;
-        assert_eq!(fs::metadata(name).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(mode(Path::new(name)), 0o600);
     }
     let (done, said) = other.run(&["import", &files[0], &files[1], &files[2]]);
     assert!(done, "{said}");
@@ -379,7 +476,7 @@ async fn an_export_that_is_imported_elsewhere_is_the_same_directory_with_the_sam
     assert!(done, "{said}");
     for name in ["users.csv", "devices.csv", "groups.csv"] {
         let text = |place: &Path| fs::read_to_string(place.join(name)).unwrap();
-        assert_eq!(text(other.place.path()), text(house.place.path()), "{name}");
+        assert_eq!(text(other.place.path()), text(&folder), "{name}");
     }
     other.start().await;
     other.client(NEWCOMER).get("/me").await;
