@@ -46,7 +46,7 @@ use access::AccessDirectory;
 use backend_facts::BackendFacts;
 use monitoring::{Ctx, Monitoring, joined};
 use notifications::Notifications;
-use pending::{Audited, PendingCommand, PendingLine, PendingWorks, notice};
+use pending::{Audited, CommandOrigin, PendingCommand, PendingLine, PendingWorks, notice};
 use refusal_limits::RefusalLimits;
 use requests::{Decision, RequestCheck};
 use serde::Deserialize;
@@ -140,6 +140,15 @@ pub enum Output {
     },
     /// To one user's clients.
     Notice(Notice),
+    /// To the log and the metrics: the backend has not ended a monitor that must end.
+    EndFailed {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// Why not.
+        refusal: Refusal,
+        /// It is asked for again after so long.
+        retry_in: Duration,
+    },
     /// To the audit; its outcome comes back through [`Gateway::handle_audited`].
     Audit {
         /// Its name.
@@ -340,8 +349,16 @@ impl Gateway {
 
     /// Takes the backend's answer to a command.
     pub fn handle_command_result(&mut self, id: WorkId, result: Result<(), Refusal>, now: Now) {
-        let Some((token, pending)) = self.works.take_command(id) else {
-            return;
+        let (token, pending) = match self.works.take_command(id) {
+            Some(CommandOrigin::Request(token, pending)) => (token, *pending),
+            Some(CommandOrigin::Gateway(command)) => {
+                if let (Command::StopMonitoring { supervisor }, Err(refusal)) = (command, result) {
+                    let (monitoring, mut ctx) = self.monitoring(now);
+                    monitoring.handle_end_failed(&supervisor, refusal, &mut ctx);
+                }
+                return;
+            }
+            None => return,
         };
         match result {
             Ok(()) => {
@@ -379,14 +396,17 @@ impl Gateway {
     /// When to call [`Gateway::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         let left_out = self.refusal_limits.poll_timeout();
-        [self.works.poll_timeout(), left_out].into_iter().flatten().min()
+        let ends = self.monitoring.poll_timeout();
+        [self.works.poll_timeout(), left_out, ends].into_iter().flatten().min()
     }
 
-    /// Gives up on outcomes that did not come in time.
+    /// Gives up on outcomes that did not come in time, and tries again what must succeed.
     pub fn handle_timeout(&mut self, now: Now) {
         for record in self.refusal_limits.handle_timeout(now) {
             self.works.audit(record, PendingLine::Nothing, now);
         }
+        let (monitoring, mut ctx) = self.monitoring(now);
+        monitoring.handle_timeout(&mut ctx);
         for (id, is_line) in self.works.late(now.mono) {
             if is_line {
                 self.handle_audited(id, Err(AuditFailed), now);
@@ -589,7 +609,7 @@ impl Gateway {
         );
         self.tell_device(&monitor.supervisor);
         let (monitoring, mut ctx) = self.monitoring(now);
-        monitoring.check_permission(&monitor, &mut ctx);
+        monitoring.check_permission(&monitor, None, &mut ctx);
     }
 
     fn handle_monitor_gone(&mut self, supervisor: &DeviceId, found: bool, now: Now) {

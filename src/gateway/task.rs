@@ -225,6 +225,15 @@ impl GatewayTask {
                     // Nobody listens: nobody is told.
                     let _ = self.notices.send(Arc::new(GatewayEvent::Notice(Box::new(notice))));
                 }
+                Output::EndFailed { supervisor, refusal, retry_in } => {
+                    metrics::counter!("undertone_monitor_end_failures_total").increment(1);
+                    tracing::warn!(
+                        device = %supervisor,
+                        error = %refusal,
+                        retry_in_ms = retry_in.as_millis() as u64,
+                        "a monitor that must end could not be ended"
+                    );
+                }
                 Output::Audit { id, record } => self.audit(id, &record),
                 Output::Keep { user, presence } => {
                     kept.push(presence_change(&user, presence.as_ref()))

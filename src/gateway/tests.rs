@@ -43,6 +43,7 @@ const ADA_PHONE: &str = "ada-phone";
 
 /// Meg supervises Bob; Otto supervises Eve, in a group apart; Ada is the admin.
 mod directory_change;
+mod ending;
 
 fn directory() -> Directory {
     let user = |id: &str, role, features: &[Feature], device: &str| User {
@@ -205,7 +206,8 @@ impl Harness {
                 Output::Reply { .. }
                 | Output::Notice(_)
                 | Output::Keep { .. }
-                | Output::KeepHearing { .. } => {}
+                | Output::KeepHearing { .. }
+                | Output::EndFailed { .. } => {}
             }
         }
         (answer.expect("every request is answered"), commands, records)
@@ -2276,7 +2278,8 @@ mod properties {
                         }
                         Output::Reply { .. }
                         | Output::Keep { .. }
-                        | Output::KeepHearing { .. } => {}
+                        | Output::KeepHearing { .. }
+                        | Output::EndFailed { .. } => {}
                     }
                 }
                 for user in directory.users.values() {
