@@ -47,7 +47,7 @@ use backend_facts::BackendFacts;
 use monitoring::{Ctx, Monitoring, joined};
 use notifications::Notifications;
 use pending::{Audited, CommandOrigin, PendingCommand, PendingLine, PendingWorks, notice};
-use refusal_limits::RefusalLimits;
+use refusal_limits::{Asker, RefusalLimits};
 use requests::{Decision, RequestCheck};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -375,7 +375,8 @@ impl Gateway {
                     if let Some(from) = pending.record.from {
                         let user = pending.context.user.as_ref();
                         let user = user.and_then(|user| self.access.known(user));
-                        self.refusal_limits.take(user, from, now);
+                        let caller = pending.record.caller.as_ref();
+                        self.refusal_limits.take(Asker { user, caller, from }, now);
                     }
                     let record = AuditRecord {
                         at: now.wall,
@@ -520,7 +521,7 @@ impl Gateway {
         if !self.may_ask(asked, now) {
             return self.put_off(token);
         }
-        self.refusal_limits.take(self.access.known(&asked.user), asked.from, now);
+        self.refusal_limits.take(asker(&self.access, asked), now);
         let record = AuditRecord {
             refusal: Some(refusal.clone()),
             ..RequestCheck::new(self.reader()).refused_record(asked, now)
@@ -529,7 +530,7 @@ impl Gateway {
     }
 
     fn may_ask(&mut self, asked: &RequestEnvelope, now: Now) -> bool {
-        self.refusal_limits.may_ask(self.access.known(&asked.user), asked.from, now)
+        self.refusal_limits.may_ask(asker(&self.access, asked), now)
     }
 
     fn put_off(&mut self, token: Token) {
@@ -722,4 +723,10 @@ impl Gateway {
         let body = NoticeBody::CallStateChange { notification, call: views::timed(leg, now.wall) };
         self.works.notify(&user.id, Topic::Calls, body);
     }
+}
+
+/// Whose refusals count.
+fn asker<'a>(access: &'a AccessDirectory, asked: &'a RequestEnvelope) -> Asker<'a> {
+    let caller = asked.caller.as_ref().map(|caller| &caller.name);
+    Asker { user: access.known(&asked.user), caller, from: asked.from }
 }

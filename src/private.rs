@@ -1,6 +1,10 @@
 //! Files and directories that only their owner reads. Those of the product itself are never a
 //! symbolic link; those that an operator names, as TLS keys and passwords, may be one.
 
+mod grant;
+
+pub use grant::{Fingerprint, GrantFile, Refreshed, fingerprint};
+
 use crate::secret::Secret;
 use nix::unistd::{Gid, Uid, getegid, geteuid, getgroups, setegid, seteuid, setgroups};
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};

@@ -375,6 +375,14 @@ fn describe() {
          user, unasked."
     );
     describe_counter!(
+        "undertone_tls_clients_expelled_total",
+        "Connections closed because nobody vouches any more for the client's certificate, by door."
+    );
+    describe_gauge!(
+        "undertone_grpc_token_file_failed",
+        "Whether the token file of a gRPC caller cannot be used, so that it has no token."
+    );
+    describe_counter!(
         "undertone_tokens_refused_total",
         "Bearer and ID tokens that were refused, by reason."
     );

@@ -13,6 +13,7 @@ mod key_pair;
 mod peer;
 mod server;
 mod sip;
+mod vouching;
 
 pub use authority::{Authority, AuthorityError, Issued, SubjectName};
 pub use client::{ClientTls, ClientTlsFiles};
@@ -20,6 +21,7 @@ pub use key_pair::{KeyPair, KeyPairFiles};
 pub use peer::PeerCertificates;
 pub use server::{Alpn, Handshake, ServerTls, ServerTlsFiles};
 pub use sip::sip_domains;
+pub use vouching::Vouching;
 
 use crate::model::Timestamp;
 use crate::private::SecretFileError;

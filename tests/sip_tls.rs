@@ -230,6 +230,35 @@ async fn a_certificate_is_exchanged_under_calls_and_none_of_them_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_authority_is_taken_away_loses_its_connection_and_no_other_does() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let certificates = Certificates::new();
+    let config = door(&certificates);
+    let server = config.tls.server.clone().expect("listens over TLS");
+    let fixture = SipFixture::open(config).await;
+    let at = tls_address(&fixture);
+    let connect = async |pair: Option<KeyPairFiles>| {
+        let authorities = Some(certificates.authority_file());
+        let client = ClientTls::new(ClientTlsFiles { authorities, pair });
+        let stream = tokio::net::TcpStream::connect(at).await.expect("connects");
+        client.connect("127.0.0.1", stream, &[]).await.expect("shakes hands")
+    };
+    let pair = certificates.issue("there", &names(THERE));
+    let (mut known, mut stranger) = (connect(Some(pair)).await, connect(None).await);
+    let mut pong = [0; 2];
+    for stream in [&mut known, &mut stranger] {
+        stream.write_all(b"\r\n\r\n").await.expect("asks");
+        stream.read_exact(&mut pong).await.expect("is answered");
+    }
+    fs::write(certificates.authority_file(), "").expect("written");
+    server.refresh(true);
+    let read = tokio::time::timeout(SOON, known.read(&mut pong)).await.expect("is closed soon");
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    stranger.write_all(b"\r\n\r\n").await.expect("asks");
+    stranger.read_exact(&mut pong).await.expect("is answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_outlives_the_connection_of_its_phone_and_is_ended_from_both_sides() {
     for agent_ends in [true, false] {
         let certificates = Certificates::new();

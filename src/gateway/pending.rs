@@ -118,6 +118,7 @@ impl PendingWorks {
             request_id: RequestId::from(format!("gateway-{}-{}", self.instance, id.0)),
             user,
             caller: None,
+            from: None,
             deadline: self.command_deadline,
         };
         self.outputs.push_back(Output::Command { id, context, command });

@@ -338,27 +338,40 @@ pub async fn serve(
         let (library, router, tls) = (library.clone(), router.clone(), tls.clone());
         async move {
             let tracked = match tls {
-                None => Some((TrackedConnection::new(stream).0, None)),
+                None => Some((TrackedConnection::new(stream).0, None, None)),
                 Some(tls) => shake_hands(&tls, stream, place.visit()).await.map(|handshake| {
                     let certificates = handshake.session.peer_certificates();
+                    let vouching = tls.vouching(certificates);
                     let owned = certificates.map(|chain| {
                         let chain = chain.iter().map(|one| one.clone().into_owned());
                         PeerCertificates(Arc::new(chain.collect()))
                     });
-                    (TrackedConnection::sealed(handshake).0, owned)
+                    (TrackedConnection::sealed(handshake).0, owned, Some(vouching))
                 }),
             };
-            let Some((connection, certificates)) = tracked else {
+            let Some((connection, certificates, vouching)) = tracked else {
                 return;
             };
             // The library's state is large.
-            Box::pin(library.serve(connection, router, place.visit(), move |request| {
-                request.extensions_mut().insert(ConnectInfo(peer));
-                if let Some(certificates) = &certificates {
-                    request.extensions_mut().insert(certificates.clone());
+            let serving =
+                Box::pin(library.serve(connection, router, place.visit(), move |request| {
+                    request.extensions_mut().insert(ConnectInfo(peer));
+                    if let Some(certificates) = &certificates {
+                        request.extensions_mut().insert(certificates.clone());
+                    }
+                }));
+            let expelled = async {
+                match vouching {
+                    Some(vouching) => vouching.ended().await,
+                    None => std::future::pending().await,
                 }
-            }))
-            .await;
+            };
+            // Nothing more is read of a client that nobody vouches for.
+            tokio::select! {
+                biased;
+                () = expelled => {}
+                () = serving => {}
+            }
         }
     })
     .await;

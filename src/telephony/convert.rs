@@ -84,6 +84,7 @@ pub(super) fn context(
         request_id: id("context.request_id", wire.request_id)?,
         user: Some(id("context.on_behalf_of", wire.on_behalf_of)?),
         caller: None,
+        from: None,
         deadline,
     })
 }

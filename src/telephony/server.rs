@@ -199,6 +199,7 @@ impl TelephonyService {
         let (mut context, command) =
             read(message, deadline).map_err(|refusal| status_of(&refusal))?;
         context.caller = Some(known.caller.clone());
+        context.from = known.from;
         if !self.asks_before_joins
             && matches!(command, Command::StartMonitoring { confirm_joins: false, .. })
         {

@@ -2,7 +2,7 @@
 
 use super::permission::{is_loopback_host, scheme_and_host};
 use crate::clock;
-use crate::private::{self, SecretBytes, SecretFileError};
+use crate::private::{self, Fingerprint, SecretBytes, SecretFileError, fingerprint};
 use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -68,14 +68,6 @@ impl ConstantTimeEq for TokenHash {
     fn ct_eq(&self, other: &Self) -> Choice {
         self.0.ct_eq(&other.0)
     }
-}
-
-/// Which version of a file was read: its device, inode, length and time of change, if it is there.
-pub(super) type Fingerprint = Option<(u64, u64, u64, i64, i64)>;
-
-pub(super) fn fingerprint(path: &Path) -> Fingerprint {
-    let about = fs::metadata(path).ok()?;
-    Some((about.dev(), about.ino(), about.len(), about.ctime(), about.ctime_nsec()))
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> TokenError {
