@@ -292,6 +292,10 @@ fn describe() {
             "undertone_audit_failures_total",
             "Audit lines that could not be written: nobody may listen then.",
         ),
+        (
+            "undertone_audit_broken_total",
+            "Times that the audit was found to be another one than was written.",
+        ),
         ("undertone_cometd_events_delivered_total", "Events handed to CometD answers."),
         ("undertone_cometd_replays_total", "Times that kept events were asked for again."),
         (
