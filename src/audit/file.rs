@@ -1,7 +1,7 @@
 //! The file that is written: opened, appended to, signed, rotated, and old ones removed.
 
 use super::chain::{self, Break, Cause, ChainEnd};
-use super::key::{AuditKey, Head, HeadFile, HEAD_FILE, OLD_PUBLIC_KEY_FILE, PublicKey};
+use super::key::{AuditKey, HEAD_FILE, Head, HeadFile, OLD_PUBLIC_KEY_FILE, PublicKey};
 use super::lines::{FileEnds, ends_of, rotated};
 use super::tail::{self, Tail};
 use super::{AuditConfig, AuditError, Rotation, day_of, utc};

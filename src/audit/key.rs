@@ -243,9 +243,8 @@ impl HeadFile {
     /// Says how far the audit goes now. What fails is logged: the audit itself is on disk.
     pub(super) fn write(&mut self, end: ChainEnd, at: Timestamp, key: &AuditKey) {
         let (n, hash, at) = (end.n, hex(&end.hash), utc(at));
-        let opened = format!(
-            r#"{{"head":{{"n":{n},"hash":"{hash}","at":"{at}","signs":"{EACH}"}}"#
-        );
+        let opened =
+            format!(r#"{{"head":{{"n":{n},"hash":"{hash}","at":"{at}","signs":"{EACH}"}}"#);
         let text = format!("{:511}\n", signed(opened, key));
         let written = self.file.write_all_at(text.as_bytes(), 0);
         if let Err(error) = &written

@@ -44,6 +44,8 @@ fn walk(file: &File, from: u64, head: Option<Head>, keys: &[PublicKey]) -> io::R
         lines.next()?;
     }
     let mut tail = Tail::default();
+    // Behind the known line a file may begin.
+    let mut is_first = from == 0;
     while let Some(line) = lines.next()? {
         if !line.is_ended {
             break;
@@ -57,15 +59,18 @@ fn walk(file: &File, from: u64, head: Option<Head>, keys: &[PublicKey]) -> io::R
             (Some(head), true) => !head.signs_each,
             (Some(_) | None, _) => is_of(&line, keys),
         };
+        let end = match (head, tail.end) {
+            (Some(head), None) if is_first => Some(head.end),
+            (Some(_) | None, end) => end,
+        };
         match head {
             Some(head) if tail.end.is_none() && this == Some(head.end) => tail.end = this,
-            Some(head) if before == Some(tail.end.unwrap_or(head.end)) && is_ours() => {
-                tail.end = this
-            }
+            Some(_) if end.is_some() && before == end && is_ours() => tail.end = this,
             Some(_) => tail.has_strange |= tail.end.is_some(),
             None if this.is_some() && is_ours() => tail.end = this,
             None => {}
         }
+        is_first &= this.is_none();
     }
     Ok(tail)
 }

@@ -12,8 +12,14 @@ impl Place {
             std::fs::copy(entry.path(), copy.path(&entry.file_name().to_string_lossy()))
                 .expect("copied");
         }
-        Place { config: AuditConfig { state_dir: copy.config.state_dir.clone(), file:
-            copy.config.file.clone(), ..self.config.clone() }, ..copy }
+        Place {
+            config: AuditConfig {
+                state_dir: copy.config.state_dir.clone(),
+                file: copy.config.file.clone(),
+                ..self.config.clone()
+            },
+            ..copy
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -234,11 +240,7 @@ fn of_before() -> Place {
     place.rewrite(&lines);
     // One line behind, as after a kill.
     let known = end_of(&lines[4]);
-    let head = format!(
-        r#"{{"head":{{"n":{},"hash":"{}","at":"{at}"}}"#,
-        known.n,
-        hex(&known.hash)
-    );
+    let head = format!(r#"{{"head":{{"n":{},"hash":"{}","at":"{at}"}}"#, known.n, hex(&known.hash));
     std::fs::write(place.path(HEAD_FILE), chain::signed(head, &key) + "\n").expect("written");
     place
 }
@@ -271,6 +273,20 @@ fn an_audit_of_unsigned_lines_goes_on_and_from_then_on_each_line_is_signed() {
     place.rewrite(&lines);
     place.restart();
     assert_eq!(place.broken(), [7], "what the head knows is held against it");
+}
+
+#[test]
+fn the_line_that_the_head_knows_is_looked_at_even_where_a_good_line_follows_it() {
+    let place = killed();
+    let head = std::fs::read(place.path(HEAD_FILE)).expect("a head");
+    let known = place.text().len();
+    place.restart();
+    std::fs::write(place.path(HEAD_FILE), head).expect("as after a power cut");
+    let mut lines = place.text();
+    lines[known - 1] = lines[known - 1].replace("meg", "peg");
+    place.rewrite(&lines);
+    place.restart();
+    assert_eq!(place.broken(), [lines.len() as u64 + 1]);
 }
 
 #[test]

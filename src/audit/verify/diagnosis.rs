@@ -71,7 +71,8 @@ fn continues(before: &mut Finding, next: &Finding) -> bool {
         return false;
     };
     let are_forged = before.fault == Fault::Forged && next.fault == Fault::Forged;
-    let is_next = are_forged && before.file_number == next.file_number && from == last.saturating_add(1);
+    let is_next =
+        are_forged && before.file_number == next.file_number && from == last.saturating_add(1);
     if is_next {
         before.numbers = Some((first, to));
     }
