@@ -1,8 +1,8 @@
 //! The chain: each line has a number, the hash of the line before it, and a signature.
 //!
 //! ```text
-//! {"n":17,"at":"2026-11-23T01:25:26.123Z","event":"joined",…,"prev":"SHA-256 of line 16","sig":"…"}
-//! {"n":18,"at":…,"event":"checkpoint","cause":"interval","signs":"each","key":"…","prev":"…","sig":"…"}
+//! {"n":17,"at":"2026-11-23T01:25:26.123Z","event":"joined",…,"prev":"SHA-256 of 16","sig":"…"}
+//! {"n":18,"at":…,"event":"checkpoint","cause":"interval","signs":"each","key":"…",…,"sig":"…"}
 //! ```
 //!
 //! The hash is over the bytes of a line without its line feed. A signature is over the bytes of its
