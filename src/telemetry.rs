@@ -296,6 +296,10 @@ fn describe() {
             "undertone_monitor_end_failures_total",
             "Times that the backend has not ended a monitor that must end: it is asked again.",
         ),
+        (
+            "undertone_audit_broken_total",
+            "Times that the audit was found to be another one than was written.",
+        ),
         ("undertone_cometd_events_delivered_total", "Events handed to CometD answers."),
         ("undertone_cometd_replays_total", "Times that kept events were asked for again."),
         (
