@@ -5,6 +5,7 @@
 
 mod floods;
 mod hosts;
+mod logins;
 mod stopping;
 
 use crate::support::callers;

@@ -27,7 +27,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use devices::{DEVICE_COOKIE, KNOWN_FOR, KnownDevices};
 use failures::{LoginFailures, Place};
-use queue::{LoginTurns, Standing};
+use queue::{LoginTurns, PendingLogin, Standing};
 use serde::Deserialize;
 use sessions::{LoginSessions, SessionKey, key_of};
 use sha2::{Digest, Sha256};
@@ -428,7 +428,10 @@ impl Auth {
             None if !is_guess => Standing::Known,
             None => register.failures.standing(network),
         };
-        let turn = register.turns.take(network, standing).await.ok_or_else(too_busy)?;
+        let is_account = locked(&register.accounts).contains_key(&user);
+        let login = PendingLogin { origin: network, standing, user, is_account };
+        let turn = register.turns.take(&login).await.ok_or_else(too_busy)?;
+        let user = login.user;
         if let Some(verified) = register.remembered(&digest) {
             // Another request of the user was first: a desktop's tabs come back together.
             return Ok((verified, None));

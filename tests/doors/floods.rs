@@ -22,6 +22,7 @@ const RST_STREAM: u8 = 3;
 const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+const PADDED: u8 = 8;
 
 /// Far more than a door takes.
 const FRAMES: usize = 400_000;
@@ -48,6 +49,17 @@ fn floods(path: &str) -> Vec<Flood> {
         of("an unknown kind", |_, _| frame(0x42, 0, 0, &[])),
         asked("empty DATA", |_, _| frame(DATA, 0, 1, &[])),
         asked("DATA of one byte", |_, _| frame(DATA, 0, 1, &[0])),
+        asked("DATA of padding", |_, _| {
+            frame(DATA, PADDED, 1, &[[9].as_slice(), &[0; 9]].concat())
+        }),
+        asked("HEADERS of an open stream", |_, _| frame(HEADERS, END_HEADERS, 1, &[0x82])),
+        asked("HEADERS that end it", |_, _| frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x82])),
+        asked("an unknown kind of an open stream", |_, _| frame(0xff, 0xff, 1, &[])),
+        Flood {
+            name: "DATA of a stream that has ended",
+            begin: frame(HEADERS, END_HEADERS | END_STREAM, 1, &frames::head("GET", path)),
+            again: |_, _| frame(DATA, 0, 1, &[0; 64]),
+        },
         of("rapid reset", |at, path| {
             let stream = 2 * at as u32 + 1;
             [
@@ -112,7 +124,7 @@ async fn every_flood_ends(process: &Process, doors: &[(&str, &str)]) {
     let (admin, scrape) = (process.door("admin"), client_builder().build().unwrap());
     let ended = figure(&scrape, admin, "http", "undertone_http2_floods_total").await;
     // The library ends some itself.
-    assert!(ended >= 6.0 * doors.len() as f64, "{ended}");
+    assert!(ended >= 9.0 * doors.len() as f64, "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +181,38 @@ async fn floods_of_frames_end_their_connection_over_tls_too() {
     }
     let (admin, scrape) = (process.door("admin"), certificates.http_client());
     let ended = figure(&scrape, admin, "https", "undertone_http2_floods_total").await;
-    assert!(ended >= 18.0, "{ended}");
+    assert!(ended >= 27.0, "{ended}");
+}
+
+/// A body of as many frames as bytes, and the same once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_uploads_byte_by_byte_are_answered() {
+    let place = tempfile::tempdir().unwrap();
+    let process = super::serve(place.path(), "").await;
+    process.ready().await;
+    for (door, path) in [("rest", "/api/v2/me/devices/7"), ("grpc", "/x.Y/Z")] {
+        let mut connection = connect_from(stranger(92), process.door(door)).await;
+        connection.write_all(&greeting()).await.unwrap();
+        for stream in [1, 3] {
+            let mut bytes = frame(HEADERS, END_HEADERS, stream, &frames::head("POST", path));
+            for _ in 0..450 {
+                bytes.extend(frame(DATA, 0, stream, b" "));
+            }
+            bytes.extend(frame(DATA, END_STREAM, stream, b" "));
+            connection.write_all(&bytes).await.unwrap();
+            let answered = async {
+                while let Some((kind, _, of, _)) = frames::next(&mut connection).await {
+                    if (kind, of) == (HEADERS, stream) {
+                        return true;
+                    }
+                }
+                false
+            };
+            assert!(timeout(PATIENCE, answered).await.expect("an answer"), "{door} has cut it");
+        }
+    }
+    let (admin, scrape) = (process.door("admin"), client_builder().build().unwrap());
+    assert_eq!(figure(&scrape, admin, "http", "undertone_http2_floods_total").await, 0.0);
 }
 
 /// Small windows make a client open them again and again; so does measuring the round trip.
@@ -208,6 +251,8 @@ async fn busy_clients_over_http_2_are_never_cut() {
             let url = format!("http://{rest}/api/v2/diagnostics/version");
             let answer = client.get(url).send().await.expect(name);
             drop(answer);
+            let url = format!("http://{rest}/api/v2/me/devices/7");
+            client.post(url).body("{}").send().await.expect(name);
         }
         let ended = figure(&scrape, admin, "http", "undertone_http2_floods_total").await;
         assert_eq!(ended, 0.0, "{name} is taken for a flood");

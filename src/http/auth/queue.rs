@@ -9,8 +9,14 @@
 //!
 //! Each lane has its share of the turns, the first one most of them, so that none starves. An
 //! address is one of IPv4, or a network of IPv6 (/64).
+//!
+//! When an address has its turn, users that have a password go before names that nobody has, and
+//! in both one of each name in turn: neither many guesses at one user nor guesses at many invented
+//! names hold up the first login of another user behind the same address. So whoever floods an
+//! address sees there which names wait longer; a queue that is not full tells nothing.
 
 use crate::http::server::ClientNetwork;
+use crate::model::UserId;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
@@ -28,6 +34,19 @@ pub(super) enum Standing {
     Suspect,
 }
 
+/// A login before its password is hashed.
+#[derive(Clone, Debug)]
+pub(super) struct PendingLogin {
+    /// From where.
+    pub(super) origin: ClientNetwork,
+    /// What is known of it.
+    pub(super) standing: Standing,
+    /// The name that it gives.
+    pub(super) user: UserId,
+    /// There is a password for this name.
+    pub(super) is_account: bool,
+}
+
 /// Which lane has the next turn, if anybody waits there; else the first lane where somebody does.
 const SHARES: [Standing; 8] = {
     use Standing::{Failing, Fresh, Known, Suspect};
@@ -35,7 +54,8 @@ const SHARES: [Standing; 8] = {
 };
 const LANES: [Standing; 4] =
     [Standing::Known, Standing::Fresh, Standing::Failing, Standing::Suspect];
-/// Logins that wait at once, of all addresses and of one.
+/// Logins that wait at once, of all addresses and of one. A user that has a password may wait once
+/// also beyond those of the address.
 const WAITING: usize = 1024;
 const WAITING_OF_ONE: usize = 256;
 /// Addresses that wait in a lane like those of a working day's beginning. When there are more, the
@@ -69,54 +89,70 @@ pub(super) struct LoginQueue<T> {
 
 #[derive(Debug)]
 struct Lane<T> {
-    waiting: BTreeMap<ClientNetwork, VecDeque<T>>,
+    waiting: BTreeMap<ClientNetwork, Line<T>>,
     /// Each address that waits, once.
     order: VecDeque<ClientNetwork>,
     count: usize,
 }
 
-impl<T> Default for Lane<T> {
+/// The logins of one address.
+#[derive(Debug)]
+struct Line<T> {
+    accounts: Users<T>,
+    /// Names that nobody has.
+    invented: Users<T>,
+}
+
+#[derive(Debug)]
+struct Users<T> {
+    waiting: BTreeMap<UserId, VecDeque<T>>,
+    /// Each name that waits, once.
+    order: VecDeque<UserId>,
+    count: usize,
+}
+
+impl<T> Default for Users<T> {
     fn default() -> Self {
         Self { waiting: BTreeMap::new(), order: VecDeque::new(), count: 0 }
     }
 }
 
-impl<T> Lane<T> {
-    fn push(&mut self, origin: ClientNetwork, waiter: T) {
-        let own = self.waiting.entry(origin).or_default();
+impl<T> Users<T> {
+    fn push(&mut self, user: UserId, waiter: T) {
+        let own = self.waiting.entry(user.clone()).or_default();
         if own.is_empty() {
-            match self.order.len() < CROWD {
-                true => self.order.push_back(origin),
-                false => self.order.push_front(origin),
-            }
+            self.order.push_back(user);
         }
         own.push_back(waiter);
         self.count += 1;
     }
 
     fn pop(&mut self) -> Option<T> {
-        let origin = self.order.pop_front()?;
-        self.take(origin, VecDeque::pop_front)
-    }
-
-    /// The newest of an address.
-    fn pop_newest(&mut self, origin: ClientNetwork) -> Option<T> {
-        self.order.retain(|one| *one != origin);
-        self.take(origin, VecDeque::pop_back)
-    }
-
-    /// One of an address that is not in the order; if more of it wait, it goes to the end.
-    fn take(
-        &mut self,
-        origin: ClientNetwork,
-        which: impl FnOnce(&mut VecDeque<T>) -> Option<T>,
-    ) -> Option<T> {
-        let own = self.waiting.get_mut(&origin)?;
-        let waiter = which(own)?;
+        let user = self.order.pop_front()?;
+        let own = self.waiting.get_mut(&user)?;
+        let waiter = own.pop_front()?;
         self.count -= 1;
         match own.is_empty() {
-            true => drop(self.waiting.remove(&origin)),
-            false => self.order.push_back(origin),
+            true => drop(self.waiting.remove(&user)),
+            false => self.order.push_back(user),
+        }
+        Some(waiter)
+    }
+
+    fn of(&self, user: &UserId) -> usize {
+        self.waiting.get(user).map_or(0, VecDeque::len)
+    }
+
+    /// The newest of the name with most, if that has more than so many; of names with as many, of
+    /// the one that would be last.
+    fn pop_newest(&mut self, few: usize) -> Option<T> {
+        let fullest = self.order.iter().max_by_key(|user| self.of(user))?.clone();
+        let own = self.waiting.get_mut(&fullest).filter(|own| own.len() > few)?;
+        let waiter = own.pop_back()?;
+        self.count -= 1;
+        if own.is_empty() {
+            self.waiting.remove(&fullest);
+            self.order.retain(|user| *user != fullest);
         }
         Some(waiter)
     }
@@ -126,8 +162,122 @@ impl<T> Lane<T> {
             own.retain(&is_there);
         }
         self.waiting.retain(|_, own| !own.is_empty());
-        self.order.retain(|origin| self.waiting.contains_key(origin));
+        self.order.retain(|user| self.waiting.contains_key(user));
         self.count = self.waiting.values().map(VecDeque::len).sum();
+    }
+}
+
+impl<T> Default for Line<T> {
+    fn default() -> Self {
+        Self { accounts: Users::default(), invented: Users::default() }
+    }
+}
+
+impl<T> Line<T> {
+    fn count(&self) -> usize {
+        self.accounts.count + self.invented.count
+    }
+
+    fn push(&mut self, login: &PendingLogin, waiter: T) {
+        let users = if login.is_account { &mut self.accounts } else { &mut self.invented };
+        users.push(login.user.clone(), waiter);
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        self.accounts.pop().or_else(|| self.invented.pop())
+    }
+
+    /// The one with the least claim.
+    fn pop_newest(&mut self) -> Option<T> {
+        self.invented.pop_newest(0).or_else(|| self.accounts.pop_newest(0))
+    }
+
+    /// One that has less of a claim than this newcomer.
+    fn make_room(&mut self, login: &PendingLogin) -> Option<T> {
+        match login.is_account {
+            true => self
+                .invented
+                .pop_newest(0)
+                .or_else(|| self.accounts.pop_newest(self.accounts.of(&login.user) + 1)),
+            false => self.invented.pop_newest(self.invented.of(&login.user) + 1),
+        }
+    }
+}
+
+impl<T> Default for Lane<T> {
+    fn default() -> Self {
+        Self { waiting: BTreeMap::new(), order: VecDeque::new(), count: 0 }
+    }
+}
+
+impl<T> Lane<T> {
+    fn push(&mut self, login: &PendingLogin, waiter: T) {
+        let line = self.waiting.entry(login.origin).or_default();
+        if line.count() == 0 {
+            match self.order.len() < CROWD {
+                true => self.order.push_back(login.origin),
+                false => self.order.push_front(login.origin),
+            }
+        }
+        line.push(login, waiter);
+        self.count += 1;
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        let origin = self.order.pop_front()?;
+        self.take(origin, Line::pop)
+    }
+
+    /// The newest of an address.
+    fn pop_newest(&mut self, origin: ClientNetwork) -> Option<T> {
+        self.order.retain(|one| *one != origin);
+        self.take(origin, Line::pop_newest)
+    }
+
+    /// One of an address that is not in the order; if more of it wait, it goes to the end.
+    fn take(
+        &mut self,
+        origin: ClientNetwork,
+        which: impl FnOnce(&mut Line<T>) -> Option<T>,
+    ) -> Option<T> {
+        let line = self.waiting.get_mut(&origin)?;
+        let waiter = which(line)?;
+        self.count -= 1;
+        match line.count() {
+            0 => drop(self.waiting.remove(&origin)),
+            _ => self.order.push_back(origin),
+        }
+        Some(waiter)
+    }
+
+    /// One of the newcomer's address that has less of a claim; the address keeps its turn.
+    fn make_room(&mut self, login: &PendingLogin) -> Option<T> {
+        let line = self.waiting.get_mut(&login.origin)?;
+        let waiter = line.make_room(login)?;
+        self.count -= 1;
+        if line.count() == 0 {
+            self.waiting.remove(&login.origin);
+            self.order.retain(|one| *one != login.origin);
+        }
+        Some(waiter)
+    }
+
+    /// How many wait of the newcomer's address, and how many of these for the same name.
+    fn own(&self, login: &PendingLogin) -> (usize, usize) {
+        self.waiting.get(&login.origin).map_or((0, 0), |line| {
+            let of_user = line.accounts.of(&login.user) + line.invented.of(&login.user);
+            (line.count(), of_user)
+        })
+    }
+
+    fn retain(&mut self, is_there: impl Fn(&T) -> bool) {
+        for line in self.waiting.values_mut() {
+            line.accounts.retain(&is_there);
+            line.invented.retain(&is_there);
+        }
+        self.waiting.retain(|_, line| line.count() > 0);
+        self.order.retain(|origin| self.waiting.contains_key(origin));
+        self.count = self.waiting.values().map(Line::count).sum();
     }
 
     /// The newest of the address with more than so many; or, of a crowd with as few each, the one
@@ -145,7 +295,7 @@ impl<T> Lane<T> {
 
     /// The address with most, and how many.
     fn fullest(&self) -> Option<(usize, ClientNetwork)> {
-        self.waiting.iter().map(|(origin, own)| (own.len(), *origin)).max()
+        self.waiting.iter().map(|(origin, line)| (line.count(), *origin)).max()
     }
 }
 
@@ -179,8 +329,7 @@ impl<T> LoginQueue<T> {
     /// A login comes. `is_there`: of one that has not given up.
     pub(super) fn enter(
         &mut self,
-        origin: ClientNetwork,
-        standing: Standing,
+        login: &PendingLogin,
         waiter: T,
         is_there: impl Fn(&T) -> bool,
     ) -> Entrance<T> {
@@ -188,28 +337,30 @@ impl<T> LoginQueue<T> {
             self.running += 1;
             return Entrance::Begins;
         }
-        let is_full = |queue: &mut Self| {
-            let own = queue.lane(standing).waiting.get(&origin).map_or(0, VecDeque::len);
-            own >= WAITING_OF_ONE || queue.waiting() >= WAITING
-        };
-        if is_full(self) {
+        let standing = login.standing;
+        if self.lane(standing).own(login).0 >= WAITING_OF_ONE || self.waiting() >= WAITING {
             LANES.into_iter().for_each(|lane| self.lane(lane).retain(&is_there));
         }
-        let own = self.lane(standing).waiting.get(&origin).map_or(0, VecDeque::len);
-        if own >= WAITING_OF_ONE {
+        let (own, of_user) = self.lane(standing).own(login);
+        let other = if own >= WAITING_OF_ONE {
+            let other = self.lane(standing).make_room(login);
+            if other.is_none() && !(login.is_account && of_user == 0) {
+                return Entrance::Refused;
+            }
+            other
+        } else {
+            None
+        };
+        let is_full = other.is_none() && self.waiting() >= WAITING;
+        let other = match is_full {
+            true => self.make_room(standing, own).or_else(|| self.lane(standing).make_room(login)),
+            false => other,
+        };
+        if is_full && other.is_none() {
             return Entrance::Refused;
         }
-        if self.waiting() < WAITING {
-            self.lane(standing).push(origin, waiter);
-            return Entrance::Waits;
-        }
-        match self.make_room(standing, own) {
-            Some(other) => {
-                self.lane(standing).push(origin, waiter);
-                Entrance::InsteadOf(other)
-            }
-            None => Entrance::Refused,
-        }
+        self.lane(standing).push(login, waiter);
+        other.map_or(Entrance::Waits, Entrance::InsteadOf)
     }
 
     /// One that waits and has less of a claim than a newcomer of this standing and an address with
@@ -255,10 +406,10 @@ impl LoginTurns {
     }
 
     /// Waits for a turn; none when too many wait.
-    pub(super) async fn take(&self, origin: ClientNetwork, standing: Standing) -> Option<Turn> {
+    pub(super) async fn take(&self, login: &PendingLogin) -> Option<Turn> {
         let (turn, mine) = oneshot::channel();
         let is_there = |waiter: &oneshot::Sender<Turn>| !waiter.is_closed();
-        let entrance = self.queue(|queue| queue.enter(origin, standing, turn, is_there));
+        let entrance = self.queue(|queue| queue.enter(login, turn, is_there));
         match entrance {
             Entrance::Begins => Some(Turn(Some(self.clone()))),
             // A waiter that is dropped hears of it.
@@ -291,6 +442,7 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::net::IpAddr;
 
     fn origin(number: u32) -> ClientNetwork {
@@ -310,7 +462,11 @@ mod tests {
         standing: Standing,
         name: &'static str,
     ) -> Entrance<&'static str> {
-        queue.enter(origin(from), standing, name, |_| true)
+        queue.enter(&of(from, standing), name, |_| true)
+    }
+
+    fn of(from: u32, standing: Standing) -> PendingLogin {
+        PendingLogin { origin: origin(from), standing, user: "anna".into(), is_account: true }
     }
 
     #[test]
@@ -393,21 +549,124 @@ mod tests {
         );
         assert_eq!(queue.waiting(), WAITING);
         let mut gone = LoginQueue::new(1);
-        gone.enter(origin(0), Standing::Fresh, "first", |_| true);
+        gone.enter(&of(0, Standing::Fresh), "first", |_| true);
         for from in 1..=WAITING as u32 {
-            gone.enter(origin(from), Standing::Suspect, "has given up", |_| true);
+            gone.enter(&of(from, Standing::Suspect), "has given up", |_| true);
         }
         let is_there = |waiter: &&str| *waiter != "has given up";
-        let entered = gone.enter(origin(9_000), Standing::Suspect, "new", is_there);
+        let entered = gone.enter(&of(9_000, Standing::Suspect), "new", is_there);
         assert_eq!((entered, gone.waiting()), (Entrance::Waits, 1));
+    }
+
+    /// How long a login of anna's, from the address that 400 connections guess from without a pause,
+    /// waits after 8 s of that, in hashes. Each guess that is refused comes again 50 ms later.
+    fn wait_behind_a_flood(name_of: impl Fn(usize, usize) -> (String, bool)) -> usize {
+        const TURN: usize = 50;
+        let mut queue = LoginQueue::new(1);
+        let guess = |guesser: usize, number: usize| {
+            let (name, is_account) = name_of(guesser, number);
+            PendingLogin { user: name.as_str().into(), is_account, ..of(1, Standing::Suspect) }
+        };
+        let mut ready: BTreeSet<(usize, usize)> = (0..400).map(|guesser| (0, guesser)).collect();
+        let mut running = None;
+        let (mut number, mut came) = (0, None);
+        for at in 0..60_000 {
+            while ready.first().is_some_and(|(when, _)| *when <= at)
+                && let Some((_, guesser)) = ready.pop_first()
+            {
+                number += 1;
+                let login = guess(guesser, number);
+                match queue.enter(&login, Some(guesser), |_| true) {
+                    Entrance::Begins => running = Some(Some(guesser)),
+                    Entrance::Waits => {}
+                    Entrance::InsteadOf(other) => {
+                        ready.insert((at + TURN, other.expect("anna is not pushed out")));
+                    }
+                    Entrance::Refused => {
+                        ready.insert((at + TURN, guesser));
+                    }
+                }
+            }
+            if at == 8_010 {
+                came = Some(at);
+                match queue.enter(&of(1, Standing::Suspect), None, |_| true) {
+                    Entrance::InsteadOf(Some(other)) => {
+                        ready.insert((at + TURN, other));
+                    }
+                    Entrance::Waits => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            if at % TURN == 0
+                && let Some(done) = running.take()
+            {
+                match done {
+                    Some(guesser) => {
+                        ready.insert((at, guesser));
+                    }
+                    None => return (at - came.expect("it came")) / TURN,
+                }
+                running = queue.next();
+            }
+        }
+        panic!("it waits for ever");
+    }
+
+    #[test]
+    fn a_flood_of_guesses_from_the_same_address_holds_up_no_first_login() {
+        // Invented names, a few invented names, one user, 20 users, 400 users.
+        let invented = wait_behind_a_flood(|_, number| (format!("guess{number}"), false));
+        let few = wait_behind_a_flood(|guesser, _| (format!("guess{}", guesser % 3), false));
+        let one = wait_behind_a_flood(|_, _| ("bob".to_owned(), true));
+        let some = wait_behind_a_flood(|guesser, _| (format!("user{}", guesser % 20), true));
+        let many = wait_behind_a_flood(|guesser, _| (format!("user{guesser}"), true));
+        assert!(invented <= 2 && few <= 2 && one <= 3, "{invented} {few} {one}");
+        assert!(some <= 22 && many <= 402, "{some} {many}");
+    }
+
+    #[test]
+    fn names_of_an_address_take_turns_and_invented_ones_come_last() {
+        let mut queue = busy();
+        for (user, is_account, name) in [
+            ("x", false, "x1"),
+            ("y", false, "y1"),
+            ("bob", true, "b1"),
+            ("bob", true, "b2"),
+            ("eve", true, "e1"),
+        ] {
+            let login = PendingLogin { user: user.into(), is_account, ..of(1, Standing::Failing) };
+            assert_eq!(queue.enter(&login, name, |_| true), Entrance::Waits);
+        }
+        let order: Vec<_> = std::iter::from_fn(|| queue.next()).collect();
+        assert_eq!(order, ["b1", "e1", "b2", "x1", "y1"]);
+    }
+
+    #[test]
+    fn a_user_without_a_place_gets_one_in_an_address_or_a_queue_that_guesses_fill() {
+        let mut queue = busy();
+        for from in 1..=4 {
+            for _ in 0..WAITING_OF_ONE {
+                let login = PendingLogin { is_account: false, ..of(from, Standing::Suspect) };
+                assert_eq!(queue.enter(&login, "guess", |_| true), Entrance::Waits);
+            }
+        }
+        assert_eq!(enter(&mut queue, 1, Standing::Suspect, "a"), Entrance::InsteadOf("guess"));
+        let other =
+            PendingLogin { user: "invented".into(), is_account: false, ..of(1, Standing::Suspect) };
+        // One of the name with most.
+        let entered = queue.enter(&other, "other", |_| true);
+        assert_eq!(entered, Entrance::InsteadOf("guess"));
+        assert_eq!(queue.enter(&other, "other", |_| true), Entrance::InsteadOf("guess"));
+        assert_eq!(queue.waiting(), WAITING);
     }
 
     #[tokio::test]
     async fn a_turn_goes_on_to_the_next_that_still_waits() {
         let turns = LoginTurns::new(1);
-        let first = turns.take(origin(1), Standing::Fresh).await.expect("free");
-        let mut given_up = Box::pin(turns.take(origin(2), Standing::Fresh));
-        let mut patient = Box::pin(turns.take(origin(3), Standing::Fresh));
+        let logins = [0, 1, 2, 3].map(|from| of(from, Standing::Fresh));
+        let first = turns.take(&logins[1]).await.expect("free");
+        let mut given_up = Box::pin(turns.take(&logins[2]));
+        let mut patient = Box::pin(turns.take(&logins[3]));
         assert!(futures_util::poll!(&mut given_up).is_pending());
         assert!(futures_util::poll!(&mut patient).is_pending());
         drop(given_up);

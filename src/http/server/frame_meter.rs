@@ -2,15 +2,17 @@
 //! 10.5). Core: it sees the bytes of a connection go by, and copies none.
 //!
 //! The HTTP library bounds streams at once, heads, CONTINUATION frames of one head, streams that
-//! are reset before they are looked at, and bodies that nobody reads. It counts no PING, SETTINGS,
-//! WINDOW_UPDATE, PRIORITY, RST_STREAM or empty DATA: each is worked on, and some are answered,
-//! without end. Here each takes a token.
+//! are reset before they are looked at, and bodies that nobody reads. It counts nothing else, and
+//! each frame is worked on, some are answered, without end. So here every frame takes a token,
+//! known or unknown, except one kind: DATA, more than padding and a few bytes, of a stream that is
+//! open on both sides. A new stream costs one frame, whatever the length of its head.
 //!
-//! What we send pays for what it brings about: whoever reads answers opens windows and measures the
-//! round trip, as often as there is DATA to read. So an ordinary client, however busy, never sees
-//! the bottom of its bucket.
+//! What we send pays for what it brings about, and for the request that it answers: whoever reads
+//! answers opens windows and measures the round trip, as often as there is DATA to read. So an
+//! ordinary client, however busy, never sees the bottom of its bucket.
 
 use crate::rate_limit::TokenBucket;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// Frames at once that nothing has paid for, and one more each time: a browser begins with a dozen,
@@ -18,15 +20,19 @@ use std::time::{Duration, Instant};
 const UNPAID: (u32, Duration) = (1_000, Duration::from_millis(10));
 /// Frames of a client that an answer's head pays for, those that a frame of its body pays for, and
 /// how many bytes pay for one more.
-const PAID_BY_HEAD: u32 = 2;
+const PAID_BY_HEAD: u32 = 6;
 const PAID_BY_DATA: u32 = 2;
 const PAID_BY_BYTES: u32 = 1_024;
 /// Paid frames that a client may save up: a window's worth of answers, acknowledged at once.
 const SAVED: u32 = 16 * 1_024;
-/// DATA below this many bytes is hardly an upload. The last frame of a request may be empty.
+/// DATA below this many bytes is hardly an upload.
 const SMALL: u32 = 64;
-/// Bytes of SETTINGS, or of a frame of an unknown kind, that cost as much as one frame.
+/// How much of a padded frame may be padding (RFC 9113 6.1).
+const PADDING: u32 = 256;
+/// Bytes that cost as much as one frame, of kinds that may be long.
 const LONG: u32 = 256;
+/// Streams that are known to be open; DATA of more is paid for. The library has far fewer.
+const OPEN: usize = 4 * 1_024;
 
 /// What each client begins HTTP/2 with (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -35,12 +41,10 @@ const HEAD: usize = 9;
 /// RFC 9113 6.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
+const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
-/// The kinds from PRIORITY to CONTINUATION, SETTINGS apart, have a length of few bytes, or one that
-/// the library bounds.
-const LAST_KNOWN: u8 = 9;
 const END_STREAM: u8 = 1;
+const PADDED: u8 = 8;
 /// RFC 9113 7.
 const ENHANCE_YOUR_CALM: u32 = 0xb;
 
@@ -61,6 +65,8 @@ pub(super) struct FrameMeter {
     paid: u32,
     /// The highest stream that the client has opened.
     last_stream: u32,
+    /// Those that neither side has ended.
+    open: BTreeSet<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +105,26 @@ impl FrameMeter {
         if self.protocol != Protocol::Http2 {
             return Ok(());
         }
-        let Self { came, unpaid, paid, last_stream, .. } = self;
+        let Self { came, unpaid, paid, last_stream, open, .. } = self;
         came.pass(bytes, |head| {
-            if head.kind == HEADERS {
-                *last_stream = head.stream.max(*last_stream);
+            let is_new = head.kind == HEADERS && head.stream > *last_stream;
+            if is_new {
+                *last_stream = head.stream;
+                if open.len() < OPEN {
+                    open.insert(head.stream);
+                }
             }
-            let cost = head.cost();
+            let is_upload = head.is_upload() && open.contains(&head.stream);
+            if head.ends_stream() {
+                open.remove(&head.stream);
+            }
+            let cost = match head.kind {
+                _ if is_upload => 0,
+                // What is still under way when we have answered is bounded by its window.
+                DATA => 1,
+                _ if is_new => 1,
+                _ => 1 + head.length / LONG,
+            };
             match paid.checked_sub(cost) {
                 Some(left) => {
                     *paid = left;
@@ -127,8 +147,11 @@ impl FrameMeter {
         if self.protocol == Protocol::Other {
             return;
         }
-        let paid = &mut self.paid;
-        let Ok(()) = self.went.pass(bytes, |head| {
+        let Self { went, paid, open, .. } = self;
+        let Ok(()) = went.pass(bytes, |head| {
+            if head.ends_stream() {
+                open.remove(&head.stream);
+            }
             let more = match head.kind {
                 DATA => PAID_BY_DATA + head.length / PAID_BY_BYTES,
                 HEADERS => PAID_BY_HEAD,
@@ -175,14 +198,18 @@ impl FrameHead {
         }
     }
 
-    /// What it costs; nothing: it asks something, or brings a part of it.
-    fn cost(self) -> u32 {
+    /// It brings more than a few bytes of a body, whatever of it is padding.
+    fn is_upload(self) -> bool {
+        let padding = if self.flags & PADDED == 0 { 0 } else { PADDING };
+        self.kind == DATA && self.length >= SMALL + padding
+    }
+
+    /// Its sender sends no more of the stream.
+    fn ends_stream(self) -> bool {
         match self.kind {
-            DATA if self.flags & END_STREAM == 0 && self.length < SMALL => 1,
-            DATA | HEADERS => 0,
-            SETTINGS => 1 + self.length / LONG,
-            kind if kind > LAST_KNOWN => 1 + self.length / LONG,
-            _ => 1,
+            DATA | HEADERS => self.flags & END_STREAM != 0,
+            RST_STREAM => true,
+            _ => false,
         }
     }
 }
@@ -235,6 +262,7 @@ mod tests {
     use crate::clock;
     use proptest::prelude::*;
 
+    const SETTINGS: u8 = 4;
     const PING: u8 = 6;
     const WINDOW_UPDATE: u8 = 8;
 
@@ -252,6 +280,14 @@ mod tests {
         meter
     }
 
+    /// With stream 1, and as if it had cost nothing.
+    fn opened() -> FrameMeter {
+        let mut meter = begun();
+        assert_eq!(meter.came(&frame(HEADERS, 4, 1, 20), clock::instant()), Ok(()));
+        meter.unpaid = TokenBucket::default();
+        meter
+    }
+
     /// How many of a frame a connection takes at one instant; `None`: any number.
     fn taken(meter: &mut FrameMeter, frame: &[u8], now: Instant) -> Option<u32> {
         (0..100_000).find(|_| meter.came(frame, now).is_err())
@@ -263,9 +299,9 @@ mod tests {
         for (name, bytes, most) in [
             ("PRIORITY", frame(2, 0, 1, 5), 1_000),
             ("RST_STREAM", frame(3, 0, 1, 4), 1_000),
-            ("SETTINGS", frame(4, 0, 0, 0), 1_000),
-            ("SETTINGS of 16 KiB", frame(4, 0, 0, 16_380), 16),
-            ("SETTINGS ACK", frame(4, 1, 0, 0), 1_000),
+            ("SETTINGS", frame(SETTINGS, 0, 0, 0), 1_000),
+            ("SETTINGS of 16 KiB", frame(SETTINGS, 0, 0, 16_380), 16),
+            ("SETTINGS ACK", frame(SETTINGS, 1, 0, 0), 1_000),
             ("PING", frame(PING, 0, 0, 8), 1_000),
             ("PING ACK", frame(PING, 1, 0, 8), 1_000),
             ("GOAWAY", frame(7, 0, 0, 8), 1_000),
@@ -274,8 +310,17 @@ mod tests {
             ("an unknown kind", frame(0x42, 0, 0, 3), 1_000),
             ("empty DATA", frame(DATA, 0, 1, 0), 1_000),
             ("DATA of one byte", frame(DATA, 0, 1, 1), 1_000),
+            ("DATA of padding", frame(DATA, PADDED, 1, 256), 1_000),
+            ("DATA of no stream", frame(DATA, 0, 3, 1_000), 1_000),
+            ("DATA of the connection", frame(DATA, 0, 0, 1_000), 1_000),
+            ("trailers", frame(HEADERS, 4, 1, 1), 1_000),
+            ("trailers that end", frame(HEADERS, 5, 1, 1), 1_000),
+            ("trailers of 16 KiB", frame(HEADERS, 4, 1, 16_380), 16),
+            ("PUSH_PROMISE", frame(5, 4, 1, 8), 1_000),
+            ("CONTINUATION of 16 KiB", frame(9, 0, 1, 16_380), 16),
+            ("an unknown kind of an open stream", frame(0xff, 0xff, 1, 0), 1_000),
         ] {
-            let mut meter = begun();
+            let mut meter = opened();
             assert_eq!(taken(&mut meter, &bytes, now), Some(most), "{name}");
             // It is over; as if the last frame had not come.
             meter.came = Heads::default();
@@ -286,17 +331,60 @@ mod tests {
     }
 
     #[test]
-    fn requests_uploads_and_everything_over_http_1_are_no_flood() {
+    fn uploads_and_everything_over_http_1_are_no_flood() {
         let now = clock::instant();
-        for bytes in
-            [frame(HEADERS, 5, 1, 20), frame(DATA, END_STREAM, 1, 0), frame(DATA, 0, 1, 1_000)]
-        {
-            assert_eq!(taken(&mut begun(), &bytes, now), None);
+        for upload in [frame(DATA, 0, 1, 64), frame(DATA, PADDED, 1, 1_000)] {
+            assert_eq!(taken(&mut opened(), &upload, now), None);
         }
         let mut meter = FrameMeter::default();
         assert_eq!(meter.came(b"PRI * HTTP/1.1\r\n\r\n", now), Ok(()));
         assert_eq!(taken(&mut meter, &frame(PING, 0, 0, 8), now), None);
         assert_eq!(meter.protocol, Protocol::Other);
+    }
+
+    #[test]
+    fn a_stream_that_either_side_has_ended_takes_no_upload_any_more() {
+        let now = clock::instant();
+        let upload = frame(DATA, 0, 1, 1_000);
+        let mut meter = opened();
+        assert_eq!(meter.came(&frame(DATA, END_STREAM, 1, 1_000), now), Ok(()));
+        assert_eq!(taken(&mut meter, &upload, now), Some(1_000));
+        for ours in [
+            frame(RST_STREAM, 0, 1, 4),
+            frame(HEADERS, END_STREAM, 1, 20),
+            frame(DATA, END_STREAM, 1, 0),
+        ] {
+            let mut meter = opened();
+            meter.went(&ours);
+            meter.paid = 0;
+            assert_eq!(taken(&mut meter, &upload, now), Some(1_000), "{ours:?}");
+        }
+    }
+
+    #[test]
+    fn requests_are_paid_by_their_answers_and_a_flood_without() {
+        let now = clock::instant();
+        let mut meter = begun();
+        let ask = |meter: &mut FrameMeter, stream: u32| {
+            // In small pieces, with an end of its own.
+            meter.came(&frame(HEADERS, 4, stream, 4_000), now)?;
+            meter.came(&frame(DATA, 0, stream, 20), now)?;
+            meter.came(&frame(DATA, 0, stream, 20), now)?;
+            meter.came(&frame(HEADERS, 5, stream, 20), now)
+        };
+        for stream in 0..100_000 {
+            let stream = 2 * stream + 1;
+            assert_eq!(ask(&mut meter, stream), Ok(()));
+            meter.went(&frame(HEADERS, 4, stream, 20));
+            meter.went(&frame(DATA, END_STREAM, stream, 20));
+            assert_eq!(meter.came(&frame(WINDOW_UPDATE, 0, 0, 4), now), Ok(()));
+        }
+        assert!(meter.open.is_empty());
+        (meter.paid, meter.unpaid) = (0, TokenBucket::default());
+        let streams = (0..).map(|number| 2 * number + 300_001);
+        let unanswered =
+            streams.take_while(|stream| meter.came(&frame(HEADERS, 4, *stream, 20), now).is_ok());
+        assert_eq!(unanswered.count(), 1_000);
     }
 
     #[test]
@@ -365,6 +453,7 @@ mod tests {
             }
             prop_assert_eq!(outcome, pieces);
             prop_assert_eq!(whole.last_stream, cut.last_stream);
+            prop_assert_eq!(&whole.open, &cut.open);
             prop_assert_eq!(whole.unpaid.used(now), cut.unpaid.used(now));
         }
     }
