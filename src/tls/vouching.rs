@@ -45,7 +45,7 @@ impl Vouching {
                     .increment(1);
                 tracing::info!(
                     door = self.door,
-                    "nobody vouches any more for a client: it is closed"
+                    "nobody vouches for a client any more"
                 );
                 return;
             }
