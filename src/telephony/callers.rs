@@ -148,8 +148,10 @@ impl Callers {
     /// takes its caller's tokens away, and nobody else's: [`GrantFile::refresh`].
     pub fn refresh(&self, in_any_case: bool) {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new =
-            sources.iter_mut().fold(false, |any, source| source.refresh(in_any_case) || any);
+        let mut is_new = false;
+        for source in sources.iter_mut() {
+            is_new |= source.refresh(in_any_case);
+        }
         if !is_new {
             return;
         }
