@@ -43,10 +43,7 @@ impl Vouching {
             if !is_vouched_for {
                 metrics::counter!("undertone_tls_clients_expelled_total", "door" => self.door)
                     .increment(1);
-                tracing::info!(
-                    door = self.door,
-                    "nobody vouches any more for a client: it is closed"
-                );
+                tracing::info!(door = self.door, "nobody vouches for a client any more");
                 return;
             }
             if self.authorities.changed().await.is_err() {
