@@ -2,10 +2,10 @@
 //!
 //! A line is *anchored* when it is known to have been written with its number: the line after it
 //! has its hash, or it has the hash of the line before it, or it is signed; a line with a wrong
-//! signature, or none where there is one on each, does not take the number of one that is signed, or
-//! one that the head does not know of. Of the anchored lines,
-//! those that stand in the order of their numbers are in their *place*; the others were moved. What
-//! lies between two placed lines is then held against the numbers that are missing there.
+//! signature, or none where there is one on each, does not take the number of one that is signed,
+//! or one that the head does not know of. Of the anchored lines, those that stand in the order of
+//! their numbers are in their *place*; the others were moved. What lies between two placed lines is
+//! then held against the numbers that are missing there.
 
 use super::{Clock, Fault, Finding};
 use crate::audit::chain::{ChainEnd, LineHash};
