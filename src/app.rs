@@ -655,7 +655,7 @@ async fn start_gateway(
         store.clone(),
     )?;
     let passwords = taken.keys().map(|user| format!("users changed: {user} (password)"));
-    unaudited::tell(&gateway, config, &store, passwords.collect()).await?;
+    unaudited::tell(&gateway, config, &store, passwords.collect()).await;
     let cometd =
         Cometd::start(&config.http, config.cometd.clone(), gateway.clone(), store.clone())?;
     if !config.issuers.is_empty() {

@@ -20,7 +20,10 @@ const WALLS: &[(&str, &[&str])] = &[
     ),
     ("http", &["model", "clock", "rate_limit", "tls", "secret"]),
     ("directory", &["model", "gateway", "sip", "store", "secret"]),
-    ("rest", &["model", "clock", "http", "gateway", "directory", "telemetry", "secret"]),
+    (
+        "rest",
+        &["model", "clock", "http", "rate_limit", "gateway", "directory", "telemetry", "secret"],
+    ),
     ("cometd", &["model", "clock", "http", "rate_limit", "hex", "gateway", "store", "secret"]),
     ("grpc", &["model", "gateway", "telephony"]),
     ("media", &["model", "clock", "telemetry"]),

@@ -25,35 +25,43 @@ pub(super) fn keep<'a>(
         .collect())
 }
 
-/// Writes them into the audit, with `more`; what cannot be written waits for the next start.
-///
-/// # Errors
-/// The store fails.
+/// Writes them into the audit, with `more`. What cannot be written is in the log, and waits for the
+/// next start: a full disk keeps no gateway from starting.
 pub(super) async fn tell(
     gateway: &GatewayHandle,
     config: &Config,
     store: &Store,
     more: Vec<String>,
+) {
+    if let Err(error) = try_tell(gateway, config, store, more).await {
+        tracing::warn!(%error, "the next start tells again what has changed while nothing ran");
+    }
+}
+
+async fn try_tell(
+    gateway: &GatewayHandle,
+    config: &Config,
+    store: &Store,
+    more: Vec<String>,
 ) -> Result<(), StoreError> {
-    let kept = store.load(LINES)?;
+    for line in &more {
+        // Nobody keeps a right because of a disk: the failure is in the log.
+        let _ = gateway.audit_directory(line, None).await;
+    }
     let mut done = Vec::new();
-    for (key, line) in kept {
+    for (key, line) in store.load(LINES)? {
         let line = String::from_utf8_lossy(&line).into_owned();
         if gateway.audit_directory(&line, None).await.is_ok() {
             done.push(Write::remove(LINES, key));
         }
     }
     let seen = store.load(SEEN)?.remove(FILE);
-    let now = fingerprint(config);
-    let is_other =
-        seen.is_some() && now.is_some() && seen.as_deref() != now.as_deref().map(str::as_bytes);
-    let other =
-        is_other.then(|| "the configuration file was changed while no gateway ran".to_owned());
-    for line in other.into_iter().chain(more) {
-        // Nobody keeps a right because of a disk: the failure is in the log.
-        let _ = gateway.audit_directory(&line, None).await;
+    if let Some(now) = fingerprint(config).filter(|now| seen.as_deref() != Some(now.as_bytes())) {
+        let line = "the configuration file was changed while no gateway ran";
+        if seen.is_none() || gateway.audit_directory(line, None).await.is_ok() {
+            done.push(Write::put(SEEN, FILE, now));
+        }
     }
-    done.extend(now.map(|now| Write::put(SEEN, FILE, now)));
     if done.is_empty() { Ok(()) } else { store.write(&done) }
 }
 
