@@ -10,7 +10,7 @@ use crate::directory::fields::{self, Fields};
 use crate::directory::handle::Waiting;
 use crate::gateway::Directory;
 use crate::gateway::handle::GatewayHandle;
-use crate::http::auth::{Auth, PasswordHashes};
+use crate::http::auth::{Auth, PasswordError, PasswordHashes};
 use crate::model::{DeviceId, Difference, UserId};
 use crate::secret::Secret;
 use crate::sip::backend::{self, DirectorySender};
@@ -60,7 +60,7 @@ enum NotApplied {
     #[error("{0}")]
     Trunk(io::Error),
     #[error(transparent)]
-    Password(#[from] crate::http::auth::PasswordError),
+    Password(#[from] PasswordError),
 }
 
 /// A directory that everything can be told.
@@ -330,34 +330,51 @@ impl DirectoryKeeper {
             return count("unchanged");
         }
         let users = Difference::between(&self.directory.users, &directory.users);
-        self.directory = Arc::new(directory.clone());
         self.end_calls = end_calls;
         if let (Some(editor), Some(sip)) = (&mut self.editor, &sip) {
             *editor = DirectoryEditor::new(directory.clone(), sip.accounts.clone());
         }
-        if let Some(GatewayPart { handle, auth, .. }) = &self.told.gateway {
+        if let Some(GatewayPart { handle, .. }) = &self.told.gateway {
             for line in news.lines() {
                 // Nobody keeps a right because of a disk: the failure is in the log.
                 let _ = handle.audit_directory(line, None).await;
             }
-            if let Err(error) = auth.change_accounts(passwords, &users.removed) {
-                tracing::error!(%error, "passwords are not changed");
-            }
-            handle.change_directory(directory).await;
-            auth.end_all_of(&users.removed);
         }
-        if let (Some(backend), Some(sip)) = (&mut self.told.backend, sip) {
-            backend.sip.clone_from(&sip);
-            backend.directories.apply(sip, end_calls).await;
+        if let Err(error) = self.tell(directory, (passwords, &users.removed), sip).await {
+            tracing::error!(%error, "passwords are not changed");
         }
         for line in news.lines() {
             tracing::info!(change = line, "the directory has changed");
         }
-        self.measure();
         count("applied");
     }
 
-    pub(super) fn measure(&self) {
+    /// Tells everybody, in this order: logins, the gateway, the SIP backend.
+    ///
+    /// # Errors
+    /// What is no hash of a password: no login is changed, and everybody else is told.
+    pub(super) async fn tell(
+        &mut self,
+        directory: Directory,
+        (passwords, removed): (PasswordHashes, &[UserId]),
+        sip: Option<SipDirectory>,
+    ) -> Result<(), PasswordError> {
+        let mut changed = Ok(());
+        self.directory = Arc::new(directory.clone());
+        if let Some(GatewayPart { handle, auth, .. }) = &self.told.gateway {
+            changed = auth.change_accounts(passwords, removed);
+            handle.change_directory(directory).await;
+            auth.end_all_of(removed);
+        }
+        if let (Some(backend), Some(sip)) = (&mut self.told.backend, sip) {
+            backend.sip.clone_from(&sip);
+            backend.directories.apply(sip, self.end_calls).await;
+        }
+        self.measure();
+        changed
+    }
+
+    fn measure(&self) {
         metrics::gauge!("undertone_directory_users").set(self.directory.users.len() as f64);
         metrics::gauge!("undertone_directory_devices").set(self.directory.devices.len() as f64);
     }

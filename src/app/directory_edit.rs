@@ -1,6 +1,6 @@
 //! What an admin changes over REST: checked, written down, kept, and told to everybody.
 
-use super::directory::{BackendPart, DirectoryKeeper, GatewayPart};
+use super::directory::{DirectoryKeeper, GatewayPart};
 use super::directory_news::News;
 use crate::config;
 use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword};
@@ -13,7 +13,6 @@ use crate::sip::config::{SipAccount, SipDirectory};
 use crate::sip::digest::Ha1s;
 use crate::store::{Store, StoreError, Write};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 /// What the two stores are told.
 struct Writes {
@@ -115,19 +114,12 @@ impl DirectoryKeeper {
             EntryId::User(user) if directory.user(user).is_none() => vec![user.clone()],
             EntryId::User(_) | EntryId::Device(_) | EntryId::Group(_) => Vec::new(),
         };
-        self.directory = Arc::new(directory.clone());
-        let GatewayPart { handle, auth, .. } = gateway;
-        auth.change_accounts(passwords, &removed)
+        self.tell(directory, (passwords, &removed), Some(sip))
+            .await
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
-        handle.change_directory(directory).await;
-        auth.end_all_of(&removed);
-        let BackendPart { directories, sip: told, .. } = backend;
-        told.clone_from(&sip);
-        directories.apply(sip, self.end_calls).await;
         for line in news.lines() {
             tracing::info!(user = %by.0, change = line, "the directory has changed");
         }
-        self.measure();
         Ok(())
     }
 
