@@ -163,6 +163,13 @@ pub enum Output {
         /// The voice state; `None`: no session is open.
         presence: Option<UserState>,
     },
+    /// To the store: whose the monitor of this supervisor's device is from now on.
+    KeepMonitoring {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// The user; `None`: nobody's.
+        user: Option<UserId>,
+    },
     /// To the store: what this supervisor's device hears from now on.
     KeepHearing {
         /// The supervisor's device.
@@ -177,6 +184,8 @@ pub enum Output {
 pub struct Restored {
     /// The users with an open session, and their voice states.
     pub sessions: BTreeMap<UserId, UserState>,
+    /// The users that monitored, by supervisor's device.
+    pub monitoring: BTreeMap<DeviceId, UserId>,
     /// The supervisors that were admitted to a call or were on it.
     pub hearing: Vec<ListeningRecord>,
 }
@@ -216,7 +225,7 @@ impl Gateway {
             config,
             access: AccessDirectory::new(directory),
             known: BackendFacts::default(),
-            monitoring: Monitoring::new(kept.hearing),
+            monitoring: Monitoring::new(kept.monitoring, kept.hearing),
             sessions: kept.sessions,
             user_data_budget: UserDataBudget::default(),
             notifications: Notifications::default(),
@@ -352,9 +361,14 @@ impl Gateway {
         let (token, pending) = match self.works.take_command(id) {
             Some(CommandOrigin::Request(token, pending)) => (token, *pending),
             Some(CommandOrigin::Gateway(command)) => {
-                if let (Command::StopMonitoring { supervisor }, Err(refusal)) = (command, result) {
+                if let Command::StopMonitoring { supervisor } = command {
                     let (monitoring, mut ctx) = self.monitoring(now);
-                    monitoring.handle_end_failed(&supervisor, refusal, &mut ctx);
+                    match result {
+                        Ok(()) => monitoring.handle_end_accepted(&supervisor, &ctx),
+                        Err(refusal) => {
+                            monitoring.handle_end_failed(&supervisor, refusal, &mut ctx)
+                        }
+                    }
                 }
                 return;
             }
@@ -364,7 +378,8 @@ impl Gateway {
             Ok(()) => {
                 self.works.reply(token, Ok(Answer::Accepted));
                 if let Command::StartMonitoring { supervisor, .. } = &pending.command {
-                    self.monitoring.handle_started(supervisor);
+                    let (monitoring, mut ctx) = self.monitoring(now);
+                    monitoring.handle_started(supervisor, pending.context.user.as_ref(), &mut ctx);
                 }
                 if let Some((call, device)) = &pending.digits_on {
                     self.tell_digits(call, device, now);
@@ -610,7 +625,7 @@ impl Gateway {
         );
         self.tell_device(&monitor.supervisor);
         let (monitoring, mut ctx) = self.monitoring(now);
-        monitoring.check_permission(&monitor, None, &mut ctx);
+        monitoring.check_permission(&monitor, &mut ctx);
     }
 
     fn handle_monitor_gone(&mut self, supervisor: &DeviceId, found: bool, now: Now) {

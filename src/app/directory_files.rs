@@ -133,7 +133,16 @@ struct Closed {
 }
 
 impl Closed {
-    fn open(mut config: Config) -> Result<Self, FilesError> {
+    /// Files that root makes are those of the owner of the state directory, who runs the gateway.
+    fn open(config: Config) -> Result<Self, FilesError> {
+        let path = config.state_dir.clone();
+        let made = private::make_state_directory(&path);
+        let opened =
+            made.and_then(|()| private::as_owner_of(&path, || Ok(Self::open_here(config))));
+        opened.map_err(|error| FilesError::File { path, error })?
+    }
+
+    fn open_here(mut config: Config) -> Result<Self, FilesError> {
         let gateway = store::open(&config.state_file("gateway"))?;
         let backend = store::open(&config.state_file("sip-backend"))?;
         if config.directory_source == DirectorySource::Store {

@@ -97,12 +97,12 @@ fn run_verify(arguments: VerifyArguments) -> Result<ExitCode, String> {
         let beside = |name: &str| config.audit.state_dir.join(name);
         if is_own {
             options.files = own_files(&config)?;
-            let has_key = beside(PUBLIC_KEY_FILE).exists();
-            if options.head.is_none() && !part && (has_key || beside(HEAD_FILE).exists()) {
+            if options.head.is_none() && !part {
                 options.head = Some(beside(HEAD_FILE));
             }
         }
-        if keys.is_empty() && beside(PUBLIC_KEY_FILE).exists() {
+        // What is verified without them may have been made anew from its first line.
+        if keys.is_empty() && (is_own || beside(PUBLIC_KEY_FILE).exists()) {
             options.keys.push(PublicKey::read(&beside(PUBLIC_KEY_FILE)).map_err(told)?);
         }
     }

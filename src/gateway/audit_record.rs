@@ -93,6 +93,8 @@ pub enum AuditEvent {
 /// its last line, also after kill −9.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListeningRecord {
+    /// The user that monitors; `None`: a service does, with a device that is nobody's.
+    pub user: Option<UserId>,
     /// The supervisor's device.
     pub supervisor: DeviceId,
     /// The monitored device.

@@ -1,6 +1,6 @@
 //! The gateway as the rest of the program holds it.
 
-use super::persistence::{StateWriter, kept_listening, kept_sessions};
+use super::persistence::{StateWriter, kept_listening, kept_monitoring, kept_sessions};
 use super::task::{BackendNews, GatewayTask, audit_failed, directory_line};
 use super::{AuditFailed, Directory, Gateway, GatewayConfig, Restored, User, VoiceEnvironment};
 use crate::audit::AuditLog;
@@ -86,6 +86,7 @@ impl GatewayHandle {
         let directory = Arc::new(directory);
         let kept = Restored {
             sessions: kept_sessions(&directory, &store)?,
+            monitoring: kept_monitoring(&store)?,
             hearing: kept_listening(&store)?,
         };
         let instance = format!("{:016x}", rand::random::<u64>());

@@ -1,5 +1,5 @@
-//! What survives a restart of the gateway: presence, and the supervisors that were admitted to a
-//! call or are on it.
+//! What survives a restart of the gateway: presence, whose each monitor is, and the supervisors that
+//! were admitted to a call or are on it.
 
 use super::handle::Reply;
 use super::{Directory, ListeningRecord};
@@ -16,6 +16,8 @@ const PRESENCE: &str = "presence";
 /// The table of the supervisors that were admitted to a call or are on it: supervisor's device →
 /// JSON.
 const HEARING: &str = "hearing";
+/// The table of the users that monitor: supervisor's device → login name.
+const MONITORING: &str = "monitoring";
 
 /// The sessions that were open, and their voice states.
 pub(super) fn kept_sessions(
@@ -40,6 +42,13 @@ fn restored(kept: &str) -> Option<UserState> {
     })
 }
 
+/// The users that monitor, by supervisor's device.
+pub(super) fn kept_monitoring(store: &Store) -> Result<BTreeMap<DeviceId, UserId>, StoreError> {
+    let text = |bytes| String::from_utf8(bytes).ok();
+    let kept = store.load(MONITORING)?.into_iter();
+    Ok(kept.filter_map(|(device, user)| Some((device.into(), text(user)?.into()))).collect())
+}
+
 /// The admissions and joins that have no last line in the audit.
 pub(super) fn kept_listening(store: &Store) -> Result<Vec<ListeningRecord>, StoreError> {
     entries(&**store, HEARING, |supervisor, record: HearingRecord| record.restore(supervisor))
@@ -50,6 +59,8 @@ pub(super) fn kept_listening(store: &Store) -> Result<Vec<ListeningRecord>, Stor
 struct HearingRecord {
     #[serde(default)]
     version: u32,
+    /// Not in what was written before whose a monitor is was kept.
+    user: Option<String>,
     target: String,
     call: String,
     activity: String,
@@ -61,6 +72,7 @@ impl HearingRecord {
     fn of(hearing: &ListeningRecord) -> Self {
         Self {
             version: VERSION,
+            user: hearing.user.as_ref().map(UserId::to_string),
             target: hearing.target.to_string(),
             call: hearing.call.to_string(),
             activity: hearing.activity.as_str().to_owned(),
@@ -71,6 +83,7 @@ impl HearingRecord {
     fn restore(self, supervisor: &str) -> Option<ListeningRecord> {
         is_readable(self.version)?;
         Some(ListeningRecord {
+            user: self.user.map(UserId::from),
             supervisor: supervisor.into(),
             target: self.target.into(),
             call: self.call.into(),
@@ -90,6 +103,14 @@ pub(super) fn presence_change(user: &UserId, presence: Option<&UserState>) -> Wr
             Write::put(PRESENCE, user.as_str(), format!("{state}\n{}", reason.as_str()))
         }
         None => Write::remove(PRESENCE, user.as_str()),
+    }
+}
+
+/// The change that a monitor makes that is a user's from now on, or is over.
+pub(super) fn monitoring_change(supervisor: &DeviceId, user: Option<&UserId>) -> Write {
+    match user {
+        Some(user) => Write::put(MONITORING, supervisor.as_str(), user.as_str()),
+        None => Write::remove(MONITORING, supervisor.as_str()),
     }
 }
 
@@ -155,6 +176,7 @@ mod tests {
     fn what_was_written_before_there_were_versions_is_read_and_a_newer_version_is_left_alone() {
         let store = store::in_memory();
         let kept = ListeningRecord {
+            user: Some("meg".into()),
             supervisor: "boss".into(),
             target: "agent".into(),
             call: "c1".into(),
@@ -170,7 +192,8 @@ mod tests {
                 Write::put(HEARING, "boss4", "{"),
             ])
             .expect("writes");
-        let older = ListeningRecord { supervisor: "boss2".into(), since: None, ..kept.clone() };
+        let older =
+            ListeningRecord { user: None, supervisor: "boss2".into(), since: None, ..kept.clone() };
         assert_eq!(kept_listening(&store).expect("reads"), [kept, older]);
     }
 

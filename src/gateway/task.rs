@@ -1,7 +1,7 @@
 //! The shell of the gateway: one task owns the machine; everybody else holds a [`GatewayHandle`].
 
 use super::handle::{Inbound, Reply, StateQuestion};
-use super::persistence::{StateWriter, listening_change, presence_change};
+use super::persistence::{StateWriter, listening_change, monitoring_change, presence_change};
 use super::{AuditEvent, AuditFailed, AuditRecord, Gateway, Output, Token, WorkId};
 use crate::audit::{self, AuditError, AuditLog};
 use crate::clock;
@@ -237,6 +237,9 @@ impl GatewayTask {
                 Output::Audit { id, record } => self.audit(id, &record),
                 Output::Keep { user, presence } => {
                     kept.push(presence_change(&user, presence.as_ref()))
+                }
+                Output::KeepMonitoring { supervisor, user } => {
+                    kept.push(monitoring_change(&supervisor, user.as_ref()))
                 }
                 Output::KeepHearing { supervisor, hearing } => {
                     kept.push(listening_change(&supervisor, hearing.as_ref()))
