@@ -34,7 +34,7 @@ pub mod task;
 #[cfg(test)]
 mod tests;
 
-pub use audit_record::{AuditEvent, AuditRecord, ListeningRecord};
+pub use audit_record::{AuditEvent, AuditRecord, ListeningRecord, MonitoringRecord};
 pub use directory::{DeviceEntry, Directory, DirectoryChanges, Group, User, VoiceEnvironment};
 
 use crate::model::{
@@ -51,6 +51,7 @@ use refusal_limits::{Asker, RefusalLimits};
 use requests::{Decision, RequestCheck};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use user_data_budget::UserDataBudget;
@@ -163,12 +164,12 @@ pub enum Output {
         /// The voice state; `None`: no session is open.
         presence: Option<UserState>,
     },
-    /// To the store: whose the monitor of this supervisor's device is from now on.
+    /// To the store: what is known of the monitor of this supervisor's device from now on.
     KeepMonitoring {
         /// The supervisor's device.
         supervisor: DeviceId,
-        /// The user; `None`: nobody's.
-        user: Option<UserId>,
+        /// What; `None`: there is none.
+        monitoring: Option<MonitoringRecord>,
     },
     /// To the store: what this supervisor's device hears from now on.
     KeepHearing {
@@ -184,8 +185,8 @@ pub enum Output {
 pub struct Restored {
     /// The users with an open session, and their voice states.
     pub sessions: BTreeMap<UserId, UserState>,
-    /// The users that monitored, by supervisor's device.
-    pub monitoring: BTreeMap<DeviceId, UserId>,
+    /// The monitors, by supervisor's device.
+    pub monitoring: BTreeMap<DeviceId, MonitoringRecord>,
     /// The supervisors that were admitted to a call or were on it.
     pub hearing: Vec<ListeningRecord>,
 }
@@ -544,13 +545,25 @@ impl Gateway {
         self.works.audit(record, PendingLine::Refused { token, refusal }, now);
     }
 
+    /// An attempt that no request stands for is refused, and written down elsewhere.
+    ///
+    /// # Errors
+    /// It is one too many to be written down, and is counted.
+    pub fn handle_refused(&mut self, user: &UserId, from: IpAddr, now: Now) -> Result<(), Refusal> {
+        let asker = Asker { user: self.access.known(user), caller: None, from };
+        if !self.refusal_limits.may_ask(asker, now) {
+            return Err(too_often_refused());
+        }
+        self.refusal_limits.take(asker, now);
+        Ok(())
+    }
+
     fn may_ask(&mut self, asked: &RequestEnvelope, now: Now) -> bool {
         self.refusal_limits.may_ask(asker(&self.access, asked), now)
     }
 
     fn put_off(&mut self, token: Token) {
-        let refusal = Refusal::new(Reason::TooManyRequests, TOO_OFTEN_REFUSED);
-        self.works.reply(token, Err(refusal));
+        self.works.reply(token, Err(too_often_refused()));
     }
 
     /// A state that was refused for want of a phone is told as a failure of the device, too.
@@ -744,4 +757,8 @@ impl Gateway {
 fn asker<'a>(access: &'a AccessDirectory, asked: &'a RequestEnvelope) -> Asker<'a> {
     let caller = asked.caller.as_ref().map(|caller| &caller.name);
     Asker { user: access.known(&asked.user), caller, from: asked.from }
+}
+
+fn too_often_refused() -> Refusal {
+    Refusal::new(Reason::TooManyRequests, TOO_OFTEN_REFUSED)
 }

@@ -11,7 +11,7 @@ use crate::model::{
 };
 use crate::telephony::callers::RefusedCallers;
 use crate::telephony::proto::telephony_server::TelephonyServer;
-use crate::telephony::{CommandCall, TelephonyService, serve_facts};
+use crate::telephony::{CommandCall, OF_ITS_OWN, TelephonyService, serve_facts};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -49,6 +49,15 @@ fn asked(
     command: Command,
 ) -> Result<RequestEnvelope, Refusal> {
     let user = context.user.ok_or_else(|| Refusal::missing("context.on_behalf_of"))?;
+    let user = match &command {
+        // A gateway in front of this one ends the monitor of a device that is nobody's there.
+        Command::StopMonitoring { supervisor }
+            if user.as_str() == OF_ITS_OWN && gateway.user(&user).is_none() =>
+        {
+            gateway.owner(supervisor).map_or(user, |owner| owner.id.clone())
+        }
+        _ => user,
+    };
     let caller = context.caller;
     let acts_for = caller.as_ref().map_or(Ok(()), |caller| {
         let permitted = gateway.directory().acts_for(caller, &user);
@@ -90,12 +99,14 @@ fn request(
             mode,
             scope,
         },
-        Command::StartMonitoring { agent_side_only: true, .. } => {
-            return Err(Refusal::parameter(
+        Command::StartMonitoring { agent_side_only: true, supervisor, activity, .. } => {
+            let refusal = Refusal::parameter(
                 Reason::InvalidInput,
                 "agent_side_only",
                 "Field '{}' can not be asked for here: the agent's groups decide it.",
-            ));
+            );
+            let operation = Operation::start(activity);
+            return Ok(Err(bad(operation, BadRequestOn::Device(supervisor), refusal)));
         }
         Command::StopMonitoring { supervisor } => Request::CancelMonitoring { device: supervisor },
         Command::SwitchMonitoring { supervisor, call, activity } => {

@@ -168,6 +168,9 @@ pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
 /// Opens a file to be written anew, made when it is not there.
 pub fn create(path: &Path) -> io::Result<File> {
     let file = open(path)?;
+    if file.metadata()?.uid() != geteuid().as_raw() {
+        return Err(io::Error::other("it belongs to somebody else, who could read it"));
+    }
     file.set_len(0)?;
     Ok(file)
 }

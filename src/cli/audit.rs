@@ -71,6 +71,8 @@ pub(super) struct ShowArguments {
     json: bool,
 }
 
+/// So often an audit that is being written is read.
+const TRIES: u32 = 5;
 /// Nothing was found out.
 const NOT_READ: u8 = 2;
 
@@ -106,7 +108,18 @@ fn run_verify(arguments: VerifyArguments) -> Result<ExitCode, String> {
             options.keys.push(PublicKey::read(&beside(PUBLIC_KEY_FILE)).map_err(told)?);
         }
     }
-    let report = verify(&options).map_err(told)?;
+    let mut report = verify(&options).map_err(told)?;
+    let mut tries = 1;
+    while is_own && !report.is_intact() && tries < TRIES {
+        // While it is written, a file may have been rotated since they were listed.
+        let files = own_files(&load(config.as_deref())?)?;
+        if files == options.files {
+            break;
+        }
+        options.files = files;
+        report = verify(&options).map_err(told)?;
+        tries += 1;
+    }
     let text = if json { format!("{:#}\n", report.json()) } else { report.to_string() };
     print(&text);
     Ok(match report.is_intact() {

@@ -107,6 +107,15 @@ pub struct ListeningRecord {
     pub since: Option<Timestamp>,
 }
 
+/// A monitor that the gateway answers for, beyond the end of its process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitoringRecord {
+    /// The user that monitors; `None`: a service does, with a device that is nobody's.
+    pub user: Option<UserId>,
+    /// It must end: it is asked to until it is gone.
+    pub is_ending: bool,
+}
+
 impl AuditEvent {
     /// The word in the audit file.
     pub fn as_str(self) -> &'static str {

@@ -1,7 +1,7 @@
 //! Monitors: which supervisor may join, which monitor must end, and what the audit says of each.
 
 use super::access::AccessDirectory;
-use super::audit_record::{AuditEvent, AuditRecord, ListeningRecord};
+use super::audit_record::{AuditEvent, AuditRecord, ListeningRecord, MonitoringRecord};
 use super::backend_facts::BackendFacts;
 use super::pending::{PendingLine, PendingWorks};
 use super::{Output, UNAUDITED};
@@ -23,6 +23,8 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// line in the audit, and a monitor that must end is asked to until it is gone.
 #[derive(Default)]
 pub(super) struct Monitoring {
+    /// What is kept of each monitor, by supervisor's device.
+    kept: BTreeMap<DeviceId, MonitoringRecord>,
     /// Whose each monitor is, by supervisor's device.
     users: BTreeMap<DeviceId, MonitoringUser>,
     /// Admissions and joins without their last line, by supervisor's device.
@@ -41,6 +43,7 @@ struct MonitoringUser {
 }
 
 /// A monitor that must end.
+#[derive(Default)]
 struct Ending {
     /// So often it could not be ended.
     failures: u32,
@@ -90,15 +93,21 @@ impl Ctx<'_> {
 }
 
 impl Monitoring {
-    /// Whose the monitors were of an earlier life, and the admissions and joins that it has left.
-    pub(super) fn new(users: BTreeMap<DeviceId, UserId>, kept: Vec<ListeningRecord>) -> Self {
-        let users = users.into_iter();
+    /// The monitors of an earlier life, and the admissions and joins that it has left.
+    pub(super) fn new(
+        kept: BTreeMap<DeviceId, MonitoringRecord>,
+        listening: Vec<ListeningRecord>,
+    ) -> Self {
+        let users = kept.iter().filter_map(|(device, record)| {
+            let user = record.user.clone()?;
+            Some((device.clone(), MonitoringUser { user, is_over: false }))
+        });
+        let ending = kept.iter().filter(|(_, record)| record.is_ending);
         Self {
-            users: users
-                .map(|(device, user)| (device, MonitoringUser { user, is_over: false }))
-                .collect(),
-            listening: kept.into_iter().map(|one| (one.supervisor.clone(), one)).collect(),
-            ending: BTreeMap::new(),
+            users: users.collect(),
+            ending: ending.map(|(device, _)| (device.clone(), Ending::default())).collect(),
+            kept,
+            listening: listening.into_iter().map(|one| (one.supervisor.clone(), one)).collect(),
         }
     }
 
@@ -109,19 +118,30 @@ impl Monitoring {
     }
 
     /// A monitor is a user's from now on, or over.
-    fn keep_user(&mut self, supervisor: &DeviceId, user: Option<UserId>, ctx: &mut Ctx<'_>) {
-        let known = self.users.get(supervisor).filter(|known| !known.is_over);
-        if known.map(|known| &known.user) == user.as_ref() {
-            return;
-        }
-        if let Some(user) = &user {
-            let monitoring = MonitoringUser { user: user.clone(), is_over: false };
-            self.users.insert(supervisor.clone(), monitoring);
+    fn set_user(&mut self, supervisor: &DeviceId, user: Option<UserId>, ctx: &mut Ctx<'_>) {
+        if let Some(user) = user {
+            self.users.insert(supervisor.clone(), MonitoringUser { user, is_over: false });
         } else if let Some(known) = self.users.get_mut(supervisor) {
             known.is_over = true;
         }
+        self.keep(supervisor, ctx);
+    }
+
+    /// Remembers a monitor beyond the end of this process, as it is now.
+    fn keep(&mut self, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
+        let user = self.users.get(supervisor).filter(|known| !known.is_over);
+        let user = user.map(|known| known.user.clone());
+        let is_ending = self.ending.contains_key(supervisor);
+        let now = (user.is_some() || is_ending).then_some(MonitoringRecord { user, is_ending });
+        if self.kept.get(supervisor) == now.as_ref() {
+            return;
+        }
+        match now.clone() {
+            Some(now) => self.kept.insert(supervisor.clone(), now),
+            None => self.kept.remove(supervisor),
+        };
         let supervisor = supervisor.clone();
-        ctx.works.outputs.push_back(Output::KeepMonitoring { supervisor, user });
+        ctx.works.outputs.push_back(Output::KeepMonitoring { supervisor, monitoring: now });
     }
 
     fn monitor_record(
@@ -233,6 +253,7 @@ impl Monitoring {
         let failures = self.ending.get(supervisor).map_or(0, |ending| ending.failures);
         let ending = Ending { failures, retry_at: None, is_accepted: false };
         self.ending.insert(supervisor.clone(), ending);
+        self.keep(supervisor, ctx);
         if !ctx.known.is_ready() {
             return;
         }
@@ -302,7 +323,7 @@ impl Monitoring {
         ctx: &mut Ctx<'_>,
     ) {
         self.ending.remove(supervisor);
-        self.keep_user(supervisor, user.cloned().or_else(|| ctx.owner(supervisor)), ctx);
+        self.set_user(supervisor, user.cloned().or_else(|| ctx.owner(supervisor)), ctx);
         let known = ctx.known;
         if let Some(monitor) = known.facts().monitor(supervisor) {
             self.check_permission(monitor, ctx);
@@ -340,9 +361,14 @@ impl Monitoring {
 
     /// After a snapshot: asks again for the ends that have not come.
     pub(super) fn handle_ready(&mut self, ctx: &mut Ctx<'_>) {
-        self.ending.retain(|supervisor, _| ctx.known.facts().monitor(supervisor).is_some());
         for supervisor in self.ending.keys().cloned().collect::<Vec<_>>() {
-            self.end(&supervisor, ctx);
+            match ctx.known.facts().monitor(&supervisor) {
+                Some(_) => self.end(&supervisor, ctx),
+                None => {
+                    self.ending.remove(&supervisor);
+                    self.keep(&supervisor, ctx);
+                }
+            }
         }
     }
 
@@ -394,7 +420,7 @@ impl Monitoring {
     ) {
         self.ending.remove(supervisor);
         self.handle_progress(supervisor, before, None, found, ctx);
-        self.keep_user(supervisor, None, ctx);
+        self.set_user(supervisor, None, ctx);
     }
 
     /// Closes, after a snapshot, what an earlier life or the time of absence has left open.
@@ -409,7 +435,7 @@ impl Monitoring {
         let over =
             self.users.keys().filter(|supervisor| ctx.known.facts().monitor(supervisor).is_none());
         for supervisor in over.cloned().collect::<Vec<_>>() {
-            self.keep_user(&supervisor, None, ctx);
+            self.set_user(&supervisor, None, ctx);
         }
     }
 
@@ -424,7 +450,7 @@ impl Monitoring {
         ctx: &mut Ctx<'_>,
     ) {
         if after.is_some() && self.users.get(supervisor).is_none_or(|known| known.is_over) {
-            self.keep_user(supervisor, ctx.owner(supervisor), ctx);
+            self.set_user(supervisor, ctx.owner(supervisor), ctx);
         }
         let was = self.listening.get(supervisor).cloned();
         let is = after.and_then(|monitor| self.listening_of(monitor, ctx));

@@ -2,7 +2,7 @@
 //! were admitted to a call or are on it.
 
 use super::handle::Reply;
-use super::{Directory, ListeningRecord};
+use super::{Directory, ListeningRecord, MonitoringRecord};
 use crate::model::{Answer, DeviceId, Reason, Refusal, Timestamp, UserId, UserState};
 use crate::store::records::{VERSION, entries, is_readable};
 use crate::store::writer::{StateChange, StateFile, Writer, Written};
@@ -16,7 +16,7 @@ const PRESENCE: &str = "presence";
 /// The table of the supervisors that were admitted to a call or are on it: supervisor's device →
 /// JSON.
 const HEARING: &str = "hearing";
-/// The table of the users that monitor: supervisor's device → login name.
+/// The table of the monitors: supervisor's device → JSON.
 const MONITORING: &str = "monitoring";
 
 /// The sessions that were open, and their voice states.
@@ -42,11 +42,25 @@ fn restored(kept: &str) -> Option<UserState> {
     })
 }
 
-/// The users that monitor, by supervisor's device.
-pub(super) fn kept_monitoring(store: &Store) -> Result<BTreeMap<DeviceId, UserId>, StoreError> {
-    let text = |bytes| String::from_utf8(bytes).ok();
-    let kept = store.load(MONITORING)?.into_iter();
-    Ok(kept.filter_map(|(device, user)| Some((device.into(), text(user)?.into()))).collect())
+/// The monitors, by supervisor's device.
+pub(super) fn kept_monitoring(
+    store: &Store,
+) -> Result<BTreeMap<DeviceId, MonitoringRecord>, StoreError> {
+    let kept = entries(&**store, MONITORING, |supervisor, record: KeptMonitoring| {
+        is_readable(record.version)?;
+        let user = record.user.map(UserId::from);
+        let supervisor = DeviceId::from(supervisor);
+        Some((supervisor, MonitoringRecord { user, is_ending: record.is_ending }))
+    });
+    Ok(kept?.into_iter().collect())
+}
+
+/// [`MonitoringRecord`] as it is kept.
+#[derive(Serialize, Deserialize)]
+struct KeptMonitoring {
+    version: u32,
+    user: Option<String>,
+    is_ending: bool,
 }
 
 /// The admissions and joins that have no last line in the audit.
@@ -106,12 +120,17 @@ pub(super) fn presence_change(user: &UserId, presence: Option<&UserState>) -> Wr
     }
 }
 
-/// The change that a monitor makes that is a user's from now on, or is over.
-pub(super) fn monitoring_change(supervisor: &DeviceId, user: Option<&UserId>) -> Write {
-    match user {
-        Some(user) => Write::put(MONITORING, supervisor.as_str(), user.as_str()),
-        None => Write::remove(MONITORING, supervisor.as_str()),
-    }
+/// The change that a monitor makes that has begun, must end, or is over.
+pub(super) fn monitoring_change(
+    supervisor: &DeviceId,
+    monitoring: Option<&MonitoringRecord>,
+) -> Write {
+    let Some(MonitoringRecord { user, is_ending }) = monitoring else {
+        return Write::remove(MONITORING, supervisor.as_str());
+    };
+    let user = user.as_ref().map(UserId::to_string);
+    let record = json!(KeptMonitoring { version: VERSION, user, is_ending: *is_ending });
+    Write::put(MONITORING, supervisor.as_str(), record.to_string())
 }
 
 /// The change that a supervisor's admission, join or release makes.
@@ -195,6 +214,25 @@ mod tests {
         let older =
             ListeningRecord { user: None, supervisor: "boss2".into(), since: None, ..kept.clone() };
         assert_eq!(kept_listening(&store).expect("reads"), [kept, older]);
+    }
+
+    #[test]
+    fn whose_a_monitor_is_and_that_it_must_end_is_kept() {
+        let store = store::in_memory();
+        let (its, nobodys) = (
+            MonitoringRecord { user: Some("meg".into()), is_ending: false },
+            MonitoringRecord { user: None, is_ending: true },
+        );
+        store
+            .write(&[
+                monitoring_change(&"boss".into(), Some(&its)),
+                monitoring_change(&"spare".into(), Some(&nobodys)),
+                monitoring_change(&"gone".into(), Some(&its)),
+                monitoring_change(&"gone".into(), None),
+            ])
+            .expect("writes");
+        let kept = BTreeMap::from([("boss".into(), its), ("spare".into(), nobodys)]);
+        assert_eq!(kept_monitoring(&store).expect("reads"), kept);
     }
 
     #[test]

@@ -191,6 +191,10 @@ impl GatewayTask {
                 // The asker may have gone away.
                 let _ = done.send(());
             }
+            Inbound::Refused(user, from, reply) => {
+                // The asker may have gone away.
+                let _ = reply.send(self.gateway.handle_refused(&user, from, clock::now()));
+            }
             Inbound::State(question) => {
                 self.questions.push(question);
                 self.tell_states();
@@ -238,8 +242,8 @@ impl GatewayTask {
                 Output::Keep { user, presence } => {
                     kept.push(presence_change(&user, presence.as_ref()))
                 }
-                Output::KeepMonitoring { supervisor, user } => {
-                    kept.push(monitoring_change(&supervisor, user.as_ref()))
+                Output::KeepMonitoring { supervisor, monitoring } => {
+                    kept.push(monitoring_change(&supervisor, monitoring.as_ref()))
                 }
                 Output::KeepHearing { supervisor, hearing } => {
                     kept.push(listening_change(&supervisor, hearing.as_ref()))

@@ -556,8 +556,9 @@ fn no_command_goes_out_before_the_audit_line_is_on_disk() {
     assert_eq!(context.user, Some(UserId::from(MEG)));
     harness.gateway.handle_command_result(*id, Ok(()), harness.now);
     let reply = Output::Reply { token, result: Ok(Answer::Accepted) };
+    let monitoring = MonitoringRecord { user: Some(UserId::from(MEG)), is_ending: false };
     let kept =
-        Output::KeepMonitoring { supervisor: MEG_PHONE.into(), user: Some(UserId::from(MEG)) };
+        Output::KeepMonitoring { supervisor: MEG_PHONE.into(), monitoring: Some(monitoring) };
     assert_eq!(harness.outputs(), [reply, kept]);
 }
 
@@ -684,7 +685,9 @@ fn who_hears_without_a_line_on_disk_is_released() {
     });
     harness.gateway.handle_audited(id.expect("a line"), Err(AuditFailed), harness.now);
     let outputs = harness.outputs();
-    let [Output::Command { command, .. }, Output::Notice(told)] = &outputs[..] else {
+    let [Output::KeepMonitoring { .. }, Output::Command { command, .. }, Output::Notice(told)] =
+        &outputs[..]
+    else {
         panic!("{outputs:?}")
     };
     let supervisor = MEG_PHONE.into();
@@ -709,8 +712,11 @@ fn when_the_audit_is_lost_whoever_hears_a_call_hears_it_no_more_and_is_told_once
     assert!(
         matches!(
             &outputs[..],
-            [Output::Command { command: Command::StopMonitoring { .. }, .. }, Output::Notice(told)]
-                if told.user.as_str() == "meg"
+            [
+                Output::KeepMonitoring { .. },
+                Output::Command { command: Command::StopMonitoring { .. }, .. },
+                Output::Notice(told),
+            ] if told.user.as_str() == "meg"
         ),
         "{outputs:?}"
     );
@@ -979,7 +985,7 @@ fn the_supervisors_device_looks_as_in_the_sample() {
         ],
         monitoring: Some((Activity::Coach, Mode::AllCalls, Scope::Call, BOB_PHONE.into())),
     };
-    let [Output::KeepMonitoring { user: Some(_), .. }, Output::Notice(notice)] = &outputs[..]
+    let [Output::KeepMonitoring { monitoring: Some(_), .. }, Output::Notice(notice)] = &outputs[..]
     else {
         panic!("{outputs:?}")
     };
@@ -1012,7 +1018,8 @@ fn a_spent_monitor_leaves_the_device_without_a_monitoring_state_and_says_so() {
     harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
     let supervisor = MEG_PHONE.into();
     let outputs = harness.facts(Fact::MonitorGone { supervisor });
-    let [Output::KeepMonitoring { user: None, .. }, Output::Notice(notice)] = &outputs[..] else {
+    let [Output::KeepMonitoring { monitoring: None, .. }, Output::Notice(notice)] = &outputs[..]
+    else {
         panic!("{outputs:?}")
     };
     let NoticeBody::DeviceStateChange(devices) = &notice.body else { panic!("{notice:?}") };

@@ -143,7 +143,8 @@ fn audited(outputs: &[Output]) -> Vec<(AuditEvent, Option<UserId>)> {
 #[test]
 fn a_device_that_has_passed_to_another_supervisor_takes_no_monitor_along() {
     let meg = || Some(MEG.into());
-    let monitoring = BTreeMap::from([(MEG_PHONE.into(), MEG.into())]);
+    let record = MonitoringRecord { user: meg(), is_ending: false };
+    let monitoring = BTreeMap::from([(MEG_PHONE.into(), record)]);
     for state in [MonitorState::Armed, joined_as(Activity::Coach)] {
         let kept = Restored { monitoring: monitoring.clone(), ..Restored::default() };
         let (mut harness, outputs) = starts_with(kept, passes_to_ada, monitor(state.clone()));
@@ -286,6 +287,29 @@ fn a_monitor_that_could_not_be_ended_is_ended_again_and_again_until_it_is_gone()
     harness.gateway.handle_command_result(stop, Ok(()), harness.now);
     harness.facts(Fact::MonitorGone { supervisor: MEG_PHONE.into() });
     assert_eq!(stops(&harness.waits(Duration::from_secs(60))), []);
+}
+
+#[test]
+fn a_monitor_that_must_end_must_do_so_in_the_next_life_of_the_gateway_too() {
+    let mut harness = Harness::new();
+    harness.logs_in(MEG);
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    harness.facts(Fact::Monitor(found()));
+    harness.request(MEG, Request::EndSession);
+    let kept = harness.outputs().into_iter().filter_map(|output| match output {
+        Output::KeepMonitoring { supervisor, monitoring } => Some((supervisor, monitoring?)),
+        _ => None,
+    });
+    let kept = Restored { monitoring: kept.collect(), ..Restored::default() };
+    let (mut harness, outputs) = starts_with(kept, |_| {}, found());
+    assert_eq!(stops(&outputs).len(), 1, "{outputs:#?}");
+    let outputs = harness.facts(Fact::MonitorGone { supervisor: MEG_PHONE.into() });
+    assert!(
+        outputs
+            .iter()
+            .any(|output| matches!(output, Output::KeepMonitoring { monitoring: None, .. })),
+        "{outputs:#?}"
+    );
 }
 
 #[test]
