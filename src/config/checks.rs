@@ -72,7 +72,8 @@ const LONGEST_LEEWAY: Duration = Duration::from_secs(300);
 fn plain(text: &str, extra: &[u8]) -> bool {
     let fits =
         |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte) || extra.contains(&byte);
-    !text.is_empty() && text.len() <= 128 && text.bytes().all(fits)
+    let is_step = [".", ".."].contains(&text);
+    !text.is_empty() && !is_step && text.len() <= 128 && text.bytes().all(fits)
 }
 
 impl<'a> Checks<'a> {
