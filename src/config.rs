@@ -11,6 +11,7 @@
 
 mod checks;
 mod credentials;
+mod device_range;
 mod locate;
 mod machine;
 mod reader;

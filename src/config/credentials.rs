@@ -87,7 +87,8 @@ impl Config {
         let kept = store.load(TABLE)?;
         let mut endpoint = self.sip.clone();
         let (mut made, mut changes) = (Vec::new(), Vec::new());
-        for account in endpoint.accounts.iter_mut() {
+        let registers = |account: &&mut SipAccount| account.via.is_none();
+        for account in endpoint.accounts.iter_mut().filter(registers) {
             let name = account.username.clone();
             let key = |algorithm: Algorithm| {
                 format!("sip/{}/{name}/{}", self.sip.realm, algorithm.name())
@@ -159,7 +160,7 @@ impl Config {
     pub fn keep_passwords(&self) -> (Vec<Write>, Vec<Write>) {
         let rest = self.password_hashes.iter();
         let rest = rest.map(|(user, hash)| keep_password(user, Some(hash))).collect();
-        let accounts = self.sip.accounts.iter();
+        let accounts = self.sip.accounts.iter().filter(|account| account.via.is_none());
         let with_password = accounts.filter_map(|account| {
             Some((&account.username, self.sip_passwords.get(&account.number)?))
         });

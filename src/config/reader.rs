@@ -11,7 +11,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
 use std::collections::BTreeMap;
 
-const DIRECTORY: [&str; 4] = ["user", "device", "group", "voice_environment"];
+const DIRECTORY: [&str; 5] = ["user", "device", "device_range", "group", "voice_environment"];
 
 /// Keys of sections that are obeyed while the process runs, besides those of the directory.
 const LIVE: [(&str, &str); 2] = [("sip", "trunk"), ("directory", "end_calls_of_removed_devices")];

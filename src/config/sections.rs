@@ -1,6 +1,7 @@
 //! What crosses modules: addresses to listen on, users, devices, groups and trunks; and where in
 //! the file the keys of each module stand.
 
+use super::device_range::DeviceRange;
 use super::reader::ConfigReader;
 use super::{Config, DirectorySource, ServerLimits, Settings, TlsConfig};
 use crate::audit::AuditConfig;
@@ -51,6 +52,7 @@ pub(super) struct Sections {
     pub(super) trunks: Vec<(Trunk, TrunkLogin)>,
     pub(super) voice_environments: Vec<VoiceEnvironment>,
     pub(super) devices: Vec<(SipAccount, DeviceDetails)>,
+    pub(super) ranges: Vec<DeviceRange>,
     pub(super) users: Vec<(User, UserDetails)>,
     pub(super) groups: Vec<(Group, GroupMembers)>,
 }
@@ -226,7 +228,7 @@ pub(super) struct TrunkLogin {
 #[serde(deny_unknown_fields)]
 pub(super) struct DeviceDetails {
     pub(super) voice_environment: Option<String>,
-    password: Option<String>,
+    pub(super) password: Option<String>,
 }
 
 /// What the gateway does not know of a user, or fills in.
@@ -285,6 +287,7 @@ impl Sections {
         let (media, log) = (reader.section("media"), reader.section("log"));
         let directory = reader.section("directory");
         let voice_environments = reader.items(&["voice_environment"]);
+        let ranges = reader.items(&["device_range"]);
         let (devices, users, groups) =
             (reader.pairs(&["device"]), reader.pairs(&["user"]), reader.pairs(&["group"]));
         Some(Self {
@@ -314,6 +317,7 @@ impl Sections {
             trunks,
             voice_environments,
             devices,
+            ranges,
             users,
             groups,
         })
@@ -341,6 +345,9 @@ impl Sections {
 
     /// When [`super::checks`] has found nothing.
     pub(super) fn into_config(mut self) -> Config {
+        // The checks have found nothing.
+        let ranged = self.ranges.iter().filter_map(|range| range.devices().ok()).flatten();
+        self.devices.extend(ranged.collect::<Vec<_>>());
         self.complete();
         let directory = self.directory();
         let hash = |(user, details): (User, UserDetails)| Some((user.id, details.password_hash?));

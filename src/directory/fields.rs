@@ -50,6 +50,8 @@ pub fn of_device(account: &SipAccount, entry: Option<&Arc<DeviceEntry>>) -> Fiel
         "id": account.device.as_str(),
         "number": account.number.as_str(),
         "aliases": aliases,
+        "via": account.via,
+        "user": account.user.as_ref().map(Number::as_str),
         "kind": match account.kind {
             AccountKind::Internal => "house",
             AccountKind::Customer => "customer",

@@ -27,6 +27,8 @@ pub struct Extension {
     pub number: Number,
     /// What a switch may call it besides, as a connected identity. No call is routed by them.
     pub aliases: Vec<Number>,
+    /// The trunk that it is behind; `None`: its phones register here.
+    pub via: Option<String>,
     /// What it is used for.
     pub kind: AccountKind,
     /// Whether it is behind a NAT.
@@ -171,7 +173,8 @@ impl Extension {
         Self {
             device: account.device.clone(),
             number: account.number.clone(),
-            aliases: account.aliases.clone(),
+            aliases: account.names_besides().cloned().collect(),
+            via: account.via.clone(),
             kind: account.kind,
             nat: account.nat,
             own_ports: account.own_ports,
@@ -213,6 +216,7 @@ mod tests {
             device: "d1".into(),
             number: "5001".into(),
             aliases: Vec::new(),
+            via: None,
             kind: AccountKind::Internal,
             nat: Nat::Auto,
             own_ports: false,

@@ -145,6 +145,10 @@ impl DialPlan {
     }
 
     pub(super) fn policy_of_extension(&self, extension: &Extension) -> MediaPolicy {
+        let trunk = extension.via.as_ref().and_then(|trunk| self.numbering.trunk(trunk));
+        if let Some(trunk) = trunk {
+            return self.policy_of_trunk(trunk);
+        }
         MediaPolicy {
             reach: Reachability::Device(extension.nat),
             targets: Arc::clone(&self.config.targets),
@@ -343,7 +347,8 @@ impl DialPlan {
         Ok(extension.kind == AccountKind::Internal)
     }
 
-    /// The same caller is called through to the same number by the same trunk, and it rings there:
+    /// The same caller is called through to the same number by the same trunk, or to the same device
+    /// behind one, and it rings there:
     /// the call has come round through a switch that hides that it has. A caller that withholds its
     /// number is not known again.
     pub(super) fn is_repeated(
@@ -353,15 +358,20 @@ impl DialPlan {
         claimed: &Number,
         callee: &CalledParty,
     ) -> bool {
-        let Destination::Trunk { name, number } = &callee.to else {
-            return false;
+        let (peer, number) = match &callee.to {
+            Destination::Trunk { name, number } => (LegSource::Trunk(name.clone()), number),
+            Destination::Device(device) if callee.policy.reach.is_trunks() => {
+                (LegSource::Account(device.clone()), &callee.number)
+            }
+            Destination::Device(_) => return false,
         };
-        if caller.role == PartyRole::Agent || matches!(claimed.as_str(), "" | ANONYMOUS) {
+        // An agent may call a number outside twice.
+        let may_again = caller.role == PartyRole::Agent && matches!(peer, LegSource::Trunk(_));
+        if may_again || matches!(claimed.as_str(), "" | ANONYMOUS) {
             return false;
         }
         let rings_there = |party: &Party| party.is_invited() && party.number == *number;
-        let trunk = LegSource::Trunk(name.clone());
-        calls.live_legs(&trunk).any(|(call, party)| call.claimed == *claimed && rings_there(party))
+        calls.live_legs(&peer).any(|(call, party)| call.claimed == *claimed && rings_there(party))
     }
 
     /// A device or a trunk is on as many calls as it may be.

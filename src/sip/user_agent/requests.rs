@@ -141,7 +141,8 @@ impl UserAgent {
         // A caller that takes a leg's place is told that leg, by its Contact or by any other URI of
         // ours (RFC 3891 3).
         let of_replaced = || replaced.map(|(leg, _)| leg.peer().number().clone());
-        let to = self.ctx.domain.number_of(&invite.uri).or_else(of_replaced);
+        let trunk = self.ctx.trunk_at(&flow).map(|trunk| trunk.name.as_str());
+        let to = self.ctx.domain.number_from(trunk, &invite.uri).or_else(of_replaced);
         let to = to.ok_or(Refuse::new(404).because(RefuseReason::NoNumber))?;
         let source = self.admission.admit(&flow, invite, &mut self.ctx, now)?;
         if let LegSource::Account(device) = &source {

@@ -128,6 +128,7 @@ impl Harness {
             device: device.into(),
             number: number.into(),
             aliases: if device == OTHER { vec!["1002".into()] } else { Vec::new() },
+            via: None,
             kind: if device == CUSTOMER { AccountKind::Customer } else { AccountKind::Internal },
             nat: Nat::Auto,
             own_ports: false,

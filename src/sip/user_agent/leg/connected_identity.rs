@@ -98,9 +98,12 @@ fn report(mut names: Vec<Number>, leg: LegId, ctx: &mut Context) {
 }
 
 /// What the INVITE of a new dialog names: of an account a From, too, that is not the account's own
-/// number.
+/// number. What a switch asserts of a device behind it goes before From, in which the caller may
+/// withhold its number.
 fn of_invite(headers: &Headers, account: Option<&SipAccount>, domain: &LocalDomain) -> Vec<Number> {
     let mut names = asserted(headers, domain);
+    let is_asserted = |account: &SipAccount| account.via.is_some() && !names.is_empty();
+    let account = account.filter(|account| !is_asserted(account));
     if let (Some(account), Ok(from)) = (account, headers.from()) {
         let name = name_of(&from.uri, domain);
         names.extend(Some(name).filter(|name| *name != account.number));

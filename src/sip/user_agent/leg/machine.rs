@@ -150,6 +150,7 @@ impl Leg {
                 ClientUse::Talk(_)
                 | ClientUse::Prack(..)
                 | ClientUse::Qualify(_)
+                | ClientUse::AskTrunk(_)
                 | ClientUse::Other,
                 _,
             ) => {}
@@ -174,7 +175,10 @@ impl Leg {
             ClientUse::Bye(..) => self.end(ctx),
             ClientUse::Talk(_) => self.talk_refused(status, ctx),
             // The call is not lost with it: its INVITE still waits for an answer.
-            ClientUse::Prack(..) | ClientUse::Qualify(_) | ClientUse::Other => {}
+            ClientUse::Prack(..)
+            | ClientUse::Qualify(_)
+            | ClientUse::AskTrunk(_)
+            | ClientUse::Other => {}
         }
     }
 

@@ -208,7 +208,7 @@ impl Leg {
         let timer = SessionTimer::new(&ctx.domain.config);
         let source = route.source.clone();
         let (dialog, calling) = OutgoingInvite::send(id, route, &content, &timer, ctx, now)?;
-        let peer = LegPeer::called(id, source, content.from.number, dialog);
+        let peer = LegPeer::called(id, source, content.from.number, dialog, &ctx.domain);
         let session = InviteSession::new(timer, content.offer, Vec::new());
         Ok(Leg::new(peer, LegPhase::Calling(calling), session))
     }
@@ -364,9 +364,9 @@ impl Leg {
             return;
         }
         ctx.note_refused_by(sent, response, now);
-        let to = match &self.peer.source {
-            LegSource::Account(_) => ctx.domain.redirected_to(response),
-            LegSource::Trunk(_) => Vec::new(),
+        let to = match self.peer.trunk() {
+            None => ctx.domain.redirected_to(response),
+            Some(_) => Vec::new(),
         };
         self.end(ctx);
         let (leg, status) = (self.id(), response.status);
