@@ -36,7 +36,7 @@ test *NAME:
 
 # Only interop with SIPp, baresip, the real CometD clients, browser and proxies.
 interop:
-    cargo nextest run --locked --all-features --profile ci -E 'test(/^interop::|^clients::|^examples::/)'
+    cargo nextest run --locked --all-features --profile ci -E 'test(/^interop::|^clients::|^examples::|^identity::provider::/)'
 
 # Counts the shape of the source tree against its aims; `just shape --verbose` lists the offenders.
 shape *ARGS:

@@ -28,6 +28,8 @@ static ALLOCATOR: Counting = Counting;
 
 const USERS: usize = 20_000;
 const IN_A_GROUP: usize = 50;
+/// The files of a life are closed within this.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Changes that count, after one that does not.
 const CHANGES: usize = 101;
 
@@ -39,8 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     undertone::tls::install_provider();
     let users = after("--users").unwrap_or(USERS);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let figures = runtime.block_on(measure(users))?;
+    let figures = measure(users)?;
     match arguments.iter().any(|argument| argument == "--json") {
         true => println!("{figures}"),
         false => {
@@ -53,27 +54,35 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn measure(users: usize) -> Result<serde_json::Value, Box<dyn Error>> {
+fn measure(users: usize) -> Result<serde_json::Value, Box<dyn Error>> {
     let place = tempfile::tempdir()?;
     let file = place.path().join("undertone.toml");
     let rounded = |time: Duration| (time.as_secs_f64() * 100_000.0).round() / 100.0;
     std::fs::write(&file, describe(place.path(), "file", users)?)?;
     let (_, read) = timed(|| config::load(Some(&file)))?;
-    let (from_file, start_file) = start(&file).await?;
-    from_file.stop().await;
+    let start_file = in_a_life(async || {
+        let (running, start) = start(&file).await?;
+        running.stop().await;
+        Ok(start)
+    })?;
 
     let store = place.path().join("store");
     std::fs::create_dir(&store)?;
     std::fs::write(&file, describe(&store, "store", users)?)?;
-    let (seeded, _) = start(&file).await?;
-    seeded.stop().await;
+    in_a_life(async || {
+        start(&file).await?.0.stop().await;
+        Ok(())
+    })?;
     // From now on they are in the state file alone.
     std::fs::write(&file, describe(&store, "store", 1)?)?;
-    let before = Counting::held();
-    let (running, start_store) = start(&file).await?;
-    let held = Counting::held() - before;
-    let mut changes = changes(&running).await?;
-    running.stop().await;
+    let (start_store, held, mut changes) = in_a_life(async || {
+        let before = Counting::held();
+        let (running, start) = start(&file).await?;
+        let held = Counting::held() - before;
+        let changes = changes(&running).await?;
+        running.stop().await;
+        Ok((start, held, changes))
+    })?;
     changes.sort_unstable();
     let middle = changes[changes.len() / 2];
     let most = changes[changes.len() - 1];
@@ -87,6 +96,14 @@ async fn measure(users: usize) -> Result<serde_json::Value, Box<dyn Error>> {
     }))
 }
 
+/// The life of a process: all that it holds is let go at its end.
+fn in_a_life<T>(act: impl AsyncFnOnce() -> Result<T, Box<dyn Error>>) -> Result<T, Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(act());
+    runtime.shutdown_timeout(Duration::from_secs(10));
+    done
+}
+
 fn timed<T, E>(act: impl FnOnce() -> Result<T, E>) -> Result<(T, Duration), E> {
     let since = instant();
     act().map(|done| (done, since.elapsed()))
@@ -94,9 +111,19 @@ fn timed<T, E>(act: impl FnOnce() -> Result<T, E>) -> Result<(T, Duration), E> {
 
 /// From the file's first byte until the first request is answered.
 async fn start(file: &Path) -> Result<(Running, Duration), Box<dyn Error>> {
-    let since: Instant = instant();
-    let config = config::load(Some(file))?;
-    let running = app::start(config, ServerRole::Serve, None).await?;
+    let begun: Instant = instant();
+    let mut since = begun;
+    let running = loop {
+        let config = config::load(Some(file))?;
+        match app::start(config, ServerRole::Serve, None).await {
+            // The writers of the life before end with their last words.
+            Err(app::StartError::Store(_)) if begun.elapsed() < LAST_WORDS => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                since = instant();
+            }
+            other => break other?,
+        }
+    };
     let rest = running.rest().ok_or("it serves REST")?;
     let me = reqwest::Client::builder().no_proxy().build()?;
     let me = me.get(format!("http://{rest}/api/v2/me")).basic_auth("ada", Some("secret"));

@@ -21,7 +21,10 @@ mod cores;
 mod measure;
 mod seal;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cores::{Cores, cpu_of, pin};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use measure::Spread;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -38,7 +41,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use undertone::clock::instant;
+use undertone::clock::{instant, wall};
 use undertone::http::auth::hash_password_cheaply;
 
 const START: Duration = Duration::from_secs(30);
@@ -299,6 +302,75 @@ fn handshakes(options: &Options, cores: Cores, seal: &Seal) -> Result<Value, Box
     Ok(Value::Object(figures))
 }
 
+/// An issuer of access tokens (RFC 9068), with its key at a URL of this machine.
+struct Issuer {
+    key: EncodingKey,
+    url: String,
+}
+
+impl Issuer {
+    const AUDIENCE: &str = "https://desk.example.com";
+    const KID: &str = "bench";
+
+    fn start() -> Result<Self, Box<dyn Error>> {
+        let pair = rcgen::KeyPair::generate()?;
+        let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        // 4, x, y
+        let (x, y) = pair.public_key_raw()[1..].split_at(32);
+        let keys = json!({"keys": [{
+            "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": Self::KID,
+            "x": encoded(x), "y": encoded(y),
+        }]});
+        let keys = keys.to_string();
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let url = format!("http://{}", listener.local_addr()?);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // Who has gone away asks again.
+                let _ = answer(stream, &keys);
+            }
+        });
+        Ok(Self { key: EncodingKey::from_ec_der(&pair.serialize_der()), url })
+    }
+
+    /// The section of our configuration.
+    fn keys(&self) -> String {
+        let (url, audience) = (&self.url, Self::AUDIENCE);
+        format!(
+            "[[identity.issuer]]\nname = \"bench\"\nissuer = \"{url}\"\njwks_url = \"{url}/keys\"\n\
+             audience = [\"{audience}\"]\nalgorithms = [\"ES256\"]\n"
+        )
+    }
+
+    fn token(&self, user: &str) -> Result<String, Box<dyn Error>> {
+        let now = wall().0 / 1000;
+        let claims = json!({
+            "iss": self.url, "sub": user, "aud": Self::AUDIENCE, "client_id": "bench", "jti": user,
+            "iat": now, "exp": now + 3600,
+        });
+        let mut header = Header::new(Algorithm::ES256);
+        header.typ = Some("at+jwt".to_owned());
+        header.kid = Some(Self::KID.to_owned());
+        Ok(jsonwebtoken::encode(&header, &claims, &self.key)?)
+    }
+}
+
+fn answer(mut stream: TcpStream, body: &str) -> io::Result<()> {
+    let (mut request, mut part) = (Vec::new(), [0; 1024]);
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        match stream.read(&mut part)? {
+            0 => return Ok(()),
+            size => request.extend_from_slice(&part[..size]),
+        }
+    }
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 fn directory() -> Result<String, Box<dyn Error>> {
     let hash = hash_password_cheaply(PASSWORD)?;
     let mut text = "[audit]\nrefused_per_user = 10000\n".to_owned();
@@ -328,13 +400,23 @@ fn directory() -> Result<String, Box<dyn Error>> {
 fn paced(options: &Options, cores: Cores, seal: &Seal) -> Result<Value, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut figures = serde_json::Map::new();
-    let directory = directory()?;
+    let (directory, issuer) = (directory()?, Issuer::start()?);
     let mut ninety_ninth = Vec::new();
-    for (name, seal) in [("in clear, Basic", None), ("TLS, Basic", Some(seal))] {
+    for (name, seal, issuer) in [
+        ("in clear, Basic", None, None),
+        ("TLS, Basic", Some(seal), None),
+        ("TLS, bearer", Some(seal), Some(&issuer)),
+    ] {
         let keys = seal.map(Seal::keys).unwrap_or_default();
-        let server = Server::ours(&format!("{keys}{directory}"), cores)?;
+        let identity = issuer.map(Issuer::keys).unwrap_or_default();
+        let server = Server::ours(&format!("{keys}{identity}{directory}"), cores)?;
+        let supervisors = (0..SUPERVISORS).map(|number| match issuer {
+            Some(issuer) => Ok(format!("Bearer {}", issuer.token(&format!("s{number}"))?)),
+            None => Ok(basic(&format!("s{number}"))),
+        });
+        let supervisors = supervisors.collect::<Result<Vec<String>, Box<dyn Error>>>()?;
         let before = server.cpu()?;
-        let delays = runtime.block_on(coach(&server, options, seal))?;
+        let delays = runtime.block_on(coach(&server, options, seal, &supervisors))?;
         let cpu = (server.cpu()? - before).as_secs_f64() * 1e6 / delays.len() as f64;
         let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize];
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
@@ -349,7 +431,7 @@ fn paced(options: &Options, cores: Cores, seal: &Seal) -> Result<Value, Box<dyn 
         );
         ninety_ninth.push(at(0.99));
     }
-    if let [clear, sealed] = ninety_ninth[..] {
+    if let [clear, _, sealed] = ninety_ninth[..] {
         let ratio = sealed.as_secs_f64() / clear.as_secs_f64();
         let met = if sealed <= BAR { "met" } else { "missed" };
         figures.insert("p99, ratio to clear".to_owned(), json!(format!("{ratio:.2}")));
@@ -358,11 +440,19 @@ fn paced(options: &Options, cores: Cores, seal: &Seal) -> Result<Value, Box<dyn 
     Ok(Value::Object(figures))
 }
 
+/// HTTP Basic (RFC 7617).
+fn basic(user: &str) -> String {
+    let both = format!("{user}:{PASSWORD}");
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(both))
+}
+
 /// Delays of the requests, the least first.
+/// `supervisors`: the Authorization of each.
 async fn coach(
     server: &Server,
     options: &Options,
     seal: Option<&Seal>,
+    supervisors: &[String],
 ) -> Result<Vec<Duration>, Box<dyn Error>> {
     let mut client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(SUPERVISORS);
     if let Some(seal) = seal {
@@ -380,7 +470,7 @@ async fn coach(
             false => json!({"operationName": "CancelSupervisorMonitoring"}),
         };
         let request = client.post(format!("{base}/me/devices/s{supervisor}")).json(&body);
-        request.basic_auth(format!("s{supervisor}"), Some(PASSWORD)).send()
+        request.header("Authorization", &supervisors[supervisor]).send()
     };
     // The passwords are known, the connections open.
     for supervisor in 0..SUPERVISORS {

@@ -48,7 +48,7 @@ pub fn bayeux_message(data: &[u8]) {
         let post = ClientRequest {
             no: ClientRequestId(no),
             from: peer(user),
-            new_browser: Some("b".into()),
+            new_browser: Some(undertone::secret::SharedSecret::shared("b")),
             via: CometdTransport::HTTP,
             fresh: ClientId(format!("client{no}").into()),
             messages,

@@ -15,7 +15,12 @@ mod directory;
 mod directory_edit;
 pub mod directory_files;
 mod directory_news;
+mod gateway_users;
+pub mod new_passwords;
 mod simulated;
+mod unaudited;
+
+pub use self::gateway_users::GatewayUsers;
 
 use self::directory::{BackendPart, DirectoryKeeper, GatewayPart, Told};
 use self::simulated::ScratchDirectory;
@@ -26,11 +31,12 @@ use crate::config::{Config, CredentialsError, DirectorySource, Made};
 use crate::directory::handle::DirectoryHandle;
 use crate::gateway::task::GatewayHandle;
 use crate::grpc;
-use crate::http::auth::{Auth, PasswordError};
+use crate::http::auth::{Auth, PasswordError, PasswordHashes};
 use crate::http::fast_path::FastPath;
-use crate::http::forwarded::Proxies;
+use crate::http::identity::{Identities, IssuerError};
 use crate::http::server::{self, ConnectionLimits, Door};
 use crate::http::{HttpConfig, connection, layers};
+use crate::model::UserId;
 use crate::rest;
 use crate::sip::backend::{self, SipBackend};
 use crate::sip::config::SipConfig;
@@ -136,6 +142,9 @@ pub enum StartError {
     /// The audit of a process that keeps nothing has no place.
     #[error("a temporary directory for the audit: {0}")]
     Scratch(io::Error),
+    /// An issuer of tokens cannot be used.
+    #[error("identity.issuer: {0}")]
+    Issuer(#[from] IssuerError),
     /// The process can not be told to stop.
     #[error("signals: {0}")]
     Signals(io::Error),
@@ -153,8 +162,12 @@ pub struct Running {
     _scratch: Option<ScratchDirectory>,
     stores: Vec<Store>,
     introduction: Option<String>,
+    /// True from the request to stop on, while calls go on.
+    draining: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     reload: watch::Sender<()>,
+    /// The directory is that of a file, which is read again.
+    reads_directory: bool,
     has_tls: DoorsWithTls,
     servers: Vec<JoinHandle<()>>,
 }
@@ -230,17 +243,24 @@ impl Running {
     /// callers, the directory in the configuration file, and the audit file, which another program
     /// may have moved away.
     pub fn reload(&self) {
-        tracing::info!(
-            "certificates, tokens and the directory are read again, the audit file is opened anew"
-        );
+        let what = match self.reads_directory {
+            true => "certificates, tokens and the directory",
+            false => "certificates and tokens, not the directory,",
+        };
+        tracing::info!("{what} are read again, the audit file is opened anew");
         self.reload.send_replace(());
         if let Some(gateway) = &self.gateway {
             gateway.reopen_audit();
         }
     }
 
-    /// Stops in order: no new requests, answers under way, live calls and their grace, the servers.
+    /// Stops in order: no new calls, live calls and their grace, with every door open for what may
+    /// still be done about them; then CometD, the servers with the answers under way, the backend.
     pub async fn stop(mut self) {
+        self.draining.send_replace(true);
+        if let Some(backend) = &mut self.backend {
+            backend.close().await;
+        }
         if let Some(cometd) = &self.cometd {
             cometd.drain().await;
         }
@@ -281,6 +301,7 @@ pub async fn start(
             let scratch = ScratchDirectory::create().map_err(StartError::Scratch)?;
             config.audit = AuditConfig::of(&scratch.path().join("audit.jsonl"));
             config.grpc_token_file = Some(scratch.path().join("grpc-token"));
+            config.password_dir = None;
             Some(scratch)
         }
     };
@@ -342,8 +363,10 @@ pub async fn start(
         _scratch: scratch,
         stores: Vec::new(),
         introduction: None,
+        draining: watch::Sender::new(false),
         stop,
         reload: watch::Sender::new(()),
+        reads_directory: false,
         has_tls: DoorsWithTls {
             rest: rest_tls.is_some(),
             grpc: grpc_tls.is_some(),
@@ -405,6 +428,7 @@ pub async fn start(
         }
         (None, None) => unreachable!("a process without REST has a backend"),
     };
+    let serving = unless_draining(serving, running.draining.subscribe());
     let contract = telephony::routes(server, auth, serving, config.grpc_reflection).await;
     let admin = telemetry::admin(metrics, readiness(&running), measures(&running));
     let admin = match &running.simulated {
@@ -424,6 +448,7 @@ pub async fn start(
         // Simulated telephones are those that it has begun with.
         kept.file = None;
     }
+    running.reads_directory = kept.file.is_some();
     let keeper = DirectoryKeeper::new(kept, told);
     let keeper = keeper.run(running.reload.subscribe(), edits, until(stopped.clone()));
     running.servers.push(tokio::spawn(keeper));
@@ -610,9 +635,18 @@ async fn start_gateway(
     let audit_config = config.audit.clone();
     let audit = tokio::task::spawn_blocking(move || AuditLog::open(&audit_config)).await;
     let audit = audit.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    let taken = match &config.password_dir {
+        Some(folder) => {
+            let may_have =
+                |user: &UserId| config.directory.user(user).is_some() && !config.has_password(user);
+            new_passwords::take(folder, &store, may_have).await?
+        }
+        None => PasswordHashes::new(),
+    };
     let (accounts, new) = config.rest_credentials(&store)?;
     made.extend(new);
-    let auth = Auth::new(config.login.clone(), accounts)?;
+    let devices = config.device_key(&store)?;
+    let auth = Auth::with_devices(config.login.clone(), accounts, devices)?;
     let gateway = GatewayHandle::start(
         config.gateway.clone(),
         config.directory.clone(),
@@ -620,8 +654,16 @@ async fn start_gateway(
         audit,
         store.clone(),
     )?;
+    let passwords = taken.keys().map(|user| format!("users changed: {user} (password)"));
+    unaudited::tell(&gateway, config, &store, passwords.collect()).await;
     let cometd =
         Cometd::start(&config.http, config.cometd.clone(), gateway.clone(), store.clone())?;
+    if !config.issuers.is_empty() {
+        let users = Arc::new(GatewayUsers::new(gateway.clone()));
+        let identities = Identities::new(&config.identity, &config.issuers, users)?;
+        identities.prefetch();
+        auth.believe(identities);
+    }
     told.gateway =
         Some(GatewayPart { handle: gateway.clone(), auth: auth.clone(), store: store.clone() });
     running.stores.push(store);
@@ -640,9 +682,7 @@ pub fn router(
     cometd: Cometd,
     directory: DirectoryHandle,
 ) -> (Router, Option<FastPath<Cometd>>) {
-    let fast_path = (!config.csrf).then(|| {
-        FastPath::new(auth.clone(), cometd.clone(), Proxies::new(&config.trusted_proxies))
-    });
+    let fast_path = (!config.csrf).then(|| FastPath::new(auth.clone(), cometd.clone(), config));
     auth.tell(Arc::new(cometd.clone()));
     let routes =
         rest::router(config, gateway, auth.clone(), directory).merge(long_polling::router(cometd));
@@ -702,6 +742,29 @@ async fn watch_files(
     }
 }
 
+/// Readiness that ends as soon as the process is asked to stop.
+fn unless_draining(
+    mut serving: watch::Receiver<bool>,
+    mut draining: watch::Receiver<bool>,
+) -> watch::Receiver<bool> {
+    let (told, result) = watch::channel(*serving.borrow());
+    tokio::spawn(async move {
+        loop {
+            let serves = *serving.borrow_and_update() && !*draining.borrow_and_update();
+            told.send_if_modified(|told| std::mem::replace(told, serves) != serves);
+            let changed = tokio::select! {
+                changed = serving.changed() => changed,
+                changed = draining.changed() => changed,
+                () = told.closed() => return,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    });
+    result
+}
+
 async fn until(mut stopped: watch::Receiver<bool>) {
     // A dropped handle stops too.
     let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -719,7 +782,11 @@ fn measures(running: &Running) -> Measure {
 fn readiness(running: &Running) -> Ready {
     let (gateway, stores) = (running.gateway.clone(), running.stores.clone());
     let has_media = running.backend.as_ref().map(SipBackend::has_media);
+    let draining = running.draining.subscribe();
     Arc::new(move || {
+        if *draining.borrow() {
+            return Err("draining: it has been asked to stop".to_owned());
+        }
         if let Some(has_media) = &has_media {
             has_media().map_err(|missing| missing.to_string())?;
         }

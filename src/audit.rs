@@ -3,18 +3,20 @@
 //!
 //! ```text
 //! AuditLog::write ──▶ thread: number, hash of the line before, one write, one fsync ──▶ done
-//!                             a signed checkpoint now and then; the head after each write
+//!                             each line is signed; a checkpoint now and then, the head after each write
 //! ```
 //!
 //! A thread of its own (`store::writer`) gathers what waits, appends it in one write and asks the
 //! disk to keep it (fsync) before it says so. `chain` is what a line looks like, `file` the file
-//! that is written, `key` what signs it; `verify` and `show` read it.
+//! that is written, `key` what signs it, `tail` what is looked at before it goes on; `verify` and
+//! `show` read it.
 
 mod chain;
 mod file;
 mod key;
 mod lines;
 pub mod show;
+mod tail;
 #[cfg(test)]
 mod tests;
 pub mod verify;

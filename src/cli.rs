@@ -1,6 +1,7 @@
 //! The command line: what may be asked of the program, and each answer.
 
 mod audit;
+mod password;
 
 use clap::{Args, Parser, Subcommand};
 use std::fmt::Display;
@@ -66,6 +67,9 @@ enum CliCommand {
         /// Gateway and SIP backend as two processes
         #[arg(long)]
         split: bool,
+        /// HTTPS, SIP over TLS and SRTP everywhere, by a private authority made for it
+        #[arg(long)]
+        tls: bool,
         /// Which story; `--list` names them
         #[arg(long, value_name = "NAME", default_value = "coach", value_parser = scenario)]
         scenario: Scenario,
@@ -86,6 +90,9 @@ enum CliCommand {
         /// Where the gateway is
         #[arg(long, default_value = "http://127.0.0.1:8080")]
         url: String,
+        /// The authorities, in PEM, that vouch for it over https; without it: those of the system
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
         /// A channel or pattern; may be repeated
         #[arg(long = "channel", value_name = "CHANNEL", default_value = "/v2/**")]
         channels: Vec<String>,
@@ -106,6 +113,9 @@ enum CliCommand {
         /// Where the gateway's admin is
         #[arg(long, default_value = "http://127.0.0.1:9090")]
         url: String,
+        /// The authorities, in PEM, that vouch for it over https; without it: those of the system
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
         /// A line: call FROM TO, answer NUMBER, hangup NUMBER, phone NUMBER
         /// answers|rings|busy|rejects, register NUMBER, unregister NUMBER; or - for lines from
         /// standard input
@@ -176,6 +186,21 @@ enum CliCommand {
         #[arg(long, value_name = "DAYS", default_value_t = 365,
               value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
+    },
+    /// Sets or resets a user's password. A gateway that runs believes it at once, and ends what the
+    /// old one has opened
+    Password {
+        #[command(flatten)]
+        configured: Configured,
+        #[command(flatten)]
+        source: password::PasswordSource,
+        /// Login name
+        user: String,
+    },
+    /// Prints what stands for a password in the configuration file (password_hash)
+    Hash {
+        #[command(flatten)]
+        source: password::PasswordSource,
     },
     /// Prints the default configuration with its comments
     Config,
@@ -274,31 +299,38 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         #[cfg(feature = "demo")]
-        CliCommand::Demo { json, verbose, split, scenario, .. } => {
-            verdict(block_on(demo::run(demo::DemoOptions { json, verbose, split, scenario })))
+        CliCommand::Demo { json, verbose, split, tls, scenario, .. } => {
+            verdict(block_on(demo::run(demo::DemoOptions { json, verbose, split, tls, scenario })))
         }
         #[cfg(feature = "demo")]
-        CliCommand::Events { user, password_file, url, channels, after, verbose, json } => {
+        CliCommand::Events { user, password_file, url, ca, channels, after, verbose, json } => {
             let format = match (json, verbose) {
                 (true, _) => EventFormat::Json,
                 (false, true) => EventFormat::Verbose,
                 (false, false) => EventFormat::Line,
             };
             match password(password_file) {
-                Ok(password) => {
-                    tail(events::EventsOptions { url, user, password, channels, after, format })
-                }
+                Ok(password) => tail(events::EventsOptions {
+                    url,
+                    authorities: ca,
+                    user,
+                    password: password.into(),
+                    channels,
+                    after,
+                    format,
+                }),
                 Err(error) => fail(error),
             }
         }
         #[cfg(feature = "demo")]
-        CliCommand::Simulate { url, words } => {
+        CliCommand::Simulate { url, ca, words } => {
             let what = match &words[..] {
                 [] => simulate::SimulateWhat::Show,
                 [dash] if dash == "-" => simulate::SimulateWhat::StandardInput,
                 words => simulate::SimulateWhat::Line(words.join(" ")),
             };
-            verdict(block_on(simulate::run(simulate::SimulateOptions { url, what })))
+            let options = simulate::SimulateOptions { url, authorities: ca, what };
+            verdict(block_on(simulate::run(options)))
         }
         #[cfg(feature = "contract-check")]
         CliCommand::ContractCheck {
@@ -335,6 +367,10 @@ pub(crate) fn run() -> ExitCode {
                 Err(error) => fail(error),
             }
         }
+        CliCommand::Password { configured, source, user } => {
+            password::set(configured, &user, &source)
+        }
+        CliCommand::Hash { source } => password::hash(&source),
         CliCommand::Config => print(config::commented_defaults()),
         CliCommand::Audit(command) => audit::run(command),
     }

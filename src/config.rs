@@ -18,16 +18,20 @@ mod reader;
 mod sections;
 
 pub use credentials::{
-    CredentialsError, Ha1s, Made, forget_credentials, ha1s_of, keep_ha1s, keep_password,
+    CredentialsError, Made, forget_credentials, ha1s_of, keep_ha1s, keep_password,
 };
 
 use crate::audit::AuditConfig;
 use crate::cometd;
 use crate::gateway::{self, Directory};
+use crate::http;
+use crate::http::auth::{self, PasswordHashes};
+use crate::http::identity::{IdentityConfig, IssuerConfig};
 use crate::http::server;
-use crate::http::{self, auth};
 use crate::media::MediaConfig;
 use crate::model::{Number, PlainText, UserId};
+use crate::private::{self, Exposed};
+use crate::secret::Secret;
 use crate::sip;
 use crate::sip::b2bua::B2buaConfig;
 use crate::telemetry;
@@ -39,8 +43,11 @@ use reader::{ConfigReader, Finding, Findings};
 use sections::Sections;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 const DEFAULTS: &str = include_str!("config/defaults.toml");
 const SAMPLE_HOUSE: &str = include_str!("../docs/contract-suite.toml");
@@ -67,6 +74,10 @@ pub struct Config {
     pub http: http::HttpConfig,
     /// Logins and their sessions.
     pub login: auth::AuthConfig,
+    /// What holds for all issuers of tokens.
+    pub identity: IdentityConfig,
+    /// The issuers whose tokens are believed.
+    pub issuers: Vec<IssuerConfig>,
     /// The event channel and its limits.
     pub cometd: cometd::CometdConfig,
     /// Where the telephony contract is served.
@@ -108,9 +119,14 @@ pub struct Config {
     pub end_calls_of_removed_devices: bool,
     /// The file that it was read from, to be read again.
     pub file: Option<PathBuf>,
+    /// The files that secrets of it were read from.
+    pub secret_files: Vec<PathBuf>,
+    /// The directory in which passwords that are made are written down, and new ones are waited
+    /// for; `None`: nowhere, since nothing is kept.
+    pub password_dir: Option<PathBuf>,
     settings: Settings,
-    password_hashes: BTreeMap<UserId, String>,
-    sip_passwords: BTreeMap<Number, String>,
+    password_hashes: PasswordHashes,
+    sip_passwords: BTreeMap<Number, Secret>,
 }
 
 /// Where users, devices and groups are kept.
@@ -178,6 +194,17 @@ impl Config {
         self.file.as_deref().map(|file| load(Some(file)))
     }
 
+    /// The passwords of the configuration file are those of another one from now on.
+    pub fn take_passwords(&mut self, new: &Config) {
+        self.password_hashes.clone_from(&new.password_hashes);
+        self.sip_passwords.clone_from(&new.sip_passwords);
+    }
+
+    /// The user's password stands in the configuration file, or in one that is named there.
+    pub fn has_password(&self, user: &UserId) -> bool {
+        self.directory_source == DirectorySource::File && self.password_hashes.contains_key(user)
+    }
+
     /// The state file of a process; each kind of process has its own, so that gateway and backend
     /// can share a directory.
     pub fn state_file(&self, process: &str) -> PathBuf {
@@ -230,8 +257,13 @@ impl std::error::Error for Problems {}
 /// # Errors
 /// Everything that is wrong, each with its place.
 pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
-    let text = file.map(|path| Ok((path, text_of(path)?))).transpose()?;
-    let config = parse(text.as_ref().map(|(path, text)| (*path, text.as_str())), environment())?;
+    let config = match file {
+        Some(path) => {
+            let (text, exposed) = text_of(path)?;
+            parse_for(Some((path, &text)), environment(), Scrutiny { exposed, machine: false })
+        }
+        None => parse(None, environment()),
+    }?;
     Ok(Config { file: file.map(Path::to_owned), ..config })
 }
 
@@ -240,12 +272,29 @@ pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
 /// # Errors
 /// Everything that is wrong, each with its place.
 pub fn check(file: &Path) -> Result<(), Problems> {
-    let text = text_of(file)?;
-    parse_for(Some((file, &text)), environment(), machine::findings).map(drop)
+    let (text, exposed) = text_of(file)?;
+    parse_for(Some((file, &text)), environment(), Scrutiny { exposed, machine: true }).map(drop)
 }
 
-fn text_of(file: &Path) -> Result<String, Problems> {
-    std::fs::read_to_string(file).map_err(|error| {
+/// What else to find fault with.
+#[derive(Clone, Copy, Debug, Default)]
+struct Scrutiny {
+    /// The file is open to others, so that no secret may stand in it.
+    exposed: Option<Exposed>,
+    /// What this machine cannot do.
+    machine: bool,
+}
+
+/// The text of a file, and whether others may read it.
+fn text_of(file: &Path) -> Result<(Zeroizing<String>, Option<Exposed>), Problems> {
+    let read = || {
+        let mut open = File::open(file)?;
+        let exposed = private::exposed(&open.metadata()?);
+        let mut text = Zeroizing::new(String::new());
+        open.read_to_string(&mut text)?;
+        Ok((text, exposed))
+    };
+    read().map_err(|error: std::io::Error| {
         Problems(vec![Problem {
             place: file.display().to_string(),
             key: String::new(),
@@ -281,33 +330,50 @@ pub fn parse(
     file: Option<(&Path, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, Problems> {
-    parse_for(file, environment, |_| Vec::new())
+    parse_for(file, environment, Scrutiny::default())
 }
 
-/// `more`: what else to find fault with.
 fn parse_for(
     file: Option<(&Path, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,
-    more: impl Fn(&Sections) -> Vec<Finding>,
+    scrutiny: Scrutiny,
 ) -> Result<Config, Problems> {
-    let environment: BTreeMap<String, String> =
-        environment.into_iter().filter(|(key, _)| key.starts_with(PREFIX)).collect();
+    let mut environment: BTreeMap<String, String> = environment
+        .into_iter()
+        .filter(|(key, _)| key.starts_with(PREFIX) || key == CREDENTIALS)
+        .collect();
+    let credentials = environment.remove(CREDENTIALS).map(PathBuf::from);
     let source = ConfigFile::new(file, &environment).map_err(|problem| Problems(vec![problem]))?;
-    let mut reader = ConfigReader::new(file.map(|(_, text)| text), &environment)
+    let mut reader = ConfigReader::new(file.map(|(_, text)| text), &environment, credentials)
         .map_err(|findings| source.problems(findings))?;
     let settings = Settings(reader.settings());
     let sections = Sections::read(&mut reader);
-    let Findings { mut findings, faulty } = reader.finish();
+    let Findings { mut findings, faulty, files } = reader.finish();
+    if let (Some((path, text)), Some(exposed)) = (file, scrutiny.exposed)
+        && let Some(secret) = reader::first_secret(text)
+    {
+        let key = secret.last().cloned().unwrap_or_default();
+        let path = path.display();
+        let message = format!(
+            "this secret stands in a file, and {exposed} {path}, or name a file with it: {key}_file"
+        );
+        findings.push(Finding { path: secret, message });
+    }
     if let Some(sections) = &sections {
-        findings.extend(Checks::of(sections, &source, &faulty, more(sections)));
+        let more = if scrutiny.machine { machine::findings(sections) } else { Vec::new() };
+        findings.extend(Checks::of(sections, &source, &faulty, more));
     }
     match sections {
-        Some(sections) if findings.is_empty() => Ok(Config { settings, ..sections.into_config() }),
+        Some(sections) if findings.is_empty() => {
+            Ok(Config { settings, secret_files: files, ..sections.into_config() })
+        }
         Some(_) | None => Err(source.problems(findings)),
     }
 }
 
 const PREFIX: &str = "UNDERTONE__";
+/// Where systemd puts the credentials of a service (systemd.exec(5), LoadCredential=).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 fn path_of(variable: &str) -> Vec<String> {
     let keys = variable.trim_start_matches(PREFIX).split("__");

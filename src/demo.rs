@@ -14,6 +14,7 @@ mod world;
 
 pub use story::run;
 
+use crate::tls::{ClientTls, TlsError};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How the demo is run.
@@ -25,6 +26,8 @@ pub struct DemoOptions {
     pub verbose: bool,
     /// Gateway and SIP backend as two child processes joined by gRPC.
     pub split: bool,
+    /// HTTPS, SIP over TLS and SRTP everywhere, by a private authority made for it.
+    pub tls: bool,
     /// The story to tell.
     pub scenario: Scenario,
 }
@@ -105,6 +108,9 @@ pub enum DemoError {
     /// An HTTP request failed.
     #[error("HTTP: {0}")]
     Http(#[from] reqwest::Error),
+    /// The certificates of the demo cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A request was refused.
     #[error("{request} was answered {reply}")]
     Refused {
@@ -125,8 +131,8 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An HTTP client to be built; TLS has its provider.
-fn client_builder() -> reqwest::ClientBuilder {
-    crate::tls::install_provider();
-    reqwest::Client::builder()
+/// An HTTP client to be built; over https it believes the servers that `tls` does.
+fn client_builder(tls: &ClientTls) -> Result<reqwest::ClientBuilder, TlsError> {
+    let tls = tls.config(&[b"http/1.1"])?;
+    Ok(reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy())
 }

@@ -46,8 +46,8 @@ use access::AccessDirectory;
 use backend_facts::BackendFacts;
 use monitoring::{Ctx, Monitoring, joined};
 use notifications::Notifications;
-use pending::{Audited, PendingCommand, PendingLine, PendingWorks, notice};
-use refusal_limits::RefusalLimits;
+use pending::{Audited, CommandOrigin, PendingCommand, PendingLine, PendingWorks, notice};
+use refusal_limits::{Asker, RefusalLimits};
 use requests::{Decision, RequestCheck};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -140,6 +140,15 @@ pub enum Output {
     },
     /// To one user's clients.
     Notice(Notice),
+    /// To the log and the metrics: the backend has not ended a monitor that must end.
+    EndFailed {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// Why not.
+        refusal: Refusal,
+        /// It is asked for again after so long.
+        retry_in: Duration,
+    },
     /// To the audit; its outcome comes back through [`Gateway::handle_audited`].
     Audit {
         /// Its name.
@@ -340,8 +349,16 @@ impl Gateway {
 
     /// Takes the backend's answer to a command.
     pub fn handle_command_result(&mut self, id: WorkId, result: Result<(), Refusal>, now: Now) {
-        let Some((token, pending)) = self.works.take_command(id) else {
-            return;
+        let (token, pending) = match self.works.take_command(id) {
+            Some(CommandOrigin::Request(token, pending)) => (token, *pending),
+            Some(CommandOrigin::Gateway(command)) => {
+                if let (Command::StopMonitoring { supervisor }, Err(refusal)) = (command, result) {
+                    let (monitoring, mut ctx) = self.monitoring(now);
+                    monitoring.handle_end_failed(&supervisor, refusal, &mut ctx);
+                }
+                return;
+            }
+            None => return,
         };
         match result {
             Ok(()) => {
@@ -358,7 +375,8 @@ impl Gateway {
                     if let Some(from) = pending.record.from {
                         let user = pending.context.user.as_ref();
                         let user = user.and_then(|user| self.access.known(user));
-                        self.refusal_limits.take(user, from, now);
+                        let caller = pending.record.caller.as_ref();
+                        self.refusal_limits.take(Asker { user, caller, from }, now);
                     }
                     let record = AuditRecord {
                         at: now.wall,
@@ -379,14 +397,17 @@ impl Gateway {
     /// When to call [`Gateway::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         let left_out = self.refusal_limits.poll_timeout();
-        [self.works.poll_timeout(), left_out].into_iter().flatten().min()
+        let ends = self.monitoring.poll_timeout();
+        [self.works.poll_timeout(), left_out, ends].into_iter().flatten().min()
     }
 
-    /// Gives up on outcomes that did not come in time.
+    /// Gives up on outcomes that did not come in time, and tries again what must succeed.
     pub fn handle_timeout(&mut self, now: Now) {
         for record in self.refusal_limits.handle_timeout(now) {
             self.works.audit(record, PendingLine::Nothing, now);
         }
+        let (monitoring, mut ctx) = self.monitoring(now);
+        monitoring.handle_timeout(&mut ctx);
         for (id, is_line) in self.works.late(now.mono) {
             if is_line {
                 self.handle_audited(id, Err(AuditFailed), now);
@@ -500,7 +521,7 @@ impl Gateway {
         if !self.may_ask(asked, now) {
             return self.put_off(token);
         }
-        self.refusal_limits.take(self.access.known(&asked.user), asked.from, now);
+        self.refusal_limits.take(asker(&self.access, asked), now);
         let record = AuditRecord {
             refusal: Some(refusal.clone()),
             ..RequestCheck::new(self.reader()).refused_record(asked, now)
@@ -509,7 +530,7 @@ impl Gateway {
     }
 
     fn may_ask(&mut self, asked: &RequestEnvelope, now: Now) -> bool {
-        self.refusal_limits.may_ask(self.access.known(&asked.user), asked.from, now)
+        self.refusal_limits.may_ask(asker(&self.access, asked), now)
     }
 
     fn put_off(&mut self, token: Token) {
@@ -589,7 +610,7 @@ impl Gateway {
         );
         self.tell_device(&monitor.supervisor);
         let (monitoring, mut ctx) = self.monitoring(now);
-        monitoring.check_permission(&monitor, &mut ctx);
+        monitoring.check_permission(&monitor, None, &mut ctx);
     }
 
     fn handle_monitor_gone(&mut self, supervisor: &DeviceId, found: bool, now: Now) {
@@ -702,4 +723,10 @@ impl Gateway {
         let body = NoticeBody::CallStateChange { notification, call: views::timed(leg, now.wall) };
         self.works.notify(&user.id, Topic::Calls, body);
     }
+}
+
+/// Whose refusals count.
+fn asker<'a>(access: &'a AccessDirectory, asked: &'a RequestEnvelope) -> Asker<'a> {
+    let caller = asked.caller.as_ref().map(|caller| &caller.name);
+    Asker { user: access.known(&asked.user), caller, from: asked.from }
 }

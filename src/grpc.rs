@@ -17,8 +17,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Another service asks, from where its user sits it does not say.
-const FROM_A_SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// Where the other half of this process is.
+const THIS_PROCESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Serves the gateway as a backend, as long as the server lives.
 pub fn serve(gateway: GatewayHandle) -> TelephonyServer<TelephonyService> {
@@ -70,7 +70,7 @@ fn asked(
         request,
         user,
         caller,
-        from: FROM_A_SERVICE,
+        from: context.from.unwrap_or(THIS_PROCESS),
         request_id: context.request_id,
     })
 }

@@ -17,6 +17,8 @@ pub mod error;
 pub mod fast_path;
 pub(crate) mod forwarded;
 pub mod gws_json;
+pub(crate) mod hosts;
+pub mod identity;
 pub mod layers;
 pub(crate) mod response;
 pub mod server;
@@ -37,6 +39,9 @@ pub struct HttpConfig {
     /// own.
     #[serde(rename = "allowed_origins")]
     pub cors_origins: Vec<String>,
+    /// Names by which clients may ask for us, besides that of the public URL; "localhost" stands for
+    /// loopback addresses, too. Empty, or with "*": any.
+    pub hosts: Vec<String>,
     /// Proxies in front of us, by address or network, with an `X-Forwarded-For` that is believed:
     /// limits count the client behind them, and the audit names it.
     pub trusted_proxies: Vec<Network>,
@@ -57,6 +62,7 @@ impl Default for HttpConfig {
         Self {
             public_url: "http://127.0.0.1:8080".to_owned(),
             cors_origins: Vec::new(),
+            hosts: Vec::new(),
             trusted_proxies: Vec::new(),
             csrf: false,
             body_limit: 96 * 1024,

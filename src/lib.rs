@@ -37,9 +37,12 @@ pub mod hex;
 #[cfg(feature = "io")]
 pub mod http;
 pub mod media;
+#[cfg(feature = "io")]
+pub mod private;
 pub mod rate_limit;
 #[cfg(feature = "io")]
 pub mod rest;
+pub mod secret;
 pub mod sip;
 #[cfg(feature = "io")]
 pub mod store;

@@ -28,12 +28,13 @@ mod operation;
 mod plain_text;
 mod refusal;
 mod request;
+mod shared_map;
 mod user_data;
 
 pub use activity::{Activity, Mode, Scope, UnknownWord};
 pub use caller::{Caller, CallerRole};
 pub use command::{Command, CommandContext, TransferStep};
-pub use contact::{ContactNumber, ContactView, GroupView};
+pub use contact::{ContactNumber, ContactView, GroupSettings, GroupView};
 pub use difference::Difference;
 pub use digits::{DialString, Digits, NotDialable, NotDtmf};
 pub use fact::{
@@ -56,4 +57,5 @@ pub use request::{
     AgentState, Answer, BadRequest, BadRequestOn, CallOperation, Feature, NotReadyReason, Query,
     Request, RequestEnvelope, Role, TargetRef, UserState,
 };
+pub use shared_map::SharedMap;
 pub use user_data::{NotUserData, UserData, UserDataChange};

@@ -1,6 +1,7 @@
 //! HTTP+JSON ⇄ Request and reply: the operations and reads of GWS v2.
 
 mod administration;
+mod browser_login;
 mod directory;
 mod document;
 mod fields;
@@ -51,6 +52,7 @@ struct RestState {
     body_limit: usize,
     login: LoginDoor,
     directory: DirectoryHandle,
+    refused_edits: Arc<administration::RefusedEdits>,
 }
 
 /// `/api/v2` without the layers that it shares with CometD.
@@ -66,6 +68,7 @@ pub(crate) fn router(
         body_limit: config.body_limit,
         login: LoginDoor::new(config, auth),
         directory,
+        refused_edits: Arc::default(),
     };
     let (closed, closed_document) = OpenApiRouter::<RestState>::new()
         .routes(routes!(read_me, operate_me))
@@ -104,8 +107,11 @@ pub(crate) fn router(
         .routes(routes!(read_device, administration::change_device, administration::remove_device))
         .routes(routes!(read_voice_environment))
         .split_for_parts();
-    let (open, open_document) =
-        OpenApiRouter::<RestState>::new().routes(routes!(read_version)).split_for_parts();
+    let (open, open_document) = OpenApiRouter::<RestState>::new()
+        .routes(routes!(read_version))
+        .routes(routes!(browser_login::begin_login))
+        .routes(routes!(browser_login::finish_login))
+        .split_for_parts();
     let closed = closed
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
@@ -639,7 +645,10 @@ async fn read_devices(
     number: NumberQuery,
 ) -> Result<Json<Reply<Devices>>, HttpError> {
     let (number, read) = (read(number)?.number()?, read(query)?);
-    let devices = rest.devices(&from, Wanted::Devices(number)).await?;
+    let mut devices = rest.devices(&from, Wanted::Devices(number)).await?;
+    if read.fields.is_some() {
+        rest.add_settings(&from, &mut devices).await?;
+    }
     Ok(rest.device_list(devices, &read))
 }
 
@@ -654,7 +663,9 @@ async fn read_device(
     from: RequestContext,
     path: IdPath,
 ) -> Result<Json<Reply<OneDevice>>, HttpError> {
-    rest.device(&from, Wanted::Device(id("/devices", path)?)).await
+    let Json(mut found) = rest.device(&from, Wanted::Device(id("/devices", path)?)).await?;
+    rest.add_settings(&from, std::slice::from_mut(&mut found.body.device)).await?;
+    Ok(Json(found))
 }
 
 /// What `voiceEnvironmentUri` points to.

@@ -9,7 +9,6 @@
 //! Loops never wait for a disk: each has a thread of its own that writes for it, see `writer`.
 
 mod lasting;
-pub(crate) mod private;
 pub(crate) mod records;
 mod redb;
 mod reserve;
@@ -18,6 +17,7 @@ pub(crate) mod writer;
 use lasting::Lasting;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -110,7 +110,7 @@ pub enum Safety {
 }
 
 /// One change of one entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Write {
     /// The table of the entry.
     pub table: Cow<'static, str>,
@@ -118,6 +118,14 @@ pub struct Write {
     pub key: String,
     /// Its value from now on; `None` removes it.
     pub value: Option<Vec<u8>>,
+}
+
+/// Without the value: it may be a password's hash.
+impl fmt::Debug for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = self.value.as_ref().map(Vec::len);
+        write!(f, "Write({} {:?}, {size:?} bytes)", self.table, self.key)
+    }
 }
 
 impl Write {

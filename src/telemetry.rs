@@ -12,14 +12,19 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// A level, or one for each module, in the syntax of `RUST_LOG`, which itself is not read.
+    /// TRACE is for our own modules alone: libraries tell secrets there.
     #[serde(deserialize_with = "filter")]
     pub filter: String,
     /// For people or for machines.
@@ -78,13 +83,23 @@ fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error
 pub fn start_log(config: &LogConfig) {
     show_personal_data(config.personal_data);
     let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Tame(io::stderr));
+    let log = tracing_subscriber::fmt::layer().with_writer(Tame(io::stderr));
+    let quiet = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_logged));
     let _ = match config.format {
-        LogFormat::Pretty => log.with_ansi(false).compact().try_init(),
+        LogFormat::Pretty => quiet.with(log.with_ansi(false).compact()).try_init(),
         // Fields stay in an object of their own: one called "target" or "level" would name its key
         // twice.
-        LogFormat::Json => log.json().flatten_event(false).with_current_span(true).try_init(),
+        LogFormat::Json => {
+            quiet.with(log.json().flatten_event(false).with_current_span(true)).try_init()
+        }
     };
+}
+
+/// Our own modules keep secrets out of every line. Libraries write down at TRACE what passes
+/// through them, tokens, cookies and keys with it: that is not logged, whatever the filter says.
+fn may_be_logged(about: &Metadata<'_>) -> bool {
+    let is_ours = about.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
+    is_ours || *about.level() != Level::TRACE
 }
 
 /// A writer that lets no control character reach the terminal but the end of each event: no input
@@ -277,6 +292,14 @@ fn describe() {
             "undertone_audit_failures_total",
             "Audit lines that could not be written: nobody may listen then.",
         ),
+        (
+            "undertone_monitor_end_failures_total",
+            "Times that the backend has not ended a monitor that must end: it is asked again.",
+        ),
+        (
+            "undertone_audit_broken_total",
+            "Times that the audit was found to be another one than was written.",
+        ),
         ("undertone_cometd_events_delivered_total", "Events handed to CometD answers."),
         ("undertone_cometd_replays_total", "Times that kept events were asked for again."),
         (
@@ -331,6 +354,18 @@ fn describe() {
          is full."
     );
     describe_counter!(
+        "undertone_grpc_watches_refused_total",
+        "Watches refused because their caller has enough of them."
+    );
+    describe_counter!(
+        "undertone_grpc_watches_unread_total",
+        "Watches ended because nobody read them."
+    );
+    describe_counter!(
+        "undertone_http2_floods_total",
+        "Connections over HTTP/2 that were closed for frames that ask nothing, by door."
+    );
+    describe_counter!(
         "undertone_connections_displaced_total",
         "TCP connections closed for one of an address with fewer, by door."
     );
@@ -342,6 +377,22 @@ fn describe() {
         "undertone_grpc_callers_refused_total",
         "gRPC requests refused for who called, by reason: anonymous, token, certificate, role, \
          user, unasked."
+    );
+    describe_counter!(
+        "undertone_tls_clients_expelled_total",
+        "Connections closed because nobody vouches any more for the client's certificate, by door."
+    );
+    describe_gauge!(
+        "undertone_grpc_token_file_failed",
+        "Whether the token file of a gRPC caller cannot be used, so that it has no token."
+    );
+    describe_counter!(
+        "undertone_tokens_refused_total",
+        "Bearer and ID tokens that were refused, by reason."
+    );
+    describe_counter!(
+        "undertone_issuer_fetches_total",
+        "Fetches of the keys of issuers of tokens, by issuer and outcome: fetched, failed."
     );
     describe_counter!("undertone_calls_refused_total", "Calls refused, by SIP status.");
     describe_counter!(

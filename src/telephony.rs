@@ -17,6 +17,7 @@ pub mod phones;
 mod server;
 pub mod simulated;
 mod status;
+mod watches;
 
 #[cfg(feature = "contract-check")]
 pub(crate) use client::answer;

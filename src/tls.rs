@@ -13,6 +13,7 @@ mod key_pair;
 mod peer;
 mod server;
 mod sip;
+mod vouching;
 
 pub use authority::{Authority, AuthorityError, Issued, SubjectName};
 pub use client::{ClientTls, ClientTlsFiles};
@@ -20,8 +21,10 @@ pub use key_pair::{KeyPair, KeyPairFiles};
 pub use peer::PeerCertificates;
 pub use server::{Alpn, Handshake, ServerTls, ServerTlsFiles};
 pub use sip::sip_domains;
+pub use vouching::Vouching;
 
 use crate::model::Timestamp;
+use crate::private::SecretFileError;
 use rustls::crypto::CryptoProvider;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,12 +55,9 @@ pub enum TlsError {
         /// Why not.
         error: std::io::Error,
     },
-    /// Users of the machine that are neither its owner nor of its group may read the key.
-    #[error("{}: everybody may read this key: chmod o-rwx", .path.display())]
-    KeyIsPublic {
-        /// The file.
-        path: PathBuf,
-    },
+    /// A key is not read: others may, or it cannot be.
+    #[error(transparent)]
+    KeyFile(#[from] SecretFileError),
     /// The file is not PEM (RFC 7468) of what it should be.
     #[error("{}: {error}", .path.display())]
     Pem {

@@ -1,7 +1,8 @@
 //! The audit of the whole product: what its own commands say of it, and what a join's sound was.
 
 use crate::attacks::coached_process;
-use crate::support::process::Process;
+use crate::crash::on;
+use crate::support::process::{ANY, Process};
 use crate::support::server::{AGENT, SUPERVISOR};
 use crate::support::talk::{PATIENCE, Trio};
 use crate::support::wait;
@@ -109,4 +110,44 @@ async fn a_coached_call_leaves_a_line_of_its_sound_in_a_chain_that_is_whole() {
     std::fs::write(&file, good).unwrap();
     let unknown = audit(here, &["verify", "no-such-file"]);
     assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+}
+
+/// A gateway is started, and killed once it is ready.
+async fn killed_gateway(place: &Path) {
+    let process = Process::start("serve", place, &on(ANY, ANY, ANY, "")).await;
+    process.ready().await;
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_was_chained_on_after_kill_9_is_found_and_the_next_gateway_signs_that_it_was() {
+    let place = tempfile::tempdir().unwrap();
+    let here = place.path();
+    for _ in 0..3 {
+        killed_gateway(here).await;
+        let verified = audit(here, &["verify"]);
+        assert!(verified.status.success(), "{verified:?}");
+    }
+    let mut text = std::fs::read_to_string(here.join(FILE)).unwrap();
+    let last = text.lines().last().unwrap();
+    let n = serde_json::from_str::<Value>(last).unwrap()["n"].as_u64().unwrap() + 1;
+    let prev = undertone::hex::hex(&Sha256::digest(last));
+    let at = "2026-11-23T01:25:26.123Z";
+    let forged = format!(r#"{{"n":{n},"at":"{at}","event":"allowed","prev":"{prev}"}}"#);
+    text += &(forged + "\n");
+    std::fs::write(here.join(FILE), text).unwrap();
+    let is_found = |wanted: &str| {
+        let verified = audit(here, &["verify"]);
+        assert_eq!(verified.status.code(), Some(1), "{verified:?}");
+        let said = String::from_utf8(verified.stdout).unwrap();
+        assert!(said.contains(&format!("audit.jsonl:{wanted}:")), "{said}");
+    };
+    is_found(&format!("{n}: inserted"));
+    for _ in 0..2 {
+        killed_gateway(here).await;
+        is_found(&format!("{n}: inserted"));
+        is_found(&format!("{}: broken", n + 1));
+    }
+    std::fs::remove_file(here.join("undertone-data/audit.head")).unwrap();
+    assert_eq!(audit(here, &["verify"]).status.code(), Some(2), "how far it goes is not known");
 }

@@ -12,6 +12,7 @@ use crate::support::talk::{
 use crate::support::wait;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 use undertone::clock;
@@ -43,13 +44,17 @@ pub(crate) fn on(rest: &str, grpc: &str, sip: &str, more: &str) -> String {
     )
 }
 
-/// The password that was made for a user.
-pub(crate) fn made(printed: &str, user: &str) -> String {
-    let of_user = printed.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next() == Some(user)).then(|| words.next_back().map(str::to_owned))?
+/// The password that was made for a user or a number, from the file that `printed` names, which is
+/// relative to `place`.
+pub(crate) fn made(place: &Path, printed: &str, user: &str) -> String {
+    let named = printed.split_once("they are in ").and_then(|(_, rest)| rest.split_once(", which"));
+    let (file, _) = named.unwrap_or_else(|| panic!("no file is named: {printed}"));
+    let written = std::fs::read_to_string(place.join(file)).unwrap();
+    let of_user = written.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        (words.next() == Some(user)).then(|| words.next().map(str::to_owned))?
     });
-    of_user.unwrap_or_else(|| panic!("no password of {user}: {printed}"))
+    of_user.unwrap_or_else(|| panic!("no password of {user}: {written}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,7 +66,8 @@ async fn what_was_set_over_rest_and_the_passwords_survive_kill_9() {
     first.ready().await;
     let clients = |process: &Process| {
         let client = |account: Account| {
-            RestClient::new(process.door("rest"), account.user, &made(&printed, account.user))
+            let password = made(place.path(), &printed, account.user);
+            RestClient::new(process.door("rest"), account.user, &password)
         };
         (client(SUPERVISOR), client(AGENT))
     };

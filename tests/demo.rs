@@ -1,5 +1,6 @@
 //! The demo and the command line as a newcomer meets them.
 
+use crate::support::process::write_private;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, UdpSocket};
@@ -36,7 +37,7 @@ fn the_story_is_right(arguments: &[&str]) {
     assert!(status.success(), "{document:#}\n{errors}");
     let mut keys: Vec<_> = document.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
-    let expected = [
+    let mut expected = vec![
         "cometd",
         "customer_packets",
         "customer_packets_identical",
@@ -46,6 +47,11 @@ fn the_story_is_right(arguments: &[&str]) {
         "rest",
         "whisper_delay_ms",
     ];
+    if arguments.contains(&"--tls") {
+        expected.insert(7, "srtp");
+        every_packet_is_encrypted(&document);
+        assert!(!errors.contains("certificate"), "{errors}");
+    }
     assert_eq!(keys, expected);
     assert_eq!(document["ok"], true);
     assert_eq!(document["customer_packets"], document["customer_packets_identical"]);
@@ -61,6 +67,12 @@ fn the_story_is_right(arguments: &[&str]) {
     );
 }
 
+/// What the phones received was encrypted, and theirs.
+fn every_packet_is_encrypted(document: &Value) {
+    let (encrypted, rejected) = (&document["srtp"]["encrypted"], &document["srtp"]["rejected"]);
+    assert!(encrypted.as_u64().unwrap() > 100 && *rejected == 0, "{}", document["srtp"]);
+}
+
 #[test]
 fn the_demo_shows_who_hears_whom_in_one_process() {
     the_story_is_right(&["demo", "--json"]);
@@ -71,16 +83,29 @@ fn the_demo_shows_the_same_with_gateway_and_backend_as_two_processes() {
     the_story_is_right(&["demo", "--json", "--split"]);
 }
 
+#[test]
+fn the_demo_shows_the_same_over_tls_and_srtp() {
+    the_story_is_right(&["demo", "--json", "--tls"]);
+}
+
+#[test]
+fn the_demo_shows_the_same_over_tls_and_srtp_as_two_processes() {
+    the_story_is_right(&["demo", "--json", "--tls", "--split"]);
+}
+
 /// Tells a story; who heard whom in it, by phase, listener and speaker.
-fn told(scenario: &str) -> impl Fn(&str, &str, &str) -> bool {
+fn told(scenario: &str, more: &[&str]) -> impl Fn(&str, &str, &str) -> bool {
     let place = place();
-    let Output { status, stdout, stderr } =
-        undertone(&["demo", "--scenario", scenario, "--json"], place.path()).output().unwrap();
+    let arguments = [&["demo", "--scenario", scenario, "--json"], more].concat();
+    let Output { status, stdout, stderr } = undertone(&arguments, place.path()).output().unwrap();
     let errors = String::from_utf8_lossy(&stderr);
     let document: Value = serde_json::from_slice(&stdout)
         .unwrap_or_else(|error| panic!("one JSON document: {error}\n{errors}"));
     assert!(status.success(), "{document:#}\n{errors}");
     assert_eq!(document["customer_packets"], document["customer_packets_identical"]);
+    if more.contains(&"--tls") {
+        every_packet_is_encrypted(&document);
+    }
     move |phase, listener, speaker| {
         let phases = document["phases"].as_array().unwrap();
         let phase = phases.iter().find(|found| found["name"] == phase).unwrap();
@@ -90,15 +115,13 @@ fn told(scenario: &str) -> impl Fn(&str, &str, &str) -> bool {
 
 #[test]
 fn the_demo_tells_of_a_customer_on_hold_whose_agent_goes_on_being_coached() {
-    let heard = told("hold");
+    let heard = told("hold", &[]);
     assert!(heard("on hold", "agent", "supervisor") && heard("on hold", "supervisor", "customer"));
     assert!(!heard("on hold", "customer", "agent") && !heard("on hold", "customer", "supervisor"));
     assert!(heard("retrieved", "customer", "agent"));
 }
 
-#[test]
-fn the_demo_tells_of_a_conference_in_which_one_hears_the_coach() {
-    let heard = told("conference");
+fn a_conference(heard: impl Fn(&str, &str, &str) -> bool) {
     let phase = "conference of three";
     assert!(heard(phase, "agent", "supervisor") && heard(phase, "customer", "colleague"));
     assert!(!heard(phase, "customer", "supervisor") && !heard(phase, "colleague", "supervisor"));
@@ -106,8 +129,16 @@ fn the_demo_tells_of_a_conference_in_which_one_hears_the_coach() {
 }
 
 #[test]
-fn the_demo_tells_of_two_supervisors_who_do_not_hear_each_other() {
-    let heard = told("two-supervisors");
+fn the_demo_tells_of_a_conference_in_which_one_hears_the_coach() {
+    a_conference(told("conference", &[]));
+}
+
+#[test]
+fn the_demo_tells_the_same_of_a_conference_over_tls_and_srtp() {
+    a_conference(told("conference", &["--tls"]));
+}
+
+fn two_supervisors(heard: impl Fn(&str, &str, &str) -> bool) {
     let phase = "the second: Coach";
     assert!(heard(phase, "agent", "supervisor") && heard(phase, "agent", "second"));
     assert!(!heard(phase, "supervisor", "second") && !heard(phase, "second", "supervisor"));
@@ -117,8 +148,16 @@ fn the_demo_tells_of_two_supervisors_who_do_not_hear_each_other() {
 }
 
 #[test]
-fn the_demo_tells_of_a_transfer_that_the_coach_follows_or_not() {
-    let heard = told("transfer");
+fn the_demo_tells_of_two_supervisors_who_do_not_hear_each_other() {
+    two_supervisors(told("two-supervisors", &[]));
+}
+
+#[test]
+fn the_demo_tells_the_same_of_two_supervisors_over_tls_and_srtp() {
+    two_supervisors(told("two-supervisors", &["--tls"]));
+}
+
+fn a_transfer(heard: impl Fn(&str, &str, &str) -> bool) {
     assert!(
         heard("after the transfer", "colleague", "supervisor")
             && !heard("after the transfer", "customer", "supervisor")
@@ -127,6 +166,38 @@ fn the_demo_tells_of_a_transfer_that_the_coach_follows_or_not() {
         heard("without the supervisor", "customer", "colleague")
             && !heard("without the supervisor", "supervisor", "colleague")
     );
+}
+
+#[test]
+fn the_demo_tells_of_a_transfer_that_the_coach_follows_or_not() {
+    a_transfer(told("transfer", &[]));
+}
+
+#[test]
+fn the_demo_tells_the_same_of_a_transfer_over_tls_and_srtp() {
+    a_transfer(told("transfer", &["--tls"]));
+}
+
+#[test]
+fn the_demo_tells_of_a_customer_on_hold_over_tls_and_says_that_every_packet_was_encrypted() {
+    let place = place();
+    let arguments = ["demo", "--tls", "--verbose", "--scenario", "hold"];
+    let Output { status, stdout, stderr } = undertone(&arguments, place.path()).output().unwrap();
+    let told = String::from_utf8(stdout).unwrap();
+    assert!(status.success(), "{told}\n{}", String::from_utf8_lossy(&stderr));
+    let has = |text: &str| told.lines().any(|line| line.contains(text));
+    for text in [
+        "REST and CometD https://127.0.0.1:",
+        "SIP over TLS with SRTP 127.0.0.1:",
+        "agent ◀ INVITE sip:5001@127.0.0.1:",
+        ";transport=TLS",
+        "\"deviceUri\":\"https://127.0.0.1:",
+        " encrypted and authentic, 0 otherwise",
+        "On hold the customer heard nothing, and the agent the coach.",
+    ] {
+        assert!(has(text), "{text}\n{told}");
+    }
+    assert!(!has("\"http://127.0.0.1"), "{told}");
 }
 
 #[test]
@@ -153,7 +224,7 @@ fn the_demo_tells_each_request_event_and_hearing_in_a_line_that_can_be_read() {
 fn check_says_what_this_machine_cannot_do() {
     let place = place();
     let check = |config: &str| {
-        std::fs::write(place.path().join("here.toml"), config).unwrap();
+        write_private(&place.path().join("here.toml"), config);
         let output = undertone(&["check", "here.toml"], place.path()).output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.success(), errors.is_empty(), "{errors}");
@@ -204,7 +275,7 @@ fn the_demo_names_its_stories() {
 
 /// Started with a file, with its first lines of log read until it is there.
 fn started(part: &str, config: &str, place: &Path) -> Child {
-    std::fs::write(place.join("undertone.toml"), config).unwrap();
+    write_private(&place.join("undertone.toml"), config);
     let mut child = undertone(&[part, "--config", "undertone.toml"], place)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -228,7 +299,7 @@ fn terminate(child: Child) -> Output {
 }
 
 #[test]
-fn the_first_start_prints_passwords_and_a_curl_once_and_sigterm_ends_it() {
+fn the_first_start_names_the_file_of_passwords_and_a_curl_once_and_sigterm_ends_it() {
     let place = place();
     let config = free_ports("");
     let first = terminate(started("serve", &config, place.path()));
@@ -238,7 +309,8 @@ fn the_first_start_prints_passwords_and_a_curl_once_and_sigterm_ends_it() {
         told.contains("5001")
             && told.contains("5005")
             && told.contains("7001")
-            && told.contains("curl -u supervisor:"),
+            && told.contains("./undertone-data/made-passwords.txt")
+            && told.contains("curl -u supervisor -H"),
         "{told}"
     );
     let second = terminate(started("serve", &config, place.path()));
@@ -255,7 +327,7 @@ fn either_half_alone_starts_and_ends_when_asked() {
 }
 
 fn fails_with_one_line(part: &str, config: &str, place: &Path) -> String {
-    std::fs::write(place.join("undertone.toml"), config).unwrap();
+    write_private(&place.join("undertone.toml"), config);
     let output = undertone(&[part, "--config", "undertone.toml"], place).output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{errors}");

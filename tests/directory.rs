@@ -5,7 +5,7 @@ mod admin;
 
 use crate::crash::{coach, my_device};
 use crate::support::desktop::Desktop;
-use crate::support::process::{ANY, Process};
+use crate::support::process::{ANY, Process, write_private};
 use crate::support::rest_client::RestClient;
 use crate::support::server::{
     AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, describe, device, directory, user,
@@ -58,7 +58,7 @@ impl House {
         let text = change(&self.text);
         assert_ne!(text, self.text, "nothing is changed");
         self.text = text;
-        fs::write(self.file(), &self.text).unwrap();
+        write_private(&self.file(), &self.text);
     }
 
     fn hang_up(&self) {
@@ -412,4 +412,29 @@ fn the_sample_has_what_these_tests_change() {
     for part in ["supervisors = ['supervisor']", "roles = ['Supervisor']", CUSTOMER.number] {
         assert!(text.contains(part), "{part}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_directory_that_is_read_again_is_said_to_be() {
+    let said_at_hang_up = async |process: &Process| {
+        process.signal(Signal::SIGHUP);
+        let said = async || {
+            let log = process.log();
+            log.into_iter().find(|line| line.contains("the audit file is opened anew"))
+        };
+        wait::found(PATIENCE, said).await.expect("SIGHUP is obeyed")
+    };
+    let house = House::open("").await;
+    let said = said_at_hang_up(&house.process).await;
+    assert!(said.contains("certificates, tokens and the directory are read again"), "{said}");
+
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("simulated.toml");
+    write_private(&file, &describe(place.path(), ""));
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_undertone"));
+    command.args(["gateway", "--simulated", "--config"]).arg(&file);
+    let process = Process::launch(command, place.path()).await;
+    process.ready().await;
+    let said = said_at_hang_up(&process).await;
+    assert!(said.contains("certificates and tokens, not the directory,"), "{said}");
 }

@@ -3,6 +3,11 @@
 //!
 //! RFC 9113 10.5 (denial of service), 5.1.2 (stream concurrency), 9.1 (idle connections).
 
+mod floods;
+mod hosts;
+mod logins;
+mod stopping;
+
 use crate::support::callers;
 use crate::support::cometd_connection::basic;
 use crate::support::frames::{
@@ -22,11 +27,14 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tonic::Code;
 use undertone::clock;
 use undertone::http::HttpConfig;
 use undertone::model::Fact;
 use undertone::telephony::BackendConnection;
 use undertone::telephony::connection;
+use undertone::telephony::proto::WatchRequest;
+use undertone::telephony::proto::telephony_client::TelephonyClient;
 
 /// What strangers may ask at gRPC, too: it goes on for ever.
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -192,6 +200,68 @@ async fn strangers_never_keep_a_gateway_out() {
     let mut facts = line.facts;
     while let Ok(fact) = facts.try_recv() {
         assert_ne!(fact, Fact::Lost, "the gateway that is in stays in");
+    }
+}
+
+/// A connection that says something now and then goes on, whoever else comes.
+async fn answers(connection: &mut TcpStream) -> bool {
+    let request = b"GET /api/v2/diagnostics/version HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    if connection.write_all(request).await.is_err() {
+        return false;
+    }
+    let reading = async {
+        let mut some = [0; 16];
+        connection.read(&mut some).await.is_ok_and(|count| count > 0)
+    };
+    timeout(PATIENCE, reading).await.unwrap_or(false)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_rest_the_newest_connection_is_refused_and_no_other() {
+    let place = tempfile::tempdir().unwrap();
+    let limits = "rest_connections = 4\nrest_connections_per_address = 3";
+    let process = serve(place.path(), limits).await;
+    process.ready().await;
+    let rest = process.door("rest");
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut connection = connect_from(stranger(81), rest).await;
+        assert!(answers(&mut connection).await);
+        open.push(connection);
+    }
+    for _ in 0..5 {
+        let mut one_more = connect_from(stranger(81), rest).await;
+        assert!(is_closed(&mut one_more, PATIENCE).await, "one address has its share");
+    }
+    let mut other = connect_from(stranger(82), rest).await;
+    assert!(answers(&mut other).await, "another address has its own");
+    for connection in &mut open {
+        let mut rest = vec![0; 4096];
+        // What is left of the first answer.
+        while timeout(Duration::from_millis(20), connection.read(&mut rest)).await.is_ok() {}
+        assert!(answers(connection).await, "an established one was closed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_has_so_many_watches_and_one_that_ends_makes_room() {
+    let place = tempfile::tempdir().unwrap();
+    let process = serve(place.path(), "").await;
+    process.ready().await;
+    let token = place.path().join("undertone-data/grpc-token");
+    let channel = callers::channel(&format!("http://{}", process.door("grpc")), &token);
+    let mut client = TelephonyClient::new(channel);
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(client.watch(WatchRequest::default()).await.unwrap());
+    }
+    let refused = client.watch(WatchRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    open.pop();
+    let again = async || client.watch(WatchRequest::default()).await.ok();
+    open.push(wait::found(PATIENCE, again).await.expect("room for one"));
+    for mut watch in open {
+        assert!(watch.get_mut().message().await.unwrap().is_some(), "the others go on");
     }
 }
 

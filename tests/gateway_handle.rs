@@ -55,7 +55,7 @@ fn directory() -> Directory {
     Directory {
         users: users.map(|user| (user.id.clone(), user.into())).into(),
         devices: devices.map(|device| (device.id.clone(), device.into())).into(),
-        groups: BTreeMap::from([(group.id.clone(), group.into())]),
+        groups: [(group.id.clone(), group.into())].into(),
         voice_environments: BTreeMap::new(),
         contact_center: String::new(),
     }

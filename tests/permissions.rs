@@ -3,7 +3,7 @@
 
 use crate::support::rest_client::{RestClient, http_client};
 use crate::support::server::{
-    AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, device, directory, user,
+    AGENT, Account, COLLEAGUE, CUSTOMER, FOREIGN, SUPERVISOR, device, directory, user,
 };
 use crate::support::talk::PATIENCE;
 use crate::support::wait;
@@ -18,13 +18,6 @@ use undertone::app::{self, Running, ServerRole};
 use undertone::config;
 use undertone::model::Operation;
 
-/// A supervisor of another group.
-const FOREIGN: Account = Account {
-    device: "0770abcd-0000-4000-8000-000000005007",
-    number: "5007",
-    user: "foreign",
-    password: "foreign-secret",
-};
 const ADMIN: Account = Account {
     device: "adadadad-0000-4000-8000-000000005010",
     number: "5010",

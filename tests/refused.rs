@@ -4,7 +4,7 @@
 
 use crate::support::desktop::Audience;
 use crate::support::server::{
-    AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, Server, bystander, device, user,
+    AGENT, Account, COLLEAGUE, CUSTOMER, FOREIGN, SUPERVISOR, Server, bystander, device, user,
 };
 use crate::support::talk::{PATIENCE, phone};
 use crate::support::wait;
@@ -17,13 +17,6 @@ const RIVAL: Account = Account {
     number: "5006",
     user: "rival",
     password: "rival-secret",
-};
-/// A supervisor of another group.
-const FOREIGN: Account = Account {
-    device: "0770abcd-0000-4000-8000-000000005007",
-    number: "5007",
-    user: "foreign",
-    password: "foreign-secret",
 };
 /// An agent of that group, who has no phone.
 const OUTSIDER: Account = Account {

@@ -605,6 +605,72 @@ async fn guessing_passwords_is_slowed_down_for_that_user_and_address_only() {
     assert_eq!(guess("eve", PASSWORD).await.0, StatusCode::OK);
 }
 
+/// Behind one address, or one proxy that is not believed, and with a password that is guessed at.
+#[tokio::test]
+async fn nobody_locks_out_a_known_device_nor_the_first_logins_of_a_site() {
+    let three = NonZeroU32::new(3).expect("not 0");
+    let server = GatewayServer::open(ServerOptions {
+        auth: auth::AuthConfig {
+            failures_per_user: three,
+            failures_per_address: three,
+            failure_refill: std::time::Duration::from_secs(3600),
+            cache_life: std::time::Duration::ZERO,
+            ..auth::AuthConfig::default()
+        },
+        ..ServerOptions::default()
+    })
+    .await;
+    let login = async |user: &str, password: &str, cookie: Option<&str>| {
+        let mut request = server.getting("/api/v2/me").basic_auth(user, Some(password));
+        if let Some(cookie) = cookie {
+            request = request.header(header::COOKIE, cookie);
+        }
+        request.send().await.expect("an answer")
+    };
+    let first = login("bob", PASSWORD, None).await;
+    let lines = first.headers().get_all(header::SET_COOKIE).iter();
+    let device = lines
+        .filter_map(|line| line.to_str().ok())
+        .find(|line| line.starts_with("UNDERTONE_DEVICE="))
+        .expect("the device is known from now on");
+    for attribute in ["; Path=/", "; HttpOnly", "; SameSite=Lax", "; Max-Age=15552000"] {
+        assert!(device.contains(attribute), "{device}");
+    }
+    let device = device.split(';').next().expect("a pair");
+    // Guesses at bob, and at everybody else, from the very same address.
+    for number in 0..30 {
+        for user in ["bob", &format!("guess{number}")] {
+            assert!(login(user, "wrong", None).await.status().is_client_error());
+        }
+    }
+    assert_eq!(login("bob", "wrong", None).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(login("meg", PASSWORD, None).await.status(), StatusCode::OK, "a first login");
+    // What was right before is no guess; this device has one allowance, whatever others do.
+    let forged = device.replace("UNDERTONE_DEVICE=", "UNDERTONE_DEVICE=AAAA");
+    assert_eq!(login("bob", "wrong", Some(&forged)).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    let answer = login("bob", "wrong", Some(device)).await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN, "checked, though others are barred");
+    let answer = login("bob", PASSWORD, Some(device)).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let again = answer.headers().get_all(header::SET_COOKIE).iter();
+    let is_device = |line: &HeaderValue| line.as_bytes().starts_with(b"UNDERTONE_DEVICE");
+    assert!(!again.into_iter().any(is_device), "it is known already");
+    // The cookie is no login, and none of another user's.
+    let alone = server.getting("/api/v2/me").header(header::COOKIE, device);
+    assert_eq!(alone.send().await.expect("an answer").status(), StatusCode::FORBIDDEN);
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(login("eve", "wrong", Some(device)).await.status().as_u16());
+    }
+    assert!(statuses.ends_with(&[429]), "{statuses:?}");
+    // An allowance of its own has an end, too.
+    let mut last = StatusCode::OK;
+    for _ in 0..5 {
+        last = login("bob", "wrong", Some(device)).await.status();
+    }
+    assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
+}
+
 #[tokio::test]
 async fn every_answer_has_a_request_id_and_stays_out_of_caches() {
     let server = GatewayServer::open(ServerOptions::default()).await;

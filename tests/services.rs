@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command as Program;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 use undertone::app::{self, Running, ServerRole};
 use undertone::config;
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig};
@@ -339,6 +339,7 @@ async fn command(channel: &TelephonyChannel, user: &str, command: Command) -> Re
         request_id: format!("{:016x}", rand::random::<u64>()).into(),
         user: Some(user.into()),
         caller: None,
+        from: None,
         deadline: PATIENCE,
     };
     execute(TelephonyClient::new(channel.clone()), &context, &command).await
@@ -516,7 +517,7 @@ async fn the_two_halves_know_each_other_with_no_configuration_and_nobody_else_is
         (backend.printed_until(CUSTOMER.number).await, gateway.printed_until("curl").await);
     let sip = backend.door("sip");
     let phone = async |number: &str, hz: f32, answer: AnswerPolicy| {
-        let password = made(&of_phones, number);
+        let password = made(place.path(), &of_phones, number);
         let phone = PhoneConfig::new(number, &password, sip, hz).answering(answer);
         let phone = Phone::start(phone).await.unwrap();
         phone.register().await.unwrap();
@@ -525,7 +526,7 @@ async fn the_two_halves_know_each_other_with_no_configuration_and_nobody_else_is
     let customer = phone(CUSTOMER.number, 437.0, AnswerPolicy::Never).await;
     let agent = phone(AGENT.number, 613.0, AnswerPolicy::Auto(Duration::ZERO)).await;
     let supervisor = phone(SUPERVISOR.number, 877.0, AnswerPolicy::ByHeader).await;
-    let password = made(&of_users, SUPERVISOR.user);
+    let password = made(place.path(), &of_users, SUPERVISOR.user);
     let client = RestClient::new(gateway.door("rest"), SUPERVISOR.user, &password);
     let coach = json!({
         "operationName": "Coach",
@@ -556,10 +557,44 @@ async fn the_two_halves_know_each_other_with_no_configuration_and_nobody_else_is
     let token = fs::read_to_string(place.path().join("undertone-data/grpc-token")).unwrap();
     for process in [&backend, &gateway] {
         let log = process.log();
-        assert!(log.len() > 100, "it has said everything");
+        assert!(log.iter().any(|line| line.contains(" DEBUG ")), "it has said everything");
         let told = log.iter().find(|line| line.contains(token.trim()));
         assert_eq!(told, None, "a token is in the log");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_halves_on_one_machine_know_each_other_by_certificate() {
+    let certificates = Certificates::new();
+    let name = SubjectName::Uri("urn:undertone:gateway".to_owned());
+    let (server, client) = (certificates.server(), certificates.issue("gateway", &[name]));
+    let authority = certificates.authority_file();
+    let [of_backend, of_gateway] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let of_both = format!(
+        "[admin]\nbind = '{ANY}'\n[rest]\nbind = '{ANY}'\n[grpc]\nbind = '{ANY}'\n[sip]\n\
+         listen = ['udp:{ANY}']\n[sip_backend]\ngrpc_bind = '{ANY}'\nadmin_bind = '{ANY}'\n"
+    );
+    let config = format!(
+        "{of_both}[[grpc.caller]]\nname = 'gateway'\nrole = 'gateway'\n\
+         san = ['urn:undertone:gateway']\n[tls]\ngrpc_certificate = '{}'\ngrpc_key = '{}'\n\
+         grpc_client_authorities = '{}'\n{}",
+        server.certificate.display(),
+        server.key.display(),
+        authority.display(),
+        directory()
+    );
+    let backend = Process::start("sip-backend", of_backend.path(), &config).await;
+    let config = format!(
+        "backend_url = 'https://{}'\n{of_both}[tls]\nbackend_certificate = '{}'\n\
+         backend_key = '{}'\nbackend_authorities = '{}'\n{}",
+        backend.door("grpc"),
+        client.certificate.display(),
+        client.key.display(),
+        authority.display(),
+        directory()
+    );
+    let gateway = Process::start("gateway", of_gateway.path(), &config).await;
+    gateway.ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -591,14 +626,24 @@ async fn a_caller_whose_token_is_taken_away_is_told_nothing_more() {
     let file = |name: &str| served.place.path().join(name);
     let [observer, gateway] =
         ["observer", "gateway"].map(|name| channel(&served.url(), &file(name)));
-    let watch = async |channel: &TelephonyChannel| {
-        let mut client = TelephonyClient::new(channel.clone());
-        let request = proto::WatchRequest { heartbeat_ms: 50, ..Default::default() };
-        client.watch(request).await.unwrap().into_inner()
-    };
-    let (mut told, mut goes_on) = (watch(&observer).await, watch(&gateway).await);
+    let (told, mut goes_on) = (watch(&observer).await, watch(&gateway).await);
     write_token(&file("observer"), &secret("new"));
     served.running.reload();
+    assert_eq!(end_of(told).await.code(), Code::Unauthenticated);
+    for _ in 0..100 {
+        goes_on.message().await.expect("that of another goes on").expect("a heartbeat");
+    }
+    served.running.stop().await;
+}
+
+/// What is told to a watch, a heartbeat at least every 50 ms.
+async fn watch(channel: &TelephonyChannel) -> Streaming<proto::WatchResponse> {
+    let request = proto::WatchRequest { heartbeat_ms: 50, ..Default::default() };
+    TelephonyClient::new(channel.clone()).watch(request).await.unwrap().into_inner()
+}
+
+/// How a watch ends.
+async fn end_of(mut told: Streaming<proto::WatchResponse>) -> Status {
     let ended = async {
         loop {
             if let Err(status) = told.message().await {
@@ -606,12 +651,115 @@ async fn a_caller_whose_token_is_taken_away_is_told_nothing_more() {
             }
         }
     };
-    let ended = tokio::time::timeout(PATIENCE, ended).await.expect("its watch ends");
-    assert_eq!(ended.code(), Code::Unauthenticated);
-    for _ in 0..100 {
-        goes_on.message().await.expect("that of another goes on").expect("a heartbeat");
+    tokio::time::timeout(PATIENCE, ended).await.expect("the watch ends")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_file_that_is_emptied_or_deleted_takes_its_callers_tokens_and_no_others() {
+    let served = Served::start(ServerRole::Serve, false).await;
+    let file = |name: &str| served.place.path().join(name);
+    let [observer, gateway] =
+        ["observer", "gateway"].map(|name| channel(&served.url(), &file(name)));
+    let (emptied, deleted) = (watch(&observer).await, watch(&gateway).await);
+    let nobody = anonymous(&served.url());
+    let asks =
+        async |token: &str| ask(&nobody, "Describe", Some(&format!("Bearer {token}"))).await.code();
+    write_token(&file("observer"), "");
+    write_token(&file("service"), &secret("new"));
+    served.running.reload();
+    assert_eq!(end_of(emptied).await.code(), Code::Unauthenticated);
+    assert_eq!(asks(&secret("observer")).await, Code::Unauthenticated);
+    assert_eq!(asks(&secret("service")).await, Code::Unauthenticated);
+    assert_eq!(asks(&secret("new")).await, Code::Ok);
+    assert_eq!(asks(&secret("gateway")).await, Code::Ok);
+    // Without being asked to look, too.
+    fs::remove_file(file("gateway")).unwrap();
+    assert_eq!(end_of(deleted).await.code(), Code::Unauthenticated);
+    assert_eq!(asks(&secret("gateway")).await, Code::Unauthenticated);
+    write_token(&file("observer"), &secret("observer"));
+    served.running.reload();
+    let again = async || (asks(&secret("observer")).await == Code::Ok).then_some(());
+    wait::found(PATIENCE, again).await.expect("a good file counts again");
+    served.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_authority_is_taken_away_is_told_nothing_more() {
+    let served = Served::start(ServerRole::Serve, true).await;
+    let file = served.place.path().join("clients.crt");
+    let name = SubjectName::Host("gateway.example.com".to_owned());
+    let pair = served.certificates.issue("gateway", &[name]);
+    let new = || served.channel(Some(pair.clone()));
+    let known = async |channel: &TelephonyChannel, authorization: Option<&str>| {
+        ask(channel, "Describe", authorization).await.code() == Code::Ok
+    };
+    let becomes = async |expected: bool| {
+        let look = async || (known(&new(), None).await == expected).then_some(());
+        wait::found(PATIENCE, look).await.expect("the authorities count");
+    };
+    let (open, by_token) = (new(), served.channel(None));
+    let token = format!("Bearer {}", secret("observer"));
+    let told = watch(&open).await;
+    assert!(known(&by_token, Some(&token)).await);
+    let others = fs::read(Certificates::new().authority_file()).unwrap();
+    let ours = fs::read(served.certificates.authority_file()).unwrap();
+    fs::write(&file, &others).unwrap();
+    served.running.reload();
+    assert_ne!(end_of(told).await.code(), Code::Ok);
+    assert!(!known(&open, None).await, "the open connection");
+    assert!(!known(&new(), None).await, "a new one");
+    assert!(known(&by_token, Some(&token)).await, "who has shown no certificate goes on");
+    for bad in [Some(""), Some("no certificate"), None] {
+        fs::write(&file, &ours).unwrap();
+        served.running.reload();
+        becomes(true).await;
+        let told = watch(&new()).await;
+        match bad {
+            Some(text) => fs::write(&file, text).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        served.running.reload();
+        assert_ne!(end_of(told).await.code(), Code::Ok, "{bad:?}");
+        let refused = ask(&new(), "Describe", None).await;
+        assert_eq!(refused.code(), Code::Unauthenticated, "{bad:?}");
+        assert!(known(&new(), Some(&token)).await, "{bad:?}: tokens still count");
     }
     served.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_one_service_count_against_no_other_and_the_audit_has_its_address() {
+    let place = tempfile::tempdir().unwrap();
+    let mut more = "[audit]\nrefused_per_user = 3\nrefused_per_address = 5\n".to_owned();
+    for name in ["crm", "dialer"] {
+        write_token(&place.path().join(name), &secret(name));
+        more += &format!(
+            "[[grpc.caller]]\nname = '{name}'\nrole = 'service'\ngroups = ['sample']\n\
+             token_file = '{}'\n",
+            place.path().join(name).display()
+        );
+    }
+    let server = Server::configured(&(more + &bystander())).await;
+    let url = format!("http://{}", server.running.grpc());
+    let [crm, dialer] = ["crm", "dialer"].map(|name| channel(&url, &place.path().join(name)));
+    let mut reasons = Vec::new();
+    for _ in 0..10 {
+        let refusal = command(&crm, BYSTANDER.user, monitoring(false)).await.unwrap_err();
+        reasons.push(refusal.reason);
+    }
+    let put_off = |reason: &&Reason| **reason == Reason::TooManyRequests;
+    assert!(reasons.iter().filter(put_off).count() > 0, "{reasons:?}");
+    command(&dialer, SUPERVISOR.user, monitoring(false)).await.expect("that of another");
+    server.coach(json!({})).await;
+    let audit = server.audit();
+    let by = |caller: Option<&str>| {
+        let own = audit.iter().filter(move |line| line["caller"].as_str() == caller);
+        own.map(|line| line["from"].as_str()).collect::<Vec<_>>()
+    };
+    for caller in [Some("crm"), Some("dialer"), None] {
+        let from = by(caller);
+        assert!(!from.is_empty() && from.iter().all(|it| *it == Some("127.0.0.1")), "{audit:#?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

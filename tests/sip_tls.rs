@@ -21,11 +21,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use undertone::clock;
-use undertone::demo::phone::{AnswerPolicy, Phone, PhoneEvent, PhoneTls};
+use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, PhoneSrtp, PhoneTls};
+use undertone::media::srtp::Suite;
 use undertone::model::{LegState, Timestamp};
 use undertone::sip::backend::BackendConfig;
 use undertone::sip::config::{DeviceTransport, ListenAddress, SipAccount, Trunk, TrunkSource};
 use undertone::sip::flow::Protocol;
+use undertone::sip::sdp::SrtpPolicy;
 use undertone::sip::transport::TransportTls;
 use undertone::tls::{
     Alpn, ClientTls, ClientTlsFiles, KeyPairFiles, ServerTls, ServerTlsFiles, SubjectName,
@@ -78,11 +80,39 @@ fn phone_tls(certificates: &Certificates, sips: bool) -> PhoneTls {
 
 /// A phone that has registered over TLS.
 async fn phone(fixture: &SipFixture, device: &str, answer: AnswerPolicy, tls: PhoneTls) -> Phone {
-    let mut config = fixture.phone_config(device).answering(answer).over(tls);
+    registered(fixture, fixture.phone_config(device).answering(answer).over(tls)).await
+}
+
+async fn registered(fixture: &SipFixture, mut config: PhoneConfig) -> Phone {
     config.server = tls_address(fixture);
     let phone = Phone::start(config).await.expect("starts");
     phone.register().await.expect("registers");
     phone
+}
+
+/// The people of the fixture, whose sound is encrypted or not.
+fn with_srtp(certificates: &Certificates, srtp: SrtpPolicy) -> BackendConfig {
+    let mut config = door(certificates);
+    for account in config.sip.accounts.iter_mut() {
+        account.transport = DeviceTransport::Tls;
+        account.srtp = srtp;
+    }
+    config
+}
+
+/// The keys that a phone has described, in order, each named once.
+fn keys_of(phone: &Phone) -> Vec<String> {
+    let mut keys: Vec<String> = Vec::new();
+    for traced in phone.trace().into_iter().filter(|traced| traced.sent) {
+        let lines = traced.text.lines().filter(|line| line.starts_with("a=crypto:"));
+        for line in lines.map(str::to_owned) {
+            let key = line.rsplit("inline:").next().map(str::to_owned).unwrap_or_default();
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+    }
+    keys
 }
 
 /// A trunk to another switch at this address.
@@ -200,6 +230,35 @@ async fn a_certificate_is_exchanged_under_calls_and_none_of_them_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_authority_is_taken_away_loses_its_connection_and_no_other_does() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let certificates = Certificates::new();
+    let config = door(&certificates);
+    let server = config.tls.server.clone().expect("listens over TLS");
+    let fixture = SipFixture::open(config).await;
+    let at = tls_address(&fixture);
+    let connect = async |pair: Option<KeyPairFiles>| {
+        let authorities = Some(certificates.authority_file());
+        let client = ClientTls::new(ClientTlsFiles { authorities, pair });
+        let stream = tokio::net::TcpStream::connect(at).await.expect("connects");
+        client.connect("127.0.0.1", stream, &[]).await.expect("shakes hands")
+    };
+    let pair = certificates.issue("there", &names(THERE));
+    let (mut known, mut stranger) = (connect(Some(pair)).await, connect(None).await);
+    let mut pong = [0; 2];
+    for stream in [&mut known, &mut stranger] {
+        stream.write_all(b"\r\n\r\n").await.expect("asks");
+        stream.read_exact(&mut pong).await.expect("is answered");
+    }
+    fs::write(certificates.authority_file(), "").expect("written");
+    server.refresh(true);
+    let read = tokio::time::timeout(SOON, known.read(&mut pong)).await.expect("is closed soon");
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    stranger.write_all(b"\r\n\r\n").await.expect("asks");
+    stranger.read_exact(&mut pong).await.expect("is answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_outlives_the_connection_of_its_phone_and_is_ended_from_both_sides() {
     for agent_ends in [true, false] {
         let certificates = Certificates::new();
@@ -229,6 +288,79 @@ async fn a_call_outlives_the_connection_of_its_phone_and_is_ended_from_both_side
                 agent.ended(SOON).await.expect("is told so");
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn phones_with_srtp_talk_by_each_suite_and_on_after_a_hold_with_other_keys_or_the_same() {
+    for (suite, rekeys) in
+        Suite::ALL.into_iter().flat_map(|suite| [false, true].map(|rekeys| (suite, rekeys)))
+    {
+        let certificates = Certificates::new();
+        let fixture = SipFixture::open(with_srtp(&certificates, SrtpPolicy::Required)).await;
+        let phone = async |device: &str, answer| {
+            let srtp = PhoneSrtp { suites: vec![suite], rekeys };
+            let config = fixture.phone_config(device).over(phone_tls(&certificates, false));
+            registered(&fixture, config.answering(answer).encrypting(srtp)).await
+        };
+        let agent = phone(AGENT, ANSWERS).await;
+        let customer = phone(CUSTOMER, AnswerPolicy::Never).await;
+        customer.call("5001").await.expect("calls");
+        customer.established(SOON).await.expect("answered");
+        let phones = [(AGENT, &agent), (CUSTOMER, &customer)];
+        table(&phones, &[(AGENT, CUSTOMER), (CUSTOMER, AGENT)]).await;
+        agent.hold().await.expect("accepted");
+        table(&phones, &[(CUSTOMER, AGENT)]).await;
+        agent.retrieve().await.expect("accepted");
+        table(&phones, &[(AGENT, CUSTOMER), (CUSTOMER, AGENT)]).await;
+        // An answer, and two offers.
+        let expected = if rekeys { 3 } else { 1 };
+        assert_eq!(keys_of(&agent).len(), expected, "{suite:?}, rekeys: {rekeys}");
+        for phone in [&agent, &customer] {
+            let counts = phone.srtp().expect("it has SRTP");
+            assert!(counts.encrypted > 0, "{counts:?}");
+            assert!(rekeys || counts.rejected == 0, "{suite:?}: {counts:?}");
+        }
+        agent.hang_up().await.expect("hangs up");
+        customer.ended(SOON).await.expect("is told so");
+        let since = clock::instant();
+        customer.call("5001").await.expect("calls again");
+        customer.established(SOON).await.expect("answered");
+        eventually("the next call has keys of its own", || {
+            level(&customer, hz(AGENT)) > -30.0 && customer.received(since).len() > 10
+        })
+        .await;
+        assert!(keys_of(&agent).len() > expected, "{suite:?}, rekeys: {rekeys}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_with_srtp_neither_calls_nor_answers_in_clear_and_one_without_not_encrypted() {
+    let certificates = Certificates::new();
+    for (policy, has_srtp) in [(SrtpPolicy::Off, true), (SrtpPolicy::Required, false)] {
+        let mut config = with_srtp(&certificates, policy);
+        // The other one gets along with its own line.
+        for account in config.sip.accounts.iter_mut() {
+            if account.device.as_str() == CUSTOMER {
+                account.srtp = SrtpPolicy::Optional;
+            }
+        }
+        let fixture = SipFixture::open(config).await;
+        let phone = async |device: &str| {
+            let mut config = fixture.phone_config(device).over(phone_tls(&certificates, false));
+            config.srtp = has_srtp.then(PhoneSrtp::default);
+            registered(&fixture, config.answering(ANSWERS)).await
+        };
+        let (agent, customer) = (phone(AGENT).await, phone(CUSTOMER).await);
+        for (caller, number) in [(&agent, "7001"), (&customer, "5001")] {
+            caller.call(number).await.expect("calls");
+            let refused = |event: &PhoneEvent| *event == PhoneEvent::Refused(488);
+            caller.until(refused, SOON).await.expect("refused");
+        }
+        let established = |phone: &Phone| {
+            phone.events().iter().any(|happened| happened.event == PhoneEvent::Established)
+        };
+        assert!(!established(&agent) && !established(&customer), "{policy:?}");
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod cometd_connection;
 pub(crate) mod desktop;
 pub(crate) mod frames;
 pub(crate) mod gateway_server;
+pub(crate) mod issuer;
 pub(crate) mod packages;
 pub(crate) mod ports;
 pub(crate) mod process;

@@ -285,6 +285,8 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
         ("undertone_joins_total", 1.0),
         ("undertone_join_seconds_count", 1.0),
         ("undertone_audit_failures_total", 0.0),
+        ("undertone_monitor_end_failures_total", 0.0),
+        ("undertone_audit_broken_total", 0.0),
         ("undertone_cometd_sessions{transport=\"long-polling\"}", 1.0),
         ("undertone_cometd_sessions{transport=\"websocket\"}", 0.0),
         ("undertone_cometd_websockets", 0.0),

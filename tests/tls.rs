@@ -12,12 +12,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 use undertone::clock;
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, PhoneTls};
 use undertone::model::Timestamp;
+use undertone::private::SecretFileError;
 use undertone::tls::{KeyPair, KeyPairFiles, SubjectName, TlsError};
 
 fn in_files(pair: &KeyPairFiles) -> String {
@@ -71,7 +72,8 @@ async fn curl_and_openssl_find_every_door_behind_tls_1_2_and_1_3_and_none_in_cle
     let (came, text) = curl(&authority, &[], &format!("http://{rest}/api/v2/openapi.json")).await;
     assert!(!came, "in clear: {text}");
 
-    let stranger = Certificates::new().authority_file();
+    let other = Certificates::new();
+    let stranger = other.authority_file();
     for url in [&document, &format!("https://{admin}/livez")] {
         let (came, text) = curl(&stranger, &[], url).await;
         assert!(!came && text.contains("certificate"), "another authority: {text}");
@@ -161,9 +163,9 @@ fn each_fault_of_a_pair_is_named_with_its_file() {
     let crossed = judged(&crossed);
     assert!(matches!(crossed, TlsError::Key { .. }), "{crossed}");
     let no_key = judged(&KeyPairFiles { key: fine.certificate.clone(), ..fine.clone() });
-    assert!(no_key.to_string().contains("everybody may read this key"), "{no_key}");
+    assert!(no_key.to_string().contains("others may read it (mode 0644): chmod 600"), "{no_key}");
     let gone = judged(&KeyPairFiles { key: "/nowhere".into(), ..fine.clone() });
-    assert!(matches!(gone, TlsError::Read { .. }), "{gone}");
+    assert!(matches!(gone, TlsError::KeyFile(SecretFileError::Read { .. })), "{gone}");
     let empty = judged(&KeyPairFiles { certificate: fine.key.clone(), ..fine.clone() });
     assert!(matches!(empty, TlsError::NoCertificate { .. }), "{empty}");
 
@@ -220,6 +222,58 @@ async fn a_gateway_meets_its_backend_by_tls_and_no_other_server_in_its_place() {
         wrong.terminate(PATIENCE).await;
     }
     backend.terminate(PATIENCE).await;
+}
+
+/// `undertone events` and `undertone simulate` as clients.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_a_terminal_believe_the_authority_they_are_given_and_no_other() {
+    let place = tempfile::tempdir().unwrap();
+    let certificates = Certificates::new();
+    let doors = ["rest", "grpc", "admin"].map(|door| format!("[{door}]\nbind = '{ANY}'\n"));
+    fs::write(place.path().join("here.toml"), doors.concat() + &in_files(&certificates.server()))
+        .unwrap();
+    let undertone = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+        command.args(arguments).env("UNDERTONE_PASSWORD", "correct horse").kill_on_drop(true);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let gateway = undertone(&["gateway", "--simulated", "--config", "here.toml"]);
+    let gateway = Process::launch(gateway, place.path()).await;
+    let rest = format!("https://{}", gateway.door("rest"));
+    let admin = format!("https://{}", gateway.door("admin"));
+    let other = Certificates::new();
+    let files = [certificates.authority_file(), other.authority_file()];
+    let [authority, stranger] = files.each_ref().map(|file| file.to_str().unwrap());
+    let events = |ca: &str| {
+        let more = ["--url", &rest, "--ca", ca, "--channel", "/v2/me/devices"];
+        undertone(&[&["events", "--user", "supervisor"][..], &more].concat()).spawn().unwrap()
+    };
+    let first_line = async |out: &mut (dyn AsyncRead + Unpin + Send)| {
+        let mut lines = BufReader::new(out).lines();
+        timeout(PATIENCE, lines.next_line()).await.expect("in time").unwrap().expect("a line")
+    };
+    let mut believes = events(authority);
+    let line = first_line(believes.stdout.as_mut().unwrap()).await;
+    assert!(line.starts_with("- /v2/me/devices device 5005 is "), "{line}");
+    let mut doubts = events(stranger);
+    let line = first_line(doubts.stderr.as_mut().unwrap()).await;
+    assert!(line.contains("certificate") && line.ends_with("; trying again"), "{line}");
+
+    let simulate = async |ca: &str| {
+        let mut command =
+            undertone(&["simulate", "--url", &admin, "--ca", ca, "call", "7001", "5001"]);
+        let output = timeout(PATIENCE, command.output()).await.expect("in time").unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    assert_eq!(simulate(authority).await, (Some(0), "ok\n".to_owned()));
+    for wrong in [stranger, "no such file"] {
+        let (code, text) = simulate(wrong).await;
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(if wrong == stranger { "certificate" } else { wrong }), "{text}");
+    }
+    gateway.terminate(PATIENCE).await;
 }
 
 /// A desktop that polls over TLS: the numbers of its events, and its do-not-disturb in each.

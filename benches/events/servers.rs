@@ -71,7 +71,7 @@ pub struct Server {
     child: Child,
     kind: Kind,
     pub target: Target,
-    _place: TempDir,
+    place: TempDir,
 }
 
 impl Server {
@@ -115,7 +115,7 @@ impl Server {
         pin(cores.server)?;
         let child = command.spawn();
         pin(cores.generator)?;
-        let mut server = Self { child: child?, kind, target: Target::default(), _place: place };
+        let mut server = Self { child: child?, kind, target: Target::default(), place };
         server.target = server.find_door(&said)?;
         server.target.tls = seal.map(|seal| seal.client.clone());
         Ok(server)
@@ -125,7 +125,7 @@ impl Server {
         let begun = instant();
         loop {
             let text = fs::read_to_string(said)?;
-            if let Some(target) = door(self.kind, &text) {
+            if let Some(target) = door(self.kind, &text, self.place.path()) {
                 return Ok(target);
             }
             if self.child.try_wait()?.is_some() || begun.elapsed() > START {
@@ -160,7 +160,7 @@ impl Drop for Server {
 }
 
 /// Where it is, from what it has said.
-fn door(kind: Kind, said: &str) -> Option<Target> {
+fn door(kind: Kind, said: &str, place: &Path) -> Option<Target> {
     let mark = if kind == Kind::Undertone { "REST and CometD on " } else { "" };
     let (_, url) = said.split_once(&format!("{mark}http"))?;
     let (url, _) = url.split_once('\n')?;
@@ -174,8 +174,8 @@ fn door(kind: Kind, said: &str) -> Option<Target> {
     };
     if kind == Kind::Undertone {
         target.path += "/notifications";
-        let (_, password) = said.split_once("\n    agent ")?;
-        let (password, _) = password.split_once('\n')?;
+        let made = fs::read_to_string(place.join("state/made-passwords.txt")).ok()?;
+        let password = made.lines().find_map(|line| line.strip_prefix("REST agent "))?;
         target.authorization = format!(
             "Authorization: Basic {}\r\n",
             STANDARD.encode(format!("agent:{}", password.trim()))

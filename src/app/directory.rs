@@ -2,19 +2,24 @@
 //! whole, and applied everywhere at once or not at all.
 
 use super::directory_news::News;
-use crate::config::{Config, CredentialsError, DirectorySource, Made};
+use super::new_passwords;
+use super::unaudited;
+use crate::config::{Config, CredentialsError, DirectorySource};
 use crate::directory::DirectoryEditor;
-use crate::directory::handle::WaitingEdit;
+use crate::directory::fields::{self, Fields};
+use crate::directory::handle::Waiting;
 use crate::gateway::Directory;
 use crate::gateway::handle::GatewayHandle;
-use crate::http::auth::{Auth, PasswordHashes};
-use crate::model::{Difference, UserId};
+use crate::http::auth::{Auth, PasswordError, PasswordHashes};
+use crate::model::{DeviceId, Difference, UserId};
+use crate::secret::Secret;
 use crate::sip::backend::{self, DirectorySender};
 use crate::sip::config::{SipDirectory, Trunk};
 use crate::store::Store;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,8 +28,8 @@ use tokio::sync::{mpsc, watch};
 /// How often the file is looked at. It is read when it has been the same for two looks: what an
 /// editor has written half of is not meant.
 const LOOK: Duration = Duration::from_secs(1);
-/// Where passwords go that are made while the process runs.
-const MADE_PASSWORDS: &str = "made-passwords.txt";
+/// How often new passwords are looked for.
+const LOOK_FOR_PASSWORDS: Duration = Duration::from_millis(200);
 
 /// Who is told of a new directory.
 pub(super) struct Told {
@@ -55,7 +60,7 @@ enum NotApplied {
     #[error("{0}")]
     Trunk(io::Error),
     #[error(transparent)]
-    Password(#[from] crate::http::auth::PasswordError),
+    Password(#[from] PasswordError),
 }
 
 /// A directory that everything can be told.
@@ -77,6 +82,9 @@ pub(super) struct DirectoryKeeper {
     seen: FileStamps,
 }
 
+/// Versions of the files that a configuration is read from.
+type Versions = Vec<Option<FileStamp>>;
+
 /// A version of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileStamp {
@@ -85,10 +93,10 @@ struct FileStamp {
     inode: u64,
 }
 
-/// The version that was read, and the one that the last look has found.
+/// The versions that were read, and those that the last look has found.
 struct FileStamps {
-    read: Option<FileStamp>,
-    found: Option<FileStamp>,
+    read: Versions,
+    found: Versions,
 }
 
 impl FileStamp {
@@ -98,10 +106,15 @@ impl FileStamp {
     }
 }
 
+fn versions(config: &Config) -> Versions {
+    let files = config.file.iter().chain(&config.secret_files);
+    files.map(|file| FileStamp::of(file)).collect()
+}
+
 impl DirectoryKeeper {
     /// `config` is what the process has started with.
     pub(super) fn new(config: Config, told: Told) -> Self {
-        let stamp = config.file.as_deref().and_then(FileStamp::of);
+        let read = versions(&config);
         let kept = match config.directory_source {
             DirectorySource::File => None,
             DirectorySource::Store => told.backend.as_ref().map(|backend| {
@@ -112,7 +125,7 @@ impl DirectoryKeeper {
             directory: Arc::new(config.directory.clone()),
             editor: kept,
             end_calls: config.end_calls_of_removed_devices,
-            seen: FileStamps { read: stamp, found: stamp },
+            seen: FileStamps { found: read.clone(), read },
             config,
             told,
         }
@@ -122,39 +135,55 @@ impl DirectoryKeeper {
     pub(super) async fn run(
         mut self,
         mut asked: watch::Receiver<()>,
-        mut edits: mpsc::Receiver<WaitingEdit>,
+        mut waiting: mpsc::Receiver<Waiting>,
         stopped: impl Future<Output = ()>,
     ) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look_for_passwords = tokio::time::interval(LOOK_FOR_PASSWORDS);
+        look_for_passwords.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tokio::pin!(stopped);
         loop {
             tokio::select! {
                 () = &mut stopped => return,
+                _ = look_for_passwords.tick() => self.take_new_passwords().await,
                 asked = asked.changed() => match asked {
                     Ok(()) => self.read_again().await,
                     Err(_) => return,
                 },
-                Some((edit, reply)) = edits.recv() => {
-                    let outcome = self.edit(edit).await;
-                    // The asker may have gone away.
-                    let _ = reply.send(outcome);
-                }
+                // Whoever asks may have gone away.
+                Some(asked) = waiting.recv() => match asked {
+                    Waiting::Edit(edit, reply) => drop(reply.send(self.edit(edit).await)),
+                    Waiting::Devices(devices, reply) => drop(reply.send(self.fields_of(devices))),
+                },
                 _ = look.tick() => if self.is_new() { self.read_again().await },
             }
         }
     }
 
+    /// These devices in the words of the configuration file; those whose accounts are here.
+    fn fields_of(&self, devices: Vec<DeviceId>) -> BTreeMap<DeviceId, Fields> {
+        let accounts = self.told.backend.as_ref().map(|backend| &backend.sip.accounts);
+        let of = |device: DeviceId| {
+            let account = accounts?.get(&device)?;
+            let fields = fields::of_device(account, self.directory.devices.get(&device));
+            Some((device, fields))
+        };
+        devices.into_iter().filter_map(of).collect()
+    }
+
     /// Another version of the file is there, and nobody is writing it any more.
     fn is_new(&mut self) -> bool {
-        let now = self.config.file.as_deref().and_then(FileStamp::of);
+        let now = versions(&self.config);
         let rests = self.seen.found == now;
-        self.seen.found = now;
-        now.is_some() && rests && self.seen.read != now
+        self.seen.found.clone_from(&now);
+        // A file with a secret may be gone because nothing names it any more.
+        let is_there = now.first().is_some_and(Option::is_some);
+        is_there && rests && self.seen.read != now
     }
 
     async fn read_again(&mut self) {
-        self.seen.read = self.config.file.as_deref().and_then(FileStamp::of);
+        self.seen.read = versions(&self.config);
         let config = self.config.clone();
         let read = tokio::task::spawn_blocking(move || config.read_again()).await;
         let new = match read.unwrap_or(None) {
@@ -170,13 +199,61 @@ impl DirectoryKeeper {
         for key in self.config.restart_keys(&new) {
             tracing::warn!(key, "has changed in the configuration, and needs a restart");
         }
+        let passwords = new.clone();
         match self.prepare(new).await {
-            Ok(prepared) => self.apply(prepared).await,
+            Ok(prepared) => {
+                self.apply(prepared).await;
+                self.note_file().await;
+                if self.config.directory_source == DirectorySource::File {
+                    self.config.take_passwords(&passwords);
+                }
+                if self.config.secret_files != passwords.secret_files {
+                    self.config.secret_files = passwords.secret_files;
+                    self.seen.read = versions(&self.config);
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "the directory can not be applied: nothing is changed");
                 count("faulty");
             }
         }
+    }
+
+    /// The audit has what the configuration file has changed.
+    async fn note_file(&self) {
+        let Some(gateway) = &self.told.gateway else { return };
+        let (store, config) = (gateway.store.clone(), self.config.clone());
+        let noted = tokio::task::spawn_blocking(move || {
+            unaudited::seen(&config).map_or(Ok(()), |seen| store.write(&[seen]))
+        });
+        if let Ok(Err(error)) = noted.await {
+            tracing::warn!(%error, "the next start will tell of another configuration file");
+        }
+    }
+
+    /// Takes the passwords that `undertone password` has left.
+    async fn take_new_passwords(&mut self) {
+        let (Some(gateway), Some(folder)) = (&self.told.gateway, &self.config.password_dir) else {
+            return;
+        };
+        let taken = new_passwords::take(folder, &gateway.store, |user| {
+            self.directory.user(user).is_some() && !self.config.has_password(user)
+        });
+        let passwords = match taken.await {
+            Ok(passwords) if passwords.is_empty() => return,
+            Ok(passwords) => passwords,
+            Err(error) => {
+                tracing::error!(%error, "new passwords can not be kept");
+                return;
+            }
+        };
+        let new = Prepared {
+            directory: Directory::clone(&self.directory),
+            passwords,
+            sip: self.told.backend.as_ref().map(|backend| backend.sip.clone()),
+            end_calls: self.end_calls,
+        };
+        self.apply(new).await;
     }
 
     /// All that can fail.
@@ -185,19 +262,24 @@ impl DirectoryKeeper {
         new.sip.realm.clone_from(&self.config.sip.realm);
         new.state_dir.clone_from(&self.config.state_dir);
         new.directory.contact_center.clone_from(&self.directory.contact_center);
-        if self.config.directory_source == DirectorySource::Store {
-            new.directory.users.clone_from(&self.directory.users);
-            new.directory.devices.clone_from(&self.directory.devices);
-            new.directory.groups.clone_from(&self.directory.groups);
-            if let Some(backend) = &self.told.backend {
-                new.sip.accounts.clone_from(&backend.sip.accounts);
-            }
+        new.password_dir.clone_from(&self.config.password_dir);
+        if let (DirectorySource::Store, Some(backend)) =
+            (self.config.directory_source, &self.told.backend)
+        {
+            let kept = Directory {
+                users: self.directory.users.clone(),
+                devices: self.directory.devices.clone(),
+                groups: self.directory.groups.clone(),
+                ..new.directory.clone()
+            };
+            new.replace_directory(kept, backend.sip.accounts.clone());
         }
         let gateway_store = self.told.gateway.as_ref().map(|gateway| gateway.store.clone());
         let backend_store = self.told.backend.as_ref().map(|backend| backend.store.clone());
         let from_store = self.config.directory_source == DirectorySource::Store;
         let end_calls = new.end_calls_of_removed_devices;
         let directory = new.directory.clone();
+        let made_passwords = new.made_passwords();
         let credentials = tokio::task::spawn_blocking(move || {
             let rest = gateway_store.map(|store| new.rest_credentials(&store)).transpose()?;
             let sip = match backend_store {
@@ -205,9 +287,9 @@ impl DirectoryKeeper {
                 Some(store) => Some(new.sip_with_credentials(&store)?),
                 None => None,
             };
-            Ok::<_, CredentialsError>((rest, sip, new.state_dir))
+            Ok::<_, CredentialsError>((rest, sip))
         });
-        let (rest, sip, state_dir) = credentials
+        let (rest, sip) = credentials
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         let (accounts, rest_made) = rest.unwrap_or_default();
@@ -215,8 +297,11 @@ impl DirectoryKeeper {
             Some((sip, made)) => (Some(sip.directory()), made),
             None => (None, Vec::new()),
         };
-        keep_made(&state_dir, &rest_made, &sip_made);
-        let is_news = |user: &UserId, hash: &String| {
+        if let Some(file) = made_passwords.filter(|_| !rest_made.is_empty() || !sip_made.is_empty())
+        {
+            tracing::info!(file = %file.display(), "passwords were made");
+        }
+        let is_news = |user: &UserId, hash: &Secret| {
             let auth = self.told.gateway.as_ref().map(|gateway| &gateway.auth);
             auth.is_some_and(|auth| auth.password_hash(user).as_ref() != Some(hash))
         };
@@ -245,33 +330,51 @@ impl DirectoryKeeper {
             return count("unchanged");
         }
         let users = Difference::between(&self.directory.users, &directory.users);
-        self.directory = Arc::new(directory.clone());
         self.end_calls = end_calls;
         if let (Some(editor), Some(sip)) = (&mut self.editor, &sip) {
             *editor = DirectoryEditor::new(directory.clone(), sip.accounts.clone());
         }
-        if let Some(GatewayPart { handle, auth, .. }) = &self.told.gateway {
+        if let Some(GatewayPart { handle, .. }) = &self.told.gateway {
             for line in news.lines() {
                 // Nobody keeps a right because of a disk: the failure is in the log.
                 let _ = handle.audit_directory(line, None).await;
             }
-            if let Err(error) = auth.change_accounts(passwords, &users.removed) {
-                tracing::error!(%error, "passwords are not changed");
-            }
-            handle.change_directory(directory).await;
         }
-        if let (Some(backend), Some(sip)) = (&mut self.told.backend, sip) {
-            backend.sip.clone_from(&sip);
-            backend.directories.apply(sip, end_calls).await;
+        if let Err(error) = self.tell(directory, (passwords, &users.removed), sip).await {
+            tracing::error!(%error, "passwords are not changed");
         }
         for line in news.lines() {
             tracing::info!(change = line, "the directory has changed");
         }
-        self.measure();
         count("applied");
     }
 
-    pub(super) fn measure(&self) {
+    /// Tells everybody, in this order: logins, the gateway, the SIP backend.
+    ///
+    /// # Errors
+    /// What is no hash of a password: no login is changed, and everybody else is told.
+    pub(super) async fn tell(
+        &mut self,
+        directory: Directory,
+        (passwords, removed): (PasswordHashes, &[UserId]),
+        sip: Option<SipDirectory>,
+    ) -> Result<(), PasswordError> {
+        let mut changed = Ok(());
+        self.directory = Arc::new(directory.clone());
+        if let Some(GatewayPart { handle, auth, .. }) = &self.told.gateway {
+            changed = auth.change_accounts(passwords, removed);
+            handle.change_directory(directory).await;
+            auth.end_all_of(removed);
+        }
+        if let (Some(backend), Some(sip)) = (&mut self.told.backend, sip) {
+            backend.sip.clone_from(&sip);
+            backend.directories.apply(sip, self.end_calls).await;
+        }
+        self.measure();
+        changed
+    }
+
+    fn measure(&self) {
         metrics::gauge!("undertone_directory_users").set(self.directory.users.len() as f64);
         metrics::gauge!("undertone_directory_devices").set(self.directory.devices.len() as f64);
     }
@@ -288,29 +391,4 @@ fn keep_addresses(trunks: &mut [Trunk], before: &[Trunk]) {
         let known = before.iter().find(|known| known.target == trunk.target);
         trunk.address = known.and_then(|known| known.address);
     }
-}
-
-/// Writes passwords that were made to a file which only its owner reads, and says where.
-fn keep_made(state_dir: &Path, rest: &[Made], sip: &[Made]) {
-    if rest.is_empty() && sip.is_empty() {
-        return;
-    }
-    let path = state_dir.join(MADE_PASSWORDS);
-    let lines = rest
-        .iter()
-        .map(|made| ("REST", made))
-        .chain(sip.iter().map(|made| ("SIP", made)))
-        .map(|(of, made)| format!("{of} {} {}\n", made.name, made.password));
-    let text: String = lines.collect();
-    match append_private(&path, &text) {
-        Ok(()) => tracing::info!(file = %path.display(), "passwords were made"),
-        Err(error) => {
-            tracing::error!(file = %path.display(), %error, "made passwords can not be written");
-        }
-    }
-}
-
-fn append_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
 }

@@ -1,17 +1,18 @@
 //! What an admin changes over REST: checked, written down, kept, and told to everybody.
 
-use super::directory::{BackendPart, DirectoryKeeper, GatewayPart};
+use super::directory::{DirectoryKeeper, GatewayPart};
 use super::directory_news::News;
-use crate::config::{self, Ha1s};
+use crate::config;
 use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword};
 use crate::directory::{DirectoryEditor, Edit, EditKind, EntryId, kept};
 use crate::gateway::Directory;
 use crate::http::auth::PasswordHashes;
 use crate::model::{Reason, Refusal, Role, UserId};
+use crate::secret::Secret;
 use crate::sip::config::{SipAccount, SipDirectory};
+use crate::sip::digest::Ha1s;
 use crate::store::{Store, StoreError, Write};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 /// What the two stores are told.
 struct Writes {
@@ -32,7 +33,8 @@ impl DirectoryKeeper {
         let Some(editor) = &mut self.editor else {
             return Err(DirectoryHandle::kept_in_file());
         };
-        needs_password(editor, &edit, password.as_ref())?;
+        let has_issuers = !self.config.issuers.is_empty();
+        needs_password(editor, &edit, password.as_ref(), has_issuers)?;
         let (before, accounts_before) = (editor.directory().clone(), editor.accounts().clone());
         let entry = edit.entry.clone();
         let touched = editor.apply(edit)?;
@@ -44,7 +46,7 @@ impl DirectoryKeeper {
                     .fields(&entry)
                     .and_then(|fields| Some(fields.get("number")?.as_str()?.to_owned()));
                 let realm = &self.config.sip.realm;
-                (None, number.map(|number| config::ha1s_of(realm, &number, secret.reveal())))
+                (None, number.map(|number| config::ha1s_of(realm, &number, secret.expose())))
             }
             None => (None, None),
         };
@@ -58,7 +60,7 @@ impl DirectoryKeeper {
     async fn keep_and_tell(
         &mut self,
         entry: &EntryId,
-        (hash, ha1s): (Option<String>, Option<Ha1s>),
+        (hash, ha1s): (Option<Secret>, Option<Ha1s>),
         writes: &mut Writes,
         by: (&UserId, IpAddr),
         before: &Directory,
@@ -73,7 +75,7 @@ impl DirectoryKeeper {
             EntryId::User(user) => {
                 let is_gone = editor.directory().user(user).is_none();
                 if is_gone || hash.is_some() {
-                    writes.gateway.push(config::keep_password(user, hash.as_deref()));
+                    writes.gateway.push(config::keep_password(user, hash.as_ref()));
                 }
                 passwords.extend(hash.map(|hash| (user.clone(), hash)));
             }
@@ -112,18 +114,12 @@ impl DirectoryKeeper {
             EntryId::User(user) if directory.user(user).is_none() => vec![user.clone()],
             EntryId::User(_) | EntryId::Device(_) | EntryId::Group(_) => Vec::new(),
         };
-        self.directory = Arc::new(directory.clone());
-        let GatewayPart { handle, auth, .. } = gateway;
-        auth.change_accounts(passwords, &removed)
+        self.tell(directory, (passwords, &removed), Some(sip))
+            .await
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
-        handle.change_directory(directory).await;
-        let BackendPart { directories, sip: told, .. } = backend;
-        told.clone_from(&sip);
-        directories.apply(sip, self.end_calls).await;
         for line in news.lines() {
             tracing::info!(user = %by.0, change = line, "the directory has changed");
         }
-        self.measure();
         Ok(())
     }
 
@@ -136,16 +132,18 @@ impl DirectoryKeeper {
     }
 }
 
-/// A new entry needs a password, and a device with another number needs it again: its digests are
-/// of both.
+/// A new entry needs a password, but for a user where there are issuers of tokens, and a device with
+/// another number needs it again: its digests are of both.
 fn needs_password(
     editor: &DirectoryEditor,
     edit: &Edit,
     password: Option<&NewPassword>,
+    has_issuers: bool,
 ) -> Result<(), Refusal> {
     let needs = match (&edit.entry, &edit.kind) {
         (EntryId::Group(_), _) | (_, EditKind::Remove) => false,
-        (EntryId::User(_) | EntryId::Device(_), EditKind::Create(_)) => true,
+        (EntryId::User(_), EditKind::Create(_)) => !has_issuers,
+        (EntryId::Device(_), EditKind::Create(_)) => true,
         (EntryId::User(_), EditKind::Change(_) | EditKind::Put(_)) => false,
         (EntryId::Device(_), EditKind::Change(fields) | EditKind::Put(fields)) => {
             let before = editor.fields(&edit.entry);

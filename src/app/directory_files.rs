@@ -1,18 +1,21 @@
 //! The directory in the state files of a process that does not run: taken in at the start, from CSV
 //! files, and written to them.
 
-use crate::config::{Config, DirectorySource, Ha1s, keep_ha1s, keep_password};
+use super::directory_news::News;
+use super::unaudited;
+use crate::config::{Config, DirectorySource, keep_ha1s, keep_password};
 use crate::directory::table::{self, PASSWORD, PASSWORD_HASH, TableError};
 use crate::directory::{DirectoryEditor, Edit, EditKind, EntryId, Fields, kept};
 use crate::http::auth::{PasswordError, hash_password};
 use crate::model::{DeviceId, UserId};
-use crate::sip::digest::Algorithm;
+use crate::private::{self, Exposed};
+use crate::secret::Secret;
+use crate::sip::config::{SipAccounts, SipDirectory};
+use crate::sip::digest::{Algorithm, Ha1s};
 use crate::store::{self, Store, StoreError, Write};
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Why a directory can not be taken in, or written.
@@ -33,6 +36,14 @@ pub enum FilesError {
         path: PathBuf,
         /// What the system said.
         error: io::Error,
+    },
+    /// A CSV file has passwords, and others may read it.
+    #[error("{}: {exposed}", path.display())]
+    Exposed {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        exposed: Exposed,
     },
     /// A CSV file is not what it should be.
     #[error("{}: {error}", path.display())]
@@ -151,7 +162,7 @@ pub fn import(config: Config, files: &DirectoryFiles) -> Result<Counts, FilesErr
     for Row { line, id, mut fields } in devices {
         let password = fields.remove(PASSWORD).and_then(text);
         let ha1s = ALGORITHMS.iter().filter_map(|(algorithm, column)| {
-            Some((*algorithm, fields.remove(*column).and_then(text)?))
+            Some((*algorithm, fields.remove(*column).and_then(text)?.into()))
         });
         let mut ha1s: Ha1s = ha1s.collect();
         let number = fields.get("number").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -165,7 +176,7 @@ pub fn import(config: Config, files: &DirectoryFiles) -> Result<Counts, FilesErr
         }
         to_gateway.push(entry);
     }
-    let mut hashes = Vec::new();
+    let (mut hashes, mut with_password) = (Vec::new(), Vec::new());
     // A device may pass from one user to another: all are taken away first.
     for Row { id, .. } in &users {
         let entry = EntryId::User(id.as_str().into());
@@ -181,13 +192,14 @@ pub fn import(config: Config, files: &DirectoryFiles) -> Result<Counts, FilesErr
     }
     for Row { line, id, mut fields } in users {
         let hash = match fields.remove(PASSWORD).and_then(text) {
-            Some(password) => Some(hash_password(&password)?),
-            None => fields.remove(PASSWORD_HASH).and_then(text),
+            Some(password) => Some(hash_password(&password)?.into()),
+            None => fields.remove(PASSWORD_HASH).and_then(text).map(Secret::from),
         };
         fields.remove(PASSWORD_HASH);
         let user: UserId = id.as_str().into();
         let entry = EntryId::User(user.clone());
         put(&mut editor, &files.users, line, entry.clone(), fields)?;
+        with_password.extend(hash.is_some().then(|| user.clone()));
         hashes.extend(hash.map(|hash| keep_password(&user, Some(&hash))));
         to_gateway.push(entry);
     }
@@ -200,8 +212,19 @@ pub fn import(config: Config, files: &DirectoryFiles) -> Result<Counts, FilesErr
     // Groups may have lost members by what was taken in.
     let all_groups = editor.directory().groups.keys().cloned().map(EntryId::Group);
     to_gateway.extend(all_groups);
+    let accounts = |accounts: &SipAccounts| SipDirectory {
+        accounts: accounts.clone(),
+        trunks: config.sip.trunks.clone(),
+    };
+    let news = News::between(
+        (&config.directory, Some(&accounts(&config.sip.accounts))),
+        (editor.directory(), Some(&accounts(editor.accounts()))),
+        with_password.iter(),
+    );
+    let lines: Vec<String> = news.lines().map(|line| format!("imported: {line}")).collect();
+    let unaudited = unaudited::keep(&gateway, lines.iter().map(String::as_str))?;
     write(&backend, &to_backend)?;
-    write(&gateway, &[kept::writes(&editor, &to_gateway), hashes].concat())?;
+    write(&gateway, &[kept::writes(&editor, &to_gateway), hashes, unaudited].concat())?;
     Ok(counts)
 }
 
@@ -219,6 +242,12 @@ fn text(value: Value) -> Option<String> {
     }
 }
 
+/// The column has passwords, or their digests.
+fn is_secret(column: &str) -> bool {
+    let is_digest = ALGORITHMS.iter().any(|(_, name)| *name == column);
+    is_digest || [PASSWORD, PASSWORD_HASH].contains(&column)
+}
+
 /// One line of a CSV file.
 struct Row {
     line: u64,
@@ -229,8 +258,13 @@ struct Row {
 fn entries(path: &Path, columns: &[&str]) -> Result<Vec<Row>, FilesError> {
     let file =
         File::open(path).map_err(|error| FilesError::File { path: path.to_owned(), error })?;
+    let exposed = file.metadata().ok().and_then(|about| private::exposed(&about));
     let rows = table::read(file, columns)
         .map_err(|error| FilesError::Table { path: path.to_owned(), error })?;
+    let has_secrets = rows.iter().any(|(_, fields)| fields.keys().any(|name| is_secret(name)));
+    if let Some(exposed) = exposed.filter(|_| has_secrets) {
+        return Err(FilesError::Exposed { path: path.to_owned(), exposed });
+    }
     let row = |(line, mut fields): (u64, Fields)| match fields.remove("id").and_then(text) {
         Some(id) => Ok(Row { line, id, fields }),
         None => Err(FilesError::Entry {
@@ -255,7 +289,8 @@ fn put(
 }
 
 /// Writes the directory to `users.csv`, `devices.csv` and `groups.csv` of a folder. They have
-/// digests of passwords: only their owner reads them.
+/// digests of passwords: only their owner reads them. A folder that is not there is made, for its
+/// owner alone.
 ///
 /// # Errors
 /// The state files can not be read, or the folder not be written.
@@ -264,19 +299,23 @@ pub fn export(config: Config, folder: &Path) -> Result<Counts, FilesError> {
     let (hashes, _) =
         config.kept_passwords(&gateway).map(|hashes| (hashes, ())).map_err(FilesError::Store)?;
     let ha1s = config.kept_ha1s(&backend)?;
+    private::make_directory(folder)
+        .map_err(|error| FilesError::File { path: folder.to_owned(), error })?;
     let editor = DirectoryEditor::new(config.directory.clone(), config.sip.accounts.clone());
     let user = |id: &UserId| {
         let mut fields = editor.fields(&EntryId::User(id.clone()))?;
         let hash = hashes.get(id).cloned();
-        fields.extend(hash.map(|hash| (PASSWORD_HASH.to_owned(), Value::from(hash))));
+        fields.extend(
+            hash.map(|hash| (PASSWORD_HASH.to_owned(), Value::from(hash.expose().as_str()))),
+        );
         Some(fields)
     };
     let device = |id: &DeviceId| {
         let mut fields = editor.fields(&EntryId::Device(id.clone()))?;
-        let digests: Option<&BTreeMap<Algorithm, String>> = ha1s.get(id);
+        let digests = ha1s.get(id);
         for (algorithm, column) in ALGORITHMS {
-            let ha1 = digests.and_then(|digests| digests.get(&algorithm)).cloned();
-            fields.extend(ha1.map(|ha1| (column.to_owned(), Value::from(ha1))));
+            let ha1 = digests.and_then(|digests| digests.get(&algorithm));
+            fields.extend(ha1.map(|ha1| (column.to_owned(), Value::from(ha1.expose().as_str()))));
         }
         Some(fields)
     };
@@ -300,7 +339,7 @@ fn save(
     columns: &[&str],
     entries: impl Iterator<Item = Fields>,
 ) -> Result<(), FilesError> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let file = private::create(path);
     let file = file.map_err(|error| FilesError::File { path: path.to_owned(), error })?;
     table::write(file, columns, entries)
         .map_err(|error| FilesError::Table { path: path.to_owned(), error })

@@ -1,18 +1,20 @@
-//! The chain: each line has a number and the hash of the line before it, and some are signed.
+//! The chain: each line has a number, the hash of the line before it, and a signature.
 //!
 //! ```text
-//! {"n":17,"at":"2026-11-23T01:25:26.123Z","event":"joined",…,"prev":"SHA-256 of line 16"}
-//! {"n":18,"at":…,"event":"checkpoint","cause":"interval","key":"…","prev":"…","sig":"…"}
+//! {"n":17,"at":"2026-11-23T01:25:26.123Z","event":"joined",…,"prev":"SHA-256 of 16","sig":"…"}
+//! {"n":18,"at":…,"event":"checkpoint","cause":"interval","signs":"each","key":"…",…,"sig":"…"}
 //! ```
 //!
 //! The hash is over the bytes of a line without its line feed. A signature is over the bytes of its
 //! line before `,"sig":"`, and so over the number, the time and, through the hash, all lines before.
+//! Once only checkpoints were signed; from the first that says `"signs":"each"` every line is.
 
 use super::key::{AuditKey, PublicKey};
 use super::utc;
 use crate::hex::{from_hex, hex};
 use crate::model::Timestamp;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 
 /// SHA-256 of a line.
@@ -20,6 +22,8 @@ pub type LineHash = [u8; 32];
 
 /// What stands before a signature.
 const SIGNATURE: &str = r#","sig":""#;
+/// What `signs` is where every line is signed, in checkpoints and in the head.
+pub(super) const EACH: &str = "each";
 
 /// The last line of a chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,12 +41,12 @@ pub(super) fn hash_of(line: &[u8]) -> LineHash {
 
 impl ChainEnd {
     /// Appends an object's members as the next line, line feed included.
-    pub(super) fn append(&mut self, members: &str, to: &mut Vec<u8>) {
-        self.finish(&format!("{}}}", self.opened(members)), to);
+    pub(super) fn append(&mut self, members: &str, key: &AuditKey, to: &mut Vec<u8>) {
+        self.finish(&signed(self.opened(members), key), to);
     }
 
-    /// As [`Self::append`], with a signature.
-    pub(super) fn append_signed(&mut self, members: &str, key: &AuditKey, to: &mut Vec<u8>) {
+    /// As [`Self::append`], with the name of the key.
+    pub(super) fn append_with_key(&mut self, members: &str, key: &AuditKey, to: &mut Vec<u8>) {
         let opened = self.opened(&format!(r#"{members},"key":"{}""#, key.public().id()));
         self.finish(&signed(opened, key), to);
     }
@@ -99,7 +103,29 @@ impl Cause {
 }
 
 pub(super) fn checkpoint(cause: Cause, at: Timestamp) -> String {
-    format!(r#""at":"{}","event":"checkpoint","cause":"{}""#, utc(at), cause.as_str())
+    let (at, cause) = (utc(at), cause.as_str());
+    format!(r#""at":"{at}","event":"checkpoint","cause":"{cause}","signs":"{EACH}""#)
+}
+
+/// The audit that is found is not the one that was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Break {
+    /// Its last line, as the head knows it; `None`: there is no head of this key.
+    pub(super) expected: Option<ChainEnd>,
+    /// The last line that is there.
+    pub(super) found: ChainEnd,
+}
+
+pub(super) fn broken(what: &Break, at: Timestamp) -> String {
+    let expected = what.expected.map_or_else(String::new, |expected| {
+        format!(r#""expected":{},"expected_hash":"{}","#, expected.n, hex(&expected.hash))
+    });
+    let (at, found) = (utc(at), what.found);
+    format!(
+        r#""at":"{at}","event":"broken",{expected}"found":{},"found_hash":"{}""#,
+        found.n,
+        hex(&found.hash),
+    )
 }
 
 /// What stood in a file before there was a chain.
@@ -120,6 +146,7 @@ pub(super) struct ChainedLine {
     pub(super) n: u64,
     pub(super) prev: LineHash,
     pub(super) at: Timestamp,
+    pub(super) has_signature: bool,
     pub(super) kind: LineKind,
 }
 
@@ -129,8 +156,11 @@ pub(super) enum LineKind {
     Plain,
     /// A line of the audit's own.
     Own,
-    /// A line of the audit's own, with a signature of the key of this name.
-    Checkpoint { key: String },
+    /// A line of the audit's own, with a signature of the key of this name. From the first that
+    /// says so on, each line is signed.
+    Checkpoint { key: String, signs_each: bool },
+    /// A line of the audit's own: what was found before it is not what was written.
+    Broken,
     /// The chain begins in a file that had so many lines, with this hash of all of them.
     ChainBegun { lines: u64, hash: LineHash },
     /// A file with these lines was removed, for it was old enough.
@@ -146,6 +176,8 @@ struct Members<'a> {
     event: std::borrow::Cow<'a, str>,
     #[serde(borrow)]
     prev: std::borrow::Cow<'a, str>,
+    sig: Option<IgnoredAny>,
+    signs: Option<String>,
     key: Option<String>,
     lines_before: Option<u64>,
     hash_before: Option<String>,
@@ -160,7 +192,11 @@ impl ChainedLine {
         let members: Members<'_> = serde_json::from_slice(line).ok()?;
         let hash = |text: &Option<String>| from_hex::<32>(text.as_deref()?);
         let kind = match members.event.as_ref() {
-            "checkpoint" => LineKind::Checkpoint { key: members.key? },
+            "checkpoint" => LineKind::Checkpoint {
+                key: members.key?,
+                signs_each: members.signs.as_deref() == Some(EACH),
+            },
+            "broken" => LineKind::Broken,
             "chain_begun" => LineKind::ChainBegun {
                 lines: members.lines_before?,
                 hash: hash(&members.hash_before)?,
@@ -177,6 +213,7 @@ impl ChainedLine {
             n: members.n,
             prev: from_hex(&members.prev)?,
             at: super::parse_utc(&members.at)?,
+            has_signature: members.sig.is_some(),
             kind,
         })
     }

@@ -1,13 +1,14 @@
 //! The file that is written: opened, appended to, signed, rotated, and old ones removed.
 
-use super::chain::{self, Cause, ChainEnd};
-use super::key::{AuditKey, HeadFile};
+use super::chain::{self, Break, Cause, ChainEnd};
+use super::key::{AuditKey, HEAD_FILE, Head, HeadFile, OLD_PUBLIC_KEY_FILE, PublicKey};
 use super::lines::{FileEnds, ends_of, rotated};
+use super::tail::{self, Tail};
 use super::{AuditConfig, AuditError, Rotation, day_of, utc};
 use crate::clock;
 use crate::hex::hex;
 use crate::model::Timestamp;
-use crate::store::private;
+use crate::private;
 use crate::store::writer::Sink;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
@@ -64,6 +65,10 @@ pub(super) struct AuditFile {
     key: AuditKey,
     head: HeadFile,
     open: Option<OpenFile>,
+    /// Whose lines may stand at the end of what is found at the start.
+    keys: Vec<PublicKey>,
+    /// What the head said at the start; `None`: nothing that can be believed.
+    told: Option<Head>,
     /// The file that was open last: what stands behind its length was refused.
     known: Option<KnownFile>,
     /// The last line that is on disk.
@@ -128,22 +133,38 @@ impl AuditFile {
     /// # Errors
     /// One of them cannot be opened.
     pub(super) fn open(config: AuditConfig) -> Result<Self, AuditError> {
-        let make = |path: &Path| {
-            private::make_directory(path).map_err(|error| super::key::disk(path, &error))
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |error| super::key::disk(&path, &error)
         };
-        make(&config.state_dir)?;
-        make(config.file.parent().unwrap_or(Path::new("")))?;
-        let key = AuditKey::open(&config.state_dir)?;
-        let head = HeadFile::open(&config.state_dir)?;
-        let end = head.read(key.public()).unwrap_or_default();
+        let state_dir = &config.state_dir;
+        private::make_state_directory(state_dir).map_err(failed(state_dir))?;
+        let folder = config.file.parent().unwrap_or(Path::new(""));
+        private::make_directory(folder).map_err(failed(folder))?;
+        let key = AuditKey::open(state_dir)?;
+        let mut head = HeadFile::open(state_dir)?;
+        let mut keys = vec![key.public().clone()];
+        if key.is_new() {
+            keys.extend(PublicKey::read(&state_dir.join(OLD_PUBLIC_KEY_FILE)).ok());
+        }
+        let mut told = keys.iter().find_map(|key| head.read(key));
+        if key.is_new() && told.is_none() {
+            // Where there is a key there has been a head, whenever the process is killed.
+            head.write(ChainEnd::default(), clock::wall(), &key);
+            head.sync().map_err(failed(&state_dir.join(HEAD_FILE)))?;
+            told = Some(Head::of(ChainEnd::default()));
+        }
+        key.keep(state_dir)?;
         let now = clock::instant();
         let mut file = Self {
             config,
             key,
             head,
             open: None,
+            keys,
+            told,
             known: None,
-            end,
+            end: told.map(|told| told.end).unwrap_or_default(),
             signed: 0,
             signed_at: now,
             old_due: now,
@@ -189,9 +210,9 @@ impl AuditFile {
         let is_due = self.is_checkpoint_due();
         let now = clock::wall();
         self.put(|end, key, to| {
-            lines.iter().for_each(|members| end.append(members, to));
+            lines.iter().for_each(|members| end.append(members, key, to));
             if is_due {
-                end.append_signed(&chain::checkpoint(Cause::Interval, now), key, to);
+                end.append_with_key(&chain::checkpoint(Cause::Interval, now), key, to);
             }
         })?;
         if is_due {
@@ -216,9 +237,13 @@ impl AuditFile {
 
     fn sign(&mut self, cause: Cause) -> io::Result<()> {
         let now = clock::wall();
-        self.put(|end, key, to| end.append_signed(&chain::checkpoint(cause, now), key, to))?;
+        self.put(|end, key, to| end.append_with_key(&chain::checkpoint(cause, now), key, to))?;
         self.note_signed();
-        Ok(())
+        match cause {
+            // After a power cut the head may lag behind its file, but not by a whole file.
+            Cause::Rotated => self.head.sync(),
+            Cause::Start | Cause::File | Cause::Interval | Cause::End => Ok(()),
+        }
     }
 
     fn note_signed(&mut self) {
@@ -304,7 +329,7 @@ impl AuditFile {
             known.length -= found.torn.len() as u64;
             file.set_len(known.length)?;
         }
-        self.go_on_from(&found);
+        let broken = self.go_on_from(&file, &found)?;
         let now = clock::wall();
         let first_at = found.first.as_ref().map_or(now, |first| first.at);
         self.open = Some(OpenFile { file, known, day: day_of(first_at) });
@@ -313,49 +338,86 @@ impl AuditFile {
             (true, 0) => Some(Cause::File),
             (true, _) => None,
         };
-        self.begin(&found, cause, now)
+        self.begin(&found, broken, cause)
     }
 
-    /// The chain goes on behind the last line of the file, or behind the last that is known: where
-    /// the file ends before it, something is missing, and is missed.
-    fn go_on_from(&mut self, found: &FileEnds) {
-        match found.last {
-            Some((last, _)) if last.n >= self.end.n => {
-                if last.n == self.end.n && last.hash != self.end.hash {
-                    tracing::error!(n = last.n, "the last line of the audit is not what it was");
-                }
-                self.end = last;
-            }
-            Some((last, _)) => tracing::error!(
-                last = last.n,
-                known = self.end.n,
-                "lines are missing at the end of the audit file"
-            ),
-            None => {}
+    /// The chain goes on behind the last line that is ours. Where lines are missing or others
+    /// stand, what is missing is missed, and a line says so.
+    fn go_on_from(&mut self, file: &File, found: &FileEnds) -> io::Result<Option<Break>> {
+        let known = if self.has_begun { Some(Head::of(self.end)) } else { self.told };
+        if let Some((last, _)) = found.last {
+            let tail = tail::examine(file, known, &self.keys)?;
+            return Ok(self.settle(known, tail, last));
         }
+        if self.has_begun {
+            return Ok(None);
+        }
+        // It was moved away while nobody wrote.
+        let (files, compressed) = rotated(&self.config.file)?;
+        let ends = files.into_iter().filter_map(|path| Some((ends_of(&path).ok()?.last?.0, path)));
+        let last = ends.max_by_key(|(last, _)| last.n);
+        match (known, last) {
+            (known, Some((last, path))) if known.is_none_or(|known| known.end.n <= last.n) => {
+                let tail = tail::examine(&private::open_existing(&path)?, known, &self.keys)?;
+                return Ok(self.settle(known, tail, last));
+            }
+            (None, _) => return Ok(self.settle(None, Tail::default(), ChainEnd::default())),
+            (Some(known), _) => self.end = known.end,
+        }
+        if self.end.n > 0 && compressed.is_empty() {
+            tracing::error!(known = self.end.n, "the audit file is gone, and not beside its place");
+        }
+        Ok(None)
     }
 
-    fn begin(&mut self, found: &FileEnds, cause: Option<Cause>, now: Timestamp) -> io::Result<()> {
+    fn settle(&mut self, known: Option<Head>, tail: Tail, last: ChainEnd) -> Option<Break> {
+        let expected = known.map(|known| known.end);
+        self.end = tail.end.or(expected).unwrap_or_default();
+        let is_whole = known.is_some() && tail.end.is_some() && !tail.has_strange;
+        (!is_whole).then_some(Break { expected, found: last })
+    }
+
+    fn begin(
+        &mut self,
+        found: &FileEnds,
+        broken: Option<Break>,
+        cause: Option<Cause>,
+    ) -> io::Result<()> {
+        let now = clock::wall();
         let before = found.before.filter(|_| found.first.is_none());
-        if before.is_none() && found.torn.is_empty() && cause.is_none() {
+        if before.is_none() && found.torn.is_empty() && broken.is_none() && cause.is_none() {
             return Ok(());
         }
         self.put(|end, key, to| {
             if let Some((lines, hash)) = before {
-                end.append(&chain::chain_begun(lines, &hash, now), to);
+                end.append(&chain::chain_begun(lines, &hash, now), key, to);
             }
             if !found.torn.is_empty() {
-                end.append(&chain::torn(&found.torn, now), to);
+                end.append(&chain::torn(&found.torn, now), key, to);
+            }
+            if let Some(broken) = &broken {
+                end.append_with_key(&chain::broken(broken, now), key, to);
             }
             if let Some(cause) = cause {
-                end.append_signed(&chain::checkpoint(cause, now), key, to);
+                end.append_with_key(&chain::checkpoint(cause, now), key, to);
             }
         })?;
+        if let Some(Break { expected, found }) = broken {
+            metrics::counter!("undertone_audit_broken_total").increment(1);
+            tracing::error!(
+                expected = expected.map(|expected| expected.n),
+                expected_hash = expected.map(|expected| hex(&expected.hash)),
+                found = found.n,
+                found_hash = hex(&found.hash),
+                n = self.end.n,
+                "the audit is not what was written: it was tampered with, or its head is lost"
+            );
+        }
         if cause.is_some() {
             self.note_signed();
         }
         self.has_begun = true;
-        Ok(())
+        self.head.sync()
     }
 
     /// A full disk is found before the line that has no room.
@@ -442,7 +504,7 @@ impl AuditFile {
                 hex(&last.hash),
                 utc(at),
             );
-            self.put(|end, _, to| end.append(&members, to))?;
+            self.put(|end, key, to| end.append(&members, key, to))?;
             std::fs::remove_file(&path)?;
             private::sync_directory_of(&path)?;
             tracing::info!(file = %path.display(), "audit file removed: it is old enough");

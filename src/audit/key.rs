@@ -1,10 +1,10 @@
 //! The key that signs, and the file beside it that says how far the audit goes.
 
-use super::chain::{ChainEnd, is_signed, signed};
+use super::chain::{ChainEnd, EACH, is_signed, signed};
 use super::{AuditError, utc};
 use crate::hex::{from_hex, hex};
 use crate::model::Timestamp;
-use crate::store::private;
+use crate::private;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
@@ -19,6 +19,8 @@ use std::time::Duration;
 pub const KEY_FILE: &str = "audit.key";
 /// The name of the public key's file, beside it.
 pub const PUBLIC_KEY_FILE: &str = "audit.pub";
+/// The name of the public key's file of the key before, where it is replaced.
+pub(super) const OLD_PUBLIC_KEY_FILE: &str = "audit.pub.old";
 /// The name of the file that says how far the audit goes, beside it.
 pub const HEAD_FILE: &str = "audit.head";
 
@@ -39,6 +41,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(super) struct AuditKey {
     pair: Ed25519KeyPair,
     public: PublicKey,
+    /// It was made now, and is nowhere yet.
+    is_new: bool,
 }
 
 /// What the signatures of an audit are held against: an Ed25519 public key.
@@ -73,26 +77,43 @@ impl PublicKey {
 }
 
 impl AuditKey {
-    /// Reads the key of a state directory; makes one where there is none. Its public half is
-    /// written beside it.
+    /// Reads the key of a state directory; makes one where there is none.
     ///
     /// # Errors
-    /// It cannot be read or written, others may read it, or it is no key.
+    /// It cannot be read, others may read it, or it is no key.
     pub(super) fn open(directory: &Path) -> Result<Self, AuditError> {
         let path = directory.join(KEY_FILE);
-        let pair = match private::open_existing(&path) {
-            Ok(file) => read_pair(file, &path)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_pair(&path)?,
+        let (pair, is_new) = match private::open_existing(&path) {
+            Ok(file) => (read_pair(file, &path)?, false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = Ed25519KeyPair::generate();
+                (made.map_err(|_| wrong(&path, "no key can be made"))?, true)
+            }
             Err(error) => return Err(disk(&path, &error)),
         };
         let public = pair.public_key().as_ref().try_into().map(PublicKey);
         let public = public.map_err(|_| wrong(&path, "it is no Ed25519 key"))?;
+        Ok(Self { pair, public, is_new })
+    }
+
+    /// Writes the key where it is new, and its public half beside it.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub(super) fn keep(&self, directory: &Path) -> Result<(), AuditError> {
+        if self.is_new {
+            keep_pair(&self.pair, &directory.join(KEY_FILE))?;
+        }
         let beside = directory.join(PUBLIC_KEY_FILE);
-        if PublicKey::read(&beside).ok().as_ref() != Some(&public) {
-            private::replace(&beside, public.to_pem().as_bytes())
+        if PublicKey::read(&beside).ok().as_ref() != Some(&self.public) {
+            private::replace(&beside, self.public.to_pem().as_bytes())
                 .map_err(|error| disk(&beside, &error))?;
         }
-        Ok(Self { pair, public })
+        Ok(())
+    }
+
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     pub(super) fn public(&self) -> &PublicKey {
@@ -116,16 +137,14 @@ fn read_pair(file: File, path: &Path) -> Result<Ed25519KeyPair, AuditError> {
         .ok_or_else(|| wrong(path, "it is no Ed25519 key in PEM"))
 }
 
-fn make_pair(path: &Path) -> Result<Ed25519KeyPair, AuditError> {
-    let pair = Ed25519KeyPair::generate().map_err(|_| wrong(path, "no key can be made"))?;
+fn keep_pair(pair: &Ed25519KeyPair, path: &Path) -> Result<(), AuditError> {
     let seed = pair.seed().and_then(|seed| {
         use aws_lc_rs::encoding::{AsBigEndian, Curve25519SeedBin};
         AsBigEndian::<Curve25519SeedBin<'_>>::as_be_bytes(&seed)
     });
     let seed = seed.map_err(|_| wrong(path, "no key can be made"))?;
     let text = pem(&[&PKCS8[..], seed.as_ref()].concat(), "PRIVATE KEY");
-    private::replace(path, text.as_bytes()).map_err(|error| disk(path, &error))?;
-    Ok(pair)
+    private::replace(path, text.as_bytes()).map_err(|error| disk(path, &error))
 }
 
 fn text_of(file: File, path: &Path) -> Result<String, AuditError> {
@@ -169,6 +188,21 @@ pub(super) struct HeadFile {
     failed: bool,
 }
 
+/// What a head says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// The last line.
+    pub(super) end: ChainEnd,
+    /// Lines that come after it are signed, each of them.
+    pub(super) signs_each: bool,
+}
+
+impl Head {
+    pub(super) fn of(end: ChainEnd) -> Self {
+        Self { end, signs_each: true }
+    }
+}
+
 #[derive(Deserialize)]
 struct HeadText {
     head: HeadMembers,
@@ -178,6 +212,7 @@ struct HeadText {
 struct HeadMembers {
     n: u64,
     hash: String,
+    signs: Option<String>,
 }
 
 impl HeadFile {
@@ -199,7 +234,7 @@ impl HeadFile {
     }
 
     /// What the head says; `None`: there is none, or it is not signed with this key.
-    pub(super) fn read(&self, key: &PublicKey) -> Option<ChainEnd> {
+    pub(super) fn read(&self, key: &PublicKey) -> Option<Head> {
         let mut text = [0; HEAD];
         let read = self.file.read_at(&mut text, 0).ok()?;
         parse_head(text.get(..read)?, key)
@@ -207,8 +242,9 @@ impl HeadFile {
 
     /// Says how far the audit goes now. What fails is logged: the audit itself is on disk.
     pub(super) fn write(&mut self, end: ChainEnd, at: Timestamp, key: &AuditKey) {
+        let (n, hash, at) = (end.n, hex(&end.hash), utc(at));
         let opened =
-            format!(r#"{{"head":{{"n":{},"hash":"{}","at":"{}"}}"#, end.n, hex(&end.hash), utc(at));
+            format!(r#"{{"head":{{"n":{n},"hash":"{hash}","at":"{at}","signs":"{EACH}"}}"#);
         let text = format!("{:511}\n", signed(opened, key));
         let written = self.file.write_all_at(text.as_bytes(), 0);
         if let Err(error) = &written
@@ -218,20 +254,26 @@ impl HeadFile {
         }
         self.failed = written.is_err();
     }
+
+    /// Has the disk keep what was written: lines in another file than it knows come after it.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
 }
 
-fn parse_head(text: &[u8], key: &PublicKey) -> Option<ChainEnd> {
+fn parse_head(text: &[u8], key: &PublicKey) -> Option<Head> {
     let text = std::str::from_utf8(text).ok()?.trim_end();
     let HeadText { head } = serde_json::from_str(text).ok()?;
     is_signed(text, key)?.then_some(())?;
-    Some(ChainEnd { n: head.n, hash: from_hex(&head.hash)? })
+    let end = ChainEnd { n: head.n, hash: from_hex(&head.hash)? };
+    Some(Head { end, signs_each: head.signs.as_deref() == Some(EACH) })
 }
 
 /// What the head in a file says.
 ///
 /// # Errors
 /// It cannot be read, or is not signed with the key.
-pub(super) fn read_head(path: &Path, key: &PublicKey) -> Result<ChainEnd, AuditError> {
+pub(super) fn read_head(path: &Path, key: &PublicKey) -> Result<Head, AuditError> {
     let file = File::open(path).map_err(|error| disk(path, &error))?;
     let text = text_of(file, path)?;
     parse_head(text.as_bytes(), key)

@@ -2,7 +2,7 @@
 
 use super::chain::{ChainEnd, ChainedLine, LineHash, hash_of, is_of_before};
 use crate::model::Timestamp;
-use crate::store::private;
+use crate::private;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// A longer line is none of ours; of it only the hash is taken.
 const MAX_LINE: usize = 64 * 1024;
 /// What is read of a file's end to find its last line.
-const TAIL: u64 = 2 * MAX_LINE as u64;
+pub(super) const TAIL: u64 = 2 * MAX_LINE as u64;
 /// Ends of names that are not read: what has been compressed.
 const COMPRESSED: [&str; 4] = ["gz", "bz2", "xz", "zst"];
 
@@ -181,9 +181,9 @@ impl FileEnds {
 }
 
 /// A file read from a place, whatever else is done with it.
-struct Positioned<'a> {
-    file: &'a File,
-    at: u64,
+pub(super) struct Positioned<'a> {
+    pub(super) file: &'a File,
+    pub(super) at: u64,
 }
 
 impl Read for Positioned<'_> {

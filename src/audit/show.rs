@@ -99,7 +99,7 @@ pub fn show(options: &ShowOptions, out: &mut impl Write) -> Result<u64, AuditErr
 
 /// `2026-11-23T01:25:26.123Z joined user=meg device=… target=… call=…`
 fn for_people(line: &Value) -> String {
-    const NOT_SHOWN: [&str; 7] = ["at", "event", "n", "prev", "sig", "key", "from"];
+    const NOT_SHOWN: [&str; 8] = ["at", "event", "n", "prev", "sig", "signs", "key", "from"];
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),

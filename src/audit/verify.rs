@@ -9,7 +9,7 @@ mod report;
 
 use super::AuditError;
 use super::chain::{ChainEnd, ChainedLine, LineKind, is_signed};
-use super::key::{PublicKey, disk, read_head};
+use super::key::{Head, PublicKey, disk, read_head};
 use super::lines::{LineReader, RawLine};
 use crate::model::Timestamp;
 use diagnosis::{Entry, Links};
@@ -73,12 +73,13 @@ pub fn verify(options: &VerifyOptions) -> Result<Report, AuditError> {
     let mut report = first.report(&files);
     if first.is_suspicious {
         let mut entries = Vec::new();
+        let mut signatures = Signatures::new(&options.keys, head);
         for (number, path) in files.iter().enumerate() {
-            read(path, |line| entries.push(Entry::of(number, line, &options.keys)))?;
+            read(path, |line| entries.push(Entry::of(number, line, &mut signatures)))?;
         }
         let known = diagnosis::Known {
             start: first.start(),
-            head,
+            head: head.map(|head| head.end),
             is_part: options.is_part,
             files: &files,
         };
@@ -91,7 +92,7 @@ pub fn verify(options: &VerifyOptions) -> Result<Report, AuditError> {
     Ok(report)
 }
 
-fn head_of(path: &Path, keys: &[PublicKey]) -> Result<ChainEnd, AuditError> {
+fn head_of(path: &Path, keys: &[PublicKey]) -> Result<Head, AuditError> {
     let mut outcome = Err(AuditError::Closed);
     for key in keys {
         outcome = read_head(path, key);
@@ -144,6 +145,7 @@ pub(super) fn in_order(files: &[PathBuf]) -> Result<Vec<PathBuf>, AuditError> {
 struct FirstReading<'a> {
     options: &'a VerifyOptions,
     head: Option<ChainEnd>,
+    signatures: Signatures<'a>,
     is_suspicious: bool,
     /// The line before; `None` before the first of all.
     end: Option<ChainEnd>,
@@ -170,10 +172,11 @@ struct FileSoFar {
 }
 
 impl<'a> FirstReading<'a> {
-    fn new(options: &'a VerifyOptions, head: Option<ChainEnd>) -> Self {
+    fn new(options: &'a VerifyOptions, head: Option<Head>) -> Self {
         Self {
             options,
-            head,
+            head: head.map(|head| head.end),
+            signatures: Signatures::new(&options.keys, head),
             is_suspicious: false,
             end: None,
             first: None,
@@ -203,7 +206,7 @@ impl<'a> FirstReading<'a> {
             self.is_suspicious |= chained.kind != begun;
         }
         self.is_suspicious |= self.end.is_some_and(|end| chained.before() != end);
-        self.is_suspicious |= signature(line, &chained, &self.options.keys) == Some(false);
+        self.is_suspicious |= self.signatures.check(line, &chained) == Some(false);
         let end = ChainEnd { n: chained.n, hash: line.hash };
         // An unfinished line may be on its way; one that the head knows of is not.
         self.is_suspicious |= !line.is_ended && self.head.is_none_or(|head| chained.n <= head.n);
@@ -213,13 +216,16 @@ impl<'a> FirstReading<'a> {
             self.has_head = true;
             self.is_suspicious |= head != end;
         }
-        self.unsigned += 1;
+        self.unsigned = if chained.has_signature { 0 } else { self.unsigned + 1 };
         match &chained.kind {
-            LineKind::Checkpoint { .. } => self.unsigned = 0,
+            LineKind::Broken => self.is_suspicious = true,
             LineKind::FileRemoved { last, hash, .. } => {
                 self.removed.push(ChainEnd { n: *last, hash: *hash })
             }
-            LineKind::Plain | LineKind::Own | LineKind::ChainBegun { .. } => {}
+            LineKind::Plain
+            | LineKind::Own
+            | LineKind::Checkpoint { .. }
+            | LineKind::ChainBegun { .. } => {}
         }
         if let Some(back) = self.clock.take(chained.at, chained.kind == LineKind::Plain) {
             self.findings.push(Finding::clock(file, line.number, chained.n, back));
@@ -274,17 +280,43 @@ impl<'a> FirstReading<'a> {
     }
 }
 
-/// Whether a line that should be signed is; `None`: it needs no signature, or nobody's counts.
-fn signature(line: &RawLine<'_>, chained: &ChainedLine, keys: &[PublicKey]) -> Option<bool> {
-    let LineKind::Checkpoint { key: name } = &chained.kind else {
-        return None;
-    };
-    if keys.is_empty() {
-        return None;
+/// Holds signatures against the keys, in the order of the lines.
+struct Signatures<'a> {
+    keys: &'a [PublicKey],
+    head: Option<Head>,
+    /// From here on each line is signed.
+    are_everywhere: bool,
+}
+
+impl<'a> Signatures<'a> {
+    fn new(keys: &'a [PublicKey], head: Option<Head>) -> Self {
+        Self { keys, head, are_everywhere: false }
     }
-    let text = std::str::from_utf8(line.bytes).ok()?;
-    let is_good = |key: &PublicKey| key.id() == *name && is_signed(text, key) == Some(true);
-    Some(keys.iter().any(is_good))
+
+    /// Whether a line that should be signed is; `None`: it needs no signature, or nobody's counts.
+    fn check(&mut self, line: &RawLine<'_>, chained: &ChainedLine) -> Option<bool> {
+        if self.keys.is_empty() {
+            return None;
+        }
+        let is_behind = |head: Head| head.signs_each && chained.n > head.end.n;
+        let name = match &chained.kind {
+            LineKind::Checkpoint { key, .. } => Some(key),
+            _ if chained.has_signature => None,
+            _ => {
+                let needs = self.are_everywhere || self.head.is_some_and(is_behind);
+                return needs.then_some(false);
+            }
+        };
+        let is_good = |text: &str| {
+            let mut keys = self.keys.iter().filter(|key| name.is_none_or(|name| key.id() == *name));
+            keys.any(|key| is_signed(text, key) == Some(true))
+        };
+        let is_good = std::str::from_utf8(line.bytes).is_ok_and(is_good);
+        if let LineKind::Checkpoint { signs_each: true, .. } = chained.kind {
+            self.are_everywhere |= is_good;
+        }
+        Some(is_good)
+    }
 }
 
 /// Finds out where the clock was put back. The gateway dates its lines in their order; those of the
@@ -320,17 +352,19 @@ impl Clock {
 }
 
 impl Entry {
-    fn of(file: usize, line: &RawLine<'_>, keys: &[PublicKey]) -> Self {
+    fn of(file: usize, line: &RawLine<'_>, signatures: &mut Signatures<'_>) -> Self {
         let links = line.chained().map(|chained| Links {
             n: chained.n,
             prev: chained.prev,
             at: chained.at,
             is_plain: chained.kind == LineKind::Plain,
-            signed: signature(line, &chained, keys),
+            is_broken: chained.kind == LineKind::Broken,
+            signed: signatures.check(line, &chained),
             begun: match chained.kind {
                 LineKind::ChainBegun { lines, hash } => Some(Box::new((lines, hash))),
                 LineKind::Plain
                 | LineKind::Own
+                | LineKind::Broken
                 | LineKind::Checkpoint { .. }
                 | LineKind::FileRemoved { .. } => None,
             },

@@ -97,7 +97,8 @@ fn run_verify(arguments: VerifyArguments) -> Result<ExitCode, String> {
         let beside = |name: &str| config.audit.state_dir.join(name);
         if is_own {
             options.files = own_files(&config)?;
-            if options.head.is_none() && !part && beside(HEAD_FILE).exists() {
+            let has_key = beside(PUBLIC_KEY_FILE).exists();
+            if options.head.is_none() && !part && (has_key || beside(HEAD_FILE).exists()) {
                 options.head = Some(beside(HEAD_FILE));
             }
         }

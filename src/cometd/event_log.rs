@@ -10,6 +10,7 @@ use super::message::ClientId;
 use super::sessions::{LogChange, RestoredEvents, Saved, SessionId};
 use super::task::{Input, WeakInbox};
 use crate::model::UserId;
+use crate::secret::SharedSecret;
 use crate::store::records::{VERSION, entries, is_readable};
 use crate::store::writer::{Sink, Writer};
 use crate::store::{Importance, Safety, Store, StoreError, Write};
@@ -243,7 +244,7 @@ fn save(session: &Saved) -> String {
     json!(SessionRecord {
         version: VERSION,
         user: session.user.to_string(),
-        browser: session.browser.as_deref().map(str::to_owned),
+        browser: session.browser.as_ref().map(|browser| browser.expose().to_string()),
         address: session.address,
         base: session.base,
         offset: session.offset,
@@ -257,7 +258,7 @@ fn restore(id: &str, record: SessionRecord) -> Option<Saved> {
     Some(Saved {
         id: ClientId(id.into()),
         user: record.user.into(),
-        browser: record.browser.map(Into::into),
+        browser: record.browser.map(SharedSecret::shared),
         address: record.address,
         base: record.base,
         offset: record.offset,
@@ -285,7 +286,7 @@ mod tests {
         let session = Saved {
             id: ClientId("c1".into()),
             user: "anna".into(),
-            browser: Some("b1".into()),
+            browser: Some(SharedSecret::shared("b1")),
             address: "192.0.2.1".parse().expect("an address"),
             base: 3_000_000_007,
             offset: 1 << 20,

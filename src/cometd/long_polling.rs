@@ -18,6 +18,7 @@ use crate::http::fast_path::PollService;
 use crate::http::layers::NotNow;
 use crate::http::response::{ResponseContext, UNBUFFERED};
 use crate::model::Reason;
+use crate::secret::SharedSecret;
 use crate::store::{Store, StoreError};
 use axum::Router;
 use axum::body::Body;
@@ -160,7 +161,7 @@ pub struct RequestContext {
     wire: DeliveryTracker,
     multiplexed: bool,
     blocked: bool,
-    by_cookie: bool,
+    by: Option<Means>,
 }
 
 async fn receive(
@@ -225,13 +226,14 @@ impl RequestContext {
     ) -> Self {
         let is_refused = caller.is_err();
         let caller = caller.ok().flatten();
-        let is_by = |means| caller.as_ref().is_some_and(|caller| caller.by == means);
+        let by = caller.as_ref().map(|caller| caller.by);
+        let of_session = caller.as_ref().filter(|caller| caller.by != Means::Token);
         Self {
-            by_cookie: is_by(Means::Cookie),
+            by,
             peer: ClientOrigin {
-                proven: is_by(Means::Password),
+                proven: matches!(by, Some(Means::Password | Means::Token)),
                 login_until: caller.as_ref().map(|caller| caller.until),
-                login: caller.as_ref().map(|caller| caller.csrf.clone()),
+                login: of_session.map(|caller| caller.csrf.clone()),
                 by_password_alone: caller
                     .as_ref()
                     .is_some_and(AuthenticatedUser::is_by_password_alone),
@@ -303,7 +305,7 @@ async fn callback(
             "'jsonp' must be 1 to 64 letters, digits, dots, underscores or hyphens.",
         ));
     }
-    if visit.by_cookie {
+    if visit.by == Some(Means::Cookie) {
         return Err(HttpError::new(
             Reason::NotPermitted,
             "Callback-polling is not allowed by cookie: authenticate each request.",
@@ -423,14 +425,15 @@ fn hand_in(
     messages: Vec<ClientMessage>,
     reply: impl FnOnce(Option<&HeaderValue>) -> RequestReply,
 ) -> Result<(PendingAnswer, Option<HeaderValue>), HttpError> {
-    let RequestContext { mut peer, wire, .. } = visit;
+    let RequestContext { mut peer, wire, by, .. } = visit;
     let opens =
         messages.iter().any(|message| matches!(message.kind, MessageKind::Handshake { .. }));
-    let new_browser: Option<Arc<str>> =
-        (opens && peer.browser.is_none()).then(|| random_hex().into());
-    let new_cookie = new_browser.as_ref().and_then(|browser| bayeux.browser_cookie(browser));
-    // Each request proves it anew.
-    peer.login_until = peer.login_until.filter(|_| !peer.proven);
+    let new_browser: Option<SharedSecret> =
+        (opens && peer.browser.is_none()).then(|| SharedSecret::shared(random_hex()));
+    let new_cookie =
+        new_browser.as_ref().and_then(|browser| bayeux.browser_cookie(browser.expose()));
+    // Each request proves it anew; a token says for how long.
+    peer.login_until = peer.login_until.filter(|_| by != Some(Means::Password));
     let no = bayeux.number();
     let is_multiplexed = matches!(via, CometdTransport::Http { multiplexed: true, .. });
     let pending = PendingAnswer::begin(
@@ -551,11 +554,11 @@ fn malformed(error: BatchError) -> HttpError {
     HttpError::new(Reason::InvalidInput, format!("Malformed request: {error}."))
 }
 
-fn browser_of(headers: &HeaderMap) -> Option<Arc<str>> {
+fn browser_of(headers: &HeaderMap) -> Option<SharedSecret> {
     let value = cookie(headers, BROWSER_COOKIE)?;
     let is_ours =
         (20..=64).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    is_ours.then(|| value.into())
+    is_ours.then(|| SharedSecret::shared(value))
 }
 
 /// 160 random bits, alphanumeric.

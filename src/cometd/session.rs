@@ -27,6 +27,7 @@ use super::limits::QuotaOwner;
 use super::message::{Advice, ClientId, Event, Pattern, Timesync};
 use super::sessions::{ClientOrigin, ClientRequestId, RestoredEvents, Saved, SessionEnd, SocketId};
 use crate::model::{Now, UserId};
+use crate::secret::SharedSecret;
 pub use connect::{ConnectRequest, Departure};
 pub use context::{Ctx, DeadlineOwner, Terms, spread, timesync};
 use delivery::{EventDelivery, Surplus};
@@ -51,8 +52,8 @@ pub enum ReplyPath {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionOwner {
     pub user: Option<UserId>,
-    pub browser: Option<Arc<str>>,
-    pub login: Option<Arc<str>>,
+    pub browser: Option<SharedSecret>,
+    pub login: Option<SharedSecret>,
     pub by_password_alone: bool,
     pub address: IpAddr,
 }
@@ -279,9 +280,9 @@ impl Session {
         }
     }
 
-    /// It belongs to this HTTP session or, without one, to a client that sends the password alone.
-    /// A client that has only shaken hands may yet send the cookie that it was given.
-    pub fn is_of_login(&self, login: Option<&Arc<str>>) -> bool {
+    /// It belongs to this HTTP session or, without one, to a client that sends a password or a token
+    /// alone. A client that has only shaken hands may yet send the cookie that it was given.
+    pub fn is_of_login(&self, login: Option<&SharedSecret>) -> bool {
         let keeps_no_cookie = self.owner.by_password_alone;
         match login {
             Some(login) => {
@@ -536,5 +537,5 @@ struct Connect {
     timesync: Option<Timesync>,
     received: Now,
     /// The browser of which it takes one of the few connections.
-    slot: Option<Arc<str>>,
+    slot: Option<SharedSecret>,
 }

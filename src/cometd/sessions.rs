@@ -41,6 +41,7 @@ use super::session::{
 };
 pub use super::session::{ConnectionType, SessionId};
 use crate::model::{Now, UserId};
+use crate::secret::SharedSecret;
 use ended::EndedSessions;
 pub use inout::{
     ClientOrigin, ClientRequest, ClientRequestId, CometdTransport, LogChange, Output,
@@ -89,8 +90,8 @@ const ID_INVALID: &str = "405::message_id_invalid";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndedLogins<'a> {
     /// This HTTP session.
-    One(&'a Arc<str>),
-    /// Those of clients that send the password alone.
+    One(&'a SharedSecret),
+    /// Those of clients that send a password or a token alone.
     WithoutSession,
     /// All of them.
     All,
@@ -405,8 +406,8 @@ impl Sessions {
     }
 
     /// A user has logged out: the sessions that were opened in this HTTP session end or, without
-    /// one, those whose clients send the password alone, or all of them. What they have been told
-    /// by then goes out first, as far as its way is open.
+    /// one, those whose clients send a password or a token alone, or all of them. What they have
+    /// been told by then goes out first, as far as its way is open.
     pub fn handle_logout(&mut self, user: &UserId, what: EndedLogins<'_>, now: Now) {
         let owner = QuotaOwner::User(Some(user.clone()));
         let of_login = self.of_owner(&owner).filter(|session| match what {

@@ -7,6 +7,7 @@ use crate::cometd::SameSite;
 use crate::cometd::message::Pattern;
 use crate::cometd::sessions::STATES;
 use crate::gateway::User;
+use crate::http::identity::{Endpoint, TokenType};
 use crate::model::{CallerRole, DeviceId, Role, UserId};
 use crate::sip::b2bua::AccountKind;
 use crate::sip::config::{DeviceTransport, ListenAddress, SipAccount, Trunk};
@@ -64,6 +65,9 @@ fn path(steps: &[&dyn ToString]) -> Vec<String> {
     steps.iter().map(|step| step.to_string()).collect()
 }
 
+/// Clocks that differ by more are wrong.
+const LONGEST_LEEWAY: Duration = Duration::from_secs(300);
+
 /// Text that can stand in a URL path, a SIP URI and a log without thinking.
 fn plain(text: &str, extra: &[u8]) -> bool {
     let fits =
@@ -83,6 +87,7 @@ impl<'a> Checks<'a> {
         checks.addresses(sections);
         checks.tls(sections);
         checks.callers(sections);
+        checks.issuers(sections);
         checks.listeners(sections);
         checks.rest(sections);
         checks.cometd(sections);
@@ -294,6 +299,69 @@ impl<'a> Checks<'a> {
         self.served(sections);
     }
 
+    fn issuers(&mut self, sections: &Sections) {
+        let identity = &sections.identity;
+        self.unless(
+            identity.leeway <= LONGEST_LEEWAY,
+            &[&"identity", &"leeway"],
+            format!("must not be more than {} s", LONGEST_LEEWAY.as_secs()),
+        );
+        self.unless_apart(
+            identity.keys_stale >= identity.keys_refresh,
+            (&[&"identity", &"keys_stale"], "must not be shorter than"),
+            (&[&"identity", &"keys_refresh"], "must not be longer than"),
+        );
+        let (mut names, mut urls) = (BTreeSet::new(), BTreeSet::new());
+        for (number, issuer) in sections.issuers.iter().enumerate() {
+            let mut wrong = |key: &'static str, message: String| {
+                self.wrong(&[&"identity", &"issuer", &number, &key], message);
+            };
+            let name = issuer.name.as_str();
+            if !plain(name, b"") {
+                wrong("name", "may contain letters, digits and . _ -".to_owned());
+            }
+            if !names.insert(name) {
+                wrong("name", format!("there are two issuers '{name}'"));
+            }
+            if !urls.insert(&issuer.issuer) {
+                wrong("issuer", format!("there are two issuers with '{}'", issuer.issuer));
+            }
+            let not_asked = |url: &str| format!("'{url}' is no https:// URL, nor http:// of here");
+            if Endpoint::parse(&issuer.issuer).is_none() || issuer.issuer.contains('?') {
+                wrong("issuer", not_asked(&issuer.issuer));
+            }
+            if let Some(url) = issuer.jwks_url.as_ref().filter(|url| Endpoint::parse(url).is_none())
+            {
+                wrong("jwks_url", not_asked(url));
+            }
+            if issuer.audience.is_empty() && issuer.client_id.is_none() {
+                wrong("audience", "nothing is taken from it: set audience or client_id".to_owned());
+            }
+            if issuer.audience.iter().any(String::is_empty) {
+                wrong("audience", "names nobody".to_owned());
+            }
+            if issuer.algorithms.is_empty() {
+                wrong("algorithms", "must name at least one".to_owned());
+            }
+            if issuer.token_types.is_empty() {
+                wrong("token_types", "must name at least one".to_owned());
+            }
+            let takes_ids = issuer.token_types.contains(&TokenType::Jwt)
+                && issuer.client_id.as_ref().is_some_and(|id| issuer.audience.contains(id));
+            if takes_ids {
+                let text = "with \"JWT\" an ID token would be an access token where audience has \
+                            client_id";
+                wrong("token_types", text.to_owned());
+            }
+            if issuer.client_id.is_some() && !issuer.scopes.iter().any(|scope| scope == "openid") {
+                wrong("scopes", "must contain \"openid\"".to_owned());
+            }
+            if issuer.client_secret.is_some() && issuer.client_id.is_none() {
+                wrong("client_id", "is what the secret is for".to_owned());
+            }
+        }
+    }
+
     /// Those that services act for are there.
     fn served(&mut self, sections: &Sections) {
         let users: BTreeSet<_> = sections.users.iter().map(|(user, _)| &user.id).collect();
@@ -335,6 +403,11 @@ impl<'a> Checks<'a> {
                 &[&"rest", &"allowed_origins", &number],
                 format!("'{origin}' is not an origin such as https://desk.example.com"),
             );
+        }
+        for (number, host) in sections.http.hosts.iter().enumerate() {
+            let is_none = host.is_empty() || host.contains(['/', '@', ' ']);
+            let message = format!("'{host}' is not a host such as desk.example.com, or \"*\"");
+            self.unless(!is_none, &[&"rest", &"hosts", &number], message);
         }
         self.unless(
             sections.http.body_limit >= 1024,
@@ -491,8 +564,8 @@ impl<'a> Checks<'a> {
             {
                 wrong("prefixes", format!("'{bad}' is not the beginning of a number"));
             }
-            let login = [&login.user, &login.password, &login.realm];
-            if login.iter().any(|part| part.is_some()) && !login.iter().all(|part| part.is_some()) {
+            let login = [login.user.is_some(), login.password.is_some(), login.realm.is_some()];
+            if login.contains(&true) && login.contains(&false) {
                 wrong("user", "user, password and realm belong together".into());
             }
         }
@@ -574,6 +647,11 @@ impl<'a> Checks<'a> {
                     || sections.sip.listen.iter().any(over_tls),
                 &[&"device", &number, &"transport"],
                 "nothing in sip.listen begins with tls:",
+            );
+            self.unless(
+                details.password.as_ref().is_none_or(|password| !password.expose().is_empty()),
+                &[&"device", &number, &"password"],
+                "must not be empty",
             );
             if let Some(environment) = &details.voice_environment {
                 self.unless(
@@ -710,6 +788,7 @@ impl<'a> Checks<'a> {
                 }
             }
             if let Some(hash) = &details.password_hash {
+                let hash = hash.expose();
                 let fine = hash.starts_with("$argon2id$") && PasswordHash::new(hash).is_ok();
                 self.unless(
                     fine,

@@ -1,38 +1,43 @@
-//! Passwords made once: printed once, kept as hashes.
+//! Passwords that are made: written down in a file for whoever hands them out, kept as hashes.
 
 use super::Config;
 use crate::gateway::Directory;
 use crate::http::auth::{PasswordHashes, hash_password};
 use crate::model::{DeviceId, Role, UserId};
+use crate::private;
+use crate::secret::Secret;
 use crate::sip;
 use crate::sip::config::{SipAccount, SipAccounts};
-use crate::sip::digest::{Algorithm, ha1};
+use crate::sip::digest::{Algorithm, Ha1s, ha1};
 use crate::store::{Store, StoreError, Write};
 use crate::telephony::phones::PhoneCommand;
 use rand::Rng;
 use std::collections::BTreeMap;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use zeroize::Zeroizing;
 
 /// `rest/<login name>` → PHC string; `sip/<realm>/<user name>/<algorithm>` → HA1.
 const TABLE: &str = "credentials";
+
+/// What the cookies of known devices are signed with.
+const DEVICE_KEY: &str = "devices";
 
 /// Of 32 characters that no one mistakes for another: 5 bits each, 100 bits.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 const LENGTH: usize = 20;
 
-/// A password that was made now. It is shown once and not kept.
-#[derive(Clone, PartialEq, Eq)]
+/// The name of the file with the passwords that were made, in the state directory.
+const MADE_PASSWORDS: &str = "made-passwords.txt";
+
+/// A password that was made now.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made {
     /// The login name or the number.
     pub name: String,
     /// The password, in clear.
-    pub password: String,
-}
-
-impl std::fmt::Debug for Made {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Made").field("name", &self.name).finish_non_exhaustive()
-    }
+    pub password: Secret,
 }
 
 /// Credentials cannot be read or made.
@@ -41,13 +46,22 @@ pub enum CredentialsError {
     /// The store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Passwords that were made cannot be written down.
+    #[error("{}: passwords that are made can not be written down: {error}", .path.display())]
+    Made {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
     /// A password cannot be hashed.
     #[error(transparent)]
     Hash(#[from] crate::http::auth::PasswordError),
 }
 
 impl Config {
-    /// The accounts of REST and CometD; makes those that are missing and says so.
+    /// The accounts of REST and CometD; makes those that are missing and says so. Where there are
+    /// issuers of tokens, none is made.
     ///
     /// # Errors
     /// The store fails.
@@ -59,21 +73,41 @@ impl Config {
         let (mut accounts, mut made, mut changes) = (PasswordHashes::new(), Vec::new(), Vec::new());
         for user in self.directory.users.keys() {
             let key = format!("rest/{user}");
-            let stored = kept.get(&key).and_then(|hash| String::from_utf8(hash.clone()).ok());
+            let stored = kept.get(&key).and_then(|text| secret_text(text));
             let hash = match self.password_hashes.get(user).cloned().or(stored) {
                 Some(hash) => hash,
+                // Such users log in by their issuer.
+                None if !self.issuers.is_empty() => continue,
                 None => {
                     let new = Made::new(user.as_str());
-                    let hash = hash_password(&new.password)?;
-                    changes.push(Write::put(TABLE, key, hash.as_str()));
+                    let hash = Secret::from(hash_password(new.password.expose())?);
+                    changes.push(Write::put(TABLE, key, hash.expose().as_str()));
                     made.push(new);
                     hash
                 }
             };
             accounts.insert(user.clone(), hash);
         }
+        self.write_down("REST", &made)?;
         keep(store, &changes)?;
         Ok((accounts, made))
+    }
+
+    /// The key by which devices are known that have logged in before; makes it once.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn device_key(&self, store: &Store) -> Result<[u8; 32], CredentialsError> {
+        let kept = store.load(TABLE)?.remove(DEVICE_KEY);
+        if let Some(key) = kept.and_then(|key| key.try_into().ok()) {
+            return Ok(key);
+        }
+        let key: [u8; 32] = rand::random();
+        if let Err(error) = keep(store, &[Write::put(TABLE, DEVICE_KEY, key)]) {
+            // It costs the known devices their place in the queue of logins, and nothing else.
+            tracing::warn!(%error, "the key of known devices can not be kept");
+        }
+        Ok(key)
     }
 
     /// The SIP endpoint with the HA1s of its accounts; makes those that are missing and says so.
@@ -94,25 +128,45 @@ impl Config {
                 format!("sip/{}/{name}/{}", self.sip.realm, algorithm.name())
             };
             let stored = stored_ha1s(&kept, &self.sip.realm, &name);
-            let of = |password: &str| ha1s_of(&self.sip.realm, &name, password);
-            account.ha1s =
-                match self.sip_passwords.get(&account.number) {
-                    Some(password) => of(password),
-                    None if stored.len() == ALGORITHMS.len() => stored,
-                    None => {
-                        let new = Made::new(&name);
-                        let ha1s = of(&new.password);
-                        changes.extend(ha1s.iter().map(|(algorithm, ha1)| {
-                            Write::put(TABLE, key(*algorithm), ha1.as_str())
-                        }));
-                        made.push(new);
-                        ha1s
-                    }
-                };
+            let of = |password: &Secret| ha1s_of(&self.sip.realm, &name, password.expose());
+            account.ha1s = match self.sip_passwords.get(&account.number) {
+                Some(password) => of(password),
+                None if stored.len() == ALGORITHMS.len() => stored,
+                None => {
+                    let new = Made::new(&name);
+                    let ha1s = of(&new.password);
+                    changes.extend(ha1s.iter().map(|(algorithm, ha1)| {
+                        Write::put(TABLE, key(*algorithm), ha1.expose().as_str())
+                    }));
+                    made.push(new);
+                    ha1s
+                }
+            };
         }
-        keep(store, &changes)?;
         made.sort_by(|one: &Made, other| one.name.cmp(&other.name));
+        self.write_down("SIP", &made)?;
+        keep(store, &changes)?;
         Ok((endpoint, made))
+    }
+
+    /// Appends passwords that were made to a file which only its owner reads, before anything
+    /// relies on them.
+    fn write_down(&self, of: &str, made: &[Made]) -> Result<(), CredentialsError> {
+        let Some(path) = self.made_passwords().filter(|_| !made.is_empty()) else {
+            return Ok(());
+        };
+        let mut text = Zeroizing::new(String::new());
+        for Made { name, password } in made {
+            text.push_str(&format!("{of} {name} {}\n", password.expose().as_str()));
+        }
+        let written = private::open_to_append(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+        written.map_err(|error| CredentialsError::Made { path, error })
+    }
+
+    /// The file in which passwords are written down that are made.
+    pub fn made_passwords(&self) -> Option<PathBuf> {
+        self.password_dir.as_ref().map(|folder| folder.join(MADE_PASSWORDS))
     }
 
     /// Takes users, devices and groups from elsewhere, in the place of those of the file. Their
@@ -132,7 +186,7 @@ impl Config {
         let kept = store.load(TABLE)?;
         let hash = |user: &UserId| {
             let stored = kept.get(&format!("rest/{user}"));
-            let stored = stored.and_then(|hash| String::from_utf8(hash.clone()).ok());
+            let stored = stored.and_then(|text| secret_text(text));
             Some((user.clone(), self.password_hashes.get(user).cloned().or(stored)?))
         };
         Ok(self.directory.users.keys().filter_map(hash).collect())
@@ -147,7 +201,7 @@ impl Config {
         let ha1s = |account: &SipAccount| {
             let name = &account.username;
             let ha1s = match self.sip_passwords.get(&account.number) {
-                Some(password) => ha1s_of(&self.sip.realm, name, password),
+                Some(password) => ha1s_of(&self.sip.realm, name, password.expose()),
                 None => stored_ha1s(&kept, &self.sip.realm, name),
             };
             (account.device.clone(), ha1s)
@@ -166,7 +220,7 @@ impl Config {
         });
         let sip = with_password.flat_map(|(name, password)| {
             let realm = &self.sip.realm;
-            keep_ha1s(realm, name, Some(&ha1s_of(realm, name, password)))
+            keep_ha1s(realm, name, Some(&ha1s_of(realm, name, password.expose())))
         });
         (rest, sip.collect())
     }
@@ -176,7 +230,7 @@ impl Config {
     /// # Errors
     /// It cannot be hashed.
     pub fn give_password(&mut self, password: &str) -> Result<(), CredentialsError> {
-        let hash = hash_password(password)?;
+        let hash = Secret::from(hash_password(password)?);
         for user in self.directory.users.keys() {
             self.password_hashes.entry(user.clone()).or_insert_with(|| hash.clone());
         }
@@ -208,7 +262,7 @@ impl Config {
                 let password = password_of(made, supervisor).unwrap_or("$UNDERTONE_PASSWORD");
                 (
                     target.map_or("NUMBER", |device| device.number.as_str()),
-                    self.coach_request(password),
+                    self.coach_request(Some(password)),
                 )
             }
             None => ("NUMBER", None),
@@ -230,15 +284,17 @@ impl Config {
         text
     }
 
-    /// What to print when credentials were made: each password, and the Coach request ready to
-    /// paste. `None` when none were.
+    /// What to print when credentials were made: for whom, where they are written down, and the Coach
+    /// request ready to paste. `None` when none were.
     pub fn introduction(&self, rest: &[Made], sip: &[Made]) -> Option<String> {
         if rest.is_empty() && sip.is_empty() {
             return None;
         }
+        let file = self.made_passwords().unwrap_or_default();
         let mut text = format!(
-            "Passwords were made. They are shown this once; {} keeps their hashes.\n",
-            self.state_dir.display()
+            "Passwords were made: they are in {}, which only its owner reads.\nHand them out and \
+             remove it; only hashes are kept besides.\n",
+            file.display()
         );
         if !rest.is_empty() {
             text.push_str(&format!("\n  REST and CometD at {}\n", self.http.public_url));
@@ -259,8 +315,8 @@ impl Config {
             sip.iter().for_each(|made| text.push_str(&made.line()));
         }
         let supervisor = self.coaching_pair().map(|(supervisor, ..)| supervisor);
-        let password = supervisor.and_then(|supervisor| password_of(rest, supervisor));
-        if let Some(request) = password.and_then(|password| self.coach_request(password)) {
+        let is_made = supervisor.is_some_and(|supervisor| password_of(rest, supervisor).is_some());
+        if let Some(request) = self.coach_request(None).filter(|_| is_made) {
             text.push_str(
                 "\nWith phones registered and a call answered, a supervisor coaches the \
                  agent by\n\n",
@@ -270,11 +326,13 @@ impl Config {
         Some(text)
     }
 
-    fn coach_request(&self, password: &str) -> Option<String> {
+    /// Without a password, curl asks for it.
+    fn coach_request(&self, password: Option<&str>) -> Option<String> {
         let (supervisor, device, target) = self.coaching_pair()?;
         let url = format!("{}/api/v2", self.http.public_url);
+        let password = password.map(|password| format!(":{password}")).unwrap_or_default();
         Some(format!(
-            "  curl -u {supervisor}:{password} -H 'Content-Type: application/json' \\\n    \
+            "  curl -u {supervisor}{password} -H 'Content-Type: application/json' \\\n    \
              -d '{{\"operationName\":\"Coach\",\"targetDeviceUri\":\"{url}/devices/{target}\"}}' \
              \\\n    \
              {url}/me/devices/{device}\n"
@@ -299,8 +357,9 @@ impl Config {
     }
 }
 
-/// The digests of a device's password, by algorithm.
-pub type Ha1s = BTreeMap<Algorithm, String>;
+fn secret_text(stored: &[u8]) -> Option<Secret> {
+    std::str::from_utf8(stored).ok().map(Secret::from)
+}
 
 /// The digests of the password of a SIP account with this user name.
 pub fn ha1s_of(realm: &str, username: &str, password: &str) -> Ha1s {
@@ -311,16 +370,16 @@ pub fn ha1s_of(realm: &str, username: &str, password: &str) -> Ha1s {
 fn stored_ha1s(kept: &BTreeMap<String, Vec<u8>>, realm: &str, name: &str) -> Ha1s {
     let ha1 = |algorithm: &Algorithm| {
         let stored = kept.get(&format!("sip/{realm}/{name}/{}", algorithm.name()))?;
-        Some((*algorithm, String::from_utf8(stored.clone()).ok()?))
+        Some((*algorithm, secret_text(stored)?))
     };
     ALGORITHMS.iter().filter_map(ha1).collect()
 }
 
 /// What the store of a gateway is told of a user's password; `None`: the user is gone.
-pub fn keep_password(user: &UserId, hash: Option<&str>) -> Write {
+pub fn keep_password(user: &UserId, hash: Option<&Secret>) -> Write {
     let key = format!("rest/{user}");
     match hash {
-        Some(hash) => Write::put(TABLE, key, hash),
+        Some(hash) => Write::put(TABLE, key, hash.expose().as_str()),
         None => Write::remove(TABLE, key),
     }
 }
@@ -331,7 +390,7 @@ pub fn keep_ha1s(realm: &str, username: &str, ha1s: Option<&Ha1s>) -> Vec<Write>
     let write = |algorithm: &Algorithm| {
         let key = format!("sip/{realm}/{username}/{}", algorithm.name());
         match ha1s.and_then(|ha1s| ha1s.get(algorithm)) {
-            Some(ha1) => Write::put(TABLE, key, ha1.as_str()),
+            Some(ha1) => Write::put(TABLE, key, ha1.expose().as_str()),
             None => Write::remove(TABLE, key),
         }
     };
@@ -344,20 +403,20 @@ const ALGORITHMS: [Algorithm; 3] = [Algorithm::Md5, Algorithm::Sha256, Algorithm
 impl Made {
     fn new(name: &str) -> Self {
         let mut random = rand::rng();
-        let password = (0..LENGTH)
+        let password: String = (0..LENGTH)
             .map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())]))
             .collect();
-        Self { name: name.to_owned(), password }
+        Self { name: name.to_owned(), password: password.into() }
     }
 
     fn line(&self) -> String {
-        format!("    {:<24} {}\n", self.name, self.password)
+        format!("    {}\n", self.name)
     }
 }
 
 fn password_of<'a>(made: &'a [Made], user: &UserId) -> Option<&'a str> {
     let made = made.iter().find(|made| made.name == user.as_str());
-    made.map(|made| made.password.as_str())
+    made.map(|made| made.password.expose().as_str())
 }
 
 fn keep(store: &Store, changes: &[Write]) -> Result<(), StoreError> {
@@ -367,7 +426,7 @@ fn keep(store: &Store, changes: &[Write]) -> Result<(), StoreError> {
     }
 }
 
-/// Forgets every password that was made: the next start makes and prints new ones.
+/// Forgets every password that was made: the next start makes new ones.
 ///
 /// # Errors
 /// The store fails.

@@ -3,9 +3,10 @@
 
 use super::reader::Finding;
 use super::sections::Sections;
+use crate::http::identity::IssuerConfig;
 use crate::media::engine::{self, MediaError};
 use crate::telephony::callers;
-use crate::tls::{Alpn, ClientTls, ServerTls, ServerTlsFiles};
+use crate::tls::{Alpn, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles};
 use nix::errno::Errno;
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
@@ -28,6 +29,7 @@ pub(super) fn findings(sections: &Sections) -> Vec<Finding> {
         .filter_map(foreign)
         .chain(certificates(sections))
         .chain(tokens(sections))
+        .chain(issuers(sections))
         .chain(sound(sections))
         .collect()
 }
@@ -70,6 +72,21 @@ fn tokens(sections: &Sections) -> impl Iterator<Item = Finding> {
         Some(Finding { path, message: error.to_string() })
     };
     let findings: Vec<Finding> = callers.chain([backend]).filter_map(wrong).collect();
+    findings.into_iter()
+}
+
+/// Authorities of issuers that cannot be used now.
+fn issuers(sections: &Sections) -> impl Iterator<Item = Finding> {
+    let wrong = |(number, issuer): (usize, &IssuerConfig)| {
+        let finding = |key: &str, message: String| Finding {
+            path: ["identity", "issuer", &number.to_string(), key].map(str::to_owned).to_vec(),
+            message,
+        };
+        let files = ClientTlsFiles { authorities: issuer.authorities.clone(), pair: None };
+        let authorities = ClientTls::new(files).config(&[]).err();
+        authorities.map(|error| finding("authorities", error.to_string()))
+    };
+    let findings: Vec<Finding> = sections.issuers.iter().enumerate().filter_map(wrong).collect();
     findings.into_iter()
 }
 

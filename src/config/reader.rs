@@ -2,6 +2,8 @@
 //! modules.
 
 use super::{DEFAULTS, path_of};
+use crate::private;
+use crate::secret::Secret;
 use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Format, Serialized, Toml};
@@ -10,6 +12,14 @@ use serde::de::value::Error;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The keys whose values are secrets. In the place of each may stand the name of a file that has it:
+/// the same key with [`FILE`].
+const SECRETS: [&str; 3] = ["password", "password_hash", "client_secret"];
+const FILE: &str = "_file";
+/// No secret of a file is longer, in bytes.
+const LONGEST_SECRET: u64 = 4096;
 
 const DIRECTORY: [&str; 5] = ["user", "device", "device_range", "group", "voice_environment"];
 
@@ -47,6 +57,10 @@ pub(super) struct ConfigReader {
     faulty: Vec<Vec<String>>,
     /// Every key outside the directory, with its value.
     settings: BTreeMap<String, String>,
+    /// Where files that are named without a directory are looked for first.
+    credentials: Option<PathBuf>,
+    /// The files that secrets were read from.
+    files: Vec<PathBuf>,
 }
 
 /// All that was wrong with single keys.
@@ -55,14 +69,19 @@ pub(super) struct Findings {
     /// Of these, and of the keys that are missing, those that have been read as something else:
     /// what they have to do with other keys is not known.
     pub(super) faulty: Vec<Vec<String>>,
+    /// The files that secrets were read from.
+    pub(super) files: Vec<PathBuf>,
 }
 
 impl ConfigReader {
+    /// `credentials`: where files that are named without a directory are looked for first.
+    ///
     /// # Errors
     /// The file cannot be laid over the defaults.
     pub(super) fn new(
         text: Option<&str>,
         environment: &BTreeMap<String, String>,
+        credentials: Option<PathBuf>,
     ) -> Result<Self, Vec<Finding>> {
         let mut values = layers(text.unwrap_or_default(), environment).map_err(|errors| {
             let finding = |error: figment::Error| Finding {
@@ -77,6 +96,8 @@ impl ConfigReader {
             findings: Vec::new(),
             faulty: Vec::new(),
             settings: settings_of(&values),
+            credentials,
+            files: Vec::new(),
         };
         for (name, default) in &defaults {
             let Value::Dict(_, defaults) = default else {
@@ -173,8 +194,14 @@ impl ConfigReader {
             if !table.known.contains(&key) {
                 table.known.push(key.clone());
             }
-            if let Some(value) = table.values.get(&key) {
-                values.insert((*field).to_owned(), value.clone());
+            let mut value = table.values.get(&key).cloned();
+            if is_secret_key(&key) {
+                value = self.secret(&path, &key, value);
+            } else if names_a_secret(&path, &key) {
+                value = value.map(|value| self.found_file(value));
+            }
+            if let Some(value) = value {
+                values.insert((*field).to_owned(), value);
             }
             keys.insert(field, (path, key));
         }
@@ -218,6 +245,51 @@ impl ConfigReader {
                     None => return None,
                 }
             }
+        }
+    }
+
+    /// The value of a secret: `given`, or what is in the file that is named in its place. Where that
+    /// can not be had, something else.
+    fn secret(&mut self, table: &[String], key: &str, given: Option<Value>) -> Option<Value> {
+        let file_key = format!("{key}{FILE}");
+        let entries = self.tables.get_mut(table)?;
+        if !entries.known.contains(&file_key) {
+            entries.known.push(file_key.clone());
+        }
+        let Some(named) = entries.values.get(&file_key).cloned() else {
+            return given;
+        };
+        let path = |key: &str| table.iter().cloned().chain([key.to_owned()]).collect::<Vec<_>>();
+        let read = match (&given, self.found_file(named)) {
+            (Some(_), _) => Err(format!("{key} is there, too: one of the two")),
+            (None, Value::String(_, file)) => {
+                let file = PathBuf::from(file);
+                let read = secret_of(&file);
+                self.files.push(file);
+                read
+            }
+            (None, _) => Err("must be the name of a file".to_owned()),
+        };
+        match read {
+            Ok(secret) => Some(Value::from(secret.expose().as_str())),
+            Err(message) => {
+                self.found(path(&file_key), message);
+                self.faulty.extend([path(&file_key), path(key)]);
+                Some(Value::from(STAND_IN_SECRET))
+            }
+        }
+    }
+
+    /// The file that is meant: one of the directory of credentials, if it is there.
+    fn found_file(&self, named: Value) -> Value {
+        let Value::String(tag, name) = &named else {
+            return named;
+        };
+        let credentials = self.credentials.as_ref().filter(|_| !name.contains('/'));
+        let found = credentials.map(|folder| folder.join(name)).filter(|file| file.is_file());
+        match found.as_deref().and_then(Path::to_str) {
+            Some(found) => Value::String(*tag, found.to_owned()),
+            None => named,
         }
     }
 
@@ -280,7 +352,7 @@ impl ConfigReader {
                 self.found(path.iter().chain([name]).cloned().collect(), message);
             }
         }
-        Findings { findings: self.findings, faulty: self.faulty }
+        Findings { findings: self.findings, faulty: self.faulty, files: self.files }
     }
 }
 
@@ -303,6 +375,8 @@ fn text_of(value: &Value) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
+/// Stands for a secret that can not be read.
+const STAND_IN_SECRET: &str = "secret";
 /// Values each of which some type takes.
 const STAND_INS: [&str; 5] = ["1", "192.0.2.1", "PCMU", "Agent", "api-voice"];
 
@@ -387,7 +461,54 @@ fn described(path: &[String], kind: &Kind) -> String {
 
 /// The value of this key is never shown.
 pub(super) fn is_secret(path: &[String]) -> bool {
-    path.last().is_some_and(|key| ["password", "password_hash"].contains(&key.as_str()))
+    path.last().is_some_and(|key| is_secret_key(key))
+}
+
+fn is_secret_key(key: &str) -> bool {
+    SECRETS.contains(&key)
+}
+
+/// The key names a file that an operator may keep with other credentials. That of `grpc.token_file`
+/// is made in the state directory.
+fn names_a_secret(table: &[String], key: &str) -> bool {
+    match table.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => key == "backend_token_file",
+        ["tls"] => true,
+        ["grpc", "caller", _] => key == "token_file",
+        _ => false,
+    }
+}
+
+/// The secret in a file: all of it but the end of its only line.
+fn secret_of(file: &Path) -> Result<Secret, String> {
+    let bytes = private::read_secret(file, LONGEST_SECRET).map_err(|error| error.to_string())?;
+    let wrong = |what: &str| format!("{}: {what}", file.display());
+    let text = std::str::from_utf8(bytes.expose()).map_err(|_| wrong("it is not UTF-8"))?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    match text.strip_suffix('\r').unwrap_or(text) {
+        "" => Err(wrong("it is empty")),
+        text if text.contains(['\r', '\n']) => Err(wrong("it has more than one line")),
+        text => Ok(text.into()),
+    }
+}
+
+/// The first secret that stands in the text of a file.
+pub(super) fn first_secret(text: &str) -> Option<Vec<String>> {
+    fn within(value: &Value, path: &[String]) -> Option<Vec<String>> {
+        let below = |step: String| [path, &[step]].concat();
+        match value {
+            Value::Dict(_, values) => values.iter().find_map(|(key, value)| {
+                let path = below(key.clone());
+                if is_secret_key(key) { Some(path) } else { within(value, &path) }
+            }),
+            Value::Array(_, items) => {
+                let mut items = items.iter().enumerate();
+                items.find_map(|(number, item)| within(item, &below(number.to_string())))
+            }
+            _ => None,
+        }
+    }
+    within(&Value::from(dict(text)), &[])
 }
 
 fn describe(kind: &Kind) -> String {

@@ -11,9 +11,12 @@ use crate::gateway::{
 };
 use crate::http::HttpConfig;
 use crate::http::auth::AuthConfig;
+use crate::http::hosts::LOCALHOST;
+use crate::http::identity::{IdentityConfig, IssuerConfig};
 use crate::http::server::ConnectionLimits;
 use crate::media::MediaConfig;
 use crate::model::UserId;
+use crate::secret::Secret;
 use crate::sip::b2bua::{AccountKind, B2buaConfig};
 use crate::sip::config::{Login, SipAccount, SipConfig, SipLimits, Trunk};
 use crate::supervision::SupervisionConfig;
@@ -36,6 +39,8 @@ pub(super) struct Sections {
     pub(super) tls: TlsKeys,
     pub(super) http: HttpConfig,
     pub(super) login: AuthConfig,
+    pub(super) identity: IdentityConfig,
+    pub(super) issuers: Vec<IssuerConfig>,
     pub(super) cometd: CometdConfig,
     pub(super) rest_limits: ConnectionLimits,
     pub(super) grpc_limits: ConnectionLimits,
@@ -219,7 +224,7 @@ pub(super) struct DirectoryKeys {
 #[serde(deny_unknown_fields)]
 pub(super) struct TrunkLogin {
     pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Secret>,
     pub(super) realm: Option<String>,
 }
 
@@ -228,7 +233,7 @@ pub(super) struct TrunkLogin {
 #[serde(deny_unknown_fields)]
 pub(super) struct DeviceDetails {
     pub(super) voice_environment: Option<String>,
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Secret>,
 }
 
 /// What the gateway does not know of a user, or fills in.
@@ -238,7 +243,7 @@ pub(super) struct UserDetails {
     display_name: Option<String>,
     first_name: Option<String>,
     last_name: Option<String>,
-    pub(super) password_hash: Option<String>,
+    pub(super) password_hash: Option<Secret>,
 }
 
 /// The members of a group in the order of the file, in which problems are told.
@@ -269,6 +274,8 @@ impl Sections {
     pub(super) fn read(reader: &mut ConfigReader) -> Option<Self> {
         let trunks = reader.pairs(&["sip", "trunk"]);
         let callers = reader.items(&["grpc", "caller"]);
+        let issuers = reader.items(&["identity", "issuer"]);
+        let identity = reader.section("identity");
         let (process, rest, http) =
             (reader.section(""), reader.section("rest"), reader.section("rest"));
         let tls = reader.section("tls");
@@ -301,6 +308,8 @@ impl Sections {
             tls: tls?,
             http: http?,
             login: login?,
+            identity: identity?,
+            issuers,
             cometd: cometd?,
             rest_limits: rest_limits?,
             grpc_limits: grpc_limits?,
@@ -365,7 +374,7 @@ impl Sections {
                 state_dir: self.process.state_dir.clone(),
                 ..self.audit
             },
-            state_dir: self.process.state_dir,
+            state_dir: self.process.state_dir.clone(),
             tls: TlsConfig {
                 rest: self.tls.door("rest_"),
                 grpc: self.tls.door("grpc_"),
@@ -379,6 +388,8 @@ impl Sections {
             rest_bind: self.rest.bind,
             http: self.http,
             login: self.login,
+            identity: self.identity,
+            issuers: self.issuers,
             cometd: self.cometd,
             grpc_bind: self.grpc.bind,
             grpc_reflection: self.grpc.reflection,
@@ -407,6 +418,8 @@ impl Sections {
             directory_source: self.directory.source,
             end_calls_of_removed_devices: self.directory.end_calls_of_removed_devices,
             file: None,
+            secret_files: Vec::new(),
+            password_dir: Some(self.process.state_dir.clone()),
             settings: Settings::default(),
             password_hashes: self.users.into_iter().filter_map(hash).collect(),
             sip_passwords,
@@ -422,7 +435,15 @@ impl Sections {
                 None => format!("http://{}", self.rest.bind),
             },
         };
-        self.login.secure_cookies |= self.tls.door("rest_").is_some();
+        if self.http.hosts.is_empty()
+            && self.rest.bind.ip().is_loopback()
+            && self.http.trusted_proxies.is_empty()
+        {
+            self.http.hosts.push(LOCALHOST.to_owned());
+        }
+        let is_secure =
+            self.tls.door("rest_").is_some() || self.http.public_url.starts_with("https:");
+        self.login.secure_cookies |= is_secure;
         (self.rest_limits.name, self.grpc_limits.name, self.admin_limits.name) =
             ("rest", "grpc", "admin");
         self.rest_limits.peers = self.http.trusted_proxies.clone();

@@ -103,7 +103,9 @@ fn without_a_file_it_is_the_world_of_the_sample() {
 #[test]
 fn the_printed_defaults_are_the_defaults_of_the_rooms() {
     let config = read(commented_defaults()).expect("what we print can be read");
-    assert_eq!(config.http, http::HttpConfig::default());
+    // It listens on the loopback only.
+    let local = http::HttpConfig { hosts: vec!["localhost".to_owned()], ..Default::default() };
+    assert_eq!(config.http, local);
     assert_eq!(config.login, auth::AuthConfig::default());
     assert_eq!(config.cometd, cometd::CometdConfig::default());
     assert_eq!(config.gateway, gateway::GatewayConfig::default());
@@ -145,6 +147,8 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
     let uncommented: String = commented_defaults()
         .lines()
         .map(|line| match line.strip_prefix('#') {
+            // In the place of what stands above.
+            Some(bare) if bare.starts_with("password") && bare.contains("_file = ") => "\n".into(),
             Some(bare) if is_key(bare) || bare.starts_with("[[") => format!("{bare}\n"),
             _ => format!("{line}\n"),
         })
@@ -156,6 +160,7 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
     let config = read(&uncommented).expect("every commented key can be set");
     assert_eq!(config.sip.trunks.len(), 1);
     assert!(config.sip.trunks[0].login.is_some());
+    assert_eq!(config.issuers.len(), 1);
     assert_eq!(
         config.media.advertised.map(|address| address.to_string()).as_deref(),
         Some("203.0.113.5")
@@ -181,7 +186,7 @@ fn over_simulated_telephones_a_file_without_a_directory_has_two_supervisors_and_
         std::fs::write(&file, text).expect("a file");
         let config = load_simulated(Some(&file)).expect("fine");
         assert_eq!(config.rest_bind.to_string(), "127.0.0.1:18080");
-        let devices = config.directory.devices.into_values();
+        let devices = config.directory.devices.values().cloned();
         devices.map(|device| device.number.to_string()).collect::<BTreeSet<_>>()
     };
     let bind = "[rest]\nbind = '127.0.0.1:18080'\n";
@@ -748,7 +753,7 @@ supervisors = ["anna"]
         "6: rest.bind: found signed int `1`, expected socket address",
         "7: rest.csrf: found signed int `2`, expected a boolean",
         "8: rest.foo: there is no key 'foo' here; there are: bind, insecure_bind, public_url, contact_center_id, allowed_origins, \
-         trusted_proxies, csrf, body_limit, timeout, concurrency (found 3)",
+         hosts, trusted_proxies, csrf, body_limit, timeout, concurrency (found 3)",
         "9: rest.allowed_origins[1]: found signed int `7`, expected a string",
         "9: rest.allowed_origins[2]: 'b' is not an origin such as https://desk.example.com",
         "11: sip.realm: found sequence, expected a string (found [])",
@@ -850,7 +855,9 @@ fn insecure_bind_opens_the_doors() {
 
 #[test]
 fn credentials_are_made_once_and_kept_as_hashes() {
-    let config = parse(None, []).expect("fine");
+    let place = tempfile::tempdir().expect("a directory");
+    let mut config = parse(None, []).expect("fine");
+    config.password_dir = Some(place.path().to_owned());
     let store = crate::store::in_memory();
     let (accounts, rest) = config.rest_credentials(&store).expect("made");
     let (endpoint, sip) = config.sip_with_credentials(&store).expect("made");
@@ -862,10 +869,10 @@ fn credentials_are_made_once_and_kept_as_hashes() {
         sip.iter().map(|made| made.name.as_str()).collect::<Vec<_>>(),
         ["5001", "5005", "7001"]
     );
-    assert!(accounts.values().all(|hash| hash.starts_with("$argon2id$")));
+    assert!(accounts.values().all(|hash| hash.expose().starts_with("$argon2id$")));
     let kept = store.load("credentials").expect("kept");
     for made in rest.iter().chain(&sip) {
-        let password = made.password.as_bytes();
+        let password = made.password.expose().as_bytes();
         assert!(
             !kept.values().any(|value| value.windows(password.len()).any(|part| part == password))
         );
@@ -880,7 +887,18 @@ fn credentials_are_made_once_and_kept_as_hashes() {
         ),
         "{text}"
     );
-    assert!(text.contains(&format!("-u supervisor:{}", rest[1].password)), "{text}");
+    assert!(text.contains("curl -u supervisor -H"), "{text}");
+    assert!(!rest.iter().any(|made| text.contains(made.password.expose().as_str())), "{text}");
+    let file = place.path().join("made-passwords.txt");
+    assert!(text.contains(&file.display().to_string()), "{text}");
+    let about = std::fs::metadata(&file).expect("written down");
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&about) & 0o777, 0o600);
+    let lines: String = [("REST", &rest), ("SIP", &sip)]
+        .iter()
+        .flat_map(|(of, made)| made.iter().map(move |made| (of, made)))
+        .map(|(of, made)| format!("{of} {} {}\n", made.name, made.password.expose().as_str()))
+        .collect();
+    assert_eq!(std::fs::read_to_string(&file).expect("written down"), lines);
 
     let (again, made) = config.rest_credentials(&store).expect("kept");
     assert_eq!((again, made), (accounts, Vec::new()));
@@ -946,4 +964,121 @@ fn nat_is_auto_unless_it_is_said_and_media_sources_are_hosts_and_networks() {
     let networks =
         ["198.51.100.7", "203.0.113.0/24"].map(|text| text.parse::<Network>().expect("a network"));
     assert_eq!(trunk.media_sources, networks);
+}
+
+#[test]
+fn an_issuer_is_https_and_takes_no_token_for_another() {
+    let issuer = |more: &str| {
+        let text = format!("[[identity.issuer]]\nname = 'a'\n{more}");
+        let problems = read(&text).map(|config| config.issuers).map_err(|found| found.0);
+        problems.map_err(|found| found.into_iter().map(|one| one.key).collect::<Vec<_>>())
+    };
+    let fine = "issuer = 'https://id.example.com/a'\n";
+    assert!(issuer(&format!("{fine}audience = ['desk']")).is_ok());
+    assert!(issuer("issuer = 'http://127.0.0.1:9'\nclient_id = 'desk'").is_ok());
+    for (more, key) in [
+        ("audience = []", "audience"),
+        ("client_id = 'desk'\nscopes = ['profile']", "scopes"),
+        ("audience = ['x']\nclient_secret = 'y'", "client_id"),
+        ("audience = ['x']\nalgorithms = []", "algorithms"),
+        ("audience = ['x']\nalgorithms = ['none']", "algorithms[0]"),
+        ("audience = ['x']\nalgorithms = ['HS256']", "algorithms[0]"),
+        ("audience = ['x']\ntoken_types = ['id']", "token_types[0]"),
+        ("audience = ['x']\nclient_id = 'x'\ntoken_types = ['JWT']", "token_types"),
+        ("audience = ['x']\njwks_url = 'http://192.0.2.1/keys'", "jwks_url"),
+    ] {
+        let found = issuer(&format!("{fine}{more}")).expect_err(more);
+        assert_eq!(found, [format!("identity.issuer[0].{key}")], "{more}");
+    }
+    for url in ["http://id.example.com", "https://id.example.com/?x=1", "id.example.com"] {
+        let found = issuer(&format!("issuer = '{url}'\naudience = ['x']")).expect_err(url);
+        assert_eq!(found, ["identity.issuer[0].issuer"], "{url}");
+    }
+}
+
+#[test]
+fn no_passwords_are_made_for_users_that_log_in_by_their_issuer() {
+    let text = "[[identity.issuer]]\nname = 'a'\nissuer = 'https://id.example.com'\n\
+                audience = ['desk']\n";
+    let config = read(text).expect("fine");
+    let (accounts, made) = config.rest_credentials(&crate::store::in_memory()).expect("none");
+    assert!(accounts.is_empty() && made.is_empty());
+}
+
+/// A file with this text and mode, in a directory of its own.
+fn config_file(text: &str, mode: u32) -> (tempfile::TempDir, std::path::PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let place = tempfile::tempdir().expect("a directory");
+    let path = place.path().join("undertone.toml");
+    std::fs::write(&path, text).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("a mode");
+    (place, path)
+}
+
+#[test]
+fn a_file_that_others_may_read_has_no_secrets() {
+    let secret = "[[device]]\nid = \"d\"\nnumber = \"1\"\npassword = \"hunter2\"\n";
+    let trunk = "[[sip.trunk]]\nname = \"t\"\ntarget = \"192.0.2.1\"\nsources = [\"192.0.2.1\"]\n\
+                 user = \"u\"\nrealm = \"r\"\npassword = \"hunter2\"\n";
+    for (text, line, key) in
+        [(secret, 4, "device[0].password"), (trunk, 7, "sip.trunk[0].password")]
+    {
+        for mode in [0o644, 0o604, 0o660] {
+            let (_place, path) = config_file(text, mode);
+            let path_text = path.display();
+            let expected = format!(
+                "{path_text}:{line}: {key}: this secret stands in a file, and others may read it \
+                 (mode {mode:04o}): chmod 600 {path_text}, or name a file with it: password_file"
+            );
+            assert_eq!(load(Some(&path)).expect_err("refused").to_string(), expected);
+            let checked = check(&path).expect_err("refused").to_string();
+            assert!(checked.contains(&expected), "{checked}");
+        }
+        let (_place, path) = config_file(text, 0o600);
+        load(Some(&path)).expect("nobody else reads it");
+    }
+    let (_place, path) = config_file("[rest]\ninsecure_bind = true\n", 0o644);
+    load(Some(&path)).expect("there is no secret in it");
+}
+
+#[test]
+fn a_secret_comes_from_a_file_of_its_own_by_path_or_from_the_directory_of_credentials() {
+    let (place, path) = config_file("hunter2\n", 0o600);
+    let config = |file: &str, credentials: bool| {
+        let text = format!("[[device]]\nid = \"d\"\nnumber = \"1\"\npassword_file = \"{file}\"\n");
+        let environment = ("CREDENTIALS_DIRECTORY".to_owned(), place.path().display().to_string());
+        parse(Some((Path::new("undertone.toml"), &text)), credentials.then_some(environment))
+    };
+    let whole = path.display().to_string();
+    for (file, credentials) in [(whole.as_str(), false), ("undertone.toml", true)] {
+        let config = config(file, credentials).expect("fine");
+        assert_eq!(config.secret_files, std::slice::from_ref(&path));
+        let (endpoint, made) =
+            config.sip_with_credentials(&crate::store::in_memory()).expect("fine");
+        let expected = sip::digest::ha1(sip::digest::Algorithm::Md5, "1", "undertone", "hunter2");
+        let account = endpoint.account(&"d".into()).expect("the account");
+        assert_eq!((&account.ha1s[&sip::digest::Algorithm::Md5], made.len()), (&expected, 0));
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains(expected.expose().as_str()));
+    }
+    let wrong = |file: &str| config(file, true).expect_err("wrong").to_string();
+    assert!(wrong("nowhere").contains("device[0].password_file: nowhere: No such file"));
+    assert!(wrong("./undertone.toml").contains("No such file"), "a path is a path");
+    for (text, problem) in
+        [("", "it is empty"), ("\n", "it is empty"), ("a\nb\n", "more than one line")]
+    {
+        std::fs::write(&path, text).expect("written");
+        assert!(wrong(&whole).contains(problem), "{text:?}: {}", wrong(&whole));
+    }
+    let (_place, open) = config_file("hunter2\n", 0o644);
+    let said = wrong(&open.display().to_string());
+    assert!(said.contains("others may read it (mode 0644): chmod 600"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+    let both = "[[device]]\nid = \"d\"\nnumber = \"1\"\npassword = \"a\"\npassword_file = \"b\"\n";
+    let said = read(both).expect_err("both").to_string();
+    assert_eq!(
+        said,
+        "undertone.toml:5: device[0].password_file: password is there, too: one of the two \
+         (found \"b\")"
+    );
 }

@@ -161,6 +161,7 @@ impl<'a, P: Phones> Session<'a, P> {
                 .into(),
             user: Some(person.user.clone()),
             caller: None,
+            from: None,
             deadline: self.bench.patience,
         }
     }

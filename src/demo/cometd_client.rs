@@ -3,6 +3,8 @@
 //! It acknowledges, and it remembers the number of the last event: after a lost connection, a
 //! restart of the gateway or an expired session it goes on where it was.
 
+use crate::telephony::connection::with_causes;
+use crate::tls::{ClientTls, TlsError};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -20,8 +22,11 @@ pub struct Round {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The gateway cannot be reached or was cut off; trying again may help.
-    #[error("no connection: {0}")]
+    #[error("no connection: {}", with_causes(.0.to_string(), .0))]
     Connection(#[from] reqwest::Error),
+    /// The authorities that should vouch for it cannot be read.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// It answers, but not as a CometD server does; trying again may help.
     #[error("HTTP {0}")]
     Http(u16),
@@ -51,24 +56,21 @@ pub struct Listener {
 const TIMEOUT: Duration = Duration::from_secs(90);
 
 impl Listener {
-    /// Nothing is sent yet. `url` is scheme, host and port; `after` is the number behind which to
-    /// begin, −1 for the next event.
+    /// Nothing is sent yet. `url` is scheme, host and port, and `tls` what is believed there;
+    /// `after` is the number behind which to begin, −1 for the next event.
     ///
     /// # Errors
     /// No HTTP client can be made.
     pub fn new(
         url: &str,
+        tls: &ClientTls,
         user: &str,
         password: &str,
         channels: &[&str],
         after: i64,
     ) -> Result<Self, ListenError> {
         Ok(Self {
-            http: crate::demo::client_builder()
-                .cookie_store(true)
-                .no_proxy()
-                .timeout(TIMEOUT)
-                .build()?,
+            http: crate::demo::client_builder(tls)?.cookie_store(true).timeout(TIMEOUT).build()?,
             endpoint: format!("{}/api/v2/notifications", url.trim_end_matches('/')),
             user: user.to_owned(),
             password: password.to_owned(),

@@ -4,8 +4,8 @@ use super::timeline::{Timeline, TimelineEntry};
 use super::{DemoError, held};
 use crate::clock;
 use crate::demo::cometd_client::Listener;
+use crate::tls::ClientTls;
 use serde_json::Value;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -15,21 +15,24 @@ use tokio::sync::watch;
 pub(super) struct Desktop {
     http: reqwest::Client,
     base: String,
+    tls: ClientTls,
     user: String,
     password: String,
     timeline: Timeline,
 }
 
 impl Desktop {
+    /// Of a user with this password, at a gateway that `tls` believes.
     pub(super) fn new(
-        rest: SocketAddr,
-        user: &str,
-        password: &str,
+        base: &str,
+        tls: &ClientTls,
+        (user, password): (&str, &str),
         timeline: Timeline,
     ) -> Result<Desktop, DemoError> {
         Ok(Desktop {
-            http: crate::demo::client_builder().cookie_store(true).no_proxy().build()?,
-            base: format!("http://{rest}"),
+            http: crate::demo::client_builder(tls)?.cookie_store(true).build()?,
+            base: base.into(),
+            tls: tls.clone(),
             user: user.into(),
             password: password.into(),
             timeline,
@@ -56,7 +59,8 @@ impl Desktop {
 
     /// Opens a CometD session, subscribes and keeps listening.
     pub(super) async fn listen(&self, channels: &[&str]) -> Result<Notifications, DemoError> {
-        let mut listener = Listener::new(&self.base, &self.user, &self.password, channels, -1)?;
+        let Desktop { base, tls, user, password, .. } = self;
+        let mut listener = Listener::new(base, tls, user, password, channels, -1)?;
         let notifications = Notifications {
             events: Arc::default(),
             count: Arc::new(watch::Sender::new(0)),

@@ -2,8 +2,11 @@
 
 use crate::demo::cometd_client::{ListenError, Listener, Round};
 use crate::demo::event_text::{plain, text};
+use crate::secret::Secret;
+use crate::tls::{ClientTls, ClientTlsFiles};
 use serde_json::Value;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,10 +15,12 @@ use tokio::signal::unix::{SignalKind, signal};
 pub struct EventsOptions {
     /// Scheme, host and port of the gateway.
     pub url: String,
+    /// Authorities, in PEM, that vouch for it over https; `None`: those of the system.
+    pub authorities: Option<PathBuf>,
     /// Login name of the user.
     pub user: String,
     /// The password of that user.
-    pub password: String,
+    pub password: Secret,
     /// Channels or patterns.
     pub channels: Vec<String>,
     /// Behind which number to begin; −1: now, −2: all that is kept.
@@ -42,11 +47,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Shows events until SIGINT or SIGTERM; tries again whenever the connection is lost.
 ///
 /// # Errors
-/// The gateway refuses this user; there is nothing to wait for.
+/// The gateway refuses this user, or there are no authorities in their file; there is nothing to
+/// wait for.
 pub async fn run(options: EventsOptions) -> Result<(), ListenError> {
     let channels: Vec<&str> = options.channels.iter().map(String::as_str).collect();
-    let mut listener =
-        Listener::new(&options.url, &options.user, &options.password, &channels, options.after)?;
+    let EventsOptions { url, authorities, user, password, after, .. } = &options;
+    let tls = ClientTls::new(ClientTlsFiles { authorities: authorities.clone(), pair: None });
+    let mut listener = Listener::new(url, &tls, user, password.expose(), &channels, *after)?;
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {

@@ -2,9 +2,9 @@
 //! not our own parser.
 //!
 //! A [`Phone`] is a SIP user agent on its own UDP socket, or with a connection over TLS, and with an
-//! RTP socket beside it. While a call
-//! stands it sends its own tone in G.711 every 20 ms, records what it hears, and says how loud any
-//! other tone is in that. One call at a time; a second one is busy.
+//! RTP or SRTP socket beside it. While a call stands it sends its own tone in G.711 every 20 ms,
+//! records what it hears, and says how loud any other tone is in that. One call at a time; a second
+//! one is busy.
 
 mod agent;
 pub mod audio;
@@ -12,12 +12,15 @@ mod digest;
 mod rtp;
 mod sdp;
 mod socket;
+mod srtp;
 mod wire;
 
 pub use rtp::{Packet, Voice};
 pub use sdp::SdpDirection;
+pub use srtp::{PhoneSrtp, SrtpCounts};
 
 use crate::clock;
+use crate::secret::Secret;
 use crate::tls::ClientTls;
 use agent::{Agent, Ask};
 use audio::Companding;
@@ -53,7 +56,7 @@ pub struct PhoneConfig {
     /// Its number: the user part of its address and its digest user name.
     pub number: String,
     /// Its digest password.
-    pub password: String,
+    pub password: Secret,
     /// Registrar and outbound proxy.
     pub server: SocketAddr,
     /// Where its sockets are bound, on free ports.
@@ -72,6 +75,8 @@ pub struct PhoneConfig {
     pub described_ip: Option<IpAddr>,
     /// Speaks to its server over TLS; `None`: by datagrams.
     pub tls: Option<PhoneTls>,
+    /// Encrypts its sound, or has none; `None`: in clear.
+    pub srtp: Option<PhoneSrtp>,
 }
 
 /// How a phone speaks TLS.
@@ -100,12 +105,19 @@ impl PhoneConfig {
             late_offer: false,
             described_ip: None,
             tls: None,
+            srtp: None,
         }
     }
 
     /// Over TLS.
     pub fn over(mut self, tls: PhoneTls) -> PhoneConfig {
         self.tls = Some(tls);
+        self
+    }
+
+    /// With its sound encrypted.
+    pub fn encrypting(mut self, srtp: PhoneSrtp) -> PhoneConfig {
+        self.srtp = Some(srtp);
         self
     }
 
@@ -239,7 +251,8 @@ impl Phone {
     /// Binds its sockets and starts its tasks; it is not registered yet.
     pub async fn start(config: PhoneConfig) -> Result<Phone, PhoneError> {
         let (socket, address) = PhoneSocket::open(&config).await?;
-        let sound = rtp::Sound::start(config.ip, rand::random(), config.voice)?;
+        let is_encrypted = config.srtp.is_some();
+        let sound = rtp::Sound::start(config.ip, rand::random(), config.voice, is_encrypted)?;
         let shared = Arc::new(PhoneShared {
             events: Mutex::default(),
             trace: Mutex::default(),
@@ -505,6 +518,11 @@ impl Phone {
     /// Payloads received since then.
     pub fn payloads(&self, since: Instant) -> Vec<Arc<[u8]>> {
         self.received(since).into_iter().map(|packet| packet.payload).collect()
+    }
+
+    /// What has come to its RTP port, of all its calls; `None`: it has no SRTP.
+    pub fn srtp(&self) -> Option<SrtpCounts> {
+        self.shared.sound.srtp()
     }
 
     /// Packets sent and received in all.

@@ -1,7 +1,10 @@
 //! `undertone simulate`: moves the telephones of `undertone gateway --simulated`.
 
+use crate::telephony::connection::with_causes;
 use crate::telephony::simulated::door;
+use crate::tls::{ClientTls, ClientTlsFiles, TlsError};
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long the gateway may take to answer.
@@ -12,6 +15,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub struct SimulateOptions {
     /// The admin address of the gateway, as a URL.
     pub url: String,
+    /// Authorities, in PEM, that vouch for it over https; `None`: those of the system.
+    pub authorities: Option<PathBuf>,
     /// What to do.
     pub what: SimulateWhat,
 }
@@ -31,8 +36,11 @@ pub enum SimulateWhat {
 #[derive(Debug, thiserror::Error)]
 pub enum SimulateError {
     /// The gateway does not answer.
-    #[error("{0}")]
+    #[error("{}", with_causes(.0.to_string(), .0))]
     Http(#[from] reqwest::Error),
+    /// The authorities that should vouch for it cannot be read.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// It has no simulated telephones.
     #[error("{0}: no simulated telephones here: start `undertone gateway --simulated`")]
     NotSimulated(String),
@@ -46,7 +54,8 @@ pub enum SimulateError {
 /// # Errors
 /// The telephones cannot be reached.
 pub async fn run(options: SimulateOptions) -> Result<bool, SimulateError> {
-    let client = crate::demo::client_builder().no_proxy().timeout(ANSWER).build()?;
+    let tls = ClientTls::new(ClientTlsFiles { authorities: options.authorities, pair: None });
+    let client = crate::demo::client_builder(&tls)?.timeout(ANSWER).build()?;
     let url = format!("{}{}", options.url.trim_end_matches('/'), door::PATH);
     match options.what {
         SimulateWhat::Show => {

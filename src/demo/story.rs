@@ -6,7 +6,7 @@ use super::timeline::Timeline;
 use super::world::{self, World};
 use super::{DemoError, DemoOptions, Scenario};
 use crate::clock;
-use crate::demo::phone::{AnswerPolicy, Phone, PhoneConfig, Voice};
+use crate::demo::phone::{AnswerPolicy, Phone, SrtpCounts, Voice};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -31,6 +31,8 @@ struct Findings {
     whisper_delays: Vec<f64>,
     customer_packets: usize,
     identical: usize,
+    /// What has come to all phones, where they have SRTP.
+    srtp: Option<SrtpCounts>,
 }
 
 impl Findings {
@@ -43,7 +45,8 @@ impl Findings {
     fn ok(&self) -> bool {
         let right = self.phases.iter().all(Phase::is_right);
         let relayed = self.customer_packets > 0 && self.identical == self.customer_packets;
-        right && relayed && self.join.is_some() && self.whisper_delay_ms().is_some()
+        let encrypted = self.srtp.is_none_or(|srtp| srtp.encrypted > 0 && srtp.rejected == 0);
+        right && relayed && encrypted && self.join.is_some() && self.whisper_delay_ms().is_some()
     }
 }
 
@@ -53,11 +56,12 @@ impl Findings {
 /// The story did not come to its end.
 pub async fn run(options: DemoOptions) -> Result<bool, DemoError> {
     let timeline = Timeline::new(clock::instant(), !options.json, options.verbose);
-    let world = World::start(options.split).await?;
+    let world = World::start(options.split, options.tls).await?;
     timeline.title(&format!(
-        "Undertone on free loopback ports{}: REST and CometD {}, SIP {}",
+        "Undertone on free loopback ports{}: REST and CometD {}, SIP {}{}",
         if options.split { ", gateway and SIP backend as two processes" } else { "" },
-        world.rest,
+        world.base,
+        if options.tls { "over TLS with SRTP " } else { "" },
         world.sip
     ));
     let told = tell(&world, &timeline, options.scenario).await;
@@ -112,6 +116,7 @@ async fn tell(
         whisper_delays: Vec::new(),
         customer_packets: 0,
         identical: 0,
+        srtp: None,
     };
     match scenario {
         Scenario::Coach => {
@@ -126,6 +131,7 @@ async fn tell(
         Scenario::Conference => cast.conference(&mut findings).await?,
         Scenario::TwoSupervisors => cast.two_supervisors(&mut findings).await?,
     }
+    findings.srtp = cast.srtp();
     Ok(findings)
 }
 
@@ -136,11 +142,14 @@ async fn assemble<'a>(
 ) -> Result<Cast<'a>, DemoError> {
     let start = clock::instant();
     let phone = async |person: Person, number: &str, password: &str, answer: AnswerPolicy| {
-        let config = PhoneConfig::new(number, password, world.sip, person.hz()).answering(answer);
+        let config = world.phone(number, password, person.hz()).answering(answer);
         let phone =
             Phone::start(config).await.map_err(|error| DemoError::Phone(person.name(), error))?;
         phone.register().await.map_err(|error| DemoError::Phone(person.name(), error))?;
         Ok::<_, DemoError>(phone)
+    };
+    let desk = |user: &str, password: &str| {
+        Desktop::new(&world.base, &world.tls, (user, password), timeline.clone())
     };
     timeline.title("The phones register, the desktops log in");
     let customer = phone(
@@ -175,12 +184,7 @@ async fn assemble<'a>(
     let second = match scenario {
         Scenario::Coach | Scenario::Transfer | Scenario::Hold | Scenario::Conference => None,
         Scenario::TwoSupervisors => {
-            let desktop = Desktop::new(
-                world.rest,
-                world::SECOND_USER,
-                &world.second_password,
-                timeline.clone(),
-            )?;
+            let desktop = desk(world::SECOND_USER, &world.second_password)?;
             let answer = AnswerPolicy::ByHeader;
             Some((
                 phone(Person::Second, world::SECOND_NUMBER, &world.second_password, answer).await?,
@@ -188,14 +192,8 @@ async fn assemble<'a>(
             ))
         }
     };
-    let agents_desk =
-        Desktop::new(world.rest, world::AGENT_USER, &world.agent_password, timeline.clone())?;
-    let desktop = Desktop::new(
-        world.rest,
-        world::SUPERVISOR_USER,
-        &world.supervisor_password,
-        timeline.clone(),
-    )?;
+    let agents_desk = desk(world::AGENT_USER, &world.agent_password)?;
+    let desktop = desk(world::SUPERVISOR_USER, &world.supervisor_password)?;
     let session = json!({"operationName": "StartContactCenterSession", "channels": ["voice"]});
     agents_desk.post("/api/v2/me", session.clone()).await?;
     desktop.post("/api/v2/me", session.clone()).await?;
@@ -626,6 +624,16 @@ impl Cast<'_> {
         three.into_iter().chain(colleague).chain(second).collect()
     }
 
+    /// What has come to all phones; `None` where their sound is in clear.
+    fn srtp(&self) -> Option<SrtpCounts> {
+        self.people().into_iter().filter_map(|(_, phone)| phone.srtp()).reduce(|sum, more| {
+            SrtpCounts {
+                encrypted: sum.encrypted + more.encrypted,
+                rejected: sum.rejected + more.rejected,
+            }
+        })
+    }
+
     fn tell(&mut self) {
         let since = std::mem::replace(&mut self.told_until, clock::instant());
         for (person, phone) in self.people() {
@@ -680,6 +688,12 @@ fn show(findings: &Findings, timeline: &Timeline) {
         "  packets to the customer while not barged in       {all}, {same} byte for byte as the \
          agent sent them"
     ));
+    if let Some(SrtpCounts { encrypted, rejected }) = findings.srtp {
+        timeline.text(&format!(
+            "  packets to the phones over SRTP                   {encrypted} encrypted and \
+             authentic, {rejected} otherwise"
+        ));
+    }
     timeline.text("");
     match findings.ok() {
         true => timeline.good(findings.moral),
@@ -690,7 +704,7 @@ fn show(findings: &Findings, timeline: &Timeline) {
 
 fn print_json(findings: &Findings, timeline: &Timeline) {
     let tenths = |ms: f64| (ms * 10.0).round() / 10.0;
-    let document = json!({
+    let mut document = json!({
         "ok": findings.ok(),
         "phases": findings.phases.iter().map(Phase::json).collect::<Vec<_>>(),
         "join_ms": findings.join.map(|join| tenths(join.as_secs_f64() * 1000.0)),
@@ -700,6 +714,9 @@ fn print_json(findings: &Findings, timeline: &Timeline) {
         "rest": timeline.rest(),
         "cometd": timeline.cometd(),
     });
+    if let Some(SrtpCounts { encrypted, rejected }) = findings.srtp {
+        document["srtp"] = json!({"encrypted": encrypted, "rejected": rejected});
+    }
     // A closed pipe means that the reader wants no more.
     let _ = writeln!(std::io::stdout().lock(), "{document}");
 }

@@ -4,8 +4,11 @@ use super::DemoError;
 use crate::app::{self, Running, ServerRole};
 use crate::clock;
 use crate::config;
+use crate::demo::phone::{PhoneConfig, PhoneSrtp, PhoneTls};
 use crate::http::auth::hash_password_cheaply;
+use crate::private;
 use crate::sip::flow::Protocol;
+use crate::tls::{Authority, AuthorityError, ClientTls, ClientTlsFiles};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -29,7 +32,12 @@ const START: Duration = Duration::from_secs(10);
 
 /// The running product.
 pub(super) struct World {
-    pub(super) rest: SocketAddr,
+    /// Scheme, host and port of REST and CometD.
+    pub(super) base: String,
+    /// What its desktops believe.
+    pub(super) tls: ClientTls,
+    /// Everything is encrypted.
+    has_tls: bool,
     pub(super) sip: SocketAddr,
     pub(super) customer_password: String,
     pub(super) agent_password: String,
@@ -70,22 +78,28 @@ struct WorldPorts {
 const ATTEMPTS: u8 = 3;
 
 impl World {
-    pub(super) async fn start(split: bool) -> Result<World, DemoError> {
+    /// Gateway and SIP backend in this process, or as two; with TLS at every door, or none.
+    pub(super) async fn start(split: bool, has_tls: bool) -> Result<World, DemoError> {
         let failed = |error: &dyn std::fmt::Display| DemoError::Start(error.to_string());
         let name = format!("undertone-demo-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let place = WorldPlace(std::env::temp_dir().join(name));
-        std::fs::create_dir_all(&place.0).map_err(|error| failed(&error))?;
+        private::make_directory(&place.0).map_err(|error| failed(&error))?;
         let passwords: [String; 5] =
             std::array::from_fn(|_| format!("{:016x}", rand::random::<u64>()));
+        let tls = match has_tls {
+            true => certificates(&place.0).map_err(|error| failed(&error))?,
+            false => ClientTls::default(),
+        };
         let (product, rest, sip) = match split {
             true => {
                 let mut attempts = 0;
                 loop {
                     let ports = WorldPorts::free().map_err(|error| failed(&error))?;
-                    let text =
-                        describe(&place.0, &ports, &passwords).map_err(|error| failed(&error))?;
+                    let text = describe(&place.0, &ports, &passwords, has_tls)
+                        .map_err(|error| failed(&error))?;
                     attempts += 1;
-                    match start_children(&place.0, &text, &ports).await {
+                    let base = format!("{}://127.0.0.1", scheme(has_tls));
+                    match start_children(&place.0, &text, &ports, (&base, &tls)).await {
                         Ok(children) => {
                             break (
                                 Product::Children(children),
@@ -100,7 +114,7 @@ impl World {
                 }
             }
             false => {
-                let text = describe(&place.0, &WorldPorts::default(), &passwords)
+                let text = describe(&place.0, &WorldPorts::default(), &passwords, has_tls)
                     .map_err(|error| failed(&error))?;
                 let mut config =
                     config::parse(Some((Path::new("the demo's configuration"), &text)), [])
@@ -109,7 +123,8 @@ impl World {
                 let running = app::start(config, ServerRole::Serve, None)
                     .await
                     .map_err(|error| failed(&error))?;
-                let (Some(rest), Some(sip)) = (running.rest(), running.sip(Protocol::Udp)) else {
+                let protocol = if has_tls { Protocol::Tls } else { Protocol::Udp };
+                let (Some(rest), Some(sip)) = (running.rest(), running.sip(protocol)) else {
                     return Err(DemoError::Start("an address is missing".into()));
                 };
                 (Product::Here(Box::new(running)), rest, sip)
@@ -123,7 +138,9 @@ impl World {
             second_password,
         ] = passwords;
         Ok(World {
-            rest,
+            base: format!("{}://{rest}", scheme(has_tls)),
+            tls,
+            has_tls,
             sip,
             customer_password,
             agent_password,
@@ -133,6 +150,17 @@ impl World {
             product,
             _place: place,
         })
+    }
+
+    /// A phone as this world wants it.
+    pub(super) fn phone(&self, number: &str, password: &str, hz: f32) -> PhoneConfig {
+        let config = PhoneConfig::new(number, password, self.sip, hz);
+        if !self.has_tls {
+            return config;
+        }
+        let name = self.sip.ip().to_string();
+        let tls = PhoneTls { client: self.tls.clone(), name, sips: false };
+        config.over(tls).encrypting(PhoneSrtp::default())
     }
 
     pub(super) async fn stop(self) {
@@ -183,26 +211,55 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
+fn scheme(has_tls: bool) -> &'static str {
+    if has_tls { "https" } else { "http" }
+}
+
+/// Makes a private authority in the demo's folder, and what all doors present.
+fn certificates(place: &Path) -> Result<ClientTls, AuthorityError> {
+    // Below 14 days the log warns.
+    const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+    let folder = place.join("tls");
+    Authority::write(&folder, &["127.0.0.1".to_owned()], clock::wall(), LIFE)?;
+    let authorities = Some(folder.join("authority.crt"));
+    Ok(ClientTls::new(ClientTlsFiles { authorities, pair: None }))
+}
+
 /// The configuration: the sample's directory with passwords of its own.
 fn describe(
     place: &Path,
     ports: &WorldPorts,
     [customer, agent, supervisor, colleague, second]: &[String; 5],
+    has_tls: bool,
 ) -> Result<String, crate::http::auth::PasswordError> {
     let (agent_hash, supervisor_hash) =
         (hash_password_cheaply(agent)?, hash_password_cheaply(supervisor)?);
     let second_hash = hash_password_cheaply(second)?;
     let WorldPorts { rest, gateway_grpc, gateway_admin, backend_grpc, backend_admin, sip } = ports;
+    let scheme = scheme(has_tls);
     // At port 0 the assembly knows better.
     let public_url = if *rest == 0 {
         String::new()
     } else {
-        format!("public_url = \"http://127.0.0.1:{rest}\"")
+        format!("public_url = \"{scheme}://127.0.0.1:{rest}\"")
+    };
+    let place = place.display();
+    let (tls, listen, encrypted) = match has_tls {
+        true => (
+            format!(
+                "[tls]\ncertificate = '{place}/tls/server.crt'\nkey = '{place}/tls/server.key'\n\
+                 backend_authorities = '{place}/tls/authority.crt'\n"
+            ),
+            format!("\"tls:127.0.0.1:{sip}\""),
+            "transport = \"tls\"\nsrtp = \"required\"",
+        ),
+        false => (String::new(), format!("\"udp:127.0.0.1:{sip}\", \"tcp:127.0.0.1:{sip}\""), ""),
     };
     Ok(format!(
         r#"
 state_dir = '{place}'
-backend_url = "http://127.0.0.1:{backend_grpc}"
+backend_url = "{scheme}://127.0.0.1:{backend_grpc}"
+{tls}
 [rest]
 bind = "127.0.0.1:{rest}"
 {public_url}
@@ -214,7 +271,7 @@ bind = "127.0.0.1:{gateway_admin}"
 grpc_bind = "127.0.0.1:{backend_grpc}"
 admin_bind = "127.0.0.1:{backend_admin}"
 [sip]
-listen = ["udp:127.0.0.1:{sip}", "tcp:127.0.0.1:{sip}"]
+listen = [{listen}]
 digests = ["SHA-256", "MD5"]
 grace = 0
 [monitoring]
@@ -228,23 +285,28 @@ name = "Undertone"
 id = "{SUPERVISOR_DEVICE}"
 number = "{SUPERVISOR_NUMBER}"
 password = "{supervisor}"
+{encrypted}
 [[device]]
 id = "{SECOND_DEVICE}"
 number = "{SECOND_NUMBER}"
 password = "{second}"
+{encrypted}
 [[device]]
 id = "{AGENT_DEVICE}"
 number = "{AGENT_NUMBER}"
 password = "{agent}"
+{encrypted}
 [[device]]
 id = "7f1f1d0e-6a86-4d0e-9f3c-1f6b8a1f0b52"
 number = "{COLLEAGUE_NUMBER}"
 password = "{colleague}"
+{encrypted}
 [[device]]
 id = "b6f0c1de-3c0b-4f6e-9a57-0d2f8f1e64c3"
 number = "{CUSTOMER_NUMBER}"
 kind = "customer"
 password = "{customer}"
+{encrypted}
 [[user]]
 id = "{SUPERVISOR_USER}"
 display_name = "Sample Supervisor"
@@ -273,8 +335,7 @@ password_hash = "{agent_hash}"
 id = "sample"
 agents = ["{AGENT_USER}", "colleague"]
 supervisors = ["{SUPERVISOR_USER}", "{SECOND_USER}"]
-"#,
-        place = place.display(),
+"#
     ))
 }
 
@@ -282,10 +343,11 @@ async fn start_children(
     place: &Path,
     text: &str,
     ports: &WorldPorts,
+    (base, tls): (&str, &ClientTls),
 ) -> Result<Vec<Child>, DemoError> {
     let failed = |error: io::Error| DemoError::Start(error.to_string());
     let file = place.join("undertone.toml");
-    std::fs::write(&file, text).map_err(failed)?;
+    private::replace(&file, text.as_bytes()).map_err(failed)?;
     let program = std::env::current_exe().map_err(failed)?;
     let start = |part: &str| {
         let mut command = Command::new(&program);
@@ -295,17 +357,16 @@ async fn start_children(
     };
     let mut children = vec![start("sip-backend")?, start("gateway")?];
     for admin in [ports.backend_admin, ports.gateway_admin] {
-        ready(admin, &mut children).await?;
+        ready(&format!("{base}:{admin}/readyz"), tls, &mut children).await?;
     }
     Ok(children)
 }
 
-async fn ready(admin: u16, children: &mut [Child]) -> Result<(), DemoError> {
-    let http = crate::demo::client_builder().no_proxy().build()?;
-    let url = format!("http://{}/readyz", loopback(admin));
+async fn ready(url: &str, tls: &ClientTls, children: &mut [Child]) -> Result<(), DemoError> {
+    let http = crate::demo::client_builder(tls)?.build()?;
     let deadline = clock::instant() + START;
     while clock::instant() < deadline {
-        if http.get(&url).send().await.is_ok_and(|response| response.status().is_success()) {
+        if http.get(url).send().await.is_ok_and(|response| response.status().is_success()) {
             return Ok(());
         }
         for child in children.iter_mut() {

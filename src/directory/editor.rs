@@ -5,6 +5,7 @@ use crate::gateway::{DeviceEntry, Directory, Group, User};
 use crate::model::{DeviceId, GroupId, Number, Reason, Refusal, Role, UserId};
 use crate::sip::b2bua::AccountKind;
 use crate::sip::config::{SipAccount, SipAccounts};
+use crate::sip::digest::Ha1s;
 use crate::sip::flow::Protocol;
 use crate::sip::sdp::SrtpPolicy;
 use serde_json::Value;
@@ -147,11 +148,7 @@ impl DirectoryEditor {
     }
 
     /// The digests of a device's password are these.
-    pub fn set_ha1s(
-        &mut self,
-        device: &DeviceId,
-        ha1s: BTreeMap<crate::sip::digest::Algorithm, String>,
-    ) {
+    pub fn set_ha1s(&mut self, device: &DeviceId, ha1s: Ha1s) {
         if let Some(account) = self.accounts.get(device).cloned() {
             self.accounts.insert(SipAccount { ha1s, ..account });
         }

@@ -1,41 +1,21 @@
 //! The way in for an admin: changes wait for the one task that keeps the directory.
 
 use super::editor::Edit;
-use crate::model::{Reason, Refusal, UserId};
-use std::fmt;
+use super::fields::Fields;
+use crate::model::{DeviceId, Reason, Refusal, UserId};
+use crate::secret::Secret;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use tokio::sync::{mpsc, oneshot};
 
-/// Changes that may wait.
+/// Changes and reads that may wait.
 const WAITING: usize = 64;
-
-/// A password in clear, which is shown nowhere and kept as digests only.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// A password as it came.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// What nobody but a digest may see.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// A new password of the entry that is changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NewPassword {
     /// Of a user: a PHC string of argon2id.
-    Hash(String),
+    Hash(Secret),
     /// Of a device.
     Sip(Secret),
 }
@@ -53,12 +33,18 @@ pub struct AskedEdit {
     pub password: Option<NewPassword>,
 }
 
-/// A change on its way, and where its outcome goes.
-pub type WaitingEdit = (AskedEdit, oneshot::Sender<Result<(), Refusal>>);
+/// What waits for the keeper of the directory, and where its outcome goes.
+#[derive(Debug)]
+pub enum Waiting {
+    /// A change.
+    Edit(AskedEdit, oneshot::Sender<Result<(), Refusal>>),
+    /// Which of these devices have what fields.
+    Devices(Vec<DeviceId>, oneshot::Sender<BTreeMap<DeviceId, Fields>>),
+}
 
 /// The way in to the directory. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct DirectoryHandle(mpsc::Sender<WaitingEdit>);
+pub struct DirectoryHandle(mpsc::Sender<Waiting>);
 
 impl DirectoryHandle {
     /// Only an admin may.
@@ -76,7 +62,7 @@ impl DirectoryHandle {
     }
 
     /// A handle, and what comes by it.
-    pub fn channel() -> (Self, mpsc::Receiver<WaitingEdit>) {
+    pub fn channel() -> (Self, mpsc::Receiver<Waiting>) {
         let (sender, edits) = mpsc::channel(WAITING);
         (Self(sender), edits)
     }
@@ -89,13 +75,32 @@ impl DirectoryHandle {
     pub async fn edit(&self, asked: AskedEdit) -> Result<(), Refusal> {
         let closing = |_| Refusal::new(Reason::Unavailable, "The gateway is shutting down.");
         let (reply, outcome) = oneshot::channel();
-        let sent = self.0.try_send((asked, reply));
+        let sent = self.0.try_send(Waiting::Edit(asked, reply));
         sent.map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                Refusal::new(Reason::Unavailable, "Too many changes of the directory at once.")
-            }
+            mpsc::error::TrySendError::Full(_) => Self::too_many(),
             mpsc::error::TrySendError::Closed(_) => Self::kept_in_file(),
         })?;
         outcome.await.map_err(closing)?
+    }
+
+    /// These devices in the words of the configuration file, without secrets; of those whose
+    /// accounts are not in this process, nothing.
+    ///
+    /// # Errors
+    /// Too much waits.
+    pub async fn device_fields(
+        &self,
+        devices: Vec<DeviceId>,
+    ) -> Result<BTreeMap<DeviceId, Fields>, Refusal> {
+        let (reply, outcome) = oneshot::channel();
+        match self.0.try_send(Waiting::Devices(devices, reply)) {
+            Ok(()) => Ok(outcome.await.unwrap_or_default()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Self::too_many()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Ok(BTreeMap::new()),
+        }
+    }
+
+    fn too_many() -> Refusal {
+        Refusal::new(Reason::Unavailable, "Too many changes of the directory at once.")
     }
 }

@@ -1,20 +1,19 @@
 use crate::model::{
     Caller, CallerRole, DeviceId, Difference, Feature, GroupId, Number, Reason, Refusal, Role,
-    Subject, UserId,
+    SharedMap, Subject, UserId,
 };
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 /// What exists: users, devices, groups, voice environments. A copy shares its entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
     /// Users by login name.
-    pub users: BTreeMap<UserId, Arc<User>>,
+    pub users: SharedMap<UserId, User>,
     /// Devices by id.
-    pub devices: BTreeMap<DeviceId, Arc<DeviceEntry>>,
+    pub devices: SharedMap<DeviceId, DeviceEntry>,
     /// Groups by id.
-    pub groups: BTreeMap<GroupId, Arc<Group>>,
+    pub groups: SharedMap<GroupId, Group>,
     /// Voice environments by their path id.
     pub voice_environments: BTreeMap<String, VoiceEnvironment>,
     /// Id of this contact centre: the `contactCenterId` of each user. Opaque.

@@ -11,7 +11,13 @@ use crate::model::{
     UserId,
 };
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long after its first failure the end of a monitor is asked for again; twice as long after
+/// each further one.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest time until it is asked for again.
+const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// The monitors as the gateway must answer for them: each admission and each join gets its last
 /// line in the audit, and a monitor that must end is asked to until it is gone.
@@ -19,9 +25,19 @@ use std::time::Duration;
 pub(super) struct Monitoring {
     /// Admissions and joins without their last line, by supervisor's device.
     listening: BTreeMap<DeviceId, ListeningRecord>,
-    /// Monitors that must end, by supervisor's device, with the users whose they were; asked for
-    /// again after every snapshot until they are gone.
-    ending: BTreeMap<DeviceId, Option<UserId>>,
+    /// Monitors that must end, by supervisor's device; asked for again after every failure and
+    /// every snapshot until they are gone.
+    ending: BTreeMap<DeviceId, Ending>,
+}
+
+/// A monitor that must end.
+struct Ending {
+    /// The user whose it was.
+    user: Option<UserId>,
+    /// So often it could not be ended.
+    failures: u32,
+    /// When it is asked for again; `None`: it has been asked for, or the backend is away.
+    retry_at: Option<Instant>,
 }
 
 /// What monitoring needs of the gateway for one step.
@@ -156,20 +172,57 @@ impl Monitoring {
         ctx.works.command(user, command, ctx.now);
     }
 
-    /// Ends a monitor: now, and again after every snapshot until it is gone.
+    /// Ends a monitor: now, and again after every failure and every snapshot until it is gone.
     pub(super) fn end(&mut self, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
         // Whoever has lost the device is still the user that the command is for.
-        let before = self.ending.remove(supervisor).flatten();
+        let before = self.ending.get(supervisor).and_then(|ending| ending.user.clone());
         self.end_for(before.or_else(|| ctx.owner(supervisor)), supervisor, ctx);
     }
 
     fn end_for(&mut self, user: Option<UserId>, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
-        self.ending.insert(supervisor.clone(), user.clone());
+        let failures = self.ending.get(supervisor).map_or(0, |ending| ending.failures);
+        let ending = Ending { user: user.clone(), failures, retry_at: None };
+        self.ending.insert(supervisor.clone(), ending);
         if !ctx.known.is_ready() {
             return;
         }
         let command = Command::StopMonitoring { supervisor: supervisor.clone() };
         ctx.works.command(user, command, ctx.now);
+    }
+
+    /// A monitor could not be ended: while it is there, its end is asked for again later.
+    pub(super) fn handle_end_failed(
+        &mut self,
+        supervisor: &DeviceId,
+        refusal: Refusal,
+        ctx: &mut Ctx<'_>,
+    ) {
+        let lives = ctx.known.facts().monitor(supervisor).is_some();
+        let Some(ending) = self.ending.get_mut(supervisor).filter(|_| lives) else {
+            return;
+        };
+        let retry_in = FIRST_RETRY.saturating_mul(1 << ending.failures.min(5)).min(LAST_RETRY);
+        ending.failures = ending.failures.saturating_add(1);
+        ending.retry_at = Some(ctx.now.mono + retry_in);
+        ctx.works.outputs.push_back(Output::EndFailed {
+            supervisor: supervisor.clone(),
+            refusal,
+            retry_in,
+        });
+    }
+
+    /// When the end of a monitor is asked for again.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.ending.values().filter_map(|ending| ending.retry_at).min()
+    }
+
+    /// Asks again for the ends that have failed.
+    pub(super) fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) {
+        let is_due = |ending: &Ending| ending.retry_at.is_some_and(|at| at <= ctx.now.mono);
+        let due = self.ending.iter().filter(|(_, ending)| is_due(ending));
+        for supervisor in due.map(|(supervisor, _)| supervisor.clone()).collect::<Vec<_>>() {
+            self.end(&supervisor, ctx);
+        }
     }
 
     /// A new monitor has been accepted in the place of one that was to end.
@@ -209,24 +262,13 @@ impl Monitoring {
     /// After a snapshot: asks again for the ends that have not come.
     pub(super) fn handle_ready(&mut self, ctx: &mut Ctx<'_>) {
         self.ending.retain(|supervisor, _| ctx.known.facts().monitor(supervisor).is_some());
-        for (supervisor, user) in self.ending.clone() {
-            self.end_for(user, &supervisor, ctx);
+        for supervisor in self.ending.keys().cloned().collect::<Vec<_>>() {
+            self.end(&supervisor, ctx);
         }
     }
 
-    /// Ends a monitor that its supervisor may not have any more.
-    pub(super) fn check_permission(&mut self, monitor: &MonitorFact, ctx: &mut Ctx<'_>) {
-        let Some(user) = ctx.access.owner(&monitor.supervisor) else {
-            return;
-        };
-        if let Err(refusal) = ctx.access.may_monitor(user, &monitor.target) {
-            let owner = Some(user.id.clone());
-            self.cancel(monitor, owner, refusal, ctx);
-        }
-    }
-
-    /// Ends the monitors that their supervisors may not have any more by another directory, and
-    /// tells them why. `lost`: the devices that were taken away, with the users that had them.
+    /// Ends the monitors that may not go on by another directory. `lost`: the devices that were
+    /// taken away, with the users that had them.
     pub(super) fn handle_directory(
         &mut self,
         lost: &BTreeMap<DeviceId, UserId>,
@@ -234,52 +276,40 @@ impl Monitoring {
     ) {
         let known = ctx.known;
         for monitor in known.facts().monitors() {
-            let MonitorFact { supervisor, target, .. } = monitor;
-            let owner = ctx.access.owner(supervisor);
-            let permitted = match (owner, lost.get(supervisor)) {
-                (_, Some(_)) => Err(unowned(supervisor)),
-                (Some(user), None) => ctx.access.may_monitor(user, target),
-                // Never one of ours.
-                (None, None) => continue,
-            };
-            let hears_too_much = || match ctx.access.agent_side_only(target) {
-                true if !monitor.agent_side_only => Err(customers_not_heard()),
-                true | false => Ok(()),
-            };
-            let Err(refusal) = permitted.and_then(|()| hears_too_much()) else {
-                continue;
-            };
-            let user = lost.get(supervisor).cloned().or_else(|| ctx.owner(supervisor));
-            if let Some(owner) = owner.filter(|_| !self.ending.contains_key(supervisor)) {
-                let body = NoticeBody::Error {
-                    device: supervisor.clone(),
-                    refusal: ctx.access.render_for(Some(owner), refusal.clone()),
-                };
-                let owner = owner.id.clone();
-                ctx.works.notify(&owner, Topic::Devices, body);
-            }
-            self.cancel(monitor, user, refusal, ctx);
+            self.check_permission(monitor, lost.get(&monitor.supervisor), ctx);
         }
     }
 
-    /// Ends a monitor of this user, unless that is on its way.
-    fn cancel(
+    /// Ends a monitor that may not go on, unless that is on its way, and tells the device's user
+    /// why. `lost_by`: the user that the device was taken from.
+    pub(super) fn check_permission(
         &mut self,
         monitor: &MonitorFact,
-        user: Option<UserId>,
-        refusal: Refusal,
+        lost_by: Option<&UserId>,
         ctx: &mut Ctx<'_>,
     ) {
-        if self.ending.contains_key(&monitor.supervisor) {
+        let supervisor = &monitor.supervisor;
+        if self.ending.contains_key(supervisor) {
             return;
         }
+        let Err(refusal) = may_go_on(monitor, lost_by.is_some(), ctx.access) else {
+            return;
+        };
+        if let Some(owner) = ctx.access.owner(supervisor) {
+            let body = NoticeBody::Error {
+                device: supervisor.clone(),
+                refusal: ctx.access.render_for(Some(owner), refusal.clone()),
+            };
+            ctx.works.notify(&owner.id, Topic::Devices, body);
+        }
+        let user = lost_by.cloned().or_else(|| ctx.owner(supervisor));
         let record = AuditRecord {
             user: user.clone(),
             refusal: Some(refusal),
             ..ctx.monitor_record(AuditEvent::Cancelled, monitor)
         };
         ctx.audit(record, PendingLine::Nothing);
-        self.end_for(user, &monitor.supervisor, ctx);
+        self.end_for(user, supervisor, ctx);
     }
 
     /// A monitor is gone; `found`: it went while the gateway or its backend was away.
@@ -464,6 +494,26 @@ impl Monitoring {
             self.end(&monitor.supervisor, ctx);
         }
     }
+}
+
+/// The monitor's supervisor may monitor its target, and hears no more of it than is allowed.
+fn may_go_on(
+    monitor: &MonitorFact,
+    is_lost: bool,
+    access: &AccessDirectory,
+) -> Result<(), Refusal> {
+    let MonitorFact { supervisor, target, .. } = monitor;
+    match access.owner(supervisor) {
+        Some(user) if !is_lost => access.may_monitor(user, target)?,
+        // No gateway starts such a monitor: a caller that may have supervisors join unasked has,
+        // and answers for it.
+        None if !is_lost && !monitor.confirm_joins => return Ok(()),
+        Some(_) | None => return Err(unowned(supervisor)),
+    }
+    if access.agent_side_only(target) && !monitor.agent_side_only {
+        return Err(customers_not_heard());
+    }
+    Ok(())
 }
 
 fn unowned(device: &DeviceId) -> Refusal {

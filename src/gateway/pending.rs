@@ -16,8 +16,7 @@ pub(super) struct PendingWorks {
     command_deadline: Duration,
     audit_deadline: Duration,
     lines: BTreeMap<WorkId, (Instant, PendingLine)>,
-    /// A command without a waiting request is one of the gateway's own.
-    commands: BTreeMap<WorkId, (Instant, Option<(Token, PendingCommand)>)>,
+    commands: BTreeMap<WorkId, (Instant, CommandOrigin)>,
     next: u64,
     pub(super) outputs: VecDeque<Output>,
 }
@@ -34,6 +33,14 @@ pub(super) enum PendingLine {
     Listening { supervisor: DeviceId },
     /// Nothing.
     Nothing,
+}
+
+/// Who has sent a command.
+pub(super) enum CommandOrigin {
+    /// A request, which waits for the outcome.
+    Request(Token, Box<PendingCommand>),
+    /// The gateway itself.
+    Gateway(Command),
 }
 
 /// A command with what is needed around it.
@@ -97,18 +104,21 @@ impl PendingWorks {
     pub(super) fn send(&mut self, token: Token, pending: PendingCommand, now: Now) {
         let id = self.next_id();
         let (context, command) = (pending.context.clone(), pending.command.clone());
-        self.commands.insert(id, (now.mono + self.command_deadline, Some((token, pending))));
+        let origin = CommandOrigin::Request(token, Box::new(pending));
+        self.commands.insert(id, (now.mono + self.command_deadline, origin));
         self.outputs.push_back(Output::Command { id, context, command });
     }
 
     /// Sends a command of the gateway's own, on behalf of the device's user, if it has one.
     pub(super) fn command(&mut self, user: Option<UserId>, command: Command, now: Now) {
         let id = self.next_id();
-        self.commands.insert(id, (now.mono + self.command_deadline, None));
+        let origin = CommandOrigin::Gateway(command.clone());
+        self.commands.insert(id, (now.mono + self.command_deadline, origin));
         let context = CommandContext {
             request_id: RequestId::from(format!("gateway-{}-{}", self.instance, id.0)),
             user,
             caller: None,
+            from: None,
             deadline: self.command_deadline,
         };
         self.outputs.push_back(Output::Command { id, context, command });
@@ -125,9 +135,9 @@ impl PendingWorks {
         self.lines.remove(&id).map(|(_, line)| line)
     }
 
-    /// The request that has waited for this command.
-    pub(super) fn take_command(&mut self, id: WorkId) -> Option<(Token, PendingCommand)> {
-        self.commands.remove(&id).and_then(|(_, request)| request)
+    /// Who has sent this command.
+    pub(super) fn take_command(&mut self, id: WorkId) -> Option<CommandOrigin> {
+        self.commands.remove(&id).map(|(_, origin)| origin)
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {

@@ -3,7 +3,7 @@
 
 use super::GatewayConfig;
 use super::audit_record::{AuditEvent, AuditRecord};
-use crate::model::{Now, Timestamp, UserId};
+use crate::model::{CallerName, Now, Timestamp, UserId};
 use crate::rate_limit::KeyedLimiter;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,13 +16,46 @@ const SWEEP: usize = 1_000;
 /// Users that are counted by name; of any more it is only known how often they were refused.
 const COUNTED: usize = 1_000;
 
-/// A user of the directory, or anybody else.
-type Who = Option<UserId>;
+/// The service that asks, if one does; for a user of the directory, or for anybody else.
+type Who = (Option<CallerName>, Option<UserId>);
 
-/// What is left of each user's and each address' refusals.
+/// What is counted for all users together.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
+    /// Where a user sits; of IPv6 its network.
+    Address(IpAddr),
+    /// A service, wherever it calls from.
+    Service(CallerName),
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker<'a> {
+    /// `None`: not of the directory.
+    pub(super) user: Option<&'a UserId>,
+    /// The service that asks on behalf of the user.
+    pub(super) caller: Option<&'a CallerName>,
+    pub(super) from: IpAddr,
+}
+
+impl Asker<'_> {
+    fn who(&self) -> Who {
+        (self.caller.cloned(), self.user.cloned())
+    }
+
+    fn origin(&self) -> Origin {
+        match self.caller {
+            Some(caller) => Origin::Service(caller.clone()),
+            None => Origin::Address(network(self.from)),
+        }
+    }
+}
+
+/// What is left of the refusals of each user, and of each address or service. Those that a service
+/// has brought about count against that service alone.
 pub(super) struct RefusalLimits {
     users: KeyedLimiter<Who>,
-    addresses: KeyedLimiter<IpAddr>,
+    origins: KeyedLimiter<Origin>,
     per_user: u32,
     per_address: u32,
     left_out: BTreeMap<Who, LeftOut>,
@@ -41,7 +74,7 @@ impl RefusalLimits {
     pub(super) fn new(config: &GatewayConfig) -> Self {
         Self {
             users: KeyedLimiter::new(SWEEP),
-            addresses: KeyedLimiter::new(SWEEP),
+            origins: KeyedLimiter::new(SWEEP),
             per_user: config.refused_per_user,
             per_address: config.refused_per_address,
             left_out: BTreeMap::new(),
@@ -51,35 +84,37 @@ impl RefusalLimits {
 
     /// One more may be refused and written down; if not, nothing is asked of anybody for it, and
     /// it is counted.
-    pub(super) fn may_ask(&mut self, user: Option<&UserId>, from: IpAddr, now: Now) -> bool {
-        let (each_user, each_address) = (WINDOW / self.per_user, WINDOW / self.per_address);
-        let user_bucket = self.users.bucket(user.cloned(), now.mono);
-        let address_bucket = self.addresses.bucket(network(from), now.mono);
-        let may = user_bucket.wait(self.per_user, each_user, now.mono).is_zero()
-            && address_bucket.wait(self.per_address, each_address, now.mono).is_zero();
+    pub(super) fn may_ask(&mut self, asker: Asker<'_>, now: Now) -> bool {
+        let (each_user, each_origin) = (WINDOW / self.per_user, WINDOW / self.per_address);
+        let user = self.users.bucket(asker.who(), now.mono);
+        let origin = self.origins.bucket(asker.origin(), now.mono);
+        let may = user.wait(self.per_user, each_user, now.mono).is_zero()
+            && origin.wait(self.per_address, each_origin, now.mono).is_zero();
         if !may {
-            self.leave_out(user, from, now);
+            self.leave_out(asker, now);
         }
         may
     }
 
     /// A refusal is written down.
-    pub(super) fn take(&mut self, user: Option<&UserId>, from: IpAddr, now: Now) {
-        let (each_user, each_address) = (WINDOW / self.per_user, WINDOW / self.per_address);
-        self.users.bucket(user.cloned(), now.mono).take(each_user, now.mono);
-        self.addresses.bucket(network(from), now.mono).take(each_address, now.mono);
+    pub(super) fn take(&mut self, asker: Asker<'_>, now: Now) {
+        let (each_user, each_origin) = (WINDOW / self.per_user, WINDOW / self.per_address);
+        self.users.bucket(asker.who(), now.mono).take(each_user, now.mono);
+        self.origins.bucket(asker.origin(), now.mono).take(each_origin, now.mono);
     }
 
-    fn leave_out(&mut self, user: Option<&UserId>, from: IpAddr, now: Now) {
-        let is_known = self.left_out.contains_key(&user.cloned());
-        let user = user.cloned().filter(|_| is_known || self.left_out.len() < COUNTED);
-        let left_out = self.left_out.entry(user).or_insert_with(|| LeftOut {
+    fn leave_out(&mut self, asker: Asker<'_>, now: Now) {
+        let mut who = asker.who();
+        if !self.left_out.contains_key(&who) && self.left_out.len() >= COUNTED {
+            who.1 = None;
+        }
+        let left_out = self.left_out.entry(who).or_insert_with(|| LeftOut {
             count: 0,
             since: now.wall,
-            from: Some(from),
+            from: Some(asker.from),
         });
         left_out.count = left_out.count.saturating_add(1);
-        left_out.from = left_out.from.filter(|known| *known == from);
+        left_out.from = left_out.from.filter(|known| *known == asker.from);
         self.told_at.get_or_insert(now.mono + WINDOW);
     }
 
@@ -94,8 +129,9 @@ impl RefusalLimits {
         }
         self.told_at = None;
         let left_out = std::mem::take(&mut self.left_out);
-        let record = |(user, left_out): (Who, LeftOut)| AuditRecord {
+        let record = |((caller, user), left_out): (Who, LeftOut)| AuditRecord {
             user,
+            caller,
             from: left_out.from,
             left_out: Some(left_out.count),
             since: Some(left_out.since),

@@ -213,6 +213,7 @@ impl<'a> RequestCheck<'a> {
             request_id: RequestId::from(format!("{}/{}", asked.user, asked.request_id)),
             user: Some(asked.user.clone()),
             caller: None,
+            from: None,
             deadline: self.reads.config.command_deadline,
         };
         Ok(PendingCommand {

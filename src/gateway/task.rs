@@ -225,6 +225,15 @@ impl GatewayTask {
                     // Nobody listens: nobody is told.
                     let _ = self.notices.send(Arc::new(GatewayEvent::Notice(Box::new(notice))));
                 }
+                Output::EndFailed { supervisor, refusal, retry_in } => {
+                    metrics::counter!("undertone_monitor_end_failures_total").increment(1);
+                    tracing::warn!(
+                        device = %supervisor,
+                        error = %refusal,
+                        retry_in_ms = retry_in.as_millis() as u64,
+                        "a monitor that must end could not be ended"
+                    );
+                }
                 Output::Audit { id, record } => self.audit(id, &record),
                 Output::Keep { user, presence } => {
                     kept.push(presence_change(&user, presence.as_ref()))
@@ -306,28 +315,13 @@ pub(super) fn directory_line<'a>(
     what: &'a str,
     by: Option<(&'a UserId, IpAddr)>,
 ) -> audit::AuditLine<'a> {
-    let record = AuditRecord::new(AuditEvent::DirectoryChanged, clock::wall());
     audit::AuditLine {
         user: by.map(|(user, _)| user.as_str()),
         from: by.map(|(_, address)| address.to_string()),
         message: Some(what),
-        at: record.at,
-        event: record.event.as_str(),
-        request_id: None,
-        operation: None,
-        device: None,
-        target: None,
-        number: None,
-        call: None,
-        activity: None,
-        mode: None,
-        scope: None,
-        refused: None,
-        heard_ms: None,
-        caller: None,
-        left_out: None,
-        sound: Vec::new(),
-        since: None,
+        at: clock::wall(),
+        event: AuditEvent::DirectoryChanged.as_str(),
+        ..audit::AuditLine::default()
     }
 }
 

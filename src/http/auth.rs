@@ -1,15 +1,23 @@
 //! Credentials → user. `Auth::identify` finds the user of a request, [`require`] refuses requests
 //! without one.
 //!
-//! A new kind of credential (a bearer token, a client certificate) is a variant of `Presented` and
-//! an arm in `Auth::identify`.
+//! A new kind of credential (a client certificate) is a variant of `Presented` and an arm in
+//! `Auth::identify`.
+
+mod devices;
+mod failures;
+mod hashing;
+mod queue;
+mod sessions;
 
 use super::error::HttpError;
+use super::identity::{Identities, TokenLogin, TokenRefusal};
+use super::server::ClientNetwork;
 use crate::clock;
 use crate::model::{Reason, UserId, config_value};
-use crate::rate_limit::KeyedLimiter;
+use crate::secret::{Secret, SharedSecret};
+use argon2::password_hash::PasswordHasher;
 use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
@@ -17,15 +25,18 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use devices::{DEVICE_COOKIE, KNOWN_FOR, KnownDevices};
+use failures::{LoginFailures, Place};
+use queue::{LoginTurns, PendingLogin, Standing};
 use serde::Deserialize;
+use sessions::{LoginSessions, SessionKey, key_of};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 
 /// What the login may be told.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -42,10 +53,11 @@ pub struct AuthConfig {
     pub cache_life: Duration,
     /// Cookies are sent over TLS only.
     pub secure_cookies: bool,
-    /// Failed logins of one user from one address before it has to wait; one more is allowed every
-    /// `failure_refill`.
+    /// Failed logins of one user from one address, or on one device that is known with the user,
+    /// before it has to wait; one more is allowed every `failure_refill`.
     pub failures_per_user: NonZeroU32,
-    /// The same for all users from one address together.
+    /// Failed logins of all users from one address before logins from there, but those of known
+    /// devices, wait behind all others.
     pub failures_per_address: NonZeroU32,
     /// How long until one more failure is allowed.
     #[serde(deserialize_with = "config_value::some_seconds")]
@@ -67,7 +79,7 @@ impl Default for AuthConfig {
 }
 
 /// Login name → password hash, a PHC string such as `$argon2id$v=19$…`.
-pub type PasswordHashes = BTreeMap<UserId, String>;
+pub type PasswordHashes = BTreeMap<UserId, Secret>;
 
 /// A password cannot be hashed, or what should be its hash is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,20 +124,21 @@ pub struct AuthenticatedUser {
     pub until: Instant,
     /// What a POST by cookie sends back when CSRF protection is on. It names the HTTP session that
     /// the request belongs to, or that its answer opens.
-    pub(crate) csrf: Arc<str>,
+    pub(crate) csrf: SessionName,
     /// The HTTP session whose cookie came with the request.
     session: Option<SessionKey>,
 }
 
 impl AuthenticatedUser {
-    /// No cookie of a session came with the request, but a password alone.
+    /// No cookie of a session came with the request, but a password or a token alone.
     pub(crate) fn is_by_password_alone(&self) -> bool {
         self.session.is_none()
     }
 }
 
-/// The hash of a session's cookie.
-type SessionKey = [u8; 32];
+/// What names an HTTP session, to the event channel and to a page of ours: who knows it can pass a
+/// page off as one.
+pub type SessionName = SharedSecret;
 
 /// The credentials of a request are wrong: it is nobody's, but not that of somebody without any. An
 /// extension of requests to a protocol that has its own words for it.
@@ -145,8 +158,8 @@ pub struct EndedLogin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndedPart {
     /// This HTTP session.
-    Session(Arc<str>),
-    /// Programs that have no session, and send the password alone.
+    Session(SessionName),
+    /// Programs that have no session, and send a password or a token alone.
     WithoutSession,
     /// All of it: the account is gone, or has another password.
     Everything,
@@ -169,12 +182,15 @@ pub enum Means {
     Password,
     /// By the session cookie, which a browser also sends for a foreign page.
     Cookie,
+    /// By a bearer token (RFC 6750), in this very request.
+    Token,
 }
 
 /// What a request brings along.
-enum Presented {
+enum Presented<'a> {
     Nothing,
     Cookie(String),
+    Token(&'a str),
     Password { user: UserId, password: String, cookie: Option<String> },
     Unreadable,
 }
@@ -187,16 +203,17 @@ struct Register {
     config: AuthConfig,
     accounts: Mutex<PasswordHashes>,
     /// Verified against when the user is unknown, so that both take as long.
-    nobody: String,
+    nobody: Secret,
     key: [u8; 32],
     verified: Mutex<BTreeMap<[u8; 32], Verified>>,
     sessions: Mutex<LoginSessions>,
     failures: LoginFailures,
-    hashing: Semaphore,
-    waiting: Semaphore,
+    devices: KnownDevices,
+    turns: LoginTurns,
     /// How many logins have ended.
     ended: AtomicU64,
     listener: OnceLock<Arc<dyn LoginListener>>,
+    identities: OnceLock<Identities>,
 }
 
 struct Verified {
@@ -205,27 +222,34 @@ struct Verified {
     session: String,
 }
 
-/// Passwords hashed at once: each takes a core and 19 MiB.
-const HASHING: usize = 2;
-/// Logins waiting for their turn; at 50 ms each the last waits 25 s at most, longer than a client
-/// does.
-const WAITING: usize = 1024;
 /// Verified passwords remembered.
 const VERIFIED: usize = 4096;
 /// No login name or password is longer.
-const LONGEST_CREDENTIAL: usize = 1024;
+pub const LONGEST_CREDENTIAL: usize = 1024;
 /// The session cookie of GWS.
 pub(crate) const SESSION_COOKIE: &str = "JSESSIONID";
 
 impl Auth {
     /// A register with these accounts. Refuses what is no hash.
     pub fn new(config: AuthConfig, accounts: PasswordHashes) -> Result<Self, PasswordError> {
+        Self::with_devices(config, accounts, rand::random())
+    }
+
+    /// The same; devices that have a cookie by this key are known.
+    ///
+    /// # Errors
+    /// What is no hash.
+    pub fn with_devices(
+        config: AuthConfig,
+        accounts: PasswordHashes,
+        devices: [u8; 32],
+    ) -> Result<Self, PasswordError> {
         for (user, hash) in &accounts {
-            PasswordHash::new(hash).map_err(|_| PasswordError::NotAHash(user.clone()))?;
+            PasswordHash::new(hash.expose()).map_err(|_| PasswordError::NotAHash(user.clone()))?;
         }
         let nobody = match accounts.values().next() {
             Some(hash) => hash.clone(),
-            None => hash_password_cheaply("")?,
+            None => hash_password_cheaply("")?.into(),
         };
         let failures = LoginFailures::new(&config);
         Ok(Self(Arc::new(Register {
@@ -236,11 +260,53 @@ impl Auth {
             verified: Mutex::default(),
             sessions: Mutex::default(),
             failures,
-            hashing: Semaphore::new(HASHING),
-            waiting: Semaphore::new(WAITING),
+            devices: KnownDevices::new(devices),
+            turns: LoginTurns::new(hashing::at_once()),
             ended: AtomicU64::new(0),
             listener: OnceLock::new(),
+            identities: OnceLock::new(),
         })))
+    }
+
+    /// Believes the tokens of these issuers; the first ones that it is told.
+    pub fn believe(&self, identities: Identities) {
+        // One server has one list of issuers.
+        let _ = self.0.identities.set(identities);
+    }
+
+    /// The issuers whose tokens are believed.
+    pub(crate) fn identities(&self) -> Option<&Identities> {
+        self.0.identities.get()
+    }
+
+    async fn by_token(&self, token: &str) -> Result<TokenLogin, HttpError> {
+        // Where no issuer is known a token is no kind of login.
+        let identities = self.identities().ok_or_else(HttpError::access_denied)?;
+        identities.user_of(token).await.map_err(|refusal| match refusal {
+            TokenRefusal::Fault(_) => HttpError::invalid_token(),
+            TokenRefusal::NoKeys => {
+                HttpError::new(Reason::Unavailable, "Tokens can not be checked now.")
+            }
+        })
+    }
+
+    /// Opens an HTTP session after a login elsewhere, until then or for `session_life`; or, where the
+    /// browser has one of the same user, prolongs that. The header that sets its cookie.
+    pub(crate) fn open_session(
+        &self,
+        login: &TokenLogin,
+        headers: &HeaderMap,
+    ) -> Option<HeaderValue> {
+        let now = clock::instant();
+        let until = login.until.min(now + self.0.config.session_life);
+        let mut sessions = locked(&self.0.sessions);
+        let kept = cookie(headers, SESSION_COOKIE)
+            .filter(|cookie| sessions.prolong(cookie, &login.user, until, now));
+        let opened = match kept {
+            Some(kept) => kept.to_owned(),
+            None => sessions.open(&login.user, self.0.config.sessions_per_user, until, now),
+        };
+        self.cookie_line(SESSION_COOKIE, &opened, (until - now).as_secs())
     }
 
     /// Tells this listener of logins that end; the first one is told.
@@ -257,13 +323,13 @@ impl Auth {
         self.ended(caller, Some(caller.csrf.clone()))
     }
 
-    /// Ends that session or, where a password came alone, what the user's programs have opened that
-    /// send the password alone.
+    /// Ends that session or, where a password or a token came alone, what the user's programs have
+    /// opened that send these alone.
     pub(crate) fn log_out(&self, caller: &AuthenticatedUser) -> Option<LoggedOut> {
         self.end_session(caller).or_else(|| self.ended(caller, None))
     }
 
-    fn ended(&self, caller: &AuthenticatedUser, session: Option<Arc<str>>) -> Option<LoggedOut> {
+    fn ended(&self, caller: &AuthenticatedUser, session: Option<SessionName>) -> Option<LoggedOut> {
         let what = session.map_or(EndedPart::WithoutSession, EndedPart::Session);
         self.tell_ended(&caller.user, what);
         Some(LoggedOut)
@@ -287,12 +353,14 @@ impl Auth {
         removed: &[UserId],
     ) -> Result<(), PasswordError> {
         for (user, hash) in &put {
-            PasswordHash::new(hash).map_err(|_| PasswordError::NotAHash(user.clone()))?;
+            PasswordHash::new(hash.expose()).map_err(|_| PasswordError::NotAHash(user.clone()))?;
         }
         let mut ended: Vec<UserId> = Vec::new();
         let mut accounts = locked(&self.0.accounts);
         for user in removed {
-            ended.extend(accounts.remove(user).map(|_| user.clone()));
+            // Without a password, too, there may be logins by token.
+            accounts.remove(user);
+            ended.push(user.clone());
         }
         for (user, hash) in put {
             let before = accounts.insert(user.clone(), hash);
@@ -317,8 +385,13 @@ impl Auth {
         Ok(())
     }
 
+    /// These users are no more: what was opened by a token while the directory was changed ends.
+    pub fn end_all_of(&self, removed: &[UserId]) {
+        removed.iter().for_each(|user| self.tell_ended(user, EndedPart::Everything));
+    }
+
     /// The password hash of a user.
-    pub fn password_hash(&self, user: &UserId) -> Option<String> {
+    pub fn password_hash(&self, user: &UserId) -> Option<Secret> {
         locked(&self.0.accounts).get(user).cloned()
     }
 
@@ -327,51 +400,64 @@ impl Auth {
         self.0.ended.load(Ordering::Acquire)
     }
 
+    /// Finds the login of a password. The cookie of its device, if it has to be set.
     async fn by_password(
         &self,
-        user: UserId,
-        password: String,
+        (user, password): (UserId, String),
         address: IpAddr,
-    ) -> Result<Verified, HttpError> {
+        device: Option<&str>,
+    ) -> Result<(Verified, Option<String>), HttpError> {
         let register = &*self.0;
         let digest = register.digest(&user, &password);
         if let Some(verified) = register.remembered(&digest) {
-            return Ok(verified);
+            return Ok((verified, None));
         }
+        let network = ClientNetwork::of(address);
+        let device = device
+            .and_then(|cookie| register.devices.recognise(&user, cookie, clock::wall()))
+            .map(Place::Device);
+        let place = device.unwrap_or(Place::Network(network));
         // A password that was right before is no guess, however many others guess from the same
         // address.
         let is_guess = !locked(&register.verified).contains_key(&digest);
         if is_guess {
-            register.failures.allowed(&user, address)?;
+            register.failures.allowed(&user, place)?;
         }
-        let _turn = register.waiting.try_acquire().map_err(|_| too_busy())?;
-        let _core = register.hashing.acquire().await.map_err(|_| too_busy())?;
+        let standing = match device {
+            Some(_) => Standing::Known,
+            None if !is_guess => Standing::Known,
+            None => register.failures.standing(network),
+        };
+        let is_account = locked(&register.accounts).contains_key(&user);
+        let login = PendingLogin { origin: network, standing, user, is_account };
+        let turn = register.turns.take(&login).await.ok_or_else(too_busy)?;
+        let user = login.user;
         if let Some(verified) = register.remembered(&digest) {
             // Another request of the user was first: a desktop's tabs come back together.
-            return Ok(verified);
+            return Ok((verified, None));
         }
         if is_guess {
-            register.failures.allowed(&user, address)?;
+            register.failures.allowed(&user, place)?;
         }
         let known = locked(&register.accounts).get(&user).cloned();
         let hash = known.clone().unwrap_or_else(|| register.nobody.clone());
-        let matches = tokio::task::spawn_blocking(move || {
-            PasswordHash::new(&hash).is_ok_and(|hash| {
-                Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
-            })
-        })
-        .await
-        .unwrap_or(false);
+        let verified = hashing::verify(hash, password, turn).await;
+        // Counted before it is the next one's turn.
+        let (matches, _turn) = verified.ok_or_else(too_busy)?;
         let accounts = locked(&register.accounts);
         // The account may have gone, or got another password, meanwhile.
         if !(matches && known.is_some() && accounts.get(&user) == known.as_ref()) {
             drop(accounts);
-            register.failures.record(&user, address);
+            register.failures.record(&user, place);
             metrics::counter!("undertone_login_failures_total").increment(1);
             tracing::info!(%user, %address, "login refused");
             return Err(HttpError::access_denied());
         }
-        Ok(register.remember(digest, user))
+        let cookie = match device {
+            Some(_) => None,
+            None => register.devices.cookie(&user, rand::random(), clock::wall()),
+        };
+        Ok((register.remember(digest, user), cookie))
     }
 }
 
@@ -396,7 +482,12 @@ impl Register {
         let mut verified = locked(&self.verified);
         let entry = verified.get_mut(digest).filter(|entry| entry.until > now)?;
         if locked(&self.sessions).find(&entry.session, now).is_none() {
-            entry.session = locked(&self.sessions).open(&entry.user, &self.config, now);
+            entry.session = locked(&self.sessions).open(
+                &entry.user,
+                self.config.sessions_per_user,
+                now + self.config.session_life,
+                now,
+            );
         }
         Some(Verified {
             user: entry.user.clone(),
@@ -407,7 +498,8 @@ impl Register {
 
     fn remember(&self, digest: [u8; 32], user: UserId) -> Verified {
         let now = clock::instant();
-        let session = locked(&self.sessions).open(&user, &self.config, now);
+        let (most, until) = (self.config.sessions_per_user, now + self.config.session_life);
+        let session = locked(&self.sessions).open(&user, most, until, now);
         let entry = || Verified {
             user: user.clone(),
             until: now + self.config.cache_life,
@@ -430,164 +522,41 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Open sessions, by the hash of their cookie: comparing hashes leaks nothing about a cookie.
-#[derive(Default)]
-struct LoginSessions {
-    open: BTreeMap<SessionKey, LoginSession>,
-    of: BTreeMap<UserId, BTreeSet<(Instant, SessionKey)>>,
-}
-
-#[derive(Clone)]
-struct LoginSession {
-    user: UserId,
-    until: Instant,
-    csrf: Arc<str>,
-}
-
-impl LoginSessions {
-    fn open(&mut self, user: &UserId, config: &AuthConfig, now: Instant) -> String {
-        let cookie = random_text::<18>();
-        let key = key_of(&cookie);
-        self.drop_dead(user, now);
-        let mine = self.of.entry(user.clone()).or_default();
-        while mine.len() >= config.sessions_per_user.max(1) {
-            let Some((_, oldest)) = mine.pop_first() else {
-                break;
-            };
-            self.open.remove(&oldest);
-        }
-        mine.insert((now, key));
-        let session = LoginSession {
-            user: user.clone(),
-            until: now + config.session_life,
-            csrf: random_text::<18>().into(),
-        };
-        self.open.insert(key, session);
-        cookie
-    }
-
-    fn drop_dead(&mut self, user: &UserId, now: Instant) {
-        let Some(mine) = self.of.get_mut(user) else {
-            return;
-        };
-        while let Some(&(opened, key)) = mine.first() {
-            match self.open.get(&key) {
-                Some(session) if session.until > now => break,
-                _ => {
-                    mine.remove(&(opened, key));
-                    self.open.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn find(&self, cookie: &str, now: Instant) -> Option<&LoginSession> {
-        self.open.get(&key_of(cookie)).filter(|session| now < session.until)
-    }
-
-    /// Closes every session of a user; which they were.
-    fn close_all(&mut self, user: &UserId) -> Vec<Arc<str>> {
-        let mine = self.of.remove(user).unwrap_or_default();
-        let closed = mine.iter().filter_map(|(_, key)| self.open.remove(key));
-        closed.map(|session| session.csrf).collect()
-    }
-
-    fn close(&mut self, user: &UserId, key: &SessionKey) {
-        self.open.remove(key);
-        if let Some(mine) = self.of.get_mut(user) {
-            mine.retain(|(_, one)| one != key);
-        }
-    }
-}
-
-fn key_of(cookie: &str) -> SessionKey {
-    Sha256::digest(cookie).into()
-}
-
 /// `N` random bytes as URL-safe text.
 pub(crate) fn random_text<const N: usize>() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>().get(..N).unwrap_or_default())
 }
 
-/// Failed logins. Only failures count: a whole call centre behind one address logs in at eight
-/// o'clock.
-struct LoginFailures {
-    counted: Mutex<FailureCounts>,
-    /// Failures at once of one user from one address, and of all users from one address.
-    burst: (u32, u32),
-    /// How long until one failure is forgotten, and how long a login is barred when there have been
-    /// too many.
-    refill: Duration,
-}
-
-/// By user and address, and by address alone.
-type FailureKey = (IpAddr, Option<UserId>);
-
-struct FailureCounts {
-    failures: KeyedLimiter<FailureKey>,
-    /// Empty while a login is barred.
-    barred: KeyedLimiter<FailureKey>,
-}
-
-/// Keys that must come together before it is worth looking for old ones.
-const FAILURE_KEYS: usize = 10_000;
-
-impl LoginFailures {
-    fn new(config: &AuthConfig) -> Self {
-        Self {
-            counted: Mutex::new(FailureCounts {
-                failures: KeyedLimiter::new(FAILURE_KEYS),
-                barred: KeyedLimiter::new(FAILURE_KEYS),
-            }),
-            burst: (config.failures_per_user.get(), config.failures_per_address.get()),
-            refill: config.failure_refill.max(Duration::from_millis(1)),
-        }
-    }
-
-    fn allowed(&self, user: &UserId, address: IpAddr) -> Result<(), HttpError> {
-        let now = clock::instant();
-        let counted = locked(&self.counted);
-        let is_barred = |key| !counted.barred.is_full(&key, now);
-        if is_barred((address, None)) || is_barred((address, Some(user.clone()))) {
-            return Err(HttpError::new(
-                Reason::TooManyRequests,
-                "Too many failed logins. Try again later.",
-            ));
-        }
-        Ok(())
-    }
-
-    fn record(&self, user: &UserId, address: IpAddr) {
-        let now = clock::instant();
-        let mut counted = locked(&self.counted);
-        let FailureCounts { failures, barred } = &mut *counted;
-        let of_both =
-            [((address, Some(user.clone())), self.burst.0), ((address, None), self.burst.1)];
-        for (key, burst) in of_both {
-            if failures.bucket(key.clone(), now).try_take(burst, self.refill, now).is_err() {
-                barred.bucket(key, now).drain(self.refill, now);
-            }
-        }
-    }
+/// Cookies that an answer has to set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NewCookies {
+    session: Option<String>,
+    device: Option<String>,
 }
 
 impl Auth {
     /// Finds the user of a request; none when there are no credentials, or a dead cookie. Wrong
-    /// credentials are refused. A login by password has a session cookie to be set, see
-    /// `Auth::with_cookie`.
+    /// credentials are refused. A login by password has cookies to be set, see
+    /// `Auth::with_cookies`.
     pub(crate) async fn identify(
         &self,
         headers: &HeaderMap,
         address: IpAddr,
-    ) -> Result<(Option<AuthenticatedUser>, Option<String>), HttpError> {
+    ) -> Result<(Option<AuthenticatedUser>, NewCookies), HttpError> {
         let now = clock::instant();
         let session_of = |cookie: &str| locked(&self.0.sessions).find(cookie, now).cloned();
-        let (caller, new_cookie) = match presented(headers) {
-            Presented::Nothing => return Ok((None, None)),
+        let nothing = NewCookies::default();
+        let (caller, new_cookies) = match presented(headers) {
+            Presented::Nothing => return Ok((None, nothing)),
             Presented::Unreadable => return Err(HttpError::access_denied()),
+            Presented::Token(token) => {
+                let TokenLogin { user, until } = self.by_token(token).await?;
+                let (by, csrf) = (Means::Token, SessionName::shared(""));
+                (AuthenticatedUser { user, address, by, until, csrf, session: None }, nothing)
+            }
             Presented::Cookie(cookie) => {
                 let Some(session) = session_of(&cookie) else {
-                    return Ok((None, None));
+                    return Ok((None, nothing));
                 };
                 let caller = AuthenticatedUser {
                     user: session.user,
@@ -597,19 +566,21 @@ impl Auth {
                     csrf: session.csrf,
                     session: Some(key_of(&cookie)),
                 };
-                (caller, None)
+                (caller, nothing)
             }
             Presented::Password { user, password, cookie } => {
-                let verified = self.by_password(user, password, address).await?;
+                let device = self::cookie(headers, DEVICE_COOKIE);
+                let (verified, device) =
+                    self.by_password((user, password), address, device).await?;
                 let kept = cookie
                     .as_deref()
                     .and_then(session_of)
                     .filter(|session| session.user == verified.user);
-                let new_cookie = kept.is_none().then(|| verified.session.clone());
+                let new = kept.is_none().then(|| verified.session.clone());
                 let key = cookie.filter(|_| kept.is_some()).map(|cookie| key_of(&cookie));
                 let session = kept.or_else(|| session_of(&verified.session));
-                let (until, csrf) =
-                    session.map_or((now, Arc::default()), |session| (session.until, session.csrf));
+                let (until, csrf) = session
+                    .map_or((now, SessionName::default()), |session| (session.until, session.csrf));
                 let caller = AuthenticatedUser {
                     user: verified.user,
                     address,
@@ -618,10 +589,10 @@ impl Auth {
                     csrf,
                     session: key,
                 };
-                (caller, new_cookie)
+                (caller, NewCookies { session: new, device })
             }
         };
-        Ok((Some(caller), new_cookie))
+        Ok((Some(caller), new_cookies))
     }
 
     /// A session cookie came, and no password. Of a request without a user: the cookie is dead.
@@ -629,26 +600,43 @@ impl Auth {
         matches!(presented(headers), Presented::Cookie(_))
     }
 
-    /// The header that sets the session cookie.
-    pub(crate) fn cookie_line(&self, cookie: &str) -> Option<HeaderValue> {
-        self.cookie_for(cookie, self.0.config.session_life.as_secs())
+    /// The headers that set cookies.
+    pub(crate) fn cookie_lines(&self, cookies: &NewCookies) -> Vec<HeaderValue> {
+        let life = self.0.config.session_life.as_secs();
+        let session = cookies.session.as_deref().map(|value| (SESSION_COOKIE, value, life));
+        let device = cookies.device.as_deref().map(|value| (DEVICE_COOKIE, value, KNOWN_FOR));
+        session
+            .into_iter()
+            .chain(device)
+            .filter_map(|(name, value, life)| self.cookie_line(name, value, life))
+            .collect()
     }
 
-    fn cookie_for(&self, cookie: &str, life: u64) -> Option<HeaderValue> {
+    fn cookie_line(&self, name: &str, value: &str, life: u64) -> Option<HeaderValue> {
+        self.cookie_below("/", (name, value), life)
+    }
+
+    /// The header that sets a cookie for what is below this path, for so many seconds; 0: it goes.
+    pub(crate) fn cookie_below(
+        &self,
+        path: &str,
+        (name, value): (&str, &str),
+        life: u64,
+    ) -> Option<HeaderValue> {
         let secure = if self.0.config.secure_cookies { "; Secure" } else { "" };
         HeaderValue::from_str(&format!(
-            "{SESSION_COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Lax; Max-Age={life}{secure}"
+            "{name}={value}; Path={path}; HttpOnly; SameSite=Lax; Max-Age={life}{secure}"
         ))
         .ok()
     }
 
-    /// Sets the session cookie, if there is one to set; takes it away where the login ends.
-    pub(crate) fn with_cookie(&self, cookie: Option<String>, mut response: Response) -> Response {
-        let line = match response.extensions().get::<LoggedOut>() {
-            Some(LoggedOut) => self.cookie_for("", 0),
-            None => cookie.and_then(|cookie| self.cookie_line(&cookie)),
+    /// Sets cookies, if there are any to set; takes that of the session away where the login ends.
+    pub(crate) fn with_cookies(&self, cookies: &NewCookies, mut response: Response) -> Response {
+        let lines = match response.extensions().get::<LoggedOut>() {
+            Some(LoggedOut) => self.cookie_line(SESSION_COOKIE, "", 0).into_iter().collect(),
+            None => self.cookie_lines(cookies),
         };
-        if let Some(line) = line {
+        for line in lines {
             response.headers_mut().append(header::SET_COOKIE, line);
         }
         response
@@ -674,16 +662,17 @@ pub(crate) fn same_origin(allowed: &[String], request: &Request) -> Result<(), H
 }
 
 /// The token a browser page of ours must send back. A GET is answered with it, see [`offer_csrf`].
-pub(crate) fn csrf(request: &Request) -> Result<Option<Arc<str>>, HttpError> {
+pub(crate) fn csrf(request: &Request) -> Result<Option<SessionName>, HttpError> {
     let sent = request.headers().get("x-csrf-token").map(HeaderValue::as_bytes);
     if let Some(caller) = by_cookie(request)
         && !is_safe(request.method())
-        && sent != Some(caller.csrf.as_bytes())
+        && sent != Some(caller.csrf.expose().as_bytes())
     {
         return Err(HttpError::new(Reason::NotPermitted, "Missing or invalid Csrf token"));
     }
+    let caller = request.extensions().get::<AuthenticatedUser>();
     let caller =
-        request.extensions().get::<AuthenticatedUser>().filter(|_| request.method() == Method::GET);
+        caller.filter(|caller| request.method() == Method::GET && caller.by != Means::Token);
     Ok(caller.map(|caller| caller.csrf.clone()))
 }
 
@@ -762,15 +751,28 @@ pub(crate) fn address_of(request: &Request) -> IpAddr {
     })
 }
 
-fn presented(headers: &HeaderMap) -> Presented {
+fn presented(headers: &HeaderMap) -> Presented<'_> {
     let cookie = cookie(headers, SESSION_COOKIE).map(str::to_owned);
-    let Some(authorization) = headers.get(header::AUTHORIZATION) else {
-        return cookie.map_or(Presented::Nothing, Presented::Cookie);
+    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    let authorization = match (lines.next(), lines.next()) {
+        (None, _) => return cookie.map_or(Presented::Nothing, Presented::Cookie),
+        (Some(authorization), None) => authorization,
+        (Some(_), Some(_)) => return Presented::Unreadable,
     };
+    if let Some(token) = bearer(authorization) {
+        return Presented::Token(token);
+    }
     let Some((user, password)) = basic(authorization) else {
         return Presented::Unreadable;
     };
     Presented::Password { user, password, cookie }
+}
+
+/// RFC 6750 2.1: `Bearer token`.
+fn bearer(authorization: &HeaderValue) -> Option<&str> {
+    let text = authorization.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// RFC 7617: `Basic base64(user:password)`.
@@ -829,22 +831,6 @@ mod tests {
         assert_eq!(cookie(&headers, "JSESSIONID"), Some("x"));
         assert_eq!(cookie(&headers, "c"), Some("3"));
         assert_eq!(cookie(&headers, "d"), None);
-    }
-
-    #[test]
-    fn a_session_ends_with_its_life_and_the_oldest_makes_room() {
-        let config = AuthConfig { sessions_per_user: 2, ..AuthConfig::default() };
-        let mut sessions = LoginSessions::default();
-        let now = clock::instant();
-        let at = |seconds| now + Duration::from_secs(seconds);
-        let first = sessions.open(&"anna".into(), &config, now);
-        let second = sessions.open(&"anna".into(), &config, at(1));
-        assert!(sessions.find(&first, at(2)).is_some());
-        let third = sessions.open(&"anna".into(), &config, at(2));
-        assert!(sessions.find(&first, at(3)).is_none());
-        assert!(sessions.find(&second, at(3)).is_some());
-        assert!(sessions.find(&third, at(2) + config.session_life).is_none());
-        assert!(sessions.find("", at(3)).is_none());
     }
 
     #[test]

@@ -116,6 +116,12 @@ impl HttpError {
     pub fn access_denied() -> Self {
         Self::new(Reason::NotAuthenticated, "Access denied")
     }
+
+    /// The same, 401, of a bearer token that is nobody's; with the challenge of RFC 6750 3, at which
+    /// a browser asks for nothing.
+    pub(crate) fn invalid_token() -> Self {
+        Self::access_denied().with_http(StatusCode::UNAUTHORIZED)
+    }
 }
 
 impl From<Refusal> for HttpError {
@@ -143,6 +149,10 @@ impl IntoResponse for HttpError {
             operation: None,
             user: None,
         });
+        if self.http == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if let Some(seconds) = row.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

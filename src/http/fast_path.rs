@@ -22,9 +22,11 @@ use super::auth::{Auth, AuthenticatedUser, LoginRefused};
 use super::delivery::{Answering, DeliveryTracker, PendingAnswer, TrackedConnection};
 use super::error::HttpError;
 use super::forwarded::{FORWARDED_FOR, Proxies};
+use super::hosts::Hosts;
 use super::layers::{RequestName, RequestTrace, record_user};
 use super::response::{BufferedResponse, ResponseContext};
 use crate::clock;
+use crate::http::HttpConfig;
 use crate::http::server::ConnectionUse as Connection;
 use crate::model::UserId;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -88,6 +90,7 @@ pub struct FastPath<S> {
     auth: Auth,
     service: S,
     proxies: Proxies,
+    hosts: Hosts,
     idle: Duration,
 }
 
@@ -113,8 +116,10 @@ const HEADERS: usize = 32;
 const METHOD: &str = "POST";
 
 impl<S: PollService> FastPath<S> {
-    pub(crate) fn new(auth: Auth, service: S, proxies: Proxies) -> Self {
-        Self { auth, service, proxies, idle: DEADLINE }
+    pub(crate) fn new(auth: Auth, service: S, config: &HttpConfig) -> Self {
+        let proxies = Proxies::new(&config.trusted_proxies);
+        let hosts = Hosts::new(&config.hosts, &config.public_url);
+        Self { auth, service, proxies, hosts, idle: DEADLINE }
     }
 
     /// With another deadline for the rest of a request, and for connections that idle.
@@ -160,8 +165,10 @@ impl<S: PollService> FastPath<S> {
                 None => {
                     match plain(&bytes, self.service.body_limit(), |path| self.service.takes(path))
                     {
-                        Some(plain) => RequestHead::New(plain),
-                        None => return Handling::Library(connection, bytes),
+                        Some(plain) if self.hosts.admit_field(plain.host.as_ref()) => {
+                            RequestHead::New(plain)
+                        }
+                        Some(_) | None => return Handling::Library(connection, bytes),
                     }
                 }
             };
@@ -240,9 +247,8 @@ impl<S: PollService> FastPath<S> {
         let identified = identified.await;
         trace.settle();
         let outcome = match identified {
-            Ok((client, cookie)) => {
-                let context =
-                    ResponseContext { trace: trace.clone(), cookies: cookie.into_iter().collect() };
+            Ok((client, cookies)) => {
+                let context = ResponseContext { trace: trace.clone(), cookies };
                 self.service.post(client, content, context).map_err(Err)
             }
             // A login that cannot be checked now is refused in the service's words.
@@ -257,16 +263,16 @@ impl<S: PollService> FastPath<S> {
         }
     }
 
-    /// The client of a request, and its new cookie.
+    /// The client of a request, and its new cookies.
     async fn identify(
         &self,
         head: RequestHead<S::Client>,
         (body, bytes): (usize, &[u8]),
         (tracker, peer): (&DeliveryTracker, SocketAddr),
         familiar: &mut Option<Box<CachedHead<S::Client>>>,
-    ) -> Result<(S::Client, Option<HeaderValue>), HttpError> {
+    ) -> Result<(S::Client, Vec<HeaderValue>), HttpError> {
         let plain = match head {
-            RequestHead::Familiar(client) => return Ok((client, None)),
+            RequestHead::Familiar(client) => return Ok((client, Vec::new())),
             RequestHead::New(plain) => plain,
         };
         let address = self.proxies.client_of(peer.ip(), &plain.headers);
@@ -275,7 +281,7 @@ impl<S: PollService> FastPath<S> {
             self.service.client(caller, &plain.path, (&plain.headers, address), tracker.clone())
         };
         match self.auth.identify(&plain.headers, address).await {
-            Ok((caller, cookie)) => {
+            Ok((caller, cookies)) => {
                 let known = caller.as_ref().map(|caller| {
                     record_user(&Span::current(), &caller.user);
                     (caller.user.clone(), caller.until.min(clock::instant() + FAMILIAR))
@@ -293,10 +299,12 @@ impl<S: PollService> FastPath<S> {
                         ended,
                     })
                 });
-                Ok((client, cookie.and_then(|cookie| self.auth.cookie_line(&cookie))))
+                Ok((client, self.auth.cookie_lines(&cookies)))
             }
             // A handshake without a user is denied in the service's words.
-            Err(refused) if refused.is_access_denied() => Ok((client(Err(LoginRefused)), None)),
+            Err(refused) if refused.is_access_denied() => {
+                Ok((client(Err(LoginRefused)), Vec::new()))
+            }
             Err(refused) => Err(refused),
         }
     }
@@ -395,6 +403,7 @@ struct Plain {
     /// Where the request ends.
     whole: usize,
     path: String,
+    host: Option<HeaderValue>,
 }
 
 fn plain(bytes: &[u8], limit: usize, takes: impl Fn(&str) -> bool) -> Option<Plain> {
@@ -409,7 +418,7 @@ fn plain(bytes: &[u8], limit: usize, takes: impl Fn(&str) -> bool) -> Option<Pla
     }
     let path = request.path.filter(|path| takes(path))?;
     let mut headers = HeaderMap::with_capacity(4);
-    let mut length = None;
+    let (mut length, mut host) = (None, None);
     let (mut has_type, mut is_json) = (false, false);
     for field in request.headers.iter() {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
@@ -431,6 +440,10 @@ fn plain(bytes: &[u8], limit: usize, takes: impl Fn(&str) -> bool) -> Option<Pla
             if headers.append(&name, value) && name == header::AUTHORIZATION {
                 return None;
             }
+        } else if is("host") {
+            if host.replace(HeaderValue::from_bytes(field.value).ok()?).is_some() {
+                return None;
+            }
         } else if is("connection") {
             if !field.value.trim_ascii().eq_ignore_ascii_case(b"keep-alive") {
                 return None;
@@ -440,14 +453,13 @@ fn plain(bytes: &[u8], limit: usize, takes: impl Fn(&str) -> bool) -> Option<Pla
         }
     }
     let length = length.filter(|length| *length <= limit && is_json)?;
-    Some(Plain { headers, body, whole: body.checked_add(length)?, path: path.to_owned() })
+    Some(Plain { headers, body, whole: body.checked_add(length)?, path: path.to_owned(), host })
 }
 
 /// Headers that the login is read from.
 const WANTED: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, FORWARDED_FOR];
 /// Headers that change nothing here.
-const HARMLESS: [&str; 9] = [
-    "host",
+const HARMLESS: [&str; 8] = [
     "user-agent",
     "accept",
     "accept-language",

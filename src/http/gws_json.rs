@@ -3,8 +3,8 @@
 mod directory;
 
 pub use directory::{
-    ContactJson, ContactNumberJson, FeatureJson, GroupJson, ServiceJson, SettingJson, contact,
-    feature, group, voice_service,
+    ContactJson, ContactNumberJson, DirectoryUserJson, FeatureJson, GroupJson, ServiceJson,
+    SettingJson, contact, directory_user, feature, group, voice_service,
 };
 
 use crate::http::error;
@@ -151,6 +151,31 @@ pub struct DeviceJson {
     /// Always empty: each device has a number of its own. Only in answers to GET.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dynamic_phone_number: Option<&'static str>,
+    /// What a switch that the phone is at calls it besides. This and what follows: for an admin, of
+    /// `/devices`, where the SIP backend runs in the same process. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aliases: Option<Vec<String>>,
+    /// house. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// off, optional or required. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srtp: Option<String>,
+    /// SRTP keys may go over SIP that is not encrypted. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srtp_over_clear: Option<bool>,
+    /// any or tls: how its phones may speak to us. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
+    /// The supervisor's phone is asked to answer by itself. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_answer: Option<bool>,
+    /// It has a pair of ports of its own for each call. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own_ports: Option<bool>,
+    /// Its phones are asked whether they are there. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qualify: Option<bool>,
 }
 
 /// An agent's state.
@@ -508,6 +533,14 @@ pub fn device(uris: &Uris, view: &DeviceView) -> DeviceJson {
         description: None,
         channels: None,
         dynamic_phone_number: None,
+        aliases: None,
+        kind: None,
+        srtp: None,
+        srtp_over_clear: None,
+        transport: None,
+        auto_answer: None,
+        own_ports: None,
+        qualify: None,
     }
 }
 

@@ -6,9 +6,10 @@
 //! login `Auth::identify`, each written once and used on both ways.
 
 use super::HttpConfig;
-use super::auth::{self, Auth, ClientAddress, LoginRefused, random_text};
+use super::auth::{self, Auth, ClientAddress, LoginRefused, NewCookies, random_text};
 use super::error::{HttpError, Refused};
 use super::forwarded::Proxies;
+use super::hosts::Hosts;
 use crate::clock;
 use crate::model::{Reason, UserId};
 use crate::rate_limit::KeyedLimiter;
@@ -45,12 +46,14 @@ pub(crate) fn layered(
         csrf: config.csrf,
         answers_logins,
     });
+    let hosts = Hosts::new(&config.hosts, &config.public_url);
+    let outermost = Outermost::new(origins.clone(), hosts);
     // Few layers, each a function in order: a function of its own for each step would copy all
     // steps behind it, for every request.
     let request_path = ServiceBuilder::new()
         // Whatever happens below carries the request's id, in the log and in the answer; and a
-        // foreign preflight ends here.
-        .layer(from_fn_with_state(Arc::new(Outermost::new(origins.clone())), outside))
+        // request for another host, or a foreign preflight, ends here.
+        .layer(from_fn_with_state(Arc::new(outermost), outside))
         // A defect answers statusCode 4 and costs one request, not the process.
         .layer(CatchPanicLayer::custom(panicked as fn(Box<dyn Any + Send>) -> Response))
         // A preflight carries no credentials, so it is answered before anybody asks for them.
@@ -72,6 +75,7 @@ struct Access {
 /// What the outermost layer knows.
 struct Outermost {
     origins: Arc<[String]>,
+    hosts: Hosts,
     /// How much the log has been told of each user's refusals.
     told: Mutex<KeyedLimiter<UserId>>,
 }
@@ -83,8 +87,8 @@ const TOLD: (u32, Duration) = (20, Duration::from_millis(200));
 const SWEEP: usize = 1024;
 
 impl Outermost {
-    fn new(origins: Arc<[String]>) -> Self {
-        Self { origins, told: Mutex::new(KeyedLimiter::new(SWEEP)) }
+    fn new(origins: Arc<[String]>, hosts: Hosts) -> Self {
+        Self { origins, hosts, told: Mutex::new(KeyedLimiter::new(SWEEP)) }
     }
 
     /// A refusal of this user is to be said aloud.
@@ -107,9 +111,12 @@ async fn outside(
         RequestTrace::new(name_of(&request), request.method().as_str(), request.uri().path());
     request.extensions_mut().insert(trace.name.clone());
     let route = Route::of(&request);
-    let origins = outermost.origins.clone();
+    let known = outermost.clone();
     let answering = async move {
-        match foreign_preflight(&origins, &request) {
+        if let Err(refused) = known.hosts.check(&request) {
+            return refused.into_response();
+        }
+        match foreign_preflight(&known.origins, &request) {
             Some(refused) => refused,
             None => next.run(request).await,
         }
@@ -133,8 +140,8 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
     let address = access.proxies.client_of(auth::address_of(&request), request.headers());
     request.extensions_mut().insert(ClientAddress(address));
     let mut user = None;
-    let new_cookie = match access.auth.identify(request.headers(), address).await {
-        Ok((caller, new_cookie)) => {
+    let new_cookies = match access.auth.identify(request.headers(), address).await {
+        Ok((caller, new_cookies)) => {
             if let Some(caller) = caller {
                 record_user(&tracing::Span::current(), &caller.user);
                 user = Some(caller.user.clone());
@@ -145,7 +152,7 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
                 // Whoever was logged in is not taken for somebody who never was.
                 request.extensions_mut().insert(LoginRefused);
             }
-            new_cookie
+            new_cookies
         }
         // CometD clients know no refusal but their own: a handshake without a user is denied in its
         // words.
@@ -153,32 +160,34 @@ async fn inside(State(access): State<Arc<Access>>, mut request: Request, next: N
             if refused.is_access_denied() && (access.answers_logins)(request.uri().path()) =>
         {
             request.extensions_mut().insert(LoginRefused);
-            None
+            NewCookies::default()
         }
         Err(refused)
             if refused.come_again().is_some() && (access.answers_logins)(request.uri().path()) =>
         {
             request.extensions_mut().insert(NotNow(refused));
-            None
+            NewCookies::default()
         }
         Err(refused) => return refused.into_response(),
     };
     // A cookie proves the browser, not the page.
     if let Err(refused) = auth::same_origin(&access.origins, &request) {
-        return access.auth.with_cookie(new_cookie, refused.into_response());
+        return access.auth.with_cookies(&new_cookies, refused.into_response());
     }
     // Where configured, the page also sends back the token that only our answers carry.
     let token = match access.csrf.then(|| auth::csrf(&request)) {
         None => None,
         Some(Ok(token)) => token,
-        Some(Err(refused)) => return access.auth.with_cookie(new_cookie, refused.into_response()),
+        Some(Err(refused)) => {
+            return access.auth.with_cookies(&new_cookies, refused.into_response());
+        }
     };
-    let mut response = access.auth.with_cookie(new_cookie, next.run(request).await);
+    let mut response = access.auth.with_cookies(&new_cookies, next.run(request).await);
     if let Some(refused) = response.extensions_mut().get_mut::<Refused>() {
         refused.user = user;
     }
     if let Some(token) = token {
-        auth::offer_csrf(&mut response, &token);
+        auth::offer_csrf(&mut response, token.expose());
     }
     response
 }
@@ -388,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_user_who_is_refused_without_end_does_not_fill_the_log_nor_silence_others() {
-        let outermost = Outermost::new(Arc::new([]));
+        let outermost = Outermost::new(Arc::new([]), Hosts::default());
         let anna = UserId::from("anna");
         let told = (0..10_000).filter(|_| outermost.is_told(&anna)).count();
         assert!((20..100).contains(&told), "{told}");

@@ -9,8 +9,10 @@
 //!
 //! A connection costs a place as long as it is open. What it may make the HTTP library remember is
 //! bounded by [`ConnectionLimits::streams`] and the windows below, so that memory is bounded by the
-//! number of places.
+//! number of places. What it may make it do without asking anything is bounded by `frame_meter`.
 
+mod frame_meter;
+mod metered;
 mod occupancy;
 
 use super::delivery::TrackedConnection;
@@ -25,6 +27,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use metered::Metered;
+pub(super) use occupancy::ClientNetwork;
 use occupancy::{AdmissionError, Entrance, Occupancy, Ticket};
 use serde::Deserialize;
 use std::convert::Infallible;
@@ -55,8 +59,14 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes of a head over HTTP/1.1.
 const HEAD: usize = 64 * 1024;
-/// Streams that a client has broken the rules with, before its connection is closed.
+/// Streams that a client has broken the rules with, and those that it has reset before they were
+/// looked at (CVE-2023-44487), before its connection is closed.
 const BROKEN_STREAMS: usize = 64;
+const UNSEEN_STREAMS: usize = 20;
+/// Bytes of a head over HTTP/2. CONTINUATION frames of one head are few accordingly.
+const HEADER_LIST: u32 = 16 * 1024;
+/// How long a client over HTTP/2 may take to answer a PING.
+const PING_ANSWER: Duration = Duration::from_secs(20);
 
 /// What a door allows.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -328,27 +338,40 @@ pub async fn serve(
         let (library, router, tls) = (library.clone(), router.clone(), tls.clone());
         async move {
             let tracked = match tls {
-                None => Some((TrackedConnection::new(stream).0, None)),
+                None => Some((TrackedConnection::new(stream).0, None, None)),
                 Some(tls) => shake_hands(&tls, stream, place.visit()).await.map(|handshake| {
                     let certificates = handshake.session.peer_certificates();
+                    let vouching = tls.vouching(certificates);
                     let owned = certificates.map(|chain| {
                         let chain = chain.iter().map(|one| one.clone().into_owned());
                         PeerCertificates(Arc::new(chain.collect()))
                     });
-                    (TrackedConnection::sealed(handshake).0, owned)
+                    (TrackedConnection::sealed(handshake).0, owned, Some(vouching))
                 }),
             };
-            let Some((connection, certificates)) = tracked else {
+            let Some((connection, certificates, vouching)) = tracked else {
                 return;
             };
             // The library's state is large.
-            Box::pin(library.serve(connection, router, place.visit(), move |request| {
-                request.extensions_mut().insert(ConnectInfo(peer));
-                if let Some(certificates) = &certificates {
-                    request.extensions_mut().insert(certificates.clone());
+            let serving =
+                Box::pin(library.serve(connection, router, place.visit(), move |request| {
+                    request.extensions_mut().insert(ConnectInfo(peer));
+                    if let Some(certificates) = &certificates {
+                        request.extensions_mut().insert(certificates.clone());
+                    }
+                }));
+            let expelled = async {
+                match vouching {
+                    Some(vouching) => vouching.ended().await,
+                    None => std::future::pending().await,
                 }
-            }))
-            .await;
+            };
+            // Nothing more is read of a client that nobody vouches for.
+            tokio::select! {
+                biased;
+                () = expelled => {}
+                () = serving => {}
+            }
         }
     })
     .await;
@@ -371,6 +394,7 @@ pub(super) async fn shake_hands(
 pub struct HttpLibrary {
     builder: auto::Builder<TokioExecutor>,
     idle: Duration,
+    name: &'static str,
 }
 
 impl HttpLibrary {
@@ -386,17 +410,20 @@ impl HttpLibrary {
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(limits.idle.min(Duration::from_secs(20)))
+            .keep_alive_timeout(PING_ANSWER)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(limits.streams)
             .max_local_error_reset_streams(BROKEN_STREAMS)
+            .max_pending_accept_reset_streams(UNSEEN_STREAMS)
+            .max_header_list_size(HEADER_LIST)
             .max_send_buf_size(SEND_BUFFER);
         if limits.is_http2_only {
             builder = builder.http2_only();
         } else {
             builder.http2().enable_connect_protocol();
         }
-        Self { builder, idle: limits.idle }
+        Self { builder, idle: limits.idle, name: limits.name }
     }
 
     /// Serves one connection, until it ends, nothing is asked for in a while, or it is told to
@@ -429,7 +456,8 @@ impl HttpLibrary {
                 Ok(response.map(|body| CountedBody { body, _busy: Some(busy) }))
             }
         });
-        let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+        let io = TokioIo::new(Metered::new(io, self.name));
+        let connection = self.builder.serve_connection_with_upgrades(io, service);
         tokio::pin!(connection);
         let mut changes = 0;
         let idle = sleep(self.idle);

@@ -2,6 +2,7 @@ use super::{
     Activity, CallId, Caller, DeviceId, Digits, Mode, Number, RequestId, Scope, UserData,
     UserDataChange, UserId,
 };
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -306,6 +307,8 @@ pub struct CommandContext {
     /// The service that asks for it, as its server has made it out; `None` where the command begins.
     /// It does not travel.
     pub caller: Option<Arc<Caller>>,
+    /// From where that service asks; `None`: from this process. It does not travel.
+    pub from: Option<IpAddr>,
     /// How long the caller waits for "accepted".
     pub deadline: Duration,
 }

@@ -24,9 +24,24 @@ pub struct ContactNumber {
     pub switch: String,
 }
 
-/// A group of agents and their supervisors, as its members see it.
+/// A group of agents and their supervisors, as a user sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupView {
     /// Its id, which is its name.
     pub id: GroupId,
+    /// What an admin may change of it; `None` for anybody else.
+    pub settings: Option<GroupSettings>,
+}
+
+/// The members of a group, and what its supervisors may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSettings {
+    /// The agents of the group.
+    pub agents: Vec<UserId>,
+    /// The supervisors of the group.
+    pub supervisors: Vec<UserId>,
+    /// Its supervisors may also monitor its members that are supervisors themselves.
+    pub monitor_supervisors: bool,
+    /// Its supervisors hear the agents alone.
+    pub agent_side_only: bool,
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use super::SharedMap;
 use std::sync::Arc;
 
 /// What has become of the entries of a map.
@@ -14,11 +14,11 @@ pub struct Difference<K> {
 
 impl<K: Ord + Clone> Difference<K> {
     /// From one map to another that may share most of its values.
-    pub fn between<V: PartialEq>(
-        before: &BTreeMap<K, Arc<V>>,
-        after: &BTreeMap<K, Arc<V>>,
-    ) -> Self {
+    pub fn between<V: PartialEq>(before: &SharedMap<K, V>, after: &SharedMap<K, V>) -> Self {
         let mut found = Self { added: Vec::new(), changed: Vec::new(), removed: Vec::new() };
+        if before.is_one_with(after) {
+            return found;
+        }
         let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
         loop {
             match (old.peek(), new.peek()) {
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn entries_are_told_apart_by_key_and_value() {
-        let map = |pairs: &[(&'static str, u8)]| -> BTreeMap<&'static str, Arc<u8>> {
+        let map = |pairs: &[(&'static str, u8)]| -> SharedMap<&'static str, u8> {
             pairs.iter().map(|(key, value)| (*key, Arc::new(*value))).collect()
         };
         let before = map(&[("a", 1), ("b", 2), ("d", 4)]);

@@ -2,20 +2,25 @@
 
 use super::operations::read_fields;
 use super::{Accepted, IdPath, RequestContext, RestState, id};
+use crate::clock;
 use crate::directory::editor::{Edit, EditKind, EntryId};
 use crate::directory::fields::Fields;
-use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword, Secret};
+use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword};
 use crate::http::auth::hash_password;
 use crate::http::error::{ErrorBody, HttpError};
-use crate::model::{Reason, Refusal, Role};
+use crate::http::gws_json::DeviceJson;
+use crate::model::{Reason, Refusal, Role, UserId};
+use crate::rate_limit::KeyedLimiter;
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use utoipa::ToSchema;
 
-/// A user. What is left out stays as it is; of a new one userName, roles and password must be
-/// there.
+/// A user. What is left out stays as it is; of a new one userName and roles must be there, and a
+/// password unless users have tokens of an issuer.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "it says what is read")]
@@ -227,27 +232,113 @@ fn role(member: &str, value: Value) -> Result<Value, Refusal> {
     }))
 }
 
+/// Refused attempts to change the directory that are written down, of each user.
+pub(super) struct RefusedEdits(Mutex<KeyedLimiter<UserId>>);
+
+/// So many at once, and then one each:
+const WRITTEN: u32 = 10;
+const AGAIN: Duration = Duration::from_secs(6);
+/// Users that come together before those without any are looked for.
+const SWEEP: usize = 1_000;
+
+impl Default for RefusedEdits {
+    fn default() -> Self {
+        Self(Mutex::new(KeyedLimiter::new(SWEEP)))
+    }
+}
+
+impl RefusedEdits {
+    fn may_be_written(&self, user: &UserId) -> bool {
+        let now = clock::instant();
+        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        users.bucket(user.clone(), now).try_take(WRITTEN, AGAIN, now).is_ok()
+    }
+}
+
+/// Anybody could log in by an empty one.
+fn not_empty(password: String) -> Result<String, Refusal> {
+    match password.is_empty() {
+        true => Err(Refusal::parameter(
+            Reason::InvalidInput,
+            "password",
+            "Parameter '{}' must not be empty.",
+        )),
+        false => Ok(password),
+    }
+}
+
+/// The members of [`DEVICE`] that a device does not have yet.
+fn add_settings(device: &mut DeviceJson, fields: &Fields) {
+    let text = |key: &str| fields.get(key).and_then(Value::as_str).map(str::to_owned);
+    let flag = |key: &str| fields.get(key).and_then(Value::as_bool);
+    let aliases = fields.get("aliases").and_then(Value::as_array).map(|aliases| {
+        aliases.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+    });
+    device.aliases = aliases;
+    device.kind = text("kind");
+    device.srtp = text("srtp");
+    device.srtp_over_clear = flag("srtp_over_clear");
+    device.transport = text("transport");
+    device.auto_answer = flag("auto_answer");
+    device.own_ports = flag("own_ports");
+    device.qualify = flag("qualify");
+}
+
 /// A user's password is hashed where it comes in: nothing behind has it.
 async fn user_password(password: Option<String>) -> Result<Option<NewPassword>, HttpError> {
     let Some(password) = password else {
         return Ok(None);
     };
+    let password = not_empty(password)?;
     let hash = tokio::task::spawn_blocking(move || hash_password(&password)).await;
     match hash {
-        Ok(Ok(hash)) => Ok(Some(NewPassword::Hash(hash))),
+        Ok(Ok(hash)) => Ok(Some(NewPassword::Hash(hash.into()))),
         Ok(Err(error)) => Err(HttpError::new(Reason::InvalidInput, error.to_string())),
         Err(_) => Err(HttpError::new(Reason::Internal, "Internal error.")),
     }
 }
 
 impl RestState {
-    /// Before anything is made of what comes: a password costs time to hash.
-    fn must_be_admin(&self, from: &RequestContext) -> Result<(), Refusal> {
+    fn is_admin(&self, from: &RequestContext) -> bool {
         let user = self.gateway.user(&from.caller.user);
-        match user.is_some_and(|user| user.is(Role::Admin)) {
-            true => Ok(()),
-            false => Err(DirectoryHandle::not_admin()),
+        user.is_some_and(|user| user.is(Role::Admin))
+    }
+
+    /// Before anything is made of what comes: a password costs time to hash. Who is no admin is
+    /// refused here, and no change of an admin waits behind such requests.
+    async fn must_be_admin(&self, from: &RequestContext, what: &str) -> Result<(), Refusal> {
+        let caller = &from.caller;
+        if self.is_admin(from) {
+            return Ok(());
         }
+        if !self.refused_edits.may_be_written(&caller.user) {
+            let text = "Too many refused attempts to change the directory.";
+            return Err(Refusal::new(Reason::TooManyRequests, text));
+        }
+        let refusal = DirectoryHandle::not_admin();
+        let line = format!("refused at {what}: {refusal}");
+        // A refusal stands, written down or not: the failure is in the log.
+        let _ = self.gateway.audit_directory(&line, Some((&caller.user, caller.address))).await;
+        Err(refusal)
+    }
+
+    /// Adds what an admin may change of devices; other users see the devices as they are.
+    pub(super) async fn add_settings(
+        &self,
+        from: &RequestContext,
+        devices: &mut [DeviceJson],
+    ) -> Result<(), HttpError> {
+        if !self.is_admin(from) {
+            return Ok(());
+        }
+        let ids = devices.iter().map(|device| device.id.as_str().into()).collect();
+        let mut found = self.directory.device_fields(ids).await?;
+        for device in devices {
+            if let Some(fields) = found.remove(device.id.as_str()) {
+                add_settings(device, &fields);
+            }
+        }
+        Ok(())
     }
 
     async fn edit(
@@ -292,10 +383,10 @@ pub(super) async fn add_user(
     from: RequestContext,
     mut body: EntryBody,
 ) -> Result<Json<Made>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "users").await?;
     let id = body.required("userName")?;
     let fields = body.fields(USER)?;
-    let password = user_password(Some(body.required("password")?)).await?;
+    let password = user_password(body.text("password")?).await?;
     rest.create(&from, EntryId::User(id.into()), fields, password).await
 }
 
@@ -314,7 +405,7 @@ pub(super) async fn change_user(
     path: IdPath,
     mut body: EntryBody,
 ) -> Result<Json<Accepted>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "users").await?;
     let entry = EntryId::User(id("/users", path)?);
     let fields = body.fields(USER)?;
     let password = user_password(body.text("password")?).await?;
@@ -336,6 +427,7 @@ pub(super) async fn remove_user(
     path: IdPath,
 ) -> Result<Json<Accepted>, HttpError> {
     let entry = EntryId::User(id("/users", path)?);
+    rest.must_be_admin(&from, "users").await?;
     rest.edit(&from, Edit { entry, kind: EditKind::Remove }, None).await
 }
 
@@ -352,10 +444,10 @@ pub(super) async fn add_device(
     from: RequestContext,
     mut body: EntryBody,
 ) -> Result<Json<Made>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "devices").await?;
     let id = body.text("id")?.unwrap_or_else(new_id);
     let fields = body.fields(DEVICE)?;
-    let password = NewPassword::Sip(Secret::new(body.required("password")?));
+    let password = NewPassword::Sip(not_empty(body.required("password")?)?.into());
     rest.create(&from, EntryId::Device(id.into()), fields, Some(password)).await
 }
 
@@ -374,10 +466,11 @@ pub(super) async fn change_device(
     path: IdPath,
     mut body: EntryBody,
 ) -> Result<Json<Accepted>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "devices").await?;
     let entry = EntryId::Device(id("/devices", path)?);
     let fields = body.fields(DEVICE)?;
-    let password = body.text("password")?.map(|text| NewPassword::Sip(Secret::new(text)));
+    let password = body.text("password")?.map(not_empty).transpose()?;
+    let password = password.map(|text| NewPassword::Sip(text.into()));
     rest.edit(&from, Edit { entry, kind: EditKind::Change(fields) }, password).await
 }
 
@@ -396,6 +489,7 @@ pub(super) async fn remove_device(
     path: IdPath,
 ) -> Result<Json<Accepted>, HttpError> {
     let entry = EntryId::Device(id("/devices", path)?);
+    rest.must_be_admin(&from, "devices").await?;
     rest.edit(&from, Edit { entry, kind: EditKind::Remove }, None).await
 }
 
@@ -412,7 +506,7 @@ pub(super) async fn add_group(
     from: RequestContext,
     mut body: EntryBody,
 ) -> Result<Json<Made>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "groups").await?;
     let id = body.required("name")?;
     let fields = body.fields(GROUP)?;
     rest.create(&from, EntryId::Group(id.into()), fields, None).await
@@ -433,7 +527,7 @@ pub(super) async fn change_group(
     path: IdPath,
     mut body: EntryBody,
 ) -> Result<Json<Accepted>, HttpError> {
-    rest.must_be_admin(&from)?;
+    rest.must_be_admin(&from, "groups").await?;
     let entry = EntryId::Group(id("/groups", path)?);
     let fields = body.fields(GROUP)?;
     rest.edit(&from, Edit { entry, kind: EditKind::Change(fields) }, None).await
@@ -454,6 +548,7 @@ pub(super) async fn remove_group(
     path: IdPath,
 ) -> Result<Json<Accepted>, HttpError> {
     let entry = EntryId::Group(id("/groups", path)?);
+    rest.must_be_admin(&from, "groups").await?;
     rest.edit(&from, Edit { entry, kind: EditKind::Remove }, None).await
 }
 

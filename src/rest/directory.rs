@@ -1,11 +1,11 @@
 //! Users, their groups, and the contacts by which a supervisor finds an agent's number.
 
 use super::{
-    ErrorBody, IdPath, Members, NumberQuery, OfNumber, OneUser, Read, ReadQuery, Reply,
-    RequestContext, RestState, id, reply, shortened, unexpected,
+    ErrorBody, IdPath, Members, NumberQuery, OfNumber, Read, ReadQuery, Reply, RequestContext,
+    RestState, id, reply, shortened, unexpected,
 };
 use crate::http::error::HttpError;
-use crate::http::gws_json::{self, ContactJson, GroupJson, UserJson};
+use crate::http::gws_json::{self, ContactJson, DirectoryUserJson, GroupJson};
 use crate::model::{Answer, Query as Wanted, Refusal, UserId};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -57,8 +57,13 @@ impl OfType {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Users {
-    Whole { users: Vec<UserJson> },
+    Whole { users: Vec<DirectoryUserJson> },
     Uris { uris: Vec<String> },
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct OneDirectoryUser {
+    user: DirectoryUserJson,
 }
 
 /// The user that asks; for an admin all.
@@ -75,8 +80,10 @@ pub(super) async fn read_users(
     query: ReadQuery,
 ) -> Result<Json<Reply<Users>>, HttpError> {
     let read = super::read(query)?;
-    let users: Vec<UserJson> = match rest.read(&from, Wanted::Users).await? {
-        Answer::Users(views) => views.iter().map(|view| gws_json::user(&rest.uris, view)).collect(),
+    let users: Vec<DirectoryUserJson> = match rest.read(&from, Wanted::Users).await? {
+        Answer::Users(views) => {
+            views.iter().map(|view| gws_json::directory_user(&rest.uris, view)).collect()
+        }
         other => return Err(unexpected(&other)),
     };
     Ok(reply(match read.fields {
@@ -90,7 +97,7 @@ pub(super) async fn read_users(
     get, path = "/api/v2/users/{id}",
     params(("id" = String, Path, description = "a user"), Members),
     responses(
-        (status = 200, description = "The user.", body = Reply<OneUser>),
+        (status = 200, description = "The user.", body = Reply<OneDirectoryUser>),
         (status = "default", body = ErrorBody)
     )
 )]
@@ -98,9 +105,11 @@ pub(super) async fn read_user(
     State(rest): State<RestState>,
     from: RequestContext,
     path: IdPath,
-) -> Result<Json<Reply<OneUser>>, HttpError> {
+) -> Result<Json<Reply<OneDirectoryUser>>, HttpError> {
     match rest.read(&from, Wanted::User(id("/users", path)?)).await? {
-        Answer::User(view) => Ok(reply(OneUser { user: gws_json::user(&rest.uris, &view) })),
+        Answer::User(view) => {
+            Ok(reply(OneDirectoryUser { user: gws_json::directory_user(&rest.uris, &view) }))
+        }
         other => Err(unexpected(&other)),
     }
 }

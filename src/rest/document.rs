@@ -72,7 +72,8 @@ is accepted; what comes of it arrives over CometD at `/api/v2/notifications`, se
 document at `/api/v2/asyncapi.json`. A refusal has a `statusCode` and a `statusMessage` and has \
 changed nothing. Parameters that are not known are let be.
 
-A login is HTTP Basic; its answer sets a cookie that serves instead.";
+A login is HTTP Basic; its answer sets a cookie that serves instead. Where issuers are configured, \
+an access token of theirs (RFC 9068) is a login, and browsers log in at `/api/v2/login`.";
 
 fn info(title: &str, description: &str) -> Value {
     json!({
@@ -132,14 +133,18 @@ fn openapi_document(
         "openapi": "3.1.0",
         "info": info("Undertone", DESCRIPTION),
         "servers": [{"url": public_url.trim_end_matches('/')}],
-        "security": [{"basic": []}, {"cookie": []}],
+        "security": [{"basic": []}, {"cookie": []}, {"bearer": []}],
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "responses": {refusals::WRONG_METHOD: refusals::wrong_method()},
+            "responses": {
+                refusals::WRONG_METHOD: refusals::wrong_method(),
+                refusals::INVALID_TOKEN: refusals::invalid_token(),
+            },
             "securitySchemes": {
                 "basic": {"type": "http", "scheme": "basic"},
                 "cookie": {"type": "apiKey", "in": "cookie", "name": auth::SESSION_COOKIE},
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "at+jwt"},
             },
         },
     })
@@ -167,8 +172,11 @@ fn finished(
         described.insert("requestBody".to_owned(), request_body(resource, uris));
     }
     let mut responses = Map::new();
-    for (status, mut response) in members(described.remove("responses")) {
-        if status == "default" {
+    let said = members(described.remove("responses"));
+    // A page that sends its browser elsewhere has no other answer.
+    let says_all = said.keys().any(|status| status.starts_with('2'));
+    for (status, mut response) in said {
+        if status == "default" && says_all {
             continue;
         }
         if let Some(response) = response.as_object_mut() {
@@ -187,6 +195,8 @@ fn finished(
     responses.extend(refusals::responses(&reasons));
     let wrong_method = format!("#/components/responses/{}", refusals::WRONG_METHOD);
     responses.insert("405".to_owned(), json!({"$ref": wrong_method}));
+    let invalid_token = format!("#/components/responses/{}", refusals::INVALID_TOKEN);
+    responses.insert("401".to_owned(), json!({"$ref": invalid_token}));
     described.insert("responses".to_owned(), Value::Object(responses));
     if login == Login::NotNeeded {
         described.insert("security".to_owned(), json!([]));

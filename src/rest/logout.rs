@@ -1,5 +1,6 @@
 //! Log-out: the HTTP session ends, and the CometD sessions that were opened in it.
 
+use super::browser_login::CALLBACK;
 use super::{Accepted, ErrorBody, RequestContext, RestState, wrong_method};
 use crate::http::HttpConfig;
 use crate::http::auth::{self, Auth, LoggedOut, Means};
@@ -19,13 +20,16 @@ pub(super) struct LoginDoor {
     csrf: bool,
     /// Of pages that may log their users out: our own by its public name, and the allowed ones.
     origins: Arc<[String]>,
+    /// Where an issuer sends a browser back to.
+    pub(super) callback: Arc<str>,
 }
 
 impl LoginDoor {
     pub(super) fn new(config: &HttpConfig, auth: Auth) -> Self {
         let public = auth::origin_of(&config.public_url);
         let origins = config.cors_origins.iter().cloned().chain(public).collect();
-        Self { auth, csrf: config.csrf, origins }
+        let callback = format!("{}{}", config.public_url.trim_end_matches('/'), CALLBACK);
+        Self { auth, csrf: config.csrf, origins, callback: callback.into() }
     }
 }
 
@@ -81,7 +85,7 @@ pub(super) async fn log_out_by_get(
         return Err(refused);
     }
     let is_proved = match from.caller.by {
-        Means::Password => true,
+        Means::Password | Means::Token => true,
         Means::Cookie => auth::is_from_own_page(&request, origins) || !may_follow_links(&request),
     };
     if auth::is_foreign(&request, origins) || !is_proved {

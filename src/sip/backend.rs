@@ -76,7 +76,9 @@ pub struct SipBackend {
     facts: FactLog,
     directories: DirectorySender,
     stop: Option<oneshot::Sender<()>>,
+    leave: Option<oneshot::Sender<()>>,
     running: watch::Receiver<bool>,
+    calls_are_over: watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
 
@@ -171,9 +173,16 @@ impl SipBackend {
     }
 
     /// Takes no more calls, lets live ones go on for the configured grace, ends the rest, and
-    /// returns when everything is closed and kept.
-    pub async fn shutdown(mut self) {
+    /// returns then. What may be commanded of a call is done to its end; the rest is refused.
+    pub async fn close(&mut self) {
         drop(self.stop.take());
+        // A backend that has ended has no calls.
+        let _ = self.calls_are_over.wait_for(|over| *over).await;
+    }
+
+    /// As [`Self::close`], and returns when everything is closed and kept.
+    pub async fn shutdown(mut self) {
+        drop((self.stop.take(), self.leave.take()));
         if (&mut self.task).await.is_err() {
             tracing::error!("the SIP backend ended in a panic");
         }
@@ -212,6 +221,8 @@ pub async fn start(
     }
     let (server, CommandInbox { commands, facts }) = telephony::serve(b2bua.capabilities());
     let (stop, stopped) = oneshot::channel();
+    let (leave, left) = oneshot::channel();
+    let (over, calls_are_over) = watch::channel(false);
     let (directories, inbox) = mpsc::unbounded_channel();
     let backend_task = BackendTask {
         b2bua,
@@ -235,10 +246,12 @@ pub async fn start(
         facts,
         directories: DirectorySender(directories),
         stop: Some(stop),
+        leave: Some(leave),
         running,
+        calls_are_over,
         task: tokio::spawn(async move {
             let _alive = alive;
-            backend_task.run(stopped).await;
+            backend_task.run(Orders { stopped: Some(stopped), left: Some(left), over }).await;
         }),
     };
     Ok((server, backend))
@@ -324,6 +337,15 @@ impl Unanswered {
     }
 }
 
+/// How it is told to end, and tells that its calls have.
+struct Orders {
+    /// Until it is to take no more calls.
+    stopped: Option<oneshot::Receiver<()>>,
+    /// Until nobody commands it any more.
+    left: Option<oneshot::Receiver<()>>,
+    over: watch::Sender<bool>,
+}
+
 /// One thing that happened.
 enum Input {
     Legs(Vec<LegEvent>),
@@ -333,23 +355,25 @@ enum Input {
     Media(Option<MediaEvent>),
     Timeout,
     Stop,
+    Leave,
 }
 
 impl BackendTask {
-    async fn run(mut self, stopped: oneshot::Receiver<()>) {
-        let mut stopped = Some(stopped);
+    async fn run(mut self, mut orders: Orders) {
         self.drain();
-        while stopped.is_some() || !self.b2bua.is_idle() {
-            let input = self.wait(&mut stopped).await;
+        while orders.stopped.is_some() || orders.left.is_some() || !self.b2bua.is_idle() {
+            let input = self.wait(&mut orders).await;
             self.hand_in(input);
             self.drain();
+            let is_over = orders.stopped.is_none() && self.b2bua.is_idle();
+            orders.over.send_if_modified(|over| is_over && !std::mem::replace(over, true));
         }
         let _ = timeout(BYE_TIMEOUT, self.wait_for_sound()).await;
         let _ = timeout(BYE_TIMEOUT, self.wait_for_byes()).await;
         self.writer.finish().await;
     }
 
-    async fn wait(&mut self, stopped: &mut Option<oneshot::Receiver<()>>) -> Input {
+    async fn wait(&mut self, orders: &mut Orders) -> Input {
         let at = self.b2bua.poll_timeout();
         tokio::select! {
             events = self.endpoint.next() => Input::Legs(events),
@@ -358,7 +382,8 @@ impl BackendTask {
             (id, is_stored) = self.writer.stored() => Input::Stored(id, is_stored),
             event = next(&mut self.media) => Input::Media(event),
             () = until(at) => Input::Timeout,
-            () = ended(stopped) => Input::Stop,
+            () = ended(&mut orders.stopped) => Input::Stop,
+            () = ended(&mut orders.left) => Input::Leave,
         }
     }
 
@@ -384,6 +409,7 @@ impl BackendTask {
                 );
                 self.b2bua.close(self.grace, now);
             }
+            Input::Leave => {}
         }
     }
 

@@ -1,13 +1,16 @@
 //! What the SIP adapter must be told.
 
 use super::b2bua::AccountKind;
-use super::digest::{Algorithm, ha1};
+use super::digest::{Algorithm, Ha1s, ha1};
 use super::flow::Protocol;
 use super::message::is_token;
 use super::sdp::SrtpPolicy;
 use super::transaction::{Bounds, Timing};
 use crate::media::Codec;
-use crate::model::{DeviceId, Difference, Network, NotANetwork, Number, UserData, config_value};
+use crate::model::{
+    DeviceId, Difference, Network, NotANetwork, Number, SharedMap, UserData, config_value,
+};
+use crate::secret::Secret;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::collections::BTreeMap;
@@ -129,7 +132,7 @@ pub struct SipDirectory {
 
 /// Accounts by device. A copy shares them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SipAccounts(BTreeMap<DeviceId, Arc<SipAccount>>);
+pub struct SipAccounts(SharedMap<DeviceId, SipAccount>);
 
 impl SipAccounts {
     /// The account of a device.
@@ -314,7 +317,7 @@ pub struct SipAccount {
     /// What its digests are checked against: an HA1 for every algorithm of
     /// [`SipConfig::algorithms`] (without `-sess`).
     #[serde(skip)]
-    pub ha1s: BTreeMap<Algorithm, String>,
+    pub ha1s: Ha1s,
     /// How its phone is asked to answer by itself.
     #[serde(default, deserialize_with = "every_way_or_none")]
     pub auto_answer: AutoAnswer,
@@ -715,20 +718,14 @@ impl TryFrom<BTreeMap<String, String>> for UserDataHeaders {
 }
 
 /// What we answer a trunk's challenges with. Another peer, or another realm, gets nothing.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// The realm it challenges for.
     pub realm: String,
     /// The user name.
     pub username: String,
     /// The password.
-    pub password: String,
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("realm", &self.realm).finish_non_exhaustive()
-    }
+    pub password: Secret,
 }
 
 /// Where a trunk sends from.

@@ -5,6 +5,7 @@
 //! counts (nc) of its nonce have been seen.
 
 use crate::hex::hex;
+use crate::secret::Secret;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use md5::Md5;
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256, Sha512_256};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// A digest algorithm (RFC 8760 2.1). The order is that of strength.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
@@ -87,12 +89,15 @@ impl Algorithm {
 
 /// H(user:realm:password), in hexadecimal: what is stored instead of a password, one for each base
 /// algorithm in use.
-pub fn ha1(algorithm: Algorithm, user: &str, realm: &str, password: &str) -> String {
-    algorithm.base().hash(&[user.as_bytes(), realm.as_bytes(), password.as_bytes()])
+pub fn ha1(algorithm: Algorithm, user: &str, realm: &str, password: &str) -> Secret {
+    algorithm.base().hash(&[user.as_bytes(), realm.as_bytes(), password.as_bytes()]).into()
 }
 
+/// The digests of one password, by base algorithm.
+pub type Ha1s = BTreeMap<Algorithm, Secret>;
+
 /// What a response is computed of, besides HA1.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct RequestedBy<'a> {
     algorithm: Algorithm,
     nonce: &'a [u8],
@@ -210,7 +215,7 @@ pub fn username(value: &[u8], realm: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A request, as far as authentication looks at it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct DigestRequest<'a> {
     /// The method's name.
     pub method: &'a [u8],
@@ -220,6 +225,13 @@ pub struct DigestRequest<'a> {
     pub uri: &'a [u8],
     /// The body, for auth-int.
     pub body: &'a [u8],
+}
+
+/// Without the body, which may hold keys.
+impl std::fmt::Debug for DigestRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method.escape_ascii(), self.uri.escape_ascii())
+    }
 }
 
 /// What an Authorization value is worth.
@@ -245,7 +257,7 @@ pub const MAX_NONCES: usize = 65_536;
 /// The server's side: makes challenges and judges answers. A quiet machine without output.
 #[derive(Debug)]
 pub struct Authenticator {
-    key: [u8; 32],
+    key: Secret<Zeroizing<[u8; 32]>>,
     realm: String,
     algorithms: Vec<Algorithm>,
     lifetime: Duration,
@@ -295,7 +307,7 @@ impl Authenticator {
         now: Instant,
     ) -> Authenticator {
         Authenticator {
-            key,
+            key: Secret::new(key),
             realm: realm.to_owned(),
             algorithms,
             lifetime,
@@ -335,7 +347,7 @@ impl Authenticator {
         value: &[u8],
         subject: DigestRequest<'_>,
         source: IpAddr,
-        stored: impl FnOnce(&str, Algorithm) -> Option<String>,
+        stored: impl FnOnce(&str, Algorithm) -> Option<Secret>,
         now: Instant,
     ) -> DigestVerdict {
         self.judge(value, subject, source, stored, now).unwrap_or(DigestVerdict::Malformed)
@@ -346,7 +358,7 @@ impl Authenticator {
         value: &[u8],
         subject: DigestRequest<'_>,
         source: IpAddr,
-        stored: impl FnOnce(&str, Algorithm) -> Option<String>,
+        stored: impl FnOnce(&str, Algorithm) -> Option<Secret>,
         now: Instant,
     ) -> Option<DigestVerdict> {
         let fields = AuthParams::read(value)?;
@@ -375,7 +387,7 @@ impl Authenticator {
         };
         let ha1 = stored(user, algorithm.base());
         // An unknown user costs the same hashing as a known one.
-        let expected = asked.response(ha1.as_deref().unwrap_or("0"));
+        let expected = asked.response(ha1.as_ref().map_or("0", |ha1| ha1.expose()));
         if ha1.is_none() || !same_secret(expected.as_bytes(), &response.to_ascii_lowercase()) {
             return Some(DigestVerdict::Wrong);
         }
@@ -432,7 +444,7 @@ impl Authenticator {
     /// HMAC-SHA-256 (RFC 2104) over what is sealed, the address and the realm.
     fn seal(&self, text: &[u8], source: IpAddr) -> [u8; 32] {
         let pad = |with: u8| -> Vec<u8> {
-            (0..64).map(|at| self.key.get(at).unwrap_or(&0) ^ with).collect()
+            (0..64).map(|at| self.key.expose().get(at).unwrap_or(&0) ^ with).collect()
         };
         let bound = format!("{}\n{}", source.to_canonical(), self.realm);
         let inner = Sha256::digest([pad(0x36).as_slice(), text, bound.as_bytes()].concat());
@@ -458,7 +470,7 @@ pub struct Credentials {
     peer: String,
     realm: String,
     user: String,
-    password: String,
+    password: Secret,
     nonce: Vec<u8>,
     count: u32,
 }
@@ -476,8 +488,8 @@ impl Credentials {
     /// An account: `peer` names the party that may challenge for it, in whatever terms the caller
     /// tells its peers apart.
     pub fn new(peer: &str, realm: &str, user: &str, password: &str) -> Credentials {
-        let [peer, realm, user, password] = [peer, realm, user, password].map(str::to_owned);
-        Credentials { peer, realm, user, password, nonce: Vec::new(), count: 0 }
+        let [peer, realm, user] = [peer, realm, user].map(str::to_owned);
+        Credentials { peer, realm, user, password: password.into(), nonce: Vec::new(), count: 0 }
     }
 
     /// The value of Authorization that answers one of the challenges of a 401 or 407: the topmost
@@ -527,8 +539,9 @@ impl Credentials {
         let nc = format!("{:08x}", self.count);
         let counted = qop.map(|qop| (qop.as_bytes(), nc.as_bytes(), cnonce.as_bytes()));
         let DigestRequest { method, uri, body } = subject;
-        let ha1 = ha1(algorithm, &self.user, &self.realm, &self.password);
-        let response = RequestedBy { algorithm, nonce, counted, method, uri, body }.response(&ha1);
+        let ha1 = ha1(algorithm, &self.user, &self.realm, self.password.expose());
+        let response =
+            RequestedBy { algorithm, nonce, counted, method, uri, body }.response(ha1.expose());
         let quoted =
             |text: &[u8]| String::from_utf8_lossy(&super::message::quote(text)).into_owned();
         let mut value = format!(
@@ -559,7 +572,7 @@ mod tests {
     const REGISTER: DigestRequest<'_> =
         DigestRequest { method: b"REGISTER", uri: b"sip:coach.example.test", body: b"" };
 
-    fn stored(user: &str, algorithm: Algorithm) -> Option<String> {
+    fn stored(user: &str, algorithm: Algorithm) -> Option<Secret> {
         (user == "anna").then(|| ha1(algorithm, user, REALM, "secret"))
     }
 
@@ -637,7 +650,11 @@ mod tests {
             let (nonce, method, uri, body) =
                 (nonce.as_bytes(), method.as_bytes(), uri.as_bytes(), body.as_bytes());
             let asked = RequestedBy { algorithm, nonce, counted, method, uri, body };
-            assert_eq!(asked.response(&ha1(algorithm, user, realm, password)), response, "{line}");
+            assert_eq!(
+                asked.response(ha1(algorithm, user, realm, password).expose()),
+                response,
+                "{line}"
+            );
             count += 1;
         }
         assert_eq!(count, 15);
@@ -663,7 +680,7 @@ mod tests {
     #[test]
     fn a_wrong_secret_an_unknown_user_and_another_method_are_wrong() {
         let mut pair = Pair::new();
-        pair.client.password = "guess".to_owned();
+        pair.client.password = "guess".into();
         let value = pair.answer();
         assert_eq!(pair.verify(&value), DigestVerdict::Wrong);
         let mut pair = Pair::new();

@@ -53,7 +53,7 @@ mod user_data;
 #[cfg(test)]
 mod tests;
 
-use super::config::{SipConfig, SipDirectory, Trunk};
+use super::config::{Login, SipConfig, SipDirectory, Trunk};
 use super::digest::Credentials;
 use super::flow::{Flow, Protocol};
 use super::leg::{LegCommand, LegEvent, LegId};
@@ -452,7 +452,8 @@ impl UserAgent {
 /// What the challenges of a trunk are answered with, by its name.
 fn login(trunk: &Trunk) -> Option<(String, Credentials)> {
     let login = trunk.login.as_ref()?;
-    let credentials = Credentials::new(&trunk.name, &login.realm, &login.username, &login.password);
+    let Login { realm, username, password } = login;
+    let credentials = Credentials::new(&trunk.name, realm, username, password.expose());
     Some((trunk.name.clone(), credentials))
 }
 

@@ -1,8 +1,8 @@
 //! The state file. redb refuses everything after one failure of its file; closing it and opening it
 //! again is what mends it.
 
-use super::private;
 use super::{DAMAGED, KeyValueStore, StoreError, Write};
+use crate::private;
 use nix::sys::statvfs::statvfs;
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition, TableError};
@@ -29,7 +29,7 @@ impl Redb {
     /// before anything relies on it.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         if let Some(directory) = path.parent() {
-            private::make_directory(directory).map_err(|error| StoreError::Open {
+            private::make_state_directory(directory).map_err(|error| StoreError::Open {
                 path: path.to_owned(),
                 problem: error.to_string(),
             })?;

@@ -13,7 +13,8 @@
 //! Numbers are big-endian. A slot counts when its generation is above the one that the state file
 //! has taken in.
 
-use super::{Write, private};
+use super::Write;
+use crate::private;
 use nix::fcntl::{FallocateFlags, fallocate};
 use sha2::{Digest, Sha256};
 use std::fs::File;

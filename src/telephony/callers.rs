@@ -19,6 +19,7 @@ pub use permission::is_loopback_url;
 pub use token::{BearerToken, TokenError, check_token_file};
 
 use crate::model::{Caller, CallerName, CallerRole, GroupId, UserId};
+use crate::private::{GrantFile, Refreshed};
 use crate::tls::SubjectName;
 use permission::is_loopback;
 use serde::Deserialize;
@@ -27,7 +28,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use subtle::{Choice, ConstantTimeEq};
-use token::{Fingerprint, TokenHash, fingerprint, own_tokens, tokens};
+use token::{TokenHash, own_tokens, tokens};
 use tokio::sync::watch;
 
 /// The caller that the token of the state directory stands for.
@@ -100,6 +101,7 @@ enum Credential {
 }
 
 /// A caller, and what it is known by.
+#[derive(Clone)]
 struct Entry {
     caller: Arc<Caller>,
     san: Vec<String>,
@@ -108,12 +110,16 @@ struct Entry {
     is_local: bool,
 }
 
+/// A caller as its file has it, if it has one.
+struct Source {
+    entry: Entry,
+    file: Option<GrantFile>,
+}
+
 /// The callers of the configuration, their tokens read again when the files change.
 pub struct Callers {
-    configs: Vec<CallerConfig>,
-    local: Option<PathBuf>,
+    sources: Mutex<Vec<Source>>,
     entries: watch::Sender<Arc<Vec<Entry>>>,
-    seen: Mutex<Vec<Fingerprint>>,
 }
 
 impl Callers {
@@ -126,32 +132,39 @@ impl Callers {
         if let Some(path) = &local {
             token::make(path)?;
         }
-        let seen = fingerprints(&configs, local.as_deref());
-        let entries = read(&configs, local.as_deref())?;
-        let (entries, seen) = (watch::Sender::new(Arc::new(entries)), Mutex::new(seen));
-        Ok(Self { configs, local, entries, seen })
+        let local = local.as_deref().map(Source::local);
+        let sources: Vec<_> =
+            configs.iter().map(Source::load).chain(local).collect::<Result<_, _>>()?;
+        let entries: Vec<_> = sources.iter().map(|source| source.entry.clone()).collect();
+        if let Some((_, [one, other])) = shared(&entries).into_iter().next() {
+            return Err(CallersError::SameToken(one, other));
+        }
+        sources.iter().for_each(Source::report);
+        let entries = watch::Sender::new(Arc::new(entries));
+        Ok(Self { sources: Mutex::new(sources), entries })
     }
 
-    /// Reads the token files again if they have changed, or in any case. What cannot be read changes
-    /// nothing, and is a warning.
+    /// Reads the token files again that have changed, or all in any case. One that cannot be used
+    /// takes its caller's tokens away, and nobody else's: [`GrantFile::refresh`].
     pub fn refresh(&self, in_any_case: bool) {
-        let now = fingerprints(&self.configs, self.local.as_deref());
-        let before = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *seen, now.clone())
-        };
-        if !in_any_case && before == now {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_new = false;
+        for source in sources.iter_mut() {
+            is_new |= source.refresh(in_any_case);
+        }
+        if !is_new {
             return;
         }
-        match read(&self.configs, self.local.as_deref()) {
-            Ok(entries) => {
-                self.entries.send_replace(Arc::new(entries));
-                tracing::info!("the tokens of gRPC callers were read again");
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the tokens of gRPC callers stay as they were");
-            }
+        let mut entries: Vec<_> = sources.iter().map(|source| source.entry.clone()).collect();
+        let shared = shared(&entries);
+        for (_, [one, other]) in &shared {
+            tracing::warn!(%one, %other, "a token of two gRPC callers counts for neither");
         }
+        for entry in &mut entries {
+            entry.tokens.retain(|token| !shared.iter().any(|(it, _)| token.ct_eq(it).into()));
+        }
+        self.entries.send_replace(Arc::new(entries));
+        tracing::info!("the tokens of gRPC callers were read again");
     }
 
     /// The caller that shows this. A token, where one is sent, decides alone.
@@ -195,10 +208,9 @@ impl Credential {
     }
 }
 
-impl Entry {
-    fn new(config: &CallerConfig) -> Result<Self, TokenError> {
+impl Source {
+    fn load(config: &CallerConfig) -> Result<Self, TokenError> {
         let CallerConfig { name, san, token_file, role, users, groups, may_join_unasked } = config;
-        let tokens = token_file.as_deref().map(tokens).transpose()?.unwrap_or_default();
         let caller = Caller {
             name: name.clone(),
             role: *role,
@@ -206,8 +218,11 @@ impl Entry {
             groups: groups.clone(),
             may_join_unasked: *may_join_unasked,
         };
-        let tokens = tokens.iter().map(|token| TokenHash::of(token.as_bytes())).collect();
-        Ok(Self { caller: Arc::new(caller), san: san.clone(), tokens, is_local: false })
+        let read = |path: &PathBuf| GrantFile::load(path, |path| hashes(path, false));
+        let (file, tokens) = token_file.as_ref().map(read).transpose()?.unzip();
+        let (tokens, san) = (tokens.unwrap_or_default(), san.clone());
+        let entry = Entry { caller: Arc::new(caller), san, tokens, is_local: false };
+        Ok(Self { entry, file })
     }
 
     fn local(path: &Path) -> Result<Self, TokenError> {
@@ -218,11 +233,40 @@ impl Entry {
             groups: BTreeSet::new(),
             may_join_unasked: false,
         };
-        let tokens = own_tokens(path)?;
-        let tokens = tokens.iter().map(|token| TokenHash::of(token.as_bytes())).collect();
-        Ok(Self { caller: Arc::new(caller), san: Vec::new(), tokens, is_local: true })
+        let (file, tokens) = GrantFile::load(path, |path| hashes(path, true))?;
+        let entry = Entry { caller: Arc::new(caller), san: Vec::new(), tokens, is_local: true };
+        Ok(Self { entry, file: Some(file) })
     }
 
+    /// Whether its tokens may be others from now on.
+    fn refresh(&mut self, in_any_case: bool) -> bool {
+        let Some(file) = &mut self.file else {
+            return false;
+        };
+        let is_local = self.entry.is_local;
+        match file.refresh(in_any_case, |path| hashes(path, is_local)) {
+            Refreshed::Unchanged => return false,
+            Refreshed::Granted(tokens) => self.entry.tokens = tokens,
+            Refreshed::Void(error) => {
+                self.entry.tokens = Vec::new();
+                let caller = &self.entry.caller.name;
+                tracing::warn!(%caller, %error, "a gRPC caller has no token any more");
+            }
+        }
+        self.report();
+        true
+    }
+
+    fn report(&self) {
+        if let Some(file) = &self.file {
+            let caller = self.entry.caller.name.to_string();
+            metrics::gauge!("undertone_grpc_token_file_failed", "caller" => caller)
+                .set(if file.is_void() { 1.0 } else { 0.0 });
+        }
+    }
+}
+
+impl Entry {
     fn has(&self, shown: &TokenHash) -> bool {
         let none = Choice::from(0);
         self.tokens.iter().fold(none, |found, hash| found | hash.ct_eq(shown)).into()
@@ -244,26 +288,22 @@ fn is_uri(san: &str) -> bool {
     san.contains(':')
 }
 
-fn fingerprints(configs: &[CallerConfig], local: Option<&Path>) -> Vec<Fingerprint> {
-    let files = configs.iter().filter_map(|config| config.token_file.as_deref());
-    files.chain(local).map(fingerprint).collect()
+fn hashes(path: &Path, is_local: bool) -> Result<Vec<TokenHash>, TokenError> {
+    let tokens = if is_local { own_tokens(path)? } else { tokens(path)? };
+    Ok(tokens.iter().map(|token| TokenHash::of(token.expose().as_bytes())).collect())
 }
 
-fn read(configs: &[CallerConfig], local: Option<&Path>) -> Result<Vec<Entry>, CallersError> {
-    let local = local.map(Entry::local);
-    let entries: Vec<Entry> =
-        configs.iter().map(Entry::new).chain(local).collect::<Result<_, _>>()?;
+/// Tokens that would stand for two callers.
+fn shared(entries: &[Entry]) -> Vec<(TokenHash, [CallerName; 2])> {
+    let mut shared = Vec::new();
     for (number, entry) in entries.iter().enumerate() {
-        let others = entries.iter().skip(number + 1);
-        let twin = others.into_iter().find(|other| {
-            entry.tokens.iter().any(|token| other.tokens.iter().any(|it| token.ct_eq(it).into()))
-        });
-        if let Some(twin) = twin {
-            let names = (entry.caller.name.clone(), twin.caller.name.clone());
-            return Err(CallersError::SameToken(names.0, names.1));
+        for other in entries.iter().skip(number + 1) {
+            let tokens = entry.tokens.iter().filter(|token| other.has(token));
+            let names = || [entry.caller.name.clone(), other.caller.name.clone()];
+            shared.extend(tokens.map(|token| (*token, names())));
         }
     }
-    Ok(entries)
+    shared
 }
 
 #[cfg(test)]

@@ -245,11 +245,16 @@ impl From<tonic::Status> for BreakCause {
 
 /// The text of a status, and of what has brought it about: that of the system comes last.
 fn spelled_out(status: &tonic::Status) -> String {
-    let mut text = match status.message() {
+    let text = match status.message() {
         "" => format!("{:?}", status.code()),
         message => message.to_owned(),
     };
-    let mut source = std::error::Error::source(status);
+    with_causes(text, status)
+}
+
+/// A text about an error, and what has brought that about.
+pub(crate) fn with_causes(mut text: String, error: &dyn std::error::Error) -> String {
+    let mut source = error.source();
     while let Some(cause) = source {
         let said = cause.to_string();
         if !text.contains(&said) {

@@ -12,6 +12,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
+/// On whose behalf a gateway asks what concerns a device that is nobody's: the contract wants a
+/// word.
+const OF_ITS_OWN: &str = "gateway";
+
 /// What came over the wire is not what the contract says. Each names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -84,6 +88,7 @@ pub(super) fn context(
         request_id: id("context.request_id", wire.request_id)?,
         user: Some(id("context.on_behalf_of", wire.on_behalf_of)?),
         caller: None,
+        from: None,
         deadline,
     })
 }
@@ -92,7 +97,10 @@ pub(super) fn context(
 pub(super) fn wire_context(context: &CommandContext) -> Option<proto::CommandContext> {
     Some(proto::CommandContext {
         request_id: context.request_id.to_string(),
-        on_behalf_of: context.user.as_ref().map(ToString::to_string).unwrap_or_default(),
+        on_behalf_of: context
+            .user
+            .as_ref()
+            .map_or_else(|| OF_ITS_OWN.to_owned(), ToString::to_string),
     })
 }
 

@@ -170,6 +170,7 @@ mod tests {
             request_id: id.into(),
             user: Some("boss".into()),
             caller: None,
+            from: None,
             deadline: Duration::from_secs(5),
         }
     }

@@ -135,6 +135,12 @@ impl FactLog {
         watcher
     }
 
+    /// How many watch it.
+    #[cfg(test)]
+    pub(super) fn watchers(&self) -> usize {
+        self.shared.changed.receiver_count()
+    }
+
     fn latest(&self) -> MutexGuard<'_, Latest> {
         self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }

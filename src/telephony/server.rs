@@ -1,18 +1,17 @@
 //! The gRPC server that every backend shares.
 
-use super::callers::{CallerAuth, Known, Lease, authorize};
+use super::callers::{CallerAuth, Known, authorize};
 use super::convert::{self, Commanding, LegMethod, OnLeg, StepMethod, Stepwise};
 use super::dedup::Deduplicator;
 use super::proto::telephony_server::{Telephony, TelephonyServer};
 use super::proto::{self, CommandResponse};
-use super::{CommandCall, CommandInbox, FactLog, Watcher, status_of};
+use super::watches::{Feeder, WatchStream, Watches};
+use super::{CommandCall, CommandInbox, FactLog, status_of};
 use crate::model::{Capabilities, Command, CommandContext, Reason, Refusal};
 use axum::Router as HttpRouter;
 use axum::extract::Request as HttpRequest;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response as HttpResponse;
-use futures_util::{Stream, stream};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -52,6 +51,7 @@ pub struct TelephonyService {
     capabilities: watch::Receiver<Capabilities>,
     commands: mpsc::Sender<CommandCall>,
     facts: FactLog,
+    watches: Watches,
     /// Whether there is anything to tell: false as long as a gateway has not met its backend.
     has_met: watch::Receiver<bool>,
     once: Arc<Deduplicator>,
@@ -86,9 +86,15 @@ fn served(
     asks_before_joins: bool,
 ) -> (TelephonyServer<TelephonyService>, mpsc::Receiver<CommandCall>) {
     let (commands, placed) = mpsc::channel(WAITING);
-    let once = Arc::default();
-    let service =
-        TelephonyService { capabilities, commands, facts, has_met, once, asks_before_joins };
+    let service = TelephonyService {
+        capabilities,
+        commands,
+        facts,
+        watches: Watches::default(),
+        has_met,
+        once: Arc::default(),
+        asks_before_joins,
+    };
     (TelephonyServer::new(service).max_decoding_message_size(LONGEST_REQUEST), placed)
 }
 
@@ -173,10 +179,10 @@ async fn tell_health(health: &HealthReporter, serving: bool) {
 impl TelephonyService {
     /// # Errors
     /// Nobody has made the caller out, or the gateway has not met its backend yet.
-    fn known(&self, extensions: &Extensions) -> Result<Lease, Status> {
+    fn known(&self, extensions: &Extensions) -> Result<Known, Status> {
         let known = Known::of(extensions).map_err(|refusal| status_of(&refusal))?;
         let has_met = *self.has_met.borrow();
-        has_met.then_some(known.lease).ok_or_else(|| {
+        has_met.then_some(known).ok_or_else(|| {
             let text = "The telephony backend has not been reached yet.";
             status_of(&Refusal::new(Reason::Unavailable, text))
         })
@@ -193,6 +199,7 @@ impl TelephonyService {
         let (mut context, command) =
             read(message, deadline).map_err(|refusal| status_of(&refusal))?;
         context.caller = Some(known.caller.clone());
+        context.from = known.from;
         if !self.asks_before_joins
             && matches!(command, Command::StartMonitoring { confirm_joins: false, .. })
         {
@@ -235,50 +242,9 @@ fn deadline(metadata: &MetadataMap) -> Option<Duration> {
     }
 }
 
-/// One watch on its way.
-struct WatchStream {
-    watcher: Watcher,
-    instance: String,
-    heartbeat: Duration,
-    /// Of the caller.
-    lease: Lease,
-    commands: mpsc::Sender<CommandCall>,
-    /// A watcher that resumes is told so at once.
-    greet: bool,
-}
-
-impl WatchStream {
-    async fn next(mut self) -> Option<(Result<proto::WatchResponse, Status>, Self)> {
-        if std::mem::take(&mut self.greet) {
-            return Some((Ok(self.heartbeat()), self));
-        }
-        let response = tokio::select! {
-            biased;
-            () = self.commands.closed() => return None,
-            () = self.lease.ended() => return Some((Err(no_longer_known()), self)),
-            next = tokio::time::timeout(self.heartbeat, self.watcher.next()) => match next {
-                Ok(revised) => convert::wire_fact(&revised, &self.instance),
-                Err(_) => self.heartbeat(),
-            },
-        };
-        Some((Ok(response), self))
-    }
-
-    fn heartbeat(&self) -> proto::WatchResponse {
-        proto::WatchResponse {
-            revision: self.watcher.revision(),
-            fact: Some(proto::watch_response::Fact::Heartbeat(proto::Heartbeat {})),
-        }
-    }
-}
-
-fn no_longer_known() -> Status {
-    status_of(&Refusal::new(Reason::NotAuthenticated, "The caller is not known any more."))
-}
-
 #[tonic::async_trait]
 impl Telephony for TelephonyService {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+    type WatchStream = WatchStream;
 
     async fn describe(
         &self,
@@ -292,23 +258,23 @@ impl Telephony for TelephonyService {
         &self,
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let lease = self.known(request.extensions())?;
+        let known = self.known(request.extensions())?;
+        let permit = self.watches.begin(&known.caller.name);
+        let permit = permit.map_err(|refusal| status_of(&refusal))?;
         let request = request.into_inner();
-        let watcher = self.facts.resume(&request.instance, request.after_revision);
         let (shortest, longest) = HEARTBEAT_ALLOWED;
         let heartbeat = match request.heartbeat_ms {
             0 => HEARTBEAT,
             asked => Duration::from_millis(asked.into()).clamp(shortest, longest),
         };
-        let watching = WatchStream {
-            greet: watcher.resumes(),
-            watcher,
+        let feeder = Feeder {
+            watcher: self.facts.resume(&request.instance, request.after_revision),
             instance: self.facts.instance().to_owned(),
             heartbeat,
-            lease,
+            lease: known.lease,
             commands: self.commands.clone(),
         };
-        Ok(Response::new(Box::pin(stream::unfold(watching, WatchStream::next))))
+        Ok(Response::new(feeder.start(permit)))
     }
 
     async fn start_monitoring(

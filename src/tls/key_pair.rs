@@ -2,6 +2,7 @@
 
 use super::{TlsError, provider};
 use crate::model::Timestamp;
+use crate::private;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
@@ -14,13 +15,12 @@ use rustls::{
 };
 use std::fs;
 use std::io::Cursor;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Bits of a file's mode that let everybody in.
-const EVERYBODY: u32 = 0o007;
+/// A file with a key, and often with its chain, is no longer than this.
+const LONGEST_KEY_FILE: u64 = 1024 * 1024;
 
 /// Where a certificate chain and its key are, both in PEM.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -180,12 +180,8 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let bytes = read(path)?;
-    let mode = fs::metadata(path).map(|file| file.mode());
-    if mode.map_err(|error| TlsError::Read { path: path.to_owned(), error })? & EVERYBODY != 0 {
-        return Err(TlsError::KeyIsPublic { path: path.to_owned() });
-    }
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| TlsError::Pem {
+    let bytes = private::read_secret(path, LONGEST_KEY_FILE)?;
+    PrivateKeyDer::from_pem_slice(bytes.expose()).map_err(|error| TlsError::Pem {
         path: path.to_owned(),
         error: match error {
             pem::Error::NoItemsFound => "there is no private key in it".to_owned(),

@@ -1,18 +1,21 @@
 //! What a door presents to its clients, exchanged while it serves.
 
 use super::key_pair::{Always, KeyPair, KeyPairFiles, certificates};
+use super::vouching::{ClientAuthorities, Vouching};
 use super::{TlsError, provider};
 use crate::clock;
 use crate::model::Timestamp;
+use crate::private::{Fingerprint, GrantFile, Refreshed, fingerprint};
 use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -56,22 +59,25 @@ pub struct ServerTlsFiles {
     pub client_authorities: Option<PathBuf>,
 }
 
-/// Which version of a file was read: its device, inode, length and time of change, if it is there.
-type Fingerprint = Option<(u64, u64, u64, i64, i64)>;
-
-/// What a door presents. Connections that are open keep what they have.
+/// What a door presents, and who vouches for its clients. Connections that are open keep what they
+/// were presented; one whose client is vouched for no more is to be closed: [`Self::vouching`].
 pub struct ServerTls {
     door: &'static str,
     alpn: Alpn,
     files: ServerTlsFiles,
-    current: ArcSwap<Current>,
-    /// Of the files when they were read last, for good or not.
-    seen: Mutex<Vec<Fingerprint>>,
+    config: ArcSwap<ServerConfig>,
+    read: Mutex<FilesRead>,
+    authorities: watch::Sender<ClientAuthorities>,
 }
 
-struct Current {
-    config: Arc<ServerConfig>,
-    expires: Timestamp,
+/// What was last read of the files.
+struct FilesRead {
+    pair: KeyPair,
+    /// Of the pair's files, for good or not.
+    seen: [Fingerprint; 2],
+    /// What stands in the pair's files is not what is presented.
+    pair_failed: bool,
+    authorities: Option<GrantFile>,
 }
 
 /// A client that has shaken hands: its socket, and the machine that seals what is sent there.
@@ -88,58 +94,101 @@ impl ServerTls {
     /// # Errors
     /// What is wrong with them.
     pub fn load(door: &'static str, files: ServerTlsFiles, alpn: Alpn) -> Result<Self, TlsError> {
-        let seen = fingerprints(&files);
-        let current = Current::load(&files, alpn)?;
+        let seen = fingerprints(&files.pair);
+        let pair = KeyPair::load(&files.pair, clock::wall())?;
+        let load = |path: &PathBuf| GrantFile::load(path, verifier);
+        let (authorities, verifier) =
+            files.client_authorities.as_ref().map(load).transpose()?.unzip();
+        let config = server_config(&pair, &files, verifier.clone(), alpn)?;
+        let read = FilesRead { pair, seen, pair_failed: false, authorities };
         let tls = Self {
             door,
             alpn,
             files,
-            current: ArcSwap::from_pointee(current),
-            seen: Mutex::new(seen),
+            config: ArcSwap::new(config),
+            read: Mutex::new(read),
+            authorities: watch::Sender::new(verifier),
         };
-        tls.report(clock::wall());
-        tls.failed(false);
+        tls.report(&tls.read());
         Ok(tls)
     }
 
     /// For connections from now on.
     pub fn config(&self) -> Arc<ServerConfig> {
-        self.current.load().config.clone()
+        self.config.load_full()
+    }
+
+    fn read(&self) -> MutexGuard<'_, FilesRead> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the files again if they have changed, or in any case. A pair that is wrong changes
-    /// nothing.
+    /// nothing. Authorities that cannot be used vouch for nobody: [`GrantFile::refresh`].
     pub fn refresh(&self, in_any_case: bool) {
-        let now = fingerprints(&self.files);
-        let before = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *seen, now.clone())
-        };
-        if !in_any_case && before == now {
-            return self.report(clock::wall());
-        }
-        match Current::load(&self.files, self.alpn) {
-            Ok(current) => {
-                self.current.store(Arc::new(current));
-                self.failed(false);
-                tracing::info!(door = self.door, "the certificate was read again");
-            }
-            Err(error) => {
-                self.failed(true);
-                metrics::counter!("undertone_tls_reload_failures_total", "door" => self.door)
-                    .increment(1);
-                tracing::warn!(
-                    door = self.door,
-                    %error,
-                    "the certificate cannot be used: the one of before stays"
-                );
+        let mut read = self.read();
+        let has_pair = self.refresh_pair(&mut read, in_any_case);
+        let has_authorities = self.refresh_authorities(&mut read, in_any_case);
+        if has_pair || has_authorities {
+            let verifier = self.authorities.borrow().clone();
+            match server_config(&read.pair, &self.files, verifier, self.alpn) {
+                Ok(config) => {
+                    self.config.store(config);
+                    tracing::info!(door = self.door, "the certificate was read again");
+                }
+                Err(error) => {
+                    read.pair_failed = true;
+                    self.warn(&error, "the certificate cannot be used: the one of before stays");
+                }
             }
         }
-        self.report(clock::wall());
+        self.report(&read);
     }
 
-    /// Whether what stands in the files is not what is presented.
-    fn failed(&self, has_failed: bool) {
+    /// Whether there is another pair.
+    fn refresh_pair(&self, read: &mut FilesRead, in_any_case: bool) -> bool {
+        let now = fingerprints(&self.files.pair);
+        let before = std::mem::replace(&mut read.seen, now);
+        if !in_any_case && before == now {
+            return false;
+        }
+        let pair = KeyPair::load(&self.files.pair, clock::wall());
+        read.pair_failed = pair.is_err();
+        match pair {
+            Ok(pair) => read.pair = pair,
+            Err(error) => {
+                self.warn(&error, "the certificate cannot be used: the one of before stays");
+            }
+        }
+        !read.pair_failed
+    }
+
+    /// Whether there are other authorities.
+    fn refresh_authorities(&self, read: &mut FilesRead, in_any_case: bool) -> bool {
+        let Some(file) = &mut read.authorities else {
+            return false;
+        };
+        match file.refresh(in_any_case, verifier) {
+            Refreshed::Unchanged => return false,
+            Refreshed::Granted(verifier) => self.authorities.send_replace(Some(verifier)),
+            Refreshed::Void(error) => {
+                self.warn(&error, "nobody vouches for clients any more: no certificate is known");
+                self.authorities.send_replace(None)
+            }
+        };
+        true
+    }
+
+    fn warn(&self, error: &TlsError, what: &'static str) {
+        metrics::counter!("undertone_tls_reload_failures_total", "door" => self.door).increment(1);
+        tracing::warn!(door = self.door, %error, "{what}");
+    }
+
+    fn report(&self, read: &FilesRead) {
+        let left = read.pair.expires().seconds_since(clock::wall());
+        metrics::gauge!("undertone_tls_days_to_expiry", "door" => self.door)
+            .set(left as f64 / DAY as f64);
+        let has_failed =
+            read.pair_failed || read.authorities.as_ref().is_some_and(GrantFile::is_void);
         metrics::gauge!("undertone_tls_reload_failed", "door" => self.door).set(if has_failed {
             1.0
         } else {
@@ -147,15 +196,14 @@ impl ServerTls {
         });
     }
 
-    fn report(&self, now: Timestamp) {
-        let left = self.current.load().expires.seconds_since(now);
-        metrics::gauge!("undertone_tls_days_to_expiry", "door" => self.door)
-            .set(left as f64 / DAY as f64);
+    /// How long a client that has presented these certificates is vouched for.
+    pub fn vouching(&self, presented: Option<&[CertificateDer<'_>]>) -> Vouching {
+        Vouching::new(self.door, presented, self.authorities.subscribe())
     }
 
     /// Warns when the certificate expires within a fortnight: to be called now and then.
     pub fn warn_of_expiry(&self, now: Timestamp) {
-        let days = self.current.load().expires.seconds_since(now) / DAY;
+        let days = self.read().pair.expires().seconds_since(now) / DAY;
         if days < NOTICE_DAYS {
             tracing::warn!(
                 door = self.door,
@@ -197,46 +245,47 @@ impl ServerTls {
     }
 }
 
-impl Current {
-    fn load(files: &ServerTlsFiles, alpn: Alpn) -> Result<Self, TlsError> {
-        let pair = KeyPair::load(&files.pair, clock::wall())?;
-        let builder = ServerConfig::builder_with_provider(provider());
-        let builder = builder
-            .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError::Handshake { path: files.pair.certificate.clone(), error })?;
-        let builder = match &files.client_authorities {
-            Some(path) => {
-                let authorities = authorities(path)?;
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider())
-                        .allow_unauthenticated()
-                        .build()
-                        .map_err(|error| TlsError::Authorities {
-                            path: path.clone(),
-                            error: error.to_string(),
-                        })?;
-                builder.with_client_cert_verifier(verifier)
-            }
-            None => builder.with_no_client_auth(),
-        };
-        let mut config = builder.with_cert_resolver(Arc::new(Always(pair.certified())));
-        config.alpn_protocols = alpn.names();
-        match files.client_authorities {
-            // A session that is resumed is not verified again: a client that was taken out of the
-            // authorities would come in by it.
-            Some(_) => {
-                config.session_storage = Arc::new(NoServerSessionStorage {});
-                config.send_tls13_tickets = 0;
-            }
-            None => {
-                config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-                if let Ok(ticketer) = rustls::crypto::aws_lc_rs::Ticketer::new() {
-                    config.ticketer = ticketer;
-                }
+fn server_config(
+    pair: &KeyPair,
+    files: &ServerTlsFiles,
+    verifier: ClientAuthorities,
+    alpn: Alpn,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Handshake { path: files.pair.certificate.clone(), error })?;
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Always(pair.certified())));
+    config.alpn_protocols = alpn.names();
+    match files.client_authorities {
+        // A session that is resumed is not verified again: a client that was taken out of the
+        // authorities would come in by it.
+        Some(_) => {
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        None => {
+            config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+            if let Ok(ticketer) = rustls::crypto::aws_lc_rs::Ticketer::new() {
+                config.ticketer = ticketer;
             }
         }
-        Ok(Self { config: Arc::new(config), expires: pair.expires() })
     }
+    Ok(Arc::new(config))
+}
+
+/// Verifies the clients that authorities of a PEM file vouch for, and lets those in that present
+/// nothing.
+fn verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let authorities = Arc::new(authorities(path)?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(authorities, provider())
+        .allow_unauthenticated()
+        .build();
+    verifier
+        .map_err(|error| TlsError::Authorities { path: path.to_owned(), error: error.to_string() })
 }
 
 /// The authorities of a PEM file.
@@ -251,13 +300,6 @@ pub(super) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(store)
 }
 
-fn fingerprints(files: &ServerTlsFiles) -> Vec<Fingerprint> {
-    let paths = [&files.pair.certificate, &files.pair.key].into_iter();
-    let paths = paths.chain(files.client_authorities.as_ref());
-    // Behind links: certificates are often exchanged by turning one.
-    let fingerprint = |path: &PathBuf| {
-        let file = fs::metadata(path).ok()?;
-        Some((file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
-    };
-    paths.map(fingerprint).collect()
+fn fingerprints(files: &KeyPairFiles) -> [Fingerprint; 2] {
+    [&files.certificate, &files.key].map(|path| fingerprint(path))
 }

@@ -188,18 +188,18 @@ async fn a_guesser_behind_the_proxy_keeps_nobody_else_out() {
     for number in 0..5 {
         shake(&format!("guess{number}"), "wrong", "192.0.2.1").await;
     }
-    assert_eq!(
-        shake("meg", PASSWORD, "192.0.2.1").await,
-        "429::too_many_requests",
-        "from where the guesses came"
-    );
+    assert_eq!(shake("otto", PASSWORD, "192.0.2.1").await, "fine", "from where the guesses came");
     assert_eq!(
         shake("meg", PASSWORD, "192.0.2.2").await,
         "fine",
         "from elsewhere behind the proxy"
     );
     assert_eq!(shake("kim", PASSWORD, "192.0.2.1").await, "fine", "that was right before");
-    assert_eq!(shake("kim", "wrong", "192.0.2.1").await, "429::too_many_requests");
+    let mut answer = String::new();
+    for _ in 0..12 {
+        answer = shake("kim", "wrong", "192.0.2.1").await;
+    }
+    assert_eq!(answer, "429::too_many_requests", "guessing at one user");
 }
 
 #[tokio::test]

@@ -84,6 +84,7 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
             request_id: format!("by {user}").into(),
             user: Some(user.into()),
             caller: None,
+            from: None,
             deadline: Duration::from_secs(30),
         };
         async move { execute(client, &context, &command).await.unwrap_err().reason }

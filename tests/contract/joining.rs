@@ -31,6 +31,7 @@ impl House {
             request_id: self.asked.get().to_string().into(),
             user: Some("somebody".into()),
             caller: None,
+            from: None,
             deadline: Duration::from_secs(30),
         };
         execute(self.client.clone(), &context, &command).await.map(|_| ())

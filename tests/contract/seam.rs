@@ -371,6 +371,7 @@ async fn place(line: &BackendConnection, command: Command) -> Result<(), Refusal
         request_id: format!("{:x}", rand::random::<u64>()).into(),
         user: Some("meg".into()),
         caller: None,
+        from: None,
         deadline: Duration::from_secs(10),
     };
     let (placed, answer) = CommandCall::new(context, command);

@@ -1,7 +1,8 @@
 //! The directory by an admin over REST, and as CSV files.
 
 use crate::support::desktop::Desktop;
-use crate::support::process::Process;
+use crate::support::issuer::{AUDIENCE, TestIssuer};
+use crate::support::process::{Process, write_private};
 use crate::support::rest_client::{RestClient, http_client, read};
 use crate::support::server::{AGENT, Account, SUPERVISOR, describe, user};
 use crate::support::talk::{PATIENCE, TALK, Trio};
@@ -27,7 +28,7 @@ impl House {
         let mut house = House { process: None, place: tempfile::tempdir().unwrap() };
         let admin = user(ADMIN, "Admin").replace("devices = ['']\n", "");
         let text = describe(house.place.path(), more) + &admin;
-        fs::write(house.file(), text).unwrap();
+        write_private(&house.file(), &text);
         house.start().await;
         house
     }
@@ -190,6 +191,97 @@ async fn an_admin_adds_changes_and_removes_and_all_of_it_outlives_the_process() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_admin_reads_what_a_change_takes_and_nobody_else_does() {
+    let house = House::open(STORE).await;
+    add_newcomer(&house).await;
+    let settings = json!({
+        "aliases": ["5110"], "kind": "house", "srtp": "optional", "srtpOverClear": true,
+        "transport": "any", "autoAnswer": true, "ownPorts": true, "qualify": false,
+    });
+    house.done(Method::PUT, "/devices/newcomers-phone", settings.clone()).await;
+    let group = json!({"monitorSupervisors": true, "agentSideOnly": true});
+    house.done(Method::PUT, "/groups/second", group).await;
+    let entries = [("user", NEWCOMER.user), ("device", NEWCOMER.device), ("group", "second")];
+    let read = async |account: Account, kind: &str, id: &str| {
+        let mut one = house.client(account).get(&format!("/{kind}s/{id}")).await;
+        let list = house.client(account).get(&format!("/{kind}s?fields=*")).await;
+        let list = list[format!("{kind}s")].as_array().unwrap();
+        assert!(list.contains(&one[kind]), "{kind} {id} {list:?}");
+        one[kind].take()
+    };
+    let [user, device, group] =
+        [0, 1, 2].map(|place| read(ADMIN, entries[place].0, entries[place].1));
+    let (user, device, group) = (user.await, device.await, group.await);
+    for (found, wanted) in [
+        (
+            &user,
+            json!({
+                "userName": "newcomer", "firstName": "Nora", "lastName": "Comer",
+                "roles": ["ROLE_AGENT"], "devices": ["newcomers-phone"],
+                "features": ["api-voice", "api-supervisor-monitoring"],
+            }),
+        ),
+        (&device, settings),
+        (&device, json!({"id": "newcomers-phone", "phoneNumber": "5010"})),
+        (
+            &group,
+            json!({
+                "name": "second", "agents": ["newcomer"], "supervisors": ["supervisor"],
+                "monitorSupervisors": true, "agentSideOnly": true,
+            }),
+        ),
+    ] {
+        for (member, value) in wanted.as_object().unwrap() {
+            assert_eq!(&found[member], value, "{member} of {found}");
+        }
+    }
+    for text in [&user, &device, &group].map(Value::to_string) {
+        assert!(!text.contains("password\":") && !text.contains("ha1"), "{text}");
+    }
+
+    // An agent more: what was read, and one beside it.
+    let mut more = group.clone();
+    more["agents"].as_array_mut().unwrap().push(json!("agent"));
+    house.done(Method::PUT, "/groups/second", more).await;
+    let with_agent = read(ADMIN, "group", "second").await;
+    assert_eq!(with_agent["agents"], json!(["agent", "newcomer"]));
+    // What is read changes nothing when it is written.
+    for ((kind, id), entry) in entries.into_iter().zip([&user, &device, &group]) {
+        house.done(Method::PUT, &format!("/{kind}s/{id}"), entry.clone()).await;
+        assert_eq!(read(ADMIN, kind, id).await, *entry, "{kind}");
+    }
+
+    let seen = read(SUPERVISOR, "group", "second").await;
+    assert_eq!(seen.get("agents").or(seen.get("supervisors")), None, "{seen}");
+    let seen = read(SUPERVISOR, "device", NEWCOMER.device).await;
+    assert_eq!(seen.get("aliases").or(seen.get("srtp")), None, "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_needs_no_password_where_an_issuer_has_it() {
+    let issuer = TestIssuer::start().await;
+    let more = format!(
+        "{STORE}[[identity.issuer]]\nname = 'test'\nissuer = '{}'\naudience = ['{AUDIENCE}']\n",
+        issuer.url()
+    );
+    let mut house = House::open(&more).await;
+    let user = json!({"userName": "newcomer", "roles": ["ROLE_AGENT"]});
+    house.done(Method::POST, "/users", user).await;
+    for _ in 0..2 {
+        let url = format!("http://{}/api/v2/me", house.process().door("rest"));
+        let (status, me) = read(http_client().get(url).bearer_auth(issuer.token("newcomer"))).await;
+        assert_eq!((status.as_u16(), &me["user"]["id"]), (200, &json!("newcomer")), "{me}");
+        for password in ["", NEWCOMER.password] {
+            let (status, _) =
+                house.ask(Account { password, ..NEWCOMER }, Method::GET, "/me", None).await;
+            assert_eq!(status, 403, "no password is its own");
+        }
+        house.stop().await;
+        house.start().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_but_an_admin_changes_the_directory() {
     let house = House::open(STORE).await;
     let before = house.client(ADMIN).get("/users?fields=*").await;
@@ -214,6 +306,48 @@ async fn nobody_but_an_admin_changes_the_directory() {
         }
     }
     assert_eq!(house.client(ADMIN).get("/users?fields=*").await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_attempts_to_change_it_are_written_down_within_measure_and_hold_no_admin_up() {
+    let house = House::open(STORE).await;
+    let mut statuses = Vec::new();
+    for turn in 0..30 {
+        let (method, path) = match turn % 3 {
+            0 => (Method::DELETE, format!("/users/{turn}")),
+            1 => (Method::PUT, format!("/users/{}", AGENT.user)),
+            _ => (Method::POST, "/groups".to_owned()),
+        };
+        let body = (method != Method::DELETE).then(|| json!({"roles": ["ROLE_ADMIN"]}));
+        statuses.push(house.ask(AGENT, method, &path, body).await.0);
+    }
+    let (refused, limited) = statuses.split_at(10);
+    assert!(refused.iter().all(|status| *status == 403), "{statuses:?}");
+    assert!(limited.iter().filter(|status| **status == 429).count() >= 18, "{statuses:?}");
+    house.done(Method::PUT, &format!("/users/{}", AGENT.user), json!({"firstName": "Al"})).await;
+    let audit = fs::read_to_string(house.place.path().join("audit.jsonl")).unwrap();
+    let lines = audit.lines().filter(|line| line.contains("refused at")).count();
+    assert!((10..=12).contains(&lines), "{lines} lines: {audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_password_is_none() {
+    let house = House::open(STORE).await;
+    let rows = [
+        (Method::PUT, format!("/users/{}", AGENT.user), json!({"password": ""})),
+        (
+            Method::POST,
+            "/users".to_owned(),
+            json!({"userName": "x", "roles": ["ROLE_AGENT"], "password": ""}),
+        ),
+        (Method::POST, "/devices".to_owned(), json!({"phoneNumber": "5088", "password": ""})),
+        (Method::PUT, format!("/devices/{}", AGENT.device), json!({"password": ""})),
+    ];
+    for (method, path, body) in rows {
+        let (status, reply) = house.ask(ADMIN, method, &path, Some(body)).await;
+        assert_eq!((status, &reply["statusCode"]), (400, &json!(10)), "{path}: {reply}");
+        assert!(reply["statusMessage"].as_str().unwrap().contains("password"), "{reply}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -321,15 +455,20 @@ async fn an_export_that_is_imported_elsewhere_is_the_same_directory_with_the_sam
     let (done, said) = house.run(&["export", "."]);
     assert!(!done && said.contains("in use"), "{said}");
     house.stop().await;
-    let (done, said) = house.run(&["export", "."]);
+    let (done, said) = house.run(&["export", "new/folder"]);
     assert!(done && said.contains("users"), "{said}");
     let mut other = House::open(STORE).await;
     other.stop().await;
-    let file = |name: &str| house.place.path().join(name).display().to_string();
+    let folder = house.place.path().join("new/folder");
+    let mode = |path: &Path| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(mode(&folder), 0o700);
+    let file = |name: &str| folder.join(name).display().to_string();
     let files = ["users.csv", "devices.csv", "groups.csv"].map(file);
     for name in &files {
-        use std::os::unix::fs::PermissionsExt;
-        assert_eq!(fs::metadata(name).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(mode(Path::new(name)), 0o600);
     }
     let (done, said) = other.run(&["import", &files[0], &files[1], &files[2]]);
     assert!(done, "{said}");
@@ -337,10 +476,13 @@ async fn an_export_that_is_imported_elsewhere_is_the_same_directory_with_the_sam
     assert!(done, "{said}");
     for name in ["users.csv", "devices.csv", "groups.csv"] {
         let text = |place: &Path| fs::read_to_string(place.join(name)).unwrap();
-        assert_eq!(text(other.place.path()), text(house.place.path()), "{name}");
+        assert_eq!(text(other.place.path()), text(&folder), "{name}");
     }
     other.start().await;
     other.client(NEWCOMER).get("/me").await;
+    let audit = fs::read_to_string(other.place.path().join("audit.jsonl")).unwrap();
+    let told = audit.matches("imported: users added: newcomer").count();
+    assert_eq!(told, 1, "what was taken in while nothing ran is in the audit: {audit}");
     let phone = PhoneConfig::new(NEWCOMER.number, "sip-secret", other.process().door("sip"), 700.0);
     Phone::start(phone).await.unwrap().register().await.unwrap();
 }
@@ -349,7 +491,7 @@ async fn an_export_that_is_imported_elsewhere_is_the_same_directory_with_the_sam
 async fn a_faulty_import_changes_nothing_and_names_the_line() {
     let mut house = House::open(STORE).await;
     house.stop().await;
-    let write = |name: &str, text: &str| fs::write(house.place.path().join(name), text).unwrap();
+    let write = |name: &str, text: &str| write_private(&house.place.path().join(name), text);
     write("devices.csv", "id,number,password\nnew-phone,5010,secret\n");
     write(
         "users.csv",
@@ -367,4 +509,25 @@ async fn a_faulty_import_changes_nothing_and_names_the_line() {
     let new = Account { user: "new", password: "secret", ..NEWCOMER };
     let me = house.client(new).get("/me?subresources=devices").await;
     assert_eq!(me["user"]["devices"][0]["phoneNumber"], "5010");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_of_the_state_file_is_not_undone_by_that_of_the_configuration_file() {
+    let house = House::open(STORE).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
+    let file = house.place.path().join("new");
+    write_private(&file, "another secret\n");
+    command.arg("password").arg("--config").arg(house.file()).arg("--password-file").arg(&file);
+    let output = command.arg(SUPERVISOR.user).current_dir(house.place.path()).output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success() && said.contains("is in use"), "{said}");
+    house.process().signal(nix::sys::signal::Signal::SIGHUP);
+    let unchanged = "the directory has not changed";
+    let read = async || {
+        let log = house.process().log();
+        log.iter().any(|line| line.contains(unchanged)).then_some(())
+    };
+    crate::support::wait::found(PATIENCE, read).await.expect("the file is read again");
+    house.client(Account { password: "another secret", ..SUPERVISOR }).get("/me").await;
+    assert_eq!(house.ask(SUPERVISOR, Method::GET, "/me", None).await.0, 403);
 }

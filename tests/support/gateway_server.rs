@@ -18,6 +18,7 @@ use undertone::cometd::long_polling::Cometd;
 use undertone::gateway::task::GatewayHandle;
 use undertone::gateway::{self, DeviceEntry, Directory, Group, User, VoiceEnvironment};
 use undertone::http::auth::{self, Auth};
+use undertone::http::identity::{Identities, IdentityConfig, IssuerConfig};
 use undertone::http::server::{ConnectionLimits, Door};
 use undertone::http::{self, connection as http_connection};
 use undertone::model::{Feature, GroupId, Role, UserId};
@@ -59,6 +60,10 @@ pub(crate) struct ServerOptions {
     pub(crate) bayeux: cometd::CometdConfig,
     /// The login.
     pub(crate) auth: auth::AuthConfig,
+    /// What holds for issuers of tokens.
+    pub(crate) identity: IdentityConfig,
+    /// The issuers whose tokens are believed.
+    pub(crate) issuers: Vec<IssuerConfig>,
     /// Where the event channel keeps what must survive it; left out: nowhere.
     pub(crate) store: Option<Store>,
     /// TLS, and the authority of its certificate.
@@ -77,6 +82,7 @@ pub(crate) struct GatewayServer {
     pub(crate) phones: Simulated,
     /// The event channel.
     pub(crate) bayeux: Cometd,
+    gateway: GatewayHandle,
     client: Client,
     scheme: &'static str,
     folder: TempDir,
@@ -121,9 +127,13 @@ impl GatewayServer {
             .expect("a gateway");
 
         let directory = gateway.directory();
-        let accounts =
-            directory.users.keys().map(|user| (user.clone(), password_hash().to_owned()));
+        let accounts = directory.users.keys().map(|user| (user.clone(), password_hash().into()));
         let auth = Auth::new(options.auth, accounts.collect()).expect("password hashes");
+        if !options.issuers.is_empty() {
+            let users = Arc::new(app::GatewayUsers::new(gateway.clone()));
+            let identities = Identities::new(&options.identity, &options.issuers, users);
+            auth.believe(identities.expect("issuers"));
+        }
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let kept = options.store.unwrap_or_else(store::in_memory);
         let bayeux = Cometd::start(&options.http, options.bayeux, gateway.clone(), kept)
@@ -146,7 +156,7 @@ impl GatewayServer {
         let limits = ConnectionLimits::default();
         let door = Door { listener, limits, tls };
         let door = tokio::spawn(http_connection::serve_at(door, router, fast_path, stopping));
-        Self { stop, door, address, scheme, phones, bayeux, client, folder }
+        Self { stop, door, address, scheme, phones, bayeux, gateway, client, folder }
     }
 
     /// Goes down as the product does: says so to every client, writes everything, closes the door.
@@ -164,6 +174,13 @@ impl GatewayServer {
         let lines =
             text.lines().map(|line| serde_json::from_str(line).expect("one JSON object per line"));
         lines.filter(|line: &Value| line["event"] != "checkpoint").collect()
+    }
+
+    /// The user is no more.
+    pub(crate) async fn remove_user(&self, user: &str) {
+        let mut directory = Directory::clone(&self.gateway.directory());
+        directory.users.remove(user);
+        self.gateway.change_directory(directory).await;
     }
 
     /// Under the door's own address.

@@ -22,9 +22,7 @@ pub(crate) fn installed(name: &str) -> Installed {
     let lock = fs::File::create(cache.join("lock")).expect("a lock file");
     lock.lock().expect("a lock");
     let (node, python) = (cache.join("node"), cache.join("python"));
-    let mut npm = Command::new("npm");
-    npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
-    install(&source, &node, "package-lock.json", &mut npm);
+    install(&source, &node, "package-lock.json", &mut npm());
     install(&source, &python, "requirements.txt", &mut pip());
     Installed { node, python }
 }
@@ -37,6 +35,23 @@ pub(crate) fn python_packages(source: &Path, name: &str) -> PathBuf {
     lock.lock().expect("a lock");
     install(source, &folder, "requirements.txt", &mut pip());
     folder.join("packages")
+}
+
+/// What the `package-lock.json` of a folder lists, with the scripts beside it; `name`: its place in
+/// `target/`.
+pub(crate) fn node_packages(source: &Path, name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&folder).expect("a folder");
+    let lock = fs::File::create(folder.join("lock")).expect("a lock file");
+    lock.lock().expect("a lock");
+    install(source, &folder, "package-lock.json", &mut npm());
+    folder
+}
+
+fn npm() -> Command {
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
+    npm
 }
 
 fn pip() -> Command {

@@ -4,7 +4,9 @@ use super::rest_client::http_client;
 use super::talk::PATIENCE;
 use super::wait;
 use nix::sys::signal::Signal;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -12,6 +14,17 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
+
+/// Writes a file that only its owner may read, as one with passwords must be.
+pub fn write_private(file: &Path, text: &str) {
+    // In the place of what is there: as an editor does it.
+    let beside = file.with_extension("new");
+    let _ = std::fs::remove_file(&beside);
+    let mut options = std::fs::OpenOptions::new();
+    let mut new = options.write(true).create_new(true).mode(0o600).open(&beside).unwrap();
+    new.write_all(text.as_bytes()).unwrap();
+    std::fs::rename(&beside, file).unwrap();
+}
 
 /// A free port.
 pub const ANY: &str = "127.0.0.1:0";
@@ -29,7 +42,7 @@ impl Process {
     /// Starts a part of the product and waits until its doors are open.
     pub async fn start(part: &str, place: &Path, config: &str) -> Process {
         let file = place.join(format!("{part}.toml"));
-        std::fs::write(&file, config).unwrap();
+        write_private(&file, config);
         let mut command = Command::new(env!("CARGO_BIN_EXE_undertone"));
         command.arg(part).arg("--config").arg(&file);
         Self::launch(command, place).await
@@ -82,8 +95,13 @@ impl Process {
     }
 
     /// SIGTERM; exit code 0 in time; what it had printed.
-    pub async fn terminate(mut self, within: Duration) -> String {
+    pub async fn terminate(self, within: Duration) -> String {
         self.signal(Signal::SIGTERM);
+        self.ends(within).await
+    }
+
+    /// It ends in time with exit code 0; what it had printed.
+    pub async fn ends(mut self, within: Duration) -> String {
         let status = timeout(within, self.child.wait())
             .await
             .unwrap_or_else(|_| panic!("it has not ended: {:?}", self.log.lock().unwrap()))

@@ -46,6 +46,13 @@ pub const CUSTOMER: Account = Account {
     user: "",
     password: "customer-secret",
 };
+/// A supervisor of another group.
+pub const FOREIGN: Account = Account {
+    device: "0770abcd-0000-4000-8000-000000005007",
+    number: "5007",
+    user: "foreign",
+    password: "foreign-secret",
+};
 /// A user of no group, where [`bystander`] is in the configuration.
 pub const BYSTANDER: Account = Account {
     device: "0b75a3de-41c2-4d1b-9a3e-6f0e6c1d5009",

@@ -135,6 +135,7 @@ impl SipFixture {
             request_id: RequestId::from(format!("r{}", self.asked)),
             user: Some("tester".into()),
             caller: None,
+            from: None,
             deadline: SOON,
         };
         let (placed, answer) = CommandCall::new(context, command);

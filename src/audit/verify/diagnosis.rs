@@ -1,9 +1,11 @@
 //! What is wrong with a chain that is not whole, and at which line.
 //!
 //! A line is *anchored* when it is known to have been written with its number: the line after it
-//! has its hash, or it has the hash of the line before it, or it is signed. Of the anchored lines,
-//! those that stand in the order of their numbers are in their *place*; the others were moved. What
-//! lies between two placed lines is then held against the numbers that are missing there.
+//! has its hash, or it has the hash of the line before it, or it is signed; a line with a wrong
+//! signature, or none where there is one on each, does not take the number of one that is signed,
+//! or one that the head does not know of. Of the anchored lines, those that stand in the order of
+//! their numbers are in their *place*; the others were moved. What lies between two placed lines is
+//! then held against the numbers that are missing there.
 
 use super::{Clock, Fault, Finding};
 use crate::audit::chain::{ChainEnd, LineHash};
@@ -29,6 +31,8 @@ pub(super) struct Links {
     pub(super) prev: LineHash,
     pub(super) at: Timestamp,
     pub(super) is_plain: bool,
+    /// It says that the audit was found broken.
+    pub(super) is_broken: bool,
     /// Its signature is good; `None`: it has none.
     pub(super) signed: Option<bool>,
     /// The chain begins with it: how many lines were there before, and their hash.
@@ -53,9 +57,26 @@ pub(super) fn findings(entries: Vec<Entry>, known: &Known<'_>) -> Vec<Finding> {
     let placed = diagnosis.placed(&anchored);
     diagnosis.compare(&anchored, &placed);
     diagnosis.check_placed(&placed);
+    diagnosis.tell_broken();
     let mut findings = diagnosis.findings;
     findings.sort_by_key(|finding| (finding.file_number, finding.line));
+    findings.dedup_by(|next, before| continues(before, next));
     findings
+}
+
+/// Takes a forged line into the finding of the forged lines before it: with another key than the
+/// audit's it is all of them.
+fn continues(before: &mut Finding, next: &Finding) -> bool {
+    let (Some((first, last)), Some((from, to))) = (before.numbers, next.numbers) else {
+        return false;
+    };
+    let are_forged = before.fault == Fault::Forged && next.fault == Fault::Forged;
+    let is_next =
+        are_forged && before.file_number == next.file_number && from == last.saturating_add(1);
+    if is_next {
+        before.numbers = Some((first, to));
+    }
+    is_next
 }
 
 struct Diagnosis<'a> {
@@ -197,10 +218,17 @@ impl Diagnosis<'_> {
             .map(|end| (end.n, end.hash))
             .collect();
         written.insert((self.known.start.n, self.known.start.hash));
+        let linked = self.entries.iter().filter_map(|entry| entry.links.as_ref());
+        let signed: BTreeSet<u64> =
+            linked.filter(|links| links.signed == Some(true)).map(|links| links.n).collect();
         let is_anchored = |(at, entry): (usize, &Entry)| {
             let Some((links, end)) = entry.links.as_ref().zip(self.end_of(at)) else {
                 return false;
             };
+            let is_unknown = self.known.head.is_some_and(|head| links.n > head.n);
+            if links.signed == Some(false) && (is_unknown || signed.contains(&links.n)) {
+                return false;
+            }
             let before = links.n.checked_sub(1).map(|n| (n, links.prev));
             links.signed == Some(true)
                 || self.known.head == Some(end)
@@ -328,6 +356,16 @@ impl Diagnosis<'_> {
         let n = self.end_of(wrong).map(|end| (end.n, end.n));
         self.altered.insert(wrong);
         self.find(Some(wrong), Fault::Altered, n);
+    }
+
+    /// What the gateway itself has found, wherever it stands now.
+    fn tell_broken(&mut self) {
+        for at in 0..self.entries.len() {
+            let links = self.entries[at].links.as_ref();
+            if let Some(n) = links.filter(|links| links.is_broken).map(|links| links.n) {
+                self.find(Some(at), Fault::Broken, Some((n, n)));
+            }
+        }
     }
 
     /// Signatures, the head, unfinished lines, and the clock.

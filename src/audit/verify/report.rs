@@ -22,6 +22,8 @@ pub enum Fault {
     CutOff,
     /// A signature is not the key's, or not of these lines.
     Forged,
+    /// At its start the writer has found another audit than it had left.
+    Broken,
     /// The clock was put back.
     ClockBack,
 }
@@ -36,6 +38,7 @@ impl Fault {
             Fault::Inserted => "inserted",
             Fault::CutOff => "cut_off",
             Fault::Forged => "forged",
+            Fault::Broken => "broken",
             Fault::ClockBack => "clock_back",
         }
     }
@@ -85,6 +88,9 @@ impl Finding {
             Fault::Inserted => format!("{lines} {was} inserted"),
             Fault::CutOff => format!("{lines} {is} missing after this one: cut off"),
             Fault::Forged => format!("{lines} {is} not what was signed"),
+            Fault::Broken => {
+                format!("{lines} {is} what the gateway wrote when it found the audit tampered with")
+            }
             Fault::ClockBack => {
                 format!("{lines}: the clock ran back by {} ms", self.back_ms.unwrap_or_default())
             }

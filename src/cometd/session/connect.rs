@@ -10,6 +10,7 @@ use super::context::{Ctx, LONGEST_INTERVAL, spread, timesync};
 use super::delivery::{Leaving, Want};
 use super::{Connect, Next, ReplyPath, Session, SessionState};
 use crate::model::Now;
+use crate::secret::SharedSecret;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,10 +37,10 @@ pub struct ConnectRequest {
     pub ack: Option<i64>,
     pub timesync: Option<Timesync>,
     pub advice: Option<ClientAdvice>,
-    pub browser: Option<Arc<str>>,
+    pub browser: Option<SharedSecret>,
     pub login_until: Option<Instant>,
     /// The HTTP session, and whether a password came alone.
-    pub login: (Option<Arc<str>>, bool),
+    pub login: (Option<SharedSecret>, bool),
 }
 
 impl Session {

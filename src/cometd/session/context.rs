@@ -12,8 +12,8 @@ use super::super::sessions::{
 use super::super::subscription_index::SubscriptionIndex;
 use super::{ConnectionType, SessionId};
 use crate::model::Now;
+use crate::secret::SharedSecret;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Everything that sessions share. It holds no session, so that one of them can change it.
@@ -31,7 +31,7 @@ pub struct Ctx {
     /// Sessions with a connect in a request that is held, or answered and not yet written.
     pub sessions_by_request: Numbered<ClientRequestId, Vec<SessionId>>,
     /// Held connects of each browser that take one of its few connections.
-    pub held_by_browser: BTreeMap<Arc<str>, usize>,
+    pub held_by_browser: BTreeMap<SharedSecret, usize>,
     pub turns: Turns,
     pub out: VecDeque<Output>,
     pub counts: SessionCounts,
@@ -126,7 +126,7 @@ impl Ctx {
     }
 
     /// A connect is held in this browser's name.
-    pub fn hold_in(&mut self, browser: Option<&Arc<str>>) {
+    pub fn hold_in(&mut self, browser: Option<&SharedSecret>) {
         self.counts.held += 1;
         if let Some(browser) = browser {
             *self.held_by_browser.entry(browser.clone()).or_default() += 1;
@@ -134,7 +134,7 @@ impl Ctx {
     }
 
     /// A connect that was held in this browser's name is held no longer.
-    pub fn release_in(&mut self, browser: Option<&Arc<str>>) {
+    pub fn release_in(&mut self, browser: Option<&SharedSecret>) {
         self.counts.held -= 1;
         if let Some(browser) = browser
             && let Some(held) = self.held_by_browser.get_mut(browser)

@@ -2,8 +2,8 @@
 
 use super::SessionEnd;
 use crate::cometd::message::ClientId;
+use crate::secret::SharedSecret;
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// What became of the last sessions that have ended: a client that asks for one can be told why it
@@ -14,7 +14,7 @@ pub(super) struct EndedSessions {
     oldest: VecDeque<ClientId>,
     /// The last HTTP sessions that have ended: a websocket that was opened in one opens no session
     /// any more.
-    logins: VecDeque<Arc<str>>,
+    logins: VecDeque<SharedSecret>,
 }
 
 /// Sessions that are remembered.
@@ -36,14 +36,14 @@ impl EndedSessions {
         }
     }
 
-    pub(super) fn add_login(&mut self, login: Arc<str>) {
+    pub(super) fn add_login(&mut self, login: SharedSecret) {
         if self.logins.len() >= LOGINS {
             self.logins.pop_front();
         }
         self.logins.push_back(login);
     }
 
-    pub(super) fn has_login(&self, login: &Arc<str>) -> bool {
+    pub(super) fn has_login(&self, login: &SharedSecret) -> bool {
         self.logins.contains(login)
     }
 

@@ -52,7 +52,9 @@ impl Sessions {
         }
         let has_ended = from.login.as_ref().is_some_and(|login| self.ended.has_login(login));
         let is_nobody = from.user.is_none() && !self.ctx.config.anonymous;
-        if from.is_refused || has_ended || is_nobody {
+        // A websocket keeps the login that it was opened by.
+        let is_over = from.login_until.is_some_and(|until| until <= now.mono);
+        if from.is_refused || has_ended || is_nobody || is_over {
             return refused(HANDSHAKE_DENIED, Reconnect::None, Duration::ZERO);
         }
         if let Err(wait) = self.ctx.quotas.shake(&from, &self.ctx.config, now.mono) {

@@ -3,6 +3,7 @@
 use crate::cometd::message::{ClientId, ClientMessage, Event};
 use crate::cometd::session::{ConnectionType, ReplyPath, SessionId};
 use crate::model::UserId;
+use crate::secret::SharedSecret;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,16 +21,16 @@ pub struct SocketId(pub u64);
 pub struct ClientOrigin {
     /// The authenticated user.
     pub user: Option<UserId>,
-    /// This very request proves the user, not a cookie.
+    /// This very request proves the user, by password or token, not by a cookie.
     pub proven: bool,
     /// End of the user's login, if it ends.
     pub login_until: Option<Instant>,
     /// The cookie `BAYEUX_BROWSER`.
-    pub browser: Option<Arc<str>>,
+    pub browser: Option<SharedSecret>,
     /// Names the HTTP session whose cookie came with it, or is set by its answer; a request of the
     /// same one is of the same browser.
-    pub login: Option<Arc<str>>,
-    /// It has no such cookie: a password came alone.
+    pub login: Option<SharedSecret>,
+    /// It has no such cookie: a password or a token came alone.
     pub by_password_alone: bool,
     /// It brought a login that is wrong.
     pub is_refused: bool,
@@ -74,7 +75,7 @@ pub struct ClientRequest {
     /// The sender of all its messages.
     pub from: ClientOrigin,
     /// The browser's name from now on, where it brought none: sent to it as its cookie.
-    pub new_browser: Option<Arc<str>>,
+    pub new_browser: Option<SharedSecret>,
     /// How it has come.
     pub via: CometdTransport,
     /// The id of the session it may open; never used before. Chance is the shell's.
@@ -100,7 +101,7 @@ pub struct Saved {
     /// User of the session.
     pub user: UserId,
     /// Value of the cookie `BAYEUX_BROWSER`.
-    pub browser: Option<Arc<str>>,
+    pub browser: Option<SharedSecret>,
     /// Address that its handshake came from.
     pub address: IpAddr,
     /// The number of the user's event that its batches count from.

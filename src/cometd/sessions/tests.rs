@@ -325,7 +325,7 @@ fn peer(user: &str) -> ClientOrigin {
         user: browser.is_none().then(|| user.into()),
         proven: browser.is_none(),
         login_until: None,
-        browser: browser.map(Into::into),
+        browser: browser.map(SharedSecret::shared),
         login: None,
         by_password_alone: false,
         is_refused: false,
@@ -623,11 +623,15 @@ fn a_login_that_ends_ends_the_session_and_says_why() {
 fn a_log_out_ends_the_sessions_of_its_login_and_no_others() {
     let by_cookie = |login: &str| ClientOrigin {
         proven: false,
-        browser: Some("b1".into()),
-        login: Some(login.into()),
+        browser: Some(SharedSecret::shared("b1")),
+        login: Some(SharedSecret::shared(login)),
         ..peer("anna")
     };
-    let alone = ClientOrigin { login: Some("l1".into()), by_password_alone: true, ..peer("anna") };
+    let alone = ClientOrigin {
+        login: Some(SharedSecret::shared("l1")),
+        by_password_alone: true,
+        ..peer("anna")
+    };
     let mut house = House::open();
     let http = CometdTransport::HTTP;
     let shake = json!([{"channel":"/meta/handshake"}]);
@@ -651,7 +655,7 @@ fn a_log_out_ends_the_sessions_of_its_login_and_no_others() {
     let anna = UserId::from("anna");
     let held = house.post(first.clone(), http, &connect(&mine));
     assert!(house.is_held(held));
-    house.hub.handle_logout(&anna, EndedLogins::One(&"l1".into()), house.now);
+    house.hub.handle_logout(&anna, EndedLogins::One(&SharedSecret::shared("l1")), house.now);
     house.drain();
     assert_eq!(house.read(held)[0]["error"], UNKNOWN);
     assert!(!is_open(&mut house, &first, &mine));
@@ -668,32 +672,58 @@ fn a_log_out_ends_the_sessions_of_its_login_and_no_others() {
     assert_eq!(house.ask("bert", &glance(&bert))[0]["successful"], true);
 }
 
+/// A websocket keeps the login that it was opened by.
+#[test]
+fn a_handshake_by_a_login_that_is_over_is_denied() {
+    let mut house = House::new(CometdConfig::default());
+    let shake = json!([{"channel":"/meta/handshake"}]);
+    let until = |until| ClientOrigin { login_until: Some(until), ..peer("anna") };
+    let now = house.now.mono;
+    let over = house.post(until(now), CometdTransport::HTTP, &shake);
+    assert_eq!(house.read(over)[0]["error"], HANDSHAKE_DENIED);
+    assert!(house.hub.is_empty());
+    let good = house.post(until(now + Duration::from_secs(1)), CometdTransport::HTTP, &shake);
+    assert_eq!(house.read(good)[0]["successful"], true);
+}
+
 /// A client may shake hands by password alone and go on with the cookie that the answer sets.
 #[test]
 fn a_session_belongs_to_the_login_of_its_last_connect() {
     let mut house = House::open();
-    let alone = ClientOrigin { login: Some("l1".into()), by_password_alone: true, ..peer("anna") };
+    let alone = ClientOrigin {
+        login: Some(SharedSecret::shared("l1")),
+        by_password_alone: true,
+        ..peer("anna")
+    };
     let shake = json!([{"channel":"/meta/handshake"}]);
     house.post(alone, CometdTransport::HTTP, &shake);
-    house.hub.handle_logout(&"anna".into(), EndedLogins::One(&"l1".into()), house.now);
+    house.hub.handle_logout(
+        &"anna".into(),
+        EndedLogins::One(&SharedSecret::shared("l1")),
+        house.now,
+    );
     assert!(house.hub.is_empty(), "it may have the cookie already");
     let client = house.session("anna", DEVICES);
-    let from = ClientOrigin { login: Some("l2".into()), ..peer("anna") };
+    let from = ClientOrigin { login: Some(SharedSecret::shared("l2")), ..peer("anna") };
     let post = house.post(from, CometdTransport::HTTP, &glance(&client));
     assert_eq!(house.read(post)[0]["successful"], true);
-    house.hub.handle_logout(&"anna".into(), EndedLogins::One(&"l2".into()), house.now);
+    house.hub.handle_logout(
+        &"anna".into(),
+        EndedLogins::One(&SharedSecret::shared("l2")),
+        house.now,
+    );
     assert!(house.hub.is_empty());
 }
 
 #[test]
 fn another_browser_of_the_same_user_is_refused_and_a_client_without_cookies_is_not() {
     let mut house = House::open();
-    let mine = ClientOrigin { browser: Some("b1".into()), ..peer("anna") };
+    let mine = ClientOrigin { browser: Some(SharedSecret::shared("b1")), ..peer("anna") };
     let http = CometdTransport::HTTP;
     let shaken = house.post(mine.clone(), http, &json!([{"channel":"/meta/handshake"}]));
     let client = house.read(shaken)[0]["clientId"].as_str().expect("an id").to_owned();
     let mut connects = |browser: Option<&str>| {
-        let from = ClientOrigin { browser: browser.map(Into::into), ..peer("anna") };
+        let from = ClientOrigin { browser: browser.map(SharedSecret::shared), ..peer("anna") };
         let post = house.post(from, http, &glance(&client));
         house.read(post)[0]["successful"] == true
     };
@@ -709,8 +739,8 @@ fn a_session_that_began_without_the_browsers_cookie_belongs_to_its_login() {
     let http = CometdTransport::HTTP;
     let by_cookie = |login: Option<&str>, browser: Option<&str>| ClientOrigin {
         proven: false,
-        browser: browser.map(Into::into),
-        login: login.map(Into::into),
+        browser: browser.map(SharedSecret::shared),
+        login: login.map(SharedSecret::shared),
         ..peer("anna")
     };
     let socket = house.open_socket();
@@ -736,7 +766,7 @@ fn a_session_that_began_without_the_browsers_cookie_belongs_to_its_login() {
 #[test]
 fn a_browser_holds_one_connect_and_the_next_session_takes_the_place_when_it_is_free() {
     let mut house = House::open();
-    let from = ClientOrigin { browser: Some("b1".into()), ..peer("anna") };
+    let from = ClientOrigin { browser: Some(SharedSecret::shared("b1")), ..peer("anna") };
     let http = CometdTransport::HTTP;
     let mut tabs = Vec::new();
     for _ in 0..2 {

@@ -7,7 +7,7 @@ mod transactions;
 use super::digest::Challenge;
 use super::sdp::{self, Described, SdpDirection};
 use super::socket::{Arrived, PhoneSocket};
-use super::wire;
+use super::wire::{self, dialog_fields, new_branch, token};
 use super::{AnswerPolicy, PhoneConfig, PhoneError, PhoneEvent, PhoneShared, PhoneTls};
 use crate::clock;
 use call::{PhoneCall, PhoneState};
@@ -215,6 +215,7 @@ impl Agent {
         let uri = self.address_of(number);
         let own = self.address_of(&self.config.number);
         self.call = Some(PhoneCall::outgoing(&own, uri, self.config.server));
+        self.shared.sound.begin();
         let offer = (!self.config.late_offer)
             .then(|| self.description(SdpDirection::SendRecv, None))
             .flatten();
@@ -226,7 +227,7 @@ impl Agent {
         let ringing = self.call.as_ref().and_then(PhoneCall::ringing);
         let (invite, from) = ringing.ok_or(PhoneError::NoCall)?;
         let invite = invite.clone();
-        let offered = sdp::read(&invite.body);
+        let offered = self.read(&invite.body);
         let direction = offered
             .as_ref()
             .map_or(SdpDirection::SendRecv, |offer| offer.direction.answer(SdpDirection::SendRecv));
@@ -351,7 +352,7 @@ impl Agent {
         if busy || self.config.answer == AnswerPolicy::Reject {
             return self.respond_final(&request, if busy { 486 } else { 603 }, from, None);
         }
-        if !request.body.is_empty() && sdp::read(&request.body).is_none() {
+        if !request.body.is_empty() && self.read(&request.body).is_none() {
             return self.respond_final(&request, 488, from, None);
         }
         let caller = wire::value(&request.headers, "From").unwrap_or_default().into_owned();
@@ -361,6 +362,7 @@ impl Agent {
             _ => None,
         };
         self.call = Some(PhoneCall::incoming(request.clone(), from, answer_at));
+        self.shared.sound.begin();
         self.shared.happened(PhoneEvent::Incoming { from: caller, auto_answer: auto });
         match answer_at {
             Some(at) if at <= clock::instant() => drop(self.answer()),
@@ -372,7 +374,7 @@ impl Agent {
         if self.clients.has_offer() {
             return self.respond_final(request, 491, from, None);
         }
-        let offered = sdp::read(&request.body);
+        let offered = self.read(&request.body);
         if offered.is_none() && !request.body.is_empty() {
             return self.respond_final(request, 488, from, None);
         }
@@ -398,7 +400,7 @@ impl Agent {
     fn handle_ack(&mut self, request: &Request) {
         self.answers.handle_ack(request);
         // The answer to an offer of ours in a 200.
-        if let (Some(described), Some(call)) = (sdp::read(&request.body), &mut self.call)
+        if let (Some(described), Some(call)) = (self.read(&request.body), &mut self.call)
             && wire::value(&request.headers, "Call-ID").as_deref() == Some(call.call_id.as_str())
         {
             call.describe(described);
@@ -516,7 +518,7 @@ impl Agent {
         let uri = request.uri.to_string();
         let value = challenge.answer(
             &self.config.number,
-            &self.config.password,
+            self.config.password.expose(),
             &method.to_string(),
             &uri,
             &token(),
@@ -582,8 +584,9 @@ impl Agent {
             Purpose::Reinvite { direction, reply } => {
                 if good {
                     self.acknowledge(response, cseq, None);
+                    let described = self.read(&response.body);
                     if let Some(call) = &mut self.call {
-                        call.agree(direction, sdp::read(&response.body));
+                        call.agree(direction, described);
                     }
                     self.apply_sound();
                 }
@@ -594,8 +597,9 @@ impl Agent {
     }
 
     fn handle_answered(&mut self, response: &Response, cseq: u32) {
-        let established = self.call.as_mut().and_then(|call| call.establish(response));
-        let Some((described, cancelled)) = established else {
+        let described = self.read(&response.body);
+        let Some(call) = &mut self.call else { return };
+        let Some(cancelled) = call.establish(response, described.clone()) else {
             return;
         };
         let answer = self
@@ -771,7 +775,7 @@ impl Agent {
         if self.call.take().is_none() {
             return;
         }
-        self.shared.sound.send_to(None);
+        self.shared.sound.hush();
         for client in self.clients.iter_mut() {
             if let Purpose::Reinvite { reply, .. } | Purpose::Refer { reply } = &mut client.purpose
             {
@@ -785,17 +789,27 @@ impl Agent {
 
     fn apply_sound(&self) {
         if let Some(call) = &self.call {
-            self.shared.sound.send_to(call.destination(&self.config.laws));
+            self.shared.sound.agree(call.destination(&self.config.laws), call.keys());
         }
     }
 
+    /// What a description says that this phone can use.
+    fn read(&self, body: &[u8]) -> Option<Described> {
+        let suites = self.config.srtp.as_ref().map_or(&[][..], |srtp| &srtp.suites);
+        sdp::read(body, suites)
+    }
+
     /// Our offer, or our answer to theirs.
-    fn description(&self, direction: SdpDirection, offered: Option<&Described>) -> Option<Vec<u8>> {
-        let call = self.call.as_ref()?;
+    fn description(
+        &mut self,
+        direction: SdpDirection,
+        offered: Option<&Described>,
+    ) -> Option<Vec<u8>> {
+        let call = self.call.as_mut()?;
         let address = self.shared.sound.address();
         let ip = self.config.described_ip.unwrap_or(address.ip());
         let at = SocketAddr::new(ip, address.port());
-        Some(call.description(direction, offered, &self.config.laws, at))
+        Some(call.description(direction, offered, &self.config, at))
     }
 
     fn granted(&self, response: &Response) -> u32 {
@@ -846,40 +860,6 @@ impl Agent {
         let own = format!("<{}>;tag={}", self.address_of(&self.config.number), token());
         dialog_fields(&own, &format!("<{to}>"), call_id, cseq, method, &[])
     }
-}
-
-fn dialog_fields(
-    local: &str,
-    remote: &str,
-    call_id: &str,
-    cseq: u32,
-    method: &str,
-    routes: &[String],
-) -> Vec<Header> {
-    let routes = routes.iter().map(|route| Header::Route(headers::Route::new(route.clone())));
-    [
-        Header::MaxForwards(headers::MaxForwards::new("70")),
-        Header::From(headers::From::new(local)),
-        Header::To(headers::To::new(remote)),
-        Header::CallId(headers::CallId::new(call_id)),
-        Header::CSeq(headers::CSeq::new(format!("{cseq} {method}"))),
-    ]
-    .into_iter()
-    .chain(routes)
-    .collect()
-}
-
-fn branch_of(request: &Request) -> String {
-    let via = wire::value(&request.headers, "Via").unwrap_or_default();
-    wire::parameter(&via, "branch").unwrap_or_default().to_owned()
-}
-
-fn new_branch() -> String {
-    format!("z9hG4bK{}", token())
-}
-
-fn token() -> String {
-    format!("{:016x}", rand::random::<u64>())
 }
 
 fn answer(reply: impl Into<Option<PhoneReply>>, outcome: Result<(), PhoneError>) {

@@ -2,7 +2,9 @@
 //! comes.
 
 use super::audio::{self, Companding, FRAME, Tone};
+use super::srtp::{PacketProtection, Received, SrtpCounts};
 use crate::clock;
+use crate::media::srtp::Keys;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -100,6 +102,34 @@ struct RtpLine {
     received: VecDeque<Packet>,
     total_sent: u64,
     total_received: u64,
+    /// Sound is encrypted, both ways.
+    srtp: Option<PacketProtection>,
+}
+
+impl RtpLine {
+    /// A datagram has come: it is heard unless it should be encrypted and is not.
+    fn hear(&mut self, received: Received) {
+        let received = match &mut self.srtp {
+            Some(srtp) => srtp.unprotect(received),
+            None => Some(received),
+        };
+        received.into_iter().for_each(|received| self.take(&received));
+    }
+
+    fn take(&mut self, Received { bytes, peer, at }: &Received) {
+        if let Some(packet) = Packet::read(bytes, *peer, *at) {
+            self.total_received += 1;
+            remember(&mut self.received, packet);
+        }
+    }
+
+    /// A packet as it is to be sent; `None` while it should be encrypted and there is no key.
+    fn protect(&mut self, packet: Vec<u8>) -> Option<Vec<u8>> {
+        match &mut self.srtp {
+            Some(srtp) => srtp.protect(&packet),
+            None => Some(packet),
+        }
+    }
 }
 
 /// The phone's ear and mouth. Its threads end when it is dropped.
@@ -113,9 +143,16 @@ pub(super) struct Sound {
 
 impl Sound {
     /// Binds an even port with its RTCP neighbour and starts the threads.
-    pub(super) fn start(ip: IpAddr, seed: u32, voice: Voice) -> io::Result<Sound> {
+    pub(super) fn start(
+        ip: IpAddr,
+        seed: u32,
+        voice: Voice,
+        is_encrypted: bool,
+    ) -> io::Result<Sound> {
         let (socket, rtcp) = bind_pair(ip)?;
-        let line = Arc::new(Mutex::new(RtpLine { voice: Some(voice), ..RtpLine::default() }));
+        let srtp = is_encrypted.then(PacketProtection::default);
+        let line = RtpLine { voice: Some(voice), srtp, ..RtpLine::default() };
+        let line = Arc::new(Mutex::new(line));
         let over = Arc::new(AtomicBool::new(false));
         let address = socket.local_addr()?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
@@ -135,9 +172,29 @@ impl Sound {
         self.address
     }
 
-    /// Sends to `target` from now on; `None` is silence on the wire.
-    pub(super) fn send_to(&self, target: Option<(SocketAddr, Companding)>) {
-        lock(&self.line).target = target;
+    /// A call begins; nothing of it is agreed yet.
+    pub(super) fn begin(&self) {
+        lock(&self.line).srtp.iter_mut().for_each(PacketProtection::reset);
+    }
+
+    /// Sends to `target` from now on, under these keys; `None` is silence on the wire.
+    pub(super) fn agree(&self, target: Option<(SocketAddr, Companding)>, keys: Option<&Keys>) {
+        let mut line = lock(&self.line);
+        let early = match (&mut line.srtp, keys) {
+            (Some(srtp), Some(keys)) => srtp.rekey(keys),
+            (Some(_) | None, _) => Vec::new(),
+        };
+        early.iter().for_each(|received| line.take(received));
+        line.target = target;
+    }
+
+    /// Sends nothing any more.
+    pub(super) fn hush(&self) {
+        lock(&self.line).target = None;
+    }
+
+    pub(super) fn srtp(&self) -> Option<SrtpCounts> {
+        lock(&self.line).srtp.as_ref().map(|srtp| srtp.counts)
     }
 
     pub(super) fn speak(&self, voice: Option<Voice>) {
@@ -231,12 +288,8 @@ fn listen(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool) {
         let Ok((size, peer)) = socket.recv_from(&mut buffer) else {
             continue;
         };
-        let Some(packet) = Packet::read(&buffer[..size], peer, clock::instant()) else {
-            continue;
-        };
-        let mut line = lock(line);
-        line.total_received += 1;
-        remember(&mut line.received, packet);
+        let received = Received { bytes: buffer[..size].to_vec(), peer, at: clock::instant() };
+        lock(line).hear(received);
     }
 }
 
@@ -267,7 +320,11 @@ fn speak(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool, seed: u32
         let voice = marking.or(line.voice);
         let samples = voice.map_or([0; FRAME], |voice| tone.frame(voice.hz, voice.dbfs));
         for digit in std::mem::take(&mut line.digits) {
-            send_digit(socket, target, digit, &mut seq, timestamp, ssrc);
+            for packet in digit_packets(digit, &mut seq, timestamp, ssrc) {
+                if let Some(bytes) = line.protect(packet) {
+                    let _ = socket.send_to(&bytes, target);
+                }
+            }
         }
         seq = seq.wrapping_add(1);
         let packet = Packet {
@@ -282,8 +339,10 @@ fn speak(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool, seed: u32
         if marking.is_some() {
             line.marked_at.get_or_insert(packet.at);
         }
+        let Some(bytes) = line.protect(packet.write()) else {
+            continue;
+        };
         line.total_sent += 1;
-        let bytes = packet.write();
         remember(&mut line.sent, packet);
         drop(line);
         // A refused datagram is the far side's loss, as on any network.
@@ -292,24 +351,16 @@ fn speak(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool, seed: u32
 }
 
 /// One RFC 4733 event of 60 ms at once: enough to see whether it goes anywhere.
-fn send_digit(
-    socket: &UdpSocket,
-    target: SocketAddr,
-    digit: u8,
-    seq: &mut u16,
-    timestamp: u32,
-    ssrc: u32,
-) {
+fn digit_packets(digit: u8, seq: &mut u16, timestamp: u32, ssrc: u32) -> Vec<Vec<u8>> {
     let event = match digit {
         b'0'..=b'9' => digit - b'0',
         b'*' => 10,
         b'#' => 11,
         b'A'..=b'D' => digit - b'A' + 12,
-        _ => return,
+        _ => return Vec::new(),
     };
-    for (i, (end, duration)) in
-        [(0, 160_u16), (0, 320), (0x80, 480), (0x80, 480), (0x80, 480)].into_iter().enumerate()
-    {
+    let parts = [(0, 160_u16), (0, 320), (0x80, 480), (0x80, 480), (0x80, 480)];
+    let packet = |(i, (end, duration)): (usize, (u8, u16))| {
         *seq = seq.wrapping_add(1);
         let [high, low] = duration.to_be_bytes();
         let mut bytes = vec![0x80, super::sdp::TELEPHONE_EVENT | if i == 0 { 0x80 } else { 0 }];
@@ -317,8 +368,9 @@ fn send_digit(
         bytes.extend(timestamp.to_be_bytes());
         bytes.extend(ssrc.to_be_bytes());
         bytes.extend([event, end | 10, high, low]);
-        let _ = socket.send_to(&bytes, target);
-    }
+        bytes
+    };
+    parts.into_iter().enumerate().map(packet).collect()
 }
 
 /// Where a mark of frequency `hz` begins in these packets: the time its first sample arrived, were
@@ -345,10 +397,104 @@ pub(super) fn mark_heard_at(packets: &[Packet], hz: f32, dbfs: f32) -> Option<In
 
 #[cfg(test)]
 mod tests {
-    //! RFC 3550 11: RTP on an even port, RTCP on the next.
+    //! RFC 3550 11: RTP on an even port, RTCP on the next. RFC 3711: what is not authentic is
+    //! dropped.
 
     use super::*;
+    use crate::media::srtp::{MasterKey, Protect, Suite};
     use std::net::Ipv4Addr;
+
+    /// The far side's sound in clear: each packet has its own.
+    fn packet(seq: u16) -> Vec<u8> {
+        [&[0x80, 0, 0, seq as u8, 0, 0, 0, 1, 0, 0, 0, 9][..], &[seq as u8; 160]].concat()
+    }
+
+    fn keys(suite: Suite) -> Keys {
+        let [ours, theirs] = [1, 2].map(|octet| {
+            MasterKey::new(suite, &vec![octet; suite.material_len()]).expect("as long as it is")
+        });
+        Keys { ours, theirs }
+    }
+
+    /// The far side's sound as it sends it under its key.
+    fn protected(keys: &Keys) -> impl FnMut(u16) -> Vec<u8> {
+        let mut protect = Protect::new(&keys.theirs);
+        move |seq| {
+            let mut buffer = [0; 256];
+            protect.protect_rtp(&packet(seq), &mut buffer).expect("it fits").to_vec()
+        }
+    }
+
+    fn encrypted_line() -> RtpLine {
+        RtpLine { srtp: Some(PacketProtection::default()), ..RtpLine::default() }
+    }
+
+    impl RtpLine {
+        fn comes(&mut self, bytes: Vec<u8>) {
+            let peer = (Ipv4Addr::LOCALHOST, 9).into();
+            self.hear(Received { bytes, peer, at: clock::instant() });
+        }
+
+        fn heard(&self) -> Vec<u16> {
+            self.received.iter().map(|packet| u16::from(packet.payload[0])).collect()
+        }
+
+        fn counts(&self) -> SrtpCounts {
+            self.srtp.as_ref().expect("it has SRTP").counts
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_altered_repeated_or_in_clear_is_not_heard() {
+        for suite in Suite::ALL {
+            let (keys, mut line) = (keys(suite), encrypted_line());
+            assert!(line.srtp.as_mut().expect("it has SRTP").rekey(&keys).is_empty());
+            let fine = protected(&keys)(1);
+            for place in 0..fine.len() {
+                let mut altered = fine.clone();
+                altered[place] ^= 0x10;
+                line.comes(altered);
+            }
+            line.comes(packet(2));
+            assert!(line.heard().is_empty(), "{suite:?}");
+            line.comes(fine.clone());
+            line.comes(fine.clone());
+            assert_eq!(line.heard(), [1]);
+            let rejected = fine.len() as u64 + 2;
+            assert_eq!(line.counts(), SrtpCounts { encrypted: 1, rejected });
+        }
+    }
+
+    #[test]
+    fn a_packet_that_comes_before_its_key_is_known_is_heard_when_it_is() {
+        let (first, mut line) = (keys(Suite::AeadAes128Gcm), encrypted_line());
+        let mut says = protected(&first);
+        line.comes(says(1));
+        line.comes(packet(2));
+        assert!(line.heard().is_empty());
+        let early = line.srtp.as_mut().expect("it has SRTP").rekey(&first);
+        early.iter().for_each(|received| line.take(received));
+        line.comes(says(3));
+        assert_eq!(line.heard(), [1, 3]);
+        assert_eq!(line.counts(), SrtpCounts { encrypted: 2, rejected: 1 });
+        // Another call, another key.
+        let second = Keys { theirs: first.ours.clone(), ours: first.theirs.clone() };
+        line.srtp.as_mut().expect("it has SRTP").reset();
+        line.comes(protected(&second)(4));
+        let early = line.srtp.as_mut().expect("it has SRTP").rekey(&second);
+        early.iter().for_each(|received| line.take(received));
+        assert_eq!(line.heard(), [1, 3, 4]);
+    }
+
+    #[test]
+    fn nothing_is_sent_in_clear_while_there_is_no_key() {
+        let (keys, mut line) = (keys(Suite::AesCm128HmacSha1_80), encrypted_line());
+        assert_eq!(line.protect(packet(1)), None);
+        line.srtp.as_mut().expect("it has SRTP").rekey(&keys);
+        let sent = line.protect(packet(1)).expect("there is a key");
+        assert_eq!(sent[..12], packet(1)[..12]);
+        assert_ne!(sent[12..172], packet(1)[12..172]);
+    }
 
     #[test]
     fn rtp_takes_no_port_whose_next_one_is_taken() {

@@ -1,6 +1,8 @@
 //! The phone's session descriptions: one audio line, G.711 and telephone-event.
 
 use super::audio::Companding;
+use super::srtp::CryptoLine;
+use crate::media::srtp::Suite;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
@@ -54,13 +56,19 @@ pub(super) struct Described {
     pub(super) address: SocketAddr,
     pub(super) laws: Vec<Companding>,
     pub(super) direction: SdpDirection,
+    /// Its line is RTP/SAVP.
+    pub(super) is_secure: bool,
+    /// Its keys of suites that this phone takes, best first.
+    pub(super) crypto: Vec<CryptoLine>,
 }
 
-/// Reads the first audio line; `None` when there is none that this phone can use.
-pub(super) fn read(body: &[u8]) -> Option<Described> {
+/// Reads the first audio line; `None` when there is none that this phone can use. Sound is in clear
+/// without `suites`, and has a key of one of them otherwise.
+pub(super) fn read(body: &[u8], suites: &[Suite]) -> Option<Described> {
     let text = std::str::from_utf8(body).ok()?;
     let (mut ip, mut port, mut laws, mut direction) =
         (None::<IpAddr>, 0_u16, Vec::new(), SdpDirection::SendRecv);
+    let (mut is_secure, mut crypto) = (false, Vec::new());
     let mut in_audio = false;
     for line in text.lines() {
         let Some((kind, value)) = line.trim_end().split_once('=') else {
@@ -75,8 +83,8 @@ pub(super) fn read(body: &[u8]) -> Option<Described> {
                     continue;
                 }
                 port = words.next()?.parse().ok()?;
+                is_secure = words.next()?.starts_with("RTP/SAVP");
                 laws = words
-                    .skip(1)
                     .filter_map(|word| Companding::of_payload_type(word.parse().ok()?))
                     .collect();
             }
@@ -88,7 +96,10 @@ pub(super) fn read(body: &[u8]) -> Option<Described> {
                 "sendonly" => direction = SdpDirection::SendOnly,
                 "recvonly" => direction = SdpDirection::RecvOnly,
                 "inactive" => direction = SdpDirection::Inactive,
-                _ => {}
+                value => {
+                    let line = value.strip_prefix("crypto:").filter(|_| in_audio);
+                    crypto.extend(line.and_then(CryptoLine::read));
+                }
             },
             _ => {}
         }
@@ -97,26 +108,26 @@ pub(super) fn read(body: &[u8]) -> Option<Described> {
     if ip.is_unspecified() && direction == SdpDirection::SendRecv {
         direction = SdpDirection::SendOnly;
     }
-    (port != 0 && !laws.is_empty()).then_some(Described {
+    crypto.retain(|line| suites.contains(&line.suite()));
+    let is_usable = if suites.is_empty() { !is_secure } else { !crypto.is_empty() };
+    (port != 0 && !laws.is_empty() && is_usable).then_some(Described {
         address: SocketAddr::new(ip, port),
         laws,
         direction,
+        is_secure,
+        crypto,
     })
 }
 
-/// Writes a description of `address` with these laws, best first.
-pub(super) fn write(
-    address: SocketAddr,
-    session: u64,
-    version: u64,
-    laws: &[Companding],
-    direction: SdpDirection,
-) -> Vec<u8> {
+/// Writes a description with its laws and keys, best first.
+pub(super) fn write(described: &Described, session: u64, version: u64) -> Vec<u8> {
+    let Described { address, laws, direction, is_secure, crypto } = described;
     let (ip, port) = (address.ip(), address.port());
+    let profile = if *is_secure { "RTP/SAVP" } else { "RTP/AVP" };
     let family = if ip.is_ipv4() { "IP4" } else { "IP6" };
     let mut text = format!(
         "v=0\r\no=phone {session} {version} IN {family} {ip}\r\ns=phone\r\nc=IN {family} {ip}\r\n\
-         t=0 0\r\nm=audio {port} RTP/AVP"
+         t=0 0\r\nm=audio {port} {profile}"
     );
     for law in laws {
         let _ = write!(text, " {}", law.payload_type());
@@ -124,6 +135,9 @@ pub(super) fn write(
     let _ = write!(text, " {TELEPHONE_EVENT}\r\n");
     for law in laws {
         let _ = write!(text, "a=rtpmap:{} {}/8000\r\n", law.payload_type(), law.name());
+    }
+    for line in crypto {
+        let _ = write!(text, "a=crypto:{}\r\n", line.write());
     }
     let _ = write!(
         text,

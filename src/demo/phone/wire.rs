@@ -71,6 +71,44 @@ pub(super) fn asks_auto_answer(headers: &Headers) -> bool {
         || has("Alert-Info", "auto answer")
 }
 
+/// The fields that a request has within a dialog, and outside of one.
+pub(super) fn dialog_fields(
+    local: &str,
+    remote: &str,
+    call_id: &str,
+    cseq: u32,
+    method: &str,
+    routes: &[String],
+) -> Vec<Header> {
+    let routes = routes.iter().map(|route| Header::Route(headers::Route::new(route.clone())));
+    [
+        Header::MaxForwards(headers::MaxForwards::new("70")),
+        Header::From(headers::From::new(local)),
+        Header::To(headers::To::new(remote)),
+        Header::CallId(headers::CallId::new(call_id)),
+        Header::CSeq(headers::CSeq::new(format!("{cseq} {method}"))),
+    ]
+    .into_iter()
+    .chain(routes)
+    .collect()
+}
+
+/// The branch of a request's topmost Via.
+pub(super) fn branch_of(request: &Request) -> String {
+    let via = value(&request.headers, "Via").unwrap_or_default();
+    parameter(&via, "branch").unwrap_or_default().to_owned()
+}
+
+/// A branch that no other request has (RFC 3261 8.1.1.7).
+pub(super) fn new_branch() -> String {
+    format!("z9hG4bK{}", token())
+}
+
+/// A tag, Call-ID or nonce that nothing else has.
+pub(super) fn token() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
 /// A request from its parts; Content-Length is added.
 pub(super) fn request(
     method: Method,

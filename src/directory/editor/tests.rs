@@ -108,7 +108,7 @@ fn whoever_goes_or_loses_the_role_leaves_the_groups_and_a_device_leaves_its_user
 #[test]
 fn a_change_keeps_what_it_does_not_name_and_a_password_as_long_as_the_number() {
     let mut editor = house();
-    let digests = BTreeMap::from([(crate::sip::digest::Algorithm::Md5, "0".repeat(32))]);
+    let digests = BTreeMap::from([(crate::sip::digest::Algorithm::Md5, "0".repeat(32).into())]);
     editor.set_ha1s(&"bob-phone".into(), digests.clone());
     let change = |value| Edit { entry: device("bob-phone"), kind: EditKind::Change(fields(value)) };
     editor.apply(change(json!({"srtp": "required", "transport": "tls"}))).expect("changed");

@@ -5,7 +5,8 @@ use crate::gateway::notifications::Notifications;
 use crate::gateway::{DeviceEntry, GatewayConfig, Group, User, views};
 use crate::model::{
     AgentState, Answer, CallFact, CallId, CallView, ContactNumber, ContactView, DeviceId,
-    DeviceView, GroupView, LegState, Query, Refusal, Role, Timestamp, UserId, UserState, UserView,
+    DeviceView, GroupSettings, GroupView, LegState, Query, Refusal, Role, Timestamp, UserId,
+    UserState, UserView,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -53,7 +54,7 @@ impl Reader<'_> {
                     .map(Answer::Call)
                     .ok_or_else(|| Refusal::not_found(format_args!("/me/calls/{call}")))
             }
-            Query::Device(device) if self.access.may_know(user, device) => {
+            Query::Device(device) if self.may_read(user, device) => {
                 self.view_for(user, device).map(Answer::Device)
             }
             Query::Device(device) => Err(Refusal::no_device(device)),
@@ -61,7 +62,9 @@ impl Reader<'_> {
                 self.access
                     .devices()
                     .filter(|entry| number.as_ref().is_none_or(|number| *number == entry.number))
-                    .filter(|entry| self.access.may_monitor(user, &entry.id).is_ok())
+                    .filter(|entry| {
+                        user.is(Role::Admin) || self.access.may_monitor(user, &entry.id).is_ok()
+                    })
                     .filter_map(|entry| self.view_for(user, &entry.id).ok())
                     .collect(),
             )),
@@ -84,16 +87,16 @@ impl Reader<'_> {
                     .map(|contact| Answer::Contact(self.contact_view(contact)))
                     .ok_or_else(|| not_found("contacts", id))
             }
-            Query::MyGroups => {
-                Ok(Answer::Groups(self.access.groups_of(user).map(group_view).collect()))
-            }
-            Query::Groups => {
-                Ok(Answer::Groups(self.access.known_groups(user).map(group_view).collect()))
-            }
+            Query::MyGroups => Ok(Answer::Groups(
+                self.access.groups_of(user).map(|group| group_view(user, group)).collect(),
+            )),
+            Query::Groups => Ok(Answer::Groups(
+                self.access.known_groups(user).map(|group| group_view(user, group)).collect(),
+            )),
             Query::Group(id) => {
                 let found = self.access.known_groups(user).find(|group| group.id == *id);
                 found
-                    .map(|group| Answer::Group(group_view(group)))
+                    .map(|group| Answer::Group(group_view(user, group)))
                     .ok_or_else(|| not_found("groups", id))
             }
         }
@@ -115,6 +118,12 @@ impl Reader<'_> {
             state,
             &self.known.capabilities,
         ))
+    }
+
+    /// The user may read the device: one that the user may know, and any for an admin.
+    fn may_read(&self, user: &User, device: &DeviceId) -> bool {
+        let is_there = self.access.device(device).is_some();
+        is_there && user.is(Role::Admin) || self.access.may_know(user, device)
     }
 
     fn view_for(&self, user: &User, device: &DeviceId) -> Result<DeviceView, Refusal> {
@@ -245,8 +254,15 @@ impl Reader<'_> {
     }
 }
 
-fn group_view(group: &Group) -> GroupView {
-    GroupView { id: group.id.clone() }
+/// The group, as the user sees it.
+fn group_view(user: &User, group: &Group) -> GroupView {
+    let settings = || GroupSettings {
+        agents: group.agents.iter().cloned().collect(),
+        supervisors: group.supervisors.iter().cloned().collect(),
+        monitor_supervisors: group.monitor_supervisors,
+        agent_side_only: group.agent_side_only,
+    };
+    GroupView { id: group.id.clone(), settings: user.is(Role::Admin).then(settings) }
 }
 
 fn not_found(list: &str, id: impl fmt::Display) -> Refusal {

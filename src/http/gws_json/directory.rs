@@ -1,8 +1,11 @@
 //! What a client reads of the contact centre when it logs in: features, services, groups,
 //! contacts, settings.
 
-use super::{Uris, VOICE, contact_path, feature_path, group_path};
-use crate::model::{ContactView, Feature, GroupView};
+use super::{
+    Uris, UserStateJson, VOICE, contact_path, feature_path, group_path, role_word, user_path,
+    user_state,
+};
+use crate::model::{ContactView, DeviceId, Feature, GroupView, UserId, UserView};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -51,11 +54,60 @@ pub struct GroupJson {
     pub uri: String,
     /// Its path under the prefix.
     pub path: String,
+    /// Its agents, by login name. This and what follows: for an admin alone. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agents: Option<Vec<String>>,
+    /// The supervisors that may monitor them, by login name. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub supervisors: Option<Vec<String>>,
+    /// Its supervisors may also monitor its members that are supervisors themselves. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub monitor_supervisors: Option<bool>,
+    /// Its supervisors hear the agents alone. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_side_only: Option<bool>,
 }
 
 impl GroupJson {
     /// `type` of the groups that there are.
     pub const TYPE: &str = "AgentGroup";
+}
+
+/// A user as the directory has it, with the members that a change of it takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DirectoryUserJson {
+    /// The id of the user.
+    pub id: String,
+    /// The login name of the user.
+    pub user_name: String,
+    /// The first name of the user.
+    pub first_name: String,
+    /// The last name of the user; may be empty.
+    pub last_name: String,
+    /// The e-mail address of the user; may be empty.
+    pub email_address: String,
+    /// ROLE_AGENT, ROLE_SUPERVISOR, ROLE_ADMIN.
+    pub roles: Vec<&'static str>,
+    /// Always true: a user that is not enabled is not in the directory.
+    pub enabled: bool,
+    /// Always false.
+    pub change_password_on_first_login: bool,
+    /// The id of this contact centre.
+    pub contact_center_id: String,
+    /// The URI of the user.
+    pub uri: String,
+    /// Its path under the prefix.
+    pub path: String,
+    /// A text for people. An extension.
+    pub display_name: String,
+    /// The voice state; absent while no contact-centre session is open. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_state: Option<UserStateJson>,
+    /// The features of the user, by id.
+    pub features: Vec<&'static str>,
+    /// The devices of the user, by id, in the order they are shown.
+    pub devices: Vec<String>,
 }
 
 /// A user that the reader may know of, with the numbers to call.
@@ -135,14 +187,41 @@ pub fn voice_service(is_ready: bool) -> ServiceJson {
     ServiceJson { id: VOICE, name: VOICE, state: if is_ready { "Active" } else { "Inactive" } }
 }
 
+/// A user as JSON, with the members that a change of it takes.
+pub fn directory_user(uris: &Uris, view: &UserView) -> DirectoryUserJson {
+    DirectoryUserJson {
+        id: view.id.to_string(),
+        user_name: view.id.to_string(),
+        first_name: view.first_name.clone(),
+        last_name: view.last_name.clone(),
+        email_address: view.email.clone(),
+        roles: view.roles.iter().map(|role| role_word(*role)).collect(),
+        enabled: true,
+        change_password_on_first_login: false,
+        contact_center_id: view.contact_center.clone(),
+        uri: uris.user(&view.id),
+        path: user_path(&view.id),
+        display_name: view.display_name.clone(),
+        user_state: view.state.as_ref().map(user_state),
+        features: view.features.iter().map(|feature| feature.as_str()).collect(),
+        devices: view.devices.iter().map(DeviceId::to_string).collect(),
+    }
+}
+
 /// A group as JSON.
 pub fn group(uris: &Uris, view: &GroupView) -> GroupJson {
+    let names = |users: &[UserId]| users.iter().map(UserId::to_string).collect();
+    let settings = view.settings.as_ref();
     GroupJson {
         id: view.id.to_string(),
         name: view.id.to_string(),
         kind: GroupJson::TYPE,
         uri: uris.group(&view.id),
         path: group_path(&view.id),
+        agents: settings.map(|settings| names(&settings.agents)),
+        supervisors: settings.map(|settings| names(&settings.supervisors)),
+        monitor_supervisors: settings.map(|settings| settings.monitor_supervisors),
+        agent_side_only: settings.map(|settings| settings.agent_side_only),
     }
 }
 

@@ -20,10 +20,10 @@ const LOOKED_AT: usize = 64;
 
 /// An address, or a network of IPv6: a client with one address there has them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct ClientNetwork(IpAddr);
+pub(in crate::http) struct ClientNetwork(IpAddr);
 
 impl ClientNetwork {
-    fn of(address: IpAddr) -> Self {
+    pub(in crate::http) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(address) => {
                 Self(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)))

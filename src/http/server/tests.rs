@@ -122,6 +122,33 @@ impl http_body::Body for Endless {
     }
 }
 
+/// RFC 9113 10.5.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_floods_its_connection_is_told_to_calm_down_and_closed() {
+    const GOAWAY: u8 = 7;
+    let (near, serving, _) = visit(slow(Duration::ZERO));
+    let (mut reading, mut writing) = tokio::io::split(near);
+    writing.write_all(GREETING).await.expect("taken");
+    writing.write_all(&get_root(1, true)).await.expect("taken");
+    let flooding = tokio::spawn(async move {
+        let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0], &[7; 8][..]].concat();
+        while writing.write_all(&ping).await.is_ok() {}
+    });
+    let (mut pongs, mut last) = (0, None);
+    let mut head = [0; 9];
+    while reading.read_exact(&mut head).await.is_ok() {
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        reading.read_exact(&mut payload).await.expect("whole");
+        pongs += u32::from((head[3], head[4]) == (6, 1));
+        last = Some((head[3], payload));
+    }
+    let calm = [1_u32.to_be_bytes(), 0xb_u32.to_be_bytes()].concat();
+    assert_eq!(last, Some((GOAWAY, calm)));
+    assert!((500..1_100).contains(&pongs), "{pongs}");
+    serving.await.expect("no panic");
+    flooding.await.expect("no panic");
+}
+
 /// RFC 9113 5.1.2: more streams than SETTINGS_MAX_CONCURRENT_STREAMS are refused.
 #[tokio::test(start_paused = true)]
 async fn streams_beyond_those_that_may_be_open_reach_nobody() {

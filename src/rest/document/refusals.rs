@@ -131,6 +131,28 @@ pub(super) fn wrong_method() -> Value {
     })
 }
 
+/// The name of [`invalid_token`] among the components of the document.
+pub(super) const INVALID_TOKEN: &str = "InvalidToken";
+
+/// The response to a bearer token that is nobody's, the same for all paths.
+pub(super) fn invalid_token() -> Value {
+    let code = error::row(Reason::NotAuthenticated).status_code;
+    let example = json!({"statusCode": code, "statusMessage": message(Reason::NotAuthenticated)});
+    let challenge = json!({
+        "description": "RFC 6750 3.",
+        "required": true,
+        "schema": {"type": "string"},
+    });
+    json!({
+        "description": format!("statusCode {code}: The bearer token is nobody's."),
+        "headers": {"WWW-Authenticate": challenge},
+        "content": {"application/json": {
+            "schema": {"$ref": ERROR_BODY},
+            "examples": {INVALID_TOKEN: {"value": example}},
+        }},
+    })
+}
+
 /// The responses with which a request is refused for these reasons, by HTTP status.
 pub(super) fn responses(reasons: &BTreeSet<Reason>) -> Map<String, Value> {
     let mut by_status: BTreeMap<u16, Vec<Reason>> = BTreeMap::new();

@@ -92,6 +92,13 @@ mod tests {
     }
 
     #[test]
+    fn the_password_of_a_uri_is_shown_to_nobody() {
+        let uri = Uri::parse(b"sip:anna:hunter2@192.0.2.1:5070;transport=tcp").unwrap();
+        let shown = "sip:anna:<secret>@192.0.2.1:5070;transport=tcp";
+        assert_eq!((uri.to_string(), format!("{uri:?}")), (shown.into(), format!("Uri({shown})")));
+    }
+
+    #[test]
     fn the_number_is_what_stands_before_the_parameters_whatever_decorates_it() {
         for uri in [
             "sip:5001@h",

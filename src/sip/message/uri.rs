@@ -309,14 +309,24 @@ impl Uri {
 
 impl fmt::Debug for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Uri({})", self.raw.escape_ascii())
+        write!(f, "Uri({self})")
     }
 }
 
-/// Lossy and with control characters escaped: for people.
+/// Lossy, with control characters escaped and without a password: for people.
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.raw.escape_ascii())
+        let user_end = self.parts.user.map(|user| user.1 as usize);
+        let password = user_end.filter(|end| self.raw.get(*end) == Some(&b':'));
+        let around = password.and_then(|end| {
+            Some((self.raw.get(..end)?, self.raw.get(self.parts.host.0 as usize..)?))
+        });
+        match around {
+            Some((before, after)) => {
+                write!(f, "{}:<secret>@{}", before.escape_ascii(), after.escape_ascii())
+            }
+            None => write!(f, "{}", self.raw.escape_ascii()),
+        }
     }
 }
 

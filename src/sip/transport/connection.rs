@@ -76,9 +76,15 @@ pub(super) async fn open(
                 _ = writes.recv() => None,
             };
             if let Some(stream) = shaken {
-                let presented = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                task.secured(presented.map(sip_domains).unwrap_or_default()).await;
-                task.serve(tokio::io::split(stream), writes, Reading::of_client()).await;
+                let presented = stream.get_ref().1.peer_certificates();
+                let vouching = tls.vouching(presented);
+                let own = presented.and_then(<[_]>::first);
+                task.secured(own.map(sip_domains).unwrap_or_default()).await;
+                tokio::select! {
+                    biased;
+                    () = vouching.ended() => {}
+                    () = task.serve(tokio::io::split(stream), writes, Reading::of_client()) => {}
+                }
             }
         }
         Opening::Connect => {

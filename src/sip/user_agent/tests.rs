@@ -86,7 +86,7 @@ fn config() -> SipConfig {
     carrier.login = Some(Login {
         realm: "carrier.example".to_owned(),
         username: "undertone".to_owned(),
-        password: "secret".to_owned(),
+        password: "secret".into(),
     });
     SipConfig {
         domains: vec!["coach.example".to_owned()],

@@ -13,7 +13,7 @@ use axum::extract::{ConnectInfo, Request as HttpRequest, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response as HttpResponse;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,6 +55,8 @@ pub struct CallerAuth {
 pub(in crate::telephony) struct Known {
     pub(in crate::telephony) caller: Arc<Caller>,
     pub(in crate::telephony) lease: Lease,
+    /// Where it calls from; `None`: from this process.
+    pub(in crate::telephony) from: Option<IpAddr>,
     /// `None`: joins without AdmissionAsked are not written down.
     pub(in crate::telephony) recorder: Option<JoinRecorder>,
     /// The other half of a process that has both.
@@ -139,7 +141,9 @@ pub(in crate::telephony) async fn authorize(
         }
     }
     let (recorder, refused) = (auth.recorder.clone(), auth.refused.clone());
-    request.extensions_mut().insert(Known { caller, lease, recorder, is_here: false, refused });
+    let from = peer(&request).map(|peer| peer.ip().to_canonical());
+    let known = Known { caller, lease, from, recorder, is_here: false, refused };
+    request.extensions_mut().insert(known);
     // Nothing behind this needs it, or could log it.
     request.headers_mut().remove(header::AUTHORIZATION);
     next.run(request).await
@@ -160,6 +164,7 @@ pub(in crate::telephony) fn in_this_process(
     request.extensions_mut().insert(Known {
         caller: Arc::new(Caller::in_this_process()),
         lease: Lease::without_end(),
+        from: None,
         recorder: None,
         is_here: true,
         refused: Arc::default(),

@@ -26,7 +26,7 @@ impl Lease {
     }
 
     /// For ever.
-    pub(super) fn without_end() -> Self {
+    pub(in crate::telephony) fn without_end() -> Self {
         Self(None)
     }
 

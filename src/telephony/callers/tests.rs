@@ -108,7 +108,7 @@ fn a_token_that_is_sent_decides_whatever_the_certificate_says() {
 }
 
 #[test]
-fn tokens_are_exchanged_while_it_runs_and_a_file_that_is_wrong_changes_nothing() {
+fn tokens_are_exchanged_while_it_runs_and_a_file_that_stays_wrong_takes_them_away() {
     let folder = tempfile::tempdir().unwrap();
     let crm = config("crm", &[], Some(written(&folder, "crm", CRM)));
     let callers = Callers::load(vec![crm], None).unwrap();
@@ -116,12 +116,39 @@ fn tokens_are_exchanged_while_it_runs_and_a_file_that_is_wrong_changes_nothing()
     written(&folder, "crm", &format!("{CRM}\n{BOARD}\n"));
     callers.refresh(false);
     assert_eq!(known([CRM, BOARD]), [true, true]);
-    written(&folder, "crm", "too short\n");
-    callers.refresh(false);
-    assert_eq!(known([CRM, BOARD]), [true, true]);
     written(&folder, "crm", BOARD);
     callers.refresh(false);
     assert_eq!(known([CRM, BOARD]), [false, true]);
+    written(&folder, "crm", "too short\n");
+    callers.refresh(false);
+    assert_eq!(known([CRM, BOARD]), [false, true], "it may be half written");
+    callers.refresh(false);
+    assert_eq!(known([CRM, BOARD]), [false, false]);
+    written(&folder, "crm", CRM);
+    callers.refresh(false);
+    assert_eq!(known([CRM, BOARD]), [true, false]);
+}
+
+#[test]
+fn a_file_that_is_wrong_keeps_no_other_callers_tokens_and_a_token_of_two_is_neithers() {
+    let folder = tempfile::tempdir().unwrap();
+    let caller = |name: &str, text| config(name, &[], Some(written(&folder, name, text)));
+    let callers = vec![caller("crm", CRM), caller("board", BOARD)];
+    let callers = Callers::load(callers, None).unwrap();
+    let known = |tokens: [&str; 2]| tokens.map(|token| by_token(&callers, token, THERE).is_ok());
+    let new = CRM.to_uppercase();
+    fs::remove_file(folder.path().join("board")).unwrap();
+    written(&folder, "crm", &new);
+    callers.refresh(false);
+    assert_eq!(known([CRM, &new]), [false, true], "the other file is not there");
+    callers.refresh(false);
+    assert_eq!(known([BOARD, &new]), [false, true]);
+    written(&folder, "board", &format!("{BOARD}\n{new}"));
+    callers.refresh(false);
+    assert_eq!(known([BOARD, &new]), [true, false]);
+    written(&folder, "board", BOARD);
+    callers.refresh(false);
+    assert_eq!(known([BOARD, &new]), [true, true]);
 }
 
 #[test]
@@ -129,18 +156,16 @@ fn files_with_tokens_that_others_may_read_or_that_hold_none_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = written(&folder, "crm", CRM);
     let load = || Callers::load(vec![config("crm", &[], Some(path.clone()))], None).map(drop);
-    fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-    assert!(load().is_ok(), "a group may be let in");
     fs::set_permissions(&path, Permissions::from_mode(0o604)).unwrap();
     let error = load().unwrap_err().to_string();
-    assert!(error.ends_with("crm: others may read this token: chmod o-rwx"), "{error}");
+    assert!(error.ends_with("crm: others may read it (mode 0604): chmod 600"), "{error}");
     let too_long = "x".repeat(513);
     for text in ["", "\n", "short", &CRM.replace('-', "é"), &CRM.replace('-', " "), &too_long] {
         written(&folder, "crm", text);
         assert!(matches!(load(), Err(CallersError::Token(TokenError::NotAToken(_)))), "{text}");
     }
     fs::remove_file(&path).unwrap();
-    assert!(matches!(load(), Err(CallersError::Token(TokenError::File { .. }))));
+    assert!(matches!(load(), Err(CallersError::Token(TokenError::Secret(_)))));
     let one = config("one", &[], Some(written(&folder, "one", CRM)));
     let two = config("two", &[], Some(written(&folder, "two", &format!("{BOARD}\n{CRM}"))));
     let error = Callers::load(vec![one, two], None).map(drop).unwrap_err();

@@ -2,14 +2,15 @@
 
 use super::permission::{is_loopback_host, scheme_and_host};
 use crate::clock;
+use crate::private::{self, Fingerprint, SecretBytes, SecretFileError, fingerprint};
+use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use nix::libc::O_NOFOLLOW;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,16 +26,13 @@ const RANDOM: usize = 32;
 const LENGTH: std::ops::RangeInclusive<usize> = 32..=512;
 /// Bytes of a file.
 const LONGEST_FILE: u64 = 8 * 1024;
-/// Bits of a file's mode that let everybody in, and the group too.
-const EVERYBODY: u32 = 0o007;
-const GROUP_AND_EVERYBODY: u32 = 0o077;
 /// How long what was read of a file is shown before it is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is wrong with a token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The file cannot be read or made.
+    /// The file cannot be made, or opened.
     #[error("{}: {error}", .path.display())]
     File {
         /// The file.
@@ -42,14 +40,9 @@ pub enum TokenError {
         /// Why not.
         error: io::Error,
     },
-    /// Others may read the token.
-    #[error("{}: others may read this token: chmod {}", .path.display(), .chmod)]
-    IsPublic {
-        /// The file.
-        path: PathBuf,
-        /// What would help.
-        chmod: &'static str,
-    },
+    /// The file is not read: others may, or it cannot be.
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
     /// A line is no token, or one that can be guessed, or there is none.
     #[error(
         "{}: a token is {} to {} letters, digits and -._~+/, one a line", .0.display(),
@@ -77,14 +70,6 @@ impl ConstantTimeEq for TokenHash {
     }
 }
 
-/// Which version of a file was read: its device, inode, length and time of change, if it is there.
-pub(super) type Fingerprint = Option<(u64, u64, u64, i64, i64)>;
-
-pub(super) fn fingerprint(path: &Path) -> Fingerprint {
-    let about = fs::metadata(path).ok()?;
-    Some((about.dev(), about.ino(), about.len(), about.ctime(), about.ctime_nsec()))
-}
-
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> TokenError {
     let path = path.to_owned();
     move |error| TokenError::File { path, error }
@@ -98,7 +83,7 @@ pub(super) fn make(path: &Path) -> Result<(), TokenError> {
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(path))?;
+    private::make_directory(folder).map_err(failed(path))?;
     let draft = folder.join(format!(".token-{:016x}", rand::random::<u64>()));
     let made = write_new(&draft).and_then(|()| match fs::hard_link(&draft, path) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
@@ -119,9 +104,8 @@ fn write_new(path: &Path) -> io::Result<()> {
 }
 
 /// The tokens of a file, one a line.
-pub(super) fn tokens(path: &Path) -> Result<Vec<Zeroizing<String>>, TokenError> {
-    let file = File::open(path).map_err(failed(path))?;
-    tokens_of(path, file, (EVERYBODY, "o-rwx"))
+pub(super) fn tokens(path: &Path) -> Result<Vec<Secret>, TokenError> {
+    tokens_of(path, private::read_secret(path, LONGEST_FILE)?)
 }
 
 /// A file has tokens that count.
@@ -133,25 +117,15 @@ pub fn check_token_file(path: &Path) -> Result<(), TokenError> {
 }
 
 /// The tokens of a file that this product has made: its owner's alone, and no link to another.
-pub(super) fn own_tokens(path: &Path) -> Result<Vec<Zeroizing<String>>, TokenError> {
-    let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW).open(path);
-    tokens_of(path, file.map_err(failed(path))?, (GROUP_AND_EVERYBODY, "600"))
+pub(super) fn own_tokens(path: &Path) -> Result<Vec<Secret>, TokenError> {
+    tokens_of(path, private::read_own_secret(path, LONGEST_FILE)?)
 }
 
-fn tokens_of(
-    path: &Path,
-    file: File,
-    (barred, chmod): (u32, &'static str),
-) -> Result<Vec<Zeroizing<String>>, TokenError> {
-    let about = file.metadata().map_err(failed(path))?;
-    if about.is_file() && about.mode() & barred != 0 {
-        return Err(TokenError::IsPublic { path: path.to_owned(), chmod });
-    }
-    let mut text = Zeroizing::new(String::new());
-    file.take(LONGEST_FILE).read_to_string(&mut text).map_err(failed(path))?;
+fn tokens_of(path: &Path, bytes: SecretBytes) -> Result<Vec<Secret>, TokenError> {
+    let text = std::str::from_utf8(bytes.expose()).unwrap_or_default();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let tokens: Vec<_> = lines.map(|line| Zeroizing::new(line.to_owned())).collect();
-    match !tokens.is_empty() && tokens.iter().all(|token| is_token(token)) {
+    let tokens: Vec<_> = lines.map(Secret::from).collect();
+    match !tokens.is_empty() && tokens.iter().all(|token| is_token(token.expose())) {
         true => Ok(tokens),
         false => Err(TokenError::NotAToken(path.to_owned())),
     }
@@ -204,7 +178,7 @@ impl TokenRead {
         let header = tokens(path).and_then(|tokens| {
             let not_one = || TokenError::NotAToken(path.to_owned());
             let token = tokens.first().ok_or_else(not_one)?;
-            let text = Zeroizing::new(format!("Bearer {}", token.as_str()));
+            let text = Zeroizing::new(format!("Bearer {}", token.expose().as_str()));
             let mut header: MetadataValue<Ascii> = text.parse().map_err(|_| not_one())?;
             header.set_sensitive(true);
             Ok(header)

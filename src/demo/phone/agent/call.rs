@@ -1,9 +1,11 @@
 //! The phone's one call: its dialog, and what is described in it.
 
-use super::{branch_of, dialog_fields, token};
+use crate::demo::phone::PhoneConfig;
 use crate::demo::phone::audio::Companding;
 use crate::demo::phone::sdp::{self, Described, SdpDirection};
-use crate::demo::phone::wire;
+use crate::demo::phone::srtp::CallKeys;
+use crate::demo::phone::wire::{self, branch_of, dialog_fields, token};
+use crate::media::srtp::Keys;
 use rsip::{Header, Method, Request, Response};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -38,6 +40,7 @@ pub(super) struct PhoneCall {
     acknowledged: Option<(u32, Vec<u8>)>,
     direction: SdpDirection,
     described: Option<Described>,
+    keys: CallKeys,
     session: u64,
     version: u64,
 }
@@ -58,6 +61,7 @@ impl PhoneCall {
             acknowledged: None,
             direction: SdpDirection::SendRecv,
             described: None,
+            keys: CallKeys::default(),
             session: rand::random::<u32>().into(),
             version: 1,
         }
@@ -80,6 +84,7 @@ impl PhoneCall {
             acknowledged: None,
             direction: SdpDirection::SendRecv,
             described: None,
+            keys: CallKeys::default(),
             session: rand::random::<u32>().into(),
             version: 1,
             state: PhoneState::Ringing { invite: Box::new(invite), from, answer_at },
@@ -165,9 +170,13 @@ impl PhoneCall {
         is_its.then_some(ack)
     }
 
-    /// A 2xx to our INVITE. What it describes, and whether the user has hung up meanwhile; `None`
+    /// A 2xx to our INVITE, with what it describes. Whether the user has hung up meanwhile; `None`
     /// when nothing waits for it.
-    pub(super) fn establish(&mut self, response: &Response) -> Option<(Option<Described>, bool)> {
+    pub(super) fn establish(
+        &mut self,
+        response: &Response,
+        described: Option<Described>,
+    ) -> Option<bool> {
         let PhoneState::Calling { cancelled } = self.state else {
             return None;
         };
@@ -178,8 +187,9 @@ impl PhoneCall {
         let routes = wire::values(&response.headers, "Record-Route").into_iter().rev();
         self.routes = routes.map(|route| route.into_owned()).collect();
         self.state = PhoneState::Established;
-        self.described = sdp::read(&response.body);
-        Some((self.described.clone(), cancelled))
+        self.described = None;
+        self.agree(SdpDirection::SendRecv, described);
+        Some(cancelled)
     }
 
     /// A Contact of theirs says where they are reached from now on.
@@ -196,34 +206,46 @@ impl PhoneCall {
         self.version += 1;
     }
 
-    /// Our offer, or our answer to theirs: what we take at an address, by these laws.
+    /// Our offer, or our answer to theirs: what we take at an address.
     pub(super) fn description(
-        &self,
+        &mut self,
         direction: SdpDirection,
         offered: Option<&Described>,
-        laws: &[Companding],
-        at: SocketAddr,
+        config: &PhoneConfig,
+        address: SocketAddr,
     ) -> Vec<u8> {
+        let taken = |law: &Companding| config.laws.contains(law);
         let laws: Vec<_> = match offered {
-            Some(offered) => {
-                offered.laws.iter().copied().filter(|law| laws.contains(law)).take(1).collect()
-            }
-            None => laws.to_vec(),
+            Some(offered) => offered.laws.iter().copied().filter(taken).take(1).collect(),
+            None => config.laws.clone(),
         };
-        sdp::write(at, self.session, self.version, &laws, direction)
+        let crypto = match (&config.srtp, offered) {
+            (None, _) => Vec::new(),
+            (Some(srtp), Some(offered)) => self.keys.answer(srtp, offered).into_iter().collect(),
+            (Some(srtp), None) => self.keys.offer(srtp),
+        };
+        let is_secure = offered.map_or(config.srtp.is_some(), |offered| offered.is_secure);
+        let ours = Described { address, laws, direction, is_secure, crypto };
+        sdp::write(&ours, self.session, self.version)
     }
 
-    /// What was agreed.
+    /// What was agreed: their answer to our offer, or their offer, which is answered.
     pub(super) fn agree(&mut self, direction: SdpDirection, described: Option<Described>) {
         self.direction = direction;
-        if described.is_some() {
-            self.described = described;
+        if let Some(described) = described {
+            self.describe(described);
         }
     }
 
     /// The answer to an offer of ours has come in an ACK.
     pub(super) fn describe(&mut self, described: Described) {
+        self.keys.accept(&described);
         self.described = Some(described);
+    }
+
+    /// What protects our sound and theirs.
+    pub(super) fn keys(&self) -> Option<&Keys> {
+        self.keys.agreed()
     }
 
     /// Where our sound goes, and by which of these laws.

@@ -1,9 +1,9 @@
 //! The phone's transactions: its requests that wait for a response, and its answers that are kept
 //! for copies and for their ACK.
 
-use super::{PhoneReply, branch_of};
+use super::PhoneReply;
 use crate::demo::phone::sdp::SdpDirection;
-use crate::demo::phone::wire;
+use crate::demo::phone::wire::{self, branch_of};
 use rsip::headers::{self, UntypedHeader};
 use rsip::{Header, Method, Request, Response};
 use std::collections::VecDeque;
