@@ -133,7 +133,8 @@ impl TrunkPresence {
 impl Presence {
     fn handle_outcome(&mut self, name: &str, is_there: bool, ctx: &mut Context) {
         let is_news = std::mem::replace(&mut self.is_there, is_there) != is_there;
-        if is_news || !std::mem::replace(&mut self.is_told, true) {
+        let is_first = !std::mem::replace(&mut self.is_told, true);
+        if is_news || is_first {
             let trunk = name.to_owned();
             ctx.outputs.push_back(Output::TrunkPresent { trunk, present: is_there });
         }
