@@ -10,8 +10,9 @@
 //! |---|---|---|
 //! | any | the device's number or alias, or one that it was known by | nothing has changed |
 //! | called or calling | another device's | handed on |
-//! | called or calling | of nobody here, and the device has aliases or is behind a trunk | handed on |
-//! | called or calling | of nobody here, and the device has none | what the peer calls the device |
+//! | called or calling | of nobody here, and the device has aliases | handed on |
+//! | called | of nobody here, and the device is behind a trunk | handed on |
+//! | called or calling | of nobody here, else | what the peer calls the device |
 //! | calling | withheld | nothing has changed: a caller may withhold its number |
 //! | on the call | any other | handed on |
 //!
@@ -124,7 +125,11 @@ impl DialPlan {
 
     fn hear(&self, parties: &Parties, party: &Party, names: &[Number]) -> Heard {
         let may_learn = match party.stage {
-            LegStage::Calling { .. } | LegStage::Invited => {
+            // A switch has said already which device calls: what it says besides is the same.
+            LegStage::Calling { .. } => {
+                party.device.as_ref().is_some_and(|device| !self.has_aliases(device))
+            }
+            LegStage::Invited => {
                 party.device.as_ref().is_some_and(|device| !self.knows_names(device))
             }
             LegStage::Waiting | LegStage::Talking | LegStage::Over => false,

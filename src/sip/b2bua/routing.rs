@@ -205,8 +205,8 @@ impl DialPlan {
 
     /// The number that others see of a device.
     pub(super) fn shown(&self, device: &DeviceId) -> Number {
-        let device = self.device(device).or_else(|| self.former.get(device));
-        device.map_or_else(|| Number::from(""), |device| device.extension.number.clone())
+        let extension = self.extension(device);
+        extension.map_or_else(|| Number::from(""), |extension| extension.number.clone())
     }
 
     /// The leg is with a telephone of an agent or a supervisor, or with the switch that it is
@@ -214,27 +214,32 @@ impl DialPlan {
     pub(super) fn is_internal(&self, peer: &LegSource) -> bool {
         match peer {
             LegSource::Account(device) => self
-                .device(device)
-                .or_else(|| self.former.get(device))
-                .is_some_and(|device| device.extension.kind == AccountKind::Internal),
+                .extension(device)
+                .is_some_and(|extension| extension.kind == AccountKind::Internal),
             LegSource::Trunk(_) => false,
         }
     }
 
     /// The configuration says what the switch of a device calls it.
     pub(super) fn knows_names(&self, device: &DeviceId) -> bool {
+        let is_behind = self.extension(device).is_some_and(|extension| extension.via.is_some());
+        is_behind || self.has_aliases(device)
+    }
+
+    pub(super) fn has_aliases(&self, device: &DeviceId) -> bool {
+        self.extension(device).is_some_and(|extension| !extension.aliases.is_empty())
+    }
+
+    /// The account of a device, known still or no more.
+    fn extension(&self, device: &DeviceId) -> Option<&Extension> {
         let device = self.device(device).or_else(|| self.former.get(device));
-        let extension = device.map(|device| &device.extension);
-        extension.is_some_and(|it| it.via.is_some() || !it.aliases.is_empty())
+        device.map(|device| &device.extension)
     }
 
     /// The trunk that a peer is, or is behind.
     pub(super) fn trunk_of<'a>(&'a self, peer: &'a LegSource) -> Option<&'a str> {
         match peer {
-            LegSource::Account(device) => {
-                let device = self.device(device).or_else(|| self.former.get(device));
-                device?.extension.via.as_deref()
-            }
+            LegSource::Account(device) => self.extension(device)?.via.as_deref(),
             LegSource::Trunk(name) => Some(name),
         }
     }

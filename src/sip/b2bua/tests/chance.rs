@@ -27,7 +27,11 @@ proptest! {
         ports in prop_oneof![4 => Just(1_000_000_usize), 1 => 0..40_usize],
         steps in prop::collection::vec(any::<Step>(), 1..120),
     ) {
-        let mut harness = Harness::with(ways_of(ways), RestoredCalls::default());
+        let (config, kept) = (ways_of(ways), RestoredCalls::default());
+        let mut harness = match steps.len() % 2 {
+            0 => Harness::with(config, kept),
+            _ => Harness::behind(config, kept),
+        };
         harness.b2bua.environment.free = ports;
         for step in steps {
             play(&mut harness, step);

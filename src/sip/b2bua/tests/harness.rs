@@ -6,8 +6,8 @@ use crate::model::{
     MonitorFact, Now, Number, Refusal, Scope, Timestamp, TransferStep, UserData,
 };
 use crate::sip::b2bua::{
-    AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, Output, Persist,
-    RestoredCalls, TrunkRoute,
+    AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, NumberingChange,
+    Output, Persist, RestoredCalls, TrunkRoute,
 };
 use crate::sip::config::Nat;
 use crate::sip::leg::{
@@ -106,6 +106,8 @@ pub(super) struct Harness {
     pub(super) said: UserData,
     /// The next caller calls a sips URI.
     pub(super) calls_sips: bool,
+    /// The devices behind a trunk.
+    pub(super) behind: BTreeSet<DeviceId>,
 }
 
 impl Harness {
@@ -180,6 +182,7 @@ impl Harness {
             located: None,
             said: UserData::default(),
             calls_sips: false,
+            behind: BTreeSet::new(),
         };
         harness.drain();
         for (device, _) in DEVICES {
@@ -187,6 +190,30 @@ impl Harness {
         }
         harness.log.clear();
         harness
+    }
+
+    /// The agents, and the first of their supervisors, are behind the trunk "city".
+    pub(super) fn behind(config: B2buaConfig, kept: RestoredCalls) -> Self {
+        let mut harness = Self::with(config, kept);
+        for device in [AGENT, OTHER, SUPERVISOR] {
+            harness.move_behind(device, "city");
+        }
+        harness
+    }
+
+    /// The device is behind this trunk from now on.
+    pub(super) fn move_behind(&mut self, device: &str, trunk: &str) {
+        let before = self.b2bua.plan.device(&device.into()).expect("known").extension.clone();
+        let extension = Extension { via: Some(trunk.into()), aliases: Vec::new(), ..before };
+        let change = NumberingChange {
+            put: vec![extension],
+            trunks: self.trunks.clone(),
+            ..NumberingChange::default()
+        };
+        self.b2bua.handle_directory(change, self.now);
+        self.behind.insert(device.into());
+        self.drain();
+        self.log.clear();
     }
 
     // What happens.

@@ -14,8 +14,10 @@ impl Harness {
     /// party is on the call already, or has lost its own line to somebody.
     pub(super) fn is_named(&mut self, leg: LegId, name: &str) {
         let line = self.lines[&leg].clone();
-        let listed =
-            |(device, number): &(&str, &str)| name == *number || *device == OTHER && name == "1002";
+        let has_alias = !self.behind.contains(OTHER);
+        let listed = |(device, number): &(&str, &str)| {
+            name == *number || has_alias && *device == OTHER && name == "1002"
+        };
         let learned = line
             .learned
             .iter()
@@ -34,7 +36,10 @@ impl Harness {
             .is_ok_and(|device| self.role_on_call(&line, device) == Some(PartyRole::Supervisor));
         let (calls, rings) = (!line.outgoing && !line.answered, line.outgoing && !line.answered);
         if self.is_internal_line(leg) && !line.ended && !is_own && !supervises {
-            let has_no_aliases = line.party.as_ref().is_ok_and(|device| device.as_str() != OTHER);
+            let has_no_aliases =
+                line.party.as_ref().is_ok_and(|own| !has_alias || own.as_str() != OTHER);
+            let rings =
+                rings && line.party.as_ref().is_ok_and(|device| !self.behind.contains(device));
             match (&line.party, &device) {
                 (_, None) if calls && name == "anonymous" => {}
                 (Ok(_), None) if rings && has_no_aliases && name == "anonymous" => {}
