@@ -20,8 +20,9 @@ use super::{
     B2buaConfig, DeviceState, MediaPolicy, Numbering, RestoredDevice, TrunkRoute, role_of,
 };
 use crate::media::Codec;
-use crate::model::{DeviceId, Number, PartyRole, Refusal};
+use crate::model::{DeviceId, Number, PartyRole, Reason, Refusal};
 use crate::sip::b2bua::AccountKind;
+use crate::sip::config::HandedOn;
 use crate::sip::leg::{ANONYMOUS, Destination, LegId, LegSource};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -156,6 +157,7 @@ impl DialPlan {
             srtp: extension.srtp,
             ipv6: self.config.media_over_ipv6,
             codecs: self.config.codecs.clone(),
+            handed_on: HandedOn::Told,
         }
     }
 
@@ -177,6 +179,7 @@ impl DialPlan {
             srtp: trunk.srtp,
             ipv6: self.config.media_over_ipv6,
             codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
+            handed_on: trunk.handed_on,
         }
     }
 
@@ -234,6 +237,23 @@ impl DialPlan {
     fn extension(&self, device: &DeviceId) -> Option<&Extension> {
         let device = self.device(device).or_else(|| self.former.get(device));
         device.map(|device| &device.extension)
+    }
+
+    /// Nobody is coached at a device, or coaches from there, whose switch may hand its leg on
+    /// without a word.
+    pub(super) fn may_be_coached(&self, device: &DeviceId) -> Result<(), Refusal> {
+        let via = self.extension(device).and_then(|extension| extension.via.as_ref());
+        let trunk = via.and_then(|trunk| self.numbering.trunk(trunk));
+        match trunk.map(|trunk| trunk.handed_on) {
+            None | Some(HandedOn::Told) => Ok(()),
+            Some(HandedOn::Refuse) => Err(Refusal::device(
+                Reason::Forbidden,
+                device,
+                "Device '{}' is behind a switch that may hand its calls on to others without \
+                 saying so (handed_on = \"refuse\"): nobody coaches there. Listening in and barging \
+                 in are possible.",
+            )),
+        }
     }
 
     /// The trunk that a peer is, or is behind.

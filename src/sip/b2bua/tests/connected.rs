@@ -299,7 +299,7 @@ fn the_same_names_again_change_nothing() {
     harness.is_named(legs.1, "0170");
     harness.log.clear();
     harness.is_named(legs.1, "0170");
-    harness.leg(LegEvent::ConnectedIdentity { leg: legs.1, names: Vec::new() });
+    harness.leg(LegEvent::ConnectedIdentity { leg: legs.1, names: Vec::new(), withheld: false });
     assert!(
         !harness
             .log

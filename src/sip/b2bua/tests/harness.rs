@@ -9,7 +9,7 @@ use crate::sip::b2bua::{
     AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, NumberingChange,
     Output, Persist, RestoredCalls, TrunkRoute,
 };
-use crate::sip::config::Nat;
+use crate::sip::config::{HandedOn, Nat};
 use crate::sip::leg::{
     Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader,
 };
@@ -150,12 +150,14 @@ impl Harness {
                 "either" => SrtpPolicy::Optional,
                 _ => SrtpPolicy::Off,
             },
+            handed_on: if name == "mute" { HandedOn::Refuse } else { HandedOn::Told },
         };
         let mut trunks = vec![
             trunk("city", "0", Vec::new()),
             trunk("a-law", "08", vec![Codec::Pcma]),
             trunk("secret", "0991", Vec::new()),
             trunk("either", "0992", Vec::new()),
+            trunk("mute", "0993", Vec::new()),
         ];
         extensions
             .iter_mut()
@@ -731,6 +733,10 @@ impl Harness {
             LegCommand::RefuseOffer { leg, .. } => {
                 let line = self.live_line(*leg);
                 line.ended |= !line.answered;
+            }
+            LegCommand::Identify { leg, party } => {
+                assert!(!party.is_withheld() && !party.number.as_str().is_empty());
+                self.live_line(*leg);
             }
             LegCommand::AskToAnswer { leg } => {
                 let line = self.live_line(*leg);

@@ -51,7 +51,7 @@ impl Harness {
                 _ => self.is_lost_to(leg, name, device),
             }
         }
-        self.leg(LegEvent::ConnectedIdentity { leg, names: vec![name.into()] });
+        self.leg(LegEvent::ConnectedIdentity { leg, names: vec![name.into()], withheld: false });
     }
 
     fn role_on_call(&self, line: &Line, device: &DeviceId) -> Option<PartyRole> {
