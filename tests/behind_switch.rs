@@ -6,8 +6,10 @@ use crate::support::sip_fixture::{
 };
 use std::net::SocketAddr;
 use std::time::Duration;
+use undertone::clock;
+use undertone::demo::phone::audio;
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent};
-use undertone::model::{Activity, LegState, Mode, PartyRole, Scope};
+use undertone::model::{Activity, Fact, LegState, Mode, PartyRole, Scope};
 use undertone::sip::b2bua::AccountKind;
 use undertone::sip::backend::BackendConfig;
 use undertone::sip::config::{SipAccount, SipDirectory, Trunk, TrunkSource};
@@ -16,6 +18,9 @@ use undertone::sip::flow::Protocol;
 /// What the switch calls the devices: 5001 is 1001 there.
 const BEHIND: [(&str, &str, &str); 3] =
     [(AGENT, "5001", "1001"), (OTHER, "5002", "1002"), (BOSS, "5005", "1005")];
+
+/// Customers with phones at the switch.
+const CUSTOMERS: [(&str, &str); 2] = [("customer", "7001"), ("customer2", "7002")];
 
 /// A product and a switch, each a trunk of the other.
 struct Site {
@@ -40,9 +45,9 @@ fn switch_config(product: SocketAddr) -> BackendConfig {
         kind: AccountKind::Internal,
         ..SipAccount::new(device.into(), name.into(), "undertone", "secret")
     };
-    switch.sip.accounts = names.chain([("customer", "7001")]).map(account).collect();
+    switch.sip.accounts = names.chain(CUSTOMERS).map(account).collect();
     let trunk = trunk_to("product", product, &["5", "0"]);
-    switch.sip.trunks = vec![Trunk { own_numbers: true, ..trunk }];
+    switch.sip.trunks = vec![Trunk { own_numbers: true, trusted: true, ..trunk }];
     switch
 }
 
@@ -65,13 +70,11 @@ impl Site {
         };
         let mut directory = SipDirectory {
             accounts: BEHIND.into_iter().map(device).collect(),
-            trunks: vec![trunk_to("switch", self.switch.address(), &[])],
+            trunks: vec![Trunk { trusted: true, ..trunk_to("switch", self.switch.address(), &[]) }],
         };
         change(&mut directory);
         self.product.backend.directories().apply(directory, false).await;
-        for (device, _, _) in BEHIND {
-            self.present(device, true).await;
-        }
+        self.present(AGENT, true).await;
     }
 
     /// Waits until the device is there, or not.
@@ -88,7 +91,7 @@ impl Site {
 
     async fn phone(&self, device: &str, answer: AnswerPolicy) -> Phone {
         let names = BEHIND.iter().map(|(device, _, name)| (*device, *name));
-        let name = names.chain([("customer", "7001")]).find(|(known, _)| *known == device);
+        let name = names.chain(CUSTOMERS).find(|(known, _)| *known == device);
         let name = name.expect("a phone of the switch").1;
         let config = PhoneConfig::new(name, "secret", self.switch.address(), hz(device));
         let phone = Phone::start(config.answering(answer)).await.expect("starts");
@@ -200,4 +203,94 @@ async fn devices_are_away_as_soon_as_their_switch_is_and_calls_are_refused_at_on
         &[("customer", "agent"), (AGENT, "customer")],
     )
     .await;
+}
+
+/// A coached call through the switch.
+async fn coached(site: &mut Site, scope: Scope) -> (Phone, Phone, Phone) {
+    let (agent, boss) = (site.phone(AGENT, AT_ONCE).await, site.phone(BOSS, AT_ONCE).await);
+    let customer = site.phone("customer", AnswerPolicy::Never).await;
+    customer.call("5001").await.expect("calls");
+    customer.established(SOON).await.expect("answered");
+    site.product.state(AGENT, LegState::Established).await;
+    site.product.monitor(Activity::Coach, Mode::AllCalls, scope).await;
+    site.product.is_joined(BOSS).await;
+    let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss)];
+    let coach = [("customer", "agent"), (AGENT, "customer boss"), (BOSS, "customer agent")];
+    table(&phones, &coach).await;
+    (customer, agent, boss)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_hands_the_agents_leg_to_another_agent_takes_the_coach_along_or_ends_it() {
+    for scope in [Scope::Agent, Scope::Call] {
+        let mut site = Site::open().await;
+        let other = site.phone(OTHER, AT_ONCE).await;
+        let (customer, agent, boss) = coached(&mut site, scope).await;
+        agent.refer("1002").await.expect("accepted by the switch");
+        agent.ended(SOON).await.expect("free");
+        let phones = [("customer", &customer), (AGENT, &agent), (OTHER, &other), (BOSS, &boss)];
+        match scope {
+            Scope::Agent => {
+                boss.ended(SOON).await.expect("out");
+                table(&phones, &[("customer", "other"), (OTHER, "customer")]).await;
+            }
+            Scope::Call => {
+                let follows =
+                    [("customer", "other"), (OTHER, "customer boss"), (BOSS, "customer other")];
+                table(&phones, &follows).await;
+            }
+        }
+        let call = site.product.state(OTHER, LegState::Established).await;
+        let fact = site.product.calls.iter().find(|known| known.id == call).expect("known");
+        let left = fact.parties.iter().find(|party| party.device == Some(AGENT.into()));
+        assert_eq!(left.and_then(|party| party.handed_on_to.clone()), Some("5002".into()));
+        assert!(mixed_in(&customer, hz(BOSS)).await < -60.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_a_switch_hands_the_agents_leg_to_and_is_no_agent_hears_no_whisper() {
+    let mut site = Site::open().await;
+    let stranger = site.phone(OTHER, AT_ONCE).await;
+    site.attach(|directory| directory.accounts.remove(&OTHER.into())).await;
+    let (customer, agent, boss) = coached(&mut site, Scope::Call).await;
+    let since = clock::instant();
+    agent.refer("1002").await.expect("accepted by the switch");
+    agent.ended(SOON).await.expect("free");
+    let phones = [("customer", &customer), (OTHER, &stranger), (BOSS, &boss)];
+    let after = [("customer", "other"), (OTHER, "customer"), (BOSS, "customer other")];
+    table(&phones, &after).await;
+    assert!(mixed_in(&stranger, hz(BOSS)).await < -60.0, "the stranger hears the whisper");
+    let whispered = stranger
+        .received(since)
+        .into_iter()
+        .filter(|packet| audio::dbfs(audio::tone_power(&packet.samples(), hz(BOSS))) > -40.0);
+    // What was under way when the switch joined them.
+    assert!(whispered.count() <= 2, "the stranger has heard the whisper");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_customer_on_the_line_is_shown_to_the_agent_at_the_desk_and_at_the_phone() {
+    let mut site = Site::open().await;
+    let second = site.phone("customer2", AT_ONCE).await;
+    let (customer, agent, boss) = coached(&mut site, Scope::Call).await;
+    let asserted = || {
+        let heard = agent.trace().into_iter().map(|traced| traced.text);
+        heard.filter(|text| text.contains("P-Asserted-Identity: <sip:7002@")).count()
+    };
+    assert_eq!(asserted(), 0);
+    customer.refer("7002").await.expect("accepted by the switch");
+    customer.ended(SOON).await.expect("free");
+    let phones = [("customer2", &second), (AGENT, &agent), (BOSS, &boss)];
+    let coach = [("customer2", "agent"), (AGENT, "customer2 boss"), (BOSS, "customer2 agent")];
+    table(&phones, &coach).await;
+    site.product
+        .until(|fact| match fact {
+            Fact::Call(call) => (call.ani.as_str() == "7002").then_some(()),
+            _ => None,
+        })
+        .await;
+    eventually("the agent's phone is told by the product through the switch", || asserted() > 0)
+        .await;
+    assert!(mixed_in(&second, hz(BOSS)).await < -60.0);
 }

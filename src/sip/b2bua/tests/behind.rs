@@ -1,7 +1,7 @@
 //! Devices behind a switch: where they are rung, how often, and who takes whose leg.
 
 use super::harness::{AGENT, CUSTOMER, Harness, OTHER, SUPERVISOR, sdp};
-use crate::model::{Activity, CallType, LegState, Mode, PartyRole, Scope};
+use crate::model::{Activity, CallType, Command, LegState, Mode, PartyRole, Reason, Scope};
 use crate::sip::b2bua::{B2buaConfig, RestoredCalls};
 use crate::sip::leg::{Destination, LegCommand, LegId, LegSource};
 
@@ -156,4 +156,51 @@ fn a_leg_is_replaced_by_nobody_of_another_switch_and_no_supervisors_is_at_all() 
         assert_eq!(status(&mut harness, new), Some(603));
         assert!(harness.hears(legs.1, legs.2));
     }
+}
+
+#[test]
+fn nobody_coaches_where_a_switch_may_hand_a_leg_on_without_a_word() {
+    for at in [AGENT, SUPERVISOR] {
+        let mut harness = behind();
+        harness.move_behind(at, "mute");
+        let refused = harness.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent);
+        let refused = refused.expect_err("refused");
+        assert_eq!(refused.reason, Reason::Forbidden);
+        assert!(refused.to_string().contains("handed_on"), "{refused}");
+        for activity in [Activity::ListenIn, Activity::BargeIn] {
+            let mut harness = behind();
+            harness.move_behind(at, "mute");
+            let (customer, agent, supervisor) = harness.coached(activity);
+            assert!(harness.hears(supervisor, agent));
+            let (supervisor, call) = (SUPERVISOR.into(), harness.call_id());
+            let activity = Activity::Coach;
+            let switched = Command::SwitchMonitoring { supervisor, call, activity };
+            let refused = harness.command(switched).expect_err("refused");
+            assert_eq!(refused.reason, Reason::Forbidden);
+            assert!(harness.hears(agent, customer));
+        }
+    }
+}
+
+#[test]
+fn a_coach_that_follows_its_call_is_heard_by_no_agent_behind_a_switch_that_says_nothing() {
+    let mut harness = behind();
+    harness.move_behind(OTHER, "mute");
+    let (customer, agent, supervisor) = harness.coached(Activity::Coach);
+    harness.is_named(agent, "5002");
+    assert!(harness.hears(agent, supervisor), "it is the first switch that says so");
+    let mut harness = behind();
+    harness.move_behind(OTHER, "mute");
+    let legs = harness.coached(Activity::Coach);
+    let step = crate::model::TransferStep::SingleStep {
+        destination: "5002".into(),
+        user_data: Default::default(),
+    };
+    let (device, call) = (AGENT.into(), harness.call_id());
+    harness.command(Command::Transfer { device, call, step }).expect("accepted");
+    let other = harness.ringing(OTHER);
+    harness.answer(other);
+    assert!(harness.hears(legs.2, other) && harness.hears(legs.0, other));
+    assert!(!harness.hears(other, legs.2) && !harness.hears(legs.0, legs.2));
+    assert_ne!(customer, other);
 }

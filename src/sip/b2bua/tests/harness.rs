@@ -107,7 +107,7 @@ pub(super) struct Harness {
     /// The next caller calls a sips URI.
     pub(super) calls_sips: bool,
     /// The devices behind a trunk.
-    pub(super) behind: BTreeSet<DeviceId>,
+    pub(super) behind: BTreeMap<DeviceId, String>,
 }
 
 impl Harness {
@@ -184,7 +184,7 @@ impl Harness {
             located: None,
             said: UserData::default(),
             calls_sips: false,
-            behind: BTreeSet::new(),
+            behind: BTreeMap::new(),
         };
         harness.drain();
         for (device, _) in DEVICES {
@@ -213,7 +213,7 @@ impl Harness {
             ..NumberingChange::default()
         };
         self.b2bua.handle_directory(change, self.now);
-        self.behind.insert(device.into());
+        self.behind.insert(device.into(), trunk.to_owned());
         self.drain();
         self.log.clear();
     }

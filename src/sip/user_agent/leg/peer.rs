@@ -11,8 +11,8 @@
 //! | a trunk | its first Route, else its Contact, if that is this trunk's own; else the source |
 
 use super::session_timer::{SessionTimer, min_se};
-use super::uac::write_reason;
 use super::uac::shown_as;
+use super::uac::write_reason;
 use super::{ClientUse, HangupReason, LegTimer, SentRequest};
 use crate::media::is_private;
 use crate::model::{DeviceId, Now, Number};
