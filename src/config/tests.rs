@@ -224,6 +224,22 @@ fn what_can_not_be_behind_a_switch_is_told_with_its_line() {
 }
 
 #[test]
+fn check_says_what_a_switch_that_hands_calls_on_unseen_gives_up() {
+    let range = "[[device_range]]\nfirst = \"5100\"\nlast = \"5109\"\nvia = \"switch\"\n";
+    let remarks = |handed_on: &str| {
+        let text = format!("handed_on = \"{handed_on}\"\nsources");
+        let text = behind(range).replacen("sources", &text, 1);
+        let file = Some((Path::new("undertone.toml"), text.as_str()));
+        let (_, remarks) = parse_with_remarks(file, [], Scrutiny::default()).expect("good");
+        remarks.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let said = "undertone.toml:3: sip.trunk[0].handed_on: nobody is coached, and nobody coaches, \
+                at the 11 devices behind 'switch': it may hand a call on without saying so";
+    assert_eq!(remarks("refuse"), [said]);
+    assert_eq!(remarks("told"), [""; 0]);
+}
+
+#[test]
 fn a_range_is_devices_with_numbers_and_names_in_a_row() {
     let range = "user = \"1001\"\n[[device_range]]\nfirst = \"0500\"\nlast = \"0502\"\n\
                  via = \"switch\"\nid = \"desk-{number}\"\nuser = \"1{number:3}\"\n\
