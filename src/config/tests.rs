@@ -12,7 +12,7 @@ fn read(text: &str) -> Result<Config, Problems> {
 /// The problems as they are printed.
 fn problems(text: &str) -> Vec<String> {
     let problems = read(text).expect_err("something is wrong");
-    problems.0.iter().map(ToString::to_string).collect()
+    problems.list.iter().map(ToString::to_string).collect()
 }
 
 /// The one problem begins like this.
@@ -234,7 +234,8 @@ fn check_says_what_a_switch_that_hands_calls_on_unseen_gives_up() {
         remarks.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let said = "undertone.toml:3: sip.trunk[0].handed_on: nobody is coached, and nobody coaches, \
-                at the 11 devices behind 'switch': it may hand a call on without saying so";
+                at the 11 devices behind 'switch': it may hand a call on without saying so \
+                (found \"refuse\")";
     assert_eq!(remarks("refuse"), [said]);
     assert_eq!(remarks("told"), [""; 0]);
 }
@@ -1078,7 +1079,7 @@ fn nat_is_auto_unless_it_is_said_and_media_sources_are_hosts_and_networks() {
 fn an_issuer_is_https_and_takes_no_token_for_another() {
     let issuer = |more: &str| {
         let text = format!("[[identity.issuer]]\nname = 'a'\n{more}");
-        let problems = read(&text).map(|config| config.issuers).map_err(|found| found.0);
+        let problems = read(&text).map(|config| config.issuers).map_err(|found| found.list);
         problems.map_err(|found| found.into_iter().map(|one| one.key).collect::<Vec<_>>())
     };
     let fine = "issuer = 'https://id.example.com/a'\n";
