@@ -394,7 +394,7 @@ fn parse_with_remarks(
         Some(sections) if findings.is_empty() => {
             let remarks = match remarks::of(&sections) {
                 remarks if remarks.is_empty() => Vec::new(),
-                remarks => source.problems(remarks).0,
+                remarks => source.problems(remarks).list,
             };
             let config = Config { settings, secret_files: files, ..sections.into_config() };
             Ok((config, remarks))
