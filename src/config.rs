@@ -11,9 +11,11 @@
 
 mod checks;
 mod credentials;
+mod device_range;
 mod locate;
 mod machine;
 mod reader;
+mod remarks;
 mod sections;
 
 pub use credentials::{
@@ -22,7 +24,7 @@ pub use credentials::{
 
 use crate::audit::AuditConfig;
 use crate::cometd;
-use crate::gateway::{self, Directory};
+use crate::gateway::{self, DeviceEntry, Directory};
 use crate::http;
 use crate::http::auth::{self, PasswordHashes};
 use crate::http::identity::{IdentityConfig, IssuerConfig};
@@ -33,6 +35,7 @@ use crate::private::{self, Exposed};
 use crate::secret::Secret;
 use crate::sip;
 use crate::sip::b2bua::B2buaConfig;
+use crate::sip::config::SipAccount;
 use crate::telemetry;
 use crate::telephony::callers::CallerConfig;
 use crate::tls::{ClientTlsFiles, ServerTlsFiles};
@@ -46,6 +49,7 @@ use std::fmt;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 const DEFAULTS: &str = include_str!("config/defaults.toml");
@@ -123,10 +127,15 @@ pub struct Config {
     /// The directory in which passwords that are made are written down, and new ones are waited
     /// for; `None`: nowhere, since nothing is kept.
     pub password_dir: Option<PathBuf>,
+    /// The devices of `[[device_range]]`, which are there wherever the directory is kept.
+    pub ranged: Ranged,
     settings: Settings,
     password_hashes: PasswordHashes,
     sip_passwords: BTreeMap<Number, Secret>,
 }
+
+/// Devices with their accounts. A copy shares them.
+pub type Ranged = Arc<[(SipAccount, DeviceEntry)]>;
 
 /// Where users, devices and groups are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -277,13 +286,16 @@ pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
     Ok(Config { file: file.map(Path::to_owned), ..config })
 }
 
-/// As [`load`], for people: what this machine cannot do is wrong, too.
+/// As [`load`], for people: what this machine cannot do is wrong, too. What is right, and gives
+/// something up that somebody may miss, is returned.
 ///
 /// # Errors
 /// Everything that is wrong, each with its place.
-pub fn check(file: &Path) -> Result<(), Problems> {
+pub fn check(file: &Path) -> Result<Vec<Problem>, Problems> {
     let (text, exposed) = text_of(file)?;
-    parse_for(Some((file, &text)), environment(), Scrutiny { exposed, machine: true }).map(drop)
+    let scrutiny = Scrutiny { exposed, machine: true };
+    let (_, remarks) = parse_with_remarks(Some((file, &text)), environment(), scrutiny)?;
+    Ok(remarks)
 }
 
 /// What else to find fault with.
@@ -345,6 +357,14 @@ fn parse_for(
     environment: impl IntoIterator<Item = (String, String)>,
     scrutiny: Scrutiny,
 ) -> Result<Config, Problems> {
+    parse_with_remarks(file, environment, scrutiny).map(|(config, _)| config)
+}
+
+fn parse_with_remarks(
+    file: Option<(&Path, &str)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    scrutiny: Scrutiny,
+) -> Result<(Config, Vec<Problem>), Problems> {
     let mut environment: BTreeMap<String, String> = environment
         .into_iter()
         .filter(|(key, _)| key.starts_with(PREFIX) || key == CREDENTIALS)
@@ -373,7 +393,12 @@ fn parse_for(
     }
     match sections {
         Some(sections) if findings.is_empty() => {
-            Ok(Config { settings, secret_files: files, ..sections.into_config() })
+            let remarks = match remarks::of(&sections) {
+                remarks if remarks.is_empty() => Vec::new(),
+                remarks => source.problems(remarks).list,
+            };
+            let config = Config { settings, secret_files: files, ..sections.into_config() };
+            Ok((config, remarks))
         }
         Some(_) | None => Err(Problems { secret_files: files, ..source.problems(findings) }),
     }

@@ -10,7 +10,7 @@ use crate::gateway::User;
 use crate::http::identity::{Endpoint, TokenType};
 use crate::model::{CallerRole, DeviceId, Role, UserId};
 use crate::sip::b2bua::AccountKind;
-use crate::sip::config::{DeviceTransport, ListenAddress, Trunk};
+use crate::sip::config::{DeviceTransport, ListenAddress, SipAccount, Trunk};
 use crate::sip::flow::Protocol;
 use crate::sip::sdp::SrtpPolicy;
 use crate::telephony::callers::{LOCAL, is_loopback_url};
@@ -96,7 +96,9 @@ impl<'a> Checks<'a> {
         checks.trunks(sections);
         checks.media(sections);
         checks.devices(sections);
-        checks.users(sections);
+        let ranged = checks.ranged(sections);
+        checks.behind(sections, &ranged);
+        checks.users(sections, &ranged);
         checks.groups(sections);
         for Finding { path, message } in more {
             checks.find(path, message);
@@ -663,9 +665,100 @@ impl<'a> Checks<'a> {
         }
     }
 
-    fn users(&mut self, sections: &Sections) {
+    /// Devices behind switches: their trunks, and their names there.
+    fn behind(&mut self, sections: &Sections, ranged: &[(usize, SipAccount)]) {
+        let is_trunk = |name: &str| sections.trunks.iter().any(|(trunk, _)| trunk.name == name);
+        let trunks_are_known = !self.faulty.iter().any(|faulty| {
+            faulty.first().is_some_and(|first| first == "sip")
+                && faulty.get(1).is_some_and(|second| second == "trunk")
+        });
+        let unknown = |via: &str| format!("there is no trunk '{via}' in [[sip.trunk]]");
+        let mut names = BTreeMap::new();
+        for (number, (account, details)) in sections.devices.iter().enumerate() {
+            let at = |key: &'static str| path(&[&"device", &number, &key]);
+            let Some(via) = &account.via else {
+                if account.user.is_some() {
+                    self.find(at("user"), "needs via, the switch that calls it so".to_owned());
+                }
+                continue;
+            };
+            if trunks_are_known && !is_trunk(via) {
+                self.find(at("via"), unknown(via));
+            }
+            if details.password.is_some() {
+                let message = format!("its phones register with the switch '{via}', not here");
+                self.find(at("password"), message);
+            }
+            if let Some(key) = account.key_of_trunk() {
+                self.find(at(key), format!("is for the trunk '{via}' to say, of all behind it"));
+            }
+            self.named_behind(account, &at("via"), &mut names);
+        }
+        for (range, account) in ranged {
+            self.named_behind(account, &path(&[&"device_range", range, &"user"]), &mut names);
+        }
+        for (number, range) in sections.ranges.iter().enumerate() {
+            if trunks_are_known && !is_trunk(&range.via) {
+                self.find(path(&[&"device_range", &number, &"via"]), unknown(&range.via));
+            }
+        }
+    }
+
+    /// A switch calls no two devices by one name.
+    fn named_behind<'n>(
+        &mut self,
+        account: &'n SipAccount,
+        at: &[String],
+        names: &mut BTreeMap<(&'n str, &'n str), &'n DeviceId>,
+    ) {
+        let Some(via) = account.via.as_deref() else { return };
+        for name in account.names_besides().chain([&account.number]) {
+            let first = *names.entry((via, name.as_str())).or_insert(&account.device);
+            if *first != account.device {
+                let message = format!("'{name}' is what '{via}' calls device '{first}' already");
+                self.find(at.to_vec(), message);
+            }
+        }
+    }
+
+    /// The devices of ranges that are as they should be, each with the place of its range.
+    fn ranged(&mut self, sections: &Sections) -> Vec<(usize, SipAccount)> {
+        let mut ranged = Vec::new();
+        let (mut ids, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+        for (account, _) in &sections.devices {
+            ids.insert(account.device.clone());
+            numbers.extend(account.aliases.iter().chain([&account.number]).cloned());
+        }
+        for (place, range) in sections.ranges.iter().enumerate() {
+            let devices = match range.devices() {
+                Ok(devices) => devices,
+                Err((key, message)) => {
+                    self.wrong(&[&"device_range", &place, &key], message);
+                    continue;
+                }
+            };
+            for (account, _) in devices {
+                if !numbers.insert(account.number.clone()) {
+                    let message = format!("'{}' is a device already", account.number);
+                    self.wrong(&[&"device_range", &place, &"first"], message);
+                    break;
+                }
+                if !ids.insert(account.device.clone()) {
+                    let message = format!("there is a device '{}' already", account.device);
+                    self.wrong(&[&"device_range", &place, &"id"], message);
+                    break;
+                }
+                ranged.push((place, account));
+            }
+        }
+        ranged
+    }
+
+    fn users(&mut self, sections: &Sections, ranged: &[(usize, SipAccount)]) {
+        let devices = sections.devices.iter().map(|(account, _)| account);
+        let devices = devices.chain(ranged.iter().map(|(_, account)| account));
         let kinds: BTreeMap<&DeviceId, AccountKind> =
-            sections.devices.iter().map(|(it, _)| (&it.device, it.kind)).collect();
+            devices.map(|account| (&account.device, account.kind)).collect();
         self.unique("user", "id", sections.users.iter().map(|(it, _)| it.id.as_str()), b"@+");
         let mut owned = BTreeMap::new();
         for (number, (user, details)) in sections.users.iter().enumerate() {

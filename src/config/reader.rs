@@ -21,7 +21,7 @@ const FILE: &str = "_file";
 /// No secret of a file is longer, in bytes.
 pub(crate) const LONGEST_SECRET: u64 = 4096;
 
-const DIRECTORY: [&str; 4] = ["user", "device", "group", "voice_environment"];
+const DIRECTORY: [&str; 5] = ["user", "device", "device_range", "group", "voice_environment"];
 
 /// Keys of sections that are obeyed while the process runs, besides those of the directory.
 const LIVE: [(&str, &str); 2] = [("sip", "trunk"), ("directory", "end_calls_of_removed_devices")];

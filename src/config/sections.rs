@@ -1,6 +1,7 @@
 //! What crosses modules: addresses to listen on, users, devices, groups and trunks; and where in
 //! the file the keys of each module stand.
 
+use super::device_range::DeviceRange;
 use super::reader::ConfigReader;
 use super::{Config, DirectorySource, ServerLimits, Settings, TlsConfig};
 use crate::audit::AuditConfig;
@@ -56,6 +57,7 @@ pub(super) struct Sections {
     pub(super) trunks: Vec<(Trunk, TrunkLogin)>,
     pub(super) voice_environments: Vec<VoiceEnvironment>,
     pub(super) devices: Vec<(SipAccount, DeviceDetails)>,
+    pub(super) ranges: Vec<DeviceRange>,
     pub(super) users: Vec<(User, UserDetails)>,
     pub(super) groups: Vec<(Group, GroupMembers)>,
 }
@@ -292,6 +294,7 @@ impl Sections {
         let (media, log) = (reader.section("media"), reader.section("log"));
         let directory = reader.section("directory");
         let voice_environments = reader.items(&["voice_environment"]);
+        let ranges = reader.items(&["device_range"]);
         let (devices, users, groups) =
             (reader.pairs(&["device"]), reader.pairs(&["user"]), reader.pairs(&["group"]));
         Some(Self {
@@ -323,6 +326,7 @@ impl Sections {
             trunks,
             voice_environments,
             devices,
+            ranges,
             users,
             groups,
         })
@@ -350,8 +354,17 @@ impl Sections {
 
     /// When [`super::checks`] has found nothing.
     pub(super) fn into_config(mut self) -> Config {
+        // The checks have found nothing.
+        let ranged = self.ranges.iter().filter_map(|range| range.devices().ok()).flatten();
+        let named = self.devices.len();
+        self.devices.extend(ranged.collect::<Vec<_>>());
         self.complete();
         let directory = self.directory();
+        let of_range = |(account, _): &(SipAccount, DeviceDetails)| {
+            let entry = directory.devices.get(&account.device)?;
+            Some((account.clone(), DeviceEntry::clone(entry)))
+        };
+        let ranged = self.devices.iter().skip(named).filter_map(of_range).collect();
         let hash = |(user, details): (User, UserDetails)| Some((user.id, details.password_hash?));
         let password = |(account, details): &(SipAccount, DeviceDetails)| {
             Some((account.number.clone(), details.password.clone()?))
@@ -413,6 +426,7 @@ impl Sections {
             file: None,
             secret_files: Vec::new(),
             password_dir: Some(self.process.state_dir.clone()),
+            ranged,
             settings: Settings::default(),
             password_hashes: self.users.into_iter().filter_map(hash).collect(),
             sip_passwords,

@@ -50,6 +50,8 @@ pub fn of_device(account: &SipAccount, entry: Option<&Arc<DeviceEntry>>) -> Fiel
         "id": account.device.as_str(),
         "number": account.number.as_str(),
         "aliases": aliases,
+        "via": account.via,
+        "user": account.user.as_ref().map(Number::as_str),
         "kind": match account.kind {
             AccountKind::Internal => "house",
             AccountKind::Customer => "customer",
@@ -124,6 +126,12 @@ pub fn device(mut fields: Fields) -> Result<Device, Refusal> {
             return Err(Refusal::parameter(Reason::InvalidInput, "voice_environment", NOT_TEXT));
         }
     };
+    // What is empty takes back what was said before.
+    for key in ["via", "user"] {
+        if fields.get(key).is_some_and(|value| value.as_str() == Some("")) {
+            fields.remove(key);
+        }
+    }
     let mut account: SipAccount = typed(fields)?;
     account.username = account.number.as_str().to_owned();
     Ok(Device { account, voice_environment })

@@ -303,6 +303,14 @@ pub struct SipAccount {
     /// Remote-Party-ID or From.
     #[serde(default)]
     pub aliases: Vec<Number>,
+    /// The name of the trunk that it is behind: a switch with which its phones are registered. It
+    /// is rung there, and a call from there that asserts its name is the device's own. `None`: its
+    /// phones register here.
+    #[serde(default)]
+    pub via: Option<String>,
+    /// What that switch calls it; `None`: its number.
+    #[serde(default)]
+    pub user: Option<Number>,
     /// The user name of its digests; usually the number.
     #[serde(skip)]
     pub username: String,
@@ -354,6 +362,8 @@ impl SipAccount {
             device,
             number,
             aliases: Vec::new(),
+            via: None,
+            user: None,
             username,
             auto_answer: AutoAnswer::default(),
             kind: AccountKind::Internal,
@@ -366,6 +376,38 @@ impl SipAccount {
             user_data_headers: UserDataHeaders::default(),
             send_user_data: UserDataHeaders::default(),
         }
+    }
+
+    /// The account of a device whose phones are registered with a switch.
+    pub fn behind(device: DeviceId, number: Number, trunk: &str) -> Self {
+        let via = Some(trunk.to_owned());
+        Self { via, ha1s: BTreeMap::new(), ..Self::new(device, number, "", "") }
+    }
+
+    /// The first key of a device behind a trunk that says what the trunk says for all of them.
+    pub fn key_of_trunk(&self) -> Option<&'static str> {
+        let plain = Self::behind(self.device.clone(), self.number.clone(), "");
+        let keys = [
+            ("nat", self.nat != plain.nat),
+            ("own_ports", self.own_ports != plain.own_ports),
+            ("transport", self.transport != plain.transport),
+            ("srtp", self.srtp != plain.srtp),
+            ("srtp_over_clear", self.srtp_over_clear != plain.srtp_over_clear),
+            ("qualify", self.qualify != plain.qualify),
+            ("user_data_headers", self.user_data_headers != plain.user_data_headers),
+            ("send_user_data", self.send_user_data != plain.send_user_data),
+        ];
+        keys.into_iter().find(|(_, is_set)| *is_set && self.via.is_some()).map(|(key, _)| key)
+    }
+
+    /// What the switch that it is behind calls it.
+    pub fn name_at_switch(&self) -> &Number {
+        self.user.as_ref().unwrap_or(&self.number)
+    }
+
+    /// What a switch may call it besides its number.
+    pub fn names_besides(&self) -> impl Iterator<Item = &Number> {
+        self.aliases.iter().chain(&self.user)
     }
 }
 
@@ -392,6 +434,10 @@ fn every_way_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AutoA
     Ok(AutoAnswer { answer_mode: is_asked, call_info: is_asked, alert_info: is_asked })
 }
 
+fn ten_seconds() -> Option<Duration> {
+    Some(Duration::from_secs(10))
+}
+
 fn yes() -> bool {
     true
 }
@@ -400,6 +446,32 @@ impl Default for AutoAnswer {
     fn default() -> Self {
         Self { answer_mode: true, call_info: true, alert_info: true }
     }
+}
+
+/// Which header field of a switch's INVITE says whose phone calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AssertedIdentity {
+    /// P-Asserted-Identity, else Remote-Party-ID, else From: the first that is there.
+    #[default]
+    Any,
+    /// P-Asserted-Identity (RFC 3325 9.1) and nothing else.
+    Pai,
+    /// Remote-Party-ID (draft-ietf-sip-privacy-04) and nothing else.
+    Rpid,
+    /// From and nothing else.
+    From,
+}
+
+/// What is known of a peer that hands a leg on to another party by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandedOn {
+    /// It says so in connected identity (RFC 4916, RFC 3325 9.1), or asks us to do it (RFC 3515).
+    #[default]
+    Told,
+    /// It may do so without a word: nobody is coached there.
+    Refuse,
 }
 
 /// A peer known by its address: a carrier, a session border controller, another switch.
@@ -451,6 +523,20 @@ pub struct Trunk {
     /// The keys of its media may go over signalling that others can read.
     #[serde(default)]
     pub srtp_over_clear: bool,
+    /// Which header field says who calls, of those that a switch asserts.
+    #[serde(default)]
+    pub identity: AssertedIdentity,
+    /// How often it is asked whether it is there, by OPTIONS (RFC 3261 11), where devices are
+    /// behind it; `None`: never, they are always there.
+    #[serde(default = "ten_seconds", deserialize_with = "config_value::seconds_or_never")]
+    pub qualify: Option<Duration>,
+    /// It is within our trust domain (RFC 3325 2.3): it is told who the party at the other end is
+    /// when that changes.
+    #[serde(default)]
+    pub trusted: bool,
+    /// Whether it says that it has handed a leg on.
+    #[serde(default)]
+    pub handed_on: HandedOn,
     /// It may show numbers of our own devices as calling: a switch on which they hang as well. Else
     /// such a number is withheld, and shown as not verified.
     #[serde(default)]
@@ -505,6 +591,10 @@ impl Trunk {
             own_ports: false,
             srtp: SrtpPolicy::Off,
             srtp_over_clear: false,
+            identity: AssertedIdentity::default(),
+            qualify: ten_seconds(),
+            trusted: false,
+            handed_on: HandedOn::default(),
             own_numbers: false,
             user_data_headers: UserDataHeaders::default(),
             send_user_data: UserDataHeaders::default(),

@@ -222,6 +222,12 @@ impl Endpoint {
                 Output::Connect(flow) => self.transport.connect_ahead(flow),
                 Output::Alias { flow, address } => self.transport.alias(&flow, address),
                 Output::TrunkConnected { trunk, connected } => tell_connected(trunk, connected),
+                Output::TrunkPresent { trunk, present: true } => {
+                    tracing::info!(trunk, "a switch answers OPTIONS: its devices are present")
+                }
+                Output::TrunkPresent { trunk, present: false } => {
+                    tracing::warn!(trunk, "a switch does not answer OPTIONS: its devices are away")
+                }
                 Output::Qualified { device, answers: true } => {
                     tracing::info!(%device, "a phone answers OPTIONS again")
                 }

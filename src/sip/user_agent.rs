@@ -47,6 +47,7 @@ mod requests;
 mod responses;
 mod tokens;
 mod trunk_connections;
+mod trunk_presence;
 mod user_data;
 
 #[cfg(test)]
@@ -55,7 +56,7 @@ mod tests;
 use super::config::{Login, SipConfig, SipDirectory, Trunk};
 use super::digest::Credentials;
 use super::flow::{Flow, Protocol};
-use super::leg::{LegCommand, LegEvent, LegId, LegSource};
+use super::leg::{LegCommand, LegEvent, LegId};
 use super::message::{ParseError, SipMessage, parse_datagram};
 use super::peer::Peers;
 use super::registrar::{KeptBinding, Registrar};
@@ -78,6 +79,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use tokens::TokenGenerator;
 use trunk_connections::TrunkConnections;
+use trunk_presence::TrunkPresence;
 
 /// What the user agent wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +114,13 @@ pub enum Output {
         trunk: String,
         /// It can.
         connected: bool,
+    },
+    /// To be written in the log: a trunk that devices are behind answers OPTIONS, or does not.
+    TrunkPresent {
+        /// Its name.
+        trunk: String,
+        /// It answers.
+        present: bool,
     },
     /// To be written in the log: a phone that has answered OPTIONS leaves them unanswered, or
     /// answers again.
@@ -177,6 +186,7 @@ pub struct UserAgent {
     admission: Admission,
     qualification: Qualification,
     trunk_connections: TrunkConnections,
+    trunk_presence: TrunkPresence,
 }
 
 impl UserAgent {
@@ -210,14 +220,17 @@ impl UserAgent {
             certificates: PeerCertificates::default(),
             domain: LocalDomain::new(config, locals),
         };
-        Self {
+        let mut agent = Self {
             peers,
             legs: LegTable::default(),
             admission,
             qualification: Qualification::default(),
             trunk_connections: TrunkConnections::new(&ctx.domain.config.trunks, &ctx, now),
+            trunk_presence: TrunkPresence::default(),
             ctx,
-        }
+        };
+        agent.trunk_presence.handle_directory(&mut agent.ctx, now);
+        agent
     }
 
     /// Takes back where phones were before a restart, so that calls reach them before they register
@@ -246,15 +259,10 @@ impl UserAgent {
             self.ctx.logins = new.trunks.iter().filter_map(login).collect();
             self.admission.change_trunks(&new.trunks);
         }
-        let with_trunks: BTreeSet<&str> = self
-            .legs
-            .iter()
-            .filter_map(|leg| match leg.peer().source() {
-                LegSource::Trunk(name) => Some(name.as_str()),
-                LegSource::Account(_) => None,
-            })
-            .collect();
+        let with_trunks: BTreeSet<&str> =
+            self.legs.iter().filter_map(|leg| leg.peer().trunk()).collect();
         let changes = self.ctx.domain.change(new, |name| with_trunks.contains(name));
+        self.trunk_presence.handle_directory(&mut self.ctx, now);
         self.trunk_connections.change(&self.ctx.domain.config.trunks, &self.ctx, now);
         let trunks: Vec<Trunk> = self.ctx.domain.all_trunks().cloned().collect();
         self.peers = Peers::new(&trunks);
@@ -350,6 +358,7 @@ impl UserAgent {
         }
         self.qualification.handle_timeout(&mut self.ctx, now);
         self.trunk_connections.handle_timeout(&mut self.ctx, now);
+        self.trunk_presence.handle_timeout(&mut self.ctx, now);
         self.finish_step(now);
         self.keep_bindings(now);
     }
@@ -362,6 +371,7 @@ impl UserAgent {
             self.ctx.registrar.poll_timeout(),
             self.qualification.poll_timeout(),
             self.trunk_connections.poll_timeout(),
+            self.trunk_presence.poll_timeout(),
         ];
         times.into_iter().flatten().min()
     }
@@ -386,9 +396,9 @@ impl UserAgent {
         &self.ctx.domain.config
     }
 
-    /// The devices with phones that can be reached.
+    /// The devices with phones that can be reached, those behind trunks among them.
     pub fn registered_devices(&self) -> impl Iterator<Item = &DeviceId> {
-        self.ctx.registrar.registered()
+        self.ctx.registrar.registered().chain(self.trunk_presence.present())
     }
 
     /// How many calls of each trunk were refused because it calls too often, or because too much is
@@ -459,6 +469,7 @@ impl LegCommand {
             | Self::AnswerOffer { leg, .. }
             | Self::RejectOffer { leg, .. }
             | Self::RefuseOffer { leg, .. }
+            | Self::Identify { leg, .. }
             | Self::AskToAnswer { leg }
             | Self::TellReferrer { leg, .. }
             | Self::Hangup { leg, .. } => *leg,

@@ -258,6 +258,62 @@ async fn an_admin_reads_what_a_change_takes_and_nobody_else_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_behind_a_trunk_has_no_password_and_those_of_a_range_are_changed_in_the_file() {
+    let more = format!(
+        "{STORE}[[sip.trunk]]\nname = 'switch'\nsources = []\ntarget = '127.0.0.1:9'\n\
+         [[device_range]]\nfirst = '5100'\nlast = '5101'\nvia = 'switch'\nuser = '1{{number:3}}'\n"
+    );
+    let mut house = House::open(&more).await;
+    let desk = json!({"id": "desk", "phoneNumber": "5050", "via": "switch", "user": "1050"});
+    house.done(Method::POST, "/devices", desk).await;
+    let user = json!({
+        "userName": "newcomer", "password": "newcomer-secret", "roles": ["ROLE_AGENT"],
+        "devices": ["desk", "5100"],
+    });
+    house.done(Method::POST, "/users", user).await;
+    for (method, path, body, status, code) in [
+        (Method::POST, "/devices", json!({"phoneNumber": "5051"}), 400, 1),
+        (Method::POST, "/devices", json!({"phoneNumber": "5051", "via": "moon"}), 400, 10),
+        (
+            Method::POST,
+            "/devices",
+            json!({"phoneNumber": "5051", "via": "switch", "password": "x"}),
+            400,
+            10,
+        ),
+        (
+            Method::POST,
+            "/devices",
+            json!({"phoneNumber": "5051", "via": "switch", "user": "1100"}),
+            409,
+            19,
+        ),
+        (Method::PUT, "/devices/desk", json!({"via": "", "user": ""}), 400, 1),
+        (Method::PUT, "/devices/5100", json!({"phoneNumber": "5109"}), 403, 3),
+        (Method::DELETE, "/devices/5100", Value::Null, 403, 3),
+    ] {
+        let sent = (!body.is_null()).then(|| body.clone());
+        let (found, reply) = house.ask(ADMIN, method.clone(), path, sent).await;
+        let row = format!("{method} {path} {body}: {reply}");
+        assert_eq!((found, &reply["statusCode"]), (status, &json!(code)), "{row}");
+    }
+    for _ in 0..2 {
+        for (device, number, name) in [("desk", "5050", "1050"), ("5100", "5100", "1100")] {
+            let read = house.client(ADMIN).get(&format!("/devices/{device}")).await;
+            for (member, value) in [("phoneNumber", number), ("via", "switch"), ("user", name)] {
+                assert_eq!(read["device"][member], value, "{read}");
+            }
+        }
+        house.stop().await;
+        house.start().await;
+    }
+    let here = json!({"via": "", "user": "", "password": "desk-secret"});
+    house.done(Method::PUT, "/devices/desk", here).await;
+    let read = house.client(ADMIN).get("/devices/desk").await;
+    assert_eq!(read["device"].get("via"), None, "{read}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_needs_no_password_where_an_issuer_has_it() {
     let issuer = TestIssuer::start().await;
     let more = format!(

@@ -1,5 +1,6 @@
 //! Every call, and the ways to find one.
 
+use super::MediaPolicy;
 use super::call::Call;
 use super::consultation::{CallPair, Consultation};
 use super::leg_index::LegIndex;
@@ -243,23 +244,27 @@ impl CallTable {
     /// call that leaves by a trunk and comes back by it (a spiral, RFC 3261 16.3): our two legs
     /// toward the trunk name each other. What they name must not lead back to where it came from,
     /// or packets would go round for ever.
-    pub(super) fn may_be_ours(&self, peer: &LegSource, call: CallKey, address: SocketAddr) -> bool {
-        let LegSource::Trunk(_) = peer else {
+    pub(super) fn may_be_ours(
+        &self,
+        policy: &MediaPolicy,
+        call: CallKey,
+        address: SocketAddr,
+    ) -> bool {
+        if !policy.reach.is_trunks() {
             return false;
-        };
+        }
         let Some(other) = self.at_port(address, |_| true) else {
             return false;
         };
-        let is_trunks = self.at_port(address, |peer| matches!(peer, LegSource::Trunk(_))).is_some();
+        let is_trunks = self.at_port(address, |party| party.policy.reach.is_trunks()).is_some();
         // What is named may name this call already: that is the other half of the same spiral.
         is_trunks && other.key != call && !self.leads_to(other, call, address)
     }
 
     /// The live call with a leg at this port.
-    fn at_port(&self, address: SocketAddr, fits: impl Fn(&LegSource) -> bool) -> Option<&Call> {
-        let is_there = |party: &Party| {
-            !party.is_over() && party.local.address() == address && fits(&party.peer)
-        };
+    fn at_port(&self, address: SocketAddr, fits: impl Fn(&Party) -> bool) -> Option<&Call> {
+        let is_there =
+            |party: &Party| !party.is_over() && party.local.address() == address && fits(party);
         self.iter().find(|call| call.parties.iter().any(is_there))
     }
 

@@ -63,7 +63,7 @@ impl LegFactory {
         let mut addresses = aim.remote.into_iter().chain(aim.remote_rtcp);
         let ours = addresses.find(|address| policy.targets.is_ours(*address));
         let checked = match ours {
-            Some(address) if !calls.may_be_ours(peer, call, address) => {
+            Some(address) if !calls.may_be_ours(policy, call, address) => {
                 Err((address, Forbidden::Ours))
             }
             Some(_) | None => aim.check(policy, place),
@@ -123,9 +123,11 @@ impl LegFactory {
             _ if policy.own_ports || policy.reach.nat() == Nat::Always || is_natted() => {
                 Expected::Nothing
             }
-            (LegSource::Account(device), _) => Expected::Phone(device.to_string()),
-            (LegSource::Trunk(_), Some(source)) => Expected::Offered(source),
-            (LegSource::Trunk(_), None) => Expected::Nothing,
+            (LegSource::Account(device), _) if !policy.reach.is_trunks() => {
+                Expected::Phone(device.to_string())
+            }
+            (_, Some(source)) => Expected::Offered(source),
+            (_, None) => Expected::Nothing,
         };
         let address = environment.open_port(call, start.leg, expected)?;
         let local = Local::new(session_id(environment.random()), address);

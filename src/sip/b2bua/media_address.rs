@@ -46,6 +46,11 @@ pub(super) enum Reachability {
 }
 
 impl Reachability {
+    /// The peer is a trunk, or behind one.
+    pub(super) fn is_trunks(&self) -> bool {
+        matches!(self, Reachability::Trunk { .. })
+    }
+
     pub(super) fn nat(&self) -> Nat {
         match self {
             Reachability::Device(nat) | Reachability::Trunk { nat, .. } => *nat,

@@ -2,7 +2,7 @@
 
 use crate::media::Codec;
 use crate::model::{DeviceId, Network, Number};
-use crate::sip::config::{Nat, SipAccount, SipConfig, Trunk};
+use crate::sip::config::{HandedOn, Nat, SipAccount, SipConfig, Trunk};
 use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeMap;
 
@@ -25,8 +25,11 @@ pub struct Extension {
     pub device: DeviceId,
     /// The number of the extension.
     pub number: Number,
-    /// What a switch may call it besides, as a connected identity. No call is routed by them.
+    /// What a switch that its phone is at may call it besides, as a connected identity. No call is
+    /// routed by them.
     pub aliases: Vec<Number>,
+    /// The trunk that it is behind; `None`: its phones register here.
+    pub via: Option<String>,
     /// What it is used for.
     pub kind: AccountKind,
     /// Whether it is behind a NAT.
@@ -61,6 +64,8 @@ pub struct TrunkRoute {
     pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: SrtpPolicy,
+    /// Whether it says that it has handed a leg on.
+    pub handed_on: HandedOn,
 }
 
 /// Every internal number, and the trunks that lead outside.
@@ -171,7 +176,9 @@ impl Extension {
         Self {
             device: account.device.clone(),
             number: account.number.clone(),
-            aliases: account.aliases.clone(),
+            // The user agent knows what a switch calls what is behind it.
+            aliases: account.aliases.iter().filter(|_| account.via.is_none()).cloned().collect(),
+            via: account.via.clone(),
             kind: account.kind,
             nat: account.nat,
             own_ports: account.own_ports,
@@ -193,6 +200,7 @@ impl TrunkRoute {
             media_sources: trunk.media_sources.clone(),
             own_ports: trunk.own_ports,
             srtp: trunk.srtp,
+            handed_on: trunk.handed_on,
         }
     }
 
@@ -213,6 +221,7 @@ mod tests {
             device: "d1".into(),
             number: "5001".into(),
             aliases: Vec::new(),
+            via: None,
             kind: AccountKind::Internal,
             nat: Nat::Auto,
             own_ports: false,
@@ -228,6 +237,7 @@ mod tests {
             media_sources: Vec::new(),
             own_ports: false,
             srtp: SrtpPolicy::Off,
+            handed_on: HandedOn::Told,
         };
         Numbering::new(
             [desk],

@@ -20,8 +20,9 @@ use super::{
     B2buaConfig, DeviceState, MediaPolicy, Numbering, RestoredDevice, TrunkRoute, role_of,
 };
 use crate::media::Codec;
-use crate::model::{DeviceId, Number, PartyRole, Refusal};
+use crate::model::{DeviceId, Number, PartyRole, Reason, Refusal};
 use crate::sip::b2bua::AccountKind;
+use crate::sip::config::HandedOn;
 use crate::sip::leg::{ANONYMOUS, Destination, LegId, LegSource};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -145,6 +146,10 @@ impl DialPlan {
     }
 
     pub(super) fn policy_of_extension(&self, extension: &Extension) -> MediaPolicy {
+        let trunk = extension.via.as_ref().and_then(|trunk| self.numbering.trunk(trunk));
+        if let Some(trunk) = trunk {
+            return self.policy_of_trunk(trunk);
+        }
         MediaPolicy {
             reach: Reachability::Device(extension.nat),
             targets: Arc::clone(&self.config.targets),
@@ -152,6 +157,7 @@ impl DialPlan {
             srtp: extension.srtp,
             ipv6: self.config.media_over_ipv6,
             codecs: self.config.codecs.clone(),
+            handed_on: HandedOn::Told,
         }
     }
 
@@ -173,6 +179,7 @@ impl DialPlan {
             srtp: trunk.srtp,
             ipv6: self.config.media_over_ipv6,
             codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
+            handed_on: trunk.handed_on,
         }
     }
 
@@ -201,8 +208,8 @@ impl DialPlan {
 
     /// The number that others see of a device.
     pub(super) fn shown(&self, device: &DeviceId) -> Number {
-        let device = self.device(device).or_else(|| self.former.get(device));
-        device.map_or_else(|| Number::from(""), |device| device.extension.number.clone())
+        let extension = self.extension(device);
+        extension.map_or_else(|| Number::from(""), |extension| extension.number.clone())
     }
 
     /// The leg is with a telephone of an agent or a supervisor, or with the switch that it is
@@ -210,16 +217,51 @@ impl DialPlan {
     pub(super) fn is_internal(&self, peer: &LegSource) -> bool {
         match peer {
             LegSource::Account(device) => self
-                .device(device)
-                .or_else(|| self.former.get(device))
-                .is_some_and(|device| device.extension.kind == AccountKind::Internal),
+                .extension(device)
+                .is_some_and(|extension| extension.kind == AccountKind::Internal),
             LegSource::Trunk(_) => false,
         }
     }
 
+    /// The configuration says what the switch of a device calls it.
+    pub(super) fn knows_names(&self, device: &DeviceId) -> bool {
+        let is_behind = self.extension(device).is_some_and(|extension| extension.via.is_some());
+        is_behind || self.has_aliases(device)
+    }
+
     pub(super) fn has_aliases(&self, device: &DeviceId) -> bool {
+        self.extension(device).is_some_and(|extension| !extension.aliases.is_empty())
+    }
+
+    /// The account of a device, known still or no more.
+    fn extension(&self, device: &DeviceId) -> Option<&Extension> {
         let device = self.device(device).or_else(|| self.former.get(device));
-        device.is_some_and(|device| !device.extension.aliases.is_empty())
+        device.map(|device| &device.extension)
+    }
+
+    /// Nobody is coached at a device, or coaches from there, whose switch may hand its leg on
+    /// without a word.
+    pub(super) fn may_be_coached(&self, device: &DeviceId) -> Result<(), Refusal> {
+        let via = self.extension(device).and_then(|extension| extension.via.as_ref());
+        let trunk = via.and_then(|trunk| self.numbering.trunk(trunk));
+        match trunk.map(|trunk| trunk.handed_on) {
+            None | Some(HandedOn::Told) => Ok(()),
+            Some(HandedOn::Refuse) => Err(Refusal::device(
+                Reason::Forbidden,
+                device,
+                "Device '{}' is behind a switch that may hand its calls on to others without \
+                 saying so (handed_on = \"refuse\"): nobody coaches there. Listening in and barging \
+                 in are possible.",
+            )),
+        }
+    }
+
+    /// The trunk that a peer is, or is behind.
+    pub(super) fn trunk_of<'a>(&'a self, peer: &'a LegSource) -> Option<&'a str> {
+        match peer {
+            LegSource::Account(device) => self.extension(device)?.via.as_deref(),
+            LegSource::Trunk(name) => Some(name),
+        }
     }
 
     /// Where a number leads for this caller.
@@ -279,9 +321,7 @@ impl DialPlan {
             let extension = match self.numbering.find(number) {
                 None => return Err(Unroutable::NoSuchNumber),
                 Some(NumberOwner::Trunk(_)) if !may_leave => return Err(Unroutable::MayNotCallOut),
-                Some(NumberOwner::Trunk(trunk))
-                    if self.is_full(calls, &LegSource::Trunk(trunk.name.clone())) =>
-                {
+                Some(NumberOwner::Trunk(trunk)) if self.trunk_is_full(calls, &trunk.name) => {
                     return Err(Unroutable::TrunkFull);
                 }
                 Some(NumberOwner::Trunk(trunk)) => {
@@ -315,8 +355,12 @@ impl DialPlan {
             {
                 return Err(Unroutable::Busy);
             }
-            if self.is_full(calls, &LegSource::Account(extension.device.clone())) {
+            let peer = LegSource::Account(extension.device.clone());
+            if calls.has_legs(&peer, self.config.max_calls_per_device) {
                 return Err(Unroutable::DeviceFull);
+            }
+            if extension.via.as_ref().is_some_and(|trunk| self.trunk_is_full(calls, trunk)) {
+                return Err(Unroutable::TrunkFull);
             }
             return Ok(CalledParty {
                 number: number.clone(),
@@ -343,9 +387,9 @@ impl DialPlan {
         Ok(extension.kind == AccountKind::Internal)
     }
 
-    /// The same caller is called through to the same number by the same trunk, and it rings there:
-    /// the call has come round through a switch that hides that it has. A caller that withholds its
-    /// number is not known again.
+    /// The same caller is called through to the same number by the same trunk, or to the same
+    /// device behind one, and it rings there: the call has come round through a switch that hides
+    /// that it has. A caller that withholds its number is not known again.
     pub(super) fn is_repeated(
         &self,
         calls: &CallTable,
@@ -353,24 +397,38 @@ impl DialPlan {
         claimed: &Number,
         callee: &CalledParty,
     ) -> bool {
-        let Destination::Trunk { name, number } = &callee.to else {
-            return false;
+        let (peer, number) = match &callee.to {
+            Destination::Trunk { name, number } => (LegSource::Trunk(name.clone()), number),
+            Destination::Device(device) if callee.policy.reach.is_trunks() => {
+                (LegSource::Account(device.clone()), &callee.number)
+            }
+            Destination::Device(_) => return false,
         };
-        if caller.role == PartyRole::Agent || matches!(claimed.as_str(), "" | ANONYMOUS) {
+        // An agent may call a number outside twice.
+        let may_again = caller.role == PartyRole::Agent && matches!(peer, LegSource::Trunk(_));
+        if may_again || matches!(claimed.as_str(), "" | ANONYMOUS) {
             return false;
         }
         let rings_there = |party: &Party| party.is_invited() && party.number == *number;
-        let trunk = LegSource::Trunk(name.clone());
-        calls.live_legs(&trunk).any(|(call, party)| call.claimed == *claimed && rings_there(party))
+        calls.live_legs(&peer).any(|(call, party)| call.claimed == *claimed && rings_there(party))
     }
 
-    /// A device or a trunk is on as many calls as it may be.
+    /// A caller is on as many calls as it may be: the device, or the trunk that it comes by.
     pub(super) fn is_full(&self, calls: &CallTable, peer: &LegSource) -> bool {
-        let most = match peer {
-            LegSource::Account(_) => Some(self.config.max_calls_per_device),
-            LegSource::Trunk(name) => self.numbering.trunk(name).and_then(|trunk| trunk.max_calls),
+        let is_full = match peer {
+            LegSource::Account(_) => calls.has_legs(peer, self.config.max_calls_per_device),
+            LegSource::Trunk(_) => false,
         };
-        most.is_some_and(|most| calls.has_legs(peer, most))
+        is_full || self.trunk_of(peer).is_some_and(|trunk| self.trunk_is_full(calls, trunk))
+    }
+
+    /// A trunk carries as many calls as it may, those of the devices behind it among them.
+    fn trunk_is_full(&self, calls: &CallTable, name: &str) -> bool {
+        let most = self.numbering.trunk(name).and_then(|trunk| trunk.max_calls);
+        most.is_some_and(|most| {
+            let of_trunk = calls.legs.peers().filter(|peer| self.trunk_of(peer) == Some(name));
+            of_trunk.map(|peer| calls.live_legs(peer).count()).sum::<usize>() >= most
+        })
     }
 }
 

@@ -2,11 +2,12 @@
 
 use super::Output;
 use super::context::Context;
+use super::local_domain::LocalDomain;
 use super::password_throttle::{Attempt, PasswordThrottle, WrongPassword};
 use super::rate_limiter::{RateLimiter, TrunkCalls};
 use super::tokens::TokenGenerator;
 use crate::model::{DeviceId, Now};
-use crate::sip::config::{SipAccount, SipConfig, Trunk};
+use crate::sip::config::{AssertedIdentity, SipAccount, SipConfig, Trunk};
 use crate::sip::digest::{self, Algorithm, Authenticator, DigestRequest, DigestVerdict};
 use crate::sip::flow::Flow;
 use crate::sip::leg::LegSource;
@@ -130,7 +131,10 @@ impl Admission {
         };
         match (account.cloned(), trunk) {
             (Some(account), _) => self.admit_account(flow, invite, &account, ctx, now),
-            (None, Some(trunk)) => Ok(LegSource::Trunk(trunk)),
+            (None, Some(trunk)) => Ok(match asserted(&trunk, invite, &ctx.domain) {
+                Some(device) => LegSource::Account(device),
+                None => LegSource::Trunk(trunk),
+            }),
             (None, None) => {
                 let name =
                     user.or(number.map(|number| number.as_str().to_owned())).unwrap_or_default();
@@ -251,12 +255,10 @@ impl Admission {
         may
     }
 
-    /// A trunk may begin another call now, by its own `max_calls_per_second`.
-    pub(super) fn may_call(&mut self, source: &LegSource, now: Now) -> bool {
-        match source {
-            LegSource::Trunk(name) => self.trunk_calls.take(name, now.mono),
-            LegSource::Account(_) => true,
-        }
+    /// A trunk, or a device behind it, may begin another call now, by the trunk's
+    /// `max_calls_per_second`.
+    pub(super) fn may_call(&mut self, trunk: Option<&str>, now: Now) -> bool {
+        trunk.is_none_or(|name| self.trunk_calls.take(name, now.mono))
     }
 
     /// How many calls of each trunk were refused because it calls too often, or because too much is
@@ -295,17 +297,16 @@ impl Admission {
         }
     }
 
-    /// Refuses an INVITE statelessly: too much is going on.
+    /// Refuses an INVITE, which has come by this trunk, statelessly: too much is going on.
     pub(super) fn refuse_overloaded(
         &mut self,
         flow: Flow,
-        invite: &SipRequest,
-        source: &LegSource,
+        (invite, trunk): (&SipRequest, Option<String>),
         ctx: &mut Context,
         now: Now,
     ) {
-        if let LegSource::Trunk(name) = source {
-            self.trunk_calls.count_refused(name);
+        if let Some(name) = trunk {
+            self.trunk_calls.count_refused(&name);
         }
         ctx.counters.overloaded += 1;
         let mut refuse = Refuse::new(503).because(RefuseReason::Overload);
@@ -347,6 +348,43 @@ fn account_at<'a>(
         ctx.domain.config.account(first)
     };
     named.or_else(by_contact)
+}
+
+/// The device behind a trunk whose phone a switch says it is that calls.
+fn asserted(trunk: &str, invite: &SipRequest, domain: &LocalDomain) -> Option<DeviceId> {
+    let headers = &invite.headers;
+    let field = |name: &str| {
+        let values = headers.get_all(name);
+        values.iter().filter_map(|value| NameAddr::parse(value).ok()).collect::<Vec<_>>()
+    };
+    let identity = domain.trunk(trunk)?.identity;
+    let pai = || field("P-Asserted-Identity");
+    let rpid = || {
+        let parties = field("Remote-Party-ID").into_iter();
+        let is_caller = |party: &NameAddr| {
+            let party = party.params.get("party");
+            party.is_none_or(|party| party.eq_ignore_ascii_case(b"calling"))
+        };
+        parties.filter(is_caller).collect::<Vec<_>>()
+    };
+    let from = || headers.from().into_iter().collect();
+    let named = match identity {
+        AssertedIdentity::Pai => pai(),
+        AssertedIdentity::Rpid => rpid(),
+        AssertedIdentity::From => from(),
+        AssertedIdentity::Any => match (headers.has("P-Asserted-Identity"), rpid()) {
+            (true, _) => pai(),
+            (false, parties) if !parties.is_empty() => parties,
+            (false, _) => from(),
+        },
+    };
+    let mut devices = named.iter().map(|name| {
+        let number = domain.number_of(&name.uri)?;
+        domain.account_behind(trunk, &number).map(|account| account.device.clone())
+    });
+    // Of two names (RFC 3325 9.1: a sip and a tel URI) both are the device's, or it is nobody's.
+    let first = devices.next()??;
+    devices.all(|other| other.as_ref() == Some(&first)).then_some(first)
 }
 
 /// The user name of credentials for our realm.

@@ -207,6 +207,8 @@ pub(super) enum ClientUse {
     Talk(LegId),
     /// OPTIONS to see whether a phone is there.
     Qualify(QualifiedPhone),
+    /// An OPTIONS to the trunk of this name.
+    AskTrunk(String),
     /// Nobody waits for the outcome.
     Other,
 }
@@ -221,7 +223,7 @@ impl ClientUse {
             | Self::Bye(leg, _)
             | Self::Prack(leg, _)
             | Self::Talk(leg) => Some(*leg),
-            Self::Qualify(_) | Self::Other => None,
+            Self::Qualify(_) | Self::AskTrunk(_) | Self::Other => None,
         }
     }
 }

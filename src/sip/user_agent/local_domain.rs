@@ -29,6 +29,8 @@ pub(super) struct LocalDomain {
     numbers: BTreeMap<Number, DeviceId>,
     users: BTreeMap<String, DeviceId>,
     aliases: BTreeMap<Number, DeviceId>,
+    /// The device behind a trunk that has a name there.
+    behind: BTreeMap<(String, Number), DeviceId>,
     /// Trunks that are peers no more, for the legs that are still with them.
     former_trunks: Vec<Trunk>,
 }
@@ -40,6 +42,7 @@ impl LocalDomain {
             numbers: BTreeMap::new(),
             users: BTreeMap::new(),
             aliases: BTreeMap::new(),
+            behind: BTreeMap::new(),
             former_trunks: Vec::new(),
             locals,
             config,
@@ -52,8 +55,11 @@ impl LocalDomain {
         let device = &account.device;
         self.numbers.insert(account.number.clone(), device.clone());
         self.users.insert(account.username.clone(), device.clone());
-        for alias in &account.aliases {
-            self.aliases.insert(alias.clone(), device.clone());
+        for name in account.names_besides() {
+            self.aliases.insert(name.clone(), device.clone());
+        }
+        for name in names_behind(account) {
+            self.behind.insert(name, device.clone());
         }
     }
 
@@ -61,7 +67,8 @@ impl LocalDomain {
         let device = &account.device;
         forget_name(&mut self.numbers, &account.number, device);
         forget_name(&mut self.users, &account.username, device);
-        account.aliases.iter().for_each(|alias| forget_name(&mut self.aliases, alias, device));
+        account.names_besides().for_each(|name| forget_name(&mut self.aliases, name, device));
+        names_behind(account).for_each(|name| forget_name(&mut self.behind, &name, device));
     }
 
     /// Other accounts and trunks from now on; what has become of each account. `is_used`: a leg is
@@ -83,7 +90,7 @@ impl LocalDomain {
             let name = |account: Option<&SipAccount>| {
                 account.map(|account| {
                     let names = (account.number.clone(), account.username.clone());
-                    (names, account.ha1s.clone(), account.transport)
+                    (names, account.ha1s.clone(), account.transport, account.via.clone())
                 })
             };
             name(was) != name(is)
@@ -129,6 +136,31 @@ impl LocalDomain {
         }
     }
 
+    /// The trunk that a peer is, or is behind.
+    pub(super) fn trunk_of<'a>(&'a self, source: &'a LegSource) -> Option<&'a str> {
+        match source {
+            LegSource::Account(device) => self.config.account(device)?.via.as_deref(),
+            LegSource::Trunk(name) => Some(name),
+        }
+    }
+
+    /// The account that a switch calls by this name.
+    pub(super) fn account_behind(&self, trunk: &str, name: &Number) -> Option<&SipAccount> {
+        let device = self.behind.get(&(trunk.to_owned(), name.clone()))?;
+        self.config.accounts.get(device)
+    }
+
+    /// The number that a URI from a switch means here: that of a device, or what the switch calls
+    /// a device behind it.
+    pub(super) fn number_from(&self, trunk: Option<&str>, uri: &Uri) -> Option<Number> {
+        let number = self.number_of(uri)?;
+        if self.account_of_number(number.as_str()).is_some() {
+            return Some(number);
+        }
+        let behind = trunk.and_then(|trunk| self.account_behind(trunk, &number));
+        Some(behind.map_or(number, |account| account.number.clone()))
+    }
+
     /// The account that answers challenges under this user name.
     pub(super) fn account_of_user(&self, user: &str) -> Option<&SipAccount> {
         self.config.accounts.get(self.users.get(user)?)
@@ -153,6 +185,23 @@ impl LocalDomain {
         };
         let at_port = |local: &SocketAddr| uri.port().is_none_or(|port| port == local.port());
         self.locals.iter().any(|(_, local)| at_host(local) && at_port(local))
+    }
+
+    /// The URI is at the host of this trunk: at its target, or at an address that it speaks from.
+    pub(super) fn is_at_trunk(&self, trunk: Option<&str>, uri: &Uri) -> bool {
+        let Some(trunk) = trunk.and_then(|name| self.trunk(name)) else {
+            return false;
+        };
+        let target = Trunk::host_and_port(&trunk.target, trunk.protocol);
+        match uri.host() {
+            Host::Address(address) => {
+                let address = address.to_canonical();
+                trunk.hosts().iter().any(|host| host.contains(address))
+            }
+            Host::Name(_) => {
+                target.is_some_and(|(host, _)| host.eq_ignore_ascii_case(uri.host_text()))
+            }
+        }
     }
 
     /// The number that a URI means here: an account's own spelling of it first, else without visual
@@ -257,6 +306,13 @@ pub(super) struct AccountChanges {
     pub(super) unregistered: Vec<DeviceId>,
     /// Those that have changed.
     pub(super) qualified: Vec<DeviceId>,
+}
+
+/// What a switch may call the device that is behind it: its name there, its number, its aliases.
+fn names_behind(account: &SipAccount) -> impl Iterator<Item = (String, Number)> {
+    let names = account.names_besides().chain([&account.number]);
+    let via = account.via.clone();
+    names.filter_map(move |name| Some((via.clone()?, name.clone())))
 }
 
 /// Forgets a name, unless it has passed to another device meanwhile.

@@ -93,7 +93,8 @@ fn route(
         Destination::Device(device) => route_to_device(device, is_secure, ctx, now),
         Destination::Trunk { name, number } => {
             let trunk = ctx.domain.config.trunk(name).ok_or(Unroutable::NoTrunk)?;
-            route_to_trunk(trunk, number, is_secure, &ctx.domain.locals)
+            let source = LegSource::Trunk(name.clone());
+            route_to_trunk(trunk, (number, source), is_secure, &ctx.domain.locals)
         }
     }
 }
@@ -105,6 +106,11 @@ fn route_to_device(
     now: Now,
 ) -> Result<RequestRoute, Unroutable> {
     let account = ctx.domain.config.account(device).ok_or(Unroutable::NotRegistered)?;
+    if let Some(trunk) = &account.via {
+        let trunk = ctx.domain.config.trunk(trunk).ok_or(Unroutable::NotRegistered)?;
+        let who = (account.name_at_switch(), LegSource::Account(device.clone()));
+        return route_to_trunk(trunk, who, is_secure, &ctx.domain.locals);
+    }
     ctx.registrar.lookup(device, now.mono).ok_or(Unroutable::NotRegistered)?;
     let fits = |binding: &Binding| !is_secure || binding.target.protocol.is_secure();
     let binding = ctx.registrar.lookup_of(device, fits, now.mono);
@@ -123,7 +129,7 @@ fn route_to_device(
 
 fn route_to_trunk(
     trunk: &Trunk,
-    number: &Number,
+    (number, source): (&Number, LegSource),
     is_secure: bool,
     locals: &[(Protocol, SocketAddr)],
 ) -> Result<RequestRoute, Unroutable> {
@@ -142,13 +148,7 @@ fn route_to_trunk(
         Some(transport) => to.with_param("transport", Some(transport)),
     };
     let uri = uri.map_err(|_| Unroutable::BadNumber)?;
-    Ok(RequestRoute {
-        flow,
-        uri,
-        to: NameAddr::new(to),
-        source: LegSource::Trunk(trunk.name.clone()),
-        is_secure,
-    })
+    Ok(RequestRoute { flow, uri, to: NameAddr::new(to), source, is_secure })
 }
 
 /// The flow to a trunk's address, by a connection that is still to be found or made; `None` when

@@ -48,6 +48,9 @@ impl UserAgent {
             (ClientUse::Qualify(phone), _) => {
                 self.qualification.handle_outcome(&phone, true, &mut self.ctx, now)
             }
+            (ClientUse::AskTrunk(trunk), _) => {
+                self.trunk_presence.handle_answer(&trunk, response.status, &mut self.ctx, now)
+            }
             (client, Some(leg)) => {
                 leg.handle_response(id, client, response, &mut self.ctx, now);
                 if leg.is_over() {
@@ -66,6 +69,9 @@ impl UserAgent {
     pub(super) fn handle_failure(&mut self, client: ClientUse, status: u16, now: Now) {
         if let ClientUse::Qualify(phone) = &client {
             return self.qualification.handle_outcome(phone, false, &mut self.ctx, now);
+        }
+        if let ClientUse::AskTrunk(trunk) = &client {
+            return self.trunk_presence.handle_answer(trunk, status, &mut self.ctx, now);
         }
         let Some(leg) = client.leg().and_then(|id| self.legs.get_mut(id)) else {
             return;

@@ -1,6 +1,7 @@
 //! One harness: user agents on a virtual network under a virtual clock, and a peer that speaks raw
 //! text.
 
+mod behind;
 mod bodies;
 mod connected;
 mod directory;
@@ -113,6 +114,8 @@ struct Stage {
     /// Trunks over TLS that can be reached, or no longer.
     connected: Vec<(String, bool)>,
     aliases: Vec<(Flow, SocketAddr)>,
+    /// Trunks that devices are behind, and whether they answer.
+    present: Vec<(String, bool)>,
     faults: Vec<SdpFault>,
     refusals: Vec<RefusedRequest>,
     /// What a restart would find.
@@ -138,6 +141,7 @@ impl Stage {
             connects: Vec::new(),
             connected: Vec::new(),
             aliases: Vec::new(),
+            present: Vec::new(),
             faults: Vec::new(),
             refusals: Vec::new(),
             kept: BTreeMap::new(),
@@ -163,6 +167,7 @@ impl Stage {
                 }
                 Output::WrongPassword(report) => self.reports.push(report),
                 Output::Qualified { .. } => {}
+                Output::TrunkPresent { trunk, present } => self.present.push((trunk, present)),
                 Output::Unusable { fault, .. } => self.faults.push(fault),
                 Output::Refused(refused) => self.refusals.push(refused),
                 Output::Bindings { device, bindings } => drop(self.kept.insert(device, bindings)),

@@ -26,13 +26,9 @@ const MOST_BYTES: usize = 800;
 impl LocalDomain {
     /// What an INVITE of this peer says of its call.
     pub(super) fn user_data(&self, source: &LegSource, headers: &Headers) -> UserData {
-        let (table, takes_any) = match source {
-            LegSource::Account(device) => {
-                (self.config.account(device).map(|account| &account.user_data_headers), false)
-            }
-            LegSource::Trunk(name) => {
-                (self.trunk(name).map(|trunk| &trunk.user_data_headers), true)
-            }
+        let (table, takes_any) = match self.trunk_of(source) {
+            Some(name) => (self.trunk(name).map(|trunk| &trunk.user_data_headers), true),
+            None => (self.account_of(source).map(|account| &account.user_data_headers), false),
         };
         let Some(table) = table else {
             return UserData::default();
@@ -77,11 +73,9 @@ impl LocalDomain {
     }
 
     fn sent_to(&self, peer: &LegSource) -> Option<&UserDataHeaders> {
-        match peer {
-            LegSource::Account(device) => {
-                self.config.account(device).map(|account| &account.send_user_data)
-            }
-            LegSource::Trunk(name) => self.trunk(name).map(|trunk| &trunk.send_user_data),
+        match self.trunk_of(peer) {
+            Some(name) => self.trunk(name).map(|trunk| &trunk.send_user_data),
+            None => self.account_of(peer).map(|account| &account.send_user_data),
         }
     }
 }

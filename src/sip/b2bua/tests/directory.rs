@@ -64,6 +64,7 @@ fn a_removed_device_is_called_no_more_and_a_new_one_is_when_it_has_registered() 
         device: "new".into(),
         number: "5001".into(),
         aliases: Vec::new(),
+        via: None,
         kind: AccountKind::Internal,
         nat: Nat::Auto,
         own_ports: false,

@@ -27,9 +27,15 @@ impl Leg {
     }
 
     /// Whether an INVITE of `source` may take the place of this leg (RFC 3891 3): of its own peer
-    /// only. Any other that knows its tags has learned them somewhere.
-    pub fn check_replaced(&self, source: &LegSource, early_only: bool) -> Result<LegId, Refuse> {
-        if self.peer.source != *source {
+    /// only, or of another behind the same switch (`trunk`), which has joined the two. Any other
+    /// that knows its tags has learned them somewhere.
+    pub fn check_replaced(
+        &self,
+        (source, trunk): (&LegSource, Option<&str>),
+        early_only: bool,
+    ) -> Result<LegId, Refuse> {
+        let is_of_switch = trunk.is_some() && self.peer.trunk() == trunk;
+        if self.peer.source != *source && !is_of_switch {
             return Err(Refuse::new(603));
         }
         self.phase.check_replaced(early_only).map(|()| self.id())
@@ -72,6 +78,7 @@ impl Leg {
                 self.refuse_offer(&fault, ctx, now);
                 self.send_queued(ctx, now);
             }
+            LegCommand::Identify { party, .. } => self.identify(party, ctx, now),
             LegCommand::AskToAnswer { .. } => self.ask_to_answer(ctx, now),
             LegCommand::TellReferrer { status, .. } => self.tell_referrer(status, ctx, now),
             LegCommand::Hangup { reason, .. } => self.hangup(reason, ctx, now),
@@ -150,6 +157,7 @@ impl Leg {
                 ClientUse::Talk(_)
                 | ClientUse::Prack(..)
                 | ClientUse::Qualify(_)
+                | ClientUse::AskTrunk(_)
                 | ClientUse::Other,
                 _,
             ) => {}
@@ -174,7 +182,10 @@ impl Leg {
             ClientUse::Bye(..) => self.end(ctx),
             ClientUse::Talk(_) => self.talk_refused(status, ctx),
             // The call is not lost with it: its INVITE still waits for an answer.
-            ClientUse::Prack(..) | ClientUse::Qualify(_) | ClientUse::Other => {}
+            ClientUse::Prack(..)
+            | ClientUse::Qualify(_)
+            | ClientUse::AskTrunk(_)
+            | ClientUse::Other => {}
         }
     }
 

@@ -11,15 +11,17 @@
 //! | a trunk | its first Route, else its Contact, if that is this trunk's own; else the source |
 
 use super::session_timer::{SessionTimer, min_se};
+use super::uac::shown_as;
 use super::uac::write_reason;
 use super::{ClientUse, HangupReason, LegTimer, SentRequest};
 use crate::media::is_private;
 use crate::model::{DeviceId, Now, Number};
+use crate::sip::b2bua::AccountKind;
 use crate::sip::config::Nat;
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::DigestRequest;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
-use crate::sip::leg::{LegEvent, LegId, LegSource};
+use crate::sip::leg::{Identity, LegEvent, LegId, LegSource};
 use crate::sip::message::{Headers, Host, Method, NameAddr, SipRequest, SipResponse, Uri};
 use crate::sip::peer::{ReturnPath, contact_at, speaks_from, transport_of};
 use crate::sip::registrar::{Binding, Registrar};
@@ -52,9 +54,13 @@ pub(in crate::sip::user_agent) struct LegPeer {
     pub(super) leg: LegId,
     /// The account or the trunk.
     pub(super) source: LegSource,
+    /// The trunk that it is, or that the account is behind: by its addresses it is reached.
+    trunk: Option<String>,
     /// The number that we go by on this leg: the called one here, or the one that is shown as
     /// calling there.
     pub(super) number: Number,
+    /// The party at the other end of the call, once another one has come there.
+    pub(super) connected_with: Option<Identity>,
     pub(super) dialog: Dialog,
     flow_state: FlowState,
     /// What `Located` told last.
@@ -71,29 +77,70 @@ impl LegPeer {
         ctx: &Context,
         now: Now,
     ) -> Self {
-        let flow_state = match &source {
-            LegSource::Account(device) => {
+        let trunk = ctx.domain.trunk_of(&source).map(str::to_owned);
+        let flow_state = match (&source, &trunk) {
+            (LegSource::Account(device), None) => {
                 let target = registered_flow(device, path, &dialog.target, &ctx.registrar, now)
                     .filter(|flow| dialog.may_use(flow));
                 dialog.flow = target.unwrap_or_else(|| path.toward(&dialog.target));
                 if target.is_some() { FlowState::Registered } else { FlowState::Own }
             }
-            LegSource::Trunk(name) => {
+            (LegSource::Account(_), Some(name)) | (LegSource::Trunk(name), _) => {
                 dialog.flow = path.toward(&dialog.target);
                 dialog.flow = next_hop(&ctx.domain, name, dialog.flow, dialog.next_uri());
                 FlowState::Own
             }
         };
-        Self { leg, source, number, dialog, flow_state, located: None }
+        let connected_with = None;
+        Self { leg, source, trunk, number, connected_with, dialog, flow_state, located: None }
     }
 
     /// The callee of an INVITE of ours.
-    pub(super) fn called(leg: LegId, source: LegSource, number: Number, dialog: Dialog) -> Self {
-        let flow_state = match &source {
-            LegSource::Account(_) => FlowState::Registered,
-            LegSource::Trunk(_) => FlowState::Own,
-        };
-        Self { leg, source, number, dialog, flow_state, located: None }
+    pub(super) fn called(
+        leg: LegId,
+        source: LegSource,
+        number: Number,
+        dialog: Dialog,
+        domain: &LocalDomain,
+    ) -> Self {
+        let trunk = domain.trunk_of(&source).map(str::to_owned);
+        let flow_state = if trunk.is_some() { FlowState::Own } else { FlowState::Registered };
+        let connected_with = None;
+        Self { leg, source, trunk, number, connected_with, dialog, flow_state, located: None }
+    }
+
+    /// It may know who is at the other end: a telephone of the house, or a trunk that is trusted
+    /// with it (RFC 3325 2.3).
+    pub(super) fn may_know_parties(&self, domain: &LocalDomain) -> bool {
+        match self.trunk() {
+            Some(trunk) => domain.trunk(trunk).is_some_and(|trunk| trunk.trusted),
+            None => domain
+                .account_of(&self.source)
+                .is_some_and(|account| account.kind == AccountKind::Internal),
+        }
+    }
+
+    /// Writes who is at the other end, where another party has come there (RFC 3325 9.1).
+    pub(super) fn write_connected(&self, request: &mut SipRequest, domain: &LocalDomain) {
+        let party = self.connected_with.as_ref().filter(|party| !party.is_withheld());
+        let party = party.filter(|_| self.may_know_parties(domain));
+        let host = || domain.via_host(&self.dialog.flow);
+        if let Some(Ok(name)) = party.map(|party| shown_as(party, &host())) {
+            request.headers.push("P-Asserted-Identity", name.to_bytes());
+        }
+    }
+
+    /// The device whose registrations say where it is reached.
+    fn phone(&self) -> Option<&DeviceId> {
+        match (&self.source, &self.trunk) {
+            (LegSource::Account(device), None) => Some(device),
+            (LegSource::Account(_), Some(_)) | (LegSource::Trunk(_), _) => None,
+        }
+    }
+
+    /// The trunk by which it is reached.
+    pub(in crate::sip::user_agent) fn trunk(&self) -> Option<&str> {
+        self.trunk.as_deref()
     }
 
     pub fn source(&self) -> &LegSource {
@@ -130,42 +177,44 @@ impl LegPeer {
     pub fn needs_tls(&self, ctx: &Context) -> bool {
         let config = &ctx.domain.config;
         self.dialog.is_secure
-            || match &self.source {
-                LegSource::Account(device) => config
+            || match (self.phone(), self.trunk()) {
+                (Some(device), _) => config
                     .account(device)
                     .is_some_and(|account| !account.transport.allows(Protocol::Udp)),
-                LegSource::Trunk(name) => {
+                (None, Some(name)) => {
                     ctx.domain.trunk(name).is_some_and(|trunk| trunk.protocol.is_secure())
                 }
+                (None, None) => false,
             }
     }
 
     /// A request that names a leg may come from there.
     pub fn speaks_from(&self, source: &Flow, ctx: &Context, now: Instant) -> bool {
         let address = source.peer.ip().to_canonical();
-        match &self.source {
-            LegSource::Account(device) => {
+        match self.phone() {
+            Some(device) => {
                 self.dialog.flow.peer.ip().to_canonical() == address
                     || ctx.registrar.is_at_address(device, address, now)
             }
-            LegSource::Trunk(_) => self.dialog.flow == *source || self.may_answer(source, ctx, now),
+            None => self.dialog.flow == *source || self.may_answer(source, ctx, now),
         }
     }
 
     /// A response to a request of ours may come from there (RFC 3261 17.1.3, 18.1.2: from anywhere;
     /// here: from the same peer).
     pub fn may_answer(&self, source: &Flow, ctx: &Context, now: Instant) -> bool {
-        match &self.source {
+        match (self.phone(), self.trunk()) {
             // A device that is known no more has no registration left, and its call goes on.
-            LegSource::Account(device) => {
+            (Some(device), _) => {
                 ctx.registrar.is_at_address(device, source.peer.ip(), now)
                     || ctx.domain.account_of(&self.source).is_none()
                         && self.dialog.flow.peer.ip().to_canonical()
                             == source.peer.ip().to_canonical()
             }
-            LegSource::Trunk(name) => {
+            (None, Some(name)) => {
                 ctx.domain.trunk(name).is_some_and(|trunk| ctx.speaks_from(trunk, source))
             }
+            (None, None) => false,
         }
     }
 
@@ -188,8 +237,8 @@ impl LegPeer {
         };
         let before = self.dialog.flow;
         let other_transport = before.protocol != path.source.protocol;
-        let (flow, state) = match &self.source {
-            LegSource::Account(device) => {
+        let (flow, state) = match (self.phone(), self.trunk()) {
+            (Some(device), _) => {
                 let is_called_there =
                     || ctx.registrar.of(device, now.mono).any(|binding| binding.target == before);
                 match ctx.registrar.target_of(device, &path.source, now.mono) {
@@ -209,7 +258,7 @@ impl LegPeer {
                     }
                 }
             }
-            LegSource::Trunk(name) => {
+            (None, Some(name)) => {
                 let uri = self.dialog.routes.first().map_or(contact, |route| &route.uri);
                 let from = match other_transport && is_for(uri, &before) {
                     true => before,
@@ -217,6 +266,7 @@ impl LegPeer {
                 };
                 (next_hop(&ctx.domain, name, from, uri), self.flow_state)
             }
+            (None, None) => (before, self.flow_state),
         };
         self.dialog.flow = flow;
         self.flow_state = state;
@@ -230,7 +280,7 @@ impl LegPeer {
 
     /// A response may have told where the trunk wants to hear of a dialog.
     pub(super) fn retarget(&mut self, domain: &LocalDomain) {
-        if let LegSource::Trunk(name) = &self.source {
+        if let Some(name) = &self.trunk {
             self.dialog.flow = next_hop(domain, name, self.dialog.flow, self.dialog.next_uri());
         }
     }
@@ -269,16 +319,16 @@ impl LegPeer {
         ctx: &Context,
         now: Now,
     ) -> Option<Flow> {
-        match &self.source {
-            LegSource::Trunk(name) => {
-                let trunk = ctx.domain.trunk(name);
+        match self.phone() {
+            None => {
+                let trunk = self.trunk().and_then(|name| ctx.domain.trunk(name));
                 let trunk = trunk.filter(|trunk| trunk.protocol == gone.protocol);
                 if let Some(peer) = trunk.and_then(|trunk| trunk.address) {
                     self.dialog.flow = Flow { peer, connection: ConnectionId::NONE, ..*gone };
                 }
                 None
             }
-            LegSource::Account(device) => {
+            Some(device) => {
                 let fits = |binding: &Binding| self.dialog.may_use(&binding.target);
                 let found = ctx.registrar.lookup_of(device, fits, now.mono);
                 let flow = found.map(|binding| binding.target);
@@ -300,8 +350,7 @@ impl LegPeer {
         registrar: &Registrar,
         now: Now,
     ) -> bool {
-        let is_its = matches!(&self.source, LegSource::Account(of_leg) if of_leg == device);
-        if !is_its || !self.dialog.may_use(&flow) {
+        if self.phone() != Some(device) || !self.dialog.may_use(&flow) {
             return false;
         }
         let mut others = registrar.of(device, now.mono).filter(|binding| !binding.is_of(call_id));
@@ -341,7 +390,7 @@ impl LegPeer {
     /// its Contact. A trunk may have several addresses of its own, and so may the loopback.
     fn location(&self, via: Option<Host>) -> (IpAddr, bool) {
         let host = self.dialog.flow.peer.ip().to_canonical();
-        if host.is_loopback() || matches!(self.source, LegSource::Trunk(_)) {
+        if host.is_loopback() || self.trunk.is_some() {
             return (host, false);
         }
         let was =
@@ -446,9 +495,7 @@ impl LegPeer {
             401 => ("WWW-Authenticate", "Authorization"),
             _ => ("Proxy-Authenticate", "Proxy-Authorization"),
         };
-        let LegSource::Trunk(name) = &self.source else {
-            return None;
-        };
+        let name = self.trunk()?;
         let stale = |value: &[u8]| {
             value.to_ascii_lowercase().windows(10).any(|window| window == b"stale=true")
         };

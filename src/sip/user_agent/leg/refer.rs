@@ -33,7 +33,8 @@ impl Referral {
         let headers = &refer.request.headers;
         // Of the same peer, and not the one in which it asks.
         let referred = refer.referred.filter(|it| it.leg != peer.leg && it.source == peer.source);
-        let ReferTarget { to, replaces, is_secure } = refer_to(headers, referred, &ctx.domain)?;
+        let asked = refer_to(headers, referred, (peer.trunk(), &ctx.domain))?;
+        let ReferTarget { to, replaces, is_secure } = asked;
         let (cseq, _) = headers.cseq().map_err(|_| Refuse::new(400))?;
         let is_silent = headers
             .get("Refer-Sub")
@@ -95,11 +96,11 @@ impl Leg {
 /// The number that is to be called, and the call of the same peer that goes there already
 /// (`replaced`). That one is named by Replaces alone (RFC 3891 3), whatever stands before it: often
 /// it is our Contact (RFC 5589 7). Else only a number of ours will do: what a phone may call is
-/// decided by number.
+/// decided by number. A switch names its own host where it means a number that it knows.
 fn refer_to(
     headers: &Headers,
     replaced: Option<ReferredLeg>,
-    domain: &LocalDomain,
+    (trunk, domain): (Option<&str>, &LocalDomain),
 ) -> Result<ReferTarget, Refuse> {
     let value = headers.single("Refer-To").map_err(|_| Refuse::new(400))?;
     let uri = refer_target(value).ok_or(Refuse::new(400))?;
@@ -110,13 +111,13 @@ fn refer_to(
     if !is_invite {
         return Err(Refuse::new(501));
     }
-    let number = domain.number_of(&uri);
+    let number = domain.number_from(trunk, &uri);
     let is_secure = uri.scheme() == Scheme::Sips;
     if let Some(replaced) = replaced {
         let (to, replaces) = (number.unwrap_or(replaced.number), Some(replaced.leg));
         return Ok(ReferTarget { to, replaces, is_secure });
     }
-    if !domain.is_ours(&uri) {
+    if !domain.is_ours(&uri) && !domain.is_at_trunk(trunk, &uri) {
         return Err(Refuse::new(403).because(RefuseReason::RefersElsewhere));
     }
     if uri.header("Replaces").is_some() {

@@ -208,7 +208,7 @@ impl Leg {
         let timer = SessionTimer::new(&ctx.domain.config);
         let source = route.source.clone();
         let (dialog, calling) = OutgoingInvite::send(id, route, &content, &timer, ctx, now)?;
-        let peer = LegPeer::called(id, source, content.from.number, dialog);
+        let peer = LegPeer::called(id, source, content.from.number, dialog, &ctx.domain);
         let session = InviteSession::new(timer, content.offer, Vec::new());
         Ok(Leg::new(peer, LegPhase::Calling(calling), session))
     }
@@ -278,6 +278,15 @@ impl Leg {
         }
     }
 
+    /// Tells the peer which party it is connected with, if it may know. A phone that can not be
+    /// reached hears of it with the next refresh.
+    pub(super) fn identify(&mut self, party: Identity, ctx: &mut Context, now: Now) {
+        self.peer.connected_with = Some(party);
+        if self.peer.may_know_parties(&ctx.domain) && !self.peer.is_lost() {
+            self.refresh(ctx, now);
+        }
+    }
+
     /// Our UPDATE or re-INVITE was lost with its flow: once more by the new one, or when there is
     /// one.
     pub(super) fn say_again(&mut self, update: bool, ctx: &mut Context, now: Now) {
@@ -298,7 +307,7 @@ impl Leg {
             return;
         };
         self.peer.handle_response(response, &ctx.domain);
-        self.connected.note_early(&response.headers, &ctx.domain);
+        self.connected.note_early(&response.headers, &self.peer, &ctx.domain);
         if let Some((rseq, cseq)) = acknowledges {
             self.peer.send_prack(rseq, cseq, ctx, now);
         }
@@ -343,7 +352,7 @@ impl Leg {
         self.session.set_remote(media.clone());
         LegTimer::stop_all(self.id(), ctx);
         self.session.restart(self.id(), ctx, now);
-        self.connected.report_answer(&response.headers, self.peer.leg, ctx);
+        self.connected.report_answer(&response.headers, &self.peer, ctx);
         self.event(LegEvent::Answered { leg: self.id(), media }, ctx);
         self.send_queued(ctx, now);
     }
@@ -364,9 +373,9 @@ impl Leg {
             return;
         }
         ctx.note_refused_by(sent, response, now);
-        let to = match &self.peer.source {
-            LegSource::Account(_) => ctx.domain.redirected_to(response),
-            LegSource::Trunk(_) => Vec::new(),
+        let to = match self.peer.trunk() {
+            None => ctx.domain.redirected_to(response),
+            Some(_) => Vec::new(),
         };
         self.end(ctx);
         let (leg, status) = (self.id(), response.status);
@@ -420,7 +429,7 @@ impl Leg {
         }
         let outcome = self.session.handle_answer(response, self.peer.leg, ctx, now);
         let Some(outcome) = outcome else { return };
-        self.connected.report_answer(&response.headers, self.peer.leg, ctx);
+        self.connected.report_answer(&response.headers, &self.peer, ctx);
         let leg = self.id();
         match outcome {
             OfferOutcome::Unchanged => {}
@@ -468,7 +477,7 @@ impl Leg {
         match self.session.handle_updated(response, &mut self.peer, ctx, now) {
             UpdateOutcome::Settled => {}
             UpdateOutcome::Refreshed => {
-                self.connected.report_answer(&response.headers, self.peer.leg, ctx);
+                self.connected.report_answer(&response.headers, &self.peer, ctx);
             }
             UpdateOutcome::Gone => self.expire(ctx, now),
             UpdateOutcome::Refused => {
@@ -531,7 +540,7 @@ fn cancel(sent: &SentRequest, reason: HangupReason) -> SipRequest {
 }
 
 /// The From of a call.
-fn shown_as(from: &Identity, host: &str) -> Result<NameAddr, UriError> {
+pub(super) fn shown_as(from: &Identity, host: &str) -> Result<NameAddr, UriError> {
     // RFC 3323 4.1.1.3: the host is not ours either, so that nobody takes it for a number here.
     let host = if from.is_withheld() { "anonymous.invalid" } else { host };
     let mut local = NameAddr::new(Uri::sip(Some(from.number.as_str().as_bytes()), host, None)?);

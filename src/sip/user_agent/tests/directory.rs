@@ -8,7 +8,7 @@ fn unregistered() -> [LegEvent; 1] {
 }
 
 impl Stage {
-    fn directory(&mut self, change: impl FnOnce(&mut SipDirectory)) {
+    pub(super) fn directory(&mut self, change: impl FnOnce(&mut SipDirectory)) {
         let mut new = self.agent.config().directory();
         change(&mut new);
         self.agent.handle_directory(new, self.now);

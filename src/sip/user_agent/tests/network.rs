@@ -92,7 +92,8 @@ impl World {
                 | Output::Qualified { .. }
                 | Output::Connect(_)
                 | Output::Alias { .. }
-                | Output::TrunkConnected { .. } => {}
+                | Output::TrunkConnected { .. }
+                | Output::TrunkPresent { .. } => {}
                 Output::Bindings { .. } => panic!("nobody registers here"),
                 Output::WrongPassword(report) => panic!("nobody has a password here: {report:?}"),
                 Output::Refused(_) => {}
