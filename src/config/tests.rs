@@ -159,7 +159,7 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
         .replace("\"tcp:127.0.0.1:5060\"]", "\"tls:127.0.0.1:5061\"]");
     let config = read(&uncommented).expect("every commented key can be set");
     assert_eq!(config.sip.trunks.len(), 1);
-    assert!(config.sip.trunks[0].login.is_some());
+    assert_eq!(config.sip.trunks[0].logins.len(), 1);
     assert_eq!(config.issuers.len(), 1);
     assert_eq!(
         config.media.advertised.map(|address| address.to_string()).as_deref(),
@@ -358,7 +358,7 @@ fn each_bad_value_names_its_key_and_line() {
         ),
         (
             "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x:99999\"",
-            "undertone.toml:4: sip.trunk[0].target: 'x:99999' is not host or host:port",
+            "undertone.toml:4: sip.trunk[0].target: 'x:99999' is not host, host:port or a URI",
         ),
         ("[rest]\n\nbind = \"nonsense\"", "undertone.toml:3: rest.bind: "),
         (
@@ -570,7 +570,7 @@ fn each_bad_value_names_its_key_and_line() {
             "undertone.toml:1: sip.trunk[0]: 'target' is missing",
         ),
         (
-            "[[sip.trunk]]\nname = \"a\"\nsources = [\"nowhere\"]\ntarget = \"x\"",
+            "[[sip.trunk]]\nname = \"a\"\nsources = [\"no where\"]\ntarget = \"x\"",
             "undertone.toml:3: sip.trunk[0].sources[0]: ",
         ),
         (
@@ -939,7 +939,7 @@ fn proxies_and_trunks_are_known_by_address_or_by_network() {
     let sources: Vec<_> = config.sip.trunks[0]
         .sources
         .iter()
-        .map(|source| (source.network.to_string(), source.port))
+        .map(|source| (source.networks[0].to_string(), source.port))
         .collect();
     let expected =
         [("192.0.2.2", Some(5060)), ("198.51.100.0/24", None), ("2001:db8::1", Some(5060))];

@@ -69,6 +69,9 @@ pub struct SipConfig {
     /// RFC 4028's shortest interval that we accept: 90 s.
     #[serde(skip)]
     pub min_session_expires: Duration,
+    /// The name server that names of trunks are looked up at; `None`: those of the system.
+    #[serde(skip)]
+    pub name_server: Option<SocketAddr>,
     /// The User-Agent and Server header.
     #[serde(skip)]
     pub product: String,
@@ -96,6 +99,7 @@ impl Default for SipConfig {
             qualify: None,
             session_expires: Duration::from_secs(300),
             min_session_expires: Duration::from_secs(90),
+            name_server: None,
             product: "Undertone".to_owned(),
         }
     }
@@ -629,6 +633,14 @@ impl Trunk {
             self.registration.is_some() && self.addresses().any(|(_, address)| address.ip() == ip)
         };
         self.may_speak(protocol) && (self.sources.iter().any(covers) || is_registrar())
+    }
+
+    /// Where its requests come from, as far as is known.
+    pub fn sending_hosts(&self) -> Vec<Network> {
+        match self.registration {
+            Some(_) => self.hosts(),
+            None => self.sources.iter().flat_map(|source| source.networks.clone()).collect(),
+        }
     }
 
     /// Its hosts, as far as they are known.

@@ -415,6 +415,14 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         self.remove_client(id);
     }
 
+    /// Nobody waits for the answer to a request any more: it is not sent again, and what comes of it
+    /// is still told.
+    pub fn stop_repeating(&mut self, id: ClientTransactionId) {
+        for timer in [TransactionTimer::A, TransactionTimer::E] {
+            self.timers.clear(&(timer, id.0));
+        }
+    }
+
     /// Forgets an INVITE in 64·T1, whatever has come by then: its dialog is over. Until then
     /// refusals are still acknowledged.
     pub fn abandon_later(&mut self, id: ClientTransactionId, now: Instant) {
