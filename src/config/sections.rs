@@ -270,9 +270,10 @@ fn an_hour() -> Duration {
 impl TrunkKeys {
     /// The targets with the paths of their keys within the trunk's table, as they are read.
     pub(super) fn targets(&self) -> Vec<(Vec<String>, Result<TrunkTarget, NotATarget>)> {
-        let one = self.target.iter().map(|text| {
-            (vec!["target".to_owned()], TrunkTarget::parse(text, self.transport))
-        });
+        let one = self
+            .target
+            .iter()
+            .map(|text| (vec!["target".to_owned()], TrunkTarget::parse(text, self.transport)));
         let listed = self.targets.iter().enumerate().map(|(number, listed)| {
             let read = TrunkTarget::parse(&listed.target, self.transport);
             let place = u16::try_from(number).unwrap_or(u16::MAX);

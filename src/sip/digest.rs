@@ -594,7 +594,11 @@ mod tests {
                 Duration::from_secs(300),
                 now,
             );
-            Pair { server, client: Credentials::new("registrar", Some(REALM), "anna", "secret"), now }
+            Pair {
+                server,
+                client: Credentials::new("registrar", Some(REALM), "anna", "secret"),
+                now,
+            }
         }
 
         fn answer(&mut self) -> String {

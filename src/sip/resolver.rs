@@ -62,10 +62,7 @@ impl Resolver {
     }
 }
 
-async fn look_up(
-    lookup: &Lookup,
-    server: Option<SocketAddr>,
-) -> Result<LookupAnswer, LookupFault> {
+async fn look_up(lookup: &Lookup, server: Option<SocketAddr>) -> Result<LookupAnswer, LookupFault> {
     let resolver = resolver(server)?;
     if let Some(protocol) = lookup.service {
         let service = match protocol {

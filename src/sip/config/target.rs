@@ -365,8 +365,20 @@ mod tests {
             assert_eq!(target(text), Some((host.to_owned(), port, protocol)), "{text}");
         }
         for text in [
-            "", "a:0", "a:99999", "a:b", "sip:a@b", "a;transport=tcp", "sip:a;transport=ws",
-            "sips:a;transport=udp", "192.0.2", "192.0.2.1.5", "a b", "[a]", "tel:1", "a..b",
+            "",
+            "a:0",
+            "a:99999",
+            "a:b",
+            "sip:a@b",
+            "a;transport=tcp",
+            "sip:a;transport=ws",
+            "sips:a;transport=udp",
+            "192.0.2",
+            "192.0.2.1.5",
+            "a b",
+            "[a]",
+            "tel:1",
+            "a..b",
         ] {
             assert_eq!(target(text), None, "{text}");
         }

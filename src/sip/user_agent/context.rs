@@ -101,8 +101,7 @@ impl Context {
             _ => (None, register.as_mut()),
         };
         let mut logins = first.into_iter().chain(others).chain(last);
-        let answer =
-            logins.find_map(|login| login.answer(&challenges, trunk, subject, &cnonce))?;
+        let answer = logins.find_map(|login| login.answer(&challenges, trunk, subject, &cnonce))?;
         Some((answers, answer))
     }
 

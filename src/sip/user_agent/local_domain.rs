@@ -2,9 +2,7 @@
 
 use crate::media::is_private;
 use crate::model::{DeviceId, Number};
-use crate::sip::config::{
-    FoundHost, Lookup, Nat, SipAccount, SipConfig, SipDirectory, Trunk,
-};
+use crate::sip::config::{FoundHost, Lookup, Nat, SipAccount, SipConfig, SipDirectory, Trunk};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::{Flow, Protocol};
 use crate::sip::leg::{ANONYMOUS, LegSource};

@@ -18,7 +18,7 @@ mod user_data;
 
 use super::{Output, RefusedRequest, RegistrationState, UserAgent, WrongPassword};
 use crate::model::{DeviceId, Now, Number, Timestamp};
-use crate::sip::config::{Login, SipAccount, SipConfig, Trunk};
+use crate::sip::config::{Login, Lookup, SipAccount, SipConfig, Trunk};
 use crate::sip::digest::{Credentials, DigestRequest};
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegEvent, LegId};

@@ -98,10 +98,8 @@ impl TrunkPresence {
             state.devices = devices;
             state.tell(&left, false, ctx);
             state.tell(&come, true, ctx);
-            let targets = trunk.addresses().map(|address| TargetOf {
-                trunk: trunk.name.clone(),
-                address,
-            });
+            let targets =
+                trunk.addresses().map(|address| TargetOf { trunk: trunk.name.clone(), address });
             for target in targets {
                 self.targets.entry(target.clone()).or_default();
                 match trunk.qualify {
@@ -137,8 +135,7 @@ impl TrunkPresence {
             trunks.iter().any(|(trunk, _)| trunk.addresses().any(|at| at == address))
         });
         let is_left = |name: &str| trunks.iter().any(|(trunk, _)| trunk.name == name);
-        let gone: Vec<String> =
-            self.trunks.keys().filter(|name| !is_left(name)).cloned().collect();
+        let gone: Vec<String> = self.trunks.keys().filter(|name| !is_left(name)).cloned().collect();
         for name in gone {
             if let Some(trunk) = self.trunks.remove(&name) {
                 trunk.tell(&trunk.devices, false, ctx);
@@ -211,8 +208,7 @@ impl TrunkPresence {
 
     /// Whether a trunk is there follows from its targets.
     fn judge(&mut self, name: &str, ctx: &mut Context) {
-        let (Some(trunk), Some(state)) =
-            (ctx.domain.config.trunk(name), self.trunks.get_mut(name))
+        let (Some(trunk), Some(state)) = (ctx.domain.config.trunk(name), self.trunks.get_mut(name))
         else {
             return;
         };
@@ -249,12 +245,7 @@ fn interval(trunk: &Trunk) -> Duration {
 }
 
 /// Sends an OPTIONS to a target; `None`: nothing of ours leads there.
-fn ask(
-    trunk: &Trunk,
-    of: TargetOf,
-    ctx: &mut Context,
-    now: Now,
-) -> Option<ClientTransactionId> {
+fn ask(trunk: &Trunk, of: TargetOf, ctx: &mut Context, now: Now) -> Option<ClientTransactionId> {
     let (protocol, address) = of.address;
     let fits = |target: &&TrunkTarget| {
         target.protocol == protocol && target.addresses().any(|at| at == address)

@@ -124,9 +124,8 @@ impl TrunkRegistrations {
                 .trunks
                 .entry(trunk.name.clone())
                 .or_insert_with(|| TrunkRegistration::new(registration, ctx));
-            let is_moved = one.at.is_some_and(|((protocol, address), _)| {
-                !trunk.is_at(protocol, address)
-            });
+            let is_moved =
+                one.at.is_some_and(|((protocol, address), _)| !trunk.is_at(protocol, address));
             // It waits for its name, or has lost its place.
             let is_lost = one.at.is_none() && one.failures == 0;
             if (is_new || is_moved || is_lost) && one.waiting.is_none() && !self.is_stopping {
@@ -241,9 +240,8 @@ impl TrunkRegistration {
         // A name is still looked up: what is found begins anew.
         trunk.addresses().next()?;
         let order = ctx.targets.order(&trunk, &ctx.domain.locals, &mut ctx.tokens, now);
-        let is_left = |hop: &&NextHop<'_>| {
-            !self.tried.contains(&(hop.flow.protocol, hop.flow.peer))
-        };
+        let is_left =
+            |hop: &&NextHop<'_>| !self.tried.contains(&(hop.flow.protocol, hop.flow.peer));
         let Some(hop) = order.iter().find(is_left).copied() else {
             // All are known to be gone.
             return Some(self.fail(name, (503, None), ctx));

@@ -153,9 +153,7 @@ impl LegPeer {
                 (Some(device), _) => config
                     .account(device)
                     .is_some_and(|account| !account.transport.allows(Protocol::Udp)),
-                (None, Some(name)) => {
-                    ctx.domain.trunk(name).is_some_and(Trunk::is_secure)
-                }
+                (None, Some(name)) => ctx.domain.trunk(name).is_some_and(Trunk::is_secure),
                 (None, None) => false,
             }
     }
@@ -511,8 +509,7 @@ fn next_hop(domain: &LocalDomain, trunk: &str, flow: Flow, uri: &Uri) -> Flow {
         },
         ..flow
     });
-    let is_at =
-        |flow: &Flow| speaks_from(trunk, flow) || trunk.is_at(flow.protocol, flow.peer);
+    let is_at = |flow: &Flow| speaks_from(trunk, flow) || trunk.is_at(flow.protocol, flow.peer);
     wanted.filter(is_at).unwrap_or(flow)
 }
 

@@ -153,6 +153,7 @@ impl World {
             LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
             LegEvent::Located { .. }
             | LegEvent::ConnectedIdentity { .. }
+            | LegEvent::TrunkLocated { .. }
             | LegEvent::Registered { .. } => return,
         };
         let was = self.legs[side].insert(leg, next);

@@ -420,8 +420,7 @@ fn a_trunk_whose_sources_have_ports_is_no_peer_from_another_port() {
 #[test]
 fn every_address_of_a_trunks_network_is_the_same_peer_and_its_neighbours_are_not() {
     let mut config = two_nodes();
-    config.trunks[0].sources =
-        vec![TrunkSource::new("192.0.2.0/29".parse().unwrap(), None)];
+    config.trunks[0].sources = vec![TrunkSource::new("192.0.2.0/29".parse().unwrap(), None)];
     let mut stage = Stage::with(config);
     let call = stage.incoming_call();
     stage.said();
