@@ -39,3 +39,4 @@ mod support;
 mod telemetry;
 mod tls;
 mod torture;
+mod trunks;

@@ -190,6 +190,7 @@ impl Endpoint {
             }
             TransportEvent::Idle { flow } if self.agent.needs(&flow) => {}
             TransportEvent::Idle { flow } => self.transport.close(&flow),
+            TransportEvent::Undelivered { flow } => self.agent.handle_undelivered(&flow, now),
             TransportEvent::Gone { flow } => self.agent.handle_unreachable(&flow, now),
         }
     }

@@ -453,6 +453,18 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         }
     }
 
+    /// What has gone by this flow has not arrived: requests that nothing has been heard of have
+    /// failed.
+    pub fn handle_undelivered(&mut self, flow: &Flow) {
+        let unheard = |(_, client): &(&_, &ClientTransaction<C>)| {
+            client.flow() == flow && client.is_unheard()
+        };
+        let lost: Vec<_> = self.clients.iter().filter(unheard).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.handle_client(id, ClientInput::Unreachable);
+        }
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((timer, id)) = self.timers.pop(now) {

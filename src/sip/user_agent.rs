@@ -443,6 +443,16 @@ impl UserAgent {
         self.finish_step(now);
     }
 
+    /// A datagram has not arrived, as anybody on the way may say: what has gone to a target of a
+    /// trunk, and has not been heard of, has failed.
+    pub fn handle_undelivered(&mut self, flow: &Flow, now: Now) {
+        let is_there = |trunk: &Trunk| trunk.is_at(flow.protocol, flow.peer);
+        if self.ctx.domain.config.trunks.iter().any(is_there) {
+            self.ctx.transactions.handle_undelivered(flow);
+        }
+        self.finish_step(now);
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.ctx.transactions.handle_timeout(now.mono);

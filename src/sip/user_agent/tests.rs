@@ -14,6 +14,7 @@ mod races;
 mod reliable;
 mod rules;
 mod tls;
+mod trunks;
 mod user_data;
 
 use super::{Output, RefusedRequest, RegistrationState, UserAgent, WrongPassword};
