@@ -51,11 +51,9 @@ async fn a_call_goes_to_the_next_target_when_the_first_is_silent_closed_or_busy(
     let busy = UdpSocket::bind("127.0.0.3:0").await.expect("a socket");
     let busy_at = busy.local_addr().expect("bound");
     tokio::spawn(refuse_with_503(busy));
-    for (first, at_least, at_most) in [
-        (silent.local_addr().expect("bound"), 1000, 5000),
-        (gone, 0, 900),
-        (busy_at, 0, 900),
-    ] {
+    for (first, at_least, at_most) in
+        [(silent.local_addr().expect("bound"), 1000, 5000), (gone, 0, 900), (busy_at, 0, 900)]
+    {
         let mut config = config();
         config.sip.trunks = vec![Trunk {
             targets: vec![target(first, 0), target(called.address(), 1)],
@@ -338,7 +336,9 @@ impl Kamailio {
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("kamailio does not start ({error}); ./test installs it"));
+            .unwrap_or_else(|error| {
+                panic!("kamailio does not start ({error}); ./test installs it")
+            });
         Kamailio { address: SocketAddr::from(([127, 0, 0, 1], port)), place, child }
     }
 

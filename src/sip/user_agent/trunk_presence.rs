@@ -101,11 +101,15 @@ impl TrunkPresence {
             let targets =
                 trunk.addresses().map(|address| TargetOf { trunk: trunk.name.clone(), address });
             for target in targets {
-                self.targets.entry(target.clone()).or_default();
+                let state = self.targets.entry(target.clone()).or_default();
                 match trunk.qualify {
                     Some(_) if !self.timers.is_set(&target) => self.timers.set(target, now.mono),
                     Some(_) => {}
-                    None => self.timers.clear(&target),
+                    None => {
+                        self.timers.clear(&target);
+                        let waiting = state.waiting.take().into_iter();
+                        waiting.for_each(|waiting| ctx.transactions.abandon(waiting));
+                    }
                 }
             }
             self.judge(&trunk.name, ctx);

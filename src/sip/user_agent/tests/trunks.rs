@@ -96,7 +96,8 @@ fn an_invite_goes_to_the_next_target_when_the_first_says_503_and_its_retry_after
     assert!(matches!(stage.events()[..], [LegEvent::Progress { status: 180, .. }]));
     // The next call goes to the second at once, until the first has rested.
     stage.command(call_carrier(LegId(3)));
-    invite_to(&mut stage, SECOND);
+    let busy = invite_to(&mut stage, SECOND);
+    stage.hear(SECOND, &answer(&busy, 486, ";tag=c", "", ""));
     stage.pass(Duration::from_secs(61));
     stage.said();
     stage.command(call_carrier(LegId(5)));
@@ -542,7 +543,8 @@ fn a_registrar_that_is_silent_or_busy_makes_room_for_the_next() {
     stage.said();
     assert!(matches!(stage.registrations[..], [RegistrationState::Failed { status: 408, .. }]));
     stage.pass(Duration::from_secs(5));
-    register_to(&mut stage, FIRST);
+    let [(flow, _), ..] = stage.sent[..] else { panic!("nothing is sent") };
+    assert_eq!(flow.peer, address(FIRST));
 }
 
 #[test]
