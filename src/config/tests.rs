@@ -310,7 +310,7 @@ fn each_bad_value_names_its_key_and_line() {
         ),
         (
             "[[sip.trunk]]\nname = \"a\"\ntarget = \"192.0.2.1\"\nsources = [\"192.0.2.0/33\"]",
-            "undertone.toml:4: sip.trunk[0].sources[0]: '192.0.2.0/33' is not an address, with or \
+            "undertone.toml:4: sip.trunk[0].sources[0]: '192.0.2.0/33' is not an address or a name, with or \
              without a port, or a network",
         ),
         (
