@@ -506,7 +506,10 @@ fn counted(
 
 fn check(file: PathBuf) -> ExitCode {
     match config::check(&file) {
-        Ok(()) => print(&format!("{}: good\n", file.display())),
+        Ok(remarks) => {
+            let remarks: String = remarks.iter().map(|remark| format!("{remark}\n")).collect();
+            print(&format!("{remarks}{}: good\n", file.display()))
+        }
         Err(problems) => fail(problems),
     }
 }

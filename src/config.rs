@@ -15,6 +15,7 @@ mod device_range;
 mod locate;
 mod machine;
 mod reader;
+mod remarks;
 mod sections;
 
 pub use credentials::{
@@ -274,13 +275,16 @@ pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
     Ok(Config { file: file.map(Path::to_owned), ..config })
 }
 
-/// As [`load`], for people: what this machine cannot do is wrong, too.
+/// As [`load`], for people: what this machine cannot do is wrong, too. What is right, and gives
+/// something up that somebody may miss, is returned.
 ///
 /// # Errors
 /// Everything that is wrong, each with its place.
-pub fn check(file: &Path) -> Result<(), Problems> {
+pub fn check(file: &Path) -> Result<Vec<Problem>, Problems> {
     let (text, exposed) = text_of(file)?;
-    parse_for(Some((file, &text)), environment(), Scrutiny { exposed, machine: true }).map(drop)
+    let scrutiny = Scrutiny { exposed, machine: true };
+    let (_, remarks) = parse_with_remarks(Some((file, &text)), environment(), scrutiny)?;
+    Ok(remarks)
 }
 
 /// What else to find fault with.
@@ -345,6 +349,14 @@ fn parse_for(
     environment: impl IntoIterator<Item = (String, String)>,
     scrutiny: Scrutiny,
 ) -> Result<Config, Problems> {
+    parse_with_remarks(file, environment, scrutiny).map(|(config, _)| config)
+}
+
+fn parse_with_remarks(
+    file: Option<(&Path, &str)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    scrutiny: Scrutiny,
+) -> Result<(Config, Vec<Problem>), Problems> {
     let mut environment: BTreeMap<String, String> = environment
         .into_iter()
         .filter(|(key, _)| key.starts_with(PREFIX) || key == CREDENTIALS)
@@ -372,7 +384,12 @@ fn parse_for(
     }
     match sections {
         Some(sections) if findings.is_empty() => {
-            Ok(Config { settings, secret_files: files, ..sections.into_config() })
+            let remarks = match remarks::of(&sections) {
+                remarks if remarks.is_empty() => Vec::new(),
+                remarks => source.problems(remarks).0,
+            };
+            let config = Config { settings, secret_files: files, ..sections.into_config() };
+            Ok((config, remarks))
         }
         Some(_) | None => Err(source.problems(findings)),
     }

@@ -5,6 +5,7 @@ mod allocation;
 mod attacks;
 mod audit;
 mod bayeux;
+mod behind_switch;
 mod clients;
 mod contract;
 mod corpus;

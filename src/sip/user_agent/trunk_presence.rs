@@ -60,6 +60,8 @@ struct TargetState {
     is_there: Option<bool>,
     /// The OPTIONS that waits for its response.
     waiting: Option<ClientTransactionId>,
+    /// How often it is asked.
+    interval: Option<Duration>,
 }
 
 impl TrunkPresence {
@@ -102,8 +104,10 @@ impl TrunkPresence {
                 trunk.addresses().map(|address| TargetOf { trunk: trunk.name.clone(), address });
             for target in targets {
                 let state = self.targets.entry(target.clone()).or_default();
+                let is_new = std::mem::replace(&mut state.interval, trunk.qualify) != trunk.qualify;
+                let is_due = !self.timers.is_set(&target) || is_new && state.waiting.is_none();
                 match trunk.qualify {
-                    Some(_) if !self.timers.is_set(&target) => self.timers.set(target, now.mono),
+                    Some(_) if is_due => self.timers.set(target, now.mono),
                     Some(_) => {}
                     None => {
                         self.timers.clear(&target);
