@@ -40,3 +40,4 @@ mod support;
 mod telemetry;
 mod tls;
 mod torture;
+mod trunks;

@@ -1,5 +1,7 @@
 //! What several keys must keep together, and text that a module takes as it is.
 
+mod trunks;
+
 use super::locate::{ConfigFile, spelled};
 use super::reader::Finding;
 use super::sections::{Sections, TcpAddress, TlsPair};
@@ -10,7 +12,7 @@ use crate::gateway::User;
 use crate::http::identity::{Endpoint, TokenType};
 use crate::model::{CallerRole, DeviceId, Role, UserId};
 use crate::sip::b2bua::AccountKind;
-use crate::sip::config::{DeviceTransport, ListenAddress, SipAccount, Trunk};
+use crate::sip::config::{DeviceTransport, ListenAddress, SipAccount};
 use crate::sip::flow::Protocol;
 use crate::sip::sdp::SrtpPolicy;
 use crate::telephony::callers::{LOCAL, is_loopback_url};
@@ -507,69 +509,6 @@ impl<'a> Checks<'a> {
             &[&"sip", &"session_expires"],
             "must be at least 90 seconds (RFC 4028 4)",
         );
-    }
-
-    fn trunks(&mut self, sections: &Sections) {
-        let mut names = BTreeMap::new();
-        for (number, (trunk, login)) in sections.trunks.iter().enumerate() {
-            let first = *names.entry(trunk.name.as_str()).or_insert(number);
-            let is_twice =
-                first != number && self.is_known(&path(&[&"sip", &"trunk", &first, &"name"]));
-            let mut wrong = |key: &'static str, message: String| {
-                self.wrong(&[&"sip", &"trunk", &number, &key], message)
-            };
-            if !plain(&trunk.name, b"") {
-                wrong("name", "may contain letters, digits and . _ -".into());
-            }
-            if is_twice {
-                wrong("name", format!("there are two trunks '{}'", trunk.name));
-            }
-            if trunk.max_calls_per_second == Some(0) {
-                wrong("max_calls_per_second", "must be more than 0".to_owned());
-            }
-            let place = Trunk::host_and_port(&trunk.target, trunk.protocol);
-            if !plain(&trunk.target, b":[]") || place.is_none() {
-                wrong("target", format!("'{}' is not host or host:port", trunk.target));
-            }
-            let is_address = place.is_some_and(|(host, _)| host.parse::<IpAddr>().is_ok());
-            match &trunk.tls_name {
-                Some(name) if !trunk.protocol.is_secure() => wrong(
-                    "tls_name",
-                    format!("'{name}' is a certificate's name: transport must be \"tls\""),
-                ),
-                Some(name) if !plain(name, b"") || name.parse::<IpAddr>().is_ok() => {
-                    wrong("tls_name", format!("'{name}' is not a domain"))
-                }
-                None if trunk.protocol.is_secure() && is_address => wrong(
-                    "target",
-                    format!(
-                        "'{}' is an address: tls_name must say which domain its certificate is for",
-                        trunk.target
-                    ),
-                ),
-                Some(_) | None => {}
-            }
-            let listens = |listen: &ListenAddress| listen.protocol == trunk.protocol;
-            if !sections.sip.listen.iter().any(listens) {
-                let name = trunk.protocol.as_str().to_ascii_lowercase();
-                wrong("transport", format!("nothing in sip.listen begins with {name}:"));
-            }
-            if trunk.srtp == SrtpPolicy::Required
-                && !trunk.protocol.is_secure()
-                && !trunk.srtp_over_clear
-            {
-                wrong("srtp", KEYS_CAN_BE_READ.to_owned());
-            }
-            if let Some(bad) =
-                trunk.prefixes.iter().find(|prefix| !prefix.is_empty() && !plain(prefix, b"+#*"))
-            {
-                wrong("prefixes", format!("'{bad}' is not the beginning of a number"));
-            }
-            let login = [login.user.is_some(), login.password.is_some(), login.realm.is_some()];
-            if login.contains(&true) && login.contains(&false) {
-                wrong("user", "user, password and realm belong together".into());
-            }
-        }
     }
 
     fn media(&mut self, sections: &Sections) {

@@ -6,7 +6,7 @@
 
 use super::sdp::SdpFault;
 pub use crate::model::LegId;
-use crate::model::{DeviceId, Number, UserData};
+use crate::model::{DeviceId, Network, Number, UserData};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -239,6 +239,13 @@ pub enum LegEvent {
         leg: LegId,
         /// What has ended it.
         reason: EndReason,
+    },
+    /// A trunk is elsewhere than before.
+    TrunkLocated {
+        /// The name of the trunk.
+        trunk: String,
+        /// Its hosts: where its requests come from and ours go.
+        hosts: Vec<Network>,
     },
     /// A device's phone can be reached, or no longer.
     Registered {

@@ -100,6 +100,11 @@ impl<E: Environment> B2bua<E> {
                     None => self.legs.handle_located(leg, place),
                 }
             }
+            LegEvent::TrunkLocated { trunk, hosts } => {
+                if let Some(route) = self.plan.numbering.trunk_mut(&trunk) {
+                    route.hosts = hosts;
+                }
+            }
             LegEvent::Registered { device, registered } => {
                 self.plan.handle_registered(&device, registered, &mut self.out)
             }

@@ -160,7 +160,6 @@ impl Numbering {
         fitting.rev().max_by_key(|(length, _)| *length).map(|(_, trunk)| NumberOwner::Trunk(trunk))
     }
 
-    #[cfg(test)]
     pub(super) fn trunk_mut(&mut self, name: &str) -> Option<&mut TrunkRoute> {
         self.trunks.iter_mut().find(|trunk| trunk.name == name)
     }

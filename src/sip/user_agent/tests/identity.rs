@@ -32,7 +32,7 @@ fn credentials(
     method: &[u8],
     uri: &str,
 ) -> String {
-    let mut client = Credentials::new("us", REALM, user, password);
+    let mut client = Credentials::new("us", Some(REALM), user, password);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
     let subject = DigestRequest { method, uri: uri.as_bytes(), body: b"" };
     let cnonce = format!("{:?}", stage.now.mono);
