@@ -107,6 +107,10 @@ fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>,
         Command::AdmitMonitoring { .. } => {
             return Err(Refusal::new(Reason::Forbidden, "The gateway confirms joins itself."));
         }
+        Command::RefuseFeatureCode { .. } => {
+            let text = "The gateway answers feature codes itself.";
+            return Err(Refusal::new(Reason::Forbidden, text));
+        }
         Command::MuteMonitoredParty { supervisor, call, muted } => {
             return on_leg(user, supervisor, call, CallOperation::MuteMonitored(muted));
         }

@@ -264,6 +264,14 @@ pub enum MediaEvent {
         /// Since the report before.
         quality: Quality,
     },
+    /// A leg that is no party's has pressed a key (RFC 4733): once for each, at its first packet. It
+    /// reaches nobody.
+    Key {
+        /// The leg that it is about.
+        leg: LegId,
+        /// `0`–`9`, `*`, `#`, `A`–`D`.
+        digit: char,
+    },
     /// A supervisor is on its call no more. Comes before the `Closed` of its leg.
     JoinEnded {
         /// The supervisor's leg.

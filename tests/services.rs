@@ -341,6 +341,7 @@ async fn command(channel: &TelephonyChannel, user: &str, command: Command) -> Re
         caller: None,
         from: None,
         deadline: PATIENCE,
+        feature_code: None,
     };
     execute(TelephonyClient::new(channel.clone()), &context, &command).await
 }

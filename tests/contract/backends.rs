@@ -86,6 +86,7 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
             caller: None,
             from: None,
             deadline: Duration::from_secs(30),
+            feature_code: None,
         };
         async move { execute(client, &context, &command).await.unwrap_err().reason }
     };

@@ -19,6 +19,7 @@ pub(super) async fn refuses_malformed_input<P: Phones>(session: &mut Session<'_,
         Some(proto::CommandContext {
             request_id: request_id.into(),
             on_behalf_of: on_behalf_of.into(),
+            feature_code: String::new(),
         })
     };
     let user = session.residents().supervisor.user.to_string();
@@ -391,6 +392,7 @@ fn good_request<P: Phones>(session: &mut Session<'_, P>) -> proto::StartMonitori
         context: Some(proto::CommandContext {
             request_id: context.request_id.to_string(),
             on_behalf_of: supervisor.user.to_string(),
+            feature_code: String::new(),
         }),
         supervisor: supervisor.device.to_string(),
         target: session.residents().agent.device.to_string(),

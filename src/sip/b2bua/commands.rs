@@ -116,7 +116,8 @@ impl<E: Environment> B2bua<E> {
             | Command::Reject { .. }
             | Command::Redirect { .. }
             | Command::SwapCalls { .. }
-            | Command::ChangeUserData { .. } => Ok(None),
+            | Command::ChangeUserData { .. }
+            | Command::RefuseFeatureCode { .. } => Ok(None),
         }
     }
 
@@ -124,18 +125,25 @@ impl<E: Environment> B2bua<E> {
         let (device, call, asked) = match command {
             Command::StartMonitoring { supervisor, target, .. } => {
                 self.may_be_monitored(supervisor, target)?;
-                return self.supervision.handle_command(command, now);
+                self.supervision.handle_command(command, now)?;
+                self.codes.accept(supervisor, false);
+                return Ok(());
             }
             Command::StopMonitoring { supervisor } => {
                 let is_cancelled = self.ahead.cancel_start(supervisor, &mut self.out);
-                return match self.supervision.handle_command(command, now) {
-                    Err(_) if is_cancelled => Ok(()),
-                    done => done,
-                };
+                match self.supervision.handle_command(command, now) {
+                    Err(_) if is_cancelled => {}
+                    done => done?,
+                }
+                self.codes.accept(supervisor, true);
+                return Ok(());
             }
             Command::SwitchMonitoring { call, .. } | Command::AdmitMonitoring { call, .. } => {
                 self.calls.key_of(call)?;
                 return self.supervision.handle_command(command, now);
+            }
+            Command::RefuseFeatureCode { device, code, refusal } => {
+                return self.refuse_code(device, code, refusal, now);
             }
             Command::SetDoNotDisturb { device, on } => {
                 let wanted = self.plan.with_do_not_disturb(device, *on)?;

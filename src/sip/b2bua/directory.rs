@@ -2,6 +2,7 @@
 
 use super::numbering::{Extension, TrunkRoute};
 use super::party::Release;
+use super::rejection::Rejection;
 use super::routing::DialPlan;
 use super::{AccountKind, B2bua, DeviceState, Environment, Output, Persist, RestoredDevice};
 use crate::model::{DeviceId, Fact, Now};
@@ -29,6 +30,7 @@ impl<E: Environment> B2bua<E> {
         self.plan.former.retain(|device, _| is_there(&LegSource::Account(device.clone())));
         let is_used = |trunk: &TrunkRoute| is_there(&LegSource::Trunk(trunk.name.clone()));
         self.plan.numbering.change_trunks(trunks, is_used);
+        self.end_codes(&Rejection::UnknownCaller, |device| removed.contains(device));
         let mut set = Vec::new();
         for device in &removed {
             let Some(state) = self.plan.remove(device) else {

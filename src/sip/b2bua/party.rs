@@ -436,6 +436,28 @@ impl Party {
         self.established_at = Some(now.wall);
     }
 
+    /// Answers its call: it talks from now on. `wish`: the codec of the call.
+    pub(super) fn accept_call(&mut self, wish: Option<Codec>, now: Now, out: &mut Step) {
+        let LegStage::Calling { offer, .. } = std::mem::replace(&mut self.stage, LegStage::Talking)
+        else {
+            return;
+        };
+        self.established_at = Some(now.wall);
+        let media = match offer {
+            Some(mut offer) => {
+                prefer(&mut offer, wish);
+                self.hold_at_phone(offer.audio.is_hold());
+                self.answer_offer(&offer, Direction::SendRecv, out)
+            }
+            None => {
+                self.exchange = PartyExchange::AnswerDue;
+                let codecs = first_of(wish.as_slice(), &self.policy.codecs);
+                self.local.offer_codecs(Direction::SendRecv, &codecs)
+            }
+        };
+        out.leg(LegCommand::Accept { leg: self.leg, media });
+    }
+
     /// The answer to a caller's offer for early media, the first time.
     pub(super) fn answer_early(&mut self, wish: Codec, out: &mut Step) -> Option<Vec<u8>> {
         let LegStage::Calling { offer: Some(offer), early: None } = &self.stage else {
