@@ -1009,6 +1009,7 @@ mod tests {
             do_not_disturb: true,
             forwarding: true,
             user_data: true,
+            feature_codes: true,
             routing_points: true,
             sip_cluster: true,
             codecs: vec!["PCMU".into()],

@@ -121,7 +121,7 @@ impl<E: Environment> B2bua<E> {
         }
     }
 
-    fn execute(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
+    pub(super) fn execute(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
         let (device, call, asked) = match command {
             Command::StartMonitoring { supervisor, target, .. } => {
                 self.may_be_monitored(supervisor, target)?;

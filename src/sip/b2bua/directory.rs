@@ -26,11 +26,11 @@ impl<E: Environment> B2bua<E> {
     /// at once, with the legs of their supervisors.
     pub fn handle_directory(&mut self, change: NumberingChange, now: Now) {
         let NumberingChange { put, removed, trunks, end_calls } = change;
+        self.end_codes(&Rejection::UnknownCaller, |device| removed.contains(device));
         let is_there = |peer: &LegSource| self.calls.legs.count(peer) > 0;
         self.plan.former.retain(|device, _| is_there(&LegSource::Account(device.clone())));
         let is_used = |trunk: &TrunkRoute| is_there(&LegSource::Trunk(trunk.name.clone()));
         self.plan.numbering.change_trunks(trunks, is_used);
-        self.end_codes(&Rejection::UnknownCaller, |device| removed.contains(device));
         let mut set = Vec::new();
         for device in &removed {
             let Some(state) = self.plan.remove(device) else {

@@ -20,7 +20,6 @@ use super::inbound::IncomingCall;
 use super::party::{LegStage, MonitorLink, Party, PartyStart, Release};
 use super::rejection::Rejection;
 use super::routing::{CallingParty, Unroutable};
-use super::step::Step;
 use super::{B2bua, CommandId, Environment, Output};
 use crate::media::MediaCommand;
 use crate::media::call::MAX_LEGS;
@@ -155,13 +154,15 @@ impl<E: Environment> B2bua<E> {
         if let Err(refusal) = self.codes.begin_answer(code, &command) {
             return self.out.push(Output::Reply { id, result: Err(refusal) });
         }
-        let supervisor = match &command {
-            Command::SwitchMonitoring { supervisor, .. } => Some(supervisor.clone()),
-            _ => None,
-        };
-        self.handle_command(id, command, now);
-        if let Some(supervisor) = supervisor {
-            self.end_key(&supervisor, now);
+        match &command {
+            Command::SwitchMonitoring { supervisor, .. } => {
+                let supervisor = supervisor.clone();
+                let result = self.execute(&command, now);
+                self.end_key(&supervisor, now);
+                self.finish_step(now);
+                self.out.push(Output::Reply { id, result });
+            }
+            _ => self.handle_command(id, command, now),
         }
     }
 

@@ -1,11 +1,11 @@
 //! What phones and trunks do: the call of a leg is found here, and told.
 
 use super::call::{Call, CallStart, Next};
-use super::codec_selection::{codecs_of, first_of, prefer};
+use super::codec_selection::{codecs_of, first_of};
 use super::consultation::Consultation;
 use super::leg_factory::Describer;
 use super::media_address::MediaReach;
-use super::party::{LegStage, Party, PartyEvent, PartyExchange, PartyStart, ReadSdp};
+use super::party::{LegStage, Party, PartyEvent, PartyStart, ReadSdp};
 use super::rejection::Rejection;
 use super::routing::{CalledParty, CallingParty, DialPlan, Unroutable};
 use super::step::Ctx;
@@ -13,8 +13,8 @@ use super::{B2bua, Environment, MediaPolicy, role_of};
 use crate::media::call::MAX_LEGS;
 use crate::media::{CallKey, Codec};
 use crate::model::{CallType, DeviceId, Now, Number, PartyRole, UserData};
-use crate::sip::leg::{Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
-use crate::sip::sdp::{Direction, SdpError, SdpSession};
+use crate::sip::leg::{Identity, LegEvent, LegId, LegSource, PassedHeader};
+use crate::sip::sdp::{SdpError, SdpSession};
 
 /// An INVITE for a new call, or for the place of a leg.
 pub(super) struct IncomingCall {
@@ -330,9 +330,10 @@ impl IncomingCall {
             number,
             role,
             policy,
-            stage: LegStage::Calling { offer: offer.map(Box::new), early: None },
+            stage: LegStage::Talking,
         };
         let mut party = ctx.open(call, start).ok_or(Rejection::NoPort)?;
+        party.stage = LegStage::Calling { offer: offer.map(Box::new), early: None };
         party.accept_call(codec, ctx.now, ctx.out);
         Ok(party)
     }

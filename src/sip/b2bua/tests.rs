@@ -8,6 +8,7 @@ mod coaching;
 mod connected;
 mod consultations;
 mod directory;
+mod feature_codes;
 mod formats;
 mod harness;
 mod model;
