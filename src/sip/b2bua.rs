@@ -102,9 +102,12 @@ pub struct B2buaConfig {
     /// anybody can have in hand, and too few for one account to take all media ports.
     #[serde(deserialize_with = "config_value::positive")]
     pub max_calls_per_device: usize,
-    /// A hold is told to the other parties: if false, only the holder's phone knows, and a
-    /// supervisor goes on hearing the held party.
+    /// A hold is told to the phones of the other parties: if false, only the holder's phone knows,
+    /// and a supervisor goes on hearing the held party. Each trunk has a rule of its own.
     pub signal_hold: bool,
+    /// There is music for those who are held.
+    #[serde(skip)]
+    pub has_music: bool,
     /// A supervisor hears the customer while the agent has the customer on hold.
     pub monitor_party_on_hold: bool,
     /// Several supervisors of one call hear each other.
@@ -148,6 +151,7 @@ impl Default for B2buaConfig {
             max_calls: 2000,
             max_calls_per_device: 10,
             signal_hold: false,
+            has_music: false,
             monitor_party_on_hold: true,
             supervisors_hear_each_other: false,
             agent_side_only: false,
@@ -291,6 +295,8 @@ struct MediaPolicy {
     srtp: SrtpPolicy,
     /// Of the address that we tell.
     ipv6: bool,
+    /// Its peer is told of a hold.
+    signals_hold: bool,
 }
 
 impl<E: Environment> B2bua<E> {
@@ -451,6 +457,7 @@ impl<E: Environment> B2bua<E> {
         for &key in &touched {
             if let Some((call, mut ctx)) = self.find_key(key, now) {
                 call.update_hearing(&mut ctx);
+                call.play_music(&mut ctx);
                 call.signal_hold(&mut ctx);
             }
         }

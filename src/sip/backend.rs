@@ -213,6 +213,7 @@ pub async fn start(
     let listening: Vec<SocketAddr> = over_udp.map(|(_, address)| *address).collect();
     let b2bua = B2buaConfig {
         targets: Arc::new(Targets::of(&media_config, &interfaces(), &listening)),
+        has_music: media_config.music.is_some(),
         ..config.b2bua
     };
     let mut b2bua = B2bua::new(b2bua, numbering, kept, environment);

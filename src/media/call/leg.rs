@@ -102,6 +102,8 @@ pub(super) struct LegCold {
     up: Upsampler,
     pub(super) down: Downsampler,
     keypad: Keypad,
+    /// What it hears while it is held.
+    pub(super) music: Option<MusicPlayer>,
     /// When the leak guard was last told of, by reason.
     guard_said: [Option<Instant>; LeakReason::COUNT],
     agreements: Agreements,
@@ -156,6 +158,7 @@ impl Leg {
                 up: Upsampler::default(),
                 down: Downsampler::default(),
                 keypad: Keypad::default(),
+                music: None,
                 guard_said: [None; LeakReason::COUNT],
                 agreements: Agreements::default(),
                 decoders: Vec::new(),
@@ -546,7 +549,12 @@ impl Leg {
 
     /// What the plan of a call has to know of it.
     pub(super) fn member(&self) -> Member {
-        Member { name: self.name, is_described: self.media.is_some(), has_beep: self.beep.sounds() }
+        Member { name: self.name, is_described: self.media.is_some(), has_tone: self.has_tone() }
+    }
+
+    /// It hears something of our own.
+    pub(super) fn has_tone(&self) -> bool {
+        self.beep.sounds() || self.seldom.music.is_some()
     }
 
     /// What a listener has to know of it, once anything may come from it.

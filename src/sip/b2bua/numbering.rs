@@ -2,7 +2,7 @@
 
 use crate::media::Codec;
 use crate::model::{DeviceId, Network, Number};
-use crate::sip::config::{Nat, SipAccount, SipConfig, Trunk};
+use crate::sip::config::{Nat, SipAccount, SipConfig, Trunk, TrunkHold};
 use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeMap;
 
@@ -61,6 +61,8 @@ pub struct TrunkRoute {
     pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: SrtpPolicy,
+    /// It is told when its party is on hold.
+    pub signals_hold: bool,
 }
 
 /// Every internal number, and the trunks that lead outside.
@@ -193,6 +195,7 @@ impl TrunkRoute {
             media_sources: trunk.media_sources.clone(),
             own_ports: trunk.own_ports,
             srtp: trunk.srtp,
+            signals_hold: trunk.hold == TrunkHold::Signal,
         }
     }
 
@@ -228,6 +231,7 @@ mod tests {
             media_sources: Vec::new(),
             own_ports: false,
             srtp: SrtpPolicy::Off,
+            signals_hold: false,
         };
         Numbering::new(
             [desk],

@@ -68,6 +68,8 @@ pub(super) struct Party {
     pub(super) shown: Option<Identity>,
     /// The way that led to it, when it was called.
     pub(super) trail: Trail,
+    /// It hears our music.
+    pub(super) music: bool,
     /// The quality of its sound by the last report.
     pub(super) quality: Option<Quality>,
 }
@@ -223,6 +225,7 @@ impl Party {
             link: None,
             shown: None,
             trail: Trail::default(),
+            music: false,
             quality: None,
         }
     }

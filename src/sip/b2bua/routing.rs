@@ -152,6 +152,7 @@ impl DialPlan {
             srtp: extension.srtp,
             ipv6: self.config.media_over_ipv6,
             codecs: self.config.codecs.clone(),
+            signals_hold: self.config.signal_hold,
         }
     }
 
@@ -173,6 +174,7 @@ impl DialPlan {
             srtp: trunk.srtp,
             ipv6: self.config.media_over_ipv6,
             codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
+            signals_hold: trunk.signals_hold || self.config.signal_hold,
         }
     }
 

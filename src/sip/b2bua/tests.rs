@@ -12,6 +12,7 @@ mod feature_codes;
 mod formats;
 mod harness;
 mod model;
+mod on_hold;
 mod refusals;
 mod ringing;
 mod routing;

@@ -149,6 +149,7 @@ impl Harness {
                 "either" => SrtpPolicy::Optional,
                 _ => SrtpPolicy::Off,
             },
+            signals_hold: name == "either",
         };
         let mut trunks = vec![
             trunk("city", "0", Vec::new()),
@@ -761,6 +762,9 @@ impl Harness {
             MediaCommand::SendDigits { leg, .. } => {
                 let line = self.line(*leg).clone();
                 assert!(!line.closed && line.answered);
+            }
+            MediaCommand::Music { leg, .. } => {
+                assert!(!self.line(*leg).closed);
             }
             MediaCommand::Beep { leg } => {
                 let line = self.line(*leg).clone();

@@ -366,7 +366,7 @@ impl Leg {
         ctx.note_refused_by(sent, response, now);
         let to = match &self.peer.source {
             LegSource::Account(_) => ctx.domain.redirected_to(response),
-            LegSource::Trunk(_) => Vec::new(),
+            LegSource::Trunk(name) => ctx.domain.redirected_by_trunk(name, response),
         };
         self.end(ctx);
         let (leg, status) = (self.id(), response.status);
