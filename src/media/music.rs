@@ -211,7 +211,9 @@ mod tests {
         assert_eq!(music.0.len(), 800);
         let crossings =
             |samples: &[i16]| samples.windows(2).filter(|pair| pair[0] < 0 && pair[1] >= 0).count();
-        assert!(crossings(&music.0).abs_diff(1600 / 31) <= 1, "{}", crossings(&music.0));
+        // A filter begins with what rings before the first sample.
+        let settled = crossings(&music.0[100..]);
+        assert!(settled.abs_diff(1400 / 31) <= 1, "{settled}");
     }
 
     #[test]
