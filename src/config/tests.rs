@@ -12,7 +12,7 @@ fn read(text: &str) -> Result<Config, Problems> {
 /// The problems as they are printed.
 fn problems(text: &str) -> Vec<String> {
     let problems = read(text).expect_err("something is wrong");
-    problems.0.iter().map(ToString::to_string).collect()
+    problems.list.iter().map(ToString::to_string).collect()
 }
 
 /// The one problem begins like this.
@@ -970,7 +970,7 @@ fn nat_is_auto_unless_it_is_said_and_media_sources_are_hosts_and_networks() {
 fn an_issuer_is_https_and_takes_no_token_for_another() {
     let issuer = |more: &str| {
         let text = format!("[[identity.issuer]]\nname = 'a'\n{more}");
-        let problems = read(&text).map(|config| config.issuers).map_err(|found| found.0);
+        let problems = read(&text).map(|config| config.issuers).map_err(|found| found.list);
         problems.map_err(|found| found.into_iter().map(|one| one.key).collect::<Vec<_>>())
     };
     let fine = "issuer = 'https://id.example.com/a'\n";

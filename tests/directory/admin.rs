@@ -310,7 +310,7 @@ async fn nobody_but_an_admin_changes_the_directory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_attempts_to_change_it_are_written_down_within_measure_and_hold_no_admin_up() {
-    let house = House::open(STORE).await;
+    let house = House::open(&format!("{STORE}[audit]\nrefused_per_user = 10\n")).await;
     let mut statuses = Vec::new();
     for turn in 0..30 {
         let (method, path) = match turn % 3 {
@@ -509,6 +509,25 @@ async fn a_faulty_import_changes_nothing_and_names_the_line() {
     let new = Account { user: "new", password: "secret", ..NEWCOMER };
     let me = house.client(new).get("/me?subresources=devices").await;
     assert_eq!(me["user"]["devices"][0]["phoneNumber"], "5010");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_passes_to_another_device_takes_no_password_along() {
+    let mut house = House::open(STORE).await;
+    add_newcomer(&house).await;
+    house.stop().await;
+    let write = |name: &str, text: &str| write_private(&house.place.path().join(name), text);
+    write(
+        "devices.csv",
+        &format!("id,number,password\n{},5011,secret\nnew-phone,5010,\n", NEWCOMER.device),
+    );
+    write("users.csv", "id,roles,devices,password\nnew,Agent,new-phone,secret\n");
+    let (done, said) = house.run(&["import", "users.csv", "devices.csv"]);
+    assert!(done, "{said}");
+    house.start().await;
+    let phone = PhoneConfig::new(NEWCOMER.number, "sip-secret", house.process().door("sip"), 700.0);
+    let registered = Phone::start(phone).await.unwrap().register().await;
+    assert!(registered.is_err(), "the password was that of the other device");
 }
 
 #[tokio::test(flavor = "multi_thread")]
