@@ -235,9 +235,9 @@ impl<E: Environment> B2bua<E> {
         FeatureCodeId::from(format!("code-{:032x}", self.environment.random()))
     }
 
-    /// Supervision wants a supervisor in who has dialled a code, and waits: the leg is a party of
-    /// the call from now on, and answered. `None`: no phone of this device waits, and it is to be
-    /// called. False: it could not be brought in.
+    /// Supervision wants a supervisor in that has dialled a code, and waits: the leg is a party of
+    /// the call from now on, and answered. False: it could not be brought in. The link comes back
+    /// where no phone of this device waits: it is to be called.
     pub(super) fn bring_in(
         &mut self,
         supervisor: &DeviceId,
