@@ -57,13 +57,18 @@ const KEYS: [Activity; 3] = [Activity::ListenIn, Activity::Coach, Activity::Barg
 impl FeatureCodeConfig {
     /// Every code that there is, by its key of the configuration.
     pub fn codes(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.meanings().map(|(key, code, _)| (key, code))
+    }
+
+    /// The same, with the activity that each begins; `None`: it ends the monitor.
+    fn meanings(&self) -> impl Iterator<Item = (&'static str, &str, Option<Activity>)> {
         let codes = [
-            ("coach", &self.coach),
-            ("listen", &self.listen),
-            ("barge", &self.barge),
-            ("stop", &self.stop),
+            ("coach", &*self.coach, Some(Activity::Coach)),
+            ("listen", &*self.listen, Some(Activity::ListenIn)),
+            ("barge", &*self.barge, Some(Activity::BargeIn)),
+            ("stop", &*self.stop, None),
         ];
-        codes.into_iter().filter(|(_, code)| !code.is_empty()).map(|(key, code)| (key, &**code))
+        codes.into_iter().filter(|(_, code, _)| !code.is_empty())
     }
 
     /// What a dialled string asks for; `None`: it is no feature code. A star between code and
@@ -73,20 +78,17 @@ impl FeatureCodeConfig {
             return None;
         }
         let dialled = dialled.strip_suffix('#').unwrap_or(dialled);
-        let fitting = self.codes().filter(|(_, code)| dialled.starts_with(code));
-        let (key, code) = fitting.max_by_key(|(_, code)| code.len())?;
-        let number = dialled.get(code.len()..)?;
-        let number = number.strip_prefix('*').unwrap_or(number);
-        let activity = match key {
-            "coach" => Activity::Coach,
-            "listen" => Activity::ListenIn,
-            "barge" => Activity::BargeIn,
-            _ => return number.is_empty().then_some(DialledCode::Stop),
-        };
-        Some(match number.is_empty() {
-            true => DialledCode::Incomplete,
-            false => DialledCode::Start(activity, Number::from(number)),
-        })
+        let rest = self.meanings().filter_map(|(_, code, activity)| {
+            dialled.strip_prefix(code).map(|rest| (rest, activity))
+        });
+        // The longest code leaves the shortest rest.
+        let (rest, activity) = rest.min_by_key(|(rest, _)| rest.len())?;
+        let number = rest.strip_prefix('*').unwrap_or(rest);
+        match (activity, number.is_empty()) {
+            (Some(activity), false) => Some(DialledCode::Start(activity, Number::from(number))),
+            (Some(_), true) => Some(DialledCode::Incomplete),
+            (None, is_alone) => is_alone.then_some(DialledCode::Stop),
+        }
     }
 
     /// Keys of a supervisor's keypad mean something.
