@@ -47,6 +47,7 @@ impl Harness {
                 Output::Notice(_)
                 | Output::Keep { .. }
                 | Output::KeepHearing { .. }
+                | Output::KeepMonitoring { .. }
                 | Output::EndFailed { .. } => {}
             }
         }

@@ -83,9 +83,8 @@ impl HearingPolicy {
         match (listener.is_supervisor(), speaker.is_supervisor()) {
             // Our music is heard by itself, whatever the phone plays that holds.
             (false, false) => {
-                !listener.held_by_command
-                    && !speaker.held_by_command
-                    && !(self.has_music && call.parties.is_to_hear_music(listener))
+                let hears_music = self.has_music && call.parties.is_to_hear_music(listener);
+                !listener.held_by_command && !speaker.held_by_command && !hears_music
             }
             (true, false) => self.monitor_party_on_hold || !call.parties.is_on_hold(speaker),
             // A supervisor that takes over is an agent to the engine, but still a supervisor to the
