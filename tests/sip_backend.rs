@@ -797,7 +797,7 @@ async fn music_that_is_none_is_told_when_the_backend_starts() {
     std::fs::write(&file, b"RIFF0000AVI ").expect("written");
     let mut config = config();
     config.media.music = Some(file.clone());
-    let error = backend::start(config, store::in_memory()).await.err().expect("refused");
+    let error = backend::start(config, store::in_memory()).await.expect_err("refused");
     let text = error.to_string();
     assert!(text.contains("music.wav") && text.contains("WAV"), "{text}");
 }
