@@ -1265,3 +1265,25 @@ fn a_trunk_has_targets_logins_and_a_registration() {
     // What is read again is the same, whatever a name server says.
     assert!(trunk.hosts().len() == 2, "names are not looked up");
 }
+
+#[test]
+fn feature_codes_are_what_can_be_dialled_and_none_begins_as_another() {
+    let wrong = |text: &str| {
+        let text = format!("[feature_codes]\nenabled = true\n{text}\n");
+        read(&text).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert_eq!(wrong("coach = '*1'\nlisten = ''\ndigits = ''\nmode = 'AllCalls'"), "");
+    for (text, said) in [
+        ("coach = 'x1'", "feature_codes.coach"),
+        ("coach = '*12345678'", "up to eight"),
+        ("coach = '*8'", "must not begin as feature_codes.listen"),
+        ("stop = '*80'", "feature_codes.stop"),
+        ("digits = '44'", "three different keys"),
+        ("digits = '445'", "three different keys"),
+        ("mode = 'Once'", "feature_codes.mode"),
+        ("[[device]]\nid = 'd1'\nnumber = '*815001'", "feature_codes.coach"),
+    ] {
+        let found = wrong(text);
+        assert!(found.contains(said), "{text}: {found}");
+    }
+}
