@@ -17,12 +17,12 @@ use crate::http::server::ConnectionLimits;
 use crate::media::MediaConfig;
 use crate::model::{UserId, config_value};
 use crate::secret::Secret;
+use crate::sip::b2bua::{AccountKind, B2buaConfig, FeatureCodeConfig};
 use crate::sip::config::{
     ListedTarget, Login, NotATarget, Registration, SipAccount, SipConfig, SipLimits, Trunk,
     TrunkTarget,
 };
 use crate::sip::flow::Protocol;
-use crate::sip::b2bua::{AccountKind, B2buaConfig, FeatureCodeConfig};
 use crate::supervision::SupervisionConfig;
 use crate::telemetry::LogConfig;
 use crate::telephony::callers::CallerConfig;
