@@ -41,11 +41,11 @@ use crate::telephony::callers::CallerConfig;
 use crate::tls::{ClientTlsFiles, ServerTlsFiles};
 use checks::Checks;
 use locate::ConfigFile;
+pub(crate) use reader::LONGEST_SECRET;
 use reader::{ConfigReader, Finding, Findings};
 use sections::Sections;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -222,7 +222,12 @@ impl Config {
 
 /// Everything that is wrong with a configuration, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
+pub struct Problems {
+    /// What is wrong.
+    pub list: Vec<Problem>,
+    /// The files with secrets that the configuration names: what is wrong may be wrong there.
+    pub secret_files: Vec<PathBuf>,
+}
 
 /// One thing that is wrong. What of the file is repeated is escaped when it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,7 +253,7 @@ impl fmt::Display for Problem {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, problem) in self.0.iter().enumerate() {
+        for (number, problem) in self.list.iter().enumerate() {
             if number > 0 {
                 f.write_str("\n")?;
             }
@@ -259,6 +264,12 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+impl Problems {
+    fn of(list: Vec<Problem>) -> Self {
+        Self { list, secret_files: Vec::new() }
+    }
+}
 
 /// Reads the file, if any, and the environment over the defaults.
 ///
@@ -299,18 +310,15 @@ struct Scrutiny {
 /// The text of a file, and whether others may read it.
 fn text_of(file: &Path) -> Result<(Zeroizing<String>, Option<Exposed>), Problems> {
     let read = || {
-        let mut open = File::open(file)?;
+        let mut open = private::open_named(file)?;
         let exposed = private::exposed(&open.metadata()?);
         let mut text = Zeroizing::new(String::new());
         open.read_to_string(&mut text)?;
         Ok((text, exposed))
     };
     read().map_err(|error: std::io::Error| {
-        Problems(vec![Problem {
-            place: file.display().to_string(),
-            key: String::new(),
-            message: error.to_string(),
-        }])
+        let place = file.display().to_string();
+        Problems::of(vec![Problem { place, key: String::new(), message: error.to_string() }])
     })
 }
 
@@ -362,7 +370,8 @@ fn parse_with_remarks(
         .filter(|(key, _)| key.starts_with(PREFIX) || key == CREDENTIALS)
         .collect();
     let credentials = environment.remove(CREDENTIALS).map(PathBuf::from);
-    let source = ConfigFile::new(file, &environment).map_err(|problem| Problems(vec![problem]))?;
+    let source =
+        ConfigFile::new(file, &environment).map_err(|problem| Problems::of(vec![problem]))?;
     let mut reader = ConfigReader::new(file.map(|(_, text)| text), &environment, credentials)
         .map_err(|findings| source.problems(findings))?;
     let settings = Settings(reader.settings());
@@ -386,12 +395,12 @@ fn parse_with_remarks(
         Some(sections) if findings.is_empty() => {
             let remarks = match remarks::of(&sections) {
                 remarks if remarks.is_empty() => Vec::new(),
-                remarks => source.problems(remarks).0,
+                remarks => source.problems(remarks).list,
             };
             let config = Config { settings, secret_files: files, ..sections.into_config() };
             Ok((config, remarks))
         }
-        Some(_) | None => Err(source.problems(findings)),
+        Some(_) | None => Err(Problems { secret_files: files, ..source.problems(findings) }),
     }
 }
 

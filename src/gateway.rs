@@ -16,6 +16,7 @@ mod call_index;
 mod call_operations;
 mod directory;
 mod directory_change;
+mod feature_codes;
 mod monitoring;
 mod notifications;
 mod pending;
@@ -34,7 +35,7 @@ pub mod task;
 #[cfg(test)]
 mod tests;
 
-pub use audit_record::{AuditEvent, AuditRecord, ListeningRecord};
+pub use audit_record::{AuditEvent, AuditRecord, ListeningRecord, MonitoringRecord};
 pub use directory::{DeviceEntry, Directory, DirectoryChanges, Group, User, VoiceEnvironment};
 
 use crate::model::{
@@ -51,6 +52,7 @@ use refusal_limits::{Asker, RefusalLimits};
 use requests::{Decision, RequestCheck};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use user_data_budget::UserDataBudget;
@@ -163,6 +165,13 @@ pub enum Output {
         /// The voice state; `None`: no session is open.
         presence: Option<UserState>,
     },
+    /// To the store: what is known of the monitor of this supervisor's device from now on.
+    KeepMonitoring {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// What; `None`: there is none.
+        monitoring: Option<MonitoringRecord>,
+    },
     /// To the store: what this supervisor's device hears from now on.
     KeepHearing {
         /// The supervisor's device.
@@ -177,6 +186,8 @@ pub enum Output {
 pub struct Restored {
     /// The users with an open session, and their voice states.
     pub sessions: BTreeMap<UserId, UserState>,
+    /// The monitors, by supervisor's device.
+    pub monitoring: BTreeMap<DeviceId, MonitoringRecord>,
     /// The supervisors that were admitted to a call or were on it.
     pub hearing: Vec<ListeningRecord>,
 }
@@ -216,7 +227,7 @@ impl Gateway {
             config,
             access: AccessDirectory::new(directory),
             known: BackendFacts::default(),
-            monitoring: Monitoring::new(kept.hearing),
+            monitoring: Monitoring::new(kept.monitoring, kept.hearing),
             sessions: kept.sessions,
             user_data_budget: UserDataBudget::default(),
             notifications: Notifications::default(),
@@ -233,7 +244,8 @@ impl Gateway {
             Ok(Decision::Done) => {}
             Ok(Decision::Presence(state)) => self.set_presence(&asked.user, Some(state)),
             Ok(Decision::EndSession) => self.end_session(asked, now),
-            Ok(Decision::Command(command)) => {
+            Ok(Decision::Command(mut command)) => {
+                command.context.feature_code = self.works.feature_code_of(token);
                 if let Some((call, bytes)) = &command.data_bytes
                     && !self.user_data_budget.take(call, *bytes, now.mono)
                 {
@@ -247,7 +259,7 @@ impl Gateway {
                 return self.refuse(token, asked, refusal, now);
             }
         }
-        self.works.reply(token, Ok(Answer::Accepted));
+        self.works.reply(token, Ok(Answer::Accepted), now);
     }
 
     /// Takes what the backend can do; views offer no more.
@@ -299,6 +311,7 @@ impl Gateway {
                 let (monitoring, mut ctx) = self.monitoring(now);
                 monitoring.handle_sound(sound, &mut ctx);
             }
+            Fact::FeatureCodeDialled(dialled) => self.handle_feature_code(dialled, now),
             Fact::SnapshotBegin => self.known.begin_snapshot(),
             Fact::SnapshotComplete => self.handle_snapshot_complete(now),
             Fact::Lost => self.known.lose(),
@@ -317,10 +330,10 @@ impl Gateway {
             (PendingLine::Attempt { token, command }, Ok(())) => self.send(token, *command, now),
             (PendingLine::Attempt { token, .. }, Err(AuditFailed)) => {
                 let refusal = Refusal::new(Reason::Internal, UNAUDITED);
-                self.works.reply(token, Err(refusal));
+                self.works.reply(token, Err(refusal), now);
             }
             (PendingLine::Refused { token, refusal }, Ok(()) | Err(AuditFailed)) => {
-                self.works.reply(token, Err(refusal))
+                self.works.reply(token, Err(refusal), now)
             }
             (PendingLine::Admission { user, asked }, written) => {
                 let (monitoring, mut ctx) = self.monitoring(now);
@@ -352,9 +365,14 @@ impl Gateway {
         let (token, pending) = match self.works.take_command(id) {
             Some(CommandOrigin::Request(token, pending)) => (token, *pending),
             Some(CommandOrigin::Gateway(command)) => {
-                if let (Command::StopMonitoring { supervisor }, Err(refusal)) = (command, result) {
+                if let Command::StopMonitoring { supervisor } = command {
                     let (monitoring, mut ctx) = self.monitoring(now);
-                    monitoring.handle_end_failed(&supervisor, refusal, &mut ctx);
+                    match result {
+                        Ok(()) => monitoring.handle_end_accepted(&supervisor, &ctx),
+                        Err(refusal) => {
+                            monitoring.handle_end_failed(&supervisor, refusal, &mut ctx)
+                        }
+                    }
                 }
                 return;
             }
@@ -362,9 +380,10 @@ impl Gateway {
         };
         match result {
             Ok(()) => {
-                self.works.reply(token, Ok(Answer::Accepted));
+                self.works.reply(token, Ok(Answer::Accepted), now);
                 if let Command::StartMonitoring { supervisor, .. } = &pending.command {
-                    self.monitoring.handle_started(supervisor);
+                    let (monitoring, mut ctx) = self.monitoring(now);
+                    monitoring.handle_started(supervisor, pending.context.user.as_ref(), &mut ctx);
                 }
                 if let Some((call, device)) = &pending.digits_on {
                     self.tell_digits(call, device, now);
@@ -389,7 +408,7 @@ impl Gateway {
                 let user =
                     pending.context.user.as_ref().and_then(|user| self.access.user(user).ok());
                 let refusal = self.access.render_for(user, refusal);
-                self.works.reply(token, Err(refusal));
+                self.works.reply(token, Err(refusal), now);
             }
         }
     }
@@ -491,7 +510,7 @@ impl Gateway {
     fn begin(&mut self, token: Token, asked: &RequestEnvelope, command: PendingCommand, now: Now) {
         match command.audited {
             // Whoever is refused too often does not have the backend refuse, either.
-            Audited::Before if !self.may_ask(asked, now) => self.put_off(token),
+            Audited::Before if !self.may_ask(asked, now) => self.put_off(token, now),
             Audited::Never => self.send(token, command, now),
             Audited::Beside => {
                 self.works.audit(command.record.clone(), PendingLine::Nothing, now);
@@ -516,10 +535,10 @@ impl Gateway {
 
     fn refuse(&mut self, token: Token, asked: &RequestEnvelope, refusal: Refusal, now: Now) {
         if !requests::refusal_is_audited(asked.operation(), refusal.reason) {
-            return self.works.reply(token, Err(refusal));
+            return self.works.reply(token, Err(refusal), now);
         }
         if !self.may_ask(asked, now) {
-            return self.put_off(token);
+            return self.put_off(token, now);
         }
         self.refusal_limits.take(asker(&self.access, asked), now);
         let record = AuditRecord {
@@ -529,13 +548,25 @@ impl Gateway {
         self.works.audit(record, PendingLine::Refused { token, refusal }, now);
     }
 
+    /// An attempt that no request stands for is refused, and written down elsewhere.
+    ///
+    /// # Errors
+    /// It is one too many to be written down, and is counted.
+    pub fn handle_refused(&mut self, user: &UserId, from: IpAddr, now: Now) -> Result<(), Refusal> {
+        let asker = Asker { user: self.access.known(user), caller: None, from };
+        if !self.refusal_limits.may_ask(asker, now) {
+            return Err(too_often_refused());
+        }
+        self.refusal_limits.take(asker, now);
+        Ok(())
+    }
+
     fn may_ask(&mut self, asked: &RequestEnvelope, now: Now) -> bool {
         self.refusal_limits.may_ask(asker(&self.access, asked), now)
     }
 
-    fn put_off(&mut self, token: Token) {
-        let refusal = Refusal::new(Reason::TooManyRequests, TOO_OFTEN_REFUSED);
-        self.works.reply(token, Err(refusal));
+    fn put_off(&mut self, token: Token, now: Now) {
+        self.works.reply(token, Err(too_often_refused()), now);
     }
 
     /// A state that was refused for want of a phone is told as a failure of the device, too.
@@ -610,7 +641,7 @@ impl Gateway {
         );
         self.tell_device(&monitor.supervisor);
         let (monitoring, mut ctx) = self.monitoring(now);
-        monitoring.check_permission(&monitor, None, &mut ctx);
+        monitoring.check_permission(&monitor, &mut ctx);
     }
 
     fn handle_monitor_gone(&mut self, supervisor: &DeviceId, found: bool, now: Now) {
@@ -729,4 +760,8 @@ impl Gateway {
 fn asker<'a>(access: &'a AccessDirectory, asked: &'a RequestEnvelope) -> Asker<'a> {
     let caller = asked.caller.as_ref().map(|caller| &caller.name);
     Asker { user: access.known(&asked.user), caller, from: asked.from }
+}
+
+fn too_often_refused() -> Refusal {
+    Refusal::new(Reason::TooManyRequests, TOO_OFTEN_REFUSED)
 }

@@ -17,6 +17,7 @@ mod disorder;
 mod documents;
 mod doors;
 mod examples;
+mod feature_codes;
 mod floor_plan;
 mod gateway_handle;
 mod golden;

@@ -25,6 +25,9 @@ use std::time::Duration;
 /// The shortest session interval that there may be (RFC 4028 4).
 const MIN_SESSION_EXPIRES: Duration = Duration::from_secs(90);
 
+/// The longest feature code.
+const LONGEST_CODE: usize = 8;
+
 /// Smaller audit files than this would be no use: some hundred lines.
 const MIN_AUDIT_FILE: u64 = 65_536;
 
@@ -74,7 +77,8 @@ const LONGEST_LEEWAY: Duration = Duration::from_secs(300);
 fn plain(text: &str, extra: &[u8]) -> bool {
     let fits =
         |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte) || extra.contains(&byte);
-    !text.is_empty() && text.len() <= 128 && text.bytes().all(fits)
+    let is_step = [".", ".."].contains(&text);
+    !text.is_empty() && !is_step && text.len() <= 128 && text.bytes().all(fits)
 }
 
 impl<'a> Checks<'a> {
@@ -94,6 +98,7 @@ impl<'a> Checks<'a> {
         checks.rest(sections);
         checks.cometd(sections);
         checks.sip(sections);
+        checks.feature_codes(sections);
         checks.trunks(sections);
         checks.media(sections);
         checks.devices(sections);
@@ -508,6 +513,44 @@ impl<'a> Checks<'a> {
             &[&"sip", &"session_expires"],
             "must be at least 90 seconds (RFC 4028 4)",
         );
+    }
+
+    fn feature_codes(&mut self, sections: &Sections) {
+        let config = &sections.feature_codes;
+        let is_dialled = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'*' | b'#');
+        let codes: Vec<(&'static str, &str)> = config.codes().collect();
+        for (number, (key, code)) in codes.iter().enumerate() {
+            self.unless(
+                code.len() <= LONGEST_CODE && code.bytes().all(is_dialled),
+                &[&"feature_codes", key],
+                "may have up to eight digits, * and #, or be empty",
+            );
+            let earlier = codes.iter().take(number);
+            let goes_on = |other: &str| code.starts_with(other) || other.starts_with(code);
+            if let Some((other, _)) = earlier.rev().find(|(_, other)| goes_on(other)) {
+                let begins = |key: &'static str| {
+                    (path(&[&"feature_codes", &key]), "must not begin as".to_owned())
+                };
+                self.apart(begins(key), begins(other));
+            }
+        }
+        let keys = config.digits.as_bytes();
+        let are_apart = |keys: &[u8]| matches!(*keys, [a, b, c] if a != b && b != c && a != c);
+        self.unless(
+            keys.is_empty() || are_apart(keys) && keys.iter().copied().all(is_dialled),
+            &[&"feature_codes", &"digits"],
+            "must be three different keys, for ListenIn, Coach and BargeIn, or none",
+        );
+        for (number, (account, _)) in sections.devices.iter().enumerate() {
+            let begins = |(_, code): &&(&str, &str)| account.number.as_str().starts_with(code);
+            let code = codes.iter().find(begins).filter(|_| config.enabled);
+            if let Some((key, _)) = code {
+                self.apart(
+                    (path(&[&"device", &number, &"number"]), "begins as the feature code".into()),
+                    (path(&[&"feature_codes", key]), "begins the number".to_owned()),
+                );
+            }
+        }
     }
 
     fn media(&mut self, sections: &Sections) {

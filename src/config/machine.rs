@@ -32,6 +32,7 @@ pub(super) fn findings(sections: &Sections) -> Vec<Finding> {
         .chain(tokens(sections))
         .chain(issuers(sections))
         .chain(sound(sections))
+        .chain(music(sections))
         .collect()
 }
 
@@ -106,6 +107,12 @@ fn sound(sections: &Sections) -> Option<Finding> {
         | MediaError::Stopping => ("bind", format!("no RTP port can be opened: {error}")),
     };
     Some(Finding { path: vec!["media".to_owned(), key.to_owned()], message })
+}
+
+fn music(sections: &Sections) -> Option<Finding> {
+    let error = engine::read_music(sections.media.music.as_deref()?).err()?;
+    let path = vec!["media".to_owned(), "music".to_owned()];
+    Some(Finding { path, message: error.to_string() })
 }
 
 /// No socket of this machine can be bound to it.

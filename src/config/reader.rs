@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 const SECRETS: [&str; 3] = ["password", "password_hash", "client_secret"];
 const FILE: &str = "_file";
 /// No secret of a file is longer, in bytes.
-const LONGEST_SECRET: u64 = 4096;
+pub(crate) const LONGEST_SECRET: u64 = 4096;
 
 const DIRECTORY: [&str; 5] = ["user", "device", "device_range", "group", "voice_environment"];
 

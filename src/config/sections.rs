@@ -17,7 +17,7 @@ use crate::http::server::ConnectionLimits;
 use crate::media::MediaConfig;
 use crate::model::{UserId, config_value};
 use crate::secret::Secret;
-use crate::sip::b2bua::{AccountKind, B2buaConfig};
+use crate::sip::b2bua::{AccountKind, B2buaConfig, FeatureCodeConfig};
 use crate::sip::config::{
     ListedTarget, Login, NotATarget, Registration, SipAccount, SipConfig, SipLimits, Trunk,
     TrunkTarget,
@@ -57,6 +57,7 @@ pub(super) struct Sections {
     pub(super) sip: SipConfig,
     pub(super) sip_limits: SipLimits,
     pub(super) b2bua: B2buaConfig,
+    pub(super) feature_codes: FeatureCodeConfig,
     pub(super) media: MediaConfig,
     pub(super) log: LogConfig,
     pub(super) directory: DirectoryKeys,
@@ -359,6 +360,7 @@ impl Sections {
             (reader.section("monitoring"), reader.section("monitoring"), reader.section("audit"));
         let (sip, sip_limits) = (reader.section("sip"), reader.section("sip"));
         let b2bua = reader.sections(&[("sip", ""), ("monitoring", "")]);
+        let feature_codes = reader.section("feature_codes");
         let (media, log) = (reader.section("media"), reader.section("log"));
         let directory = reader.section("directory");
         let voice_environments = reader.items(&["voice_environment"]);
@@ -388,6 +390,7 @@ impl Sections {
             sip: sip?,
             sip_limits: sip_limits?,
             b2bua: b2bua?,
+            feature_codes: feature_codes?,
             media: media?,
             log: log?,
             directory: directory?,
@@ -488,7 +491,11 @@ impl Sections {
                 limits: self.sip_limits,
                 ..self.sip
             },
-            b2bua: B2buaConfig { supervision: self.supervision, ..self.b2bua },
+            b2bua: B2buaConfig {
+                supervision: self.supervision,
+                feature_codes: self.feature_codes,
+                ..self.b2bua
+            },
             media: self.media,
             telemetry: self.log,
             directory_source: self.directory.source,

@@ -13,7 +13,7 @@ fn read(text: &str) -> Result<Config, Problems> {
 /// The problems as they are printed.
 fn problems(text: &str) -> Vec<String> {
     let problems = read(text).expect_err("something is wrong");
-    problems.0.iter().map(ToString::to_string).collect()
+    problems.list.iter().map(ToString::to_string).collect()
 }
 
 /// The one problem begins like this.
@@ -236,7 +236,8 @@ fn check_says_what_a_switch_that_hands_calls_on_unseen_gives_up() {
         remarks.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let said = "undertone.toml:3: sip.trunk[0].handed_on: nobody is coached, and nobody coaches, \
-                at the 11 devices behind 'switch': it may hand a call on without saying so";
+                at the 11 devices behind 'switch': it may hand a call on without saying so \
+                (found \"refuse\")";
     assert_eq!(remarks("refuse"), [said]);
     assert_eq!(remarks("told"), [""; 0]);
 }
@@ -1117,7 +1118,7 @@ fn nat_is_auto_unless_it_is_said_and_media_sources_are_hosts_and_networks() {
 fn an_issuer_is_https_and_takes_no_token_for_another() {
     let issuer = |more: &str| {
         let text = format!("[[identity.issuer]]\nname = 'a'\n{more}");
-        let problems = read(&text).map(|config| config.issuers).map_err(|found| found.0);
+        let problems = read(&text).map(|config| config.issuers).map_err(|found| found.list);
         problems.map_err(|found| found.into_iter().map(|one| one.key).collect::<Vec<_>>())
     };
     let fine = "issuer = 'https://id.example.com/a'\n";
@@ -1263,4 +1264,26 @@ fn a_trunk_has_targets_logins_and_a_registration() {
     assert_eq!(trunk.sources[0].name.as_deref(), Some("sbc.example.com"));
     // What is read again is the same, whatever a name server says.
     assert!(trunk.hosts().len() == 2, "names are not looked up");
+}
+
+#[test]
+fn feature_codes_are_what_can_be_dialled_and_none_begins_as_another() {
+    let wrong = |text: &str| {
+        let text = format!("[feature_codes]\nenabled = true\n{text}\n");
+        read(&text).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert_eq!(wrong("coach = '*1'\nlisten = ''\ndigits = ''\nmode = 'AllCalls'"), "");
+    for (text, said) in [
+        ("coach = 'x1'", "feature_codes.coach"),
+        ("coach = '*12345678'", "up to eight"),
+        ("coach = '*8'", "must not begin as feature_codes.listen"),
+        ("stop = '*80'", "feature_codes.stop"),
+        ("digits = '44'", "three different keys"),
+        ("digits = '445'", "three different keys"),
+        ("mode = 'Once'", "feature_codes.mode"),
+        ("[[device]]\nid = 'd1'\nnumber = '*815001'", "feature_codes.coach"),
+    ] {
+        let found = wrong(text);
+        assert!(found.contains(said), "{text}: {found}");
+    }
 }

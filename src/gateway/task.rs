@@ -1,7 +1,7 @@
 //! The shell of the gateway: one task owns the machine; everybody else holds a [`GatewayHandle`].
 
 use super::handle::{Inbound, Reply, StateQuestion};
-use super::persistence::{StateWriter, listening_change, presence_change};
+use super::persistence::{StateWriter, listening_change, monitoring_change, presence_change};
 use super::{AuditEvent, AuditFailed, AuditRecord, Gateway, Output, Token, WorkId};
 use crate::audit::{self, AuditError, AuditLog};
 use crate::clock;
@@ -144,7 +144,8 @@ impl GatewayTask {
             self.gateway.handle_capabilities(capabilities, clock::now());
         }
         match &fact {
-            Fact::AdmissionAsked(_) => {}
+            // Between the gateway and its backend alone.
+            Fact::AdmissionAsked(_) | Fact::FeatureCodeDialled(_) => {}
             Fact::Device(_)
             | Fact::DeviceGone { .. }
             | Fact::Call(_)
@@ -190,6 +191,10 @@ impl GatewayTask {
                 self.drain();
                 // The asker may have gone away.
                 let _ = done.send(());
+            }
+            Inbound::Refused(user, from, reply) => {
+                // The asker may have gone away.
+                let _ = reply.send(self.gateway.handle_refused(&user, from, clock::now()));
             }
             Inbound::State(question) => {
                 self.questions.push(question);
@@ -237,6 +242,9 @@ impl GatewayTask {
                 Output::Audit { id, record } => self.audit(id, &record),
                 Output::Keep { user, presence } => {
                     kept.push(presence_change(&user, presence.as_ref()))
+                }
+                Output::KeepMonitoring { supervisor, monitoring } => {
+                    kept.push(monitoring_change(&supervisor, monitoring.as_ref()))
                 }
                 Output::KeepHearing { supervisor, hearing } => {
                     kept.push(listening_change(&supervisor, hearing.as_ref()))
@@ -389,5 +397,6 @@ fn name(command: &Command) -> &'static str {
         Command::Transfer { .. } => "Transfer",
         Command::Conference { .. } => "Conference",
         Command::RemoveParticipant { .. } => "RemoveParticipant",
+        Command::RefuseFeatureCode { .. } => "RefuseFeatureCode",
     }
 }

@@ -204,6 +204,7 @@ pub async fn start(
     let listening: Vec<SocketAddr> = over_udp.map(|(_, address)| *address).collect();
     let b2bua = B2buaConfig {
         targets: Arc::new(Targets::of(&media_config, &interfaces(), &listening)),
+        has_music: media_config.music.is_some(),
         ..config.b2bua
     };
     let mut b2bua = B2bua::new(b2bua, numbering, kept, environment);
@@ -489,6 +490,7 @@ impl BackendTask {
             MediaEvent::Withheld { .. }
             | MediaEvent::JoinEnded { .. }
             | MediaEvent::Active { .. }
+            | MediaEvent::Key { .. }
             | MediaEvent::Quality { .. } => {}
         }
         self.b2bua.handle_media(event, now);
@@ -498,11 +500,15 @@ impl BackendTask {
         let CommandCall { context, command, reply } = call;
         let id = CommandId(self.next_command);
         self.next_command += 1;
+        let code = context.feature_code.clone();
         let unanswered = Unanswered { context, reply };
         let span = unanswered.span();
         let _inside = span.enter();
         self.unanswered.insert(id, unanswered);
-        self.b2bua.handle_command(id, command, now);
+        match code {
+            Some(code) => self.b2bua.handle_answer(id, &code, command, now),
+            None => self.b2bua.handle_command(id, command, now),
+        }
         self.drain();
     }
 
@@ -557,6 +563,10 @@ impl BackendTask {
                     }
                     self.engine.command(command);
                 }
+                // A question that nobody hears is answered at once.
+                Output::Fact(Fact::FeatureCodeDialled(dialled)) if !self.facts.is_watched() => {
+                    self.b2bua.handle_unheard(&dialled.id, clock::now())
+                }
                 Output::Fact(fact) => self.publish(fact),
                 Output::Persist { id, change } => self.writer.persist(id, change),
                 Output::Keep(change) => self.writer.keep(change),
@@ -608,7 +618,9 @@ impl BackendTask {
     /// A leg is refused or released by us.
     fn note_leg(&mut self, command: &LegCommand) {
         match command {
-            LegCommand::Reject { leg, status } => self.observer.refused(*leg, *status),
+            LegCommand::Reject { leg, status } | LegCommand::Refuse { leg, status, .. } => {
+                self.observer.refused(*leg, *status)
+            }
             LegCommand::RefuseOffer { leg, .. } if self.b2bua.party_of(*leg).is_none() => {
                 self.observer.refused(*leg, SdpError::STATUS)
             }

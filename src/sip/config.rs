@@ -557,6 +557,34 @@ pub struct Trunk {
     /// Call data that goes there, by header field of our INVITE.
     #[serde(default)]
     pub send_user_data: UserDataHeaders,
+    /// Whether it is told of a hold.
+    #[serde(default)]
+    pub hold: TrunkHold,
+    /// What becomes of a call that it sends elsewhere.
+    #[serde(default)]
+    pub redirects: Redirects,
+}
+
+/// Whether a trunk is told that its party is on hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrunkHold {
+    /// By a re-INVITE (RFC 3264 8.4): a switch then plays its own music.
+    #[default]
+    Signal,
+    /// It is not: its party goes on sending, and hears music of ours or silence.
+    Local,
+}
+
+/// What becomes of a call that a trunk sends elsewhere (RFC 3261 21.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Redirects {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// The numbers are called, as far as the caller may call them.
+    Follow,
 }
 
 impl Trunk {
@@ -588,6 +616,8 @@ impl Trunk {
             own_numbers: false,
             user_data_headers: UserDataHeaders::default(),
             send_user_data: UserDataHeaders::default(),
+            hold: TrunkHold::default(),
+            redirects: Redirects::default(),
         }
     }
 

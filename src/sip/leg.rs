@@ -325,6 +325,16 @@ pub enum LegCommand {
         /// 400 to 699.
         status: u16,
     },
+    /// Send a final refusal on an incoming leg, which is then gone, and say why in a Warning (RFC
+    /// 3261 20.43).
+    Refuse {
+        /// The leg concerned.
+        leg: LegId,
+        /// 400 to 699.
+        status: u16,
+        /// Why, for people.
+        text: String,
+    },
     /// Re-INVITE with an offer.
     Offer {
         /// The leg concerned.

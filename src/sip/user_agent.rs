@@ -571,6 +571,7 @@ impl LegCommand {
             | Self::Provisional { leg, .. }
             | Self::Accept { leg, .. }
             | Self::Reject { leg, .. }
+            | Self::Refuse { leg, .. }
             | Self::Offer { leg, .. }
             | Self::AnswerOffer { leg, .. }
             | Self::RejectOffer { leg, .. }

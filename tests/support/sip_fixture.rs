@@ -137,6 +137,7 @@ impl SipFixture {
             caller: None,
             from: None,
             deadline: SOON,
+            feature_code: None,
         };
         let (placed, answer) = CommandCall::new(context, command);
         self.line.commands.send(placed).await.expect("the line lives");

@@ -66,6 +66,9 @@ impl Leg {
             LegCommand::Reject { status, .. } => {
                 self.answer_incoming(status.clamp(400, 699), ctx, now)
             }
+            LegCommand::Refuse { status, text, .. } => {
+                self.refuse_incoming(status.clamp(400, 699), &text, ctx, now)
+            }
             LegCommand::Offer { media, .. } => {
                 self.session.queue(media);
                 self.send_queued(ctx, now);

@@ -447,7 +447,7 @@ impl Leg {
         }
         let to = match self.peer.trunk() {
             None => ctx.domain.redirected_to(response),
-            Some(_) => Vec::new(),
+            Some(name) => ctx.domain.redirected_by_trunk(name, response),
         };
         self.end(ctx);
         let (leg, status) = (self.id(), response.status);

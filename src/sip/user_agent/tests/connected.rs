@@ -146,9 +146,9 @@ fn an_invite_names_it_right_after_it_has_come_in() {
     let mut stage = Stage::new();
     stage.hear(
         CARRIER,
-        &invite("c9", "b9", 1, "P-Asserted-Identity: <sip:1001@pbx.example;user=phone>\n"),
+        &invite("c9", "b9", 1, "P-Asserted-Identity: <sip:0170@pbx.example;user=phone>\n"),
     );
-    assert_eq!(told(&mut stage), ["incoming", "1001"]);
+    assert_eq!(told(&mut stage), ["incoming", "0170"]);
 }
 
 #[test]
