@@ -663,7 +663,8 @@ const EVIL: &str =
 async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() {
     let site = Peer::bind(SITE).await;
     let more = format!(
-        "[[sip.trunk]]\nname = 'site'\nsources = ['{}']\ntarget = '{}'\nqualify = 0\n[log]\nformat = 'json'\n\
+        "[[sip.trunk]]\nname = 'site'\nsources = ['{}']\ntarget = '{}'\nqualify = 0\n\
+         [log]\nformat = 'json'\n\
          filter = 'debug'\npersonal_data = true\n",
         site.address.ip(),
         site.address
