@@ -23,7 +23,7 @@ pub use credentials::{
 
 use crate::audit::AuditConfig;
 use crate::cometd;
-use crate::gateway::{self, Directory};
+use crate::gateway::{self, DeviceEntry, Directory};
 use crate::http;
 use crate::http::auth::{self, PasswordHashes};
 use crate::http::identity::{IdentityConfig, IssuerConfig};
@@ -34,6 +34,7 @@ use crate::private::{self, Exposed};
 use crate::secret::Secret;
 use crate::sip;
 use crate::sip::b2bua::B2buaConfig;
+use crate::sip::config::SipAccount;
 use crate::telemetry;
 use crate::telephony::callers::CallerConfig;
 use crate::tls::{ClientTlsFiles, ServerTlsFiles};
@@ -47,6 +48,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 const DEFAULTS: &str = include_str!("config/defaults.toml");
@@ -124,10 +126,15 @@ pub struct Config {
     /// The directory in which passwords that are made are written down, and new ones are waited
     /// for; `None`: nowhere, since nothing is kept.
     pub password_dir: Option<PathBuf>,
+    /// The devices of `[[device_range]]`, which are there wherever the directory is kept.
+    pub ranged: Ranged,
     settings: Settings,
     password_hashes: PasswordHashes,
     sip_passwords: BTreeMap<Number, Secret>,
 }
+
+/// Devices with their accounts. A copy shares them.
+pub type Ranged = Arc<[(SipAccount, DeviceEntry)]>;
 
 /// Where users, devices and groups are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]

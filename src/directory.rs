@@ -14,5 +14,5 @@ pub mod kept;
 #[cfg(feature = "io")]
 pub mod table;
 
-pub use editor::{DirectoryEditor, Edit, EditKind, EntryId};
+pub use editor::{DirectoryEditor, Edit, EditKind, EntryId, Given};
 pub use fields::Fields;

@@ -1,10 +1,11 @@
 //! The directory while the process runs: read again when its file changes or at SIGHUP, checked
 //! whole, and applied everywhere at once or not at all.
 
+use super::directory_files::given;
 use super::directory_news::News;
 use super::new_passwords;
 use super::unaudited;
-use crate::config::{Config, CredentialsError, DirectorySource};
+use crate::config::{Config, CredentialsError, DirectorySource, Ranged};
 use crate::directory::DirectoryEditor;
 use crate::directory::fields::{self, Fields};
 use crate::directory::handle::Waiting;
@@ -69,6 +70,7 @@ struct Prepared {
     passwords: PasswordHashes,
     sip: Option<SipDirectory>,
     end_calls: bool,
+    ranged: Ranged,
 }
 
 /// Keeps the directory of a process.
@@ -118,7 +120,8 @@ impl DirectoryKeeper {
         let kept = match config.directory_source {
             DirectorySource::File => None,
             DirectorySource::Store => told.backend.as_ref().map(|backend| {
-                DirectoryEditor::new(config.directory.clone(), backend.sip.accounts.clone())
+                let (given, sip) = (given(&config, &backend.sip.trunks), &backend.sip);
+                DirectoryEditor::new(config.directory.clone(), sip.accounts.clone(), given)
             }),
         };
         Self {
@@ -252,6 +255,7 @@ impl DirectoryKeeper {
             passwords,
             sip: self.told.backend.as_ref().map(|backend| backend.sip.clone()),
             end_calls: self.end_calls,
+            ranged: self.config.ranged.clone(),
         };
         self.apply(new).await;
     }
@@ -266,14 +270,17 @@ impl DirectoryKeeper {
         if let (DirectorySource::Store, Some(backend)) =
             (self.config.directory_source, &self.told.backend)
         {
-            let kept = Directory {
+            let mut kept = Directory {
                 users: self.directory.users.clone(),
                 devices: self.directory.devices.clone(),
                 groups: self.directory.groups.clone(),
                 ..new.directory.clone()
             };
-            new.replace_directory(kept, backend.sip.accounts.clone());
+            let mut accounts = backend.sip.accounts.clone();
+            self.config.without_ranged(&mut kept, &mut accounts);
+            new.replace_directory(kept, accounts);
         }
+        let ranged = new.ranged.clone();
         let gateway_store = self.told.gateway.as_ref().map(|gateway| gateway.store.clone());
         let backend_store = self.told.backend.as_ref().map(|backend| backend.store.clone());
         let from_store = self.config.directory_source == DirectorySource::Store;
@@ -314,11 +321,12 @@ impl DirectoryKeeper {
             }
             (Some(_), None) | (None, _) => None,
         };
-        Ok(Prepared { directory, passwords, sip, end_calls })
+        Ok(Prepared { directory, passwords, sip, end_calls, ranged })
     }
 
     async fn apply(&mut self, new: Prepared) {
-        let Prepared { directory, passwords, sip, end_calls } = new;
+        let Prepared { directory, passwords, sip, end_calls, ranged } = new;
+        self.config.ranged = ranged;
         let news = News::between(
             (&self.directory, self.told.backend.as_ref().map(|backend| &backend.sip)),
             (&directory, sip.as_ref()),
@@ -332,7 +340,8 @@ impl DirectoryKeeper {
         let users = Difference::between(&self.directory.users, &directory.users);
         self.end_calls = end_calls;
         if let (Some(editor), Some(sip)) = (&mut self.editor, &sip) {
-            *editor = DirectoryEditor::new(directory.clone(), sip.accounts.clone());
+            let given = given(&self.config, &sip.trunks);
+            *editor = DirectoryEditor::new(directory.clone(), sip.accounts.clone(), given);
         }
         if let Some(GatewayPart { handle, .. }) = &self.told.gateway {
             for line in news.lines() {

@@ -1,6 +1,7 @@
 //! What an admin changes over REST: checked, written down, kept, and told to everybody.
 
 use super::directory::{DirectoryKeeper, GatewayPart};
+use super::directory_files::given;
 use super::directory_news::News;
 use crate::config;
 use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword};
@@ -12,6 +13,7 @@ use crate::secret::Secret;
 use crate::sip::config::{SipAccount, SipDirectory};
 use crate::sip::digest::Ha1s;
 use crate::store::{Store, StoreError, Write};
+use serde_json::Value;
 use std::net::IpAddr;
 
 /// What the two stores are told.
@@ -36,6 +38,8 @@ impl DirectoryKeeper {
         let has_issuers = !self.config.issuers.is_empty();
         needs_password(editor, &edit, password.as_ref(), has_issuers)?;
         let (before, accounts_before) = (editor.directory().clone(), editor.accounts().clone());
+        let trunks = self.told.backend.as_ref().map(|backend| backend.sip.trunks.as_slice());
+        let given = given(&self.config, trunks.unwrap_or_default());
         let entry = edit.entry.clone();
         let touched = editor.apply(edit)?;
         let mut writes = Writes { gateway: kept::writes(editor, &touched), backend: Vec::new() };
@@ -52,7 +56,7 @@ impl DirectoryKeeper {
         };
         let outcome = self.keep_and_tell(&entry, (hashes, ha1s), &mut writes, by, &before).await;
         if outcome.is_err() {
-            self.editor = Some(DirectoryEditor::new(before, accounts_before));
+            self.editor = Some(DirectoryEditor::new(before, accounts_before, given));
         }
         outcome
     }
@@ -133,7 +137,7 @@ impl DirectoryKeeper {
 }
 
 /// A new entry needs a password, but for a user where there are issuers of tokens, and a device with
-/// another number needs it again: its digests are of both.
+/// another number needs it again: its digests are of both. A device behind a trunk has none.
 fn needs_password(
     editor: &DirectoryEditor,
     edit: &Edit,
@@ -143,12 +147,29 @@ fn needs_password(
     let needs = match (&edit.entry, &edit.kind) {
         (EntryId::Group(_), _) | (_, EditKind::Remove) => false,
         (EntryId::User(_), EditKind::Create(_)) => !has_issuers,
-        (EntryId::Device(_), EditKind::Create(_)) => true,
         (EntryId::User(_), EditKind::Change(_) | EditKind::Put(_)) => false,
-        (EntryId::Device(_), EditKind::Change(fields) | EditKind::Put(fields)) => {
+        (
+            EntryId::Device(_),
+            EditKind::Create(fields) | EditKind::Change(fields) | EditKind::Put(fields),
+        ) => {
             let before = editor.fields(&edit.entry);
-            let number = before.as_ref().and_then(|before| before.get("number"));
-            fields.get("number").is_some_and(|new| Some(new) != number) && before.is_some()
+            let was = |key: &str| before.as_ref().and_then(|before| before.get(key));
+            let is_behind = |via: Option<&Value>| {
+                via.and_then(Value::as_str).is_some_and(|via| !via.is_empty())
+            };
+            if is_behind(fields.get("via").or(was("via"))) {
+                return match password {
+                    None => Ok(()),
+                    Some(_) => Err(Refusal::parameter(
+                        Reason::InvalidInput,
+                        "password",
+                        "A device behind a trunk has no '{}': its phones register with the switch.",
+                    )),
+                };
+            }
+            let is_new = before.is_none() && matches!(edit.kind, EditKind::Create(_));
+            let other = fields.get("number").is_some_and(|new| Some(new) != was("number"));
+            is_new || before.is_some() && (other || is_behind(was("via")))
         }
     };
     match needs && password.is_none() {

@@ -5,12 +5,12 @@ use super::directory_news::News;
 use super::unaudited;
 use crate::config::{Config, DirectorySource, keep_ha1s, keep_password};
 use crate::directory::table::{self, PASSWORD, PASSWORD_HASH, TableError};
-use crate::directory::{DirectoryEditor, Edit, EditKind, EntryId, Fields, kept};
+use crate::directory::{DirectoryEditor, Edit, EditKind, EntryId, Fields, Given, kept};
 use crate::http::auth::{PasswordError, hash_password};
 use crate::model::{DeviceId, UserId};
 use crate::private::{self, Exposed};
 use crate::secret::Secret;
-use crate::sip::config::{SipAccounts, SipDirectory};
+use crate::sip::config::{SipAccounts, SipDirectory, Trunk};
 use crate::sip::digest::{Algorithm, Ha1s};
 use crate::store::{self, Store, StoreError, Write};
 use serde_json::Value;
@@ -110,12 +110,25 @@ pub(super) fn adopt(
         config.replace_directory(directory, accounts);
         return Ok(());
     }
-    let editor = DirectoryEditor::new(config.directory.clone(), config.sip.accounts.clone());
+    let editor = editor(config);
     let (rest, sip) = config.keep_passwords();
     write(backend, &sip)?;
     write(gateway, &[kept::all_writes(&editor), rest].concat())?;
     tracing::info!("users, devices and groups of the configuration file are kept from now on");
     Ok(())
+}
+
+/// What an admin of the directory does not change.
+pub(super) fn given(config: &Config, trunks: &[Trunk]) -> Given {
+    Given {
+        trunks: trunks.iter().map(|trunk| trunk.name.clone()).collect(),
+        ranged: config.ranged.iter().map(|(account, _)| account.device.clone()).collect(),
+    }
+}
+
+fn editor(config: &Config) -> DirectoryEditor {
+    let given = given(config, &config.sip.trunks);
+    DirectoryEditor::new(config.directory.clone(), config.sip.accounts.clone(), given)
 }
 
 fn write(store: &Store, changes: &[Write]) -> Result<(), StoreError> {
@@ -152,7 +165,7 @@ pub fn import(config: Config, files: &DirectoryFiles) -> Result<Counts, FilesErr
         return Err(FilesError::KeptInFile);
     }
     let Closed { config, gateway, backend } = Closed::open(config)?;
-    let mut editor = DirectoryEditor::new(config.directory.clone(), config.sip.accounts.clone());
+    let mut editor = editor(&config);
     let (mut to_gateway, mut to_backend) = (Vec::new(), Vec::new());
     let devices = entries(&files.devices, table::DEVICES)?;
     let users = entries(&files.users, table::USERS)?;
@@ -301,7 +314,7 @@ pub fn export(config: Config, folder: &Path) -> Result<Counts, FilesError> {
     let ha1s = config.kept_ha1s(&backend)?;
     private::make_directory(folder)
         .map_err(|error| FilesError::File { path: folder.to_owned(), error })?;
-    let editor = DirectoryEditor::new(config.directory.clone(), config.sip.accounts.clone());
+    let editor = editor(&config);
     let user = |id: &UserId| {
         let mut fields = editor.fields(&EntryId::User(id.clone()))?;
         let hash = hashes.get(id).cloned();
@@ -322,14 +335,16 @@ pub fn export(config: Config, folder: &Path) -> Result<Counts, FilesError> {
     let directory = editor.directory();
     let users = directory.users.keys().filter_map(user);
     save(&folder.join("users.csv"), table::USERS, users)?;
-    let devices = editor.accounts().iter().filter_map(|account| device(&account.device));
-    save(&folder.join("devices.csv"), table::DEVICES, devices)?;
+    let kept = editor.accounts().iter().filter(|account| !editor.is_ranged(&account.device));
+    let devices: Vec<Fields> = kept.filter_map(|account| device(&account.device)).collect();
+    let count = devices.len();
+    save(&folder.join("devices.csv"), table::DEVICES, devices.into_iter())?;
     let groups = directory.groups.keys();
     let groups = groups.filter_map(|id| editor.fields(&EntryId::Group(id.clone())));
     save(&folder.join("groups.csv"), table::GROUPS, groups)?;
     Ok(Counts {
         users: directory.users.len(),
-        devices: editor.accounts().len(),
+        devices: count,
         groups: directory.groups.len(),
     })
 }

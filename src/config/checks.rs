@@ -688,6 +688,9 @@ impl<'a> Checks<'a> {
                 let message = format!("its phones register with the switch '{via}', not here");
                 self.find(at("password"), message);
             }
+            if let Some(key) = account.key_of_trunk() {
+                self.find(at(key), format!("is for the trunk '{via}' to say, of all behind it"));
+            }
             self.named_behind(account, &at("via"), &mut names);
         }
         for (range, account) in ranged {

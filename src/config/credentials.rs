@@ -1,9 +1,9 @@
 //! Passwords that are made: written down in a file for whoever hands them out, kept as hashes.
 
 use super::Config;
-use crate::gateway::Directory;
+use crate::gateway::{DeviceEntry, Directory};
 use crate::http::auth::{PasswordHashes, hash_password};
-use crate::model::{DeviceId, Role, UserId};
+use crate::model::{DeviceId, Number, Role, UserId};
 use crate::private;
 use crate::secret::Secret;
 use crate::sip;
@@ -12,10 +12,11 @@ use crate::sip::digest::{Algorithm, Ha1s, ha1};
 use crate::store::{Store, StoreError, Write};
 use crate::telephony::phones::PhoneCommand;
 use rand::Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// `rest/<login name>` → PHC string; `sip/<realm>/<user name>/<algorithm>` → HA1.
@@ -170,12 +171,40 @@ impl Config {
     }
 
     /// Takes users, devices and groups from elsewhere, in the place of those of the file. Their
-    /// passwords are those that are kept.
+    /// passwords are those that are kept. Devices of ranges stay, but for those with an id or a
+    /// number that is taken.
     pub fn replace_directory(&mut self, directory: Directory, accounts: SipAccounts) {
         self.directory = directory;
         self.sip.accounts = accounts;
         self.password_hashes.clear();
         self.sip_passwords.clear();
+        let names = |account: &SipAccount| {
+            account.aliases.iter().chain([&account.number]).cloned().collect::<Vec<_>>()
+        };
+        let taken: BTreeSet<Number> = self.sip.accounts.iter().flat_map(names).collect();
+        let is_free = |(account, _): &&(SipAccount, DeviceEntry)| {
+            self.sip.accounts.get(&account.device).is_none() && !taken.contains(&account.number)
+        };
+        self.ranged = self.ranged.iter().filter(is_free).cloned().collect();
+        for (account, entry) in self.ranged.iter() {
+            self.sip.accounts.insert(account.clone());
+            self.directory.devices.insert(entry.id.clone(), Arc::new(entry.clone()));
+        }
+        // A user of a device that was one of a range.
+        let devices = &self.directory.devices;
+        for user in self.directory.users.values_mut() {
+            if user.devices.iter().any(|device| !devices.contains_key(device)) {
+                Arc::make_mut(user).devices.retain(|device| devices.contains_key(device));
+            }
+        }
+    }
+
+    /// A directory without the devices of ranges.
+    pub fn without_ranged(&self, directory: &mut Directory, accounts: &mut SipAccounts) {
+        for (account, _) in self.ranged.iter() {
+            directory.devices.remove(&account.device);
+            accounts.remove(&account.device);
+        }
     }
 
     /// The password hashes that there are, of the file and of the store of a gateway.

@@ -356,9 +356,15 @@ impl Sections {
     pub(super) fn into_config(mut self) -> Config {
         // The checks have found nothing.
         let ranged = self.ranges.iter().filter_map(|range| range.devices().ok()).flatten();
+        let named = self.devices.len();
         self.devices.extend(ranged.collect::<Vec<_>>());
         self.complete();
         let directory = self.directory();
+        let of_range = |(account, _): &(SipAccount, DeviceDetails)| {
+            let entry = directory.devices.get(&account.device)?;
+            Some((account.clone(), DeviceEntry::clone(entry)))
+        };
+        let ranged = self.devices.iter().skip(named).filter_map(of_range).collect();
         let hash = |(user, details): (User, UserDetails)| Some((user.id, details.password_hash?));
         let password = |(account, details): &(SipAccount, DeviceDetails)| {
             Some((account.number.clone(), details.password.clone()?))
@@ -420,6 +426,7 @@ impl Sections {
             file: None,
             secret_files: Vec::new(),
             password_dir: Some(self.process.state_dir.clone()),
+            ranged,
             settings: Settings::default(),
             password_hashes: self.users.into_iter().filter_map(hash).collect(),
             sip_passwords,

@@ -57,11 +57,23 @@ pub enum EditKind {
     Remove,
 }
 
+/// What the configuration file says, whoever edits the directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// The names of the trunks.
+    pub trunks: BTreeSet<String>,
+    /// The devices of `[[device_range]]`.
+    pub ranged: BTreeSet<DeviceId>,
+}
+
 /// The directory as it is edited.
 #[derive(Clone, Debug)]
 pub struct DirectoryEditor {
     directory: Directory,
     accounts: SipAccounts,
+    given: Given,
+    /// The device behind a trunk that has a name there.
+    behind: BTreeMap<(String, Number), DeviceId>,
     /// Who has a number or an alias.
     names: BTreeMap<Number, DeviceId>,
     owners: BTreeMap<DeviceId, UserId>,
@@ -76,7 +88,7 @@ pub fn is_plain(text: &str, extra: &[u8]) -> bool {
 
 impl DirectoryEditor {
     /// A directory that holds what must hold.
-    pub fn new(directory: Directory, accounts: SipAccounts) -> Self {
+    pub fn new(directory: Directory, accounts: SipAccounts, given: Given) -> Self {
         let named = |account: &SipAccount| {
             let device = account.device.clone();
             let names = account.aliases.iter().chain([&account.number]).cloned();
@@ -88,9 +100,11 @@ impl DirectoryEditor {
         };
         Self {
             names: accounts.iter().flat_map(named).collect(),
+            behind: accounts.iter().flat_map(names_behind).collect(),
             owners: directory.users.values().flat_map(owned).collect(),
             directory,
             accounts,
+            given,
         }
     }
 
@@ -104,12 +118,24 @@ impl DirectoryEditor {
         &self.accounts
     }
 
+    /// A device of `[[device_range]]`, which nobody changes here.
+    pub fn is_ranged(&self, device: &DeviceId) -> bool {
+        self.given.ranged.contains(device)
+    }
+
     /// Changes one entry; the entries that are other ones now, itself among them.
     ///
     /// # Errors
     /// It can not be so; then nothing has changed.
     pub fn apply(&mut self, edit: Edit) -> Result<BTreeSet<EntryId>, Refusal> {
         let Edit { entry, kind } = edit;
+        if let EntryId::Device(device) = &entry
+            && self.is_ranged(device)
+        {
+            let text = "Device '{}' is one of a [[device_range]] of the configuration file: change \
+                        it there.";
+            return Err(Refusal::device(Reason::Forbidden, device, text));
+        }
         let before = self.fields(&entry);
         let fields = match (kind, before) {
             (EditKind::Create(_), Some(_)) => {
@@ -208,6 +234,7 @@ impl DirectoryEditor {
                 return Err(Refusal::number(Reason::InUse, name, text));
             }
         }
+        self.check_behind(&account)?;
         let before = self.directory.devices.get(&account.device);
         let has_it = |id: &String| before.is_some_and(|was| was.voice_environment == *id);
         let environment = match voice_environment {
@@ -232,7 +259,7 @@ impl DirectoryEditor {
             ));
         }
         if let Some(was) = self.accounts.get(&account.device).cloned() {
-            if was.number == account.number {
+            if was.number == account.number && account.via.is_none() {
                 account.ha1s.clone_from(&was.ha1s);
             }
             self.forget_names(&was);
@@ -240,6 +267,7 @@ impl DirectoryEditor {
         for name in account.aliases.iter().chain([&account.number]) {
             self.names.insert(name.clone(), account.device.clone());
         }
+        self.behind.extend(names_behind(&account));
         match account.kind {
             AccountKind::Internal => {
                 let entry = DeviceEntry {
@@ -253,6 +281,31 @@ impl DirectoryEditor {
         }
         self.accounts.insert(account);
         Ok(BTreeSet::from([entry]))
+    }
+
+    /// A device behind a trunk: there is one, it calls no two devices by one name, and it says what
+    /// holds for all of them.
+    fn check_behind(&self, account: &SipAccount) -> Result<(), Refusal> {
+        let Some(via) = &account.via else {
+            let Some(user) = &account.user else { return Ok(()) };
+            return Err(invalid(user.as_str(), "'{}' is what no switch calls it: via is missing."));
+        };
+        if !self.given.trunks.contains(via) {
+            return Err(invalid(via, "There is no trunk '{}'."));
+        }
+        if let Some(key) = account.key_of_trunk() {
+            return Err(invalid(key, "'{}' is for the trunk to say, of all devices behind it."));
+        }
+        for (name, device) in names_behind(account) {
+            if !is_plain(name.1.as_str(), b"+#*") {
+                return Err(invalid(name.1.as_str(), "'{}' is not a name of a device at a switch."));
+            }
+            if self.behind.get(&name).is_some_and(|known| *known != device) {
+                let text = "'{}' is what the trunk calls another device already.";
+                return Err(Refusal::number(Reason::InUse, &name.1, text));
+            }
+        }
+        Ok(())
     }
 
     fn put_group(&mut self, group: Group) -> Result<BTreeSet<EntryId>, Refusal> {
@@ -343,7 +396,19 @@ impl DirectoryEditor {
                 self.names.remove(name);
             }
         }
+        for (name, _) in names_behind(account) {
+            if self.behind.get(&name) == Some(&account.device) {
+                self.behind.remove(&name);
+            }
+        }
     }
+}
+
+/// What a trunk may call the device that is behind it.
+fn names_behind(account: &SipAccount) -> Vec<((String, Number), DeviceId)> {
+    let Some(via) = &account.via else { return Vec::new() };
+    let names = account.names_besides().chain([&account.number]);
+    names.map(|name| ((via.clone(), name.clone()), account.device.clone())).collect()
 }
 
 #[derive(Clone, Copy)]

@@ -126,6 +126,12 @@ pub fn device(mut fields: Fields) -> Result<Device, Refusal> {
             return Err(Refusal::parameter(Reason::InvalidInput, "voice_environment", NOT_TEXT));
         }
     };
+    // What is empty takes back what was said before.
+    for key in ["via", "user"] {
+        if fields.get(key).is_some_and(|value| value.as_str() == Some("")) {
+            fields.remove(key);
+        }
+    }
     let mut account: SipAccount = typed(fields)?;
     account.username = account.number.as_str().to_owned();
     Ok(Device { account, voice_environment })

@@ -105,11 +105,12 @@ fn write(editor: &DirectoryEditor, entry: &EntryId) -> Write {
     }
 }
 
-/// What the store is to be told of all of it.
+/// What the store is to be told of all of it, but for the devices that the configuration file says.
 pub fn all_writes(editor: &DirectoryEditor) -> Vec<Write> {
     let directory = editor.directory();
     let users = directory.users.keys().cloned().map(EntryId::User);
-    let devices = editor.accounts().iter().map(|account| EntryId::Device(account.device.clone()));
+    let devices = editor.accounts().iter().map(|account| account.device.clone());
+    let devices = devices.filter(|device| !editor.is_ranged(device)).map(EntryId::Device);
     let groups = directory.groups.keys().cloned().map(EntryId::Group);
     users.chain(devices).chain(groups).map(|entry| write(editor, &entry)).collect()
 }

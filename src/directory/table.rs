@@ -22,6 +22,8 @@ pub const DEVICES: &[&str] = &[
     "id",
     "number",
     "aliases",
+    "via",
+    "user",
     "kind",
     "voice_environment",
     "nat",

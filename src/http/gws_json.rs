@@ -155,6 +155,12 @@ pub struct DeviceJson {
     /// `/devices`, where the SIP backend runs in the same process. An extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aliases: Option<Vec<String>>,
+    /// The trunk that it is behind. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    /// What the switch there calls it, if not by its number. An extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// house. An extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
@@ -534,6 +540,8 @@ pub fn device(uris: &Uris, view: &DeviceView) -> DeviceJson {
         channels: None,
         dynamic_phone_number: None,
         aliases: None,
+        via: None,
+        user: None,
         kind: None,
         srtp: None,
         srtp_over_clear: None,

@@ -45,7 +45,8 @@ struct UserEntry {
     password: Option<String>,
 }
 
-/// A device. What is left out stays as it is; of a new one phoneNumber and password must be there.
+/// A device. What is left out stays as it is; of a new one phoneNumber and password must be there,
+/// or via in the place of the password.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "it says what is read")]
@@ -60,6 +61,11 @@ struct DeviceEntry {
     password: Option<String>,
     /// What a switch that the phone is at calls it besides. An extension.
     aliases: Option<Vec<String>>,
+    /// The trunk that it is behind: a switch with which its phones register; empty: none. An
+    /// extension.
+    via: Option<String>,
+    /// What that switch calls it; empty: its number. An extension.
+    user: Option<String>,
     /// house or customer. An extension.
     kind: Option<String>,
     /// off, optional or required. An extension.
@@ -143,6 +149,8 @@ const DEVICE: Names = &[
     ("phoneNumber", "number", Kind::Plain),
     ("voiceEnvironmentUri", "voice_environment", Kind::Reference),
     ("aliases", "aliases", Kind::Plain),
+    ("via", "via", Kind::Plain),
+    ("user", "user", Kind::Plain),
     ("kind", "kind", Kind::Plain),
     ("srtp", "srtp", Kind::Plain),
     ("srtpOverClear", "srtp_over_clear", Kind::Plain),
@@ -275,6 +283,8 @@ fn add_settings(device: &mut DeviceJson, fields: &Fields) {
         aliases.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
     });
     device.aliases = aliases;
+    device.via = text("via");
+    device.user = text("user");
     device.kind = text("kind");
     device.srtp = text("srtp");
     device.srtp_over_clear = flag("srtp_over_clear");
@@ -447,8 +457,10 @@ pub(super) async fn add_device(
     rest.must_be_admin(&from, "devices").await?;
     let id = body.text("id")?.unwrap_or_else(new_id);
     let fields = body.fields(DEVICE)?;
-    let password = NewPassword::Sip(not_empty(body.required("password")?)?.into());
-    rest.create(&from, EntryId::Device(id.into()), fields, Some(password)).await
+    // What needs none has via.
+    let password = body.text("password")?.map(not_empty).transpose()?;
+    let password = password.map(|text| NewPassword::Sip(text.into()));
+    rest.create(&from, EntryId::Device(id.into()), fields, password).await
 }
 
 /// Changes a device. For admins.

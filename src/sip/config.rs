@@ -384,6 +384,22 @@ impl SipAccount {
         Self { via, ha1s: BTreeMap::new(), ..Self::new(device, number, "", "") }
     }
 
+    /// The first key of a device behind a trunk that says what the trunk says for all of them.
+    pub fn key_of_trunk(&self) -> Option<&'static str> {
+        let plain = Self::behind(self.device.clone(), self.number.clone(), "");
+        let keys = [
+            ("nat", self.nat != plain.nat),
+            ("own_ports", self.own_ports != plain.own_ports),
+            ("transport", self.transport != plain.transport),
+            ("srtp", self.srtp != plain.srtp),
+            ("srtp_over_clear", self.srtp_over_clear != plain.srtp_over_clear),
+            ("qualify", self.qualify != plain.qualify),
+            ("user_data_headers", self.user_data_headers != plain.user_data_headers),
+            ("send_user_data", self.send_user_data != plain.send_user_data),
+        ];
+        keys.into_iter().find(|(_, is_set)| *is_set && self.via.is_some()).map(|(key, _)| key)
+    }
+
     /// What the switch that it is behind calls it.
     pub fn name_at_switch(&self) -> &Number {
         self.user.as_ref().unwrap_or(&self.number)

@@ -20,9 +20,13 @@ fn put(entry: EntryId, value: Value) -> Edit {
     Edit { entry, kind: EditKind::Put(fields(value)) }
 }
 
+fn given() -> Given {
+    Given { trunks: ["switch".into(), "site".into()].into(), ranged: ["ranged".into()].into() }
+}
+
 /// An admin, a supervisor and an agent of one group, each with a device.
 fn house() -> DirectoryEditor {
-    let mut editor = DirectoryEditor::new(Directory::default(), SipAccounts::default());
+    let mut editor = DirectoryEditor::new(Directory::default(), SipAccounts::default(), given());
     for (name, number, role) in
         [("ada", "5000", "Admin"), ("meg", "5005", "Supervisor"), ("bob", "5001", "Agent")]
     {

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | any | the device's number or alias, or one that it was known by | nothing has changed |
 //! | called or calling | another device's | handed on |
-//! | called or calling | of nobody here, and the device has aliases | handed on |
+//! | called or calling | of nobody here, and the device has aliases or is behind a trunk | handed on |
 //! | called or calling | of nobody here, and the device has none | what the peer calls the device |
 //! | calling | withheld | nothing has changed: a caller may withhold its number |
 //! | on the call | any other | handed on |
@@ -18,6 +18,8 @@
 //! A device's name on a leg of another phone or switch is hearsay. It holds as long as nothing here
 //! says otherwise: where the device's own leg is with another party, or comes to be, so is every
 //! leg that only bears its name.
+//!
+//! What a trunk calls the devices behind it has become their numbers before it comes here.
 
 use super::call::Call;
 use super::parties::Parties;
@@ -123,7 +125,7 @@ impl DialPlan {
     fn hear(&self, parties: &Parties, party: &Party, names: &[Number]) -> Heard {
         let may_learn = match party.stage {
             LegStage::Calling { .. } | LegStage::Invited => {
-                party.device.as_ref().is_some_and(|device| !self.has_aliases(device))
+                party.device.as_ref().is_some_and(|device| !self.knows_names(device))
             }
             LegStage::Waiting | LegStage::Talking | LegStage::Over => false,
         };

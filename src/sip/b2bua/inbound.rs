@@ -48,8 +48,8 @@ struct Replacement {
     policy: MediaPolicy,
     /// The codec of the call.
     codec: Option<Codec>,
-    /// The device that takes its leg back from another party.
-    back: Option<DeviceId>,
+    /// The party that takes its place is not the one that had it: its device, if it is one of ours.
+    successor: Option<Option<DeviceId>>,
 }
 
 impl<E: Environment> B2bua<E> {
@@ -246,13 +246,13 @@ impl<E: Environment> B2bua<E> {
         let policy = self.plan.caller(&incoming.source).ok_or(Rejection::UnknownCaller)?.policy;
         let (call, old) = self.calls.live(replaced).ok_or(Rejection::NoSuchCall)?;
         let replacement = call.may_replace(old, &incoming, policy, &self.plan)?;
-        let (key, leg, back) = (call.key, incoming.leg, replacement.back.clone());
+        let (key, leg) = (call.key, incoming.leg);
+        let (successor, number) = (replacement.successor.clone(), replacement.number.clone());
         let offer = self.read_arriving(&incoming, &replacement.policy, key)?;
         let user_data = incoming.user_data.clone();
         let party = incoming.take_place(replacement, offer, &mut self.ctx(now))?;
-        if let Some(device) = back {
-            let number = self.plan.shown(&device);
-            self.hand_on(replaced, &number, Some(device), now);
+        if let Some(device) = successor {
+            self.hand_on(replaced, &number, device, now);
         }
         let (call, ctx) = self.find_key(key, now).ok_or(Rejection::NoSuchCall)?;
         let left = call.parties.replace(replaced, party, ctx.out).ok_or(Rejection::NoSuchCall)?;
@@ -313,7 +313,7 @@ impl IncomingCall {
         offer: Option<SdpSession>,
         ctx: &mut Ctx<'_>,
     ) -> Result<Party, Rejection> {
-        let Replacement { call, number, role, policy, codec, back: _ } = replacement;
+        let Replacement { call, number, role, policy, codec, successor: _ } = replacement;
         let start = PartyStart {
             leg: self.leg,
             peer: self.source,
@@ -350,7 +350,9 @@ impl Call {
         policy: MediaPolicy,
         plan: &DialPlan,
     ) -> Result<Replacement, Rejection> {
-        if old.peer != incoming.source || old.is_supervisor() {
+        let trunk = plan.trunk_of(&incoming.source);
+        let is_of_switch = trunk.is_some() && plan.trunk_of(&old.peer) == trunk;
+        if old.peer != incoming.source && !is_of_switch || old.is_supervisor() {
             return Err(Rejection::NotTheirs);
         }
         if !old.is_talking() || self.transfer.is_some() {
@@ -359,27 +361,23 @@ impl Call {
         if self.parties.live() >= MAX_LEGS {
             return Err(Rejection::TooManyLegs);
         }
-        // Another party may have had the leg meanwhile, and leaves it to the device that takes it
-        // back.
-        let back = match &incoming.source {
-            LegSource::Account(device) if old.device.as_ref() != Some(device) => {
-                Some(device.clone())
-            }
-            LegSource::Account(_) | LegSource::Trunk(_) => None,
+        // It may be another party that takes the leg: a device takes it back, or the switch has
+        // joined two.
+        let new = match &incoming.source {
+            LegSource::Account(device) => Some(device.clone()),
+            LegSource::Trunk(_) => None,
         };
-        if back.as_ref().is_some_and(|device| self.parties.has(device)) {
+        let successor = Some(new.clone()).filter(|new| *new != old.device);
+        let is_here = |device: &DeviceId| self.parties.has(device);
+        if successor.iter().flatten().any(is_here) {
             return Err(Rejection::OnCallAlready);
         }
-        let (number, role) = match back.as_ref().and_then(|device| plan.device(device)) {
+        let (number, role) = match new.as_ref().and_then(|device| plan.device(device)) {
             Some(device) => (device.extension.number.clone(), role_of(device.extension.kind)),
-            None => (old.number.clone(), old.role),
-        };
-        let number = match &incoming.source {
-            LegSource::Account(_) => number,
-            LegSource::Trunk(_) => incoming.from.number.clone(),
+            None => (incoming.from.number.clone(), PartyRole::Customer),
         };
         let codec = self.parties.codec();
-        Ok(Replacement { call: self.key, number, role, policy, codec, back })
+        Ok(Replacement { call: self.key, number, role, policy, codec, successor })
     }
 }
 

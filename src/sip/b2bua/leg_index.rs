@@ -21,6 +21,11 @@ impl LegIndex {
         self.by_peer.get(peer).into_iter().flatten().copied()
     }
 
+    /// Those that have legs.
+    pub(super) fn peers(&self) -> impl Iterator<Item = &LegSource> {
+        self.by_peer.keys()
+    }
+
     pub(super) fn count(&self, peer: &LegSource) -> usize {
         self.by_peer.get(peer).map_or(0, BTreeSet::len)
     }

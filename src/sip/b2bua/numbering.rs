@@ -25,7 +25,8 @@ pub struct Extension {
     pub device: DeviceId,
     /// The number of the extension.
     pub number: Number,
-    /// What a switch may call it besides, as a connected identity. No call is routed by them.
+    /// What a switch that its phone is at may call it besides, as a connected identity. No call is
+    /// routed by them.
     pub aliases: Vec<Number>,
     /// The trunk that it is behind; `None`: its phones register here.
     pub via: Option<String>,
@@ -173,7 +174,8 @@ impl Extension {
         Self {
             device: account.device.clone(),
             number: account.number.clone(),
-            aliases: account.names_besides().cloned().collect(),
+            // The user agent knows what a switch calls what is behind it.
+            aliases: account.aliases.iter().filter(|_| account.via.is_none()).cloned().collect(),
             via: account.via.clone(),
             kind: account.kind,
             nat: account.nat,

@@ -526,8 +526,8 @@ impl Party {
     /// The configuration says what the party's switch calls it, and the switch has answered without
     /// a word of it.
     pub(super) fn note_unnamed(&self, plan: &DialPlan, out: &mut Step) {
-        let has_aliases = |device: &DeviceId| plan.has_aliases(device);
-        if !self.is_named && self.device.as_ref().is_some_and(has_aliases) {
+        let has_names = |device: &DeviceId| plan.knows_names(device);
+        if !self.is_named && self.device.as_ref().is_some_and(has_names) {
             out.push(Output::Remark(Remark::Unnamed { peer: self.peer.clone() }));
         }
     }

@@ -221,9 +221,22 @@ impl DialPlan {
         }
     }
 
-    pub(super) fn has_aliases(&self, device: &DeviceId) -> bool {
+    /// The configuration says what the switch of a device calls it.
+    pub(super) fn knows_names(&self, device: &DeviceId) -> bool {
         let device = self.device(device).or_else(|| self.former.get(device));
-        device.is_some_and(|device| !device.extension.aliases.is_empty())
+        let extension = device.map(|device| &device.extension);
+        extension.is_some_and(|it| it.via.is_some() || !it.aliases.is_empty())
+    }
+
+    /// The trunk that a peer is, or is behind.
+    pub(super) fn trunk_of<'a>(&'a self, peer: &'a LegSource) -> Option<&'a str> {
+        match peer {
+            LegSource::Account(device) => {
+                let device = self.device(device).or_else(|| self.former.get(device));
+                device?.extension.via.as_deref()
+            }
+            LegSource::Trunk(name) => Some(name),
+        }
     }
 
     /// Where a number leads for this caller.
@@ -283,9 +296,7 @@ impl DialPlan {
             let extension = match self.numbering.find(number) {
                 None => return Err(Unroutable::NoSuchNumber),
                 Some(NumberOwner::Trunk(_)) if !may_leave => return Err(Unroutable::MayNotCallOut),
-                Some(NumberOwner::Trunk(trunk))
-                    if self.is_full(calls, &LegSource::Trunk(trunk.name.clone())) =>
-                {
+                Some(NumberOwner::Trunk(trunk)) if self.trunk_is_full(calls, &trunk.name) => {
                     return Err(Unroutable::TrunkFull);
                 }
                 Some(NumberOwner::Trunk(trunk)) => {
@@ -319,8 +330,12 @@ impl DialPlan {
             {
                 return Err(Unroutable::Busy);
             }
-            if self.is_full(calls, &LegSource::Account(extension.device.clone())) {
+            let peer = LegSource::Account(extension.device.clone());
+            if calls.has_legs(&peer, self.config.max_calls_per_device) {
                 return Err(Unroutable::DeviceFull);
+            }
+            if extension.via.as_ref().is_some_and(|trunk| self.trunk_is_full(calls, trunk)) {
+                return Err(Unroutable::TrunkFull);
             }
             return Ok(CalledParty {
                 number: number.clone(),
@@ -347,10 +362,9 @@ impl DialPlan {
         Ok(extension.kind == AccountKind::Internal)
     }
 
-    /// The same caller is called through to the same number by the same trunk, or to the same device
-    /// behind one, and it rings there:
-    /// the call has come round through a switch that hides that it has. A caller that withholds its
-    /// number is not known again.
+    /// The same caller is called through to the same number by the same trunk, or to the same
+    /// device behind one, and it rings there: the call has come round through a switch that hides
+    /// that it has. A caller that withholds its number is not known again.
     pub(super) fn is_repeated(
         &self,
         calls: &CallTable,
@@ -374,13 +388,22 @@ impl DialPlan {
         calls.live_legs(&peer).any(|(call, party)| call.claimed == *claimed && rings_there(party))
     }
 
-    /// A device or a trunk is on as many calls as it may be.
+    /// A caller is on as many calls as it may be: the device, or the trunk that it comes by.
     pub(super) fn is_full(&self, calls: &CallTable, peer: &LegSource) -> bool {
-        let most = match peer {
-            LegSource::Account(_) => Some(self.config.max_calls_per_device),
-            LegSource::Trunk(name) => self.numbering.trunk(name).and_then(|trunk| trunk.max_calls),
+        let is_full = match peer {
+            LegSource::Account(_) => calls.has_legs(peer, self.config.max_calls_per_device),
+            LegSource::Trunk(_) => false,
         };
-        most.is_some_and(|most| calls.has_legs(peer, most))
+        is_full || self.trunk_of(peer).is_some_and(|trunk| self.trunk_is_full(calls, trunk))
+    }
+
+    /// A trunk carries as many calls as it may, those of the devices behind it among them.
+    fn trunk_is_full(&self, calls: &CallTable, name: &str) -> bool {
+        let most = self.numbering.trunk(name).and_then(|trunk| trunk.max_calls);
+        most.is_some_and(|most| {
+            let of_trunk = calls.legs.peers().filter(|peer| self.trunk_of(peer) == Some(name));
+            of_trunk.map(|peer| calls.live_legs(peer).count()).sum::<usize>() >= most
+        })
     }
 }
 

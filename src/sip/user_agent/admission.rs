@@ -255,12 +255,10 @@ impl Admission {
         may
     }
 
-    /// A trunk may begin another call now, by its own `max_calls_per_second`.
-    pub(super) fn may_call(&mut self, source: &LegSource, now: Now) -> bool {
-        match source {
-            LegSource::Trunk(name) => self.trunk_calls.take(name, now.mono),
-            LegSource::Account(_) => true,
-        }
+    /// A trunk, or a device behind it, may begin another call now, by the trunk's
+    /// `max_calls_per_second`.
+    pub(super) fn may_call(&mut self, trunk: Option<&str>, now: Now) -> bool {
+        trunk.is_none_or(|name| self.trunk_calls.take(name, now.mono))
     }
 
     /// How many calls of each trunk were refused because it calls too often, or because too much is
@@ -299,17 +297,16 @@ impl Admission {
         }
     }
 
-    /// Refuses an INVITE statelessly: too much is going on.
+    /// Refuses an INVITE, which has come by this trunk, statelessly: too much is going on.
     pub(super) fn refuse_overloaded(
         &mut self,
         flow: Flow,
-        invite: &SipRequest,
-        source: &LegSource,
+        (invite, trunk): (&SipRequest, Option<String>),
         ctx: &mut Context,
         now: Now,
     ) {
-        if let LegSource::Trunk(name) = source {
-            self.trunk_calls.count_refused(name);
+        if let Some(name) = trunk {
+            self.trunk_calls.count_refused(&name);
         }
         ctx.counters.overloaded += 1;
         let mut refuse = Refuse::new(503).because(RefuseReason::Overload);
@@ -370,7 +367,7 @@ fn asserted(trunk: &str, invite: &SipRequest, domain: &LocalDomain) -> Option<De
         };
         parties.filter(is_caller).collect::<Vec<_>>()
     };
-    let from = || headers.from().into_iter().collect::<Vec<_>>();
+    let from = || headers.from().into_iter().collect();
     let named = match identity {
         AssertedIdentity::Pai => pai(),
         AssertedIdentity::Rpid => rpid(),

@@ -149,8 +149,9 @@ impl UserAgent {
             self.qualification.handle_call_from(device, &flow, &mut self.ctx, now);
         }
         check_offer(&flow, invite, &mut self.ctx)?;
+        let trunk_of_source = self.ctx.domain.trunk_of(&source);
         let replaces = replaced
-            .map(|(leg, early_only)| leg.check_replaced(&source, early_only))
+            .map(|(leg, early_only)| leg.check_replaced((&source, trunk_of_source), early_only))
             .transpose()?;
         let expires = headers.expires().ok();
         if expires == Some(0) {
@@ -173,14 +174,15 @@ impl UserAgent {
             self.ctx.domain.identity(&source, headers, returning.map(|leg| leg.peer().number()));
         let returns = returning.map(Leg::id);
         let has_room = self.legs.len() < self.ctx.domain.config.limits.legs;
-        let opened = match has_room && self.admission.may_call(&source, now) {
+        let opened = match has_room && self.admission.may_call(trunk_of_source, now) {
             true => {
                 self.ctx.transactions.open(key, TransactionKind::Invite, ServerUse(Some(id))).ok()
             }
             false => None,
         };
         let Some(transaction) = opened else {
-            self.admission.refuse_overloaded(flow, invite, &source, &mut self.ctx, now);
+            let of = self.ctx.domain.trunk_of(&source).map(str::to_owned);
+            self.admission.refuse_overloaded(flow, (invite, of), &mut self.ctx, now);
             return Ok(());
         };
         self.ctx.know(flow);

@@ -32,25 +32,27 @@ impl ConnectedNames {
     /// Reports what the INVITE of a new dialog names.
     pub(super) fn report_invite(headers: &Headers, peer: &LegPeer, ctx: &mut Context) {
         let account = ctx.domain.account_of(&peer.source);
-        let names = of_invite(headers, account, &ctx.domain);
+        let names = of_invite(headers, account, Namespace::of(peer, &ctx.domain));
         report(names, peer.leg, ctx);
     }
 
     /// Reports what a request of the peer within the dialog names.
     pub(super) fn report_request(&mut self, headers: &Headers, peer: &LegPeer, ctx: &mut Context) {
-        let mut names = asserted(headers, &ctx.domain);
-        names.extend(self.moved_from(headers, &peer.dialog.remote, &ctx.domain));
+        let namespace = Namespace::of(peer, &ctx.domain);
+        let mut names = asserted(headers, namespace);
+        names.extend(self.moved_from(headers, &peer.dialog.remote, namespace));
         report(names, peer.leg, ctx);
     }
 
     /// Reports what a 2xx of the peer names.
-    pub(super) fn report_answer(&mut self, headers: &Headers, leg: LegId, ctx: &mut Context) {
-        report(self.of_answer(headers, &ctx.domain), leg, ctx);
+    pub(super) fn report_answer(&mut self, headers: &Headers, peer: &LegPeer, ctx: &mut Context) {
+        let names = self.of_answer(headers, Namespace::of(peer, &ctx.domain));
+        report(names, peer.leg, ctx);
     }
 
     /// Keeps what a provisional response names until the answer.
-    pub(super) fn note_early(&mut self, headers: &Headers, domain: &LocalDomain) {
-        let (names, tag) = (asserted(headers, domain), headers.to_tag());
+    pub(super) fn note_early(&mut self, headers: &Headers, peer: &LegPeer, domain: &LocalDomain) {
+        let (names, tag) = (asserted(headers, Namespace::of(peer, domain)), headers.to_tag());
         if names.is_empty() {
             return;
         }
@@ -63,8 +65,8 @@ impl ConnectedNames {
 
     /// What a 2xx names. One without a name says what the provisional response of the same early
     /// dialog has said.
-    fn of_answer(&mut self, headers: &Headers, domain: &LocalDomain) -> Vec<Number> {
-        let names = asserted(headers, domain);
+    fn of_answer(&mut self, headers: &Headers, namespace: Namespace<'_>) -> Vec<Number> {
+        let names = asserted(headers, namespace);
         let early = std::mem::take(&mut self.early);
         if !names.is_empty() {
             return names;
@@ -80,10 +82,10 @@ impl ConnectedNames {
         &mut self,
         headers: &Headers,
         remote: &[u8],
-        domain: &LocalDomain,
+        namespace: Namespace<'_>,
     ) -> Option<Number> {
-        let from = name_of(&headers.from().ok()?.uri, domain);
-        let known = NameAddr::parse(remote).ok().map(|known| name_of(&known.uri, domain));
+        let from = namespace.name_of(&headers.from().ok()?.uri);
+        let known = NameAddr::parse(remote).ok().map(|known| namespace.name_of(&known.uri));
         self.from_moved |= known.as_ref() != Some(&from);
         self.from_moved.then_some(from)
     }
@@ -100,12 +102,16 @@ fn report(mut names: Vec<Number>, leg: LegId, ctx: &mut Context) {
 /// What the INVITE of a new dialog names: of an account a From, too, that is not the account's own
 /// number. What a switch asserts of a device behind it goes before From, in which the caller may
 /// withhold its number.
-fn of_invite(headers: &Headers, account: Option<&SipAccount>, domain: &LocalDomain) -> Vec<Number> {
-    let mut names = asserted(headers, domain);
+fn of_invite(
+    headers: &Headers,
+    account: Option<&SipAccount>,
+    namespace: Namespace<'_>,
+) -> Vec<Number> {
+    let mut names = asserted(headers, namespace);
     let is_asserted = |account: &SipAccount| account.via.is_some() && !names.is_empty();
     let account = account.filter(|account| !is_asserted(account));
     if let (Some(account), Ok(from)) = (account, headers.from()) {
-        let name = name_of(&from.uri, domain);
+        let name = namespace.name_of(&from.uri);
         names.extend(Some(name).filter(|name| *name != account.number));
     }
     names
@@ -113,14 +119,14 @@ fn of_invite(headers: &Headers, account: Option<&SipAccount>, domain: &LocalDoma
 
 /// The names in P-Asserted-Identity and Remote-Party-ID. What cannot be read is a name that is
 /// withheld: it may be anybody's.
-fn asserted(headers: &Headers, domain: &LocalDomain) -> Vec<Number> {
+fn asserted(headers: &Headers, namespace: Namespace<'_>) -> Vec<Number> {
     let mut names = Vec::new();
     for field in
         ["P-Asserted-Identity", "Remote-Party-ID"].into_iter().filter(|field| headers.has(field))
     {
         let values = headers.get_all(field);
         let name = |value: &&[u8]| {
-            NameAddr::parse(value).ok().map(|address| name_of(&address.uri, domain))
+            NameAddr::parse(value).ok().map(|address| namespace.name_of(&address.uri))
         };
         names.extend(
             values
@@ -136,6 +142,24 @@ fn asserted(headers: &Headers, domain: &LocalDomain) -> Vec<Number> {
     names
 }
 
-fn name_of(uri: &Uri, domain: &LocalDomain) -> Number {
-    domain.number_of(uri).unwrap_or_else(|| Number::from(ANONYMOUS))
+/// Whose names they are: those of a switch name the devices behind it first.
+#[derive(Clone, Copy)]
+struct Namespace<'a> {
+    trunk: Option<&'a str>,
+    domain: &'a LocalDomain,
+}
+
+impl<'a> Namespace<'a> {
+    fn of(peer: &'a LegPeer, domain: &'a LocalDomain) -> Self {
+        Self { trunk: peer.trunk(), domain }
+    }
+
+    /// The number that a URI names: of a device behind the switch its number here.
+    fn name_of(self, uri: &Uri) -> Number {
+        let number = self.domain.number_of(uri);
+        let behind = self.trunk.zip(number.as_ref());
+        let behind = behind.and_then(|(trunk, name)| self.domain.account_behind(trunk, name));
+        let number = behind.map(|account| account.number.clone()).or(number);
+        number.unwrap_or_else(|| Number::from(ANONYMOUS))
+    }
 }

@@ -27,9 +27,15 @@ impl Leg {
     }
 
     /// Whether an INVITE of `source` may take the place of this leg (RFC 3891 3): of its own peer
-    /// only. Any other that knows its tags has learned them somewhere.
-    pub fn check_replaced(&self, source: &LegSource, early_only: bool) -> Result<LegId, Refuse> {
-        if self.peer.source != *source {
+    /// only, or of another behind the same switch (`trunk`), which has joined the two. Any other
+    /// that knows its tags has learned them somewhere.
+    pub fn check_replaced(
+        &self,
+        (source, trunk): (&LegSource, Option<&str>),
+        early_only: bool,
+    ) -> Result<LegId, Refuse> {
+        let is_of_switch = trunk.is_some() && self.peer.trunk() == trunk;
+        if self.peer.source != *source && !is_of_switch {
             return Err(Refuse::new(603));
         }
         self.phase.check_replaced(early_only).map(|()| self.id())

@@ -298,7 +298,7 @@ impl Leg {
             return;
         };
         self.peer.handle_response(response, &ctx.domain);
-        self.connected.note_early(&response.headers, &ctx.domain);
+        self.connected.note_early(&response.headers, &self.peer, &ctx.domain);
         if let Some((rseq, cseq)) = acknowledges {
             self.peer.send_prack(rseq, cseq, ctx, now);
         }
@@ -343,7 +343,7 @@ impl Leg {
         self.session.set_remote(media.clone());
         LegTimer::stop_all(self.id(), ctx);
         self.session.restart(self.id(), ctx, now);
-        self.connected.report_answer(&response.headers, self.peer.leg, ctx);
+        self.connected.report_answer(&response.headers, &self.peer, ctx);
         self.event(LegEvent::Answered { leg: self.id(), media }, ctx);
         self.send_queued(ctx, now);
     }
@@ -420,7 +420,7 @@ impl Leg {
         }
         let outcome = self.session.handle_answer(response, self.peer.leg, ctx, now);
         let Some(outcome) = outcome else { return };
-        self.connected.report_answer(&response.headers, self.peer.leg, ctx);
+        self.connected.report_answer(&response.headers, &self.peer, ctx);
         let leg = self.id();
         match outcome {
             OfferOutcome::Unchanged => {}
@@ -468,7 +468,7 @@ impl Leg {
         match self.session.handle_updated(response, &mut self.peer, ctx, now) {
             UpdateOutcome::Settled => {}
             UpdateOutcome::Refreshed => {
-                self.connected.report_answer(&response.headers, self.peer.leg, ctx);
+                self.connected.report_answer(&response.headers, &self.peer, ctx);
             }
             UpdateOutcome::Gone => self.expire(ctx, now),
             UpdateOutcome::Refused => {
