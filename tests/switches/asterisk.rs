@@ -180,7 +180,55 @@ const OWNERS_DIAL_PLAN: &str = "[phones]\n\
                                 [outgoing]\n\
                                 exten => _0!,1,Dial(PJSIP/${EXTEN}@carrier)\n\n";
 
+const ASTERISK: SwitchKind = SwitchKind::Asterisk;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_behind_asterisk_coaches_an_agent_behind_it_and_barges_in() {
-    scenarios::coach_and_barge_in(SwitchKind::Asterisk).await;
+    scenarios::coach_and_barge_in(ASTERISK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asterisk_plays_its_music_while_the_agents_phone_holds() {
+    scenarios::hold_by_the_phone(ASTERISK, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asterisk_plays_its_music_while_the_agent_holds_by_rest() {
+    scenarios::hold_by_rest(ASTERISK, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_transfers_blindly_behind_asterisk_and_the_coach_goes_along_or_is_out() {
+    scenarios::blind_transfer_by_the_phone(ASTERISK).await;
+}
+
+/// Asterisk joins two of our legs by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_whom_asterisk_has_joined_to_the_agents_leg_hears_the_whisper() {
+    scenarios::attended_transfer_by_the_phone(ASTERISK, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_behind_asterisk_transfers_blindly_by_rest() {
+    scenarios::blind_transfer_by_rest(ASTERISK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_behind_asterisk_asks_a_colleague_and_transfers_by_rest() {
+    scenarios::attended_transfer_by_rest(ASTERISK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_behind_asterisk_is_coached_on_a_call_to_outside() {
+    scenarios::outward_call(ASTERISK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_behind_asterisk_has_a_second_call_that_nobody_is_coached_on() {
+    scenarios::second_call(ASTERISK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asterisk_rings_its_phones_without_us_when_we_are_killed() {
+    scenarios::killed(ASTERISK, PATIENCE).await;
 }
