@@ -61,7 +61,7 @@ impl Asterisk {
             })
             .collect();
         fs::write(place.join("music/tone.ulaw"), second.repeat(30)).unwrap();
-        write("pjsip.conf", owners_pjsip(network, carrier) + &of("pjsip.conf"));
+        write("pjsip.conf", owners_pjsip(network, carrier) + &of("pjsip.conf") + ON_THE_LOOPBACK);
         write("extensions.conf", OWNERS_DIAL_PLAN.to_owned() + &of("extensions.conf"));
         let log = fs::File::create(place.join("log/console")).unwrap();
         let child = Command::new("chroot")
@@ -97,10 +97,19 @@ impl Asterisk {
 
     /// Waits until its OPTIONS to us have been answered.
     pub async fn sees_us(&self) {
+        self.finds_us("Avail").await;
+    }
+
+    /// Waits until its OPTIONS to us find nobody.
+    pub async fn misses_us(&self) {
+        self.finds_us("Unavail").await;
+    }
+
+    async fn finds_us(&self, status: &str) {
         let seen = async || {
             let contacts = self.says("pjsip show contacts").await;
-            let ours = |line: &str| line.contains("undertone/") && line.contains("Avail");
-            contacts.lines().any(ours).then_some(())
+            let mut ours = contacts.lines().filter(|line| line.contains("undertone/"));
+            ours.any(|line| line.split_whitespace().any(|word| word == status)).then_some(())
         };
         assert!(wait::found(PATIENCE, seen).await.is_some(), "{}", self.log());
     }
@@ -152,8 +161,8 @@ fn directories(root: &Path, name: &str) -> String {
 fn owners_pjsip(network: Network, carrier: SocketAddr) -> String {
     let mut text = format!(
         "[udp]\ntype=transport\nprotocol=udp\nbind={}\n\n\
-         [phone](!)\ntype=endpoint\ncontext=phones\nallow=!all,ulaw,alaw\n\
-         [carrier]\ntype=endpoint\ncontext=from-carrier\nallow=!all,ulaw,alaw\naors=carrier\n\
+         [phone](!)\ntype=endpoint\ntransport=udp\ncontext=phones\nallow=!all,ulaw,alaw\n\
+         [carrier]\ntype=endpoint\ntransport=udp\ncontext=from-carrier\nallow=!all,ulaw,alaw\naors=carrier\n\
          [carrier]\ntype=aor\ncontact=sip:{carrier}\n\
          [carrier]\ntype=identify\nendpoint=carrier\nmatch={}\n\n",
         network.switch(),
@@ -164,12 +173,15 @@ fn owners_pjsip(network: Network, carrier: SocketAddr) -> String {
         let password = password(number);
         text += &format!(
             "[{number}](phone)\naors={number}\nauth={number}\ncallerid={name} <{number}>\n\
-             [{number}]\ntype=aor\nmax_contacts=1\n\
+             [{number}]\ntype=aor\nmax_contacts=1\nremove_existing=yes\n\
              [{number}]\ntype=auth\nusername={number}\npassword={password}\n\n"
         );
     }
     text
 }
+
+/// Its sound comes from the address of this transport then, and not from 127.0.0.1.
+const ON_THE_LOOPBACK: &str = "\n[undertone](+)\ntransport=udp\n";
 
 /// The owner's dial plan, with the lines that `undertone attach` says to put there.
 const OWNERS_DIAL_PLAN: &str = "[phones]\n\

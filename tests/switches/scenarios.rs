@@ -7,7 +7,7 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 use undertone::attach::SwitchKind;
 use undertone::clock;
-use undertone::demo::phone::{AnswerPolicy, Phone};
+use undertone::demo::phone::{AnswerPolicy, Phone, PhoneEvent};
 
 /// Customer and agent.
 const TALK: [&str; 4] = ["agent", "customer", "", ""];
@@ -127,8 +127,12 @@ pub async fn attended_transfer_by_the_phone(kind: SwitchKind, goes_along: bool) 
         hear_two(("colleague", &site.colleague, COLLEAGUE.hz), ("second", &second, AGENT.hz)).await;
         no_whisper(&site, &[&site.customer, &site.colleague], since);
         site.agent.refer_to_line(COLLEAGUE.number, &second).await.unwrap();
-        site.agent.ended(PATIENCE).await.unwrap();
-        second.ended(PATIENCE).await.unwrap();
+        site.agent.until(|event| *event == PhoneEvent::Transfer(200), PATIENCE).await.unwrap();
+        // As a phone does when it is told so; the other end may have done it already.
+        for line in [&site.agent, &second] {
+            let _ = line.hang_up().await;
+            line.ended(PATIENCE).await.unwrap();
+        }
         let goes_along = goes_along && scope == "Call";
         site.hear(if goes_along { COLLEAGUE_COACHED } else { COLLEAGUE_ALONE }).await;
         a_while().await;
@@ -225,6 +229,7 @@ pub async fn killed(kind: SwitchKind, within: Duration) {
     let mut site = coached(kind, "Agent").await;
     site.us.take().unwrap().kill().await;
     site.hear(SILENCE).await;
+    site.misses_us().await;
     for phone in [&site.agent, &site.supervisor, &site.customer] {
         phone.hang_up().await.unwrap();
         phone.ended(PATIENCE).await.unwrap();

@@ -122,6 +122,13 @@ impl Site {
         site
     }
 
+    /// Waits until the switch knows that we are gone, if it looks.
+    pub async fn misses_us(&self) {
+        if let Switch::Asterisk(asterisk) = &self.switch {
+            asterisk.misses_us().await;
+        }
+    }
+
     /// Another line of the agent's phone: it calls, and is not called.
     pub async fn second_line(&self) -> Phone {
         Phone::start(phone_config(AGENT, self.network)).await.unwrap()
