@@ -198,9 +198,10 @@ impl Attachment {
                 paste("dial plan: public", include_str!("attach/freeswitch-public.xml")),
                 paste("dial plan: without", include_str!("attach/freeswitch-without.xml")),
             ],
-            SwitchKind::Kamailio => {
-                vec![paste("kamailio.cfg", include_str!("attach/kamailio.cfg"))]
-            }
+            SwitchKind::Kamailio => vec![
+                paste("kamailio.cfg, in", include_str!("attach/kamailio-request-route.cfg")),
+                paste("kamailio.cfg, beside", include_str!("attach/kamailio-routes.cfg")),
+            ],
             SwitchKind::Other => vec![paste("any switch", include_str!("attach/other.txt"))],
         }
     }

@@ -36,6 +36,7 @@ mod sip_messages;
 mod sip_tls;
 mod store;
 mod support;
+mod switches;
 mod telemetry;
 mod tls;
 mod torture;

@@ -22,11 +22,12 @@ pub struct Asterisk {
 }
 
 impl Asterisk {
-    /// Starts one that is attached, with the carrier at this address.
+    /// Starts one that is attached, with the carrier at these addresses, each for numbers of its
+    /// own.
     pub async fn start(
         attachment: &Attachment,
         network: Network,
-        carrier: SocketAddr,
+        carrier: [SocketAddr; 2],
     ) -> Asterisk {
         let root = root();
         let name = format!("undertone/{}", network.switch().ip());
@@ -158,16 +159,21 @@ fn directories(root: &Path, name: &str) -> String {
 }
 
 /// What the owner has already: phones, and a carrier.
-fn owners_pjsip(network: Network, carrier: SocketAddr) -> String {
+fn owners_pjsip(network: Network, carrier: [SocketAddr; 2]) -> String {
     let mut text = format!(
         "[udp]\ntype=transport\nprotocol=udp\nbind={}\n\n\
-         [phone](!)\ntype=endpoint\ntransport=udp\ncontext=phones\nallow=!all,ulaw,alaw\n\
-         [carrier]\ntype=endpoint\ntransport=udp\ncontext=from-carrier\nallow=!all,ulaw,alaw\naors=carrier\n\
-         [carrier]\ntype=aor\ncontact=sip:{carrier}\n\
-         [carrier]\ntype=identify\nendpoint=carrier\nmatch={}\n\n",
+         [phone](!)\ntype=endpoint\ntransport=udp\ncontext=phones\nallow=!all,ulaw,alaw\n\n",
         network.switch(),
-        carrier.ip(),
     );
+    for (name, address) in ["carrier", "carrier2"].into_iter().zip(carrier) {
+        text += &format!(
+            "[{name}]\ntype=endpoint\ntransport=udp\ncontext=from-carrier\n\
+             allow=!all,ulaw,alaw\naors={name}\n\
+             [{name}]\ntype=aor\ncontact=sip:{address}\n\
+             [{name}]\ntype=identify\nendpoint={name}\nmatch={}\n\n",
+            address.ip(),
+        );
+    }
     for person in [AGENT, COLLEAGUE, SUPERVISOR] {
         let (number, name) = (person.number, person.name);
         let password = password(number);
@@ -190,6 +196,7 @@ const OWNERS_DIAL_PLAN: &str = "[phones]\n\
                                 [from-carrier]\n\
                                 include => undertone-numbers\n\
                                 [outgoing]\n\
+                                exten => _0302!,1,Dial(PJSIP/${EXTEN}@carrier2)\n\
                                 exten => _0!,1,Dial(PJSIP/${EXTEN}@carrier)\n\n";
 
 const ASTERISK: SwitchKind = SwitchKind::Asterisk;
@@ -201,7 +208,7 @@ async fn a_supervisor_behind_asterisk_coaches_an_agent_behind_it_and_barges_in()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asterisk_plays_its_music_while_the_agents_phone_holds() {
-    scenarios::hold_by_the_phone(ASTERISK, true).await;
+    scenarios::hold_by_the_phone(ASTERISK, ["", "", "", "customer"], true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +224,12 @@ async fn a_phone_transfers_blindly_behind_asterisk_and_the_coach_goes_along_or_i
 /// Asterisk joins two of our legs by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_whom_asterisk_has_joined_to_the_agents_leg_hears_the_whisper() {
-    scenarios::attended_transfer_by_the_phone(ASTERISK, false).await;
+    scenarios::attended_transfer_by_the_phone(ASTERISK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_outside_whom_asterisk_has_joined_to_the_agents_leg_hears_the_whisper() {
+    scenarios::attended_transfer_to_outside(ASTERISK).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

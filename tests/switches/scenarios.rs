@@ -1,6 +1,6 @@
 //! What happens at any switch.
 
-use super::site::{AGENT, COLLEAGUE, CUSTOMER, MUSIC_HZ, SUPERVISOR, Site};
+use super::site::{AGENT, COLLEAGUE, CUSTOMER, FRIEND, MUSIC_HZ, SUPERVISOR, Site};
 use crate::support::talk::{PATIENCE, Speaker, hear};
 use crate::support::wait;
 use serde_json::json;
@@ -35,12 +35,11 @@ async fn coached(kind: SwitchKind, scope: &str) -> Site {
 }
 
 /// Nobody of these has heard the supervisor at any time since then.
-fn no_whisper(site: &Site, listeners: &[&Phone], since: Instant) {
+fn no_whisper(listeners: &[&Phone], since: Instant) {
     for phone in listeners {
         let peak = phone.peak_between(f32::from(SUPERVISOR.hz), since, clock::instant());
         assert!(peak < SILENT, "{} has heard the supervisor at {peak} dBFS", phone.number());
     }
-    drop(site.log());
 }
 
 /// They are left alone for so long.
@@ -55,7 +54,7 @@ pub async fn coach_and_barge_in(kind: SwitchKind) {
     site.hear(TALK).await;
     site.monitor("Coach", json!({})).await;
     site.hear(COACH).await;
-    no_whisper(&site, &[&site.customer], since);
+    no_whisper(&[&site.customer], since);
     site.monitor("BargeIn", json!({})).await;
     site.hear(BARGE_IN).await;
     site.agent.hang_up().await.unwrap();
@@ -64,18 +63,19 @@ pub async fn coach_and_barge_in(kind: SwitchKind) {
     site.until("agent", &[]).await;
 }
 
-pub async fn hold_by_the_phone(kind: SwitchKind, has_music: bool) {
+/// `held`: who hears whom of the four then. A phone may send music of its own.
+pub async fn hold_by_the_phone(kind: SwitchKind, held: [&str; 4], has_music: bool) {
     let site = coached(kind, "Agent").await;
     let since = clock::instant();
     site.agent.hold().await.unwrap();
-    site.hear(["", "", "", "customer"]).await;
+    site.hear(held).await;
     if has_music {
         let music = || site.customer.hears(f32::from(MUSIC_HZ), Duration::from_millis(200)) > -30.0;
         wait::holds("the switch plays its music", PATIENCE, music).await;
     }
     site.agent.retrieve().await.unwrap();
     site.hear(COACH).await;
-    no_whisper(&site, &[&site.customer], since);
+    no_whisper(&[&site.customer], since);
 }
 
 pub async fn hold_by_rest(kind: SwitchKind, has_music: bool) {
@@ -95,7 +95,7 @@ pub async fn hold_by_rest(kind: SwitchKind, has_music: bool) {
     }
     site.does("agent", &calls[0], json!({"operationName": "Retrieve"})).await;
     site.hear(COACH).await;
-    no_whisper(&site, &[&site.customer], since);
+    no_whisper(&[&site.customer], since);
 }
 
 pub async fn blind_transfer_by_the_phone(kind: SwitchKind) {
@@ -106,17 +106,16 @@ pub async fn blind_transfer_by_the_phone(kind: SwitchKind) {
         site.colleague.established(PATIENCE).await.unwrap();
         let goes_along = scope == "Call";
         site.hear(if goes_along { COLLEAGUE_COACHED } else { COLLEAGUE_ALONE }).await;
-        no_whisper(&site, &[&site.customer], since);
+        no_whisper(&[&site.customer], since);
         if !goes_along {
-            no_whisper(&site, &[&site.colleague], since);
+            no_whisper(&[&site.colleague], since);
         }
         site.until("agent", &[]).await;
         site.until("colleague", &["Established"]).await;
     }
 }
 
-/// Asterisk joins its legs by itself, and says so: the supervisor is out.
-pub async fn attended_transfer_by_the_phone(kind: SwitchKind, goes_along: bool) {
+pub async fn attended_transfer_by_the_phone(kind: SwitchKind) {
     for scope in SCOPES {
         let site = coached(kind, scope).await;
         let since = clock::instant();
@@ -125,7 +124,7 @@ pub async fn attended_transfer_by_the_phone(kind: SwitchKind, goes_along: bool) 
         second.call(COLLEAGUE.number).await.unwrap();
         second.established(PATIENCE).await.unwrap();
         hear_two(("colleague", &site.colleague, COLLEAGUE.hz), ("second", &second, AGENT.hz)).await;
-        no_whisper(&site, &[&site.customer, &site.colleague], since);
+        no_whisper(&[&site.customer, &site.colleague], since);
         site.agent.refer_to_line(COLLEAGUE.number, &second).await.unwrap();
         site.agent.until(|event| *event == PhoneEvent::Transfer(200), PATIENCE).await.unwrap();
         // As a phone does when it is told so; the other end may have done it already.
@@ -133,15 +132,43 @@ pub async fn attended_transfer_by_the_phone(kind: SwitchKind, goes_along: bool) 
             let _ = line.hang_up().await;
             line.ended(PATIENCE).await.unwrap();
         }
-        let goes_along = goes_along && scope == "Call";
+        let goes_along = scope == "Call";
         site.hear(if goes_along { COLLEAGUE_COACHED } else { COLLEAGUE_ALONE }).await;
         a_while().await;
-        no_whisper(&site, &[&site.customer], since);
+        no_whisper(&[&site.customer], since);
         if !goes_along {
-            no_whisper(&site, &[&site.colleague], since);
+            no_whisper(&[&site.colleague], since);
         }
         site.until("agent", &[]).await;
-        site.until("colleague", &["Established"]).await;
+        for call in site.calls("colleague").await {
+            let others = call["participants"].as_array().unwrap();
+            let numbers: Vec<_> = others.iter().map(|other| &other["phoneNumber"]).collect();
+            assert_eq!(numbers, [CUSTOMER.number], "{call:#?}");
+        }
+    }
+}
+
+/// The agent joins the customer with somebody else outside: nobody is left who may be coached.
+pub async fn attended_transfer_to_outside(kind: SwitchKind) {
+    for scope in SCOPES {
+        let site = coached(kind, scope).await;
+        let since = clock::instant();
+        site.agent.hold().await.unwrap();
+        let second = site.second_line().await;
+        second.call(FRIEND.number).await.unwrap();
+        second.established(PATIENCE).await.unwrap();
+        hear_two(("friend", &site.friend, FRIEND.hz), ("second", &second, AGENT.hz)).await;
+        site.agent.refer_to_line(FRIEND.number, &second).await.unwrap();
+        site.agent.until(|event| *event == PhoneEvent::Transfer(200), PATIENCE).await.unwrap();
+        for line in [&site.agent, &second] {
+            let _ = line.hang_up().await;
+            line.ended(PATIENCE).await.unwrap();
+        }
+        hear_two(("friend", &site.friend, FRIEND.hz), ("customer", &site.customer, CUSTOMER.hz))
+            .await;
+        a_while().await;
+        no_whisper(&[&site.customer, &site.friend], since);
+        site.until("agent", &[]).await;
     }
 }
 
@@ -162,7 +189,7 @@ pub async fn blind_transfer_by_rest(kind: SwitchKind) {
         site.does("agent", &calls[0], transfer).await;
         let goes_along = scope == "Call";
         site.hear(if goes_along { COLLEAGUE_COACHED } else { COLLEAGUE_ALONE }).await;
-        no_whisper(&site, &[&site.customer], since);
+        no_whisper(&[&site.customer], since);
         site.until("agent", &[]).await;
     }
 }
@@ -184,7 +211,7 @@ pub async fn attended_transfer_by_rest(kind: SwitchKind) {
         site.does("agent", &calls[0], json!({"operationName": "CompleteTransfer"})).await;
         let goes_along = scope == "Call";
         site.hear(if goes_along { COLLEAGUE_COACHED } else { COLLEAGUE_ALONE }).await;
-        no_whisper(&site, &[&site.customer], since);
+        no_whisper(&[&site.customer], since);
         site.until("agent", &[]).await;
     }
 }
@@ -197,7 +224,7 @@ pub async fn outward_call(kind: SwitchKind) {
     site.agent.call(CUSTOMER.number).await.unwrap();
     site.customer.established(PATIENCE).await.unwrap();
     site.hear(COACH).await;
-    no_whisper(&site, &[&site.customer], since);
+    no_whisper(&[&site.customer], since);
     let calls = site.until("agent", &["Established"]).await;
     assert_eq!(calls[0]["callType"], "Outbound", "{calls:#?}");
     site.customer.hang_up().await.unwrap();
@@ -215,13 +242,13 @@ pub async fn second_call(kind: SwitchKind) {
     second.established(PATIENCE).await.unwrap();
     hear_two(("colleague", &site.colleague, COLLEAGUE.hz), ("second", &second, AGENT.hz)).await;
     a_while().await;
-    no_whisper(&site, &[&site.customer, &site.colleague], since);
+    no_whisper(&[&site.customer, &site.colleague], since);
     assert_eq!(site.calls("agent").await.len(), 2);
     second.hang_up().await.unwrap();
     site.colleague.ended(PATIENCE).await.unwrap();
     site.agent.retrieve().await.unwrap();
     site.hear(COACH).await;
-    no_whisper(&site, &[&site.customer], since);
+    no_whisper(&[&site.customer], since);
 }
 
 /// Without us the phones go on; what was said through us is over.

@@ -29,6 +29,8 @@ pub const COLLEAGUE: Person = Person { name: "colleague", number: "5002", hz: 78
 pub const SUPERVISOR: Person = Person { name: "supervisor", number: "5005", hz: 1021 };
 /// Somebody outside, whom the carrier brings and reaches.
 pub const CUSTOMER: Person = Person { name: "customer", number: "0301234", hz: 437 };
+/// Somebody else outside.
+pub const FRIEND: Person = Person { name: "friend", number: "0302222", hz: 1327 };
 /// What the switch plays to a call that is on hold.
 pub const MUSIC_HZ: u16 = 1567;
 
@@ -74,6 +76,7 @@ pub struct Site {
     pub colleague: Phone,
     pub supervisor: Phone,
     pub customer: Phone,
+    pub friend: Phone,
     place: TempDir,
 }
 
@@ -81,25 +84,22 @@ impl Site {
     /// The switch is attached, its phones are registered with it, and both sides have seen each
     /// other.
     pub async fn open(kind: SwitchKind) -> Site {
-        Site::configured(kind, "").await
-    }
-
-    /// With more of our configuration behind what is pasted.
-    pub async fn configured(kind: SwitchKind, more: &str) -> Site {
         let network = Network::new();
         let place = tempfile::tempdir().unwrap();
-        let customer = outside(network).await;
+        let customer = outside(CUSTOMER, network.ip(200), network).await;
+        let friend = outside(FRIEND, network.ip(201), network).await;
+        let carrier = [customer.address(), friend.address()];
         let attachment = attachment(kind, network);
         let switch = match kind {
             SwitchKind::Asterisk => {
-                Switch::Asterisk(Asterisk::start(&attachment, network, customer.address()).await)
+                Switch::Asterisk(Asterisk::start(&attachment, network, carrier).await)
             }
             SwitchKind::Kamailio => {
-                Switch::Kamailio(Kamailio::start(&attachment, network, customer.address()).await)
+                Switch::Kamailio(Kamailio::start(&attachment, network, carrier).await)
             }
             SwitchKind::FreeSwitch | SwitchKind::Other => panic!("there is none to be had"),
         };
-        let us = start_us(&attachment, &place, more).await;
+        let us = start_us(&attachment, &place).await;
         let phone = async |person: Person, answer| {
             let phone = Phone::start(phone_config(person, network).answering(answer)).await;
             let phone = phone.unwrap();
@@ -114,6 +114,7 @@ impl Site {
             switch,
             us: Some(us),
             customer,
+            friend,
             place,
         };
         if let Switch::Asterisk(asterisk) = &site.switch {
@@ -222,7 +223,8 @@ impl Drop for Site {
             return;
         }
         eprintln!("--- the product\n{}", self.log());
-        let phones = [&self.customer, &self.agent, &self.colleague, &self.supervisor];
+        let phones =
+            [&self.customer, &self.friend, &self.agent, &self.colleague, &self.supervisor];
         for phone in phones {
             eprintln!("--- {} at {}", phone.number(), phone.address());
             for message in phone.trace() {
@@ -246,15 +248,15 @@ pub fn attachment(kind: SwitchKind, network: Network) -> Attachment {
 }
 
 /// The product, with what is pasted. Its other doors are at free ports, and there is a user more.
-async fn start_us(attachment: &Attachment, place: &TempDir, more: &str) -> Process {
+async fn start_us(attachment: &Attachment, place: &TempDir) -> Process {
     let ours = attachment.ours();
     let doors = "[rest]\nbind = '127.0.0.1:0'\n[grpc]\nbind = '127.0.0.1:0'\n[admin]\n\
-                 bind = '127.0.0.1:0'\n[log]\nfilter = 'debug'\npersonal_data = true\n";
+                 bind = '127.0.0.1:0'\n[log]\nfilter = 'info,undertone=debug'\npersonal_data = true\n";
     let colleague = format!(
         "[[user]]\nid = 'colleague'\nroles = ['Agent']\ndevices = ['{}']\n",
         COLLEAGUE.number
     );
-    let text = format!("state_dir = 'state'\n{ours}\n{doors}\n{colleague}\n{more}");
+    let text = format!("state_dir = 'state'\n{ours}\n{doors}\n{colleague}");
     let us = Process::start("serve", place.path(), &text).await;
     us.ready().await;
     us
@@ -278,10 +280,10 @@ fn phone_config(person: Person, network: Network) -> PhoneConfig {
     }
 }
 
-async fn outside(network: Network) -> Phone {
+async fn outside(person: Person, ip: IpAddr, network: Network) -> Phone {
     let config = PhoneConfig {
-        ip: network.ip(200),
-        ..PhoneConfig::new(CUSTOMER.number, "", network.switch(), f32::from(CUSTOMER.hz))
+        ip,
+        ..PhoneConfig::new(person.number, "", network.switch(), f32::from(person.hz))
     };
     Phone::start(config).await.unwrap()
 }
