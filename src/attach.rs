@@ -111,7 +111,8 @@ impl FromStr for OurAddress {
     fn from_str(text: &str) -> Result<Self, NotOurAddress> {
         let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DEFAULT_PORT));
         let address = address.or_else(|_| text.parse::<SocketAddr>()).ok();
-        let address = address.filter(|address| address.port() > 0 && !address.ip().is_unspecified());
+        let address =
+            address.filter(|address| address.port() > 0 && !address.ip().is_unspecified());
         address.map(Self).ok_or_else(|| NotOurAddress(text.to_owned()))
     }
 }
@@ -156,16 +157,47 @@ pub struct Attachment {
     pub supervisor: String,
 }
 
+/// What of an attachment can not be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AttachmentFault {
+    /// There is nothing to lead through.
+    #[error("no numbers")]
+    NoNumbers,
+    /// A user's phone is none of them.
+    #[error("'{0}' is not one of the numbers")]
+    NotAmongThem(String),
+    /// Both would listen there.
+    #[error("the switch and Undertone can not both be at {0}")]
+    SameAddress(SocketAddr),
+}
+
 /// A text to be pasted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paste {
-    /// Where: the name of a file, or what it is.
-    pub place: &'static str,
-    /// What.
+    /// What it is called; the name of the switch's own file where it goes to the end of that.
+    pub file: &'static str,
+    /// The text, which says where it goes.
     pub text: String,
 }
 
 impl Attachment {
+    /// The attachment, if it can be.
+    pub fn checked(self) -> Result<Self, AttachmentFault> {
+        if self.numbers.is_empty() {
+            return Err(AttachmentFault::NoNumbers);
+        }
+        for number in [&self.agent, &self.supervisor] {
+            if !self.numbers.iter().any(|range| range.contains(number)) {
+                return Err(AttachmentFault::NotAmongThem(number.clone()));
+            }
+        }
+        let us = self.us.0;
+        match self.switch.host == us.ip().to_string() && self.switch.port == us.port() {
+            true => Err(AttachmentFault::SameAddress(us)),
+            false => Ok(self),
+        }
+    }
+
     /// Our own configuration.
     pub fn ours(&self) -> String {
         let mut ranges = String::new();
@@ -186,24 +218,33 @@ impl Attachment {
 
     /// The lines of the switch.
     pub fn theirs(&self) -> Vec<Paste> {
-        let paste = |place, text: &str| Paste { place, text: self.filled(text) };
+        let paste = |file, text: &str| Paste { file, text: self.filled(text) };
         match self.kind {
             SwitchKind::Asterisk => vec![
                 paste("pjsip.conf", include_str!("attach/asterisk-pjsip.conf")),
-                Paste { place: "extensions.conf", text: self.asterisk_dial_plan() },
+                Paste { file: "extensions.conf", text: self.asterisk_dial_plan() },
             ],
             SwitchKind::FreeSwitch => vec![
-                paste("gateway", include_str!("attach/freeswitch-gateway.xml")),
-                paste("dial plan: default", include_str!("attach/freeswitch-dialplan.xml")),
-                paste("dial plan: public", include_str!("attach/freeswitch-public.xml")),
-                paste("dial plan: without", include_str!("attach/freeswitch-without.xml")),
+                paste("freeswitch-gateway.xml", include_str!("attach/freeswitch-gateway.xml")),
+                paste("freeswitch-default.xml", include_str!("attach/freeswitch-default.xml")),
+                paste("freeswitch-public.xml", include_str!("attach/freeswitch-public.xml")),
+                paste("freeswitch-without.xml", include_str!("attach/freeswitch-without.xml")),
             ],
             SwitchKind::Kamailio => vec![
-                paste("kamailio.cfg, in", include_str!("attach/kamailio-request-route.cfg")),
-                paste("kamailio.cfg, beside", include_str!("attach/kamailio-routes.cfg")),
+                paste(
+                    "kamailio-request-route.cfg",
+                    include_str!("attach/kamailio-request-route.cfg"),
+                ),
+                paste("kamailio-routes.cfg", include_str!("attach/kamailio-routes.cfg")),
             ],
-            SwitchKind::Other => vec![paste("any switch", include_str!("attach/other.txt"))],
+            SwitchKind::Other => vec![paste("switch.txt", include_str!("attach/switch.txt"))],
         }
+    }
+
+    /// Everything: our configuration first.
+    pub fn pastes(&self) -> Vec<Paste> {
+        let ours = Paste { file: "undertone.toml", text: self.ours() };
+        std::iter::once(ours).chain(self.theirs()).collect()
     }
 
     fn asterisk_dial_plan(&self) -> String {

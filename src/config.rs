@@ -15,6 +15,7 @@ mod device_range;
 mod locate;
 mod machine;
 mod reader;
+mod remarks;
 mod sections;
 
 pub use credentials::{
@@ -278,9 +279,9 @@ pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
 ///
 /// # Errors
 /// Everything that is wrong, each with its place.
-pub fn check(file: &Path) -> Result<(), Problems> {
+pub fn check(file: &Path) -> Result<Config, Problems> {
     let (text, exposed) = text_of(file)?;
-    parse_for(Some((file, &text)), environment(), Scrutiny { exposed, machine: true }).map(drop)
+    parse_for(Some((file, &text)), environment(), Scrutiny { exposed, machine: true })
 }
 
 /// What else to find fault with.

@@ -342,11 +342,7 @@ pub fn export(config: Config, folder: &Path) -> Result<Counts, FilesError> {
     let groups = directory.groups.keys();
     let groups = groups.filter_map(|id| editor.fields(&EntryId::Group(id.clone())));
     save(&folder.join("groups.csv"), table::GROUPS, groups)?;
-    Ok(Counts {
-        users: directory.users.len(),
-        devices: count,
-        groups: directory.groups.len(),
-    })
+    Ok(Counts { users: directory.users.len(), devices: count, groups: directory.groups.len() })
 }
 
 fn save(

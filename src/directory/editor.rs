@@ -298,7 +298,10 @@ impl DirectoryEditor {
         }
         for (name, device) in names_behind(account) {
             if !is_plain(name.1.as_str(), b"+#*") {
-                return Err(invalid(name.1.as_str(), "'{}' is not a name of a device at a switch."));
+                return Err(invalid(
+                    name.1.as_str(),
+                    "'{}' is not a name of a device at a switch.",
+                ));
             }
             if self.behind.get(&name).is_some_and(|known| *known != device) {
                 let text = "'{}' is what the trunk calls another device already.";

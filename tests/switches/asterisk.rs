@@ -42,10 +42,11 @@ impl Asterisk {
                 fs::copy(file.path(), place.join("etc").join(file.file_name())).unwrap();
             }
         }
-        let write = |file: &str, text: String| fs::write(place.join("etc").join(file), text).unwrap();
+        let write =
+            |file: &str, text: String| fs::write(place.join("etc").join(file), text).unwrap();
         let pasted = attachment.theirs();
         let of = |file: &str| {
-            let paste = pasted.iter().find(|paste| paste.place == file).expect("it is pasted");
+            let paste = pasted.iter().find(|paste| paste.file == file).expect("it is pasted");
             paste.text.clone()
         };
         write("asterisk.conf", directories(&root, &name));

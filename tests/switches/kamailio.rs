@@ -29,7 +29,7 @@ impl Kamailio {
         let place = tempfile::tempdir().unwrap();
         let pasted = attachment.theirs();
         let of = |file: &str| {
-            let paste = pasted.iter().find(|paste| paste.place == file).expect("it is pasted");
+            let paste = pasted.iter().find(|paste| paste.file == file).expect("it is pasted");
             paste.text.as_str()
         };
         let text = OWNERS
@@ -40,8 +40,8 @@ impl Kamailio {
             .replace("CARRIER_HOST", &carrier[0].ip().to_string())
             .replace("CARRIER", &carrier[0].to_string())
             .replace("PASSWORD", &password("$fU"))
-            .replace("PASTED_IN", of("kamailio.cfg, in"))
-            .replace("PASTED_BESIDE", of("kamailio.cfg, beside"));
+            .replace("PASTED_IN", of("kamailio-request-route.cfg"))
+            .replace("PASTED_BESIDE", of("kamailio-routes.cfg"));
         let file = place.path().join("kamailio.cfg");
         fs::write(&file, text).unwrap();
         let log = fs::File::create(place.path().join("log")).unwrap();

@@ -144,9 +144,9 @@ impl Site {
     /// A user's client, with the password that was made at the first start.
     pub fn client(&self, user: &str) -> RestClient {
         let made = fs::read_to_string(self.place.path().join("state/made-passwords.txt")).unwrap();
-        let password = made.lines().find_map(|line| {
-            line.strip_prefix("REST ")?.strip_prefix(user)?.strip_prefix(' ')
-        });
+        let password = made
+            .lines()
+            .find_map(|line| line.strip_prefix("REST ")?.strip_prefix(user)?.strip_prefix(' '));
         let password = password.unwrap_or_else(|| panic!("no password of {user} in {made}"));
         RestClient::new(self.us.as_ref().unwrap().door("rest"), user, password)
     }
@@ -180,8 +180,10 @@ impl Site {
         async move {
             let found = wait::found(PATIENCE, async || {
                 let calls = self.calls(&user).await;
-                let mut now: Vec<String> =
-                    calls.iter().filter_map(|call| Some(call["state"].as_str()?.to_owned())).collect();
+                let mut now: Vec<String> = calls
+                    .iter()
+                    .filter_map(|call| Some(call["state"].as_str()?.to_owned()))
+                    .collect();
                 now.sort_unstable();
                 (now == wanted).then_some(calls)
             });
@@ -223,8 +225,7 @@ impl Drop for Site {
             return;
         }
         eprintln!("--- the product\n{}", self.log());
-        let phones =
-            [&self.customer, &self.friend, &self.agent, &self.colleague, &self.supervisor];
+        let phones = [&self.customer, &self.friend, &self.agent, &self.colleague, &self.supervisor];
         for phone in phones {
             eprintln!("--- {} at {}", phone.number(), phone.address());
             for message in phone.trace() {
