@@ -2,6 +2,7 @@
 //! behaviour.
 
 mod allocation;
+mod attach;
 mod attacks;
 mod audit;
 mod bayeux;
