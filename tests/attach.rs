@@ -73,7 +73,7 @@ async fn what_can_not_be_attached_is_said() {
 #[tokio::test]
 async fn a_trunk_on_another_machine_and_ourselves_on_the_loopback_is_a_warning() {
     let place = tempfile::tempdir().unwrap();
-    let flags = flags("other", "pbx.example.com", "127.0.0.1");
+    let flags = flags("other", "192.0.2.10", "127.0.0.1");
     let into = [&flags[..], &["--into", "."]].concat();
     let (is_good, _, error) = undertone(&into, place.path()).await;
     assert!(is_good, "{error}");

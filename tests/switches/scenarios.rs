@@ -22,8 +22,9 @@ const COLLEAGUE_COACHED: [&str; 4] = ["colleague", "", "customer supervisor", "c
 /// Nobody hears anybody.
 const SILENCE: [&str; 4] = ["", "", "", ""];
 const SCOPES: [&str; 2] = ["Agent", "Call"];
-/// Softer than this is silence; the loudest 100 ms count.
-const SILENT: f32 = -50.0;
+/// A single packet of a supervisor is louder than this in its 100 ms, and the click of a tone that
+/// begins is softer.
+const SILENT: f32 = -40.0;
 
 /// The customer talks to the agent, whom the supervisor coaches.
 async fn coached(kind: SwitchKind, scope: &str) -> Site {
