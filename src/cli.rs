@@ -514,14 +514,12 @@ fn counted(
 }
 
 fn check(file: &Path, probes: bool) -> ExitCode {
-    let config = match config::check(file) {
-        Ok(config) => config,
+    let (config, remarks) = match config::check(file) {
+        Ok(checked) => checked,
         Err(problems) => return fail(problems),
     };
-    for remark in config.remarks() {
-        print(&format!("{}: warning: {remark}\n", file.display()));
-    }
-    let good = print(&format!("{}: good\n", file.display()));
+    let remarks: String = remarks.iter().map(|remark| format!("{remark}\n")).collect();
+    let good = print(&format!("{remarks}{}: good\n", file.display()));
     match probes {
         true => probe::run(&config),
         false => good,

@@ -45,7 +45,6 @@ use reader::{ConfigReader, Finding, Findings};
 use sections::Sections;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -222,7 +221,12 @@ impl Config {
 
 /// Everything that is wrong with a configuration, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
+pub struct Problems {
+    /// What is wrong.
+    pub list: Vec<Problem>,
+    /// The files with secrets that the configuration names: what is wrong may be wrong there.
+    pub secret_files: Vec<PathBuf>,
+}
 
 /// One thing that is wrong. What of the file is repeated is escaped when it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -248,7 +252,7 @@ impl fmt::Display for Problem {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, problem) in self.0.iter().enumerate() {
+        for (number, problem) in self.list.iter().enumerate() {
             if number > 0 {
                 f.write_str("\n")?;
             }
@@ -259,6 +263,12 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+impl Problems {
+    fn of(list: Vec<Problem>) -> Self {
+        Self { list, secret_files: Vec::new() }
+    }
+}
 
 /// Reads the file, if any, and the environment over the defaults.
 ///
@@ -275,13 +285,16 @@ pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
     Ok(Config { file: file.map(Path::to_owned), ..config })
 }
 
-/// As [`load`], for people: what this machine cannot do is wrong, too.
+/// As [`load`], for people: what this machine cannot do is wrong, too. With what is right, and most
+/// likely not meant. What is right, and gives
+/// something up that somebody may miss, is returned.
 ///
 /// # Errors
 /// Everything that is wrong, each with its place.
-pub fn check(file: &Path) -> Result<Config, Problems> {
+pub fn check(file: &Path) -> Result<(Config, Vec<Problem>), Problems> {
     let (text, exposed) = text_of(file)?;
-    parse_for(Some((file, &text)), environment(), Scrutiny { exposed, machine: true })
+    let scrutiny = Scrutiny { exposed, machine: true };
+    parse_with_remarks(Some((file, &text)), environment(), scrutiny)
 }
 
 /// What else to find fault with.
@@ -296,18 +309,15 @@ struct Scrutiny {
 /// The text of a file, and whether others may read it.
 fn text_of(file: &Path) -> Result<(Zeroizing<String>, Option<Exposed>), Problems> {
     let read = || {
-        let mut open = File::open(file)?;
+        let mut open = private::open_named(file)?;
         let exposed = private::exposed(&open.metadata()?);
         let mut text = Zeroizing::new(String::new());
         open.read_to_string(&mut text)?;
         Ok((text, exposed))
     };
     read().map_err(|error: std::io::Error| {
-        Problems(vec![Problem {
-            place: file.display().to_string(),
-            key: String::new(),
-            message: error.to_string(),
-        }])
+        let place = file.display().to_string();
+        Problems::of(vec![Problem { place, key: String::new(), message: error.to_string() }])
     })
 }
 
@@ -346,12 +356,21 @@ fn parse_for(
     environment: impl IntoIterator<Item = (String, String)>,
     scrutiny: Scrutiny,
 ) -> Result<Config, Problems> {
+    parse_with_remarks(file, environment, scrutiny).map(|(config, _)| config)
+}
+
+fn parse_with_remarks(
+    file: Option<(&Path, &str)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    scrutiny: Scrutiny,
+) -> Result<(Config, Vec<Problem>), Problems> {
     let mut environment: BTreeMap<String, String> = environment
         .into_iter()
         .filter(|(key, _)| key.starts_with(PREFIX) || key == CREDENTIALS)
         .collect();
     let credentials = environment.remove(CREDENTIALS).map(PathBuf::from);
-    let source = ConfigFile::new(file, &environment).map_err(|problem| Problems(vec![problem]))?;
+    let source =
+        ConfigFile::new(file, &environment).map_err(|problem| Problems::of(vec![problem]))?;
     let mut reader = ConfigReader::new(file.map(|(_, text)| text), &environment, credentials)
         .map_err(|findings| source.problems(findings))?;
     let settings = Settings(reader.settings());
@@ -373,9 +392,14 @@ fn parse_for(
     }
     match sections {
         Some(sections) if findings.is_empty() => {
-            Ok(Config { settings, secret_files: files, ..sections.into_config() })
+            let remarks = match remarks::of(&sections) {
+                remarks if remarks.is_empty() => Vec::new(),
+                remarks => source.problems(remarks).list,
+            };
+            let config = Config { settings, secret_files: files, ..sections.into_config() };
+            Ok((config, remarks))
         }
-        Some(_) | None => Err(source.problems(findings)),
+        Some(_) | None => Err(Problems { secret_files: files, ..source.problems(findings) }),
     }
 }
 

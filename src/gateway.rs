@@ -34,7 +34,7 @@ pub mod task;
 #[cfg(test)]
 mod tests;
 
-pub use audit_record::{AuditEvent, AuditRecord, ListeningRecord};
+pub use audit_record::{AuditEvent, AuditRecord, ListeningRecord, MonitoringRecord};
 pub use directory::{DeviceEntry, Directory, DirectoryChanges, Group, User, VoiceEnvironment};
 
 use crate::model::{
@@ -51,6 +51,7 @@ use refusal_limits::{Asker, RefusalLimits};
 use requests::{Decision, RequestCheck};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use user_data_budget::UserDataBudget;
@@ -163,6 +164,13 @@ pub enum Output {
         /// The voice state; `None`: no session is open.
         presence: Option<UserState>,
     },
+    /// To the store: what is known of the monitor of this supervisor's device from now on.
+    KeepMonitoring {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// What; `None`: there is none.
+        monitoring: Option<MonitoringRecord>,
+    },
     /// To the store: what this supervisor's device hears from now on.
     KeepHearing {
         /// The supervisor's device.
@@ -177,6 +185,8 @@ pub enum Output {
 pub struct Restored {
     /// The users with an open session, and their voice states.
     pub sessions: BTreeMap<UserId, UserState>,
+    /// The monitors, by supervisor's device.
+    pub monitoring: BTreeMap<DeviceId, MonitoringRecord>,
     /// The supervisors that were admitted to a call or were on it.
     pub hearing: Vec<ListeningRecord>,
 }
@@ -216,7 +226,7 @@ impl Gateway {
             config,
             access: AccessDirectory::new(directory),
             known: BackendFacts::default(),
-            monitoring: Monitoring::new(kept.hearing),
+            monitoring: Monitoring::new(kept.monitoring, kept.hearing),
             sessions: kept.sessions,
             user_data_budget: UserDataBudget::default(),
             notifications: Notifications::default(),
@@ -352,9 +362,14 @@ impl Gateway {
         let (token, pending) = match self.works.take_command(id) {
             Some(CommandOrigin::Request(token, pending)) => (token, *pending),
             Some(CommandOrigin::Gateway(command)) => {
-                if let (Command::StopMonitoring { supervisor }, Err(refusal)) = (command, result) {
+                if let Command::StopMonitoring { supervisor } = command {
                     let (monitoring, mut ctx) = self.monitoring(now);
-                    monitoring.handle_end_failed(&supervisor, refusal, &mut ctx);
+                    match result {
+                        Ok(()) => monitoring.handle_end_accepted(&supervisor, &ctx),
+                        Err(refusal) => {
+                            monitoring.handle_end_failed(&supervisor, refusal, &mut ctx)
+                        }
+                    }
                 }
                 return;
             }
@@ -364,7 +379,8 @@ impl Gateway {
             Ok(()) => {
                 self.works.reply(token, Ok(Answer::Accepted));
                 if let Command::StartMonitoring { supervisor, .. } = &pending.command {
-                    self.monitoring.handle_started(supervisor);
+                    let (monitoring, mut ctx) = self.monitoring(now);
+                    monitoring.handle_started(supervisor, pending.context.user.as_ref(), &mut ctx);
                 }
                 if let Some((call, device)) = &pending.digits_on {
                     self.tell_digits(call, device, now);
@@ -529,13 +545,25 @@ impl Gateway {
         self.works.audit(record, PendingLine::Refused { token, refusal }, now);
     }
 
+    /// An attempt that no request stands for is refused, and written down elsewhere.
+    ///
+    /// # Errors
+    /// It is one too many to be written down, and is counted.
+    pub fn handle_refused(&mut self, user: &UserId, from: IpAddr, now: Now) -> Result<(), Refusal> {
+        let asker = Asker { user: self.access.known(user), caller: None, from };
+        if !self.refusal_limits.may_ask(asker, now) {
+            return Err(too_often_refused());
+        }
+        self.refusal_limits.take(asker, now);
+        Ok(())
+    }
+
     fn may_ask(&mut self, asked: &RequestEnvelope, now: Now) -> bool {
         self.refusal_limits.may_ask(asker(&self.access, asked), now)
     }
 
     fn put_off(&mut self, token: Token) {
-        let refusal = Refusal::new(Reason::TooManyRequests, TOO_OFTEN_REFUSED);
-        self.works.reply(token, Err(refusal));
+        self.works.reply(token, Err(too_often_refused()));
     }
 
     /// A state that was refused for want of a phone is told as a failure of the device, too.
@@ -610,7 +638,7 @@ impl Gateway {
         );
         self.tell_device(&monitor.supervisor);
         let (monitoring, mut ctx) = self.monitoring(now);
-        monitoring.check_permission(&monitor, None, &mut ctx);
+        monitoring.check_permission(&monitor, &mut ctx);
     }
 
     fn handle_monitor_gone(&mut self, supervisor: &DeviceId, found: bool, now: Now) {
@@ -729,4 +757,8 @@ impl Gateway {
 fn asker<'a>(access: &'a AccessDirectory, asked: &'a RequestEnvelope) -> Asker<'a> {
     let caller = asked.caller.as_ref().map(|caller| &caller.name);
     Asker { user: access.known(&asked.user), caller, from: asked.from }
+}
+
+fn too_often_refused() -> Refusal {
+    Refusal::new(Reason::TooManyRequests, TOO_OFTEN_REFUSED)
 }

@@ -3,16 +3,15 @@
 //! A gateway is itself a backend: other services speak to it as it speaks to its own, on behalf of
 //! users, with their permissions.
 
-use crate::gateway::User;
 use crate::gateway::task::GatewayHandle;
 use crate::model::{
     BadRequest, BadRequestOn, CallId, CallOperation, Command, CommandContext, DeviceId, DialString,
-    NotDialable, Number, Operation, Reason, Refusal, Request, RequestEnvelope, Subject, TargetRef,
+    NotDialable, Number, Operation, Reason, Refusal, Request, RequestEnvelope, TargetRef,
     TransferStep, UserDataChange,
 };
 use crate::telephony::callers::RefusedCallers;
 use crate::telephony::proto::telephony_server::TelephonyServer;
-use crate::telephony::{CommandCall, TelephonyService, serve_facts};
+use crate::telephony::{CommandCall, OF_ITS_OWN, TelephonyService, serve_facts};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -50,22 +49,25 @@ fn asked(
     command: Command,
 ) -> Result<RequestEnvelope, Refusal> {
     let user = context.user.ok_or_else(|| Refusal::missing("context.on_behalf_of"))?;
+    let user = match &command {
+        // A gateway in front of this one ends the monitor of a device that is nobody's there.
+        Command::StopMonitoring { supervisor }
+            if user.as_str() == OF_ITS_OWN && gateway.user(&user).is_none() =>
+        {
+            gateway.owner(supervisor).map_or(user, |owner| owner.id.clone())
+        }
+        _ => user,
+    };
     let caller = context.caller;
     let acts_for = caller.as_ref().map_or(Ok(()), |caller| {
         let permitted = gateway.directory().acts_for(caller, &user);
         permitted.inspect_err(|_| refused.note("user", caller.name.as_str(), None))
     });
-    let Some(known) = gateway.user(&user) else {
-        acts_for?;
-        return Err(Refusal::about(
-            Reason::NotPermitted,
-            Subject::User(user),
-            "User '{}' is not known.",
-        ));
-    };
-    // What it asks for a user that is not its own is refused, and audited, by the gateway; it learns
-    // nothing else of it.
-    let request = request(&known, command).or_else(|refusal| acts_for.and(Err(refusal)))?;
+    // What is asked for a user that is not the caller's, or not here, is refused and audited by the
+    // gateway: the caller learns nothing else, also not which of the two it is.
+    let known = gateway.user(&user).filter(|_| acts_for.is_ok());
+    let devices = known.as_ref().map(|user| user.devices.as_slice());
+    let request = request(devices, command).or_else(|refusal| acts_for.and(Err(refusal)))?;
     Ok(RequestEnvelope {
         request,
         user,
@@ -75,7 +77,11 @@ fn asked(
     })
 }
 
-fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>, Refusal> {
+/// `devices`: those of the user; `None`: it does not matter whose the device is.
+fn request(
+    devices: Option<&[DeviceId]>,
+    command: Command,
+) -> Result<Result<Request, BadRequest>, Refusal> {
     let request = match command {
         Command::StartMonitoring {
             supervisor,
@@ -93,22 +99,24 @@ fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>,
             mode,
             scope,
         },
-        Command::StartMonitoring { agent_side_only: true, .. } => {
-            return Err(Refusal::parameter(
+        Command::StartMonitoring { agent_side_only: true, supervisor, activity, .. } => {
+            let refusal = Refusal::parameter(
                 Reason::InvalidInput,
                 "agent_side_only",
                 "Field '{}' can not be asked for here: the agent's groups decide it.",
-            ));
+            );
+            let operation = Operation::start(activity);
+            return Ok(Err(bad(operation, BadRequestOn::Device(supervisor), refusal)));
         }
         Command::StopMonitoring { supervisor } => Request::CancelMonitoring { device: supervisor },
         Command::SwitchMonitoring { supervisor, call, activity } => {
-            return on_leg(user, supervisor, call, CallOperation::Switch(activity));
+            return on_leg(devices, supervisor, call, CallOperation::Switch(activity));
         }
         Command::AdmitMonitoring { .. } => {
             return Err(Refusal::new(Reason::Forbidden, "The gateway confirms joins itself."));
         }
         Command::MuteMonitoredParty { supervisor, call, muted } => {
-            return on_leg(user, supervisor, call, CallOperation::MuteMonitored(muted));
+            return on_leg(devices, supervisor, call, CallOperation::MuteMonitored(muted));
         }
         Command::SetDoNotDisturb { device, on } => Request::SetDoNotDisturb { device, on },
         Command::SetForwarding { device, to } => {
@@ -132,25 +140,25 @@ fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>,
             }
         }
         Command::Answer { device, call } => {
-            return on_leg(user, device, call, CallOperation::Answer);
+            return on_leg(devices, device, call, CallOperation::Answer);
         }
         Command::Hangup { device, call } => {
-            return on_leg(user, device, call, CallOperation::Hangup);
+            return on_leg(devices, device, call, CallOperation::Hangup);
         }
         Command::ClearCall { device, call } => {
-            return on_leg(user, device, call, CallOperation::ClearCall);
+            return on_leg(devices, device, call, CallOperation::ClearCall);
         }
         Command::Reject { device, call } => {
-            return on_leg(user, device, call, CallOperation::Reject);
+            return on_leg(devices, device, call, CallOperation::Reject);
         }
         Command::Redirect { device, call, destination } => {
             let destination = dial_string("destination", &destination);
             let operation = destination.map(CallOperation::Redirect);
             let operation = operation.map_err(|refusal| (Operation::Redirect, refusal));
-            return on_own_leg(user, device, call, operation);
+            return on_own_leg(devices, device, call, operation);
         }
         Command::SwapCalls { device, call, other } => {
-            return on_leg(user, device, call, CallOperation::SwapCalls(other));
+            return on_leg(devices, device, call, CallOperation::SwapCalls(other));
         }
         Command::ChangeUserData { device, call, change } => {
             let operation = match change {
@@ -158,14 +166,16 @@ fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>,
                 UserDataChange::Delete(key) => CallOperation::DeleteUserDataPair(key),
                 UserDataChange::Clear => CallOperation::DeleteUserData,
             };
-            return on_leg(user, device, call, operation);
+            return on_leg(devices, device, call, operation);
         }
-        Command::Hold { device, call } => return on_leg(user, device, call, CallOperation::Hold),
+        Command::Hold { device, call } => {
+            return on_leg(devices, device, call, CallOperation::Hold);
+        }
         Command::Retrieve { device, call } => {
-            return on_leg(user, device, call, CallOperation::Retrieve);
+            return on_leg(devices, device, call, CallOperation::Retrieve);
         }
         Command::Mute { device, call, on } => {
-            return on_leg(user, device, call, CallOperation::Mute(on));
+            return on_leg(devices, device, call, CallOperation::Mute(on));
         }
         Command::SendDtmf { device, call, digits } => {
             let refusal = Refusal::parameter(
@@ -175,7 +185,7 @@ fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>,
             );
             let fits = digits.as_str().len() <= DialString::LONGEST;
             let digits = fits.then_some(digits).ok_or((Operation::SendDtmf, refusal));
-            return on_own_leg(user, device, call, digits.map(CallOperation::SendDtmf));
+            return on_own_leg(devices, device, call, digits.map(CallOperation::SendDtmf));
         }
         Command::Transfer { device, call, step } => {
             let name = match step {
@@ -185,7 +195,7 @@ fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>,
             };
             let step = step.try_map(|destination| dial_string("destination", &destination));
             let operation = step.map(CallOperation::Transfer).map_err(|refusal| (name, refusal));
-            return on_own_leg(user, device, call, operation);
+            return on_own_leg(devices, device, call, operation);
         }
         Command::Conference { device, call, step } => {
             let name = match step {
@@ -195,36 +205,36 @@ fn request(user: &User, command: Command) -> Result<Result<Request, BadRequest>,
             };
             let step = step.try_map(|destination| dial_string("destination", &destination));
             let operation = step.map(CallOperation::Conference).map_err(|refusal| (name, refusal));
-            return on_own_leg(user, device, call, operation);
+            return on_own_leg(devices, device, call, operation);
         }
         Command::RemoveParticipant { device, call, participant } => {
             let participant = dial_string("participant", &participant);
             let operation = participant.map(CallOperation::RemoveParticipant);
             let operation =
                 operation.map_err(|refusal| (Operation::RemoveParticipantFromConference, refusal));
-            return on_own_leg(user, device, call, operation);
+            return on_own_leg(devices, device, call, operation);
         }
     };
     Ok(Ok(request))
 }
 
 fn on_leg(
-    user: &User,
+    devices: Option<&[DeviceId]>,
     device: DeviceId,
     call: CallId,
     operation: CallOperation,
 ) -> Result<Result<Request, BadRequest>, Refusal> {
-    on_own_leg(user, device, call, Ok(operation))
+    on_own_leg(devices, device, call, Ok(operation))
 }
 
 /// A call is named by its user and its id; a leg of another user's device is not found.
 fn on_own_leg(
-    user: &User,
+    devices: Option<&[DeviceId]>,
     device: DeviceId,
     call: CallId,
     operation: Result<CallOperation, (Operation, Refusal)>,
 ) -> Result<Result<Request, BadRequest>, Refusal> {
-    if !user.devices.contains(&device) {
+    if devices.is_some_and(|devices| !devices.contains(&device)) {
         return Err(Refusal::no_device(&device));
     }
     Ok(match operation {

@@ -9,6 +9,7 @@ use crate::secret::Secret;
 use nix::unistd::{Gid, Uid, getegid, geteuid, getgroups, setegid, seteuid, setgroups};
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -65,8 +66,7 @@ pub enum SecretFileError {
 }
 
 /// How a file with a secret is open to others, if it is: the group may read what belongs to root
-/// and not to whoever reads it, so that root can hand a secret to a service. What is no file, such
-/// as a pipe, has one reader.
+/// and not to the process that reads it, so that root can hand a secret to a service.
 pub fn exposed(about: &Metadata) -> Option<Exposed> {
     exposed_to(about, barred(about.uid()))
 }
@@ -83,12 +83,41 @@ fn barred(owner: u32) -> u32 {
     }
 }
 
+/// Opens a file that an operator names, behind links. A pipe or a device could keep its reader
+/// waiting for ever, also in the middle of a run, when the file is read again.
+///
+/// # Errors
+/// It cannot be opened, or is no file.
+pub fn open_named(path: &Path) -> io::Result<File> {
+    only_file(OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?)
+}
+
+fn only_file(file: File) -> io::Result<File> {
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no file, but a pipe, a device or a directory")),
+    }
+}
+
+/// What is in a file that an operator names, `longest` bytes at most.
+///
+/// # Errors
+/// As [`open_named`], or the file is longer or cannot be read.
+pub fn read_named(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_named(path)?.take(longest + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > longest {
+        true => Err(io::Error::other(format!("it is longer than {longest} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
 /// Reads a file with a secret, `longest` bytes at most.
 ///
 /// # Errors
-/// It cannot be read, is longer, or others may read it.
+/// It is no file, cannot be read, is longer, or others may read it.
 pub fn read_secret(path: &Path, longest: u64) -> Result<SecretBytes, SecretFileError> {
-    read_unless(path, File::open(path), longest, exposed)
+    read_unless(path, open_named(path), longest, exposed)
 }
 
 /// As [`read_secret`], of a file of the product itself: its owner's alone, and no link.
@@ -122,7 +151,7 @@ fn read_unless(
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC);
+    options.read(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
     options
 }
 
@@ -139,13 +168,33 @@ pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
 /// Opens a file to be written anew, made when it is not there.
 pub fn create(path: &Path) -> io::Result<File> {
     let file = open(path)?;
+    if file.metadata()?.uid() != geteuid().as_raw() {
+        return Err(io::Error::other("it belongs to somebody else, who could read it"));
+    }
     file.set_len(0)?;
     Ok(file)
 }
 
 /// Opens a file to read.
 pub(crate) fn open_existing(path: &Path) -> io::Result<File> {
-    options().open(path)
+    only_file(options().open(path)?)
+}
+
+/// A directory of the product itself that is open: whatever is put in its place, what is done by its
+/// path is done in this one.
+pub(crate) struct OpenDirectory(File);
+
+impl OpenDirectory {
+    /// Where it is as long as it is open.
+    pub(crate) fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+}
+
+/// Opens a directory of the product itself; a link is none.
+pub(crate) fn open_directory(path: &Path) -> io::Result<OpenDirectory> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_DIRECTORY;
+    Ok(OpenDirectory(OpenOptions::new().read(true).custom_flags(flags).open(path)?))
 }
 
 /// What others may read of an earlier version's file they may no longer.
@@ -245,6 +294,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_no_file_keeps_no_reader_waiting() {
+        let place = tempfile::tempdir().expect("a directory");
+        let pipe = place.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&pipe, &link).expect("a link");
+        for path in [pipe.as_path(), &link, place.path(), Path::new("/dev/zero")] {
+            let read = read_secret(path, 100).map(|_| ()).map_err(|error| error.to_string());
+            let text = "it is no file, but a pipe, a device or a directory";
+            assert_eq!(read, Err(format!("{}: {text}", path.display())));
+        }
+        assert!(read_own_secret(&pipe, 100).is_err() && read_named(&pipe, 100).is_err());
+    }
+
+    #[test]
     fn a_secret_is_read_only_from_a_file_that_others_can_not_read() {
         let place = tempfile::tempdir().expect("a directory");
         let path = place.path().join("password");
@@ -291,6 +355,20 @@ mod tests {
         std::fs::set_permissions(&made, Permissions::from_mode(0o755)).expect("a mode");
         make_state_directory(&made).expect("closed");
         assert_eq!(mode(&made), 0o700);
+    }
+
+    #[test]
+    fn a_directory_of_the_product_is_no_link_and_stays_the_one_that_was_opened() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (folder, link) = (place.path().join("folder"), place.path().join("link"));
+        make_directory(&folder).expect("made");
+        std::os::unix::fs::symlink(&folder, &link).expect("a link");
+        assert!(open_directory(&link).is_err());
+        let open = open_directory(&folder).expect("opened");
+        let moved = place.path().join("moved");
+        std::fs::rename(&folder, &moved).expect("moved");
+        std::fs::write(open.path().join("in it"), "").expect("written");
+        assert!(moved.join("in it").exists());
     }
 
     #[test]

@@ -52,7 +52,6 @@ struct RestState {
     body_limit: usize,
     login: LoginDoor,
     directory: DirectoryHandle,
-    refused_edits: Arc<administration::RefusedEdits>,
 }
 
 /// `/api/v2` without the layers that it shares with CometD.
@@ -68,7 +67,6 @@ pub(crate) fn router(
         body_limit: config.body_limit,
         login: LoginDoor::new(config, auth),
         directory,
-        refused_edits: Arc::default(),
     };
     let (closed, closed_document) = OpenApiRouter::<RestState>::new()
         .routes(routes!(read_me, operate_me))

@@ -22,6 +22,7 @@ mod watches;
 #[cfg(feature = "contract-check")]
 pub(crate) use client::answer;
 pub use client::execute;
+pub(crate) use convert::OF_ITS_OWN;
 pub use convert::{Malformed, WatchItem};
 pub use fact_log::{FactLog, Watcher};
 pub use server::{TelephonyService, router, routes, serve, serve_facts};

@@ -406,6 +406,29 @@ async fn a_user_with_another_password_is_logged_in_no_more_with_the_old_one() {
     house.client(COLLEAGUE).get("/me").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_comes_after_its_name_is_read_once_it_is_there() {
+    let mut house = House::open("").await;
+    let secret = house.place.path().join("newcomer.secret");
+    let pipe = house.place.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::os::unix::fs::symlink(&pipe, &secret).unwrap();
+    let named = format!("password_file = {secret:?}");
+    house.write(|text| {
+        let device = device(NEWCOMER, "house");
+        let password = format!("password = '{}'", NEWCOMER.password);
+        assert!(device.contains(&password), "{device}");
+        format!("{text}{}{}", device.replace(&password, &named), user(NEWCOMER, "Agent"))
+    });
+    // A pipe that nobody writes keeps nothing waiting.
+    house.says(&["faulty", "password_file", "it is no file, but a pipe"]).await;
+    house.client(AGENT).get("/me").await;
+    fs::remove_file(&secret).unwrap();
+    write_private(&secret, NEWCOMER.password);
+    house.says(&["users added: newcomer"]).await;
+    house.client(NEWCOMER).get("/me").await;
+}
+
 #[test]
 fn the_sample_has_what_these_tests_change() {
     let text = directory();

@@ -6,6 +6,7 @@ mod attach;
 mod attacks;
 mod audit;
 mod bayeux;
+mod behind_switch;
 mod clients;
 mod contract;
 mod corpus;

@@ -396,6 +396,8 @@ async fn a_service_acts_for_its_users_alone_and_the_audit_has_both() {
         [
             line("allowed", "crm", SUPERVISOR.user, "Coach"),
             refused("crm", BYSTANDER.user, "DoNotDisturbOn"),
+            refused("crm", "no-such-user", "DoNotDisturbOn"),
+            refused("crm", BYSTANDER.user, "Hangup"),
             refused("dialer", SUPERVISOR.user, "Coach"),
             refused("dialer", COLLEAGUE.user, "DoNotDisturbOn"),
         ],
@@ -782,7 +784,7 @@ async fn health_is_for_everybody_and_reflection_for_callers() {
 fn callers_that_can_not_be_told_or_ask_for_what_they_may_not_have_are_found_in_the_file() {
     let wrong = |text: &str| {
         let problems = config::parse(Some((Path::new("u.toml"), text)), []).map(drop).unwrap_err();
-        problems.0.into_iter().map(|one| (one.key, one.message)).collect::<BTreeMap<_, _>>()
+        problems.list.into_iter().map(|one| (one.key, one.message)).collect::<BTreeMap<_, _>>()
     };
     let found = wrong(
         "[[grpc.caller]]\nname = 'a b'\nrole = 'observer'\n\

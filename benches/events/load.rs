@@ -313,14 +313,16 @@ impl Load {
             let name = ServerName::IpAddress(to.ip().to_owned().into());
             ClientConnection::new(config, name).map(Box::new)
         });
-        self.lines.push(Line {
+        let mut line = Line {
             stream,
             seal: seal.transpose()?,
             held: Vec::new(),
             out: Vec::new(),
             framed: false,
             open: true,
-        });
+        };
+        line.push()?;
+        self.lines.push(line);
         Ok(number)
     }
 

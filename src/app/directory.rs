@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
@@ -31,6 +31,8 @@ use tokio::sync::{mpsc, watch};
 const LOOK: Duration = Duration::from_secs(1);
 /// How often new passwords are looked for.
 const LOOK_FOR_PASSWORDS: Duration = Duration::from_millis(200);
+/// So often a folder of passwords that rests is read: a change may have the time of the one before.
+const LOOKS_AT_PASSWORDS: u32 = 2;
 
 /// Who is told of a new directory.
 pub(super) struct Told {
@@ -82,6 +84,7 @@ pub(super) struct DirectoryKeeper {
     pub(super) editor: Option<DirectoryEditor>,
     pub(super) end_calls: bool,
     seen: FileStamps,
+    password_folder: PasswordFolder,
 }
 
 /// Versions of the files that a configuration is read from.
@@ -99,6 +102,14 @@ struct FileStamp {
 struct FileStamps {
     read: Versions,
     found: Versions,
+}
+
+/// The folder of new passwords, as the last look has found it.
+#[derive(Default)]
+struct PasswordFolder {
+    found: Option<FileStamp>,
+    /// So often it was found as before.
+    looks: u32,
 }
 
 impl FileStamp {
@@ -129,6 +140,7 @@ impl DirectoryKeeper {
             editor: kept,
             end_calls: config.end_calls_of_removed_devices,
             seen: FileStamps { found: read.clone(), read },
+            password_folder: PasswordFolder::default(),
             config,
             told,
         }
@@ -193,9 +205,10 @@ impl DirectoryKeeper {
             None => return,
             Some(Ok(new)) => new,
             Some(Err(problems)) => {
-                for problem in &problems.0 {
+                for problem in &problems.list {
                     tracing::warn!(%problem, "the configuration is faulty: nothing is changed");
                 }
+                self.look_at(problems.secret_files);
                 return count("faulty");
             }
         };
@@ -210,15 +223,21 @@ impl DirectoryKeeper {
                 if self.config.directory_source == DirectorySource::File {
                     self.config.take_passwords(&passwords);
                 }
-                if self.config.secret_files != passwords.secret_files {
-                    self.config.secret_files = passwords.secret_files;
-                    self.seen.read = versions(&self.config);
-                }
+                self.look_at(passwords.secret_files);
             }
             Err(error) => {
                 tracing::warn!(%error, "the directory can not be applied: nothing is changed");
                 count("faulty");
             }
+        }
+    }
+
+    /// The files with secrets that are looked at from now on. One of them that a faulty file names
+    /// may become what it should be.
+    fn look_at(&mut self, secret_files: Vec<PathBuf>) {
+        if self.config.secret_files != secret_files {
+            self.config.secret_files = secret_files;
+            self.seen.read = versions(&self.config);
         }
     }
 
@@ -239,6 +258,13 @@ impl DirectoryKeeper {
         let (Some(gateway), Some(folder)) = (&self.told.gateway, &self.config.password_dir) else {
             return;
         };
+        let now = FileStamp::of(&new_passwords::folder(folder));
+        let PasswordFolder { found, looks } = &mut self.password_folder;
+        *looks = if *found == now { looks.saturating_add(1) } else { 0 };
+        *found = now;
+        if *looks > LOOKS_AT_PASSWORDS {
+            return;
+        }
         let taken = new_passwords::take(folder, &gateway.store, |user| {
             self.directory.user(user).is_some() && !self.config.has_password(user)
         });
@@ -247,6 +273,7 @@ impl DirectoryKeeper {
             Ok(passwords) => passwords,
             Err(error) => {
                 tracing::error!(%error, "new passwords can not be kept");
+                self.password_folder.looks = 0;
                 return;
             }
         };

@@ -112,8 +112,18 @@ impl DirectoryKeeper {
                 Refusal::new(Reason::Internal, "The audit cannot be written: nothing is changed.")
             })?;
         }
-        keep(&backend.store, std::mem::take(&mut writes.backend)).await?;
-        keep(&gateway.store, std::mem::take(&mut writes.gateway)).await?;
+        let mut kept = keep(&backend.store, std::mem::take(&mut writes.backend)).await;
+        if kept.is_ok() {
+            kept = keep(&gateway.store, std::mem::take(&mut writes.gateway)).await;
+        }
+        if let Err(refusal) = kept {
+            for line in news.lines() {
+                // What was announced has not come about, written down or not.
+                let line = format!("not done, the state can not be kept: {line}");
+                let _ = gateway.handle.audit_directory(&line, Some(by)).await;
+            }
+            return Err(refusal);
+        }
         let removed: Vec<UserId> = match entry {
             EntryId::User(user) if directory.user(user).is_none() => vec![user.clone()],
             EntryId::User(_) | EntryId::Device(_) | EntryId::Group(_) => Vec::new(),

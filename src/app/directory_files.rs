@@ -10,7 +10,7 @@ use crate::http::auth::{PasswordError, hash_password};
 use crate::model::{DeviceId, UserId};
 use crate::private::{self, Exposed};
 use crate::secret::Secret;
-use crate::sip::config::{SipAccounts, SipDirectory, Trunk};
+use crate::sip::config::{SipAccount, SipAccounts, SipDirectory, Trunk};
 use crate::sip::digest::{Algorithm, Ha1s};
 use crate::store::{self, Store, StoreError, Write};
 use serde_json::Value;
@@ -146,7 +146,16 @@ struct Closed {
 }
 
 impl Closed {
-    fn open(mut config: Config) -> Result<Self, FilesError> {
+    /// Files that root makes are those of the owner of the state directory, who runs the gateway.
+    fn open(config: Config) -> Result<Self, FilesError> {
+        let path = config.state_dir.clone();
+        let made = private::make_state_directory(&path);
+        let opened =
+            made.and_then(|()| private::as_owner_of(&path, || Ok(Self::open_here(config))));
+        opened.map_err(|error| FilesError::File { path, error })?
+    }
+
+    fn open_here(mut config: Config) -> Result<Self, FilesError> {
         let gateway = store::open(&config.state_file("gateway"))?;
         let backend = store::open(&config.state_file("sip-backend"))?;
         if config.directory_source == DirectorySource::Store {
@@ -225,6 +234,7 @@ pub fn import(config: Config, files: &DirectoryFiles) -> Result<Counts, FilesErr
     // Groups may have lost members by what was taken in.
     let all_groups = editor.directory().groups.keys().cloned().map(EntryId::Group);
     to_gateway.extend(all_groups);
+    to_backend.splice(..0, left_digests(&config, editor.accounts()));
     let accounts = |accounts: &SipAccounts| SipDirectory {
         accounts: accounts.clone(),
         trunks: config.sip.trunks.clone(),
@@ -239,6 +249,16 @@ pub fn import(config: Config, files: &DirectoryFiles) -> Result<Counts, FilesErr
     write(&backend, &to_backend)?;
     write(&gateway, &[kept::writes(&editor, &to_gateway), hashes, unaudited].concat())?;
     Ok(counts)
+}
+
+/// The digests of numbers that no device has any more, or another one than before, go: a phone would
+/// register by them as a device that is not its own.
+fn left_digests(config: &Config, now: &SipAccounts) -> Vec<Write> {
+    let has_left = |account: &&SipAccount| {
+        now.get(&account.device).is_none_or(|now| now.username != account.username)
+    };
+    let left = config.sip.accounts.iter().filter(has_left);
+    left.flat_map(|account| keep_ha1s(&config.sip.realm, &account.username, None)).collect()
 }
 
 /// Columns of digests, and their algorithms.

@@ -37,6 +37,11 @@ pub enum LeftPassword {
     Refused,
 }
 
+/// Where they are left.
+pub(super) fn folder(state_dir: &Path) -> PathBuf {
+    state_dir.join(FOLDER)
+}
+
 fn name_of(user: &UserId) -> String {
     hex(user.as_str().as_bytes())
 }
@@ -49,7 +54,7 @@ pub fn leave(config: &Config, user: &UserId, hash: &Secret) -> io::Result<PathBu
     private::make_state_directory(&config.state_dir)?;
     // Root may set a password of a gateway that runs as somebody else.
     private::as_owner_of(&config.state_dir, || {
-        let folder = config.state_dir.join(FOLDER);
+        let folder = folder(&config.state_dir);
         private::make_directory(&folder)?;
         let file = folder.join(name_of(user));
         let _ = fs::remove_file(refused(&file));
@@ -76,13 +81,11 @@ fn refused(file: &Path) -> PathBuf {
 
 /// The passwords that were left. Of a user that there is not, and of one with a password in the
 /// configuration file, none is taken.
-fn waiting(state_dir: &Path, may_have: impl Fn(&UserId) -> bool) -> Vec<NewPassword> {
-    let files = match fs::read_dir(state_dir.join(FOLDER)) {
+fn waiting(folder: &Path, may_have: impl Fn(&UserId) -> bool) -> Vec<NewPassword> {
+    let files = match fs::read_dir(folder) {
         Ok(files) => files,
         Err(error) => {
-            if error.kind() != ErrorKind::NotFound {
-                tracing::warn!(%error, "new passwords can not be read");
-            }
+            tracing::warn!(%error, "new passwords can not be read");
             return Vec::new();
         }
     };
@@ -115,7 +118,16 @@ pub(super) async fn take(
     store: &Store,
     may_have: impl Fn(&UserId) -> bool,
 ) -> Result<PasswordHashes, StoreError> {
-    let waiting = waiting(state_dir, may_have);
+    let folder = match private::open_directory(&folder(state_dir)) {
+        Ok(folder) => folder,
+        Err(error) => {
+            if error.kind() != ErrorKind::NotFound {
+                tracing::warn!(%error, "new passwords can not be read");
+            }
+            return Ok(PasswordHashes::new());
+        }
+    };
+    let waiting = waiting(&folder.path(), may_have);
     if waiting.is_empty() {
         return Ok(PasswordHashes::new());
     }

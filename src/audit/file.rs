@@ -330,6 +330,10 @@ impl AuditFile {
             file.set_len(known.length)?;
         }
         let broken = self.go_on_from(&file, &found)?;
+        // A chain begins once: lines without one that stand where it goes on are nobody's.
+        let is_strange = found.before.is_some() && found.first.is_none() && self.end.n > 0;
+        let strange = || Break { expected: Some(self.end), found: ChainEnd::default() };
+        let broken = broken.or_else(|| is_strange.then(strange));
         let now = clock::wall();
         let first_at = found.first.as_ref().map_or(now, |first| first.at);
         self.open = Some(OpenFile { file, known, day: day_of(first_at) });
@@ -384,7 +388,7 @@ impl AuditFile {
         cause: Option<Cause>,
     ) -> io::Result<()> {
         let now = clock::wall();
-        let before = found.before.filter(|_| found.first.is_none());
+        let before = found.before.filter(|_| found.first.is_none() && self.end.n == 0);
         if before.is_none() && found.torn.is_empty() && broken.is_none() && cause.is_none() {
             return Ok(());
         }

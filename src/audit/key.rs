@@ -60,7 +60,8 @@ impl PublicKey {
     /// # Errors
     /// It cannot be read, or is no Ed25519 key.
     pub fn read(path: &Path) -> Result<Self, AuditError> {
-        let text = text_of(File::open(path).map_err(|error| disk(path, &error))?, path)?;
+        let text =
+            text_of(crate::private::open_named(path).map_err(|error| disk(path, &error))?, path)?;
         let octets = pem_octets(&text, "PUBLIC KEY").and_then(|der| {
             der.strip_prefix(&SPKI[..]).and_then(|key| <[u8; 32]>::try_from(key).ok())
         });
@@ -274,7 +275,7 @@ fn parse_head(text: &[u8], key: &PublicKey) -> Option<Head> {
 /// # Errors
 /// It cannot be read, or is not signed with the key.
 pub(super) fn read_head(path: &Path, key: &PublicKey) -> Result<Head, AuditError> {
-    let file = File::open(path).map_err(|error| disk(path, &error))?;
+    let file = crate::private::open_named(path).map_err(|error| disk(path, &error))?;
     let text = text_of(file, path)?;
     parse_head(text.as_bytes(), key)
         .ok_or_else(|| wrong(path, "it is not signed with the audit's key"))

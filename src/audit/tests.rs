@@ -357,6 +357,40 @@ fn a_file_of_before_the_chain_is_gone_on_with_and_its_lines_are_counted() {
 }
 
 #[test]
+fn lines_without_a_chain_are_no_part_of_an_audit_that_has_begun() {
+    const FORGED: &str = "{\"at\":\"x\",\"event\":\"joined\",\"user\":\"root\"}\n";
+    // In the place of the file that was moved away, while it is written and while it is not.
+    for is_open in [true, false] {
+        let place = Place::new();
+        let mut audit = Some(place.open());
+        audit.iter().for_each(|audit| place.write(audit, 3));
+        if !is_open {
+            audit.take().into_iter().for_each(|audit| place.close(audit));
+        }
+        let moved = place.directory.path().join("audit.jsonl.000000000004");
+        std::fs::rename(&place.config.file, &moved).expect("moved");
+        std::fs::write(&place.config.file, FORGED).expect("written");
+        let audit = audit.unwrap_or_else(|| place.open());
+        place.write(&audit, 2);
+        place.close(audit);
+        let faults: Vec<_> = place.faults().into_iter().map(|(fault, ..)| fault).collect();
+        assert_eq!(faults, [Fault::Inserted, Fault::Broken], "{is_open}");
+    }
+    // As a file of its own beside it.
+    let place = Place::new();
+    let audit = place.open();
+    place.write(&audit, 3);
+    place.close(audit);
+    for beside in ["audit.jsonl.000000000003", "audit.jsonl.1"] {
+        let beside = place.directory.path().join(beside);
+        std::fs::write(&beside, FORGED).expect("written");
+        assert_eq!(place.faults(), [(Fault::Inserted, 1, None)]);
+        std::fs::remove_file(beside).expect("removed");
+        assert_eq!(place.faults(), []);
+    }
+}
+
+#[test]
 fn a_chain_goes_on_across_files_rotated_by_size_in_whatever_order_they_are_given() {
     let mut place = Place::new();
     place.config.rotate_size = 1500;

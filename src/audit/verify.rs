@@ -203,7 +203,8 @@ impl<'a> FirstReading<'a> {
         if self.file.first.is_none() && self.file.before > 0 {
             let hash = self.file.hash.clone().finalize().into();
             let begun = LineKind::ChainBegun { lines: self.file.before, hash };
-            self.is_suspicious |= chained.kind != begun;
+            // A chain begins once.
+            self.is_suspicious |= chained.kind != begun || chained.n != 1;
         }
         self.is_suspicious |= self.end.is_some_and(|end| chained.before() != end);
         self.is_suspicious |= self.signatures.check(line, &chained) == Some(false);
@@ -241,6 +242,7 @@ impl<'a> FirstReading<'a> {
 
     fn end_file(&mut self, path: &Path) {
         let file = std::mem::take(&mut self.file);
+        self.is_suspicious |= file.before > 0 && file.first.is_none();
         self.files.push(FileReport {
             file: path.to_owned(),
             unchained: file.before,
@@ -361,10 +363,13 @@ impl Entry {
             is_broken: chained.kind == LineKind::Broken,
             signed: signatures.check(line, &chained),
             begun: match chained.kind {
-                LineKind::ChainBegun { lines, hash } => Some(Box::new((lines, hash))),
+                LineKind::ChainBegun { lines, hash } if chained.n == 1 => {
+                    Some(Box::new((lines, hash)))
+                }
                 LineKind::Plain
                 | LineKind::Own
                 | LineKind::Broken
+                | LineKind::ChainBegun { .. }
                 | LineKind::Checkpoint { .. }
                 | LineKind::FileRemoved { .. } => None,
             },

@@ -71,6 +71,8 @@ pub(super) struct ShowArguments {
     json: bool,
 }
 
+/// So often an audit that is being written is read.
+const TRIES: u32 = 5;
 /// Nothing was found out.
 const NOT_READ: u8 = 2;
 
@@ -97,16 +99,27 @@ fn run_verify(arguments: VerifyArguments) -> Result<ExitCode, String> {
         let beside = |name: &str| config.audit.state_dir.join(name);
         if is_own {
             options.files = own_files(&config)?;
-            let has_key = beside(PUBLIC_KEY_FILE).exists();
-            if options.head.is_none() && !part && (has_key || beside(HEAD_FILE).exists()) {
+            if options.head.is_none() && !part {
                 options.head = Some(beside(HEAD_FILE));
             }
         }
-        if keys.is_empty() && beside(PUBLIC_KEY_FILE).exists() {
+        // What is verified without them may have been made anew from its first line.
+        if keys.is_empty() && (is_own || beside(PUBLIC_KEY_FILE).exists()) {
             options.keys.push(PublicKey::read(&beside(PUBLIC_KEY_FILE)).map_err(told)?);
         }
     }
-    let report = verify(&options).map_err(told)?;
+    let mut report = verify(&options).map_err(told)?;
+    let mut tries = 1;
+    while is_own && !report.is_intact() && tries < TRIES {
+        // While it is written, a file may have been rotated since they were listed.
+        let files = own_files(&load(config.as_deref())?)?;
+        if files == options.files {
+            break;
+        }
+        options.files = files;
+        report = verify(&options).map_err(told)?;
+        tries += 1;
+    }
     let text = if json { format!("{:#}\n", report.json()) } else { report.to_string() };
     print(&text);
     Ok(match report.is_intact() {

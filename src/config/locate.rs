@@ -76,7 +76,7 @@ impl<'a> ConfigFile<'a> {
             placed.push((at, Problem { place, key: spelled(&path), message }));
         }
         placed.sort_by_key(|(at, _)| *at);
-        Problems(placed.into_iter().map(|(_, problem)| problem).collect())
+        Problems::of(placed.into_iter().map(|(_, problem)| problem).collect())
     }
 
     /// Where a key is set.

@@ -1,65 +1,56 @@
-//! What an owner should be told of a configuration that is good.
+//! What is right in a configuration and gives something up, or is most likely not meant.
 
-use super::Config;
-use crate::sip::config::Trunk;
-use std::fmt;
+use super::reader::Finding;
+use super::sections::Sections;
+use crate::sip::config::{HandedOn, Trunk};
 use std::net::IpAddr;
 
-/// Something that is allowed, and most likely not meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remark {
-    /// A trunk is on another machine, and SIP listens where that cannot reach it.
-    SipOnLoopback {
-        /// The trunk.
-        trunk: String,
-    },
-    /// A trunk is on another machine, and its sound is told to come where it cannot.
-    MediaOnLoopback {
-        /// The trunk.
-        trunk: String,
-        /// The address that it is told.
-        address: IpAddr,
-    },
-}
-
-impl fmt::Display for Remark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Remark::SipOnLoopback { trunk } => write!(
-                f,
-                "sip.listen: only this machine reaches it, and the trunk '{trunk}' is on another"
-            ),
-            Remark::MediaOnLoopback { trunk, address } => write!(
-                f,
-                "media.bind: the trunk '{trunk}' is on another machine, and its sound is told to \
-                 come to {address}"
+/// What is given up, with its place.
+pub(super) fn of(sections: &Sections) -> Vec<Finding> {
+    let trunks = sections.trunks.iter().enumerate();
+    let refusing = trunks.filter(|(_, (trunk, _))| trunk.handed_on == HandedOn::Refuse);
+    let remark = |(place, (trunk, _)): (usize, &(Trunk, _))| {
+        let is_behind = |via: Option<&str>| via == Some(trunk.name.as_str());
+        let devices = sections.devices.iter();
+        let devices = devices.filter(|(account, _)| is_behind(account.via.as_deref())).count();
+        let ranged = sections.ranges.iter().filter(|range| is_behind(Some(&range.via)));
+        let ranged: usize = ranged.map(|range| range.devices().map_or(0, |it| it.len())).sum();
+        Finding {
+            path: ["sip", "trunk", &place.to_string(), "handed_on"].map(str::to_owned).to_vec(),
+            message: format!(
+                "nobody is coached, and nobody coaches, at the {} devices behind '{}': it may hand \
+                 a call on without saying so",
+                devices + ranged,
+                trunk.name
             ),
         }
-    }
+    };
+    refusing.map(remark).chain(unreachable(sections)).collect()
 }
 
-impl Config {
-    /// What should be told of it.
-    pub fn remarks(&self) -> Vec<Remark> {
-        let is_sip_local = |trunk: &Trunk| {
-            let listens = self.sip.listen.iter();
-            let mut fitting = listens.filter(|listen| listen.protocol == trunk.protocol).peekable();
-            fitting.peek().is_some() && fitting.all(|listen| listen.address.ip().is_loopback())
+/// Trunks on other machines that reach nothing of ours.
+fn unreachable(sections: &Sections) -> Vec<Finding> {
+    let told = sections.media.advertised.unwrap_or(sections.media.bind);
+    let mut found = Vec::new();
+    for (place, (trunk, _)) in sections.trunks.iter().enumerate() {
+        if !is_elsewhere(trunk) {
+            continue;
+        }
+        let mut find = |message| {
+            let path = ["sip", "trunk", &place.to_string(), "target"].map(str::to_owned).to_vec();
+            found.push(Finding { path, message });
         };
-        let told = self.media.advertised.unwrap_or(self.media.bind);
-        let elsewhere = self.sip.trunks.iter().filter(|trunk| is_elsewhere(trunk));
-        elsewhere
-            .flat_map(|trunk| {
-                let trunk_name = || trunk.name.clone();
-                let sip =
-                    is_sip_local(trunk).then(|| Remark::SipOnLoopback { trunk: trunk_name() });
-                let media = told
-                    .is_loopback()
-                    .then(|| Remark::MediaOnLoopback { trunk: trunk_name(), address: told });
-                [sip, media].into_iter().flatten()
-            })
-            .collect()
+        let listens = sections.sip.listen.iter();
+        let mut fitting = listens.filter(|listen| listen.protocol == trunk.protocol).peekable();
+        if fitting.peek().is_some() && fitting.all(|listen| listen.address.ip().is_loopback()) {
+            find("is on another machine, and sip.listen is reached from this one only".to_owned());
+        }
+        if told.is_loopback() {
+            let message = format!("is on another machine, and its sound is told to come to {told}");
+            find(message + " (media.bind)");
+        }
     }
+    found
 }
 
 /// The trunk is on another machine, as far as its target says.

@@ -12,7 +12,7 @@ fn read(text: &str) -> Result<Config, Problems> {
 /// The problems as they are printed.
 fn problems(text: &str) -> Vec<String> {
     let problems = read(text).expect_err("something is wrong");
-    problems.0.iter().map(ToString::to_string).collect()
+    problems.list.iter().map(ToString::to_string).collect()
 }
 
 /// The one problem begins like this.
@@ -165,6 +165,115 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
         config.media.advertised.map(|address| address.to_string()).as_deref(),
         Some("203.0.113.5")
     );
+}
+
+/// A file with a trunk, a device, and this from line 9 on.
+fn behind(text: &str) -> String {
+    let trunk = "[[sip.trunk]]\nname = \"switch\"\nsources = []\ntarget = \"192.0.2.1\"\n";
+    format!("{trunk}[[device]]\nid = \"d\"\nnumber = \"5001\"\nvia = \"switch\"\n{text}")
+}
+
+#[test]
+fn what_can_not_be_behind_a_switch_is_told_with_its_line() {
+    let range = "[[device_range]]\nfirst = \"5100\"\nlast = \"5199\"\n";
+    for (text, expected) in [
+        (behind("user = \"1001\"\npassword = \"secret\""), "10: device[0].password: its phones"),
+        (behind("transport = \"tls\""), "9: device[0].transport: nothing in sip.listen"),
+        (behind("qualify = false"), "9: device[0].qualify: is for the trunk 'switch' to say"),
+        (
+            behind("").replace("via = \"switch", "via = \"moon"),
+            "8: device[0].via: there is no trunk",
+        ),
+        (
+            behind("[[device]]\nid = \"e\"\nnumber = \"1\"\nuser = \"2\""),
+            "12: device[1].user: needs via",
+        ),
+        (
+            behind("[[device]]\nid = \"e\"\nnumber = \"1\"\nvia = \"switch\"\nuser = \"5001\""),
+            "12: device[1].via: '5001' is what 'switch' calls device 'd' already",
+        ),
+        (behind(&format!("{range}via = \"moon\"")), "12: device_range[0].via: there is no trunk"),
+        (
+            behind(&format!("{range}via = \"switch\"\nuser = \"1\"")),
+            "13: device_range[0].user: '1' is not text with {number}",
+        ),
+        (
+            behind(&format!("{range}via = \"switch\"\nuser = \"{{number:1}}\"")),
+            "13: device_range[0].user: '0' is what 'switch' calls device '5100' already",
+        ),
+        (
+            behind(&format!("{range}via = \"switch\"")).replace("5199", "5099"),
+            "11: device_range[0].last: '5099' does not come after first",
+        ),
+        (
+            behind(&format!("{range}via = \"switch\"")).replace("5100", "5000"),
+            "10: device_range[0].first: '5001' is a device already",
+        ),
+        (
+            behind(&format!("{range}via = \"switch\"")).replace("5199", "999999"),
+            "11: device_range[0].last",
+        ),
+    ] {
+        let found = problems(&text);
+        let expected = format!("undertone.toml:{expected}");
+        assert!(
+            found.iter().any(|problem| problem.starts_with(&expected)),
+            "{expected}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn check_says_what_a_switch_that_hands_calls_on_unseen_gives_up() {
+    let range = "[[device_range]]\nfirst = \"5100\"\nlast = \"5109\"\nvia = \"switch\"\n";
+    let remarks = |handed_on: &str| {
+        let text = format!("handed_on = \"{handed_on}\"\nsources");
+        let text = behind(range).replacen("sources", &text, 1);
+        let file = Some((Path::new("undertone.toml"), text.as_str()));
+        let (_, remarks) = parse_with_remarks(file, [], Scrutiny::default()).expect("good");
+        remarks.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let said = "undertone.toml:3: sip.trunk[0].handed_on: nobody is coached, and nobody coaches, \
+                at the 11 devices behind 'switch': it may hand a call on without saying so \
+                (found \"refuse\")";
+    assert_eq!(remarks("refuse"), [said]);
+    assert_eq!(remarks("told"), [""; 0]);
+}
+
+#[test]
+fn a_range_is_devices_with_numbers_and_names_in_a_row() {
+    let range = "user = \"1001\"\n[[device_range]]\nfirst = \"0500\"\nlast = \"0502\"\n\
+                 via = \"switch\"\nid = \"desk-{number}\"\nuser = \"1{number:3}\"\n\
+                 [[user]]\nid = \"anna\"\nroles = [\"Agent\"]\ndevices = [\"desk-0501\"]";
+    let config = read(&behind(range)).expect("fine");
+    let accounts = config.sip.accounts.iter();
+    let found: Vec<_> = accounts
+        .map(|it| (it.device.as_str(), it.number.as_str(), it.name_at_switch().as_str()))
+        .collect();
+    let expected = [
+        ("d", "5001", "1001"),
+        ("desk-0500", "0500", "1500"),
+        ("desk-0501", "0501", "1501"),
+        ("desk-0502", "0502", "1502"),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(config.directory.devices.len(), 4);
+    assert_eq!(config.ranged.len(), 3);
+
+    // With a directory from elsewhere, those of the range stay, but for what is taken.
+    let mut config = config;
+    let mut kept = config.directory.clone();
+    kept.devices.retain(|device, _| device.as_str() == "d");
+    let taken = sip::config::SipAccount::behind("x".into(), "0502".into(), "switch");
+    config.replace_directory(kept, [taken].into_iter().collect());
+    let numbers: Vec<_> = config.sip.accounts.iter().map(|it| it.device.as_str()).collect();
+    assert_eq!(numbers, ["desk-0500", "desk-0501", "x"]);
+    assert_eq!(config.ranged.len(), 2);
+    let anna = &config.directory.users["anna"];
+    assert_eq!(anna.devices.len(), 1);
+    let (mut rest, mut accounts) = (config.directory.clone(), config.sip.accounts.clone());
+    config.without_ranged(&mut rest, &mut accounts);
+    assert_eq!((rest.devices.len(), accounts.len()), (1, 1));
 }
 
 #[test]
@@ -970,7 +1079,7 @@ fn nat_is_auto_unless_it_is_said_and_media_sources_are_hosts_and_networks() {
 fn an_issuer_is_https_and_takes_no_token_for_another() {
     let issuer = |more: &str| {
         let text = format!("[[identity.issuer]]\nname = 'a'\n{more}");
-        let problems = read(&text).map(|config| config.issuers).map_err(|found| found.0);
+        let problems = read(&text).map(|config| config.issuers).map_err(|found| found.list);
         problems.map_err(|found| found.into_iter().map(|one| one.key).collect::<Vec<_>>())
     };
     let fine = "issuer = 'https://id.example.com/a'\n";

@@ -93,6 +93,8 @@ pub enum AuditEvent {
 /// its last line, also after kill −9.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListeningRecord {
+    /// The user that monitors; `None`: a service does, with a device that is nobody's.
+    pub user: Option<UserId>,
     /// The supervisor's device.
     pub supervisor: DeviceId,
     /// The monitored device.
@@ -103,6 +105,15 @@ pub struct ListeningRecord {
     pub activity: Activity,
     /// When the supervisor joined; `None`: admitted and not there yet.
     pub since: Option<Timestamp>,
+}
+
+/// A monitor that the gateway answers for, beyond the end of its process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitoringRecord {
+    /// The user that monitors; `None`: a service does, with a device that is nobody's.
+    pub user: Option<UserId>,
+    /// It must end: it is asked to until it is gone.
+    pub is_ending: bool,
 }
 
 impl AuditEvent {

@@ -17,7 +17,7 @@ impl Gateway {
         }
         self.release_lost(&lost, now);
         let (monitoring, mut ctx) = self.monitoring(now);
-        monitoring.handle_directory(&lost, &mut ctx);
+        monitoring.handle_directory(&mut ctx);
         for user in &changes.users.removed {
             if self.sessions.remove(user).is_some() {
                 let (user, presence) = (user.clone(), None);

@@ -1,11 +1,13 @@
 //! The gateway as the rest of the program holds it.
 
-use super::persistence::{StateWriter, kept_listening, kept_sessions};
+use super::persistence::{StateWriter, kept_listening, kept_monitoring, kept_sessions};
 use super::task::{BackendNews, GatewayTask, audit_failed, directory_line};
 use super::{AuditFailed, Directory, Gateway, GatewayConfig, Restored, User, VoiceEnvironment};
 use crate::audit::AuditLog;
 use crate::clock;
-use crate::model::{Answer, Capabilities, Notice, Query, Reason, Refusal, RequestEnvelope, UserId};
+use crate::model::{
+    Answer, Capabilities, DeviceId, Notice, Query, Reason, Refusal, RequestEnvelope, UserId,
+};
 use crate::store::{Store, StoreError};
 use crate::telephony::{BackendConnection, FactLog};
 use arc_swap::ArcSwap;
@@ -39,6 +41,8 @@ pub(super) enum Inbound {
     Ask(RequestEnvelope, Reply),
     Read(UserId, Query, Reply),
     State(StateQuestion),
+    /// Whether one more attempt of a user may be refused and written down.
+    Refused(UserId, IpAddr, oneshot::Sender<Result<(), Refusal>>),
     Directory(Arc<Directory>, oneshot::Sender<()>),
 }
 
@@ -86,6 +90,7 @@ impl GatewayHandle {
         let directory = Arc::new(directory);
         let kept = Restored {
             sessions: kept_sessions(&directory, &store)?,
+            monitoring: kept_monitoring(&store)?,
             hearing: kept_listening(&store)?,
         };
         let instance = format!("{:016x}", rand::random::<u64>());
@@ -162,6 +167,12 @@ impl GatewayHandle {
         self.directory.load().users.get(user).cloned()
     }
 
+    /// The user whose device this is.
+    pub fn owner(&self, device: &DeviceId) -> Option<Arc<User>> {
+        let directory = self.directory.load();
+        directory.users.values().find(|user| user.devices.contains(device)).cloned()
+    }
+
     /// The voice environment with this path id.
     pub fn voice_environment(&self, id: &str) -> Option<VoiceEnvironment> {
         self.directory.load().voice_environments.get(id).cloned()
@@ -170,6 +181,18 @@ impl GatewayHandle {
     /// The users, devices and groups that exist.
     pub fn directory(&self) -> Arc<Directory> {
         self.directory.load_full()
+    }
+
+    /// Before an attempt of a user from this address is refused and written down: one beyond what is
+    /// written of each user and address within a minute is counted instead.
+    ///
+    /// # Errors
+    /// It is one of those.
+    pub async fn may_be_refused(&self, user: &UserId, from: IpAddr) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let asked = Inbound::Refused(user.clone(), from, reply);
+        self.inbox.send(asked).await.map_err(|_| closing())?;
+        answer.await.map_err(|_| closing())?
     }
 
     /// Another directory from now on: whoever has lost a right by it has lost it, and what is under

@@ -1,7 +1,7 @@
 //! Monitors: which supervisor may join, which monitor must end, and what the audit says of each.
 
 use super::access::AccessDirectory;
-use super::audit_record::{AuditEvent, AuditRecord, ListeningRecord};
+use super::audit_record::{AuditEvent, AuditRecord, ListeningRecord, MonitoringRecord};
 use super::backend_facts::BackendFacts;
 use super::pending::{PendingLine, PendingWorks};
 use super::{Output, UNAUDITED};
@@ -23,6 +23,10 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// line in the audit, and a monitor that must end is asked to until it is gone.
 #[derive(Default)]
 pub(super) struct Monitoring {
+    /// What is kept of each monitor, by supervisor's device.
+    kept: BTreeMap<DeviceId, MonitoringRecord>,
+    /// Whose each monitor is, by supervisor's device.
+    users: BTreeMap<DeviceId, MonitoringUser>,
     /// Admissions and joins without their last line, by supervisor's device.
     listening: BTreeMap<DeviceId, ListeningRecord>,
     /// Monitors that must end, by supervisor's device; asked for again after every failure and
@@ -30,14 +34,33 @@ pub(super) struct Monitoring {
     ending: BTreeMap<DeviceId, Ending>,
 }
 
+/// The user that monitors with a device, from when the monitor was accepted or first seen: a user
+/// that gets the device meanwhile has asked for nothing.
+struct MonitoringUser {
+    user: UserId,
+    /// The monitor is gone; what its sound was is still to come.
+    is_over: bool,
+}
+
 /// A monitor that must end.
+#[derive(Default)]
 struct Ending {
-    /// The user whose it was.
-    user: Option<UserId>,
     /// So often it could not be ended.
     failures: u32,
-    /// When it is asked for again; `None`: it has been asked for, or the backend is away.
+    /// When it is asked for again; `None`: its answer is awaited, or the backend is away.
     retry_at: Option<Instant>,
+    /// The backend has accepted it.
+    is_accepted: bool,
+}
+
+impl Ending {
+    /// In how long it is asked for again, later each time.
+    fn retry_in(&mut self, now: Instant) -> Duration {
+        let retry_in = FIRST_RETRY.saturating_mul(1 << self.failures.min(5)).min(LAST_RETRY);
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(now + retry_in);
+        retry_in
+    }
 }
 
 /// What monitoring needs of the gateway for one step.
@@ -57,23 +80,9 @@ impl Ctx<'_> {
         self.works.audit(record, line, self.now);
     }
 
-    fn monitor_record(&self, event: AuditEvent, monitor: &MonitorFact) -> AuditRecord {
-        let activity = joined(monitor).map_or(monitor.activity, |(_, activity, _)| activity);
-        AuditRecord {
-            user: self.owner(&monitor.supervisor),
-            device: Some(monitor.supervisor.clone()),
-            target: Some(monitor.target.clone()),
-            call: monitor.state.call().cloned(),
-            activity: Some(activity),
-            mode: Some(monitor.mode),
-            scope: Some(monitor.scope),
-            ..AuditRecord::new(event, self.now.wall)
-        }
-    }
-
     fn listening_record(&self, event: AuditEvent, listening: &ListeningRecord) -> AuditRecord {
         AuditRecord {
-            user: self.owner(&listening.supervisor),
+            user: listening.user.clone().or_else(|| self.owner(&listening.supervisor)),
             device: Some(listening.supervisor.clone()),
             target: Some(listening.target.clone()),
             call: Some(listening.call.clone()),
@@ -84,11 +93,73 @@ impl Ctx<'_> {
 }
 
 impl Monitoring {
-    /// The admissions and joins that an earlier life has left.
-    pub(super) fn new(kept: Vec<ListeningRecord>) -> Self {
+    /// The monitors of an earlier life, and the admissions and joins that it has left.
+    pub(super) fn new(
+        kept: BTreeMap<DeviceId, MonitoringRecord>,
+        listening: Vec<ListeningRecord>,
+    ) -> Self {
+        let users = kept.iter().filter_map(|(device, record)| {
+            let user = record.user.clone()?;
+            Some((device.clone(), MonitoringUser { user, is_over: false }))
+        });
+        let ending = kept.iter().filter(|(_, record)| record.is_ending);
         Self {
-            listening: kept.into_iter().map(|one| (one.supervisor.clone(), one)).collect(),
-            ending: BTreeMap::new(),
+            users: users.collect(),
+            ending: ending.map(|(device, _)| (device.clone(), Ending::default())).collect(),
+            kept,
+            listening: listening.into_iter().map(|one| (one.supervisor.clone(), one)).collect(),
+        }
+    }
+
+    /// The user that monitors with a device, or did last; else the user whose it is.
+    fn user_of(&self, supervisor: &DeviceId, ctx: &Ctx<'_>) -> Option<UserId> {
+        let monitoring = self.users.get(supervisor).map(|monitoring| monitoring.user.clone());
+        monitoring.or_else(|| ctx.owner(supervisor))
+    }
+
+    /// A monitor is a user's from now on, or over.
+    fn set_user(&mut self, supervisor: &DeviceId, user: Option<UserId>, ctx: &mut Ctx<'_>) {
+        if let Some(user) = user {
+            self.users.insert(supervisor.clone(), MonitoringUser { user, is_over: false });
+        } else if let Some(known) = self.users.get_mut(supervisor) {
+            known.is_over = true;
+        }
+        self.keep(supervisor, ctx);
+    }
+
+    /// Remembers a monitor beyond the end of this process, as it is now.
+    fn keep(&mut self, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
+        let user = self.users.get(supervisor).filter(|known| !known.is_over);
+        let user = user.map(|known| known.user.clone());
+        let is_ending = self.ending.contains_key(supervisor);
+        let now = (user.is_some() || is_ending).then_some(MonitoringRecord { user, is_ending });
+        if self.kept.get(supervisor) == now.as_ref() {
+            return;
+        }
+        match now.clone() {
+            Some(now) => self.kept.insert(supervisor.clone(), now),
+            None => self.kept.remove(supervisor),
+        };
+        let supervisor = supervisor.clone();
+        ctx.works.outputs.push_back(Output::KeepMonitoring { supervisor, monitoring: now });
+    }
+
+    fn monitor_record(
+        &self,
+        event: AuditEvent,
+        monitor: &MonitorFact,
+        ctx: &Ctx<'_>,
+    ) -> AuditRecord {
+        let activity = joined(monitor).map_or(monitor.activity, |(_, activity, _)| activity);
+        AuditRecord {
+            user: self.user_of(&monitor.supervisor, ctx),
+            device: Some(monitor.supervisor.clone()),
+            target: Some(monitor.target.clone()),
+            call: monitor.state.call().cloned(),
+            activity: Some(activity),
+            mode: Some(monitor.mode),
+            scope: Some(monitor.scope),
+            ..AuditRecord::new(event, ctx.now.wall)
         }
     }
 
@@ -131,7 +202,10 @@ impl Monitoring {
 
     fn may_join(&self, asked: &AdmissionAsked, ctx: &Ctx<'_>) -> Result<UserId, Refusal> {
         let owner = ctx.access.owner(&asked.supervisor);
-        let user = owner.ok_or_else(|| unowned(&asked.supervisor))?;
+        let monitoring = self.users.get(&asked.supervisor).filter(|monitoring| !monitoring.is_over);
+        let user = owner
+            .filter(|owner| monitoring.is_none_or(|monitoring| monitoring.user == owner.id))
+            .ok_or_else(|| unowned(&asked.supervisor))?;
         ctx.access.may_monitor(user, &asked.target)?;
         let hears_all = ctx
             .known
@@ -156,6 +230,7 @@ impl Monitoring {
     ) {
         if admitted {
             let listening = ListeningRecord {
+                user: user.clone(),
                 supervisor: asked.supervisor.clone(),
                 target: asked.target.clone(),
                 call: asked.call.clone(),
@@ -174,20 +249,29 @@ impl Monitoring {
 
     /// Ends a monitor: now, and again after every failure and every snapshot until it is gone.
     pub(super) fn end(&mut self, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
-        // Whoever has lost the device is still the user that the command is for.
-        let before = self.ending.get(supervisor).and_then(|ending| ending.user.clone());
-        self.end_for(before.or_else(|| ctx.owner(supervisor)), supervisor, ctx);
-    }
-
-    fn end_for(&mut self, user: Option<UserId>, supervisor: &DeviceId, ctx: &mut Ctx<'_>) {
+        let user = self.user_of(supervisor, ctx);
         let failures = self.ending.get(supervisor).map_or(0, |ending| ending.failures);
-        let ending = Ending { user: user.clone(), failures, retry_at: None };
+        let ending = Ending { failures, retry_at: None, is_accepted: false };
         self.ending.insert(supervisor.clone(), ending);
+        self.keep(supervisor, ctx);
         if !ctx.known.is_ready() {
             return;
         }
         let command = Command::StopMonitoring { supervisor: supervisor.clone() };
         ctx.works.command(user, command, ctx.now);
+    }
+
+    /// The end of a monitor has been accepted: if it is still there later, that is a failure.
+    pub(super) fn handle_end_accepted(&mut self, supervisor: &DeviceId, ctx: &Ctx<'_>) {
+        if let Some(ending) = self.living_ending(supervisor, ctx) {
+            ending.retry_in(ctx.now.mono);
+            ending.is_accepted = true;
+        }
+    }
+
+    fn living_ending(&mut self, supervisor: &DeviceId, ctx: &Ctx<'_>) -> Option<&mut Ending> {
+        let lives = ctx.known.facts().monitor(supervisor).is_some();
+        self.ending.get_mut(supervisor).filter(|_| lives)
     }
 
     /// A monitor could not be ended: while it is there, its end is asked for again later.
@@ -197,13 +281,10 @@ impl Monitoring {
         refusal: Refusal,
         ctx: &mut Ctx<'_>,
     ) {
-        let lives = ctx.known.facts().monitor(supervisor).is_some();
-        let Some(ending) = self.ending.get_mut(supervisor).filter(|_| lives) else {
+        let Some(ending) = self.living_ending(supervisor, ctx) else {
             return;
         };
-        let retry_in = FIRST_RETRY.saturating_mul(1 << ending.failures.min(5)).min(LAST_RETRY);
-        ending.failures = ending.failures.saturating_add(1);
-        ending.retry_at = Some(ctx.now.mono + retry_in);
+        let retry_in = ending.retry_in(ctx.now.mono);
         ctx.works.outputs.push_back(Output::EndFailed {
             supervisor: supervisor.clone(),
             refusal,
@@ -220,14 +301,33 @@ impl Monitoring {
     pub(super) fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) {
         let is_due = |ending: &Ending| ending.retry_at.is_some_and(|at| at <= ctx.now.mono);
         let due = self.ending.iter().filter(|(_, ending)| is_due(ending));
-        for supervisor in due.map(|(supervisor, _)| supervisor.clone()).collect::<Vec<_>>() {
+        let due = due.map(|(supervisor, ending)| (supervisor.clone(), ending.is_accepted));
+        for (supervisor, is_accepted) in due.collect::<Vec<_>>() {
+            if is_accepted {
+                let text = "The backend has accepted it, and the monitor is still there.";
+                ctx.works.outputs.push_back(Output::EndFailed {
+                    supervisor: supervisor.clone(),
+                    refusal: Refusal::new(Reason::Internal, text),
+                    retry_in: Duration::ZERO,
+                });
+            }
             self.end(&supervisor, ctx);
         }
     }
 
-    /// A new monitor has been accepted in the place of one that was to end.
-    pub(super) fn handle_started(&mut self, supervisor: &DeviceId) {
+    /// A user's new monitor has been accepted, perhaps in the place of one that was to end.
+    pub(super) fn handle_started(
+        &mut self,
+        supervisor: &DeviceId,
+        user: Option<&UserId>,
+        ctx: &mut Ctx<'_>,
+    ) {
         self.ending.remove(supervisor);
+        self.set_user(supervisor, user.cloned().or_else(|| ctx.owner(supervisor)), ctx);
+        let known = ctx.known;
+        if let Some(monitor) = known.facts().monitor(supervisor) {
+            self.check_permission(monitor, ctx);
+        }
     }
 
     /// Ends a monitor unless its end has been asked for.
@@ -248,7 +348,7 @@ impl Monitoring {
         for MonitorFact { supervisor, .. } in known.facts().monitors().filter(hears) {
             let is_news = !self.ending.contains_key(supervisor);
             self.end(supervisor, ctx);
-            let Some(user) = ctx.owner(supervisor).filter(|_| is_news) else {
+            let Some(user) = self.user_of(supervisor, ctx).filter(|_| is_news) else {
                 continue;
             };
             let body = NoticeBody::Error {
@@ -261,55 +361,53 @@ impl Monitoring {
 
     /// After a snapshot: asks again for the ends that have not come.
     pub(super) fn handle_ready(&mut self, ctx: &mut Ctx<'_>) {
-        self.ending.retain(|supervisor, _| ctx.known.facts().monitor(supervisor).is_some());
         for supervisor in self.ending.keys().cloned().collect::<Vec<_>>() {
-            self.end(&supervisor, ctx);
+            match ctx.known.facts().monitor(&supervisor) {
+                Some(_) => self.end(&supervisor, ctx),
+                None => {
+                    self.ending.remove(&supervisor);
+                    self.keep(&supervisor, ctx);
+                }
+            }
         }
     }
 
-    /// Ends the monitors that may not go on by another directory. `lost`: the devices that were
-    /// taken away, with the users that had them.
-    pub(super) fn handle_directory(
-        &mut self,
-        lost: &BTreeMap<DeviceId, UserId>,
-        ctx: &mut Ctx<'_>,
-    ) {
+    /// Ends the monitors that may not go on by another directory.
+    pub(super) fn handle_directory(&mut self, ctx: &mut Ctx<'_>) {
         let known = ctx.known;
         for monitor in known.facts().monitors() {
-            self.check_permission(monitor, lost.get(&monitor.supervisor), ctx);
+            self.check_permission(monitor, ctx);
         }
+        let access = ctx.access;
+        self.users
+            .retain(|device, monitoring| !monitoring.is_over || access.owner(device).is_some());
     }
 
-    /// Ends a monitor that may not go on, unless that is on its way, and tells the device's user
-    /// why. `lost_by`: the user that the device was taken from.
-    pub(super) fn check_permission(
-        &mut self,
-        monitor: &MonitorFact,
-        lost_by: Option<&UserId>,
-        ctx: &mut Ctx<'_>,
-    ) {
+    /// Ends a monitor that may not go on, unless that is on its way, and tells its user why.
+    pub(super) fn check_permission(&mut self, monitor: &MonitorFact, ctx: &mut Ctx<'_>) {
         let supervisor = &monitor.supervisor;
         if self.ending.contains_key(supervisor) {
             return;
         }
-        let Err(refusal) = may_go_on(monitor, lost_by.is_some(), ctx.access) else {
+        let user = self.user_of(supervisor, ctx);
+        let owner = ctx.access.owner(supervisor);
+        let is_lost = user.as_ref() != owner.map(|owner| &owner.id);
+        let Err(refusal) = may_go_on(monitor, is_lost, ctx.access) else {
             return;
         };
-        if let Some(owner) = ctx.access.owner(supervisor) {
+        if let Some(owner) = owner.filter(|_| !is_lost) {
             let body = NoticeBody::Error {
                 device: supervisor.clone(),
                 refusal: ctx.access.render_for(Some(owner), refusal.clone()),
             };
             ctx.works.notify(&owner.id, Topic::Devices, body);
         }
-        let user = lost_by.cloned().or_else(|| ctx.owner(supervisor));
         let record = AuditRecord {
-            user: user.clone(),
             refusal: Some(refusal),
-            ..ctx.monitor_record(AuditEvent::Cancelled, monitor)
+            ..self.monitor_record(AuditEvent::Cancelled, monitor, ctx)
         };
         ctx.audit(record, PendingLine::Nothing);
-        self.end_for(user, supervisor, ctx);
+        self.end(supervisor, ctx);
     }
 
     /// A monitor is gone; `found`: it went while the gateway or its backend was away.
@@ -322,6 +420,7 @@ impl Monitoring {
     ) {
         self.ending.remove(supervisor);
         self.handle_progress(supervisor, before, None, found, ctx);
+        self.set_user(supervisor, None, ctx);
     }
 
     /// Closes, after a snapshot, what an earlier life or the time of absence has left open.
@@ -332,6 +431,11 @@ impl Monitoring {
             .filter(|supervisor| ctx.known.facts().monitor(supervisor).is_none());
         for supervisor in closed.cloned().collect::<Vec<_>>() {
             self.handle_progress(&supervisor, None, None, true, ctx);
+        }
+        let over =
+            self.users.keys().filter(|supervisor| ctx.known.facts().monitor(supervisor).is_none());
+        for supervisor in over.cloned().collect::<Vec<_>>() {
+            self.set_user(&supervisor, None, ctx);
         }
     }
 
@@ -345,10 +449,11 @@ impl Monitoring {
         found: bool,
         ctx: &mut Ctx<'_>,
     ) {
+        if after.is_some() && self.users.get(supervisor).is_none_or(|known| known.is_over) {
+            self.set_user(supervisor, ctx.owner(supervisor), ctx);
+        }
         let was = self.listening.get(supervisor).cloned();
-        let is = after.and_then(|monitor| {
-            joined(monitor).map(|(call, activity, since)| listening(monitor, call, activity, since))
-        });
+        let is = after.and_then(|monitor| self.listening_of(monitor, ctx));
         let stays = match (&was, &is) {
             (None, _) => false,
             (Some(was), Some(is)) if was.since.is_some() => {
@@ -377,9 +482,22 @@ impl Monitoring {
         self.listen(supervisor, Some(is), ctx);
         if let Some(event) = event {
             let supervisor = supervisor.clone();
-            let record = ctx.monitor_record(event, monitor);
+            let record = self.monitor_record(event, monitor, ctx);
             ctx.audit(record, PendingLine::Listening { supervisor });
         }
+    }
+
+    /// What the supervisor of a monitor hears, once the supervisor is on a call.
+    fn listening_of(&self, monitor: &MonitorFact, ctx: &Ctx<'_>) -> Option<ListeningRecord> {
+        let (call, activity, since) = joined(monitor)?;
+        Some(ListeningRecord {
+            user: self.user_of(&monitor.supervisor, ctx),
+            supervisor: monitor.supervisor.clone(),
+            target: monitor.target.clone(),
+            call: call.clone(),
+            activity,
+            since: Some(since),
+        })
     }
 
     /// Remembers what a supervisor's device hears, beyond the end of this process.
@@ -452,7 +570,7 @@ impl Monitoring {
             let record = AuditRecord {
                 request_id: failure.request_id.clone(),
                 refusal: Some(failure.refusal.clone()),
-                ..ctx.monitor_record(AuditEvent::Failed, monitor)
+                ..self.monitor_record(AuditEvent::Failed, monitor, ctx)
             };
             ctx.audit(record, PendingLine::Nothing);
         }
@@ -461,7 +579,7 @@ impl Monitoring {
     /// Writes down what the sound of a join was.
     pub(super) fn handle_sound(&self, sound: JoinSound, ctx: &mut Ctx<'_>) {
         let record = AuditRecord {
-            user: ctx.owner(&sound.supervisor),
+            user: self.user_of(&sound.supervisor, ctx),
             device: Some(sound.supervisor),
             target: Some(sound.target),
             call: Some(sound.call),
@@ -488,7 +606,7 @@ impl Monitoring {
                 from: Some(asked.from),
                 request_id: Some(asked.request_id.clone()),
                 operation: Some(asked.operation()),
-                ..ctx.monitor_record(AuditEvent::Cancelled, monitor)
+                ..self.monitor_record(AuditEvent::Cancelled, monitor, ctx)
             };
             ctx.audit(record, PendingLine::Nothing);
             self.end(&monitor.supervisor, ctx);
@@ -517,7 +635,8 @@ fn may_go_on(
 }
 
 fn unowned(device: &DeviceId) -> Refusal {
-    Refusal::device(Reason::NotPermitted, device, "Device '{}' is nobody's.")
+    let text = "Device '{}' is not that of the user who monitors with it.";
+    Refusal::device(Reason::NotPermitted, device, text)
 }
 
 fn customers_not_heard() -> Refusal {
@@ -541,21 +660,6 @@ fn audit_end(was: &ListeningRecord, before: Option<&MonitorFact>, found: bool, c
         ..ctx.listening_record(event, was)
     };
     ctx.audit(record, PendingLine::Nothing);
-}
-
-fn listening(
-    monitor: &MonitorFact,
-    call: &CallId,
-    activity: Activity,
-    since: Timestamp,
-) -> ListeningRecord {
-    ListeningRecord {
-        supervisor: monitor.supervisor.clone(),
-        target: monitor.target.clone(),
-        call: call.clone(),
-        activity,
-        since: Some(since),
-    }
 }
 
 /// The call that a supervisor is on, with the activity there and since when.

@@ -1,8 +1,8 @@
-//! What survives a restart of the gateway: presence, and the supervisors that were admitted to a
-//! call or are on it.
+//! What survives a restart of the gateway: presence, whose each monitor is, and the supervisors that
+//! were admitted to a call or are on it.
 
 use super::handle::Reply;
-use super::{Directory, ListeningRecord};
+use super::{Directory, ListeningRecord, MonitoringRecord};
 use crate::model::{Answer, DeviceId, Reason, Refusal, Timestamp, UserId, UserState};
 use crate::store::records::{VERSION, entries, is_readable};
 use crate::store::writer::{StateChange, StateFile, Writer, Written};
@@ -16,6 +16,8 @@ const PRESENCE: &str = "presence";
 /// The table of the supervisors that were admitted to a call or are on it: supervisor's device →
 /// JSON.
 const HEARING: &str = "hearing";
+/// The table of the monitors: supervisor's device → JSON.
+const MONITORING: &str = "monitoring";
 
 /// The sessions that were open, and their voice states.
 pub(super) fn kept_sessions(
@@ -40,6 +42,27 @@ fn restored(kept: &str) -> Option<UserState> {
     })
 }
 
+/// The monitors, by supervisor's device.
+pub(super) fn kept_monitoring(
+    store: &Store,
+) -> Result<BTreeMap<DeviceId, MonitoringRecord>, StoreError> {
+    let kept = entries(&**store, MONITORING, |supervisor, record: KeptMonitoring| {
+        is_readable(record.version)?;
+        let user = record.user.map(UserId::from);
+        let supervisor = DeviceId::from(supervisor);
+        Some((supervisor, MonitoringRecord { user, is_ending: record.is_ending }))
+    });
+    Ok(kept?.into_iter().collect())
+}
+
+/// [`MonitoringRecord`] as it is kept.
+#[derive(Serialize, Deserialize)]
+struct KeptMonitoring {
+    version: u32,
+    user: Option<String>,
+    is_ending: bool,
+}
+
 /// The admissions and joins that have no last line in the audit.
 pub(super) fn kept_listening(store: &Store) -> Result<Vec<ListeningRecord>, StoreError> {
     entries(&**store, HEARING, |supervisor, record: HearingRecord| record.restore(supervisor))
@@ -50,6 +73,8 @@ pub(super) fn kept_listening(store: &Store) -> Result<Vec<ListeningRecord>, Stor
 struct HearingRecord {
     #[serde(default)]
     version: u32,
+    /// Not in what was written before whose a monitor is was kept.
+    user: Option<String>,
     target: String,
     call: String,
     activity: String,
@@ -61,6 +86,7 @@ impl HearingRecord {
     fn of(hearing: &ListeningRecord) -> Self {
         Self {
             version: VERSION,
+            user: hearing.user.as_ref().map(UserId::to_string),
             target: hearing.target.to_string(),
             call: hearing.call.to_string(),
             activity: hearing.activity.as_str().to_owned(),
@@ -71,6 +97,7 @@ impl HearingRecord {
     fn restore(self, supervisor: &str) -> Option<ListeningRecord> {
         is_readable(self.version)?;
         Some(ListeningRecord {
+            user: self.user.map(UserId::from),
             supervisor: supervisor.into(),
             target: self.target.into(),
             call: self.call.into(),
@@ -91,6 +118,19 @@ pub(super) fn presence_change(user: &UserId, presence: Option<&UserState>) -> Wr
         }
         None => Write::remove(PRESENCE, user.as_str()),
     }
+}
+
+/// The change that a monitor makes that has begun, must end, or is over.
+pub(super) fn monitoring_change(
+    supervisor: &DeviceId,
+    monitoring: Option<&MonitoringRecord>,
+) -> Write {
+    let Some(MonitoringRecord { user, is_ending }) = monitoring else {
+        return Write::remove(MONITORING, supervisor.as_str());
+    };
+    let user = user.as_ref().map(UserId::to_string);
+    let record = json!(KeptMonitoring { version: VERSION, user, is_ending: *is_ending });
+    Write::put(MONITORING, supervisor.as_str(), record.to_string())
 }
 
 /// The change that a supervisor's admission, join or release makes.
@@ -155,6 +195,7 @@ mod tests {
     fn what_was_written_before_there_were_versions_is_read_and_a_newer_version_is_left_alone() {
         let store = store::in_memory();
         let kept = ListeningRecord {
+            user: Some("meg".into()),
             supervisor: "boss".into(),
             target: "agent".into(),
             call: "c1".into(),
@@ -170,8 +211,28 @@ mod tests {
                 Write::put(HEARING, "boss4", "{"),
             ])
             .expect("writes");
-        let older = ListeningRecord { supervisor: "boss2".into(), since: None, ..kept.clone() };
+        let older =
+            ListeningRecord { user: None, supervisor: "boss2".into(), since: None, ..kept.clone() };
         assert_eq!(kept_listening(&store).expect("reads"), [kept, older]);
+    }
+
+    #[test]
+    fn whose_a_monitor_is_and_that_it_must_end_is_kept() {
+        let store = store::in_memory();
+        let (its, nobodys) = (
+            MonitoringRecord { user: Some("meg".into()), is_ending: false },
+            MonitoringRecord { user: None, is_ending: true },
+        );
+        store
+            .write(&[
+                monitoring_change(&"boss".into(), Some(&its)),
+                monitoring_change(&"spare".into(), Some(&nobodys)),
+                monitoring_change(&"gone".into(), Some(&its)),
+                monitoring_change(&"gone".into(), None),
+            ])
+            .expect("writes");
+        let kept = BTreeMap::from([("boss".into(), its), ("spare".into(), nobodys)]);
+        assert_eq!(kept_monitoring(&store).expect("reads"), kept);
     }
 
     #[test]

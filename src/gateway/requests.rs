@@ -39,7 +39,14 @@ impl<'a> RequestCheck<'a> {
         if let Some(caller) = &asked.caller {
             self.reads.access.acts_for(caller, &asked.user)?;
         }
-        let user = self.reads.access.user(&asked.user)?;
+        let unknown = |refusal| match asked.caller {
+            Some(_) => {
+                let user = Subject::User(asked.user.clone());
+                Refusal::about(Reason::NotPermitted, user, "User '{}' is not known.")
+            }
+            None => refusal,
+        };
+        let user = self.reads.access.user(&asked.user).map_err(unknown)?;
         let request = match &asked.request {
             Ok(request) => request,
             Err(bad) => return Err(self.refused(user, bad)),

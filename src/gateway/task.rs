@@ -1,7 +1,7 @@
 //! The shell of the gateway: one task owns the machine; everybody else holds a [`GatewayHandle`].
 
 use super::handle::{Inbound, Reply, StateQuestion};
-use super::persistence::{StateWriter, listening_change, presence_change};
+use super::persistence::{StateWriter, listening_change, monitoring_change, presence_change};
 use super::{AuditEvent, AuditFailed, AuditRecord, Gateway, Output, Token, WorkId};
 use crate::audit::{self, AuditError, AuditLog};
 use crate::clock;
@@ -191,6 +191,10 @@ impl GatewayTask {
                 // The asker may have gone away.
                 let _ = done.send(());
             }
+            Inbound::Refused(user, from, reply) => {
+                // The asker may have gone away.
+                let _ = reply.send(self.gateway.handle_refused(&user, from, clock::now()));
+            }
             Inbound::State(question) => {
                 self.questions.push(question);
                 self.tell_states();
@@ -237,6 +241,9 @@ impl GatewayTask {
                 Output::Audit { id, record } => self.audit(id, &record),
                 Output::Keep { user, presence } => {
                     kept.push(presence_change(&user, presence.as_ref()))
+                }
+                Output::KeepMonitoring { supervisor, monitoring } => {
+                    kept.push(monitoring_change(&supervisor, monitoring.as_ref()))
                 }
                 Output::KeepHearing { supervisor, hearing } => {
                     kept.push(listening_change(&supervisor, hearing.as_ref()))

@@ -206,6 +206,7 @@ impl Harness {
                 Output::Reply { .. }
                 | Output::Notice(_)
                 | Output::Keep { .. }
+                | Output::KeepMonitoring { .. }
                 | Output::KeepHearing { .. }
                 | Output::EndFailed { .. } => {}
             }
@@ -555,7 +556,10 @@ fn no_command_goes_out_before_the_audit_line_is_on_disk() {
     assert_eq!(context.user, Some(UserId::from(MEG)));
     harness.gateway.handle_command_result(*id, Ok(()), harness.now);
     let reply = Output::Reply { token, result: Ok(Answer::Accepted) };
-    assert_eq!(harness.outputs(), [reply]);
+    let monitoring = MonitoringRecord { user: Some(UserId::from(MEG)), is_ending: false };
+    let kept =
+        Output::KeepMonitoring { supervisor: MEG_PHONE.into(), monitoring: Some(monitoring) };
+    assert_eq!(harness.outputs(), [reply, kept]);
 }
 
 #[test]
@@ -681,7 +685,9 @@ fn who_hears_without_a_line_on_disk_is_released() {
     });
     harness.gateway.handle_audited(id.expect("a line"), Err(AuditFailed), harness.now);
     let outputs = harness.outputs();
-    let [Output::Command { command, .. }, Output::Notice(told)] = &outputs[..] else {
+    let [Output::KeepMonitoring { .. }, Output::Command { command, .. }, Output::Notice(told)] =
+        &outputs[..]
+    else {
         panic!("{outputs:?}")
     };
     let supervisor = MEG_PHONE.into();
@@ -706,8 +712,11 @@ fn when_the_audit_is_lost_whoever_hears_a_call_hears_it_no_more_and_is_told_once
     assert!(
         matches!(
             &outputs[..],
-            [Output::Command { command: Command::StopMonitoring { .. }, .. }, Output::Notice(told)]
-                if told.user.as_str() == "meg"
+            [
+                Output::KeepMonitoring { .. },
+                Output::Command { command: Command::StopMonitoring { .. }, .. },
+                Output::Notice(told),
+            ] if told.user.as_str() == "meg"
         ),
         "{outputs:?}"
     );
@@ -844,6 +853,7 @@ fn a_join_of_which_nothing_is_left_after_a_restart_is_closed() {
     for since in [None, Some(Timestamp(900_000))] {
         for monitor_is_left in [false, true] {
             let heard = ListeningRecord {
+                user: None,
                 supervisor: MEG_PHONE.into(),
                 target: BOB_PHONE.into(),
                 call: "old".into(),
@@ -874,6 +884,7 @@ fn a_join_of_which_nothing_is_left_after_a_restart_is_closed() {
 #[test]
 fn a_join_that_lives_on_over_a_restart_of_the_gateway_is_found_and_released_once() {
     let heard = ListeningRecord {
+        user: Some(MEG.into()),
         supervisor: MEG_PHONE.into(),
         target: BOB_PHONE.into(),
         call: "call".into(),
@@ -974,7 +985,10 @@ fn the_supervisors_device_looks_as_in_the_sample() {
         ],
         monitoring: Some((Activity::Coach, Mode::AllCalls, Scope::Call, BOB_PHONE.into())),
     };
-    let [Output::Notice(notice)] = &outputs[..] else { panic!("{outputs:?}") };
+    let [Output::KeepMonitoring { monitoring: Some(_), .. }, Output::Notice(notice)] = &outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
     assert_eq!((notice.user.as_str(), notice.topic), (MEG, Topic::Devices));
     assert_eq!(notice.body, NoticeBody::DeviceStateChange(vec![expected]));
 }
@@ -1004,7 +1018,10 @@ fn a_spent_monitor_leaves_the_device_without_a_monitoring_state_and_says_so() {
     harness.facts(Fact::Monitor(monitor(MonitorState::Armed)));
     let supervisor = MEG_PHONE.into();
     let outputs = harness.facts(Fact::MonitorGone { supervisor });
-    let [Output::Notice(notice)] = &outputs[..] else { panic!("{outputs:?}") };
+    let [Output::KeepMonitoring { monitoring: None, .. }, Output::Notice(notice)] = &outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
     let NoticeBody::DeviceStateChange(devices) = &notice.body else { panic!("{notice:?}") };
     assert_eq!(devices[0].monitoring, None);
     assert_eq!(
@@ -2278,7 +2295,8 @@ mod properties {
                         }
                         Output::Reply { .. }
                         | Output::Keep { .. }
-                        | Output::KeepHearing { .. }
+                        | Output::KeepMonitoring { .. }
+                | Output::KeepHearing { .. }
                         | Output::EndFailed { .. } => {}
                     }
                 }

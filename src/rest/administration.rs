@@ -2,21 +2,17 @@
 
 use super::operations::read_fields;
 use super::{Accepted, IdPath, RequestContext, RestState, id};
-use crate::clock;
 use crate::directory::editor::{Edit, EditKind, EntryId};
 use crate::directory::fields::Fields;
 use crate::directory::handle::{AskedEdit, DirectoryHandle, NewPassword};
 use crate::http::auth::hash_password;
 use crate::http::error::{ErrorBody, HttpError};
 use crate::http::gws_json::DeviceJson;
-use crate::model::{Reason, Refusal, Role, UserId};
-use crate::rate_limit::KeyedLimiter;
+use crate::model::{Reason, Refusal, Role};
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 use utoipa::ToSchema;
 
 /// A user. What is left out stays as it is; of a new one userName and roles must be there, and a
@@ -240,29 +236,6 @@ fn role(member: &str, value: Value) -> Result<Value, Refusal> {
     }))
 }
 
-/// Refused attempts to change the directory that are written down, of each user.
-pub(super) struct RefusedEdits(Mutex<KeyedLimiter<UserId>>);
-
-/// So many at once, and then one each:
-const WRITTEN: u32 = 10;
-const AGAIN: Duration = Duration::from_secs(6);
-/// Users that come together before those without any are looked for.
-const SWEEP: usize = 1_000;
-
-impl Default for RefusedEdits {
-    fn default() -> Self {
-        Self(Mutex::new(KeyedLimiter::new(SWEEP)))
-    }
-}
-
-impl RefusedEdits {
-    fn may_be_written(&self, user: &UserId) -> bool {
-        let now = clock::instant();
-        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        users.bucket(user.clone(), now).try_take(WRITTEN, AGAIN, now).is_ok()
-    }
-}
-
 /// Anybody could log in by an empty one.
 fn not_empty(password: String) -> Result<String, Refusal> {
     match password.is_empty() {
@@ -321,10 +294,7 @@ impl RestState {
         if self.is_admin(from) {
             return Ok(());
         }
-        if !self.refused_edits.may_be_written(&caller.user) {
-            let text = "Too many refused attempts to change the directory.";
-            return Err(Refusal::new(Reason::TooManyRequests, text));
-        }
+        self.gateway.may_be_refused(&caller.user, caller.address).await?;
         let refusal = DirectoryHandle::not_admin();
         let line = format!("refused at {what}: {refusal}");
         // A refusal stands, written down or not: the failure is in the log.

@@ -59,6 +59,7 @@ use crate::model::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, JoinSound, Mode,
     MonitorFact, Now, Number, PartyRole, Reason, Refusal, Scope, config_value,
 };
+use crate::sip::config::HandedOn;
 use crate::sip::leg::{HangupCause, Identity, LegCommand, LegId};
 use crate::sip::sdp::{SdpFault, SrtpPolicy};
 use crate::supervision::{self, Supervision};
@@ -283,6 +284,9 @@ struct MediaPolicy {
     srtp: SrtpPolicy,
     /// Of the address that we tell.
     ipv6: bool,
+    /// Whether the peer says that it has handed the leg on: else no whisper goes there, or comes
+    /// from there.
+    handed_on: HandedOn,
 }
 
 impl<E: Environment> B2bua<E> {

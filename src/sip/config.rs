@@ -463,6 +463,17 @@ pub enum AssertedIdentity {
     From,
 }
 
+/// What is known of a peer that hands a leg on to another party by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandedOn {
+    /// It says so in connected identity (RFC 4916, RFC 3325 9.1), or asks us to do it (RFC 3515).
+    #[default]
+    Told,
+    /// It may do so without a word: nobody is coached there.
+    Refuse,
+}
+
 /// A peer known by its address: a carrier, a session border controller, another switch.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -519,6 +530,13 @@ pub struct Trunk {
     /// behind it; `None`: never, they are always there.
     #[serde(default = "ten_seconds", deserialize_with = "config_value::seconds_or_never")]
     pub qualify: Option<Duration>,
+    /// It is within our trust domain (RFC 3325 2.3): it is told who the party at the other end is
+    /// when that changes.
+    #[serde(default)]
+    pub trusted: bool,
+    /// Whether it says that it has handed a leg on.
+    #[serde(default)]
+    pub handed_on: HandedOn,
     /// It may show numbers of our own devices as calling: a switch on which they hang as well. Else
     /// such a number is withheld, and shown as not verified.
     #[serde(default)]
@@ -575,6 +593,8 @@ impl Trunk {
             srtp_over_clear: false,
             identity: AssertedIdentity::default(),
             qualify: ten_seconds(),
+            trusted: false,
+            handed_on: HandedOn::default(),
             own_numbers: false,
             user_data_headers: UserDataHeaders::default(),
             send_user_data: UserDataHeaders::default(),

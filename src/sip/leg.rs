@@ -137,6 +137,8 @@ pub enum LegEvent {
         /// The numbers it names (RFC 3325 9.1, RFC 4916), at least one; `anonymous` where it
         /// withholds one.
         names: Vec<Number>,
+        /// They are for us to know and to be shown to nobody (RFC 3323 4.2).
+        withheld: bool,
     },
     /// A 1xx other than 100 on our INVITE.
     Progress {
@@ -344,6 +346,14 @@ pub enum LegCommand {
         leg: LegId,
         /// What is wrong with the offer.
         fault: SdpFault,
+    },
+    /// Another party is at the other end of the call: an established leg's peer is told (RFC 4916,
+    /// RFC 3325 9.1) by UPDATE or re-INVITE, if it may know. Nothing comes of it here.
+    Identify {
+        /// The leg concerned.
+        leg: LegId,
+        /// The party, whose number is not withheld.
+        party: Identity,
     },
     /// Ask a ringing phone to answer (NOTIFY with `Event: talk` in the early dialog).
     AskToAnswer {

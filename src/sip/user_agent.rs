@@ -469,6 +469,7 @@ impl LegCommand {
             | Self::AnswerOffer { leg, .. }
             | Self::RejectOffer { leg, .. }
             | Self::RefuseOffer { leg, .. }
+            | Self::Identify { leg, .. }
             | Self::AskToAnswer { leg }
             | Self::TellReferrer { leg, .. }
             | Self::Hangup { leg, .. } => *leg,

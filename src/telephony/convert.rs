@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// On whose behalf a gateway asks what concerns a device that is nobody's: the contract wants a
 /// word.
-const OF_ITS_OWN: &str = "gateway";
+pub(crate) const OF_ITS_OWN: &str = "gateway";
 
 /// What came over the wire is not what the contract says. Each names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -13,14 +13,13 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection,
     SignatureScheme,
 };
-use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// A file with a key, and often with its chain, is no longer than this.
-const LONGEST_KEY_FILE: u64 = 1024 * 1024;
+/// A file with a key, a chain or the authorities of a whole system is no longer than this.
+const LONGEST_PEM_FILE: u64 = 1024 * 1024;
 
 /// Where a certificate chain and its key are, both in PEM.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -164,7 +163,8 @@ impl ServerCertVerifier for TrustsAnybody {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|error| TlsError::Read { path: path.to_owned(), error })
+    private::read_named(path, LONGEST_PEM_FILE)
+        .map_err(|error| TlsError::Read { path: path.to_owned(), error })
 }
 
 /// All certificates of a PEM file, one at least.
@@ -180,7 +180,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let bytes = private::read_secret(path, LONGEST_KEY_FILE)?;
+    let bytes = private::read_secret(path, LONGEST_PEM_FILE)?;
     PrivateKeyDer::from_pem_slice(bytes.expose()).map_err(|error| TlsError::Pem {
         path: path.to_owned(),
         error: match error {

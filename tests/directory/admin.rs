@@ -258,6 +258,62 @@ async fn an_admin_reads_what_a_change_takes_and_nobody_else_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_behind_a_trunk_has_no_password_and_those_of_a_range_are_changed_in_the_file() {
+    let more = format!(
+        "{STORE}[[sip.trunk]]\nname = 'switch'\nsources = []\ntarget = '127.0.0.1:9'\n\
+         [[device_range]]\nfirst = '5100'\nlast = '5101'\nvia = 'switch'\nuser = '1{{number:3}}'\n"
+    );
+    let mut house = House::open(&more).await;
+    let desk = json!({"id": "desk", "phoneNumber": "5050", "via": "switch", "user": "1050"});
+    house.done(Method::POST, "/devices", desk).await;
+    let user = json!({
+        "userName": "newcomer", "password": "newcomer-secret", "roles": ["ROLE_AGENT"],
+        "devices": ["desk", "5100"],
+    });
+    house.done(Method::POST, "/users", user).await;
+    for (method, path, body, status, code) in [
+        (Method::POST, "/devices", json!({"phoneNumber": "5051"}), 400, 1),
+        (Method::POST, "/devices", json!({"phoneNumber": "5051", "via": "moon"}), 400, 10),
+        (
+            Method::POST,
+            "/devices",
+            json!({"phoneNumber": "5051", "via": "switch", "password": "x"}),
+            400,
+            10,
+        ),
+        (
+            Method::POST,
+            "/devices",
+            json!({"phoneNumber": "5051", "via": "switch", "user": "1100"}),
+            409,
+            19,
+        ),
+        (Method::PUT, "/devices/desk", json!({"via": "", "user": ""}), 400, 1),
+        (Method::PUT, "/devices/5100", json!({"phoneNumber": "5109"}), 403, 3),
+        (Method::DELETE, "/devices/5100", Value::Null, 403, 3),
+    ] {
+        let sent = (!body.is_null()).then(|| body.clone());
+        let (found, reply) = house.ask(ADMIN, method.clone(), path, sent).await;
+        let row = format!("{method} {path} {body}: {reply}");
+        assert_eq!((found, &reply["statusCode"]), (status, &json!(code)), "{row}");
+    }
+    for _ in 0..2 {
+        for (device, number, name) in [("desk", "5050", "1050"), ("5100", "5100", "1100")] {
+            let read = house.client(ADMIN).get(&format!("/devices/{device}")).await;
+            for (member, value) in [("phoneNumber", number), ("via", "switch"), ("user", name)] {
+                assert_eq!(read["device"][member], value, "{read}");
+            }
+        }
+        house.stop().await;
+        house.start().await;
+    }
+    let here = json!({"via": "", "user": "", "password": "desk-secret"});
+    house.done(Method::PUT, "/devices/desk", here).await;
+    let read = house.client(ADMIN).get("/devices/desk").await;
+    assert_eq!(read["device"].get("via"), None, "{read}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_needs_no_password_where_an_issuer_has_it() {
     let issuer = TestIssuer::start().await;
     let more = format!(
@@ -310,7 +366,7 @@ async fn nobody_but_an_admin_changes_the_directory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_attempts_to_change_it_are_written_down_within_measure_and_hold_no_admin_up() {
-    let house = House::open(STORE).await;
+    let house = House::open(&format!("{STORE}[audit]\nrefused_per_user = 10\n")).await;
     let mut statuses = Vec::new();
     for turn in 0..30 {
         let (method, path) = match turn % 3 {
@@ -509,6 +565,25 @@ async fn a_faulty_import_changes_nothing_and_names_the_line() {
     let new = Account { user: "new", password: "secret", ..NEWCOMER };
     let me = house.client(new).get("/me?subresources=devices").await;
     assert_eq!(me["user"]["devices"][0]["phoneNumber"], "5010");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_passes_to_another_device_takes_no_password_along() {
+    let mut house = House::open(STORE).await;
+    add_newcomer(&house).await;
+    house.stop().await;
+    let write = |name: &str, text: &str| write_private(&house.place.path().join(name), text);
+    write(
+        "devices.csv",
+        &format!("id,number,password\n{},5011,secret\nnew-phone,5010,\n", NEWCOMER.device),
+    );
+    write("users.csv", "id,roles,devices,password\nnew,Agent,new-phone,secret\n");
+    let (done, said) = house.run(&["import", "users.csv", "devices.csv"]);
+    assert!(done, "{said}");
+    house.start().await;
+    let phone = PhoneConfig::new(NEWCOMER.number, "sip-secret", house.process().door("sip"), 700.0);
+    let registered = Phone::start(phone).await.unwrap().register().await;
+    assert!(registered.is_err(), "the password was that of the other device");
 }
 
 #[tokio::test(flavor = "multi_thread")]

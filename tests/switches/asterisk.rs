@@ -116,7 +116,8 @@ impl Asterisk {
         assert!(wait::found(PATIENCE, seen).await.is_some(), "{}", self.log());
     }
 
-    fn log(&self) -> String {
+    /// What it has said.
+    pub fn log(&self) -> String {
         fs::read_to_string(self.place.join("log/console")).unwrap_or_default()
     }
 }
@@ -125,11 +126,6 @@ impl Drop for Asterisk {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.child.start_kill();
-        if std::thread::panicking() {
-            let log = self.log();
-            let from = log.find("Asterisk Ready").unwrap_or(0);
-            eprintln!("--- Asterisk\n{}", &log[from..]);
-        }
         let _ = fs::remove_dir_all(&self.place);
     }
 }

@@ -9,6 +9,7 @@ use crate::support::talk::{PATIENCE, Speaker, hear};
 use crate::support::wait;
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -224,14 +225,22 @@ impl Drop for Site {
         if !std::thread::panicking() {
             return;
         }
-        eprintln!("--- the product\n{}", self.log());
-        let phones = [&self.customer, &self.friend, &self.agent, &self.colleague, &self.supervisor];
-        for phone in phones {
-            eprintln!("--- {} at {}", phone.number(), phone.address());
+        let mut story = format!("--- the product\n{}\n", self.log());
+        for phone in [&self.customer, &self.friend, &self.agent, &self.colleague, &self.supervisor]
+        {
+            story += &format!("--- {} at {}\n", phone.number(), phone.address());
             for message in phone.trace() {
-                eprintln!("{} {}", if message.sent { ">" } else { "<" }, message.line);
+                let way = if message.sent { '>' } else { '<' };
+                story += &format!("{way} {}\n", message.line);
             }
         }
+        story += "--- the switch\n";
+        story += &match &self.switch {
+            Switch::Asterisk(asterisk) => asterisk.log(),
+            Switch::Kamailio(kamailio) => kamailio.log(),
+        };
+        // The test has failed already.
+        let _ = std::io::stderr().write_all(story.as_bytes());
     }
 }
 

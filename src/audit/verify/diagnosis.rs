@@ -164,8 +164,7 @@ impl Diagnosis<'_> {
         let mut has_begun = false;
         for entry in entries {
             if file.replace(entry.file) != Some(entry.file) {
-                // A file without a chain: what it may have been is not known.
-                before.drain(..).filter(|entry| !entry.is_of_before).for_each(|it| kept.push(it));
+                self.find_unchained(&mut before, &mut kept);
                 has_begun = false;
             }
             match &entry.links {
@@ -183,8 +182,16 @@ impl Diagnosis<'_> {
                 }
             }
         }
-        before.drain(..).filter(|entry| !entry.is_of_before).for_each(|it| kept.push(it));
+        self.find_unchained(&mut before, &mut kept);
         self.entries = kept;
+    }
+
+    /// A file without a chain is none of the audit's.
+    fn find_unchained(&mut self, lines: &mut Vec<Entry>, kept: &mut Vec<Entry>) {
+        if let Some(first) = lines.iter().find(|entry| entry.is_of_before) {
+            self.push(first.file, first.line, Fault::Inserted, None);
+        }
+        kept.extend(lines.drain(..).filter(|entry| !entry.is_of_before));
     }
 
     fn check_before(&mut self, before: &[Entry], lines: u64, hash: LineHash) {

@@ -89,6 +89,51 @@ fn what_can_not_be_so_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_device_is_behind_a_trunk_that_there_is_by_a_name_of_its_own() {
+    let mut editor = house();
+    let change = |entry, value| Edit { entry, kind: EditKind::Change(fields(value)) };
+    let behind = json!({"number": "5100", "via": "switch", "user": "1100", "aliases": ["9100"]});
+    editor.apply(put(device("first"), behind.clone())).expect("a device");
+    let stored = editor.fields(&device("first")).expect("a device");
+    for (key, value) in behind.as_object().expect("fields") {
+        assert_eq!(&stored[key], value);
+    }
+    let with = |more: Value| {
+        let mut new = fields(json!({"number": "5200", "via": "switch"}));
+        new.extend(fields(more));
+        Edit { entry: device("second"), kind: EditKind::Put(new) }
+    };
+    for (edit, reason, says) in [
+        (with(json!({"via": "moon"})), Reason::InvalidInput, "no trunk 'moon'"),
+        (with(json!({"via": "", "user": "1"})), Reason::InvalidInput, "via is missing"),
+        (with(json!({"user": "1100"})), Reason::InUse, "'1100' is what the trunk calls another"),
+        (with(json!({"user": "9100"})), Reason::InUse, "'9100'"),
+        (with(json!({"user": "5100"})), Reason::InUse, "'5100'"),
+        (with(json!({"user": "a b"})), Reason::InvalidInput, "'a b'"),
+        (with(json!({"nat": true})), Reason::InvalidInput, "'nat' is for the trunk to say"),
+        (with(json!({"transport": "tls"})), Reason::InvalidInput, "'transport'"),
+        (change(device("ranged"), json!({"number": "1"})), Reason::Forbidden, "device_range"),
+        (
+            Edit { entry: device("ranged"), kind: EditKind::Remove },
+            Reason::Forbidden,
+            "device_range",
+        ),
+    ] {
+        let shown = format!("{edit:?}");
+        let (found, text) = refused(&mut editor, edit);
+        assert!(found == reason && text.contains(says), "{shown}: {found} {text}");
+    }
+    // Another switch may call its own so.
+    editor.apply(with(json!({"via": "site", "user": "1100"}))).expect("a device");
+    // A name that is given up is free.
+    editor.apply(change(device("first"), json!({"user": ""}))).expect("changed");
+    editor.apply(with(json!({"user": "1100"}))).expect("a device");
+    // It registers here again.
+    editor.apply(change(device("second"), json!({"via": "", "user": ""}))).expect("changed");
+    assert_eq!(editor.accounts.get(&"second".into()).expect("an account").via, None);
+}
+
+#[test]
 fn whoever_goes_or_loses_the_role_leaves_the_groups_and_a_device_leaves_its_user() {
     let mut editor = house();
     let sales = EntryId::Group("sales".into());

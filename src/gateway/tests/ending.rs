@@ -2,12 +2,21 @@
 //! the backend does not end at the first word.
 
 use super::*;
+use crate::model::JoinSound;
 
 /// A gateway that has just started finds this monitor at the backend.
 fn starts(change: impl FnOnce(&mut Directory), found: MonitorFact) -> (Harness, Vec<Output>) {
+    starts_with(Restored::default(), change, found)
+}
+
+fn starts_with(
+    kept: Restored,
+    change: impl FnOnce(&mut Directory),
+    found: MonitorFact,
+) -> (Harness, Vec<Output>) {
     let mut directory = directory();
     change(&mut directory);
-    let mut harness = Harness::cold(GatewayConfig::default(), directory, Restored::default());
+    let mut harness = Harness::cold(GatewayConfig::default(), directory, kept);
     harness.fact(Fact::SnapshotBegin);
     for (id, number) in [(MEG_PHONE, "5005"), (BOB_PHONE, "5001"), (EVE_PHONE, "5002")] {
         harness.fact(Fact::Device(device(id, number)));
@@ -75,14 +84,14 @@ fn what_a_supervisor_lost_while_no_gateway_ran_ends_the_monitor_in_the_first_sna
                 all.users.remove(MEG);
                 sales(all).supervisors.clear();
             },
-            "is nobody's.",
+            "is not that of the user who monitors with it.",
             false,
         ),
         (
             |all| {
                 Arc::make_mut(all.users.get_mut(MEG).expect("Meg")).devices.clear();
             },
-            "is nobody's.",
+            "is not that of the user who monitors with it.",
             false,
         ),
         (
@@ -91,7 +100,7 @@ fn what_a_supervisor_lost_while_no_gateway_ran_ends_the_monitor_in_the_first_sna
                 all.devices.remove(MEG_PHONE);
                 sales(all).supervisors.clear();
             },
-            "is nobody's.",
+            "is not that of the user who monitors with it.",
             false,
         ),
         (|all| sales(all).agent_side_only = true, "ask again.", true),
@@ -115,6 +124,69 @@ fn what_a_supervisor_lost_while_no_gateway_ran_ends_the_monitor_in_the_first_sna
         let again = harness.facts(Fact::Monitor(found()));
         assert_eq!((stops(&again), reasons(&again)), (vec![], vec![]), "it is on its way");
     }
+}
+
+/// Meg's device is Ada's now, who may monitor too.
+fn passes_to_ada(all: &mut Directory) {
+    Arc::make_mut(all.users.get_mut(MEG).expect("Meg")).devices.clear();
+    Arc::make_mut(all.users.get_mut("ada").expect("Ada")).devices.push(MEG_PHONE.into());
+}
+
+fn audited(outputs: &[Output]) -> Vec<(AuditEvent, Option<UserId>)> {
+    let line = |output: &Output| match output {
+        Output::Audit { record, .. } => Some((record.event, record.user.clone())),
+        _ => None,
+    };
+    outputs.iter().filter_map(line).collect()
+}
+
+#[test]
+fn a_device_that_has_passed_to_another_supervisor_takes_no_monitor_along() {
+    let meg = || Some(MEG.into());
+    let record = MonitoringRecord { user: meg(), is_ending: false };
+    let monitoring = BTreeMap::from([(MEG_PHONE.into(), record)]);
+    for state in [MonitorState::Armed, joined_as(Activity::Coach)] {
+        let kept = Restored { monitoring: monitoring.clone(), ..Restored::default() };
+        let (mut harness, outputs) = starts_with(kept, passes_to_ada, monitor(state.clone()));
+        let [stop] = stops(&outputs)[..] else { panic!("{state:?}: {outputs:#?}") };
+        let lines = audited(&outputs);
+        assert!(lines.contains(&(AuditEvent::Cancelled, meg())), "{state:?}: {lines:?}");
+        assert!(lines.iter().all(|(_, user)| *user == meg()), "{state:?}: {lines:?}");
+        let ask = AdmissionAsked {
+            supervisor: MEG_PHONE.into(),
+            target: BOB_PHONE.into(),
+            call: "call".into(),
+            activity: Activity::Coach,
+        };
+        let lines = audited(&harness.facts(Fact::AdmissionAsked(ask)));
+        assert!(matches!(lines[..], [(AuditEvent::NotAdmitted, _)]), "{lines:?}");
+        harness.gateway.handle_command_result(stop, Ok(()), harness.now);
+        let outputs = harness.facts(Fact::MonitorGone { supervisor: MEG_PHONE.into() });
+        assert!(audited(&outputs).iter().all(|(_, user)| *user == meg()), "{outputs:#?}");
+    }
+}
+
+#[test]
+fn the_lines_of_a_join_name_its_user_also_when_the_device_passes_to_another() {
+    let mut harness = Harness::new();
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    harness.facts(Fact::Monitor(found()));
+    let mut changed = directory();
+    passes_to_ada(&mut changed);
+    harness.gateway.handle_directory(Arc::new(changed), harness.now);
+    let mut outputs = harness.outputs();
+    outputs.extend(harness.facts(Fact::MonitorGone { supervisor: MEG_PHONE.into() }));
+    let sound = JoinSound {
+        supervisor: MEG_PHONE.into(),
+        target: BOB_PHONE.into(),
+        call: "call".into(),
+        since: Timestamp(1_000_000),
+        legs: Vec::new(),
+    };
+    outputs.extend(harness.facts(Fact::JoinSound(sound)));
+    let meg = || Some(MEG.into());
+    let expected = [AuditEvent::Cancelled, AuditEvent::Released, AuditEvent::Sound];
+    assert_eq!(audited(&outputs), expected.map(|event| (event, meg())));
 }
 
 #[test]
@@ -202,9 +274,42 @@ fn a_monitor_that_could_not_be_ended_is_ended_again_and_again_until_it_is_gone()
         let [again] = stops(&outputs)[..] else { panic!("{outputs:#?}") };
         stop = again;
     }
+    let retry_in = Duration::from_secs(30);
+    for _ in 0..2 {
+        harness.gateway.handle_command_result(stop, Ok(()), harness.now);
+        assert!(retries(&harness.outputs()).is_empty(), "it may well be on its way");
+        assert_eq!(stops(&harness.waits(retry_in - MOMENT)), [], "not before its time");
+        let outputs = harness.waits(MOMENT);
+        assert_eq!(retries(&outputs).len(), 1, "accepted, and still there");
+        let [again] = stops(&outputs)[..] else { panic!("{outputs:#?}") };
+        stop = again;
+    }
     harness.gateway.handle_command_result(stop, Ok(()), harness.now);
     harness.facts(Fact::MonitorGone { supervisor: MEG_PHONE.into() });
     assert_eq!(stops(&harness.waits(Duration::from_secs(60))), []);
+}
+
+#[test]
+fn a_monitor_that_must_end_must_do_so_in_the_next_life_of_the_gateway_too() {
+    let mut harness = Harness::new();
+    harness.logs_in(MEG);
+    harness.facts(Fact::Call(coached(Activity::Coach)));
+    harness.facts(Fact::Monitor(found()));
+    harness.request(MEG, Request::EndSession);
+    let kept = harness.outputs().into_iter().filter_map(|output| match output {
+        Output::KeepMonitoring { supervisor, monitoring } => Some((supervisor, monitoring?)),
+        _ => None,
+    });
+    let kept = Restored { monitoring: kept.collect(), ..Restored::default() };
+    let (mut harness, outputs) = starts_with(kept, |_| {}, found());
+    assert_eq!(stops(&outputs).len(), 1, "{outputs:#?}");
+    let outputs = harness.facts(Fact::MonitorGone { supervisor: MEG_PHONE.into() });
+    assert!(
+        outputs
+            .iter()
+            .any(|output| matches!(output, Output::KeepMonitoring { monitoring: None, .. })),
+        "{outputs:#?}"
+    );
 }
 
 #[test]

@@ -414,6 +414,7 @@ impl Call {
     pub(super) fn settle(&mut self, ctx: &mut Ctx<'_>) {
         self.drop_moot_transfer(ctx);
         self.end_if_alone(ctx);
+        self.parties.tell_names(ctx.out);
     }
 
     /// Ends a call that nobody is left to talk on.

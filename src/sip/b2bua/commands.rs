@@ -1,7 +1,7 @@
 //! What the gateway asks for.
 
 use super::call::{Call, Next};
-use super::party::Release;
+use super::party::{Party, Release};
 use super::rejection::CalleeFailure;
 use super::routing::DialPlan;
 use super::step::{Ctx, Step};
@@ -9,8 +9,8 @@ use super::transfer::TransferKind;
 use super::write_ahead::PendingCommand;
 use super::{B2bua, CommandId, Environment, Output, Persist, RestoredDevice, role_of, stopping};
 use crate::model::{
-    Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason, Refusal,
-    UserDataChange,
+    Activity, Command, DeviceId, Fact, MonitorFact, MonitorState, Now, Number, PartyRole, Reason,
+    Refusal, UserDataChange,
 };
 use crate::supervision::LegOutcome;
 
@@ -122,8 +122,9 @@ impl<E: Environment> B2bua<E> {
 
     fn execute(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
         let (device, call, asked) = match command {
-            Command::StartMonitoring { supervisor, target, .. } => {
+            Command::StartMonitoring { supervisor, target, activity, .. } => {
                 self.may_be_monitored(supervisor, target)?;
+                self.may_coach(*activity, &[supervisor, target])?;
                 return self.supervision.handle_command(command, now);
             }
             Command::StopMonitoring { supervisor } => {
@@ -133,7 +134,15 @@ impl<E: Environment> B2bua<E> {
                     done => done,
                 };
             }
-            Command::SwitchMonitoring { call, .. } | Command::AdmitMonitoring { call, .. } => {
+            Command::SwitchMonitoring { supervisor, call, activity } => {
+                let call = self.calls.named(call)?;
+                let party = call.parties.of(supervisor);
+                let agent = party.and_then(Party::monitored);
+                let devices: Vec<&DeviceId> = agent.into_iter().chain([supervisor]).collect();
+                self.may_coach(*activity, &devices)?;
+                return self.supervision.handle_command(command, now);
+            }
+            Command::AdmitMonitoring { call, .. } => {
                 self.calls.key_of(call)?;
                 return self.supervision.handle_command(command, now);
             }
@@ -186,6 +195,13 @@ impl<E: Environment> B2bua<E> {
         let (key, next) = (call.key, call.handle_command(device, asked, &mut ctx)?);
         self.go_on(key, next, now);
         Ok(())
+    }
+
+    fn may_coach(&self, activity: Activity, devices: &[&DeviceId]) -> Result<(), Refusal> {
+        match activity {
+            Activity::Coach => devices.iter().try_for_each(|it| self.plan.may_be_coached(it)),
+            Activity::ListenIn | Activity::BargeIn => Ok(()),
+        }
     }
 
     fn may_be_monitored(&self, supervisor: &DeviceId, target: &DeviceId) -> Result<(), Refusal> {

@@ -10,14 +10,23 @@
 //! |---|---|---|
 //! | any | the device's number or alias, or one that it was known by | nothing has changed |
 //! | called or calling | another device's | handed on |
-//! | called or calling | of nobody here, and the device has aliases or is behind a trunk | handed on |
-//! | called or calling | of nobody here, and the device has none | what the peer calls the device |
+//! | called or calling | of nobody here, and the device has aliases | handed on |
+//! | called | of nobody here, and the device is behind a trunk | handed on |
+//! | called or calling | of nobody here, else | what the peer calls the device |
 //! | calling | withheld | nothing has changed: a caller may withhold its number |
 //! | on the call | any other | handed on |
 //!
 //! A device's name on a leg of another phone or switch is hearsay. It holds as long as nothing here
 //! says otherwise: where the device's own leg is with another party, or comes to be, so is every
 //! leg that only bears its name.
+//!
+//! A customer's leg is named otherwise, too: its switch has connected it with another. Nothing of the
+//! hearing depends on it, whoever it says is there; parties and `ani` have the new number from then
+//! on, or `anonymous` where that is withheld. What its INVITE or answer names is the customer that
+//! is there already, in other words.
+//!
+//! Of two parties that talk each peer is told when the other is another one
+//! ([`LegCommand::Identify`]), whatever has brought that about.
 //!
 //! What a trunk calls the devices behind it has become their numbers before it comes here.
 
@@ -26,9 +35,11 @@ use super::parties::Parties;
 use super::party::{LegStage, Party, PartyStart, Release};
 use super::rejection::Rejection;
 use super::routing::DialPlan;
-use super::step::Ctx;
+use super::step::{Ctx, Step};
 use super::{B2bua, Environment, role_of};
 use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Reason, Refusal};
+#[cfg(doc)]
+use crate::sip::leg::LegCommand;
 use crate::sip::leg::{ANONYMOUS, LegId, LegSource};
 use crate::sip::sdp::Local;
 use crate::supervision::LegOutcome;
@@ -63,10 +74,12 @@ struct Heard {
 
 impl<E: Environment> B2bua<E> {
     /// The peer of a leg has named the party at its end.
-    pub(super) fn connected(&mut self, leg: LegId, names: &[Number], now: Now) {
-        if let Some((call, ctx)) = self.find(leg, now)
-            && let Some((name, device)) = call.parties.handle_connected(leg, names, ctx.plan)
-        {
+    pub(super) fn connected(&mut self, leg: LegId, names: &[Number], withheld: bool, now: Now) {
+        let Some((call, mut ctx)) = self.find(leg, now) else { return };
+        let party = call.parties.get(leg);
+        if party.is_some_and(|party| !ctx.plan.is_internal(&party.peer)) {
+            call.name_outside(leg, names, withheld, &mut ctx);
+        } else if let Some((name, device)) = call.parties.handle_connected(leg, names, ctx.plan) {
             self.hand_on(leg, &name, device, now);
         }
     }
@@ -124,7 +137,11 @@ impl DialPlan {
 
     fn hear(&self, parties: &Parties, party: &Party, names: &[Number]) -> Heard {
         let may_learn = match party.stage {
-            LegStage::Calling { .. } | LegStage::Invited => {
+            // A switch has said already which device calls: what it says besides is the same.
+            LegStage::Calling { .. } => {
+                party.device.as_ref().is_some_and(|device| !self.has_aliases(device))
+            }
+            LegStage::Invited => {
                 party.device.as_ref().is_some_and(|device| !self.knows_names(device))
             }
             LegStage::Waiting | LegStage::Talking | LegStage::Over => false,
@@ -165,6 +182,35 @@ impl DialPlan {
 }
 
 impl Call {
+    /// The peer of a leg outside has named the party at its end.
+    fn name_outside(&mut self, leg: LegId, names: &[Number], withheld: bool, ctx: &mut Ctx<'_>) {
+        let Some(party) = self.parties.get_mut(leg).filter(|party| !party.is_over()) else {
+            return;
+        };
+        party.is_named |= !names.is_empty();
+        let is_known = |name: &&Number| party.number == **name || party.known_as.contains(name);
+        let Some(name) = names.iter().find(|name| !is_known(name)) else { return };
+        let may_learn = matches!(party.stage, LegStage::Calling { .. } | LegStage::Invited);
+        let is_same = names.iter().any(|name| is_known(&name));
+        let number = if withheld { Number::from(ANONYMOUS) } else { name.clone() };
+        party.known_as = names.to_vec();
+        if may_learn || is_same || party.number == number {
+            return;
+        }
+        let before = std::mem::replace(&mut party.number, number.clone());
+        self.rename(&before, &number);
+        ctx.out.changed.insert(self.key);
+    }
+
+    /// A party has another number: the caller, if that was it. What vouches for the former one
+    /// (RFC 8224) vouches for nobody now.
+    fn rename(&mut self, before: &Number, number: &Number) {
+        if self.ani == *before {
+            self.ani = number.clone();
+            self.passed.retain(|header| !matches!(header.name, "Identity" | "Date"));
+        }
+    }
+
     /// The party of a leg leaves it to another. What is left of a party stands beside, without a
     /// leg.
     fn hand_on(&mut self, leg: LegId, to: Successor, ctx: &mut Ctx<'_>) {
@@ -182,6 +228,8 @@ impl Call {
             self.refuse(Rejection::HandedOn, ctx.out);
             return;
         }
+        let before = party.number.clone();
+        self.rename(&before, &to.number);
         let ghost = ctx.legs.new_leg();
         let gone = to.device.as_ref().map(|device| self.parties.forget_earlier(device, ctx.index));
         let known = gone.into_iter().flatten().flat_map(|gone| gone.known_as);
@@ -209,6 +257,21 @@ impl Parties {
             party.known_as = learned;
         }
         other
+    }
+
+    /// Where two talk, the peer of each is told which other is there, if that is news.
+    pub(super) fn tell_names(&mut self, out: &mut Step) {
+        let talking: Vec<(LegId, Number)> = self
+            .principals()
+            .filter(|party| party.is_talking())
+            .map(|party| (party.leg, party.number.clone()))
+            .collect();
+        let [one, other] = talking.as_slice() else { return };
+        for (leg, name) in [(one.0, &other.1), (other.0, &one.1)] {
+            if let Some(party) = self.get_mut(leg) {
+                party.see(name, out);
+            }
+        }
     }
 
     /// What is left of the party of a leg stands in its place, without a leg; the new one comes

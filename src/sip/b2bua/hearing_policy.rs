@@ -9,6 +9,7 @@ use super::party::{MonitorLink, Party};
 use crate::media::{Gain, Hearing, HearingRole, HearingRules};
 use crate::model::{Activity, PartyRole};
 use crate::sip::b2bua::B2buaConfig;
+use crate::sip::config::HandedOn;
 use crate::sip::leg::LegId;
 
 /// What of the configuration decides the hearing.
@@ -122,7 +123,9 @@ fn coached(call: &Call, supervisor: &Party, link: &MonitorLink) -> Option<LegId>
         Activity::ListenIn | Activity::Coach => agent.in_doubt(),
         Activity::BargeIn => call.parties.principals().any(Party::in_doubt),
     };
-    (!doubt && !supervisor.in_doubt() && !call.distrusted).then_some(agent.leg)
+    let is_told = |party: &Party| party.policy.handed_on == HandedOn::Told;
+    let may_whisper = link.activity != Activity::Coach || is_told(agent) && is_told(supervisor);
+    (may_whisper && !doubt && !supervisor.in_doubt() && !call.distrusted).then_some(agent.leg)
 }
 
 /// A party on hold hears no supervisor, nor does a phone that only rings. The coached agent does,

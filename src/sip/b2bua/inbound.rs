@@ -103,7 +103,9 @@ impl<E: Environment> B2bua<E> {
             LegEvent::Registered { device, registered } => {
                 self.plan.handle_registered(&device, registered, &mut self.out)
             }
-            LegEvent::ConnectedIdentity { leg, names } => self.connected(leg, &names, now),
+            LegEvent::ConnectedIdentity { leg, names, withheld } => {
+                self.connected(leg, &names, withheld, now)
+            }
             LegEvent::Redirected { leg, status, to } => self.redirected(leg, status, &to, now),
             LegEvent::Referred { leg, to, replaces: None, is_secure } => {
                 self.referred(leg, &to, is_secure, now)

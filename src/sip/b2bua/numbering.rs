@@ -2,7 +2,7 @@
 
 use crate::media::Codec;
 use crate::model::{DeviceId, Network, Number};
-use crate::sip::config::{Nat, SipAccount, SipConfig, Trunk};
+use crate::sip::config::{HandedOn, Nat, SipAccount, SipConfig, Trunk};
 use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeMap;
 
@@ -64,6 +64,8 @@ pub struct TrunkRoute {
     pub own_ports: bool,
     /// Whether its media is encrypted.
     pub srtp: SrtpPolicy,
+    /// Whether it says that it has handed a leg on.
+    pub handed_on: HandedOn,
 }
 
 /// Every internal number, and the trunks that lead outside.
@@ -198,6 +200,7 @@ impl TrunkRoute {
             media_sources: trunk.media_sources.clone(),
             own_ports: trunk.own_ports,
             srtp: trunk.srtp,
+            handed_on: trunk.handed_on,
         }
     }
 
@@ -234,6 +237,7 @@ mod tests {
             media_sources: Vec::new(),
             own_ports: false,
             srtp: SrtpPolicy::Off,
+            handed_on: HandedOn::Told,
         };
         Numbering::new(
             [desk],

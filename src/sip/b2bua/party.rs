@@ -8,14 +8,14 @@ use super::media_address::{MediaDestination, MediaReach, Remark};
 use super::rejection::{Rejection, refuse_offer};
 use super::routing::{DialPlan, Trail};
 use super::step::{Ctx, Step};
-use super::{MediaPolicy, Output};
+use super::{MediaPolicy, Output, identity};
 use crate::media::srtp::Keys;
 use crate::media::{Codec, LegMedia, MediaCommand, SourceRule};
 use crate::model::{
     Activity, CallId, DeviceId, LegState, Now, Number, PartyFact, PartyRole, Quality, Reason,
     Refusal, Timestamp,
 };
-use crate::sip::leg::{HangupCause, Identity, LegCommand, LegId, LegSource};
+use crate::sip::leg::{ANONYMOUS, HangupCause, Identity, LegCommand, LegId, LegSource};
 use crate::sip::sdp::{Agreed, Direction, Local, SdpError, SdpFault, SdpSession};
 use crate::supervision::LegOutcome;
 
@@ -30,6 +30,8 @@ pub(super) struct Party {
     pub(super) known_as: Vec<Number>,
     /// The peer has named the party at its end.
     pub(super) is_named: bool,
+    /// The number of the other party that the peer knows of, since the two have talked.
+    pub(super) sees: Option<Number>,
     /// The party has left, and its leg was handed on to this number.
     pub(super) handed_on_to: Option<Number>,
     pub(super) role: PartyRole,
@@ -200,6 +202,7 @@ impl Party {
             number,
             known_as: Vec::new(),
             is_named: false,
+            sees: None,
             handed_on_to: None,
             role,
             policy,
@@ -406,10 +409,7 @@ impl Party {
             muted_by_supervisor: self.muted_by.is_some(),
             held_at_phone: self.is_talking() && self.held_by_phone,
             activity: self.link.as_ref().map(|link| link.activity),
-            monitors: self
-                .link
-                .as_ref()
-                .map(|link| link.coached.as_ref().unwrap_or(&link.target).clone()),
+            monitors: self.monitored().cloned(),
             established_at: self.established_at,
             quality: None,
             handed_on_to: self.handed_on_to.clone(),
@@ -521,6 +521,20 @@ impl Party {
         }
         self.talk(ctx.now);
         Ok(Answered::Talks(codec))
+    }
+
+    /// The device that this supervisor monitors, the agent that it coaches first.
+    pub(super) fn monitored(&self) -> Option<&DeviceId> {
+        self.link.as_ref().map(|link| link.coached.as_ref().unwrap_or(&link.target))
+    }
+
+    /// This other party is there now: the peer is told, where that is news and not withheld.
+    pub(super) fn see(&mut self, other: &Number, out: &mut Step) {
+        let before = self.sees.replace(other.clone());
+        let is_news = before.is_some_and(|before| before != *other);
+        if is_news && !matches!(other.as_str(), "" | ANONYMOUS) {
+            out.leg(LegCommand::Identify { leg: self.leg, party: identity(other, "") });
+        }
     }
 
     /// The configuration says what the party's switch calls it, and the switch has answered without

@@ -20,8 +20,9 @@ use super::{
     B2buaConfig, DeviceState, MediaPolicy, Numbering, RestoredDevice, TrunkRoute, role_of,
 };
 use crate::media::Codec;
-use crate::model::{DeviceId, Number, PartyRole, Refusal};
+use crate::model::{DeviceId, Number, PartyRole, Reason, Refusal};
 use crate::sip::b2bua::AccountKind;
+use crate::sip::config::HandedOn;
 use crate::sip::leg::{ANONYMOUS, Destination, LegId, LegSource};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -156,6 +157,7 @@ impl DialPlan {
             srtp: extension.srtp,
             ipv6: self.config.media_over_ipv6,
             codecs: self.config.codecs.clone(),
+            handed_on: HandedOn::Told,
         }
     }
 
@@ -177,6 +179,7 @@ impl DialPlan {
             srtp: trunk.srtp,
             ipv6: self.config.media_over_ipv6,
             codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
+            handed_on: trunk.handed_on,
         }
     }
 
@@ -205,8 +208,8 @@ impl DialPlan {
 
     /// The number that others see of a device.
     pub(super) fn shown(&self, device: &DeviceId) -> Number {
-        let device = self.device(device).or_else(|| self.former.get(device));
-        device.map_or_else(|| Number::from(""), |device| device.extension.number.clone())
+        let extension = self.extension(device);
+        extension.map_or_else(|| Number::from(""), |extension| extension.number.clone())
     }
 
     /// The leg is with a telephone of an agent or a supervisor, or with the switch that it is
@@ -214,27 +217,49 @@ impl DialPlan {
     pub(super) fn is_internal(&self, peer: &LegSource) -> bool {
         match peer {
             LegSource::Account(device) => self
-                .device(device)
-                .or_else(|| self.former.get(device))
-                .is_some_and(|device| device.extension.kind == AccountKind::Internal),
+                .extension(device)
+                .is_some_and(|extension| extension.kind == AccountKind::Internal),
             LegSource::Trunk(_) => false,
         }
     }
 
     /// The configuration says what the switch of a device calls it.
     pub(super) fn knows_names(&self, device: &DeviceId) -> bool {
+        let is_behind = self.extension(device).is_some_and(|extension| extension.via.is_some());
+        is_behind || self.has_aliases(device)
+    }
+
+    pub(super) fn has_aliases(&self, device: &DeviceId) -> bool {
+        self.extension(device).is_some_and(|extension| !extension.aliases.is_empty())
+    }
+
+    /// The account of a device, known still or no more.
+    fn extension(&self, device: &DeviceId) -> Option<&Extension> {
         let device = self.device(device).or_else(|| self.former.get(device));
-        let extension = device.map(|device| &device.extension);
-        extension.is_some_and(|it| it.via.is_some() || !it.aliases.is_empty())
+        device.map(|device| &device.extension)
+    }
+
+    /// Nobody is coached at a device, or coaches from there, whose switch may hand its leg on
+    /// without a word.
+    pub(super) fn may_be_coached(&self, device: &DeviceId) -> Result<(), Refusal> {
+        let via = self.extension(device).and_then(|extension| extension.via.as_ref());
+        let trunk = via.and_then(|trunk| self.numbering.trunk(trunk));
+        match trunk.map(|trunk| trunk.handed_on) {
+            None | Some(HandedOn::Told) => Ok(()),
+            Some(HandedOn::Refuse) => Err(Refusal::device(
+                Reason::Forbidden,
+                device,
+                "Device '{}' is behind a switch that may hand its calls on to others without \
+                 saying so (handed_on = \"refuse\"): nobody coaches there. Listening in and barging \
+                 in are possible.",
+            )),
+        }
     }
 
     /// The trunk that a peer is, or is behind.
     pub(super) fn trunk_of<'a>(&'a self, peer: &'a LegSource) -> Option<&'a str> {
         match peer {
-            LegSource::Account(device) => {
-                let device = self.device(device).or_else(|| self.former.get(device));
-                device?.extension.via.as_deref()
-            }
+            LegSource::Account(device) => self.extension(device)?.via.as_deref(),
             LegSource::Trunk(name) => Some(name),
         }
     }

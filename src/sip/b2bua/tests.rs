@@ -2,6 +2,7 @@
 //! model of [`model`].
 
 mod addresses;
+mod behind;
 mod calls;
 mod chance;
 mod coaching;

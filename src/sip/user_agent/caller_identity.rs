@@ -43,17 +43,22 @@ impl LocalDomain {
         if is_anonymous || claimed.as_str() == ANONYMOUS || asks_for_privacy(headers) {
             return (Identity::withheld(String::new()), claimed);
         }
-        let may_be_ours = match source {
-            LegSource::Account(_) => true,
-            LegSource::Trunk(name) => self.trunk(name).is_some_and(|trunk| trunk.own_numbers),
-        };
         let is_back = returning == Some(&claimed);
-        if !may_be_ours && self.looks_internal(&claimed) && !is_back {
+        if !self.may_be_named(source, &claimed) && !is_back {
             return (Identity::withheld(format!("unverified {claimed}")), claimed);
         }
         let display = from.map(|from| printable(&from.display, LONGEST_NAME)).unwrap_or_default();
         let number = claimed.clone();
         (Identity { number, display }, claimed)
+    }
+
+    /// A peer may name a party so: a trunk no device of ours, unless it may (`own_numbers`).
+    pub(super) fn may_be_named(&self, peer: &LegSource, number: &Number) -> bool {
+        let may_be_ours = match peer {
+            LegSource::Account(_) => true,
+            LegSource::Trunk(name) => self.trunk(name).is_some_and(|trunk| trunk.own_numbers),
+        };
+        may_be_ours || !self.looks_internal(number)
     }
 
     /// The number is a device's or an alias of one, or is written so that a person would take it
@@ -82,7 +87,7 @@ fn digit_of(char: char) -> Option<u8> {
 
 /// The caller wants its number withheld (RFC 3323 4.2, RFC 3325 9.3). What else may be asked for, a
 /// B2BUA does anyway.
-fn asks_for_privacy(headers: &Headers) -> bool {
+pub(super) fn asks_for_privacy(headers: &Headers) -> bool {
     let asked = headers
         .fields_of("Privacy")
         .flat_map(|value| value.split(|byte| matches!(byte, b';' | b',')));

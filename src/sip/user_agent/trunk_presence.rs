@@ -43,6 +43,8 @@ struct Presence {
     is_told: bool,
     /// The OPTIONS that waits for its response.
     waiting: Option<ClientTransactionId>,
+    /// How often it is asked.
+    interval: Option<Duration>,
     /// The devices behind it.
     devices: BTreeSet<DeviceId>,
 }
@@ -77,17 +79,19 @@ impl TrunkPresence {
             }
         }
         for (name, devices) in behind {
-            let is_asked = ctx.domain.config.trunk(&name).is_some_and(|it| it.qualify.is_some());
+            let interval = ctx.domain.config.trunk(&name).and_then(|trunk| trunk.qualify);
             let trunk = self.trunks.entry(name.clone()).or_default();
             let left: BTreeSet<DeviceId> = trunk.devices.difference(&devices).cloned().collect();
             let come: BTreeSet<DeviceId> = devices.difference(&trunk.devices).cloned().collect();
             trunk.devices = devices;
             trunk.tell(&left, false, ctx);
             trunk.tell(&come, true, ctx);
-            match is_asked {
-                true if !self.timers.is_set(&name) => self.timers.set(name, now.mono),
-                true => {}
-                false => {
+            let is_new = std::mem::replace(&mut trunk.interval, interval) != interval;
+            let is_due = !self.timers.is_set(&name) || is_new && trunk.waiting.is_none();
+            match interval {
+                Some(_) if is_due => self.timers.set(name, now.mono),
+                Some(_) => {}
+                None => {
                     self.timers.clear(&name);
                     trunk.handle_outcome(&name, true, ctx);
                 }

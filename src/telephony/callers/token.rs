@@ -163,9 +163,9 @@ impl TokenFile {
     fn header(&self) -> Result<MetadataValue<Ascii>, Arc<TokenError>> {
         let mut read = self.locked();
         if clock::instant().saturating_duration_since(read.at) >= LOOK_AGAIN {
-            match fingerprint(&self.path) == read.version && read.header.is_ok() {
-                true => read.at = clock::instant(),
-                false => *read = TokenRead::of(&self.path),
+            read.at = clock::instant();
+            if fingerprint(&self.path) != read.version || read.header.is_err() {
+                read.take(TokenRead::of(&self.path), &self.path);
             }
         }
         read.header.clone()
@@ -173,6 +173,18 @@ impl TokenFile {
 }
 
 impl TokenRead {
+    /// A token that could be shown is shown until there is another: its file may be gone, or on its
+    /// way.
+    fn take(&mut self, now: TokenRead, path: &Path) {
+        if let (Ok(_), Err(error)) = (&self.header, &now.header) {
+            let (at, version) = (now.at, now.version);
+            tracing::warn!(path = %path.display(), %error, "the token of before is shown");
+            (self.at, self.version) = (at, version);
+        } else {
+            *self = now;
+        }
+    }
+
     fn of(path: &Path) -> Self {
         let (at, version) = (clock::instant(), fingerprint(path));
         let header = tokens(path).and_then(|tokens| {

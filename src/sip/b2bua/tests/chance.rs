@@ -27,7 +27,15 @@ proptest! {
         ports in prop_oneof![4 => Just(1_000_000_usize), 1 => 0..40_usize],
         steps in prop::collection::vec(any::<Step>(), 1..120),
     ) {
-        let mut harness = Harness::with(ways_of(ways), RestoredCalls::default());
+        let (config, kept) = (ways_of(ways), RestoredCalls::default());
+        let mut harness = match steps.len() % 3 {
+            0 => Harness::with(config, kept),
+            _ => Harness::behind(config, kept),
+        };
+        if steps.len() % 3 == 1 {
+            harness.move_behind(OTHER, "mute");
+            harness.move_behind(SUPERVISOR2, "mute");
+        }
         harness.b2bua.environment.free = ports;
         for step in steps {
             play(&mut harness, step);
@@ -56,7 +64,7 @@ fn ways_of(bits: u8) -> B2buaConfig {
 
 /// One thing that may happen, legal or not: phones and networks are not bound to our idea of order.
 fn play(harness: &mut Harness, (what, who, how, more): Step) {
-    match what % 40 {
+    match what % 42 {
         0 | 1 => {
             let source = match who % 6 {
                 5 => LegSource::Trunk("city".into()),
@@ -298,8 +306,50 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
                 // Of two strangers with one number on one call the model would not know which is
                 // which.
                 let stranger = format!("077{}", leg.0);
-                let names = ["5001", "5002", "1002", "5005", "7001", "1001", &stranger, &stranger];
-                harness.is_named(leg, names[how as usize % 8]);
+                let again = format!("088{}", leg.0);
+                let names = ["5001", "5002", "1002", "5005", "7001", "1001", &stranger, &again];
+                let place = match harness.is_internal_line(leg) {
+                    true => how as usize % 8,
+                    false => 6 + how as usize % 2,
+                };
+                harness.is_named(leg, names[place]);
+            }
+        }
+        40 => {
+            // One of several phones that a switch rings for us answers, and is named.
+            if let Some(leg) =
+                pick(harness, who, |line| line.outgoing && !line.answered && !line.ended)
+                    .filter(|leg| harness.is_internal_line(*leg))
+            {
+                let stranger = format!("077{}", leg.0);
+                harness.is_named(leg, ["5001", "5002", "1001", &stranger][how as usize % 4]);
+                if !harness.lines[&leg].ended {
+                    harness.answer(leg);
+                }
+            }
+        }
+        41 => {
+            // A switch joins what is behind two of our legs to it, or our two legs.
+            let mut talking = [who, more]
+                .into_iter()
+                .filter_map(|chance| pick(harness, chance, |line| line.answered && !line.ended));
+            if let (Some(leg), Some(other)) = (talking.next(), talking.next())
+                && harness.is_internal_line(leg)
+                && harness.is_internal_line(other)
+                && harness.lines[&leg].call != harness.lines[&other].call
+            {
+                let name = |harness: &Harness, of: LegId| match &harness.lines[&of].party {
+                    Ok(device) => {
+                        let known = DEVICES.iter().find(|(name, _)| *name == device.as_str());
+                        known.map_or("?", |(_, number)| number).to_owned()
+                    }
+                    Err(_) => format!("077{}", of.0),
+                };
+                let (first, second) = (name(harness, other), name(harness, leg));
+                harness.is_named(leg, &first);
+                if !harness.lines[&other].ended && how % 4 != 0 {
+                    harness.is_named(other, &second);
+                }
             }
         }
         35 | 36 => {

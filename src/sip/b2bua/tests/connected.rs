@@ -299,7 +299,7 @@ fn the_same_names_again_change_nothing() {
     harness.is_named(legs.1, "0170");
     harness.log.clear();
     harness.is_named(legs.1, "0170");
-    harness.leg(LegEvent::ConnectedIdentity { leg: legs.1, names: Vec::new() });
+    harness.leg(LegEvent::ConnectedIdentity { leg: legs.1, names: Vec::new(), withheld: false });
     assert!(
         !harness
             .log
@@ -391,4 +391,133 @@ fn a_switch_that_calls_out_for_somebody_else_by_a_devices_account_has_no_coach_o
         harness.answer(customer);
         assert_eq!(harness.find_ringing(SUPERVISOR), None, "{name}");
     }
+}
+
+fn told(harness: &mut Harness) -> Vec<(LegId, String)> {
+    let commands = harness.leg_commands().into_iter();
+    let told = commands.filter_map(|command| match command {
+        LegCommand::Identify { leg, party } => Some((leg, party.number.to_string())),
+        _ => None,
+    });
+    told.collect()
+}
+
+/// A customer calls by a trunk, and the agent answers: their legs.
+fn customer_talks(harness: &mut Harness) -> (LegId, LegId) {
+    let source = LegSource::Trunk("city".into());
+    let customer =
+        harness.incoming(source, "5001", Some(super::harness::sdp(4000, "0", "sendrecv")));
+    let agent = harness.ringing(AGENT);
+    harness.answer(agent);
+    harness.log.clear();
+    (customer, agent)
+}
+
+#[test]
+fn a_customers_switch_that_names_another_has_connected_it_with_another() {
+    let mut harness = Harness::new();
+    let (customer, agent) = customer_talks(&mut harness);
+    let before = harness.only_call().ani.clone();
+    harness.is_named(customer, "0999");
+    let call = harness.only_call();
+    assert_eq!((call.ani.as_str(), call.parties[0].number.as_str()), ("0999", "0999"));
+    assert_eq!(call.parties.len(), 2, "one party, with another number");
+    assert_eq!(told(&mut harness), [(agent, "0999".to_owned())], "the agent's phone is told");
+    harness.is_named(customer, "0999");
+    assert_eq!(told(&mut harness), []);
+    harness.is_named(customer, before.as_str());
+    assert_eq!(harness.only_call().ani, before);
+    assert_eq!(told(&mut harness), [(agent, before.to_string())]);
+}
+
+#[test]
+fn what_a_customers_invite_or_answer_names_is_the_customer_in_other_words() {
+    let mut harness = Harness::new();
+    let source = LegSource::Trunk("city".into());
+    let offer = Some(super::harness::sdp(4000, "0", "sendrecv"));
+    let customer = harness.incoming(source, "5001", offer);
+    harness.is_named(customer, "+4930999");
+    let before = harness.only_call().ani.clone();
+    let agent = harness.ringing(AGENT);
+    harness.answer(agent);
+    harness.is_named(customer, "+4930999");
+    assert_eq!(harness.only_call().ani, before);
+
+    let mut harness = Harness::new();
+    let agent = harness.incoming(
+        LegSource::Account(AGENT.into()),
+        "0123",
+        Some(super::harness::sdp(4000, "0", "sendrecv")),
+    );
+    let customer = harness.lines.values().find(|line| line.outgoing).expect("called").leg;
+    harness.is_named(customer, "+49123");
+    harness.answer(customer);
+    harness.is_named(customer, "+49123");
+    let number = |harness: &Harness| {
+        let call = harness.only_call();
+        let customer = call.parties.iter().find(|party| party.role == PartyRole::Customer);
+        customer.expect("a customer").number.to_string()
+    };
+    assert_eq!(number(&harness), "0123");
+    harness.log.clear();
+    harness.is_named(customer, "+49124");
+    assert_eq!(number(&harness), "+49124");
+    assert_eq!(harness.only_call().ani.as_str(), "5001", "the agent has called");
+    assert_eq!(told(&mut harness), [(agent, "+49124".to_owned())]);
+}
+
+#[test]
+fn a_number_that_is_withheld_is_shown_and_told_to_nobody() {
+    let mut harness = Harness::new();
+    let (customer, _) = customer_talks(&mut harness);
+    let names = vec!["0999".into()];
+    harness.line(customer).party = Err("anonymous".into());
+    harness.leg(LegEvent::ConnectedIdentity { leg: customer, names, withheld: true });
+    let call = harness.only_call();
+    assert_eq!((call.ani.as_str(), call.parties[0].number.as_str()), ("anonymous", "anonymous"));
+    assert_eq!(told(&mut harness), []);
+    let names = vec!["0999".into()];
+    harness.leg(LegEvent::ConnectedIdentity { leg: customer, names, withheld: false });
+    assert_eq!(harness.only_call().ani.as_str(), "anonymous", "it has been said in confidence");
+}
+
+#[test]
+fn when_a_leg_is_handed_on_or_a_call_transferred_the_other_side_is_told() {
+    let mut harness = Harness::new();
+    let (customer, agent) = customer_talks(&mut harness);
+    harness.is_named(agent, "0170");
+    assert_eq!(told(&mut harness), [(customer, "0170".to_owned())]);
+    harness.is_named(agent, "5002");
+    assert_eq!(told(&mut harness), [(customer, "5002".to_owned())]);
+
+    let mut harness = Harness::new();
+    let (customer, _) = customer_talks(&mut harness);
+    let step =
+        TransferStep::SingleStep { destination: "5002".into(), user_data: Default::default() };
+    let (device, call) = (AGENT.into(), harness.call_id());
+    harness.command(Command::Transfer { device, call, step }).expect("accepted");
+    let next = harness.ringing(OTHER);
+    harness.answer(next);
+    assert_eq!(told(&mut harness), [(customer, "5002".to_owned())]);
+}
+
+#[test]
+fn the_caller_that_hands_its_leg_on_is_another_caller_and_nobody_vouches_for_it() {
+    let mut harness = Harness::new();
+    let identity = crate::sip::leg::PassedHeader { name: "Identity", value: b"signed".to_vec() };
+    let source = LegSource::Trunk("city".into());
+    let customer = harness.incoming_with(source, "5001", vec![identity]);
+    let agent = harness.ringing(AGENT);
+    harness.answer(agent);
+    harness.is_named(customer, "0999");
+    harness.log.clear();
+    let step =
+        TransferStep::SingleStep { destination: "5002".into(), user_data: Default::default() };
+    let (device, call) = (AGENT.into(), harness.call_id());
+    harness.command(Command::Transfer { device, call, step }).expect("accepted");
+    let invited = harness.leg_commands().into_iter().find_map(|command| match command {
+        LegCommand::Invite { from, passed, .. } => Some((from.number.to_string(), passed)),
+        _ => None,
+    });
+    assert_eq!(invited, Some(("0999".to_owned(), Vec::new())));
 }

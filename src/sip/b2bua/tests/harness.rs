@@ -6,10 +6,10 @@ use crate::model::{
     MonitorFact, Now, Number, Refusal, Scope, Timestamp, TransferStep, UserData,
 };
 use crate::sip::b2bua::{
-    AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, Output, Persist,
-    RestoredCalls, TrunkRoute,
+    AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, NumberingChange,
+    Output, Persist, RestoredCalls, TrunkRoute,
 };
-use crate::sip::config::Nat;
+use crate::sip::config::{HandedOn, Nat};
 use crate::sip::leg::{
     Destination, EndReason, Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader,
 };
@@ -106,6 +106,8 @@ pub(super) struct Harness {
     pub(super) said: UserData,
     /// The next caller calls a sips URI.
     pub(super) calls_sips: bool,
+    /// The devices behind a trunk.
+    pub(super) behind: BTreeMap<DeviceId, String>,
 }
 
 impl Harness {
@@ -148,12 +150,14 @@ impl Harness {
                 "either" => SrtpPolicy::Optional,
                 _ => SrtpPolicy::Off,
             },
+            handed_on: if name == "mute" { HandedOn::Refuse } else { HandedOn::Told },
         };
         let mut trunks = vec![
             trunk("city", "0", Vec::new()),
             trunk("a-law", "08", vec![Codec::Pcma]),
             trunk("secret", "0991", Vec::new()),
             trunk("either", "0992", Vec::new()),
+            trunk("mute", "0993", Vec::new()),
         ];
         extensions
             .iter_mut()
@@ -180,6 +184,7 @@ impl Harness {
             located: None,
             said: UserData::default(),
             calls_sips: false,
+            behind: BTreeMap::new(),
         };
         harness.drain();
         for (device, _) in DEVICES {
@@ -187,6 +192,30 @@ impl Harness {
         }
         harness.log.clear();
         harness
+    }
+
+    /// The agents, and the first of their supervisors, are behind the trunk "city".
+    pub(super) fn behind(config: B2buaConfig, kept: RestoredCalls) -> Self {
+        let mut harness = Self::with(config, kept);
+        for device in [AGENT, OTHER, SUPERVISOR] {
+            harness.move_behind(device, "city");
+        }
+        harness
+    }
+
+    /// The device is behind this trunk from now on.
+    pub(super) fn move_behind(&mut self, device: &str, trunk: &str) {
+        let before = self.b2bua.plan.device(&device.into()).expect("known").extension.clone();
+        let extension = Extension { via: Some(trunk.into()), aliases: Vec::new(), ..before };
+        let change = NumberingChange {
+            put: vec![extension],
+            trunks: self.trunks.clone(),
+            ..NumberingChange::default()
+        };
+        self.b2bua.handle_directory(change, self.now);
+        self.behind.insert(device.into(), trunk.to_owned());
+        self.drain();
+        self.log.clear();
     }
 
     // What happens.
@@ -704,6 +733,10 @@ impl Harness {
             LegCommand::RefuseOffer { leg, .. } => {
                 let line = self.live_line(*leg);
                 line.ended |= !line.answered;
+            }
+            LegCommand::Identify { leg, party } => {
+                assert!(!party.is_withheld() && !party.number.as_str().is_empty());
+                self.live_line(*leg);
             }
             LegCommand::AskToAnswer { leg } => {
                 let line = self.live_line(*leg);

@@ -14,8 +14,10 @@ impl Harness {
     /// party is on the call already, or has lost its own line to somebody.
     pub(super) fn is_named(&mut self, leg: LegId, name: &str) {
         let line = self.lines[&leg].clone();
-        let listed =
-            |(device, number): &(&str, &str)| name == *number || *device == OTHER && name == "1002";
+        let has_alias = !self.behind.contains_key(OTHER);
+        let listed = |(device, number): &(&str, &str)| {
+            name == *number || has_alias && *device == OTHER && name == "1002"
+        };
         let learned = line
             .learned
             .iter()
@@ -34,7 +36,10 @@ impl Harness {
             .is_ok_and(|device| self.role_on_call(&line, device) == Some(PartyRole::Supervisor));
         let (calls, rings) = (!line.outgoing && !line.answered, line.outgoing && !line.answered);
         if self.is_internal_line(leg) && !line.ended && !is_own && !supervises {
-            let has_no_aliases = line.party.as_ref().is_ok_and(|device| device.as_str() != OTHER);
+            let has_no_aliases =
+                line.party.as_ref().is_ok_and(|own| !has_alias || own.as_str() != OTHER);
+            let rings =
+                rings && line.party.as_ref().is_ok_and(|device| !self.behind.contains_key(device));
             match (&line.party, &device) {
                 (_, None) if calls && name == "anonymous" => {}
                 (Ok(_), None) if rings && has_no_aliases && name == "anonymous" => {}
@@ -46,7 +51,22 @@ impl Harness {
                 _ => self.is_lost_to(leg, name, device),
             }
         }
-        self.leg(LegEvent::ConnectedIdentity { leg, names: vec![name.into()] });
+        if !self.is_internal_line(leg) && line.call.is_some() && !line.ended && !is_own {
+            let is_known = line.known_as.as_deref() == Some(name);
+            let outside = self.line(leg);
+            outside.known_as = Some(name.to_owned());
+            if outside.answered && !is_known && outside.party.is_err() {
+                outside.party = Err(name.into());
+            }
+        }
+        self.leg(LegEvent::ConnectedIdentity { leg, names: vec![name.into()], withheld: false });
+    }
+
+    /// The switch of the peer of this leg may hand it on without a word.
+    fn is_mute(&self, leg: LegId) -> bool {
+        let peer = self.lines.get(&leg).and_then(|line| line.peer.as_ref().ok());
+        let trunk = peer.and_then(|device| self.behind.get(device));
+        trunk.is_some_and(|trunk| trunk == "mute")
     }
 
     fn role_on_call(&self, line: &Line, device: &DeviceId) -> Option<PartyRole> {
@@ -106,7 +126,7 @@ impl Harness {
     }
 
     /// Whether a leg is with an internal telephone, whichever party has it now.
-    fn is_internal_line(&self, leg: LegId) -> bool {
+    pub(super) fn is_internal_line(&self, leg: LegId) -> bool {
         let call = self.lines[&leg].call.and_then(|key| self.b2bua.calls.get(key));
         let party = call.and_then(|call| call.parties.get(leg));
         party.is_some_and(|party| {
@@ -140,10 +160,15 @@ impl Harness {
             };
             if is_coach(hearing.role(coach.leg)) {
                 let supervisor = |leg: &LegId| hearing.is_supervisor(*leg);
-                let ears = hearing
+                let ears: Vec<LegId> = hearing
                     .legs()
-                    .filter(|leg| !supervisor(leg) && hearing.gain(*leg, coach.leg).is_some());
-                assert!(ears.count() <= 1, "a coach is heard by one agent alone");
+                    .filter(|leg| !supervisor(leg) && hearing.gain(*leg, coach.leg).is_some())
+                    .collect();
+                assert!(ears.len() <= 1, "a coach is heard by one agent alone");
+                assert!(
+                    ears.iter().all(|ear| !self.is_mute(*ear) && !self.is_mute(coach.leg)),
+                    "nobody knows who hears the whisper"
+                );
             }
         }
         for waiting in self.waiting.keys() {

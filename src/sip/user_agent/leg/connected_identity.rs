@@ -8,8 +8,9 @@
 use super::LegPeer;
 use crate::model::Number;
 use crate::sip::config::SipAccount;
-use crate::sip::leg::{ANONYMOUS, LegEvent, LegId};
+use crate::sip::leg::{ANONYMOUS, LegEvent, LegSource};
 use crate::sip::message::{Headers, NameAddr, Uri};
+use crate::sip::user_agent::caller_identity::asks_for_privacy;
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::local_domain::LocalDomain;
 
@@ -33,7 +34,7 @@ impl ConnectedNames {
     pub(super) fn report_invite(headers: &Headers, peer: &LegPeer, ctx: &mut Context) {
         let account = ctx.domain.account_of(&peer.source);
         let names = of_invite(headers, account, Namespace::of(peer, &ctx.domain));
-        report(names, peer.leg, ctx);
+        report(names, headers, peer, ctx);
     }
 
     /// Reports what a request of the peer within the dialog names.
@@ -41,13 +42,13 @@ impl ConnectedNames {
         let namespace = Namespace::of(peer, &ctx.domain);
         let mut names = asserted(headers, namespace);
         names.extend(self.moved_from(headers, &peer.dialog.remote, namespace));
-        report(names, peer.leg, ctx);
+        report(names, headers, peer, ctx);
     }
 
     /// Reports what a 2xx of the peer names.
     pub(super) fn report_answer(&mut self, headers: &Headers, peer: &LegPeer, ctx: &mut Context) {
         let names = self.of_answer(headers, Namespace::of(peer, &ctx.domain));
-        report(names, peer.leg, ctx);
+        report(names, headers, peer, ctx);
     }
 
     /// Keeps what a provisional response names until the answer.
@@ -92,10 +93,11 @@ impl ConnectedNames {
 }
 
 /// Tells the B2BUA of names.
-fn report(mut names: Vec<Number>, leg: LegId, ctx: &mut Context) {
+fn report(mut names: Vec<Number>, headers: &Headers, peer: &LegPeer, ctx: &mut Context) {
     names.dedup();
     if !names.is_empty() {
-        ctx.event(LegEvent::ConnectedIdentity { leg, names });
+        let (leg, withheld) = (peer.leg, asks_for_privacy(headers));
+        ctx.event(LegEvent::ConnectedIdentity { leg, names, withheld });
     }
 }
 
@@ -142,16 +144,18 @@ fn asserted(headers: &Headers, namespace: Namespace<'_>) -> Vec<Number> {
     names
 }
 
-/// Whose names they are: those of a switch name the devices behind it first.
+/// Whose names they are: those of a switch name the devices behind it first, and nobody outside
+/// passes for a device of ours.
 #[derive(Clone, Copy)]
 struct Namespace<'a> {
     trunk: Option<&'a str>,
+    peer: &'a LegSource,
     domain: &'a LocalDomain,
 }
 
 impl<'a> Namespace<'a> {
     fn of(peer: &'a LegPeer, domain: &'a LocalDomain) -> Self {
-        Self { trunk: peer.trunk(), domain }
+        Self { trunk: peer.trunk(), peer: peer.source(), domain }
     }
 
     /// The number that a URI names: of a device behind the switch its number here.
@@ -159,7 +163,9 @@ impl<'a> Namespace<'a> {
         let number = self.domain.number_of(uri);
         let behind = self.trunk.zip(number.as_ref());
         let behind = behind.and_then(|(trunk, name)| self.domain.account_behind(trunk, name));
-        let number = behind.map(|account| account.number.clone()).or(number);
+        let is_real = |number: &Number| self.domain.may_be_named(self.peer, number);
+        let number =
+            behind.map(|account| account.number.clone()).or_else(|| number.filter(is_real));
         number.unwrap_or_else(|| Number::from(ANONYMOUS))
     }
 }

@@ -244,6 +244,7 @@ impl InviteSession {
     fn refresh_request(&self, method: Method, peer: &mut LegPeer, ctx: &Context) -> SipRequest {
         let mut request = peer.dialog.request(method);
         ctx.domain.write_common(&mut request, &peer.dialog, &peer.number);
+        peer.write_connected(&mut request, &ctx.domain);
         self.timer.write_request(&mut request);
         request
     }

@@ -78,6 +78,7 @@ impl Leg {
                 self.refuse_offer(&fault, ctx, now);
                 self.send_queued(ctx, now);
             }
+            LegCommand::Identify { party, .. } => self.identify(party, ctx, now),
             LegCommand::AskToAnswer { .. } => self.ask_to_answer(ctx, now),
             LegCommand::TellReferrer { status, .. } => self.tell_referrer(status, ctx, now),
             LegCommand::Hangup { reason, .. } => self.hangup(reason, ctx, now),

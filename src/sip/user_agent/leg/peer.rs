@@ -11,15 +11,17 @@
 //! | a trunk | its first Route, else its Contact, if that is this trunk's own; else the source |
 
 use super::session_timer::{SessionTimer, min_se};
+use super::uac::shown_as;
 use super::uac::write_reason;
 use super::{ClientUse, HangupReason, LegTimer, SentRequest};
 use crate::media::is_private;
 use crate::model::{DeviceId, Now, Number};
+use crate::sip::b2bua::AccountKind;
 use crate::sip::config::Nat;
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::DigestRequest;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
-use crate::sip::leg::{LegEvent, LegId, LegSource};
+use crate::sip::leg::{Identity, LegEvent, LegId, LegSource};
 use crate::sip::message::{Headers, Host, Method, NameAddr, SipRequest, SipResponse, Uri};
 use crate::sip::peer::{ReturnPath, contact_at, speaks_from, transport_of};
 use crate::sip::registrar::{Binding, Registrar};
@@ -57,6 +59,8 @@ pub(in crate::sip::user_agent) struct LegPeer {
     /// The number that we go by on this leg: the called one here, or the one that is shown as
     /// calling there.
     pub(super) number: Number,
+    /// The party at the other end of the call, once another one has come there.
+    pub(super) connected_with: Option<Identity>,
     pub(super) dialog: Dialog,
     flow_state: FlowState,
     /// What `Located` told last.
@@ -87,7 +91,8 @@ impl LegPeer {
                 FlowState::Own
             }
         };
-        Self { leg, source, trunk, number, dialog, flow_state, located: None }
+        let connected_with = None;
+        Self { leg, source, trunk, number, connected_with, dialog, flow_state, located: None }
     }
 
     /// The callee of an INVITE of ours.
@@ -100,7 +105,29 @@ impl LegPeer {
     ) -> Self {
         let trunk = domain.trunk_of(&source).map(str::to_owned);
         let flow_state = if trunk.is_some() { FlowState::Own } else { FlowState::Registered };
-        Self { leg, source, trunk, number, dialog, flow_state, located: None }
+        let connected_with = None;
+        Self { leg, source, trunk, number, connected_with, dialog, flow_state, located: None }
+    }
+
+    /// It may know who is at the other end: a telephone of the house, or a trunk that is trusted
+    /// with it (RFC 3325 2.3).
+    pub(super) fn may_know_parties(&self, domain: &LocalDomain) -> bool {
+        match self.trunk() {
+            Some(trunk) => domain.trunk(trunk).is_some_and(|trunk| trunk.trusted),
+            None => domain
+                .account_of(&self.source)
+                .is_some_and(|account| account.kind == AccountKind::Internal),
+        }
+    }
+
+    /// Writes who is at the other end, where another party has come there (RFC 3325 9.1).
+    pub(super) fn write_connected(&self, request: &mut SipRequest, domain: &LocalDomain) {
+        let party = self.connected_with.as_ref().filter(|party| !party.is_withheld());
+        let party = party.filter(|_| self.may_know_parties(domain));
+        let host = || domain.via_host(&self.dialog.flow);
+        if let Some(Ok(name)) = party.map(|party| shown_as(party, &host())) {
+            request.headers.push("P-Asserted-Identity", name.to_bytes());
+        }
     }
 
     /// The device whose registrations say where it is reached.

@@ -278,6 +278,15 @@ impl Leg {
         }
     }
 
+    /// Tells the peer which party it is connected with, if it may know. A phone that can not be
+    /// reached hears of it with the next refresh.
+    pub(super) fn identify(&mut self, party: Identity, ctx: &mut Context, now: Now) {
+        self.peer.connected_with = Some(party);
+        if self.peer.may_know_parties(&ctx.domain) && !self.peer.is_lost() {
+            self.refresh(ctx, now);
+        }
+    }
+
     /// Our UPDATE or re-INVITE was lost with its flow: once more by the new one, or when there is
     /// one.
     pub(super) fn say_again(&mut self, update: bool, ctx: &mut Context, now: Now) {
@@ -531,7 +540,7 @@ fn cancel(sent: &SentRequest, reason: HangupReason) -> SipRequest {
 }
 
 /// The From of a call.
-fn shown_as(from: &Identity, host: &str) -> Result<NameAddr, UriError> {
+pub(super) fn shown_as(from: &Identity, host: &str) -> Result<NameAddr, UriError> {
     // RFC 3323 4.1.1.3: the host is not ours either, so that nobody takes it for a number here.
     let host = if from.is_withheld() { "anonymous.invalid" } else { host };
     let mut local = NameAddr::new(Uri::sip(Some(from.number.as_str().as_bytes()), host, None)?);

@@ -213,6 +213,102 @@ fn a_switch_refers_its_leg_by_its_own_host_and_by_its_own_names() {
 }
 
 #[test]
+fn names_on_a_leg_of_a_switch_are_those_of_the_devices_behind_it() {
+    let named = |stage: &mut Stage| -> Vec<Vec<String>> {
+        let events = stage.events().into_iter();
+        let names = events.filter_map(|event| match event {
+            LegEvent::ConnectedIdentity { names, .. } => {
+                Some(names.iter().map(ToString::to_string).collect())
+            }
+            _ => None,
+        });
+        names.collect()
+    };
+    // Another switch calls 5001 so, and what registers here is called 1001.
+    let mut config = behind();
+    config.trunks.push(Trunk::at("other", "192.0.2.77:5060".parse().unwrap(), Protocol::Udp));
+    let mut elsewhere = SipAccount::behind(device("elsewhere"), "6001".into(), "other");
+    elsewhere.user = Some("2001".into());
+    config.accounts.insert(elsewhere);
+    let mut third = SipAccount::behind(device("third"), "5003".into(), "carrier");
+    (third.user, third.aliases) = (Some("1001".into()), vec!["7003".into()]);
+    config.accounts.insert(third);
+    let mut stage = Stage::with(config);
+    stage.command(call_agent(LegId(1)));
+    let invite = stage.request("INVITE");
+    stage.events.clear();
+    let extra = "Contact: <sip:x@192.0.2.2>\nContent-Type: application/sdp\n\
+                 P-Asserted-Identity: <sip:2001@192.0.2.2>\n";
+    stage.hear(CARRIER, &answer(&invite, 200, ";tag=theirs", extra, SDP));
+    assert_eq!(named(&mut stage), [["5001"]], "not 6001");
+    let ack = stage.request("ACK");
+    let from = text_of(&invite, "From");
+    for (cseq, name, number) in
+        [(1, "1001", "5003"), (2, "7003", "5003"), (3, "5002", "5002"), (4, "6001", "6001")]
+    {
+        let update = format!(
+            "UPDATE sip:x SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bKu{cseq}\n\
+             From: <sip:2001@192.0.2.2>;tag=theirs\nTo: {from}\nCall-ID: {}\nCSeq: {cseq} UPDATE\n\
+             Contact: <sip:x@192.0.2.2>\nP-Asserted-Identity: <sip:{name}@192.0.2.2>\n\
+             Content-Length: 0\n\n",
+            text_of(&ack, "Call-ID")
+        );
+        stage.hear(CARRIER, &update);
+        assert_eq!(named(&mut stage), [[number]], "{name}");
+    }
+}
+
+#[test]
+fn a_leg_is_replaced_by_another_device_of_its_switch_and_by_nobody_elses() {
+    for (asserted, source, expected) in [
+        ("2001", "192.0.2.2", Some(LegSource::Account(device(AGENT)))),
+        ("5002", "192.0.2.2", Some(LegSource::Account(device(OTHER)))),
+        ("0170", "192.0.2.2", Some(LegSource::Trunk("carrier".to_owned()))),
+        ("2001", "192.0.2.77", None),
+    ] {
+        let mut config = behind();
+        config.trunks.push(Trunk::at("other", "192.0.2.77:5060".parse().unwrap(), Protocol::Udp));
+        let mut stage = Stage::with(config);
+        stage.command(call_agent(LegId(1)));
+        let out = stage.request("INVITE");
+        let extra = "Contact: <sip:2001@192.0.2.2>\nContent-Type: application/sdp\n";
+        stage.hear(CARRIER, &answer(&out, 200, ";tag=theirs", extra, SDP));
+        stage.events.clear();
+        stage.sent.clear();
+        let our_tag = text_of(&out, "From").split(";tag=").nth(1).unwrap().to_owned();
+        let headers = format!(
+            "P-Asserted-Identity: <sip:{asserted}@192.0.2.2>\n\
+             Replaces: {};to-tag={our_tag};from-tag=theirs\n",
+            text_of(&out, "Call-ID")
+        );
+        let text = invite("c9", "INVITE", 1, &headers).replace("192.0.2.2:", &format!("{source}:"));
+        stage.hear(&format!("{source}:5060"), &text);
+        let replaces = stage.events().into_iter().find_map(|event| match event {
+            LegEvent::Incoming { source, replaces: Some(LegId(1)), .. } => Some(source),
+            _ => None,
+        });
+        assert_eq!(replaces, expected, "{asserted} from {source}");
+        if expected.is_none() {
+            assert_eq!(stage.said().last().map(String::as_str), Some("603"));
+        }
+    }
+}
+
+#[test]
+fn calls_of_devices_behind_a_trunk_count_among_those_that_it_may_begin() {
+    let mut config = behind();
+    config.trunks[0].max_calls_per_second = Some(1);
+    let mut stage = Stage::with(config);
+    stage.drain();
+    stage.sent.clear();
+    let asserted = "P-Asserted-Identity: <sip:2001@192.0.2.2>\n";
+    stage.hear(CARRIER, &invite("c1", "INVITE", 1, asserted));
+    stage.hear(CARRIER, &invite("c2", "INVITE2", 1, asserted));
+    assert_eq!(stage.said(), ["100", "503"]);
+    assert_eq!(stage.agent.refused_of_trunks().collect::<Vec<_>>(), [("carrier", 1)]);
+}
+
+#[test]
 fn devices_come_to_a_switch_and_leave_it_while_it_is_there() {
     let mut stage = Stage::with(behind());
     stage.pass(Duration::ZERO);

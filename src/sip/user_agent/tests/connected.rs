@@ -146,9 +146,9 @@ fn an_invite_names_it_right_after_it_has_come_in() {
     let mut stage = Stage::new();
     stage.hear(
         CARRIER,
-        &invite("c9", "b9", 1, "P-Asserted-Identity: <sip:1001@pbx.example;user=phone>\n"),
+        &invite("c9", "b9", 1, "P-Asserted-Identity: <sip:0170@pbx.example;user=phone>\n"),
     );
-    assert_eq!(told(&mut stage), ["incoming", "1001"]);
+    assert_eq!(told(&mut stage), ["incoming", "0170"]);
 }
 
 #[test]
@@ -230,4 +230,82 @@ fn an_account_that_calls_under_another_name_says_so() {
     assert_eq!(told(&mut stage), ["incoming"]);
     stage.hear(PHONE, &call("sip:00491799999@coach.example", "other"));
     assert_eq!(told(&mut stage), ["incoming", "00491799999"]);
+}
+
+fn identify(leg: LegId, number: &str) -> LegCommand {
+    let party = Identity { number: number.into(), display: String::new() };
+    LegCommand::Identify { leg, party }
+}
+
+#[test]
+fn a_phone_of_the_house_is_told_by_update_or_by_re_invite_who_is_there_now() {
+    for (allow, method) in [("UPDATE", "UPDATE"), ("INVITE", "INVITE")] {
+        let mut stage = Stage::new();
+        let invite = called(&mut stage);
+        let extra = format!(
+            "Contact: <sip:1001@192.0.2.3:5062>\nAllow: {allow}\nContent-Type: application/sdp\n"
+        );
+        stage.hear(PHONE, &answer(&invite, 200, ";tag=theirs", &extra, SDP));
+        stage.sent.clear();
+        stage.command(identify(LEG, "5002"));
+        let told = stage.request(method);
+        assert_eq!(text_of(&told, "P-Asserted-Identity"), "<sip:5002@192.0.2.1>");
+        let (extra, body) = match method {
+            "INVITE" => {
+                ("Contact: <sip:1001@192.0.2.3:5062>\nContent-Type: application/sdp\n", SDP)
+            }
+            _ => ("", ""),
+        };
+        stage.events();
+        stage.hear(PHONE, &answer(&told, 200, ";tag=theirs", extra, body));
+        assert_eq!(stage.events(), [], "the session is as it was");
+    }
+}
+
+#[test]
+fn a_trunk_is_told_who_is_there_only_where_it_is_trusted_and_a_customer_is_not() {
+    for trusted in [false, true] {
+        let mut config = config();
+        config.trunks[0].trusted = trusted;
+        let mut stage = Stage::with(config);
+        stage.command(call_carrier(LEG));
+        let invite = stage.request("INVITE");
+        let extra = "Contact: <sip:x@192.0.2.2>\nAllow: UPDATE\nContent-Type: application/sdp\n";
+        stage.hear(CARRIER, &answer(&invite, 200, ";tag=theirs", extra, SDP));
+        stage.sent.clear();
+        stage.command(identify(LEG, "5002"));
+        assert_eq!(stage.said(), if trusted { vec!["UPDATE"] } else { Vec::new() });
+    }
+    let mut config = config();
+    for account in config.accounts.iter_mut() {
+        account.kind = crate::sip::b2bua::AccountKind::Customer;
+    }
+    let mut stage = Stage::with(config);
+    let invite = called(&mut stage);
+    responds(&mut stage, &invite, 200, "");
+    stage.sent.clear();
+    stage.command(identify(LEG, "5002"));
+    assert_eq!(stage.said(), [""; 0]);
+}
+
+#[test]
+fn a_trunk_names_nobody_of_ours_and_says_what_is_withheld() {
+    let names = |stage: &mut Stage| {
+        let events = stage.events().into_iter();
+        let told = events.filter_map(|event| match event {
+            LegEvent::ConnectedIdentity { names, withheld, .. } => {
+                Some((names.iter().map(ToString::to_string).collect::<Vec<_>>(), withheld))
+            }
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    for (own_numbers, shown) in [(false, "anonymous"), (true, "1001")] {
+        let mut config = config();
+        config.trunks[0].own_numbers = own_numbers;
+        let mut stage = Stage::with(config);
+        let named = "P-Asserted-Identity: <sip:1001@192.0.2.2>\nPrivacy: id\n";
+        stage.hear(CARRIER, &invite("c1", "INVITE", 1, named));
+        assert_eq!(names(&mut stage), [(vec![shown.to_owned()], true)]);
+    }
 }
