@@ -233,7 +233,7 @@ fn config(sockets: &Sockets, options: &Options) -> Result<backend::BackendConfig
     let caller = sockets.caller.local_addr()?;
     let trunk = Trunk {
         // The devices are at the same address, and at another port.
-        sources: vec![TrunkSource { network: caller.ip().into(), port: Some(caller.port()) }],
+        sources: vec![TrunkSource::new(caller.ip().into(), Some(caller.port()))],
         prefixes: Vec::new(),
         ..Trunk::at("caller", caller, Protocol::Udp)
     };
@@ -369,7 +369,7 @@ impl Calls {
         let uri = format!("sip:{}", self.server);
         for slot in 0..self.slots.len() {
             let number = number(slot);
-            let mut credentials = Credentials::new("server", REALM, &number, PASSWORD);
+            let mut credentials = Credentials::new("server", Some(REALM), &number, PASSWORD);
             let mut authorization = String::new();
             for cseq in 1..=2 {
                 let request = format!(

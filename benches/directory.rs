@@ -16,6 +16,7 @@ use measure::Counting;
 use serde_json::json;
 use std::error::Error;
 use std::fmt::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use undertone::app::{self, Running, ServerRole};
@@ -58,7 +59,7 @@ fn measure(users: usize) -> Result<serde_json::Value, Box<dyn Error>> {
     let place = tempfile::tempdir()?;
     let file = place.path().join("undertone.toml");
     let rounded = |time: Duration| (time.as_secs_f64() * 100_000.0).round() / 100.0;
-    std::fs::write(&file, describe(place.path(), "file", users)?)?;
+    write_private(&file, &describe(place.path(), "file", users)?)?;
     let (_, read) = timed(|| config::load(Some(&file)))?;
     let start_file = in_a_life(async || {
         let (running, start) = start(&file).await?;
@@ -68,13 +69,13 @@ fn measure(users: usize) -> Result<serde_json::Value, Box<dyn Error>> {
 
     let store = place.path().join("store");
     std::fs::create_dir(&store)?;
-    std::fs::write(&file, describe(&store, "store", users)?)?;
+    write_private(&file, &describe(&store, "store", users)?)?;
     in_a_life(async || {
         start(&file).await?.0.stop().await;
         Ok(())
     })?;
     // From now on they are in the state file alone.
-    std::fs::write(&file, describe(&store, "store", 1)?)?;
+    write_private(&file, &describe(&store, "store", 1)?)?;
     let (start_store, held, mut changes) = in_a_life(async || {
         let before = Counting::held();
         let (running, start) = start(&file).await?;
@@ -175,4 +176,10 @@ fn describe(state: &Path, source: &str, users: usize) -> Result<String, Box<dyn 
         )?;
     }
     Ok(text)
+}
+
+/// Passwords stand in it.
+fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
+    std::fs::write(file, text)?;
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))
 }

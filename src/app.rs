@@ -608,8 +608,7 @@ async fn start_backend(
     let BackendParts { store, tls } = parts;
     let (sip, new) = config.sip_with_credentials(&store)?;
     made.extend(new);
-    let mut directory = sip.directory();
-    backend::resolve_trunks(&mut directory).await.map_err(backend::BackendStartError::Sip)?;
+    let directory = sip.directory();
     let sip = SipConfig { trunks: directory.trunks.clone(), ..sip };
     let (b2bua, media) = (config.b2bua.clone(), config.media.clone());
     let parts = backend::BackendConfig { sip, tls, b2bua, media };

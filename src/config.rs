@@ -41,6 +41,7 @@ use crate::telephony::callers::CallerConfig;
 use crate::tls::{ClientTlsFiles, ServerTlsFiles};
 use checks::Checks;
 use locate::ConfigFile;
+pub(crate) use reader::LONGEST_SECRET;
 use reader::{ConfigReader, Finding, Findings};
 use sections::Sections;
 use std::collections::{BTreeMap, BTreeSet};

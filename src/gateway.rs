@@ -16,6 +16,7 @@ mod call_index;
 mod call_operations;
 mod directory;
 mod directory_change;
+mod feature_codes;
 mod monitoring;
 mod notifications;
 mod pending;
@@ -243,7 +244,8 @@ impl Gateway {
             Ok(Decision::Done) => {}
             Ok(Decision::Presence(state)) => self.set_presence(&asked.user, Some(state)),
             Ok(Decision::EndSession) => self.end_session(asked, now),
-            Ok(Decision::Command(command)) => {
+            Ok(Decision::Command(mut command)) => {
+                command.context.feature_code = self.works.feature_code_of(token);
                 if let Some((call, bytes)) = &command.data_bytes
                     && !self.user_data_budget.take(call, *bytes, now.mono)
                 {
@@ -257,7 +259,7 @@ impl Gateway {
                 return self.refuse(token, asked, refusal, now);
             }
         }
-        self.works.reply(token, Ok(Answer::Accepted));
+        self.works.reply(token, Ok(Answer::Accepted), now);
     }
 
     /// Takes what the backend can do; views offer no more.
@@ -309,6 +311,7 @@ impl Gateway {
                 let (monitoring, mut ctx) = self.monitoring(now);
                 monitoring.handle_sound(sound, &mut ctx);
             }
+            Fact::FeatureCodeDialled(dialled) => self.handle_feature_code(dialled, now),
             Fact::SnapshotBegin => self.known.begin_snapshot(),
             Fact::SnapshotComplete => self.handle_snapshot_complete(now),
             Fact::Lost => self.known.lose(),
@@ -327,10 +330,10 @@ impl Gateway {
             (PendingLine::Attempt { token, command }, Ok(())) => self.send(token, *command, now),
             (PendingLine::Attempt { token, .. }, Err(AuditFailed)) => {
                 let refusal = Refusal::new(Reason::Internal, UNAUDITED);
-                self.works.reply(token, Err(refusal));
+                self.works.reply(token, Err(refusal), now);
             }
             (PendingLine::Refused { token, refusal }, Ok(()) | Err(AuditFailed)) => {
-                self.works.reply(token, Err(refusal))
+                self.works.reply(token, Err(refusal), now)
             }
             (PendingLine::Admission { user, asked }, written) => {
                 let (monitoring, mut ctx) = self.monitoring(now);
@@ -377,7 +380,7 @@ impl Gateway {
         };
         match result {
             Ok(()) => {
-                self.works.reply(token, Ok(Answer::Accepted));
+                self.works.reply(token, Ok(Answer::Accepted), now);
                 if let Command::StartMonitoring { supervisor, .. } = &pending.command {
                     let (monitoring, mut ctx) = self.monitoring(now);
                     monitoring.handle_started(supervisor, pending.context.user.as_ref(), &mut ctx);
@@ -405,7 +408,7 @@ impl Gateway {
                 let user =
                     pending.context.user.as_ref().and_then(|user| self.access.user(user).ok());
                 let refusal = self.access.render_for(user, refusal);
-                self.works.reply(token, Err(refusal));
+                self.works.reply(token, Err(refusal), now);
             }
         }
     }
@@ -507,7 +510,7 @@ impl Gateway {
     fn begin(&mut self, token: Token, asked: &RequestEnvelope, command: PendingCommand, now: Now) {
         match command.audited {
             // Whoever is refused too often does not have the backend refuse, either.
-            Audited::Before if !self.may_ask(asked, now) => self.put_off(token),
+            Audited::Before if !self.may_ask(asked, now) => self.put_off(token, now),
             Audited::Never => self.send(token, command, now),
             Audited::Beside => {
                 self.works.audit(command.record.clone(), PendingLine::Nothing, now);
@@ -532,10 +535,10 @@ impl Gateway {
 
     fn refuse(&mut self, token: Token, asked: &RequestEnvelope, refusal: Refusal, now: Now) {
         if !requests::refusal_is_audited(asked.operation(), refusal.reason) {
-            return self.works.reply(token, Err(refusal));
+            return self.works.reply(token, Err(refusal), now);
         }
         if !self.may_ask(asked, now) {
-            return self.put_off(token);
+            return self.put_off(token, now);
         }
         self.refusal_limits.take(asker(&self.access, asked), now);
         let record = AuditRecord {
@@ -562,8 +565,8 @@ impl Gateway {
         self.refusal_limits.may_ask(asker(&self.access, asked), now)
     }
 
-    fn put_off(&mut self, token: Token) {
-        self.works.reply(token, Err(too_often_refused()));
+    fn put_off(&mut self, token: Token, now: Now) {
+        self.works.reply(token, Err(too_often_refused()), now);
     }
 
     /// A state that was refused for want of a phone is told as a failure of the device, too.

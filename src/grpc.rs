@@ -115,6 +115,10 @@ fn request(
         Command::AdmitMonitoring { .. } => {
             return Err(Refusal::new(Reason::Forbidden, "The gateway confirms joins itself."));
         }
+        Command::RefuseFeatureCode { .. } => {
+            let text = "The gateway answers feature codes itself.";
+            return Err(Refusal::new(Reason::Forbidden, text));
+        }
         Command::MuteMonitoredParty { supervisor, call, muted } => {
             return on_leg(devices, supervisor, call, CallOperation::MuteMonitored(muted));
         }

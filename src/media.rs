@@ -17,6 +17,7 @@ pub mod engine;
 mod forbidden_destinations;
 mod hearing;
 pub mod jitter;
+mod music;
 mod payload_types;
 pub mod rtcp;
 pub mod rtp;
@@ -28,6 +29,7 @@ pub use call::SourceRule;
 pub use codec::Codec;
 pub use forbidden_destinations::{Forbidden, Targets, is_private};
 pub use hearing::{Gain, Hearing, HearingRole, HearingRules};
+pub use music::{Music, NotMusic};
 pub use payload_types::{EventClock, Format, MAX_FORMATS, PayloadTypes};
 
 pub use crate::model::LegId;
@@ -35,6 +37,7 @@ use crate::model::{LegSound, Quality, config_value};
 use serde::de::{Deserialize, Deserializer, Error};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Names a call in the media engine. All legs of a call share a worker.
@@ -71,6 +74,9 @@ pub struct MediaConfig {
     pub rtcp_interval: Duration,
     /// The DSCP of what is sent; 46 is EF (RFC 3246).
     pub dscp: u8,
+    /// The file of the music that is played to those who are held; `None`: they hear silence. See
+    /// [`Music`] for what it may be.
+    pub music: Option<PathBuf>,
 }
 
 impl Default for MediaConfig {
@@ -85,6 +91,7 @@ impl Default for MediaConfig {
             inactivity: Duration::from_secs(15),
             rtcp_interval: Duration::from_secs(5),
             dscp: 46,
+            music: None,
         }
     }
 }
@@ -206,6 +213,14 @@ pub enum MediaCommand {
         /// The leg that it is about.
         leg: LegId,
     },
+    /// Plays the music of the configuration to this leg, from its beginning and again and again, over
+    /// whatever it hears, or ends that. Nothing where there is none.
+    Music {
+        /// The leg that it is about.
+        leg: LegId,
+        /// It is to be heard.
+        on: bool,
+    },
     /// Moves a leg with its sockets and its stream into another call (attended transfer). In the
     /// new call it hears nobody and is heard by nobody until that call's allow-list names it.
     Move {
@@ -263,6 +278,14 @@ pub enum MediaEvent {
         leg: LegId,
         /// Since the report before.
         quality: Quality,
+    },
+    /// A leg that is no party's has pressed a key (RFC 4733): once for each, at its first packet. It
+    /// reaches nobody.
+    Key {
+        /// The leg that it is about.
+        leg: LegId,
+        /// `0`–`9`, `*`, `#`, `A`–`D`.
+        digit: char,
     },
     /// A supervisor is on its call no more. Comes before the `Closed` of its leg.
     JoinEnded {

@@ -21,6 +21,7 @@ mod difference;
 mod digits;
 mod fact;
 mod fact_table;
+mod feature_code;
 mod ids;
 mod network;
 mod notice;
@@ -43,8 +44,10 @@ pub use fact::{
     RemoteQuality, Revised, SentSound,
 };
 pub use fact_table::{FactTable, Unrepeated};
+pub use feature_code::{FeatureCode, FeatureCodeDialled};
 pub use ids::{
-    CallId, CallerName, DeviceId, GroupId, LegId, Now, Number, RequestId, Timestamp, UserId,
+    CallId, CallerName, DeviceId, FeatureCodeId, GroupId, LegId, Now, Number, RequestId, Timestamp,
+    UserId,
 };
 pub use network::{Network, NotANetwork};
 pub use notice::{

@@ -13,6 +13,8 @@ pub mod leg;
 pub mod message;
 pub mod peer;
 pub mod registrar;
+#[cfg(feature = "io")]
+mod resolver;
 pub mod sdp;
 pub mod timers;
 pub mod transaction;

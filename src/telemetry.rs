@@ -345,7 +345,21 @@ fn describe() {
     );
     describe_gauge!(
         "undertone_sip_trunk_connected",
-        "1 while a trunk over TLS that takes calls out can be reached, by trunk."
+        "1 while a target over TLS of a trunk that takes calls out can be reached, by trunk and \
+         target."
+    );
+    describe_gauge!(
+        "undertone_sip_trunk_up",
+        "1 while one of a trunk's targets answers OPTIONS, by trunk."
+    );
+    describe_gauge!(
+        "undertone_sip_trunk_target_up",
+        "1 while a target of a trunk answers OPTIONS, by trunk, target and transport; NaN: it is \
+         no target any more."
+    );
+    describe_gauge!(
+        "undertone_sip_trunk_registered",
+        "1 while we are registered with a trunk that has register, by trunk."
     );
     describe_gauge!("undertone_connections", "TCP connections now, by door.");
     describe_counter!(

@@ -9,7 +9,7 @@ use undertone::clock;
 use undertone::media::call::{Call, CallConfig, Leg, PacketVerdict, StreamStart};
 use undertone::media::codec::{Codec, Decoder, Encoder, MAX_DECODED};
 use undertone::media::srtp::{Keys, MasterKey, Protect, Suite};
-use undertone::media::{CallKey, EventClock, Format, Hearing, HearingRole, LegId, LegMedia};
+use undertone::media::{CallKey, EventClock, Format, Hearing, HearingRole, LegId, LegMedia, Music};
 use undertone::model::{Activity, Now, Timestamp};
 use undertone::sip::flow::{ConnectionId, Flow, Protocol};
 use undertone::sip::peer::{Peer, ReturnPath};
@@ -235,6 +235,23 @@ fn the_machine_of_a_call_takes_no_memory_for_a_packet_whatever_the_codecs_and_th
                 );
             }
         }
+    }
+}
+
+#[test]
+fn music_for_those_who_are_held_takes_no_memory_for_a_packet() {
+    use Codec::{G722, Opus, Pcma, Pcmu};
+    let file: Vec<u8> = (0..=255).cycle().take(3000).collect();
+    let music = Music::read(&file, false).expect("music");
+    for codecs in [[Pcmu, Pcmu, Pcmu], [Pcma, G722, Pcmu], [Opus, Opus, Opus]] {
+        let mut talk = Talk::new(codecs, Some(Activity::Coach), true);
+        talk.call.handle_music(LEGS[1], Some(music.clone()), talk.start);
+        talk.rounds(60);
+        let before = talk.out;
+        let allocated = allocations::during(|| talk.rounds(200));
+        let sent = talk.out - before;
+        assert!(sent > 300, "{codecs:?}: {sent}");
+        assert_eq!(allocated, 0, "{codecs:?}: allocations for {sent} packets sent");
     }
 }
 

@@ -29,9 +29,10 @@ struct Site {
 }
 
 fn trunk_to(name: &str, address: SocketAddr, prefixes: &[&str]) -> Trunk {
-    let source = TrunkSource { network: address.ip().into(), port: Some(address.port()) };
+    let source = TrunkSource::new(address.ip().into(), Some(address.port()));
     Trunk {
         sources: vec![source],
+        qualify: Some(Duration::from_secs(10)),
         prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
         ..Trunk::at(name, address, Protocol::Udp)
     }

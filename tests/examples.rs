@@ -122,6 +122,7 @@ async fn the_python_backend_keeps_the_contract_and_is_described_to_a_python_clie
     assert_eq!(
         left_out,
         [
+            "AnswersOnlyCodesThatWait",
             "SetsForwarding",
             "Mutes",
             "Dials",

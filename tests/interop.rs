@@ -264,6 +264,54 @@ async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn baresip_dials_a_feature_code_and_its_keys_decide_who_hears_it() {
+    let server = Server::configured("[feature_codes]\nenabled = true\n").await;
+    let place = folder();
+    let tap = Tap::start();
+    let agent = Baresip::start(&server, AGENT, AGENT_HZ, &place);
+    let supervisor = Baresip::start(&server, SUPERVISOR, SUPERVISOR_HZ, &place);
+    server.registered(AGENT).await;
+    server.registered(SUPERVISOR).await;
+    let customer = Sipp::customer(
+        &server,
+        CUSTOMER,
+        AGENT.number,
+        CUSTOMER_HZ,
+        Duration::from_secs(9),
+        &place,
+    );
+    until(&server, AGENT, &["Established"]).await;
+    supervisor.does("dial", &format!("sip:*81{}@{}", AGENT.number, server.sip)).await;
+    until(&server, SUPERVISOR, &["Established"]).await;
+    talk(1500).await;
+    let coached = tap.finish();
+    let tap = Tap::start();
+    supervisor.does("sndcode", "6").await;
+    let switched = wait::found(SOON, async || {
+        server.audit().iter().any(|line| line["operation"] == "SwitchToBargeIn").then_some(())
+    });
+    switched.await.unwrap_or_else(|| panic!("{:?}", server.audit()));
+    talk(1500).await;
+    supervisor.does("sndcode", "4").await;
+    talk(1000).await;
+    let customer_port = customer.finished(SOON).await;
+    let at_agent = agent.finished().await;
+    let at_supervisor = supervisor.finished().await;
+    let before = coached.samples_to(customer_port);
+    let after = tap.finish().samples_to(customer_port);
+    has("the customer while coached", &before, &[(AGENT_HZ, true), (SUPERVISOR_HZ, false)]);
+    has("the customer after the key", &after, &[(AGENT_HZ, true), (SUPERVISOR_HZ, true)]);
+    has("the agent", &at_agent, &[(CUSTOMER_HZ, true), (SUPERVISOR_HZ, true)]);
+    has("the supervisor", &at_supervisor, &[(CUSTOMER_HZ, true), (AGENT_HZ, true)]);
+    let operations: Vec<_> = server
+        .audit()
+        .iter()
+        .filter_map(|line| Some(line["operation"].as_str()?.to_owned()))
+        .collect();
+    assert_eq!(operations, ["Coach", "SwitchToBargeIn", "SwitchToListenIn"]);
+}
+
 /// What the two above rest on: had the supervisor been let through to the customer, the recording
 /// would show it.
 #[tokio::test(flavor = "multi_thread")]

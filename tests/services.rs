@@ -64,7 +64,7 @@ fn expected(role: Role, rpc: &str, server: ServerRole) -> Code {
         Role::Observer => is_read,
         Role::Service => match server {
             ServerRole::SipBackend => rpc == "Describe",
-            _ => !["Watch", "AdmitMonitoring"].contains(&rpc),
+            _ => !["Watch", "AdmitMonitoring", "RefuseFeatureCode"].contains(&rpc),
         },
     };
     match (may, is_read) {
@@ -341,6 +341,7 @@ async fn command(channel: &TelephonyChannel, user: &str, command: Command) -> Re
         caller: None,
         from: None,
         deadline: PATIENCE,
+        feature_code: None,
     };
     execute(TelephonyClient::new(channel.clone()), &context, &command).await
 }

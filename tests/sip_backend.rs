@@ -2,8 +2,8 @@
 //! what survives.
 
 use crate::support::sip_fixture::{
-    AGENT, BOSS, OUTSIDE, SOON, SipFixture, config, eventually, hz, identical, level, mixed_in,
-    outside, site, table, talk,
+    AGENT, BOSS, OUTSIDE, SOON, SipFixture, config, eventually, from_now_on, hz, identical, level,
+    mixed_in, outside, site, table, talk,
 };
 use crate::support::wait;
 use std::net::IpAddr;
@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use undertone::clock;
-use undertone::demo::phone::audio::Companding;
+use undertone::demo::phone::audio::{Companding, Tone};
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneConfig, PhoneEvent, SdpDirection};
 use undertone::media::Codec;
 use undertone::model::{
     Activity, CallId, Command, DeviceId, Fact, LegState, Mode, MonitorState, Reason, Refusal,
     Scope, TransferStep,
 };
+use undertone::sip::backend;
 use undertone::sip::config::Trunk;
 use undertone::sip::flow::Protocol;
 use undertone::store::{self, Store};
@@ -753,4 +754,50 @@ async fn two_calls_change_places_and_neither_customer_hears_the_coach_or_the_oth
     let refused =
         Command::SwapCalls { device: AGENT.into(), call: first.clone(), other: first.clone() };
     assert_eq!(fixture.command(refused).await.expect_err("one call").reason, Reason::InvalidState);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_customer_hears_the_music_of_the_house_and_the_coach_goes_on_whispering() {
+    const MUSIC_HZ: f32 = 1789.0;
+    let place = tempfile::tempdir().expect("a directory");
+    let file = place.path().join("music.ul");
+    let mut tone = Tone::new(7);
+    let samples = (0..50).flat_map(|_| tone.frame(MUSIC_HZ, -16.0));
+    let bytes: Vec<u8> = samples.map(|sample| Companding::Mu.encode(sample)).collect();
+    std::fs::write(&file, bytes).expect("written");
+    let mut config = config();
+    config.media.music = Some(file);
+    let mut fixture = SipFixture::open(config).await;
+    let boss = fixture.phone(BOSS, AnswerPolicy::ByHeader).await;
+    let (customer, agent) = talk(&mut fixture, AnswerPolicy::Auto(Duration::ZERO)).await;
+    let call = fixture.state(AGENT, LegState::Established).await;
+    fixture.coach(Activity::Coach).await;
+    fixture.is_joined(BOSS).await;
+    let phones = [("customer", &customer), (AGENT, &agent), (BOSS, &boss)];
+    for _ in 0..2 {
+        let hold = Command::Hold { device: AGENT.into(), call: call.clone() };
+        fixture.command(hold).await.expect("accepted");
+        eventually("the customer hears music", || level(&customer, MUSIC_HZ) > -26.0).await;
+        from_now_on(&phones, &[(AGENT, BOSS), (BOSS, "customer agent")]).await;
+        assert!(level(&customer, MUSIC_HZ) > -26.0, "again and again");
+        assert!(level(&agent, MUSIC_HZ) < -50.0 && level(&boss, MUSIC_HZ) < -50.0);
+        let retrieve = Command::Retrieve { device: AGENT.into(), call: call.clone() };
+        fixture.command(retrieve).await.expect("accepted");
+        let talking = [("customer", AGENT), (AGENT, "customer boss"), (BOSS, "customer agent")];
+        table(&phones, &talking).await;
+        eventually("the music is over", || level(&customer, MUSIC_HZ) < -50.0).await;
+    }
+    drop(place);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn music_that_is_none_is_told_when_the_backend_starts() {
+    let place = tempfile::tempdir().expect("a directory");
+    let file = place.path().join("music.wav");
+    std::fs::write(&file, b"RIFF0000AVI ").expect("written");
+    let mut config = config();
+    config.media.music = Some(file.clone());
+    let error = backend::start(config, store::in_memory()).await.expect_err("refused");
+    let text = error.to_string();
+    assert!(text.contains("music.wav") && text.contains("WAV"), "{text}");
 }

@@ -117,7 +117,7 @@ fn keys_of(phone: &Phone) -> Vec<String> {
 
 /// A trunk to another switch at this address.
 fn trunk(name: &str, address: SocketAddr) -> Trunk {
-    let source = TrunkSource { network: address.ip().into(), port: None };
+    let source = TrunkSource::new(address.ip().into(), None);
     Trunk {
         sources: vec![source],
         prefixes: vec!["0".into()],

@@ -64,10 +64,7 @@ impl SipServer {
         }
         if let Some(address) = trunk {
             config.trunks.push(Trunk {
-                sources: vec![TrunkSource {
-                    network: address.ip().into(),
-                    port: Some(address.port()),
-                }],
+                sources: vec![TrunkSource::new(address.ip().into(), Some(address.port()))],
                 ..Trunk::at("carrier", address, Protocol::Udp)
             });
         }

@@ -48,7 +48,7 @@ CODES = {
     "Unavailable": grpc.StatusCode.UNAVAILABLE,
 }
 LONGEST = 128
-OPTIONAL = {"SetForwardingRequest.to"}
+OPTIONAL = {"CommandContext.feature_code", "SetForwardingRequest.to"}
 
 
 class Refused(Exception):

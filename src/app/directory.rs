@@ -14,12 +14,11 @@ use crate::gateway::handle::GatewayHandle;
 use crate::http::auth::{Auth, PasswordError, PasswordHashes};
 use crate::model::{DeviceId, Difference, UserId};
 use crate::secret::Secret;
-use crate::sip::backend::{self, DirectorySender};
-use crate::sip::config::{SipDirectory, Trunk};
+use crate::sip::backend::DirectorySender;
+use crate::sip::config::SipDirectory;
 use crate::store::Store;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,8 +59,6 @@ pub(super) struct BackendPart {
 enum NotApplied {
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    #[error("{0}")]
-    Trunk(io::Error),
     #[error(transparent)]
     Password(#[from] PasswordError),
 }
@@ -341,11 +338,7 @@ impl DirectoryKeeper {
         };
         let passwords = accounts.into_iter().filter(|(user, hash)| is_news(user, hash)).collect();
         let sip = match (sip, &self.told.backend) {
-            (Some(mut sip), Some(backend)) => {
-                keep_addresses(&mut sip.trunks, &backend.sip.trunks);
-                backend::resolve_trunks(&mut sip).await.map_err(NotApplied::Trunk)?;
-                Some(sip)
-            }
+            (Some(sip), Some(_)) => Some(sip),
             (Some(_), None) | (None, _) => None,
         };
         Ok(Prepared { directory, passwords, sip, end_calls, ranged })
@@ -418,13 +411,4 @@ impl DirectoryKeeper {
 
 fn count(outcome: &'static str) {
     metrics::counter!("undertone_directory_reads_total", "outcome" => outcome).increment(1);
-}
-
-/// A name that was resolved is not looked up again: a right that is taken away waits for no name
-/// server.
-fn keep_addresses(trunks: &mut [Trunk], before: &[Trunk]) {
-    for trunk in trunks.iter_mut().filter(|trunk| trunk.address.is_none()) {
-        let known = before.iter().find(|known| known.target == trunk.target);
-        trunk.address = known.and_then(|known| known.address);
-    }
 }

@@ -1,15 +1,17 @@
 //! Changes of the directory that were made while no gateway ran: what was imported, passwords that
 //! were left, another configuration file. They are in the audit before the gateway serves anybody.
 
-use crate::config::Config;
+use crate::config::{Config, LONGEST_SECRET};
 use crate::gateway::handle::GatewayHandle;
 use crate::hex::hex;
+use crate::private;
 use crate::store::{Store, StoreError, Write};
 use sha2::{Digest, Sha256};
 
 /// Lines that the next gateway writes down, in the order of their keys.
 const LINES: &str = "directory.unaudited";
-/// `file` → the SHA-256 of the configuration file that the audit knows of.
+/// `file` → the SHA-256 of the configuration file that the audit knows of, with the secrets that it
+/// names.
 const SEEN: &str = "directory.seen";
 const FILE: &str = "file";
 
@@ -57,7 +59,8 @@ async fn try_tell(
     }
     let seen = store.load(SEEN)?.remove(FILE);
     if let Some(now) = fingerprint(config).filter(|now| seen.as_deref() != Some(now.as_bytes())) {
-        let line = "the configuration file was changed while no gateway ran";
+        let line =
+            "the configuration file, or a secret that it names, was changed while no gateway ran";
         if seen.is_none() || gateway.audit_directory(line, None).await.is_ok() {
             done.push(Write::put(SEEN, FILE, now));
         }
@@ -71,6 +74,11 @@ pub(super) fn seen(config: &Config) -> Option<Write> {
 }
 
 fn fingerprint(config: &Config) -> Option<String> {
-    let text = std::fs::read(config.file.as_deref()?).ok()?;
-    Some(hex(&Sha256::digest(text)))
+    let mut all = Sha256::new();
+    all.update(std::fs::read(config.file.as_deref()?).ok()?);
+    for file in &config.secret_files {
+        let secret = private::read_secret(file, LONGEST_SECRET).ok()?;
+        all.update(Sha256::digest(secret.expose()));
+    }
+    Some(hex(&all.finalize()))
 }

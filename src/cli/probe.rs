@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use undertone::clock;
 use undertone::config::Config;
-use undertone::sip::config::Trunk;
+use undertone::sip::config::{Trunk, TrunkTarget};
 use undertone::sip::digest::realm;
 use undertone::sip::flow::Protocol;
 use undertone::sip::message::{Method, SipMessage, SipRequest, SipResponse, Uri, parse_datagram};
@@ -29,9 +29,11 @@ struct Answer {
 pub(super) fn run(config: &Config) -> ExitCode {
     let mut all_answer = true;
     for trunk in &config.sip.trunks {
-        let (lines, answers) = probe(trunk, config);
-        all_answer &= answers;
-        print(&lines);
+        for target in &trunk.targets {
+            let (lines, answers) = probe(trunk, target, config);
+            all_answer &= answers;
+            print(&lines);
+        }
     }
     match (all_answer, config.sip.trunks.is_empty()) {
         (_, true) => print("no [[sip.trunk]] to ask\n"),
@@ -40,21 +42,20 @@ pub(super) fn run(config: &Config) -> ExitCode {
     }
 }
 
-/// What is known of a trunk, in lines, and whether it answers.
-fn probe(trunk: &Trunk, config: &Config) -> (String, bool) {
-    let name = &trunk.name;
+/// What is known of a target of a trunk, in lines, and whether it answers. Of a name without a port,
+/// addresses are asked for and no SRV.
+fn probe(trunk: &Trunk, target: &TrunkTarget, config: &Config) -> (String, bool) {
+    let (name, protocol) = (&trunk.name, target.protocol);
     let said = |what: String| format!("{name}: {what}\n");
-    let Some((host, port)) = Trunk::host_and_port(&trunk.target, trunk.protocol) else {
-        return (said(format!("'{}' is no target", trunk.target)), false);
+    let port = target.port.unwrap_or(protocol.default_port());
+    let target = match (target.host.as_str(), port).to_socket_addrs().map(|mut it| it.next()) {
+        Ok(Some(address)) => address,
+        Ok(None) => return (said(format!("{target} has no address")), false),
+        Err(error) => return (said(format!("{target}: {error}")), false),
     };
-    let target = match (host, port).to_socket_addrs().map(|mut found| found.next()) {
-        Ok(Some(target)) => target,
-        Ok(None) => return (said(format!("{host} has no address")), false),
-        Err(error) => return (said(format!("{host}: {error}")), false),
-    };
-    let own = own_address(config, trunk.protocol, target);
+    let own = own_address(config, protocol, target);
     let mut lines = String::new();
-    let answer = match trunk.protocol {
+    let answer = match protocol {
         Protocol::Udp => by_datagram(own, target),
         Protocol::Tcp => by_stream(target),
         Protocol::Tls => {
@@ -67,11 +68,11 @@ fn probe(trunk: &Trunk, config: &Config) -> (String, bool) {
     };
     let is_there = match answer {
         Ok(Some(answer)) => {
-            lines += &answered(trunk, target, &answer);
+            lines += &answered(trunk, (protocol, target), &answer);
             true
         }
         Ok(None) => {
-            let protocol = trunk.protocol.as_str();
+            let protocol = protocol.as_str();
             lines += &said(format!("{target} ({protocol}) does not answer OPTIONS from {own}"));
             false
         }
@@ -84,12 +85,13 @@ fn probe(trunk: &Trunk, config: &Config) -> (String, bool) {
     (lines, is_there)
 }
 
-fn answered(trunk: &Trunk, target: SocketAddr, answer: &Answer) -> String {
+fn answered(trunk: &Trunk, asked: (Protocol, SocketAddr), answer: &Answer) -> String {
+    let (protocol, target) = asked;
     let Answer { response, from, took } = answer;
     let name = &trunk.name;
     let mut lines = format!(
         "{name}: {target} ({}) answers {} {} after {} ms",
-        trunk.protocol.as_str(),
+        protocol.as_str(),
         response.status,
         String::from_utf8_lossy(&response.reason).escape_debug(),
         took.as_millis(),
@@ -102,14 +104,16 @@ fn answered(trunk: &Trunk, target: SocketAddr, answer: &Answer) -> String {
     if *from != target {
         lines += &format!("{name}: the answer comes from {from}\n");
     }
-    if !trunk.owns(trunk.protocol, *from) {
+    // What a source by name stands for is known to a process that runs.
+    let has_names = trunk.sources.iter().any(|source| source.networks.is_empty());
+    if !has_names && !trunk.owns(protocol, *from) {
         lines += &format!("{name}: calls from {from} are refused: it is not among its sources\n");
     }
     let challenges = ["WWW-Authenticate", "Proxy-Authenticate"];
     let challenges = challenges.into_iter().flat_map(|field| response.headers.get_all(field));
     for realm in challenges.filter_map(realm) {
         let realm = String::from_utf8_lossy(&realm).into_owned();
-        let known = trunk.login.as_ref().is_some_and(|login| login.realm == realm);
+        let known = trunk.logins.iter().any(|login| login.realm == realm);
         let known = if known { "which it has" } else { "for which it has none" };
         let realm = realm.escape_debug();
         lines += &format!("{name}: wants a password for realm \"{realm}\", {known} here\n");

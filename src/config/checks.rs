@@ -1,5 +1,7 @@
 //! What several keys must keep together, and text that a module takes as it is.
 
+mod trunks;
+
 use super::locate::{ConfigFile, spelled};
 use super::reader::Finding;
 use super::sections::{Sections, TcpAddress, TlsPair};
@@ -10,7 +12,7 @@ use crate::gateway::User;
 use crate::http::identity::{Endpoint, TokenType};
 use crate::model::{CallerRole, DeviceId, Role, UserId};
 use crate::sip::b2bua::AccountKind;
-use crate::sip::config::{DeviceTransport, ListenAddress, SipAccount, Trunk};
+use crate::sip::config::{DeviceTransport, ListenAddress, SipAccount};
 use crate::sip::flow::Protocol;
 use crate::sip::sdp::SrtpPolicy;
 use crate::telephony::callers::{LOCAL, is_loopback_url};
@@ -22,6 +24,9 @@ use std::time::Duration;
 
 /// The shortest session interval that there may be (RFC 4028 4).
 const MIN_SESSION_EXPIRES: Duration = Duration::from_secs(90);
+
+/// The longest feature code.
+const LONGEST_CODE: usize = 8;
 
 /// Smaller audit files than this would be no use: some hundred lines.
 const MIN_AUDIT_FILE: u64 = 65_536;
@@ -72,7 +77,8 @@ const LONGEST_LEEWAY: Duration = Duration::from_secs(300);
 fn plain(text: &str, extra: &[u8]) -> bool {
     let fits =
         |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte) || extra.contains(&byte);
-    !text.is_empty() && text.len() <= 128 && text.bytes().all(fits)
+    let is_step = [".", ".."].contains(&text);
+    !text.is_empty() && !is_step && text.len() <= 128 && text.bytes().all(fits)
 }
 
 impl<'a> Checks<'a> {
@@ -92,6 +98,7 @@ impl<'a> Checks<'a> {
         checks.rest(sections);
         checks.cometd(sections);
         checks.sip(sections);
+        checks.feature_codes(sections);
         checks.trunks(sections);
         checks.media(sections);
         checks.devices(sections);
@@ -508,65 +515,40 @@ impl<'a> Checks<'a> {
         );
     }
 
-    fn trunks(&mut self, sections: &Sections) {
-        let mut names = BTreeMap::new();
-        for (number, (trunk, login)) in sections.trunks.iter().enumerate() {
-            let first = *names.entry(trunk.name.as_str()).or_insert(number);
-            let is_twice =
-                first != number && self.is_known(&path(&[&"sip", &"trunk", &first, &"name"]));
-            let mut wrong = |key: &'static str, message: String| {
-                self.wrong(&[&"sip", &"trunk", &number, &key], message)
-            };
-            if !plain(&trunk.name, b"") {
-                wrong("name", "may contain letters, digits and . _ -".into());
+    fn feature_codes(&mut self, sections: &Sections) {
+        let config = &sections.feature_codes;
+        let is_dialled = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'*' | b'#');
+        let codes: Vec<(&'static str, &str)> = config.codes().collect();
+        for (number, (key, code)) in codes.iter().enumerate() {
+            self.unless(
+                code.len() <= LONGEST_CODE && code.bytes().all(is_dialled),
+                &[&"feature_codes", key],
+                "may have up to eight digits, * and #, or be empty",
+            );
+            let earlier = codes.iter().take(number);
+            let goes_on = |other: &str| code.starts_with(other) || other.starts_with(code);
+            if let Some((other, _)) = earlier.rev().find(|(_, other)| goes_on(other)) {
+                let begins = |key: &'static str| {
+                    (path(&[&"feature_codes", &key]), "must not begin as".to_owned())
+                };
+                self.apart(begins(key), begins(other));
             }
-            if is_twice {
-                wrong("name", format!("there are two trunks '{}'", trunk.name));
-            }
-            if trunk.max_calls_per_second == Some(0) {
-                wrong("max_calls_per_second", "must be more than 0".to_owned());
-            }
-            let place = Trunk::host_and_port(&trunk.target, trunk.protocol);
-            if !plain(&trunk.target, b":[]") || place.is_none() {
-                wrong("target", format!("'{}' is not host or host:port", trunk.target));
-            }
-            let is_address = place.is_some_and(|(host, _)| host.parse::<IpAddr>().is_ok());
-            match &trunk.tls_name {
-                Some(name) if !trunk.protocol.is_secure() => wrong(
-                    "tls_name",
-                    format!("'{name}' is a certificate's name: transport must be \"tls\""),
-                ),
-                Some(name) if !plain(name, b"") || name.parse::<IpAddr>().is_ok() => {
-                    wrong("tls_name", format!("'{name}' is not a domain"))
-                }
-                None if trunk.protocol.is_secure() && is_address => wrong(
-                    "target",
-                    format!(
-                        "'{}' is an address: tls_name must say which domain its certificate is for",
-                        trunk.target
-                    ),
-                ),
-                Some(_) | None => {}
-            }
-            let listens = |listen: &ListenAddress| listen.protocol == trunk.protocol;
-            if !sections.sip.listen.iter().any(listens) {
-                let name = trunk.protocol.as_str().to_ascii_lowercase();
-                wrong("transport", format!("nothing in sip.listen begins with {name}:"));
-            }
-            if trunk.srtp == SrtpPolicy::Required
-                && !trunk.protocol.is_secure()
-                && !trunk.srtp_over_clear
-            {
-                wrong("srtp", KEYS_CAN_BE_READ.to_owned());
-            }
-            if let Some(bad) =
-                trunk.prefixes.iter().find(|prefix| !prefix.is_empty() && !plain(prefix, b"+#*"))
-            {
-                wrong("prefixes", format!("'{bad}' is not the beginning of a number"));
-            }
-            let login = [login.user.is_some(), login.password.is_some(), login.realm.is_some()];
-            if login.contains(&true) && login.contains(&false) {
-                wrong("user", "user, password and realm belong together".into());
+        }
+        let keys = config.digits.as_bytes();
+        let are_apart = |keys: &[u8]| matches!(*keys, [a, b, c] if a != b && b != c && a != c);
+        self.unless(
+            keys.is_empty() || are_apart(keys) && keys.iter().copied().all(is_dialled),
+            &[&"feature_codes", &"digits"],
+            "must be three different keys, for ListenIn, Coach and BargeIn, or none",
+        );
+        for (number, (account, _)) in sections.devices.iter().enumerate() {
+            let begins = |(_, code): &&(&str, &str)| account.number.as_str().starts_with(code);
+            let code = codes.iter().find(begins).filter(|_| config.enabled);
+            if let Some((key, _)) = code {
+                self.apart(
+                    (path(&[&"device", &number, &"number"]), "begins as the feature code".into()),
+                    (path(&[&"feature_codes", key]), "begins the number".to_owned()),
+                );
             }
         }
     }

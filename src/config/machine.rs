@@ -5,6 +5,7 @@ use super::reader::Finding;
 use super::sections::Sections;
 use crate::http::identity::IssuerConfig;
 use crate::media::engine::{self, MediaError};
+use crate::sip::flow::Protocol;
 use crate::telephony::callers;
 use crate::tls::{Alpn, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles};
 use nix::errno::Errno;
@@ -31,6 +32,7 @@ pub(super) fn findings(sections: &Sections) -> Vec<Finding> {
         .chain(tokens(sections))
         .chain(issuers(sections))
         .chain(sound(sections))
+        .chain(music(sections))
         .collect()
 }
 
@@ -46,7 +48,7 @@ fn certificates(sections: &Sections) -> impl Iterator<Item = Finding> {
     };
     let doors = ["rest_", "grpc_", "admin_", "sip_"].map(|name| (name, sections.tls.door(name)));
     let findings: Vec<Finding> = doors.into_iter().filter_map(wrong).collect();
-    let trunks = sections.trunks.iter().any(|(trunk, _)| trunk.protocol.is_secure());
+    let trunks = sections.trunks.iter().any(|(_, keys)| keys.speaks(Protocol::Tls));
     let sip = ClientTls::new(sections.tls.sip_client());
     let sip = trunks.then(|| sip.config(&[]).err()).flatten().map(|error| Finding {
         path: vec!["tls".to_owned(), "sip_authorities".to_owned()],
@@ -105,6 +107,12 @@ fn sound(sections: &Sections) -> Option<Finding> {
         | MediaError::Stopping => ("bind", format!("no RTP port can be opened: {error}")),
     };
     Some(Finding { path: vec!["media".to_owned(), key.to_owned()], message })
+}
+
+fn music(sections: &Sections) -> Option<Finding> {
+    let error = engine::read_music(sections.media.music.as_deref()?).err()?;
+    let path = vec!["media".to_owned(), "music".to_owned()];
+    Some(Finding { path, message: error.to_string() })
 }
 
 /// No socket of this machine can be bound to it.

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 const SECRETS: [&str; 3] = ["password", "password_hash", "client_secret"];
 const FILE: &str = "_file";
 /// No secret of a file is longer, in bytes.
-const LONGEST_SECRET: u64 = 4096;
+pub(crate) const LONGEST_SECRET: u64 = 4096;
 
 const DIRECTORY: [&str; 5] = ["user", "device", "device_range", "group", "voice_environment"];
 
@@ -177,6 +177,61 @@ impl ConfigReader {
             Some((first?, second?))
         };
         tables.into_iter().filter_map(pair).collect()
+    }
+
+    /// Reads the table of this name within each table of a list, where there is one; by the number
+    /// of the table around it.
+    pub(super) fn inner<T: DeserializeOwned>(
+        &mut self,
+        list: &[&str],
+        name: &str,
+    ) -> BTreeMap<usize, T> {
+        let mut found = BTreeMap::new();
+        for (number, path) in self.numbered(list) {
+            let Some(outer) = self.tables.get_mut(&path) else { continue };
+            outer.known.push(name.to_owned());
+            let inner = [path.as_slice(), &[name.to_owned()]].concat();
+            match outer.values.remove(name) {
+                None => {}
+                Some(Value::Dict(_, values)) => {
+                    self.insert(inner.clone(), values, None);
+                    found.extend(self.item(inner).map(|item| (number, item)));
+                }
+                Some(_) => {
+                    self.faulty.push(inner.clone());
+                    self.found(inner, "must be a table".to_owned());
+                }
+            }
+        }
+        found
+    }
+
+    /// Reads the tables of the list of this name within each table of a list; by the number of the
+    /// table around them.
+    pub(super) fn inner_items<T: DeserializeOwned>(
+        &mut self,
+        list: &[&str],
+        name: &str,
+    ) -> BTreeMap<usize, Vec<T>> {
+        let mut found = BTreeMap::new();
+        for (number, path) in self.numbered(list) {
+            if let Some(outer) = self.tables.get_mut(&path) {
+                outer.known.push(name.to_owned());
+            }
+            let steps: Vec<&str> = path.iter().map(String::as_str).chain([name]).collect();
+            found.insert(number, self.items(&steps));
+        }
+        found
+    }
+
+    /// The tables of a list that has been taken apart, and their numbers.
+    fn numbered(&self, list: &[&str]) -> Vec<(usize, Vec<String>)> {
+        let number = |path: &Vec<String>| {
+            let (number, around) = path.split_last()?;
+            let is_of_list = around.iter().map(String::as_str).eq(list.iter().copied());
+            Some((number.parse().ok().filter(|_| is_of_list)?, path.clone()))
+        };
+        self.tables.keys().filter_map(number).collect()
     }
 
     fn item<T: DeserializeOwned>(&mut self, table: Vec<String>) -> Option<T> {

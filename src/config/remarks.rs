@@ -2,7 +2,8 @@
 
 use super::reader::Finding;
 use super::sections::Sections;
-use crate::sip::config::{HandedOn, Trunk};
+use crate::sip::config::{HandedOn, Trunk, TrunkTarget};
+use crate::sip::flow::Protocol;
 use std::net::IpAddr;
 
 /// What is given up, with its place.
@@ -33,19 +34,21 @@ fn unreachable(sections: &Sections) -> Vec<Finding> {
     let told = sections.media.advertised.unwrap_or(sections.media.bind);
     let mut found = Vec::new();
     for (place, (trunk, _)) in sections.trunks.iter().enumerate() {
-        if !is_elsewhere(trunk) {
-            continue;
-        }
+        let elsewhere: Vec<&TrunkTarget> =
+            trunk.targets.iter().filter(|target| is_elsewhere(target)).collect();
         let mut find = |message| {
             let path = ["sip", "trunk", &place.to_string(), "target"].map(str::to_owned).to_vec();
             found.push(Finding { path, message });
         };
-        let listens = sections.sip.listen.iter();
-        let mut fitting = listens.filter(|listen| listen.protocol == trunk.protocol).peekable();
-        if fitting.peek().is_some() && fitting.all(|listen| listen.address.ip().is_loopback()) {
+        let is_deaf = |protocol: Protocol| {
+            let listens = sections.sip.listen.iter();
+            let mut fitting = listens.filter(|listen| listen.protocol == protocol).peekable();
+            fitting.peek().is_some() && fitting.all(|listen| listen.address.ip().is_loopback())
+        };
+        if elsewhere.iter().any(|target| is_deaf(target.protocol)) {
             find("is on another machine, and sip.listen is reached from this one only".to_owned());
         }
-        if told.is_loopback() {
+        if !elsewhere.is_empty() && told.is_loopback() {
             let message = format!("is on another machine, and its sound is told to come to {told}");
             find(message + " (media.bind)");
         }
@@ -53,13 +56,10 @@ fn unreachable(sections: &Sections) -> Vec<Finding> {
     found
 }
 
-/// The trunk is on another machine, as far as its target says.
-fn is_elsewhere(trunk: &Trunk) -> bool {
-    let Some((host, _)) = Trunk::host_and_port(&trunk.target, trunk.protocol) else {
-        return false;
-    };
-    match host.parse::<IpAddr>() {
+/// It is on another machine, as far as it says.
+fn is_elsewhere(target: &TrunkTarget) -> bool {
+    match target.host.parse::<IpAddr>() {
         Ok(ip) => !ip.is_loopback(),
-        Err(_) => !host.eq_ignore_ascii_case("localhost"),
+        Err(_) => !target.host.eq_ignore_ascii_case("localhost"),
     }
 }

@@ -15,17 +15,23 @@ use crate::http::hosts::LOCALHOST;
 use crate::http::identity::{IdentityConfig, IssuerConfig};
 use crate::http::server::ConnectionLimits;
 use crate::media::MediaConfig;
-use crate::model::UserId;
+use crate::model::{UserId, config_value};
 use crate::secret::Secret;
-use crate::sip::b2bua::{AccountKind, B2buaConfig};
-use crate::sip::config::{Login, SipAccount, SipConfig, SipLimits, Trunk};
+use crate::sip::b2bua::{AccountKind, B2buaConfig, FeatureCodeConfig};
+use crate::sip::config::{
+    ListedTarget, Login, NotATarget, Registration, SipAccount, SipConfig, SipLimits, Trunk,
+    TrunkTarget,
+};
+use crate::sip::flow::Protocol;
 use crate::supervision::SupervisionConfig;
 use crate::telemetry::LogConfig;
 use crate::telephony::callers::CallerConfig;
 use crate::tls::{ClientTlsFiles, KeyPairFiles, ServerTlsFiles};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The whole file, read by module.
 pub(super) struct Sections {
@@ -51,10 +57,13 @@ pub(super) struct Sections {
     pub(super) sip: SipConfig,
     pub(super) sip_limits: SipLimits,
     pub(super) b2bua: B2buaConfig,
+    pub(super) feature_codes: FeatureCodeConfig,
     pub(super) media: MediaConfig,
     pub(super) log: LogConfig,
     pub(super) directory: DirectoryKeys,
-    pub(super) trunks: Vec<(Trunk, TrunkLogin)>,
+    pub(super) trunks: Vec<(Trunk, TrunkKeys)>,
+    pub(super) trunk_logins: BTreeMap<usize, Vec<TrunkLogin>>,
+    pub(super) trunk_registers: BTreeMap<usize, TrunkRegister>,
     pub(super) voice_environments: Vec<VoiceEnvironment>,
     pub(super) devices: Vec<(SipAccount, DeviceDetails)>,
     pub(super) ranges: Vec<DeviceRange>,
@@ -219,13 +228,71 @@ pub(super) struct DirectoryKeys {
     end_calls_of_removed_devices: bool,
 }
 
-/// What a trunk's challenges are answered with: all of it or nothing.
+/// Where a trunk is, as the file has it, and what its challenges are answered with: all of that or
+/// nothing.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct TrunkLogin {
+pub(super) struct TrunkKeys {
+    pub(super) target: Option<String>,
+    #[serde(default)]
+    pub(super) targets: Vec<ListedTarget>,
+    #[serde(default)]
+    pub(super) transport: Protocol,
     pub(super) user: Option<String>,
     pub(super) password: Option<Secret>,
     pub(super) realm: Option<String>,
+}
+
+/// What a trunk's challenges for one realm more are answered with.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TrunkLogin {
+    user: String,
+    password: Secret,
+    pub(super) realm: String,
+}
+
+/// `register` of a trunk.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TrunkRegister {
+    pub(super) user: String,
+    pub(super) password: Option<Secret>,
+    pub(super) realm: Option<String>,
+    #[serde(default = "an_hour", deserialize_with = "config_value::some_seconds")]
+    pub(super) expires: Duration,
+    pub(super) contact_user: Option<String>,
+}
+
+fn an_hour() -> Duration {
+    Duration::from_secs(3600)
+}
+
+impl TrunkKeys {
+    /// The targets with the paths of their keys within the trunk's table, as they are read.
+    pub(super) fn targets(&self) -> Vec<(Vec<String>, Result<TrunkTarget, NotATarget>)> {
+        let one = self
+            .target
+            .iter()
+            .map(|text| (vec!["target".to_owned()], TrunkTarget::parse(text, self.transport)));
+        let listed = self.targets.iter().enumerate().map(|(number, listed)| {
+            let read = TrunkTarget::parse(&listed.target, self.transport);
+            let place = u16::try_from(number).unwrap_or(u16::MAX);
+            let placed = read.map(|target| TrunkTarget {
+                priority: listed.priority.unwrap_or(place),
+                weight: listed.weight.unwrap_or(1),
+                ..target
+            });
+            (vec!["targets".to_owned(), number.to_string()], placed)
+        });
+        one.chain(listed).collect()
+    }
+
+    /// Some target is reached over this.
+    pub(super) fn speaks(&self, protocol: Protocol) -> bool {
+        let mut targets = self.targets().into_iter().filter_map(|(_, target)| target.ok());
+        targets.any(|target| target.protocol == protocol)
+    }
 }
 
 /// What the SIP account of a device does not need to know.
@@ -273,6 +340,8 @@ impl Sections {
     /// `None` when something is wrong: the reader has the findings.
     pub(super) fn read(reader: &mut ConfigReader) -> Option<Self> {
         let trunks = reader.pairs(&["sip", "trunk"]);
+        let trunk_logins = reader.inner_items(&["sip", "trunk"], "login");
+        let trunk_registers = reader.inner(&["sip", "trunk"], "register");
         let callers = reader.items(&["grpc", "caller"]);
         let issuers = reader.items(&["identity", "issuer"]);
         let identity = reader.section("identity");
@@ -291,6 +360,7 @@ impl Sections {
             (reader.section("monitoring"), reader.section("monitoring"), reader.section("audit"));
         let (sip, sip_limits) = (reader.section("sip"), reader.section("sip"));
         let b2bua = reader.sections(&[("sip", ""), ("monitoring", "")]);
+        let feature_codes = reader.section("feature_codes");
         let (media, log) = (reader.section("media"), reader.section("log"));
         let directory = reader.section("directory");
         let voice_environments = reader.items(&["voice_environment"]);
@@ -320,10 +390,13 @@ impl Sections {
             sip: sip?,
             sip_limits: sip_limits?,
             b2bua: b2bua?,
+            feature_codes: feature_codes?,
             media: media?,
             log: log?,
             directory: directory?,
             trunks,
+            trunk_logins,
+            trunk_registers,
             voice_environments,
             devices,
             ranges,
@@ -418,7 +491,11 @@ impl Sections {
                 limits: self.sip_limits,
                 ..self.sip
             },
-            b2bua: B2buaConfig { supervision: self.supervision, ..self.b2bua },
+            b2bua: B2buaConfig {
+                supervision: self.supervision,
+                feature_codes: self.feature_codes,
+                ..self.b2bua
+            },
             media: self.media,
             telemetry: self.log,
             directory_source: self.directory.source,
@@ -472,9 +549,15 @@ impl Sections {
         for (account, _) in &mut self.devices {
             account.username = account.number.as_str().to_owned();
         }
-        for (trunk, login) in &mut self.trunks {
-            trunk.address = trunk.target.parse::<SocketAddr>().ok();
-            trunk.login = login.take();
+        for (number, (trunk, keys)) in self.trunks.iter_mut().enumerate() {
+            // The checks have found nothing.
+            trunk.targets =
+                keys.targets().into_iter().filter_map(|(_, target)| target.ok()).collect();
+            let more = self.trunk_logins.remove(&number).unwrap_or_default();
+            let more = more.into_iter().map(TrunkLogin::login);
+            trunk.logins = keys.login().into_iter().chain(more).collect();
+            trunk.registration =
+                self.trunk_registers.remove(&number).and_then(TrunkRegister::registration);
         }
         for (user, details) in &mut self.users {
             let (first, last) = (details.first_name.take(), details.last_name.take());
@@ -517,12 +600,30 @@ impl Sections {
     }
 }
 
-impl TrunkLogin {
-    fn take(&mut self) -> Option<Login> {
+impl TrunkKeys {
+    fn login(&mut self) -> Option<Login> {
         Some(Login {
             realm: self.realm.take()?,
             username: self.user.take()?,
             password: self.password.take()?,
+        })
+    }
+}
+
+impl TrunkLogin {
+    fn login(self) -> Login {
+        Login { realm: self.realm, username: self.user, password: self.password }
+    }
+}
+
+impl TrunkRegister {
+    fn registration(self) -> Option<Registration> {
+        Some(Registration {
+            contact_user: self.contact_user.as_deref().unwrap_or(&self.user).into(),
+            user: self.user,
+            password: self.password?,
+            realm: self.realm,
+            expires: self.expires,
         })
     }
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::media::PortUse;
 use crate::model::{DeviceId, Role};
 use crate::sip::b2bua::Numbering;
+use crate::sip::flow::Protocol;
 use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeSet;
 
@@ -149,6 +150,7 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
         .map(|line| match line.strip_prefix('#') {
             // In the place of what stands above.
             Some(bare) if bare.starts_with("password") && bare.contains("_file = ") => "\n".into(),
+            Some(bare) if bare.starts_with("target = ") => "\n".into(),
             Some(bare) if is_key(bare) || bare.starts_with("[[") => format!("{bare}\n"),
             _ => format!("{line}\n"),
         })
@@ -159,7 +161,7 @@ fn every_key_is_documented_and_the_commented_ones_can_be_set() {
         .replace("\"tcp:127.0.0.1:5060\"]", "\"tls:127.0.0.1:5061\"]");
     let config = read(&uncommented).expect("every commented key can be set");
     assert_eq!(config.sip.trunks.len(), 1);
-    assert!(config.sip.trunks[0].login.is_some());
+    assert_eq!(config.sip.trunks[0].logins.len(), 1);
     assert_eq!(config.issuers.len(), 1);
     assert_eq!(
         config.media.advertised.map(|address| address.to_string()).as_deref(),
@@ -228,7 +230,7 @@ fn check_says_what_a_switch_that_hands_calls_on_unseen_gives_up() {
     let range = "[[device_range]]\nfirst = \"5100\"\nlast = \"5109\"\nvia = \"switch\"\n";
     let remarks = |handed_on: &str| {
         let text = format!("handed_on = \"{handed_on}\"\nsources");
-        let text = behind(range).replacen("sources", &text, 1);
+        let text = behind(range).replacen("sources", &text, 1).replace("192.0.2.1", "127.0.0.9");
         let file = Some((Path::new("undertone.toml"), text.as_str()));
         let (_, remarks) = parse_with_remarks(file, [], Scrutiny::default()).expect("good");
         remarks.iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -417,8 +419,8 @@ fn each_bad_value_names_its_key_and_line() {
         ),
         (
             "[[sip.trunk]]\nname = \"a\"\ntarget = \"192.0.2.1\"\nsources = [\"192.0.2.0/33\"]",
-            "undertone.toml:4: sip.trunk[0].sources[0]: '192.0.2.0/33' is not an address, with or \
-             without a port, or a network",
+            "undertone.toml:4: sip.trunk[0].sources[0]: '192.0.2.0/33' is not an address or a name, \
+             with or without a port, or a network",
         ),
         (
             "[rest]\ntrusted_proxies = [\"10.0.0.1\",\n \"10.1.2.3/16\"]",
@@ -467,7 +469,44 @@ fn each_bad_value_names_its_key_and_line() {
         ),
         (
             "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x:99999\"",
-            "undertone.toml:4: sip.trunk[0].target: 'x:99999' is not host or host:port",
+            "undertone.toml:4: sip.trunk[0].target: 'x:99999' is not host, host:port or a URI",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntargets = [\"x\",\n\"y:0\"]",
+            "undertone.toml:5: sip.trunk[0].targets[1]: 'y:0' is not host, host:port or a URI",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\ntargets = [\"y\"]",
+            "undertone.toml:5: sip.trunk[0].targets: target is there, too: one of the two",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntargets = [\"x\", { target = \"y\", \
+             prio = 1 }]",
+            "undertone.toml:4: sip.trunk[0].targets[1]",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"sip:x;transport=tls\"",
+            "undertone.toml:4: sip.trunk[0].target: nothing in sip.listen begins with tls:",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\nregister = 1",
+            "undertone.toml:5: sip.trunk[0].register: must be a table",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\n\
+             register = { user = \"u\" }",
+            "undertone.toml:5: sip.trunk[0].register.password: is missing, and password_file, too",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\n\
+             register = { user = \"u\", password = \"p\", contact = \"5\" }",
+            "undertone.toml:5: sip.trunk[0].register.contact: there is no key 'contact' here",
+        ),
+        (
+            "[[sip.trunk]]\nname = \"a\"\nsources = []\ntarget = \"x\"\n\
+             [[sip.trunk.login]]\nuser = \"u\"\npassword = \"p\"\nrealm = \"r\"\n\
+             [[sip.trunk.login]]\nuser = \"v\"\npassword = \"p\"\nrealm = \"r\"",
+            "undertone.toml:12: sip.trunk[0].login[1].realm: there are two logins for 'r'",
         ),
         ("[rest]\n\nbind = \"nonsense\"", "undertone.toml:3: rest.bind: "),
         (
@@ -679,7 +718,7 @@ fn each_bad_value_names_its_key_and_line() {
             "undertone.toml:1: sip.trunk[0]: 'target' is missing",
         ),
         (
-            "[[sip.trunk]]\nname = \"a\"\nsources = [\"nowhere\"]\ntarget = \"x\"",
+            "[[sip.trunk]]\nname = \"a\"\nsources = [\"no where\"]\ntarget = \"x\"",
             "undertone.toml:3: sip.trunk[0].sources[0]: ",
         ),
         (
@@ -1048,7 +1087,7 @@ fn proxies_and_trunks_are_known_by_address_or_by_network() {
     let sources: Vec<_> = config.sip.trunks[0]
         .sources
         .iter()
-        .map(|source| (source.network.to_string(), source.port))
+        .map(|source| (source.networks[0].to_string(), source.port))
         .collect();
     let expected =
         [("192.0.2.2", Some(5060)), ("198.51.100.0/24", None), ("2001:db8::1", Some(5060))];
@@ -1190,4 +1229,61 @@ fn a_secret_comes_from_a_file_of_its_own_by_path_or_from_the_directory_of_creden
         "undertone.toml:5: device[0].password_file: password is there, too: one of the two \
          (found \"b\")"
     );
+}
+
+#[test]
+fn a_trunk_has_targets_logins_and_a_registration() {
+    let config = read(
+        "[sip]\nlisten = [\"udp:127.0.0.1:5060\", \"tcp:127.0.0.1:5060\"]\n\
+         [[sip.trunk]]\nname = \"a\"\nsources = [\"sbc.example.com\"]\n\
+         targets = [\"sip:A.example.com;transport=tcp\", { target = \"192.0.2.2\", weight = 3 },\n\
+         { target = \"192.0.2.3:5070\", priority = 1, weight = 2 }]\nqualify = 0\n\
+         user = \"u\"\npassword = \"p\"\nrealm = \"one\"\n\
+         [sip.trunk.register]\nuser = \"line\"\npassword = \"p\"\nexpires = 600\n\
+         [[sip.trunk.login]]\nuser = \"v\"\npassword = \"p\"\nrealm = \"two\"",
+    )
+    .expect("fine");
+    let trunk = &config.sip.trunks[0];
+    let targets: Vec<_> = trunk
+        .targets
+        .iter()
+        .map(|target| (target.to_string(), target.protocol, target.priority, target.weight))
+        .collect();
+    let expected = [
+        ("a.example.com".to_owned(), Protocol::Tcp, 0, 1),
+        ("192.0.2.2".to_owned(), Protocol::Udp, 1, 3),
+        ("192.0.2.3:5070".to_owned(), Protocol::Udp, 1, 2),
+    ];
+    assert_eq!(targets, expected);
+    assert_eq!((trunk.qualify, trunk.first_response.as_secs()), (None, 4));
+    let realms: Vec<_> = trunk.logins.iter().map(|login| login.realm.as_str()).collect();
+    assert_eq!(realms, ["one", "two"]);
+    let registration = trunk.registration.as_ref().expect("it registers");
+    assert_eq!((registration.user.as_str(), registration.expires.as_secs()), ("line", 600));
+    assert_eq!(registration.contact_user.as_str(), "line");
+    assert_eq!(trunk.sources[0].name.as_deref(), Some("sbc.example.com"));
+    // What is read again is the same, whatever a name server says.
+    assert!(trunk.hosts().len() == 2, "names are not looked up");
+}
+
+#[test]
+fn feature_codes_are_what_can_be_dialled_and_none_begins_as_another() {
+    let wrong = |text: &str| {
+        let text = format!("[feature_codes]\nenabled = true\n{text}\n");
+        read(&text).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert_eq!(wrong("coach = '*1'\nlisten = ''\ndigits = ''\nmode = 'AllCalls'"), "");
+    for (text, said) in [
+        ("coach = 'x1'", "feature_codes.coach"),
+        ("coach = '*12345678'", "up to eight"),
+        ("coach = '*8'", "must not begin as feature_codes.listen"),
+        ("stop = '*80'", "feature_codes.stop"),
+        ("digits = '44'", "three different keys"),
+        ("digits = '445'", "three different keys"),
+        ("mode = 'Once'", "feature_codes.mode"),
+        ("[[device]]\nid = 'd1'\nnumber = '*815001'", "feature_codes.coach"),
+    ] {
+        let found = wrong(text);
+        assert!(found.contains(said), "{text}: {found}");
+    }
 }

@@ -56,6 +56,9 @@ rules! {
     AsksOnlyForCallsThatWait =
         "AdmitMonitoring for a call that is not there is refused as NotFound, or always as \
          Forbidden by a gateway, which confirms joins itself.",
+    AnswersOnlyCodesThatWait =
+        "StartMonitoring and StopMonitoring for a feature code that does not wait, and \
+         RefuseFeatureCode of one, are refused as InvalidState and change nothing.",
     DoesARequestIdOnce =
         "A command that comes again under its request id is not done again, and its answer is the \
          same.",
@@ -224,6 +227,7 @@ impl Rule {
                 (offered.conferences && offered.consultations, "conferences and consultations")
             }
             Rule::SendsDigits => (offered.dtmf, "dtmf"),
+            Rule::AnswersOnlyCodesThatWait => (offered.feature_codes, "feature_codes"),
             Rule::MutesTheMonitored => (offered.mute_monitored, "mute_monitored"),
             Rule::ChangesUserData | Rule::BoundsUserData => (offered.user_data, "user_data"),
             Rule::DescribesItself
@@ -312,11 +316,13 @@ mod tests {
         let left_out = |offered: &Capabilities| {
             Rule::ALL.iter().filter(|rule| rule.missing(offered).is_some()).count()
         };
-        let all = crate::telephony::simulated::capabilities();
+        let simulated = crate::telephony::simulated::capabilities();
+        assert_eq!(left_out(&simulated), 1);
+        let all = Capabilities { feature_codes: true, ..simulated };
         assert_eq!(left_out(&all), 0);
         assert_eq!(left_out(&Capabilities { do_not_disturb: false, ..all.clone() }), 2);
         assert_eq!(left_out(&Capabilities { consultations: false, ..all.clone() }), 2);
         assert_eq!(left_out(&Capabilities { swap_calls: false, ..all }), 2);
-        assert_eq!(left_out(&Capabilities::default()), 25);
+        assert_eq!(left_out(&Capabilities::default()), 26);
     }
 }

@@ -23,6 +23,7 @@ pub(super) async fn hold_against<P: Phones>(rule: Rule, session: &mut Session<'_
         Rule::RefusesByReasonAndCode => commands::refuses_by_reason_and_code(session).await,
         Rule::RefusesWhatIsNotThere => commands::refuses_what_is_not_there(session).await,
         Rule::RefusesWhatIsNotOffered => commands::refuses_what_is_not_offered(session).await,
+        Rule::AnswersOnlyCodesThatWait => commands::answers_only_codes_that_wait(session).await,
         Rule::AsksOnlyForCallsThatWait => commands::asks_only_for_calls_that_wait(session).await,
         Rule::DoesARequestIdOnce => commands::does_a_request_id_once(session).await,
         Rule::RefusesAnotherCommandUnderAnId => {

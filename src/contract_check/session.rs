@@ -163,6 +163,7 @@ impl<'a, P: Phones> Session<'a, P> {
             caller: None,
             from: None,
             deadline: self.bench.patience,
+            feature_code: None,
         }
     }
 
@@ -559,7 +560,11 @@ impl Known {
                 self.asked.insert(asked.supervisor, asked.call);
             }
             Fact::Failed(failure) => self.failures.push(failure.device),
-            Fact::JoinSound(_) | Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {}
+            Fact::JoinSound(_)
+            | Fact::FeatureCodeDialled(_)
+            | Fact::SnapshotBegin
+            | Fact::SnapshotComplete
+            | Fact::Lost => {}
         }
     }
 

@@ -83,7 +83,8 @@ pub struct DirectoryEditor {
 pub fn is_plain(text: &str, extra: &[u8]) -> bool {
     let fits =
         |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte) || extra.contains(&byte);
-    !text.is_empty() && text.len() <= 128 && text.bytes().all(fits)
+    let is_step = [".", ".."].contains(&text);
+    !text.is_empty() && !is_step && text.len() <= 128 && text.bytes().all(fits)
 }
 
 impl DirectoryEditor {

@@ -1,10 +1,11 @@
 //! What is to be done next, and what waits for its outcome.
 
 use super::audit_record::AuditRecord;
+use super::feature_codes::FIRST_OWN_TOKEN;
 use super::{GatewayConfig, Output, Token, WorkId};
 use crate::model::{
-    AdmissionAsked, Answer, CallId, Command, CommandContext, DeviceId, Notice, NoticeBody, Now,
-    Refusal, RequestId, Topic, UserId,
+    AdmissionAsked, Answer, CallId, Command, CommandContext, DeviceId, FeatureCodeDialled,
+    FeatureCodeId, Notice, NoticeBody, Now, Refusal, RequestId, Topic, UserId,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,7 +19,17 @@ pub(super) struct PendingWorks {
     lines: BTreeMap<WorkId, (Instant, PendingLine)>,
     commands: BTreeMap<WorkId, (Instant, CommandOrigin)>,
     next: u64,
+    /// The requests that a phone has made, by the token of each.
+    feature_codes: BTreeMap<Token, DialledRequest>,
+    next_own_token: Token,
     pub(super) outputs: VecDeque<Output>,
+}
+
+/// A request that a phone has made by a feature code.
+struct DialledRequest {
+    device: DeviceId,
+    code: FeatureCodeId,
+    user: UserId,
 }
 
 /// What waits for an audit line.
@@ -76,17 +87,48 @@ impl PendingWorks {
             lines: BTreeMap::new(),
             commands: BTreeMap::new(),
             next: 0,
+            feature_codes: BTreeMap::new(),
+            next_own_token: FIRST_OWN_TOKEN,
             outputs: VecDeque::new(),
         }
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.lines.is_empty() && self.commands.is_empty()
+        self.lines.is_empty() && self.commands.is_empty() && self.feature_codes.is_empty()
     }
 
-    pub(super) fn reply(&mut self, token: Token, result: Result<Answer, Refusal>) {
-        self.outputs.push_back(Output::Reply { token, result });
+    /// Answers a request. A phone that has made it is told of a refusal by the backend, which knows
+    /// itself what it has accepted.
+    pub(super) fn reply(&mut self, token: Token, result: Result<Answer, Refusal>, now: Now) {
+        let Some(DialledRequest { device, code, user }) = self.feature_codes.remove(&token) else {
+            return self.outputs.push_back(Output::Reply { token, result });
+        };
+        if let Err(refusal) = result {
+            self.command(Some(user), Command::RefuseFeatureCode { device, code, refusal }, now);
+        }
+    }
+
+    /// The token of the request that a phone makes by this feature code.
+    pub(super) fn wait_for_feature_code(
+        &mut self,
+        dialled: &FeatureCodeDialled,
+        user: &UserId,
+    ) -> Token {
+        let token = self.next_own_token;
+        self.next_own_token = Token(token.0.wrapping_add(1));
+        let request = DialledRequest {
+            device: dialled.device.clone(),
+            code: dialled.id.clone(),
+            user: user.clone(),
+        };
+        self.feature_codes.insert(token, request);
+        token
+    }
+
+    /// The feature code by which a request was made, if it was.
+    pub(super) fn feature_code_of(&self, token: Token) -> Option<FeatureCodeId> {
+        self.feature_codes.get(&token).map(|request| request.code.clone())
     }
 
     pub(super) fn notify(&mut self, user: &UserId, topic: Topic, body: NoticeBody) {
@@ -120,6 +162,7 @@ impl PendingWorks {
             caller: None,
             from: None,
             deadline: self.command_deadline,
+            feature_code: None,
         };
         self.outputs.push_back(Output::Command { id, context, command });
     }

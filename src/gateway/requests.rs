@@ -222,6 +222,7 @@ impl<'a> RequestCheck<'a> {
             caller: None,
             from: None,
             deadline: self.reads.config.command_deadline,
+            feature_code: None,
         };
         Ok(PendingCommand {
             context,

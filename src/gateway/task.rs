@@ -144,7 +144,8 @@ impl GatewayTask {
             self.gateway.handle_capabilities(capabilities, clock::now());
         }
         match &fact {
-            Fact::AdmissionAsked(_) => {}
+            // Between the gateway and its backend alone.
+            Fact::AdmissionAsked(_) | Fact::FeatureCodeDialled(_) => {}
             Fact::Device(_)
             | Fact::DeviceGone { .. }
             | Fact::Call(_)
@@ -396,5 +397,6 @@ fn name(command: &Command) -> &'static str {
         Command::Transfer { .. } => "Transfer",
         Command::Conference { .. } => "Conference",
         Command::RemoveParticipant { .. } => "RemoveParticipant",
+        Command::RefuseFeatureCode { .. } => "RefuseFeatureCode",
     }
 }

@@ -44,6 +44,7 @@ const ADA_PHONE: &str = "ada-phone";
 /// Meg supervises Bob; Otto supervises Eve, in a group apart; Ada is the admin.
 mod directory_change;
 mod ending;
+mod feature_codes;
 
 fn directory() -> Directory {
     let user = |id: &str, role, features: &[Feature], device: &str| User {

@@ -46,6 +46,7 @@ use super::codec::{
 use super::e_model;
 use super::hearing::{Gain, Hearing};
 use super::jitter::{JitterBuffer, PlayoutReader};
+use super::music::{Music, MusicPlayer};
 use super::payload_types::{Format, PayloadTypes};
 use super::rtcp::{self, Block, Interval, Reception, Reporter};
 use super::rtp::{
@@ -361,6 +362,14 @@ impl Call {
     pub fn handle_beep(&mut self, leg: LegId, now: Instant) {
         if let Some(here) = named(&mut self.legs, leg) {
             here.beep = Beep::start();
+            self.arrange(now);
+        }
+    }
+
+    /// Plays this music to the leg, from its beginning; `None`: none any more.
+    pub fn handle_music(&mut self, leg: LegId, music: Option<Music>, now: Instant) {
+        if let Some(here) = named(&mut self.legs, leg) {
+            here.seldom.music = music.map(MusicPlayer::new);
             self.arrange(now);
         }
     }

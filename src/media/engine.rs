@@ -10,7 +10,7 @@ mod timer_wheel;
 mod worker;
 
 use super::call::{Leg, MAX_LEGS, StreamStart};
-use super::{CallKey, Expected, LegId, MediaCommand, MediaConfig, MediaEvent, PortUse};
+use super::{CallKey, Expected, LegId, MediaCommand, MediaConfig, MediaEvent, Music, PortUse};
 use crate::clock;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -19,9 +19,11 @@ use ports::PortPool;
 use shared_ports::{PAIRS, PortPair};
 use sockets::{SocketOptions, Sockets};
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as queue};
 use std::thread::JoinHandle;
@@ -97,6 +99,21 @@ pub fn can_open(config: &MediaConfig) -> Result<(), MediaError> {
         None => options.bind_any(Sockets::on),
     };
     opened.map(drop)
+}
+
+/// Reads the file of the music for those who are held.
+///
+/// # Errors
+/// It can not be read, or is no [`Music`].
+pub fn read_music(path: &Path) -> io::Result<Music> {
+    let about =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let mut file = Vec::new();
+    let opened = File::open(path).map_err(about)?;
+    opened.take(Music::LONGEST_FILE + 1).read_to_end(&mut file).map_err(about)?;
+    let is_a_law = path.extension().is_some_and(|end| end == "al" || end == "alaw");
+    let music = Music::read(&file, is_a_law);
+    music.map_err(|error| about(io::Error::new(io::ErrorKind::InvalidData, error)))
 }
 
 /// What can be opened on the first port that nobody else has.
@@ -220,7 +237,9 @@ impl Engine {
             ports: config.ports.as_ref().map(|range| PortPool::of(range, config.port_rest)),
             ..LegDirectory::default()
         };
+        let music = config.music.as_deref().map(read_music).transpose()?;
         let mut shared = EngineState {
+            music,
             handles: handles.clone(),
             counters: Vec::new(),
             threads: Vec::new(),
@@ -334,6 +353,10 @@ impl Engine {
                 (of(&directory, leg), WorkerCommand::SendDigits { leg, digits })
             }
             MediaCommand::Beep { leg } => (of(&directory, leg), WorkerCommand::Beep { leg }),
+            MediaCommand::Music { leg, on } => {
+                let music = self.shared.music.clone().filter(|_| on);
+                (of(&directory, leg), WorkerCommand::Music { leg, music })
+            }
             MediaCommand::Hear { call, hearing } => {
                 let hearing = Box::new(hearing);
                 (
@@ -420,6 +443,7 @@ struct EngineState {
     /// Shared by many legs; none where each has its own.
     pairs: Arc<[PortPair]>,
     config: MediaConfig,
+    music: Option<Music>,
 }
 
 impl EngineState {

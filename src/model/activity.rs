@@ -71,6 +71,7 @@ string_enum! {
 
 string_enum! {
     /// How long a monitor lasts.
+    #[derive(serde::Deserialize)]
     Mode {
         /// The next call of the target, then the monitor is spent.
         NextCall,
@@ -81,6 +82,7 @@ string_enum! {
 
 string_enum! {
     /// What a monitor follows.
+    #[derive(serde::Deserialize)]
     Scope {
         /// The target: when it leaves the call, so does the supervisor.
         Agent,

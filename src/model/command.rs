@@ -1,6 +1,6 @@
 use super::{
-    Activity, CallId, Caller, DeviceId, Digits, Mode, Number, RequestId, Scope, UserData,
-    UserDataChange, UserId,
+    Activity, CallId, Caller, DeviceId, Digits, FeatureCodeId, Mode, Number, Refusal, RequestId,
+    Scope, UserData, UserDataChange, UserId,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -199,6 +199,15 @@ pub enum Command {
         /// What is to change.
         change: UserDataChange,
     },
+    /// What a feature code asks for is not done: the phone that has dialled it is told why.
+    RefuseFeatureCode {
+        /// The device that has dialled it.
+        device: DeviceId,
+        /// The code.
+        code: FeatureCodeId,
+        /// Why it is not done.
+        refusal: Refusal,
+    },
 }
 
 impl Command {
@@ -235,7 +244,8 @@ impl Command {
             | Command::SwapCalls { .. }
             | Command::Mute { .. }
             | Command::SendDtmf { .. }
-            | Command::RemoveParticipant { .. } => UserData::default(),
+            | Command::RemoveParticipant { .. }
+            | Command::RefuseFeatureCode { .. } => UserData::default(),
         }
     }
 }
@@ -311,4 +321,6 @@ pub struct CommandContext {
     pub from: Option<IpAddr>,
     /// How long the caller waits for "accepted".
     pub deadline: Duration,
+    /// The feature code that it is the answer to, if it is one.
+    pub feature_code: Option<FeatureCodeId>,
 }

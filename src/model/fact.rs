@@ -1,7 +1,7 @@
 use super::activity::string_enum;
 use super::{
-    Activity, CallId, DeviceId, Mode, Number, Refusal, RequestId, Scope, Timestamp, UnknownWord,
-    UserData,
+    Activity, CallId, DeviceId, FeatureCodeDialled, Mode, Number, Refusal, RequestId, Scope,
+    Timestamp, UnknownWord, UserData,
 };
 use std::fmt;
 use std::net::SocketAddr;
@@ -34,6 +34,8 @@ pub enum Fact {
     Failed(Failure),
     /// What the sound of a join was, after its end. Not every backend measures it.
     JoinSound(JoinSound),
+    /// A supervisor asks for something at the phone. Not every backend has feature codes.
+    FeatureCodeDialled(FeatureCodeDialled),
     /// A snapshot begins: what was known before it and is not repeated in it is gone.
     SnapshotBegin,
     /// Everything that existed when the watch began has been reported.
@@ -418,6 +420,8 @@ pub struct Capabilities {
     pub forwarding: bool,
     /// Calls carry data, and ChangeUserData works.
     pub user_data: bool,
+    /// Supervisors may dial feature codes at their phones.
+    pub feature_codes: bool,
     /// Routing points can be monitored.
     pub routing_points: bool,
     /// It is a SIP cluster, where routing points are refused.

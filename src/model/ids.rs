@@ -56,6 +56,8 @@ text_ids! {
     CallerName,
     /// Names one request; asking twice under the same id does it once.
     RequestId,
+    /// Names one feature code that a supervisor's phone has dialled, or one key of its keypad.
+    FeatureCodeId,
     /// A telephone number or extension. Personal data: log it through [`crate::telemetry::Pii`].
     Number,
 }

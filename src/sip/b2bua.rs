@@ -26,6 +26,7 @@ mod conference;
 mod connected_identity;
 mod consultation;
 mod directory;
+mod feature_codes;
 mod hearing_policy;
 mod hold;
 mod inbound;
@@ -49,6 +50,7 @@ mod user_data;
 mod write_ahead;
 
 pub use directory::NumberingChange;
+pub use feature_codes::FeatureCodeConfig;
 pub use media_address::Remark;
 pub use numbering::{AccountKind, Extension, Numbering, TrunkRoute};
 
@@ -65,6 +67,7 @@ use crate::sip::sdp::{SdpFault, SrtpPolicy};
 use crate::supervision::{self, Supervision};
 use call::Call;
 use call_table::CallTable;
+use feature_codes::FeatureCodes;
 use leg_factory::LegFactory;
 use media_address::Reachability;
 use party::PartyEvent;
@@ -100,9 +103,12 @@ pub struct B2buaConfig {
     /// anybody can have in hand, and too few for one account to take all media ports.
     #[serde(deserialize_with = "config_value::positive")]
     pub max_calls_per_device: usize,
-    /// A hold is told to the other parties: if false, only the holder's phone knows, and a
-    /// supervisor goes on hearing the held party.
+    /// A hold is told to the phones of the other parties: if false, only the holder's phone knows,
+    /// and a supervisor goes on hearing the held party. Each trunk has a rule of its own.
     pub signal_hold: bool,
+    /// There is music for those who are held.
+    #[serde(skip)]
+    pub has_music: bool,
     /// A supervisor hears the customer while the agent has the customer on hold.
     pub monitor_party_on_hold: bool,
     /// Several supervisors of one call hear each other.
@@ -131,6 +137,9 @@ pub struct B2buaConfig {
     /// Which supervisor joins which call when.
     #[serde(skip)]
     pub supervision: supervision::SupervisionConfig,
+    /// What supervisors may dial.
+    #[serde(skip)]
+    pub feature_codes: FeatureCodeConfig,
 }
 
 impl Default for B2buaConfig {
@@ -143,6 +152,7 @@ impl Default for B2buaConfig {
             max_calls: 2000,
             max_calls_per_device: 10,
             signal_hold: false,
+            has_music: false,
             monitor_party_on_hold: true,
             supervisors_hear_each_other: false,
             agent_side_only: false,
@@ -153,6 +163,7 @@ impl Default for B2buaConfig {
             quality_interval: Duration::from_secs(10),
             targets: Arc::default(),
             supervision: supervision::SupervisionConfig::default(),
+            feature_codes: FeatureCodeConfig::default(),
         }
     }
 }
@@ -260,6 +271,7 @@ pub struct B2bua<E> {
     calls: CallTable,
     supervision: Supervision,
     ahead: WriteAhead,
+    codes: FeatureCodes,
     out: Step,
     /// The supervisors that are on calls, by leg, until their sound has ended.
     joins: BTreeMap<LegId, JoinSound>,
@@ -287,6 +299,8 @@ struct MediaPolicy {
     /// Whether the peer says that it has handed the leg on: else no whisper goes there, or comes
     /// from there.
     handed_on: HandedOn,
+    /// Its peer is told of a hold.
+    signals_hold: bool,
 }
 
 impl<E: Environment> B2bua<E> {
@@ -317,6 +331,7 @@ impl<E: Environment> B2bua<E> {
             calls: CallTable::default(),
             supervision,
             ahead,
+            codes: FeatureCodes::default(),
             out: Step { outputs, ..Step::default() },
             joins: BTreeMap::new(),
             closing: None,
@@ -353,6 +368,7 @@ impl<E: Environment> B2bua<E> {
                 }
             }
             MediaEvent::Closed { leg, .. } => drop(self.joins.remove(&leg)),
+            MediaEvent::Key { leg, digit } => self.handle_key(leg, digit, now),
             MediaEvent::LeakGuard { reason: LeakReason::CodecMismatch, .. } => {}
         }
         self.finish_step(now);
@@ -361,6 +377,7 @@ impl<E: Environment> B2bua<E> {
     /// Takes no more calls, and ends those that live when `grace` is over.
     pub fn close(&mut self, grace: Duration, now: Now) {
         self.closing.get_or_insert(now.mono + grace);
+        self.end_codes(&Rejection::Stopping, |_| true);
         self.handle_timeout(now);
     }
 
@@ -371,7 +388,7 @@ impl<E: Environment> B2bua<E> {
 
     /// No call is left.
     pub fn is_idle(&self) -> bool {
-        self.calls.is_empty()
+        self.calls.is_empty() && self.codes.is_idle()
     }
 
     /// How many calls there are.
@@ -388,12 +405,14 @@ impl<E: Environment> B2bua<E> {
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         let closing = self.closing.filter(|_| !self.is_idle());
-        [self.supervision.poll_timeout(), closing].into_iter().flatten().min()
+        let codes = self.codes.poll_timeout();
+        [self.supervision.poll_timeout(), codes, closing].into_iter().flatten().min()
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.supervision.handle_timeout(now);
+        self.handle_codes_timeout(now);
         if self.closing.is_some_and(|deadline| deadline <= now.mono) {
             for call in self.calls.iter_mut() {
                 call.refuse(Rejection::Stopping, &mut self.out);
@@ -434,7 +453,7 @@ impl<E: Environment> B2bua<E> {
                     }
                     self.calls.end_consultations_about(key, &mut self.out);
                 }
-                if self.out.changed.is_empty() {
+                if self.out.changed.is_empty() && !self.settle_codes(now) {
                     break;
                 }
             }
@@ -442,6 +461,7 @@ impl<E: Environment> B2bua<E> {
         for &key in &touched {
             if let Some((call, mut ctx)) = self.find_key(key, now) {
                 call.update_hearing(&mut ctx);
+                call.play_music(&mut ctx);
                 call.signal_hold(&mut ctx);
             }
         }
@@ -524,6 +544,7 @@ impl B2buaConfig {
             reject: true,
             redirect: true,
             user_data: true,
+            feature_codes: self.feature_codes.enabled,
             codecs: self.codecs.iter().map(|codec| codec.name().to_owned()).collect(),
             ..Capabilities::default()
         }

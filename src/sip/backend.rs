@@ -14,7 +14,7 @@ use super::b2bua::{
     TrunkRoute,
 };
 use super::config::{SipAccount, SipConfig, SipDirectory, Trunk};
-use super::endpoint::{self, Endpoint};
+use super::endpoint::Endpoint;
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent, LegId};
 use super::sdp::{SdpError, SrtpPolicy};
@@ -57,7 +57,7 @@ pub struct BackendConfig {
 /// Why the backend could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendStartError {
-    /// A SIP address can not be listened on, or a trunk's name not be resolved.
+    /// A SIP address can not be listened on.
     #[error("SIP: {0}")]
     Sip(io::Error),
     /// The media engine can not start.
@@ -95,8 +95,7 @@ struct NewDirectory {
 }
 
 impl DirectorySender {
-    /// Applies a directory, of which the addresses of trunks are known ([`resolve_trunks`]);
-    /// returns when everything that comes of it has been asked for. `end_calls`: also the calls of
+    /// Applies a directory; returns when everything that comes of it has been asked for. `end_calls`: also the calls of
     /// devices that are gone end.
     pub async fn apply(&self, directory: SipDirectory, end_calls: bool) {
         let (done, applied) = oneshot::channel();
@@ -104,14 +103,6 @@ impl DirectorySender {
         let _ = self.0.send(NewDirectory { directory, end_calls, done });
         let _ = applied.await;
     }
-}
-
-/// Finds the addresses of trunks that are given by name.
-///
-/// # Errors
-/// A name is not known.
-pub async fn resolve_trunks(directory: &mut SipDirectory) -> io::Result<()> {
-    endpoint::resolve_all(&mut directory.trunks).await
 }
 
 /// Says that the loop has ended, however it did.
@@ -193,7 +184,7 @@ impl SipBackend {
 /// handle.
 ///
 /// # Errors
-/// A port in use, a trunk without address, a state file that can not be read.
+/// A port in use, a state file that can not be read.
 pub async fn start(
     config: BackendConfig,
     store: Store,
@@ -213,6 +204,7 @@ pub async fn start(
     let listening: Vec<SocketAddr> = over_udp.map(|(_, address)| *address).collect();
     let b2bua = B2buaConfig {
         targets: Arc::new(Targets::of(&media_config, &interfaces(), &listening)),
+        has_music: media_config.music.is_some(),
         ..config.b2bua
     };
     let mut b2bua = B2bua::new(b2bua, numbering, kept, environment);
@@ -276,7 +268,7 @@ fn warn_of_unencrypted_keys(sip: &SipConfig) {
         account.srtp != SrtpPolicy::Off && account.transport.allows(Protocol::Udp)
     };
     let accounts = sip.accounts.iter().filter(over_clear).count();
-    let over_clear = |trunk: &&Trunk| trunk.srtp != SrtpPolicy::Off && !trunk.protocol.is_secure();
+    let over_clear = |trunk: &&Trunk| trunk.srtp != SrtpPolicy::Off && !trunk.is_secure();
     let trunks = sip.trunks.iter().filter(over_clear).count();
     if accounts + trunks > 0 {
         tracing::warn!(
@@ -370,6 +362,7 @@ impl BackendTask {
         }
         let _ = timeout(BYE_TIMEOUT, self.wait_for_sound()).await;
         let _ = timeout(BYE_TIMEOUT, self.wait_for_byes()).await;
+        let _ = timeout(BYE_TIMEOUT, self.endpoint.leave_trunks()).await;
         self.writer.finish().await;
     }
 
@@ -447,6 +440,9 @@ impl BackendTask {
                     false => tracing::info!(%device, "phone no longer registered"),
                 }
             }
+            LegEvent::TrunkLocated { trunk, hosts } => {
+                tracing::info!(trunk, addresses = hosts.len(), "the names of a trunk are known")
+            }
             LegEvent::Located { .. }
             | LegEvent::ConnectedIdentity { .. }
             | LegEvent::Dialled { .. }
@@ -494,6 +490,7 @@ impl BackendTask {
             MediaEvent::Withheld { .. }
             | MediaEvent::JoinEnded { .. }
             | MediaEvent::Active { .. }
+            | MediaEvent::Key { .. }
             | MediaEvent::Quality { .. } => {}
         }
         self.b2bua.handle_media(event, now);
@@ -503,11 +500,15 @@ impl BackendTask {
         let CommandCall { context, command, reply } = call;
         let id = CommandId(self.next_command);
         self.next_command += 1;
+        let code = context.feature_code.clone();
         let unanswered = Unanswered { context, reply };
         let span = unanswered.span();
         let _inside = span.enter();
         self.unanswered.insert(id, unanswered);
-        self.b2bua.handle_command(id, command, now);
+        match code {
+            Some(code) => self.b2bua.handle_answer(id, &code, command, now),
+            None => self.b2bua.handle_command(id, command, now),
+        }
         self.drain();
     }
 
@@ -562,6 +563,10 @@ impl BackendTask {
                     }
                     self.engine.command(command);
                 }
+                // A question that nobody hears is answered at once.
+                Output::Fact(Fact::FeatureCodeDialled(dialled)) if !self.facts.is_watched() => {
+                    self.b2bua.handle_unheard(&dialled.id, clock::now())
+                }
                 Output::Fact(fact) => self.publish(fact),
                 Output::Persist { id, change } => self.writer.persist(id, change),
                 Output::Keep(change) => self.writer.keep(change),
@@ -613,7 +618,9 @@ impl BackendTask {
     /// A leg is refused or released by us.
     fn note_leg(&mut self, command: &LegCommand) {
         match command {
-            LegCommand::Reject { leg, status } => self.observer.refused(*leg, *status),
+            LegCommand::Reject { leg, status } | LegCommand::Refuse { leg, status, .. } => {
+                self.observer.refused(*leg, *status)
+            }
             LegCommand::RefuseOffer { leg, .. } if self.b2bua.party_of(*leg).is_none() => {
                 self.observer.refused(*leg, SdpError::STATUS)
             }

@@ -1,5 +1,7 @@
 //! What the SIP adapter must be told.
 
+mod target;
+
 use super::b2bua::AccountKind;
 use super::digest::{Algorithm, Ha1s, ha1};
 use super::flow::Protocol;
@@ -7,17 +9,18 @@ use super::message::is_token;
 use super::sdp::SrtpPolicy;
 use super::transaction::{Bounds, Timing};
 use crate::media::Codec;
-use crate::model::{
-    DeviceId, Difference, Network, NotANetwork, Number, SharedMap, UserData, config_value,
-};
-use crate::secret::Secret;
+use crate::model::{DeviceId, Difference, Network, Number, SharedMap, UserData, config_value};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+pub use target::{
+    FoundHost, ListedTarget, Login, Lookup, LookupAnswer, LookupFault, NotASource, NotATarget,
+    Registration, TrunkSource, TrunkTarget,
+};
 
 /// The configuration of the user agent and its sockets.
 #[derive(Clone, Debug, Deserialize)]
@@ -66,6 +69,9 @@ pub struct SipConfig {
     /// RFC 4028's shortest interval that we accept: 90 s.
     #[serde(skip)]
     pub min_session_expires: Duration,
+    /// The name server that names of trunks are looked up at; `None`: those of the system.
+    #[serde(skip)]
+    pub name_server: Option<SocketAddr>,
     /// The User-Agent and Server header.
     #[serde(skip)]
     pub product: String,
@@ -93,6 +99,7 @@ impl Default for SipConfig {
             qualify: None,
             session_expires: Duration::from_secs(300),
             min_session_expires: Duration::from_secs(90),
+            name_server: None,
             product: "Undertone".to_owned(),
         }
     }
@@ -438,6 +445,10 @@ fn ten_seconds() -> Option<Duration> {
     Some(Duration::from_secs(10))
 }
 
+fn four_seconds() -> Duration {
+    Duration::from_secs(4)
+}
+
 fn yes() -> bool {
     true
 }
@@ -482,17 +493,13 @@ pub struct Trunk {
     pub name: String,
     /// Where its requests come from.
     pub sources: Vec<TrunkSource>,
-    /// Where our requests go: `host`, `host:port`; a name is resolved once, when the endpoint
-    /// starts.
-    pub target: String,
-    /// The address of `target`; filled in when the endpoint starts, or at once when it is an
-    /// address.
+    /// Where our requests go. Never empty.
     #[serde(skip)]
-    pub address: Option<SocketAddr>,
-    /// How our requests go there; with TLS, its own come by TLS too.
-    #[serde(default, rename = "transport")]
-    pub protocol: Protocol,
-    /// The name that its certificate has (RFC 5922 7.1); `None`: the host of `target`.
+    pub targets: Vec<TrunkTarget>,
+    /// How long a target may take to say anything at all to an INVITE before the next is tried.
+    #[serde(default = "four_seconds", deserialize_with = "config_value::some_seconds")]
+    pub first_response: Duration,
+    /// The name that its certificates have (RFC 5922 7.1); `None`: the host of each target.
     pub tls_name: Option<String>,
     /// The numbers that are called there: `+49`, `0`; an empty prefix fits every number.
     #[serde(default)]
@@ -500,9 +507,12 @@ pub struct Trunk {
     /// The codecs it may use, best first. Empty: all of ours.
     #[serde(default)]
     pub codecs: Vec<Codec>,
-    /// Our credentials for its challenges.
+    /// Our credentials for its challenges, by realm.
     #[serde(skip)]
-    pub login: Option<Login>,
+    pub logins: Vec<Login>,
+    /// We register with it.
+    #[serde(skip)]
+    pub registration: Option<Registration>,
     /// More calls at once over it are refused; `None`: as many as there may be at all.
     pub max_calls: Option<usize>,
     /// More calls that it begins within a second are refused; `None`: any number.
@@ -526,8 +536,8 @@ pub struct Trunk {
     /// Which header field says who calls, of those that a switch asserts.
     #[serde(default)]
     pub identity: AssertedIdentity,
-    /// How often it is asked whether it is there, by OPTIONS (RFC 3261 11), where devices are
-    /// behind it; `None`: never, they are always there.
+    /// How often each of its targets is asked whether it is there, by OPTIONS (RFC 3261 11);
+    /// `None`: never, and devices that are behind it are always there.
     #[serde(default = "ten_seconds", deserialize_with = "config_value::seconds_or_never")]
     pub qualify: Option<Duration>,
     /// It is within our trust domain (RFC 3325 2.3): it is told who the party at the other end is
@@ -547,43 +557,51 @@ pub struct Trunk {
     /// Call data that goes there, by header field of our INVITE.
     #[serde(default)]
     pub send_user_data: UserDataHeaders,
+    /// Whether it is told of a hold.
+    #[serde(default)]
+    pub hold: TrunkHold,
+    /// What becomes of a call that it sends elsewhere.
+    #[serde(default)]
+    pub redirects: Redirects,
+}
+
+/// Whether a trunk is told that its party is on hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrunkHold {
+    /// By a re-INVITE (RFC 3264 8.4): a switch then plays its own music.
+    #[default]
+    Signal,
+    /// It is not: its party goes on sending, and hears music of ours or silence.
+    Local,
+}
+
+/// What becomes of a call that a trunk sends elsewhere (RFC 3261 21.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Redirects {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// The numbers are called, as far as the caller may call them.
+    Follow,
 }
 
 impl Trunk {
-    /// The host of a `target`, as it is looked up, and its port: SIP's own where it names none.
-    pub fn host_and_port(target: &str, protocol: Protocol) -> Option<(&str, u16)> {
-        let (host, port) = match target.rsplit_once(':') {
-            // An IPv6 address without brackets has no port behind it.
-            _ if target.parse::<Ipv6Addr>().is_ok() => (target, None),
-            Some((host, port)) if !target.ends_with(']') => (host, Some(port)),
-            Some(_) | None => (target, None),
-        };
-        let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let host = match in_brackets {
-            Some(address) => address.parse::<Ipv6Addr>().is_ok().then_some(address)?,
-            None if host.contains(['[', ']']) => return None,
-            None if host.contains(':') && port.is_some() => return None,
-            None => host,
-        };
-        let port = match port {
-            Some(port) => port.parse().ok().filter(|port| *port > 0)?,
-            None => protocol.default_port(),
-        };
-        (!host.is_empty()).then_some((host, port))
-    }
-
-    /// A trunk at an address that may also call us from there, from any port.
+    /// A trunk at an address that may also call us from there, from any port, and that is not asked
+    /// whether it is there.
     pub fn at(name: &str, address: SocketAddr, protocol: Protocol) -> Self {
+        let host = address.ip().to_string();
         Self {
             name: name.to_owned(),
-            sources: vec![TrunkSource { network: address.ip().into(), port: None }],
-            target: address.to_string(),
-            address: Some(address),
-            protocol,
+            sources: vec![TrunkSource::new(address.ip().into(), None)],
+            targets: vec![TrunkTarget::new(&host, Some(address.port()), protocol)],
+            first_response: four_seconds(),
             tls_name: None,
             prefixes: vec![String::new()],
             codecs: Vec::new(),
-            login: None,
+            logins: Vec::new(),
+            registration: None,
             max_calls: None,
             max_calls_per_second: None,
             nat: Nat::Auto,
@@ -592,46 +610,109 @@ impl Trunk {
             srtp: SrtpPolicy::Off,
             srtp_over_clear: false,
             identity: AssertedIdentity::default(),
-            qualify: ten_seconds(),
             trusted: false,
             handed_on: HandedOn::default(),
+            qualify: None,
             own_numbers: false,
             user_data_headers: UserDataHeaders::default(),
             send_user_data: UserDataHeaders::default(),
+            hold: TrunkHold::default(),
+            redirects: Redirects::default(),
         }
     }
 
-    /// The name that its certificate has, in lower case.
-    pub fn certificate_name(&self) -> String {
-        let host = || Self::host_and_port(&self.target, self.protocol).map(|(host, _)| host);
-        self.tls_name.as_deref().or_else(host).unwrap_or_default().to_ascii_lowercase()
+    /// It speaks TLS and nothing else.
+    pub fn is_secure(&self) -> bool {
+        !self.targets.is_empty() && self.targets.iter().all(|target| target.protocol.is_secure())
+    }
+
+    /// Some of its targets are reached over this.
+    pub fn speaks(&self, protocol: Protocol) -> bool {
+        self.targets.iter().any(|target| target.protocol == protocol)
+    }
+
+    /// What is to be looked up to find its targets and sources.
+    pub fn lookups(&self) -> impl Iterator<Item = Lookup> {
+        let targets = self.targets.iter().filter_map(TrunkTarget::lookup);
+        targets.chain(self.sources.iter().filter_map(TrunkSource::lookup))
+    }
+
+    /// A name stands for these hosts from now on.
+    pub fn place(&mut self, lookup: &Lookup, hosts: &[FoundHost]) {
+        for target in &mut self.targets {
+            if target.lookup().as_ref() == Some(lookup) {
+                target.hosts = hosts.to_vec();
+            }
+        }
+        for source in &mut self.sources {
+            if source.lookup().as_ref() == Some(lookup) {
+                source.networks = hosts.iter().map(|host| host.address.into()).collect();
+            }
+        }
+    }
+
+    /// One of its targets is there.
+    pub fn is_at(&self, protocol: Protocol, address: SocketAddr) -> bool {
+        let mut targets = self.targets.iter().filter(|target| target.protocol == protocol);
+        targets.any(|target| target.addresses().any(|at| at == address))
+    }
+
+    /// The addresses of its targets.
+    pub fn addresses(&self) -> impl Iterator<Item = (Protocol, SocketAddr)> {
+        let of = |target: &TrunkTarget| {
+            let protocol = target.protocol;
+            target.addresses().map(move |address| (protocol, address)).collect::<Vec<_>>()
+        };
+        self.targets.iter().flat_map(of)
+    }
+
+    /// The names that its certificates have, in lower case.
+    pub fn certificate_names(&self) -> impl Iterator<Item = String> {
+        let secure = self.targets.iter().filter(|target| target.protocol.is_secure());
+        secure.map(|target| self.certificate_name(target))
+    }
+
+    /// The name that the certificate of a target has, in lower case.
+    pub fn certificate_name(&self, target: &TrunkTarget) -> String {
+        self.tls_name.as_ref().unwrap_or(&target.host).to_ascii_lowercase()
     }
 
     /// It may speak to us by this: one that speaks TLS by nothing else.
     pub fn may_speak(&self, protocol: Protocol) -> bool {
-        !self.protocol.is_secure() || protocol.is_secure()
+        !self.is_secure() || protocol.is_secure()
     }
 
     /// Requests from there are this trunk's, as far as addresses tell. The port of a connection is
     /// chance and proves nothing: a source with a port is one of datagrams, unless the trunk speaks
-    /// by connections.
+    /// by connections. Where we have registered, our calls come from.
     pub fn owns(&self, protocol: Protocol, peer: SocketAddr) -> bool {
+        let by_connections = || self.targets.iter().any(|target| target.protocol.is_reliable());
         let covers = |source: &TrunkSource| {
             let port_fits = match protocol {
                 Protocol::Udp => source.port.is_none_or(|port| port == peer.port()),
-                Protocol::Tcp | Protocol::Tls => {
-                    source.port.is_none() || self.protocol.is_reliable()
-                }
+                Protocol::Tcp | Protocol::Tls => source.port.is_none() || by_connections(),
             };
-            source.network.contains(peer.ip()) && port_fits
+            port_fits && source.contains(peer.ip())
         };
-        self.may_speak(protocol) && self.sources.iter().any(covers)
+        let is_registrar = || {
+            let ip = peer.ip().to_canonical();
+            self.registration.is_some() && self.addresses().any(|(_, address)| address.ip() == ip)
+        };
+        self.may_speak(protocol) && (self.sources.iter().any(covers) || is_registrar())
+    }
+
+    /// Where its requests come from, as far as is known.
+    pub fn sending_hosts(&self) -> Vec<Network> {
+        match self.registration {
+            Some(_) => self.hosts(),
+            None => self.sources.iter().flat_map(|source| source.networks.clone()).collect(),
+        }
     }
 
     /// Its hosts, as far as they are known.
     pub fn hosts(&self) -> Vec<Network> {
-        let sources = self.sources.iter().map(|source| source.network);
-        sources.chain(self.address.map(|address| address.ip().into())).collect()
+        let sources = self.sources.iter().flat_map(|source| source.networks.iter().copied());
+        sources.chain(self.addresses().map(|(_, address)| address.ip().into())).collect()
     }
 
     fn prefix_length(&self, number: &Number) -> Option<usize> {
@@ -749,54 +830,6 @@ impl TryFrom<BTreeMap<String, String>> for UserDataHeaders {
         match faults.is_empty() {
             true => Ok(headers),
             false => Err(NotUserDataHeaders(faults)),
-        }
-    }
-}
-
-/// What we answer a trunk's challenges with. Another peer, or another realm, gets nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// The realm it challenges for.
-    pub realm: String,
-    /// The user name.
-    pub username: String,
-    /// The password.
-    pub password: Secret,
-}
-
-/// Where a trunk sends from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct TrunkSource {
-    /// The address, or a network of them.
-    pub network: Network,
-    /// The port of its datagrams; `None` is any.
-    pub port: Option<u16>,
-}
-
-/// Text that names no address that a trunk could send from.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotASource {
-    /// It is none of the forms.
-    #[error("'{0}' is not an address, with or without a port, or a network such as 192.0.2.0/24")]
-    Malformed(String),
-    /// It is meant to be a network.
-    #[error(transparent)]
-    Network(NotANetwork),
-}
-
-/// `192.0.2.10`, `192.0.2.10:5060` or `192.0.2.0/24`
-impl TryFrom<String> for TrunkSource {
-    type Error = NotASource;
-
-    fn try_from(text: String) -> Result<Self, NotASource> {
-        if let Ok(socket) = text.parse::<SocketAddr>() {
-            return Ok(Self { network: socket.ip().into(), port: Some(socket.port()) });
-        }
-        match text.parse() {
-            Ok(network) => Ok(Self { network, port: None }),
-            Err(NotANetwork::Malformed(text)) => Err(NotASource::Malformed(text)),
-            Err(error @ NotANetwork::HostBits { .. }) => Err(NotASource::Network(error)),
         }
     }
 }

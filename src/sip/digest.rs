@@ -468,7 +468,8 @@ fn same_secret(a: &[u8], b: &[u8]) -> bool {
 #[derive(Clone)]
 pub struct Credentials {
     peer: String,
-    realm: String,
+    /// `None`: whichever the peer names.
+    realm: Option<String>,
     user: String,
     password: Secret,
     nonce: Vec<u8>,
@@ -486,9 +487,9 @@ impl std::fmt::Debug for Credentials {
 
 impl Credentials {
     /// An account: `peer` names the party that may challenge for it, in whatever terms the caller
-    /// tells its peers apart.
-    pub fn new(peer: &str, realm: &str, user: &str, password: &str) -> Credentials {
-        let [peer, realm, user] = [peer, realm, user].map(str::to_owned);
+    /// tells its peers apart; `realm` is what it challenges for, or, `None`, anything.
+    pub fn new(peer: &str, realm: Option<&str>, user: &str, password: &str) -> Credentials {
+        let ([peer, user], realm) = ([peer, user].map(str::to_owned), realm.map(str::to_owned));
         Credentials { peer, realm, user, password: password.into(), nonce: Vec::new(), count: 0 }
     }
 
@@ -516,7 +517,8 @@ impl Credentials {
     ) -> Option<String> {
         let fields = AuthParams::read(challenge)?;
         let algorithm = fields.get("algorithm").map_or(Some(Algorithm::Md5), Algorithm::named)?;
-        if fields.get("realm")? != self.realm.as_bytes() {
+        let realm = std::str::from_utf8(fields.get("realm")?).ok()?;
+        if self.realm.as_ref().is_some_and(|own| own != realm) {
             return None;
         }
         let nonce = fields.get("nonce")?;
@@ -539,7 +541,7 @@ impl Credentials {
         let nc = format!("{:08x}", self.count);
         let counted = qop.map(|qop| (qop.as_bytes(), nc.as_bytes(), cnonce.as_bytes()));
         let DigestRequest { method, uri, body } = subject;
-        let ha1 = ha1(algorithm, &self.user, &self.realm, self.password.expose());
+        let ha1 = ha1(algorithm, &self.user, realm, self.password.expose());
         let response =
             RequestedBy { algorithm, nonce, counted, method, uri, body }.response(ha1.expose());
         let quoted =
@@ -547,7 +549,7 @@ impl Credentials {
         let mut value = format!(
             "Digest username={}, realm={}, nonce={}, uri={}, response=\"{response}\", algorithm={}",
             quoted(self.user.as_bytes()),
-            quoted(self.realm.as_bytes()),
+            quoted(realm.as_bytes()),
             quoted(nonce),
             quoted(uri),
             algorithm.name()
@@ -592,7 +594,11 @@ mod tests {
                 Duration::from_secs(300),
                 now,
             );
-            Pair { server, client: Credentials::new("registrar", REALM, "anna", "secret"), now }
+            Pair {
+                server,
+                client: Credentials::new("registrar", Some(REALM), "anna", "secret"),
+                now,
+            }
         }
 
         fn answer(&mut self) -> String {
@@ -798,7 +804,7 @@ mod tests {
 
     #[test]
     fn a_foreign_peer_or_realm_gets_no_answer() {
-        let mut client = Credentials::new("trunk", "provider.test", "us", "secret");
+        let mut client = Credentials::new("trunk", Some("provider.test"), "us", "secret");
         let ours = b"Digest realm=\"provider.test\", nonce=\"n\", qop=\"auth\"".as_slice();
         let foreign = b"Digest realm=\"evil.test\", nonce=\"n\", qop=\"auth\"".as_slice();
         assert_eq!(client.answer(&[foreign], "trunk", REGISTER, "c"), None);

@@ -11,10 +11,13 @@
 //! }
 //! ```
 
+mod trunk_log;
+
 use super::config::{SipConfig, SipDirectory, Trunk};
 use super::flow::Protocol;
 use super::leg::{LegCommand, LegEvent};
 use super::registrar::KeptBinding;
+use super::resolver::Resolver;
 use super::transport::{Transport, TransportEvent, TransportTls};
 use super::user_agent::{Counters, Output, RefusedBy, RefusedRequest, UserAgent, WrongPassword};
 use crate::clock;
@@ -31,6 +34,7 @@ use tokio::time::sleep_until;
 pub struct Endpoint {
     agent: UserAgent,
     transport: Transport,
+    resolver: Resolver,
     events: Vec<LegEvent>,
     bindings: Vec<(DeviceId, Vec<KeptBinding>)>,
     sent: u64,
@@ -41,19 +45,19 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Resolves the trunks' names, opens the sockets and starts.
+    /// Opens the sockets and starts; names of trunks are looked up meanwhile.
     pub async fn bind(mut config: SipConfig, tls: TransportTls) -> io::Result<Self> {
-        resolve_all(&mut config.trunks).await?;
-        if config.trunks.iter().any(|trunk| trunk.protocol.is_secure()) {
+        if config.trunks.iter().any(|trunk| trunk.speaks(Protocol::Tls)) {
             tls.client.load().map_err(io::Error::other)?;
         }
         let transport = Transport::bind(&config.listen, config.limits, tls).await?;
         if config.advertised.is_none()
             && transport.locals().iter().any(|(_, local)| local.ip().is_unspecified())
         {
-            let somewhere = config.trunks.iter().find_map(|trunk| trunk.address);
-            config.advertised = outward(somewhere).await;
+            let somewhere = config.trunks.iter().flat_map(Trunk::addresses).next();
+            config.advertised = outward(somewhere.map(|(_, address)| address)).await;
         }
+        let resolver = Resolver::new(config.name_server);
         let agent =
             UserAgent::new(config, transport.locals().to_vec(), rand::random(), clock::now());
         let mut transport = transport;
@@ -61,6 +65,7 @@ impl Endpoint {
         Ok(Self {
             agent,
             transport,
+            resolver,
             events: Vec::new(),
             bindings: Vec::new(),
             sent: 0,
@@ -90,10 +95,10 @@ impl Endpoint {
         self.transport.connections()
     }
 
-    /// Other accounts and trunks from now on; the addresses of trunks are known.
+    /// Other accounts and trunks from now on.
     pub fn change_directory(&mut self, new: SipDirectory) {
-        trust(&mut self.transport, &new.trunks);
         self.agent.handle_directory(new, clock::now());
+        trust(&mut self.transport, &self.agent.config().trunks);
         self.drain();
     }
 
@@ -141,6 +146,19 @@ impl Endpoint {
             biased;
             () = until(timeout) => self.agent.handle_timeout(clock::now()),
             arrival = self.transport.next() => self.hand_in(arrival),
+            (lookup, outcome) = self.resolver.next() => {
+                self.agent.handle_lookup(&lookup, outcome, clock::now())
+            }
+        }
+    }
+
+    /// Takes the registrations with trunks back, and waits until the trunks have said so.
+    pub async fn leave_trunks(&mut self) {
+        self.agent.leave_trunks(clock::now());
+        self.drain();
+        while self.agent.is_leaving() {
+            self.step().await;
+            self.drain();
         }
     }
 
@@ -172,6 +190,7 @@ impl Endpoint {
             }
             TransportEvent::Idle { flow } if self.agent.needs(&flow) => {}
             TransportEvent::Idle { flow } => self.transport.close(&flow),
+            TransportEvent::Undelivered { flow } => self.agent.handle_undelivered(&flow, now),
             TransportEvent::Gone { flow } => self.agent.handle_unreachable(&flow, now),
         }
     }
@@ -221,13 +240,22 @@ impl Endpoint {
                 Output::Known(flow) => self.transport.know(&flow),
                 Output::Connect(flow) => self.transport.connect_ahead(flow),
                 Output::Alias { flow, address } => self.transport.alias(&flow, address),
-                Output::TrunkConnected { trunk, connected } => tell_connected(trunk, connected),
-                Output::TrunkPresent { trunk, present: true } => {
-                    tracing::info!(trunk, "a switch answers OPTIONS: its devices are present")
+                Output::TrunkConnected { trunk, address, connected } => {
+                    trunk_log::connected(trunk, address, connected)
                 }
-                Output::TrunkPresent { trunk, present: false } => {
-                    tracing::warn!(trunk, "a switch does not answer OPTIONS: its devices are away")
+                Output::TrunkPresent { trunk, present, devices } => {
+                    trunk_log::present(trunk, present, devices)
                 }
+                Output::TargetPresent { trunk, address, present } => {
+                    trunk_log::target_present(trunk, address, present)
+                }
+                Output::TargetGone { trunk, address } => trunk_log::target_gone(trunk, address),
+                Output::Registration { trunk, state } => trunk_log::registration(trunk, &state),
+                Output::LookUp(lookup) => self.resolver.look_up(lookup),
+                Output::NotFound { trunks, host, fault, known } => {
+                    trunk_log::not_found(&trunks, &host, &fault, known)
+                }
+                Output::TrunksMoved => trust(&mut self.transport, &self.agent.config().trunks),
                 Output::Qualified { device, answers: true } => {
                     tracing::info!(%device, "a phone answers OPTIONS again")
                 }
@@ -261,15 +289,6 @@ impl Endpoint {
         }
         self.measure();
     }
-}
-
-fn tell_connected(trunk: String, connected: bool) {
-    match connected {
-        true => tracing::info!(trunk, "connected to a trunk over TLS"),
-        false => tracing::warn!(trunk, "no connection to a trunk over TLS; trying again"),
-    }
-    let up = if connected { 1.0 } else { 0.0 };
-    metrics::gauge!("undertone_sip_trunk_connected", "trunk" => trunk).set(up);
 }
 
 /// One line for a refusal, either way.
@@ -317,30 +336,15 @@ async fn outward(to: Option<SocketAddr>) -> Option<String> {
     }
 }
 
-/// Finds the addresses of trunks that are given by name.
-pub async fn resolve_all(trunks: &mut [Trunk]) -> io::Result<()> {
-    for trunk in trunks {
-        if trunk.address.is_none() {
-            let resolved = resolve(&trunk.target, trunk.protocol).await;
-            trunk.address = resolved.map_err(|error| {
-                io::Error::new(error.kind(), format!("trunk {}: {error}", trunk.name))
-            })?;
-        }
-    }
-    Ok(())
-}
-
 /// These are the peers from now on.
 fn trust(transport: &mut Transport, trunks: &[Trunk]) {
-    let networks = trunks.iter().flat_map(|trunk| trunk.sources.iter().map(|one| one.network));
-    transport.trust(networks);
-    let secure = trunks.iter().filter(|trunk| trunk.protocol.is_secure());
-    transport.expect(secure.map(|trunk| (trunk.hosts(), trunk.certificate_name())));
-}
-
-async fn resolve(target: &str, protocol: Protocol) -> io::Result<Option<SocketAddr>> {
-    let Some((host, port)) = Trunk::host_and_port(target, protocol) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    Ok(tokio::net::lookup_host((host, port)).await?.next())
+    transport.trust(trunks.iter().flat_map(Trunk::sending_hosts));
+    let secure = trunks.iter().flat_map(|trunk| {
+        let targets = trunk.targets.iter().filter(|target| target.protocol.is_secure());
+        targets.map(move |target| {
+            let hosts = target.addresses().map(|address| address.ip().into());
+            (hosts.collect(), trunk.certificate_name(target))
+        })
+    });
+    transport.expect(secure);
 }

@@ -6,7 +6,7 @@
 
 use super::sdp::SdpFault;
 pub use crate::model::LegId;
-use crate::model::{DeviceId, Number, UserData};
+use crate::model::{DeviceId, Network, Number, UserData};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -240,6 +240,13 @@ pub enum LegEvent {
         /// What has ended it.
         reason: EndReason,
     },
+    /// A trunk is elsewhere than before.
+    TrunkLocated {
+        /// The name of the trunk.
+        trunk: String,
+        /// Its hosts: where its requests come from and ours go.
+        hosts: Vec<Network>,
+    },
     /// A device's phone can be reached, or no longer.
     Registered {
         /// The device with that phone.
@@ -317,6 +324,16 @@ pub enum LegCommand {
         leg: LegId,
         /// 400 to 699.
         status: u16,
+    },
+    /// Send a final refusal on an incoming leg, which is then gone, and say why in a Warning (RFC
+    /// 3261 20.43).
+    Refuse {
+        /// The leg concerned.
+        leg: LegId,
+        /// 400 to 699.
+        status: u16,
+        /// Why, for people.
+        text: String,
     },
     /// Re-INVITE with an offer.
     Offer {

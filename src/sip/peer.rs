@@ -86,18 +86,18 @@ fn port_fits(port: Option<u16>, flow: &Flow) -> bool {
     }
 }
 
-/// Where a trunk speaks from: its sources, and its target unless the sources say more about that
+/// Where a trunk speaks from: its sources, and its targets unless the sources say more about that
 /// address. The ports of one that speaks by connections are any.
 fn ends(trunk: &Trunk) -> impl Iterator<Item = (Network, Option<u16>)> {
-    let target = trunk.address.map(|address| address.ip());
-    let target = target
-        .filter(|target| !trunk.sources.iter().any(|source| source.network.contains(*target)));
-    let of_datagrams = trunk.protocol == Protocol::Udp;
-    let sources = trunk
-        .sources
-        .iter()
-        .map(move |source| (source.network, source.port.filter(|_| of_datagrams)));
-    sources.chain(target.map(|target| (target.into(), None)))
+    let targets = trunk.addresses().map(|(_, address)| address.ip());
+    let targets =
+        targets.filter(|target| !trunk.sources.iter().any(|source| source.contains(*target)));
+    let of_datagrams = trunk.speaks(Protocol::Udp);
+    let sources = trunk.sources.iter().flat_map(move |source| {
+        let port = source.port.filter(|_| of_datagrams);
+        source.networks.iter().map(move |network| (*network, port))
+    });
+    sources.chain(targets.map(|target| (target.into(), None)))
 }
 
 fn overlap(one: (Network, Option<u16>), other: (Network, Option<u16>)) -> bool {

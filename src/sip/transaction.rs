@@ -415,6 +415,14 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
         self.remove_client(id);
     }
 
+    /// Nobody waits for the answer to a request any more: it is not sent again, and what comes of it
+    /// is still told.
+    pub fn stop_repeating(&mut self, id: ClientTransactionId) {
+        for timer in [TransactionTimer::A, TransactionTimer::E] {
+            self.timers.clear(&(timer, id.0));
+        }
+    }
+
     /// Forgets an INVITE in 64·T1, whatever has come by then: its dialog is over. Until then
     /// refusals are still acknowledged.
     pub fn abandon_later(&mut self, id: ClientTransactionId, now: Instant) {
@@ -440,6 +448,18 @@ impl<S: Clone, C: Clone> Transactions<S, C> {
             .filter(|(_, client)| client.waits_on(flow))
             .map(|(id, _)| *id)
             .collect();
+        for id in lost {
+            self.handle_client(id, ClientInput::Unreachable);
+        }
+    }
+
+    /// What has gone by this flow has not arrived: requests that nothing has been heard of have
+    /// failed.
+    pub fn handle_undelivered(&mut self, flow: &Flow) {
+        let unheard = |(_, client): &(&_, &ClientTransaction<C>)| {
+            client.flow() == flow && client.is_unheard()
+        };
+        let lost: Vec<_> = self.clients.iter().filter(unheard).map(|(id, _)| *id).collect();
         for id in lost {
             self.handle_client(id, ClientInput::Unreachable);
         }

@@ -19,6 +19,7 @@
 //! trunk's name is known, which the certificate must have.
 
 mod connection;
+mod errors;
 
 use super::config::{ListenAddress, SipLimits};
 use super::flow::{ConnectionId, Flow, Protocol};
@@ -103,6 +104,11 @@ pub enum TransportEvent {
         flow: Flow,
         /// The domains of the certificate that the peer has shown, in lower case.
         domains: Vec<String>,
+    },
+    /// A datagram of ours has not arrived: the network, or the other end, has said so by ICMP.
+    Undelivered {
+        /// Its way.
+        flow: Flow,
     },
     /// A flow can no longer be used: its connection is closed, or could not be made.
     Gone {
@@ -287,8 +293,12 @@ impl Transport {
                 if let Some((_, socket)) =
                     self.sockets.iter().find(|(local, _)| *local == flow.local)
                 {
-                    // Whatever is lost here is sent again by its transaction.
-                    let _ = socket.try_send_to(&bytes, flow.peer);
+                    // An error may be that of another datagram, and is told once. Whatever is lost
+                    // here is sent again by its transaction.
+                    let lost = |error: &io::Error| error.kind() != io::ErrorKind::WouldBlock;
+                    if socket.try_send_to(&bytes, flow.peer).as_ref().is_err_and(lost) {
+                        let _ = socket.try_send_to(&bytes, flow.peer);
+                    }
                 }
             }
             Protocol::Tcp | Protocol::Tls => {
@@ -369,6 +379,8 @@ impl Transport {
         // fine.
         let _ = options.set_recv_buffer_size(1 << 20);
         self.sockets.push((local, socket.clone()));
+        errors::ask(&socket);
+        self.tasks.spawn(errors::receive(socket.clone(), local, self.sender.clone()));
         self.tasks.spawn(receive(socket, local, self.sender.clone()));
         Ok(local)
     }
@@ -490,9 +502,13 @@ fn mark(socket: &socket2::SockRef<'_>, local: SocketAddr) {
 async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, sender: mpsc::Sender<Input>) {
     let mut buffer = vec![0; DATAGRAM];
     loop {
-        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
-            sleep(Duration::from_millis(10)).await;
-            continue;
+        let (length, peer) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) if errors::is_of_another(&error) => continue,
+            Err(_) => {
+                sleep(Duration::from_millis(10)).await;
+                continue;
+            }
         };
         let flow = Flow { protocol: Protocol::Udp, local, peer, connection: ConnectionId::NONE };
         let bytes = buffer[..length].to_vec();

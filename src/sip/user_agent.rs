@@ -25,6 +25,8 @@
 //! | `user_data` | call data in header fields |
 //! | `leg_table` | the legs, and which of them a message names |
 //! | `certificates`, `trunk_connections` | peers by their certificates; TLS to trunks |
+//! | `trunk_names`, `trunk_targets`, `trunk_presence` | where trunks are, in which order their targets are tried, which answer |
+//! | `trunk_registration` | our registrations with trunks |
 //! | `requests`, `responses`, `outgoing`, `flows` | what comes in, and for which machine it is |
 //! | `refusals` | what of refusals is written down |
 //! | `tokens`, `rate_limiter`, `password_throttle` | tags, branches; allowances |
@@ -47,14 +49,16 @@ mod requests;
 mod responses;
 mod tokens;
 mod trunk_connections;
+mod trunk_names;
 mod trunk_presence;
+mod trunk_registration;
+mod trunk_targets;
 mod user_data;
 
 #[cfg(test)]
 mod tests;
 
-use super::config::{Login, SipConfig, SipDirectory, Trunk};
-use super::digest::Credentials;
+use super::config::{Lookup, LookupAnswer, LookupFault, SipConfig, SipDirectory, Trunk};
 use super::flow::{Flow, Protocol};
 use super::leg::{LegCommand, LegEvent, LegId};
 use super::message::{ParseError, SipMessage, parse_datagram};
@@ -66,7 +70,7 @@ use super::transaction::{self, Transactions};
 use crate::model::{DeviceId, Now};
 use admission::Admission;
 use certificates::PeerCertificates;
-use context::Context;
+use context::{Context, TrunkLogins};
 use leg::Leg;
 use leg_table::LegTable;
 use local_domain::LocalDomain;
@@ -79,7 +83,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use tokens::TokenGenerator;
 use trunk_connections::TrunkConnections;
+use trunk_names::TrunkNames;
 use trunk_presence::TrunkPresence;
+pub use trunk_registration::RegistrationState;
+use trunk_registration::TrunkRegistrations;
+use trunk_targets::TargetStates;
 
 /// What the user agent wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,20 +116,62 @@ pub enum Output {
         /// The address that it stands for.
         address: SocketAddr,
     },
-    /// To be written in the log: a trunk over TLS can be reached, or no longer.
+    /// To be written in the log: a target over TLS can be reached, or no longer.
     TrunkConnected {
-        /// Its name.
+        /// The name of its trunk.
         trunk: String,
+        /// Its address.
+        address: SocketAddr,
         /// It can.
         connected: bool,
     },
-    /// To be written in the log: a trunk that devices are behind answers OPTIONS, or does not.
+    /// To be written in the log: one of a trunk's targets answers OPTIONS, or none does.
     TrunkPresent {
         /// Its name.
         trunk: String,
+        /// One answers.
+        present: bool,
+        /// How many devices are behind it, and present or away with it.
+        devices: usize,
+    },
+    /// To be written in the log: a target of a trunk answers OPTIONS, or does not.
+    TargetPresent {
+        /// The name of the trunk.
+        trunk: String,
+        /// Where the target is.
+        address: (Protocol, SocketAddr),
         /// It answers.
         present: bool,
     },
+    /// A target is none any more: nothing is said of it from now on.
+    TargetGone {
+        /// The name of the trunk.
+        trunk: String,
+        /// Where it was.
+        address: (Protocol, SocketAddr),
+    },
+    /// To be written in the log: how our registration with a trunk stands.
+    Registration {
+        /// The name of the trunk.
+        trunk: String,
+        /// How it stands.
+        state: RegistrationState,
+    },
+    /// A name is to be looked up; the outcome is for [`UserAgent::handle_lookup`].
+    LookUp(Lookup),
+    /// To be written in the log: a name of trunks stands for nothing.
+    NotFound {
+        /// The names of the trunks.
+        trunks: Vec<String>,
+        /// The name.
+        host: String,
+        /// Why.
+        fault: LookupFault,
+        /// What it stood for before holds.
+        known: bool,
+    },
+    /// Trunks are elsewhere than before: [`UserAgent::config`] has them.
+    TrunksMoved,
     /// To be written in the log: a phone that has answered OPTIONS leaves them unanswered, or
     /// answers again.
     Qualified {
@@ -186,7 +236,9 @@ pub struct UserAgent {
     admission: Admission,
     qualification: Qualification,
     trunk_connections: TrunkConnections,
+    trunk_names: TrunkNames,
     trunk_presence: TrunkPresence,
+    trunk_registrations: TrunkRegistrations,
 }
 
 impl UserAgent {
@@ -198,9 +250,8 @@ impl UserAgent {
         seed: [u8; 32],
         now: Now,
     ) -> Self {
-        for trunk in &mut config.trunks {
-            trunk.address = trunk.address.or_else(|| trunk.target.parse().ok());
-        }
+        let mut trunk_names = TrunkNames::default();
+        trunk_names.handle_trunks(&mut config.trunks, now);
         let tokens = TokenGenerator::new(seed);
         let (peers, admission) =
             (Peers::new(&config.trunks), Admission::new(&config, &tokens, now));
@@ -213,7 +264,8 @@ impl UserAgent {
             transactions: Transactions::new(config.timing, config.limits.transactions),
             timers: Timers::default(),
             tokens,
-            logins: config.trunks.iter().filter_map(login).collect(),
+            logins: config.trunks.iter().filter_map(TrunkLogins::of).collect(),
+            targets: TargetStates::default(),
             refusals: RefusalLog::default(),
             counters: Counters::default(),
             outputs: VecDeque::new(),
@@ -226,10 +278,13 @@ impl UserAgent {
             admission,
             qualification: Qualification::default(),
             trunk_connections: TrunkConnections::new(&ctx.domain.config.trunks, &ctx, now),
+            trunk_names,
             trunk_presence: TrunkPresence::default(),
+            trunk_registrations: TrunkRegistrations::default(),
             ctx,
         };
         agent.trunk_presence.handle_directory(&mut agent.ctx, now);
+        agent.trunk_registrations.handle_directory(&mut agent.ctx, now);
         agent
     }
 
@@ -252,20 +307,22 @@ impl UserAgent {
     /// Other accounts and trunks from now on. The phones of an account that is gone, or has another
     /// number or password, are registered no more; legs go on until the B2BUA ends them.
     pub fn handle_directory(&mut self, mut new: SipDirectory, now: Now) {
-        for trunk in &mut new.trunks {
-            trunk.address = trunk.address.or_else(|| trunk.target.parse().ok());
-        }
+        self.trunk_names.handle_trunks(&mut new.trunks, now);
         if new.trunks != self.config().trunks {
-            self.ctx.logins = new.trunks.iter().filter_map(login).collect();
+            self.ctx.logins = new.trunks.iter().filter_map(TrunkLogins::of).collect();
             self.admission.change_trunks(&new.trunks);
         }
         let with_trunks: BTreeSet<&str> =
             self.legs.iter().filter_map(|leg| leg.peer().trunk()).collect();
         let changes = self.ctx.domain.change(new, |name| with_trunks.contains(name));
-        self.trunk_presence.handle_directory(&mut self.ctx, now);
-        self.trunk_connections.change(&self.ctx.domain.config.trunks, &self.ctx, now);
-        let trunks: Vec<Trunk> = self.ctx.domain.all_trunks().cloned().collect();
-        self.peers = Peers::new(&trunks);
+        self.handle_trunks(now);
+        // Whoever has made the directory does not know what names stand for.
+        let by_name = |trunk: &&Trunk| trunk.lookups().next().is_some();
+        for trunk in self.ctx.domain.config.trunks.iter().filter(by_name) {
+            let (trunk, hosts) = (trunk.name.clone(), trunk.hosts());
+            let event = LegEvent::TrunkLocated { trunk, hosts };
+            self.ctx.outputs.push_back(Output::Event(event));
+        }
         for device in changes.unregistered {
             if self.ctx.registrar.remove(&device) {
                 self.ctx.registered(device.clone(), false);
@@ -277,6 +334,47 @@ impl UserAgent {
             self.qualification.handle_bindings(&device, &mut self.ctx, now);
         }
         self.finish_step(now);
+    }
+
+    /// The trunks are others from now on, or elsewhere.
+    fn handle_trunks(&mut self, now: Now) {
+        self.trunk_presence.handle_directory(&mut self.ctx, now);
+        self.trunk_connections.change(&self.ctx.domain.config.trunks, &self.ctx, now);
+        let trunks: Vec<Trunk> = self.ctx.domain.all_trunks().cloned().collect();
+        self.peers = Peers::new(&trunks);
+        self.trunk_registrations.handle_directory(&mut self.ctx, now);
+    }
+
+    /// What a name stands for that was to be looked up, or why for nothing.
+    pub fn handle_lookup(
+        &mut self,
+        lookup: &Lookup,
+        answer: Result<LookupAnswer, LookupFault>,
+        now: Now,
+    ) {
+        let hosts = self.trunk_names.handle_answer(lookup, answer, &mut self.ctx, now);
+        if let Some(hosts) = hosts {
+            for trunk in self.ctx.domain.place(lookup, &hosts) {
+                let (name, hosts) = (trunk.name.clone(), trunk.hosts());
+                let event = LegEvent::TrunkLocated { trunk: name, hosts };
+                self.ctx.outputs.push_back(Output::Event(event));
+            }
+            self.ctx.outputs.push_back(Output::TrunksMoved);
+            self.handle_trunks(now);
+        }
+        self.finish_step(now);
+    }
+
+    /// Nothing is to be registered with trunks any more; [`Self::is_leaving`] until they have said
+    /// so.
+    pub fn leave_trunks(&mut self, now: Now) {
+        self.trunk_registrations.stop(&mut self.ctx, now);
+        self.finish_step(now);
+    }
+
+    /// A trunk has not answered yet that we are registered with it no more.
+    pub fn is_leaving(&self) -> bool {
+        self.trunk_registrations.is_leaving()
     }
 
     /// A datagram has come.
@@ -345,6 +443,16 @@ impl UserAgent {
         self.finish_step(now);
     }
 
+    /// A datagram has not arrived, as anybody on the way may say: what has gone to a target of a
+    /// trunk, and has not been heard of, has failed.
+    pub fn handle_undelivered(&mut self, flow: &Flow, now: Now) {
+        let is_there = |trunk: &Trunk| trunk.is_at(flow.protocol, flow.peer);
+        if self.ctx.domain.config.trunks.iter().any(is_there) {
+            self.ctx.transactions.handle_undelivered(flow);
+        }
+        self.finish_step(now);
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.ctx.transactions.handle_timeout(now.mono);
@@ -358,7 +466,11 @@ impl UserAgent {
         }
         self.qualification.handle_timeout(&mut self.ctx, now);
         self.trunk_connections.handle_timeout(&mut self.ctx, now);
-        self.trunk_presence.handle_timeout(&mut self.ctx, now);
+        for target in self.trunk_presence.handle_timeout(&mut self.ctx, now) {
+            self.trunk_registrations.handle_presence(&target, now);
+        }
+        self.trunk_names.handle_timeout(&mut self.ctx, now);
+        self.trunk_registrations.handle_timeout(&mut self.ctx, now);
         self.finish_step(now);
         self.keep_bindings(now);
     }
@@ -372,6 +484,8 @@ impl UserAgent {
             self.qualification.poll_timeout(),
             self.trunk_connections.poll_timeout(),
             self.trunk_presence.poll_timeout(),
+            self.trunk_names.poll_timeout(),
+            self.trunk_registrations.poll_timeout(),
         ];
         times.into_iter().flatten().min()
     }
@@ -449,14 +563,6 @@ impl UserAgent {
     }
 }
 
-/// What the challenges of a trunk are answered with, by its name.
-fn login(trunk: &Trunk) -> Option<(String, Credentials)> {
-    let login = trunk.login.as_ref()?;
-    let Login { realm, username, password } = login;
-    let credentials = Credentials::new(&trunk.name, realm, username, password.expose());
-    Some((trunk.name.clone(), credentials))
-}
-
 impl LegCommand {
     /// The leg that it is for.
     fn leg(&self) -> LegId {
@@ -465,6 +571,7 @@ impl LegCommand {
             | Self::Provisional { leg, .. }
             | Self::Accept { leg, .. }
             | Self::Reject { leg, .. }
+            | Self::Refuse { leg, .. }
             | Self::Offer { leg, .. }
             | Self::AnswerOffer { leg, .. }
             | Self::RejectOffer { leg, .. }

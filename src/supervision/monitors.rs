@@ -98,7 +98,8 @@ impl Supervision {
             | Command::Reject { .. }
             | Command::Redirect { .. }
             | Command::SwapCalls { .. }
-            | Command::ChangeUserData { .. } => {
+            | Command::ChangeUserData { .. }
+            | Command::RefuseFeatureCode { .. } => {
                 Err(Refusal::new(Reason::Forbidden, "This is not a monitoring command."))
             }
         }
@@ -208,6 +209,12 @@ impl Supervision {
     pub fn monitors(&self) -> impl Iterator<Item = MonitorFact> {
         let standing = self.monitors.values().filter(|monitor| !monitor.lingering);
         standing.map(Monitor::fact)
+    }
+
+    /// The monitor of a supervisor's device.
+    pub fn monitor(&self, supervisor: &DeviceId) -> Option<MonitorFact> {
+        let monitor = self.monitors.get(supervisor).filter(|monitor| !monitor.lingering);
+        monitor.map(Monitor::fact)
     }
 
     /// Does a supervisor keep this call alive? Asked by the switch when only one party besides

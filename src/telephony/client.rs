@@ -201,6 +201,16 @@ async fn send(
             };
             client.change_user_data(within(deadline, message)).await
         }
+        Command::RefuseFeatureCode { device, code, refusal } => {
+            let message = proto::RefuseFeatureCodeRequest {
+                context,
+                device: device.to_string(),
+                code: code.to_string(),
+                reason: refusal.reason.to_string(),
+                message: refusal.to_string(),
+            };
+            client.refuse_feature_code(within(deadline, message)).await
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Protobuf ⇄ words, exhaustive both ways. What comes in is checked here and nowhere else.
 
 use super::proto::{self, watch_response::Fact as Wire};
+mod feature_codes;
+
 use super::status;
 use crate::model::{
     Activity, AdmissionAsked, CallFact, CallType, Capabilities, Command, CommandContext,
@@ -90,6 +92,7 @@ pub(super) fn context(
         caller: None,
         from: None,
         deadline,
+        feature_code: optional("context.feature_code", wire.feature_code)?,
     })
 }
 
@@ -101,6 +104,7 @@ pub(super) fn wire_context(context: &CommandContext) -> Option<proto::CommandCon
             .user
             .as_ref()
             .map_or_else(|| OF_ITS_OWN.to_owned(), ToString::to_string),
+        feature_code: text_of(context.feature_code.as_ref()),
     })
 }
 
@@ -393,6 +397,7 @@ impl From<&Capabilities> for proto::DescribeResponse {
             do_not_disturb: can.do_not_disturb,
             forwarding: can.forwarding,
             user_data: can.user_data,
+            feature_codes: can.feature_codes,
             routing_points: can.routing_points,
             sip_cluster: can.sip_cluster,
             codecs: can.codecs.clone(),
@@ -429,6 +434,7 @@ impl From<proto::DescribeResponse> for Capabilities {
             do_not_disturb: can.do_not_disturb,
             forwarding: can.forwarding,
             user_data: can.user_data,
+            feature_codes: can.feature_codes,
             routing_points: can.routing_points,
             sip_cluster: can.sip_cluster,
             codecs: can.codecs,
@@ -477,6 +483,9 @@ pub(super) fn wire_fact(revised: &Revised, instance: &str) -> proto::WatchRespon
             metadata: status::metadata_of(&failure.refusal),
         }),
         Fact::JoinSound(sound) => Wire::JoinSound(wire_join_sound(sound)),
+        Fact::FeatureCodeDialled(dialled) => {
+            Wire::FeatureCodeDialled(feature_codes::to_wire(dialled))
+        }
         Fact::SnapshotBegin => {
             Wire::SnapshotBegin(proto::SnapshotBegin { instance: instance.to_owned() })
         }
@@ -510,6 +519,9 @@ impl TryFrom<proto::WatchResponse> for WatchItem {
             }),
             Wire::Failure(failure) => Fact::Failed(self::failure(failure)?),
             Wire::JoinSound(sound) => Fact::JoinSound(join_sound(sound)?),
+            Wire::FeatureCodeDialled(dialled) => {
+                Fact::FeatureCodeDialled(feature_codes::from_wire(dialled)?)
+            }
             Wire::SnapshotBegin(begin) => {
                 return Ok(WatchItem::SnapshotBegin { instance: begin.instance });
             }
@@ -883,6 +895,11 @@ fn optional<T: From<String>>(field: &'static str, text: String) -> Result<Option
     fitting(field, text).map(T::from).map(Some)
 }
 
+/// A text that may be absent, as it goes on the wire.
+fn text_of(text: Option<&impl ToString>) -> String {
+    text.map(ToString::to_string).unwrap_or_default()
+}
+
 /// A number that is only shown: an anonymous caller has none.
 fn shown(field: &'static str, text: String) -> Result<Number, Malformed> {
     fitting(field, text).map(Number::from)
@@ -908,6 +925,7 @@ mod tests {
             context: Some(proto::CommandContext {
                 request_id: "r1".into(),
                 on_behalf_of: "boss".into(),
+                feature_code: String::new(),
             }),
             supervisor: "efelab32".into(),
             target: "9c14cad7".into(),
@@ -991,6 +1009,7 @@ mod tests {
             do_not_disturb: true,
             forwarding: true,
             user_data: true,
+            feature_codes: true,
             routing_points: true,
             sip_cluster: true,
             codecs: vec!["PCMU".into()],

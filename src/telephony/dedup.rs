@@ -172,6 +172,7 @@ mod tests {
             caller: None,
             from: None,
             deadline: Duration::from_secs(5),
+            feature_code: None,
         }
     }
 

@@ -135,6 +135,11 @@ impl FactLog {
         watcher
     }
 
+    /// Somebody watches it.
+    pub fn is_watched(&self) -> bool {
+        self.shared.changed.receiver_count() > 0
+    }
+
     /// How many watch it.
     #[cfg(test)]
     pub(super) fn watchers(&self) -> usize {
@@ -188,7 +193,7 @@ impl Latest {
             Fact::AdmissionAsked(asked) => {
                 self.admissions.insert(asked.supervisor.clone(), asked.clone());
             }
-            Fact::Failed(_) | Fact::JoinSound(_) => {}
+            Fact::Failed(_) | Fact::JoinSound(_) | Fact::FeatureCodeDialled(_) => {}
             Fact::SnapshotBegin => return self.facts.begin_snapshot(),
             Fact::SnapshotComplete => {
                 if let Some(gone) = self.facts.complete_snapshot() {

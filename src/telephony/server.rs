@@ -251,7 +251,10 @@ impl Telephony for TelephonyService {
         request: Request<proto::DescribeRequest>,
     ) -> Result<Response<proto::DescribeResponse>, Status> {
         self.known(request.extensions())?;
-        Ok(Response::new((&*self.capabilities.borrow()).into()))
+        let mut can = proto::DescribeResponse::from(&*self.capabilities.borrow());
+        // A gateway answers feature codes itself.
+        can.feature_codes &= !self.asks_before_joins;
+        Ok(Response::new(can))
     }
 
     async fn watch(
@@ -427,6 +430,13 @@ impl Telephony for TelephonyService {
     async fn remove_participant(
         &self,
         request: Request<proto::RemoveParticipantRequest>,
+    ) -> Result<Response<CommandResponse>, Status> {
+        self.execute(request).await
+    }
+
+    async fn refuse_feature_code(
+        &self,
+        request: Request<proto::RefuseFeatureCodeRequest>,
     ) -> Result<Response<CommandResponse>, Status> {
         self.execute(request).await
     }

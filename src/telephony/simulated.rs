@@ -398,6 +398,9 @@ impl SimulatedSwitch {
             Command::RemoveParticipant { device, call, participant } => {
                 self.remove_participant(device, call, participant)
             }
+            Command::RefuseFeatureCode { .. } => {
+                Err(Refusal::new(Reason::Forbidden, "There are no feature codes here."))
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use undertone::model::{
     Activity, Command, CommandContext, DeviceId, Feature, Mode, Number, Reason, Role, Scope,
 };
 use undertone::sip;
-use undertone::sip::b2bua::{AccountKind, B2buaConfig};
+use undertone::sip::b2bua::{AccountKind, B2buaConfig, FeatureCodeConfig};
 use undertone::sip::config::ListenAddress;
 use undertone::sip::flow::Protocol;
 use undertone::store;
@@ -35,11 +35,14 @@ const CONFIRMS_JOINS_ITSELF: [Rule; 4] = [
 ];
 /// Where everything is offered there is nothing to be refused for that.
 const OFFERS_ALL: [Rule; 1] = [Rule::RefusesWhatIsNotOffered];
+/// What a backend without telephones, or one behind a gateway, does not offer.
+const HAS_NO_CODES: [Rule; 1] = [Rule::AnswersOnlyCodesThatWait];
 
 #[tokio::test]
 async fn the_simulated_backend_keeps_the_contract() {
     let (server, simulated) = simulated::start(simulated_config());
-    keeps_every_rule(in_process(server), ByHand(simulated), &OFFERS_ALL).await;
+    keeps_every_rule(in_process(server), ByHand(simulated), &[OFFERS_ALL, HAS_NO_CODES].concat())
+        .await;
 }
 
 #[tokio::test]
@@ -52,7 +55,7 @@ async fn the_gateway_keeps_the_contract_that_it_consumes() {
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
     gateway.readiness().wait_for(|ready| *ready).await.unwrap();
-    let left_out = [&CONFIRMS_JOINS_ITSELF[..], &OFFERS_ALL].concat();
+    let left_out = [&CONFIRMS_JOINS_ITSELF[..], &OFFERS_ALL, &HAS_NO_CODES].concat();
     keeps_every_rule(in_process(grpc::serve(gateway)), ByHand(simulated), &left_out).await;
     let audited = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
     assert!(audited.lines().count() > 10, "what services ask is audited, too");
@@ -86,6 +89,7 @@ async fn the_gateway_asks_for_the_permission_of_the_user_a_service_acts_for() {
             caller: None,
             from: None,
             deadline: Duration::from_secs(30),
+            feature_code: None,
         };
         async move { execute(client, &context, &command).await.unwrap_err().reason }
     };
@@ -182,7 +186,7 @@ async fn the_gateway_keeps_the_contract_over_the_sip_backend() {
         GatewayHandle::start(GatewayConfig::default(), users(), line, audit, store::in_memory())
             .unwrap();
     gateway.readiness().wait_for(|ready| *ready).await.unwrap();
-    let left_out = [&CONFIRMS_JOINS_ITSELF[..], &OFFERS_ALL].concat();
+    let left_out = [&CONFIRMS_JOINS_ITSELF[..], &OFFERS_ALL, &HAS_NO_CODES].concat();
     keeps_every_rule(in_process(grpc::serve(gateway)), wire, &left_out).await;
 }
 
@@ -205,6 +209,7 @@ impl OnTheWire {
             },
             b2bua: B2buaConfig {
                 supervision: simulated_config().supervision,
+                feature_codes: FeatureCodeConfig { enabled: true, ..Default::default() },
                 ..Default::default()
             },
             media: MediaConfig { ports: None, workers: 1, ..Default::default() },

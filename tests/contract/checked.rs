@@ -73,6 +73,7 @@ async fn a_gateway_over_simulated_telephones_keeps_the_contract_as_the_program_c
         left_out,
         [
             "RefusesWhatIsNotOffered",
+            "AnswersOnlyCodesThatWait",
             "JoinsNobodyWithoutLeave",
             "JoinsNobodyWhoMayNot",
             "TellsWhichJoinsWaitForLeave",

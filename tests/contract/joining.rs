@@ -33,6 +33,7 @@ impl House {
             caller: None,
             from: None,
             deadline: Duration::from_secs(30),
+            feature_code: None,
         };
         execute(self.client.clone(), &context, &command).await.map(|_| ())
     }

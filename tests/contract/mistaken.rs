@@ -249,6 +249,7 @@ mistaken! {
     conference(TransferRequest),
     remove_participant(RemoveParticipantRequest),
     change_user_data(ChangeUserDataRequest),
+    refuse_feature_code(RefuseFeatureCodeRequest),
 }
 
 /// What one watch is told instead of the truth.

@@ -373,6 +373,7 @@ async fn place(line: &BackendConnection, command: Command) -> Result<(), Refusal
         caller: None,
         from: None,
         deadline: Duration::from_secs(10),
+        feature_code: None,
     };
     let (placed, answer) = CommandCall::new(context, command);
     line.commands.send(placed).await.unwrap();

@@ -93,7 +93,7 @@ pub(crate) fn outside() -> PhoneConfig {
 
 /// The trunk that leads to such a phone, for numbers that begin with 0.
 pub(crate) fn site(phone: &Phone) -> Trunk {
-    let source = TrunkSource { network: phone.address().ip().into(), port: None };
+    let source = TrunkSource::new(phone.address().ip().into(), None);
     Trunk {
         sources: vec![source],
         prefixes: vec!["0".into()],
@@ -137,6 +137,7 @@ impl SipFixture {
             caller: None,
             from: None,
             deadline: SOON,
+            feature_code: None,
         };
         let (placed, answer) = CommandCall::new(context, command);
         self.line.commands.send(placed).await.expect("the line lives");

@@ -5,7 +5,7 @@ use crate::contract_check::session::{
 };
 use crate::contract_check::{Person, Phones};
 use crate::model::{
-    Activity, CallId, Command, CommandContext, DeviceFact, DeviceId, Reason, TransferStep,
+    Activity, CallId, Command, CommandContext, DeviceFact, DeviceId, Reason, Refusal, TransferStep,
     UserDataChange,
 };
 use crate::telephony::{code_of, proto, refusal_of};
@@ -19,6 +19,7 @@ pub(super) async fn refuses_malformed_input<P: Phones>(session: &mut Session<'_,
         Some(proto::CommandContext {
             request_id: request_id.into(),
             on_behalf_of: on_behalf_of.into(),
+            feature_code: String::new(),
         })
     };
     let user = session.residents().supervisor.user.to_string();
@@ -222,6 +223,28 @@ pub(super) async fn asks_only_for_calls_that_wait<P: Phones>(
     }
 }
 
+pub(super) async fn answers_only_codes_that_wait<P: Phones>(
+    session: &mut Session<'_, P>,
+) -> Verdict {
+    let supervisor = session.residents().supervisor.clone();
+    let device = supervisor.device.clone();
+    let answers = [
+        start(&supervisor, &session.residents().agent.device.clone()),
+        Command::StopMonitoring { supervisor: device.clone() },
+    ];
+    for command in answers {
+        let mut context = session.context(&supervisor);
+        context.feature_code = Some("no-such-code".into());
+        session.refused_in(&context, &command, Reason::InvalidState).await?;
+    }
+    let refusal = Refusal::new(Reason::NotPermitted, "No.");
+    let command = Command::RefuseFeatureCode { device, code: "no-such-code".into(), refusal };
+    let context = session.context(&supervisor);
+    session.refused_in(&context, &command, Reason::InvalidState).await?;
+    let known = session.snapshot().await?;
+    ensure(known.monitors.is_empty(), "nothing has changed", || known.describe())
+}
+
 pub(super) async fn does_a_request_id_once<P: Phones>(session: &mut Session<'_, P>) -> Verdict {
     let supervisor = session.residents().supervisor.clone();
     let once = session.context(&supervisor);
@@ -391,6 +414,7 @@ fn good_request<P: Phones>(session: &mut Session<'_, P>) -> proto::StartMonitori
         context: Some(proto::CommandContext {
             request_id: context.request_id.to_string(),
             on_behalf_of: supervisor.user.to_string(),
+            feature_code: String::new(),
         }),
         supervisor: supervisor.device.to_string(),
         target: session.residents().agent.device.to_string(),

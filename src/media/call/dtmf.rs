@@ -2,6 +2,30 @@
 
 use super::*;
 
+/// The key that a leg has pressed last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Keypad {
+    /// The SSRC and the timestamp of its packets: the same for all of one key (RFC 4733 2.5.1.2).
+    last: Option<(u32, u32)>,
+}
+
+impl Keypad {
+    /// The packet is the first of a key. One of a key before, that was late, is none.
+    pub(super) fn is_news(&mut self, received: &ReceivedRtp) -> bool {
+        let ReceivedRtp { ssrc, timestamp, .. } = *received;
+        let is_news = match self.last {
+            Some((stream, last)) if stream == ssrc => {
+                timestamp != last && timestamp.wrapping_sub(last) < 1 << 31
+            }
+            Some(_) | None => true,
+        };
+        if is_news {
+            self.last = Some((ssrc, timestamp));
+        }
+        is_news
+    }
+}
+
 /// One step of a digit that is sent: 20 ms.
 const STEP: Duration = Duration::from_millis(20);
 /// Steps of the sound of a digit, of its end (RFC 4733 2.5.1.4: three times), and all of it with

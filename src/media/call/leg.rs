@@ -101,6 +101,9 @@ pub(super) struct LegCold {
     remote: Option<Block>,
     up: Upsampler,
     pub(super) down: Downsampler,
+    keypad: Keypad,
+    /// What it hears while it is held.
+    pub(super) music: Option<MusicPlayer>,
     /// When the leak guard was last told of, by reason.
     guard_said: [Option<Instant>; LeakReason::COUNT],
     agreements: Agreements,
@@ -154,6 +157,8 @@ impl Leg {
                 remote: None,
                 up: Upsampler::default(),
                 down: Downsampler::default(),
+                keypad: Keypad::default(),
+                music: None,
                 guard_said: [None; LeakReason::COUNT],
                 agreements: Agreements::default(),
                 decoders: Vec::new(),
@@ -298,7 +303,7 @@ impl Leg {
             }
             Format::ComfortNoise => self.take_noise(payload, received).map(AcceptedPacket::Noise),
             Format::Events(clock) => {
-                self.take_event(clock.ticks(), payload, received).map(AcceptedPacket::Event)
+                self.take_event(clock.ticks(), payload, received, state).map(AcceptedPacket::Event)
             }
         }
     }
@@ -353,8 +358,15 @@ impl Leg {
         clock: u32,
         payload: &[u8],
         received: ReceivedRtp,
+        state: &mut CallState,
     ) -> Result<EventPacket, PacketVerdict> {
-        if rtp::telephone_event(payload).is_none() || !self.party {
+        let Some(event) = rtp::telephone_event(payload) else {
+            return Err(self.discard());
+        };
+        if !self.party {
+            if self.seldom.keypad.is_news(&received) {
+                state.tell(MediaEvent::Key { leg: self.name, digit: event.digit });
+            }
             return Err(self.discard());
         }
         Ok(EventPacket { source: SoundSource::Leg(self.slot), clock, received })
@@ -537,7 +549,12 @@ impl Leg {
 
     /// What the plan of a call has to know of it.
     pub(super) fn member(&self) -> Member {
-        Member { name: self.name, is_described: self.media.is_some(), has_beep: self.beep.sounds() }
+        Member { name: self.name, is_described: self.media.is_some(), has_tone: self.has_tone() }
+    }
+
+    /// It hears something of our own.
+    pub(super) fn has_tone(&self) -> bool {
+        self.beep.sounds() || self.seldom.music.is_some()
     }
 
     /// What a listener has to know of it, once anything may come from it.

@@ -355,6 +355,10 @@ impl Leg {
         let (contributors, ducking) =
             mixer.mix(self.route.mixed(), self.ducking, ticks, linear, &mut sum);
         self.ducking = ducking;
+        if let Some(music) = &mut self.seldom.music {
+            music.fill(rate / CLOCK, linear);
+            sum.add(linear, Gain::UNITY.0);
+        }
         if self.beep.sounds() {
             self.beep.fill(rate / CLOCK, linear);
             sum.add(linear, Gain::UNITY.0);
@@ -363,7 +367,7 @@ impl Leg {
         let payload = &mut buffer[HEADER..];
         let (sent, octets) = if contributors & !self.permitted != 0 {
             (TransmitKind::Guarded, media.codec.silence(ticks, payload))
-        } else if contributors == 0 && !self.beep.sounds() {
+        } else if contributors == 0 && !self.has_tone() {
             (TransmitKind::Silent, media.codec.silence(ticks, payload))
         } else {
             sum.saturate(linear);

@@ -36,8 +36,8 @@ impl Route {
 pub(super) struct Member {
     pub(super) name: LegId,
     pub(super) is_described: bool,
-    /// It hears a tone of our own.
-    pub(super) has_beep: bool,
+    /// It hears something of our own.
+    pub(super) has_tone: bool,
 }
 
 /// How one leg is served as a listener; speakers as bits, or in order, by slot.
@@ -93,7 +93,7 @@ impl Serving {
             first.filter(|&other| self.heard == bit(other) && self.gains[other] == Gain::UNITY.0);
         match only {
             _ if !listener.is_described => Route::Silent,
-            _ if listener.has_beep => Route::Mix(self.heard),
+            _ if listener.has_tone => Route::Mix(self.heard),
             _ if self.heard == 0 => Route::Silent,
             Some(other) => Route::Pass(other),
             None => Route::Mix(self.heard),

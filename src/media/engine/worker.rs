@@ -12,7 +12,8 @@ use super::super::call::{
 };
 use super::super::srtp::Keys;
 use super::super::{
-    CallKey, Hearing, LeakReason, LegId, LegMedia, LegStats, MediaConfig, MediaEvent, SourceRule,
+    CallKey, Hearing, LeakReason, LegId, LegMedia, LegStats, MediaConfig, MediaEvent, Music,
+    SourceRule,
 };
 use super::shared_ports::{self, PortPair, ROUNDS, RecvBatch, SendBatch, SourceTable};
 use super::sockets::{SocketContext, SocketOptions, Sockets, Which};
@@ -113,6 +114,10 @@ pub(super) enum WorkerCommand {
     },
     Beep {
         leg: LegId,
+    },
+    Music {
+        leg: LegId,
+        music: Option<Music>,
     },
     Move {
         leg: LegId,
@@ -656,6 +661,9 @@ impl Worker {
                 self.at(leg, |call| call.handle_digits(leg, &digits, now))
             }
             WorkerCommand::Beep { leg } => self.at(leg, |call| call.handle_beep(leg, now)),
+            WorkerCommand::Music { leg, music } => {
+                self.at(leg, |call| call.handle_music(leg, music, now))
+            }
             WorkerCommand::Move { leg, call, to } => {
                 let Some(moved) = self.take(leg, now) else {
                     return;

@@ -116,23 +116,28 @@ impl<E: Environment> B2bua<E> {
             | Command::Reject { .. }
             | Command::Redirect { .. }
             | Command::SwapCalls { .. }
-            | Command::ChangeUserData { .. } => Ok(None),
+            | Command::ChangeUserData { .. }
+            | Command::RefuseFeatureCode { .. } => Ok(None),
         }
     }
 
-    fn execute(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
+    pub(super) fn execute(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
         let (device, call, asked) = match command {
             Command::StartMonitoring { supervisor, target, activity, .. } => {
                 self.may_be_monitored(supervisor, target)?;
                 self.may_coach(*activity, &[supervisor, target])?;
-                return self.supervision.handle_command(command, now);
+                self.supervision.handle_command(command, now)?;
+                self.codes.accept(supervisor, false);
+                return Ok(());
             }
             Command::StopMonitoring { supervisor } => {
                 let is_cancelled = self.ahead.cancel_start(supervisor, &mut self.out);
-                return match self.supervision.handle_command(command, now) {
-                    Err(_) if is_cancelled => Ok(()),
-                    done => done,
-                };
+                match self.supervision.handle_command(command, now) {
+                    Err(_) if is_cancelled => {}
+                    done => done?,
+                }
+                self.codes.accept(supervisor, true);
+                return Ok(());
             }
             Command::SwitchMonitoring { supervisor, call, activity } => {
                 let call = self.calls.named(call)?;
@@ -145,6 +150,9 @@ impl<E: Environment> B2bua<E> {
             Command::AdmitMonitoring { call, .. } => {
                 self.calls.key_of(call)?;
                 return self.supervision.handle_command(command, now);
+            }
+            Command::RefuseFeatureCode { device, code, refusal } => {
+                return self.refuse_code(device, code, refusal, now);
             }
             Command::SetDoNotDisturb { device, on } => {
                 let wanted = self.plan.with_do_not_disturb(device, *on)?;

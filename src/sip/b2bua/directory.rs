@@ -2,6 +2,7 @@
 
 use super::numbering::{Extension, TrunkRoute};
 use super::party::Release;
+use super::rejection::Rejection;
 use super::routing::DialPlan;
 use super::{AccountKind, B2bua, DeviceState, Environment, Output, Persist, RestoredDevice};
 use crate::model::{DeviceId, Fact, Now};
@@ -25,6 +26,7 @@ impl<E: Environment> B2bua<E> {
     /// at once, with the legs of their supervisors.
     pub fn handle_directory(&mut self, change: NumberingChange, now: Now) {
         let NumberingChange { put, removed, trunks, end_calls } = change;
+        self.end_codes(&Rejection::UnknownCaller, |device| removed.contains(device));
         let is_there = |peer: &LegSource| self.calls.legs.count(peer) > 0;
         self.plan.former.retain(|device, _| is_there(&LegSource::Account(device.clone())));
         let is_used = |trunk: &TrunkRoute| is_there(&LegSource::Trunk(trunk.name.clone()));

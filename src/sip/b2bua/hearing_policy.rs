@@ -18,6 +18,7 @@ pub(super) struct HearingPolicy {
     monitor_party_on_hold: bool,
     supervisors_hear_each_other: bool,
     agent_side_only: bool,
+    has_music: bool,
     whisper: Gain,
     duck: Gain,
 }
@@ -28,6 +29,7 @@ impl HearingPolicy {
             monitor_party_on_hold: config.monitor_party_on_hold,
             supervisors_hear_each_other: config.supervisors_hear_each_other,
             agent_side_only: config.agent_side_only,
+            has_music: config.has_music,
             whisper: config.whisper,
             duck: config.duck,
         }
@@ -80,7 +82,11 @@ impl HearingPolicy {
             return false;
         }
         match (listener.is_supervisor(), speaker.is_supervisor()) {
-            (false, false) => !listener.held_by_command && !speaker.held_by_command,
+            // Our music is heard by itself, whatever the phone plays that holds.
+            (false, false) => {
+                let hears_music = self.has_music && call.parties.is_to_hear_music(listener);
+                !listener.held_by_command && !speaker.held_by_command && !hears_music
+            }
             (true, false) => self.monitor_party_on_hold || !call.parties.is_on_hold(speaker),
             // A supervisor that takes over is an agent to the engine, but still a supervisor to the
             // others.

@@ -6,10 +6,11 @@
 
 use super::call::Call;
 use super::parties::Parties;
-use super::party::{Party, PartyExchange};
+use super::party::{MonitorLink, Party, PartyExchange};
 use super::step::{Ctx, Step};
 use super::{B2bua, Environment};
-use crate::model::{CallId, DeviceId, LegState, Now, Reason, Refusal, Subject};
+use crate::media::MediaCommand;
+use crate::model::{CallId, DeviceId, LegState, Now, PartyRole, Reason, Refusal, Subject};
 use crate::sip::leg::LegId;
 use crate::sip::sdp::Direction;
 
@@ -83,10 +84,10 @@ impl Party {
 }
 
 impl Parties {
-    /// What we are willing to do on a leg, given that the others may hold it. Without `signal` it
-    /// is not told: it keeps sending, and a supervisor goes on hearing it.
-    pub(super) fn direction_toward(&self, party: &Party, signal: bool) -> Direction {
-        let is_told = signal && !party.is_supervisor() && self.is_on_hold(party);
+    /// What we are willing to do on a leg, given that the others may hold it. Where that is not to
+    /// be told it keeps sending, and a supervisor goes on hearing it.
+    pub(super) fn direction_toward(&self, party: &Party) -> Direction {
+        let is_told = party.policy.signals_hold && !party.is_supervisor() && self.is_on_hold(party);
         if is_told { Direction::SendOnly } else { Direction::SendRecv }
     }
 
@@ -99,15 +100,32 @@ impl Parties {
         others.peek().is_some() && others.all(Party::is_held)
     }
 
+    /// The party is held by agents, and hears music while it is, if there is any. An agent that is
+    /// coached hears the supervisor instead.
+    pub(super) fn is_to_hear_music(&self, party: &Party) -> bool {
+        let coaches = |link: &MonitorLink| link.joined && link.coached == party.device;
+        let is_coached = party.device.is_some()
+            && self.list.iter().filter_map(|other| other.link.as_ref()).any(coaches);
+        let mut others =
+            self.principals().filter(|other| other.leg != party.leg && other.is_talking());
+        party.is_talking()
+            && !party.is_supervisor()
+            && !party.is_held()
+            && party.media.is_some()
+            && !is_coached
+            && self.is_on_hold(party)
+            && others.all(|other| other.role == PartyRole::Agent)
+    }
+
     /// Tells the phones of the others of a hold or its end. True: one was told.
-    fn signal_hold(&mut self, signal: bool, out: &mut Step) -> bool {
+    fn signal_hold(&mut self, out: &mut Step) -> bool {
         let is_ready = |party: &&Party| {
             party.is_talking() && party.exchange == PartyExchange::Idle && party.media.is_some()
         };
         let directions: Vec<(LegId, Direction)> = self
             .principals()
             .filter(is_ready)
-            .map(|party| (party, self.direction_toward(party, signal)))
+            .map(|party| (party, self.direction_toward(party)))
             .filter(|(party, direction)| party.told != *direction)
             .map(|(party, direction)| (party.leg, direction))
             .collect();
@@ -134,9 +152,28 @@ impl Call {
         }
     }
 
+    /// Begins and ends the music of those who are held, where there is any.
+    pub(super) fn play_music(&mut self, ctx: &mut Ctx<'_>) {
+        if !ctx.config.has_music {
+            return;
+        }
+        let hear: Vec<(LegId, bool)> = self
+            .parties
+            .iter()
+            .filter(|party| !party.is_over())
+            .map(|party| (party.leg, self.parties.is_to_hear_music(party)))
+            .collect();
+        for (leg, on) in hear {
+            if let Some(party) = self.parties.get_mut(leg).filter(|party| party.music != on) {
+                party.music = on;
+                ctx.out.media(MediaCommand::Music { leg, on });
+            }
+        }
+    }
+
     /// Tells the others of a hold, where that is wished for.
     pub(super) fn signal_hold(&mut self, ctx: &mut Ctx<'_>) {
-        if self.parties.signal_hold(ctx.config.signal_hold, ctx.out) {
+        if self.parties.signal_hold(ctx.out) {
             self.update_hearing(ctx);
         }
     }

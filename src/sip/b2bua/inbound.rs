@@ -1,11 +1,11 @@
 //! What phones and trunks do: the call of a leg is found here, and told.
 
 use super::call::{Call, CallStart, Next};
-use super::codec_selection::{codecs_of, first_of, prefer};
+use super::codec_selection::{codecs_of, first_of};
 use super::consultation::Consultation;
 use super::leg_factory::Describer;
 use super::media_address::MediaReach;
-use super::party::{LegStage, Party, PartyEvent, PartyExchange, PartyStart, ReadSdp};
+use super::party::{LegStage, Party, PartyEvent, PartyStart, ReadSdp};
 use super::rejection::Rejection;
 use super::routing::{CalledParty, CallingParty, DialPlan, Unroutable};
 use super::step::Ctx;
@@ -13,16 +13,16 @@ use super::{B2bua, Environment, MediaPolicy, role_of};
 use crate::media::call::MAX_LEGS;
 use crate::media::{CallKey, Codec};
 use crate::model::{CallType, DeviceId, Now, Number, PartyRole, UserData};
-use crate::sip::leg::{Identity, LegCommand, LegEvent, LegId, LegSource, PassedHeader};
-use crate::sip::sdp::{Direction, SdpError, SdpSession};
+use crate::sip::leg::{Identity, LegEvent, LegId, LegSource, PassedHeader};
+use crate::sip::sdp::{SdpError, SdpSession};
 
 /// An INVITE for a new call, or for the place of a leg.
-struct IncomingCall {
-    leg: LegId,
-    source: LegSource,
+pub(super) struct IncomingCall {
+    pub(super) leg: LegId,
+    pub(super) source: LegSource,
     from: Identity,
     claimed: Number,
-    to: Number,
+    pub(super) to: Number,
     offer: Option<Vec<u8>>,
     max_forwards: u8,
     passed: Vec<PassedHeader>,
@@ -100,6 +100,11 @@ impl<E: Environment> B2bua<E> {
                     None => self.legs.handle_located(leg, place),
                 }
             }
+            LegEvent::TrunkLocated { trunk, hosts } => {
+                if let Some(route) = self.plan.numbering.trunk_mut(&trunk) {
+                    route.hosts = hosts;
+                }
+            }
             LegEvent::Registered { device, registered } => {
                 self.plan.handle_registered(&device, registered, &mut self.out)
             }
@@ -143,9 +148,14 @@ impl<E: Environment> B2bua<E> {
                 self.handle_party(leg, PartyEvent::AskToAnswerRefused(status), now)
             }
             LegEvent::Dialled { leg, digits } => {
+                digits.chars().for_each(|digit| self.handle_key(leg, digit, now));
                 self.handle_party(leg, PartyEvent::Dialled(digits), now)
             }
-            LegEvent::Ended { leg, reason: _ } => self.handle_party(leg, PartyEvent::Ended, now),
+            LegEvent::Ended { leg, reason: _ } => {
+                if !self.code_hung_up(leg, now) {
+                    self.handle_party(leg, PartyEvent::Ended, now);
+                }
+            }
         }
         self.finish_step(now);
     }
@@ -185,7 +195,7 @@ impl<E: Environment> B2bua<E> {
     }
 
     /// Reads the description of a leg of which the INVITE has come; `call`: where it would be.
-    fn read_arriving(
+    pub(super) fn read_arriving(
         &mut self,
         incoming: &IncomingCall,
         policy: &MediaPolicy,
@@ -209,6 +219,11 @@ impl<E: Environment> B2bua<E> {
         let caller = self.plan.caller(&incoming.source).ok_or(Rejection::UnknownCaller)?;
         if self.plan.is_full(&self.calls, &incoming.source) {
             return Err(Rejection::CallerFull);
+        }
+        if let Some(device) = caller.device.clone().filter(|_| caller.role == PartyRole::Agent)
+            && self.config.feature_codes.read(incoming.to.as_str()).is_some()
+        {
+            return self.dial_code(incoming, caller, device, now);
         }
         let next = self.legs.next_call();
         let offer = self.read_arriving(&incoming, &caller.policy, next)?;
@@ -325,20 +340,8 @@ impl IncomingCall {
             stage: LegStage::Talking,
         };
         let mut party = ctx.open(call, start).ok_or(Rejection::NoPort)?;
-        party.established_at = Some(ctx.now.wall);
-        let media = match offer {
-            Some(mut offer) => {
-                prefer(&mut offer, codec);
-                party.hold_at_phone(offer.audio.is_hold());
-                party.answer_offer(&offer, Direction::SendRecv, ctx.out)
-            }
-            None => {
-                party.exchange = PartyExchange::AnswerDue;
-                let codecs = first_of(codec.as_slice(), &party.policy.codecs);
-                party.local.offer_codecs(Direction::SendRecv, &codecs)
-            }
-        };
-        ctx.out.leg(LegCommand::Accept { leg: party.leg, media });
+        party.stage = LegStage::Calling { offer: offer.map(Box::new), early: None };
+        party.accept_call(codec, ctx.now, ctx.out);
         Ok(party)
     }
 }

@@ -21,13 +21,11 @@ impl<E: Environment> B2bua<E> {
             SupervisionOutput::Invite { supervisor, target, call: id, activity } => {
                 let agent_side_only = self.ahead.is_agent_side_only(&supervisor);
                 let link = MonitorLink::new(target, activity, agent_side_only);
-                let found = self.find_named(&id, now).ok();
-                let invited = found.and_then(|(call, mut ctx)| {
-                    let party = link.invite(&supervisor, call, &mut ctx)?;
-                    call.add(party, &mut ctx);
-                    Some(())
-                });
-                if invited.is_none() {
+                let is_invited = match self.bring_in(&supervisor, link, &id, now) {
+                    Ok(is_in) => is_in,
+                    Err(link) => self.invite_supervisor(&supervisor, link, &id, now),
+                };
+                if !is_invited {
                     self.supervision.handle_leg(&supervisor, &id, LegOutcome::Unreachable, now);
                 }
             }
@@ -54,8 +52,28 @@ impl<E: Environment> B2bua<E> {
                 self.ahead.forget_monitor(&supervisor, &mut self.out);
                 self.out.fact(Fact::MonitorGone { supervisor });
             }
-            SupervisionOutput::Failed(failure) => self.out.fact(Fact::Failed(failure)),
+            SupervisionOutput::Failed(failure) => {
+                self.codes.note_failure(&failure.device, &failure.refusal);
+                self.out.fact(Fact::Failed(failure));
+            }
         }
+    }
+
+    /// Calls the supervisor's phone into a call. False: it can not be.
+    fn invite_supervisor(
+        &mut self,
+        supervisor: &DeviceId,
+        link: MonitorLink,
+        id: &CallId,
+        now: Now,
+    ) -> bool {
+        let found = self.find_named(id, now).ok();
+        let invited = found.and_then(|(call, mut ctx)| {
+            let party = link.invite(supervisor, call, &mut ctx)?;
+            call.add(party, &mut ctx);
+            Some(())
+        });
+        invited.is_some()
     }
 }
 
@@ -90,7 +108,7 @@ impl MonitorLink {
             from: identity(&shown, format!("{activity} {shown}")),
             offer: party.local.offer_codecs(Direction::SendRecv, &codecs),
             auto_answer: true,
-            swallow_digits: true,
+            swallow_digits: !ctx.config.feature_codes.has_keys(),
             // Supervision gives up by itself; this is only a net below it.
             timeout: ctx.config.supervision.invite_timeout * 2,
             max_forwards: MAX_FORWARDS,

@@ -2,7 +2,7 @@
 
 use crate::media::Codec;
 use crate::model::{DeviceId, Network, Number};
-use crate::sip::config::{HandedOn, Nat, SipAccount, SipConfig, Trunk};
+use crate::sip::config::{HandedOn, Nat, SipAccount, SipConfig, Trunk, TrunkHold};
 use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeMap;
 
@@ -66,6 +66,8 @@ pub struct TrunkRoute {
     pub srtp: SrtpPolicy,
     /// Whether it says that it has handed a leg on.
     pub handed_on: HandedOn,
+    /// It is told when its party is on hold.
+    pub signals_hold: bool,
 }
 
 /// Every internal number, and the trunks that lead outside.
@@ -160,7 +162,6 @@ impl Numbering {
         fitting.rev().max_by_key(|(length, _)| *length).map(|(_, trunk)| NumberOwner::Trunk(trunk))
     }
 
-    #[cfg(test)]
     pub(super) fn trunk_mut(&mut self, name: &str) -> Option<&mut TrunkRoute> {
         self.trunks.iter_mut().find(|trunk| trunk.name == name)
     }
@@ -201,6 +202,7 @@ impl TrunkRoute {
             own_ports: trunk.own_ports,
             srtp: trunk.srtp,
             handed_on: trunk.handed_on,
+            signals_hold: trunk.hold == TrunkHold::Signal,
         }
     }
 
@@ -238,6 +240,7 @@ mod tests {
             own_ports: false,
             srtp: SrtpPolicy::Off,
             handed_on: HandedOn::Told,
+            signals_hold: false,
         };
         Numbering::new(
             [desk],

@@ -29,8 +29,9 @@ struct DialledCall<'a> {
 
 /// A called party, at its phone or from afar, sends the caller elsewhere.
 pub(super) struct Redirection {
-    /// The device of that phone: its dial rules count.
-    by: DeviceId,
+    /// The device of that phone, of which the dial rules count; `None`: it is a trunk that sends the
+    /// caller elsewhere, and the caller's own count.
+    by: Option<DeviceId>,
     /// The peer of the caller.
     caller: LegSource,
     /// The caller that was shown.
@@ -144,7 +145,7 @@ impl Redirection {
         calls: &CallTable,
     ) -> Result<CalledParty, Rejection> {
         let caller = plan.caller(&self.caller).ok_or(Rejection::UnknownCaller)?;
-        let callee = plan.route_on(calls, &caller, number, self.trail.clone(), Some(&self.by))?;
+        let callee = plan.route_on(calls, &caller, number, self.trail.clone(), self.by.as_ref())?;
         match call.parties.has_destination(&callee.to) {
             true => Err(Rejection::DestinationOnCall),
             false => Ok(callee),
@@ -277,7 +278,7 @@ impl Call {
         let offered: Vec<Codec> =
             self.parties.iter().find_map(Party::offered_codecs).unwrap_or_default();
         Some(Redirection {
-            by: party.device.clone()?,
+            by: party.device.clone(),
             caller: caller.peer.clone(),
             shown: party.shown.clone()?,
             trail: party.trail.clone(),

@@ -172,8 +172,7 @@ impl Parties {
 
     /// A party's own re-INVITE.
     pub(super) fn handle_offer(&mut self, leg: LegId, offer: Option<ReadSdp>, ctx: &mut Ctx<'_>) {
-        let signal = ctx.config.signal_hold;
-        let ours = self.get(leg).map(|party| self.direction_toward(party, signal));
+        let ours = self.get(leg).map(|party| self.direction_toward(party));
         let common = self.codec();
         if let Some((party, ours)) = self.get_mut(leg).zip(ours) {
             party.handle_offer(offer, ours, common, ctx.out);

@@ -70,6 +70,8 @@ pub(super) struct Party {
     pub(super) shown: Option<Identity>,
     /// The way that led to it, when it was called.
     pub(super) trail: Trail,
+    /// It hears our music.
+    pub(super) music: bool,
     /// The quality of its sound by the last report.
     pub(super) quality: Option<Quality>,
 }
@@ -226,6 +228,7 @@ impl Party {
             link: None,
             shown: None,
             trail: Trail::default(),
+            music: false,
             quality: None,
         }
     }
@@ -434,6 +437,28 @@ impl Party {
     pub(super) fn talk(&mut self, now: Now) {
         self.stage = LegStage::Talking;
         self.established_at = Some(now.wall);
+    }
+
+    /// Answers its call: it talks from now on. `wish`: the codec of the call.
+    pub(super) fn accept_call(&mut self, wish: Option<Codec>, now: Now, out: &mut Step) {
+        let LegStage::Calling { offer, .. } = std::mem::replace(&mut self.stage, LegStage::Talking)
+        else {
+            return;
+        };
+        self.established_at = Some(now.wall);
+        let media = match offer {
+            Some(mut offer) => {
+                prefer(&mut offer, wish);
+                self.hold_at_phone(offer.audio.is_hold());
+                self.answer_offer(&offer, Direction::SendRecv, out)
+            }
+            None => {
+                self.exchange = PartyExchange::AnswerDue;
+                let codecs = first_of(wish.as_slice(), &self.policy.codecs);
+                self.local.offer_codecs(Direction::SendRecv, &codecs)
+            }
+        };
+        out.leg(LegCommand::Accept { leg: self.leg, media });
     }
 
     /// The answer to a caller's offer for early media, the first time.

@@ -16,6 +16,8 @@ pub(super) enum Rejection {
     Unroutable(Unroutable),
     /// The session description cannot be used.
     Offer(SdpFault),
+    /// A feature code without the number that belongs to it.
+    Incomplete,
     /// The backend takes no more calls.
     Stopping,
     /// As many calls live as may.
@@ -136,6 +138,7 @@ impl Rejection {
             Rejection::NotReplaceable | Rejection::HandedOn | Rejection::NoAnswer => 480,
             Rejection::NoSuchCall => 481,
             Rejection::TooManyHops => 483,
+            Rejection::Incomplete => 484,
             Rejection::DestinationOnCall | Rejection::NotJoinable => 486,
             Rejection::NotNow => 491,
             Rejection::Stopping

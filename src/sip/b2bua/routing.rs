@@ -158,6 +158,7 @@ impl DialPlan {
             ipv6: self.config.media_over_ipv6,
             codecs: self.config.codecs.clone(),
             handed_on: HandedOn::Told,
+            signals_hold: self.config.signal_hold,
         }
     }
 
@@ -180,6 +181,7 @@ impl DialPlan {
             ipv6: self.config.media_over_ipv6,
             codecs: if common.is_empty() { self.config.codecs.clone() } else { common },
             handed_on: trunk.handed_on,
+            signals_hold: trunk.signals_hold || self.config.signal_hold,
         }
     }
 

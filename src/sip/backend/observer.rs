@@ -122,7 +122,9 @@ impl Observer {
             | LegEvent::Referred { leg, .. }
             | LegEvent::Dialled { leg, .. }
             | LegEvent::Ended { leg, .. } => leg,
-            LegEvent::Registered { .. } => return tracing::Span::none(),
+            LegEvent::TrunkLocated { .. } | LegEvent::Registered { .. } => {
+                return tracing::Span::none();
+            }
         };
         let known = self.call_ids.get(leg).map_or("", String::as_str);
         let call_id = match event {

@@ -104,6 +104,11 @@ impl<C: Clone> ClientTransaction<C> {
         matches!(self.state, ClientState::Terminated)
     }
 
+    /// No response has come.
+    pub(super) fn is_unheard(&self) -> bool {
+        matches!(self.state, ClientState::Calling { .. } | ClientState::Trying { .. })
+    }
+
     /// It waits for a response by this flow.
     pub(super) fn waits_on(&self, flow: &Flow) -> bool {
         let waits = match self.state {

@@ -1,7 +1,7 @@
 //! What is known of peers by their certificates.
 
 use crate::sip::config::{SipConfig, Trunk};
-use crate::sip::flow::{ConnectionId, Flow, Protocol};
+use crate::sip::flow::{ConnectionId, Flow};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The names on the certificates of connections that are open (RFC 5922 7.1), in lower case.
@@ -26,17 +26,13 @@ impl PeerCertificates {
 
     /// The owner of the certificate at the other end is this trunk.
     pub(super) fn name(&self, trunk: &Trunk, flow: &Flow) -> bool {
-        let name = trunk.certificate_name();
         let names = self.names.get(&flow.connection);
-        names.is_some_and(|names| names.contains(&name))
+        names.is_some_and(|names| trunk.certificate_names().any(|name| names.contains(&name)))
     }
 
     /// What its addresses say of a trunk is enough, or its certificate says it too.
     pub(super) fn allow(&self, trunk: &Trunk, flow: &Flow, config: &SipConfig) -> bool {
-        match trunk.protocol {
-            Protocol::Udp | Protocol::Tcp => true,
-            Protocol::Tls => !config.verifies_clients || self.name(trunk, flow),
-        }
+        !trunk.is_secure() || !config.verifies_clients || self.name(trunk, flow)
     }
 
     /// True the first time that a connection is said to be an alias.

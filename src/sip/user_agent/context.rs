@@ -6,11 +6,12 @@ use super::leg::{ClientUse, LegTimer, SentRequest, ServerUse};
 use super::local_domain::LocalDomain;
 use super::refusal_log::RefusalLog;
 use super::tokens::TokenGenerator;
+use super::trunk_targets::TargetStates;
 use super::{Counters, Output};
 use crate::model::{DeviceId, Now};
-use crate::sip::config::Trunk;
+use crate::sip::config::{Login, Trunk};
 use crate::sip::dialog::Dialog;
-use crate::sip::digest::Credentials;
+use crate::sip::digest::{Credentials, DigestRequest};
 use crate::sip::flow::{ConnectionId, Flow};
 use crate::sip::leg::{LegEvent, LegId};
 use crate::sip::message::{Method, Refuse, SipRequest, SipResponse};
@@ -33,14 +34,77 @@ pub(super) struct Context {
     pub(super) timers: Timers<(LegId, LegTimer)>,
     pub(super) tokens: TokenGenerator,
     /// Our credentials at trunks, by the trunk's name.
-    pub(super) logins: BTreeMap<String, Credentials>,
+    pub(super) logins: BTreeMap<String, TrunkLogins>,
+    /// What is known of the targets of trunks.
+    pub(super) targets: TargetStates,
     pub(super) refusals: RefusalLog,
     pub(super) counters: Counters,
     pub(super) certificates: PeerCertificates,
     pub(super) outputs: VecDeque<Output>,
 }
 
+/// Our credentials at one trunk.
+#[derive(Debug)]
+pub(super) struct TrunkLogins {
+    /// Those that we register with.
+    register: Option<Credentials>,
+    /// Those for a realm.
+    others: Vec<Credentials>,
+}
+
+impl TrunkLogins {
+    /// What the challenges of a trunk are answered with, by its name.
+    pub(super) fn of(trunk: &Trunk) -> Option<(String, Self)> {
+        let name = &trunk.name;
+        let register = trunk.registration.as_ref().map(|one| {
+            Credentials::new(name, one.realm.as_deref(), &one.user, one.password.expose())
+        });
+        let others = trunk.logins.iter().map(|login| {
+            let Login { realm, username, password } = login;
+            Credentials::new(name, Some(realm), username, password.expose())
+        });
+        let others: Vec<Credentials> = others.collect();
+        let is_empty = register.is_none() && others.is_empty();
+        (!is_empty).then(|| (name.clone(), Self { register, others }))
+    }
+}
+
 impl Context {
+    /// An answer to a challenge of a trunk that we have a login for, once for each request: a
+    /// second challenge means it was wrong.
+    pub(super) fn answer_challenge(
+        &mut self,
+        trunk: &str,
+        sent: &SentRequest,
+        response: &SipResponse,
+    ) -> Option<(&'static str, String)> {
+        let (asks, answers) = match response.status {
+            401 => ("WWW-Authenticate", "Authorization"),
+            _ => ("Proxy-Authenticate", "Proxy-Authorization"),
+        };
+        let stale = |value: &[u8]| {
+            value.to_ascii_lowercase().windows(10).any(|window| window == b"stale=true")
+        };
+        let challenges: Vec<&[u8]> = response.headers.fields_of(asks).collect();
+        if sent.request.headers.has(answers) && !challenges.iter().any(|value| stale(value)) {
+            return None;
+        }
+        let subject = DigestRequest {
+            method: sent.request.method.as_bytes(),
+            uri: sent.request.uri.as_bytes(),
+            body: &sent.request.body,
+        };
+        let cnonce = self.tokens.word();
+        let TrunkLogins { register, others } = self.logins.get_mut(trunk)?;
+        let (first, last) = match sent.request.method {
+            Method::Register => (register.as_mut(), None),
+            _ => (None, register.as_mut()),
+        };
+        let mut logins = first.into_iter().chain(others).chain(last);
+        let answer = logins.find_map(|login| login.answer(&challenges, trunk, subject, &cnonce))?;
+        Some((answers, answer))
+    }
+
     pub(super) fn transmit(&mut self, flow: Flow, bytes: Vec<u8>) {
         self.outputs.push_back(Output::Transmit { flow, bytes });
     }

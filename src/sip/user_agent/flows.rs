@@ -20,7 +20,7 @@ impl UserAgent {
     /// A trunk is at this address, or a phone has registered from there.
     pub fn knows(&self, address: IpAddr) -> bool {
         let from_there =
-            |trunk: &Trunk| trunk.sources.iter().any(|source| source.network.contains(address));
+            |trunk: &Trunk| trunk.sending_hosts().iter().any(|host| host.contains(address));
         self.config().trunks.iter().any(from_there) || self.ctx.registrar.knows(address)
     }
 

@@ -28,6 +28,7 @@ mod uas;
 
 use super::context::Context;
 use super::qualify::QualifiedPhone;
+use super::trunk_presence::TargetOf;
 use crate::model::Number;
 use crate::sip::flow::Flow;
 use crate::sip::leg::{HangupCause, LegId, LegSource};
@@ -43,6 +44,7 @@ pub(super) use refer::refer_target;
 use reliable::ReliableProvisionals;
 use session_timer::SessionTimer;
 pub(super) use session_timer::check_session;
+use std::collections::VecDeque;
 use std::sync::Arc;
 pub(super) use uac::{InviteContent, refusal_ack, refuse_fork};
 pub(super) use uas::{capabilities, refuse_method, warning};
@@ -79,6 +81,8 @@ pub(super) struct Leg {
     /// Their INVITE takes reliable provisional responses.
     reliable: Option<ReliableProvisionals>,
     connected: ConnectedNames,
+    /// The branches of its INVITE at targets that were given up.
+    given_up: Vec<Vec<u8>>,
 }
 
 impl Leg {
@@ -91,6 +95,7 @@ impl Leg {
             referral: None,
             reliable: None,
             connected: ConnectedNames::default(),
+            given_up: Vec::new(),
         }
     }
 }
@@ -115,6 +120,8 @@ pub(super) struct RequestRoute {
     pub(super) source: LegSource,
     /// What is said by it goes over TLS, or not at all.
     pub(super) is_secure: bool,
+    /// Where it goes when nobody answers there, the best first.
+    pub(super) others: VecDeque<(Flow, Uri)>,
 }
 
 /// A request within a dialog, and what of it has been found out.
@@ -146,6 +153,8 @@ pub(super) enum LegTimer {
     Remind,
     /// When a reliable provisional response is sent again, or given up (RFC 3262 3).
     Reliable,
+    /// When an outgoing INVITE of which nothing has been heard goes to the next target.
+    FirstResponse,
     /// When an unanswered outgoing INVITE is cancelled.
     NoAnswer,
     /// When a cancelled INVITE without a final response is forgotten (RFC 3261 9.1).
@@ -167,11 +176,12 @@ pub(super) enum LegTimer {
 }
 
 impl LegTimer {
-    const ALL: [LegTimer; 13] = [
+    const ALL: [LegTimer; 14] = [
         LegTimer::Ringing,
         LegTimer::Stale,
         LegTimer::Remind,
         LegTimer::Reliable,
+        LegTimer::FirstResponse,
         LegTimer::NoAnswer,
         LegTimer::Cancelled,
         LegTimer::Accepted,
@@ -207,8 +217,10 @@ pub(super) enum ClientUse {
     Talk(LegId),
     /// OPTIONS to see whether a phone is there.
     Qualify(QualifiedPhone),
-    /// An OPTIONS to the trunk of this name.
-    AskTrunk(String),
+    /// An OPTIONS to a target of a trunk.
+    AskTrunk(TargetOf),
+    /// A REGISTER to the trunk of this name.
+    Register(String, Arc<SentRequest>),
     /// Nobody waits for the outcome.
     Other,
 }
@@ -223,7 +235,7 @@ impl ClientUse {
             | Self::Bye(leg, _)
             | Self::Prack(leg, _)
             | Self::Talk(leg) => Some(*leg),
-            Self::Qualify(_) | Self::AskTrunk(_) | Self::Other => None,
+            Self::Qualify(_) | Self::AskTrunk(_) | Self::Register(..) | Self::Other => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::media::is_private;
 use crate::model::{DeviceId, Number};
-use crate::sip::config::{Nat, SipAccount, SipConfig, SipDirectory, Trunk};
+use crate::sip::config::{FoundHost, Lookup, Nat, SipAccount, SipConfig, SipDirectory, Trunk};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::{Flow, Protocol};
 use crate::sip::leg::{ANONYMOUS, LegSource};
@@ -161,6 +161,37 @@ impl LocalDomain {
         Some(behind.map_or(number, |account| account.number.clone()))
     }
 
+    /// The number that an INVITE calls here. What comes to our registration with a trunk, and names
+    /// no number of ours by that, is for the number of its To.
+    pub(super) fn number_called(&self, trunk: Option<&str>, invite: &SipRequest) -> Option<Number> {
+        let number = self.number_from(trunk, &invite.uri);
+        let registration = trunk.and_then(|name| self.trunk(name)?.registration.as_ref());
+        let is_contact = |number: &Number| {
+            let contact = registration.map(|registration| &registration.contact_user);
+            contact == Some(number) && self.account_of_number(number.as_str()).is_none()
+        };
+        match number {
+            Some(number) if is_contact(&number) => {
+                let to = invite.headers.to().ok();
+                let to = to.and_then(|to| self.number_from(trunk, &to.uri));
+                Some(to.unwrap_or(number))
+            }
+            number => number,
+        }
+    }
+
+    /// A name stands for these hosts from now on; the trunks that it concerns.
+    pub(super) fn place(&mut self, lookup: &Lookup, hosts: &[FoundHost]) -> Vec<&Trunk> {
+        let mut trunks = Vec::new();
+        for trunk in self.config.trunks.iter_mut().chain(&mut self.former_trunks) {
+            if trunk.lookups().any(|name| name == *lookup) {
+                trunk.place(lookup, hosts);
+                trunks.push(&*trunk);
+            }
+        }
+        trunks
+    }
+
     /// The account that answers challenges under this user name.
     pub(super) fn account_of_user(&self, user: &str) -> Option<&SipAccount> {
         self.config.accounts.get(self.users.get(user)?)
@@ -192,14 +223,14 @@ impl LocalDomain {
         let Some(trunk) = trunk.and_then(|name| self.trunk(name)) else {
             return false;
         };
-        let target = Trunk::host_and_port(&trunk.target, trunk.protocol);
         match uri.host() {
             Host::Address(address) => {
                 let address = address.to_canonical();
                 trunk.hosts().iter().any(|host| host.contains(address))
             }
             Host::Name(_) => {
-                target.is_some_and(|(host, _)| host.eq_ignore_ascii_case(uri.host_text()))
+                let named = |host: &str| host.eq_ignore_ascii_case(uri.host_text());
+                trunk.targets.iter().any(|target| named(&target.host))
             }
         }
     }
@@ -216,8 +247,7 @@ impl LocalDomain {
 
     /// A trunk's address, which is reached over TLS.
     pub(super) fn is_secure_trunk(&self, flow: &Flow) -> bool {
-        let is_there =
-            |trunk: &Trunk| trunk.protocol.is_secure() && trunk.address == Some(flow.peer);
+        let is_there = |trunk: &Trunk| trunk.is_at(Protocol::Tls, flow.peer);
         flow.protocol.is_secure() && self.config.trunks.iter().any(is_there)
     }
 

@@ -3,13 +3,13 @@
 use super::UserAgent;
 use super::context::Context;
 use super::leg::{InviteContent, Leg, RequestRoute};
+use super::trunk_targets::NextHop;
 use crate::model::{DeviceId, Now, Number};
-use crate::sip::config::Trunk;
-use crate::sip::flow::{ConnectionId, Flow, Protocol};
+use crate::sip::flow::Flow;
 use crate::sip::leg::{Destination, LegCommand, LegEvent, LegSource};
 use crate::sip::message::{NameAddr, Uri};
 use crate::sip::registrar::Binding;
-use std::net::SocketAddr;
+use std::collections::VecDeque;
 
 /// Why there is no leg to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +57,7 @@ impl UserAgent {
             return;
         };
         let has_room = !self.legs.has(id) && self.legs.len() < self.ctx.domain.config.limits.legs;
-        let begun = route(&to, is_secure, &self.ctx, now).and_then(|route| {
+        let begun = route(&to, is_secure, &mut self.ctx, now).and_then(|route| {
             let style =
                 self.ctx.domain.account_of(&route.source).map(|account| account.auto_answer);
             let content = InviteContent {
@@ -86,15 +86,14 @@ impl UserAgent {
 fn route(
     to: &Destination,
     is_secure: bool,
-    ctx: &Context,
+    ctx: &mut Context,
     now: Now,
 ) -> Result<RequestRoute, Unroutable> {
     match to {
         Destination::Device(device) => route_to_device(device, is_secure, ctx, now),
         Destination::Trunk { name, number } => {
-            let trunk = ctx.domain.config.trunk(name).ok_or(Unroutable::NoTrunk)?;
             let source = LegSource::Trunk(name.clone());
-            route_to_trunk(trunk, (number, source), is_secure, &ctx.domain.locals)
+            route_to_trunk(name, (number, source), is_secure, ctx, now)
         }
     }
 }
@@ -102,14 +101,14 @@ fn route(
 fn route_to_device(
     device: &DeviceId,
     is_secure: bool,
-    ctx: &Context,
+    ctx: &mut Context,
     now: Now,
 ) -> Result<RequestRoute, Unroutable> {
     let account = ctx.domain.config.account(device).ok_or(Unroutable::NotRegistered)?;
-    if let Some(trunk) = &account.via {
-        let trunk = ctx.domain.config.trunk(trunk).ok_or(Unroutable::NotRegistered)?;
-        let who = (account.name_at_switch(), LegSource::Account(device.clone()));
-        return route_to_trunk(trunk, who, is_secure, &ctx.domain.locals);
+    if let Some(trunk) = account.via.clone() {
+        let number = account.name_at_switch().clone();
+        let who = (&number, LegSource::Account(device.clone()));
+        return route_to_trunk(&trunk, who, is_secure, ctx, now);
     }
     ctx.registrar.lookup(device, now.mono).ok_or(Unroutable::NotRegistered)?;
     let fits = |binding: &Binding| !is_secure || binding.target.protocol.is_secure();
@@ -124,40 +123,47 @@ fn route_to_device(
         to: NameAddr::new(to),
         source: LegSource::Account(device.clone()),
         is_secure,
+        others: VecDeque::new(),
     })
 }
 
+/// The best target of a trunk, and the others.
 fn route_to_trunk(
-    trunk: &Trunk,
+    name: &str,
     (number, source): (&Number, LegSource),
     is_secure: bool,
-    locals: &[(Protocol, SocketAddr)],
+    ctx: &mut Context,
+    now: Now,
 ) -> Result<RequestRoute, Unroutable> {
-    let flow = flow_to_trunk(trunk, locals).ok_or(Unroutable::NoTrunk)?;
-    let Flow { protocol, peer, .. } = flow;
-    if is_secure && !protocol.is_secure() {
-        return Err(Unroutable::NotSecure);
+    let trunk = ctx.domain.config.trunk(name).ok_or(Unroutable::NoTrunk)?;
+    let order = ctx.targets.order(trunk, &ctx.domain.locals, &mut ctx.tokens, now);
+    if order.is_empty() {
+        return Err(Unroutable::NoTrunk);
     }
-    let host = trunk.target.strip_suffix(&format!(":{}", peer.port())).unwrap_or(&trunk.target);
-    let port = (peer.port() != protocol.default_port()).then_some(peer.port());
-    let to = Uri::sip(Some(number.as_str().as_bytes()), host, port)
-        .map_err(|_| Unroutable::BadNumber)?;
-    let uri = match protocol.uri_param() {
+    let fits = |hop: &&NextHop<'_>| !is_secure || hop.flow.protocol.is_secure();
+    let mut hops = Vec::new();
+    for hop in order.iter().filter(fits) {
+        hops.push(next_hop(hop, number, is_secure)?);
+    }
+    let mut hops = VecDeque::from(hops);
+    let (flow, uri, to) = hops.pop_front().ok_or(Unroutable::NotSecure)?;
+    let others = hops.into_iter().map(|(flow, uri, _)| (flow, uri)).collect();
+    Ok(RequestRoute { flow, uri, to: NameAddr::new(to), source, is_secure, others })
+}
+
+/// The way to a target, the Request-URI, and the URI of To.
+fn next_hop(
+    NextHop { target, flow }: &NextHop<'_>,
+    number: &Number,
+    is_secure: bool,
+) -> Result<(Flow, Uri, Uri), Unroutable> {
+    let bad = |_| Unroutable::BadNumber;
+    let port = target.port.filter(|port| *port != flow.protocol.default_port());
+    let to = Uri::sip(Some(number.as_str().as_bytes()), &target.uri_host(), port).map_err(bad)?;
+    let uri = match flow.protocol.uri_param() {
         None => Ok(to.clone()),
         Some(_) if is_secure => to.secured(),
         Some(transport) => to.with_param("transport", Some(transport)),
     };
-    let uri = uri.map_err(|_| Unroutable::BadNumber)?;
-    Ok(RequestRoute { flow, uri, to: NameAddr::new(to), source, is_secure })
-}
-
-/// The flow to a trunk's address, by a connection that is still to be found or made; `None` when
-/// its address is not known, or nothing of ours speaks its transport.
-pub(super) fn flow_to_trunk(trunk: &Trunk, locals: &[(Protocol, SocketAddr)]) -> Option<Flow> {
-    let peer = trunk.address?;
-    let fits = |(protocol, local): &&(Protocol, SocketAddr)| {
-        *protocol == trunk.protocol && local.is_ipv4() == peer.is_ipv4()
-    };
-    let (protocol, local) = *locals.iter().find(fits)?;
-    Some(Flow { protocol, local, peer, connection: ConnectionId::NONE })
+    Ok((*flow, uri.map_err(bad)?, to))
 }

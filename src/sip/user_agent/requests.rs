@@ -97,7 +97,7 @@ impl UserAgent {
         let port = via.port.unwrap_or(flow.protocol.default_port());
         let address = SocketAddr::new(flow.peer.ip(), port);
         let names = |trunk: &Trunk| {
-            trunk.address == Some(address) && self.ctx.certificates.name(trunk, flow)
+            trunk.is_at(Protocol::Tls, address) && self.ctx.certificates.name(trunk, flow)
         };
         if self.config().trunks.iter().any(names) && self.ctx.certificates.alias(flow.connection) {
             self.ctx.outputs.push_back(Output::Alias { flow: *flow, address });
@@ -109,7 +109,8 @@ impl UserAgent {
     // ---- outside dialogs
 
     fn handle_options(&mut self, flow: Flow, request: &SipRequest, now: Now) -> Result<(), Refuse> {
-        if !self.ctx.domain.is_ours(&request.uri) {
+        // Whoever belongs here asks whether we are there, by whatever name.
+        if !self.ctx.domain.is_ours(&request.uri) && !self.ctx.is_known(&flow, now) {
             return Err(Refuse::new(404));
         }
         if self.admission.may_answer(&flow, &mut self.ctx, now) {
@@ -142,7 +143,7 @@ impl UserAgent {
         // ours (RFC 3891 3).
         let of_replaced = || replaced.map(|(leg, _)| leg.peer().number().clone());
         let trunk = self.ctx.trunk_at(&flow).map(|trunk| trunk.name.as_str());
-        let to = self.ctx.domain.number_from(trunk, &invite.uri).or_else(of_replaced);
+        let to = self.ctx.domain.number_called(trunk, invite).or_else(of_replaced);
         let to = to.ok_or(Refuse::new(404).because(RefuseReason::NoNumber))?;
         let source = self.admission.admit(&flow, invite, &mut self.ctx, now)?;
         if let LegSource::Account(device) = &source {

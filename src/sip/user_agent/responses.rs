@@ -2,6 +2,7 @@
 
 use super::UserAgent;
 use super::leg::{ClientUse, refusal_ack, refuse_fork};
+use super::trunk_presence::TargetOf;
 use crate::model::Now;
 use crate::sip::flow::Flow;
 use crate::sip::message::SipResponse;
@@ -48,9 +49,16 @@ impl UserAgent {
             (ClientUse::Qualify(phone), _) => {
                 self.qualification.handle_outcome(&phone, true, &mut self.ctx, now)
             }
-            (ClientUse::AskTrunk(trunk), _) => {
-                self.trunk_presence.handle_answer(&trunk, response.status, &mut self.ctx, now)
+            (ClientUse::AskTrunk(target), _) => {
+                self.handle_target_answer(&target, response.status, now)
             }
+            (ClientUse::Register(trunk, sent), _) => self.trunk_registrations.handle_response(
+                &trunk,
+                &sent,
+                response,
+                &mut self.ctx,
+                now,
+            ),
             (client, Some(leg)) => {
                 leg.handle_response(id, client, response, &mut self.ctx, now);
                 if leg.is_over() {
@@ -65,13 +73,24 @@ impl UserAgent {
         }
     }
 
+    fn handle_target_answer(&mut self, target: &TargetOf, status: u16, now: Now) {
+        let news = self.trunk_presence.handle_answer(target, status, &mut self.ctx, now);
+        if let Some(target) = news {
+            self.trunk_registrations.handle_presence(&target, now);
+        }
+    }
+
     /// No response came (408), or the transport failed (503).
     pub(super) fn handle_failure(&mut self, client: ClientUse, status: u16, now: Now) {
         if let ClientUse::Qualify(phone) = &client {
             return self.qualification.handle_outcome(phone, false, &mut self.ctx, now);
         }
-        if let ClientUse::AskTrunk(trunk) = &client {
-            return self.trunk_presence.handle_answer(trunk, status, &mut self.ctx, now);
+        if let ClientUse::AskTrunk(target) = &client {
+            return self.handle_target_answer(target, status, now);
+        }
+        if let ClientUse::Register(trunk, sent) = &client {
+            let registrations = &mut self.trunk_registrations;
+            return registrations.handle_failure(trunk, sent, status, &mut self.ctx, now);
         }
         let Some(leg) = client.leg().and_then(|id| self.legs.get_mut(id)) else {
             return;

@@ -14,11 +14,12 @@ mod races;
 mod reliable;
 mod rules;
 mod tls;
+mod trunks;
 mod user_data;
 
-use super::{Output, RefusedRequest, UserAgent, WrongPassword};
+use super::{Output, RefusedRequest, RegistrationState, UserAgent, WrongPassword};
 use crate::model::{DeviceId, Now, Number, Timestamp};
-use crate::sip::config::{Login, SipAccount, SipConfig, Trunk};
+use crate::sip::config::{Login, Lookup, SipAccount, SipConfig, Trunk};
 use crate::sip::digest::{Credentials, DigestRequest};
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{Destination, Identity, LegCommand, LegEvent, LegId};
@@ -83,11 +84,11 @@ fn first_account(config: &mut SipConfig) -> &mut SipAccount {
 
 fn config() -> SipConfig {
     let mut carrier = Trunk::at("carrier", address(CARRIER), Protocol::Udp);
-    carrier.login = Some(Login {
+    carrier.logins = vec![Login {
         realm: "carrier.example".to_owned(),
         username: "undertone".to_owned(),
         password: "secret".into(),
-    });
+    }];
     SipConfig {
         domains: vec!["coach.example".to_owned()],
         accounts: [("phone-1", "1001"), ("phone-2", "1002")]
@@ -116,6 +117,12 @@ struct Stage {
     aliases: Vec<(Flow, SocketAddr)>,
     /// Trunks that devices are behind, and whether they answer.
     present: Vec<(String, bool)>,
+    /// Targets of trunks, and whether they answer.
+    targets: Vec<(SocketAddr, bool)>,
+    registrations: Vec<RegistrationState>,
+    lookups: Vec<Lookup>,
+    /// Names, and whether it is known what they stood for.
+    not_found: Vec<(String, bool)>,
     faults: Vec<SdpFault>,
     refusals: Vec<RefusedRequest>,
     /// What a restart would find.
@@ -142,6 +149,10 @@ impl Stage {
             connected: Vec::new(),
             aliases: Vec::new(),
             present: Vec::new(),
+            targets: Vec::new(),
+            registrations: Vec::new(),
+            lookups: Vec::new(),
+            not_found: Vec::new(),
             faults: Vec::new(),
             refusals: Vec::new(),
             kept: BTreeMap::new(),
@@ -162,12 +173,19 @@ impl Stage {
                 Output::Known(flow) => self.known.push(flow),
                 Output::Connect(flow) => self.connects.push(flow),
                 Output::Alias { flow, address } => self.aliases.push((flow, address)),
-                Output::TrunkConnected { trunk, connected } => {
+                Output::TrunkConnected { trunk, connected, .. } => {
                     self.connected.push((trunk, connected))
                 }
                 Output::WrongPassword(report) => self.reports.push(report),
                 Output::Qualified { .. } => {}
-                Output::TrunkPresent { trunk, present } => self.present.push((trunk, present)),
+                Output::TrunkPresent { trunk, present, .. } => self.present.push((trunk, present)),
+                Output::TargetPresent { address, present, .. } => {
+                    self.targets.push((address.1, present))
+                }
+                Output::TargetGone { .. } | Output::TrunksMoved => {}
+                Output::Registration { state, .. } => self.registrations.push(state),
+                Output::LookUp(lookup) => self.lookups.push(lookup),
+                Output::NotFound { host, known, .. } => self.not_found.push((host, known)),
                 Output::Unusable { fault, .. } => self.faults.push(fault),
                 Output::Refused(refused) => self.refusals.push(refused),
                 Output::Bindings { device, bindings } => drop(self.kept.insert(device, bindings)),
@@ -308,7 +326,7 @@ impl Stage {
         let first = register(number, cseq * 10, extra);
         self.hear(peer, &first);
         let challenge = self.response(401);
-        let mut client = Credentials::new("us", REALM, number, "secret");
+        let mut client = Credentials::new("us", Some(REALM), number, "secret");
         let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
         let subject = DigestRequest { method: b"REGISTER", uri: b"sip:coach.example", body: b"" };
         let answer = client.answer(&challenges, "us", subject, "cnonce").unwrap();

@@ -1,4 +1,4 @@
-//! A standing connection to each trunk over TLS that takes calls out: a call does not wait for a
+//! A standing connection to each target over TLS of a trunk that takes calls out: a call does not wait for a
 //! handshake, and that a trunk cannot be reached is known before anybody calls there.
 //!
 //! ```text
@@ -12,7 +12,7 @@ use super::context::Context;
 use crate::model::Now;
 use crate::sip::config::Trunk;
 use crate::sip::flow::{ConnectionId, Flow};
-use crate::sip::user_agent::outgoing::flow_to_trunk;
+use crate::sip::user_agent::trunk_targets::flow_to;
 use std::time::{Duration, Instant};
 
 /// How long until the first new attempt; twice that until the next, and so on.
@@ -28,7 +28,7 @@ pub(super) struct TrunkConnections {
     trunks: Vec<TrunkConnection>,
 }
 
-/// The standing connection to a trunk.
+/// The standing connection to a target of a trunk.
 #[derive(Debug)]
 struct TrunkConnection {
     name: String,
@@ -50,18 +50,20 @@ enum ConnectionState {
 
 impl TrunkConnections {
     pub(super) fn new(trunks: &[Trunk], ctx: &Context, now: Now) -> Self {
-        let standing = trunks
-            .iter()
-            .filter(|trunk| trunk.protocol.is_secure() && !trunk.prefixes.is_empty())
-            .filter_map(|trunk| {
-                Some(TrunkConnection {
-                    name: trunk.name.clone(),
-                    flow: flow_to_trunk(trunk, &ctx.domain.locals)?,
-                    failures: 0,
-                    state: ConnectionState::Waiting { until: now.mono },
-                    is_missing: false,
-                })
-            });
+        let calls_out = |trunk: &&Trunk| !trunk.prefixes.is_empty();
+        let addresses = trunks.iter().filter(calls_out).flat_map(|trunk| {
+            let secure = trunk.addresses().filter(|(protocol, _)| protocol.is_secure());
+            secure.map(move |address| (trunk, address))
+        });
+        let standing = addresses.filter_map(|(trunk, address)| {
+            Some(TrunkConnection {
+                name: trunk.name.clone(),
+                flow: flow_to(address, &ctx.domain.locals)?,
+                failures: 0,
+                state: ConnectionState::Waiting { until: now.mono },
+                is_missing: false,
+            })
+        });
         Self { trunks: standing.collect() }
     }
 
@@ -100,8 +102,7 @@ impl TrunkConnections {
             }
             trunk.state = ConnectionState::Connected { by: flow.connection, since: now.mono };
             trunk.is_missing = false;
-            let (trunk, connected) = (trunk.name.clone(), true);
-            ctx.outputs.push_back(Output::TrunkConnected { trunk, connected });
+            ctx.outputs.push_back(trunk.news(true));
         }
     }
 
@@ -122,8 +123,7 @@ impl TrunkConnections {
             let until = now.mono + trunk.wait(ctx);
             trunk.state = ConnectionState::Waiting { until };
             if !std::mem::replace(&mut trunk.is_missing, true) {
-                let (trunk, connected) = (trunk.name.clone(), false);
-                ctx.outputs.push_back(Output::TrunkConnected { trunk, connected });
+                ctx.outputs.push_back(trunk.news(false));
             }
         }
     }
@@ -135,6 +135,11 @@ impl TrunkConnection {
             ConnectionState::Waiting { until } => Some(until),
             ConnectionState::Connecting | ConnectionState::Connected { .. } => None,
         }
+    }
+
+    fn news(&self, connected: bool) -> Output {
+        let (trunk, address) = (self.name.clone(), self.flow.peer);
+        Output::TrunkConnected { trunk, address, connected }
     }
 
     fn is_at(&self, flow: &Flow) -> bool {

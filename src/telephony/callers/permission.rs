@@ -11,12 +11,12 @@ pub(super) enum Rpc {
     Watch,
     /// Something is to be done on behalf of a user.
     Command,
-    /// Leave to join.
+    /// Leave to join, and what a phone is told that has asked for it.
     Admission,
 }
 
 /// Every rpc of the contract.
-const RPCS: [(&str, Rpc); 24] = [
+const RPCS: [(&str, Rpc); 25] = [
     ("Describe", Rpc::Describe),
     ("Watch", Rpc::Watch),
     ("StartMonitoring", Rpc::Command),
@@ -41,6 +41,7 @@ const RPCS: [(&str, Rpc); 24] = [
     ("Conference", Rpc::Command),
     ("RemoveParticipant", Rpc::Command),
     ("ChangeUserData", Rpc::Command),
+    ("RefuseFeatureCode", Rpc::Admission),
 ];
 
 /// The rpc of a name; `None`: there is none.

@@ -112,6 +112,7 @@ async fn show(State(simulated): State<Simulated>) -> Json<Value> {
             | Fact::AdmissionAsked(_)
             | Fact::Failed(_)
             | Fact::JoinSound(_)
+            | Fact::FeatureCodeDialled(_)
             | Fact::SnapshotBegin
             | Fact::SnapshotComplete
             | Fact::Lost => {}

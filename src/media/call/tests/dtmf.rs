@@ -109,8 +109,33 @@ fn digits_go_between_the_parties_and_a_supervisors_go_nowhere() {
                     .all(|two| two[1].rtp.sequence == two[0].rtp.sequence.wrapping_add(1))
             );
         }
-        assert_eq!(harness.events, []);
+        let pressed = MediaEvent::Key { leg: SUPERVISOR, digit: '5' };
+        assert_eq!(harness.events, [pressed], "once for the three packets of a key");
     }
+}
+
+#[test]
+fn a_supervisors_key_is_told_once_though_its_first_packets_are_lost_or_late() {
+    let mut harness = Harness::pcmu(Some(Activity::Coach));
+    for index in 0..3 {
+        harness.say(index, 0);
+    }
+    harness.events.clear();
+    let (sequence, timestamp) = harness.phones[2];
+    for (offset, at, payload) in [
+        // Of the first key the last packet alone has come.
+        (2, 0, [4, 0x8a, 3, 32]),
+        (4, 1600, [6, 10, 0, 160]),
+        // One of the key before, late.
+        (1, 0, [4, 10, 0, 160]),
+        (5, 1600, [6, 0x8a, 1, 64]),
+    ] {
+        let (sequence, timestamp) = (sequence.wrapping_add(offset), timestamp.wrapping_add(at));
+        let packet = packet(2, TELEPHONE_EVENT, sequence, timestamp, &payload);
+        harness.datagram(2, address(2), packet);
+    }
+    let keys = ['4', '6'].map(|digit| MediaEvent::Key { leg: SUPERVISOR, digit });
+    assert_eq!(harness.events, keys);
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use super::harness::{AGENT, CUSTOMER, DEVICES, Harness, OTHER, SUPERVISOR, SUPERVISOR2, sdp};
 use crate::media::{LeakReason, MediaEvent};
 use crate::model::{
-    Activity, CallId, Command, DeviceId, Mode, Number, Scope, TransferStep, UserData,
-    UserDataChange,
+    Activity, CallId, Command, DeviceId, FeatureCode, FeatureCodeDialled, Mode, Number, Reason,
+    Refusal, Scope, TransferStep, UserData, UserDataChange,
 };
-use crate::sip::b2bua::{B2buaConfig, RestoredCalls};
+use crate::sip::b2bua::{B2buaConfig, FeatureCodeConfig, RestoredCalls};
 use crate::sip::leg::{EndReason, LegEvent, LegId, LegSource};
 use crate::supervision;
 use proptest::prelude::*;
@@ -50,6 +50,8 @@ fn ways_of(bits: u8) -> B2buaConfig {
     B2buaConfig {
         call_waiting: !bit(0),
         signal_hold: bit(1),
+        has_music: bit(2) != bit(0),
+        feature_codes: FeatureCodeConfig { enabled: true, ..FeatureCodeConfig::default() },
         monitor_party_on_hold: !bit(2),
         agent_side_only: bit(3) && bit(4),
         supervision: supervision::SupervisionConfig {
@@ -64,7 +66,7 @@ fn ways_of(bits: u8) -> B2buaConfig {
 
 /// One thing that may happen, legal or not: phones and networks are not bound to our idea of order.
 fn play(harness: &mut Harness, (what, who, how, more): Step) {
-    match what % 42 {
+    match what % 46 {
         0 | 1 => {
             let source = match who % 6 {
                 5 => LegSource::Trunk("city".into()),
@@ -387,6 +389,22 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
                     harness.command(Command::ChangeUserData { device: device(who), call, change });
             }
         }
+        42 => {
+            let codes = ["*815001", "*805002", "*825001", "*83", "*815005", "*81"];
+            let source = LegSource::Account(device(who));
+            harness.incoming(source, codes[how as usize % 6], description(more));
+        }
+        43 | 44 => {
+            if let Some(dialled) = harness.dialled.pop() {
+                answer_code(harness, dialled, (how, more));
+            }
+        }
+        45 => {
+            if let Some(leg) = pick(harness, who, |line| line.answered && !line.ended) {
+                let digit = ['4', '5', '6', '1'][how as usize % 4];
+                harness.media(MediaEvent::Key { leg, digit });
+            }
+        }
         25 => {
             let (supervisor, _) = supervisor_and_target(who, how);
             if let Some(call) = any_call(harness, more) {
@@ -420,6 +438,32 @@ fn play(harness: &mut Harness, (what, who, how, more): Step) {
     }
 }
 
+/// What a gateway does about a feature code, or does not.
+fn answer_code(harness: &mut Harness, dialled: FeatureCodeDialled, (how, more): (u8, u8)) {
+    let FeatureCodeDialled { id, device, code, from: _ } = dialled;
+    if how % 5 == 0 {
+        let refusal = Refusal::new(Reason::NotPermitted, "No.");
+        let _ = harness.command(Command::RefuseFeatureCode { device, code: id, refusal });
+        return;
+    }
+    let command = match code {
+        FeatureCode::Start { activity, mode, scope, .. } => Command::StartMonitoring {
+            supervisor: device,
+            target: supervisor_and_target(0, how).1,
+            activity,
+            mode,
+            scope,
+            confirm_joins: more % 2 == 0,
+            agent_side_only: more % 7 == 0,
+        },
+        FeatureCode::Stop => Command::StopMonitoring { supervisor: device },
+        FeatureCode::Switch { call, activity } => {
+            Command::SwitchMonitoring { supervisor: device, call, activity }
+        }
+    };
+    let _ = harness.answer_code(Some(&id), command);
+}
+
 /// Everybody goes home.
 fn end(harness: &mut Harness) {
     for supervisor in [AGENT, OTHER, SUPERVISOR, SUPERVISOR2] {
@@ -435,6 +479,8 @@ fn end(harness: &mut Harness) {
             harness.hangs_up(leg);
         }
     }
+    // A key that no gateway has answered.
+    harness.wait(Duration::from_secs(11));
     harness.assert_empty();
 }
 

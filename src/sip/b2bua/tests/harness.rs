@@ -2,8 +2,9 @@
 
 use crate::media::{CallKey, Codec, Expected, Hearing, MediaCommand, MediaEvent};
 use crate::model::{
-    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, JoinSound, LegState, Mode,
-    MonitorFact, Now, Number, Refusal, Scope, Timestamp, TransferStep, UserData,
+    Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, FeatureCodeDialled,
+    FeatureCodeId, JoinSound, LegState, Mode, MonitorFact, Now, Number, Refusal, Scope, Timestamp,
+    TransferStep, UserData,
 };
 use crate::sip::b2bua::{
     AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, NumberingChange,
@@ -89,6 +90,7 @@ pub(super) struct Harness {
     pub(super) kept: BTreeMap<DeviceId, MonitorFact>,
     pub(super) failures: Vec<Failure>,
     pub(super) sounds: Vec<JoinSound>,
+    pub(super) dialled: Vec<FeatureCodeDialled>,
     pub(super) asked: Vec<(DeviceId, CallId)>,
     pub(super) hearing: BTreeMap<CallKey, Hearing>,
     pub(super) held: BTreeSet<(DeviceId, CallId)>,
@@ -151,6 +153,7 @@ impl Harness {
                 _ => SrtpPolicy::Off,
             },
             handed_on: if name == "mute" { HandedOn::Refuse } else { HandedOn::Told },
+            signals_hold: name == "either",
         };
         let mut trunks = vec![
             trunk("city", "0", Vec::new()),
@@ -174,6 +177,7 @@ impl Harness {
             kept: BTreeMap::new(),
             failures: Vec::new(),
             sounds: Vec::new(),
+            dialled: Vec::new(),
             asked: Vec::new(),
             hearing: BTreeMap::new(),
             held: BTreeSet::new(),
@@ -237,9 +241,21 @@ impl Harness {
     }
 
     pub(super) fn command(&mut self, command: Command) -> Result<(), Refusal> {
+        self.answer_code(None, command)
+    }
+
+    /// A command that is the answer to a feature code, if one is named.
+    pub(super) fn answer_code(
+        &mut self,
+        code: Option<&FeatureCodeId>,
+        command: Command,
+    ) -> Result<(), Refusal> {
         self.next_command += 1;
         let id = CommandId(self.next_command);
-        self.b2bua.handle_command(id, command.clone(), self.now);
+        match code {
+            Some(code) => self.b2bua.handle_answer(id, code, command.clone(), self.now),
+            None => self.b2bua.handle_command(id, command.clone(), self.now),
+        }
         if let Some(Output::Persist { id, change }) =
             self.b2bua.out.outputs.pop_back_if(|output| matches!(output, Output::Persist { .. }))
         {
@@ -711,7 +727,7 @@ impl Harness {
                 line.answered = true;
                 line.last_sdp = media.clone();
             }
-            LegCommand::Reject { leg, .. } => {
+            LegCommand::Reject { leg, .. } | LegCommand::Refuse { leg, .. } => {
                 let line = self.live_line(*leg);
                 assert!(!line.outgoing && !line.answered);
                 line.ended = true;
@@ -781,6 +797,9 @@ impl Harness {
                 let line = self.line(*leg).clone();
                 assert!(!line.closed && line.answered);
             }
+            MediaCommand::Music { leg, .. } => {
+                assert!(!self.line(*leg).closed);
+            }
             MediaCommand::Beep { leg } => {
                 let line = self.line(*leg).clone();
                 assert!(!line.closed && line.party.is_ok());
@@ -817,6 +836,7 @@ impl Harness {
             }
             Fact::Failed(failure) => self.failures.push(failure.clone()),
             Fact::JoinSound(sound) => self.sounds.push(sound.clone()),
+            Fact::FeatureCodeDialled(dialled) => self.dialled.push(dialled.clone()),
             Fact::Device(_) | Fact::DeviceGone { .. } => {}
             Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {
                 panic!("not ours: {fact:?}")

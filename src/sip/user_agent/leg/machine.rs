@@ -10,6 +10,7 @@ use crate::sip::leg::{EndReason, HangupCause, LegCommand, LegEvent, LegId, LegSo
 use crate::sip::message::{Headers, Method, Refuse, SipResponse};
 use crate::sip::transaction::{ClientTransactionId, ServerTransactionId};
 use crate::sip::user_agent::context::Context;
+use crate::sip::user_agent::trunk_targets::REST;
 
 impl Leg {
     pub fn id(&self) -> LegId {
@@ -64,6 +65,9 @@ impl Leg {
             LegCommand::Accept { media, .. } => self.accept(media, ctx, now),
             LegCommand::Reject { status, .. } => {
                 self.answer_incoming(status.clamp(400, 699), ctx, now)
+            }
+            LegCommand::Refuse { status, text, .. } => {
+                self.refuse_incoming(status.clamp(400, 699), &text, ctx, now)
             }
             LegCommand::Offer { media, .. } => {
                 self.session.queue(media);
@@ -129,6 +133,9 @@ impl Leg {
         now: Now,
     ) {
         match (client, response.status) {
+            (ClientUse::Invite(_, sent), _) if self.given_up.contains(&sent.branch) => {
+                self.handle_late(id, &sent, response, ctx, now)
+            }
             (ClientUse::Invite(..), ..200) => self.handle_progress(response, ctx, now),
             (ClientUse::Invite(_, sent), 200..300) => {
                 self.handle_answered(id, &sent, response, ctx, now)
@@ -158,6 +165,7 @@ impl Leg {
                 | ClientUse::Prack(..)
                 | ClientUse::Qualify(_)
                 | ClientUse::AskTrunk(_)
+                | ClientUse::Register(..)
                 | ClientUse::Other,
                 _,
             ) => {}
@@ -168,6 +176,8 @@ impl Leg {
     /// nobody is there.
     pub fn handle_failure(&mut self, client: ClientUse, status: u16, ctx: &mut Context, now: Now) {
         match client {
+            // It has gone to another target since.
+            ClientUse::Invite(_, sent) if self.given_up.contains(&sent.branch) => {}
             ClientUse::Invite(_, sent) => self.handle_unanswered(&sent, status, ctx, now),
             ClientUse::Reinvite(_, sent) | ClientUse::Update(_, sent)
                 if self.peer.has_moved(&sent) =>
@@ -185,17 +195,30 @@ impl Leg {
             ClientUse::Prack(..)
             | ClientUse::Qualify(_)
             | ClientUse::AskTrunk(_)
+            | ClientUse::Register(..)
             | ClientUse::Other => {}
         }
     }
 
     fn handle_unanswered(&mut self, sent: &SentRequest, status: u16, ctx: &mut Context, now: Now) {
         let told = matches!(self.phase, LegPhase::Calling(_));
-        self.end(ctx);
         if told {
             let reason = if status == 408 { "no response" } else { "cannot be reached" };
             ctx.note_failed(sent, status, reason, now);
+        }
+        if self.try_next(REST, ctx, now) {
+            return;
+        }
+        self.end(ctx);
+        if told {
             ctx.event(LegEvent::Refused { leg: self.id(), status: 503 });
+        }
+    }
+
+    /// A target has said nothing for a while.
+    fn handle_silence(&mut self, sent: &SentRequest, ctx: &mut Context, now: Now) {
+        if self.try_next(REST, ctx, now) {
+            ctx.note_failed(sent, 408, "no response: the next target is tried", now);
         }
     }
 
@@ -209,6 +232,14 @@ impl Leg {
             }
             LegTimer::Remind => self.remind(ctx, now),
             LegTimer::Reliable => self.repeat_reliable(ctx, now),
+            LegTimer::FirstResponse => {
+                if let LegPhase::Calling(calling) = &self.phase
+                    && !calling.provisional
+                {
+                    let sent = calling.sent.clone();
+                    self.handle_silence(&sent, ctx, now);
+                }
+            }
             LegTimer::NoAnswer => {
                 let status = if self.phase.is_progressing() { 408 } else { 503 };
                 self.hangup(None, ctx, now);

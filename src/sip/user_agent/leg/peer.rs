@@ -17,9 +17,8 @@ use super::{ClientUse, HangupReason, LegTimer, SentRequest};
 use crate::media::is_private;
 use crate::model::{DeviceId, Now, Number};
 use crate::sip::b2bua::AccountKind;
-use crate::sip::config::Nat;
+use crate::sip::config::{Nat, Trunk};
 use crate::sip::dialog::Dialog;
-use crate::sip::digest::DigestRequest;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
 use crate::sip::leg::{Identity, LegEvent, LegId, LegSource};
 use crate::sip::message::{Headers, Host, Method, NameAddr, SipRequest, SipResponse, Uri};
@@ -28,7 +27,7 @@ use crate::sip::registrar::{Binding, Registrar};
 use crate::sip::transaction::{ClientTransactionId, TransactionKind};
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::local_domain::LocalDomain;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -181,9 +180,7 @@ impl LegPeer {
                 (Some(device), _) => config
                     .account(device)
                     .is_some_and(|account| !account.transport.allows(Protocol::Udp)),
-                (None, Some(name)) => {
-                    ctx.domain.trunk(name).is_some_and(|trunk| trunk.protocol.is_secure())
-                }
+                (None, Some(name)) => ctx.domain.trunk(name).is_some_and(Trunk::is_secure),
                 (None, None) => false,
             }
     }
@@ -285,6 +282,12 @@ impl LegPeer {
         }
     }
 
+    /// Its INVITE goes to another target of its trunk, before anything has been heard.
+    pub(super) fn try_at(&mut self, flow: Flow, uri: Uri) {
+        self.dialog.flow = flow;
+        self.dialog.target = uri;
+    }
+
     /// The flow to it is gone.
     pub(super) fn is_lost(&self) -> bool {
         self.flow_state == FlowState::Lost
@@ -322,8 +325,7 @@ impl LegPeer {
         match self.phone() {
             None => {
                 let trunk = self.trunk().and_then(|name| ctx.domain.trunk(name));
-                let trunk = trunk.filter(|trunk| trunk.protocol == gone.protocol);
-                if let Some(peer) = trunk.and_then(|trunk| trunk.address) {
+                if let Some(peer) = trunk.and_then(|trunk| address_of(trunk, gone)) {
                     self.dialog.flow = Flow { peer, connection: ConnectionId::NONE, ..*gone };
                 }
                 None
@@ -465,7 +467,7 @@ impl LegPeer {
         let mut request = sent.request.clone();
         match response.status {
             401 | 407 => {
-                let (name, answer) = self.answer_challenge(sent, response, ctx)?;
+                let (name, answer) = ctx.answer_challenge(self.trunk()?, sent, response)?;
                 request.headers.set(name, answer);
             }
             422 => {
@@ -481,36 +483,6 @@ impl LegPeer {
         let cseq = format!("{} {}", self.dialog.local_cseq, request.method);
         request.headers.set("CSeq", cseq);
         Some(request)
-    }
-
-    /// An answer to a challenge of a trunk that we have a login for, once for each request: a
-    /// second challenge means it was wrong.
-    fn answer_challenge(
-        &self,
-        sent: &SentRequest,
-        response: &SipResponse,
-        ctx: &mut Context,
-    ) -> Option<(&'static str, String)> {
-        let (asks, answers) = match response.status {
-            401 => ("WWW-Authenticate", "Authorization"),
-            _ => ("Proxy-Authenticate", "Proxy-Authorization"),
-        };
-        let name = self.trunk()?;
-        let stale = |value: &[u8]| {
-            value.to_ascii_lowercase().windows(10).any(|window| window == b"stale=true")
-        };
-        let challenges: Vec<&[u8]> = response.headers.fields_of(asks).collect();
-        if sent.request.headers.has(answers) && !challenges.iter().any(|value| stale(value)) {
-            return None;
-        }
-        let subject = DigestRequest {
-            method: sent.request.method.as_bytes(),
-            uri: sent.request.uri.as_bytes(),
-            body: &sent.request.body,
-        };
-        let cnonce = ctx.tokens.word();
-        let answer = ctx.logins.get_mut(name)?.answer(&challenges, name, subject, &cnonce)?;
-        Some((answers, answer))
     }
 }
 
@@ -534,6 +506,16 @@ fn registered_flow(
     })
 }
 
+/// Where a connection of a trunk that is gone is made again: at its other end, if that is a target,
+/// at the target of that host, or at any.
+fn address_of(trunk: &Trunk, gone: &Flow) -> Option<SocketAddr> {
+    let known = trunk.addresses().filter(|(protocol, _)| *protocol == gone.protocol);
+    let all: Vec<SocketAddr> = known.map(|(_, address)| address).collect();
+    let exact = all.iter().find(|address| **address == gone.peer);
+    let of_host = || all.iter().find(|address| address.ip() == gone.peer.ip().to_canonical());
+    exact.or_else(of_host).or(all.first()).copied()
+}
+
 /// A trunk's flow, or one to the address that it wants, if that is its own.
 fn next_hop(domain: &LocalDomain, trunk: &str, flow: Flow, uri: &Uri) -> Flow {
     let Some(trunk) = domain
@@ -554,9 +536,7 @@ fn next_hop(domain: &LocalDomain, trunk: &str, flow: Flow, uri: &Uri) -> Flow {
         },
         ..flow
     });
-    let is_at = |flow: &Flow| {
-        speaks_from(trunk, flow) || trunk.address.is_some_and(|address| address == flow.peer)
-    };
+    let is_at = |flow: &Flow| speaks_from(trunk, flow) || trunk.is_at(flow.protocol, flow.peer);
     wanted.filter(is_at).unwrap_or(flow)
 }
 

@@ -4,10 +4,12 @@ use super::reliable::Fork;
 use super::uac::{InviteAnswer, Progress};
 use super::{HangupReason, SentRequest};
 use crate::model::Now;
+use crate::sip::flow::Flow;
 use crate::sip::leg::LegId;
-use crate::sip::message::{Host, Refuse, SipRequest, SipResponse};
+use crate::sip::message::{Host, Refuse, SipRequest, SipResponse, Uri};
 use crate::sip::transaction::{ClientTransactionId, ServerTransactionId};
 use crate::sip::user_agent::context::Context;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How far a leg is.
@@ -47,6 +49,8 @@ pub(super) struct OutgoingInvite {
     pub(super) cancelled: bool,
     /// The early dialogs, each with its own description.
     pub(super) forks: Vec<Fork>,
+    /// The targets that have not been tried, the best first.
+    pub(super) others: VecDeque<(Flow, Uri)>,
 }
 
 /// What a BYE of the peer means.

@@ -16,6 +16,7 @@ use crate::sip::transaction::{ClientKey, ClientTransactionId, TransactionKind};
 use crate::sip::user_agent::caller_identity::LONGEST_NAME;
 use crate::sip::user_agent::context::Context;
 use crate::sip::user_agent::leg_table::TRAIL;
+use crate::sip::user_agent::trunk_registration::retry_after;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,7 +146,7 @@ impl OutgoingInvite {
     /// Sends the INVITE of a new leg, which begins this dialog.
     fn send(
         leg: LegId,
-        RequestRoute { flow, uri, to, source, is_secure }: RequestRoute,
+        RequestRoute { flow, uri, to, source, is_secure, others }: RequestRoute,
         content: &InviteContent,
         timer: &SessionTimer,
         ctx: &mut Context,
@@ -163,7 +164,8 @@ impl OutgoingInvite {
         let client = ClientUse::Invite(leg, sent.clone());
         let transaction = ctx.send(TransactionKind::Invite, client, &sent, now);
         let (provisional, cancelled, forks) = (false, false, Vec::new());
-        Ok((dialog, OutgoingInvite { transaction, sent, provisional, cancelled, forks }))
+        let invite = OutgoingInvite { transaction, sent, provisional, cancelled, forks, others };
+        Ok((dialog, invite))
     }
 
     /// Takes a provisional response; `None` when it says nothing, or was heard before.
@@ -223,6 +225,71 @@ impl Leg {
     ) {
         ctx.timers.set((self.id(), LegTimer::NoAnswer), now.mono + timeout);
         self.digits.swallow = swallow_digits;
+        self.expect_first_response(ctx, now);
+    }
+
+    /// The next target is tried when this one says nothing for a while.
+    fn expect_first_response(&self, ctx: &mut Context, now: Now) {
+        let trunk = self.peer.trunk().and_then(|name| ctx.domain.trunk(name));
+        if let (LegPhase::Calling(calling), Some(trunk)) = (&self.phase, trunk)
+            && !calling.others.is_empty()
+        {
+            let at = now.mono + trunk.first_response;
+            ctx.timers.set((self.id(), LegTimer::FirstResponse), at);
+        }
+    }
+
+    /// Nobody is there, or a proxy says so: the INVITE goes to the next target (RFC 3263 4.3), if
+    /// there is one and nobody has rung. The one that it went to is tried behind others for `rest`.
+    pub(super) fn try_next(&mut self, rest: Duration, ctx: &mut Context, now: Now) -> bool {
+        let LegPhase::Calling(calling) = &mut self.phase else { return false };
+        let tried = calling.sent.flow;
+        if self.peer.trunk().is_some() {
+            ctx.targets.rest((tried.protocol, tried.peer), rest, now);
+        }
+        if !calling.forks.is_empty() {
+            return false;
+        }
+        let Some((flow, uri)) = calling.others.pop_front() else { return false };
+        ctx.transactions.stop_repeating(calling.transaction);
+        self.given_up.push(calling.sent.branch.clone());
+        let mut request = calling.sent.request.clone();
+        request.uri = uri.clone();
+        self.peer.try_at(flow, uri);
+        for name in ["Authorization", "Proxy-Authorization"] {
+            request.headers.remove(name);
+        }
+        request.headers.set("Contact", self.peer.contact(&ctx.domain));
+        let sent = ctx.sent(request, flow, 0);
+        let client = ClientUse::Invite(self.peer.leg, sent.clone());
+        calling.transaction = ctx.send(TransactionKind::Invite, client, &sent, now);
+        calling.sent = sent;
+        calling.provisional = false;
+        self.expect_first_response(ctx, now);
+        true
+    }
+
+    /// A target that was given up has answered after all: nobody waits there any more.
+    pub(super) fn handle_late(
+        &mut self,
+        id: ClientTransactionId,
+        sent: &SentRequest,
+        response: &SipResponse,
+        ctx: &mut Context,
+        now: Now,
+    ) {
+        match response.status {
+            ..200 => {
+                let key = ClientKey { branch: sent.branch.clone(), method: b"CANCEL".to_vec() };
+                if ctx.transactions.client(&key).is_none() {
+                    let (kind, bytes) = (TransactionKind::Other, cancel(sent, None).to_bytes());
+                    let client = ClientUse::Other;
+                    ctx.transactions.request(key, kind, sent.flow, bytes, client, now.mono);
+                }
+            }
+            200..300 => refuse_fork(id, sent, response, ctx, now),
+            _ => {}
+        }
     }
 
     /// Asks a ringing phone to answer.
@@ -373,9 +440,14 @@ impl Leg {
             return;
         }
         ctx.note_refused_by(sent, response, now);
+        // RFC 3261 21.5.4: of the target, not of who is called.
+        let rest = retry_after(&response.headers).unwrap_or_default();
+        if response.status == 503 && self.try_next(rest, ctx, now) {
+            return;
+        }
         let to = match self.peer.trunk() {
             None => ctx.domain.redirected_to(response),
-            Some(_) => Vec::new(),
+            Some(name) => ctx.domain.redirected_by_trunk(name, response),
         };
         self.end(ctx);
         let (leg, status) = (self.id(), response.status);

@@ -309,6 +309,15 @@ impl Leg {
         }
     }
 
+    /// Refuses the INVITE, and says why (RFC 3261 20.43: 399 is a text for people).
+    pub(super) fn refuse_incoming(&mut self, status: u16, text: &str, ctx: &mut Context, now: Now) {
+        if let LegPhase::Incoming(incoming) = &self.phase {
+            let warning = [b"399 undertone ", &*quote(text.as_bytes())].concat();
+            incoming.refuse(status, Some(warning), &self.peer, ctx, now);
+            self.end(ctx);
+        }
+    }
+
     /// Refuses the INVITE, re-INVITE or UPDATE that waits for us: its description cannot be used
     /// (RFC 3261 21.4.26).
     pub(super) fn refuse_offer(&mut self, fault: &SdpFault, ctx: &mut Context, now: Now) {

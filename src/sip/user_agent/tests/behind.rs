@@ -10,6 +10,7 @@ const OTHER: &str = "behind-2";
 /// 5001, which the carrier calls 2001, and 5002.
 fn behind() -> SipConfig {
     let mut config = config();
+    config.trunks[0].qualify = Some(Duration::from_secs(10));
     let mut agent = SipAccount::behind(device(AGENT), "5001".into(), "carrier");
     agent.user = Some("2001".into());
     config.accounts.insert(agent);

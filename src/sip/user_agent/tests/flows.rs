@@ -28,7 +28,7 @@ fn come(stage: &mut Stage, way: &str, cseq: u32) {
     let first = register("1001", cseq * 10, &contact);
     stage.hear(way, &first);
     let challenge = stage.response(401);
-    let mut client = Credentials::new("us", REALM, "1001", "secret");
+    let mut client = Credentials::new("us", Some(REALM), "1001", "secret");
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
     let subject = DigestRequest { method: b"REGISTER", uri: b"sip:coach.example", body: b"" };
     let answer = client.answer(&challenges, "us", subject, "cnonce").unwrap();

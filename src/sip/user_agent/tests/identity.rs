@@ -10,6 +10,7 @@
 //! | 3515, 3891, 5589 | Refer-To and Replaces |
 
 use super::*;
+use crate::sip::config::Redirects;
 use crate::sip::leg::{ANONYMOUS, EndReason, LegSource};
 use crate::sip::user_agent::RefusedBy;
 
@@ -32,7 +33,7 @@ fn credentials(
     method: &[u8],
     uri: &str,
 ) -> String {
-    let mut client = Credentials::new("us", REALM, user, password);
+    let mut client = Credentials::new("us", Some(REALM), user, password);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
     let subject = DigestRequest { method, uri: uri.as_bytes(), body: b"" };
     let cnonce = format!("{:?}", stage.now.mono);
@@ -695,6 +696,45 @@ fn a_redirection_to_no_number_or_by_a_trunk_is_a_refusal() {
     let invite = stage.request("INVITE");
     stage.hear(CARRIER, &answer(&invite, 302, ";tag=x", "Contact: <sip:1002@coach.example>\n", ""));
     assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 302 }]);
+}
+
+#[test]
+fn a_trunk_that_may_sends_its_caller_to_numbers_here_there_and_nowhere_else() {
+    for (contacts, numbers) in [
+        ("Contact: <sip:1002@coach.example>\n", ["1002"].as_slice()),
+        ("Contact: <sip:0301@192.0.2.2:5070>;q=0.5, <sip:1@coach.example>\n", &["1", "0301"]),
+        ("Contact: <sip:0301@elsewhere.example>, <sip:0302@192.0.2.3>\n", &[]),
+    ] {
+        let mut config = config();
+        config.trunks.iter_mut().for_each(|trunk| trunk.redirects = Redirects::Follow);
+        let mut stage = Stage::with(config);
+        stage.command(call_carrier(LEG));
+        let invite = stage.request("INVITE");
+        stage.hear(CARRIER, &answer(&invite, 302, ";tag=x", contacts, ""));
+        let to: Vec<Number> = numbers.iter().map(|number| Number::from(*number)).collect();
+        let expected = match to.is_empty() {
+            true => LegEvent::Refused { leg: LEG, status: 302 },
+            false => LegEvent::Redirected { leg: LEG, status: 302, to },
+        };
+        assert_eq!(stage.events(), [expected], "{contacts}");
+    }
+}
+
+#[test]
+fn a_caller_that_is_refused_by_us_is_told_why_in_a_warning() {
+    let mut stage = Stage::new();
+    stage.hear(CARRIER, &invite("c1", "INVITE", 1, ""));
+    let events = stage.events();
+    let leg = events.iter().find_map(|event| match event {
+        LegEvent::Incoming { leg, .. } => Some(*leg),
+        _ => None,
+    });
+    let leg = leg.expect("an INVITE has come");
+    stage.command(LegCommand::Refuse { leg, status: 403, text: "Not \"so\"\r\nEvil: 1".into() });
+    let refused = stage.response(403);
+    let warning = refused.headers.get("Warning").expect("a warning");
+    let text = String::from_utf8_lossy(warning);
+    assert_eq!(text, r#"399 undertone "Not \"so\"  Evil: 1""#);
 }
 
 // ---- what the operator is told

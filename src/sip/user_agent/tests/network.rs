@@ -93,7 +93,13 @@ impl World {
                 | Output::Connect(_)
                 | Output::Alias { .. }
                 | Output::TrunkConnected { .. }
-                | Output::TrunkPresent { .. } => {}
+                | Output::TrunkPresent { .. }
+                | Output::TargetPresent { .. }
+                | Output::TargetGone { .. }
+                | Output::TrunksMoved
+                | Output::Registration { .. }
+                | Output::LookUp(_)
+                | Output::NotFound { .. } => {}
                 Output::Bindings { .. } => panic!("nobody registers here"),
                 Output::WrongPassword(report) => panic!("nobody has a password here: {report:?}"),
                 Output::Refused(_) => {}
@@ -147,6 +153,7 @@ impl World {
             LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
             LegEvent::Located { .. }
             | LegEvent::ConnectedIdentity { .. }
+            | LegEvent::TrunkLocated { .. }
             | LegEvent::Registered { .. } => return,
         };
         let was = self.legs[side].insert(leg, next);

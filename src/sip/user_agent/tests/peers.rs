@@ -27,7 +27,7 @@ const OTHER_SOURCES: [&str; 4] = [OTHER_PORT, NODE, "192.0.2.4:49152", "7/192.0.
 /// A site with a carrier of two nodes.
 fn two_nodes() -> SipConfig {
     let mut config = config();
-    let source = |address: &str| TrunkSource { network: address.parse().unwrap(), port: None };
+    let source = |address: &str| TrunkSource::new(address.parse().unwrap(), None);
     config.trunks[0].sources = vec![source("192.0.2.2"), source("192.0.2.4")];
     config
 }
@@ -83,7 +83,7 @@ fn answer_of(stage: &mut Stage, method: &str, uri: &str) -> String {
     let challenge = stage.response(401);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
     let subject = DigestRequest { method: method.as_bytes(), uri: uri.as_bytes(), body: b"" };
-    let mut client = Credentials::new("us", REALM, "1001", "secret");
+    let mut client = Credentials::new("us", Some(REALM), "1001", "secret");
     client.answer(&challenges, "us", subject, "cnonce").unwrap()
 }
 
@@ -420,8 +420,7 @@ fn a_trunk_whose_sources_have_ports_is_no_peer_from_another_port() {
 #[test]
 fn every_address_of_a_trunks_network_is_the_same_peer_and_its_neighbours_are_not() {
     let mut config = two_nodes();
-    config.trunks[0].sources =
-        vec![TrunkSource { network: "192.0.2.0/29".parse().unwrap(), port: None }];
+    config.trunks[0].sources = vec![TrunkSource::new("192.0.2.0/29".parse().unwrap(), None)];
     let mut stage = Stage::with(config);
     let call = stage.incoming_call();
     stage.said();
@@ -438,7 +437,7 @@ fn two_trunks_that_share_a_source_are_one_peer() {
     let mut config = two_nodes();
     let mut second = config.trunks[0].clone();
     second.name = "second".to_owned();
-    second.sources[0].network = "192.0.2.5".parse().unwrap();
+    second.sources[0].networks = vec!["192.0.2.5".parse().unwrap()];
     config.trunks.insert(0, second);
     let mut stage = Stage::with(config);
     stage.hear(NODE, &invite("c1", "a", 1, ""));
@@ -590,7 +589,7 @@ fn no_digest_takes_anybody_into_a_trunks_call_or_another_phones() {
     let challenge = stage.response(401);
     let challenges: Vec<&[u8]> = challenge.headers.fields_of("WWW-Authenticate").collect();
     let subject = DigestRequest { method: b"BYE", uri: b"sip:192.0.2.1", body: b"" };
-    let answer = Credentials::new("us", REALM, "1002", "secret")
+    let answer = Credentials::new("us", Some(REALM), "1002", "secret")
         .answer(&challenges, "us", subject, "c")
         .unwrap();
     stage.hear(AWAY, &from_phone(&call, "BYE", 2, &format!("Authorization: {answer}\n")));

@@ -2,7 +2,7 @@
 //! that stand.
 
 use super::*;
-use crate::sip::config::{DeviceTransport, TrunkSource};
+use crate::sip::config::{DeviceTransport, FoundHost, TrunkSource, TrunkTarget};
 use crate::sip::leg::LegSource;
 
 const LEG: LegId = LegId(1);
@@ -17,9 +17,15 @@ const PHONE_TLS: &str = "tls/7/192.0.2.3:40003";
 
 /// The carrier is reached over TLS, and shows a certificate when it connects.
 fn over_tls() -> SipConfig {
+    let at = address(CARRIER_TLS);
+    let host = FoundHost { priority: 0, weight: 0, address: at.ip(), port: None };
+    let target = TrunkTarget {
+        hosts: vec![host],
+        ..TrunkTarget::new("sip.carrier.example", Some(at.port()), Protocol::Tls)
+    };
     let carrier = Trunk {
-        target: "sip.carrier.example".to_owned(),
-        sources: vec![TrunkSource { network: address(CARRIER).ip().into(), port: None }],
+        targets: vec![target],
+        sources: vec![TrunkSource::new(address(CARRIER).ip().into(), None)],
         ..Trunk::at("carrier", address(CARRIER_TLS), Protocol::Tls)
     };
     SipConfig { trunks: vec![carrier], verifies_clients: true, ..config() }
