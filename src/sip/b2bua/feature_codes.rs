@@ -25,7 +25,7 @@ use crate::media::MediaCommand;
 use crate::media::call::MAX_LEGS;
 use crate::model::{
     Activity, CallId, Command, DeviceId, Fact, FeatureCode, FeatureCodeDialled, FeatureCodeId,
-    MonitorState, Now, PartyRole, Reason, Refusal,
+    MonitorState, Now, Number, PartyRole, Reason, Refusal,
 };
 use crate::sip::leg::{LegCommand, LegId};
 use crate::supervision::LegOutcome;
