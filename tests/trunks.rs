@@ -29,7 +29,7 @@ fn target(address: SocketAddr, priority: u16) -> TrunkTarget {
 
 /// Calls outside, and hangs up; how long it took until somebody was there.
 async fn call_outside(agent: &Phone, outside: &Phone) -> Duration {
-    let since = undertone::clock::instant();
+    let since = clock::instant();
     agent.call("0123").await.expect("calls");
     agent.established(SOON).await.expect("answered");
     let took = since.elapsed();

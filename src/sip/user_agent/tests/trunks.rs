@@ -245,6 +245,7 @@ fn a_target_that_comes_back_has_rested() {
     let invite = invite_to(&mut stage, SECOND);
     stage.hear(SECOND, &answer(&invite, 486, ";tag=b", "", ""));
     stage.events();
+    stage.said();
     stage.command(call_carrier(LegId(3)));
     let invite = invite_to(&mut stage, SECOND);
     stage.hear(SECOND, &answer(&invite, 486, ";tag=b", "", ""));
