@@ -57,9 +57,14 @@ fn told(harness: &mut Harness, leg: LegId) -> Vec<u16> {
 /// The unanswered leg to this number behind a trunk.
 fn ringing_outside(harness: &Harness, number: &str) -> LegId {
     let is_there = |line: &&super::harness::Line| {
-        line.outgoing && !line.answered && line.party == Err(number.into())
+        line.outgoing && !line.answered && !line.ended && line.party == Err(number.into())
     };
     harness.lines.values().find(is_there).expect("rings").leg
+}
+
+/// Somebody answers behind the trunk that has A-law alone.
+fn answers_outside(harness: &mut Harness, leg: LegId) {
+    harness.leg(LegEvent::Answered { leg, media: sdp(5000, "8", "sendrecv") });
 }
 
 #[test]
@@ -142,10 +147,10 @@ fn it_goes_out_by_its_own_trunk_and_by_no_other() {
     harness.leg(LegEvent::Progress { leg: next, status: 180, media: None });
     harness.leg(LegEvent::Refused { leg: next, status: 486 });
     assert_eq!(told(&mut harness, customer), [486]);
-    assert_eq!(harness.table(&[("c", customer), ("a", agent)]), "ac ca", "nothing is lost");
+    assert_eq!(harness.table(&[("c", customer), ("a", agent)]), "ca ac", "nothing is lost");
     refers(&mut harness, customer, "0801");
     let next = ringing_outside(&harness, "0801");
-    harness.answer(next);
+    answers_outside(&mut harness, next);
     assert_eq!(harness.table(&[("c", customer), ("a", agent), ("n", next)]), "an na");
 }
 
@@ -158,7 +163,7 @@ fn the_party_of_any_other_trunk_sends_nobody_anywhere() {
         assert_eq!(told(&mut harness, customer), [403]);
     }
     assert_eq!(harness.find_ringing(OTHER), None);
-    assert_eq!(harness.table(&[("c", customer), ("a", agent)]), "ac ca");
+    assert_eq!(harness.table(&[("c", customer), ("a", agent)]), "ca ac");
 }
 
 #[test]
@@ -175,7 +180,7 @@ fn the_coach_stays_with_the_agent_and_reaches_nobody_who_comes_in_the_customers_
                 "5002" => harness.ringing(OTHER),
                 _ => ringing_outside(&harness, to),
             };
-            harness.answer(next);
+            answers_outside(&mut harness, next);
             let legs = [("c", customer), ("a", agent), ("n", next), ("s", supervisor)];
             assert_eq!(harness.table(&legs), "an as na sa sn", "{scope:?} {to}");
             assert!(matches!(harness.monitors[SUPERVISOR].state, MonitorState::Joined { .. }));
