@@ -38,6 +38,12 @@ test *NAME:
 interop:
     cargo nextest run --locked --all-features --profile ci -E 'test(/^interop::|^clients::|^examples::|^identity::provider::/)'
 
+# Attached to a real Asterisk, which is made when it is missing (500 MB), and to a real Kamailio. `just switches NAME` runs one.
+[no-exit-message]
+switches *NAME:
+    tools/asterisk.sh
+    cargo nextest run --locked --all-features --profile switches {{NAME}}
+
 # Counts the shape of the source tree against its aims; `just shape --verbose` lists the offenders.
 shape *ARGS:
     python3 tools/shape.py {{ARGS}}

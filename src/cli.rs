@@ -1,12 +1,14 @@
 //! The command line: what may be asked of the program, and each answer.
 
+mod attach;
 mod audit;
 mod password;
+mod probe;
 
 use clap::{Args, Parser, Subcommand};
 use std::fmt::Display;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use undertone::app::directory_files::{self, Counts, DirectoryFiles, FilesError};
@@ -170,9 +172,15 @@ enum CliCommand {
     /// Says what is wrong with a configuration file, and where, and what of it this machine cannot
     /// do
     Check {
+        /// Asks each trunk whether it is there, by OPTIONS. Exit code 1: one is not
+        #[arg(long)]
+        probe: bool,
         /// The configuration file to check
         file: PathBuf,
     },
+    /// Prints what leads the calls of a switch through here: the configuration of this program, and
+    /// the lines of the switch. What is not said by a flag the terminal asks
+    Attach(attach::AttachOptions),
     /// Makes a private authority and certificates of it, to try TLS out: authority.crt, server.crt,
     /// gateway.crt and their keys. An authority that is there already vouches
     Certificates {
@@ -359,7 +367,8 @@ pub(crate) fn run() -> ExitCode {
                 directory_files::export(config, &folder)
             })
         }
-        CliCommand::Check { file } => check(file),
+        CliCommand::Check { probe, file } => check(&file, probe),
+        CliCommand::Attach(options) => attach::run(options),
         CliCommand::Certificates { directory, hosts, days } => {
             let life = Duration::from_secs(u64::from(days) * 24 * 3600);
             match Authority::write(&directory, &hosts, clock::wall(), life) {
@@ -504,13 +513,16 @@ fn counted(
     }
 }
 
-fn check(file: PathBuf) -> ExitCode {
-    match config::check(&file) {
-        Ok(remarks) => {
-            let remarks: String = remarks.iter().map(|remark| format!("{remark}\n")).collect();
-            print(&format!("{remarks}{}: good\n", file.display()))
-        }
-        Err(problems) => fail(problems),
+fn check(file: &Path, probes: bool) -> ExitCode {
+    let (config, remarks) = match config::check(file) {
+        Ok(checked) => checked,
+        Err(problems) => return fail(problems),
+    };
+    let remarks: String = remarks.iter().map(|remark| format!("{remark}\n")).collect();
+    let good = print(&format!("{remarks}{}: good\n", file.display()));
+    match probes {
+        true => probe::run(&config),
+        false => good,
     }
 }
 

@@ -286,16 +286,16 @@ pub fn load(file: Option<&Path>) -> Result<Config, Problems> {
     Ok(Config { file: file.map(Path::to_owned), ..config })
 }
 
-/// As [`load`], for people: what this machine cannot do is wrong, too. What is right, and gives
+/// As [`load`], for people: what this machine cannot do is wrong, too. With what is right, and most
+/// likely not meant. What is right, and gives
 /// something up that somebody may miss, is returned.
 ///
 /// # Errors
 /// Everything that is wrong, each with its place.
-pub fn check(file: &Path) -> Result<Vec<Problem>, Problems> {
+pub fn check(file: &Path) -> Result<(Config, Vec<Problem>), Problems> {
     let (text, exposed) = text_of(file)?;
     let scrutiny = Scrutiny { exposed, machine: true };
-    let (_, remarks) = parse_with_remarks(Some((file, &text)), environment(), scrutiny)?;
-    Ok(remarks)
+    parse_with_remarks(Some((file, &text)), environment(), scrutiny)
 }
 
 /// What else to find fault with.

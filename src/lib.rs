@@ -19,6 +19,8 @@ pub mod model;
 #[cfg(feature = "io")]
 pub mod app;
 #[cfg(feature = "io")]
+pub mod attach;
+#[cfg(feature = "io")]
 pub mod audit;
 #[cfg(feature = "io")]
 pub mod clock;

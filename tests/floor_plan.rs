@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// A module, and the modules it may use. A module that is not here may not exist.
 const WALLS: &[(&str, &[&str])] = &[
     ("model", &[]),
+    ("attach", &[]),
     ("clock", &["model"]),
     ("rate_limit", &[]),
     ("hex", &[]),

@@ -2,6 +2,7 @@
 //! behaviour.
 
 mod allocation;
+mod attach;
 mod attacks;
 mod audit;
 mod bayeux;
@@ -38,6 +39,7 @@ mod sip_messages;
 mod sip_tls;
 mod store;
 mod support;
+mod switches;
 mod telemetry;
 mod tls;
 mod torture;

@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::process::{Child, Command};
 use undertone::clock;
@@ -29,7 +29,7 @@ fn target(address: SocketAddr, priority: u16) -> TrunkTarget {
 
 /// Calls outside, and hangs up; how long it took until somebody was there.
 async fn call_outside(agent: &Phone, outside: &Phone) -> Duration {
-    let since = Instant::now();
+    let since = undertone::clock::instant();
     agent.call("0123").await.expect("calls");
     agent.established(SOON).await.expect("answered");
     let took = since.elapsed();
