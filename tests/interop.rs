@@ -5,6 +5,7 @@
 mod call_data;
 mod programs;
 mod tap;
+mod trunk_identity;
 
 use crate::interop::programs::{Baresip, Sipp, folder, openssl_says};
 use crate::interop::tap::Tap;

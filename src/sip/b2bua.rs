@@ -584,7 +584,7 @@ fn role_of(kind: AccountKind) -> PartyRole {
 }
 
 fn identity(number: &Number, display: impl Into<String>) -> Identity {
-    Identity { number: number.clone(), display: display.into() }
+    Identity { number: number.clone(), display: display.into(), is_private: false }
 }
 
 fn stopping() -> Refusal {

@@ -1,6 +1,7 @@
 //! What the SIP adapter must be told.
 
 mod target;
+mod trunk_policy;
 
 use super::b2bua::AccountKind;
 use super::digest::{Algorithm, Ha1s, ha1};
@@ -21,6 +22,7 @@ pub use target::{
     FoundHost, ListedTarget, Login, Lookup, LookupAnswer, LookupFault, NotASource, NotATarget,
     Registration, TrunkSource, TrunkTarget,
 };
+pub use trunk_policy::{AssertedIdentity, HandedOn, Redirects, Referrals, TrunkHold};
 
 /// The configuration of the user agent and its sockets.
 #[derive(Clone, Debug, Deserialize)]
@@ -459,32 +461,6 @@ impl Default for AutoAnswer {
     }
 }
 
-/// Which header field of a switch's INVITE says whose phone calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AssertedIdentity {
-    /// P-Asserted-Identity, else Remote-Party-ID, else From: the first that is there.
-    #[default]
-    Any,
-    /// P-Asserted-Identity (RFC 3325 9.1) and nothing else.
-    Pai,
-    /// Remote-Party-ID (draft-ietf-sip-privacy-04) and nothing else.
-    Rpid,
-    /// From and nothing else.
-    From,
-}
-
-/// What is known of a peer that hands a leg on to another party by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HandedOn {
-    /// It says so in connected identity (RFC 4916, RFC 3325 9.1), or asks us to do it (RFC 3515).
-    #[default]
-    Told,
-    /// It may do so without a word: nobody is coached there.
-    Refuse,
-}
-
 /// A peer known by its address: a carrier, a session border controller, another switch.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -540,10 +516,17 @@ pub struct Trunk {
     /// `None`: never, and devices that are behind it are always there.
     #[serde(default = "ten_seconds", deserialize_with = "config_value::seconds_or_never")]
     pub qualify: Option<Duration>,
-    /// It is within our trust domain (RFC 3325 2.3): it is told who the party at the other end is
-    /// when that changes.
+    /// It is within our trust domain (RFC 3325 2.3): whom it asserts to call is believed, also of a
+    /// caller that withholds its number, and it is told who calls, why, and which party is at the
+    /// other end when that changes.
     #[serde(default)]
     pub trusted: bool,
+    /// Whether it is told which number of ours has sent a call on to it, in Diversion (RFC 5806);
+    /// `None`: as it is trusted.
+    pub diversion: Option<bool>,
+    /// What becomes of a REFER of its party.
+    #[serde(default)]
+    pub refer: Referrals,
     /// Whether it says that it has handed a leg on.
     #[serde(default)]
     pub handed_on: HandedOn,
@@ -563,28 +546,6 @@ pub struct Trunk {
     /// What becomes of a call that it sends elsewhere.
     #[serde(default)]
     pub redirects: Redirects,
-}
-
-/// Whether a trunk is told that its party is on hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TrunkHold {
-    /// By a re-INVITE (RFC 3264 8.4): a switch then plays its own music.
-    #[default]
-    Signal,
-    /// It is not: its party goes on sending, and hears music of ours or silence.
-    Local,
-}
-
-/// What becomes of a call that a trunk sends elsewhere (RFC 3261 21.3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Redirects {
-    /// It is refused.
-    #[default]
-    Refuse,
-    /// The numbers are called, as far as the caller may call them.
-    Follow,
 }
 
 impl Trunk {
@@ -611,6 +572,8 @@ impl Trunk {
             srtp_over_clear: false,
             identity: AssertedIdentity::default(),
             trusted: false,
+            diversion: None,
+            refer: Referrals::default(),
             handed_on: HandedOn::default(),
             qualify: None,
             own_numbers: false,
@@ -619,6 +582,11 @@ impl Trunk {
             hold: TrunkHold::default(),
             redirects: Redirects::default(),
         }
+    }
+
+    /// It is told which number of ours has sent a call on.
+    pub fn hears_diversions(&self) -> bool {
+        self.diversion.unwrap_or(self.trusted)
     }
 
     /// It speaks TLS and nothing else.

@@ -48,12 +48,22 @@ pub struct Identity {
     pub number: Number,
     /// The caller's display name, empty when there is none. UTF-8, without quotes.
     pub display: String,
+    /// It wants to be known to our trust domain alone (RFC 3325 7): others see an anonymous caller.
+    pub is_private: bool,
 }
 
 impl Identity {
     /// A caller with a number that is not shown. `display` says what may be said instead.
     pub fn withheld(display: String) -> Self {
-        Self { number: Number::from(ANONYMOUS), display }
+        Self { number: Number::from(ANONYMOUS), display, is_private: false }
+    }
+
+    /// The caller as somebody sees it; `trusted`: within our trust domain.
+    pub fn seen(&self, trusted: bool) -> Self {
+        match self.is_private && !trusted {
+            true => Self::withheld(String::new()),
+            false => self.clone(),
+        }
     }
 
     /// Nothing that goes to the callee may tell the number.
@@ -76,6 +86,46 @@ pub struct PassedHeader {
 impl fmt::Debug for PassedHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} bytes)", self.name, self.value.len())
+    }
+}
+
+/// Why an INVITE of ours goes to where it goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallReasons {
+    /// The numbers of ours that have sent the call on, the last one first (RFC 5806).
+    pub diversions: Vec<Diversion>,
+    /// The party whose REFER has asked for it (RFC 3892).
+    pub referred_by: Option<Identity>,
+}
+
+/// A number of ours has sent a call on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diversion {
+    /// The number.
+    pub number: Number,
+    /// Why it did.
+    pub reason: DiversionReason,
+}
+
+/// Why a number has sent a call on (RFC 5806 4.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiversionReason {
+    /// All its calls are forwarded.
+    Unconditional,
+    /// Its phone, or its user, has sent this one elsewhere while it rang.
+    Deflection,
+    /// It was on the call and has transferred it: no reason of RFC 5806.
+    Transfer,
+}
+
+impl DiversionReason {
+    /// Its value in Diversion.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unconditional => "unconditional",
+            Self::Deflection => "deflection",
+            Self::Transfer => "unknown",
+        }
     }
 }
 
@@ -301,6 +351,8 @@ pub enum LegCommand {
         user_data: UserData,
         /// Over TLS, or not at all: else it is refused with 480.
         is_secure: bool,
+        /// Why it goes there.
+        reasons: CallReasons,
     },
     /// Send a 1xx on an incoming leg.
     Provisional {

@@ -21,7 +21,8 @@
 //! | `qualify` | whether phones are still there |
 //! | `context` | what the machines share |
 //! | `local_domain` | what is ours: hosts, domains, accounts and their numbers |
-//! | `caller_identity`, `redirects` | what a callee is told of its caller; 3xx of phones |
+//! | `caller_identity`, `call_reasons` | what a callee is told of its caller, and of why it is called |
+//! | `redirects` | 3xx of phones |
 //! | `user_data` | call data in header fields |
 //! | `leg_table` | the legs, and which of them a message names |
 //! | `certificates`, `trunk_connections` | peers by their certificates; TLS to trunks |
@@ -32,6 +33,7 @@
 //! | `tokens`, `rate_limiter`, `password_throttle` | tags, branches; allowances |
 
 mod admission;
+mod call_reasons;
 mod caller_identity;
 mod certificates;
 mod context;

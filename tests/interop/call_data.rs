@@ -14,7 +14,7 @@ const CALLER: Account = Account { device: "", number: "01701234", user: "", pass
 const CALLEE: Account = Account { device: "", number: "0123", user: "", password: "none" };
 
 /// The values of the header fields of one name, in the first message that begins like this.
-fn fields(messages: &str, line: &str, name: &str) -> Vec<String> {
+pub(super) fn fields(messages: &str, line: &str, name: &str) -> Vec<String> {
     let message = messages.split(line).nth(1).unwrap_or_else(|| panic!("no {line}: {messages}"));
     let head = message.split("\n\n").next().unwrap_or_default();
     let head = head.split("\r\n\r\n").next().unwrap_or_default();

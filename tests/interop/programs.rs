@@ -155,14 +155,27 @@ impl Sipp {
         scenario: &str,
         server: &Server,
         port: u16,
-        (from, to): (Account, &str),
+        parties: (Account, &str),
         talk: Duration,
         place: &TempDir,
+    ) -> Sipp {
+        Self::trunk_with(scenario, server, port, parties, talk, (&[], place))
+    }
+
+    /// The same, with more words for its scenario.
+    pub fn trunk_with(
+        scenario: &str,
+        server: &Server,
+        port: u16,
+        (from, to): (Account, &str),
+        talk: Duration,
+        (more, place): (&[&str], &TempDir),
     ) -> Sipp {
         let place = Self::place(place, from);
         Self::record(&place, 450.0);
         let talk = talk.as_millis().to_string();
-        Self::run(server, scenario, from, port, &["-key", "target", to, "-d", &talk], &place)
+        let words = [&["-key", "target", to, "-d", &talk], more].concat();
+        Self::run(server, scenario, from, port, &words, &place)
     }
 
     /// Waits for its good end; the messages that it has sent and got.

@@ -40,7 +40,7 @@ use super::{B2bua, Environment, role_of};
 use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Reason, Refusal};
 #[cfg(doc)]
 use crate::sip::leg::LegCommand;
-use crate::sip::leg::{ANONYMOUS, LegId, LegSource};
+use crate::sip::leg::{ANONYMOUS, Identity, LegId, LegSource};
 use crate::sip::sdp::Local;
 use crate::supervision::LegOutcome;
 
@@ -201,6 +201,7 @@ impl Call {
             return;
         }
         let before = std::mem::replace(&mut party.number, number.clone());
+        party.is_private = false;
         self.rename(&before, &number);
         ctx.out.changed.insert(self.key);
     }
@@ -258,15 +259,15 @@ impl Parties {
 
     /// Where two talk, the peer of each is told which other is there, if that is news.
     pub(super) fn tell_names(&mut self, out: &mut Step) {
-        let talking: Vec<(LegId, Number)> = self
+        let talking: Vec<(LegId, Identity)> = self
             .principals()
             .filter(|party| party.is_talking())
-            .map(|party| (party.leg, party.number.clone()))
+            .map(|party| (party.leg, party.identity()))
             .collect();
         let [one, other] = talking.as_slice() else { return };
         for (leg, name) in [(one.0, &other.1), (other.0, &one.1)] {
             if let Some(party) = self.get_mut(leg) {
-                party.see(name, out);
+                party.see(name.clone(), out);
             }
         }
     }
@@ -351,6 +352,7 @@ impl Party {
     fn become_another(&mut self, to: Successor, now: Now) {
         self.known_as = if to.name == to.number { Vec::new() } else { vec![to.name] };
         (self.device, self.number, self.role) = (to.device, to.number, to.role);
+        self.is_private = false;
         (self.muted, self.muted_by, self.held_by_command) = (false, None, false);
         self.established_at = self.is_talking().then_some(now.wall);
         self.quality = None;

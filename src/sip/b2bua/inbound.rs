@@ -299,7 +299,8 @@ impl IncomingCall {
             policy: caller.policy,
             stage: LegStage::Calling { offer: offer.map(Box::new), early: None },
         };
-        let party = ctx.open(key, start).ok_or(Rejection::NoPort)?;
+        let mut party = ctx.open(key, start).ok_or(Rejection::NoPort)?;
+        party.is_private = self.from.is_private;
         let start = CallStart {
             key,
             id,
@@ -340,6 +341,7 @@ impl IncomingCall {
             stage: LegStage::Talking,
         };
         let mut party = ctx.open(call, start).ok_or(Rejection::NoPort)?;
+        party.is_private = self.from.is_private;
         party.stage = LegStage::Calling { offer: offer.map(Box::new), early: None };
         party.accept_call(codec, ctx.now, ctx.out);
         Ok(party)

@@ -115,6 +115,7 @@ impl MonitorLink {
             passed: Vec::new(),
             user_data: call.user_data.clone(),
             is_secure: false,
+            reasons: Default::default(),
         };
         ctx.out.invitations.push((leg, invite));
         party.link = Some(self);

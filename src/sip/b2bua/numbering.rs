@@ -2,7 +2,7 @@
 
 use crate::media::Codec;
 use crate::model::{DeviceId, Network, Number};
-use crate::sip::config::{HandedOn, Nat, SipAccount, SipConfig, Trunk, TrunkHold};
+use crate::sip::config::{HandedOn, Nat, Referrals, SipAccount, SipConfig, Trunk, TrunkHold};
 use crate::sip::sdp::SrtpPolicy;
 use std::collections::BTreeMap;
 
@@ -68,6 +68,8 @@ pub struct TrunkRoute {
     pub handed_on: HandedOn,
     /// It is told when its party is on hold.
     pub signals_hold: bool,
+    /// Its party may be replaced by a number, at its own wish (RFC 3515).
+    pub follows_referrals: bool,
 }
 
 /// Every internal number, and the trunks that lead outside.
@@ -188,6 +190,14 @@ impl Extension {
     }
 }
 
+impl Extension {
+    /// What the world outside calls it: its first alias in international form, else its number.
+    pub(super) fn public_number(&self) -> &Number {
+        let outside = self.aliases.iter().find(|alias| alias.as_str().starts_with('+'));
+        outside.unwrap_or(&self.number)
+    }
+}
+
 impl TrunkRoute {
     /// What the dial plan has of a trunk.
     pub fn of(trunk: &Trunk) -> Self {
@@ -203,6 +213,7 @@ impl TrunkRoute {
             srtp: trunk.srtp,
             handed_on: trunk.handed_on,
             signals_hold: trunk.hold == TrunkHold::Signal,
+            follows_referrals: trunk.refer == Referrals::Follow,
         }
     }
 
@@ -241,6 +252,7 @@ mod tests {
             srtp: SrtpPolicy::Off,
             handed_on: HandedOn::Told,
             signals_hold: false,
+            follows_referrals: false,
         };
         Numbering::new(
             [desk],

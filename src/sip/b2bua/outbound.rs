@@ -13,7 +13,9 @@ use super::step::Ctx;
 use super::{B2bua, Environment, identity, stopping};
 use crate::media::Codec;
 use crate::model::{DeviceId, Now, Number, Reason, Refusal, UserData};
-use crate::sip::leg::{Destination, Identity, LegCommand, LegId, LegSource, MAX_FORWARDS};
+use crate::sip::leg::{
+    CallReasons, Destination, Identity, LegCommand, LegId, LegSource, MAX_FORWARDS,
+};
 use crate::sip::sdp::Direction;
 use crate::supervision::LegOutcome;
 
@@ -180,6 +182,7 @@ impl DialledCall<'_> {
             passed: Vec::new(),
             user_data: self.user_data.clone(),
             is_secure: false,
+            reasons: CallReasons::default(),
         };
         ctx.out.invitations.push((leg, invite));
         let start = CallStart {
@@ -225,6 +228,7 @@ impl CalledParty {
             stage: LegStage::Invited,
         };
         let mut party = ctx.open(call.key, start)?;
+        let diversions = self.trail.diversions.iter().rev().cloned().collect();
         party.trail = self.trail;
         party.shown = Some(from.clone());
         let mut passed = call.passed.clone();
@@ -244,6 +248,7 @@ impl CalledParty {
             passed,
             user_data: call.user_data.clone(),
             is_secure: call.is_secure,
+            reasons: CallReasons { diversions, referred_by: self.referred_by },
         };
         ctx.out.invitations.push((leg, invite));
         Some(party)

@@ -28,6 +28,8 @@ pub(super) struct Party {
     pub(super) number: Number,
     /// What the peer calls the party, when that is another name than its number.
     pub(super) known_as: Vec<Number>,
+    /// Its number is for our trust domain alone (RFC 3325 7).
+    pub(super) is_private: bool,
     /// The peer has named the party at its end.
     pub(super) is_named: bool,
     /// The number of the other party that the peer knows of, since the two have talked.
@@ -203,6 +205,7 @@ impl Party {
             device,
             number,
             known_as: Vec::new(),
+            is_private: false,
             is_named: false,
             sees: None,
             handed_on_to: None,
@@ -554,12 +557,17 @@ impl Party {
     }
 
     /// This other party is there now: the peer is told, where that is news and not withheld.
-    pub(super) fn see(&mut self, other: &Number, out: &mut Step) {
-        let before = self.sees.replace(other.clone());
-        let is_news = before.is_some_and(|before| before != *other);
-        if is_news && !matches!(other.as_str(), "" | ANONYMOUS) {
-            out.leg(LegCommand::Identify { leg: self.leg, party: identity(other, "") });
+    pub(super) fn see(&mut self, party: Identity, out: &mut Step) {
+        let before = self.sees.replace(party.number.clone());
+        let is_news = before.is_some_and(|before| before != party.number);
+        if is_news && !matches!(party.number.as_str(), "" | ANONYMOUS) {
+            out.leg(LegCommand::Identify { leg: self.leg, party });
         }
+    }
+
+    /// The party as the others are told of it.
+    pub(super) fn identity(&self) -> Identity {
+        Identity { is_private: self.is_private, ..identity(&self.number, "") }
     }
 
     /// The configuration says what the party's switch calls it, and the switch has answered without

@@ -23,7 +23,9 @@ use crate::media::Codec;
 use crate::model::{DeviceId, Number, PartyRole, Reason, Refusal};
 use crate::sip::b2bua::AccountKind;
 use crate::sip::config::HandedOn;
-use crate::sip::leg::{ANONYMOUS, Destination, LegId, LegSource};
+use crate::sip::leg::{
+    ANONYMOUS, Destination, Diversion, DiversionReason, Identity, LegId, LegSource,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -45,6 +47,8 @@ pub(super) struct CalledParty {
     pub(super) to: Destination,
     /// The way that led there.
     pub(super) trail: Trail,
+    /// The party whose REFER has asked for it.
+    pub(super) referred_by: Option<Identity>,
 }
 
 /// The way of a call through numbers.
@@ -54,6 +58,8 @@ pub(super) struct Trail {
     pub(super) numbers: BTreeSet<Number>,
     /// The devices that have sent it on, by forwarding or by a redirection of their phones.
     pub(super) forwarded_by: BTreeSet<DeviceId>,
+    /// Their numbers and why, the last one last.
+    pub(super) diversions: Vec<Diversion>,
 }
 
 /// Why a caller does not get where it wants to.
@@ -288,6 +294,39 @@ impl DialPlan {
         Ok(self.route(calls, &caller, dialled)?)
     }
 
+    /// Where a number leads that the party of a trunk is to be replaced by: to a device, or out by
+    /// that trunk again.
+    pub(super) fn route_referral(
+        &self,
+        calls: &CallTable,
+        trunk: &LegSource,
+        number: &Number,
+    ) -> Result<CalledParty, Rejection> {
+        let caller = self.caller(trunk).ok_or(Rejection::UnknownCaller)?;
+        let own = self.trunk_of(trunk);
+        let role = match self.numbering.find(number) {
+            Some(NumberOwner::Trunk(out)) if own == Some(&out.name) => PartyRole::Agent,
+            _ => caller.role,
+        };
+        Ok(self.route(calls, &CallingParty { role, ..caller }, number)?)
+    }
+
+    /// The trunk may have its party replaced.
+    pub(super) fn follows_referrals(&self, peer: &LegSource) -> bool {
+        match peer {
+            LegSource::Trunk(name) => {
+                self.numbering.trunk(name).is_some_and(|trunk| trunk.follows_referrals)
+            }
+            LegSource::Account(_) => false,
+        }
+    }
+
+    /// A device has transferred a call.
+    pub(super) fn transferred_by(&self, device: &DeviceId) -> Option<Diversion> {
+        let number = self.extension(device)?.public_number().clone();
+        Some(Diversion { number, reason: DiversionReason::Transfer })
+    }
+
     /// The way back to a device that has left a call.
     pub(super) fn route_back(
         &self,
@@ -313,7 +352,10 @@ impl DialPlan {
     ) -> Result<CalledParty, Unroutable> {
         let mut number = dialled;
         let mut may_leave = match by.and_then(|device| self.device(device)) {
-            Some(device) => self.send_on(calls, &device.extension, &mut trail)?,
+            Some(device) => {
+                let reason = DiversionReason::Deflection;
+                self.send_on(calls, &device.extension, reason, &mut trail)?
+            }
             None => caller.role == PartyRole::Agent,
         };
         loop {
@@ -333,13 +375,15 @@ impl DialPlan {
                         policy: self.policy_of_trunk(trunk),
                         to: Destination::Trunk { name: trunk.name.clone(), number: number.clone() },
                         trail,
+                        referred_by: None,
                     });
                 }
                 Some(NumberOwner::Extension(extension)) => extension,
             };
             let device = self.device(&extension.device).ok_or(Unroutable::NoSuchNumber)?;
             if let Some(forward_to) = &device.forward_to {
-                may_leave |= self.send_on(calls, extension, &mut trail)?;
+                let reason = DiversionReason::Unconditional;
+                may_leave |= self.send_on(calls, extension, reason, &mut trail)?;
                 number = forward_to;
                 continue;
             }
@@ -370,6 +414,7 @@ impl DialPlan {
                 policy: self.policy_of_extension(extension),
                 to: Destination::Device(extension.device.clone()),
                 trail,
+                referred_by: None,
             });
         }
     }
@@ -380,12 +425,14 @@ impl DialPlan {
         &self,
         calls: &CallTable,
         extension: &Extension,
+        reason: DiversionReason,
         trail: &mut Trail,
     ) -> Result<bool, Unroutable> {
         if calls.forwarded_by(&extension.device) >= self.config.max_calls_per_device {
             return Err(Unroutable::ForwardedTooOften);
         }
         trail.forwarded_by.insert(extension.device.clone());
+        trail.diversions.push(Diversion { number: extension.public_number().clone(), reason });
         Ok(extension.kind == AccountKind::Internal)
     }
 

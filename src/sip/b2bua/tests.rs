@@ -14,6 +14,7 @@ mod formats;
 mod harness;
 mod model;
 mod on_hold;
+mod reasons;
 mod refusals;
 mod ringing;
 mod routing;

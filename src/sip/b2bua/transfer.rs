@@ -17,12 +17,12 @@ use super::conference::MOST_PARTIES;
 use super::parties::Parties;
 use super::party::{Party, Release};
 use super::rejection::{CalleeFailure, Rejection};
-use super::routing::CalledParty;
+use super::routing::{CalledParty, DialPlan};
 use super::step::{Ctx, Step};
-use super::{B2bua, Environment, identity};
+use super::{B2bua, Environment};
 use crate::media::CallKey;
 use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Refusal, TransferStep, UserData};
-use crate::sip::leg::{Destination, LegId};
+use crate::sip::leg::{Destination, Identity, LegId};
 use crate::supervision::LegOutcome;
 
 /// What is to become of the party that asks.
@@ -63,8 +63,8 @@ struct RoutedTransfer {
     number: Number,
     kind: TransferKind,
     callee: CalledParty,
-    /// The number that the destination sees.
-    shown: Number,
+    /// The caller that the destination sees.
+    shown: Identity,
     /// The data of the call from then on.
     user_data: UserData,
 }
@@ -119,7 +119,10 @@ impl<E: Environment> B2bua<E> {
         let Some((call, _)) = self.calls.live(leg) else {
             return;
         };
-        let routed = self.route_transfer(call, leg, destination, TransferKind::Transfer);
+        let mut routed = self.route_transfer(call, leg, destination, TransferKind::Transfer);
+        if let (Ok(routed), Some(referrer)) = (&mut routed, call.parties.get(leg)) {
+            routed.callee.referred_by = Some(referrer.identity());
+        }
         let key = call.key;
         if let Some((call, _)) = self.find_key(key, now).filter(|_| is_secure && routed.is_ok()) {
             call.is_secure = true;
@@ -137,11 +140,17 @@ impl<E: Environment> B2bua<E> {
         destination: &Number,
         kind: TransferKind,
     ) -> Result<RoutedTransfer, Rejection> {
-        let (device, shown) = call.may_transfer(by, kind)?;
+        let (party, shown) = call.may_transfer(by, kind, &self.plan)?;
         if self.closing.is_some() {
             return Err(Rejection::Stopping);
         }
-        let callee = self.plan.route_for(&self.calls, &device, destination)?;
+        let mut callee = match &party.device {
+            Some(device) => self.plan.route_for(&self.calls, device, destination)?,
+            None => self.plan.route_referral(&self.calls, &party.peer, destination)?,
+        };
+        if let (TransferKind::Transfer, Some(device)) = (kind, &party.device) {
+            callee.trail.diversions.splice(..0, self.plan.transferred_by(device));
+        }
         if call.parties.has_destination(&callee.to) {
             return Err(Rejection::DestinationOnCall);
         }
@@ -174,20 +183,20 @@ impl Parties {
         }
     }
 
-    /// The number that the destination sees of a transfer by this party, if the parties are such
+    /// The caller that the destination of a transfer by this party sees, if the parties are such
     /// that it may be made.
-    fn may_transfer(&self, by: &Party, kind: TransferKind) -> Result<Number, Rejection> {
+    fn may_transfer(&self, by: &Party, kind: TransferKind) -> Result<Identity, Rejection> {
         let mut others = self.others(by.leg);
         match kind {
             TransferKind::Transfer | TransferKind::Recall => {
                 let other = others.next().filter(|other| other.is_talking());
                 let only = other.filter(|_| others.next().is_none());
-                only.map(|other| other.number.clone()).ok_or(Rejection::NotNow)
+                only.map(Party::identity).ok_or(Rejection::NotNow)
             }
             TransferKind::Conference
                 if others.any(Party::is_talking) && self.principals().count() < MOST_PARTIES =>
             {
-                Ok(by.number.clone())
+                Ok(by.identity())
             }
             TransferKind::Conference => Err(Rejection::NotNow),
         }
@@ -195,19 +204,26 @@ impl Parties {
 }
 
 impl Call {
-    /// Whether the party may transfer the call now, or call another into it: its device, and the
-    /// number that the destination sees.
-    fn may_transfer(&self, by: LegId, kind: TransferKind) -> Result<(DeviceId, Number), Rejection> {
+    /// Whether the party may transfer the call now, or call another into it: the party, and the
+    /// caller that the destination sees. The party of a trunk that may have it replaced, too.
+    fn may_transfer(
+        &self,
+        by: LegId,
+        kind: TransferKind,
+        plan: &DialPlan,
+    ) -> Result<(&Party, Identity), Rejection> {
         let party = self.parties.get(by).ok_or(Rejection::NoSuchCall)?;
         if party.is_supervisor() {
             return Err(Rejection::Supervisor);
         }
-        let device = party.device.clone().filter(|_| party.role == PartyRole::Agent);
-        let device = device.ok_or(Rejection::NotAgent)?;
+        let is_agent = party.device.is_some() && party.role == PartyRole::Agent;
+        if !is_agent && !(party.device.is_none() && plan.follows_referrals(&party.peer)) {
+            return Err(Rejection::NotAgent);
+        }
         if !party.is_talking() || self.transfer.is_some() {
             return Err(Rejection::NotNow);
         }
-        Ok((device, self.parties.may_transfer(party, kind)?))
+        Ok((party, self.parties.may_transfer(party, kind)?))
     }
 
     /// Calls the destination in; `None` when there is no port for it.
@@ -219,7 +235,7 @@ impl Call {
     ) -> Option<()> {
         let RoutedTransfer { by, number, kind, callee, shown, user_data } = routed;
         let before = std::mem::replace(&mut self.user_data, user_data);
-        let Some(to) = self.call_in(callee, &shown, ctx) else {
+        let Some(to) = self.call_in(callee, shown, ctx) else {
             self.user_data = before;
             return None;
         };
@@ -228,10 +244,15 @@ impl Call {
     }
 
     /// Calls a party into a call that goes on.
-    fn call_in(&mut self, callee: CalledParty, shown: &Number, ctx: &mut Ctx<'_>) -> Option<LegId> {
+    fn call_in(
+        &mut self,
+        callee: CalledParty,
+        shown: Identity,
+        ctx: &mut Ctx<'_>,
+    ) -> Option<LegId> {
         let spoken = self.parties.codec();
         let codecs = first_of(spoken.as_slice(), &ctx.config.codecs);
-        self.invite(callee, identity(shown, ""), &codecs, ctx)
+        self.invite(callee, shown, &codecs, ctx)
     }
 
     /// The party that transferred has left already: the call is its own again, if it takes it.
@@ -244,9 +265,9 @@ impl Call {
         let OrphanedTransfer { device: _, transfer, failure } = orphan;
         let (failed, talking) =
             (transfer.to, self.parties.principals().find(|party| party.is_talking()));
-        let shown = talking.map(|party| party.number.clone());
+        let shown = talking.map(Party::identity);
         let called =
-            callee.ok().zip(shown).and_then(|(callee, shown)| self.call_in(callee, &shown, ctx));
+            callee.ok().zip(shown).and_then(|(callee, shown)| self.call_in(callee, shown, ctx));
         if let Some(to) = called {
             let kind = TransferKind::Recall;
             self.transfer = Some(Transfer { to, referred: false, kind, ..transfer });
@@ -274,8 +295,10 @@ impl Call {
         let Some(transfer) = self.transfer.as_ref().filter(rings) else {
             return;
         };
+        let is_answered = self.parties.get(leg).is_some_and(Party::is_talking);
         let by = self.parties.get_mut(transfer.by).filter(|party| !party.is_over());
-        let Some(by) = by else { return };
+        // Nobody calls a customer back: it leaves when there is somebody in its place.
+        let Some(by) = by.filter(|by| by.device.is_some() || is_answered) else { return };
         if transfer.referred {
             // It is released now, and hears no more of it: to its phone it is done.
             ctx.out.tell_referrer(transfer.by, 200);
@@ -294,22 +317,24 @@ impl Call {
         let Some(transfer) = self.transfer.take_if(|transfer| transfer.to == leg) else {
             return FailedTransfer::None;
         };
-        let device = self.parties.device_of(transfer.by);
-        let Some(device) = device.filter(|_| transfer.kind != TransferKind::Recall) else {
+        if transfer.kind == TransferKind::Recall {
             return FailedTransfer::None;
-        };
-        out.fail(device.clone(), self.id.clone(), failure.refusal(&transfer.number));
+        }
+        let device = self.parties.device_of(transfer.by);
+        if let Some(device) = device.clone() {
+            out.fail(device, self.id.clone(), failure.refusal(&transfer.number));
+        }
         if self.parties.is_live(transfer.by) {
             if transfer.referred {
                 out.tell_referrer(transfer.by, failure.sip_status());
             }
             return FailedTransfer::Kept;
         }
-        match transfer.kind {
-            TransferKind::Transfer => {
+        match (transfer.kind, device) {
+            (TransferKind::Transfer, Some(device)) => {
                 FailedTransfer::Orphaned(OrphanedTransfer { device, transfer, failure })
             }
-            TransferKind::Conference | TransferKind::Recall => FailedTransfer::None,
+            _ => FailedTransfer::None,
         }
     }
 

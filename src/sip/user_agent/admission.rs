@@ -1,13 +1,14 @@
 //! Which requests are admitted: targets, digests, trunks.
 
 use super::Output;
+use super::call_reasons::asserted_parties;
 use super::context::Context;
 use super::local_domain::LocalDomain;
 use super::password_throttle::{Attempt, PasswordThrottle, WrongPassword};
 use super::rate_limiter::{RateLimiter, TrunkCalls};
 use super::tokens::TokenGenerator;
 use crate::model::{DeviceId, Now};
-use crate::sip::config::{AssertedIdentity, SipAccount, SipConfig, Trunk};
+use crate::sip::config::{SipAccount, SipConfig, Trunk};
 use crate::sip::digest::{self, Algorithm, Authenticator, DigestRequest, DigestVerdict};
 use crate::sip::flow::Flow;
 use crate::sip::leg::LegSource;
@@ -353,31 +354,9 @@ fn account_at<'a>(
 /// The device behind a trunk whose phone a switch says it is that calls.
 fn asserted(trunk: &str, invite: &SipRequest, domain: &LocalDomain) -> Option<DeviceId> {
     let headers = &invite.headers;
-    let field = |name: &str| {
-        let values = headers.get_all(name);
-        values.iter().filter_map(|value| NameAddr::parse(value).ok()).collect::<Vec<_>>()
-    };
     let identity = domain.trunk(trunk)?.identity;
-    let pai = || field("P-Asserted-Identity");
-    let rpid = || {
-        let parties = field("Remote-Party-ID").into_iter();
-        let is_caller = |party: &NameAddr| {
-            let party = party.params.get("party");
-            party.is_none_or(|party| party.eq_ignore_ascii_case(b"calling"))
-        };
-        parties.filter(is_caller).collect::<Vec<_>>()
-    };
-    let from = || headers.from().into_iter().collect();
-    let named = match identity {
-        AssertedIdentity::Pai => pai(),
-        AssertedIdentity::Rpid => rpid(),
-        AssertedIdentity::From => from(),
-        AssertedIdentity::Any => match (headers.has("P-Asserted-Identity"), rpid()) {
-            (true, _) => pai(),
-            (false, parties) if !parties.is_empty() => parties,
-            (false, _) => from(),
-        },
-    };
+    let named =
+        asserted_parties(identity, headers).unwrap_or_else(|| headers.from().into_iter().collect());
     let mut devices = named.iter().map(|name| {
         let number = domain.number_of(&name.uri)?;
         domain.account_behind(trunk, &number).map(|account| account.device.clone())

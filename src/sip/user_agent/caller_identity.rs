@@ -1,6 +1,7 @@
 //! What a callee is told of its caller: name, number, and what is handed on from one leg to the
 //! other.
 
+use super::call_reasons::asserted_parties;
 use super::local_domain::LocalDomain;
 use crate::model::Number;
 use crate::sip::leg::{ANONYMOUS, Identity, LegSource, PassedHeader};
@@ -20,7 +21,8 @@ impl LocalDomain {
     /// An account is shown by its own number. A trunk may say what it likes, but not that it is a
     /// device of ours: such a number is withheld and shown as not verified, unless the trunk may
     /// (`own_numbers`), or the call is one of ours that comes back: `returning` is the number that
-    /// we go by on the leg with the INVITE that comes back in this one.
+    /// we go by on the leg with the INVITE that comes back in this one. What a trusted trunk
+    /// asserts goes before From, and is known to the house also where the caller withholds it.
     pub(super) fn identity(
         &self,
         source: &LegSource,
@@ -29,27 +31,57 @@ impl LocalDomain {
     ) -> (Identity, Number) {
         let from = headers.from().ok();
         let said = from.as_ref().and_then(|from| self.number_of(&from.uri));
+        let asserted = self.asserted_caller(source, headers);
         let number = match source {
             LegSource::Account(device) => {
                 self.config.account(device).map(|account| account.number.clone())
             }
-            LegSource::Trunk(_) => said.clone(),
+            LegSource::Trunk(_) => {
+                asserted.as_ref().map(|(number, _)| number.clone()).or(said.clone())
+            }
         };
         let claimed = number.unwrap_or_else(|| Number::from(ANONYMOUS));
-        let host =
-            from.as_ref().map(|from| from.uri.host_text().to_ascii_lowercase()).unwrap_or_default();
-        let is_anonymous = host.ends_with("anonymous.invalid")
-            || said.is_some_and(|said| said.as_str().eq_ignore_ascii_case(ANONYMOUS));
-        if is_anonymous || claimed.as_str() == ANONYMOUS || asks_for_privacy(headers) {
+        let is_private =
+            from.as_ref().is_some_and(|from| self.is_anonymous(from)) || asks_for_privacy(headers);
+        let is_unknown = claimed.as_str() == ANONYMOUS;
+        if is_unknown || is_private && asserted.is_none() {
             return (Identity::withheld(String::new()), claimed);
         }
         let is_back = returning == Some(&claimed);
         if !self.may_be_named(source, &claimed) && !is_back {
-            return (Identity::withheld(format!("unverified {claimed}")), claimed);
+            let display = if is_private { String::new() } else { format!("unverified {claimed}") };
+            return (Identity::withheld(display), claimed);
         }
-        let display = from.map(|from| printable(&from.display, LONGEST_NAME)).unwrap_or_default();
-        let number = claimed.clone();
-        (Identity { number, display }, claimed)
+        let of_from = || {
+            let from = from
+                .filter(|_| !is_private && (asserted.is_none() || said == Some(claimed.clone())));
+            from.map(|from| from.display)
+        };
+        let display = asserted
+            .as_ref()
+            .map(|(_, display)| display.clone())
+            .filter(|display| !display.is_empty())
+            .or_else(of_from)
+            .unwrap_or_default();
+        let display = printable(&display, LONGEST_NAME);
+        (Identity { number: claimed.clone(), display, is_private }, claimed)
+    }
+
+    /// The number and display name of the caller that a trusted trunk asserts (RFC 3325 5).
+    fn asserted_caller(&self, source: &LegSource, headers: &Headers) -> Option<(Number, Vec<u8>)> {
+        let LegSource::Trunk(name) = source else { return None };
+        let trunk = self.trunk(name).filter(|trunk| trunk.trusted)?;
+        let parties = asserted_parties(trunk.identity, headers)?;
+        let mut known = parties.into_iter().filter(|party| !self.is_anonymous(party));
+        known.find_map(|party| Some((self.number_of(&party.uri)?, party.display)))
+    }
+
+    /// The address of a caller that withholds its number (RFC 3323 4.1.1.3).
+    fn is_anonymous(&self, address: &NameAddr) -> bool {
+        let host = address.uri.host_text().to_ascii_lowercase();
+        let number = self.number_of(&address.uri);
+        host.ends_with("anonymous.invalid")
+            || number.is_some_and(|number| number.as_str().eq_ignore_ascii_case(ANONYMOUS))
     }
 
     /// A peer may name a party so: a trunk no device of ours, unless it may (`own_numbers`).
@@ -159,5 +191,5 @@ fn names_stay(invite: &SipRequest, from: &Identity, to: &Number) -> bool {
     let (Ok(caller), Ok(called)) = (invite.headers.from(), invite.headers.to()) else {
         return false;
     };
-    !from.is_withheld() && stays(&caller, &from.number) && stays(&called, to)
+    !from.is_withheld() && !from.is_private && stays(&caller, &from.number) && stays(&called, to)
 }

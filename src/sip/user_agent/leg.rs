@@ -46,7 +46,7 @@ use session_timer::SessionTimer;
 pub(super) use session_timer::check_session;
 use std::collections::VecDeque;
 use std::sync::Arc;
-pub(super) use uac::{InviteContent, refusal_ack, refuse_fork};
+pub(super) use uac::{InviteContent, refusal_ack, refuse_fork, shown_as};
 pub(super) use uas::{capabilities, refuse_method, warning};
 
 /// Reason header of a hang-up.

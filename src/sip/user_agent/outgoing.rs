@@ -52,6 +52,7 @@ impl UserAgent {
             passed,
             user_data,
             is_secure,
+            reasons,
         } = command
         else {
             return;
@@ -60,13 +61,16 @@ impl UserAgent {
         let begun = route(&to, is_secure, &mut self.ctx, now).and_then(|route| {
             let style =
                 self.ctx.domain.account_of(&route.source).map(|account| account.auto_answer);
+            let (from, asserted) = self.ctx.domain.named_to(&route.source, &from);
             let content = InviteContent {
                 from,
+                asserted,
                 offer,
                 auto_answer: style.filter(|_| auto_answer),
                 max_forwards,
                 passed,
                 user_data,
+                reasons,
             };
             if !has_room {
                 return Err(Unroutable::TooManyLegs);

@@ -189,10 +189,12 @@ impl UserAgent {
         self.ctx.know(flow);
         self.legs.take_id();
         self.ctx.respond(transaction, &SipResponse::to(invite, 100), now);
+        let mut passed = passed(&source, invite, &from, &to);
+        passed.extend(self.ctx.domain.reasons(&source, headers));
         let event = LegEvent::Incoming {
             leg: id,
             call_id: String::from_utf8_lossy(call_id).into_owned(),
-            passed: passed(&source, invite, &from, &to),
+            passed,
             user_data: self.ctx.domain.user_data(&source, headers),
             from,
             claimed,

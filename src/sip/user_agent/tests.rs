@@ -11,6 +11,7 @@ mod network;
 mod peers;
 mod qualify;
 mod races;
+mod reasons;
 mod reliable;
 mod rules;
 mod tls;
@@ -407,6 +408,7 @@ fn call_carrier(leg: LegId) -> LegCommand {
         passed: Vec::new(),
         user_data: Default::default(),
         is_secure: false,
+        reasons: Default::default(),
     }
 }
 
@@ -424,11 +426,12 @@ fn call_phone(leg: LegId) -> LegCommand {
         passed: Vec::new(),
         user_data: Default::default(),
         is_secure: false,
+        reasons: Default::default(),
     }
 }
 
 fn caller() -> Identity {
-    Identity { number: Number::from("1001"), display: "Anna \"A\"".to_owned() }
+    Identity { number: Number::from("1001"), display: "Anna \"A\"".to_owned(), is_private: false }
 }
 
 /// A response to a request of ours.

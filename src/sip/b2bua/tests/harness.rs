@@ -106,6 +106,8 @@ pub(super) struct Harness {
     located: Option<(IpAddr, bool)>,
     /// What the next INVITE says of its call.
     pub(super) said: UserData,
+    /// Callers want to be known to the house alone.
+    pub(super) is_private: bool,
     /// The next caller calls a sips URI.
     pub(super) calls_sips: bool,
     /// The devices behind a trunk.
@@ -154,6 +156,7 @@ impl Harness {
             },
             handed_on: if name == "mute" { HandedOn::Refuse } else { HandedOn::Told },
             signals_hold: name == "either",
+            follows_referrals: name == "a-law",
         };
         let mut trunks = vec![
             trunk("city", "0", Vec::new()),
@@ -187,6 +190,7 @@ impl Harness {
             next_command: 0,
             located: None,
             said: UserData::default(),
+            is_private: false,
             calls_sips: false,
             behind: BTreeMap::new(),
         };
@@ -438,7 +442,7 @@ impl Harness {
             call_id: format!("call-{}", leg.0),
             source,
             claimed: number.clone(),
-            from: Identity { number, display: String::new() },
+            from: Identity { number, display: String::new(), is_private: self.is_private },
             to: to.into(),
             offer,
             max_forwards: 69,

@@ -11,12 +11,10 @@
 //! | a trunk | its first Route, else its Contact, if that is this trunk's own; else the source |
 
 use super::session_timer::{SessionTimer, min_se};
-use super::uac::shown_as;
 use super::uac::write_reason;
 use super::{ClientUse, HangupReason, LegTimer, SentRequest};
 use crate::media::is_private;
 use crate::model::{DeviceId, Now, Number};
-use crate::sip::b2bua::AccountKind;
 use crate::sip::config::{Nat, Trunk};
 use crate::sip::dialog::Dialog;
 use crate::sip::flow::{ConnectionId, Flow, Protocol};
@@ -111,21 +109,19 @@ impl LegPeer {
     /// It may know who is at the other end: a telephone of the house, or a trunk that is trusted
     /// with it (RFC 3325 2.3).
     pub(super) fn may_know_parties(&self, domain: &LocalDomain) -> bool {
-        match self.trunk() {
-            Some(trunk) => domain.trunk(trunk).is_some_and(|trunk| trunk.trusted),
-            None => domain
-                .account_of(&self.source)
-                .is_some_and(|account| account.kind == AccountKind::Internal),
-        }
+        domain.trusts(self.trunk(), &self.source)
     }
 
     /// Writes who is at the other end, where another party has come there (RFC 3325 9.1).
     pub(super) fn write_connected(&self, request: &mut SipRequest, domain: &LocalDomain) {
         let party = self.connected_with.as_ref().filter(|party| !party.is_withheld());
         let party = party.filter(|_| self.may_know_parties(domain));
-        let host = || domain.via_host(&self.dialog.flow);
-        if let Some(Ok(name)) = party.map(|party| shown_as(party, &host())) {
-            request.headers.push("P-Asserted-Identity", name.to_bytes());
+        if let Some(party) = party {
+            let host = domain.via_host(&self.dialog.flow);
+            domain.write_asserted(request, &self.source, party, &host);
+            if party.is_private {
+                request.headers.push("Privacy", "id");
+            }
         }
     }
 

@@ -10,7 +10,9 @@ use super::{
 use crate::model::{Now, UserData};
 use crate::sip::config::AutoAnswer;
 use crate::sip::dialog::Dialog;
-use crate::sip::leg::{HangupCause, Identity, LegEvent, LegId, LegSource, PassedHeader};
+use crate::sip::leg::{
+    CallReasons, HangupCause, Identity, LegEvent, LegId, LegSource, PassedHeader,
+};
 use crate::sip::message::{Method, NameAddr, SipRequest, SipResponse, Uri, UriError, printable};
 use crate::sip::transaction::{ClientKey, ClientTransactionId, TransactionKind};
 use crate::sip::user_agent::caller_identity::LONGEST_NAME;
@@ -29,13 +31,17 @@ const PASSED: &[&str] = &["Identity", "Date", "User-to-User", "Session-ID"];
 /// An INVITE to be sent.
 #[derive(Debug)]
 pub(in crate::sip::user_agent) struct InviteContent {
+    /// The caller in From, as the peer may see it.
     pub(in crate::sip::user_agent) from: Identity,
+    /// The caller that is asserted, to a peer within our trust domain.
+    pub(in crate::sip::user_agent) asserted: Option<Identity>,
     pub(in crate::sip::user_agent) offer: Vec<u8>,
     /// How the phone is asked to answer by itself, if it is.
     pub(in crate::sip::user_agent) auto_answer: Option<AutoAnswer>,
     pub(in crate::sip::user_agent) max_forwards: u8,
     pub(in crate::sip::user_agent) passed: Vec<PassedHeader>,
     pub(in crate::sip::user_agent) user_data: UserData,
+    pub(in crate::sip::user_agent) reasons: CallReasons,
 }
 
 impl InviteContent {
@@ -55,11 +61,16 @@ impl InviteContent {
         if self.from.is_withheld() {
             request.headers.push("Privacy", "id");
         }
+        let host = ctx.domain.via_host(&dialog.flow);
+        if let Some(caller) = &self.asserted {
+            ctx.domain.write_asserted(&mut request, peer, caller, &host);
+        }
         timer.write_request(&mut request);
         if let Some(style) = self.auto_answer {
-            write_auto_answer(&mut request, style, &ctx.domain.via_host(&dialog.flow));
+            write_auto_answer(&mut request, style, &host);
         }
         write_passed(&mut request, &self.passed);
+        ctx.domain.write_reasons(&mut request, peer, (&self.reasons, &self.passed), &host);
         ctx.domain.write_user_data(&mut request, peer, &self.user_data);
         request.with_body("application/sdp", self.offer.clone())
     }
@@ -612,7 +623,10 @@ fn cancel(sent: &SentRequest, reason: HangupReason) -> SipRequest {
 }
 
 /// The From of a call.
-pub(super) fn shown_as(from: &Identity, host: &str) -> Result<NameAddr, UriError> {
+pub(in crate::sip::user_agent) fn shown_as(
+    from: &Identity,
+    host: &str,
+) -> Result<NameAddr, UriError> {
     // RFC 3323 4.1.1.3: the host is not ours either, so that nobody takes it for a number here.
     let host = if from.is_withheld() { "anonymous.invalid" } else { host };
     let mut local = NameAddr::new(Uri::sip(Some(from.number.as_str().as_bytes()), host, None)?);

@@ -41,6 +41,7 @@ fn call_agent(leg: LegId) -> LegCommand {
             passed: Vec::new(),
             user_data: Default::default(),
             is_secure: false,
+            reasons: Default::default(),
         },
         other => panic!("{other:?}"),
     }

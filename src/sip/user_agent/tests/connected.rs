@@ -233,7 +233,7 @@ fn an_account_that_calls_under_another_name_says_so() {
 }
 
 fn identify(leg: LegId, number: &str) -> LegCommand {
-    let party = Identity { number: number.into(), display: String::new() };
+    let party = Identity { number: number.into(), display: String::new(), is_private: false };
     LegCommand::Identify { leg, party }
 }
 

@@ -219,6 +219,7 @@ impl World {
                 passed: Vec::new(),
                 user_data: Default::default(),
                 is_secure: false,
+                reasons: Default::default(),
             },
         );
     }

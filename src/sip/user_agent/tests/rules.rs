@@ -30,6 +30,7 @@ fn call_phone() -> LegCommand {
         ],
         user_data: Default::default(),
         is_secure: false,
+        reasons: Default::default(),
     }
 }
 
