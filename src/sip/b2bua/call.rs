@@ -187,12 +187,15 @@ impl Call {
             PartyEvent::Refused(status) => {
                 return self.callee_failed(leg, CalleeFailure::Refused(status), ctx);
             }
-            PartyEvent::Confirmed(answer) if party.exchange == PartyExchange::AnswerDue => {
+            PartyEvent::Confirmed(answer) => {
                 let is_callee = party.is_callee();
-                match party.handle_answer(answer, ctx.out) {
-                    Ok(()) => ctx.out.changed.extend([self.key]),
-                    Err(fault) => return self.handle_unusable(leg, is_callee, fault, ctx),
+                if party.exchange == PartyExchange::AnswerDue {
+                    match party.handle_answer(answer, ctx.out) {
+                        Ok(()) => ctx.out.changed.extend([self.key]),
+                        Err(fault) => return self.handle_unusable(leg, is_callee, fault, ctx),
+                    }
                 }
+                party.confirm_monitoring(&self.id, ctx);
             }
             PartyEvent::OfferAnswered(answer) if party.is_answer_due() => {
                 let is_callee = party.is_callee();
@@ -201,7 +204,7 @@ impl Call {
                     Err(fault) => return self.handle_unusable(leg, is_callee, fault, ctx),
                 }
             }
-            PartyEvent::Confirmed(_) | PartyEvent::OfferAnswered(_) => {}
+            PartyEvent::OfferAnswered(_) => {}
             PartyEvent::Offered(offer) => {
                 self.parties.handle_offer(leg, offer, ctx);
                 ctx.out.changed.insert(self.key);

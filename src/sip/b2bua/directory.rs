@@ -43,6 +43,7 @@ impl<E: Environment> B2bua<E> {
                 self.plan.former.insert(device.clone(), state);
             }
         }
+        self.trust_trunks();
         let put: Vec<DeviceId> =
             put.into_iter().map(|extension| self.plan.put(extension)).collect();
         let customers = put.iter().filter(|device| !self.plan.is_internal_device(device));
@@ -60,6 +61,22 @@ impl<E: Environment> B2bua<E> {
         }
         for device in put.iter().filter_map(|device| self.plan.device(device)) {
             self.out.fact(Fact::Device(device.fact()));
+        }
+    }
+
+    /// What a trunk says of the legs that it hands on counts for those that are there, too.
+    fn trust_trunks(&mut self) {
+        for call in self.calls.iter_mut() {
+            for party in &mut call.parties.list {
+                let trunk = self.plan.trunk_of(&party.peer);
+                let Some(route) = trunk.and_then(|trunk| self.plan.numbering.trunk(trunk)) else {
+                    continue;
+                };
+                if party.policy.handed_on != route.handed_on {
+                    party.policy.handed_on = route.handed_on;
+                    self.out.changed.insert(call.key);
+                }
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use super::inbound::IncomingCall;
 use super::party::{LegStage, MonitorLink, Party, PartyStart, Release};
 use super::rejection::Rejection;
 use super::routing::{CallingParty, Unroutable};
+use super::step::Ctx;
 use super::{B2bua, CommandId, Environment, Output};
 use crate::media::MediaCommand;
 use crate::media::call::MAX_LEGS;
@@ -236,7 +237,8 @@ impl<E: Environment> B2bua<E> {
     }
 
     /// Supervision wants a supervisor in that has dialled a code, and waits: the leg is a party of
-    /// the call from now on, and answered. False: it could not be brought in. The link comes back
+    /// the call from now on, and answered. It hears the call from its ACK on: an INVITE can come in
+    /// the name of a switch from anywhere, and what we answer reaches the switch alone. False: it could not be brought in. The link comes back
     /// where no phone of this device waits: it is to be called.
     pub(super) fn bring_in(
         &mut self,
@@ -259,7 +261,6 @@ impl<E: Environment> B2bua<E> {
         party.link = Some(link);
         party.accept_call(call.parties.codec(), ctx.now, ctx.out);
         call.add(party, &mut ctx);
-        ctx.supervision.handle_leg(supervisor, id, LegOutcome::Answered, now);
         Ok(true)
     }
 
@@ -468,6 +469,16 @@ impl<E: Environment> B2bua<E> {
         });
         if let (Some(leg), Some(digit)) = (leg, digit) {
             self.handle_key(leg, digit, now);
+        }
+    }
+}
+
+impl Party {
+    /// The phone has what we answered: a supervisor that waits for that is there.
+    pub(super) fn confirm_monitoring(&self, call: &CallId, ctx: &mut Ctx<'_>) {
+        let waits = self.is_talking() && self.link.as_ref().is_some_and(|link| !link.joined);
+        if let Some(device) = self.device.as_ref().filter(|_| waits) {
+            ctx.supervision.handle_leg(device, call, LegOutcome::Answered, ctx.now);
         }
     }
 }

@@ -27,6 +27,8 @@ const FIRST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
 /// A Retry-After is obeyed for no longer than this.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
+/// No registration is refreshed sooner, whatever the registrar grants.
+const SHORTEST: Duration = Duration::from_secs(10);
 /// So long before its end a registration is refreshed, or at three quarters of it.
 const MARGIN: Duration = Duration::from_secs(60);
 /// No registrar asks for more than this (423, RFC 3261 10.2.8).
@@ -333,14 +335,16 @@ impl TrunkRegistration {
         response: &SipResponse,
         ctx: &mut Context,
     ) -> Option<Duration> {
-        let granted = granted(sent, response).unwrap_or(self.expires);
+        // RFC 3261 10.3: a registrar may shorten it, and nobody needs it shorter than this.
+        let asked = self.expires;
+        let granted = granted(sent, response).unwrap_or(asked).min(asked);
         if granted.is_zero() {
             return Some(self.fail(name, (response.status, None), ctx));
         }
         self.failures = 0;
         self.at = Some(((sent.flow.protocol, sent.flow.peer), sent.flow));
         self.tell(name, RegistrationState::Registered { expires: granted }, ctx);
-        Some(granted - (granted / 4).min(MARGIN))
+        Some((granted - (granted / 4).min(MARGIN)).max(SHORTEST))
     }
 
     /// The next target, or how long until a new round.

@@ -58,6 +58,7 @@ fn listening(harness: &mut Harness) -> (LegId, LegId, LegId) {
     coach(harness, &code).unwrap();
     let call = harness.call_id();
     admit(harness, call, true);
+    harness.leg(LegEvent::Confirmed { leg, media: None });
     (customer, agent, leg)
 }
 
@@ -115,6 +116,8 @@ fn the_call_to_a_code_is_the_listening_call_and_nothing_is_heard_before_it_was_a
     }
     admit(&mut harness, call.clone(), true);
     assert!(is_answered(&harness.leg_commands(), leg));
+    assert_eq!(harness.table(&legs), "ca ac", "an INVITE that nobody confirms may be a forged one");
+    harness.leg(LegEvent::Confirmed { leg, media: None });
     assert_eq!(harness.table(&legs), "ca ac as sc sa");
     let party = harness.only_call().party_of(&SUPERVISOR.into()).unwrap().clone();
     assert_eq!((party.role, party.activity), (PartyRole::Supervisor, Some(Activity::Coach)));
@@ -207,6 +210,7 @@ fn a_code_for_another_agent_leaves_the_first_and_joins_with_the_new_call() {
     harness.answer_code(Some(&code), command).unwrap();
     let commands = harness.leg_commands();
     assert!(is_hung_up(&commands, first) && is_answered(&commands, second));
+    harness.leg(LegEvent::Confirmed { leg: second, media: None });
     assert!(harness.hears(other, second) && harness.hears(second, other));
 }
 
