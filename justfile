@@ -54,6 +54,7 @@ bench *ARGS:
     cargo bench --locked --bench supervision -- {{ARGS}}
     cargo bench --locked --bench sip_messages -- {{ARGS}}
     cargo bench --locked --bench call_setup -- --seconds 3 {{ARGS}}
+    cargo bench --locked --bench call_setup -- --seconds 3 --via {{ARGS}}
     cargo bench --locked --bench events -- --short {{ARGS}}
     cargo bench --locked --bench events -- --short --tls --transports long-polling {{ARGS}}
     cargo bench --locked --bench directory -- {{ARGS}}

@@ -2,7 +2,7 @@
 //! datagrams of the same sizes.
 //!
 //! ```text
-//! cargo bench --bench call_setup -- [--seconds 5] [--slots 32] [--workers 1] [--json]
+//! cargo bench --bench call_setup -- [--seconds 5] [--slots 32] [--workers 1] [--via] [--json]
 //! ```
 //!
 //! The whole SIP backend on real sockets: a trunk calls devices. A generator in one thread is the
@@ -16,6 +16,11 @@
 //! left behind. What it does when transactions end, half a minute after their call, is only in it
 //! when that long is measured. All with the product's allocator. A ratio is that of a second of
 //! either, the median of all with the least and the most.
+//!
+//! With `--via` both sides of each call are devices behind one switch: the caller is known by its
+//! P-Asserted-Identity, the callee is rung through the trunk. And 5,000 devices are registered and
+//! registered again first, each with a challenge; behind a switch the same number costs one OPTIONS
+//! each ten seconds, whatever their number.
 
 mod measure;
 
@@ -43,6 +48,7 @@ use undertone::sip::transport::TransportTls;
 use undertone::store;
 
 const REALM: &str = "bench";
+const SWITCH: &str = "switch";
 const PASSWORD: &str = "secret";
 const SLICE: Duration = Duration::from_secs(1);
 /// Transactions linger for 32 s: until then nothing of a call is freed.
@@ -64,11 +70,12 @@ struct Options {
     seconds: u64,
     slots: usize,
     workers: usize,
+    via: bool,
     json: bool,
 }
 
 fn options() -> Result<Options, Box<dyn Error>> {
-    let mut options = Options { seconds: 5, slots: 32, workers: 1, json: false };
+    let mut options = Options { seconds: 5, slots: 32, workers: 1, via: false, json: false };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -76,6 +83,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--seconds" => options.seconds = value()?.parse()?,
             "--slots" => options.slots = value()?.parse()?,
             "--workers" => options.workers = value()?.parse()?,
+            "--via" => options.via = true,
             "--json" => options.json = true,
             "--bench" => {}
             other => return Err(format!("unknown argument {other}").into()),
@@ -89,6 +97,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let row = measure(&options)?;
+    if options.via {
+        print_registrations(&options)?;
+    }
     match options.json {
         true => println!("{}", serde_json::json!({ "rows": [row.json()] })),
         false => row.print(),
@@ -166,8 +177,11 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
     let (_server, backend) =
         runtime.block_on(runtime.spawn(backend::start(config, store::in_memory())))??;
     let server = backend.local_addr(Protocol::Udp).ok_or("no UDP")?;
-    let mut calls = Calls::new(sockets, server, options.slots)?;
-    calls.register()?;
+    let mut calls = Calls::new(sockets, server, options.slots, options.via)?;
+    match options.via {
+        true => calls.wait_for_options()?,
+        false => calls.register()?,
+    }
     let steps = calls.one_call()?;
     let mut bare = Bare::start(steps, options.slots)?;
     let mut rate = calls.run(SLICE)? as f64 / SLICE.as_secs_f64();
@@ -230,13 +244,28 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
 
 /// One trunk that calls, and as many devices as calls at once.
 fn config(sockets: &Sockets, options: &Options) -> Result<backend::BackendConfig, Box<dyn Error>> {
-    let caller = sockets.caller.local_addr()?;
-    let trunk = Trunk {
-        // The devices are at the same address, and at another port.
-        sources: vec![TrunkSource::new(caller.ip().into(), Some(caller.port()))],
-        prefixes: Vec::new(),
-        ..Trunk::at("caller", caller, Protocol::Udp)
+    let (caller, callee) = (sockets.caller.local_addr()?, sockets.callee.local_addr()?);
+    let source = |side: SocketAddr| TrunkSource::new(side.ip().into(), Some(side.port()));
+    let trunk = match options.via {
+        true => Trunk {
+            sources: vec![source(caller), source(callee)],
+            ..Trunk::at(SWITCH, callee, Protocol::Udp)
+        },
+        false => Trunk {
+            // The devices are at the same address, and at another port.
+            sources: vec![source(caller)],
+            prefixes: Vec::new(),
+            ..Trunk::at("caller", caller, Protocol::Udp)
+        },
     };
+    let account = |number: String| {
+        let (device, number) = (format!("device-{number}").into(), number.as_str().into());
+        match options.via {
+            true => SipAccount::behind(device, number, SWITCH),
+            false => SipAccount::new(device, number, REALM, PASSWORD),
+        }
+    };
+    let callers = (0..options.slots).filter(|_| options.via).map(calling);
     let limits = SipLimits {
         transactions: Bounds { total: usize::MAX, per_source: usize::MAX, ..Bounds::default() },
         legs: usize::MAX,
@@ -249,17 +278,7 @@ fn config(sockets: &Sockets, options: &Options) -> Result<backend::BackendConfig
                 SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             )],
             realm: REALM.into(),
-            accounts: (0..options.slots)
-                .map(|slot| {
-                    let number = number(slot);
-                    SipAccount::new(
-                        format!("device-{number}").into(),
-                        number.as_str().into(),
-                        REALM,
-                        PASSWORD,
-                    )
-                })
-                .collect(),
+            accounts: (0..options.slots).map(number).chain(callers).map(account).collect(),
             trunks: vec![trunk],
             limits,
             ..SipConfig::default()
@@ -272,6 +291,41 @@ fn config(sockets: &Sockets, options: &Options) -> Result<backend::BackendConfig
 
 fn number(slot: usize) -> String {
     format!("{}", 5000 + slot)
+}
+
+/// The number of the device that calls, where it is one.
+fn calling(slot: usize) -> String {
+    format!("{}", 15_000 + slot)
+}
+
+/// What registering costs: each device twice, the second time as a phone refreshes.
+fn print_registrations(options: &Options) -> Result<(), Box<dyn Error>> {
+    const DEVICES: usize = 5_000;
+    let options = Options { slots: DEVICES, via: false, ..*options };
+    let sockets = Sockets::open()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(options.workers)
+        .thread_name("sip")
+        .enable_all()
+        .build()?;
+    let config = config(&sockets, &options)?;
+    let (_server, backend) =
+        runtime.block_on(runtime.spawn(backend::start(config, store::in_memory())))??;
+    let server = backend.local_addr(Protocol::Udp).ok_or("no UDP")?;
+    let mut calls = Calls::new(sockets, server, DEVICES, false)?;
+    for what in ["registrations", "refreshes"] {
+        let before = Threads::of("self", &OURS);
+        calls.register()?;
+        let cpu = Threads::of("self", &OURS).since(&before).as_secs_f64();
+        let each = cpu * 1e6 / DEVICES as f64;
+        println!(
+            "{DEVICES} {what}: {each:.0} µs each with its challenge, {:.1} a minute are a \
+                  hundredth of a core",
+            0.6e6 / each
+        );
+    }
+    runtime.block_on(backend.shutdown());
+    Ok(())
 }
 
 struct Sockets {
@@ -335,6 +389,10 @@ struct Calls {
     slots: Vec<Slot>,
     next: u64,
     taking: bool,
+    /// Both sides are devices behind a switch.
+    via: bool,
+    /// The switch was asked whether it is there.
+    was_asked: bool,
     given_up: u64,
     /// While one call is recorded: its datagrams, to the server or from it.
     recorded: Option<Vec<Step>>,
@@ -342,7 +400,7 @@ struct Calls {
 }
 
 impl Calls {
-    fn new(sockets: Sockets, server: SocketAddr, slots: usize) -> io::Result<Self> {
+    fn new(sockets: Sockets, server: SocketAddr, slots: usize, via: bool) -> io::Result<Self> {
         let (caller, callee) = (sockets.caller.local_addr()?, sockets.callee.local_addr()?);
         let slot = || Slot { number: 0, waits: Waits::ForEnd, since: instant() };
         Ok(Self {
@@ -355,10 +413,28 @@ impl Calls {
             slots: (0..slots).map(|_| slot()).collect(),
             next: 1,
             taking: false,
+            via,
+            was_asked: false,
             given_up: 0,
             recorded: None,
             buffer: vec![0; DATAGRAM],
         })
+    }
+
+    /// The devices behind a switch are there once it has answered.
+    fn wait_for_options(&mut self) -> Result<(), Box<dyn Error>> {
+        let until = instant() + STUCK;
+        while !self.was_asked {
+            if instant() > until {
+                return Err("the switch is not asked whether it is there".into());
+            }
+            self.listen(&mut 0)?;
+        }
+        let settled = instant() + Duration::from_millis(200);
+        while instant() < settled {
+            self.listen(&mut 0)?;
+        }
+        Ok(())
     }
 
     /// Every device from one socket.
@@ -367,6 +443,9 @@ impl Calls {
         socket.set_nonblocking(false)?;
         socket.set_read_timeout(Some(STUCK))?;
         let uri = format!("sip:{}", self.server);
+        // Another round is not taken for a repetition of the one before.
+        let round = self.next;
+        self.next += 1;
         for slot in 0..self.slots.len() {
             let number = number(slot);
             let mut credentials = Credentials::new("server", Some(REALM), &number, PASSWORD);
@@ -374,9 +453,9 @@ impl Calls {
             for cseq in 1..=2 {
                 let request = format!(
                     "REGISTER {uri} SIP/2.0\r\nVia: SIP/2.0/UDP \
-                     {callee};branch=z9hG4bKr{number}{cseq}\r\nMax-Forwards: 70\r\n\
+                     {callee};branch=z9hG4bKr{number}.{round}.{cseq}\r\nMax-Forwards: 70\r\n\
                      From: <sip:{number}@{server}>;tag=r{number}\r\nTo: <sip:{number}@{server}>\r\n\
-                     Call-ID: r{number}\r\nCSeq: {cseq} REGISTER\r\n\
+                     Call-ID: r{number}.{round}\r\nCSeq: {cseq} REGISTER\r\n\
                      Contact: <sip:{number}@{callee}>\r\nExpires: 3600\r\n\
                      {authorization}Content-Length: 0\r\n\r\n",
                     callee = self.callee,
@@ -448,13 +527,17 @@ impl Calls {
         self.next += 1;
         self.slots[slot] = Slot { number: call, waits: Waits::ForAnswer, since: instant() };
         let (server, caller, offer) = (self.server, self.caller, &self.offer);
+        let asserted = match self.via {
+            true => format!("P-Asserted-Identity: <sip:{}@{caller}>\r\n", calling(slot)),
+            false => String::new(),
+        };
         let message = format!(
             "INVITE sip:{number}@{server} SIP/2.0\r\nVia: SIP/2.0/UDP \
              {caller};branch=z9hG4bKi{call};rport\r\nMax-Forwards: 70\r\n\
              From: \"Bench\" <sip:0711@{caller}>;tag=f{call}\r\nTo: <sip:{number}@{server}>\r\n\
              Call-ID: {slot}.{call}@bench\r\nCSeq: 1 INVITE\r\n\
              Contact: <sip:0711@{caller}>\r\nAllow: INVITE, ACK, CANCEL, BYE, OPTIONS\r\n\
-             Supported: timer\r\nUser-Agent: bench\r\n\
+             Supported: timer\r\nUser-Agent: bench\r\n{asserted}\
              Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{offer}",
             offer.len(),
             number = number(slot),
@@ -594,6 +677,10 @@ impl Calls {
                 &self.answer,
             );
             self.send(CALLEE, ringing.as_bytes())?;
+            self.send(CALLEE, answered.as_bytes())
+        } else if message.starts_with("OPTIONS ") {
+            self.was_asked = true;
+            let answered = respond("200 OK", "", "");
             self.send(CALLEE, answered.as_bytes())
         } else if message.starts_with("BYE ") {
             let answered = respond("200 OK", "", "");

@@ -548,12 +548,19 @@ impl Gateway {
         self.works.audit(record, PendingLine::Refused { token, refusal }, now);
     }
 
-    /// An attempt that no request stands for is refused, and written down elsewhere.
+    /// An attempt that no request stands for is refused, and written down elsewhere. `user`: whose
+    /// it is, if it is one of the directory.
     ///
     /// # Errors
     /// It is one too many to be written down, and is counted.
-    pub fn handle_refused(&mut self, user: &UserId, from: IpAddr, now: Now) -> Result<(), Refusal> {
-        let asker = Asker { user: self.access.known(user), caller: None, from };
+    pub fn handle_refused(
+        &mut self,
+        user: Option<&UserId>,
+        from: IpAddr,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let user = user.and_then(|user| self.access.known(user));
+        let asker = Asker { user, caller: None, from };
         if !self.refusal_limits.may_ask(asker, now) {
             return Err(too_often_refused());
         }

@@ -171,9 +171,9 @@ fn status(response: &str) -> u16 {
 async fn server_with_trunks() -> (Server, Peer, Peer) {
     let (mut site, mut carrier) = (Peer::bind(SITE).await, Peer::bind(CARRIER).await);
     let trunks = format!(
-        "[[sip.trunk]]\nname = 'site'\nsources = ['{}']\ntarget = '{}'\n\
+        "[[sip.trunk]]\nname = 'site'\nsources = ['{}']\ntarget = '{}'\nqualify = 0\n\
          [[sip.trunk]]\nname = 'carrier'\nsources = ['{}']\ntarget = '{}'\nprefixes = ['0']\n\
-         user = 'undertone'\npassword = 'trunk-secret'\nrealm = 'carrier.example'\n",
+         qualify = 0\nuser = 'undertone'\npassword = 'trunk-secret'\nrealm = 'carrier.example'\n",
         site.address.ip(),
         site.address,
         carrier.address.ip(),
@@ -663,7 +663,8 @@ const EVIL: &str =
 async fn d18_no_display_name_user_agent_or_field_writes_a_log_line_of_its_own() {
     let site = Peer::bind(SITE).await;
     let more = format!(
-        "[[sip.trunk]]\nname = 'site'\nsources = ['{}']\ntarget = '{}'\n[log]\nformat = 'json'\n\
+        "[[sip.trunk]]\nname = 'site'\nsources = ['{}']\ntarget = '{}'\nqualify = 0\n\
+         [log]\nformat = 'json'\n\
          filter = 'debug'\npersonal_data = true\n",
         site.address.ip(),
         site.address

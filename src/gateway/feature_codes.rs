@@ -28,15 +28,19 @@ impl Gateway {
     fn refuse_unowned(&mut self, dialled: &FeatureCodeDialled, now: Now) {
         let pattern = "Device '{}' is nobody's.";
         let refusal = Refusal::device(Reason::NotPermitted, &dialled.device, pattern);
-        let record = AuditRecord {
-            from: dialled.from,
-            request_id: Some(request_id(dialled)),
-            operation: Some(dialled.code.operation()),
-            device: Some(dialled.device.clone()),
-            refusal: Some(refusal.clone()),
-            ..AuditRecord::new(AuditEvent::Refused, now.wall)
-        };
-        self.works.audit(record, PendingLine::Nothing, now);
+        let measured = self.handle_refused(None, dialled.from.unwrap_or(NOT_KNOWN), now);
+        if measured.is_ok() {
+            let record = AuditRecord {
+                from: dialled.from,
+                request_id: Some(request_id(dialled)),
+                operation: Some(dialled.code.operation()),
+                device: Some(dialled.device.clone()),
+                refusal: Some(refusal.clone()),
+                ..AuditRecord::new(AuditEvent::Refused, now.wall)
+            };
+            self.works.audit(record, PendingLine::Nothing, now);
+        }
+        let refusal = measured.err().unwrap_or(refusal);
         let command = Command::RefuseFeatureCode {
             device: dialled.device.clone(),
             code: dialled.id.clone(),

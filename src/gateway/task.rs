@@ -194,7 +194,7 @@ impl GatewayTask {
             }
             Inbound::Refused(user, from, reply) => {
                 // The asker may have gone away.
-                let _ = reply.send(self.gateway.handle_refused(&user, from, clock::now()));
+                let _ = reply.send(self.gateway.handle_refused(Some(&user), from, clock::now()));
             }
             Inbound::State(question) => {
                 self.questions.push(question);

@@ -28,7 +28,7 @@ async fn what_a_trunk_of_sipp_says_is_call_data_and_what_an_agent_adds_goes_out_
     let (port, target) = (free_port(), free_port());
     let trunk = format!(
         "[[sip.trunk]]\nname = 'carrier'\nsources = ['127.0.0.1:{port}']\n\
-         target = '127.0.0.1:{target}'\nprefixes = ['0']\n\
+         target = '127.0.0.1:{target}'\nprefixes = ['0']\nqualify = 0\n\
          user_data_headers = {{ 'X-Account' = 'AccountNumber' }}\n\
          send_user_data = {{ 'X-Account' = 'AccountNumber' }}\n"
     );

@@ -186,3 +186,18 @@ fn a_backend_that_says_nothing_is_given_up_and_the_phone_is_told() {
     };
     assert!(outputs.iter().any(tells), "{outputs:?}");
 }
+
+#[test]
+fn codes_of_a_device_that_is_nobodys_are_written_down_within_measure() {
+    let config = GatewayConfig { refused_per_user: 3, ..GatewayConfig::default() };
+    let mut harness = Harness::with(config, directory());
+    let mut lines = 0;
+    let reasons = [(); 5].map(|()| {
+        let came = harness.dials(dialled("spare", coach("5001")), true, &Ok(()));
+        lines += came.1.len();
+        refused(&came, "spare")
+    });
+    let told = [Reason::NotPermitted; 3].into_iter().chain([Reason::TooManyRequests; 2]);
+    assert_eq!(reasons.to_vec(), told.map(Some).collect::<Vec<_>>());
+    assert_eq!(lines, 3);
+}

@@ -75,7 +75,9 @@ struct Heard {
 impl<E: Environment> B2bua<E> {
     /// The peer of a leg has named the party at its end.
     pub(super) fn connected(&mut self, leg: LegId, names: &[Number], withheld: bool, now: Now) {
-        let Some((call, mut ctx)) = self.find(leg, now) else { return };
+        let Some((call, mut ctx)) = self.find(leg, now) else {
+            return self.code_connected(leg, names, now);
+        };
         let party = call.parties.get(leg);
         if party.is_some_and(|party| !ctx.plan.is_internal(&party.peer)) {
             call.name_outside(leg, names, withheld, &mut ctx);
@@ -135,7 +137,8 @@ impl DialPlan {
         Successor { device, number, role, name: name.clone() }
     }
 
-    fn hear(&self, parties: &Parties, party: &Party, names: &[Number]) -> Heard {
+    /// `parties`: those of the call.
+    fn hear(&self, parties: &[Party], party: &Party, names: &[Number]) -> Heard {
         let may_learn = match party.stage {
             // A switch has said already which device calls: what it says besides is the same.
             LegStage::Calling { .. } => {
@@ -161,7 +164,7 @@ impl DialPlan {
         Heard { learned, other }
     }
 
-    fn named(&self, parties: &Parties, party: &Party, name: &Number) -> Named {
+    fn named(&self, parties: &[Party], party: &Party, name: &Number) -> Named {
         if party.number == *name || party.known_as.contains(name) {
             return Named::Same;
         }
@@ -249,14 +252,8 @@ impl Parties {
     ) -> Option<(Number, Option<DeviceId>)> {
         let party = self.get(leg)?;
         let counts = !party.is_over() && plan.is_internal(&party.peer);
-        let heard = counts.then(|| plan.hear(self, party, names));
-        let party = self.get_mut(leg)?;
-        party.is_named |= !names.is_empty();
-        let Heard { learned, other } = heard?;
-        if other.is_none() && !learned.is_empty() {
-            party.known_as = learned;
-        }
-        other
+        let heard = counts.then(|| plan.hear(&self.list, party, names));
+        self.get_mut(leg)?.take_names(names, heard)
     }
 
     /// Where two talk, the peer of each is told which other is there, if that is news.
@@ -289,6 +286,26 @@ impl Parties {
 }
 
 impl Party {
+    /// The peer of the leg of a call that is no party's of a call yet has named the party at its end.
+    /// Another party's name is returned.
+    pub(super) fn handle_connected(&mut self, names: &[Number], plan: &DialPlan) -> Option<Number> {
+        let heard = plan.hear(&[], self, names);
+        self.take_names(names, Some(heard)).map(|(name, _)| name)
+    }
+
+    fn take_names(
+        &mut self,
+        names: &[Number],
+        heard: Option<Heard>,
+    ) -> Option<(Number, Option<DeviceId>)> {
+        self.is_named |= !names.is_empty();
+        let Heard { learned, other } = heard?;
+        if other.is_none() && !learned.is_empty() {
+            self.known_as = learned;
+        }
+        other
+    }
+
     /// What remains of the party that has left, without a leg: only its past is told.
     fn left_behind(&self, leg: LegId, to: Number) -> Party {
         let local = Local::new(0, self.local.address());

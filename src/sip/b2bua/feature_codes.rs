@@ -25,7 +25,7 @@ use crate::media::MediaCommand;
 use crate::media::call::MAX_LEGS;
 use crate::model::{
     Activity, CallId, Command, DeviceId, Fact, FeatureCode, FeatureCodeDialled, FeatureCodeId,
-    MonitorState, Now, PartyRole, Reason, Refusal,
+    MonitorState, Now, Number, PartyRole, Reason, Refusal,
 };
 use crate::sip::leg::{LegCommand, LegId};
 use crate::supervision::LegOutcome;
@@ -301,6 +301,22 @@ impl<E: Environment> B2bua<E> {
             call.stage = CodeStage::Confirmed;
             call.deadline = now.mono + CONFIRMATION;
         }
+    }
+
+    /// The peer of the leg of a code has named the party that dials it: a device is asked for what
+    /// its own party dials.
+    pub(super) fn code_connected(&mut self, leg: LegId, names: &[Number], now: Now) {
+        let Some(device) = self.codes.device_of(leg) else { return };
+        let Some(call) = self.codes.calls.get_mut(&device) else { return };
+        if call.party.handle_connected(names, &self.plan).is_none() {
+            return;
+        }
+        if matches!(call.stage, CodeStage::Confirmed) {
+            return self.end_code_of(&device, Release::Hangup(None));
+        }
+        let text = "Another party dials at device '{}'.";
+        self.refuse_code_of(&device, &Refusal::device(Reason::NotPermitted, &device, text));
+        self.stop_unless_joined(&device, now);
     }
 
     /// A gateway refuses what a phone has asked for.

@@ -3,7 +3,7 @@
 use super::local_domain::LocalDomain;
 use crate::model::Number;
 use crate::sip::config::Redirects;
-use crate::sip::message::{Host, NameAddr, SipResponse, Uri};
+use crate::sip::message::{NameAddr, SipResponse, Uri};
 
 /// So many contacts of a redirection are looked at.
 const MOST_REDIRECTS: usize = 8;
@@ -12,25 +12,19 @@ impl LocalDomain {
     /// The numbers that the phone of a device sends a caller to (RFC 3261 21.3), the preferred
     /// first. Another host is none of them: what a device may call is decided by number.
     pub(super) fn redirected_to(&self, response: &SipResponse) -> Vec<Number> {
-        self.contacts_of(response, |_| false)
+        self.contacts_of(response, None)
     }
 
-    /// The same of a trunk, if it may: its own hosts count as ours.
+    /// The same of a trunk, if it may: its own hosts count as ours, and its own names of devices.
     pub(super) fn redirected_by_trunk(&self, name: &str, response: &SipResponse) -> Vec<Number> {
-        let trunk = self.trunk(name).filter(|trunk| trunk.redirects == Redirects::Follow);
-        let Some(trunk) = trunk else {
-            return Vec::new();
-        };
-        let hosts = trunk.hosts();
-        self.contacts_of(response, |uri| {
-            let host = uri.host();
-            let is_name = trunk.targets.iter().any(|target| host == Host::read(&target.host));
-            is_name || matches!(host, Host::Address(ip) if hosts.iter().any(|own| own.contains(ip)))
-        })
+        match self.trunk(name).is_some_and(|trunk| trunk.redirects == Redirects::Follow) {
+            true => self.contacts_of(response, Some(name)),
+            false => Vec::new(),
+        }
     }
 
-    /// The numbers of the contacts at hosts that are ours, or as good as ours.
-    fn contacts_of(&self, response: &SipResponse, is_theirs: impl Fn(&Uri) -> bool) -> Vec<Number> {
+    /// The numbers of the contacts at hosts that are ours, or the trunk's.
+    fn contacts_of(&self, response: &SipResponse, trunk: Option<&str>) -> Vec<Number> {
         if !matches!(response.status, 300..=302) {
             return Vec::new();
         }
@@ -51,7 +45,7 @@ impl LocalDomain {
         let fitting = contacts
             .iter()
             .map(|contact| &contact.uri)
-            .filter(|uri| self.is_ours(uri) || is_phone(uri) || is_theirs(uri));
-        fitting.filter_map(|uri| self.number_of(uri)).collect()
+            .filter(|uri| self.is_ours(uri) || is_phone(uri) || self.is_at_trunk(trunk, uri));
+        fitting.filter_map(|uri| self.number_from(trunk, uri)).collect()
     }
 }

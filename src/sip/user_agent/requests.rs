@@ -31,12 +31,12 @@ impl UserAgent {
             let key = via.and_then(|via| server_key(&request, &via, self.peers.of(&flow)));
             return key.map_or((), |key| self.handle_ack(flow, &key, &request, now));
         }
-        if request.headers.text_len() > LONGEST_HEAD {
-            return self.refuse(flow, &request, &Refuse::new(513), now);
-        }
+        let is_short = request.headers.text_len() <= LONGEST_HEAD;
+        let sized = is_short.then_some(()).ok_or_else(|| Refuse::new(513));
         let in_dialog = request.headers.to().is_ok_and(|to| to.tag().is_some());
-        if let Err(mut refuse) =
-            validate(&request, &ABILITIES).and_then(|()| check_scheme(&request, &flow))
+        if let Err(mut refuse) = sized
+            .and_then(|()| validate(&request, &ABILITIES))
+            .and_then(|()| check_scheme(&request, &flow))
         {
             let may_show = refuse.status != 405;
             // Refused or not, it says which party is there.

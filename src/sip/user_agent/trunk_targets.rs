@@ -57,7 +57,10 @@ impl TargetStates {
     /// It has answered.
     pub(super) fn handle_answer(&mut self, target: TargetAddress) {
         let state = self.known.entry(target).or_default();
-        *state = TargetState { presence: Presence::There, ..*state };
+        // Whoever comes back has rested.
+        let is_back = state.presence == Presence::Gone;
+        state.rests_until = state.rests_until.filter(|_| !is_back);
+        state.presence = Presence::There;
     }
 
     /// It has not answered, or a proxy says that it is not there.

@@ -323,6 +323,35 @@ fn what_a_gateway_refuses_the_phone_is_told_by_status_and_text() {
 }
 
 #[test]
+fn a_code_that_another_party_dials_at_the_device_is_refused_and_a_late_answer_does_nothing() {
+    // A customer's number, another agent's, an alias of that, and a stranger's where the device has
+    // names of its own.
+    for (device, name) in
+        [(SUPERVISOR, "7001"), (SUPERVISOR, "5002"), (SUPERVISOR, "1002"), (OTHER, "0815")]
+    {
+        let mut harness = harness();
+        harness.talk();
+        let leg = dials(&mut harness, device, "*815001");
+        let names = vec![name.into()];
+        harness.leg(LegEvent::ConnectedIdentity { leg, names, withheld: false });
+        let commands = harness.leg_commands();
+        let refused = refused_with(&commands, leg).map(|(status, _)| status);
+        assert_eq!(refused, Some(403), "{device} {name}: {commands:?}");
+        let code = told(&mut harness).id;
+        assert!(coach(&mut harness, &code).is_err(), "{device} {name}");
+        assert!(harness.monitors.is_empty(), "{device} {name}");
+    }
+    for name in ["5005", "0815"] {
+        let mut harness = harness();
+        harness.talk();
+        let leg = dials(&mut harness, SUPERVISOR, "*815001");
+        let names = vec![name.into()];
+        harness.leg(LegEvent::ConnectedIdentity { leg, names, withheld: false });
+        assert_eq!(refused_with(&harness.leg_commands(), leg), None, "{name}");
+    }
+}
+
+#[test]
 fn a_code_that_no_gateway_answers_is_refused_and_a_late_answer_does_nothing() {
     let mut harness = harness();
     harness.talk();

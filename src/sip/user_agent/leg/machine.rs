@@ -207,6 +207,10 @@ impl Leg {
             ctx.note_failed(sent, status, reason, now);
         }
         if self.try_next(REST, ctx, now) {
+            if status == 503 {
+                // Until it answers OPTIONS again, which says that it is back.
+                ctx.targets.handle_silence((sent.flow.protocol, sent.flow.peer));
+            }
             return;
         }
         self.end(ctx);

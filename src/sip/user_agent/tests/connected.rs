@@ -309,3 +309,16 @@ fn a_trunk_names_nobody_of_ours_and_says_what_is_withheld() {
         assert_eq!(names(&mut stage), [(vec![shown.to_owned()], true)]);
     }
 }
+
+#[test]
+fn a_request_whose_head_is_too_long_says_who_is_there_all_the_same() {
+    let mut stage = Stage::new();
+    let call = stage.incoming_call();
+    stage.said();
+    stage.events();
+    let long =
+        format!("P-Asserted-Identity: <sip:0815@192.0.2.2>\nX-Long: {}\n", "x".repeat(40_000));
+    stage.hear(CARRIER, &call.request("UPDATE", 2, &long));
+    assert_eq!(stage.said(), ["513"]);
+    assert_eq!(told(&mut stage), ["0815"]);
+}

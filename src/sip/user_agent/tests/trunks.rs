@@ -233,6 +233,43 @@ fn a_target_that_answers_options_no_more_is_skipped_at_once_until_it_answers_aga
 }
 
 #[test]
+fn a_target_that_comes_back_has_rested() {
+    let mut stage = Stage::with(asked());
+    stage.pass(Duration::ZERO);
+    answer_options(&mut stage, &[FIRST, SECOND]);
+    stage.command(call_carrier(LegId(1)));
+    invite_to(&mut stage, FIRST);
+    // ICMP says that its port is closed.
+    stage.agent.handle_undelivered(&flow_from(FIRST), stage.now);
+    stage.drain();
+    let invite = invite_to(&mut stage, SECOND);
+    stage.hear(SECOND, &answer(&invite, 486, ";tag=b", "", ""));
+    stage.events();
+    stage.command(call_carrier(LegId(3)));
+    let invite = invite_to(&mut stage, SECOND);
+    stage.hear(SECOND, &answer(&invite, 486, ";tag=b", "", ""));
+    stage.pass(Duration::from_secs(10));
+    answer_options(&mut stage, &[FIRST, SECOND]);
+    stage.said();
+    // Half a minute has not passed.
+    stage.command(call_carrier(LegId(5)));
+    invite_to(&mut stage, FIRST);
+}
+
+#[test]
+fn icmp_of_a_request_that_has_been_heard_of_and_of_a_phone_changes_nothing() {
+    let mut stage = Stage::with(two_targets());
+    stage.command(call_carrier(LegId(1)));
+    let invite = invite_to(&mut stage, FIRST);
+    stage.hear(FIRST, &answer(&invite, 100, "", "", ""));
+    for peer in [FIRST, "198.51.100.9:5060"] {
+        stage.agent.handle_undelivered(&flow_from(peer), stage.now);
+        stage.drain();
+    }
+    assert_eq!((stage.said(), stage.events()), (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn a_target_that_has_never_answered_options_is_called_all_the_same() {
     let mut config = asked();
     config.trunks[0].targets.truncate(1);
