@@ -33,9 +33,9 @@ pub(super) fn of(sections: &Sections) -> Vec<Finding> {
 fn unreachable(sections: &Sections) -> Vec<Finding> {
     let told = sections.media.advertised.unwrap_or(sections.media.bind);
     let mut found = Vec::new();
-    for (place, (trunk, _)) in sections.trunks.iter().enumerate() {
-        let elsewhere: Vec<&TrunkTarget> =
-            trunk.targets.iter().filter(|target| is_elsewhere(target)).collect();
+    for (place, (_, keys)) in sections.trunks.iter().enumerate() {
+        let targets = keys.targets().into_iter().filter_map(|(_, target)| target.ok());
+        let elsewhere: Vec<TrunkTarget> = targets.filter(is_elsewhere).collect();
         let mut find = |message| {
             let path = ["sip", "trunk", &place.to_string(), "target"].map(str::to_owned).to_vec();
             found.push(Finding { path, message });
