@@ -22,13 +22,13 @@ use super::transport::TransportTls;
 use crate::clock;
 use crate::media::engine::{Engine, EngineStats, MediaEvents, NotReady};
 use crate::media::{CallKey, Expected, LeakReason, MediaCommand, MediaConfig, MediaEvent, Targets};
-use crate::model::{CommandContext, Fact, Now, Refusal, UserId};
+use crate::model::{CommandContext, DeviceId, Fact, Now, Refusal, UserId};
 use crate::store::{Store, StoreError};
 use crate::telephony::{self, CommandCall, CommandInbox, FactLog, proto};
 use observer::Observer;
 use persistence::BackendWriter;
 use proto::telephony_server::TelephonyServer;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -216,6 +216,7 @@ pub async fn start(
     let (leave, left) = oneshot::channel();
     let (over, calls_are_over) = watch::channel(false);
     let (directories, inbox) = mpsc::unbounded_channel();
+    let registered = endpoint.agent().registered_devices().cloned().collect();
     let backend_task = BackendTask {
         b2bua,
         endpoint,
@@ -229,6 +230,7 @@ pub async fn start(
         writer,
         grace,
         observer: Observer::default(),
+        registered,
     };
     let (alive, running) = watch::channel(true);
     let alive = Alive(alive);
@@ -311,6 +313,8 @@ struct BackendTask {
     writer: BackendWriter,
     grace: Duration,
     observer: Observer,
+    /// The devices that can be rung.
+    registered: BTreeSet<DeviceId>,
 }
 
 /// A command that the B2BUA has not answered yet.
@@ -433,8 +437,11 @@ impl BackendTask {
                 gone = Some(*leg);
             }
             LegEvent::Registered { device, registered } => {
-                let count = self.endpoint.agent().registered_devices().count();
-                metrics::gauge!("undertone_sip_registrations").set(count as f64);
+                match registered {
+                    true => self.registered.insert(device.clone()),
+                    false => self.registered.remove(device),
+                };
+                metrics::gauge!("undertone_sip_registrations").set(self.registered.len() as f64);
                 match registered {
                     true => tracing::info!(%device, "phone registered"),
                     false => tracing::info!(%device, "phone no longer registered"),

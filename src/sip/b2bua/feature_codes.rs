@@ -28,6 +28,7 @@ use crate::model::{
     Activity, CallId, Command, DeviceId, Fact, FeatureCode, FeatureCodeDialled, FeatureCodeId,
     MonitorState, Now, Number, PartyRole, Reason, Refusal,
 };
+use crate::rate_limit::KeyedLimiter;
 use crate::sip::leg::{LegCommand, LegId};
 use crate::supervision::LegOutcome;
 use dial_plan::DialledCode;
@@ -41,11 +42,26 @@ const DECISION: Duration = Duration::from_secs(10);
 /// How long a call lasts that only says that it is done: the tone, and a little more.
 const CONFIRMATION: Duration = Duration::from_secs(1);
 
+/// So many codes at once, and then one each, may be dialled at a device.
+const AT_ONCE: u32 = 10;
+const EACH: Duration = Duration::from_secs(1);
+
+/// Devices that come together before those without any are looked for.
+const SWEEP: usize = 1_000;
+
 /// The feature codes that are being answered: one call and one key of each device.
-#[derive(Default)]
 pub(super) struct FeatureCodes {
     calls: BTreeMap<DeviceId, CodeCall>,
     keys: BTreeMap<DeviceId, PressedKey>,
+    /// Each call to a code has ports, which rest after it.
+    pace: KeyedLimiter<DeviceId>,
+}
+
+impl Default for FeatureCodes {
+    fn default() -> Self {
+        let pace = KeyedLimiter::new(SWEEP);
+        Self { calls: BTreeMap::new(), keys: BTreeMap::new(), pace }
+    }
 }
 
 /// A call to a feature code.
@@ -198,6 +214,10 @@ impl<E: Environment> B2bua<E> {
             Some(CodeStage::Confirmed) => self.end_code_of(&device, Release::Hangup(None)),
             Some(_) => return Err(Unroutable::Busy.into()),
             None => {}
+        }
+        let pace = self.codes.pace.bucket(device.clone(), now.mono);
+        if pace.try_take(AT_ONCE, EACH, now.mono).is_err() {
+            return Err(Unroutable::Busy.into());
         }
         let key = self.legs.next_call();
         let offer = self.read_arriving(&incoming, &caller.policy, key)?;

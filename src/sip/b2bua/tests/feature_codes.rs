@@ -422,6 +422,21 @@ fn a_code_without_a_number_is_incomplete_and_a_second_call_of_a_device_is_busy()
 }
 
 #[test]
+fn a_device_that_dials_codes_without_end_is_busy_and_takes_no_ports() {
+    let mut harness = harness();
+    let mut busy = 0;
+    for _ in 0..20 {
+        let leg = dials(&mut harness, SUPERVISOR, "*815001");
+        busy += usize::from(refused_with(&harness.leg_commands(), leg) == Some((486, "")));
+        harness.hangs_up(leg);
+    }
+    assert_eq!((busy, harness.dialled.len()), (10, 10));
+    harness.wait(Duration::from_secs(1));
+    let leg = dials(&mut harness, SUPERVISOR, "*815001");
+    assert_eq!(refused_with(&harness.leg_commands(), leg), None);
+}
+
+#[test]
 fn customers_trunks_and_a_house_without_codes_dial_a_number_like_any_other() {
     let mut harness = harness();
     for source in [LegSource::Account(CUSTOMER.into()), LegSource::Trunk("city".into())] {
