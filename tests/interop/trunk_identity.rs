@@ -34,7 +34,9 @@ async fn a_private_caller_is_known_to_the_agent_and_to_no_carrier_that_it_is_tra
     let to = json!({"phoneNumber": CALLEE.number});
     let transfer = json!({"operationName": "SingleStepTransfer", "destination": to});
     server.post(AGENT, &format!("/me/calls/{call}"), transfer).await;
-    caller.messages(SOON).await;
+    let told = caller.messages(SOON).await;
+    let named = format!("P-Asserted-Identity: <sip:{}@", CALLEE.number);
+    assert!(told.contains(&named), "{told}");
     let got = callee.messages(SOON).await;
     let said = |name: &str| fields(&got, "INVITE sip:0123@", name);
     assert!(said("From")[0].contains("<sip:anonymous@anonymous.invalid>"), "{got}");
@@ -68,5 +70,7 @@ async fn sipp_as_a_trunk_sends_its_party_elsewhere_and_the_whisper_stays_with_th
     has("the agent", &agent.finished().await, &[(COLLEAGUE_HZ, true), (SUPERVISOR_HZ, true)]);
     let heard = [(AGENT_HZ, true), (SUPERVISOR_HZ, false)];
     has("the colleague", &colleague.finished().await, &heard);
-    has("the supervisor", &supervisor.finished().await, &[(AGENT_HZ, true), (COLLEAGUE_HZ, true)]);
+    // With scope Call, it was the customer's call.
+    let heard = [(AGENT_HZ, true), (COLLEAGUE_HZ, false)];
+    has("the supervisor", &supervisor.finished().await, &heard);
 }

@@ -167,23 +167,27 @@ fn the_party_of_any_other_trunk_sends_nobody_anywhere() {
 }
 
 #[test]
-fn the_coach_stays_with_the_agent_and_reaches_nobody_who_comes_in_the_customers_place() {
-    for scope in [Scope::Agent, Scope::Call] {
-        for to in ["5002", "0801"] {
-            let mut harness = Harness::new();
-            let (customer, agent) = talk(&mut harness, "a-law");
-            harness.monitor(Activity::Coach, Mode::AllCalls, scope).expect("accepted");
-            let supervisor = harness.ringing(SUPERVISOR);
-            harness.answer(supervisor);
-            refers(&mut harness, customer, to);
-            let next = match to {
-                "5002" => harness.ringing(OTHER),
-                _ => ringing_outside(&harness, to),
-            };
-            answers_outside(&mut harness, next);
-            let legs = [("c", customer), ("a", agent), ("n", next), ("s", supervisor)];
-            assert_eq!(harness.table(&legs), "an as na sa sn", "{scope:?} {to}");
-            assert!(matches!(harness.monitors[SUPERVISOR].state, MonitorState::Joined { .. }));
-        }
+fn the_coach_reaches_nobody_who_comes_in_the_customers_place() {
+    // Scope Call is for a customer's call: between two agents there is none.
+    for (scope, to, table) in [
+        (Scope::Agent, "5002", "an as na sa sn"),
+        (Scope::Agent, "0801", "an as na sa sn"),
+        (Scope::Call, "5002", "an na"),
+    ] {
+        let mut harness = Harness::new();
+        let (customer, agent) = talk(&mut harness, "a-law");
+        harness.monitor(Activity::Coach, Mode::AllCalls, scope).expect("accepted");
+        let supervisor = harness.ringing(SUPERVISOR);
+        harness.answer(supervisor);
+        refers(&mut harness, customer, to);
+        let next = match to {
+            "5002" => harness.ringing(OTHER),
+            _ => ringing_outside(&harness, to),
+        };
+        answers_outside(&mut harness, next);
+        let legs = [("c", customer), ("a", agent), ("n", next), ("s", supervisor)];
+        assert_eq!(harness.table(&legs), table, "{scope:?} {to}");
+        let is_joined = matches!(harness.monitors[SUPERVISOR].state, MonitorState::Joined { .. });
+        assert_eq!(is_joined, table.contains('s'), "{scope:?} {to}");
     }
 }
