@@ -62,7 +62,7 @@ use crate::model::{
     MonitorFact, Now, Number, PartyRole, Reason, Refusal, Scope, config_value,
 };
 use crate::sip::config::HandedOn;
-use crate::sip::leg::{HangupCause, Identity, LegCommand, LegId};
+use crate::sip::leg::{HangupCause, Identity, LegCommand, LegId, LegSource};
 use crate::sip::sdp::{SdpFault, SrtpPolicy};
 use crate::supervision::{self, Supervision};
 use call::Call;
@@ -458,6 +458,7 @@ impl<E: Environment> B2bua<E> {
                 }
             }
         }
+        self.find_second_calls(&mut touched);
         for &key in &touched {
             if let Some((call, mut ctx)) = self.find_key(key, now) {
                 call.update_hearing(&mut ctx);
@@ -474,6 +475,35 @@ impl<E: Environment> B2bua<E> {
         self.out.release_and_invite(&self.calls);
         for &key in &touched {
             self.calls.forget_if_over(key);
+        }
+    }
+
+    /// A switch may join two calls of a device behind it with each other before it says so: while
+    /// such a device is on two, nobody whispers to it or from it. `touched`: the calls of this step,
+    /// and those for which that changes.
+    fn find_second_calls(&mut self, touched: &mut BTreeSet<CallKey>) {
+        let calls = touched.iter().filter_map(|key| self.calls.get(*key));
+        let is_behind = |peer: &&LegSource| {
+            matches!(peer, LegSource::Account(_)) && self.plan.trunk_of(peer).is_some()
+        };
+        let peers = calls.flat_map(|call| call.parties.iter()).map(|party| &party.peer);
+        let peers: BTreeSet<LegSource> = peers.filter(is_behind).cloned().collect();
+        for peer in peers {
+            let legs: Vec<LegId> = self.calls.legs.legs_of(&peer).collect();
+            let talks =
+                |leg: &&LegId| self.calls.party(**leg).is_some_and(|(_, party)| party.is_talking());
+            let is_on_two = legs.iter().filter(talks).count() > 1;
+            for leg in legs {
+                let key = self.calls.legs.call_of(leg);
+                let found = key.and_then(|key| self.calls.get_mut(key));
+                if let Some((call, _)) = found
+                    && let Some(party) = call.parties.get_mut(leg)
+                    && party.is_on_two != is_on_two
+                {
+                    party.is_on_two = is_on_two;
+                    touched.insert(call.key);
+                }
+            }
         }
     }
 

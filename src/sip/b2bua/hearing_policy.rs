@@ -129,7 +129,7 @@ fn coached(call: &Call, supervisor: &Party, link: &MonitorLink) -> Option<LegId>
         Activity::ListenIn | Activity::Coach => agent.in_doubt(),
         Activity::BargeIn => call.parties.principals().any(Party::in_doubt),
     };
-    let is_told = |party: &Party| party.policy.handed_on == HandedOn::Told;
+    let is_told = |party: &Party| party.policy.handed_on == HandedOn::Told && !party.is_on_two;
     let may_whisper = link.activity != Activity::Coach || is_told(agent) && is_told(supervisor);
     (may_whisper && !doubt && !supervisor.in_doubt() && !call.distrusted).then_some(agent.leg)
 }

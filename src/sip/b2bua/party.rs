@@ -36,6 +36,8 @@ pub(super) struct Party {
     pub(super) sees: Option<Number>,
     /// The party has left, and its leg was handed on to this number.
     pub(super) handed_on_to: Option<Number>,
+    /// Its device is behind a switch, and on another call as well.
+    pub(super) is_on_two: bool,
     pub(super) role: PartyRole,
     pub(super) policy: MediaPolicy,
     /// Where its signalling comes from, once something has come.
@@ -209,6 +211,7 @@ impl Party {
             is_named: false,
             sees: None,
             handed_on_to: None,
+            is_on_two: false,
             role,
             policy,
             place: None,

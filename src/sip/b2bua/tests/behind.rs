@@ -50,6 +50,26 @@ fn a_call_of_the_switch_for_a_device_behind_it_rings_there_and_is_coached_from_t
 }
 
 #[test]
+fn a_device_behind_a_switch_hears_no_whisper_while_it_is_on_two_calls() {
+    let mut harness = behind();
+    let (customer, agent) = talk(&mut harness);
+    harness.monitor(Activity::Coach, Mode::NextCall, Scope::Agent).expect("accepted");
+    let supervisor = harness.ringing(SUPERVISOR);
+    harness.answer(supervisor);
+    assert!(harness.hears(agent, supervisor));
+    // The switch may join the two, and say so a moment later.
+    let second = harness.incoming(LegSource::Account(AGENT.into()), "0123", offer());
+    assert!(harness.hears(agent, supervisor), "nobody has answered");
+    let asked = harness.lines.values().filter(|line| line.outgoing).map(|line| line.leg).max();
+    let asked = asked.expect("called");
+    harness.answer(asked);
+    assert!(!harness.hears(agent, supervisor) && !harness.hears(second, supervisor));
+    assert!(harness.hears(supervisor, agent) && harness.hears(customer, agent));
+    harness.hangs_up(second);
+    assert!(harness.hears(agent, supervisor), "one call again");
+}
+
+#[test]
 fn an_agent_behind_a_switch_calls_out_by_the_same_switch() {
     let mut harness = behind();
     let agent = harness.incoming(LegSource::Account(AGENT.into()), "0123", offer());
