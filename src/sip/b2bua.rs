@@ -489,18 +489,21 @@ impl<E: Environment> B2bua<E> {
         let peers = calls.flat_map(|call| call.parties.iter()).map(|party| &party.peer);
         let peers: BTreeSet<LegSource> = peers.filter(is_behind).cloned().collect();
         for peer in peers {
+            let LegSource::Account(device) = &peer else { continue };
             let legs: Vec<LegId> = self.calls.legs.legs_of(&peer).collect();
-            let talks =
-                |leg: &&LegId| self.calls.party(**leg).is_some_and(|(_, party)| party.is_talking());
-            let is_on_two = legs.iter().filter(talks).count() > 1;
+            // A leg that it has left to another party is none of its calls.
+            let is_its_own =
+                |party: &Party| party.is_talking() && party.device.as_ref() == Some(device);
+            let its_own = legs.iter().filter_map(|leg| self.calls.party(*leg));
+            let is_on_two = its_own.filter(|(_, party)| is_its_own(party)).count() > 1;
             for leg in legs {
                 let key = self.calls.legs.call_of(leg);
                 let found = key.and_then(|key| self.calls.get_mut(key));
                 if let Some((call, _)) = found
                     && let Some(party) = call.parties.get_mut(leg)
-                    && party.is_on_two != is_on_two
+                    && party.is_on_two != (is_on_two && is_its_own(party))
                 {
-                    party.is_on_two = is_on_two;
+                    party.is_on_two = !party.is_on_two;
                     touched.insert(call.key);
                 }
             }
