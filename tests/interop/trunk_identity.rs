@@ -25,12 +25,12 @@ async fn a_private_caller_is_known_to_the_agent_and_to_no_carrier_that_it_is_tra
     let _agent = Baresip::start(&server, AGENT, AGENT_HZ, &place);
     server.registered(AGENT).await;
     let (parties, talk) = ((CALLER, AGENT.number), Duration::from_secs(4));
+    let callee = Sipp::trunk_as("agent", &server, target, (CALLEE, AGENT.number), talk, &place);
     let caller = Sipp::trunk_as("trunk_private", &server, port, parties, talk, &place);
     let call = until(&server, AGENT, &["Established"]).await;
     let seen = calls(&server, AGENT).await[0].to_string();
     assert!(seen.contains(CALLER.number), "the agent knows who calls: {seen}");
 
-    let callee = Sipp::trunk_as("agent", &server, target, (CALLEE, AGENT.number), talk, &place);
     let to = json!({"phoneNumber": CALLEE.number});
     let transfer = json!({"operationName": "SingleStepTransfer", "destination": to});
     server.post(AGENT, &format!("/me/calls/{call}"), transfer).await;

@@ -217,7 +217,8 @@ impl Call {
             return Err(Rejection::Supervisor);
         }
         let is_agent = party.device.is_some() && party.role == PartyRole::Agent;
-        if !is_agent && !(party.device.is_none() && plan.follows_referrals(&party.peer)) {
+        let is_deflected = party.device.is_none() && plan.follows_referrals(&party.peer);
+        if !is_agent && !is_deflected {
             return Err(Rejection::NotAgent);
         }
         if !party.is_talking() || self.transfer.is_some() {
