@@ -70,7 +70,7 @@ use call_table::CallTable;
 use feature_codes::FeatureCodes;
 use leg_factory::LegFactory;
 use media_address::Reachability;
-use party::PartyEvent;
+use party::{Party, PartyEvent};
 use rejection::Rejection;
 use routing::DialPlan;
 use std::collections::{BTreeMap, BTreeSet};
