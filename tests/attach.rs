@@ -36,6 +36,8 @@ async fn what_is_printed_for_any_kind_of_switch_is_a_good_configuration() {
         let into = [&flags[..], &["--into", "pasted"]].concat();
         let (is_good, written, error) = undertone(&into, place.path()).await;
         assert!(is_good, "{error}");
+        let (is_good, _, error) = undertone(&into, place.path()).await;
+        assert!(!is_good && error.contains("is there already"), "{error}");
         for file in written.lines() {
             let text = std::fs::read_to_string(place.path().join(file)).unwrap();
             assert!(printed.contains(&text), "{file} is printed as it is written");

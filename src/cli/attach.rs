@@ -140,6 +140,13 @@ fn headed(Paste { file, text }: &Paste) -> String {
 fn write_into(folder: &Path, pastes: &[Paste]) -> Result<String, String> {
     let failed = |path: &Path, error| format!("{}: {error}", path.display());
     std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+    // What was made before may have been changed by hand since.
+    for Paste { file, .. } in pastes {
+        let path = folder.join(file);
+        if path.exists() {
+            return Err(format!("{} is there already: nothing is written", path.display()));
+        }
+    }
     let mut written = String::new();
     for Paste { file, text } in pastes {
         let path = folder.join(file);
