@@ -38,13 +38,13 @@ async fn what_a_trunk_of_sipp_says_is_call_data_and_what_an_agent_adds_goes_out_
     server.registered(AGENT).await;
     let parties = (CALLER, AGENT.number);
     let talk = Duration::from_secs(4);
+    let callee = Sipp::trunk_as("agent", &server, target, (CALLEE, AGENT.number), talk, &place);
     let caller = Sipp::trunk_as("trunk_customer", &server, port, parties, talk, &place);
     let call = until(&server, AGENT, &["Established"]).await;
     let attached = || async { calls(&server, AGENT).await[0]["userData"].clone() };
     let said = json!({"AccountNumber": "4711", "User-to-User": "K-47"});
     assert_eq!(attached().await, said, "and nothing that nobody asked for");
 
-    let callee = Sipp::trunk_as("agent", &server, target, (CALLEE, AGENT.number), talk, &place);
     let leg = format!("/me/calls/{call}");
     let update = json!({"operationName": "UpdateUserData", "userData": {"AccountNumber": "4712"}});
     server.post(AGENT, &leg, update).await;
