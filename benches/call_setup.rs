@@ -29,6 +29,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::time::TimeSpec;
+use std::any::Any;
 use std::error::Error;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -39,7 +40,7 @@ use std::time::{Duration, Instant};
 use undertone::clock::instant;
 use undertone::media::MediaConfig;
 use undertone::sip::b2bua::B2buaConfig;
-use undertone::sip::backend;
+use undertone::sip::backend::{self, SipBackend};
 use undertone::sip::config::{ListenAddress, SipAccount, SipConfig, SipLimits, Trunk, TrunkSource};
 use undertone::sip::digest::{Credentials, DigestRequest};
 use undertone::sip::flow::Protocol;
@@ -166,18 +167,8 @@ impl Row {
 }
 
 fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
-    let sockets = Sockets::open()?;
-    // The backend's threads are known by their name.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(options.workers)
-        .thread_name("sip")
-        .enable_all()
-        .build()?;
-    let config = config(&sockets, options)?;
-    let (_server, backend) =
-        runtime.block_on(runtime.spawn(backend::start(config, store::in_memory())))??;
-    let server = backend.local_addr(Protocol::Udp).ok_or("no UDP")?;
-    let mut calls = Calls::new(sockets, server, options.slots, options.via)?;
+    let (running, mut calls) = start(options)?;
+    let backend = &running.backend;
     match options.via {
         true => calls.wait_for_options()?,
         false => calls.register()?,
@@ -224,7 +215,7 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
     if open > 0 {
         return Err(format!("{open} legs are left over").into());
     }
-    runtime.block_on(backend.shutdown());
+    running.stop();
     let spread = |value: fn(&(f64, f64)) -> f64| {
         Spread::of(slices.iter().map(value)).ok_or("no second was measured")
     };
@@ -240,6 +231,35 @@ fn measure(options: &Options) -> Result<Row, Box<dyn Error>> {
         bytes: bare.steps.iter().map(|step| step.size + step.answers.iter().sum::<usize>()).sum(),
         kb_per_call: kept,
     })
+}
+
+/// A SIP backend that runs.
+struct Running {
+    runtime: tokio::runtime::Runtime,
+    backend: SipBackend,
+    _server: Box<dyn Any>,
+}
+
+impl Running {
+    fn stop(self) {
+        self.runtime.block_on(self.backend.shutdown());
+    }
+}
+
+fn start(options: &Options) -> Result<(Running, Calls), Box<dyn Error>> {
+    let sockets = Sockets::open()?;
+    // The backend's threads are known by their name.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(options.workers)
+        .thread_name("sip")
+        .enable_all()
+        .build()?;
+    let config = config(&sockets, options)?;
+    let (server, backend) =
+        runtime.block_on(runtime.spawn(backend::start(config, store::in_memory())))??;
+    let address = backend.local_addr(Protocol::Udp).ok_or("no UDP")?;
+    let calls = Calls::new(sockets, address, options.slots, options.via)?;
+    Ok((Running { runtime, backend, _server: Box::new(server) }, calls))
 }
 
 /// One trunk that calls, and as many devices as calls at once.
@@ -302,17 +322,7 @@ fn calling(slot: usize) -> String {
 fn print_registrations(options: &Options) -> Result<(), Box<dyn Error>> {
     const DEVICES: usize = 5_000;
     let options = Options { slots: DEVICES, via: false, ..*options };
-    let sockets = Sockets::open()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(options.workers)
-        .thread_name("sip")
-        .enable_all()
-        .build()?;
-    let config = config(&sockets, &options)?;
-    let (_server, backend) =
-        runtime.block_on(runtime.spawn(backend::start(config, store::in_memory())))??;
-    let server = backend.local_addr(Protocol::Udp).ok_or("no UDP")?;
-    let mut calls = Calls::new(sockets, server, DEVICES, false)?;
+    let (running, mut calls) = start(&options)?;
     for what in ["registrations", "refreshes"] {
         let before = Threads::of("self", &OURS);
         calls.register()?;
@@ -320,11 +330,11 @@ fn print_registrations(options: &Options) -> Result<(), Box<dyn Error>> {
         let each = cpu * 1e6 / DEVICES as f64;
         println!(
             "{DEVICES} {what}: {each:.0} µs each with its challenge, {:.1} a minute are a \
-                  hundredth of a core",
+             hundredth of a core",
             0.6e6 / each
         );
     }
-    runtime.block_on(backend.shutdown());
+    running.stop();
     Ok(())
 }
 

@@ -105,11 +105,15 @@ fn only_file(file: File) -> io::Result<File> {
 /// As [`open_named`], or the file is longer or cannot be read.
 pub fn read_named(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open_named(path)?.take(longest + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > longest {
-        true => Err(io::Error::other(format!("it is longer than {longest} bytes"))),
-        false => Ok(bytes),
+    match read_up_to(longest, open_named(path)?, &mut bytes)? {
+        false => Err(io::Error::other(format!("it is longer than {longest} bytes"))),
+        true => Ok(bytes),
     }
+}
+
+/// Reads a whole file; `false`: it is longer.
+fn read_up_to(longest: u64, file: File, bytes: &mut Vec<u8>) -> io::Result<bool> {
+    Ok(file.take(longest + 1).read_to_end(bytes)? as u64 <= longest)
 }
 
 /// Reads a file with a secret, `longest` bytes at most.
@@ -140,12 +144,11 @@ fn read_unless(
         return Err(SecretFileError::Exposed { path: path.to_owned(), exposed });
     }
     let mut bytes = Vec::new();
-    let read = file.take(longest + 1).read_to_end(&mut bytes);
+    let read = read_up_to(longest, file, &mut bytes);
     let secret = Secret::new(bytes);
-    read.map_err(failed)?;
-    match secret.expose().len() as u64 > longest {
-        true => Err(SecretFileError::TooLong { path: path.to_owned(), longest }),
-        false => Ok(secret),
+    match read.map_err(failed)? {
+        false => Err(SecretFileError::TooLong { path: path.to_owned(), longest }),
+        true => Ok(secret),
     }
 }
 

@@ -1,8 +1,14 @@
 //! Rate limits: a token bucket (the generic cell rate algorithm, ITU-T I.371), the one of the whole
-//! crate, and many of them by key.
+//! crate, and many of them by key; and how long to wait before what has failed is tried again.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+/// How long to wait after so many failures before the next attempt: `first`, and twice as long after
+/// each further failure, `longest` at most.
+pub fn back_off(first: Duration, failures: u32, longest: Duration) -> Duration {
+    first.saturating_mul(1 << failures.min(16)).min(longest)
+}
 
 /// A token bucket: holds `most` tokens and gets one back every `each`. An empty default is a full
 /// bucket, and needs no clock to be made.

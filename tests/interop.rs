@@ -36,14 +36,7 @@ async fn sipp_as_agent_hears_the_whisper_of_baresip_and_sipp_as_customer_does_no
     server.registered(AGENT).await;
     server.registered(SUPERVISOR).await;
     server.coach(json!({})).await;
-    let customer = Sipp::customer(
-        &server,
-        CUSTOMER,
-        AGENT.number,
-        CUSTOMER_HZ,
-        Duration::from_secs(5),
-        &place,
-    );
+    let customer = customer(&server, 5, &place);
     let customer_port = customer.finished(SOON).await;
     let agent_port = agent.finished(SOON).await;
     let recorded = supervisor.finished().await;
@@ -90,14 +83,7 @@ async fn baresip_in_srtp_as_agent_and_supervisor_and_sipp_in_clear_as_customer()
     server.registered(AGENT).await;
     server.registered(SUPERVISOR).await;
     server.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
-    let customer = Sipp::customer(
-        &server,
-        CUSTOMER,
-        AGENT.number,
-        CUSTOMER_HZ,
-        Duration::from_secs(5),
-        &place,
-    );
+    let customer = customer(&server, 5, &place);
     let customer_port = customer.finished(SOON).await;
     let at_agent = agent.finished().await;
     let at_supervisor = supervisor.finished().await;
@@ -229,14 +215,7 @@ async fn baresip_as_agent_records_the_whisper_and_sipp_as_customer_never_gets_it
     server.registered(AGENT).await;
     server.registered(SUPERVISOR).await;
     server.coach(json!({"supervisorMonitoringMode": "NextCall"})).await;
-    let customer = Sipp::customer(
-        &server,
-        CUSTOMER,
-        AGENT.number,
-        CUSTOMER_HZ,
-        Duration::from_secs(5),
-        &place,
-    );
+    let customer = customer(&server, 5, &place);
     let customer_port = customer.finished(SOON).await;
     let at_agent = agent.finished().await;
     let at_supervisor = supervisor.finished().await;
@@ -274,14 +253,7 @@ async fn baresip_dials_a_feature_code_and_its_keys_decide_who_hears_it() {
     let supervisor = Baresip::start(&server, SUPERVISOR, SUPERVISOR_HZ, &place);
     server.registered(AGENT).await;
     server.registered(SUPERVISOR).await;
-    let customer = Sipp::customer(
-        &server,
-        CUSTOMER,
-        AGENT.number,
-        CUSTOMER_HZ,
-        Duration::from_secs(9),
-        &place,
-    );
+    let customer = customer(&server, 9, &place);
     until(&server, AGENT, &["Established"]).await;
     supervisor.does("dial", &format!("sip:*81{}@{}", AGENT.number, server.sip)).await;
     until(&server, SUPERVISOR, &["Established"]).await;
@@ -325,14 +297,7 @@ async fn a_supervisor_who_barges_in_is_found_in_what_sipp_gets_as_customer() {
     server.registered(AGENT).await;
     server.registered(SUPERVISOR).await;
     server.coach(json!({"operationName": "BargeIn"})).await;
-    let customer = Sipp::customer(
-        &server,
-        CUSTOMER,
-        AGENT.number,
-        CUSTOMER_HZ,
-        Duration::from_secs(3),
-        &place,
-    );
+    let customer = customer(&server, 3, &place);
     let at_customer = tap_after(customer, tap).await;
     assert!(
         peak(&at_customer, SUPERVISOR_HZ) > HEARD,
@@ -385,6 +350,12 @@ async fn until(server: &Server, account: Account, states: &[&str]) -> String {
     }
 }
 
+/// The customer calls the agent, and hangs up after so many seconds.
+fn customer(server: &Server, seconds: u64, place: &tempfile::TempDir) -> Sipp {
+    let talk = Duration::from_secs(seconds);
+    Sipp::customer(server, CUSTOMER, AGENT.number, CUSTOMER_HZ, talk, place)
+}
+
 /// They talk for so long.
 async fn talk(millis: u64) {
     wait::elapse(Duration::from_millis(millis)).await;
@@ -421,15 +392,7 @@ impl Cast {
     }
 
     fn customer(&self, seconds: u64) -> Sipp {
-        let (server, place) = (&self.server, &self.place);
-        Sipp::customer(
-            server,
-            CUSTOMER,
-            AGENT.number,
-            CUSTOMER_HZ,
-            Duration::from_secs(seconds),
-            place,
-        )
+        customer(&self.server, seconds, &self.place)
     }
 }
 
@@ -569,14 +532,7 @@ async fn sipp_holds_in_every_way_there_is_and_the_whisper_keeps_flowing() {
     server.registered(AGENT).await;
     server.registered(SUPERVISOR).await;
     server.coach(json!({})).await;
-    let customer = Sipp::customer(
-        &server,
-        CUSTOMER,
-        AGENT.number,
-        CUSTOMER_HZ,
-        Duration::from_secs(9),
-        &place,
-    );
+    let customer = customer(&server, 9, &place);
     until(&server, SUPERVISOR, &["Established"]).await;
     for _ in 0..3 {
         until(&server, AGENT, &["Held"]).await;
@@ -607,14 +563,7 @@ async fn sipp_refers_the_customer_to_baresip_and_the_coach_goes_along() {
         server.registered(account).await;
     }
     server.coach(json!({})).await;
-    let customer = Sipp::customer(
-        &server,
-        CUSTOMER,
-        AGENT.number,
-        CUSTOMER_HZ,
-        Duration::from_secs(6),
-        &place,
-    );
+    let customer = customer(&server, 6, &place);
     agent.finished(SOON).await;
     let customer_port = customer.finished(SOON).await;
     let at_customer = tap.finish().samples_to(customer_port);

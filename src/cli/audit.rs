@@ -94,11 +94,14 @@ fn run_verify(arguments: VerifyArguments) -> Result<ExitCode, String> {
     for path in &keys {
         options.keys.push(PublicKey::read(path).map_err(told)?);
     }
-    if is_own || keys.is_empty() {
-        let config = load(config.as_deref())?;
+    let config = match is_own || keys.is_empty() {
+        true => Some(load(config.as_deref())?),
+        false => None,
+    };
+    if let Some(config) = &config {
         let beside = |name: &str| config.audit.state_dir.join(name);
         if is_own {
-            options.files = own_files(&config)?;
+            options.files = own_files(config)?;
             if options.head.is_none() && !part {
                 options.head = Some(beside(HEAD_FILE));
             }
@@ -110,9 +113,12 @@ fn run_verify(arguments: VerifyArguments) -> Result<ExitCode, String> {
     }
     let mut report = verify(&options).map_err(told)?;
     let mut tries = 1;
-    while is_own && !report.is_intact() && tries < TRIES {
+    while let Some(config) = config.as_ref().filter(|_| is_own)
+        && !report.is_intact()
+        && tries < TRIES
+    {
         // While it is written, a file may have been rotated since they were listed.
-        let files = own_files(&load(config.as_deref())?)?;
+        let files = own_files(config)?;
         if files == options.files {
             break;
         }

@@ -57,7 +57,7 @@ pub enum EditKind {
     Remove,
 }
 
-/// What the configuration file says, whoever edits the directory.
+/// What the configuration file says, also where an admin changes the directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given {
     /// The names of the trunks.

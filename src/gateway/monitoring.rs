@@ -10,6 +10,7 @@ use crate::model::{
     MonitorState, NoticeBody, Now, PartyFact, Reason, Refusal, RequestEnvelope, Timestamp, Topic,
     UserId,
 };
+use crate::rate_limit::back_off;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -56,7 +57,7 @@ struct Ending {
 impl Ending {
     /// In how long it is asked for again, later each time.
     fn retry_in(&mut self, now: Instant) -> Duration {
-        let retry_in = FIRST_RETRY.saturating_mul(1 << self.failures.min(5)).min(LAST_RETRY);
+        let retry_in = back_off(FIRST_RETRY, self.failures, LAST_RETRY);
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(now + retry_in);
         retry_in

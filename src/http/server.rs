@@ -17,6 +17,7 @@ mod occupancy;
 
 use super::delivery::TrackedConnection;
 use crate::model::{Network, config_value};
+use crate::rate_limit::back_off;
 use crate::tls::{Handshake, PeerCertificates, ServerTls};
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -304,7 +305,7 @@ impl AcceptFailures {
         }
         metrics::counter!("undertone_accept_errors_total", "door" => name).increment(1);
         let (first, longest) = ACCEPT_PAUSE;
-        let pause = first.saturating_mul(1 << self.0.min(8)).min(longest);
+        let pause = back_off(first, self.0, longest);
         self.0 = self.0.saturating_add(1);
         pause
     }

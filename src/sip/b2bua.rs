@@ -617,7 +617,7 @@ fn role_of(kind: AccountKind) -> PartyRole {
 }
 
 fn identity(number: &Number, display: impl Into<String>) -> Identity {
-    Identity { number: number.clone(), display: display.into(), is_private: false }
+    Identity::new(number.clone(), display.into())
 }
 
 fn stopping() -> Refusal {

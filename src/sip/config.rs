@@ -516,7 +516,7 @@ pub struct Trunk {
     /// `None`: never, and devices that are behind it are always there.
     #[serde(default = "ten_seconds", deserialize_with = "config_value::seconds_or_never")]
     pub qualify: Option<Duration>,
-    /// It is within our trust domain (RFC 3325 2.3): whom it asserts to call is believed, also of a
+    /// It is within our trust domain (RFC 3325 2.3): the caller that it asserts is believed, also a
     /// caller that withholds its number, and it is told who calls, why, and which party is at the
     /// other end when that changes.
     #[serde(default)]
@@ -621,8 +621,13 @@ impl Trunk {
 
     /// One of its targets is there.
     pub fn is_at(&self, protocol: Protocol, address: SocketAddr) -> bool {
+        self.target_at(protocol, address).is_some()
+    }
+
+    /// The target that is there, the first of several.
+    pub fn target_at(&self, protocol: Protocol, address: SocketAddr) -> Option<&TrunkTarget> {
         let mut targets = self.targets.iter().filter(|target| target.protocol == protocol);
-        targets.any(|target| target.addresses().any(|at| at == address))
+        targets.find(|target| target.addresses().any(|at| at == address))
     }
 
     /// The addresses of its targets.

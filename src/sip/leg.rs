@@ -53,9 +53,14 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// A caller that anybody may know.
+    pub fn new(number: Number, display: String) -> Self {
+        Self { number, display, is_private: false }
+    }
+
     /// A caller with a number that is not shown. `display` says what may be said instead.
     pub fn withheld(display: String) -> Self {
-        Self { number: Number::from(ANONYMOUS), display, is_private: false }
+        Self::new(Number::from(ANONYMOUS), display)
     }
 
     /// The caller as somebody sees it; `trusted`: within our trust domain.

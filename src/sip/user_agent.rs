@@ -321,9 +321,7 @@ impl UserAgent {
         // Whoever has made the directory does not know what names stand for.
         let by_name = |trunk: &&Trunk| trunk.lookups().next().is_some();
         for trunk in self.ctx.domain.config.trunks.iter().filter(by_name) {
-            let (trunk, hosts) = (trunk.name.clone(), trunk.hosts());
-            let event = LegEvent::TrunkLocated { trunk, hosts };
-            self.ctx.outputs.push_back(Output::Event(event));
+            self.ctx.outputs.push_back(located(trunk));
         }
         for device in changes.unregistered {
             if self.ctx.registrar.remove(&device) {
@@ -357,9 +355,7 @@ impl UserAgent {
         let hosts = self.trunk_names.handle_answer(lookup, answer, &mut self.ctx, now);
         if let Some(hosts) = hosts {
             for trunk in self.ctx.domain.place(lookup, &hosts) {
-                let (name, hosts) = (trunk.name.clone(), trunk.hosts());
-                let event = LegEvent::TrunkLocated { trunk: name, hosts };
-                self.ctx.outputs.push_back(Output::Event(event));
+                self.ctx.outputs.push_back(located(trunk));
             }
             self.ctx.outputs.push_back(Output::TrunksMoved);
             self.handle_trunks(now);
@@ -584,4 +580,10 @@ impl LegCommand {
             | Self::Hangup { leg, .. } => *leg,
         }
     }
+}
+
+/// Where a trunk is now.
+fn located(trunk: &Trunk) -> Output {
+    let (trunk, hosts) = (trunk.name.clone(), trunk.hosts());
+    Output::Event(LegEvent::TrunkLocated { trunk, hosts })
 }

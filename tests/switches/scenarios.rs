@@ -1,6 +1,6 @@
 //! What happens at any switch.
 
-use super::site::{AGENT, COLLEAGUE, CUSTOMER, FRIEND, MUSIC_HZ, SUPERVISOR, Site};
+use super::site::{AGENT, COLLEAGUE, CUSTOMER, FRIEND, MUSIC_HZ, Person, SUPERVISOR, Site};
 use crate::support::talk::{PATIENCE, Speaker, hear};
 use crate::support::wait;
 use serde_json::json;
@@ -116,23 +116,35 @@ pub async fn blind_transfer_by_the_phone(kind: SwitchKind) {
     }
 }
 
+/// The agent's phone puts the customer on hold and talks to another party on a second line, which
+/// comes back.
+async fn consults(site: &Site, other: Person, phone: &Phone) -> Phone {
+    site.agent.hold().await.unwrap();
+    let second = site.second_line().await;
+    second.call(other.number).await.unwrap();
+    second.established(PATIENCE).await.unwrap();
+    hear_two((other.name, phone, other.hz), ("second", &second, AGENT.hz)).await;
+    second
+}
+
+/// The agent's phone transfers the customer to the party of its second line.
+async fn joins(site: &Site, other: Person, second: &Phone) {
+    site.agent.refer_to_line(other.number, second).await.unwrap();
+    site.agent.until(|event| *event == PhoneEvent::Transfer(200), PATIENCE).await.unwrap();
+    // As a phone does when it is told so; the other end may have done it already.
+    for line in [&site.agent, second] {
+        let _ = line.hang_up().await;
+        line.ended(PATIENCE).await.unwrap();
+    }
+}
+
 pub async fn attended_transfer_by_the_phone(kind: SwitchKind) {
     for scope in SCOPES {
         let site = coached(kind, scope).await;
         let since = clock::instant();
-        site.agent.hold().await.unwrap();
-        let second = site.second_line().await;
-        second.call(COLLEAGUE.number).await.unwrap();
-        second.established(PATIENCE).await.unwrap();
-        hear_two(("colleague", &site.colleague, COLLEAGUE.hz), ("second", &second, AGENT.hz)).await;
+        let second = consults(&site, COLLEAGUE, &site.colleague).await;
         no_whisper(&[&site.customer, &site.colleague], since);
-        site.agent.refer_to_line(COLLEAGUE.number, &second).await.unwrap();
-        site.agent.until(|event| *event == PhoneEvent::Transfer(200), PATIENCE).await.unwrap();
-        // As a phone does when it is told so; the other end may have done it already.
-        for line in [&site.agent, &second] {
-            let _ = line.hang_up().await;
-            line.ended(PATIENCE).await.unwrap();
-        }
+        joins(&site, COLLEAGUE, &second).await;
         let goes_along = scope == "Call";
         site.hear(if goes_along { COLLEAGUE_COACHED } else { COLLEAGUE_ALONE }).await;
         a_while().await;
@@ -154,17 +166,8 @@ pub async fn attended_transfer_to_outside(kind: SwitchKind) {
     for scope in SCOPES {
         let site = coached(kind, scope).await;
         let since = clock::instant();
-        site.agent.hold().await.unwrap();
-        let second = site.second_line().await;
-        second.call(FRIEND.number).await.unwrap();
-        second.established(PATIENCE).await.unwrap();
-        hear_two(("friend", &site.friend, FRIEND.hz), ("second", &second, AGENT.hz)).await;
-        site.agent.refer_to_line(FRIEND.number, &second).await.unwrap();
-        site.agent.until(|event| *event == PhoneEvent::Transfer(200), PATIENCE).await.unwrap();
-        for line in [&site.agent, &second] {
-            let _ = line.hang_up().await;
-            line.ended(PATIENCE).await.unwrap();
-        }
+        let second = consults(&site, FRIEND, &site.friend).await;
+        joins(&site, FRIEND, &second).await;
         hear_two(("friend", &site.friend, FRIEND.hz), ("customer", &site.customer, CUSTOMER.hz))
             .await;
         a_while().await;
@@ -238,11 +241,7 @@ pub async fn outward_call(kind: SwitchKind) {
 pub async fn second_call(kind: SwitchKind) {
     let site = coached(kind, "Agent").await;
     let since = clock::instant();
-    site.agent.hold().await.unwrap();
-    let second = site.second_line().await;
-    second.call(COLLEAGUE.number).await.unwrap();
-    second.established(PATIENCE).await.unwrap();
-    hear_two(("colleague", &site.colleague, COLLEAGUE.hz), ("second", &second, AGENT.hz)).await;
+    let second = consults(&site, COLLEAGUE, &site.colleague).await;
     a_while().await;
     no_whisper(&[&site.customer, &site.colleague], since);
     assert_eq!(site.calls("agent").await.len(), 2);

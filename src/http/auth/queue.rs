@@ -12,7 +12,7 @@
 //!
 //! When an address has its turn, users that have a password go before names that nobody has, and
 //! in both one of each name in turn: neither many guesses at one user nor guesses at many invented
-//! names hold up the first login of another user behind the same address. So whoever floods an
+//! names hold up the first login of another user behind the same address. So a client that floods an
 //! address sees there which names wait longer; a queue that is not full tells nothing.
 
 use crate::http::server::ClientNetwork;

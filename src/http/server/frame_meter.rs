@@ -7,8 +7,8 @@
 //! known or unknown, except one kind: DATA, more than padding and a few bytes, of a stream that is
 //! open on both sides. A new stream costs one frame, whatever the length of its head.
 //!
-//! What we send pays for what it brings about, and for the request that it answers: whoever reads
-//! answers opens windows and measures the round trip, as often as there is DATA to read. So an
+//! What we send pays for what it brings about, and for the request that it answers: a client that
+//! reads answers opens windows and measures the round trip, as often as there is DATA to read. So an
 //! ordinary client, however busy, never sees the bottom of its bucket.
 
 use crate::rate_limit::TokenBucket;

@@ -21,7 +21,7 @@
 //! leg that only bears its name.
 //!
 //! A customer's leg is named otherwise, too: its switch has connected it with another. Nothing of the
-//! hearing depends on it, whoever it says is there; parties and `ani` have the new number from then
+//! hearing depends on it, whichever party it names; parties and `ani` have the new number from then
 //! on, or `anonymous` where that is withheld. What its INVITE or answer names is the customer that
 //! is there already, in other words.
 //!

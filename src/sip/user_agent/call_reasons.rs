@@ -84,16 +84,10 @@ impl LocalDomain {
         let trunk = name.and_then(|name| self.trunk(name));
         let is_trusted = self.trusts(name, peer);
         let mut said = Vec::new();
-        for diversion in reasons.diversions.iter().take(MOST_VALUES) {
-            let by = Identity {
-                number: diversion.number.clone(),
-                display: String::new(),
-                is_private: false,
-            };
+        let heard = if trunk.is_some_and(Trunk::hears_diversions) { MOST_VALUES } else { 0 };
+        for diversion in reasons.diversions.iter().take(heard) {
+            let by = Identity::new(diversion.number.clone(), String::new());
             let Ok(address) = shown_as(&by, host) else { continue };
-            if !trunk.is_some_and(Trunk::hears_diversions) {
-                break;
-            }
             let mut value = address.to_bytes();
             value.extend(format!(";reason={}", diversion.reason.as_str()).into_bytes());
             request.headers.push("Diversion", value);

@@ -8,13 +8,13 @@ use super::refusal_log::RefusalLog;
 use super::tokens::TokenGenerator;
 use super::trunk_targets::TargetStates;
 use super::{Counters, Output};
-use crate::model::{DeviceId, Now};
+use crate::model::{DeviceId, Now, Number};
 use crate::sip::config::{Login, Trunk};
 use crate::sip::dialog::Dialog;
 use crate::sip::digest::{Credentials, DigestRequest};
 use crate::sip::flow::{ConnectionId, Flow};
 use crate::sip::leg::{LegEvent, LegId};
-use crate::sip::message::{Method, Refuse, SipRequest, SipResponse};
+use crate::sip::message::{Method, NameAddr, Refuse, Scheme, SipRequest, SipResponse, Uri};
 use crate::sip::peer::speaks_from;
 use crate::sip::registrar::Registrar;
 use crate::sip::timers::Timers;
@@ -70,6 +70,24 @@ impl TrunkLogins {
 }
 
 impl Context {
+    /// OPTIONS outside any dialog (RFC 3261 11.1), with our contact as this number; `None`: our own
+    /// address makes no URI.
+    pub fn options(&mut self, uri: Uri, flow: &Flow, number: &Number) -> Option<SipRequest> {
+        let host = self.domain.via_host(flow);
+        let from = NameAddr::new(Uri::sip(None, &host, None).ok()?).with_tag(&self.tokens.word());
+        let contact = self.domain.contact(flow, uri.scheme() == Scheme::Sips, number);
+        let options = SipRequest::new(Method::Options, uri.clone())
+            .with("Max-Forwards", "70")
+            .with("From", from.to_bytes())
+            .with("To", NameAddr::new(uri).to_bytes())
+            .with("Call-ID", format!("{}@{host}", self.tokens.word()))
+            .with("CSeq", "1 OPTIONS")
+            .with("Contact", contact)
+            .with("Accept", "application/sdp")
+            .with("User-Agent", &self.domain.config.product);
+        Some(options)
+    }
+
     /// An answer to a challenge of a trunk that we have a login for, once for each request: a
     /// second challenge means it was wrong.
     pub(super) fn answer_challenge(

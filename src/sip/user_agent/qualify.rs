@@ -17,7 +17,7 @@ use super::leg::ClientUse;
 use crate::model::{DeviceId, Now};
 use crate::sip::flow::Flow;
 use crate::sip::leg::{ANONYMOUS, LegSource};
-use crate::sip::message::{Method, NameAddr, Scheme, SipRequest, Uri};
+use crate::sip::message::Uri;
 use crate::sip::registrar::Binding;
 use crate::sip::timers::Timers;
 use crate::sip::transaction::ClientTransactionId;
@@ -209,17 +209,7 @@ impl Probe {
             .account(&phone.device)
             .map(|account| account.number.clone())
             .unwrap_or_else(|| ANONYMOUS.into());
-        let host = ctx.domain.via_host(&flow);
-        let from = NameAddr::new(Uri::sip(None, &host, None).ok()?).with_tag(&ctx.tokens.word());
-        let options = SipRequest::new(Method::Options, uri.clone())
-            .with("Max-Forwards", "70")
-            .with("From", from.to_bytes())
-            .with("To", NameAddr::new(uri.clone()).to_bytes())
-            .with("Call-ID", format!("{}@{host}", ctx.tokens.word()))
-            .with("CSeq", "1 OPTIONS")
-            .with("Contact", ctx.domain.contact(&flow, uri.scheme() == Scheme::Sips, &account))
-            .with("Accept", "application/sdp")
-            .with("User-Agent", &ctx.domain.config.product);
+        let options = ctx.options(uri, &flow, &account)?;
         let transaction = ctx.request(options, flow, |_| ClientUse::Qualify(phone.clone()), now);
         self.waiting = Some(transaction);
         Some(())

@@ -4,6 +4,7 @@ use crate::hex::hex;
 use crate::sip::leg::LegId;
 use crate::sip::message::Headers;
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 
 /// Makes tags, branches and Call-IDs that nobody can guess, all from one seed.
 pub(super) struct TokenGenerator {
@@ -41,6 +42,13 @@ impl TokenGenerator {
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.counter += 1;
         first_word(&self.hash(&[b"number", &self.counter.to_be_bytes()])) % bound
+    }
+
+    /// Some time between half of this and all of it: not everything of a site at one moment (RFC 5626
+    /// 4.5).
+    pub(super) fn scattered(&mut self, most: Duration) -> Duration {
+        let half = most / 2;
+        half + Duration::from_millis(self.below(half.as_millis() as u64 + 1))
     }
 
     pub(super) fn branch(&mut self) -> Vec<u8> {

@@ -10,6 +10,7 @@
 use super::Output;
 use super::context::Context;
 use crate::model::Now;
+use crate::rate_limit::back_off;
 use crate::sip::config::Trunk;
 use crate::sip::flow::{ConnectionId, Flow};
 use crate::sip::user_agent::trunk_targets::flow_to;
@@ -146,11 +147,10 @@ impl TrunkConnection {
         flow.protocol == self.flow.protocol && flow.peer == self.flow.peer
     }
 
-    /// How long until the next attempt: not all of a site's at one moment (RFC 5626 4.5).
+    /// How long until the next attempt.
     fn wait(&mut self, ctx: &mut Context) -> Duration {
-        let most = FIRST.saturating_mul(1 << self.failures.min(6)).min(LONGEST);
+        let most = back_off(FIRST, self.failures, LONGEST);
         self.failures += 1;
-        let half = most / 2;
-        half + Duration::from_millis(ctx.tokens.below(half.as_millis() as u64 + 1))
+        ctx.tokens.scattered(most)
     }
 }

@@ -10,6 +10,7 @@
 use super::Output;
 use super::context::Context;
 use crate::model::Now;
+use crate::rate_limit::back_off;
 use crate::sip::config::{FoundHost, Lookup, LookupAnswer, LookupFault, Trunk};
 use crate::sip::timers::Timers;
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,7 +97,7 @@ impl TrunkNames {
                 is_news.then(|| name.hosts.clone())
             }
             Err(fault) => {
-                let wait = FIRST.saturating_mul(1 << name.failures.min(6)).min(LONGEST);
+                let wait = back_off(FIRST, name.failures, LONGEST);
                 self.timers.set(lookup.clone(), now.mono + wait);
                 name.failures += 1;
                 if name.failures == 1 {

@@ -16,8 +16,9 @@ use super::context::Context;
 use super::leg::ClientUse;
 use super::trunk_targets::{NextHop, TargetAddress, flow_to};
 use crate::model::{DeviceId, Now};
-use crate::sip::config::{Trunk, TrunkTarget};
-use crate::sip::message::{Method, NameAddr, SipRequest, Uri, UriError};
+use crate::sip::config::Trunk;
+use crate::sip::leg::ANONYMOUS;
+use crate::sip::message::{Uri, UriError};
 use crate::sip::timers::Timers;
 use crate::sip::transaction::ClientTransactionId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -255,24 +256,10 @@ fn interval(trunk: &Trunk) -> Duration {
 /// Sends an OPTIONS to a target; `None`: nothing of ours leads there.
 fn ask(trunk: &Trunk, of: TargetOf, ctx: &mut Context, now: Now) -> Option<ClientTransactionId> {
     let (protocol, address) = of.address;
-    let fits = |target: &&TrunkTarget| {
-        target.protocol == protocol && target.addresses().any(|at| at == address)
-    };
-    let target = trunk.targets.iter().find(fits)?;
+    let target = trunk.target_at(protocol, address)?;
     let flow = flow_to(of.address, &ctx.domain.locals)?;
-    let own = ctx.domain.via_host(&flow);
     let uri = target_uri(&NextHop { target, flow }, None).ok()?;
-    let from = NameAddr::new(Uri::sip(None, &own, None).ok()?).with_tag(&ctx.tokens.word());
-    let contact = ctx.domain.contact(&flow, false, &crate::sip::leg::ANONYMOUS.into());
-    let options = SipRequest::new(Method::Options, uri.clone())
-        .with("Max-Forwards", "70")
-        .with("From", from.to_bytes())
-        .with("To", NameAddr::new(uri).to_bytes())
-        .with("Call-ID", format!("{}@{own}", ctx.tokens.word()))
-        .with("CSeq", "1 OPTIONS")
-        .with("Contact", contact)
-        .with("Accept", "application/sdp")
-        .with("User-Agent", &ctx.domain.config.product);
+    let options = ctx.options(uri, &flow, &ANONYMOUS.into())?;
     Some(ctx.request(options, flow, |_| ClientUse::AskTrunk(of), now))
 }
 

@@ -13,7 +13,8 @@ use super::leg::{ClientUse, SentRequest};
 use super::trunk_presence::{TargetOf, target_uri};
 use super::trunk_targets::{NextHop, TargetAddress};
 use crate::model::Now;
-use crate::sip::config::{Registration, Trunk};
+use crate::rate_limit::back_off;
+use crate::sip::config::Registration;
 use crate::sip::flow::Flow;
 use crate::sip::message::{Headers, Method, NameAddr, SipRequest, SipResponse, Uri};
 use crate::sip::timers::Timers;
@@ -268,21 +269,25 @@ impl TrunkRegistration {
         };
         self.cseq += 1;
         let flow = hop.flow;
-        let contact = ctx.domain.contact(&flow, false, &self.registration.contact_user);
-        let seconds = expires.as_secs().to_string();
-        let contact = [contact.as_slice(), b";expires=", seconds.as_bytes()].concat();
         let register = SipRequest::new(Method::Register, uri)
             .with("Max-Forwards", "70")
             .with("From", NameAddr::new(record.clone()).with_tag(&self.tag).to_bytes())
             .with("To", NameAddr::new(record).to_bytes())
             .with("Call-ID", &self.call_id)
             .with("CSeq", format!("{} REGISTER", self.cseq))
-            .with("Contact", contact)
-            .with("Expires", seconds)
+            .with("Contact", self.contact(&flow, expires, ctx))
+            .with("Expires", expires.as_secs().to_string())
             .with("User-Agent", &ctx.domain.config.product);
         let name = name.to_owned();
         let id = ctx.request(register, flow, |sent| ClientUse::Register(name, sent), now);
         self.waiting = Some(id);
+    }
+
+    /// Our Contact, for so long.
+    fn contact(&self, flow: &Flow, expires: Duration, ctx: &Context) -> Vec<u8> {
+        let contact = ctx.domain.contact(flow, false, &self.registration.contact_user);
+        let seconds = expires.as_secs().to_string();
+        [contact.as_slice(), b";expires=", seconds.as_bytes()].concat()
     }
 
     /// A refused REGISTER once more: with an answer to the challenge, or for a longer time.
@@ -310,12 +315,8 @@ impl TrunkRegistration {
                     return false;
                 }
                 self.expires = least;
-                let seconds = least.as_secs().to_string();
-                let contact =
-                    ctx.domain.contact(&sent.flow, false, &self.registration.contact_user);
-                let contact = [contact.as_slice(), b";expires=", seconds.as_bytes()].concat();
-                request.headers.set("Contact", contact);
-                request.headers.set("Expires", seconds);
+                request.headers.set("Contact", self.contact(&sent.flow, least, ctx));
+                request.headers.set("Expires", least.as_secs().to_string());
             }
             _ => return false,
         }
@@ -379,12 +380,9 @@ impl TrunkRegistration {
         (status, after): (u16, Option<Duration>),
         ctx: &mut Context,
     ) -> Duration {
-        let most = FIRST.saturating_mul(1 << self.failures.min(6)).min(LONGEST);
+        let own = ctx.tokens.scattered(back_off(FIRST, self.failures, LONGEST));
         self.failures += 1;
         self.at = None;
-        // Not all of a site's at one moment (RFC 5626 4.5).
-        let half = most / 2;
-        let own = half + Duration::from_millis(ctx.tokens.below(half.as_millis() as u64 + 1));
         let wait = after.map_or(own, |after| own.max(after.min(LONGEST_REST)));
         self.tell(name, RegistrationState::Failed { status, wait }, ctx);
         wait
@@ -394,14 +392,7 @@ impl TrunkRegistration {
     fn leave(&mut self, name: &str, ctx: &mut Context, now: Now) {
         let Some(((protocol, address), flow)) = self.at.take() else { return };
         let trunk = ctx.domain.trunk(name).cloned();
-        let target = trunk.as_ref().and_then(|trunk: &Trunk| {
-            let is_there = |at| at == address;
-            trunk
-                .targets
-                .iter()
-                .find(|target| target.protocol == protocol && target.addresses().any(is_there))
-        });
-        if let Some(target) = target {
+        if let Some(target) = trunk.as_ref().and_then(|trunk| trunk.target_at(protocol, address)) {
             self.send(name, &NextHop { target, flow }, Duration::ZERO, ctx, now);
         }
     }

@@ -25,15 +25,6 @@ fn rings(harness: &mut Harness, leg: LegId) {
     harness.leg(LegEvent::Progress { leg, status: 180, media: None });
 }
 
-fn told(harness: &mut Harness, leg: LegId) -> Vec<u16> {
-    let commands = harness.leg_commands().into_iter();
-    let told = commands.filter_map(|command| match command {
-        LegCommand::TellReferrer { leg: to, status } if to == leg => Some(status),
-        _ => None,
-    });
-    told.collect()
-}
-
 fn the_other(harness: &Harness, first: &CallId) -> CallFact {
     let mut others = harness.calls.values().filter(|call| call.id != *first);
     let other = others.next().expect("a second call").clone();
@@ -489,7 +480,7 @@ fn the_supervisors_of_both_agents_go_on_in_one_call() {
         replaces: Some(asking),
         is_secure: false,
     });
-    assert_eq!(told(&mut harness, colleague), [200]);
+    assert_eq!(harness.told_referrer(colleague), [200]);
     let legs = [
         ("c", customer),
         ("a", agent),
@@ -540,7 +531,7 @@ fn a_phone_transfers_by_itself_with_refer_and_replaces() {
             replaces: Some(replaced),
             is_secure: false,
         });
-        assert_eq!(told(&mut harness, leg), [200]);
+        assert_eq!(harness.told_referrer(leg), [200]);
         assert_eq!(harness.call_id(), first);
         assert_eq!(
             harness.table(&[("c", customer), ("n", colleague), ("s", supervisor)]),
@@ -563,7 +554,7 @@ fn a_refer_that_replaces_what_it_may_not_is_told_so() {
             replaces: Some(other),
             is_secure: false,
         });
-        assert_eq!(told(&mut harness, agent), [481]);
+        assert_eq!(harness.told_referrer(agent), [481]);
     }
     assert_eq!(
         harness.table(&[("c", customer), ("a", agent), ("s", supervisor)]),

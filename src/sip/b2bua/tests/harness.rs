@@ -581,6 +581,16 @@ impl Harness {
             .state
     }
 
+    /// The statuses that the party of this leg was told of its REFER.
+    pub(super) fn told_referrer(&mut self, leg: LegId) -> Vec<u16> {
+        let commands = self.leg_commands().into_iter();
+        let told = commands.filter_map(|command| match command {
+            LegCommand::TellReferrer { leg: to, status } if to == leg => Some(status),
+            _ => None,
+        });
+        told.collect()
+    }
+
     pub(super) fn leg_commands(&mut self) -> Vec<LegCommand> {
         let log = std::mem::take(&mut self.log);
         log.into_iter()

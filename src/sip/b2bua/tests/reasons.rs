@@ -44,16 +44,6 @@ fn refers(harness: &mut Harness, leg: LegId, to: &str) {
     harness.leg(LegEvent::Referred { leg, to, replaces, is_secure: false });
 }
 
-/// The statuses that the party of this leg was told of its REFER.
-fn told(harness: &mut Harness, leg: LegId) -> Vec<u16> {
-    let commands = harness.leg_commands().into_iter();
-    let told = commands.filter_map(|command| match command {
-        LegCommand::TellReferrer { leg: to, status } if to == leg => Some(status),
-        _ => None,
-    });
-    told.collect()
-}
-
 /// The unanswered leg to this number behind a trunk.
 fn ringing_outside(harness: &Harness, number: &str) -> LegId {
     let is_there = |line: &&super::harness::Line| {
@@ -126,7 +116,7 @@ fn the_party_of_a_trunk_that_may_is_replaced_once_somebody_is_there() {
     harness.leg(LegEvent::Progress { leg: next, status: 180, media: None });
     assert!(harness.hears(agent, customer), "nobody could call the customer back");
     harness.answer(next);
-    assert_eq!(told(&mut harness, customer), [200]);
+    assert_eq!(harness.told_referrer(customer), [200]);
     assert!(harness.lines[&customer].ended);
     assert_eq!(harness.table(&[("c", customer), ("a", agent), ("n", next)]), "an na");
     harness.hangs_up(next);
@@ -139,14 +129,14 @@ fn it_goes_out_by_its_own_trunk_and_by_no_other() {
     let (customer, agent) = talk(&mut harness, "a-law");
     for (to, status) in [("0301", 403), ("999", 404), ("5001", 486)] {
         refers(&mut harness, customer, to);
-        assert_eq!(told(&mut harness, customer), [status], "{to}");
+        assert_eq!(harness.told_referrer(customer), [status], "{to}");
         assert!(harness.hears(agent, customer) && harness.hears(customer, agent), "{to}");
     }
     refers(&mut harness, customer, "0801");
     let next = ringing_outside(&harness, "0801");
     harness.leg(LegEvent::Progress { leg: next, status: 180, media: None });
     harness.leg(LegEvent::Refused { leg: next, status: 486 });
-    assert_eq!(told(&mut harness, customer), [486]);
+    assert_eq!(harness.told_referrer(customer), [486]);
     assert_eq!(harness.table(&[("c", customer), ("a", agent)]), "ca ac", "nothing is lost");
     refers(&mut harness, customer, "0801");
     let next = ringing_outside(&harness, "0801");
@@ -160,7 +150,7 @@ fn the_party_of_any_other_trunk_sends_nobody_anywhere() {
     let (customer, agent) = talk(&mut harness, "city");
     for to in ["5002", "0301"] {
         refers(&mut harness, customer, to);
-        assert_eq!(told(&mut harness, customer), [403]);
+        assert_eq!(harness.told_referrer(customer), [403]);
     }
     assert_eq!(harness.find_ringing(OTHER), None);
     assert_eq!(harness.table(&[("c", customer), ("a", agent)]), "ca ac");

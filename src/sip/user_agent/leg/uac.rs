@@ -139,17 +139,7 @@ impl OutgoingInvite {
             return;
         }
         self.cancelled = true;
-        let sent = &self.sent;
-        let key = ClientKey { branch: sent.branch.clone(), method: b"CANCEL".to_vec() };
-        let bytes = cancel(sent, reason).to_bytes();
-        ctx.transactions.request(
-            key,
-            TransactionKind::Other,
-            sent.flow,
-            bytes,
-            ClientUse::Other,
-            now.mono,
-        );
+        send_cancel(&self.sent, reason, ctx, now);
         let give_up = ctx.domain.config.timing.give_up();
         ctx.timers.set((leg, LegTimer::Cancelled), now.mono + give_up);
     }
@@ -290,13 +280,8 @@ impl Leg {
         now: Now,
     ) {
         match response.status {
-            ..200 => {
-                let key = ClientKey { branch: sent.branch.clone(), method: b"CANCEL".to_vec() };
-                if ctx.transactions.client(&key).is_none() {
-                    let (kind, bytes) = (TransactionKind::Other, cancel(sent, None).to_bytes());
-                    let client = ClientUse::Other;
-                    ctx.transactions.request(key, kind, sent.flow, bytes, client, now.mono);
-                }
+            ..200 if ctx.transactions.client(&cancel_key(sent)).is_none() => {
+                send_cancel(sent, None, ctx, now)
             }
             200..300 => refuse_fork(id, sent, response, ctx, now),
             _ => {}
@@ -610,6 +595,16 @@ pub(in crate::sip::user_agent) fn refusal_ack(
     ack.headers.copy(&["Call-ID", "Route"], &invite.headers);
     ack.headers.push("CSeq", format!("{} ACK", sent.cseq));
     ack
+}
+
+fn cancel_key(sent: &SentRequest) -> ClientKey {
+    ClientKey { branch: sent.branch.clone(), method: b"CANCEL".to_vec() }
+}
+
+fn send_cancel(sent: &SentRequest, reason: HangupReason, ctx: &mut Context, now: Now) {
+    let (kind, bytes) = (TransactionKind::Other, cancel(sent, reason).to_bytes());
+    let key = cancel_key(sent);
+    ctx.transactions.request(key, kind, sent.flow, bytes, ClientUse::Other, now.mono);
 }
 
 fn cancel(sent: &SentRequest, reason: HangupReason) -> SipRequest {
