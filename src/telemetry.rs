@@ -2,6 +2,7 @@
 
 mod process;
 
+use crate::model::{Refusal, Subject};
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -65,6 +66,16 @@ impl<T: fmt::Display> fmt::Debug for Pii<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// The text of a refusal for a log line, its numbers as [`Pii`].
+pub fn logged(refusal: &Refusal) -> Refusal {
+    let mut logged = refusal.clone();
+    if let Some(Subject::Number(number)) = &refusal.subject {
+        logged = logged.renamed(Subject::Number(Pii(number).to_string().into()));
+    }
+    logged.quoted = refusal.quoted.as_ref().map(|quoted| Pii(quoted).to_string());
+    logged
 }
 
 /// Lets numbers and URIs into the log, or keeps them out (the default).
@@ -480,6 +491,7 @@ pub fn admin(metrics: Option<Metrics>, ready: Ready, measure: Measure) -> Router
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Reason;
     use std::sync::{Mutex, PoisonError};
 
     #[derive(Clone, Default)]
@@ -564,5 +576,10 @@ mod tests {
     #[test]
     fn personal_data_is_redacted() {
         assert_eq!(format!("{} {:?}", Pii("5001"), Pii("sip:5001@x")), "<redacted> <redacted>");
+        let refusal = Refusal::number(Reason::InvalidState, &"5001".into(), "'{}' as '{}'.");
+        let refusal = logged(&refusal.quoting("05001"));
+        assert_eq!(refusal.to_string(), "'<redacted>' as '<redacted>'.");
+        let refusal = Refusal::device(Reason::InvalidState, &"5001".into(), "'{}' is busy.");
+        assert_eq!(logged(&refusal).to_string(), "'5001' is busy.");
     }
 }

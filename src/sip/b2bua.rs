@@ -217,6 +217,15 @@ pub enum Output {
         /// Why the number leads nowhere.
         why: Unroutable,
     },
+    /// To the log: what a phone has asked for by a feature code, or a key, is not done.
+    CodeRefused {
+        /// The device that has dialled or pressed it.
+        device: DeviceId,
+        /// The code without its number, or the key.
+        code: String,
+        /// Why.
+        refusal: Refusal,
+    },
     /// To the log.
     Remark(Remark),
 }

@@ -7,6 +7,7 @@ use crate::model::{
     Activity, AdmissionAsked, CallFact, CallId, DeviceId, Failure, LegState, Mode, MonitorFact,
     MonitorState, Now, Reason, Refusal, Scope, Timestamp,
 };
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -320,18 +321,20 @@ impl Monitor {
             (
                 MonitorPhase::Inviting { .. },
                 LegOutcome::Busy
-                | LegOutcome::Rejected
+                | LegOutcome::Rejected { .. }
                 | LegOutcome::NoAnswer
-                | LegOutcome::Unreachable
+                | LegOutcome::Unregistered
+                | LegOutcome::Unreachable { .. }
                 | LegOutcome::HungUp,
             ) => self.fall_back(why_not(&self.supervisor, outcome), now, ctx),
             (
                 MonitorPhase::Joined { .. },
                 LegOutcome::HungUp
                 | LegOutcome::Busy
-                | LegOutcome::Rejected
+                | LegOutcome::Rejected { .. }
                 | LegOutcome::NoAnswer
-                | LegOutcome::Unreachable,
+                | LegOutcome::Unregistered
+                | LegOutcome::Unreachable { .. },
             ) => {
                 self.pass(ctx);
                 self.leave(now, ctx);
@@ -693,14 +696,29 @@ impl MonitorPhase {
 
 fn why_not(supervisor: &DeviceId, outcome: LegOutcome) -> Refusal {
     let (reason, pattern) = match outcome {
-        LegOutcome::Busy => (Reason::InvalidState, "Device '{}' is busy."),
-        LegOutcome::Rejected | LegOutcome::HungUp => {
-            (Reason::InvalidState, "Device '{}' has rejected the call.")
+        LegOutcome::Busy => (Reason::InvalidState, "Device '{}' is busy.".into()),
+        LegOutcome::Rejected { status: None } | LegOutcome::HungUp => {
+            (Reason::InvalidState, "Device '{}' has rejected the call.".into())
         }
-        LegOutcome::NoAnswer => (Reason::InvalidState, "Device '{}' does not answer."),
-        LegOutcome::Unreachable | LegOutcome::Answered => {
-            (Reason::Internal, "Device '{}' is not registered.")
+        LegOutcome::Rejected { status: Some(status) } => (
+            Reason::InvalidState,
+            Cow::from(format!("Device '{{}}' has rejected the call: {status}.")),
+        ),
+        LegOutcome::NoAnswer => (Reason::InvalidState, "Device '{}' does not answer.".into()),
+        LegOutcome::Unregistered | LegOutcome::Answered => {
+            (Reason::Internal, "Device '{}' is not registered.".into())
         }
+        LegOutcome::Unreachable { status: Some(status) } => (
+            Reason::Internal,
+            Cow::from(format!(
+                "Device '{{}}' can not be reached: its phone or switch answers {status}. Is it \
+                 registered there?"
+            )),
+        ),
+        LegOutcome::Unreachable { status: None } => (
+            Reason::Internal,
+            "Device '{}' can not be reached: its phone or switch does not answer.".into(),
+        ),
     };
     Refusal::device(reason, supervisor, pattern)
 }

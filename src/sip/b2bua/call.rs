@@ -184,9 +184,7 @@ impl Call {
                     Err(fault) => return self.handle_unusable(leg, is_callee, fault, ctx),
                 }
             }
-            PartyEvent::Refused(status) => {
-                return self.callee_failed(leg, CalleeFailure::Refused(status), ctx);
-            }
+            PartyEvent::CalleeFailed(failure) => return self.callee_failed(leg, failure, ctx),
             PartyEvent::Confirmed(answer) => {
                 let is_callee = party.is_callee();
                 if party.exchange == PartyExchange::AnswerDue {
@@ -300,7 +298,7 @@ impl Call {
             return self.callee_failed(leg, CalleeFailure::Unusable, ctx);
         }
         let release = Release::Hangup(Some(HangupCause::NotAcceptable));
-        self.leave(leg, release, LegOutcome::Rejected, ctx);
+        self.leave(leg, release, LegOutcome::Rejected { status: None }, ctx);
         Next::Nothing
     }
 

@@ -6,7 +6,7 @@ use super::consultation::Consultation;
 use super::leg_factory::Describer;
 use super::media_address::MediaReach;
 use super::party::{LegStage, Party, PartyEvent, PartyStart, ReadSdp};
-use super::rejection::Rejection;
+use super::rejection::{CalleeFailure, Rejection};
 use super::routing::{CalledParty, CallingParty, DialPlan, Unroutable};
 use super::step::Ctx;
 use super::{B2bua, Environment, MediaPolicy, role_of};
@@ -127,7 +127,12 @@ impl<E: Environment> B2bua<E> {
                 self.handle_party(leg, PartyEvent::Answered(answer), now);
             }
             LegEvent::Refused { leg, status } => {
-                self.handle_party(leg, PartyEvent::Refused(status), now)
+                let failure = CalleeFailure::Refused(status);
+                self.handle_party(leg, PartyEvent::CalleeFailed(failure), now)
+            }
+            LegEvent::Failed { leg, status } => {
+                let failure = CalleeFailure::Unreached(status);
+                self.handle_party(leg, PartyEvent::CalleeFailed(failure), now)
             }
             LegEvent::Confirmed { leg, media } => {
                 let answer = media.map(|body| self.read(leg, &body));

@@ -26,7 +26,7 @@ impl<E: Environment> B2bua<E> {
                     Err(link) => self.invite_supervisor(&supervisor, link, &id, now),
                 };
                 if !is_invited {
-                    self.supervision.handle_leg(&supervisor, &id, LegOutcome::Unreachable, now);
+                    self.supervision.handle_leg(&supervisor, &id, LegOutcome::Unregistered, now);
                 }
             }
             SupervisionOutput::Hear { supervisor, call, activity, coached, takeover } => {

@@ -302,6 +302,6 @@ impl Call {
         if let Some(transfer) = self.transfer.as_mut().filter(|transfer| transfer.to == leg) {
             transfer.to = new;
         }
-        self.leave(leg, release, LegOutcome::Rejected, ctx);
+        self.leave(leg, release, LegOutcome::Rejected { status: None }, ctx);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::codec_selection::{codecs_of, first_of, media_of, prefer};
 use super::media_address::{MediaDestination, MediaReach, Remark};
-use super::rejection::{Rejection, refuse_offer};
+use super::rejection::{CalleeFailure, Rejection, refuse_offer};
 use super::routing::{DialPlan, Trail};
 use super::step::{Ctx, Step};
 use super::{MediaPolicy, Output, identity};
@@ -147,8 +147,8 @@ pub(super) enum PartyEvent {
     Progress { status: u16, early: Option<ReadSdp> },
     /// 200 to our INVITE.
     Answered(ReadSdp),
-    /// A refusal of our INVITE.
-    Refused(u16),
+    /// Our INVITE has come to nothing.
+    CalleeFailed(CalleeFailure),
     /// The ACK to our 200, with an answer if the 200 carried an offer.
     Confirmed(Option<ReadSdp>),
     /// A re-INVITE, perhaps without an offer.

@@ -70,6 +70,8 @@ pub(super) enum Rejection {
 pub(super) enum CalleeFailure {
     /// Its peer has refused the INVITE with this status.
     Refused(u16),
+    /// Its peer has said nothing to the INVITE, or nothing that can be used: our own status.
+    Unreached(u16),
     /// Its phone has sent the caller elsewhere, and that leads nowhere.
     Redirected(Unroutable),
     /// Its user has declined the call.
@@ -82,7 +84,7 @@ impl CalleeFailure {
     /// The status that a party is told that has asked for it at its phone.
     pub(super) fn sip_status(self) -> u16 {
         match self {
-            CalleeFailure::Refused(status) => status,
+            CalleeFailure::Refused(status) | CalleeFailure::Unreached(status) => status,
             CalleeFailure::Redirected(why) => why.sip_status(),
             CalleeFailure::Declined => 603,
             CalleeFailure::Unusable => SdpError::STATUS,
@@ -93,7 +95,9 @@ impl CalleeFailure {
     /// trunk goes on to look elsewhere, which a 603 would forbid.
     fn as_told_to_caller(self, to_device: bool) -> u16 {
         match self {
-            CalleeFailure::Refused(status) => as_told_to_caller(status, to_device),
+            CalleeFailure::Refused(status) | CalleeFailure::Unreached(status) => {
+                as_told_to_caller(status, to_device)
+            }
             CalleeFailure::Redirected(why) => as_told_to_caller(why.sip_status(), to_device),
             CalleeFailure::Declined => 486,
             CalleeFailure::Unusable => SdpError::STATUS,
@@ -108,7 +112,9 @@ impl CalleeFailure {
     /// How its leg ends.
     pub(super) fn release(self) -> Release {
         match self {
-            CalleeFailure::Refused(_) | CalleeFailure::Redirected(_) => Release::Gone,
+            CalleeFailure::Refused(_)
+            | CalleeFailure::Unreached(_)
+            | CalleeFailure::Redirected(_) => Release::Gone,
             CalleeFailure::Declined => Release::Hangup(Some(HangupCause::Declined)),
             CalleeFailure::Unusable => Release::Hangup(Some(HangupCause::NotAcceptable)),
         }
@@ -118,10 +124,17 @@ impl CalleeFailure {
     pub(super) fn outcome(self) -> LegOutcome {
         match self {
             CalleeFailure::Refused(486 | 600) => LegOutcome::Busy,
-            CalleeFailure::Refused(408 | 487) => LegOutcome::NoAnswer,
-            CalleeFailure::Refused(404 | 410 | 480 | 500..=599 | 604) => LegOutcome::Unreachable,
-            CalleeFailure::Refused(_) | CalleeFailure::Declined | CalleeFailure::Unusable => {
-                LegOutcome::Rejected
+            CalleeFailure::Refused(408 | 487) | CalleeFailure::Unreached(408) => {
+                LegOutcome::NoAnswer
+            }
+            CalleeFailure::Refused(status @ (404 | 410 | 480 | 500..=599 | 604)) => {
+                LegOutcome::Unreachable { status: Some(status) }
+            }
+            CalleeFailure::Refused(status) => LegOutcome::Rejected { status: Some(status) },
+            CalleeFailure::Unreached(480) => LegOutcome::Unregistered,
+            CalleeFailure::Unreached(503) => LegOutcome::Unreachable { status: None },
+            CalleeFailure::Unreached(_) | CalleeFailure::Declined | CalleeFailure::Unusable => {
+                LegOutcome::Rejected { status: None }
             }
             CalleeFailure::Redirected(why) => CalleeFailure::Refused(why.sip_status()).outcome(),
         }

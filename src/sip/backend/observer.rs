@@ -5,12 +5,13 @@ use crate::media::engine::EngineStats;
 use crate::media::{Codec, LegStats};
 use crate::model::{
     CallFact, CallId, DeviceId, Fact, LegState, MonitorFact, MonitorState, Now, Number, PartyRole,
+    Refusal,
 };
 use crate::sip::b2bua::{Remark, Unroutable};
 use crate::sip::leg::{LegEvent, LegId, LegSource};
 use crate::sip::message::reason_phrase;
 use crate::sip::sdp::SdpFault;
-use crate::telemetry::Pii;
+use crate::telemetry::{Pii, logged};
 use metrics::{counter, gauge, histogram};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -113,6 +114,7 @@ impl Observer {
             | LegEvent::Progress { leg, .. }
             | LegEvent::Answered { leg, .. }
             | LegEvent::Refused { leg, .. }
+            | LegEvent::Failed { leg, .. }
             | LegEvent::Redirected { leg, .. }
             | LegEvent::Confirmed { leg, .. }
             | LegEvent::Offered { leg, .. }
@@ -345,6 +347,7 @@ impl Observer {
                 call = failure.call.as_ref().map(CallId::as_str),
                 request_id = failure.request_id.as_ref().map(|id| id.as_str()),
                 reason = %failure.refusal.reason,
+                error = %logged(&failure.refusal),
                 "failed"
             ),
             _ => {}
@@ -415,12 +418,17 @@ impl Observer {
     }
 
     fn monitor(&mut self, monitor: &MonitorFact, now: Instant) {
-        let (state, joined) = match &monitor.state {
-            MonitorState::Armed => ("armed", None),
-            MonitorState::Admitting { .. } => ("admitting", None),
-            MonitorState::Inviting { .. } => ("inviting", None),
-            MonitorState::Joined { call, .. } => ("joined", Some(call.clone())),
+        let asked = monitor.activity;
+        // A key or a switch changes what is done on this call alone.
+        let (state, joined, activity) = match &monitor.state {
+            MonitorState::Armed => ("armed", None, asked),
+            MonitorState::Admitting { .. } => ("admitting", None, asked),
+            MonitorState::Inviting { .. } => ("inviting", None, asked),
+            MonitorState::Joined { call, activity, .. } => {
+                ("joined", Some(call.clone()), *activity)
+            }
         };
+        let switched = (activity != asked).then_some(asked.as_str());
         let before = self.monitors.remove(&monitor.supervisor);
         let (was, came) = before.map_or((None, None), |before| (before.joined, before.coming));
         let (supervisor, target) = (&monitor.supervisor, &monitor.target);
@@ -442,7 +450,8 @@ impl Observer {
                     %supervisor,
                     monitored = %target,
                     call = %call,
-                    activity = monitor.activity.as_str(),
+                    activity = activity.as_str(),
+                    asked = switched,
                     "supervisor joined"
                 );
             }
@@ -451,7 +460,8 @@ impl Observer {
                     %supervisor,
                     monitored = %target,
                     state,
-                    activity = monitor.activity.as_str(),
+                    activity = activity.as_str(),
+                    asked = switched,
                     "monitor"
                 )
             }
@@ -507,6 +517,12 @@ fn measure_leg(stats: &LegStats) {
     if let Some(time) = stats.round_trip {
         histogram!("undertone_media_round_trip_seconds").record(time.as_secs_f64());
     }
+}
+
+/// A feature code, or a key, is refused.
+pub(super) fn code_refused(device: &DeviceId, code: &str, refusal: &Refusal) {
+    let reason = refusal.reason.as_str();
+    tracing::info!(%device, code, reason, error = %logged(refusal), "feature code refused");
 }
 
 fn opinion(hundredths: u16) -> f64 {

@@ -231,6 +231,7 @@ impl Harness {
     pub(super) fn leg(&mut self, event: LegEvent) {
         match &event {
             LegEvent::Refused { leg, .. }
+            | LegEvent::Failed { leg, .. }
             | LegEvent::Redirected { leg, .. }
             | LegEvent::Ended { leg, .. } => self.line(*leg).ended = true,
             LegEvent::Answered { leg, .. } => self.line(*leg).answered = true,
@@ -697,6 +698,7 @@ impl Harness {
             Output::Keep(Persist::Device(_))
             | Output::Unusable { .. }
             | Output::Denied { .. }
+            | Output::CodeRefused { .. }
             | Output::Remark(_) => {}
         }
     }

@@ -57,7 +57,7 @@ fn invite_to(stage: &mut Stage, at: &str) -> SipRequest {
 fn refused(stage: &mut Stage) -> Vec<u16> {
     let events = stage.events().into_iter();
     let status = |event| match event {
-        LegEvent::Refused { status, .. } => status,
+        LegEvent::Refused { status, .. } | LegEvent::Failed { status, .. } => status,
         other => panic!("{other:?}"),
     };
     events.map(status).collect()
