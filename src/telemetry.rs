@@ -108,9 +108,13 @@ pub fn start_log(config: &LogConfig) {
 
 /// Our own modules keep secrets out of every line. Libraries write down at TRACE what passes
 /// through them, tokens, cookies and keys with it: that is not logged, whatever the filter says.
+/// Nor is what the resolver warns of: a line for each datagram that anybody may send it, and a
+/// lookup that fails has a line of ours.
 fn may_be_logged(about: &Metadata<'_>) -> bool {
-    let is_ours = about.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
-    is_ours || *about.level() != Level::TRACE
+    let origin = about.target().split("::").next().unwrap_or_default();
+    let is_resolver = origin.starts_with("hickory_");
+    let is_ours = origin == env!("CARGO_CRATE_NAME");
+    is_ours || *about.level() != Level::TRACE && !(is_resolver && *about.level() == Level::WARN)
 }
 
 /// A writer that lets no control character reach the terminal but the end of each event: no input
@@ -506,6 +510,24 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_the_resolver_warns_of_each_datagram_is_not_logged() {
+        let page = Page::default();
+        let to = page.clone();
+        let log = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || to.clone());
+        let log = tracing_subscriber::registry().with(log).with(filter_fn(may_be_logged));
+        tracing::subscriber::with_default(log, || {
+            tracing::warn!(target: "hickory_net::udp::udp_client_stream", "a wrong id");
+            tracing::warn!(target: "hyper", "kept");
+            tracing::warn!("kept");
+            tracing::debug!(target: "hickory_resolver", "kept");
+        });
+        let bytes = page.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let text = String::from_utf8(bytes).expect("text");
+        assert_eq!(text.matches("kept").count(), 3, "{text}");
+        assert!(!text.contains("a wrong id"), "{text}");
     }
 
     const EVIL: &str = "x\r\n{\"level\":\"INFO\"}\u{1b}[2J\u{9b}2J\u{2028}\u{202e}";

@@ -51,6 +51,7 @@ const WALLS: &[(&str, &[&str])] = &[
         "config",
         &[
             "model",
+            "attach",
             "audit",
             "cometd",
             "gateway",

@@ -447,12 +447,8 @@ impl BackendTask {
                 };
                 metrics::gauge!("undertone_sip_registrations").set(self.registered.len() as f64);
                 let account = self.endpoint.agent().config().accounts.get(device);
-                // The line of its trunk tells how many devices come and go with it.
-                match (account.is_none_or(|account| account.via.is_some()), registered) {
-                    (true, _) => tracing::debug!(%device, registered, "presence of a device"),
-                    (false, true) => tracing::info!(%device, "phone registered"),
-                    (false, false) => tracing::info!(%device, "phone no longer registered"),
-                }
+                let registers_here = account.is_some_and(|account| account.via.is_none());
+                observer::presence(device, *registered, registers_here);
             }
             LegEvent::TrunkLocated { trunk, hosts } => {
                 tracing::info!(trunk, addresses = hosts.len(), "the names of a trunk are known")

@@ -232,6 +232,9 @@ impl Leg {
         let receives = |media: LegMedia| media.receive && media.remote.is_some();
         if before.is_some_and(|before| sends(before) != sends(media)) {
             self.stream.cut();
+            // A phone that hears nobody holds: it sends music, or nothing, while its numbers may
+            // count on.
+            self.reception.pause();
         }
         if !receives(media) {
             self.noise = None;

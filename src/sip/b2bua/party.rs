@@ -573,7 +573,7 @@ impl Party {
         Identity { is_private: self.is_private, ..identity(&self.number, "") }
     }
 
-    /// The configuration says what the party's switch calls it, and the switch has answered without
+    /// The party's switch calls it by a name that the configuration knows, and has answered without
     /// a word of it.
     pub(super) fn note_unnamed(&self, plan: &DialPlan, out: &mut Step) {
         let has_names = |device: &DeviceId| plan.knows_names(device);

@@ -665,3 +665,28 @@ fn challenges_of_several_realms_are_answered_with_the_login_of_each() {
     stage.hear(CARRIER, &answer(&invite, 401, ";tag=c", challenge, ""));
     assert_eq!(refused(&mut stage), [401]);
 }
+
+#[test]
+fn a_switch_that_refuses_a_call_is_told_with_what_its_owner_may_have_forgotten() {
+    for (status, hint) in
+        [(403, "calls outside"), (603, "calls outside"), (404, "registered"), (486, "")]
+    {
+        let mut stage = Stage::new();
+        stage.command(call_carrier(LegId(1)));
+        let invite = stage.request("INVITE");
+        stage.hear(CARRIER, &answer(&invite, status, ";tag=x", "", ""));
+        let said = stage.refusals[0].hint().unwrap_or_default();
+        assert!(said.contains(hint), "{status}: {said}");
+        assert_eq!(said.is_empty(), hint.is_empty(), "{status}: {said}");
+    }
+    let mut stage = Stage::new();
+    stage.register_phone();
+    let mut command = call_carrier(LegId(1));
+    if let LegCommand::Invite { to, .. } = &mut command {
+        *to = Destination::Device(device("phone-1"));
+    }
+    stage.command(command);
+    let invite = stage.request("INVITE");
+    stage.hear(PHONE, &answer(&invite, 603, ";tag=x", "", ""));
+    assert_eq!(stage.refusals[0].hint(), None, "its user has declined");
+}
