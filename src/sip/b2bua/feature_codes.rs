@@ -102,6 +102,11 @@ impl FeatureCodes {
         calls.chain(self.keys.values().map(|key| key.deadline)).min()
     }
 
+    #[cfg(test)]
+    pub(super) fn parties(&self) -> impl Iterator<Item = &Party> {
+        self.calls.values().map(|call| &call.party)
+    }
+
     /// No phone waits.
     pub(super) fn is_idle(&self) -> bool {
         self.calls.is_empty()

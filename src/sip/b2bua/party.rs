@@ -4,6 +4,7 @@
 //! to the others is decided by its [`Call`](super::call::Call).
 
 use super::codec_selection::{codecs_of, first_of, media_of, prefer};
+use super::leg_index::TrunkSeat;
 use super::media_address::{MediaDestination, MediaReach, Remark};
 use super::rejection::{CalleeFailure, Rejection, refuse_offer};
 use super::routing::{DialPlan, Trail};
@@ -43,6 +44,8 @@ pub(super) struct Party {
     /// Where its signalling comes from, once something has come.
     pub(super) place: Option<MediaReach>,
     pub(super) stage: LegStage,
+    /// Its place at the trunk that it goes by, until its leg ends.
+    pub(super) seat: Option<TrunkSeat>,
     /// The phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked
     /// something.
     pub(super) rings: bool,
@@ -216,6 +219,7 @@ impl Party {
             policy,
             place: None,
             stage,
+            seat: None,
             rings: false,
             to_be_asked: false,
             muted: false,
@@ -372,6 +376,7 @@ impl Party {
             }
         };
         self.exchange = PartyExchange::Idle;
+        self.seat = None;
         self.media = None;
         self.keys = None;
         if let Some(link) = &mut self.link {
