@@ -130,6 +130,7 @@ impl CalleeFailure {
             CalleeFailure::Refused(status @ (404 | 410 | 480 | 500..=599 | 604)) => {
                 LegOutcome::Unreachable { status: Some(status) }
             }
+            CalleeFailure::Refused(603) => LegOutcome::Rejected { status: None },
             CalleeFailure::Refused(status) => LegOutcome::Rejected { status: Some(status) },
             CalleeFailure::Unreached(480) => LegOutcome::Unregistered,
             CalleeFailure::Unreached(503) => LegOutcome::Unreachable { status: None },

@@ -313,11 +313,12 @@ fn a_supervisors_phone_that_can_not_be_reached_is_named_with_what_its_switch_has
     let refused = |leg, status| LegEvent::Refused { leg, status };
     let failed = |leg, status| LegEvent::Failed { leg, status };
     type Outcome = fn(LegId, u16) -> LegEvent;
-    let rows: [(Outcome, u16, Reason, &str); 7] = [
+    let rows: [(Outcome, u16, Reason, &str); 8] = [
         (refused, 404, Reason::Internal, "can not be reached: its phone or switch answers 404."),
         (refused, 480, Reason::Internal, "can not be reached: its phone or switch answers 480."),
         (refused, 503, Reason::Internal, "can not be reached: its phone or switch answers 503."),
         (refused, 403, Reason::InvalidState, "has rejected the call: 403."),
+        (refused, 603, Reason::InvalidState, "has rejected the call."),
         (failed, 503, Reason::Internal, "its phone or switch does not answer."),
         (failed, 480, Reason::Internal, "is not registered."),
         (failed, 408, Reason::InvalidState, "does not answer."),
