@@ -580,6 +580,9 @@ impl BackendTask {
                 Output::Reply { id, result } => replies.push((id, result)),
                 Output::Unusable { leg, fault } => self.observer.unusable(leg, &fault),
                 Output::Denied { leg, why } => self.observer.denied(leg, why),
+                Output::Relayed { supervisor, call, codec } => {
+                    self.observer.relayed(&supervisor, &call, codec)
+                }
                 Output::Remark(remark) => self.observer.remark(remark),
             }
         }

@@ -307,6 +307,9 @@ impl Monitor {
             return;
         }
         match (&self.state, outcome) {
+            (MonitorPhase::Admitting { .. }, LegOutcome::Relayed) => {
+                self.fall_back(why_not(&self.supervisor, outcome), now, ctx)
+            }
             (MonitorPhase::Armed | MonitorPhase::Admitting { .. }, _)
             | (MonitorPhase::Joined { .. }, LegOutcome::Answered) => {}
             (MonitorPhase::Inviting { .. }, LegOutcome::Answered)
@@ -323,7 +326,8 @@ impl Monitor {
                 | LegOutcome::Rejected
                 | LegOutcome::NoAnswer
                 | LegOutcome::Unreachable
-                | LegOutcome::HungUp,
+                | LegOutcome::HungUp
+                | LegOutcome::Relayed,
             ) => self.fall_back(why_not(&self.supervisor, outcome), now, ctx),
             (
                 MonitorPhase::Joined { .. },
@@ -331,7 +335,8 @@ impl Monitor {
                 | LegOutcome::Busy
                 | LegOutcome::Rejected
                 | LegOutcome::NoAnswer
-                | LegOutcome::Unreachable,
+                | LegOutcome::Unreachable
+                | LegOutcome::Relayed,
             ) => {
                 self.pass(ctx);
                 self.leave(now, ctx);
@@ -693,6 +698,7 @@ impl MonitorPhase {
 
 fn why_not(supervisor: &DeviceId, outcome: LegOutcome) -> Refusal {
     let (reason, pattern) = match outcome {
+        LegOutcome::Relayed => return Refusal::relayed(),
         LegOutcome::Busy => (Reason::InvalidState, "Device '{}' is busy."),
         LegOutcome::Rejected | LegOutcome::HungUp => {
             (Reason::InvalidState, "Device '{}' has rejected the call.")

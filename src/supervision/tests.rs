@@ -146,6 +146,7 @@ fn a_phone_that_is_busy_or_rejects_or_is_away_fails_and_the_monitor_stays_armed(
         (LegOutcome::Rejected, Reason::InvalidState),
         (LegOutcome::NoAnswer, Reason::InvalidState),
         (LegOutcome::Unreachable, Reason::Internal),
+        (LegOutcome::Relayed, Reason::InvalidState),
     ] {
         for mode in [NextCall, AllCalls] {
             let mut house = House::default();
@@ -638,13 +639,14 @@ enum Step {
 const BOSSES: [&str; 3] = ["boss", "chief", "head"];
 const AGENTS: [&str; 3] = ["anna", "bert", "cleo"];
 const CALLS: [&str; 3] = ["c", "d", "e"];
-const OUTCOMES: [LegOutcome; 6] = [
+const OUTCOMES: [LegOutcome; 7] = [
     LegOutcome::Answered,
     LegOutcome::Busy,
     LegOutcome::Rejected,
     LegOutcome::NoAnswer,
     LegOutcome::Unreachable,
     LegOutcome::HungUp,
+    LegOutcome::Relayed,
 ];
 const STATES: [LegState; 5] = [Dialing, Ringing, Established, Held, Released];
 

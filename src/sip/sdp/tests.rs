@@ -79,7 +79,70 @@ fn static_types_need_no_map_and_maps_beat_static_types() {
         codecs("m=audio 5000 RTP/AVP 96 8\na=rtpmap:96 pcmu/8000\n"),
         Ok(vec![(96, Codec::Pcmu), (8, Codec::Pcma)])
     );
-    assert_eq!(codecs("m=audio 5000 RTP/AVP 0\na=rtpmap:0 G729/8000\n"), Err(SdpError::Codec));
+    assert_eq!(codecs("m=audio 5000 RTP/AVP 0\na=rtpmap:0 G728/8000\n"), Err(SdpError::Codec));
+}
+
+#[test]
+fn g729_is_read_with_and_without_a_map_and_comes_after_all_that_can_be_mixed() {
+    let codecs = |rest: &str| parse("IP4 192.0.2.1", rest).map(|session| session.audio.codecs);
+    assert_eq!(codecs("m=audio 5000 RTP/AVP 18 101\n"), Ok(vec![(18, Codec::G729)]));
+    for name in ["G729", "g729", "G729a", "G729ab"] {
+        let rest = format!("m=audio 5000 RTP/AVP 18\na=rtpmap:18 {name}/8000\n");
+        assert_eq!(codecs(&rest), Ok(vec![(18, Codec::G729)]), "{name}");
+    }
+    for name in ["G729D/8000", "G729E/8000", "G7291/16000", "G729/16000", "G729/8000/2"] {
+        let rest = format!("m=audio 5000 RTP/AVP 18\na=rtpmap:18 {name}\n");
+        assert_eq!(codecs(&rest), Err(SdpError::Codec), "{name}");
+    }
+    assert_eq!(
+        codecs("m=audio 5000 RTP/AVP 18 96 8\na=rtpmap:96 opus/48000/2\n"),
+        Ok(vec![(96, Codec::Opus), (8, Codec::Pcma), (18, Codec::G729)])
+    );
+}
+
+#[test]
+fn g729_alone_is_answered_with_telephone_events_beside_it() {
+    let offer = parse(
+        "IP4 192.0.2.1",
+        "m=audio 5000 RTP/AVP 18 97\na=rtpmap:97 telephone-event/8000\na=fmtp:18 annexb=no\n",
+    );
+    let (body, agreed) = ours().answer(&offer.unwrap(), Direction::SendRecv);
+    assert_eq!((agreed.codec, agreed.payload_type), (Codec::G729, 18));
+    assert_eq!(agreed.telephone_event, Some((97, 8000)));
+    assert!(text(body).contains(
+        "RTP/AVP 18 97\na=rtpmap:18 G729/8000\na=fmtp:18 annexb=no\n\
+         a=rtpmap:97 telephone-event/8000\n"
+    ));
+}
+
+#[test]
+fn annex_b_of_g729_is_said_until_one_side_has_ruled_it_out() {
+    let said = |local: &mut Local| {
+        let offer = text(local.offer_codecs(Direction::SendRecv, &[Codec::G729]));
+        offer.lines().find_map(|line| line.strip_prefix("a=fmtp:18 ")).unwrap().to_owned()
+    };
+    let answers = |local: &mut Local, fmtp: &str| {
+        let rest = format!("m=audio 5000 RTP/AVP 18\n{fmtp}");
+        local.accept(&parse("IP4 192.0.2.1", &rest).unwrap()).unwrap();
+    };
+    let mut local = ours();
+    assert_eq!(said(&mut local), "annexb=yes");
+    answers(&mut local, "");
+    answers(&mut local, "a=fmtp:18 annexb=yes\n");
+    assert!(local.annex_b());
+    answers(&mut local, "a=fmtp:18 foo; AnnexB = NO\n");
+    assert!(!local.annex_b());
+    assert_eq!(said(&mut local), "annexb=no");
+    // RFC 7261 3.3: an answer without it does not bring it back.
+    answers(&mut local, "");
+    assert_eq!(said(&mut local), "annexb=no");
+    let mut local = ours();
+    local.limit_annex_b(false);
+    assert_eq!(said(&mut local), "annexb=no");
+    // What another format says is not of G.729.
+    let mut local = ours();
+    answers(&mut local, "a=fmtp:101 annexb=no\n");
+    assert!(local.annex_b());
 }
 
 #[test]

@@ -697,6 +697,7 @@ impl Harness {
             Output::Keep(Persist::Device(_))
             | Output::Unusable { .. }
             | Output::Denied { .. }
+            | Output::Relayed { .. }
             | Output::Remark(_) => {}
         }
     }
@@ -884,6 +885,7 @@ pub(super) fn codecs_of(sdp: &[u8]) -> Vec<Codec> {
         .filter_map(|payload| match payload {
             "0" => Some(Codec::Pcmu),
             "8" => Some(Codec::Pcma),
+            "18" => Some(Codec::G729),
             _ => None,
         })
         .collect()
