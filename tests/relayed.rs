@@ -78,7 +78,7 @@ async fn g729_is_relayed_byte_for_byte_and_a_hold_sends_silence_that_is_nothing(
             .any(|packet| packet.payload_type == 101 && packet.payload.first() == Some(&7))
     })
     .await;
-    let calls = server.client(AGENT).get("/me/calls").await;
+    let calls = server.client(AGENT).look("/me/calls?fields=*").await;
     let path = format!("/me/calls/{}", calls["calls"][0]["id"].as_str().unwrap());
     server.post(AGENT, &path, json!({"operationName": "Hold"})).await;
     let held = clock::instant();
