@@ -19,8 +19,8 @@
 //!
 //! With `--via` both sides of each call are devices behind one switch: the caller is known by its
 //! P-Asserted-Identity, the callee is rung through the trunk. And 5,000 devices are registered and
-//! registered again first, each with a challenge; behind a switch the same number costs one OPTIONS
-//! each ten seconds, whatever their number.
+//! registered again first, each with a challenge, then asked by OPTIONS whether they are there;
+//! behind a switch the same number costs one OPTIONS each ten seconds in all.
 
 mod measure;
 
@@ -72,11 +72,14 @@ struct Options {
     slots: usize,
     workers: usize,
     via: bool,
+    /// How often registered devices are asked whether they are there.
+    qualify: Option<Duration>,
     json: bool,
 }
 
 fn options() -> Result<Options, Box<dyn Error>> {
-    let mut options = Options { seconds: 5, slots: 32, workers: 1, via: false, json: false };
+    let mut options =
+        Options { seconds: 5, slots: 32, workers: 1, via: false, qualify: None, json: false };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -269,6 +272,7 @@ fn config(sockets: &Sockets, options: &Options) -> Result<backend::BackendConfig
     let trunk = match options.via {
         true => Trunk {
             sources: vec![source(caller), source(callee)],
+            qualify: Some(Duration::from_secs(10)),
             ..Trunk::at(SWITCH, callee, Protocol::Udp)
         },
         false => Trunk {
@@ -289,6 +293,7 @@ fn config(sockets: &Sockets, options: &Options) -> Result<backend::BackendConfig
     let limits = SipLimits {
         transactions: Bounds { total: usize::MAX, per_source: usize::MAX, ..Bounds::default() },
         legs: usize::MAX,
+        refusals_per_second: u32::MAX,
         ..SipLimits::default()
     };
     Ok(backend::BackendConfig {
@@ -301,6 +306,7 @@ fn config(sockets: &Sockets, options: &Options) -> Result<backend::BackendConfig
             accounts: (0..options.slots).map(number).chain(callers).map(account).collect(),
             trunks: vec![trunk],
             limits,
+            qualify: options.qualify,
             ..SipConfig::default()
         },
         b2bua: B2buaConfig { grace: Duration::ZERO, ..B2buaConfig::default() },
@@ -321,7 +327,9 @@ fn calling(slot: usize) -> String {
 /// What registering costs: each device twice, the second time as a phone refreshes.
 fn print_registrations(options: &Options) -> Result<(), Box<dyn Error>> {
     const DEVICES: usize = 5_000;
-    let options = Options { slots: DEVICES, via: false, ..*options };
+    const QUALIFY: Duration = Duration::from_secs(10);
+    let qualify = Some(QUALIFY);
+    let options = Options { slots: DEVICES, via: false, qualify, ..*options };
     let (running, mut calls) = start(&options)?;
     for what in ["registrations", "refreshes"] {
         let before = Threads::of("self", &OURS);
@@ -334,6 +342,19 @@ fn print_registrations(options: &Options) -> Result<(), Box<dyn Error>> {
             0.6e6 / each
         );
     }
+    let (before, asked, until) = (Threads::of("self", &OURS), calls.asked, instant() + 2 * QUALIFY);
+    while instant() < until {
+        calls.listen(&mut 0)?;
+    }
+    let (cpu, asked) = (Threads::of("self", &OURS).since(&before), calls.asked - asked);
+    if asked == 0 {
+        return Err("no registered device is asked whether it is there".into());
+    }
+    println!(
+        "{asked} OPTIONS in {} s to {DEVICES} devices: {:.0} µs each with its answer",
+        2 * QUALIFY.as_secs(),
+        cpu.as_secs_f64() * 1e6 / asked as f64
+    );
     running.stop();
     Ok(())
 }
@@ -401,8 +422,8 @@ struct Calls {
     taking: bool,
     /// Both sides are devices behind a switch.
     via: bool,
-    /// The switch was asked whether it is there.
-    was_asked: bool,
+    /// OPTIONS that were answered.
+    asked: u64,
     given_up: u64,
     /// While one call is recorded: its datagrams, to the server or from it.
     recorded: Option<Vec<Step>>,
@@ -424,7 +445,7 @@ impl Calls {
             next: 1,
             taking: false,
             via,
-            was_asked: false,
+            asked: 0,
             given_up: 0,
             recorded: None,
             buffer: vec![0; DATAGRAM],
@@ -434,7 +455,7 @@ impl Calls {
     /// The devices behind a switch are there once it has answered.
     fn wait_for_options(&mut self) -> Result<(), Box<dyn Error>> {
         let until = instant() + STUCK;
-        while !self.was_asked {
+        while self.asked == 0 {
             if instant() > until {
                 return Err("the switch is not asked whether it is there".into());
             }
@@ -472,8 +493,15 @@ impl Calls {
                     server = self.server,
                 );
                 socket.send_to(request.as_bytes(), self.server)?;
-                let (length, _) = socket.recv_from(&mut self.buffer)?;
-                let response = std::str::from_utf8(&self.buffer[..length])?;
+                let response = loop {
+                    let (length, _) = socket.recv_from(&mut self.buffer)?;
+                    let message = std::str::from_utf8(&self.buffer[..length])?.to_owned();
+                    if message.starts_with("SIP/2.0 ") {
+                        break message;
+                    }
+                    self.hear_as_callee(&message)?;
+                };
+                let response = response.as_str();
                 let challenges: Vec<&[u8]> =
                     fields(response, "WWW-Authenticate").map(str::as_bytes).collect();
                 let subject = DigestRequest { method: b"REGISTER", uri: uri.as_bytes(), body: b"" };
@@ -689,7 +717,7 @@ impl Calls {
             self.send(CALLEE, ringing.as_bytes())?;
             self.send(CALLEE, answered.as_bytes())
         } else if message.starts_with("OPTIONS ") {
-            self.was_asked = true;
+            self.asked += 1;
             let answered = respond("200 OK", "", "");
             self.send(CALLEE, answered.as_bytes())
         } else if message.starts_with("BYE ") {
