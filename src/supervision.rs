@@ -51,6 +51,8 @@ pub enum LegOutcome {
     },
     /// The supervisor has hung up after the answer.
     HungUp,
+    /// The sound of the call is only relayed, and nobody can be mixed into it.
+    Relayed,
 }
 
 /// Why a supervisor's leg is released.

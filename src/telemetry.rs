@@ -443,6 +443,10 @@ fn describe() {
         "From an event until the answer or frame with it has left; of each answer the oldest event."
     );
     describe_gauge!("undertone_monitors", "Monitors now, by state.");
+    describe_counter!(
+        "undertone_joins_refused_total",
+        "Supervisors that were kept out of a call, by reason: codec (its sound is only relayed)."
+    );
     describe_histogram!(
         "undertone_media_loss_ratio",
         "Of a leg's packets those that the network lost, at its end, by direction."

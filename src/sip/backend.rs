@@ -586,6 +586,9 @@ impl BackendTask {
                 Output::CodeRefused { device, code, refusal } => {
                     observer::code_refused(&device, &code, &refusal)
                 }
+                Output::Relayed { supervisor, call, codec } => {
+                    self.observer.relayed(&supervisor, &call, codec)
+                }
                 Output::Remark(remark) => self.observer.remark(remark),
             }
         }

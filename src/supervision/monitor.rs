@@ -308,6 +308,9 @@ impl Monitor {
             return;
         }
         match (&self.state, outcome) {
+            (MonitorPhase::Admitting { .. }, LegOutcome::Relayed) => {
+                self.fall_back(why_not(&self.supervisor, outcome), now, ctx)
+            }
             (MonitorPhase::Armed | MonitorPhase::Admitting { .. }, _)
             | (MonitorPhase::Joined { .. }, LegOutcome::Answered) => {}
             (MonitorPhase::Inviting { .. }, LegOutcome::Answered)
@@ -325,7 +328,8 @@ impl Monitor {
                 | LegOutcome::NoAnswer
                 | LegOutcome::Unregistered
                 | LegOutcome::Unreachable { .. }
-                | LegOutcome::HungUp,
+                | LegOutcome::HungUp
+                | LegOutcome::Relayed,
             ) => self.fall_back(why_not(&self.supervisor, outcome), now, ctx),
             (
                 MonitorPhase::Joined { .. },
@@ -334,7 +338,8 @@ impl Monitor {
                 | LegOutcome::Rejected { .. }
                 | LegOutcome::NoAnswer
                 | LegOutcome::Unregistered
-                | LegOutcome::Unreachable { .. },
+                | LegOutcome::Unreachable { .. }
+                | LegOutcome::Relayed,
             ) => {
                 self.pass(ctx);
                 self.leave(now, ctx);
@@ -696,6 +701,7 @@ impl MonitorPhase {
 
 fn why_not(supervisor: &DeviceId, outcome: LegOutcome) -> Refusal {
     let (reason, pattern) = match outcome {
+        LegOutcome::Relayed => return Refusal::relayed(),
         LegOutcome::Busy => (Reason::InvalidState, "Device '{}' is busy.".into()),
         LegOutcome::Rejected { status: None } | LegOutcome::HungUp => {
             (Reason::InvalidState, "Device '{}' has rejected the call.".into())

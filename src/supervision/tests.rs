@@ -149,6 +149,7 @@ fn a_phone_that_is_busy_or_rejects_or_is_away_fails_and_the_monitor_stays_armed(
         (LegOutcome::Unregistered, Reason::Internal),
         (LegOutcome::Unreachable { status: None }, Reason::Internal),
         (LegOutcome::Unreachable { status: Some(404) }, Reason::Internal),
+        (LegOutcome::Relayed, Reason::InvalidState),
     ] {
         for mode in [NextCall, AllCalls] {
             let mut house = House::default();
@@ -641,7 +642,7 @@ enum Step {
 const BOSSES: [&str; 3] = ["boss", "chief", "head"];
 const AGENTS: [&str; 3] = ["anna", "bert", "cleo"];
 const CALLS: [&str; 3] = ["c", "d", "e"];
-const OUTCOMES: [LegOutcome; 7] = [
+const OUTCOMES: [LegOutcome; 8] = [
     LegOutcome::Answered,
     LegOutcome::Busy,
     LegOutcome::Rejected { status: Some(603) },
@@ -649,6 +650,7 @@ const OUTCOMES: [LegOutcome; 7] = [
     LegOutcome::Unregistered,
     LegOutcome::Unreachable { status: Some(480) },
     LegOutcome::HungUp,
+    LegOutcome::Relayed,
 ];
 const STATES: [LegState; 5] = [Dialing, Ringing, Established, Held, Released];
 

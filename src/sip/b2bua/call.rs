@@ -20,7 +20,7 @@ use crate::model::{
     Timestamp, UserData,
 };
 use crate::sip::leg::{HangupCause, Identity, LegId, PassedHeader};
-use crate::sip::sdp::SdpFault;
+use crate::sip::sdp::{SdpError, SdpFault};
 use crate::supervision::LegOutcome;
 
 pub(super) struct Call {
@@ -175,6 +175,10 @@ impl Call {
                         if let (Some(device), Some(destination)) = (device, self.dials.take()) {
                             return Next::Dial { device, destination, codec };
                         }
+                    }
+                    // Another branch than the one with the early media, with another codec.
+                    Ok(Answered::Talks(codec)) if !self.parties.hear(leg, codec) => {
+                        return self.handle_unusable(leg, true, SdpError::Codec.into(), ctx);
                     }
                     Ok(Answered::Talks(codec)) => {
                         self.parties.answer_callers(codec, ctx.out);
@@ -361,18 +365,18 @@ impl Call {
         }
     }
 
-    /// Calls a party into the call; `None` when there is no port for it.
+    /// Calls a party into the call. After an error nothing has changed.
     pub(super) fn invite(
         &mut self,
         callee: CalledParty,
         from: Identity,
         codecs: &[Codec],
         ctx: &mut Ctx<'_>,
-    ) -> Option<LegId> {
+    ) -> Result<LegId, Rejection> {
         let party = callee.invite(self, from, codecs, ctx)?;
         let leg = party.leg;
         self.add(party, ctx);
-        Some(leg)
+        Ok(leg)
     }
 
     /// One party more.

@@ -16,6 +16,7 @@ mod dial_plan;
 
 pub use dial_plan::FeatureCodeConfig;
 
+use super::codec_selection::codecs_of;
 use super::inbound::IncomingCall;
 use super::party::{LegStage, MonitorLink, Party, PartyStart, Release};
 use super::rejection::Rejection;
@@ -30,6 +31,7 @@ use crate::model::{
 };
 use crate::rate_limit::KeyedLimiter;
 use crate::sip::leg::{LegCommand, LegId};
+use crate::sip::sdp::SdpError;
 use crate::supervision::LegOutcome;
 use dial_plan::DialledCode;
 use std::collections::BTreeMap;
@@ -231,6 +233,12 @@ impl<E: Environment> B2bua<E> {
         }
         let key = self.legs.next_call();
         let offer = self.read_arriving(&incoming, &caller.policy, key)?;
+        // What it is to hear is made here.
+        if let Some(offer) = &offer
+            && !codecs_of(offer).iter().any(|codec| codec.is_mixable())
+        {
+            return Err(offer.fault(SdpError::Codec).into());
+        }
         let start = PartyStart {
             leg: incoming.leg,
             peer: incoming.source,

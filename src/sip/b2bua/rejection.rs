@@ -28,6 +28,10 @@ pub(super) enum Rejection {
     UnknownCaller,
     /// The call has been sent on too often (RFC 3261 8.1.1.6).
     TooManyHops,
+    /// It may use no codec that reaches those of the call.
+    NoCommonCodec,
+    /// The sound of the call is only relayed: nobody can be mixed into it.
+    Relayed,
     /// No media port is free.
     NoPort,
     /// The call has as many legs as the engine can mix.
@@ -147,7 +151,7 @@ impl Rejection {
     pub(super) fn sip_status(&self) -> u16 {
         match self {
             Rejection::Unroutable(why) => why.sip_status(),
-            Rejection::Offer(_) => SdpError::STATUS,
+            Rejection::Offer(_) | Rejection::NoCommonCodec | Rejection::Relayed => SdpError::STATUS,
             Rejection::UnknownCaller | Rejection::NotAgent => 403,
             Rejection::NotReplaceable | Rejection::HandedOn | Rejection::NoAnswer => 480,
             Rejection::NoSuchCall => 481,
@@ -178,6 +182,7 @@ impl Rejection {
                 Reason::InvalidState,
                 "Only an established call of two can be transferred, once at a time.",
             ),
+            (Rejection::Relayed, _) => Refusal::relayed(),
             _ => self.unreached(destination),
         }
     }
@@ -232,6 +237,11 @@ fn unreached(status: u16, number: &Number) -> Refusal {
         408 | 480 => Refusal::number(Reason::InvalidState, number, "Number '{}' does not answer."),
         486 | 600 => Refusal::number(Reason::InvalidState, number, "Number '{}' is busy."),
         603 => Refusal::number(Reason::InvalidState, number, "Number '{}' rejects the call."),
+        488 => Refusal::number(
+            Reason::InvalidState,
+            number,
+            "Number '{}' has no codec in common with the call.",
+        ),
         503 => Refusal::number(Reason::Unavailable, number, "Number '{}' can not be called now."),
         _ => Refusal::number(
             Reason::Internal,

@@ -258,6 +258,17 @@ impl Observer {
         );
     }
 
+    /// A supervisor cannot join a call of which the sound is only relayed.
+    pub(super) fn relayed(&self, supervisor: &DeviceId, call: &CallId, codec: Codec) {
+        counter!("undertone_joins_refused_total", "reason" => "codec").increment(1);
+        tracing::info!(
+            %supervisor,
+            %call,
+            codec = codec.name(),
+            "no supervisor can join: the sound of the call is relayed without being decoded"
+        );
+    }
+
     /// A transfer that a phone has asked for (REFER) comes to nothing.
     pub(super) fn not_transferred(&self, leg: LegId, status: u16) {
         let call_id = self.call_ids.get(&leg).map_or("", String::as_str);

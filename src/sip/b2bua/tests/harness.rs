@@ -711,6 +711,7 @@ impl Harness {
             | Output::Unusable { .. }
             | Output::Denied { .. }
             | Output::CodeRefused { .. }
+            | Output::Relayed { .. }
             | Output::Remark(_) => {}
         }
     }
@@ -898,6 +899,7 @@ pub(super) fn codecs_of(sdp: &[u8]) -> Vec<Codec> {
         .filter_map(|payload| match payload {
             "0" => Some(Codec::Pcmu),
             "8" => Some(Codec::Pcma),
+            "18" => Some(Codec::G729),
             _ => None,
         })
         .collect()
