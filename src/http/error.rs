@@ -1,6 +1,7 @@
 //! One table: refusal → statusCode + HTTP · Bayeux error. (The gRPC code is the contract's.)
 
 use crate::model::{Reason, Refusal, UserId};
+use crate::telemetry::logged;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -74,8 +75,8 @@ pub struct ErrorBody {
 pub(crate) struct Refused {
     pub(crate) reason: Reason,
     pub(crate) status_code: u8,
-    /// The text without the name of what it is about, where that is a text of ours.
-    pub(crate) pattern: Option<&'static str>,
+    /// The text as it may be logged; `None`: it may have a name or a number in it that may not.
+    pub(crate) why: Option<String>,
     /// What was asked, once it is known.
     pub(crate) operation: Option<Arc<str>>,
     /// The user that has asked, once it is known.
@@ -142,8 +143,8 @@ impl IntoResponse for HttpError {
         response.extensions_mut().insert(Refused {
             reason: self.refusal.reason,
             status_code: row.status_code,
-            pattern: match self.refusal.pattern {
-                Cow::Borrowed(pattern) => Some(pattern),
+            why: match self.refusal.pattern {
+                Cow::Borrowed(_) => Some(logged(&self.refusal).to_string()),
                 Cow::Owned(_) => None,
             },
             operation: None,

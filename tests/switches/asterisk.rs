@@ -184,7 +184,8 @@ fn owners_pjsip(network: Network, carrier: [SocketAddr; 2]) -> String {
 }
 
 /// Its sound comes from the address of this transport then, and not from 127.0.0.1.
-const ON_THE_LOOPBACK: &str = "\n[undertone](+)\ntransport=udp\n";
+const ON_THE_LOOPBACK: &str =
+    "\n[undertone](+)\ntransport=udp\n[undertone-customer](+)\ntransport=udp\n";
 
 /// The owner's dial plan, with the lines that `undertone attach` says to put there.
 const OWNERS_DIAL_PLAN: &str = "[phones]\n\
@@ -242,6 +243,17 @@ async fn an_agent_behind_asterisk_asks_a_colleague_and_transfers_by_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_behind_asterisk_is_coached_on_a_call_to_outside() {
     scenarios::outward_call(ASTERISK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_of_the_carrier_that_shows_an_agents_number_is_a_customer_behind_asterisk() {
+    // The carrier is not trusted by Asterisk, which knows only what From says.
+    scenarios::impostor(ASTERISK, "anonymous").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisors_phone_that_is_not_registered_at_asterisk_is_said_at_once() {
+    scenarios::unregistered_supervisor(ASTERISK).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -271,3 +271,60 @@ pub async fn killed(kind: SwitchKind, within: Duration) {
     assert!(took < within, "{took:?}");
     site.hear(TALK).await;
 }
+
+/// The carrier brings callers that show the agent's number, or assert it, while the agent is to be
+/// coached. `asserted`: what is known of a caller that is anonymous, and whom the carrier names.
+pub async fn impostor(kind: SwitchKind, asserted: &str) {
+    let site = Site::open(kind).await;
+    site.monitor("Coach", json!({})).await;
+    for (shown, asserts, known) in [
+        (AGENT.number, None, "anonymous"),
+        (AGENT.number, Some(AGENT.number), "anonymous"),
+        ("anonymous", Some(AGENT.number), "anonymous"),
+        ("anonymous", Some("0309999"), asserted),
+    ] {
+        let since = clock::instant();
+        let stranger = site.stranger(shown, asserts).await;
+        stranger.call(COLLEAGUE.number).await.unwrap();
+        stranger.established(PATIENCE).await.unwrap();
+        hear_two(("colleague", &site.colleague, COLLEAGUE.hz), ("stranger", &stranger, FRIEND.hz))
+            .await;
+        let calls = site.until("colleague", &["Established"]).await;
+        let told = [&calls[0]["callType"], &calls[0]["ani"]];
+        assert_eq!(told, ["Inbound", known], "{shown} {asserts:?}: {calls:#?}");
+        a_while().await;
+        no_whisper(&[&stranger, &site.colleague], since);
+        assert_eq!(site.calls("agent").await.len(), 0, "the agent has no call");
+        assert!(!called(&site.supervisor), "nobody is coached");
+        stranger.hang_up().await.unwrap();
+        site.colleague.ended(PATIENCE).await.unwrap();
+        site.until("colleague", &[]).await;
+    }
+    // The agent's own call is another matter.
+    site.agent.call(COLLEAGUE.number).await.unwrap();
+    site.agent.established(PATIENCE).await.unwrap();
+    site.hear(["", "colleague supervisor", "agent", "agent colleague"]).await;
+}
+
+/// The phone has got an INVITE.
+fn called(phone: &Phone) -> bool {
+    phone.trace().iter().any(|message| !message.sent && message.line.starts_with("INVITE "))
+}
+
+/// The supervisor's phone is not registered with the switch: that is said at once.
+pub async fn unregistered_supervisor(kind: SwitchKind) {
+    let site = Site::open(kind).await;
+    site.supervisor.unregister().await.unwrap();
+    site.call().await;
+    site.hear(TALK).await;
+    let since = clock::instant();
+    site.monitor("Coach", json!({})).await;
+    let refused = || site.log().contains("refused by the peer");
+    wait::holds("the refusal is in the log", PATIENCE, refused).await;
+    let took = clock::instant() - since;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let log = site.log();
+    let line = log.lines().find(|line| line.contains("refused by the peer")).unwrap();
+    assert!(line.contains("hint") && !line.contains("408"), "{line}");
+    site.hear(TALK).await;
+}
