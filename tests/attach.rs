@@ -41,7 +41,10 @@ async fn what_is_printed_for_any_kind_of_switch_is_a_good_configuration() {
         for file in written.lines() {
             let text = std::fs::read_to_string(place.path().join(file)).unwrap();
             assert!(printed.contains(&text), "{file} is printed as it is written");
-            assert!(!text.contains("{us") && !text.contains("{numbers"), "{file} is filled in");
+            assert!(
+                !text.contains("{us}") && !text.contains("{us_") && !text.contains("{numbers"),
+                "{file} is filled in"
+            );
         }
         let check = ["check", "pasted/undertone.toml"];
         let (is_good, said, error) = undertone(&check, place.path()).await;

@@ -195,7 +195,7 @@ async fn an_agent_behind_kamailio_holds_by_rest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_transfers_blindly_behind_kamailio_and_the_coach_goes_along_or_is_out() {
-    scenarios::blind_transfer_by_the_phone(KAMAILIO).await;
+    scenarios::blind_transfer_by_the_phone(KAMAILIO, 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

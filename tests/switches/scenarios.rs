@@ -97,17 +97,27 @@ pub async fn hold_by_rest(kind: SwitchKind, has_music: bool) {
         let music = || heard(&site.customer, MUSIC_HZ) > -30.0;
         wait::holds("the switch plays its music", PATIENCE, music).await;
     }
+    let held = clock::instant();
+    a_while().await;
+    let ours = site.network.us().ip();
+    let packets = site.customer.received_between(held, clock::instant());
+    let ours = packets.iter().filter(|packet| packet.peer.ip() == ours).count();
+    assert_eq!(ours, 0, "silence of ours beside the music");
     site.does("agent", &calls[0], json!({"operationName": "Retrieve"})).await;
     site.hear(COACH).await;
     no_whisper(&[&site.customer], since);
 }
 
-pub async fn blind_transfer_by_the_phone(kind: SwitchKind) {
+/// `outcome`: what the phone is told at the end.
+pub async fn blind_transfer_by_the_phone(kind: SwitchKind, outcome: u16) {
     for scope in SCOPES {
         let site = coached(kind, scope).await;
         let since = clock::instant();
         site.agent.refer(COLLEAGUE.number).await.unwrap();
         site.colleague.established(PATIENCE).await.unwrap();
+        let told = |event: &PhoneEvent| matches!(event, PhoneEvent::Transfer(200..));
+        let told = site.agent.until(told, PATIENCE).await.unwrap();
+        assert_eq!(told.event, PhoneEvent::Transfer(outcome));
         let goes_along = scope == "Call";
         site.hear(if goes_along { COLLEAGUE_COACHED } else { COLLEAGUE_ALONE }).await;
         no_whisper(&[&site.customer], since);
@@ -270,6 +280,21 @@ pub async fn killed(kind: SwitchKind, within: Duration) {
     let took = clock::instant() - since;
     assert!(took < within, "{took:?}");
     site.hear(TALK).await;
+    // Asterisk transfers by itself then; of a proxy it is the customer's phone that would.
+    if kind == SwitchKind::Asterisk {
+        site.agent.refer(COLLEAGUE.number).await.unwrap();
+        site.hear(COLLEAGUE_ALONE).await;
+    }
+}
+
+/// Nobody answers, and the caller comes to where the owner has said.
+pub async fn unanswered(kind: SwitchKind) {
+    let site = Site::open(kind).await;
+    site.agent.set_answer(AnswerPolicy::Never).await.unwrap();
+    site.call().await;
+    let music = || site.customer.hears(f32::from(MUSIC_HZ), Duration::from_millis(200)) > -30.0;
+    wait::holds("the caller comes to the voicemail", PATIENCE, music).await;
+    site.until("agent", &[]).await;
 }
 
 /// The carrier brings callers that show the agent's number, or assert it, while the agent is to be
