@@ -453,3 +453,67 @@ fn a_supervisor_with_g729_alone_is_told_why_it_cannot_join_a_call_that_is_mixed(
     );
     assert_eq!(failure.refusal.reason, Reason::InvalidState);
 }
+
+#[test]
+fn a_transfer_while_it_rings_comes_back_where_the_colleague_answers_in_another_codec() {
+    let mut harness = Harness::new();
+    let (customer, agent) = relayed(&mut harness);
+    let call = harness.call_id();
+    let step = TransferStep::Initiate { destination: "5002".into(), user_data: Default::default() };
+    transfer(&mut harness, &call, step).unwrap();
+    let asking = harness.ringing(AGENT);
+    // In what can be mixed: the colleague is not offered G.729.
+    answers(&mut harness, asking, "0 101");
+    let colleague = harness.ringing(OTHER);
+    assert!(transfer(&mut harness, &call, TransferStep::Complete).is_err());
+    assert!(!harness.line(customer).ended && !harness.line(agent).ended);
+    assert!(!harness.line(asking).ended && !harness.line(colleague).ended);
+
+    // The phone has asked by itself, with both, and no early media: there is no codec yet.
+    let mut harness = Harness::new();
+    let (customer, agent) = relayed(&mut harness);
+    let call = harness.call_id();
+    let media = Some(sdp(5000, "18 101", "sendonly"));
+    harness.leg(LegEvent::Offered { leg: agent, media });
+    let offer = Some(sdp(5002, "0 18 101", "sendrecv"));
+    harness.incoming(LegSource::Account(AGENT.into()), "5002", offer);
+    let colleague = harness.ringing(OTHER);
+    transfer(&mut harness, &call, TransferStep::Complete).unwrap();
+    answers(&mut harness, colleague, "0 101");
+    assert!(harness.line(colleague).ended);
+    assert!(!harness.line(customer).ended, "the customer is not left alone");
+    let back = harness.ringing(AGENT);
+    assert_eq!(codecs(&mut harness, back), [Codec::G729]);
+    answers(&mut harness, back, "18 101");
+    assert_eq!(harness.table(&[("c", customer), ("b", back)]), "cb bc");
+}
+
+#[test]
+fn a_call_that_is_mixed_and_coached_is_never_joined_with_a_colleague_in_g729() {
+    let mut harness = Harness::new();
+    let (customer, agent) = harness.talk();
+    let call = harness.call_id();
+    harness.monitor(Activity::Coach, Mode::NextCall, Scope::Call).unwrap();
+    let supervisor = harness.ringing(SUPERVISOR);
+    harness.answer(supervisor);
+    let media = Some(sdp(5000, "0 101", "sendonly"));
+    harness.leg(LegEvent::Offered { leg: agent, media });
+    // A second line that has G.729 alone, before and after the colleague has answered.
+    let offer = || Some(sdp(5002, "18 101", "sendrecv"));
+    let asking = harness.incoming(LegSource::Account(AGENT.into()), "5002", offer());
+    let colleague = harness.ringing(OTHER);
+    assert_eq!(codecs(&mut harness, colleague), [Codec::G729]);
+    answers(&mut harness, colleague, "18 101");
+    assert!(transfer(&mut harness, &call, TransferStep::Complete).is_err());
+    harness.hangs_up(asking);
+
+    harness.incoming(LegSource::Account(AGENT.into()), "5002", offer());
+    let colleague = harness.ringing(OTHER);
+    let done = transfer(&mut harness, &call, TransferStep::Complete);
+    answers(&mut harness, colleague, "18 101");
+    for leg in [customer, supervisor] {
+        assert_eq!(described(&harness, leg), Some(Codec::Pcmu), "{done:?}");
+    }
+    assert!(harness.line(colleague).ended, "{done:?}");
+    assert!(!harness.line(customer).ended);
+}
