@@ -6,6 +6,7 @@ use crate::model::{
     FeatureCodeId, JoinSound, LegState, Mode, MonitorFact, Now, Number, Refusal, Scope, Timestamp,
     TransferStep, UserData,
 };
+use crate::sip::b2bua::party::Party;
 use crate::sip::b2bua::{
     AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, NumberingChange,
     Output, Persist, RestoredCalls, TrunkRoute,
@@ -464,8 +465,13 @@ impl Harness {
         )
     }
 
+    /// The phone answers in G.729 where that is what it is offered first.
     pub(super) fn answer(&mut self, leg: LegId) {
-        self.leg(LegEvent::Answered { leg, media: sdp(5000, "0 101", "sendrecv") });
+        let types = match codecs_of(&self.line(leg).last_sdp).first() {
+            Some(Codec::G729) => "18 101",
+            _ => "0 101",
+        };
+        self.leg(LegEvent::Answered { leg, media: sdp(5000, types, "sendrecv") });
     }
 
     /// The answer of a phone that has been let go of in the same step.
@@ -661,6 +667,19 @@ impl Harness {
         }
         self.hold_supervisors_against_monitors();
         self.count_legs_of_trunks();
+        self.compare_codecs();
+    }
+
+    /// All parties of a call have codecs that reach each other, and no supervisor is on one that is
+    /// only relayed.
+    fn compare_codecs(&self) {
+        for call in self.b2bua.calls.iter() {
+            let codecs: Vec<Codec> = call.parties.principals().filter_map(Party::codec).collect();
+            let reach = |one: &Codec| codecs.iter().all(|other| one.reaches(*other));
+            assert!(codecs.iter().all(reach), "{codecs:?}");
+            let is_supervised = call.parties.supervisors().next().is_some();
+            assert!(!(is_supervised && call.parties.is_relayed()), "{:?}", call.fact());
+        }
     }
 
     /// As many legs go by each trunk as it is held to carry.
@@ -717,6 +736,15 @@ impl Harness {
     }
 
     fn watch_leg(&mut self, command: &LegCommand) {
+        match command {
+            LegCommand::Invite { offer: said, .. }
+            | LegCommand::Offer { media: said, .. }
+            | LegCommand::Accept { media: said, .. }
+            | LegCommand::AnswerOffer { media: said, .. } => {
+                assert!(!codecs_of(said).is_empty(), "no codec: {command:?}");
+            }
+            _ => {}
+        }
         match command {
             LegCommand::Invite { leg, to, offer, auto_answer, .. } => {
                 assert_eq!(leg.0 % 2, 1);
