@@ -1,12 +1,12 @@
 //! A B2BUA with a clock of its own and the naive [model](super::model) beside it.
 
+use super::invariants::has_codec;
 use crate::media::{CallKey, Codec, Expected, Hearing, MediaCommand, MediaEvent};
 use crate::model::{
     Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, FeatureCodeDialled,
     FeatureCodeId, JoinSound, LegState, Mode, MonitorFact, Now, Number, Refusal, Scope, Timestamp,
     TransferStep, UserData,
 };
-use crate::sip::b2bua::party::Party;
 use crate::sip::b2bua::{
     AccountKind, B2bua, B2buaConfig, CommandId, Environment, Extension, Numbering, NumberingChange,
     Output, Persist, RestoredCalls, TrunkRoute,
@@ -670,29 +670,6 @@ impl Harness {
         self.compare_codecs();
     }
 
-    /// All parties of a call have codecs that reach each other, and no supervisor is on one that is
-    /// only relayed.
-    fn compare_codecs(&self) {
-        for call in self.b2bua.calls.iter() {
-            let codecs: Vec<Codec> = call.parties.principals().filter_map(Party::codec).collect();
-            let reach = |one: &Codec| codecs.iter().all(|other| one.reaches(*other));
-            assert!(codecs.iter().all(reach), "{codecs:?}");
-            let is_supervised = call.parties.supervisors().next().is_some();
-            assert!(!(is_supervised && call.parties.is_relayed()), "{:?}", call.fact());
-        }
-    }
-
-    /// As many legs go by each trunk as it is held to carry.
-    fn count_legs_of_trunks(&self) {
-        let B2bua { calls, codes, plan, .. } = &self.b2bua;
-        for TrunkRoute { name, .. } in &self.trunks {
-            let parties = calls.iter().flat_map(|call| call.parties.iter()).chain(codes.parties());
-            let live = parties.filter(|party| !party.is_over());
-            let of_trunk = live.filter(|party| plan.trunk_of(&party.peer) == Some(name));
-            assert_eq!(of_trunk.count(), calls.legs.seated(name), "legs of '{name}'");
-        }
-    }
-
     fn note_opened(&mut self) {
         for (call, leg) in self.b2bua.environment.opened.drain(..) {
             assert!(self.waiting.insert(leg, call).is_none(), "opened twice");
@@ -736,15 +713,7 @@ impl Harness {
     }
 
     fn watch_leg(&mut self, command: &LegCommand) {
-        match command {
-            LegCommand::Invite { offer: said, .. }
-            | LegCommand::Offer { media: said, .. }
-            | LegCommand::Accept { media: said, .. }
-            | LegCommand::AnswerOffer { media: said, .. } => {
-                assert!(!codecs_of(said).is_empty(), "no codec: {command:?}");
-            }
-            _ => {}
-        }
+        has_codec(command);
         match command {
             LegCommand::Invite { leg, to, offer, auto_answer, .. } => {
                 assert_eq!(leg.0 % 2, 1);
