@@ -447,7 +447,7 @@ impl BackendTask {
                 };
                 metrics::gauge!("undertone_sip_registrations").set(self.registered.len() as f64);
                 let account = self.endpoint.agent().config().accounts.get(device);
-                let registers_here = account.is_some_and(|account| account.via.is_none());
+                let registers_here = account.is_none_or(|account| account.via.is_none());
                 observer::presence(device, *registered, registers_here);
             }
             LegEvent::TrunkLocated { trunk, hosts } => {
