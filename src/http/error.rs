@@ -166,6 +166,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_logged_of_a_refusal_is_its_text_without_numbers() {
+        let logged = |refusal: Refusal| {
+            let response = HttpError::from(refusal).into_response();
+            response.extensions().get::<Refused>().and_then(|refused| refused.why.clone())
+        };
+        let missing = logged(Refusal::missing("targetDeviceUri")).unwrap();
+        assert_eq!(missing, "Parameter 'targetDeviceUri' is required.");
+        let number = logged(Refusal::no_number(&"5001".into())).unwrap();
+        assert!(number.starts_with("No device has the number '"), "{number}");
+        assert!(!number.contains("5001") && !number.contains(Refusal::PLACE), "{number}");
+        // What is made of parts is not known to have none in it.
+        assert_eq!(logged(Refusal::new(Reason::Internal, "5001 is gone".to_owned())), None);
+    }
+
+    #[test]
     fn every_reason_has_the_row_of_the_mission() {
         let expected = [
             (Reason::MissingParameter, 1, 400),

@@ -491,13 +491,13 @@ fn a_party_that_knows_of_its_hold_is_sent_nothing_unless_it_is_to_hear_music() {
         // Whether the engine sends to the customer, where it has been told anew.
         let sends = |harness: &mut Harness| {
             let log = std::mem::take(&mut harness.log);
-            let told = log.iter().filter_map(|output| match output {
+            let mut told = log.iter().filter_map(|output| match output {
                 Output::Media(MediaCommand::Describe { leg, media, .. }) if *leg == customer => {
                     Some(media.send)
                 }
                 _ => None,
             });
-            told.last()
+            told.next_back()
         };
         let (device, call) = (crate::model::DeviceId::from(AGENT), harness.call_id());
         let hold = Command::Hold { device: device.clone(), call: call.clone() };
