@@ -7,8 +7,9 @@ mod programs;
 mod tap;
 mod trunk_identity;
 
-use crate::interop::programs::{Baresip, Sipp, folder, openssl_says};
+use crate::interop::programs::{Sipp, folder, openssl_says};
 use crate::interop::tap::Tap;
+use crate::support::baresip::Baresip;
 use crate::support::certificates::Certificates;
 use crate::support::server::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, Server};
 use crate::support::wait;

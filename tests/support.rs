@@ -1,6 +1,7 @@
 //! What several tests share.
 
 pub(crate) mod allocations;
+pub(crate) mod baresip;
 pub(crate) mod cable;
 pub(crate) mod callers;
 pub(crate) mod certificates;
@@ -12,6 +13,7 @@ pub(crate) mod issuer;
 pub(crate) mod packages;
 pub(crate) mod ports;
 pub(crate) mod process;
+pub(crate) mod programs;
 pub(crate) mod rest_client;
 pub(crate) mod server;
 pub(crate) mod sip_fixture;

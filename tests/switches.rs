@@ -6,5 +6,6 @@
 
 mod asterisk;
 mod kamailio;
+mod linphone;
 mod scenarios;
 mod site;

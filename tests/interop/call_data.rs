@@ -1,8 +1,9 @@
 //! SIPp as a trunk that says what its calls are about, and as the phone of an agent who rejects and
 //! redirects them at the desktop.
 
-use super::programs::{Baresip, Sipp, folder};
+use super::programs::{Sipp, folder};
 use super::{AGENT_HZ, COLLEAGUE_HZ, CUSTOMER_HZ, SOON, calls, until};
+use crate::support::baresip::Baresip;
 use crate::support::ports::free_port;
 use crate::support::server::{AGENT, Account, COLLEAGUE, CUSTOMER, Server};
 use crate::support::wait;

@@ -1,8 +1,9 @@
 //! SIPp as a trunk that asserts who calls, and as one that sends its own party elsewhere.
 
 use super::call_data::fields;
-use super::programs::{Baresip, Sipp, folder};
+use super::programs::{Sipp, folder};
 use super::{AGENT_HZ, COLLEAGUE_HZ, SOON, SUPERVISOR_HZ, calls, has, until};
+use crate::support::baresip::Baresip;
 use crate::support::ports::free_port;
 use crate::support::server::{AGENT, Account, COLLEAGUE, SUPERVISOR, Server};
 use serde_json::json;

@@ -12,7 +12,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What is heard is measured over so much.
 const WINDOW: Duration = Duration::from_millis(200);
 /// A tone louder than this is heard; phones speak at −16 dBFS.
-const HEARD: f32 = -30.0;
+pub const HEARD: f32 = -30.0;
 
 /// Each with a tone of its own.
 const TONES: [f32; 3] = [437.0, 613.0, 877.0];

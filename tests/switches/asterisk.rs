@@ -5,7 +5,7 @@ use super::site::{AGENT, COLLEAGUE, MUSIC_HZ, Network, SUPERVISOR, password};
 use crate::support::talk::PATIENCE;
 use crate::support::wait;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::{Child, Command};
@@ -116,6 +116,17 @@ impl Asterisk {
         assert!(wait::found(PATIENCE, seen).await.is_some(), "{}", self.log());
     }
 
+    /// Waits until a phone at this address has registered as this number.
+    pub async fn knows(&self, number: &str, ip: IpAddr) -> bool {
+        let (number, ip) = (format!("/{number};@"), format!("@{ip}"));
+        let known = async || {
+            let registered = self.says("database show registrar").await;
+            let mut lines = registered.lines();
+            lines.any(|line| line.contains(&number) && line.contains(&ip)).then_some(())
+        };
+        wait::found(PATIENCE, known).await.is_some()
+    }
+
     /// What it has said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.place.join("log/console")).unwrap_or_default()
@@ -207,6 +218,11 @@ const ASTERISK: SwitchKind = SwitchKind::Asterisk;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_behind_asterisk_coaches_an_agent_behind_it_and_barges_in() {
     scenarios::coach_and_barge_in(ASTERISK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn baresip_at_asterisk_coaches_linphonec_at_asterisk_and_the_customer_does_not_hear_it() {
+    scenarios::phones_of_others(ASTERISK).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

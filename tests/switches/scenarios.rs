@@ -1,12 +1,13 @@
 //! What happens at any switch.
 
 use super::site::{AGENT, COLLEAGUE, CUSTOMER, FRIEND, MUSIC_HZ, Person, SUPERVISOR, Site};
-use crate::support::talk::{PATIENCE, Speaker, hear};
+use crate::support::talk::{HEARD, PATIENCE, Speaker, hear};
 use crate::support::wait;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use undertone::attach::SwitchKind;
 use undertone::clock;
+use undertone::demo::phone::audio::peak;
 use undertone::demo::phone::{AnswerPolicy, Phone, PhoneEvent};
 
 /// Customer and agent.
@@ -65,6 +66,34 @@ pub async fn coach_and_barge_in(kind: SwitchKind) {
     site.customer.ended(PATIENCE).await.unwrap();
     site.supervisor.ended(PATIENCE).await.unwrap();
     site.until("agent", &[]).await;
+}
+
+/// The phones of agent and supervisor are linphonec and baresip.
+pub async fn phones_of_others(kind: SwitchKind) {
+    let site = Site::open(kind).await;
+    let (agent, supervisor) = site.phones_of_others().await;
+    let since = clock::instant();
+    site.call().await;
+    site.monitor("Coach", json!({})).await;
+    let has = |samples: &[i16], people: [Person; 2]| {
+        people.iter().all(|person| peak(samples, f32::from(person.hz)) > HEARD)
+    };
+    wait::holds("linphonec records customer and supervisor", PATIENCE, || {
+        has(&agent.heard(), [CUSTOMER, SUPERVISOR])
+    })
+    .await;
+    wait::holds("baresip records customer and agent", PATIENCE, || {
+        has(&supervisor.heard(), [CUSTOMER, AGENT])
+    })
+    .await;
+    site.hear(["agent", "", "", ""]).await;
+    a_while().await;
+    no_whisper(&[&site.customer], since);
+    site.customer.hang_up().await.unwrap();
+    site.until("agent", &[]).await;
+    site.until("supervisor", &[]).await;
+    let at_supervisor = supervisor.finished().await;
+    assert!(peak(&at_supervisor, f32::from(SUPERVISOR.hz)) < SILENT, "and not itself");
 }
 
 /// `held`: who hears whom of the four then. A phone may send music of its own.

@@ -3,6 +3,8 @@
 
 use super::asterisk::Asterisk;
 use super::kamailio::Kamailio;
+use super::linphone::Linphone;
+use crate::support::baresip::{Baresip, PCMU, Registration};
 use crate::support::process::Process;
 use crate::support::rest_client::RestClient;
 use crate::support::talk::{PATIENCE, Speaker, hear};
@@ -144,6 +146,40 @@ impl Site {
             ..outside_config(stranger, self.network.ip(200), self.network)
         };
         Phone::start(config).await.unwrap()
+    }
+
+    /// A linphonec in the place of the agent's phone, and a baresip in that of the supervisor's.
+    pub async fn phones_of_others(&self) -> (Linphone, Baresip) {
+        self.agent.unregister().await.unwrap();
+        self.supervisor.unregister().await.unwrap();
+        let agent = Registration {
+            registrar: &self.network.switch().to_string(),
+            number: AGENT.number,
+            password: &password(AGENT.number),
+            ip: self.network.ip(31),
+        };
+        let supervisor = Registration {
+            number: SUPERVISOR.number,
+            password: &password(SUPERVISOR.number),
+            ip: self.network.ip(35),
+            ..agent
+        };
+        let linphone = Linphone::start(&agent, f32::from(AGENT.hz), &self.place).await;
+        let hz = f32::from(SUPERVISOR.hz);
+        let baresip = Baresip::registered(&supervisor, PCMU, "", hz, &self.place);
+        let Switch::Asterisk(asterisk) = &self.switch else {
+            panic!("only of Asterisk is it known whether they have registered")
+        };
+        for phone in [agent, supervisor] {
+            let known = asterisk.knows(phone.number, phone.ip).await;
+            assert!(
+                known,
+                "{phone:?}
+{}",
+                linphone.screen()
+            );
+        }
+        (linphone, baresip)
     }
 
     /// The customer calls the agent, who answers.
