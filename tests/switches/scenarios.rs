@@ -78,10 +78,12 @@ pub async fn phones_of_others(kind: SwitchKind) {
     let has = |samples: &[i16], people: [Person; 2]| {
         people.iter().all(|person| peak(samples, f32::from(person.hz)) > HEARD)
     };
-    wait::holds("linphonec records customer and supervisor", PATIENCE, || {
-        has(&agent.heard(), [CUSTOMER, SUPERVISOR])
-    })
-    .await;
+    let recorded = async || has(&agent.heard(), [CUSTOMER, SUPERVISOR]).then_some(());
+    if wait::found(PATIENCE, recorded).await.is_none() {
+        let heard = agent.heard();
+        let levels = [CUSTOMER, SUPERVISOR].map(|person| peak(&heard, f32::from(person.hz)));
+        panic!("linphonec: {levels:?} dBFS in {} samples\n{}", heard.len(), agent.screen());
+    }
     wait::holds("baresip records customer and agent", PATIENCE, || {
         has(&supervisor.heard(), [CUSTOMER, AGENT])
     })

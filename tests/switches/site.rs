@@ -161,7 +161,8 @@ impl Site {
         let supervisor = Registration {
             number: SUPERVISOR.number,
             password: &password(SUPERVISOR.number),
-            ip: self.network.ip(35),
+            // baresip sends its media from any address, which is this one.
+            ip: Ipv4Addr::LOCALHOST.into(),
             ..agent
         };
         let linphone = Linphone::start(&agent, f32::from(AGENT.hz), &self.place).await;
