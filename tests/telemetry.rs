@@ -333,13 +333,13 @@ async fn the_operator_sees_a_coached_call_in_log_and_metrics_and_nobodys_number(
     assert!(figures.lines().any(|line| line.starts_with(&built) && line.ends_with(" 1")));
     assert!(!figures.contains("Cooch"), "no label is a client's to choose");
 
-    let no_operation = "Operation '{}' does not exist on this resource.";
-    let no_scope = "Parameter '{}': '{}' is not one of Agent, Call.";
-    let no_string = "Parameter '{}' must be a string, not a number.";
+    let no_operation = "Operation '<redacted>' does not exist on this resource.";
+    let no_scope = "Parameter 'supervisorMonitoringScope': '<redacted>' is not one of Agent, Call.";
+    let no_string = "Parameter 'reason' must be a string, not a number.";
     for (id, operation, reason, status_code, why) in [
-        ("no-target", "Coach", "NotFound", 6, "Resource '/devices/{}' was not found."),
+        ("no-target", "Coach", "NotFound", 6, "Resource '/devices/gone' was not found."),
         ("no-operation", "POST /api/v2/me/devices/{id}", "Forbidden", 3, no_operation),
-        ("no-session", "Hangup", "NotFound", 6, "Resource '{}' was not found."),
+        ("no-session", "Hangup", "NotFound", 6, "Resource '/me/calls/gone' was not found."),
         ("no-reason", "NotReady", "InvalidInput", 10, no_string),
         ("no-scope", "Coach", "InvalidInput", 10, no_scope),
     ] {
