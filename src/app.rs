@@ -26,6 +26,8 @@ use self::directory::{BackendPart, DirectoryKeeper, GatewayPart, Told};
 use self::simulated::ScratchDirectory;
 use crate::audit::{AuditConfig, AuditError, AuditLog};
 use crate::clock;
+use crate::cluster::discovery::{NodeAddress, NodeSource};
+use crate::cluster::{self, ClusterConfig};
 use crate::cometd::long_polling::{self, Cometd};
 use crate::config::{Config, CredentialsError, DirectorySource, Made};
 use crate::directory::handle::DirectoryHandle;
@@ -45,6 +47,7 @@ use crate::sip::transport::TransportTls;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
 use crate::telephony::callers::{Callers, CallersError, TokenError};
+use crate::telephony::connection::TelephonyChannel;
 use crate::telephony::simulated::{self as simulated_telephones, Simulated};
 use crate::telephony::{self, BackendConnection, proto::telephony_server::TelephonyServer};
 use crate::tls::{Alpn, ClientTls, ServerTls, ServerTlsFiles, TlsError};
@@ -397,16 +400,7 @@ pub async fn start(
                 Some(server) => {
                     telephony::connection::line(telephony::connection::in_process(server))
                 }
-                None => {
-                    let url = &config.backend_url;
-                    let tls = ClientTls::new(config.tls.backend.clone());
-                    let token = callers::token(&config)?;
-                    let channel =
-                        telephony::connection::remote(url, tls, token).map_err(|error| {
-                            StartError::BackendUrl { url: config.backend_url.clone(), error }
-                        })?;
-                    telephony::connection::line_to(channel, url)
-                }
+                None => backend_elsewhere(&config)?,
             };
             let store = stores.gateway.unwrap_or_else(store::in_memory);
             let parts = GatewayParts { connection: line, store, directory };
@@ -621,6 +615,39 @@ async fn start_backend(
     running.stores.push(store);
     running.backend = Some(backend);
     Ok(server)
+}
+
+/// The line to the backend of the configuration, or to all of its backends as to one.
+fn backend_elsewhere(config: &Config) -> Result<BackendConnection, StartError> {
+    let Some(nodes) = config.backends.clone() else {
+        let address = NodeAddress { url: config.backend_url.clone(), address: None };
+        return node(config, &address);
+    };
+    let urls = match &nodes {
+        NodeSource::List(urls) => urls.as_slice(),
+        NodeSource::Name(url) => std::slice::from_ref(url),
+    };
+    // What cannot be used is said at the start, not when it is needed.
+    for url in urls {
+        channel(config, &NodeAddress { url: url.clone(), address: None })?;
+    }
+    let config = config.clone();
+    Ok(cluster::task::start(ClusterConfig::default(), nodes, move |address| {
+        node(&config, address).map_err(|error| error.to_string())
+    }))
+}
+
+/// The line to one backend elsewhere.
+fn node(config: &Config, address: &NodeAddress) -> Result<BackendConnection, StartError> {
+    let channel = channel(config, address)?;
+    Ok(telephony::connection::line_to(channel, &address.to_string()))
+}
+
+fn channel(config: &Config, node: &NodeAddress) -> Result<TelephonyChannel, StartError> {
+    let tls = ClientTls::new(config.tls.backend.clone());
+    let token = callers::token(config, &node.url)?;
+    telephony::connection::remote_at(&node.url, node.address, tls, token)
+        .map_err(|error| StartError::BackendUrl { url: node.url.clone(), error })
 }
 
 async fn start_gateway(

@@ -14,6 +14,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("private", &["secret"]),
     ("tls", &["model", "clock", "private", "secret"]),
     ("supervision", &["model"]),
+    ("cluster", &["model", "clock", "rate_limit", "telephony"]),
     ("telephony", &["model", "clock", "rate_limit", "supervision", "tls", "private", "secret"]),
     (
         "gateway",
@@ -52,6 +53,7 @@ const WALLS: &[(&str, &[&str])] = &[
         &[
             "model",
             "audit",
+            "cluster",
             "cometd",
             "gateway",
             "http",

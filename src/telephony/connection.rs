@@ -9,6 +9,7 @@ use crate::telephony::{BackendConnection, CommandCall, WatchItem, execute, proto
 use crate::tls::ClientTls;
 use hyper_util::rt::TokioIo;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -23,7 +24,7 @@ const PIPE: usize = 256 * 1024;
 /// Facts and commands that wait for the other end of a line.
 const WAITING: usize = 256;
 /// How often the backend says that it lives, and how many times it may be silent.
-const HEARTBEAT: Duration = Duration::from_secs(3);
+const HEARTBEAT: Duration = Duration::from_secs(2);
 const MISSED: u32 = 3;
 /// How long to wait before the backend is tried again: doubled each time, up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -74,6 +75,16 @@ pub fn remote(
     tls: ClientTls,
     token: BearerToken,
 ) -> Result<TelephonyChannel, tonic::transport::Error> {
+    remote_at(url, None, tls, token)
+}
+
+/// As [`remote()`], at this address under the name in `url`; `None`: wherever that name leads.
+pub fn remote_at(
+    url: &str,
+    address: Option<SocketAddr>,
+    tls: ClientTls,
+    token: BearerToken,
+) -> Result<TelephonyChannel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(url.to_owned())?
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
@@ -81,7 +92,7 @@ pub fn remote(
     let connector = tower::service_fn(move |uri: Uri| {
         let tls = tls.clone();
         async move {
-            let reached = timeout(CONNECT, reach(&uri, &tls)).await;
+            let reached = timeout(CONNECT, reach(&uri, address, &tls)).await;
             reached.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         }
     });
@@ -89,16 +100,29 @@ pub fn remote(
     Ok(InterceptedService::new(channel, token))
 }
 
+/// Name or address of a server, and its port.
+pub fn host_and_port(uri: &Uri) -> (&str, u16) {
+    let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    (host, uri.port_u16().unwrap_or(default))
+}
+
 /// A connection to a server, in clear or by TLS.
 trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
 
-async fn reach(uri: &Uri, tls: &ClientTls) -> io::Result<TokioIo<Box<dyn Connection>>> {
+async fn reach(
+    uri: &Uri,
+    address: Option<SocketAddr>,
+    tls: &ClientTls,
+) -> io::Result<TokioIo<Box<dyn Connection>>> {
     let is_sealed = uri.scheme_str() == Some("https");
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(if is_sealed { 443 } else { 80 });
-    let stream = TcpStream::connect((host, port)).await?;
+    let (host, port) = host_and_port(uri);
+    let stream = match address {
+        Some(address) => TcpStream::connect(address).await?,
+        None => TcpStream::connect((host, port)).await?,
+    };
     stream.set_nodelay(true)?;
     let connection: Box<dyn Connection> = match is_sealed {
         true => Box::new(tls.connect(host, stream, &[b"h2"]).await?),

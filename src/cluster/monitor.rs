@@ -1,0 +1,383 @@
+//! One monitor of a cluster: what was asked for, and what each node has of it.
+
+use super::{NodeId, WorkId};
+use crate::model::{
+    Command, DeviceId, Fact, Mode, MonitorFact, MonitorState, Now, Reason, Refusal, UserId,
+};
+use crate::rate_limit::back_off;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long after a refusal a node is asked again; twice as long after each further one.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How long after an acceptance its fact may take.
+const SETTLING: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct ClusterMonitor {
+    supervisor: DeviceId,
+    /// What there should be, as armed; `None`: it is to be gone everywhere.
+    desired: Option<MonitorFact>,
+    /// The user that has asked for it; `None`: not known here.
+    user: Option<UserId>,
+    copies: BTreeMap<NodeId, NodeCopy>,
+    /// The node where the supervisor is on a call, or about to be.
+    active: Option<NodeId>,
+    /// How the gateway was told of it last.
+    told: Option<MonitorFact>,
+}
+
+/// What one node has of a monitor.
+#[derive(Debug, Default)]
+struct NodeCopy {
+    fact: Option<MonitorFact>,
+    /// It may have it though it does not tell: it was asked to, or is away and had it.
+    may_have: bool,
+    pending: Option<Pending>,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl NodeCopy {
+    fn is_empty(&self) -> bool {
+        self.pending.is_none() && !self.may_hold()
+    }
+
+    fn may_hold(&self) -> bool {
+        self.fact.is_some() || self.may_have
+    }
+}
+
+/// What has been sent to a node and does not show in its facts yet.
+#[derive(Debug)]
+enum Pending {
+    /// It has not answered.
+    Sent { id: WorkId, is_start: bool },
+    /// It has accepted a start.
+    Started { until: Instant },
+    /// It has accepted a stop, and has yet to say that the monitor is gone.
+    Stopped,
+}
+
+/// What is sent to a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Arms the monitor, or changes it.
+    Start(MonitorFact),
+    /// Takes it back.
+    Stop,
+}
+
+impl Step {
+    pub(super) fn is_start(&self) -> bool {
+        matches!(self, Step::Start(_))
+    }
+
+    pub(super) fn command(self, supervisor: &DeviceId) -> Command {
+        let supervisor = supervisor.clone();
+        match self {
+            Step::Start(asked) => Command::StartMonitoring {
+                supervisor,
+                target: asked.target,
+                activity: asked.activity,
+                mode: asked.mode,
+                scope: asked.scope,
+                confirm_joins: true,
+                agent_side_only: asked.agent_side_only,
+            },
+            Step::Stop => Command::StopMonitoring { supervisor },
+        }
+    }
+}
+
+impl ClusterMonitor {
+    pub(super) fn new(supervisor: DeviceId) -> Self {
+        Self {
+            supervisor,
+            desired: None,
+            user: None,
+            copies: BTreeMap::new(),
+            active: None,
+            told: None,
+        }
+    }
+
+    pub(super) fn user(&self) -> Option<UserId> {
+        self.user.clone()
+    }
+
+    pub(super) fn desired(&self) -> Option<&MonitorFact> {
+        self.desired.as_ref()
+    }
+
+    /// It is to be like this from now on; `None`: gone.
+    pub(super) fn set_desired(&mut self, desired: Option<MonitorFact>, user: Option<UserId>) {
+        self.desired = desired;
+        self.user = user;
+    }
+
+    /// The node where the supervisor is on a call, or about to be.
+    pub(super) fn active(&self) -> Option<NodeId> {
+        self.active
+    }
+
+    pub(super) fn is_active_at(&self, node: NodeId) -> bool {
+        self.active == Some(node)
+    }
+
+    /// The monitor as that node has it, if the supervisor is busy there.
+    pub(super) fn busy_at(&self, node: NodeId) -> Option<&MonitorFact> {
+        self.copies.get(&node)?.fact.as_ref().filter(|_| self.is_active_at(node))
+    }
+
+    /// The nodes that have it, or may.
+    pub(super) fn holders(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.copies.iter().filter(|(_, copy)| copy.may_hold()).map(|(id, _)| *id)
+    }
+
+    /// A node tells how it is there; `in_snapshot`: what it found when it was met, which may be
+    /// older than what was asked for meanwhile.
+    pub(super) fn handle_fact(&mut self, node: NodeId, fact: MonitorFact, in_snapshot: bool) {
+        let may_say = self.active.is_none_or(|active| active == node);
+        let copy = self.copies.entry(node).or_default();
+        let is_idle = copy.pending.is_none();
+        let is_known = copy.may_hold();
+        let is_news = match &self.desired {
+            // One that is known is on its way out.
+            None => !is_known,
+            Some(desired) => !in_snapshot && may_say && !is_same_asked(desired, &fact),
+        };
+        if is_idle && is_news {
+            self.desired = Some(armed(&fact));
+        }
+        let is_as_asked = self.desired.as_ref().is_none_or(|desired| is_same_asked(desired, &fact));
+        if let Some(Pending::Started { .. }) = copy.pending
+            && is_as_asked
+        {
+            copy.pending = None;
+        }
+        copy.may_have = false;
+        copy.fact = Some(fact);
+        self.find_active(node);
+    }
+
+    /// Keeps `active` true after a change at a node.
+    fn find_active(&mut self, changed: NodeId) {
+        let state = |id: &NodeId| {
+            let fact = self.copies.get(id).and_then(|copy| copy.fact.as_ref());
+            fact.map(|fact| &fact.state).filter(|state| !matches!(state, MonitorState::Armed))
+        };
+        let is_joined = |id: &NodeId| matches!(state(id), Some(MonitorState::Joined { .. }));
+        self.active = match self.active.filter(|active| state(active).is_some()) {
+            // Of two, the one that is on a call already.
+            Some(active) if is_joined(&changed) && !is_joined(&active) => Some(changed),
+            Some(active) => Some(active),
+            None => {
+                let busy = || self.copies.keys().filter(|id| state(id).is_some());
+                busy().find(|id| is_joined(id)).or_else(|| busy().next()).copied()
+            }
+        };
+    }
+
+    /// A node says that it is gone there. Unless that was asked of that node, it is to be gone
+    /// everywhere: its one call is over, or another client has ended it.
+    pub(super) fn handle_gone(&mut self, node: NodeId) {
+        let Some(copy) = self.copies.get_mut(&node) else {
+            return;
+        };
+        copy.fact = None;
+        let is_ours = match &copy.pending {
+            None => false,
+            Some(Pending::Sent { .. } | Pending::Started { .. }) => true,
+            Some(Pending::Stopped) => {
+                (copy.pending, copy.may_have) = (None, false);
+                true
+            }
+        };
+        if !is_ours && self.active.is_none_or(|active| active == node) {
+            self.desired = None;
+        }
+        self.find_active(node);
+    }
+
+    /// A node that was away has come back without it. One whose call it was is done, unless it was
+    /// for all calls; any other is armed there again.
+    pub(super) fn handle_missing(&mut self, node: NodeId) {
+        let Some(copy) = self.copies.get_mut(&node) else {
+            return;
+        };
+        copy.may_have = false;
+        if copy.fact.take().is_some_and(|fact| is_spent(&fact)) && self.active == Some(node) {
+            self.desired = None;
+        }
+        self.find_active(node);
+    }
+
+    /// A node has been away for so long that its calls are over.
+    pub(super) fn handle_expired(&mut self, node: NodeId) {
+        let had = self.copies.get(&node).is_some_and(NodeCopy::may_hold);
+        self.handle_missing(node);
+        if let Some(copy) = self.copies.get_mut(&node) {
+            copy.may_have = had;
+        }
+    }
+
+    /// A node cannot be asked any more.
+    pub(super) fn handle_lost(&mut self, node: NodeId) {
+        if let Some(copy) = self.copies.get_mut(&node) {
+            (copy.pending, copy.retry_at, copy.failures) = (None, None, 0);
+        }
+    }
+
+    /// A node is none any more.
+    pub(super) fn forget_node(&mut self, node: NodeId) {
+        self.copies.remove(&node);
+        self.find_active(node);
+    }
+
+    /// Something is to be sent to a node now.
+    pub(super) fn lacks(&mut self, node: NodeId, now: Now) -> bool {
+        self.next_step(node, now).is_some()
+    }
+
+    /// What is to be sent to a node now.
+    pub(super) fn next_step(&mut self, node: NodeId, now: Now) -> Option<Step> {
+        let may_have = self.active.is_none_or(|active| active == node);
+        let wanted = self.desired.as_ref().filter(|_| may_have);
+        let copy = self.copies.entry(node).or_default();
+        if let Some(Pending::Started { until }) = copy.pending
+            && until <= now.mono
+        {
+            copy.pending = None;
+        }
+        if copy.pending.is_some() || copy.retry_at.is_some_and(|at| now.mono < at) {
+            return None;
+        }
+        match (wanted, &copy.fact) {
+            (Some(wanted), Some(fact)) if is_same_asked(wanted, fact) => None,
+            (Some(wanted), Some(_) | None) => Some(Step::Start(wanted.clone())),
+            (None, _) => copy.may_hold().then_some(Step::Stop),
+        }
+    }
+
+    /// Something has been sent to a node; what was sent before is of no matter any more.
+    pub(super) fn sent(&mut self, node: NodeId, id: WorkId, is_start: bool) {
+        let copy = self.copies.entry(node).or_default();
+        copy.pending = Some(Pending::Sent { id, is_start });
+        copy.may_have |= is_start && copy.fact.is_none();
+    }
+
+    /// A node has answered what was sent to it last.
+    pub(super) fn handle_result(
+        &mut self,
+        node: NodeId,
+        id: WorkId,
+        result: &Result<(), Refusal>,
+        now: Now,
+    ) {
+        let desired = self.desired.as_ref();
+        let Some(copy) = self.copies.get_mut(&node) else {
+            return;
+        };
+        let Some(Pending::Sent { id: sent, is_start }) = copy.pending else {
+            return;
+        };
+        if sent != id {
+            return;
+        }
+        copy.pending = None;
+        match result {
+            Ok(()) => {
+                (copy.failures, copy.retry_at) = (0, None);
+                let is_shown = match (&copy.fact, is_start) {
+                    (Some(fact), true) => {
+                        desired.is_none_or(|desired| is_same_asked(desired, fact))
+                    }
+                    (None, false) => !copy.may_have,
+                    (Some(_), false) | (None, true) => false,
+                };
+                copy.may_have &= is_start;
+                if !is_shown {
+                    copy.pending = Some(match is_start {
+                        true => Pending::Started { until: now.mono + SETTLING },
+                        false => Pending::Stopped,
+                    });
+                }
+            }
+            Err(refusal) if !is_start && refusal.reason == Reason::InvalidState => {
+                (copy.fact, copy.may_have) = (None, false);
+                self.find_active(node);
+            }
+            Err(refusal) => {
+                if is_start && refusal.reason != Reason::Unavailable {
+                    copy.may_have = false;
+                }
+                let pause = back_off(FIRST_RETRY, copy.failures, LAST_RETRY);
+                copy.failures = copy.failures.saturating_add(1);
+                copy.retry_at = Some(now.mono + pause);
+            }
+        }
+    }
+
+    /// When something is to be sent though nothing happens.
+    pub(super) fn wakes_at(&self, now: Now) -> Option<Instant> {
+        let at = self.copies.values().filter_map(|copy| match copy.pending {
+            Some(Pending::Started { until }) => Some(until),
+            Some(Pending::Sent { .. } | Pending::Stopped) => None,
+            None => copy.retry_at,
+        });
+        at.filter(|at| *at > now.mono).min()
+    }
+
+    /// Nobody has it, nobody wants it, and no node can come back with it.
+    pub(super) fn is_over(&self) -> bool {
+        self.desired.is_none()
+            && self.told.is_none()
+            && self.copies.values().all(NodeCopy::is_empty)
+    }
+
+    /// How it is now, if the gateway was told otherwise; `is_ready` says which nodes can be asked.
+    pub(super) fn news(&mut self, is_ready: impl Fn(NodeId) -> bool) -> Option<Fact> {
+        let now = self.shown(is_ready);
+        if now == self.told {
+            return None;
+        }
+        self.told.clone_from(&now);
+        Some(match now {
+            Some(fact) => Fact::Monitor(fact),
+            None => Fact::MonitorGone { supervisor: self.supervisor.clone() },
+        })
+    }
+
+    /// How it is told.
+    pub(super) fn told(&self) -> Option<&MonitorFact> {
+        self.told.as_ref()
+    }
+
+    fn shown(&self, is_ready: impl Fn(NodeId) -> bool) -> Option<MonitorFact> {
+        if let Some(fact) = self.active.and_then(|active| self.busy_at(active)) {
+            return Some(fact.clone());
+        }
+        let ready = self.copies.iter().filter(|(id, _)| is_ready(**id));
+        let armed_at = ready.filter_map(|(_, copy)| copy.fact.as_ref()).next();
+        let wanted = self.desired.as_ref().filter(|_| self.told.is_some());
+        armed_at.or(wanted).map(armed)
+    }
+}
+
+/// The same monitor, while it waits for a call.
+fn armed(fact: &MonitorFact) -> MonitorFact {
+    MonitorFact { state: MonitorState::Armed, ..fact.clone() }
+}
+
+/// The same was asked for. Each join is always confirmed.
+fn is_same_asked(one: &MonitorFact, other: &MonitorFact) -> bool {
+    (&one.target, one.activity, one.mode, one.scope, one.agent_side_only)
+        == (&other.target, other.activity, other.mode, other.scope, other.agent_side_only)
+}
+
+/// The one call that it was for has been joined.
+fn is_spent(fact: &MonitorFact) -> bool {
+    fact.mode == Mode::NextCall && matches!(fact.state, MonitorState::Joined { .. })
+}
