@@ -377,8 +377,10 @@ impl Cluster {
         if has_told {
             node.lost_since.get_or_insert(now.mono);
         }
-        for monitor in self.monitors.values_mut() {
-            monitor.handle_lost(id);
+        let owed: Vec<_> =
+            self.monitors.values_mut().filter_map(|monitor| monitor.handle_lost(id)).collect();
+        for token in owed {
+            self.gathered_one(token, Err(commands::away()));
         }
         if self.ready().next().is_none() {
             self.meeting_since = None;
@@ -466,20 +468,24 @@ impl Cluster {
         let Some(monitor) = self.monitors.get_mut(supervisor) else {
             return;
         };
-        let mut steps = Vec::new();
+        monitor.handle_time(now);
+        let (mut steps, mut settled) = (Vec::new(), Vec::new());
         for (id, node) in &mut self.nodes {
-            if !node.is_ready || !monitor.lacks(*id, now) {
+            settled.extend(monitor.take_settled(*id));
+            let Some(step) = monitor.next_step(*id, now).filter(|_| node.is_ready) else {
                 continue;
-            }
-            if node.in_flight >= IN_FLIGHT {
+            };
+            let owed = monitor.take_owed(*id);
+            if owed.is_none() && node.in_flight >= IN_FLIGHT {
                 node.waiting.push_back(supervisor.clone());
                 continue;
             }
-            steps.extend(monitor.next_step(*id, now).map(|step| (*id, step)));
+            steps.push((*id, step, owed));
         }
-        for (id, step) in steps {
-            self.send_step(id, supervisor, step);
+        for (id, step, owed) in steps {
+            self.send_step(id, supervisor, step, owed);
         }
+        settled.into_iter().for_each(|token| self.gathered_one(token, Ok(())));
         self.show(supervisor);
         let Some(monitor) = self.monitors.get(supervisor) else {
             return;
@@ -491,14 +497,21 @@ impl Cluster {
         }
     }
 
-    fn send_step(&mut self, node: NodeId, supervisor: &DeviceId, step: Step) {
-        let user = self.monitors.get(supervisor).and_then(ClusterMonitor::user);
+    fn send_step(&mut self, node: NodeId, supervisor: &DeviceId, step: Step, owed: Option<Token>) {
         let is_start = step.is_start();
         let command = step.command(supervisor);
-        let work = Work::Own { node, supervisor: supervisor.clone(), is_start };
-        let id = self.send_own(node, user, command, work);
+        let context = owed.and_then(|token| self.context_of(token, node));
+        let is_own = context.is_none();
+        let work = Work::Step { node, supervisor: supervisor.clone(), is_start, is_own };
+        let id = match context {
+            Some(context) => self.send(node, context, command, work),
+            None => {
+                let user = self.monitors.get(supervisor).and_then(ClusterMonitor::user);
+                self.send_own(node, user, command, work)
+            }
+        };
         if let Some(monitor) = self.monitors.get_mut(supervisor) {
-            monitor.sent(node, id, is_start);
+            monitor.sent(node, id, is_start, owed);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which node a command goes to, and what becomes of the answers of several.
 
-use super::monitor::{ClusterMonitor, Step};
+use super::monitor::ClusterMonitor;
 use super::{Cluster, NodeId, Output, Settings, Token, WorkId};
 use crate::model::{
     CallId, Command, CommandContext, DeviceId, FeatureCodeId, MonitorFact, MonitorState, Now,
@@ -10,19 +10,22 @@ use crate::model::{
 /// What an answer of a node belongs to.
 #[derive(Clone, Debug)]
 pub(super) enum Work {
-    /// A step of the cluster's own toward a monitor.
-    Own { node: NodeId, supervisor: DeviceId, is_start: bool },
+    /// A step toward a monitor, of the cluster's own or of a command of the gateway.
+    Step { node: NodeId, supervisor: DeviceId, is_start: bool, is_own: bool },
     /// A setting that a node has missed.
     Setting { node: NodeId },
     /// A command of the gateway for this node alone.
     Passed { token: Token },
-    /// A command of the gateway that several nodes answer.
-    Gathered { token: Token, node: NodeId },
+    /// Leave to bring a supervisor in.
+    Admission { token: Token, node: NodeId, supervisor: DeviceId },
+    /// A setting of the gateway, which every node answers.
+    Set { token: Token },
 }
 
 /// A command of the gateway that several nodes answer.
 #[derive(Debug)]
 pub(super) struct Gathered {
+    context: CommandContext,
     waits_for: usize,
     has_accepted: bool,
     /// The first refusal that is no "Unavailable"; else the first of those.
@@ -32,8 +35,8 @@ pub(super) struct Gathered {
 
 #[derive(Debug)]
 enum GatheredKind {
-    Start { supervisor: DeviceId, asked: Box<MonitorFact>, before: Option<Box<MonitorFact>> },
-    Stop { supervisor: DeviceId },
+    Start { supervisor: DeviceId, before: Option<Box<MonitorFact>> },
+    Stop,
     Setting { device: DeviceId, settings: Settings },
 }
 
@@ -41,6 +44,8 @@ enum GatheredKind {
 enum Route {
     /// To the node that has this call.
     Call(CallId),
+    /// To the node that has this call, where the supervisor may be brought in now.
+    Admission(DeviceId, CallId),
     /// To the node that has both calls.
     Calls(CallId, CallId),
     /// To the node that reaches the phone of this device.
@@ -52,7 +57,7 @@ enum Route {
     Setting(DeviceId, Settings),
 }
 
-fn away() -> Refusal {
+pub(super) fn away() -> Refusal {
     Refusal::new(Reason::Unavailable, "The node that this concerns cannot be reached.")
 }
 
@@ -66,6 +71,7 @@ impl Cluster {
     ) {
         let node = match route(&command) {
             Route::Call(call) => self.node_of(&call),
+            Route::Admission(supervisor, call) => self.node_that_admits(&supervisor, &call),
             Route::Calls(call, other) => self.node_of_both(&call, &other),
             Route::Phone(device) => self.node_of_phone(&device),
             Route::Code(code) => self.node_of_code(&code),
@@ -77,9 +83,24 @@ impl Cluster {
         };
         match node {
             Ok(node) => {
-                self.send(node, context, command, Work::Passed { token });
+                let work = self.passed(token, node, &command, now);
+                self.send(node, context, command, work);
             }
             Err(refusal) => self.reply(token, Err(refusal)),
+        }
+    }
+
+    /// A command is for one node. From when a supervisor has leave to be brought in, nobody else
+    /// may do that.
+    fn passed(&mut self, token: Token, node: NodeId, command: &Command, now: Now) -> Work {
+        match command {
+            Command::AdmitMonitoring { supervisor, admitted: true, .. } => {
+                if let Some(monitor) = self.monitors.get_mut(supervisor) {
+                    monitor.admit(node, now);
+                }
+                Work::Admission { token, node, supervisor: supervisor.clone() }
+            }
+            _ => Work::Passed { token },
         }
     }
 
@@ -95,6 +116,17 @@ impl Cluster {
             Some(_) => Err(away()),
             None => Err(Refusal::no_call(call)),
         }
+    }
+
+    /// The gateway's leave may come late: then another node may have the supervisor.
+    fn node_that_admits(&self, supervisor: &DeviceId, call: &CallId) -> Result<NodeId, Refusal> {
+        let node = self.node_of(call)?;
+        let monitor = self.monitors.get(supervisor);
+        if !monitor.is_some_and(|monitor| monitor.is_active_at(node)) {
+            let pattern = "Device '{}' does not wait for leave to join this call.";
+            return Err(Refusal::device(Reason::InvalidState, supervisor, pattern));
+        }
+        Ok(node)
     }
 
     fn node_of_both(&self, call: &CallId, other: &CallId) -> Result<NodeId, Refusal> {
@@ -136,26 +168,41 @@ impl Cluster {
             self.reply(token, Err(away()));
             return self.reconcile(&supervisor, now);
         }
-        if let Some(monitor) = self.monitors.get_mut(&supervisor) {
-            monitor.set_desired(Some(asked.clone()), context.user.clone());
-        }
-        let kind = GatheredKind::Start {
-            supervisor: supervisor.clone(),
-            asked: Box::new(asked.clone()),
-            before,
+        let kind = GatheredKind::Start { supervisor: supervisor.clone(), before };
+        let user = context.user.clone();
+        self.gather(token, context, nodes.len(), kind);
+        self.owe(&supervisor, token, &nodes, now, |monitor| {
+            monitor.set_desired(Some(asked), user, token);
+        });
+    }
+
+    /// What is desired of a monitor changes, and these nodes are to answer for it.
+    fn owe(
+        &mut self,
+        supervisor: &DeviceId,
+        token: Token,
+        nodes: &[NodeId],
+        now: Now,
+        change: impl FnOnce(&mut ClusterMonitor),
+    ) {
+        let Some(monitor) = self.monitors.get_mut(supervisor) else {
+            return;
         };
-        self.gather(token, nodes.len(), kind);
-        let code = context.feature_code.clone();
-        let code_node = code.as_ref().and_then(|code| self.node_of_code(code).ok());
-        for node in nodes {
-            let feature_code = code.clone().filter(|_| code_node == Some(node));
-            let context = CommandContext { feature_code, ..context.clone() };
-            let command = Step::Start(asked.clone()).command(&supervisor);
-            let id = self.send(node, context, command, Work::Gathered { token, node });
-            if let Some(monitor) = self.monitors.get_mut(&supervisor) {
-                monitor.sent(node, id, true);
-            }
+        change(monitor);
+        for (_, overtaken) in monitor.owe(nodes, token) {
+            let text = "Another request about this monitor has come meanwhile.";
+            self.gathered_one(overtaken, Err(Refusal::new(Reason::Unavailable, text)));
         }
+        self.reconcile(supervisor, now);
+    }
+
+    /// The context of a command of the gateway for one of its nodes: a feature code concerns the
+    /// node that it was dialled at alone.
+    pub(super) fn context_of(&self, token: Token, node: NodeId) -> Option<CommandContext> {
+        let context = self.gathered.get(&token)?.context.clone();
+        let is_there = |code: &FeatureCodeId| self.node_of_code(code) == Ok(node);
+        let feature_code = context.feature_code.clone().filter(is_there);
+        Some(CommandContext { feature_code, ..context })
     }
 
     /// A monitor is cancelled: at every node that has it, and at one that is away once it is back.
@@ -168,22 +215,19 @@ impl Cluster {
             let refusal = Refusal::device(Reason::InvalidState, supervisor, pattern);
             return self.reply(token, Err(refusal));
         };
-        monitor.set_desired(None, context.user.clone());
         let holders: Vec<_> = monitor.holders().collect();
         let nodes: Vec<_> = self.ready().filter(|node| holders.contains(node)).collect();
+        let user = context.user.clone();
         if nodes.is_empty() {
             // Those that have it hear of it once they are back.
             self.reply(token, Ok(()));
-            return self.reconcile(supervisor, now);
+        } else {
+            let kind = GatheredKind::Stop;
+            self.gather(token, context, nodes.len(), kind);
         }
-        self.gather(token, nodes.len(), GatheredKind::Stop { supervisor: supervisor.clone() });
-        for node in nodes {
-            let command = Command::StopMonitoring { supervisor: supervisor.clone() };
-            let id = self.send(node, context.clone(), command, Work::Gathered { token, node });
-            if let Some(monitor) = self.monitors.get_mut(supervisor) {
-                monitor.sent(node, id, false);
-            }
-        }
+        self.owe(supervisor, token, &nodes, now, |monitor| {
+            monitor.set_desired(None, user, token);
+        });
     }
 
     /// A device is set as it is to be at every node.
@@ -199,14 +243,21 @@ impl Cluster {
         if nodes.is_empty() {
             return self.reply(token, Err(away()));
         }
-        self.gather(token, nodes.len(), GatheredKind::Setting { device, settings });
+        let kind = GatheredKind::Setting { device, settings };
+        self.gather(token, context.clone(), nodes.len(), kind);
         for node in nodes {
-            self.send(node, context.clone(), command.clone(), Work::Gathered { token, node });
+            self.send(node, context.clone(), command.clone(), Work::Set { token });
         }
     }
 
-    fn gather(&mut self, token: Token, waits_for: usize, kind: GatheredKind) {
-        let gathered = Gathered { waits_for, has_accepted: false, refusal: None, kind };
+    fn gather(
+        &mut self,
+        token: Token,
+        context: CommandContext,
+        waits_for: usize,
+        kind: GatheredKind,
+    ) {
+        let gathered = Gathered { context, waits_for, has_accepted: false, refusal: None, kind };
         self.gathered.insert(token, gathered);
     }
 
@@ -214,21 +265,38 @@ impl Cluster {
     pub(super) fn finish(&mut self, id: WorkId, work: Work, result: Result<(), Refusal>, now: Now) {
         match work {
             Work::Passed { token } => self.reply(token, result),
+            Work::Admission { token, node, supervisor } => {
+                // Of one that is not answered nobody knows whether it has arrived.
+                let is_refused = matches!(
+                    &result,
+                    Err(refusal) if refusal.reason != Reason::Unavailable
+                );
+                self.reply(token, result);
+                if is_refused {
+                    self.step(&supervisor, now, |monitor| monitor.handle_not_admitted(node));
+                }
+            }
             Work::Setting { node } => self.answered(node, now),
-            Work::Own { node, supervisor, is_start } => {
-                if let (true, Err(refusal)) = (is_start, &result) {
+            Work::Step { node, supervisor, is_start, is_own } => {
+                if let (true, true, Err(refusal)) = (is_start, is_own, &result) {
                     self.outputs.push_back(Output::NotArmed {
                         node,
                         supervisor: supervisor.clone(),
                         refusal: refusal.clone(),
                     });
                 }
-                self.step(&supervisor, now, |monitor| {
-                    monitor.handle_result(node, id, &result, now)
-                });
-                self.answered(node, now);
+                let monitor = self.monitors.get_mut(&supervisor);
+                let token =
+                    monitor.and_then(|monitor| monitor.handle_result(node, id, &result, now));
+                if let Some(token) = token {
+                    self.gathered_one(token, result);
+                }
+                self.reconcile(&supervisor, now);
+                if is_own {
+                    self.answered(node, now);
+                }
             }
-            Work::Gathered { token, node } => self.gathered_one(token, node, id, result, now),
+            Work::Set { token } => self.gathered_one(token, result),
         }
     }
 
@@ -243,32 +311,20 @@ impl Cluster {
         }
     }
 
-    fn gathered_one(
-        &mut self,
-        token: Token,
-        node: NodeId,
-        id: WorkId,
-        result: Result<(), Refusal>,
-        now: Now,
-    ) {
+    /// One node more has answered a command of the gateway.
+    pub(super) fn gathered_one(&mut self, token: Token, result: Result<(), Refusal>) {
         let Some(gathered) = self.gathered.get_mut(&token) else {
             return;
         };
-        let supervisor = match &gathered.kind {
-            GatheredKind::Start { supervisor, .. } | GatheredKind::Stop { supervisor } => {
-                Some(supervisor.clone())
-            }
-            GatheredKind::Setting { .. } => None,
-        };
         gathered.waits_for -= 1;
-        match &result {
+        match result {
             Ok(()) => gathered.has_accepted = true,
             Err(refusal) => {
                 let is_first = gathered.refusal.as_ref().is_none_or(|first| {
                     first.reason == Reason::Unavailable && refusal.reason != Reason::Unavailable
                 });
                 if is_first {
-                    gathered.refusal = Some(refusal.clone());
+                    gathered.refusal = Some(refusal);
                 }
             }
         }
@@ -276,9 +332,6 @@ impl Cluster {
             && let Some(gathered) = self.gathered.remove(&token)
         {
             self.gathered_all(token, gathered);
-        }
-        if let Some(supervisor) = supervisor {
-            self.step(&supervisor, now, |monitor| monitor.handle_result(node, id, &result, now));
         }
     }
 
@@ -289,14 +342,11 @@ impl Cluster {
         let is_unavailable =
             refusal.as_ref().is_none_or(|refusal| refusal.reason == Reason::Unavailable);
         let result = match (kind, refusal) {
-            (GatheredKind::Start { supervisor, asked, before }, Some(refusal))
+            (GatheredKind::Start { supervisor, before }, Some(refusal))
                 if !has_accepted || !is_unavailable =>
             {
-                if let Some(monitor) = self.monitors.get_mut(&supervisor)
-                    && monitor.desired() == Some(&*asked)
-                {
-                    let user = monitor.user();
-                    monitor.set_desired(before.map(|before| *before), user);
+                if let Some(monitor) = self.monitors.get_mut(&supervisor) {
+                    monitor.revert(token, before.map(|before| *before));
                 }
                 Err(refusal)
             }
@@ -311,7 +361,7 @@ impl Cluster {
                 self.tell_device(&device);
                 refusal.filter(|_| !is_unavailable).map_or(Ok(()), Err)
             }
-            (GatheredKind::Start { .. } | GatheredKind::Stop { .. }, _) if has_accepted => Ok(()),
+            (GatheredKind::Start { .. } | GatheredKind::Stop, _) if has_accepted => Ok(()),
             (_, Some(refusal)) => Err(refusal),
             (_, None) => Ok(()),
         };
@@ -368,8 +418,10 @@ fn route(command: &Command) -> Route {
         Command::Dial { device, .. } => Route::Phone(device.clone()),
         Command::RefuseFeatureCode { code, .. } => Route::Code(code.clone()),
         Command::SwapCalls { call, other, .. } => Route::Calls(call.clone(), other.clone()),
+        Command::AdmitMonitoring { supervisor, call, .. } => {
+            Route::Admission(supervisor.clone(), call.clone())
+        }
         Command::SwitchMonitoring { call, .. }
-        | Command::AdmitMonitoring { call, .. }
         | Command::MuteMonitoredParty { call, .. }
         | Command::Answer { call, .. }
         | Command::Hangup { call, .. }

@@ -1,6 +1,6 @@
 //! One monitor of a cluster: what was asked for, and what each node has of it.
 
-use super::{NodeId, WorkId};
+use super::{NodeId, Token, WorkId};
 use crate::model::{
     Command, DeviceId, Fact, Mode, MonitorFact, MonitorState, Now, Reason, Refusal, UserId,
 };
@@ -13,12 +13,16 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// How long after an acceptance its fact may take.
 const SETTLING: Duration = Duration::from_secs(5);
+/// How long after leave to join the node may take to say that it brings the supervisor in.
+const JOINING: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct ClusterMonitor {
     supervisor: DeviceId,
     /// What there should be, as armed; `None`: it is to be gone everywhere.
     desired: Option<MonitorFact>,
+    /// The command of the gateway that desired it; `None`: none did.
+    desired_by: Option<Token>,
     /// The user that has asked for it; `None`: not known here.
     user: Option<UserId>,
     copies: BTreeMap<NodeId, NodeCopy>,
@@ -35,13 +39,31 @@ struct NodeCopy {
     /// It may have it though it does not tell: it was asked to, or is away and had it.
     may_have: bool,
     pending: Option<Pending>,
+    /// The command of the gateway that it has not been sent yet.
+    owes: Option<Token>,
+    /// It has been given leave to bring the supervisor in, and its facts do not show that yet; until
+    /// then it is taken for true.
+    admitted_until: Option<Instant>,
     failures: u32,
     retry_at: Option<Instant>,
 }
 
 impl NodeCopy {
     fn is_empty(&self) -> bool {
-        self.pending.is_none() && !self.may_hold()
+        self.pending.is_none() && self.owes.is_none() && !self.may_hold()
+    }
+
+    /// The supervisor is on a call there, or about to be. One that waits for leave while the monitor
+    /// is being taken back from there is not.
+    fn is_busy(&self) -> bool {
+        let is_stopping =
+            matches!(self.pending, Some(Pending::Sent { is_start: false, .. } | Pending::Stopped));
+        let is_busy = |fact: &MonitorFact| match fact.state {
+            MonitorState::Armed => false,
+            MonitorState::Admitting { .. } => !is_stopping,
+            MonitorState::Inviting { .. } | MonitorState::Joined { .. } => true,
+        };
+        self.admitted_until.is_some() || self.fact.as_ref().is_some_and(is_busy)
     }
 
     fn may_hold(&self) -> bool {
@@ -53,7 +75,7 @@ impl NodeCopy {
 #[derive(Debug)]
 enum Pending {
     /// It has not answered.
-    Sent { id: WorkId, is_start: bool },
+    Sent { id: WorkId, is_start: bool, token: Option<Token> },
     /// It has accepted a start.
     Started { until: Instant },
     /// It has accepted a stop, and has yet to say that the monitor is gone.
@@ -96,6 +118,7 @@ impl ClusterMonitor {
         Self {
             supervisor,
             desired: None,
+            desired_by: None,
             user: None,
             copies: BTreeMap::new(),
             active: None,
@@ -111,10 +134,25 @@ impl ClusterMonitor {
         self.desired.as_ref()
     }
 
-    /// It is to be like this from now on; `None`: gone.
-    pub(super) fn set_desired(&mut self, desired: Option<MonitorFact>, user: Option<UserId>) {
+    /// It is to be like this from now on by a command of the gateway; `None`: gone.
+    pub(super) fn set_desired(
+        &mut self,
+        desired: Option<MonitorFact>,
+        user: Option<UserId>,
+        token: Token,
+    ) {
         self.desired = desired;
         self.user = user;
+        self.desired_by = Some(token);
+    }
+
+    /// A command of the gateway is refused: it is to be again as it was before, unless it has been
+    /// changed since.
+    pub(super) fn revert(&mut self, token: Token, before: Option<MonitorFact>) {
+        if self.desired_by == Some(token) {
+            self.desired = before;
+            self.desired_by = None;
+        }
     }
 
     /// The node where the supervisor is on a call, or about to be.
@@ -149,7 +187,7 @@ impl ClusterMonitor {
             Some(desired) => !in_snapshot && may_say && !is_same_asked(desired, &fact),
         };
         if is_idle && is_news {
-            self.desired = Some(armed(&fact));
+            (self.desired, self.desired_by) = (Some(armed(&fact)), None);
         }
         let is_as_asked = self.desired.as_ref().is_none_or(|desired| is_same_asked(desired, &fact));
         if let Some(Pending::Started { .. }) = copy.pending
@@ -158,23 +196,48 @@ impl ClusterMonitor {
             copy.pending = None;
         }
         copy.may_have = false;
+        if let MonitorState::Inviting { .. } | MonitorState::Joined { .. } = fact.state {
+            copy.admitted_until = None;
+        }
         copy.fact = Some(fact);
         self.find_active(node);
     }
 
+    /// A node is given leave to bring the supervisor in.
+    pub(super) fn admit(&mut self, node: NodeId, now: Now) {
+        self.copies.entry(node).or_default().admitted_until = Some(now.mono + JOINING);
+    }
+
+    /// A node has refused to bring the supervisor in.
+    pub(super) fn handle_not_admitted(&mut self, node: NodeId) {
+        if let Some(copy) = self.copies.get_mut(&node) {
+            copy.admitted_until = None;
+        }
+        self.find_active(node);
+    }
+
+    /// Time has passed.
+    pub(super) fn handle_time(&mut self, now: Now) {
+        let is_due = |copy: &NodeCopy| copy.admitted_until.is_some_and(|at| at <= now.mono);
+        let due = self.copies.iter().filter(|(_, copy)| is_due(copy)).map(|(id, _)| *id);
+        for node in due.collect::<Vec<_>>() {
+            self.handle_not_admitted(node);
+        }
+    }
+
     /// Keeps `active` true after a change at a node.
     fn find_active(&mut self, changed: NodeId) {
-        let state = |id: &NodeId| {
+        let is_busy = |id: &NodeId| self.copies.get(id).is_some_and(NodeCopy::is_busy);
+        let is_joined = |id: &NodeId| {
             let fact = self.copies.get(id).and_then(|copy| copy.fact.as_ref());
-            fact.map(|fact| &fact.state).filter(|state| !matches!(state, MonitorState::Armed))
+            fact.is_some_and(|fact| matches!(fact.state, MonitorState::Joined { .. }))
         };
-        let is_joined = |id: &NodeId| matches!(state(id), Some(MonitorState::Joined { .. }));
-        self.active = match self.active.filter(|active| state(active).is_some()) {
+        self.active = match self.active.filter(is_busy) {
             // Of two, the one that is on a call already.
             Some(active) if is_joined(&changed) && !is_joined(&active) => Some(changed),
             Some(active) => Some(active),
             None => {
-                let busy = || self.copies.keys().filter(|id| state(id).is_some());
+                let busy = || self.copies.keys().filter(|id| is_busy(id));
                 busy().find(|id| is_joined(id)).or_else(|| busy().next()).copied()
             }
         };
@@ -189,14 +252,18 @@ impl ClusterMonitor {
         copy.fact = None;
         let is_ours = match &copy.pending {
             None => false,
-            Some(Pending::Sent { .. } | Pending::Started { .. }) => true,
+            Some(Pending::Sent { is_start: true, .. } | Pending::Started { .. }) => true,
+            Some(Pending::Sent { is_start: false, .. }) => {
+                copy.may_have = false;
+                true
+            }
             Some(Pending::Stopped) => {
                 (copy.pending, copy.may_have) = (None, false);
                 true
             }
         };
         if !is_ours && self.active.is_none_or(|active| active == node) {
-            self.desired = None;
+            (self.desired, self.desired_by) = (None, None);
         }
         self.find_active(node);
     }
@@ -207,9 +274,9 @@ impl ClusterMonitor {
         let Some(copy) = self.copies.get_mut(&node) else {
             return;
         };
-        copy.may_have = false;
+        (copy.may_have, copy.admitted_until) = (false, None);
         if copy.fact.take().is_some_and(|fact| is_spent(&fact)) && self.active == Some(node) {
-            self.desired = None;
+            (self.desired, self.desired_by) = (None, None);
         }
         self.find_active(node);
     }
@@ -223,22 +290,42 @@ impl ClusterMonitor {
         }
     }
 
-    /// A node cannot be asked any more.
-    pub(super) fn handle_lost(&mut self, node: NodeId) {
-        if let Some(copy) = self.copies.get_mut(&node) {
-            (copy.pending, copy.retry_at, copy.failures) = (None, None, 0);
+    /// A node cannot be asked any more: the command of the gateway that it was not sent. What was
+    /// sent is still answered.
+    pub(super) fn handle_lost(&mut self, node: NodeId) -> Option<Token> {
+        let copy = self.copies.get_mut(&node)?;
+        (copy.retry_at, copy.failures) = (None, 0);
+        if let Some(Pending::Started { .. } | Pending::Stopped) = copy.pending {
+            copy.pending = None;
         }
+        copy.owes.take()
+    }
+
+    /// These nodes are to be sent what is desired as a command of the gateway; the commands that
+    /// they were not sent yet, which are overtaken by it.
+    pub(super) fn owe(&mut self, nodes: &[NodeId], token: Token) -> Vec<(NodeId, Token)> {
+        let overtaken = nodes.iter().filter_map(|node| {
+            let copy = self.copies.entry(*node).or_default();
+            copy.retry_at = None;
+            Some((*node, copy.owes.replace(token)?))
+        });
+        overtaken.collect()
+    }
+
+    /// A node has what the gateway's command has asked of it, without being sent it: that command.
+    pub(super) fn take_settled(&mut self, node: NodeId) -> Option<Token> {
+        let is_wanted = self.desired.is_some() && self.active.is_none_or(|at| at == node);
+        let copy = self.copies.get_mut(&node)?;
+        if copy.pending.is_some() || is_wanted || copy.may_hold() {
+            return None;
+        }
+        copy.owes.take()
     }
 
     /// A node is none any more.
     pub(super) fn forget_node(&mut self, node: NodeId) {
         self.copies.remove(&node);
         self.find_active(node);
-    }
-
-    /// Something is to be sent to a node now.
-    pub(super) fn lacks(&mut self, node: NodeId, now: Now) -> bool {
-        self.next_step(node, now).is_some()
     }
 
     /// What is to be sent to a node now.
@@ -251,40 +338,45 @@ impl ClusterMonitor {
         {
             copy.pending = None;
         }
-        if copy.pending.is_some() || copy.retry_at.is_some_and(|at| now.mono < at) {
+        let waits = copy.owes.is_none() && copy.retry_at.is_some_and(|at| now.mono < at);
+        if copy.pending.is_some() || waits {
             return None;
         }
         match (wanted, &copy.fact) {
+            (Some(wanted), Some(_)) if copy.owes.is_some() => Some(Step::Start(wanted.clone())),
             (Some(wanted), Some(fact)) if is_same_asked(wanted, fact) => None,
             (Some(wanted), Some(_) | None) => Some(Step::Start(wanted.clone())),
             (None, _) => copy.may_hold().then_some(Step::Stop),
         }
     }
 
-    /// Something has been sent to a node; what was sent before is of no matter any more.
-    pub(super) fn sent(&mut self, node: NodeId, id: WorkId, is_start: bool) {
+    /// What is to be sent to a node is being sent: the command of the gateway that it is.
+    pub(super) fn take_owed(&mut self, node: NodeId) -> Option<Token> {
+        self.copies.get_mut(&node)?.owes.take()
+    }
+
+    /// Something has been sent to a node.
+    pub(super) fn sent(&mut self, node: NodeId, id: WorkId, is_start: bool, token: Option<Token>) {
         let copy = self.copies.entry(node).or_default();
-        copy.pending = Some(Pending::Sent { id, is_start });
+        copy.pending = Some(Pending::Sent { id, is_start, token });
         copy.may_have |= is_start && copy.fact.is_none();
     }
 
-    /// A node has answered what was sent to it last.
+    /// A node has answered: the command of the gateway that it has answered by that.
     pub(super) fn handle_result(
         &mut self,
         node: NodeId,
         id: WorkId,
         result: &Result<(), Refusal>,
         now: Now,
-    ) {
+    ) -> Option<Token> {
         let desired = self.desired.as_ref();
-        let Some(copy) = self.copies.get_mut(&node) else {
-            return;
-        };
-        let Some(Pending::Sent { id: sent, is_start }) = copy.pending else {
-            return;
+        let copy = self.copies.get_mut(&node)?;
+        let Some(Pending::Sent { id: sent, is_start, token }) = copy.pending else {
+            return None;
         };
         if sent != id {
-            return;
+            return None;
         }
         copy.pending = None;
         match result {
@@ -318,6 +410,7 @@ impl ClusterMonitor {
                 copy.retry_at = Some(now.mono + pause);
             }
         }
+        token
     }
 
     /// When something is to be sent though nothing happens.
@@ -327,6 +420,7 @@ impl ClusterMonitor {
             Some(Pending::Sent { .. } | Pending::Stopped) => None,
             None => copy.retry_at,
         });
+        let at = at.chain(self.copies.values().filter_map(|copy| copy.admitted_until));
         at.filter(|at| *at > now.mono).min()
     }
 

@@ -149,6 +149,8 @@ struct World {
     asked: VecDeque<AdmissionAsked>,
     replies: BTreeMap<Token, Result<(), Refusal>>,
     next_token: u64,
+    /// Rounds until everything should have arrived.
+    patience: usize,
 }
 
 impl World {
@@ -163,6 +165,7 @@ impl World {
             asked: VecDeque::new(),
             replies: BTreeMap::new(),
             next_token: 0,
+            patience: 100_000,
         };
         for index in 0..nodes {
             world.cluster.handle_node_added(NodeId(index as u32));
@@ -283,7 +286,7 @@ impl World {
 
     fn settle_but(&mut self, mut admit: impl FnMut(&mut World) -> bool) {
         self.drain();
-        for _ in 0..100_000 {
+        for _ in 0..self.patience {
             let mut moved = false;
             for node in 0..self.nodes.len() {
                 moved |= self.deliver_command(node);
