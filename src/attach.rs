@@ -166,6 +166,17 @@ pub enum AttachmentFault {
     /// A user's phone is none of them.
     #[error("'{0}' is not one of the numbers")]
     NotAmongThem(String),
+    /// Nobody coaches at the own phone.
+    #[error("'{0}' can not be the number of the agent and of the supervisor")]
+    SameNumber(String),
+    /// What begins so may be a number of the phones.
+    #[error("'{prefix}' does not tell numbers outside from {number}")]
+    OwnPrefix {
+        /// What numbers outside are to begin with.
+        prefix: String,
+        /// Numbers of the phones.
+        number: NumberRange,
+    },
     /// Both would listen there.
     #[error("the switch and Undertone can not both be at {0}")]
     SameAddress(SocketAddr),
@@ -189,6 +200,16 @@ impl Attachment {
         for number in [&self.agent, &self.supervisor] {
             if !self.numbers.iter().any(|range| range.contains(number)) {
                 return Err(AttachmentFault::NotAmongThem(number.clone()));
+            }
+        }
+        if self.agent == self.supervisor {
+            return Err(AttachmentFault::SameNumber(self.agent));
+        }
+        for OutsidePrefix(prefix) in &self.outside {
+            let begins = |range: &&NumberRange| range.first_with(prefix).is_some();
+            if let Some(number) = self.numbers.iter().find(begins) {
+                let (prefix, number) = (prefix.clone(), number.clone());
+                return Err(AttachmentFault::OwnPrefix { prefix, number });
             }
         }
         let us = self.us.0;

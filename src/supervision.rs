@@ -35,14 +35,24 @@ pub enum LegOutcome {
     Answered,
     /// The supervisor's phone is busy.
     Busy,
-    /// The supervisor does not want the call.
-    Rejected,
+    /// The supervisor does not want the call, or the phone will not take it.
+    Rejected {
+        /// What it has answered, where it was asked.
+        status: Option<u16>,
+    },
     /// The supervisor's phone was not answered in time.
     NoAnswer,
+    /// The supervisor's phone is not registered.
+    Unregistered,
     /// The supervisor's phone can not be reached.
-    Unreachable,
+    Unreachable {
+        /// What it or its switch has answered; `None`: nothing.
+        status: Option<u16>,
+    },
     /// The supervisor has hung up after the answer.
     HungUp,
+    /// The sound of the call is only relayed, and nobody can be mixed into it.
+    Relayed,
 }
 
 /// Why a supervisor's leg is released.

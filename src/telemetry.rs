@@ -2,6 +2,7 @@
 
 mod process;
 
+use crate::model::{Refusal, Subject};
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -67,6 +68,16 @@ impl<T: fmt::Display> fmt::Debug for Pii<T> {
     }
 }
 
+/// The text of a refusal for a log line, its numbers as [`Pii`].
+pub fn logged(refusal: &Refusal) -> Refusal {
+    let mut logged = refusal.clone();
+    if let Some(Subject::Number(number)) = &refusal.subject {
+        logged = logged.renamed(Subject::Number(Pii(number).to_string().into()));
+    }
+    logged.quoted = refusal.quoted.as_ref().map(|quoted| Pii(quoted).to_string());
+    logged
+}
+
 /// Lets numbers and URIs into the log, or keeps them out (the default).
 pub fn show_personal_data(show: bool) {
     SHOW_PII.store(show, Ordering::Relaxed);
@@ -97,9 +108,13 @@ pub fn start_log(config: &LogConfig) {
 
 /// Our own modules keep secrets out of every line. Libraries write down at TRACE what passes
 /// through them, tokens, cookies and keys with it: that is not logged, whatever the filter says.
+/// Nor is what the resolver warns of: a line for each datagram that anybody may send it, and a
+/// lookup that fails has a line of ours.
 fn may_be_logged(about: &Metadata<'_>) -> bool {
-    let is_ours = about.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
-    is_ours || *about.level() != Level::TRACE
+    let origin = about.target().split("::").next().unwrap_or_default();
+    let is_resolver = origin.starts_with("hickory_");
+    let is_ours = origin == env!("CARGO_CRATE_NAME");
+    is_ours || *about.level() != Level::TRACE && !(is_resolver && *about.level() == Level::WARN)
 }
 
 /// A writer that lets no control character reach the terminal but the end of each event: no input
@@ -428,6 +443,10 @@ fn describe() {
         "From an event until the answer or frame with it has left; of each answer the oldest event."
     );
     describe_gauge!("undertone_monitors", "Monitors now, by state.");
+    describe_counter!(
+        "undertone_joins_refused_total",
+        "Supervisors that were kept out of a call, by reason: codec (its sound is only relayed)."
+    );
     describe_histogram!(
         "undertone_media_loss_ratio",
         "Of a leg's packets those that the network lost, at its end, by direction."
@@ -480,6 +499,7 @@ pub fn admin(metrics: Option<Metrics>, ready: Ready, measure: Measure) -> Router
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Reason;
     use std::sync::{Mutex, PoisonError};
 
     #[derive(Clone, Default)]
@@ -494,6 +514,24 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_the_resolver_warns_of_each_datagram_is_not_logged() {
+        let page = Page::default();
+        let to = page.clone();
+        let log = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || to.clone());
+        let log = tracing_subscriber::registry().with(log).with(filter_fn(may_be_logged));
+        tracing::subscriber::with_default(log, || {
+            tracing::warn!(target: "hickory_net::udp::udp_client_stream", "a wrong id");
+            tracing::warn!(target: "hyper", "kept");
+            tracing::warn!("kept");
+            tracing::debug!(target: "hickory_resolver", "kept");
+        });
+        let bytes = page.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let text = String::from_utf8(bytes).expect("text");
+        assert_eq!(text.matches("kept").count(), 3, "{text}");
+        assert!(!text.contains("a wrong id"), "{text}");
     }
 
     const EVIL: &str = "x\r\n{\"level\":\"INFO\"}\u{1b}[2J\u{9b}2J\u{2028}\u{202e}";
@@ -564,5 +602,10 @@ mod tests {
     #[test]
     fn personal_data_is_redacted() {
         assert_eq!(format!("{} {:?}", Pii("5001"), Pii("sip:5001@x")), "<redacted> <redacted>");
+        let refusal = Refusal::number(Reason::InvalidState, &"5001".into(), "'{}' as '{}'.");
+        let refusal = logged(&refusal.quoting("05001"));
+        assert_eq!(refusal.to_string(), "'<redacted>' as '<redacted>'.");
+        let refusal = Refusal::device(Reason::InvalidState, &"5001".into(), "'{}' is busy.");
+        assert_eq!(logged(&refusal).to_string(), "'5001' is busy.");
     }
 }

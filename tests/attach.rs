@@ -57,6 +57,12 @@ async fn what_can_not_be_attached_is_said() {
     let rows = [
         (&["--agent", "6000"][..], "'6000' is not one of the numbers"),
         (&["--supervisor", "5101"], "'5101' is not one of the numbers"),
+        (
+            &["--supervisor", "5000"],
+            "'5000' can not be the number of the agent and of the supervisor",
+        ),
+        (&["--outside", "5"], "'5' does not tell numbers outside from 5000-5019"),
+        (&["--outside", "51"], "'51' does not tell numbers outside from 5100"),
     ];
     for (more, expected) in rows {
         let (is_good, _, error) = undertone(&[&good, more].concat(), place.path()).await;
@@ -81,6 +87,34 @@ async fn a_trunk_on_another_machine_and_ourselves_on_the_loopback_is_a_warning()
     let target = "sip.trunk[0].target: is on another machine, and";
     assert!(said.contains(&format!("{target} sip.listen is reached from this one only")), "{said}");
     assert!(said.contains(&format!("{target} its sound is told to come to 127.0.0.1")), "{said}");
+}
+
+#[tokio::test]
+async fn a_prefix_that_begins_the_number_of_a_device_behind_its_trunk_is_a_warning() {
+    let place = tempfile::tempdir().unwrap();
+    let flags = flags("other", "127.0.0.9", "127.0.0.1");
+    undertone(&[&flags[..], &["--into", "."]].concat(), place.path()).await;
+    let file = place.path().join("undertone.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let check = ["check", "undertone.toml"];
+    for (prefixes, expected) in [
+        (
+            "\"0\", \"5\"",
+            Some("'5' does not tell numbers outside from 5000, which is behind 'switch'"),
+        ),
+        ("\"51\"", Some("'51' does not tell numbers outside from 5100, which is behind 'switch'")),
+        ("\"52\"", None),
+        ("\"\"", None),
+    ] {
+        let changed = text.replace("[\"0\", \"+\"]", &format!("[{prefixes}]"));
+        assert_ne!(text, changed);
+        std::fs::write(&file, changed).unwrap();
+        let (is_good, said, error) = undertone(&check, place.path()).await;
+        assert!(is_good, "{error}");
+        let found = said.contains("sip.trunk[0].prefixes: ");
+        assert_eq!(found, expected.is_some(), "{said}");
+        assert!(expected.is_none_or(|expected| said.contains(expected)), "{said}");
+    }
 }
 
 /// What the probe says of a trunk with this target and source.
@@ -128,12 +162,14 @@ async fn a_probe_says_which_realm_a_switch_wants_a_password_for() {
         switch.send_to(answer.as_bytes(), from).await.unwrap();
     });
     let (is_there, said) = probed(target, "127.0.0.1").await;
-    assert!(is_there && said.contains("wants a password for realm \"pbx\", for which"), "{said}");
+    assert!(is_there && said.contains("asks for a password for realm \"pbx\""), "{said}");
+    let (stranger, wish) = ("`undertone attach` prints", "set realm, user and password");
+    assert!(said.contains(stranger) && said.contains(wish), "{said}");
 }
 
 #[tokio::test]
 async fn a_probe_fails_where_nobody_answers() {
     let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let (is_there, said) = probed(silent.local_addr().unwrap(), "127.0.0.1").await;
-    assert!(!is_there && said.contains("does not answer OPTIONS from 127.0.0.1:0"), "{said}");
+    assert!(!is_there && said.contains("does not answer OPTIONS from 127.0.0.1\n"), "{said}");
 }

@@ -52,6 +52,7 @@ const WALLS: &[(&str, &[&str])] = &[
         "config",
         &[
             "model",
+            "attach",
             "audit",
             "cluster",
             "cometd",

@@ -14,7 +14,9 @@ use crate::support::server::{AGENT, Account, COLLEAGUE, CUSTOMER, SUPERVISOR, Se
 use crate::support::wait;
 use serde_json::{Value, json};
 use std::time::Duration;
-use undertone::demo::phone::audio::{level, peak};
+use undertone::clock;
+use undertone::demo::phone::audio::{Companding, level, peak};
+use undertone::demo::phone::{Phone, PhoneConfig};
 
 const CUSTOMER_HZ: f32 = 437.0;
 const AGENT_HZ: f32 = 613.0;
@@ -69,6 +71,27 @@ async fn sipp_as_agent_hears_the_whisper_of_baresip_and_sipp_as_customer_does_no
         "the supervisor hears both"
     );
     assert!(peak(&recorded, SUPERVISOR_HZ) < SILENT, "and not himself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_sipp_sends_in_g729_arrives_octet_by_octet_at_a_phone_that_has_it() {
+    let server = Server::start().await;
+    let place = folder();
+    let mut config = PhoneConfig::new(AGENT.number, AGENT.password, server.sip, AGENT_HZ);
+    config.laws = vec![Companding::Mu, Companding::Opaque];
+    let agent = Phone::start(config).await.unwrap();
+    agent.register().await.unwrap();
+    let (since, talk) = (clock::instant(), Duration::from_secs(2));
+    let number = AGENT.number;
+    let scenario = "customer_g729";
+    let customer =
+        Sipp::customer_as(scenario, &server, CUSTOMER, number, CUSTOMER_HZ, talk, &place);
+    customer.finished(SOON).await;
+    let file = place.path().join(CUSTOMER.number).join("tone.ulaw");
+    let sent = std::fs::read(file).unwrap();
+    let received = agent.payloads(since).concat();
+    assert!(received.len() > 20 * 50, "{}", received.len());
+    assert_eq!(received, sent[..received.len()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

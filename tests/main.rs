@@ -30,6 +30,7 @@ mod media;
 mod permissions;
 mod phones;
 mod refused;
+mod relayed;
 mod rest;
 mod scenarios;
 mod secrets;

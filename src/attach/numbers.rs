@@ -34,6 +34,17 @@ impl NumberRange {
         number.len() == self.first.len()
             && (self.first.as_str()..=self.last.as_str()).contains(&number)
     }
+
+    /// The first of them that begins with these digits.
+    pub fn first_with(&self, prefix: &str) -> Option<String> {
+        let (first, last) = (self.first.get(..prefix.len())?, self.last.get(..prefix.len())?);
+        let zeros = "0".repeat(self.first.len() - prefix.len());
+        match (first..=last).contains(&prefix) {
+            true if first == prefix => Some(self.first.clone()),
+            true => Some(format!("{prefix}{zeros}")),
+            false => None,
+        }
+    }
 }
 
 /// `5000-5999` or `5001`
@@ -167,6 +178,23 @@ mod tests {
                 let wanted = usize::from((first..=last).contains(&number));
                 assert_eq!(patterns.iter().filter(fits).count(), wanted, "{text}: {digits}");
             }
+        }
+    }
+
+    #[test]
+    fn the_first_number_of_a_range_that_begins_with_some_digits_is_found() {
+        for (range, prefix, found) in [
+            ("5000-5999", "5", Some("5000")),
+            ("5000-5999", "59", Some("5900")),
+            ("5020-5999", "50", Some("5020")),
+            ("5000-5999", "5999", Some("5999")),
+            ("5000-5999", "4", None),
+            ("5000-5999", "60", None),
+            ("5000-5999", "50000", None),
+            ("5000-5999", "+5", None),
+        ] {
+            let range: NumberRange = range.parse().unwrap();
+            assert_eq!(range.first_with(prefix).as_deref(), found, "{range} {prefix}");
         }
     }
 

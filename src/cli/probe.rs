@@ -73,10 +73,12 @@ fn probe(trunk: &Trunk, target: &TrunkTarget, config: &Config) -> (String, bool)
         }
         Ok(None) => {
             let protocol = protocol.as_str();
+            let own = shown_address(own, target);
             lines += &said(format!("{target} ({protocol}) does not answer OPTIONS from {own}"));
             false
         }
         Err(error) => {
+            let own = shown_address(own, target);
             lines += &said(format!("{target} can not be asked from {own}: {error}"));
             false
         }
@@ -114,11 +116,26 @@ fn answered(trunk: &Trunk, asked: (Protocol, SocketAddr), answer: &Answer) -> St
     for realm in challenges.filter_map(realm) {
         let realm = String::from_utf8_lossy(&realm).into_owned();
         let known = trunk.logins.iter().any(|login| login.realm == realm);
-        let known = if known { "which it has" } else { "for which it has none" };
         let realm = realm.escape_debug();
-        lines += &format!("{name}: wants a password for realm \"{realm}\", {known} here\n");
+        lines += &match known {
+            true => {
+                format!("{name}: wants the password for realm \"{realm}\", which it has here\n")
+            }
+            false => format!(
+                "{name}: asks for a password for realm \"{realm}\", and has none here. Either it does \
+                 not know this machine yet, and asks every stranger for one: give it the lines that \
+                 `undertone attach` prints, and have it read them. Or it wants one: set realm, user \
+                 and password of the trunk\n"
+            ),
+        };
     }
     lines
+}
+
+/// Where it was asked from: an address of this machine, whose port is another one each time.
+fn shown_address(own: SocketAddr, target: SocketAddr) -> IpAddr {
+    let any = own.ip().is_unspecified();
+    way_to(target).filter(|_| any).unwrap_or(own.ip())
 }
 
 /// Where its sound is told to come, and what of that can be known.

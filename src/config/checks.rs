@@ -519,9 +519,9 @@ impl<'a> Checks<'a> {
             "may contain letters, digits, spaces and . _ -",
         );
         self.unless(
-            !sections.b2bua.codecs.is_empty(),
+            sections.b2bua.codecs.iter().any(|codec| codec.is_mixable()),
             &[&"sip", &"codecs"],
-            "must name at least one codec",
+            "must name at least one codec besides G729, which is only relayed",
         );
         self.unless(
             !sip.algorithms.is_empty(),

@@ -14,9 +14,9 @@ const MOST: u64 = 100_000;
 #[serde(deny_unknown_fields)]
 pub(super) struct DeviceRange {
     /// The first number, in digits.
-    first: String,
+    pub(super) first: String,
     /// The last number, with as many digits.
-    last: String,
+    pub(super) last: String,
     /// The id of each; `{number}` stands for its number.
     #[serde(default = "number")]
     id: String,

@@ -2,6 +2,7 @@
 
 use super::reader::Finding;
 use super::sections::Sections;
+use crate::attach::NumberRange;
 use crate::sip::config::{HandedOn, Trunk, TrunkTarget};
 use crate::sip::flow::Protocol;
 use std::net::IpAddr;
@@ -26,7 +27,40 @@ pub(super) fn of(sections: &Sections) -> Vec<Finding> {
             ),
         }
     };
-    refusing.map(remark).chain(unreachable(sections)).collect()
+    let found = refusing.map(remark).chain(unreachable(sections));
+    found.chain(ambiguous_prefixes(sections)).collect()
+}
+
+/// Prefixes of a trunk that begin the number of a device behind it. Here the device is called; what
+/// its switch makes of numbers that are no device's may be another phone or the carrier.
+fn ambiguous_prefixes(sections: &Sections) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (place, (trunk, _)) in sections.trunks.iter().enumerate() {
+        for prefix in trunk.prefixes.iter().filter(|prefix| !prefix.is_empty()) {
+            let devices = sections.devices.iter().map(|(account, _)| account);
+            let devices = devices.filter(|account| account.via.as_ref() == Some(&trunk.name));
+            let named = devices.map(|account| account.number.as_str());
+            let named = named.filter(|number| number.starts_with(prefix.as_str()));
+            let ranges = sections.ranges.iter().filter(|range| range.via == trunk.name);
+            let ranged = ranges.filter_map(|range| {
+                let range = format!("{}-{}", range.first, range.last).parse::<NumberRange>();
+                range.ok()?.first_with(prefix)
+            });
+            if let Some(number) = named.map(str::to_owned).chain(ranged).next() {
+                let name = &trunk.name;
+                found.push(Finding {
+                    path: ["sip", "trunk", &place.to_string(), "prefixes"]
+                        .map(str::to_owned)
+                        .to_vec(),
+                    message: format!(
+                        "'{prefix}' does not tell numbers outside from {number}, which is behind \
+                         '{name}'"
+                    ),
+                });
+            }
+        }
+    }
+    found
 }
 
 /// Trunks on other machines that reach nothing of ours.

@@ -639,8 +639,9 @@ fn each_bad_value_names_its_key_and_line() {
         ),
         ("[sip]\nrealm = \"a\\\"b\"", "undertone.toml:2: sip.realm: "),
         (
-            "[sip]\ncodecs = [\"G729\"]",
-            "undertone.toml:2: sip.codecs[0]: 'G729' is not one of PCMU, PCMA, G722, OPUS, L16",
+            "[sip]\ncodecs = [\"G728\"]",
+            "undertone.toml:2: sip.codecs[0]: 'G728' is not one of PCMU, PCMA, G722, OPUS, L16, \
+             G729",
         ),
         (
             "[sip]\nmin_expires = 7200",
@@ -870,7 +871,7 @@ foo = 3
 allowed_origins = ["https://a", 7, "b"]
 [sip]
 realm = []
-codecs = ["G729", "PCMU", "G728"]
+codecs = ["G728", "PCMU", "G723"]
 session_expires = 60
 [[user]]
 id = 1
@@ -905,8 +906,8 @@ supervisors = ["anna"]
         "9: rest.allowed_origins[1]: found signed int `7`, expected a string",
         "9: rest.allowed_origins[2]: 'b' is not an origin such as https://desk.example.com",
         "11: sip.realm: found sequence, expected a string (found [])",
-        "12: sip.codecs[0]: 'G729' is not one of PCMU, PCMA, G722, OPUS, L16",
-        "12: sip.codecs[2]: 'G728' is not one of PCMU, PCMA, G722, OPUS, L16",
+        "12: sip.codecs[0]: 'G728' is not one of PCMU, PCMA, G722, OPUS, L16, G729",
+        "12: sip.codecs[2]: 'G723' is not one of PCMU, PCMA, G722, OPUS, L16, G729",
         "13: sip.session_expires: must be at least 90 seconds (RFC 4028 4) (found 60)",
         "15: user[0].id: found signed int `1`, expected a string",
         "16: user[0].roles: must name at least one role (found [])",

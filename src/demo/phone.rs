@@ -65,7 +65,7 @@ pub struct PhoneConfig {
     pub answer: AnswerPolicy,
     /// What it says.
     pub voice: Voice,
-    /// G.711 laws it takes, best first.
+    /// G.711 laws that it takes, and opaque frames, best first.
     pub laws: Vec<Companding>,
     /// Seconds it asks to be registered for.
     pub expires: u32,

@@ -10,6 +10,10 @@
 //! | | transcoded packet by packet, while the speaker uses another codec | |
 //! | anything else | mixed | the first heard that talks; our clock after 1.5 packets of silence |
 //!
+//! A codec that is only relayed ([`Handling::Relayed`]) has the second row and no other: a leg that
+//! has it is sent nothing where it would hear silence, a sum, our music or another codec, and what
+//! it says is in no sum.
+//!
 //! In ListenIn and Coach the row of the customer is the agent alone: a relay, so identical bytes
 //! whether or not somebody coaches.
 //!
@@ -40,6 +44,8 @@ mod speech;
 mod tests;
 mod transcoding;
 
+#[cfg(doc)]
+use super::codec::Handling;
 use super::codec::{
     Codec, ComfortNoise, Decoder, Downsampler, Encoder, MAX_DECODED, Upsampler, noise_level,
 };
@@ -361,7 +367,7 @@ impl Call {
     /// Plays a short tone to the leg.
     pub fn handle_beep(&mut self, leg: LegId, now: Instant) {
         if let Some(here) = named(&mut self.legs, leg) {
-            here.beep = Beep::start();
+            here.handle_beep();
             self.arrange(now);
         }
     }

@@ -1,5 +1,5 @@
 //! Codecs: G.711 by tables, G.722, Opus, L16, and comfort noise; and the way from one sample rate
-//! to the other.
+//! to the other. G.729 is known and not decoded: see [`Handling`].
 
 mod g711;
 mod g722;
@@ -19,6 +19,16 @@ use serde::Deserialize;
 /// the others.
 pub const MAX_DECODED: usize = 2 * MAX_PAYLOAD;
 
+/// What can be done with the sound of a codec. Whatever decides that asks [`Codec::handling`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handling {
+    /// Decoded and coded: mixed, transcoded, made of our own music and tones.
+    Mixed,
+    /// Passed from one leg to another in the same codec, payload by payload, and nothing else:
+    /// there is no decoder and no coder.
+    Relayed,
+}
+
 /// An audio codec, mono.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -33,11 +43,33 @@ pub enum Codec {
     Opus,
     /// Sixteen bits, linear, at 16 kHz (RFC 3551 4.5.11).
     L16,
+    /// G.729 with its annexes A and B, static payload type 18 (RFC 3551 4.5.6). Relayed only.
+    G729,
 }
 
 impl Codec {
     /// All of them, as they are offered unless configured otherwise.
-    pub const ALL: [Codec; 5] = [Codec::Pcmu, Codec::Pcma, Codec::G722, Codec::Opus, Codec::L16];
+    pub const ALL: [Codec; 6] =
+        [Codec::Pcmu, Codec::Pcma, Codec::G722, Codec::Opus, Codec::L16, Codec::G729];
+
+    /// What can be done with its sound.
+    pub fn handling(self) -> Handling {
+        match self {
+            Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::Opus | Codec::L16 => Handling::Mixed,
+            Codec::G729 => Handling::Relayed,
+        }
+    }
+
+    /// Its sound can be decoded and coded.
+    pub fn is_mixable(self) -> bool {
+        self.handling() == Handling::Mixed
+    }
+
+    /// Whether what is said in it can be heard by a leg that has the other, and the other way
+    /// round.
+    pub fn reaches(self, other: Codec) -> bool {
+        self == other || self.is_mixable() && other.is_mixable()
+    }
 
     /// The payload type in our offers: static where RFC 3551 has one.
     pub fn payload_type(self) -> u8 {
@@ -47,6 +79,7 @@ impl Codec {
             Codec::G722 => 9,
             Codec::Opus => 111,
             Codec::L16 => 112,
+            Codec::G729 => 18,
         }
     }
 
@@ -58,6 +91,7 @@ impl Codec {
             Codec::G722 => "G722",
             Codec::Opus => "opus",
             Codec::L16 => "L16",
+            Codec::G729 => "G729",
         }
     }
 
@@ -70,7 +104,7 @@ impl Codec {
     /// 3551 4.5.2).
     pub fn clock(self) -> u32 {
         match self {
-            Codec::Pcmu | Codec::Pcma | Codec::G722 => 8000,
+            Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::G729 => 8000,
             Codec::Opus => 48_000,
             Codec::L16 => 16_000,
         }
@@ -79,7 +113,7 @@ impl Codec {
     /// Samples a second that a [`Decoder`] gives and an [`Encoder`] takes: 8000 or 16000.
     pub fn sample_rate(self) -> u32 {
         match self {
-            Codec::Pcmu | Codec::Pcma => 8000,
+            Codec::Pcmu | Codec::Pcma | Codec::G729 => 8000,
             Codec::G722 | Codec::Opus | Codec::L16 => 16_000,
         }
     }
@@ -88,7 +122,7 @@ impl Codec {
     pub fn channels(self) -> u32 {
         match self {
             Codec::Opus => 2,
-            Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::L16 => 1,
+            Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::L16 | Codec::G729 => 1,
         }
     }
 
@@ -99,21 +133,28 @@ impl Codec {
             Codec::Pcmu | Codec::Pcma | Codec::G722 => Some(payload.len() as u32),
             Codec::Opus => opus::ticks(payload),
             Codec::L16 => (payload.len().is_multiple_of(2)).then_some(payload.len() as u32 / 2),
+            // Frames of 10 ms in ten octets; a last one of two describes silence (RFC 3551 4.5.6).
+            Codec::G729 => {
+                let frames = payload.len() / 10 + usize::from(payload.len() % 10 == 2);
+                (matches!(payload.len() % 10, 0 | 2)).then_some(80 * frames as u32)
+            }
         }
     }
 
     /// The longest frame at or below so many ticks of 1/8000 s that one packet can be made of;
-    /// `None`: there is none.
+    /// `None`: there is none, or this codec is [`Handling::Relayed`].
     pub fn frame(self, ticks: u32) -> Option<u32> {
         match self {
             Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::L16 => {
                 Some(ticks.min(MAX_FRAME as u32 / 2)).filter(|ticks| *ticks > 0)
             }
             Codec::Opus => [160, 80].into_iter().find(|frame| *frame <= ticks),
+            Codec::G729 => None,
         }
     }
 
-    /// Writes so many ticks of 1/8000 s of silence; returns its octets.
+    /// Writes so many ticks of 1/8000 s of silence; returns its octets: none where the codec is
+    /// [`Handling::Relayed`], of which silence is that nothing is sent.
     pub fn silence(self, ticks: u32, payload: &mut [u8]) -> usize {
         // TOC alone: nothing to decode, for as long as it says (RFC 6716 3.1: SILK, wideband).
         let (octet, len) = match self {
@@ -122,6 +163,7 @@ impl Codec {
             Codec::G722 => (0xfc, ticks as usize),
             Codec::Opus => (if ticks < 160 { 8 << 3 } else { 9 << 3 }, 1),
             Codec::L16 => (0, ticks as usize * 4),
+            Codec::G729 => (0, 0),
         };
         let len = len.min(payload.len());
         payload[..len].fill(octet);
@@ -137,7 +179,7 @@ impl Codec {
         match self {
             Codec::Pcmu => Some(Law::Mu),
             Codec::Pcma => Some(Law::A),
-            Codec::G722 | Codec::Opus | Codec::L16 => None,
+            Codec::G722 | Codec::Opus | Codec::L16 | Codec::G729 => None,
         }
     }
 
@@ -163,6 +205,8 @@ enum Decoding {
     G722(Box<g722::G722Decoder>),
     Opus(Option<Box<opus::OpusDecoding>>),
     L16,
+    /// There is no decoder.
+    None,
 }
 
 impl Decoder {
@@ -174,6 +218,7 @@ impl Decoder {
             Codec::G722 => Decoding::G722(Box::new(g722::G722Decoder::new())),
             Codec::Opus => Decoding::Opus(opus::OpusDecoding::new().map(Box::new)),
             Codec::L16 => Decoding::L16,
+            Codec::G729 => Decoding::None,
         })
     }
 
@@ -197,6 +242,7 @@ impl Decoder {
                 let pairs = samples.iter_mut().zip(octets);
                 pairs.map(|(sample, octets)| *sample = i16::from_be_bytes(*octets)).count()
             }
+            Decoding::None => 0,
         }
     }
 
@@ -204,7 +250,11 @@ impl Decoder {
     pub fn failures(&self) -> u32 {
         match &self.0 {
             Decoding::Opus(Some(decoder)) => decoder.failures(),
-            Decoding::Opus(None) | Decoding::Law(_) | Decoding::G722(_) | Decoding::L16 => 0,
+            Decoding::Opus(None)
+            | Decoding::Law(_)
+            | Decoding::G722(_)
+            | Decoding::L16
+            | Decoding::None => 0,
         }
     }
 
@@ -216,7 +266,11 @@ impl Decoder {
                 decoder.conceal(samples);
                 true
             }
-            Decoding::Opus(None) | Decoding::Law(_) | Decoding::G722(_) | Decoding::L16 => false,
+            Decoding::Opus(None)
+            | Decoding::Law(_)
+            | Decoding::G722(_)
+            | Decoding::L16
+            | Decoding::None => false,
         }
     }
 }
@@ -231,6 +285,8 @@ enum Encoding {
     G722(Box<g722::G722Encoder>),
     Opus(Option<Box<opus::OpusEncoding>>),
     L16,
+    /// There is no coder.
+    None,
 }
 
 impl Encoder {
@@ -242,6 +298,7 @@ impl Encoder {
             Codec::G722 => Encoding::G722(Box::new(g722::G722Encoder::new())),
             Codec::Opus => Encoding::Opus(opus::OpusEncoding::new().map(Box::new)),
             Codec::L16 => Encoding::L16,
+            Codec::G729 => Encoding::None,
         })
     }
 
@@ -266,6 +323,7 @@ impl Encoder {
                     .map(|(octets, sample)| octets.copy_from_slice(&sample.to_be_bytes()))
                     .count()
             }
+            Encoding::None => 0,
         }
     }
 }
@@ -274,6 +332,40 @@ impl Encoder {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn mixable() -> impl Iterator<Item = Codec> {
+        Codec::ALL.into_iter().filter(|codec| codec.is_mixable())
+    }
+
+    #[test]
+    fn g729_is_measured_and_never_becomes_samples_nor_samples_it() {
+        let ticks = |len| Codec::G729.ticks(&[0; 64][..len]);
+        assert_eq!([20, 30, 2, 12, 22].map(ticks), [160, 240, 80, 160, 240].map(Some));
+        assert_eq!([1, 9, 11, 13, 15].map(ticks), [None; 5]);
+        let mut samples = [7; MAX_DECODED];
+        let mut decoder = Decoder::new(Codec::G729);
+        assert_eq!(decoder.decode(&[0x55; 20], &mut samples), 0);
+        assert!(!decoder.conceal(&mut samples));
+        assert_eq!(samples, [7; MAX_DECODED]);
+        let mut payload = [7; MAX_PAYLOAD];
+        assert_eq!(Encoder::new(Codec::G729).encode(&tone(8000, 160), &mut payload), 0);
+        assert_eq!(Codec::G729.silence(160, &mut payload), 0);
+        assert!(!Codec::G729.transcode_law(Codec::Pcmu, &[0x55; 20], &mut payload));
+        assert!(!Codec::Pcmu.transcode_law(Codec::G729, &[0x55; 20], &mut payload));
+        assert_eq!(payload, [7; MAX_PAYLOAD]);
+        assert_eq!(Codec::G729.frame(160), None);
+    }
+
+    #[test]
+    fn what_is_only_relayed_reaches_its_own_kind_alone() {
+        for (one, other) in mixable().flat_map(|one| mixable().map(move |other| (one, other))) {
+            assert!(one.reaches(other));
+        }
+        for codec in mixable() {
+            assert!(!codec.reaches(Codec::G729) && !Codec::G729.reaches(codec), "{codec:?}");
+        }
+        assert!(Codec::G729.reaches(Codec::G729));
+    }
 
     fn tone(rate: u32, len: usize) -> Vec<i16> {
         let sample = |n: usize| {
@@ -288,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_tone_comes_through_every_codec_as_loud_as_it_was() {
-        for codec in Codec::ALL {
+        for codec in mixable() {
             let rate = codec.sample_rate();
             let (mut encoder, mut decoder) = (Encoder::new(codec), Decoder::new(codec));
             let said = tone(rate, rate as usize);
@@ -309,7 +401,7 @@ mod tests {
 
     #[test]
     fn silence_is_silent_and_as_long_as_it_says() {
-        for codec in Codec::ALL {
+        for codec in mixable() {
             let mut decoder = Decoder::new(codec);
             let mut payload = [0; MAX_PAYLOAD];
             for ticks in [80, 160] {

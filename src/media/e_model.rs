@@ -37,12 +37,16 @@ impl Equipment {
     /// worse than G.711.
     pub const CONCEALED_G711: Equipment = Equipment { impairment: 0.0, robustness: 25.1 };
 
+    /// G.729A with annex B (ITU-T G.113 Appendix I).
+    pub const G729: Equipment = Equipment { impairment: 11.0, robustness: 19.0 };
+
     /// That of a codec.
     pub fn of(codec: Codec) -> Equipment {
         match codec {
             Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::Opus | Codec::L16 => {
                 Equipment::CONCEALED_G711
             }
+            Codec::G729 => Equipment::G729,
         }
     }
 

@@ -122,8 +122,9 @@ mod tests {
 
     #[test]
     fn as_much_comes_out_as_goes_in_from_every_codec_to_every_other() {
-        for from in Codec::ALL {
-            for to in Codec::ALL.into_iter().filter(|to| *to != from) {
+        let mixable = || Codec::ALL.into_iter().filter(|codec| codec.is_mixable());
+        for from in mixable() {
+            for to in mixable().filter(|to| *to != from) {
                 let mut transcoder = Transcoder::new(from, to);
                 let mut encoder = Encoder::new(from);
                 let mut ticks = 0;

@@ -187,6 +187,15 @@ impl Refusal {
         )
     }
 
+    /// Nobody can be mixed into a call of which the sound is not decoded.
+    pub fn relayed() -> Self {
+        Self::new(
+            Reason::InvalidState,
+            "The sound of the call is in G.729, which is relayed without being decoded: nobody \
+             else can join it.",
+        )
+    }
+
     /// MuteCall while muted, UnmuteCall while not.
     pub fn muted_already(muted: bool) -> Self {
         Self::new(

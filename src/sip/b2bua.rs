@@ -145,7 +145,7 @@ pub struct B2buaConfig {
 impl Default for B2buaConfig {
     fn default() -> Self {
         Self {
-            codecs: vec![Codec::Pcmu, Codec::Pcma, Codec::G722, Codec::Opus],
+            codecs: vec![Codec::Pcmu, Codec::Pcma, Codec::G722, Codec::Opus, Codec::G729],
             media_over_ipv6: false,
             ring_timeout: Duration::from_secs(60),
             call_waiting: true,
@@ -216,6 +216,24 @@ pub enum Output {
         leg: LegId,
         /// Why the number leads nowhere.
         why: Unroutable,
+    },
+    /// To the log: what a phone has asked for by a feature code, or a key, is not done.
+    CodeRefused {
+        /// The device that has dialled or pressed it.
+        device: DeviceId,
+        /// The code without its number, or the key.
+        code: String,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// To the log: a supervisor cannot join a call of which the sound is only relayed.
+    Relayed {
+        /// The supervisor's device.
+        supervisor: DeviceId,
+        /// The call.
+        call: CallId,
+        /// Its codec.
+        codec: Codec,
     },
     /// To the log.
     Remark(Remark),

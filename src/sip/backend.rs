@@ -432,6 +432,10 @@ impl BackendTask {
                 tracing::debug!(status, "refused");
                 gone = Some(*leg);
             }
+            LegEvent::Failed { leg, status } => {
+                tracing::debug!(status, "not reached");
+                gone = Some(*leg);
+            }
             LegEvent::Ended { leg, reason } => {
                 tracing::debug!(?reason, "ended");
                 gone = Some(*leg);
@@ -442,10 +446,9 @@ impl BackendTask {
                     false => self.registered.remove(device),
                 };
                 metrics::gauge!("undertone_sip_registrations").set(self.registered.len() as f64);
-                match registered {
-                    true => tracing::info!(%device, "phone registered"),
-                    false => tracing::info!(%device, "phone no longer registered"),
-                }
+                let account = self.endpoint.agent().config().accounts.get(device);
+                let registers_here = account.is_none_or(|account| account.via.is_none());
+                observer::presence(device, *registered, registers_here);
             }
             LegEvent::TrunkLocated { trunk, hosts } => {
                 tracing::info!(trunk, addresses = hosts.len(), "the names of a trunk are known")
@@ -580,6 +583,12 @@ impl BackendTask {
                 Output::Reply { id, result } => replies.push((id, result)),
                 Output::Unusable { leg, fault } => self.observer.unusable(leg, &fault),
                 Output::Denied { leg, why } => self.observer.denied(leg, why),
+                Output::CodeRefused { device, code, refusal } => {
+                    observer::code_refused(&device, &code, &refusal)
+                }
+                Output::Relayed { supervisor, call, codec } => {
+                    self.observer.relayed(&supervisor, &call, codec)
+                }
                 Output::Remark(remark) => self.observer.remark(remark),
             }
         }

@@ -307,6 +307,7 @@ fn log_refused(refused: &RefusedRequest) {
         peer = %refused.peer,
         status = refused.status,
         reason = refused.reason,
+        hint = refused.hint(),
         realm = realms,
         left_out,
         "{message}"

@@ -211,12 +211,20 @@ pub enum LegEvent {
         /// The description that answers the offer.
         media: Vec<u8>,
     },
-    /// A final refusal of our INVITE, or its time-out while it rang (408), or no way to reach it
-    /// (480 unregistered, 503 nobody said anything at all, or the transport failed).
+    /// A final refusal of our INVITE by its peer.
     Refused {
         /// The leg, which is gone.
         leg: LegId,
         /// 300 to 699.
+        status: u16,
+    },
+    /// Our INVITE has come to nothing, and its peer has not refused it: a time-out while it rang
+    /// (408), no way to reach it (480 unregistered, 503 nobody said anything at all, or the
+    /// transport failed), or an answer that cannot be used (488, 502).
+    Failed {
+        /// The leg, which is gone.
+        leg: LegId,
+        /// The status that says so.
         status: u16,
     },
     /// The phone of a device has sent the caller elsewhere (300, 301, 302): refused as by

@@ -7,6 +7,7 @@ use crate::model::{
     Activity, AdmissionAsked, CallFact, CallId, DeviceId, Failure, LegState, Mode, MonitorFact,
     MonitorState, Now, Reason, Refusal, Scope, Timestamp,
 };
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -307,6 +308,9 @@ impl Monitor {
             return;
         }
         match (&self.state, outcome) {
+            (MonitorPhase::Admitting { .. }, LegOutcome::Relayed) => {
+                self.fall_back(why_not(&self.supervisor, outcome), now, ctx)
+            }
             (MonitorPhase::Armed | MonitorPhase::Admitting { .. }, _)
             | (MonitorPhase::Joined { .. }, LegOutcome::Answered) => {}
             (MonitorPhase::Inviting { .. }, LegOutcome::Answered)
@@ -320,18 +324,22 @@ impl Monitor {
             (
                 MonitorPhase::Inviting { .. },
                 LegOutcome::Busy
-                | LegOutcome::Rejected
+                | LegOutcome::Rejected { .. }
                 | LegOutcome::NoAnswer
-                | LegOutcome::Unreachable
-                | LegOutcome::HungUp,
+                | LegOutcome::Unregistered
+                | LegOutcome::Unreachable { .. }
+                | LegOutcome::HungUp
+                | LegOutcome::Relayed,
             ) => self.fall_back(why_not(&self.supervisor, outcome), now, ctx),
             (
                 MonitorPhase::Joined { .. },
                 LegOutcome::HungUp
                 | LegOutcome::Busy
-                | LegOutcome::Rejected
+                | LegOutcome::Rejected { .. }
                 | LegOutcome::NoAnswer
-                | LegOutcome::Unreachable,
+                | LegOutcome::Unregistered
+                | LegOutcome::Unreachable { .. }
+                | LegOutcome::Relayed,
             ) => {
                 self.pass(ctx);
                 self.leave(now, ctx);
@@ -693,14 +701,30 @@ impl MonitorPhase {
 
 fn why_not(supervisor: &DeviceId, outcome: LegOutcome) -> Refusal {
     let (reason, pattern) = match outcome {
-        LegOutcome::Busy => (Reason::InvalidState, "Device '{}' is busy."),
-        LegOutcome::Rejected | LegOutcome::HungUp => {
-            (Reason::InvalidState, "Device '{}' has rejected the call.")
+        LegOutcome::Relayed => return Refusal::relayed(),
+        LegOutcome::Busy => (Reason::InvalidState, "Device '{}' is busy.".into()),
+        LegOutcome::Rejected { status: None } | LegOutcome::HungUp => {
+            (Reason::InvalidState, "Device '{}' has rejected the call.".into())
         }
-        LegOutcome::NoAnswer => (Reason::InvalidState, "Device '{}' does not answer."),
-        LegOutcome::Unreachable | LegOutcome::Answered => {
-            (Reason::Internal, "Device '{}' is not registered.")
+        LegOutcome::Rejected { status: Some(status) } => (
+            Reason::InvalidState,
+            Cow::from(format!("Device '{{}}' has rejected the call: {status}.")),
+        ),
+        LegOutcome::NoAnswer => (Reason::InvalidState, "Device '{}' does not answer.".into()),
+        LegOutcome::Unregistered | LegOutcome::Answered => {
+            (Reason::Internal, "Device '{}' is not registered.".into())
         }
+        LegOutcome::Unreachable { status: Some(status) } => (
+            Reason::Internal,
+            Cow::from(format!(
+                "Device '{{}}' can not be reached: its phone or switch answers {status}. Is it \
+                 registered there?"
+            )),
+        ),
+        LegOutcome::Unreachable { status: None } => (
+            Reason::Internal,
+            "Device '{}' can not be reached: its phone or switch does not answer.".into(),
+        ),
     };
     Refusal::device(reason, supervisor, pattern)
 }

@@ -143,9 +143,13 @@ fn next_call_is_spent_when_the_supervisor_hangs_up() {
 fn a_phone_that_is_busy_or_rejects_or_is_away_fails_and_the_monitor_stays_armed() {
     for (outcome, reason) in [
         (LegOutcome::Busy, Reason::InvalidState),
-        (LegOutcome::Rejected, Reason::InvalidState),
+        (LegOutcome::Rejected { status: None }, Reason::InvalidState),
+        (LegOutcome::Rejected { status: Some(403) }, Reason::InvalidState),
         (LegOutcome::NoAnswer, Reason::InvalidState),
-        (LegOutcome::Unreachable, Reason::Internal),
+        (LegOutcome::Unregistered, Reason::Internal),
+        (LegOutcome::Unreachable { status: None }, Reason::Internal),
+        (LegOutcome::Unreachable { status: Some(404) }, Reason::Internal),
+        (LegOutcome::Relayed, Reason::InvalidState),
     ] {
         for mode in [NextCall, AllCalls] {
             let mut house = House::default();
@@ -638,13 +642,15 @@ enum Step {
 const BOSSES: [&str; 3] = ["boss", "chief", "head"];
 const AGENTS: [&str; 3] = ["anna", "bert", "cleo"];
 const CALLS: [&str; 3] = ["c", "d", "e"];
-const OUTCOMES: [LegOutcome; 6] = [
+const OUTCOMES: [LegOutcome; 8] = [
     LegOutcome::Answered,
     LegOutcome::Busy,
-    LegOutcome::Rejected,
+    LegOutcome::Rejected { status: Some(603) },
     LegOutcome::NoAnswer,
-    LegOutcome::Unreachable,
+    LegOutcome::Unregistered,
+    LegOutcome::Unreachable { status: Some(480) },
     LegOutcome::HungUp,
+    LegOutcome::Relayed,
 ];
 const STATES: [LegState; 5] = [Dialing, Ringing, Established, Held, Released];
 

@@ -511,19 +511,20 @@ impl SimulatedSwitch {
         let registered = self.devices.get(&supervisor).is_some_and(|device| device.registered);
         let is_busy = self.calls.values().any(|call| call.party_of(&supervisor).is_some());
         let outcome = match self.pickups.get(&supervisor) {
-            _ if !registered => Some(LegOutcome::Unreachable),
+            _ if !registered => Some(LegOutcome::Unregistered),
             _ if is_busy => Some(LegOutcome::Busy),
             Some(Pickup::Answers) | None => Some(LegOutcome::Answered),
             Some(Pickup::Rings) => None,
             Some(Pickup::Busy) => Some(LegOutcome::Busy),
-            Some(Pickup::Rejects) => Some(LegOutcome::Rejected),
+            Some(Pickup::Rejects) => Some(LegOutcome::Rejected { status: None }),
         };
         let reached = !matches!(
             outcome,
             Some(
-                LegOutcome::Unreachable
+                LegOutcome::Unregistered
+                    | LegOutcome::Unreachable { .. }
                     | LegOutcome::Busy
-                    | LegOutcome::Rejected
+                    | LegOutcome::Rejected { .. }
                     | LegOutcome::NoAnswer
                     | LegOutcome::HungUp
             )
@@ -651,7 +652,9 @@ impl SimulatedSwitch {
         if leg.role == PartyRole::Supervisor {
             let outcome = match was {
                 LegState::Established | LegState::Held => LegOutcome::HungUp,
-                LegState::Dialing | LegState::Ringing | LegState::Released => LegOutcome::Rejected,
+                LegState::Dialing | LegState::Ringing | LegState::Released => {
+                    LegOutcome::Rejected { status: None }
+                }
             };
             if let Some(supervisor) = leg.device.clone() {
                 self.leave(&supervisor, call);

@@ -58,6 +58,9 @@ pub async fn coach_and_barge_in(kind: SwitchKind) {
     no_whisper(&[&site.customer], since);
     site.monitor("BargeIn", json!({})).await;
     site.hear(BARGE_IN).await;
+    let log = site.log();
+    let warned: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert_eq!(warned, [""; 0], "what was pasted is all that is wanted");
     site.agent.hang_up().await.unwrap();
     site.customer.ended(PATIENCE).await.unwrap();
     site.supervisor.ended(PATIENCE).await.unwrap();

@@ -2,6 +2,7 @@
 //! arithmetic.
 
 use std::f32::consts::TAU;
+use std::sync::Arc;
 
 /// Samples per second of G.711.
 pub const RATE: u32 = 8000;
@@ -17,6 +18,9 @@ pub enum Companding {
     Mu,
     /// PCMA, payload type 8.
     A,
+    /// None: frames under the name of G.729, payload type 18, which hold nothing that anybody could
+    /// decode.
+    Opaque,
 }
 
 impl Companding {
@@ -25,6 +29,7 @@ impl Companding {
         match self {
             Companding::Mu => 0,
             Companding::A => 8,
+            Companding::Opaque => 18,
         }
     }
 
@@ -33,6 +38,7 @@ impl Companding {
         match self {
             Companding::Mu => "PCMU",
             Companding::A => "PCMA",
+            Companding::Opaque => "G729",
         }
     }
 
@@ -41,13 +47,27 @@ impl Companding {
         match payload_type {
             0 => Some(Companding::Mu),
             8 => Some(Companding::A),
+            18 => Some(Companding::Opaque),
             _ => None,
+        }
+    }
+
+    /// The payload of so many samples: a byte for each, or ten for each 80 where it is opaque.
+    pub fn payload(self, samples: &[i16]) -> Arc<[u8]> {
+        match self {
+            Companding::Mu | Companding::A => {
+                samples.iter().map(|sample| self.encode(*sample)).collect()
+            }
+            Companding::Opaque => {
+                samples.iter().step_by(8).map(|sample| self.encode(*sample)).collect()
+            }
         }
     }
 
     /// One linear sample to one byte (ITU-T G.711).
     pub fn encode(self, sample: i16) -> u8 {
         match self {
+            Companding::Opaque => sample as u8,
             Companding::Mu => {
                 let sign = if sample < 0 { 0x80 } else { 0 };
                 let magnitude = u32::from(sample.unsigned_abs()).min(32_635) + 132;
@@ -69,6 +89,7 @@ impl Companding {
     /// One byte to one linear sample.
     pub fn decode(self, byte: u8) -> i16 {
         match self {
+            Companding::Opaque => 0,
             Companding::Mu => {
                 let byte = !byte;
                 let magnitude = ((i32::from(byte & 0x0f) << 3) + 132) << ((byte >> 4) & 7);

@@ -334,7 +334,7 @@ fn speak(socket: &UdpSocket, line: &Mutex<RtpLine>, over: &AtomicBool, seed: u32
             ssrc,
             payload_type: law.payload_type(),
             peer: target,
-            payload: samples.iter().map(|sample| law.encode(*sample)).collect(),
+            payload: law.payload(&samples),
         };
         if marking.is_some() {
             line.marked_at.get_or_insert(packet.at);

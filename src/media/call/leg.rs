@@ -232,6 +232,9 @@ impl Leg {
         let receives = |media: LegMedia| media.receive && media.remote.is_some();
         if before.is_some_and(|before| sends(before) != sends(media)) {
             self.stream.cut();
+            // A phone that hears nobody holds: it sends music, or nothing, while its numbers may
+            // count on.
+            self.reception.pause();
         }
         if !receives(media) {
             self.noise = None;
@@ -512,7 +515,7 @@ impl Leg {
 
     /// When our own clock is due, if it serves the leg.
     pub(super) fn clock_due(&self) -> Option<Instant> {
-        self.outlet()?;
+        self.outlet().filter(|(media, _)| media.codec.is_mixable())?;
         match self.route {
             Route::Mix(_) => Some(self.pace.due()),
             Route::Silent => (self.stream.packets() > 0).then(|| self.pace.due()),
@@ -552,9 +555,20 @@ impl Leg {
         Member { name: self.name, is_described: self.media.is_some(), has_tone: self.has_tone() }
     }
 
-    /// It hears something of our own.
+    /// It hears something of our own: nothing can be made in a codec that is only relayed.
     pub(super) fn has_tone(&self) -> bool {
-        self.beep.sounds() || self.seldom.music.is_some()
+        self.can_be_mixed_for() && (self.beep.sounds() || self.seldom.music.is_some())
+    }
+
+    fn can_be_mixed_for(&self) -> bool {
+        self.media.is_none_or(|media| media.codec.is_mixable())
+    }
+
+    /// A beep begins, if there is a way to make one.
+    pub(super) fn handle_beep(&mut self) {
+        if self.can_be_mixed_for() {
+            self.beep = Beep::start();
+        }
     }
 
     /// What a listener has to know of it, once anything may come from it.

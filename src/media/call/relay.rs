@@ -87,7 +87,11 @@ impl Leg {
             );
         }
         let octets = media.codec.silence(audio.frame(), space);
-        self.send(TransmitKind::Guarded, to, &buffer[..HEADER + octets], ctx.out);
+        if octets > 0 {
+            self.send(TransmitKind::Guarded, to, &buffer[..HEADER + octets], ctx.out);
+        } else {
+            self.stream.cut();
+        }
         let reason = match is_permitted {
             true => LeakReason::CodecMismatch,
             false => LeakReason::NotPermitted,

@@ -12,6 +12,7 @@ mod numbers;
 mod pacing;
 mod properties;
 mod relay;
+mod relayed;
 mod reports;
 mod sources;
 

@@ -26,7 +26,7 @@ impl SpareTranscoders {
             return;
         };
         let from = speaker.spoken.codec();
-        let is_needed = from != to && !(from.is_law() && to.is_law());
+        let is_needed = from != to && from.reaches(to) && !(from.is_law() && to.is_law());
         let is = |(name, transcoder): &SpeakerTranscoder| {
             *name == speaker.name && transcoder.is(from, to)
         };

@@ -20,7 +20,7 @@ use crate::model::{
     Timestamp, UserData,
 };
 use crate::sip::leg::{HangupCause, Identity, LegId, PassedHeader};
-use crate::sip::sdp::SdpFault;
+use crate::sip::sdp::{SdpError, SdpFault};
 use crate::supervision::LegOutcome;
 
 pub(super) struct Call {
@@ -176,6 +176,10 @@ impl Call {
                             return Next::Dial { device, destination, codec };
                         }
                     }
+                    // Another branch than the one with the early media, with another codec.
+                    Ok(Answered::Talks(codec)) if !self.parties.hear(leg, codec) => {
+                        return self.handle_unusable(leg, true, SdpError::Codec.into(), ctx);
+                    }
                     Ok(Answered::Talks(codec)) => {
                         self.parties.answer_callers(codec, ctx.out);
                         self.establish(ctx.now);
@@ -184,9 +188,7 @@ impl Call {
                     Err(fault) => return self.handle_unusable(leg, is_callee, fault, ctx),
                 }
             }
-            PartyEvent::Refused(status) => {
-                return self.callee_failed(leg, CalleeFailure::Refused(status), ctx);
-            }
+            PartyEvent::CalleeFailed(failure) => return self.callee_failed(leg, failure, ctx),
             PartyEvent::Confirmed(answer) => {
                 let is_callee = party.is_callee();
                 if party.exchange == PartyExchange::AnswerDue {
@@ -300,7 +302,7 @@ impl Call {
             return self.callee_failed(leg, CalleeFailure::Unusable, ctx);
         }
         let release = Release::Hangup(Some(HangupCause::NotAcceptable));
-        self.leave(leg, release, LegOutcome::Rejected, ctx);
+        self.leave(leg, release, LegOutcome::Rejected { status: None }, ctx);
         Next::Nothing
     }
 
@@ -363,18 +365,18 @@ impl Call {
         }
     }
 
-    /// Calls a party into the call; `None` when there is no port for it.
+    /// Calls a party into the call. After an error nothing has changed.
     pub(super) fn invite(
         &mut self,
         callee: CalledParty,
         from: Identity,
         codecs: &[Codec],
         ctx: &mut Ctx<'_>,
-    ) -> Option<LegId> {
+    ) -> Result<LegId, Rejection> {
         let party = callee.invite(self, from, codecs, ctx)?;
         let leg = party.leg;
         self.add(party, ctx);
-        Some(leg)
+        Ok(leg)
     }
 
     /// One party more.

@@ -24,18 +24,49 @@ pub(super) fn codecs_of(session: &SdpSession) -> Vec<Codec> {
     session.audio.codecs.iter().map(|(_, codec)| *codec).collect()
 }
 
-/// Puts a codec first, if the peer has it: the first is the one that is taken.
+/// Puts a codec first, if the peer has it, then those that reach it: the first is the one that is
+/// taken.
 pub(super) fn prefer(session: &mut SdpSession, wish: Option<Codec>) {
-    session.audio.codecs.sort_by_key(|(_, codec)| Some(*codec) != wish);
+    session.audio.codecs.sort_by_key(|(_, codec)| {
+        (Some(*codec) != wish, wish.is_some_and(|wish| !codec.reaches(wish)))
+    });
 }
 
-/// These codecs first, then what everybody speaks: a peer that is not offered more has no reason to
-/// choose what must be transcoded.
+/// These codecs first, then what everybody speaks, as far as it reaches them: a peer that is not
+/// offered more has no reason to choose what must be transcoded.
 pub(super) fn first_of(first: &[Codec], codecs: &[Codec]) -> Vec<Codec> {
-    let rest = codecs
-        .iter()
-        .filter(|codec| !first.contains(codec) && (codec.is_law() || first.is_empty()));
+    let may_follow = |codec: &Codec| {
+        first.is_empty() || codec.is_law() && first.iter().any(|wish| wish.reaches(*codec))
+    };
+    let rest = codecs.iter().filter(|codec| !first.contains(codec) && may_follow(codec));
     first.iter().chain(rest).copied().collect()
+}
+
+/// This codec, if there is one, before the others.
+pub(super) fn with_first(codec: Option<Codec>, mut codecs: Vec<Codec>) -> Vec<Codec> {
+    codecs.retain(|other| Some(*other) != codec);
+    codecs.splice(..0, codec);
+    codecs
+}
+
+/// Of the codecs of a call those that a leg which may use `own` is offered, or else its own that
+/// reach them. Empty: it has none in common with the call.
+///
+/// What is only relayed is not offered beside what can be mixed, unless the call comes with it
+/// first: a peer that has both might choose it, and no supervisor could join.
+pub(super) fn common(own: &[Codec], call: &[Codec]) -> Vec<Codec> {
+    let both: Vec<Codec> = call.iter().copied().filter(|codec| own.contains(codec)).collect();
+    let reaches_call = |codec: &Codec| call.iter().any(|other| codec.reaches(*other));
+    let mut common = match both.is_empty() {
+        true => own.iter().copied().filter(reaches_call).collect(),
+        false => both,
+    };
+    if call.first().is_none_or(|first| first.is_mixable())
+        && common.iter().any(|codec| codec.is_mixable())
+    {
+        common.retain(|codec| codec.is_mixable());
+    }
+    common
 }
 
 /// What the engine has to know.

@@ -237,7 +237,11 @@ impl Call {
             }
             PartyCommand::Hangup => {
                 let is_called = party.is_invited();
-                let outcome = if is_called { LegOutcome::Rejected } else { LegOutcome::HungUp };
+                let outcome = if is_called {
+                    LegOutcome::Rejected { status: None }
+                } else {
+                    LegOutcome::HungUp
+                };
                 ctx.out.changed.insert(self.key);
                 party.leave(Release::Hangup(None), outcome, &self.id, ctx);
             }

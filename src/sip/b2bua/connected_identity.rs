@@ -333,7 +333,7 @@ impl Party {
     /// A stranger has a supervisor's leg: it hears nothing more, and is heard by nobody.
     fn handed_to_stranger(&mut self, name: &Number, call: &CallId, ctx: &mut Ctx<'_>) {
         let outcome = match self.stage {
-            LegStage::Invited => LegOutcome::Rejected,
+            LegStage::Invited => LegOutcome::Rejected { status: None },
             LegStage::Calling { .. } | LegStage::Waiting | LegStage::Talking | LegStage::Over => {
                 LegOutcome::HungUp
             }

@@ -18,7 +18,7 @@ use super::step::{Ctx, Step};
 use super::transfer::{Transfer, TransferKind};
 use super::{B2bua, Environment};
 use crate::media::call::MAX_LEGS;
-use crate::media::{CallKey, MediaCommand};
+use crate::media::{CallKey, Codec, MediaCommand};
 use crate::model::{CallId, DeviceId, Now, Number, PartyRole, Reason, Refusal, UserData};
 use crate::sip::leg::{LegId, LegSource};
 use crate::supervision::LegOutcome;
@@ -105,7 +105,7 @@ impl<E: Environment> B2bua<E> {
         referrer: Option<LegId>,
         now: Now,
     ) -> Result<(), Refusal> {
-        let supervising = self.calls.may_join(pair)?;
+        let supervising = self.calls.may_join(pair, kind)?;
         let Some(mut ended) = self.calls.take(pair.from) else {
             return Ok(());
         };
@@ -127,12 +127,20 @@ impl<E: Environment> B2bua<E> {
 impl CallTable {
     /// Whether the two calls may become one: the legs of supervisors that would be parties of what
     /// comes of it, and leave first.
-    fn may_join(&self, pair: CallPair) -> Result<Vec<LegId>, Refusal> {
+    fn may_join(&self, pair: CallPair, kind: TransferKind) -> Result<Vec<LegId>, Refusal> {
         let (Some(into), Some(from)) = (self.get(pair.into), self.get(pair.from)) else {
             return Err(not_now("One of the two calls is over."));
         };
         into.may_absorb(from, pair)?;
+        if kind == TransferKind::Conference && into.parties.is_relayed() {
+            return Err(Refusal::relayed());
+        }
         Ok(into.parties.supervised_by_parties_of(&from.parties))
+    }
+
+    /// The codec of a call, if it is only relayed.
+    pub(super) fn relayed(&self, call: &CallId) -> Option<Codec> {
+        self.named(call).ok()?.parties.codec().filter(|codec| !codec.is_mixable())
     }
 }
 
@@ -299,6 +307,11 @@ impl Parties {
         };
         if from.others(second.leg).any(is_here) {
             return Err(not_now("One party is on both calls."));
+        }
+        if let (Some(ours), Some(theirs)) = (self.codec(), from.codec())
+            && !ours.reaches(theirs)
+        {
+            return Err(not_now("The two calls have no codec in common."));
         }
         if self.live() + from.live() > MAX_LEGS {
             return Err(not_now("There are too many parties for one call."));

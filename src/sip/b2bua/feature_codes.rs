@@ -16,6 +16,7 @@ mod dial_plan;
 
 pub use dial_plan::FeatureCodeConfig;
 
+use super::codec_selection::codecs_of;
 use super::inbound::IncomingCall;
 use super::party::{LegStage, MonitorLink, Party, PartyStart, Release};
 use super::rejection::Rejection;
@@ -30,6 +31,7 @@ use crate::model::{
 };
 use crate::rate_limit::KeyedLimiter;
 use crate::sip::leg::{LegCommand, LegId};
+use crate::sip::sdp::SdpError;
 use crate::supervision::LegOutcome;
 use dial_plan::DialledCode;
 use std::collections::BTreeMap;
@@ -67,6 +69,8 @@ impl Default for FeatureCodes {
 /// A call to a feature code.
 struct CodeCall {
     id: FeatureCodeId,
+    /// What was dialled, without the number.
+    code: String,
     is_stop: bool,
     party: Party,
     stage: CodeStage,
@@ -98,6 +102,11 @@ impl FeatureCodes {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let calls = self.calls.values().map(|call| call.deadline);
         calls.chain(self.keys.values().map(|key| key.deadline)).min()
+    }
+
+    #[cfg(test)]
+    pub(super) fn parties(&self) -> impl Iterator<Item = &Party> {
+        self.calls.values().map(|call| &call.party)
     }
 
     /// No phone waits.
@@ -175,6 +184,9 @@ impl<E: Environment> B2bua<E> {
             Command::SwitchMonitoring { supervisor, .. } => {
                 let supervisor = supervisor.clone();
                 let result = self.execute(&command, now);
+                if let Err(refusal) = &result {
+                    self.note_key_refused(&supervisor, refusal);
+                }
                 self.end_key(&supervisor, now);
                 self.finish_step(now);
                 self.out.push(Output::Reply { id, result });
@@ -185,7 +197,7 @@ impl<E: Environment> B2bua<E> {
 
     /// No gateway is there to hear of a code.
     pub fn handle_unheard(&mut self, code: &FeatureCodeId, now: Now) {
-        self.codes.keys.retain(|_, key| key.id != *code);
+        self.drop_keys(|key| key.id == *code);
         let found = self.codes.calls.iter().find(|(_, call)| call.id == *code);
         if let Some(device) = found.map(|(device, _)| device.clone()) {
             self.refuse_code_of(&device, &nobody_decides());
@@ -221,6 +233,12 @@ impl<E: Environment> B2bua<E> {
         }
         let key = self.legs.next_call();
         let offer = self.read_arriving(&incoming, &caller.policy, key)?;
+        // What it is to hear is made here.
+        if let Some(offer) = &offer
+            && !codecs_of(offer).iter().any(|codec| codec.is_mixable())
+        {
+            return Err(offer.fault(SdpError::Codec).into());
+        }
         let start = PartyStart {
             leg: incoming.leg,
             peer: incoming.source,
@@ -236,6 +254,7 @@ impl<E: Environment> B2bua<E> {
         let from = party.place.map(|place| place.host);
         let call = CodeCall {
             id: self.new_code(),
+            code: self.config.feature_codes.dialled_for(&code),
             is_stop: code == FeatureCode::Stop,
             party,
             stage: CodeStage::Asked,
@@ -267,15 +286,16 @@ impl<E: Environment> B2bua<E> {
         id: &CallId,
         now: Now,
     ) -> Result<bool, MonitorLink> {
-        let Some(CodeCall { mut party, .. }) = self.codes.take_accepted(supervisor) else {
+        let Some(waiting) = self.codes.take_accepted(supervisor) else {
             return Err(link);
         };
         let found = self.find_named(id, now).ok();
         let Some((call, mut ctx)) = found.filter(|(call, _)| call.parties.live() < MAX_LEGS) else {
             let refusal = Refusal::new(Reason::Unavailable, "The call takes no further party.");
-            self.refuse_party(party, &refusal);
+            self.refuse_call(supervisor, waiting, &refusal);
             return Ok(false);
         };
+        let mut party = waiting.party;
         ctx.out.media(MediaCommand::Move { leg: party.leg, call: call.key });
         ctx.index.move_to(party.leg, call.key);
         party.link = Some(link);
@@ -349,6 +369,7 @@ impl<E: Environment> B2bua<E> {
         now: Now,
     ) -> Result<(), Refusal> {
         if self.codes.keys.get(device).is_some_and(|key| key.id == *code) {
+            self.note_key_refused(device, refusal);
             self.end_key(device, now);
             return Ok(());
         }
@@ -364,11 +385,17 @@ impl<E: Environment> B2bua<E> {
 
     fn refuse_code_of(&mut self, device: &DeviceId, refusal: &Refusal) {
         if let Some(call) = self.codes.calls.remove(device) {
-            self.refuse_party(call.party, refusal);
+            self.refuse_call(device, call, refusal);
         }
     }
 
-    fn refuse_party(&mut self, mut party: Party, refusal: &Refusal) {
+    fn refuse_call(&mut self, device: &DeviceId, call: CodeCall, refusal: &Refusal) {
+        let CodeCall { code, mut party, .. } = call;
+        self.out.push(Output::CodeRefused {
+            device: device.clone(),
+            code,
+            refusal: refusal.clone(),
+        });
         let (leg, status, text) = (party.leg, status_of(refusal.reason), refusal.to_string());
         self.out.leg(LegCommand::Refuse { leg, status, text });
         party.end(Release::Gone, &mut self.out);
@@ -426,7 +453,7 @@ impl<E: Environment> B2bua<E> {
                 self.stop_unless_joined(&device, now);
             }
         }
-        self.codes.keys.retain(|_, key| key.deadline > now.mono);
+        self.drop_keys(|key| key.deadline <= now.mono);
     }
 
     /// No code is answered any more.
@@ -470,12 +497,32 @@ impl<E: Environment> B2bua<E> {
         self.out.fact(Fact::FeatureCodeDialled(FeatureCodeDialled { id, device, code, from }));
     }
 
+    /// The key that a device has pressed comes to nothing.
+    fn note_key_refused(&mut self, device: &DeviceId, refusal: &Refusal) {
+        let Some(key) = self.codes.keys.get(device) else { return };
+        let code = self.config.feature_codes.key_for(key.activity);
+        self.out.push(Output::CodeRefused {
+            device: device.clone(),
+            code: code.map(String::from).unwrap_or_default(),
+            refusal: refusal.clone(),
+        });
+    }
+
+    /// Nobody answers these keys.
+    fn drop_keys(&mut self, is_dropped: impl Fn(&PressedKey) -> bool) {
+        let keys = self.codes.keys.iter().filter(|(_, key)| is_dropped(key));
+        let devices: Vec<DeviceId> = keys.map(|(device, _)| device.clone()).collect();
+        for device in devices {
+            self.note_key_refused(&device, &nobody_decides());
+            self.codes.keys.remove(&device);
+        }
+    }
+
     /// A key is answered: the next one's turn.
     fn end_key(&mut self, device: &DeviceId, now: Now) {
         let Some(key) = self.codes.keys.remove(device) else { return };
         let Some(next) = key.next.filter(|next| *next != key.activity) else { return };
-        let digits = &self.config.feature_codes.digits;
-        let digit = digits.chars().find(|one| self.config.feature_codes.key(*one) == Some(next));
+        let digit = self.config.feature_codes.key_for(next);
         let call = self.supervision.monitor(device).and_then(|monitor| match monitor.state {
             MonitorState::Joined { call, .. } => Some(call),
             MonitorState::Armed

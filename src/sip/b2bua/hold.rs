@@ -119,6 +119,7 @@ impl Parties {
 
     /// Tells the phones of the others of a hold or its end. True: one was told.
     fn signal_hold(&mut self, out: &mut Step) -> bool {
+        self.share_annex_b();
         let is_ready = |party: &&Party| {
             party.is_talking() && party.exchange == PartyExchange::Idle && party.media.is_some()
         };

@@ -1,12 +1,12 @@
 //! What phones and trunks do: the call of a leg is found here, and told.
 
 use super::call::{Call, CallStart, Next};
-use super::codec_selection::{codecs_of, first_of};
+use super::codec_selection::{codecs_of, first_of, with_first};
 use super::consultation::Consultation;
 use super::leg_factory::Describer;
 use super::media_address::MediaReach;
 use super::party::{LegStage, Party, PartyEvent, PartyStart, ReadSdp};
-use super::rejection::Rejection;
+use super::rejection::{CalleeFailure, Rejection};
 use super::routing::{CalledParty, CallingParty, DialPlan, Unroutable};
 use super::step::Ctx;
 use super::{B2bua, Environment, MediaPolicy, role_of};
@@ -38,6 +38,8 @@ struct RoutedCall {
     offer: Option<SdpSession>,
     max_forwards: u8,
     consult: Option<Consultation>,
+    /// The codec of the call that it asks about, if that is only relayed.
+    relayed: Option<Codec>,
 }
 
 /// A leg that may be replaced, and the party that takes its place.
@@ -48,6 +50,8 @@ struct Replacement {
     policy: MediaPolicy,
     /// The codec of the call.
     codec: Option<Codec>,
+    /// No party of it has ruled out annex B of G.729.
+    annex_b: bool,
     /// The party that takes its place is not the one that had it: its device, if it is one of ours.
     successor: Option<Option<DeviceId>>,
 }
@@ -127,7 +131,12 @@ impl<E: Environment> B2bua<E> {
                 self.handle_party(leg, PartyEvent::Answered(answer), now);
             }
             LegEvent::Refused { leg, status } => {
-                self.handle_party(leg, PartyEvent::Refused(status), now)
+                let failure = CalleeFailure::Refused(status);
+                self.handle_party(leg, PartyEvent::CalleeFailed(failure), now)
+            }
+            LegEvent::Failed { leg, status } => {
+                let failure = CalleeFailure::Unreached(status);
+                self.handle_party(leg, PartyEvent::CalleeFailed(failure), now)
             }
             LegEvent::Confirmed { leg, media } => {
                 let answer = media.map(|body| self.read(leg, &body));
@@ -238,7 +247,8 @@ impl<E: Environment> B2bua<E> {
             return Err(Unroutable::Repeated.into());
         }
         let consult = caller.device.as_ref().and_then(|device| self.calls.asks_about(device));
-        let routed = RoutedCall { caller, callee, offer, max_forwards, consult };
+        let relayed = consult.as_ref().and_then(|consult| self.calls.relayed(&consult.call));
+        let routed = RoutedCall { caller, callee, offer, max_forwards, consult, relayed };
         let call = incoming.begin(routed, &mut self.ctx(now))?;
         self.begin(call);
         Ok(())
@@ -284,13 +294,15 @@ impl<E: Environment> B2bua<E> {
 impl IncomingCall {
     /// A call of which this is the caller, and which calls the callee.
     fn begin(self, routed: RoutedCall, ctx: &mut Ctx<'_>) -> Result<Call, Rejection> {
-        let RoutedCall { caller, callee, offer, max_forwards, consult } = routed;
+        let RoutedCall { caller, callee, offer, max_forwards, consult, relayed } = routed;
         let (key, id, conn_id) = ctx.legs.new_call(ctx.environment);
         let call_type = call_type(&caller, &callee);
         // What the caller lacks is offered too, last: a callee that speaks nothing else is
         // transcoded.
-        let callers = offer.as_ref().map(codecs_of).unwrap_or_default();
-        let codecs = first_of(&callers, &ctx.config.codecs);
+        let callers = offer.as_ref().map_or_else(|| caller.policy.codecs.clone(), codecs_of);
+        // Two calls that are to become one are in codecs that reach each other.
+        let relayed = relayed.filter(|codec| callers.contains(codec));
+        let codecs = first_of(&with_first(relayed, callers), &ctx.config.codecs);
         let start = PartyStart {
             leg: self.leg,
             peer: self.source,
@@ -318,8 +330,8 @@ impl IncomingCall {
             is_secure: self.is_secure,
             ..Call::new(start, party, ctx.now)
         };
-        if call.invite(callee, self.from, &codecs, ctx).is_none() {
-            call.refuse(Rejection::NoPort, ctx.out);
+        if let Err(rejection) = call.invite(callee, self.from, &codecs, ctx) {
+            call.refuse(rejection, ctx.out);
         }
         Ok(call)
     }
@@ -331,7 +343,19 @@ impl IncomingCall {
         offer: Option<SdpSession>,
         ctx: &mut Ctx<'_>,
     ) -> Result<Party, Rejection> {
-        let Replacement { call, number, role, policy, codec, successor: _ } = replacement;
+        let Replacement { call, number, role, policy, codec, annex_b, successor: _ } = replacement;
+        if let Some(codec) = codec {
+            let reaches = |own: &Codec| own.reaches(codec);
+            match &offer {
+                Some(offer) if !codecs_of(offer).iter().any(reaches) => {
+                    return Err(offer.fault(SdpError::Codec).into());
+                }
+                None if !policy.codecs.iter().any(reaches) => {
+                    return Err(Rejection::NoCommonCodec);
+                }
+                Some(_) | None => {}
+            }
+        }
         let start = PartyStart {
             leg: self.leg,
             peer: self.source,
@@ -343,6 +367,7 @@ impl IncomingCall {
         let mut party = ctx.open(call, start).ok_or(Rejection::NoPort)?;
         party.is_private = self.from.is_private;
         party.stage = LegStage::Calling { offer: offer.map(Box::new), early: None };
+        party.local.limit_annex_b(annex_b);
         party.accept_call(codec, ctx.now, ctx.out);
         Ok(party)
     }
@@ -383,8 +408,8 @@ impl Call {
             Some(device) => (device.extension.number.clone(), role_of(device.extension.kind)),
             None => (incoming.from.number.clone(), PartyRole::Customer),
         };
-        let codec = self.parties.codec();
-        Ok(Replacement { call: self.key, number, role, policy, codec, successor })
+        let (codec, annex_b) = (self.parties.codec(), self.parties.have_annex_b());
+        Ok(Replacement { call: self.key, number, role, policy, codec, annex_b, successor })
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::media::CallKey;
 use crate::sip::leg::{LegId, LegSource};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// On which call each leg is, and which legs a peer has.
 #[derive(Default)]
@@ -10,7 +11,13 @@ pub(super) struct LegIndex {
     by_leg: BTreeMap<LegId, CallKey>,
     /// Every leg of a peer, those that have left included until their call forgets them.
     by_peer: BTreeMap<LegSource, BTreeSet<LegId>>,
+    seats: BTreeMap<String, TrunkSeat>,
 }
+
+/// A place among the calls of a trunk: a leg has it for as long as it lives, and gives it back when
+/// it is dropped.
+#[derive(Debug, Default)]
+pub(super) struct TrunkSeat(Arc<()>);
 
 impl LegIndex {
     pub(super) fn call_of(&self, leg: LegId) -> Option<CallKey> {
@@ -21,9 +28,18 @@ impl LegIndex {
         self.by_peer.get(peer).into_iter().flatten().copied()
     }
 
-    /// Those that have legs.
-    pub(super) fn peers(&self) -> impl Iterator<Item = &LegSource> {
-        self.by_peer.keys()
+    /// A leg goes by this trunk.
+    pub(super) fn seat(&mut self, trunk: &str) -> TrunkSeat {
+        if !self.seats.contains_key(trunk) {
+            // Trunks that were taken out.
+            self.seats.retain(|_, seat| Arc::strong_count(&seat.0) > 1);
+        }
+        TrunkSeat(self.seats.entry(trunk.to_owned()).or_default().0.clone())
+    }
+
+    /// The legs that go by this trunk.
+    pub(super) fn seated(&self, trunk: &str) -> usize {
+        self.seats.get(trunk).map_or(0, |seat| Arc::strong_count(&seat.0) - 1)
     }
 
     pub(super) fn count(&self, peer: &LegSource) -> usize {

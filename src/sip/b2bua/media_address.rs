@@ -98,7 +98,8 @@ pub enum Remark {
         /// Where it says its sound is.
         described: SocketAddr,
     },
-    /// A device with aliases has answered, and its peer has not named the connected party.
+    /// A device behind a switch, or with aliases, has answered, and its peer has not named the
+    /// connected party.
     Unnamed {
         /// The peer of the leg.
         peer: LegSource,

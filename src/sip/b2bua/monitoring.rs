@@ -1,12 +1,12 @@
 //! What supervision asks for, done.
 
 use super::call::Call;
-use super::codec_selection::first_of;
+use super::codec_selection::{common, first_of};
 use super::parties::Parties;
 use super::party::{LegStage, MonitorLink, Party, PartyStart, Release};
 use super::step::Ctx;
-use super::{B2bua, Environment, identity};
-use crate::media::MediaCommand;
+use super::{B2bua, Environment, Output, identity};
+use crate::media::{Codec, MediaCommand};
 use crate::model::{
     Activity, CallId, DeviceId, Fact, JoinSound, MonitorFact, Now, PartyRole, Reason, Refusal,
 };
@@ -17,8 +17,14 @@ use crate::supervision::{LegOutcome, SupervisionOutput};
 impl<E: Environment> B2bua<E> {
     pub(super) fn apply(&mut self, output: SupervisionOutput, now: Now) {
         match output {
-            SupervisionOutput::AskAdmission(asked) => self.out.fact(Fact::AdmissionAsked(asked)),
+            SupervisionOutput::AskAdmission(asked) => match self.calls.relayed(&asked.call) {
+                Some(codec) => self.keep_out(&asked.supervisor, &asked.call, codec, now),
+                None => self.out.fact(Fact::AdmissionAsked(asked)),
+            },
             SupervisionOutput::Invite { supervisor, target, call: id, activity } => {
+                if let Some(codec) = self.calls.relayed(&id) {
+                    return self.keep_out(&supervisor, &id, codec, now);
+                }
                 let agent_side_only = self.ahead.is_agent_side_only(&supervisor);
                 let link = MonitorLink::new(target, activity, agent_side_only);
                 let is_invited = match self.bring_in(&supervisor, link, &id, now) {
@@ -26,7 +32,7 @@ impl<E: Environment> B2bua<E> {
                     Err(link) => self.invite_supervisor(&supervisor, link, &id, now),
                 };
                 if !is_invited {
-                    self.supervision.handle_leg(&supervisor, &id, LegOutcome::Unreachable, now);
+                    self.supervision.handle_leg(&supervisor, &id, LegOutcome::Unregistered, now);
                 }
             }
             SupervisionOutput::Hear { supervisor, call, activity, coached, takeover } => {
@@ -57,6 +63,17 @@ impl<E: Environment> B2bua<E> {
                 self.out.fact(Fact::Failed(failure));
             }
         }
+    }
+
+    /// The sound of the call is only relayed: no supervisor is brought in, and the call goes on as
+    /// it is.
+    fn keep_out(&mut self, supervisor: &DeviceId, call: &CallId, codec: Codec, now: Now) {
+        self.out.push(Output::Relayed {
+            supervisor: supervisor.clone(),
+            call: call.clone(),
+            codec,
+        });
+        self.supervision.handle_leg(supervisor, call, LegOutcome::Relayed, now);
     }
 
     /// Calls the supervisor's phone into a call. False: it can not be.
@@ -100,6 +117,10 @@ impl MonitorLink {
             policy: plan.policy_of_extension(&device.extension),
             stage: LegStage::Invited,
         };
+        let codecs = common(&start.policy.codecs, &codecs);
+        if codecs.is_empty() {
+            return None;
+        }
         let mut party = ctx.open(call.key, start)?;
         let (shown, activity) = (plan.shown(&self.target), self.activity);
         let invite = LegCommand::Invite {

@@ -3,7 +3,7 @@
 
 use super::call::{Call, CallStart};
 use super::call_table::CallTable;
-use super::codec_selection::first_of;
+use super::codec_selection::{common, first_of, with_first};
 use super::consultation::Consultation;
 use super::inbound::call_type;
 use super::party::{LegStage, Party, PartyStart, Release};
@@ -26,6 +26,8 @@ struct DialledCall<'a> {
     caller: CallingParty,
     callee: CalledParty,
     consult: Option<Consultation>,
+    /// The codecs of the call that it asks about, if they are only relayed.
+    relayed: Option<Codec>,
     user_data: UserData,
 }
 
@@ -79,7 +81,9 @@ impl<E: Environment> B2bua<E> {
             return Err(Rejection::TooManyCalls.unreached(destination));
         }
         let consult = about.or_else(|| self.calls.asks_about(device));
-        let dialled = DialledCall { device, destination, caller, callee, consult, user_data };
+        let relayed = consult.as_ref().and_then(|consult| self.calls.relayed(&consult.call));
+        let dialled =
+            DialledCall { device, destination, caller, callee, consult, relayed, user_data };
         let call = dialled.begin(&mut self.ctx(now));
         self.begin(call.ok_or_else(|| Rejection::NoPort.unreached(destination))?);
         Ok(())
@@ -104,7 +108,7 @@ impl<E: Environment> B2bua<E> {
         };
         let new = redirection.zip(next).and_then(|(redirection, callee)| {
             let codecs = first_of(&redirection.codecs, &ctx.config.codecs);
-            call.invite(callee, redirection.shown, &codecs, &mut ctx)
+            call.invite(callee, redirection.shown, &codecs, &mut ctx).ok()
         });
         match new {
             Some(new) => call.handle_redirected(leg, Release::Gone, new, &mut ctx),
@@ -170,11 +174,13 @@ impl DialledCall<'_> {
             stage: LegStage::Invited,
         };
         let mut party = ctx.open(key, start)?;
+        // Two calls that are to become one are in codecs that reach each other.
+        let codecs = with_first(self.relayed, ctx.config.codecs.clone());
         let invite = LegCommand::Invite {
             leg,
             to: Destination::Device(self.device.clone()),
             from: identity(self.destination, ""),
-            offer: party.local.offer_codecs(Direction::SendRecv, &ctx.config.codecs),
+            offer: party.local.offer_codecs(Direction::SendRecv, &party.may_use(&codecs)),
             auto_answer: true,
             swallow_digits: false,
             timeout: ctx.config.ring_timeout,
@@ -206,14 +212,19 @@ impl DialledCall<'_> {
 }
 
 impl CalledParty {
-    /// Its party on a call, with the INVITE on its way; `None` when there is no port for it.
+    /// Its party on a call, with the INVITE on its way: if there is a port for it, and it may use
+    /// one of these codecs, or one that reaches them.
     pub(super) fn invite(
         self,
         call: &Call,
         from: Identity,
         codecs: &[Codec],
         ctx: &mut Ctx<'_>,
-    ) -> Option<Party> {
+    ) -> Result<Party, Rejection> {
+        let codecs = common(&self.policy.codecs, codecs);
+        if codecs.is_empty() {
+            return Err(Rejection::NoCommonCodec);
+        }
         let leg = ctx.legs.new_leg();
         let peer = match &self.to {
             Destination::Device(device) => LegSource::Account(device.clone()),
@@ -227,7 +238,8 @@ impl CalledParty {
             policy: self.policy,
             stage: LegStage::Invited,
         };
-        let mut party = ctx.open(call.key, start)?;
+        let mut party = ctx.open(call.key, start).ok_or(Rejection::NoPort)?;
+        party.local.limit_annex_b(call.parties.have_annex_b());
         let diversions = self.trail.diversions.iter().rev().cloned().collect();
         party.trail = self.trail;
         party.shown = Some(from.clone());
@@ -240,7 +252,7 @@ impl CalledParty {
             leg,
             to: self.to,
             from,
-            offer: party.local.offer_codecs(Direction::SendRecv, &party.may_use(codecs)),
+            offer: party.local.offer_codecs(Direction::SendRecv, &codecs),
             auto_answer: false,
             swallow_digits: false,
             timeout: ctx.config.ring_timeout,
@@ -251,7 +263,7 @@ impl CalledParty {
             reasons: CallReasons { diversions, referred_by: self.referred_by },
         };
         ctx.out.invitations.push((leg, invite));
-        Some(party)
+        Ok(party)
     }
 }
 
@@ -266,8 +278,7 @@ impl Call {
     ) {
         let codecs = first_of(&[codec], &ctx.config.codecs);
         let from = identity(&ctx.plan.shown(dialler), "");
-        let called = callee
-            .and_then(|callee| self.invite(callee, from, &codecs, ctx).ok_or(Rejection::NoPort));
+        let called = callee.and_then(|callee| self.invite(callee, from, &codecs, ctx));
         if let Err(rejection) = called {
             self.refuse(rejection, ctx.out);
         }
@@ -302,6 +313,6 @@ impl Call {
         if let Some(transfer) = self.transfer.as_mut().filter(|transfer| transfer.to == leg) {
             transfer.to = new;
         }
-        self.leave(leg, release, LegOutcome::Rejected, ctx);
+        self.leave(leg, release, LegOutcome::Rejected { status: None }, ctx);
     }
 }

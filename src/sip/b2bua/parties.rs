@@ -89,6 +89,27 @@ impl Parties {
         self.principals().find_map(Party::codec)
     }
 
+    /// The call is in a codec that is only relayed: nobody can be mixed into it.
+    pub(super) fn is_relayed(&self) -> bool {
+        self.codec().is_some_and(|codec| !codec.is_mixable())
+    }
+
+    /// Whether the others may come to hear what this party says in a codec.
+    pub(super) fn hear(&self, leg: LegId, codec: Codec) -> bool {
+        self.others(leg).all(|other| other.reaches(codec))
+    }
+
+    /// Whether no party has ruled out annex B of G.729.
+    pub(super) fn have_annex_b(&self) -> bool {
+        self.principals().all(Party::has_annex_b)
+    }
+
+    /// What one party has ruled out of G.729 is said to every other from now on.
+    pub(super) fn share_annex_b(&mut self) {
+        let annex_b = self.have_annex_b();
+        self.list.iter_mut().for_each(|party| party.local.limit_annex_b(annex_b));
+    }
+
     /// One of its phones is silent and is asked whether it is there: the call may be dead.
     pub(super) fn is_probed(&self) -> bool {
         let waits = |party: &Party| {
@@ -162,6 +183,8 @@ impl Parties {
 
     /// A 1xx to every party that calls, with early media if the callee has a codec by now.
     pub(super) fn ring_callers(&mut self, status: u16, codec: Option<Codec>, out: &mut Step) {
+        self.share_annex_b();
+        let codec = codec.filter(|codec| self.list.iter().all(|party| party.reaches(*codec)));
         for caller in &mut self.list {
             let media = codec.and_then(|codec| caller.answer_early(codec, out));
             if matches!(caller.stage, LegStage::Calling { .. }) {
@@ -172,6 +195,7 @@ impl Parties {
 
     /// A party's own re-INVITE.
     pub(super) fn handle_offer(&mut self, leg: LegId, offer: Option<ReadSdp>, ctx: &mut Ctx<'_>) {
+        self.share_annex_b();
         let ours = self.get(leg).map(|party| self.direction_toward(party));
         let common = self.codec();
         if let Some((party, ours)) = self.get_mut(leg).zip(ours) {
@@ -196,6 +220,7 @@ impl Parties {
 
     /// 200 to every party that called, with the callee's codec.
     pub(super) fn answer_callers(&mut self, wish: Codec, out: &mut Step) {
+        self.share_annex_b();
         for party in &mut self.list {
             let early = party.answer_early(wish, out);
             let media = match &party.stage {

@@ -3,9 +3,10 @@
 //! It keeps what is agreed with its peer, and answers for its leg alone. What a change of it means
 //! to the others is decided by its [`Call`](super::call::Call).
 
-use super::codec_selection::{codecs_of, first_of, media_of, prefer};
+use super::codec_selection::{codecs_of, common, first_of, media_of, prefer};
+use super::leg_index::TrunkSeat;
 use super::media_address::{MediaDestination, MediaReach, Remark};
-use super::rejection::{Rejection, refuse_offer};
+use super::rejection::{CalleeFailure, Rejection, refuse_offer};
 use super::routing::{DialPlan, Trail};
 use super::step::{Ctx, Step};
 use super::{MediaPolicy, Output, identity};
@@ -43,6 +44,8 @@ pub(super) struct Party {
     /// Where its signalling comes from, once something has come.
     pub(super) place: Option<MediaReach>,
     pub(super) stage: LegStage,
+    /// Its place at the trunk that it goes by, until its leg ends.
+    pub(super) seat: Option<TrunkSeat>,
     /// The phone has answered our INVITE with a 1xx: there is a dialog in which it can be asked
     /// something.
     pub(super) rings: bool,
@@ -147,8 +150,8 @@ pub(super) enum PartyEvent {
     Progress { status: u16, early: Option<ReadSdp> },
     /// 200 to our INVITE.
     Answered(ReadSdp),
-    /// A refusal of our INVITE.
-    Refused(u16),
+    /// Our INVITE has come to nothing.
+    CalleeFailed(CalleeFailure),
     /// The ACK to our 200, with an answer if the 200 carried an offer.
     Confirmed(Option<ReadSdp>),
     /// A re-INVITE, perhaps without an offer.
@@ -216,6 +219,7 @@ impl Party {
             policy,
             place: None,
             stage,
+            seat: None,
             rings: false,
             to_be_asked: false,
             muted: false,
@@ -372,6 +376,7 @@ impl Party {
             }
         };
         self.exchange = PartyExchange::Idle;
+        self.seat = None;
         self.media = None;
         self.keys = None;
         if let Some(link) = &mut self.link {
@@ -433,11 +438,32 @@ impl Party {
         }
     }
 
-    /// Of these codecs those that this leg may use, or else its own.
+    /// Of these codecs of its call those that this leg may use, or else its own that reach them.
     pub(super) fn may_use(&self, codecs: &[Codec]) -> Vec<Codec> {
-        let common: Vec<Codec> =
-            codecs.iter().copied().filter(|codec| self.policy.codecs.contains(codec)).collect();
-        if common.is_empty() { self.policy.codecs.clone() } else { common }
+        common(&self.policy.codecs, codecs)
+    }
+
+    /// What we offer on a call that speaks this codec.
+    fn codecs_with(&self, spoken: Option<Codec>) -> Vec<Codec> {
+        self.may_use(&first_of(spoken.as_slice(), &self.policy.codecs))
+    }
+
+    /// Whether it may come to hear what is said in this codec, and be heard there.
+    pub(super) fn reaches(&self, codec: Codec) -> bool {
+        match (self.codec(), self.offered_codecs()) {
+            (Some(own), _) => own.reaches(codec),
+            (None, Some(offered)) => offered.iter().any(|own| own.reaches(codec)),
+            (None, None) => true,
+        }
+    }
+
+    /// Whether its phone has not ruled out annex B of G.729.
+    pub(super) fn has_annex_b(&self) -> bool {
+        let is_offered = match &self.stage {
+            LegStage::Calling { offer: Some(offer), .. } => offer.audio.annex_b,
+            _ => true,
+        };
+        is_offered && self.local.annex_b()
     }
 
     pub(super) fn talk(&mut self, now: Now) {
@@ -460,7 +486,7 @@ impl Party {
             }
             None => {
                 self.exchange = PartyExchange::AnswerDue;
-                let codecs = first_of(wish.as_slice(), &self.policy.codecs);
+                let codecs = self.codecs_with(wish);
                 self.local.offer_codecs(Direction::SendRecv, &codecs)
             }
         };
@@ -495,7 +521,7 @@ impl Party {
         exchange: PartyExchange,
         out: &mut Step,
     ) {
-        let codecs = first_of(self.codec().as_slice(), &self.policy.codecs);
+        let codecs = self.codecs_with(self.codec());
         self.exchange = exchange;
         self.told = direction;
         let media = self.local.offer_codecs(direction, &codecs);
@@ -573,7 +599,7 @@ impl Party {
         Identity { is_private: self.is_private, ..identity(&self.number, "") }
     }
 
-    /// The configuration says what the party's switch calls it, and the switch has answered without
+    /// The party's switch calls it by a name that the configuration knows, and has answered without
     /// a word of it.
     pub(super) fn note_unnamed(&self, plan: &DialPlan, out: &mut Step) {
         let has_names = |device: &DeviceId| plan.knows_names(device);
@@ -598,14 +624,21 @@ impl Party {
             _ if !ready => LegCommand::RejectOffer { leg, status: 491 },
             Some(Err(fault)) => return out.extend(refuse_offer(leg, fault)),
             Some(Ok(mut offer)) => {
-                prefer(&mut offer, self.codec().or(common));
+                let spoken = self.codec().or(common);
+                prefer(&mut offer, spoken);
+                // What the others would not hear is refused, and everything stays as it is.
+                if let (Some((_, codec)), Some(spoken)) = (offer.audio.codecs.first(), spoken)
+                    && !codec.reaches(spoken)
+                {
+                    return out.extend(refuse_offer(leg, offer.fault(SdpError::Codec)));
+                }
                 self.hold_at_phone(offer.audio.is_hold());
                 LegCommand::AnswerOffer { leg, media: self.answer_offer(&offer, ours, out) }
             }
             None => {
                 self.exchange = PartyExchange::AnswerDue;
                 self.told = ours;
-                let codecs = first_of(self.codec().as_slice(), &self.policy.codecs);
+                let codecs = self.codecs_with(self.codec());
                 let media = self.local.offer_codecs(ours, &codecs);
                 self.expect_offered(out);
                 LegCommand::AnswerOffer { leg, media }

@@ -28,6 +28,10 @@ pub(super) enum Rejection {
     UnknownCaller,
     /// The call has been sent on too often (RFC 3261 8.1.1.6).
     TooManyHops,
+    /// It may use no codec that reaches those of the call.
+    NoCommonCodec,
+    /// The sound of the call is only relayed: nobody can be mixed into it.
+    Relayed,
     /// No media port is free.
     NoPort,
     /// The call has as many legs as the engine can mix.
@@ -70,6 +74,8 @@ pub(super) enum Rejection {
 pub(super) enum CalleeFailure {
     /// Its peer has refused the INVITE with this status.
     Refused(u16),
+    /// Its peer has said nothing to the INVITE, or nothing that can be used: our own status.
+    Unreached(u16),
     /// Its phone has sent the caller elsewhere, and that leads nowhere.
     Redirected(Unroutable),
     /// Its user has declined the call.
@@ -82,7 +88,7 @@ impl CalleeFailure {
     /// The status that a party is told that has asked for it at its phone.
     pub(super) fn sip_status(self) -> u16 {
         match self {
-            CalleeFailure::Refused(status) => status,
+            CalleeFailure::Refused(status) | CalleeFailure::Unreached(status) => status,
             CalleeFailure::Redirected(why) => why.sip_status(),
             CalleeFailure::Declined => 603,
             CalleeFailure::Unusable => SdpError::STATUS,
@@ -93,7 +99,9 @@ impl CalleeFailure {
     /// trunk goes on to look elsewhere, which a 603 would forbid.
     fn as_told_to_caller(self, to_device: bool) -> u16 {
         match self {
-            CalleeFailure::Refused(status) => as_told_to_caller(status, to_device),
+            CalleeFailure::Refused(status) | CalleeFailure::Unreached(status) => {
+                as_told_to_caller(status, to_device)
+            }
             CalleeFailure::Redirected(why) => as_told_to_caller(why.sip_status(), to_device),
             CalleeFailure::Declined => 486,
             CalleeFailure::Unusable => SdpError::STATUS,
@@ -108,7 +116,9 @@ impl CalleeFailure {
     /// How its leg ends.
     pub(super) fn release(self) -> Release {
         match self {
-            CalleeFailure::Refused(_) | CalleeFailure::Redirected(_) => Release::Gone,
+            CalleeFailure::Refused(_)
+            | CalleeFailure::Unreached(_)
+            | CalleeFailure::Redirected(_) => Release::Gone,
             CalleeFailure::Declined => Release::Hangup(Some(HangupCause::Declined)),
             CalleeFailure::Unusable => Release::Hangup(Some(HangupCause::NotAcceptable)),
         }
@@ -118,10 +128,18 @@ impl CalleeFailure {
     pub(super) fn outcome(self) -> LegOutcome {
         match self {
             CalleeFailure::Refused(486 | 600) => LegOutcome::Busy,
-            CalleeFailure::Refused(408 | 487) => LegOutcome::NoAnswer,
-            CalleeFailure::Refused(404 | 410 | 480 | 500..=599 | 604) => LegOutcome::Unreachable,
-            CalleeFailure::Refused(_) | CalleeFailure::Declined | CalleeFailure::Unusable => {
-                LegOutcome::Rejected
+            CalleeFailure::Refused(408 | 487) | CalleeFailure::Unreached(408) => {
+                LegOutcome::NoAnswer
+            }
+            CalleeFailure::Refused(status @ (404 | 410 | 480 | 500..=599 | 604)) => {
+                LegOutcome::Unreachable { status: Some(status) }
+            }
+            CalleeFailure::Refused(603) => LegOutcome::Rejected { status: None },
+            CalleeFailure::Refused(status) => LegOutcome::Rejected { status: Some(status) },
+            CalleeFailure::Unreached(480) => LegOutcome::Unregistered,
+            CalleeFailure::Unreached(503) => LegOutcome::Unreachable { status: None },
+            CalleeFailure::Unreached(_) | CalleeFailure::Declined | CalleeFailure::Unusable => {
+                LegOutcome::Rejected { status: None }
             }
             CalleeFailure::Redirected(why) => CalleeFailure::Refused(why.sip_status()).outcome(),
         }
@@ -133,7 +151,7 @@ impl Rejection {
     pub(super) fn sip_status(&self) -> u16 {
         match self {
             Rejection::Unroutable(why) => why.sip_status(),
-            Rejection::Offer(_) => SdpError::STATUS,
+            Rejection::Offer(_) | Rejection::NoCommonCodec | Rejection::Relayed => SdpError::STATUS,
             Rejection::UnknownCaller | Rejection::NotAgent => 403,
             Rejection::NotReplaceable | Rejection::HandedOn | Rejection::NoAnswer => 480,
             Rejection::NoSuchCall => 481,
@@ -164,6 +182,7 @@ impl Rejection {
                 Reason::InvalidState,
                 "Only an established call of two can be transferred, once at a time.",
             ),
+            (Rejection::Relayed, _) => Refusal::relayed(),
             _ => self.unreached(destination),
         }
     }
@@ -218,6 +237,11 @@ fn unreached(status: u16, number: &Number) -> Refusal {
         408 | 480 => Refusal::number(Reason::InvalidState, number, "Number '{}' does not answer."),
         486 | 600 => Refusal::number(Reason::InvalidState, number, "Number '{}' is busy."),
         603 => Refusal::number(Reason::InvalidState, number, "Number '{}' rejects the call."),
+        488 => Refusal::number(
+            Reason::InvalidState,
+            number,
+            "Number '{}' has no codec in common with the call.",
+        ),
         503 => Refusal::number(Reason::Unavailable, number, "Number '{}' can not be called now."),
         _ => Refusal::number(
             Reason::Internal,

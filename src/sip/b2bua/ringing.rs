@@ -37,7 +37,7 @@ impl<E: Environment> B2bua<E> {
         let (call, mut ctx) = self.find_key(key, now).ok_or_else(|| Refusal::no_call(call))?;
         let codecs = first_of(&redirection.codecs, &ctx.config.codecs);
         let new = call.invite(callee, redirection.shown, &codecs, &mut ctx);
-        let new = new.ok_or_else(|| Rejection::NoPort.unreached(destination))?;
+        let new = new.map_err(|rejection| rejection.unreached(destination))?;
         let release = Release::Hangup(Some(HangupCause::Redirected));
         call.handle_redirected(leg, release, new, &mut ctx);
         Ok(())

@@ -474,10 +474,7 @@ impl DialPlan {
     /// A trunk carries as many calls as it may, those of the devices behind it among them.
     fn trunk_is_full(&self, calls: &CallTable, name: &str) -> bool {
         let most = self.numbering.trunk(name).and_then(|trunk| trunk.max_calls);
-        most.is_some_and(|most| {
-            let of_trunk = calls.legs.peers().filter(|peer| self.trunk_of(peer) == Some(name));
-            of_trunk.map(|peer| calls.live_legs(peer).count()).sum::<usize>() >= most
-        })
+        most.is_some_and(|most| calls.legs.seated(name) >= most)
     }
 }
 

@@ -41,7 +41,8 @@ pub(super) struct Ctx<'a> {
 impl Ctx<'_> {
     /// A party with its ports open, or nothing at all.
     pub(super) fn open(&mut self, call: CallKey, start: PartyStart) -> Option<Party> {
-        let party = self.legs.open(self.environment, call, start)?;
+        let mut party = self.legs.open(self.environment, call, start)?;
+        party.seat = self.plan.trunk_of(&party.peer).map(|trunk| self.index.seat(trunk));
         self.index.add(party.leg, &party.peer, call);
         Some(party)
     }

@@ -16,6 +16,7 @@ mod model;
 mod on_hold;
 mod reasons;
 mod refusals;
+mod relayed;
 mod ringing;
 mod routing;
 mod srtp;

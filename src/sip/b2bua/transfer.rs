@@ -168,7 +168,7 @@ impl<E: Environment> B2bua<E> {
     ) -> Result<(), Rejection> {
         let routed = routed?;
         let (call, mut ctx) = self.find_key(key, now).ok_or(Rejection::NoSuchCall)?;
-        call.begin_transfer(routed, referred, &mut ctx).ok_or(Rejection::NoPort)
+        call.begin_transfer(routed, referred, &mut ctx)
     }
 }
 
@@ -193,6 +193,7 @@ impl Parties {
                 let only = other.filter(|_| others.next().is_none());
                 only.map(Party::identity).ok_or(Rejection::NotNow)
             }
+            TransferKind::Conference if self.is_relayed() => Err(Rejection::Relayed),
             TransferKind::Conference
                 if others.any(Party::is_talking) && self.principals().count() < MOST_PARTIES =>
             {
@@ -227,21 +228,24 @@ impl Call {
         Ok((party, self.parties.may_transfer(party, kind)?))
     }
 
-    /// Calls the destination in; `None` when there is no port for it.
+    /// Calls the destination in. After an error nothing has changed.
     fn begin_transfer(
         &mut self,
         routed: RoutedTransfer,
         referred: bool,
         ctx: &mut Ctx<'_>,
-    ) -> Option<()> {
+    ) -> Result<(), Rejection> {
         let RoutedTransfer { by, number, kind, callee, shown, user_data } = routed;
         let before = std::mem::replace(&mut self.user_data, user_data);
-        let Some(to) = self.call_in(callee, shown, ctx) else {
-            self.user_data = before;
-            return None;
+        let to = match self.call_in(callee, shown, ctx) {
+            Ok(to) => to,
+            Err(rejection) => {
+                self.user_data = before;
+                return Err(rejection);
+            }
         };
         self.transfer = Some(Transfer { by, to, number, referred, kind });
-        Some(())
+        Ok(())
     }
 
     /// Calls a party into a call that goes on.
@@ -250,7 +254,7 @@ impl Call {
         callee: CalledParty,
         shown: Identity,
         ctx: &mut Ctx<'_>,
-    ) -> Option<LegId> {
+    ) -> Result<LegId, Rejection> {
         let spoken = self.parties.codec();
         let codecs = first_of(spoken.as_slice(), &ctx.config.codecs);
         self.invite(callee, shown, &codecs, ctx)
@@ -267,8 +271,10 @@ impl Call {
         let (failed, talking) =
             (transfer.to, self.parties.principals().find(|party| party.is_talking()));
         let shown = talking.map(Party::identity);
-        let called =
-            callee.ok().zip(shown).and_then(|(callee, shown)| self.call_in(callee, shown, ctx));
+        let called = callee
+            .ok()
+            .zip(shown)
+            .and_then(|(callee, shown)| self.call_in(callee, shown, ctx).ok());
         if let Some(to) = called {
             let kind = TransferKind::Recall;
             self.transfer = Some(Transfer { to, referred: false, kind, ..transfer });

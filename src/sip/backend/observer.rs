@@ -5,12 +5,13 @@ use crate::media::engine::EngineStats;
 use crate::media::{Codec, LegStats};
 use crate::model::{
     CallFact, CallId, DeviceId, Fact, LegState, MonitorFact, MonitorState, Now, Number, PartyRole,
+    Refusal,
 };
 use crate::sip::b2bua::{Remark, Unroutable};
 use crate::sip::leg::{LegEvent, LegId, LegSource};
 use crate::sip::message::reason_phrase;
 use crate::sip::sdp::SdpFault;
-use crate::telemetry::Pii;
+use crate::telemetry::{Pii, logged};
 use metrics::{counter, gauge, histogram};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -113,6 +114,7 @@ impl Observer {
             | LegEvent::Progress { leg, .. }
             | LegEvent::Answered { leg, .. }
             | LegEvent::Refused { leg, .. }
+            | LegEvent::Failed { leg, .. }
             | LegEvent::Redirected { leg, .. }
             | LegEvent::Confirmed { leg, .. }
             | LegEvent::Offered { leg, .. }
@@ -176,9 +178,9 @@ impl Observer {
                 if self.remarks.note("unnamed", &peer, None) {
                     tracing::warn!(
                         peer = name_of(&peer),
-                        "a device with aliases has answered and its switch has not said who is \
-                         connected (P-Asserted-Identity, Remote-Party-ID): if it hands the leg on, \
-                         a supervisor is heard there"
+                        "a device has answered and its switch has not said who is connected \
+                         (P-Asserted-Identity, Remote-Party-ID): if it hands the leg on, a \
+                         supervisor is heard there"
                     );
                 }
             }
@@ -253,6 +255,17 @@ impl Observer {
             line = line.map(|line| line.number),
             text = line.map(|line| line.text.as_str()).filter(|text| !text.is_empty()),
             "session description that cannot be used"
+        );
+    }
+
+    /// A supervisor cannot join a call of which the sound is only relayed.
+    pub(super) fn relayed(&self, supervisor: &DeviceId, call: &CallId, codec: Codec) {
+        counter!("undertone_joins_refused_total", "reason" => "codec").increment(1);
+        tracing::info!(
+            %supervisor,
+            %call,
+            codec = codec.name(),
+            "no supervisor can join: the sound of the call is relayed without being decoded"
         );
     }
 
@@ -345,6 +358,7 @@ impl Observer {
                 call = failure.call.as_ref().map(CallId::as_str),
                 request_id = failure.request_id.as_ref().map(|id| id.as_str()),
                 reason = %failure.refusal.reason,
+                error = %logged(&failure.refusal),
                 "failed"
             ),
             _ => {}
@@ -415,12 +429,17 @@ impl Observer {
     }
 
     fn monitor(&mut self, monitor: &MonitorFact, now: Instant) {
-        let (state, joined) = match &monitor.state {
-            MonitorState::Armed => ("armed", None),
-            MonitorState::Admitting { .. } => ("admitting", None),
-            MonitorState::Inviting { .. } => ("inviting", None),
-            MonitorState::Joined { call, .. } => ("joined", Some(call.clone())),
+        let asked = monitor.activity;
+        // A key or a switch changes what is done on this call alone.
+        let (state, joined, activity) = match &monitor.state {
+            MonitorState::Armed => ("armed", None, asked),
+            MonitorState::Admitting { .. } => ("admitting", None, asked),
+            MonitorState::Inviting { .. } => ("inviting", None, asked),
+            MonitorState::Joined { call, activity, .. } => {
+                ("joined", Some(call.clone()), *activity)
+            }
         };
+        let switched = (activity != asked).then_some(asked.as_str());
         let before = self.monitors.remove(&monitor.supervisor);
         let (was, came) = before.map_or((None, None), |before| (before.joined, before.coming));
         let (supervisor, target) = (&monitor.supervisor, &monitor.target);
@@ -442,7 +461,8 @@ impl Observer {
                     %supervisor,
                     monitored = %target,
                     call = %call,
-                    activity = monitor.activity.as_str(),
+                    activity = activity.as_str(),
+                    asked = switched,
                     "supervisor joined"
                 );
             }
@@ -451,7 +471,8 @@ impl Observer {
                     %supervisor,
                     monitored = %target,
                     state,
-                    activity = monitor.activity.as_str(),
+                    activity = activity.as_str(),
+                    asked = switched,
                     "monitor"
                 )
             }
@@ -509,6 +530,22 @@ fn measure_leg(stats: &LegStats) {
     }
 }
 
+/// A device's phone can be reached, or no longer. Those behind a trunk come and go by the thousand,
+/// and the line of the trunk has their count.
+pub(super) fn presence(device: &DeviceId, registered: bool, registers_here: bool) {
+    match (registers_here, registered) {
+        (false, _) => tracing::debug!(%device, registered, "presence of a device"),
+        (true, true) => tracing::info!(%device, "phone registered"),
+        (true, false) => tracing::info!(%device, "phone no longer registered"),
+    }
+}
+
+/// A feature code, or a key, is refused.
+pub(super) fn code_refused(device: &DeviceId, code: &str, refusal: &Refusal) {
+    let reason = refusal.reason.as_str();
+    tracing::info!(%device, code, reason, error = %logged(refusal), "feature code refused");
+}
+
 fn opinion(hundredths: u16) -> f64 {
     f64::from(hundredths) / 100.0
 }
@@ -546,5 +583,115 @@ pub(super) fn measure_media(stats: &EngineStats) {
         ("undertone_leak_guards_total", stats.leak_guards),
     ] {
         counter!(name).absolute(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Activity, Failure, Mode, Reason, Scope, Timestamp};
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines of the log at INFO.
+    fn lines(act: impl FnOnce()) -> Vec<String> {
+        let log = Log::default();
+        let to = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(move || to.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, act);
+        let bytes = log.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        String::from_utf8(bytes).expect("text").lines().map(str::to_owned).collect()
+    }
+
+    fn now() -> Now {
+        crate::clock::now()
+    }
+
+    fn joined(activity: Activity) -> Fact {
+        Fact::Monitor(MonitorFact {
+            supervisor: "boss".into(),
+            target: "anna".into(),
+            activity: Activity::ListenIn,
+            mode: Mode::NextCall,
+            scope: Scope::Call,
+            confirm_joins: false,
+            agent_side_only: false,
+            state: MonitorState::Joined { call: "c".into(), activity, since: Timestamp(0) },
+        })
+    }
+
+    #[test]
+    fn the_line_after_a_key_says_the_activity_that_it_has_asked_for_and_the_one_before_all_keys() {
+        let mut observer = Observer::default();
+        let said = lines(|| {
+            observer.fact(&joined(Activity::ListenIn), now());
+            observer.fact(&joined(Activity::Coach), now());
+            observer.fact(&joined(Activity::ListenIn), now());
+        });
+        assert_eq!(said.len(), 3, "{said:#?}");
+        assert!(said[0].contains(r#"activity="ListenIn""#) && !said[0].contains("asked="));
+        assert!(said[1].contains(r#"activity="Coach""#), "{said:#?}");
+        assert!(said[1].contains(r#"asked="ListenIn""#), "{said:#?}");
+        assert!(said[2].contains(r#"activity="ListenIn""#) && !said[2].contains("asked="));
+    }
+
+    #[test]
+    fn a_failure_says_why_and_no_number() {
+        let pattern = "Device '{}' can not be reached: its phone or switch answers 404.";
+        let refusals = [
+            Refusal::device(Reason::Internal, &"boss".into(), pattern),
+            Refusal::number(Reason::InvalidState, &"0301234".into(), "Number '{}' is busy."),
+        ];
+        let said = lines(|| {
+            for refusal in refusals {
+                let (device, call, request_id) = ("boss".into(), None, None);
+                let failure = Failure { device, call, request_id, refusal };
+                Observer::default().fact(&Fact::Failed(failure), now());
+            }
+        });
+        assert!(said[0].contains("Device 'boss' can not be reached") && said[0].contains("404"));
+        assert!(said[1].contains("Number '<redacted>' is busy."), "{said:#?}");
+    }
+
+    #[test]
+    fn a_refused_feature_code_says_device_code_and_reason() {
+        let refusal = Refusal::new(Reason::NotPermitted, "No permission.");
+        let said = lines(|| code_refused(&"boss".into(), "*81", &refusal));
+        for expected in
+            ["device=boss", r#"code="*81""#, r#"reason="NotPermitted""#, "No permission."]
+        {
+            assert!(said[0].contains(expected), "{said:#?}");
+        }
+    }
+
+    #[test]
+    fn a_thousand_devices_behind_a_trunk_that_comes_or_goes_are_no_line_each() {
+        let said = lines(|| {
+            (0..1000).for_each(|number| {
+                presence(&number.to_string().as_str().into(), number % 2 == 0, false)
+            });
+            presence(&"anna".into(), true, true);
+            presence(&"anna".into(), false, true);
+        });
+        assert_eq!(said.len(), 2, "{said:#?}");
+        assert!(said[0].contains("phone registered") && said[1].contains("no longer registered"));
     }
 }

@@ -100,6 +100,8 @@ pub struct Local {
     telephone_events: [(u8, u32); 3],
     /// The codecs that the peer has mapped, and how (RFC 3264 8.3.2).
     mapped: Vec<(u8, Codec)>,
+    /// What we say of G.729 holds for annex B too: until either side of it has said no.
+    annex_b: bool,
     /// The payload type of comfort noise that the peer has chosen, if it knows any.
     comfort_noise: Option<u8>,
     /// The formats of our last offer: an answer may take none but these codecs (RFC 3264 6.1).
@@ -127,6 +129,7 @@ impl Local {
             rtcp_mux: true,
             telephone_events: TELEPHONE_EVENTS,
             mapped: Vec::new(),
+            annex_b: true,
             comfort_noise: None,
             offered: OfferedFormats::default(),
             srtp: SrtpPolicy::Off,
@@ -146,6 +149,17 @@ impl Local {
         self.srtp = srtp;
         self.keys.secret = Zeroizing::new(secret);
         self
+    }
+
+    /// Whether neither the peer nor [`Local::limit_annex_b`] has ruled out annex B of G.729.
+    pub fn annex_b(&self) -> bool {
+        self.annex_b
+    }
+
+    /// False: annex B of G.729, silence suppression, is ruled out by the side that its packets go to
+    /// or come from, and that is said from now on.
+    pub fn limit_annex_b(&mut self, annex_b: bool) {
+        self.annex_b &= annex_b;
     }
 
     /// Where we receive RTP.
@@ -339,6 +353,7 @@ impl Local {
             }
         }
         self.comfort_noise = audio.comfort_noise.or(self.comfort_noise);
+        self.annex_b &= audio.annex_b;
     }
 
     fn write(
@@ -358,8 +373,14 @@ impl Local {
                 "rtpmap",
                 format!("{payload_type} {}/{}{channels}", codec.name(), codec.clock()),
             );
-            if *codec == Codec::Opus {
-                audio.add_attribute_with_value("fmtp", format!("{payload_type} useinbandfec=1"));
+            let parameters = match codec {
+                Codec::Opus => Some("useinbandfec=1"),
+                Codec::G729 if self.annex_b => Some("annexb=yes"),
+                Codec::G729 => Some("annexb=no"),
+                Codec::Pcmu | Codec::Pcma | Codec::G722 | Codec::L16 => None,
+            };
+            if let Some(parameters) = parameters {
+                audio.add_attribute_with_value("fmtp", format!("{payload_type} {parameters}"));
             }
         }
         if let Some(payload_type) = formats.comfort_noise {

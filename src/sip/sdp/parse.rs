@@ -38,8 +38,12 @@ pub struct Audio {
     pub rtcp_mux: bool,
     /// Which way the peer sends and receives; 0.0.0.0 counts as not receiving.
     pub direction: Direction,
-    /// The codecs we speak in the peer's order of preference, with their payload types.
+    /// The codecs we know in the peer's order of preference, with their payload types; those that
+    /// are only relayed come after all that can be mixed.
     pub codecs: Vec<(u8, Codec)>,
+    /// What it says of G.729 holds for annex B too, silence suppression: false where it says
+    /// `annexb=no` (RFC 4856 2.1.9, RFC 7261).
+    pub annex_b: bool,
     /// The payload types of telephone events (RFC 4733), each with its clock.
     pub telephone_events: Vec<(u8, u32)>,
     /// The payload type of comfort noise (RFC 3389).
@@ -167,7 +171,8 @@ fn read_audio(
         media.connections.first().or(session.connection.as_ref()).ok_or(SdpError::Address)?;
     let ip = read_address(connection)?;
     let rtp = (!ip.is_unspecified()).then(|| SocketAddr::new(ip, media.port));
-    let formats = read_formats(media);
+    let mut formats = read_formats(media);
+    formats.codecs.sort_by_key(|(_, codec)| !codec.is_mixable());
     if formats.codecs.is_empty() {
         return Err(SdpError::Codec);
     }
@@ -179,6 +184,7 @@ fn read_audio(
         rtcp: rtp.and_then(|rtp| read_rtcp(media, rtp)),
         rtcp_mux: media.attributes.iter().any(|attribute| attribute.attribute == "rtcp-mux"),
         direction: Direction::of(direction.sends(), direction.receives() && rtp.is_some()),
+        annex_b: has_annex_b(media, &formats.codecs),
         codecs: formats.codecs,
         telephone_events: formats.events,
         comfort_noise: formats.comfort_noise,
@@ -256,11 +262,38 @@ fn read_formats(media: &Media) -> OfferedFormats {
                 };
                 formats
                     .codecs
-                    .extend(Codec::named(name).filter(fits).map(|codec| (payload_type, codec)));
+                    .extend(codec_named(name).filter(fits).map(|codec| (payload_type, codec)));
             }
         }
     }
     formats
+}
+
+/// The codec of that name. Some phones write the annexes into that of G.729, which name the same
+/// payloads.
+fn codec_named(name: &str) -> Option<Codec> {
+    match name {
+        "G729A" | "G729B" | "G729AB" => Some(Codec::G729),
+        _ => Codec::named(name),
+    }
+}
+
+/// Without a word it has (RFC 7261 3.1).
+fn has_annex_b(media: &Media, codecs: &[(u8, Codec)]) -> bool {
+    let is_g729 = |number: &str| {
+        codecs.iter().any(|(known, codec)| *codec == Codec::G729 && number.parse() == Ok(*known))
+    };
+    let says_no = |parameter: &str| {
+        let parameter = parameter.split_once('=');
+        parameter.is_some_and(|(name, value)| {
+            name.trim().eq_ignore_ascii_case("annexb") && value.trim().eq_ignore_ascii_case("no")
+        })
+    };
+    let parameters = media.attributes.iter().filter(|attribute| attribute.attribute == "fmtp");
+    let mut of_g729 = parameters
+        .filter_map(|attribute| attribute.value.as_deref()?.trim().split_once([' ', '\t']))
+        .filter(|(number, _)| is_g729(number));
+    !of_g729.any(|(_, said)| said.split(';').any(says_no))
 }
 
 fn encoding_of(media: &Media, payload_type: u8) -> Option<String> {
@@ -276,6 +309,7 @@ fn encoding_of(media: &Media, payload_type: u8) -> Option<String> {
         8 => Some("PCMA/8000".to_owned()),
         9 => Some("G722/8000".to_owned()),
         13 => Some("CN/8000".to_owned()),
+        18 => Some("G729/8000".to_owned()),
         _ => None,
     })
 }

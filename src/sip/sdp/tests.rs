@@ -79,7 +79,71 @@ fn static_types_need_no_map_and_maps_beat_static_types() {
         codecs("m=audio 5000 RTP/AVP 96 8\na=rtpmap:96 pcmu/8000\n"),
         Ok(vec![(96, Codec::Pcmu), (8, Codec::Pcma)])
     );
-    assert_eq!(codecs("m=audio 5000 RTP/AVP 0\na=rtpmap:0 G729/8000\n"), Err(SdpError::Codec));
+    assert_eq!(codecs("m=audio 5000 RTP/AVP 0\na=rtpmap:0 G728/8000\n"), Err(SdpError::Codec));
+}
+
+#[test]
+fn g729_is_read_with_and_without_a_map_and_comes_after_all_that_can_be_mixed() {
+    let codecs = |rest: &str| parse("IP4 192.0.2.1", rest).map(|session| session.audio.codecs);
+    assert_eq!(codecs("m=audio 5000 RTP/AVP 18 101\n"), Ok(vec![(18, Codec::G729)]));
+    for name in ["G729", "g729", "G729a", "G729ab"] {
+        let rest = format!("m=audio 5000 RTP/AVP 18\na=rtpmap:18 {name}/8000\n");
+        assert_eq!(codecs(&rest), Ok(vec![(18, Codec::G729)]), "{name}");
+    }
+    for name in ["G729D/8000", "G729E/8000", "G7291/16000", "G729/16000", "G729/8000/2"] {
+        let rest = format!("m=audio 5000 RTP/AVP 18\na=rtpmap:18 {name}\n");
+        assert_eq!(codecs(&rest), Err(SdpError::Codec), "{name}");
+    }
+    assert_eq!(
+        codecs("m=audio 5000 RTP/AVP 18 96 8\na=rtpmap:96 opus/48000/2\n"),
+        Ok(vec![(96, Codec::Opus), (8, Codec::Pcma), (18, Codec::G729)])
+    );
+}
+
+#[test]
+fn g729_alone_is_answered_with_telephone_events_beside_it() {
+    let offer = parse(
+        "IP4 192.0.2.1",
+        "m=audio 5000 RTP/AVP 18 97\na=rtpmap:97 telephone-event/8000\na=fmtp:18 annexb=no\n",
+    );
+    let (body, agreed) = ours().answer(&offer.unwrap(), Direction::SendRecv);
+    assert_eq!((agreed.codec, agreed.payload_type), (Codec::G729, 18));
+    assert_eq!(agreed.telephone_event, Some((97, 8000)));
+    assert!(text(body).contains(
+        "RTP/AVP 18 97\na=rtpmap:18 G729/8000\na=fmtp:18 annexb=no\n\
+         a=rtpmap:97 telephone-event/8000\n"
+    ));
+}
+
+#[test]
+fn annex_b_of_g729_is_said_until_one_side_has_ruled_it_out() {
+    let said = |local: &mut Local| {
+        let offer = text(local.offer_codecs(Direction::SendRecv, &[Codec::G729]));
+        offer.lines().find_map(|line| line.strip_prefix("a=fmtp:18 ")).unwrap().to_owned()
+    };
+    let answers = |local: &mut Local, fmtp: &str| {
+        let rest = format!("m=audio 5000 RTP/AVP 18\n{fmtp}");
+        local.accept(&parse("IP4 192.0.2.1", &rest).unwrap()).unwrap();
+    };
+    let mut local = ours();
+    assert_eq!(said(&mut local), "annexb=yes");
+    answers(&mut local, "");
+    answers(&mut local, "a=fmtp:18 annexb=yes\n");
+    assert!(local.annex_b());
+    answers(&mut local, "a=fmtp:18 foo; AnnexB = NO\n");
+    assert!(!local.annex_b());
+    assert_eq!(said(&mut local), "annexb=no");
+    // RFC 7261 3.3: an answer without it does not bring it back.
+    answers(&mut local, "");
+    assert_eq!(said(&mut local), "annexb=no");
+    let mut local = ours();
+    local.limit_annex_b(false);
+    assert_eq!(said(&mut local), "annexb=no");
+    // What another format says is not of G.729.
+    let mut local = ours();
+    assert_eq!(said(&mut local), "annexb=yes");
+    answers(&mut local, "a=fmtp:101 annexb=no\n");
+    assert!(local.annex_b());
 }
 
 #[test]
@@ -199,7 +263,7 @@ fn what_cannot_be_answered_is_refused() {
     assert_eq!(parse("IP4 192.0.2.1", "").unwrap_err(), SdpError::NoAudio);
     assert_eq!(parse("IP4 192.0.2.1", "m=audio 0 RTP/AVP 0\n").unwrap_err(), SdpError::NoAudio);
     assert_eq!(parse("IP4 192.0.2.1", "m=video 5000 RTP/AVP 0\n").unwrap_err(), SdpError::NoAudio);
-    assert_eq!(parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 3 18\n").unwrap_err(), SdpError::Codec);
+    assert_eq!(parse("IP4 192.0.2.1", "m=audio 5000 RTP/AVP 3 4\n").unwrap_err(), SdpError::Codec);
     assert_eq!(
         parse("IP4 192.0.2.1", "m=audio 5000 RTP/SAVP 0\n").unwrap_err(),
         SdpError::Transport
@@ -717,8 +781,8 @@ fn a_fault_names_its_line_and_shows_no_key_and_no_name() {
     let told = |warning, number, text: &str| Some((warning, number, text.to_owned()));
     let at = "IP4 192.0.2.1";
     assert_eq!(
-        line(fault(at, "m=audio 5000 RTP/AVP 18\na=sendrecv\n")),
-        told(305, 6, "m=audio 5000 RTP/AVP 18")
+        line(fault(at, "m=audio 5000 RTP/AVP 4\na=sendrecv\n")),
+        told(305, 6, "m=audio 5000 RTP/AVP 4")
     );
     assert_eq!(line(fault(at, "m=audio 0 RTP/AVP 0\n")), told(304, 6, "m=audio 0 RTP/AVP 0"));
     assert_eq!(
@@ -741,8 +805,8 @@ fn a_fault_names_its_line_and_shows_no_key_and_no_name() {
     assert_eq!(line(fault(at, "m=audio 5000 RTP/AVP 0\ncrypto inline:AAAA\n")), told(399, 7, ""));
     assert_eq!(fault(at, "").line, None);
     assert_eq!(
-        fault(at, "m=audio 5000 RTP/AVP 18\n").to_string(),
-        "no common codec, line 6: m=audio 5000 RTP/AVP 18"
+        fault(at, "m=audio 5000 RTP/AVP 4\n").to_string(),
+        "no common codec, line 6: m=audio 5000 RTP/AVP 4"
     );
     let odd = fault(at, &format!("m=audio 5000 RTP/AVP \"\\\u{7}\u{202e}{}\n", "x".repeat(500)));
     let text = odd.line.unwrap().text;

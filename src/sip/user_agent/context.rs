@@ -6,6 +6,7 @@ use super::leg::{ClientUse, LegTimer, SentRequest, ServerUse};
 use super::local_domain::LocalDomain;
 use super::refusal_log::RefusalLog;
 use super::tokens::TokenGenerator;
+use super::trunk_registration::login_of;
 use super::trunk_targets::TargetStates;
 use super::{Counters, Output};
 use crate::model::{DeviceId, Now, Number};
@@ -56,9 +57,7 @@ impl TrunkLogins {
     /// What the challenges of a trunk are answered with, by its name.
     pub(super) fn of(trunk: &Trunk) -> Option<(String, Self)> {
         let name = &trunk.name;
-        let register = trunk.registration.as_ref().map(|one| {
-            Credentials::new(name, one.realm.as_deref(), &one.user, one.password.expose())
-        });
+        let register = trunk.registration.as_ref().map(|one| login_of(name, one));
         let others = trunk.logins.iter().map(|login| {
             let Login { realm, username, password } = login;
             Credentials::new(name, Some(realm), username, password.expose())
@@ -96,31 +95,26 @@ impl Context {
         sent: &SentRequest,
         response: &SipResponse,
     ) -> Option<(&'static str, String)> {
-        let (asks, answers) = match response.status {
-            401 => ("WWW-Authenticate", "Authorization"),
-            _ => ("Proxy-Authenticate", "Proxy-Authorization"),
-        };
-        let stale = |value: &[u8]| {
-            value.to_ascii_lowercase().windows(10).any(|window| window == b"stale=true")
-        };
-        let challenges: Vec<&[u8]> = response.headers.fields_of(asks).collect();
-        if sent.request.headers.has(answers) && !challenges.iter().any(|value| stale(value)) {
-            return None;
-        }
-        let subject = DigestRequest {
-            method: sent.request.method.as_bytes(),
-            uri: sent.request.uri.as_bytes(),
-            body: &sent.request.body,
-        };
-        let cnonce = self.tokens.word();
         let TrunkLogins { register, others } = self.logins.get_mut(trunk)?;
         let (first, last) = match sent.request.method {
             Method::Register => (register.as_mut(), None),
             _ => (None, register.as_mut()),
         };
-        let mut logins = first.into_iter().chain(others).chain(last);
-        let answer = logins.find_map(|login| login.answer(&challenges, trunk, subject, &cnonce))?;
-        Some((answers, answer))
+        let logins = first.into_iter().chain(others).chain(last);
+        let cnonce = self.tokens.word();
+        answer_by(logins, trunk, sent, response, &cnonce)
+    }
+
+    /// The same, with credentials that are no trunk's any more.
+    pub(super) fn answer_challenge_by(
+        &mut self,
+        login: &mut Credentials,
+        trunk: &str,
+        sent: &SentRequest,
+        response: &SipResponse,
+    ) -> Option<(&'static str, String)> {
+        let cnonce = self.tokens.word();
+        answer_by([login].into_iter(), trunk, sent, response, &cnonce)
     }
 
     pub(super) fn transmit(&mut self, flow: Flow, bytes: Vec<u8>) {
@@ -288,4 +282,31 @@ impl Context {
         let path = self.domain.return_path(flow, via.as_ref(), &response.headers);
         self.transmit(path.reply, response.with_to_tag(&tag).to_bytes());
     }
+}
+
+/// The first of these credentials that answers a challenge: the header field, and its value.
+fn answer_by<'a>(
+    mut logins: impl Iterator<Item = &'a mut Credentials>,
+    trunk: &str,
+    sent: &SentRequest,
+    response: &SipResponse,
+    cnonce: &str,
+) -> Option<(&'static str, String)> {
+    let (asks, answers) = match response.status {
+        401 => ("WWW-Authenticate", "Authorization"),
+        _ => ("Proxy-Authenticate", "Proxy-Authorization"),
+    };
+    let stale =
+        |value: &[u8]| value.to_ascii_lowercase().windows(10).any(|window| window == b"stale=true");
+    let challenges: Vec<&[u8]> = response.headers.fields_of(asks).collect();
+    if sent.request.headers.has(answers) && !challenges.iter().any(|value| stale(value)) {
+        return None;
+    }
+    let subject = DigestRequest {
+        method: sent.request.method.as_bytes(),
+        uri: sent.request.uri.as_bytes(),
+        body: &sent.request.body,
+    };
+    let answer = logins.find_map(|login| login.answer(&challenges, trunk, subject, cnonce))?;
+    Some((answers, answer))
 }

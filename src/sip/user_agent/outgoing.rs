@@ -82,7 +82,7 @@ impl UserAgent {
                 leg.expect_answer(timeout, swallow_digits, &mut self.ctx, now);
                 self.legs.insert(leg);
             }
-            Err(error) => self.ctx.event(LegEvent::Refused { leg: id, status: error.status() }),
+            Err(error) => self.ctx.event(LegEvent::Failed { leg: id, status: error.status() }),
         }
     }
 }

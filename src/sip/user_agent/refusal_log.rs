@@ -58,6 +58,28 @@ pub struct RefusedRequest {
     pub realms: String,
     /// How many lines of this kind were left out since the last one.
     pub left_out: u64,
+    /// It was sent to a trunk.
+    pub to_trunk: bool,
+}
+
+impl RefusedRequest {
+    /// What the owner of a switch that has refused a call has most likely forgotten.
+    pub fn hint(&self) -> Option<&'static str> {
+        if self.by != RefusedBy::Peer || !self.to_trunk || self.method != "INVITE" {
+            return None;
+        }
+        match self.status {
+            403 | 603 => Some(
+                "the switch may have no way for calls from here to this number: in Asterisk, the \
+                 context for calls outside (docs/attach)",
+            ),
+            404 | 480 => Some(
+                "no phone may be registered there, or the switch may not know this number \
+                 (docs/attach)",
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// How many refusals are written down.
@@ -121,6 +143,7 @@ impl Context {
             },
             realms: String::new(),
             left_out: 0,
+            to_trunk: false,
         };
         let note = self.refusals.take(known, now.mono, note);
         self.outputs.extend(note.map(Output::Refused));
@@ -147,6 +170,7 @@ impl Context {
             reason: error.fault.to_string(),
             realms: String::new(),
             left_out: 0,
+            to_trunk: false,
         };
         let note = self.refusals.take(known, now.mono, note);
         self.outputs.extend(note.map(Output::Refused));
@@ -177,6 +201,7 @@ impl Context {
         now: Now,
     ) {
         let request = &sent.request;
+        let to_trunk = self.trunk_at(&sent.flow).is_some();
         let note = || RefusedRequest {
             by: RefusedBy::Peer,
             method: request.method.to_string(),
@@ -188,6 +213,7 @@ impl Context {
             reason: printable(reason, SHOWN),
             realms: realms.join(", "),
             left_out: 0,
+            to_trunk,
         };
         let note = self.refusals.take(true, now.mono, note);
         self.outputs.extend(note.map(Output::Refused));

@@ -14,7 +14,8 @@ use super::trunk_presence::{TargetOf, target_uri};
 use super::trunk_targets::{NextHop, TargetAddress};
 use crate::model::Now;
 use crate::rate_limit::back_off;
-use crate::sip::config::Registration;
+use crate::sip::config::{Registration, TrunkTarget};
+use crate::sip::digest::Credentials;
 use crate::sip::flow::Flow;
 use crate::sip::message::{Headers, Method, NameAddr, SipRequest, SipResponse, Uri};
 use crate::sip::timers::Timers;
@@ -60,6 +61,8 @@ pub enum RegistrationState {
 #[derive(Debug, Default)]
 pub(super) struct TrunkRegistrations {
     trunks: BTreeMap<String, TrunkRegistration>,
+    /// Those of no trunk any more, until the registrar has taken them back.
+    former: Vec<(String, TrunkRegistration)>,
     timers: Timers<String>,
     /// Nothing is registered any more.
     is_stopping: bool,
@@ -82,9 +85,24 @@ struct TrunkRegistration {
     /// The request that waits for its answer.
     waiting: Option<ClientTransactionId>,
     /// Where we are registered.
-    at: Option<(TargetAddress, Flow)>,
+    at: Option<RegisteredAt>,
+    /// Its trunk has another registration, or none: what it answers challenges with.
+    former_login: Option<Credentials>,
     /// What was told last.
     is_registered: Option<bool>,
+}
+
+/// Where a registration has been granted.
+#[derive(Debug)]
+struct RegisteredAt {
+    target: TrunkTarget,
+    flow: Flow,
+}
+
+impl RegisteredAt {
+    fn address(&self) -> TargetAddress {
+        (self.flow.protocol, self.flow.peer)
+    }
 }
 
 impl TrunkRegistrations {
@@ -95,7 +113,7 @@ impl TrunkRegistrations {
 
     /// Requests that wait for an answer, of registrations that are taken back.
     pub(super) fn is_leaving(&self) -> bool {
-        self.trunks.values().any(|one| one.waiting.is_some())
+        !self.former.is_empty() || self.trunks.values().any(|one| one.waiting.is_some())
     }
 
     /// The trunks, or what their names stand for, are others from now on.
@@ -118,6 +136,10 @@ impl TrunkRegistrations {
                 one.waiting.take().into_iter().for_each(|id| ctx.transactions.abandon(id));
                 one.leave(&name, ctx, now);
                 one.tell(&name, RegistrationState::Removed, ctx);
+                if one.waiting.is_some() {
+                    one.former_login = Some(login_of(&name, &one.registration));
+                    self.former.push((name, one));
+                }
             }
         }
         for trunk in &trunks {
@@ -128,7 +150,7 @@ impl TrunkRegistrations {
                 .entry(trunk.name.clone())
                 .or_insert_with(|| TrunkRegistration::new(registration, ctx));
             let is_moved =
-                one.at.is_some_and(|((protocol, address), _)| !trunk.is_at(protocol, address));
+                one.at.as_ref().is_some_and(|at| !trunk.is_at(at.flow.protocol, at.flow.peer));
             // It waits for its name, or has lost its place.
             let is_lost = one.at.is_none() && one.failures == 0;
             if (is_new || is_moved || is_lost) && one.waiting.is_none() && !self.is_stopping {
@@ -156,7 +178,7 @@ impl TrunkRegistrations {
         let Some(one) = self.trunks.get(&target.trunk).filter(|_| !self.is_stopping) else {
             return;
         };
-        let is_there = one.at.is_none_or(|(address, _)| address == target.address);
+        let is_there = one.at.as_ref().is_none_or(|at| at.address() == target.address);
         if is_there && one.waiting.is_none() {
             self.timers.set(target.trunk.clone(), now.mono);
         }
@@ -172,6 +194,13 @@ impl TrunkRegistrations {
         now: Now,
     ) {
         if response.status < 200 {
+            return;
+        }
+        if let Some(place) = self.former_of(sent) {
+            let (name, one) = &mut self.former[place];
+            if !one.improve(name, sent, response, ctx, now) {
+                self.former.remove(place);
+            }
             return;
         }
         let Some(one) = self.trunks.get_mut(name) else { return };
@@ -192,6 +221,12 @@ impl TrunkRegistrations {
         wait.into_iter().for_each(|wait| self.timers.set(name.to_owned(), now.mono + wait));
     }
 
+    /// The registration of no trunk any more that a request takes back.
+    fn former_of(&self, sent: &SentRequest) -> Option<usize> {
+        let call_id = sent.request.headers.get("Call-ID");
+        self.former.iter().position(|(_, one)| call_id == Some(one.call_id.as_bytes()))
+    }
+
     /// A REGISTER found nobody: 408 or 503.
     pub(super) fn handle_failure(
         &mut self,
@@ -201,6 +236,10 @@ impl TrunkRegistrations {
         ctx: &mut Context,
         now: Now,
     ) {
+        if let Some(place) = self.former_of(sent) {
+            self.former.remove(place);
+            return;
+        }
         let Some(one) = self.trunks.get_mut(name) else { return };
         one.waiting = None;
         if self.is_stopping {
@@ -233,6 +272,7 @@ impl TrunkRegistration {
             tried: Vec::new(),
             waiting: None,
             at: None,
+            former_login: None,
             is_registered: None,
         }
     }
@@ -304,10 +344,16 @@ impl TrunkRegistration {
         }
         let mut request = sent.request.clone();
         match response.status {
-            401 | 407 => match ctx.answer_challenge(name, sent, response) {
-                Some((header, answer)) => request.headers.set(header, answer),
-                None => return false,
-            },
+            401 | 407 => {
+                let answer = match &mut self.former_login {
+                    Some(login) => ctx.answer_challenge_by(login, name, sent, response),
+                    None => ctx.answer_challenge(name, sent, response),
+                };
+                let Some((header, answer)) = answer else { return false };
+                request.headers.set(header, answer);
+            }
+            // What takes a registration back is not asked for a longer time.
+            423 if request.headers.get("Expires") == Some(b"0") => return false,
             423 => {
                 let least = response.headers.get("Min-Expires").and_then(number);
                 let Some(least) = least.map(Duration::from_secs) else { return false };
@@ -343,7 +389,10 @@ impl TrunkRegistration {
             return Some(self.fail(name, (response.status, None), ctx));
         }
         self.failures = 0;
-        self.at = Some(((sent.flow.protocol, sent.flow.peer), sent.flow));
+        let (protocol, peer) = (sent.flow.protocol, sent.flow.peer);
+        let trunk = ctx.domain.trunk(name);
+        let target = trunk.and_then(|trunk| trunk.target_at(protocol, peer)).cloned();
+        self.at = target.map(|target| RegisteredAt { target, flow: sent.flow });
         self.tell(name, RegistrationState::Registered { expires: granted }, ctx);
         Some((granted - (granted / 4).min(MARGIN)).max(SHORTEST))
     }
@@ -390,10 +439,8 @@ impl TrunkRegistration {
 
     /// Takes the registration back.
     fn leave(&mut self, name: &str, ctx: &mut Context, now: Now) {
-        let Some(((protocol, address), flow)) = self.at.take() else { return };
-        let trunk = ctx.domain.trunk(name).cloned();
-        if let Some(target) = trunk.as_ref().and_then(|trunk| trunk.target_at(protocol, address)) {
-            self.send(name, &NextHop { target, flow }, Duration::ZERO, ctx, now);
+        if let Some(RegisteredAt { target, flow }) = self.at.take() {
+            self.send(name, &NextHop { target: &target, flow }, Duration::ZERO, ctx, now);
         }
     }
 
@@ -405,6 +452,12 @@ impl TrunkRegistration {
             ctx.outputs.push_back(Output::Registration { trunk, state });
         }
     }
+}
+
+/// What the registrar's challenges are answered with.
+pub(super) fn login_of(trunk: &str, registration: &Registration) -> Credentials {
+    let Registration { user, password, realm, .. } = registration;
+    Credentials::new(trunk, realm.as_deref(), user, password.expose())
 }
 
 /// How long our Contact is registered, by a 200: as its Contact says, else its Expires.

@@ -108,6 +108,28 @@ fn what_a_leg_loses_and_says_it_loses_is_told_at_each_report() {
 }
 
 #[test]
+fn what_a_phone_does_not_send_while_it_holds_is_not_lost() {
+    for receive in [true, false] {
+        let mut harness = Harness::pcmu(None);
+        harness.talk(50);
+        let held = LegMedia { send: false, receive, ..media(0, Codec::Pcmu) };
+        harness.call.handle_describe(AGENT, held, harness.time());
+        // Its numbers count on.
+        for _ in 0..400 {
+            harness.lose(0);
+            harness.pass(20 * MS);
+        }
+        harness.call.handle_describe(AGENT, media(0, Codec::Pcmu), harness.time());
+        harness.talk(500);
+        assert_eq!(harness.stats(AGENT).lost, 0, "receive: {receive}");
+        let qualities = harness.qualities_of(AGENT);
+        assert!(qualities.len() > 1);
+        assert!(qualities.iter().all(|quality| quality.lost_permille == 0), "{qualities:?}");
+        assert!(qualities.iter().all(|quality| quality.jitter_ms < 5), "{qualities:?}");
+    }
+}
+
+#[test]
 fn a_leg_of_which_nothing_comes_has_no_mos() {
     let mut harness = Harness::pcmu(None);
     harness.say(0, 0);

@@ -1,7 +1,7 @@
 //! Which dialled strings are feature codes, and what the keys of a monitoring supervisor's keypad
 //! mean.
 
-use crate::model::{Activity, Mode, Number, Scope};
+use crate::model::{Activity, FeatureCode, Mode, Number, Scope};
 use serde::Deserialize;
 
 /// What supervisors may dial at their phones.
@@ -89,6 +89,24 @@ impl FeatureCodeConfig {
             (Some(_), true) => Some(DialledCode::Incomplete),
             (None, is_alone) => is_alone.then_some(DialledCode::Stop),
         }
+    }
+
+    /// What is dialled for this, without the number; or the key that is pressed.
+    pub(in crate::sip::b2bua) fn dialled_for(&self, code: &FeatureCode) -> String {
+        let activity = match code {
+            FeatureCode::Start { activity, .. } => Some(*activity),
+            FeatureCode::Stop => None,
+            FeatureCode::Switch { activity, .. } => {
+                return self.key_for(*activity).map(String::from).unwrap_or_default();
+            }
+        };
+        let found = self.meanings().find(|(_, _, begins)| *begins == activity);
+        found.map(|(_, code, _)| code.to_owned()).unwrap_or_default()
+    }
+
+    /// The key by which a supervisor on a call asks for this.
+    pub(in crate::sip::b2bua) fn key_for(&self, activity: Activity) -> Option<char> {
+        self.digits.chars().find(|digit| self.key(*digit) == Some(activity))
     }
 
     /// Keys of a supervisor's keypad mean something.

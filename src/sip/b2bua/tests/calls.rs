@@ -241,11 +241,7 @@ fn callers_are_told_404_480_482_486_488_and_503_where_each_is_right() {
     assert_eq!(rejected(&mut harness), [404], "nobody has this number");
     harness.customer_calls("0123");
     assert_eq!(rejected(&mut harness), [403], "customers do not call out through us");
-    harness.incoming(
-        LegSource::Account(CUSTOMER.into()),
-        "5001",
-        Some(sdp(4000, "18", "sendrecv")),
-    );
+    harness.incoming(LegSource::Account(CUSTOMER.into()), "5001", Some(sdp(4000, "4", "sendrecv")));
     assert_eq!(rejected(&mut harness), [488], "no common codec");
     harness.incoming(
         LegSource::Account(CUSTOMER.into()),
@@ -750,7 +746,7 @@ fn an_answer_that_cannot_be_used_is_told_to_the_log_with_its_line() {
     harness.customer_calls("5001");
     let agent = harness.ringing(AGENT);
     harness.log.clear();
-    harness.leg(LegEvent::Answered { leg: agent, media: sdp(4000, "18", "sendrecv") });
+    harness.leg(LegEvent::Answered { leg: agent, media: sdp(4000, "4", "sendrecv") });
     let told = harness.log.iter().find_map(|output| match output {
         Output::Unusable { leg, fault } if *leg == agent => Some(fault.clone()),
         _ => None,

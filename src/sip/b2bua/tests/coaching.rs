@@ -309,6 +309,36 @@ fn busy_reject_no_answer_and_out_of_reach_are_told_and_the_monitor_stays_armed()
 }
 
 #[test]
+fn a_supervisors_phone_that_can_not_be_reached_is_named_with_what_its_switch_has_answered() {
+    let refused = |leg, status| LegEvent::Refused { leg, status };
+    let failed = |leg, status| LegEvent::Failed { leg, status };
+    type Outcome = fn(LegId, u16) -> LegEvent;
+    let rows: [(Outcome, u16, Reason, &str); 8] = [
+        (refused, 404, Reason::Internal, "can not be reached: its phone or switch answers 404."),
+        (refused, 480, Reason::Internal, "can not be reached: its phone or switch answers 480."),
+        (refused, 503, Reason::Internal, "can not be reached: its phone or switch answers 503."),
+        (refused, 403, Reason::InvalidState, "has rejected the call: 403."),
+        (refused, 603, Reason::InvalidState, "has rejected the call."),
+        (failed, 503, Reason::Internal, "its phone or switch does not answer."),
+        (failed, 480, Reason::Internal, "is not registered."),
+        (failed, 408, Reason::InvalidState, "does not answer."),
+    ];
+    for (outcome, status, reason, text) in rows {
+        let mut harness = Harness::new();
+        harness.talk();
+        harness.monitor(Activity::Coach, Mode::AllCalls, Scope::Call).expect("accepted");
+        let supervisor = harness.ringing(SUPERVISOR);
+        harness.leg(outcome(supervisor, status));
+        let refusal = &harness.failures[0].refusal;
+        let said = refusal.to_string();
+        assert_eq!(refusal.reason, reason, "{said}");
+        assert!(said.starts_with(&format!("Device '{SUPERVISOR}' ")), "{said}");
+        assert!(said.contains(text), "{said}");
+        assert!(armed(&harness), "{said}");
+    }
+}
+
+#[test]
 fn a_phone_that_rings_too_long_is_released() {
     let mut harness = Harness::new();
     harness.talk();

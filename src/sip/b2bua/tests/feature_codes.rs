@@ -485,3 +485,51 @@ fn a_backend_that_stops_and_a_device_that_is_gone_wait_for_no_answer() {
     assert_eq!(refused_with(&harness.leg_commands(), leg), Some((403, "")));
     assert!(coach(&mut harness, &code).is_err());
 }
+
+/// The refused codes and keys that the log is told of.
+fn refused_codes(harness: &mut Harness) -> Vec<(String, String, Reason)> {
+    let log = std::mem::take(&mut harness.log);
+    let refused = log.into_iter().filter_map(|output| match output {
+        Output::CodeRefused { device, code, refusal } => {
+            Some((device.to_string(), code, refusal.reason))
+        }
+        _ => None,
+    });
+    refused.collect()
+}
+
+#[test]
+fn a_refused_code_and_a_refused_key_are_told_to_the_log_with_device_and_code() {
+    let may_not = Refusal::new(Reason::NotPermitted, "No permission.");
+    let refuse = |harness: &mut Harness| {
+        let code = told(harness).id;
+        let (device, refusal) = (SUPERVISOR.into(), may_not.clone());
+        harness.command(Command::RefuseFeatureCode { device, code, refusal }).unwrap();
+        refused_codes(harness)
+    };
+    let mut harness = harness();
+    harness.talk();
+    for (dialled, code) in
+        [("*815001", "*81"), ("*80*5001", "*80"), ("*825001", "*82"), ("*83", "*83")]
+    {
+        dials(&mut harness, SUPERVISOR, dialled);
+        let expected = [(SUPERVISOR.to_owned(), code.to_owned(), Reason::NotPermitted)];
+        assert_eq!(refuse(&mut harness), expected, "{dialled}");
+    }
+
+    let mut harness = self::harness();
+    let (_, _, leg) = listening(&mut harness);
+    let call = harness.call_id();
+    key(&mut harness, leg, '4');
+    let expected = |reason| [(SUPERVISOR.to_owned(), "4".to_owned(), reason)];
+    assert_eq!(refuse(&mut harness), expected(Reason::NotPermitted));
+    key(&mut harness, leg, '4');
+    let code = told(&mut harness).id;
+    let done = harness.answer_code(Some(&code), switch(call, Activity::Coach));
+    assert_eq!(done.unwrap_err().reason, Reason::InvalidState);
+    assert_eq!(refused_codes(&mut harness), expected(Reason::InvalidState));
+    key(&mut harness, leg, '4');
+    told(&mut harness);
+    harness.wait(Duration::from_secs(11));
+    assert_eq!(refused_codes(&mut harness), expected(Reason::Unavailable));
+}

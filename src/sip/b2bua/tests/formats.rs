@@ -42,6 +42,7 @@ fn format_of(name: &str) -> Option<Format> {
         "g722/8000" => Format::Audio(Codec::G722),
         "opus/48000/2" => Format::Audio(Codec::Opus),
         "l16/16000" => Format::Audio(Codec::L16),
+        "g729/8000" => Format::Audio(Codec::G729),
         "telephone-event/8000" => Format::Events(EventClock::Narrow),
         "telephone-event/16000" => Format::Events(EventClock::Wide),
         "telephone-event/48000" => Format::Events(EventClock::Full),
@@ -50,7 +51,7 @@ fn format_of(name: &str) -> Option<Format> {
     })
 }
 
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "PCMU/8000",
     "PCMA/8000",
     "G722/8000",
@@ -61,6 +62,7 @@ const NAMES: [&str; 10] = [
     "telephone-event/16000",
     "CN/8000",
     "G729/8000",
+    "G728/8000",
 ];
 
 /// A description of the peer's: formats in an order, each under a number.
@@ -139,7 +141,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let codecs =
-        (Just(Codec::ALL.to_vec()).prop_shuffle(), 1usize..=5).prop_map(|(mut codecs, len)| {
+        (Just(Codec::ALL.to_vec()).prop_shuffle(), 1usize..=6).prop_map(|(mut codecs, len)| {
             codecs.truncate(len);
             codecs
         });
@@ -203,6 +205,7 @@ impl Line {
         self.sequence = self.sequence.wrapping_add(1);
         let mut payload = [0; MAX_PAYLOAD];
         let len = match format {
+            Some(Format::Audio(Codec::G729)) => 20,
             Some(Format::Audio(codec)) => Encoder::new(codec)
                 .encode(&vec![900; codec.sample_rate() as usize / 50], &mut payload),
             Some(Format::ComfortNoise) => {
@@ -241,6 +244,10 @@ impl Line {
             let (expected, arrives) = match format {
                 Some(Format::Audio(Codec::Pcmu)) => {
                     (PacketVerdict::Accepted, vec![(TransmitKind::Unchanged, 0)])
+                }
+                // In place of what is not decoded: silence.
+                Some(Format::Audio(Codec::G729)) => {
+                    (PacketVerdict::Accepted, vec![(TransmitKind::Guarded, 0)])
                 }
                 Some(Format::Audio(_)) => {
                     (PacketVerdict::Accepted, vec![(TransmitKind::Transcoded, 0)])

@@ -231,6 +231,7 @@ impl Harness {
     pub(super) fn leg(&mut self, event: LegEvent) {
         match &event {
             LegEvent::Refused { leg, .. }
+            | LegEvent::Failed { leg, .. }
             | LegEvent::Redirected { leg, .. }
             | LegEvent::Ended { leg, .. } => self.line(*leg).ended = true,
             LegEvent::Answered { leg, .. } => self.line(*leg).answered = true,
@@ -659,6 +660,18 @@ impl Harness {
             assert!(!line.ended || line.closed, "a port outlives its leg: {line:?}");
         }
         self.hold_supervisors_against_monitors();
+        self.count_legs_of_trunks();
+    }
+
+    /// As many legs go by each trunk as it is held to carry.
+    fn count_legs_of_trunks(&self) {
+        let B2bua { calls, codes, plan, .. } = &self.b2bua;
+        for TrunkRoute { name, .. } in &self.trunks {
+            let parties = calls.iter().flat_map(|call| call.parties.iter()).chain(codes.parties());
+            let live = parties.filter(|party| !party.is_over());
+            let of_trunk = live.filter(|party| plan.trunk_of(&party.peer) == Some(name));
+            assert_eq!(of_trunk.count(), calls.legs.seated(name), "legs of '{name}'");
+        }
     }
 
     fn note_opened(&mut self) {
@@ -697,6 +710,8 @@ impl Harness {
             Output::Keep(Persist::Device(_))
             | Output::Unusable { .. }
             | Output::Denied { .. }
+            | Output::CodeRefused { .. }
+            | Output::Relayed { .. }
             | Output::Remark(_) => {}
         }
     }
@@ -884,6 +899,7 @@ pub(super) fn codecs_of(sdp: &[u8]) -> Vec<Codec> {
         .filter_map(|payload| match payload {
             "0" => Some(Codec::Pcmu),
             "8" => Some(Codec::Pcma),
+            "18" => Some(Codec::G729),
             _ => None,
         })
         .collect()

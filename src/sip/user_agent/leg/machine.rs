@@ -215,7 +215,7 @@ impl Leg {
         }
         self.end(ctx);
         if told {
-            ctx.event(LegEvent::Refused { leg: self.id(), status: 503 });
+            ctx.event(LegEvent::Failed { leg: self.id(), status: 503 });
         }
     }
 
@@ -247,7 +247,7 @@ impl Leg {
             LegTimer::NoAnswer => {
                 let status = if self.phase.is_progressing() { 408 } else { 503 };
                 self.hangup(None, ctx, now);
-                ctx.event(LegEvent::Refused { leg: self.id(), status });
+                ctx.event(LegEvent::Failed { leg: self.id(), status });
             }
             LegTimer::Cancelled => {
                 if let LegPhase::Cancelling(calling, _) = &self.phase {

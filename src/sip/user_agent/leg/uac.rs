@@ -400,7 +400,7 @@ impl Leg {
                 ctx.note_failed(sent, response.status, &fault.to_string(), now);
                 let cause = fault.cause();
                 self.send_bye(Some(cause), ctx, now);
-                ctx.event(LegEvent::Refused { leg: self.id(), status: cause.sip_status() });
+                ctx.event(LegEvent::Failed { leg: self.id(), status: cause.sip_status() });
             }
         }
     }

@@ -157,10 +157,10 @@ fn an_answer_beside_something_else_is_an_answer_in_a_183_and_in_a_200() {
 #[test]
 fn a_refused_offer_says_which_line_was_at_fault() {
     let fault =
-        SdpSession::parse(SDP.replace("AVP 0", "AVP 18").replace(":0 PCMU", ":18 G729").as_bytes())
+        SdpSession::parse(SDP.replace("AVP 0", "AVP 4").replace(":0 PCMU", ":4 G723").as_bytes())
             .unwrap_err();
     assert_eq!(fault.error, SdpError::Codec);
-    let warning = "305 undertone \"no common codec, line 6: m=audio 40000 RTP/AVP 18\"";
+    let warning = "305 undertone \"no common codec, line 6: m=audio 40000 RTP/AVP 4\"";
     let mut stage = Stage::new();
     stage.hear(CARRIER, &invite("c1", "a", 1, ""));
     let Some(LegEvent::Incoming { leg, .. }) = stage.events().pop() else { panic!() };

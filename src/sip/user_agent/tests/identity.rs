@@ -747,7 +747,7 @@ fn an_answer_whose_contact_cannot_be_read_ends_the_call_and_says_so() {
     let extra = "Contact: <sip:x@[::1>\nContent-Type: application/sdp\n";
     stage.hear(CARRIER, &answer(&invite, 200, ";tag=x", extra, SDP));
     assert_eq!(stage.said(), ["ACK", "BYE"]);
-    assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 502 }]);
+    assert_eq!(stage.events(), [LegEvent::Failed { leg: LEG, status: 502 }]);
     assert!(stage.refusals[0].reason.contains("Contact"), "{:?}", stage.refusals);
 }
 

@@ -150,7 +150,9 @@ impl World {
             | LegEvent::Referred { leg, .. } => (*leg, Course::Talking),
             LegEvent::Dialled { leg, .. } => (*leg, Course::Talking),
             LegEvent::Redirected { .. } => panic!("nobody redirects here"),
-            LegEvent::Refused { leg, .. } | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
+            LegEvent::Refused { leg, .. }
+            | LegEvent::Failed { leg, .. }
+            | LegEvent::Ended { leg, .. } => (*leg, Course::Over),
             LegEvent::Located { .. }
             | LegEvent::ConnectedIdentity { .. }
             | LegEvent::TrunkLocated { .. }
@@ -164,6 +166,7 @@ impl World {
                 (
                     Some(Course::Talking),
                     LegEvent::Refused { .. }
+                        | LegEvent::Failed { .. }
                         | LegEvent::Progress { .. }
                         | LegEvent::AskToAnswerRefused { .. }
                 )

@@ -54,7 +54,7 @@ fn a_phone_that_has_answered_and_is_silent_then_is_not_called_until_it_answers()
     stage.pass(5 * SECOND);
     assert_eq!(presence(&mut stage), [false]);
     stage.command(call_phone(LEG));
-    assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 480 }], "at once");
+    assert_eq!(stage.events(), [LegEvent::Failed { leg: LEG, status: 480 }], "at once");
     stage.sent.clear();
     let again = asked(&mut stage);
     answers(&mut stage, &again, 200);
@@ -127,7 +127,7 @@ fn a_call_that_finds_nobody_is_the_last_that_waits() {
     stage.command(call_phone(LEG));
     stage.pass(60 * SECOND);
     let events = stage.events();
-    assert!(events.contains(&LegEvent::Refused { leg: LEG, status: 503 }), "{events:?}");
+    assert!(events.contains(&LegEvent::Failed { leg: LEG, status: 503 }), "{events:?}");
     assert!(
         events.contains(&LegEvent::Registered { device: device("phone-1"), registered: false }),
         "{events:?}"

@@ -360,7 +360,7 @@ fn an_unanswered_call_is_cancelled_at_its_timeout_and_told_as_408() {
     stage.events();
     stage.pass(61 * SECOND);
     assert!(stage.said().contains(&"CANCEL".to_owned()));
-    assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 408 }]);
+    assert_eq!(stage.events(), [LegEvent::Failed { leg: LEG, status: 408 }]);
     stage.pass(HOUR);
     assert!(stage.events().is_empty() && stage.is_quiet());
 }
@@ -373,7 +373,7 @@ fn a_peer_that_never_says_anything_is_given_up_after_32_seconds_as_503() {
     // Timer A: 0.5, 1.5, 3.5, 7.5, 15.5, 31.5.
     assert_eq!(stage.said(), vec!["INVITE"; 6]);
     stage.pass(2 * SECOND);
-    assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 503 }]);
+    assert_eq!(stage.events(), [LegEvent::Failed { leg: LEG, status: 503 }]);
     assert!(stage.is_quiet());
 }
 

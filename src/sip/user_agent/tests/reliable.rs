@@ -401,7 +401,7 @@ fn the_description_of_another_fork_is_no_answer() {
     stage.events();
     fork(&mut stage, &invite, 200, "b", None, None);
     assert_eq!(stage.said(), ["ACK", "BYE"]);
-    assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 488 }]);
+    assert_eq!(stage.events(), [LegEvent::Failed { leg: LEG, status: 488 }]);
 }
 
 #[test]

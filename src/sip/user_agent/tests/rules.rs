@@ -259,7 +259,7 @@ fn bindings_are_fetched_refreshed_removed_and_expire() {
     stage.pass(121 * SECOND);
     assert_eq!(stage.events().last(), Some(&gone));
     stage.command(call_phone());
-    assert_eq!(stage.events(), [LegEvent::Refused { leg: LEG, status: 480 }]);
+    assert_eq!(stage.events(), [LegEvent::Failed { leg: LEG, status: 480 }]);
 }
 
 #[test]

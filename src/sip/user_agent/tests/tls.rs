@@ -121,7 +121,7 @@ fn a_call_that_is_to_be_secure_goes_over_tls_or_not_at_all() {
         }
         command
     };
-    let refused = [LegEvent::Refused { leg: LEG, status: 480 }];
+    let refused = [LegEvent::Failed { leg: LEG, status: 480 }];
 
     let mut stage = Stage::new();
     assert_eq!(register_by(&mut stage, PHONE, "sip:1001@10.0.0.3:5062"), 200);

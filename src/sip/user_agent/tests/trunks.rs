@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::sip::config::{
-    FoundHost, LookupAnswer, LookupFault, Registration, TrunkSource, TrunkTarget,
+    FoundHost, LookupAnswer, LookupFault, Registration, SipDirectory, TrunkSource, TrunkTarget,
 };
 use crate::sip::message::Method;
 
@@ -57,7 +57,7 @@ fn invite_to(stage: &mut Stage, at: &str) -> SipRequest {
 fn refused(stage: &mut Stage) -> Vec<u16> {
     let events = stage.events().into_iter();
     let status = |event| match event {
-        LegEvent::Refused { status, .. } => status,
+        LegEvent::Refused { status, .. } | LegEvent::Failed { status, .. } => status,
         other => panic!("{other:?}"),
     };
     events.map(status).collect()
@@ -664,4 +664,73 @@ fn challenges_of_several_realms_are_answered_with_the_login_of_each() {
     let challenge = "WWW-Authenticate: Digest realm=\"three\", nonce=\"n\"\n";
     stage.hear(CARRIER, &answer(&invite, 401, ";tag=c", challenge, ""));
     assert_eq!(refused(&mut stage), [401]);
+}
+
+#[test]
+fn a_switch_that_refuses_a_call_is_told_with_what_its_owner_may_have_forgotten() {
+    for (status, hint) in
+        [(403, "calls outside"), (603, "calls outside"), (404, "registered"), (486, "")]
+    {
+        let mut stage = Stage::new();
+        stage.command(call_carrier(LegId(1)));
+        let invite = stage.request("INVITE");
+        stage.hear(CARRIER, &answer(&invite, status, ";tag=x", "", ""));
+        let said = stage.refusals[0].hint().unwrap_or_default();
+        assert!(said.contains(hint), "{status}: {said}");
+        assert_eq!(said.is_empty(), hint.is_empty(), "{status}: {said}");
+    }
+    let mut stage = Stage::new();
+    stage.register_phone();
+    let mut command = call_carrier(LegId(1));
+    if let LegCommand::Invite { to, .. } = &mut command {
+        *to = Destination::Device(device("phone-1"));
+    }
+    stage.command(command);
+    let invite = stage.request("INVITE");
+    stage.hear(PHONE, &answer(&invite, 603, ";tag=x", "", ""));
+    assert_eq!(stage.refusals[0].hint(), None, "its user has declined");
+}
+
+#[test]
+fn a_registration_that_is_configured_no_more_is_taken_back_with_the_password_it_had() {
+    let changes: [fn(&mut SipDirectory); 3] = [
+        |new| new.trunks.clear(),
+        |new| new.trunks[0].registration = None,
+        |new| new.trunks[0].registration.as_mut().unwrap().user = "other".to_owned(),
+    ];
+    for change in changes {
+        let mut stage = Stage::with(registering());
+        stage.pass(Duration::ZERO);
+        let first = register_to(&mut stage, FIRST);
+        grant(&mut stage, &first, FIRST, 600);
+        let mut new = SipDirectory {
+            accounts: stage.agent.config().accounts.clone(),
+            trunks: stage.agent.config().trunks.clone(),
+        };
+        change(&mut new);
+        stage.agent.handle_directory(new, stage.now);
+        stage.drain();
+        stage.pass(Duration::ZERO);
+        let of_first = |stage: &mut Stage| {
+            let sent = std::mem::take(&mut stage.sent).into_iter();
+            let mut of_first = sent.filter_map(|(_, message)| match message {
+                SipMessage::Request(request)
+                    if text_of(&request, "Call-ID") == text_of(&first, "Call-ID") =>
+                {
+                    Some(request)
+                }
+                _ => None,
+            });
+            of_first.next()
+        };
+        let last = of_first(&mut stage).expect("taken back");
+        assert_eq!(text_of(&last, "Expires"), "0");
+        let challenge = "WWW-Authenticate: Digest realm=\"any\", nonce=\"n\", qop=\"auth\"\n";
+        stage.hear(FIRST, &answer(&last, 401, ";tag=c", challenge, ""));
+        let again = of_first(&mut stage).expect("with the answer to the challenge");
+        assert_eq!(text_of(&again, "Expires"), "0");
+        assert!(text_of(&again, "Authorization").contains("username=\"line\""));
+        stage.hear(FIRST, &answer(&again, 401, ";tag=c", challenge, ""));
+        assert!(of_first(&mut stage).is_none(), "once");
+    }
 }
