@@ -234,6 +234,7 @@ impl Cluster {
                 node.admissions.clear();
             }
             Fact::SnapshotComplete => self.handle_ready(id, now),
+            Fact::CallLost { .. } => self.tell(fact),
             Fact::Lost => self.lose(id, now),
         }
     }
@@ -573,6 +574,7 @@ impl Cluster {
         for party in &mut call.parties {
             party.state = LegState::Released;
         }
+        self.tell(Fact::CallLost { call: call.id.clone() });
         self.tell(Fact::Call(call));
     }
 }

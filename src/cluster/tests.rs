@@ -236,7 +236,7 @@ impl World {
             Fact::MonitorGone { supervisor } => drop(self.told.remove_monitor(&supervisor)),
             Fact::AdmissionAsked(asked) => self.asked.push_back(asked),
             Fact::Failed(failure) => self.failures.push(failure),
-            Fact::JoinSound(_) | Fact::FeatureCodeDialled(_) => {}
+            Fact::JoinSound(_) | Fact::FeatureCodeDialled(_) | Fact::CallLost { .. } => {}
         }
     }
 

@@ -562,6 +562,7 @@ impl Known {
             Fact::Failed(failure) => self.failures.push(failure.device),
             Fact::JoinSound(_)
             | Fact::FeatureCodeDialled(_)
+            | Fact::CallLost { .. }
             | Fact::SnapshotBegin
             | Fact::SnapshotComplete
             | Fact::Lost => {}

@@ -492,7 +492,7 @@ pub(super) fn wire_fact(revised: &Revised, instance: &str) -> proto::WatchRespon
         Fact::SnapshotComplete => Wire::SnapshotComplete(proto::SnapshotComplete {}),
         // Made by the seam and never published; a watcher that sees a heartbeat instead loses
         // nothing.
-        Fact::Lost => Wire::Heartbeat(proto::Heartbeat {}),
+        Fact::CallLost { .. } | Fact::Lost => Wire::Heartbeat(proto::Heartbeat {}),
     };
     proto::WatchResponse { revision: revised.revision, fact: Some(fact) }
 }

@@ -115,6 +115,7 @@ async fn show(State(simulated): State<Simulated>) -> Json<Value> {
             | Fact::FeatureCodeDialled(_)
             | Fact::SnapshotBegin
             | Fact::SnapshotComplete
+            | Fact::CallLost { .. }
             | Fact::Lost => {}
         }
     }
