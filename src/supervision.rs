@@ -53,6 +53,8 @@ pub enum LegOutcome {
     HungUp,
     /// The sound of the call is only relayed, and nobody can be mixed into it.
     Relayed,
+    /// The supervisor's phone may use no codec that can be mixed.
+    NoCommonCodec,
 }
 
 /// Why a supervisor's leg is released.

@@ -329,7 +329,8 @@ impl Monitor {
                 | LegOutcome::Unregistered
                 | LegOutcome::Unreachable { .. }
                 | LegOutcome::HungUp
-                | LegOutcome::Relayed,
+                | LegOutcome::Relayed
+                | LegOutcome::NoCommonCodec,
             ) => self.fall_back(why_not(&self.supervisor, outcome), now, ctx),
             (
                 MonitorPhase::Joined { .. },
@@ -339,7 +340,8 @@ impl Monitor {
                 | LegOutcome::NoAnswer
                 | LegOutcome::Unregistered
                 | LegOutcome::Unreachable { .. }
-                | LegOutcome::Relayed,
+                | LegOutcome::Relayed
+                | LegOutcome::NoCommonCodec,
             ) => {
                 self.pass(ctx);
                 self.leave(now, ctx);
@@ -711,6 +713,9 @@ fn why_not(supervisor: &DeviceId, outcome: LegOutcome) -> Refusal {
             Cow::from(format!("Device '{{}}' has rejected the call: {status}.")),
         ),
         LegOutcome::NoAnswer => (Reason::InvalidState, "Device '{}' does not answer.".into()),
+        LegOutcome::NoCommonCodec => {
+            (Reason::InvalidState, "Device '{}' has no codec in common with the call.".into())
+        }
         LegOutcome::Unregistered | LegOutcome::Answered => {
             (Reason::Internal, "Device '{}' is not registered.".into())
         }

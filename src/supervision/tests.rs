@@ -150,6 +150,7 @@ fn a_phone_that_is_busy_or_rejects_or_is_away_fails_and_the_monitor_stays_armed(
         (LegOutcome::Unreachable { status: None }, Reason::Internal),
         (LegOutcome::Unreachable { status: Some(404) }, Reason::Internal),
         (LegOutcome::Relayed, Reason::InvalidState),
+        (LegOutcome::NoCommonCodec, Reason::InvalidState),
     ] {
         for mode in [NextCall, AllCalls] {
             let mut house = House::default();
@@ -642,7 +643,7 @@ enum Step {
 const BOSSES: [&str; 3] = ["boss", "chief", "head"];
 const AGENTS: [&str; 3] = ["anna", "bert", "cleo"];
 const CALLS: [&str; 3] = ["c", "d", "e"];
-const OUTCOMES: [LegOutcome; 8] = [
+const OUTCOMES: [LegOutcome; 9] = [
     LegOutcome::Answered,
     LegOutcome::Busy,
     LegOutcome::Rejected { status: Some(603) },
@@ -651,6 +652,7 @@ const OUTCOMES: [LegOutcome; 8] = [
     LegOutcome::Unreachable { status: Some(480) },
     LegOutcome::HungUp,
     LegOutcome::Relayed,
+    LegOutcome::NoCommonCodec,
 ];
 const STATES: [LegState; 5] = [Dialing, Ringing, Established, Held, Released];
 

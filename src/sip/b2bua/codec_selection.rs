@@ -19,16 +19,20 @@ pub(super) fn read(body: &[u8], policy: &MediaPolicy) -> Result<SdpSession, SdpF
     Ok(session)
 }
 
-/// The codecs of a description, the peer's best first.
-pub(super) fn codecs_of(session: &SdpSession) -> Vec<Codec> {
-    session.audio.codecs.iter().map(|(_, codec)| *codec).collect()
+/// The codecs of an offer, the peer's best first; what is only relayed comes after all that can be
+/// mixed.
+pub(super) fn codecs_of(offer: &SdpSession) -> Vec<Codec> {
+    let mut codecs: Vec<Codec> = offer.audio.codecs.iter().map(|(_, codec)| *codec).collect();
+    codecs.sort_by_key(|codec| !codec.is_mixable());
+    codecs
 }
 
-/// Puts a codec first, if the peer has it, then those that reach it: the first is the one that is
-/// taken.
-pub(super) fn prefer(session: &mut SdpSession, wish: Option<Codec>) {
-    session.audio.codecs.sort_by_key(|(_, codec)| {
-        (Some(*codec) != wish, wish.is_some_and(|wish| !codec.reaches(wish)))
+/// Puts a codec of an offer first, if the peer has it, then those that reach it, then all that can
+/// be mixed: the first is the one that is taken.
+pub(super) fn prefer(offer: &mut SdpSession, wish: Option<Codec>) {
+    offer.audio.codecs.sort_by_key(|(_, codec)| {
+        let is_out_of_reach = wish.is_some_and(|wish| !codec.reaches(wish));
+        (Some(*codec) != wish, is_out_of_reach, !codec.is_mixable())
     });
 }
 

@@ -23,8 +23,8 @@ use super::rejection::Rejection;
 use super::routing::{CallingParty, Unroutable};
 use super::step::Ctx;
 use super::{B2bua, CommandId, Environment, Output};
-use crate::media::MediaCommand;
 use crate::media::call::MAX_LEGS;
+use crate::media::{Codec, MediaCommand};
 use crate::model::{
     Activity, CallId, Command, DeviceId, Fact, FeatureCode, FeatureCodeDialled, FeatureCodeId,
     MonitorState, Now, Number, PartyRole, Reason, Refusal,
@@ -57,12 +57,14 @@ pub(super) struct FeatureCodes {
     keys: BTreeMap<DeviceId, PressedKey>,
     /// Each call to a code has ports, which rest after it.
     pace: KeyedLimiter<DeviceId>,
+    /// What the log is told of refused keys, by device.
+    told: KeyedLimiter<DeviceId>,
 }
 
 impl Default for FeatureCodes {
     fn default() -> Self {
-        let pace = KeyedLimiter::new(SWEEP);
-        Self { calls: BTreeMap::new(), keys: BTreeMap::new(), pace }
+        let (pace, told) = (KeyedLimiter::new(SWEEP), KeyedLimiter::new(SWEEP));
+        Self { calls: BTreeMap::new(), keys: BTreeMap::new(), pace, told }
     }
 }
 
@@ -185,7 +187,7 @@ impl<E: Environment> B2bua<E> {
                 let supervisor = supervisor.clone();
                 let result = self.execute(&command, now);
                 if let Err(refusal) = &result {
-                    self.note_key_refused(&supervisor, refusal);
+                    self.note_key_refused(&supervisor, refusal, now);
                 }
                 self.end_key(&supervisor, now);
                 self.finish_step(now);
@@ -197,7 +199,7 @@ impl<E: Environment> B2bua<E> {
 
     /// No gateway is there to hear of a code.
     pub fn handle_unheard(&mut self, code: &FeatureCodeId, now: Now) {
-        self.drop_keys(|key| key.id == *code);
+        self.drop_keys(|key| key.id == *code, now);
         let found = self.codes.calls.iter().find(|(_, call)| call.id == *code);
         if let Some(device) = found.map(|(device, _)| device.clone()) {
             self.refuse_code_of(&device, &nobody_decides());
@@ -234,10 +236,13 @@ impl<E: Environment> B2bua<E> {
         let key = self.legs.next_call();
         let offer = self.read_arriving(&incoming, &caller.policy, key)?;
         // What it is to hear is made here.
-        if let Some(offer) = &offer
-            && !codecs_of(offer).iter().any(|codec| codec.is_mixable())
-        {
-            return Err(offer.fault(SdpError::Codec).into());
+        let may_hear = |codecs: &[Codec]| codecs.iter().any(|codec| codec.is_mixable());
+        match &offer {
+            Some(offer) if !may_hear(&codecs_of(offer)) => {
+                return Err(offer.fault(SdpError::Codec).into());
+            }
+            None if !may_hear(&caller.policy.codecs) => return Err(Rejection::NoCommonCodec),
+            Some(_) | None => {}
         }
         let start = PartyStart {
             leg: incoming.leg,
@@ -369,7 +374,7 @@ impl<E: Environment> B2bua<E> {
         now: Now,
     ) -> Result<(), Refusal> {
         if self.codes.keys.get(device).is_some_and(|key| key.id == *code) {
-            self.note_key_refused(device, refusal);
+            self.note_key_refused(device, refusal, now);
             self.end_key(device, now);
             return Ok(());
         }
@@ -453,7 +458,7 @@ impl<E: Environment> B2bua<E> {
                 self.stop_unless_joined(&device, now);
             }
         }
-        self.drop_keys(|key| key.deadline <= now.mono);
+        self.drop_keys(|key| key.deadline <= now.mono, now);
     }
 
     /// No code is answered any more.
@@ -497,9 +502,14 @@ impl<E: Environment> B2bua<E> {
         self.out.fact(Fact::FeatureCodeDialled(FeatureCodeDialled { id, device, code, from }));
     }
 
-    /// The key that a device has pressed comes to nothing.
-    fn note_key_refused(&mut self, device: &DeviceId, refusal: &Refusal) {
+    /// The key that a device has pressed comes to nothing. Whoever goes on pressing it is told of
+    /// as often as it might dial.
+    fn note_key_refused(&mut self, device: &DeviceId, refusal: &Refusal, now: Now) {
         let Some(key) = self.codes.keys.get(device) else { return };
+        let told = self.codes.told.bucket(device.clone(), now.mono);
+        if told.try_take(AT_ONCE, EACH, now.mono).is_err() {
+            return;
+        }
         let code = self.config.feature_codes.key_for(key.activity);
         self.out.push(Output::CodeRefused {
             device: device.clone(),
@@ -509,11 +519,11 @@ impl<E: Environment> B2bua<E> {
     }
 
     /// Nobody answers these keys.
-    fn drop_keys(&mut self, is_dropped: impl Fn(&PressedKey) -> bool) {
+    fn drop_keys(&mut self, is_dropped: impl Fn(&PressedKey) -> bool, now: Now) {
         let keys = self.codes.keys.iter().filter(|(_, key)| is_dropped(key));
         let devices: Vec<DeviceId> = keys.map(|(device, _)| device.clone()).collect();
         for device in devices {
-            self.note_key_refused(&device, &nobody_decides());
+            self.note_key_refused(&device, &nobody_decides(), now);
             self.codes.keys.remove(&device);
         }
     }

@@ -27,12 +27,13 @@ impl<E: Environment> B2bua<E> {
                 }
                 let agent_side_only = self.ahead.is_agent_side_only(&supervisor);
                 let link = MonitorLink::new(target, activity, agent_side_only);
-                let is_invited = match self.bring_in(&supervisor, link, &id, now) {
-                    Ok(is_in) => is_in,
+                let invited = match self.bring_in(&supervisor, link, &id, now) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(LegOutcome::Unregistered),
                     Err(link) => self.invite_supervisor(&supervisor, link, &id, now),
                 };
-                if !is_invited {
-                    self.supervision.handle_leg(&supervisor, &id, LegOutcome::Unregistered, now);
+                if let Err(outcome) = invited {
+                    self.supervision.handle_leg(&supervisor, &id, outcome, now);
                 }
             }
             SupervisionOutput::Hear { supervisor, call, activity, coached, takeover } => {
@@ -76,21 +77,19 @@ impl<E: Environment> B2bua<E> {
         self.supervision.handle_leg(supervisor, call, LegOutcome::Relayed, now);
     }
 
-    /// Calls the supervisor's phone into a call. False: it can not be.
+    /// Calls the supervisor's phone into a call. The error: why it can not be.
     fn invite_supervisor(
         &mut self,
         supervisor: &DeviceId,
         link: MonitorLink,
         id: &CallId,
         now: Now,
-    ) -> bool {
-        let found = self.find_named(id, now).ok();
-        let invited = found.and_then(|(call, mut ctx)| {
-            let party = link.invite(supervisor, call, &mut ctx)?;
-            call.add(party, &mut ctx);
-            Some(())
-        });
-        invited.is_some()
+    ) -> Result<(), LegOutcome> {
+        let found = self.find_named(id, now);
+        let (call, mut ctx) = found.map_err(|_| LegOutcome::Unregistered)?;
+        let party = link.invite(supervisor, call, &mut ctx)?;
+        call.add(party, &mut ctx);
+        Ok(())
     }
 }
 
@@ -103,9 +102,15 @@ impl MonitorLink {
 
     /// The party of a supervisor's phone on a call, with the INVITE on its way: the phone is to
     /// answer by itself, and shows the monitored device.
-    fn invite(self, supervisor: &DeviceId, call: &Call, ctx: &mut Ctx<'_>) -> Option<Party> {
+    fn invite(
+        self,
+        supervisor: &DeviceId,
+        call: &Call,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Party, LegOutcome> {
         let plan = ctx.plan;
-        let device = plan.device(supervisor).filter(|device| device.registered)?;
+        let device = plan.device(supervisor).filter(|device| device.registered);
+        let device = device.ok_or(LegOutcome::Unregistered)?;
         let spoken = call.parties.codec();
         let codecs = first_of(spoken.as_slice(), &ctx.config.codecs);
         let leg = ctx.legs.new_leg();
@@ -119,9 +124,9 @@ impl MonitorLink {
         };
         let codecs = common(&start.policy.codecs, &codecs);
         if codecs.is_empty() {
-            return None;
+            return Err(LegOutcome::NoCommonCodec);
         }
-        let mut party = ctx.open(call.key, start)?;
+        let mut party = ctx.open(call.key, start).ok_or(LegOutcome::Unregistered)?;
         let (shown, activity) = (plan.shown(&self.target), self.activity);
         let invite = LegCommand::Invite {
             leg,
@@ -140,7 +145,7 @@ impl MonitorLink {
         };
         ctx.out.invitations.push((leg, invite));
         party.link = Some(self);
-        Some(party)
+        Ok(party)
     }
 
     /// The supervisor hears from now on. The agent is returned that is monitored anew.

@@ -291,8 +291,8 @@ impl Call {
             return None;
         }
         let caller = self.parties.others(party.leg).next()?;
-        let offered: Vec<Codec> =
-            self.parties.iter().find_map(Party::offered_codecs).unwrap_or_default();
+        let offered = self.parties.iter().find_map(Party::offered_codecs);
+        let offered = offered.unwrap_or_else(|| caller.policy.codecs.clone());
         Some(Redirection {
             by: party.device.clone(),
             caller: caller.peer.clone(),

@@ -184,7 +184,7 @@ impl Parties {
     /// A 1xx to every party that calls, with early media if the callee has a codec by now.
     pub(super) fn ring_callers(&mut self, status: u16, codec: Option<Codec>, out: &mut Step) {
         self.share_annex_b();
-        let codec = codec.filter(|codec| self.list.iter().all(|party| party.reaches(*codec)));
+        let codec = codec.filter(|codec| self.principals().all(|party| party.reaches(*codec)));
         for caller in &mut self.list {
             let media = codec.and_then(|codec| caller.answer_early(codec, out));
             if matches!(caller.stage, LegStage::Calling { .. }) {

@@ -453,7 +453,7 @@ impl Party {
         match (self.codec(), self.offered_codecs()) {
             (Some(own), _) => own.reaches(codec),
             (None, Some(offered)) => offered.iter().any(|own| own.reaches(codec)),
-            (None, None) => true,
+            (None, None) => self.policy.codecs.iter().any(|own| own.reaches(codec)),
         }
     }
 

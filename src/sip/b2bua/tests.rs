@@ -12,6 +12,7 @@ mod directory;
 mod feature_codes;
 mod formats;
 mod harness;
+mod invariants;
 mod model;
 mod on_hold;
 mod reasons;

@@ -38,8 +38,7 @@ pub struct Audio {
     pub rtcp_mux: bool,
     /// Which way the peer sends and receives; 0.0.0.0 counts as not receiving.
     pub direction: Direction,
-    /// The codecs we know in the peer's order of preference, with their payload types; those that
-    /// are only relayed come after all that can be mixed.
+    /// The codecs we know in the peer's order of preference, with their payload types.
     pub codecs: Vec<(u8, Codec)>,
     /// What it says of G.729 holds for annex B too, silence suppression: false where it says
     /// `annexb=no` (RFC 4856 2.1.9, RFC 7261).
@@ -171,8 +170,7 @@ fn read_audio(
         media.connections.first().or(session.connection.as_ref()).ok_or(SdpError::Address)?;
     let ip = read_address(connection)?;
     let rtp = (!ip.is_unspecified()).then(|| SocketAddr::new(ip, media.port));
-    let mut formats = read_formats(media);
-    formats.codecs.sort_by_key(|(_, codec)| !codec.is_mixable());
+    let formats = read_formats(media);
     if formats.codecs.is_empty() {
         return Err(SdpError::Codec);
     }

@@ -162,8 +162,11 @@ impl TrunkRegistrations {
     /// Asks for what is due.
     pub(super) fn handle_timeout(&mut self, ctx: &mut Context, now: Now) {
         while let Some(name) = self.timers.pop(now.mono) {
+            // RFC 3261 10.2: what takes a binding back might come after what makes it anew.
+            let is_taken_back = self.former.iter().any(|(former, _)| *former == name);
             if let Some(one) = self.trunks.get_mut(&name)
                 && one.waiting.is_none()
+                && !is_taken_back
             {
                 one.tried.clear();
                 let wait = one.ask(&name, ctx, now);
@@ -199,7 +202,7 @@ impl TrunkRegistrations {
         if let Some(place) = self.former_of(sent) {
             let (name, one) = &mut self.former[place];
             if !one.improve(name, sent, response, ctx, now) {
-                self.former.remove(place);
+                self.forget_former(place, now);
             }
             return;
         }
@@ -227,6 +230,15 @@ impl TrunkRegistrations {
         self.former.iter().position(|(_, one)| call_id == Some(one.call_id.as_bytes()))
     }
 
+    /// A registration of no trunk any more is taken back, or can not be: another one that its trunk
+    /// may have is asked for now.
+    fn forget_former(&mut self, place: usize, now: Now) {
+        let (name, _) = self.former.remove(place);
+        if !self.is_stopping && self.trunks.contains_key(&name) {
+            self.timers.set(name, now.mono);
+        }
+    }
+
     /// A REGISTER found nobody: 408 or 503.
     pub(super) fn handle_failure(
         &mut self,
@@ -237,8 +249,7 @@ impl TrunkRegistrations {
         now: Now,
     ) {
         if let Some(place) = self.former_of(sent) {
-            self.former.remove(place);
-            return;
+            return self.forget_former(place, now);
         }
         let Some(one) = self.trunks.get_mut(name) else { return };
         one.waiting = None;

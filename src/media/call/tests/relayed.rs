@@ -1,6 +1,7 @@
 //! A codec that is only relayed: its bytes arrive as they are, or nothing does.
 
 use super::*;
+use proptest::prelude::*;
 
 /// Two frames of G.729, of no meaning.
 fn frames(round: u8) -> [u8; 20] {
@@ -144,6 +145,80 @@ fn a_supervisor_on_a_call_in_g729_is_heard_by_nobody_and_hears_silence() {
                     .all(|heard| heard.samples(Codec::Pcmu).iter().all(|sample| sample.abs() <= 8));
                 assert!(heard, "{codecs:?} {activity:?}");
             }
+        }
+    }
+}
+
+/// One thing that comes, or is agreed.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A packet of this phone with this payload type and length: sound, and what is none.
+    Packet(usize, u8, usize),
+    Describe(usize, Codec, bool),
+    Hear(Option<Activity>),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let codec = prop::sample::select(vec![Codec::G729, Codec::G729, Codec::Pcmu, Codec::G722]);
+    let payload_type = prop::sample::select(vec![18_u8, 18, 18, 0, 8, 9, 13, TELEPHONE_EVENT]);
+    let len = prop::sample::select(vec![20_usize, 20, 20, 2, 12, 0, 1, 160, 11, 600, 1400]);
+    let activity = prop::option::of(prop::sample::select(Activity::ALL.to_vec()));
+    prop_oneof![
+        12 => (0..3_usize, payload_type, len).prop_map(|(at, number, len)| Step::Packet(at, number, len)),
+        1 => (0..3_usize, codec, any::<bool>())
+            .prop_map(|(at, codec, send)| Step::Describe(at, codec, send)),
+        1 => activity.prop_map(Step::Hear),
+        6 => (1..40_u64).prop_map(Step::Pass),
+    ]
+}
+
+/// Every phone may send everything, whatever it is sent.
+fn anything(index: usize, codec: Codec, send: bool) -> LegMedia {
+    let audio = |codec: Codec| (codec.payload_type(), Format::Audio(codec));
+    let receives = PayloadTypes::of(&[
+        audio(Codec::G729),
+        audio(Codec::Pcmu),
+        audio(Codec::Pcma),
+        audio(Codec::G722),
+        (13, Format::ComfortNoise),
+        (TELEPHONE_EVENT, Format::Events(EventClock::Narrow)),
+    ]);
+    LegMedia { receives, send, comfort_noise: Some(13), ..media(index, codec) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_in_whatever_codec_g729_is_passed_to_those_who_may_hear_it_and_made_by_nobody(
+        steps in prop::collection::vec(step(), 1..200)
+    ) {
+        let mut harness = g729([Codec::G729; 3], None);
+        for (index, leg) in LEGS.into_iter().enumerate() {
+            harness.call.handle_describe(leg, anything(index, Codec::G729, true), harness.time());
+        }
+        for step in steps {
+            match step {
+                Step::Packet(index, payload_type, len) => {
+                    harness.payload(index, payload_type, &vec![0x41 + index as u8; len]);
+                }
+                Step::Describe(index, codec, send) => {
+                    let media = anything(index, codec, send);
+                    harness.call.handle_describe(LEGS[index], media, harness.time());
+                }
+                Step::Hear(activity) => harness.hear(activity),
+                Step::Pass(ms) => harness.pass(Duration::from_millis(ms)),
+            }
+        }
+        for heard in harness.heard.iter().filter(|heard| heard.rtp.payload_type == 18) {
+            let from: &[u8] = match heard.listener {
+                AGENT => &[0x42],
+                CUSTOMER => &[0x41],
+                _ => &[0x41, 0x42],
+            };
+            prop_assert_eq!(heard.sent, TransmitKind::Unchanged);
+            prop_assert!(heard.payload.iter().all(|octet| from.contains(octet)), "{:?}", heard);
         }
     }
 }

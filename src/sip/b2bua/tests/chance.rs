@@ -1,7 +1,7 @@
 //! Chance against the model that the harness carries.
 
 use super::harness::{AGENT, CUSTOMER, DEVICES, Harness, OTHER, SUPERVISOR, SUPERVISOR2, sdp};
-use crate::media::{LeakReason, MediaEvent};
+use crate::media::{Codec, LeakReason, MediaEvent};
 use crate::model::{
     Activity, CallId, Command, DeviceId, FeatureCode, FeatureCodeDialled, Mode, Number, Reason,
     Refusal, Scope, TransferStep, UserData, UserDataChange,
@@ -34,6 +34,11 @@ proptest! {
         };
         if steps.len() % 3 == 1 {
             harness.move_behind(OTHER, "mute");
+            harness.move_behind(SUPERVISOR2, "mute");
+        }
+        if ways % 3 == 0 {
+            let city = harness.trunks.iter_mut().find(|route| route.name == "city");
+            city.expect("known").codecs = vec![Codec::G729];
             harness.move_behind(SUPERVISOR2, "mute");
         }
         harness.b2bua.environment.free = ports;
@@ -521,10 +526,12 @@ fn supervisor_and_target(who: u8, how: u8) -> (DeviceId, DeviceId) {
 
 fn description(how: u8) -> Option<Vec<u8>> {
     let port = 4000 + 2 * u16::from(how);
-    match how % 10 {
+    match how % 16 {
         0 => None,
         1 => Some(b"v=0\r\n".to_vec()),
-        2 => Some(sdp(port, "18", "sendrecv")),
+        2 | 10 | 11 => Some(sdp(port, "18 101", "sendrecv")),
+        12 => Some(sdp(port, "18 0 101", "sendrecv")),
+        13 => Some(sdp(port, "8 18 101", "sendrecv")),
         3 => Some(sdp(port, "8 0 101", "sendonly")),
         4 => Some(sdp(port, "0", "inactive")),
         5 => Some(sdp(port, "0", "recvonly")),

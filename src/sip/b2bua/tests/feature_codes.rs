@@ -533,3 +533,26 @@ fn a_refused_code_and_a_refused_key_are_told_to_the_log_with_device_and_code() {
     harness.wait(Duration::from_secs(11));
     assert_eq!(refused_codes(&mut harness), expected(Reason::Unavailable));
 }
+
+#[test]
+fn a_phone_that_goes_on_pressing_a_refused_key_does_not_fill_the_log() {
+    let mut harness = harness();
+    let (_, _, leg) = listening(&mut harness);
+    let mut lines = 0;
+    for _ in 0..200 {
+        key(&mut harness, leg, '4');
+        let code = told(&mut harness).id;
+        let refusal = Refusal::new(Reason::NotPermitted, "No permission.");
+        let device = SUPERVISOR.into();
+        harness.command(Command::RefuseFeatureCode { device, code, refusal }).unwrap();
+        lines += refused_codes(&mut harness).len();
+    }
+    assert!((1..=20).contains(&lines), "{lines}");
+    harness.wait(Duration::from_secs(5));
+    key(&mut harness, leg, '4');
+    let code = told(&mut harness).id;
+    let refusal = Refusal::new(Reason::NotPermitted, "No permission.");
+    let device = SUPERVISOR.into();
+    harness.command(Command::RefuseFeatureCode { device, code, refusal }).unwrap();
+    assert_eq!(refused_codes(&mut harness).len(), 1, "later it is told again");
+}

@@ -1,5 +1,6 @@
 //! A B2BUA with a clock of its own and the naive [model](super::model) beside it.
 
+use super::invariants::has_codec;
 use crate::media::{CallKey, Codec, Expected, Hearing, MediaCommand, MediaEvent};
 use crate::model::{
     Activity, CallFact, CallId, Command, DeviceId, Fact, Failure, FeatureCodeDialled,
@@ -464,8 +465,13 @@ impl Harness {
         )
     }
 
+    /// The phone answers in G.729 where that is what it is offered first.
     pub(super) fn answer(&mut self, leg: LegId) {
-        self.leg(LegEvent::Answered { leg, media: sdp(5000, "0 101", "sendrecv") });
+        let types = match codecs_of(&self.line(leg).last_sdp).first() {
+            Some(Codec::G729) => "18 101",
+            _ => "0 101",
+        };
+        self.leg(LegEvent::Answered { leg, media: sdp(5000, types, "sendrecv") });
     }
 
     /// The answer of a phone that has been let go of in the same step.
@@ -661,17 +667,7 @@ impl Harness {
         }
         self.hold_supervisors_against_monitors();
         self.count_legs_of_trunks();
-    }
-
-    /// As many legs go by each trunk as it is held to carry.
-    fn count_legs_of_trunks(&self) {
-        let B2bua { calls, codes, plan, .. } = &self.b2bua;
-        for TrunkRoute { name, .. } in &self.trunks {
-            let parties = calls.iter().flat_map(|call| call.parties.iter()).chain(codes.parties());
-            let live = parties.filter(|party| !party.is_over());
-            let of_trunk = live.filter(|party| plan.trunk_of(&party.peer) == Some(name));
-            assert_eq!(of_trunk.count(), calls.legs.seated(name), "legs of '{name}'");
-        }
+        self.compare_codecs();
     }
 
     fn note_opened(&mut self) {
@@ -717,6 +713,7 @@ impl Harness {
     }
 
     fn watch_leg(&mut self, command: &LegCommand) {
+        has_codec(command);
         match command {
             LegCommand::Invite { leg, to, offer, auto_answer, .. } => {
                 assert_eq!(leg.0 % 2, 1);

@@ -385,3 +385,135 @@ fn whoever_takes_the_place_of_a_leg_has_its_codec_or_is_refused() {
     assert_eq!(codecs(&mut harness, next), [Codec::G729]);
     assert_eq!(harness.table(&[("c", customer), ("n", next)]), "cn nc");
 }
+
+#[test]
+fn a_phone_that_answers_with_several_codecs_is_taken_at_its_first() {
+    for (types, taken) in [("18 0 101", Codec::G729), ("0 18 101", Codec::Pcmu)] {
+        let mut harness = Harness::new();
+        relayed(&mut harness);
+        let call = harness.call_id();
+        let step =
+            TransferStep::Initiate { destination: "5002".into(), user_data: Default::default() };
+        transfer(&mut harness, &call, step).unwrap();
+        let asking = harness.ringing(AGENT);
+        answers(&mut harness, asking, types);
+        assert_eq!(described(&harness, asking), Some(taken), "what it sends: {types}");
+    }
+}
+
+#[test]
+fn what_a_caller_without_an_offer_may_use_counts_where_its_call_is_sent_on() {
+    let mut harness = Harness::new();
+    let may_use = |harness: &mut Harness, trunk: &str, codec: Codec| {
+        harness.trunks.iter_mut().find(|route| route.name == trunk).unwrap().codecs = vec![codec];
+        harness.move_behind(SUPERVISOR, "mute");
+    };
+    may_use(&mut harness, "city", Codec::G729);
+    let caller = harness.incoming(LegSource::Trunk("a-law".into()), "5001", None);
+    let agent = harness.ringing(AGENT);
+    harness.log.clear();
+    let to = vec!["0301".into()];
+    harness.leg(LegEvent::Redirected { leg: agent, status: 302, to });
+    // The number is behind a trunk with G.729 alone, and the caller comes by one that has A-law
+    // alone.
+    let commands = harness.leg_commands();
+    assert!(
+        !commands.iter().any(|command| matches!(command, LegCommand::Invite { .. })),
+        "{commands:?}"
+    );
+    assert!(harness.line(caller).ended);
+    harness.assert_empty();
+}
+
+#[test]
+fn a_feature_code_without_an_offer_is_refused_where_g729_alone_may_be_used() {
+    let feature_codes = FeatureCodeConfig { enabled: true, ..FeatureCodeConfig::default() };
+    let config = B2buaConfig { feature_codes, ..B2buaConfig::default() };
+    let mut harness = Harness::with(config, RestoredCalls::default());
+    let city = harness.trunks.iter_mut().find(|route| route.name == "city").unwrap();
+    city.codecs = vec![Codec::G729];
+    harness.move_behind(SUPERVISOR, "city");
+    let leg = harness.incoming(LegSource::Account(SUPERVISOR.into()), "*815001", None);
+    assert!(harness.dialled.is_empty(), "nothing can be made for it to hear");
+    assert_eq!(rejected(&mut harness, leg), Some(488));
+}
+
+#[test]
+fn a_supervisor_with_g729_alone_is_told_why_it_cannot_join_a_call_that_is_mixed() {
+    let mut harness = Harness::new();
+    let city = harness.trunks.iter_mut().find(|route| route.name == "city").unwrap();
+    city.codecs = vec![Codec::G729];
+    harness.move_behind(SUPERVISOR, "city");
+    harness.talk();
+    harness.monitor(Activity::Coach, Mode::NextCall, Scope::Call).unwrap();
+    let failure = harness.failures.pop().expect("told");
+    assert_eq!(
+        failure.refusal.to_string(),
+        "Device 'supervisor' has no codec in common with the call."
+    );
+    assert_eq!(failure.refusal.reason, Reason::InvalidState);
+}
+
+#[test]
+fn a_transfer_while_it_rings_comes_to_nothing_where_the_colleague_answers_in_another_codec() {
+    let mut harness = Harness::new();
+    let (customer, agent) = relayed(&mut harness);
+    let call = harness.call_id();
+    let step = TransferStep::Initiate { destination: "5002".into(), user_data: Default::default() };
+    transfer(&mut harness, &call, step).unwrap();
+    let asking = harness.ringing(AGENT);
+    // In what can be mixed: the colleague is not offered G.729.
+    answers(&mut harness, asking, "0 101");
+    let colleague = harness.ringing(OTHER);
+    assert!(transfer(&mut harness, &call, TransferStep::Complete).is_err());
+    assert!(!harness.line(customer).ended && !harness.line(agent).ended);
+    assert!(!harness.line(asking).ended && !harness.line(colleague).ended);
+
+    // The phone has asked by itself, with both, and no early media: there is no codec yet.
+    let mut harness = Harness::new();
+    let (customer, agent) = relayed(&mut harness);
+    let call = harness.call_id();
+    let media = Some(sdp(5000, "18 101", "sendonly"));
+    harness.leg(LegEvent::Offered { leg: agent, media });
+    let offer = Some(sdp(5002, "0 18 101", "sendrecv"));
+    harness.incoming(LegSource::Account(AGENT.into()), "5002", offer);
+    let colleague = harness.ringing(OTHER);
+    transfer(&mut harness, &call, TransferStep::Complete).unwrap();
+    answers(&mut harness, colleague, "0 101");
+    assert!(harness.line(colleague).ended);
+    assert!(!harness.line(customer).ended && !harness.line(agent).ended);
+    assert_eq!(harness.failures.pop().expect("told").device, AGENT.into());
+    let media = Some(sdp(5000, "18 101", "sendrecv"));
+    harness.leg(LegEvent::Offered { leg: agent, media });
+    assert_eq!(harness.table(&[("c", customer), ("a", agent)]), "ca ac");
+}
+
+#[test]
+fn a_call_that_is_mixed_and_coached_is_never_joined_with_a_colleague_in_g729() {
+    let mut harness = Harness::new();
+    let (customer, agent) = harness.talk();
+    let call = harness.call_id();
+    harness.monitor(Activity::Coach, Mode::NextCall, Scope::Call).unwrap();
+    let supervisor = harness.ringing(SUPERVISOR);
+    harness.answer(supervisor);
+    let media = Some(sdp(5000, "0 101", "sendonly"));
+    harness.leg(LegEvent::Offered { leg: agent, media });
+    // A second line that has G.729 alone, before and after the colleague has answered.
+    let offer = || Some(sdp(5002, "18 101", "sendrecv"));
+    let asking = harness.incoming(LegSource::Account(AGENT.into()), "5002", offer());
+    let colleague = harness.ringing(OTHER);
+    assert_eq!(codecs(&mut harness, colleague), [Codec::G729]);
+    answers(&mut harness, colleague, "18 101");
+    assert!(transfer(&mut harness, &call, TransferStep::Complete).is_err());
+    harness.hangs_up(asking);
+
+    harness.incoming(LegSource::Account(AGENT.into()), "5002", offer());
+    let colleague = harness.ringing(OTHER);
+    let done = transfer(&mut harness, &call, TransferStep::Complete);
+    answers(&mut harness, colleague, "18 101");
+    for leg in [customer, supervisor] {
+        assert_eq!(described(&harness, leg), Some(Codec::Pcmu), "{done:?}");
+    }
+    assert!(harness.line(colleague).ended, "{done:?}");
+    assert!(!harness.line(customer).ended);
+}

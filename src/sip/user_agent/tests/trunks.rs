@@ -734,3 +734,35 @@ fn a_registration_that_is_configured_no_more_is_taken_back_with_the_password_it_
         assert!(of_first(&mut stage).is_none(), "once");
     }
 }
+
+#[test]
+fn a_changed_registration_is_asked_for_when_the_one_before_has_been_taken_back() {
+    for is_answered in [true, false] {
+        let mut stage = Stage::with(registering());
+        stage.pass(Duration::ZERO);
+        let first = register_to(&mut stage, FIRST);
+        grant(&mut stage, &first, FIRST, 600);
+        let mut new = SipDirectory {
+            accounts: stage.agent.config().accounts.clone(),
+            trunks: stage.agent.config().trunks.clone(),
+        };
+        new.trunks[0].registration.as_mut().unwrap().expires = Duration::from_secs(300);
+        stage.agent.handle_directory(new, stage.now);
+        stage.drain();
+        stage.pass(Duration::ZERO);
+        // RFC 3261 10.2: else what takes the binding back may come after what makes it anew.
+        let last = register_to(&mut stage, FIRST);
+        assert_eq!(text_of(&last, "Expires"), "0");
+        match is_answered {
+            true => stage.hear(FIRST, &answer(&last, 200, ";tag=r", "", "")),
+            false => stage.pass(Duration::from_secs(40)),
+        }
+        stage.pass(Duration::ZERO);
+        let sent = std::mem::take(&mut stage.sent).into_iter();
+        let next = sent.filter_map(|(_, message)| match message {
+            SipMessage::Request(request) if text_of(&request, "Expires") == "300" => Some(request),
+            _ => None,
+        });
+        assert_eq!(next.count().min(1), 1, "answered: {is_answered}");
+    }
+}
