@@ -23,8 +23,6 @@ mod monitor;
 mod node;
 #[cfg(feature = "io")]
 pub mod task;
-#[cfg(test)]
-mod tests;
 
 use crate::model::{
     AdmissionAsked, CallFact, Capabilities, Command, CommandContext, DeviceFact, DeviceId, Fact,
@@ -232,6 +230,7 @@ impl Cluster {
                 node.facts.begin_snapshot();
                 node.lost_since.get_or_insert(now.mono);
                 node.admissions.clear();
+                node.found.clear();
             }
             Fact::SnapshotComplete => self.handle_ready(id, now),
             Fact::CallLost { .. } => self.tell(fact),
@@ -313,10 +312,18 @@ impl Cluster {
     }
 
     fn handle_monitor(&mut self, id: NodeId, fact: MonitorFact, now: Now) {
-        let facts = &mut self.node(id).facts;
-        let in_snapshot = facts.is_in_snapshot();
+        let node = self.node(id);
+        let in_snapshot = node.facts.is_in_snapshot();
+        node.facts.insert_monitor(fact.clone());
+        if in_snapshot {
+            // Which calls are over is known at its end, and is told first.
+            return node.found.push(fact);
+        }
+        self.take_monitor(id, fact, false, now);
+    }
+
+    fn take_monitor(&mut self, id: NodeId, fact: MonitorFact, in_snapshot: bool, now: Now) {
         let supervisor = fact.supervisor.clone();
-        facts.insert_monitor(fact.clone());
         let monitor = self.monitors.entry(supervisor.clone());
         monitor.or_insert_with(|| ClusterMonitor::new(supervisor.clone()));
         self.step(&supervisor, now, |monitor| monitor.handle_fact(id, fact, in_snapshot));
@@ -325,12 +332,21 @@ impl Cluster {
     /// A node asks whether a supervisor may join: the gateway is asked unless the supervisor is
     /// busy at another node, from which the monitor is being taken back here.
     fn handle_admission(&mut self, id: NodeId, asked: AdmissionAsked) {
-        if !self.is_told {
-            return self.node(id).admissions.push(asked);
+        let is_told = self.is_told;
+        let node = self.node(id);
+        if !is_told || node.facts.is_in_snapshot() {
+            return node.admissions.push(asked);
         }
         let monitor = self.monitors.get(&asked.supervisor);
         if monitor.is_some_and(|monitor| monitor.is_active_at(id)) {
             self.tell(Fact::AdmissionAsked(asked));
+        }
+    }
+
+    /// Asks the gateway what a node has asked while the gateway could not be.
+    fn ask_admissions(&mut self, id: NodeId) {
+        for asked in std::mem::take(&mut self.node(id).admissions) {
+            self.handle_admission(id, asked);
         }
     }
 
@@ -353,6 +369,12 @@ impl Cluster {
         for supervisor in &unrepeated.monitors {
             self.step(supervisor, now, |monitor| monitor.handle_missing(id));
         }
+        for fact in std::mem::take(&mut self.node(id).found) {
+            self.take_monitor(id, fact, true, now);
+        }
+        if self.is_told {
+            self.ask_admissions(id);
+        }
         let devices: Vec<_> = self.node(id).facts.devices().map(|fact| fact.id.clone()).collect();
         for device in devices.iter().chain(&unrepeated.devices) {
             self.tell_device(device);
@@ -374,6 +396,7 @@ impl Cluster {
         node.is_ready = false;
         node.facts.abandon_snapshot();
         node.admissions.clear();
+        node.found.clear();
         node.waiting.clear();
         if has_told {
             node.lost_since.get_or_insert(now.mono);

@@ -1,6 +1,9 @@
 //! A gateway of two SIP backends, as real processes: what is armed is armed on both, and one that
 //! is killed takes nothing with it but its calls.
 
+mod machine;
+mod random;
+
 use crate::crash::{coach, my_device, on};
 use crate::support::process::{ANY, Process};
 use crate::support::rest_client::RestClient;
@@ -95,6 +98,8 @@ async fn a_monitor_acts_on_whichever_node_the_call_is_and_outlives_the_death_of_
     trio.agent.ended(PATIENCE).await.unwrap();
     trio.supervisor.ended(PATIENCE).await.unwrap();
 
+    let is_armed = async || house.armed_at(0).await.then_some(());
+    assert!(wait::found(PATIENCE, is_armed).await.is_some(), "it waits on the other node again");
     let doors = house.kill(1).await;
     // Phones register again where there is a node.
     let elsewhere = Trio::register(house.node(0).door("sip")).await;
@@ -133,8 +138,9 @@ async fn a_node_that_dies_in_a_coached_call_leaves_the_supervisor_armed_for_the_
         (calls["calls"] == json!([])).then_some(())
     };
     assert!(wait::found(PATIENCE, none).await.is_some(), "the call is still there");
-    let audit = std::fs::read_to_string(house.place.path().join("audit.jsonl"));
-    assert!(audit.unwrap().contains(r#""event":"lost""#), "nobody knows when it ended");
+    let audit = std::fs::read_to_string(house.place.path().join("gateway/audit.jsonl"));
+    let audit = audit.unwrap();
+    assert!(audit.contains(r#""event":"lost""#), "nobody knows when it ended: {audit}");
     let elsewhere = Trio::register(house.node(1).door("sip")).await;
     elsewhere.call().await;
     elsewhere.hear(COACH).await;

@@ -32,9 +32,7 @@ impl Cluster {
         }
         self.tell(Fact::SnapshotComplete);
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
-            for asked in std::mem::take(&mut self.node(id).admissions) {
-                self.handle_admission(id, asked);
-            }
+            self.ask_admissions(id);
         }
     }
 

@@ -1,7 +1,7 @@
 //! One node: what it has told, and whether it can be asked.
 
 use super::ClusterConfig;
-use crate::model::{AdmissionAsked, Capabilities, DeviceId, FactTable};
+use crate::model::{AdmissionAsked, Capabilities, DeviceId, FactTable, MonitorFact};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -24,7 +24,9 @@ pub(super) struct Node {
     pub(super) in_flight: usize,
     /// Monitors that wait for their turn to be armed there, or taken back.
     pub(super) waiting: VecDeque<DeviceId>,
-    /// Asked before the gateway was told of it.
+    /// Monitors of the snapshot that is being read.
+    pub(super) found: Vec<MonitorFact>,
+    /// Asked while the gateway could not be.
     pub(super) admissions: Vec<AdmissionAsked>,
 }
 

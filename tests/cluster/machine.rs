@@ -1,32 +1,34 @@
 //! A gateway's side of a cluster whose nodes are the real rules of monitoring, without a network:
 //! what is on its way is delivered when the test says.
 
-mod random;
-
-use super::*;
-use crate::model::{
-    Activity, CallId, CallType, DeviceKind, Mode, MonitorState, PartyFact, PartyRole, Scope,
-    Timestamp,
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+use undertone::clock;
+use undertone::cluster::{Cluster, ClusterConfig, NodeId, Output, Token, WorkId};
+use undertone::model::{
+    Activity, AdmissionAsked, CallFact, CallId, CallType, Capabilities, Command, CommandContext,
+    DeviceFact, DeviceId, DeviceKind, Fact, FactTable, Failure, LegState, Mode, MonitorFact,
+    MonitorState, Now, PartyFact, PartyRole, Reason, Refusal, Scope, Timestamp,
 };
-use crate::supervision::{LegOutcome, Supervision, SupervisionConfig, SupervisionOutput};
+use undertone::supervision::{LegOutcome, Supervision, SupervisionConfig, SupervisionOutput};
 
 /// One node, and what is on its way from and to it.
-struct TestNode {
-    supervision: Supervision,
-    calls: BTreeMap<CallId, CallFact>,
-    devices: BTreeMap<DeviceId, DeviceFact>,
-    invited: BTreeMap<DeviceId, CallId>,
+pub(super) struct TestNode {
+    pub(super) supervision: Supervision,
+    pub(super) calls: BTreeMap<CallId, CallFact>,
+    pub(super) devices: BTreeMap<DeviceId, DeviceFact>,
+    pub(super) invited: BTreeMap<DeviceId, CallId>,
     /// It runs.
-    is_alive: bool,
+    pub(super) is_alive: bool,
     /// The cluster can reach it.
-    is_linked: bool,
-    facts: VecDeque<Fact>,
-    commands: VecDeque<(WorkId, Command)>,
-    answers: VecDeque<(WorkId, Result<(), Refusal>)>,
+    pub(super) is_linked: bool,
+    pub(super) facts: VecDeque<Fact>,
+    pub(super) commands: VecDeque<(WorkId, Command)>,
+    pub(super) answers: VecDeque<(WorkId, Result<(), Refusal>)>,
 }
 
 impl TestNode {
-    fn new(kept: Vec<MonitorFact>) -> Self {
+    pub(super) fn new(kept: Vec<MonitorFact>) -> Self {
         Self {
             supervision: Supervision::new(SupervisionConfig::default(), kept),
             calls: BTreeMap::new(),
@@ -40,14 +42,14 @@ impl TestNode {
         }
     }
 
-    fn say(&mut self, fact: Fact) {
+    pub(super) fn say(&mut self, fact: Fact) {
         if self.is_linked {
             self.facts.push_back(fact);
         }
     }
 
     /// Everything as it is, as of a watch that begins.
-    fn snapshot(&mut self) {
+    pub(super) fn snapshot(&mut self) {
         self.is_linked = true;
         self.facts.clear();
         self.say(Fact::SnapshotBegin);
@@ -72,7 +74,7 @@ impl TestNode {
         self.say(Fact::SnapshotComplete);
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         while let Some(output) = self.supervision.poll_output() {
             match output {
                 SupervisionOutput::AskAdmission(asked) => self.say(Fact::AdmissionAsked(asked)),
@@ -92,7 +94,7 @@ impl TestNode {
         }
     }
 
-    fn call(&mut self, call: CallFact, now: Now) {
+    pub(super) fn call(&mut self, call: CallFact, now: Now) {
         match call.is_over() {
             true => self.calls.remove(&call.id),
             false => self.calls.insert(call.id.clone(), call.clone()),
@@ -102,7 +104,7 @@ impl TestNode {
         self.drain();
     }
 
-    fn obey(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
+    pub(super) fn obey(&mut self, command: &Command, now: Now) -> Result<(), Refusal> {
         match command {
             Command::SetDoNotDisturb { device, on } => {
                 let Some(fact) = self.devices.get_mut(device) else {
@@ -129,7 +131,7 @@ impl TestNode {
     }
 
     /// The supervisors that are on a call here, or are being brought in.
-    fn brought_in(&self) -> Vec<DeviceId> {
+    pub(super) fn brought_in(&self) -> Vec<DeviceId> {
         let is_in = |monitor: &MonitorFact| {
             matches!(monitor.state, MonitorState::Inviting { .. } | MonitorState::Joined { .. })
         };
@@ -138,28 +140,28 @@ impl TestNode {
 }
 
 /// The cluster, its nodes, and what the gateway was told.
-struct World {
-    cluster: Cluster,
-    nodes: Vec<TestNode>,
-    now: Now,
+pub(super) struct World {
+    pub(super) cluster: Cluster,
+    pub(super) nodes: Vec<TestNode>,
+    pub(super) now: Now,
     /// What the gateway knows.
-    told: crate::model::FactTable,
-    lost: bool,
-    failures: Vec<Failure>,
-    asked: VecDeque<AdmissionAsked>,
-    replies: BTreeMap<Token, Result<(), Refusal>>,
-    next_token: u64,
+    pub(super) told: FactTable,
+    pub(super) lost: bool,
+    pub(super) failures: Vec<Failure>,
+    pub(super) asked: VecDeque<AdmissionAsked>,
+    pub(super) replies: BTreeMap<Token, Result<(), Refusal>>,
+    pub(super) next_token: u64,
     /// Rounds until everything should have arrived.
-    patience: usize,
+    pub(super) patience: usize,
 }
 
 impl World {
-    fn new(nodes: usize) -> Self {
+    pub(super) fn new(nodes: usize) -> Self {
         let mut world = Self {
             cluster: Cluster::new(ClusterConfig::default(), "test"),
             nodes: (0..nodes).map(|_| TestNode::new(Vec::new())).collect(),
-            now: Now { mono: crate::clock::instant(), wall: Timestamp(1_800_000_000_000) },
-            told: crate::model::FactTable::default(),
+            now: Now { mono: clock::instant(), wall: Timestamp(1_800_000_000_000) },
+            told: FactTable::default(),
             lost: true,
             failures: Vec::new(),
             asked: VecDeque::new(),
@@ -185,14 +187,14 @@ impl World {
     }
 
     /// All of its nodes are there.
-    fn met(nodes: usize) -> Self {
+    pub(super) fn met(nodes: usize) -> Self {
         let mut world = Self::new(nodes);
         (0..nodes).for_each(|node| world.nodes[node].snapshot());
         world.settle();
         world
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         while let Some(output) = self.cluster.poll_output() {
             match output {
                 Output::Fact(fact) => self.hear(fact),
@@ -211,7 +213,7 @@ impl World {
         }
     }
 
-    fn hear(&mut self, fact: Fact) {
+    pub(super) fn hear(&mut self, fact: Fact) {
         match fact {
             Fact::SnapshotBegin => {
                 assert!(self.lost, "a snapshot after a snapshot");
@@ -241,7 +243,7 @@ impl World {
     }
 
     /// One fact of a node arrives.
-    fn deliver_fact(&mut self, node: usize) -> bool {
+    pub(super) fn deliver_fact(&mut self, node: usize) -> bool {
         let Some(fact) = self.nodes[node].facts.pop_front() else {
             return false;
         };
@@ -251,7 +253,7 @@ impl World {
     }
 
     /// One command arrives at a node.
-    fn deliver_command(&mut self, node: usize) -> bool {
+    pub(super) fn deliver_command(&mut self, node: usize) -> bool {
         let Some((id, command)) = self.nodes[node].commands.pop_front() else {
             return false;
         };
@@ -261,7 +263,7 @@ impl World {
     }
 
     /// One answer of a node arrives.
-    fn deliver_answer(&mut self, node: usize) -> bool {
+    pub(super) fn deliver_answer(&mut self, node: usize) -> bool {
         let Some((id, answer)) = self.nodes[node].answers.pop_front() else {
             return false;
         };
@@ -271,7 +273,7 @@ impl World {
     }
 
     /// The gateway answers one question.
-    fn admit(&mut self, admitted: bool) -> bool {
+    pub(super) fn admit(&mut self, admitted: bool) -> bool {
         let Some(AdmissionAsked { supervisor, call, .. }) = self.asked.pop_front() else {
             return false;
         };
@@ -280,11 +282,11 @@ impl World {
     }
 
     /// Everything that is on its way arrives, and every question is answered with yes.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.settle_but(|world| world.admit(true));
     }
 
-    fn settle_but(&mut self, mut admit: impl FnMut(&mut World) -> bool) {
+    pub(super) fn settle_but(&mut self, mut admit: impl FnMut(&mut World) -> bool) {
         self.drain();
         for _ in 0..self.patience {
             let mut moved = false;
@@ -300,7 +302,7 @@ impl World {
         panic!("it does not come to rest");
     }
 
-    fn command(&mut self, command: Command) -> Token {
+    pub(super) fn command(&mut self, command: Command) -> Token {
         let token = Token(self.next_token);
         self.next_token += 1;
         let context = CommandContext {
@@ -317,17 +319,17 @@ impl World {
     }
 
     /// A command, and its answer once everything has arrived.
-    fn ask(&mut self, command: Command) -> Result<(), Refusal> {
+    pub(super) fn ask(&mut self, command: Command) -> Result<(), Refusal> {
         let token = self.command(command);
         self.settle();
         self.replies[&token].clone()
     }
 
-    fn start(&mut self, mode: Mode) -> Result<(), Refusal> {
+    pub(super) fn start(&mut self, mode: Mode) -> Result<(), Refusal> {
         self.ask(start("boss", "anna", mode))
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         let until = self.now.mono + time;
         for turn in 0.. {
             let Some(at) = self.cluster.poll_timeout().filter(|at| *at <= until) else {
@@ -341,19 +343,19 @@ impl World {
         self.now.mono = until;
     }
 
-    fn talk(&mut self, node: usize, call: &str, agent: &str) {
+    pub(super) fn talk(&mut self, node: usize, call: &str, agent: &str) {
         let fact = talk(call, agent);
         self.nodes[node].call(fact, self.now);
     }
 
-    fn over(&mut self, node: usize, call: &str) {
+    pub(super) fn over(&mut self, node: usize, call: &str) {
         if let Some(mut fact) = self.nodes[node].calls.get(call).cloned() {
             fact.parties.iter_mut().for_each(|party| party.state = LegState::Released);
             self.nodes[node].call(fact, self.now);
         }
     }
 
-    fn phone_answers(&mut self, node: usize, supervisor: &str, outcome: LegOutcome) {
+    pub(super) fn phone_answers(&mut self, node: usize, supervisor: &str, outcome: LegOutcome) {
         let (now, node) = (self.now, &mut self.nodes[node]);
         let Some(call) = node.invited.get(supervisor).cloned() else {
             return;
@@ -366,7 +368,7 @@ impl World {
     }
 
     /// The cluster cannot reach a node any more.
-    fn cut(&mut self, index: usize) {
+    pub(super) fn cut(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         if !std::mem::take(&mut node.is_linked) {
             return;
@@ -384,7 +386,7 @@ impl World {
     }
 
     /// A node's process dies; its monitors are on its disk.
-    fn kill(&mut self, index: usize) {
+    pub(super) fn kill(&mut self, index: usize) {
         self.cut(index);
         let node = &mut self.nodes[index];
         let kept = node.supervision.monitors().collect();
@@ -393,7 +395,7 @@ impl World {
     }
 
     /// A node's process runs again, with what was on its disk or without.
-    fn revive(&mut self, index: usize, keeps: bool) {
+    pub(super) fn revive(&mut self, index: usize, keeps: bool) {
         let node = &mut self.nodes[index];
         if !keeps {
             let devices = std::mem::take(&mut node.devices);
@@ -403,7 +405,7 @@ impl World {
         node.snapshot();
     }
 
-    fn states(&self) -> Vec<String> {
+    pub(super) fn states(&self) -> Vec<String> {
         let state = |node: &TestNode| {
             let monitor = node.supervision.monitor(&"boss".into());
             monitor.map_or_else(|| "-".to_owned(), |monitor| monitor.state.to_string())
@@ -411,16 +413,16 @@ impl World {
         self.nodes.iter().map(state).collect()
     }
 
-    fn told_state(&self) -> Option<String> {
+    pub(super) fn told_state(&self) -> Option<String> {
         self.told.monitor(&"boss".into()).map(|monitor| monitor.state.to_string())
     }
 }
 
-fn unavailable() -> Refusal {
+pub(super) fn unavailable() -> Refusal {
     Refusal::new(Reason::Unavailable, "The node cannot be reached.")
 }
 
-fn start(supervisor: &str, target: &str, mode: Mode) -> Command {
+pub(super) fn start(supervisor: &str, target: &str, mode: Mode) -> Command {
     Command::StartMonitoring {
         supervisor: supervisor.into(),
         target: target.into(),
@@ -432,11 +434,11 @@ fn start(supervisor: &str, target: &str, mode: Mode) -> Command {
     }
 }
 
-fn stop(supervisor: &str) -> Command {
+pub(super) fn stop(supervisor: &str) -> Command {
     Command::StopMonitoring { supervisor: supervisor.into() }
 }
 
-fn talk(call: &str, agent: &str) -> CallFact {
+pub(super) fn talk(call: &str, agent: &str) -> CallFact {
     let party = |device: Option<&str>, role| PartyFact {
         device: device.map(DeviceId::from),
         number: device.unwrap_or("0711").into(),
@@ -716,7 +718,7 @@ fn ten_thousand_monitors_are_armed_on_a_node_that_comes_back_empty_a_few_at_a_ti
     world.kill(1);
     world.revive(1, false);
     while world.deliver_fact(1) {}
-    assert!(world.nodes[1].commands.len() <= IN_FLIGHT, "{}", world.nodes[1].commands.len());
+    assert!(world.nodes[1].commands.len() <= 64, "{}", world.nodes[1].commands.len());
     world.settle();
     assert_eq!(world.nodes[1].supervision.monitors().count(), 10_000);
 }
