@@ -26,7 +26,8 @@ pub mod task;
 
 use crate::model::{
     AdmissionAsked, CallFact, Capabilities, Command, CommandContext, DeviceFact, DeviceId, Fact,
-    Failure, FeatureCodeId, LegState, MonitorFact, Now, Number, Reason, Refusal, RequestId, UserId,
+    Failure, FeatureCodeId, LegState, MonitorFact, NodeLoad, Now, Number, Reason, Refusal,
+    RequestId, UserId,
 };
 use commands::{Gathered, Work};
 use monitor::{ClusterMonitor, Step};
@@ -82,6 +83,8 @@ pub enum Output {
     Fact(Fact),
     /// To the gateway: what every node can do.
     Capabilities(Capabilities),
+    /// To the gateway: how busy the nodes are together that can be asked.
+    Load(NodeLoad),
     /// To a node; its outcome comes back through [`Cluster::handle_result`].
     Command {
         /// Its name.
@@ -132,6 +135,7 @@ pub struct Cluster {
     gathered: BTreeMap<Token, Gathered>,
     next_work: u64,
     capabilities: Capabilities,
+    load: NodeLoad,
     /// When the first node was ready, while not all are and the gateway has been told nothing.
     meeting_since: Option<Instant>,
     /// The gateway has been told a snapshot, and not `Lost` since.
@@ -162,6 +166,7 @@ impl Cluster {
             gathered: BTreeMap::new(),
             next_work: 0,
             capabilities: Capabilities::default(),
+            load: NodeLoad::default(),
             meeting_since: None,
             is_told: false,
             outputs: VecDeque::new(),
@@ -192,6 +197,15 @@ impl Cluster {
         };
         node.capabilities = Some(capabilities);
         self.tell_capabilities();
+    }
+
+    /// How busy a node is.
+    pub fn handle_load(&mut self, id: NodeId, load: NodeLoad) {
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return;
+        };
+        node.load = load;
+        self.tell_load();
     }
 
     /// Takes a fact of a node.
@@ -385,6 +399,7 @@ impl Cluster {
             self.reconcile(&supervisor, now);
         }
         self.tell_capabilities();
+        self.tell_load();
         self.meet(now);
     }
 
@@ -406,6 +421,7 @@ impl Cluster {
         for token in owed {
             self.gathered_one(token, Err(commands::away()));
         }
+        self.tell_load();
         if self.ready().next().is_none() {
             self.meeting_since = None;
             if std::mem::take(&mut self.is_told) {
@@ -583,6 +599,15 @@ impl Cluster {
         };
         if let Some(fact) = monitor.news(is_ready) {
             self.tell(fact);
+        }
+    }
+
+    /// Tells the gateway how busy the nodes are, if that is news.
+    fn tell_load(&mut self) {
+        let ready = self.nodes.values().filter(|node| node.is_ready);
+        let load = NodeLoad::of_all(ready.map(|node| node.load));
+        if std::mem::replace(&mut self.load, load) != load {
+            self.outputs.push_back(Output::Load(load));
         }
     }
 

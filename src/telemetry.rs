@@ -376,6 +376,15 @@ fn describe() {
         "undertone_sip_trunk_registered",
         "1 while we are registered with a trunk that has register, by trunk."
     );
+    describe_gauge!("undertone_node_calls", "Calls of a node of the cluster now, by node.");
+    describe_gauge!(
+        "undertone_node_calls_max",
+        "Calls that a node of the cluster may have at most, by node; +Inf: no limit is known."
+    );
+    describe_gauge!(
+        "undertone_node_draining",
+        "1 while a node of the cluster takes no new calls, by node; NaN: it is no node any more."
+    );
     describe_gauge!("undertone_connections", "TCP connections now, by door.");
     describe_counter!(
         "undertone_connections_refused_total",

@@ -96,7 +96,8 @@ async fn start(audit: &Path, store: Store) -> (GatewayHandle, Backend) {
         ..Capabilities::default()
     };
     let (tell, capabilities) = watch::channel(able);
-    let line = BackendConnection { commands, facts: reported, capabilities };
+    let load = watch::Sender::new(NodeLoad::default()).subscribe();
+    let line = BackendConnection { commands, facts: reported, capabilities, load };
     // An earlier gateway lets go of it in tasks of this thread.
     let config = AuditConfig::of(audit);
     let audit = tokio::task::spawn_blocking(move || AuditLog::open(&config));

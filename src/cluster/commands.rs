@@ -6,6 +6,7 @@ use crate::model::{
     CallId, Command, CommandContext, DeviceId, FeatureCodeId, MonitorFact, MonitorState, Now,
     Reason, Refusal,
 };
+use std::cmp::Reverse;
 
 /// What an answer of a node belongs to.
 #[derive(Clone, Debug)]
@@ -48,7 +49,7 @@ enum Route {
     Admission(DeviceId, CallId),
     /// To the node that has both calls.
     Calls(CallId, CallId),
-    /// To the node that reaches the phone of this device.
+    /// To a node that reaches the phone of this device, and takes calls.
     Phone(DeviceId),
     /// To the node of this feature code.
     Code(FeatureCodeId),
@@ -138,13 +139,16 @@ impl Cluster {
         Ok(node)
     }
 
+    /// Of the nodes that reach the phone one that takes calls, the one with most room. One that
+    /// takes none, or does not reach it, is asked for want of a better: its refusal says why.
     fn node_of_phone(&self, device: &DeviceId) -> Result<NodeId, Refusal> {
-        let reaches = |id: &NodeId| {
-            let node = self.nodes.get(id);
-            node.and_then(|node| node.facts.device(device)).is_some_and(|fact| fact.registered)
-        };
-        let found = self.ready().find(reaches).or_else(|| self.ready().next());
-        found.ok_or_else(away)
+        let ready = self.nodes.iter().filter(|(_, node)| node.is_ready);
+        let best = ready.max_by_key(|(id, node)| {
+            let reaches = node.facts.device(device).is_some_and(|fact| fact.registered);
+            let load = node.load;
+            (reaches, load.takes_calls(), load.room(), Reverse(load.calls), Reverse(**id))
+        });
+        best.map(|(id, _)| *id).ok_or_else(away)
     }
 
     fn node_of_code(&self, code: &FeatureCodeId) -> Result<NodeId, Refusal> {

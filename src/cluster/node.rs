@@ -1,7 +1,7 @@
 //! One node: what it has told, and whether it can be asked.
 
 use super::ClusterConfig;
-use crate::model::{AdmissionAsked, Capabilities, DeviceId, FactTable, MonitorFact};
+use crate::model::{AdmissionAsked, Capabilities, DeviceId, FactTable, MonitorFact, NodeLoad};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -10,6 +10,7 @@ pub(super) struct Node {
     /// What it told last; of a lost one, until its calls count as over.
     pub(super) facts: FactTable,
     pub(super) capabilities: Option<Capabilities>,
+    pub(super) load: NodeLoad,
     /// It can be asked, and all it knows is known.
     pub(super) is_ready: bool,
     /// Since when it is not, if it has been.

@@ -3,7 +3,7 @@
 use super::discovery::{Membership, NodeAddress, NodeSource, follow};
 use super::{Cluster, ClusterConfig, NodeId, Output, Token, WorkId};
 use crate::clock;
-use crate::model::{Capabilities, Fact, Reason, Refusal};
+use crate::model::{Capabilities, Fact, NodeLoad, Reason, Refusal};
 use crate::telephony::{BackendConnection, CommandCall};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, VecDeque};
@@ -23,6 +23,7 @@ type CommandResult = Pin<Box<dyn Future<Output = (WorkId, Result<(), Refusal>)> 
 /// What a node says.
 enum NodeNews {
     Capabilities(Capabilities),
+    Load(NodeLoad),
     Fact(Fact),
 }
 
@@ -32,11 +33,39 @@ struct NodeLink {
     carrier: AbortHandle,
     /// It is none of the nodes any more, and stays until it is lost.
     is_leaving: bool,
+    is_draining: bool,
+}
+
+impl NodeLink {
+    /// Says how busy the node is.
+    fn note_load(&mut self, load: &NodeLoad) {
+        let NodeLoad { calls, max_calls, is_draining } = *load;
+        if std::mem::replace(&mut self.is_draining, is_draining) != is_draining {
+            let node = &self.address;
+            match is_draining {
+                true => tracing::info!(%node, calls, "a node takes no new calls"),
+                false => tracing::info!(%node, calls, "a node takes calls again"),
+            }
+        }
+        let most = max_calls.map_or(f64::INFINITY, f64::from);
+        self.measure([f64::from(calls), most, f64::from(u8::from(is_draining))]);
+    }
+
+    fn measure(&self, [calls, most, draining]: [f64; 3]) {
+        for (name, value) in [
+            ("undertone_node_calls", calls),
+            ("undertone_node_calls_max", most),
+            ("undertone_node_draining", draining),
+        ] {
+            metrics::gauge!(name, "node" => self.address.to_string()).set(value);
+        }
+    }
 }
 
 impl Drop for NodeLink {
     fn drop(&mut self) {
         self.carrier.abort();
+        self.measure([f64::NAN; 3]);
     }
 }
 
@@ -52,6 +81,7 @@ struct ClusterTask<C> {
     /// Facts that the gateway has not taken yet.
     backlog: VecDeque<Fact>,
     capabilities: watch::Sender<Capabilities>,
+    load: watch::Sender<NodeLoad>,
 }
 
 /// Many backends as one; `connect` gives the line to a node, or says why there is none.
@@ -63,6 +93,7 @@ where
     let (tell, facts) = mpsc::channel(WAITING);
     let capabilities = watch::Sender::new(Capabilities::default());
     let described = capabilities.subscribe();
+    let (load, loaded) = watch::channel(NodeLoad::default());
     let (news, told) = mpsc::channel(WAITING);
     let instance = format!("cluster-{:016x}", rand::random::<u64>());
     let task = ClusterTask {
@@ -75,9 +106,10 @@ where
         results: FuturesUnordered::new(),
         backlog: VecDeque::new(),
         capabilities,
+        load,
     };
     tokio::spawn(task.run(follow(source), placed, told, tell));
-    BackendConnection { commands, facts, capabilities: described }
+    BackendConnection { commands, facts, capabilities: described, load: loaded }
 }
 
 impl<C> ClusterTask<C>
@@ -119,6 +151,12 @@ where
                 () = wait_until(timeout) => self.cluster.handle_timeout(clock::now()),
                 Some((id, said)) = news.recv(), if self.backlog.len() < BACKLOG => match said {
                     NodeNews::Capabilities(able) => self.cluster.handle_capabilities(id, able),
+                    NodeNews::Load(load) => {
+                        if let Some(link) = self.links.get_mut(&id) {
+                            link.note_load(&load);
+                        }
+                        self.cluster.handle_load(id, load);
+                    }
                     NodeNews::Fact(fact) => self.hear(id, fact),
                 },
             }
@@ -142,10 +180,11 @@ where
                         return tracing::error!(node = %address, error, "no node of the cluster");
                     }
                 };
-                let BackendConnection { commands, facts, capabilities } = connection;
-                let carrier = tokio::spawn(carry(id, facts, capabilities, self.news.clone()));
+                let commands = connection.commands.clone();
+                let carrier = tokio::spawn(carry(id, connection, self.news.clone()));
                 let carrier = carrier.abort_handle();
-                let link = NodeLink { address, commands, carrier, is_leaving: false };
+                let (is_leaving, is_draining) = (false, false);
+                let link = NodeLink { address, commands, carrier, is_leaving, is_draining };
                 self.links.insert(id, link);
                 self.cluster.handle_node_added(id);
             }
@@ -180,6 +219,9 @@ where
                 Output::Fact(fact) => self.backlog.push_back(fact),
                 Output::Capabilities(capabilities) => {
                     self.capabilities.send_replace(capabilities);
+                }
+                Output::Load(load) => {
+                    self.load.send_replace(load);
                 }
                 Output::Reply { token, result } => {
                     if let Some(reply) = self.replies.remove(&token) {
@@ -222,20 +264,28 @@ where
 
 /// What a node says, until nobody reads it or the node is none any more. What it can do is said
 /// before its facts.
-async fn carry(
-    id: NodeId,
-    mut facts: mpsc::Receiver<Fact>,
-    mut capabilities: watch::Receiver<Capabilities>,
-    news: mpsc::Sender<(NodeId, NodeNews)>,
-) {
-    while let Some(fact) = facts.recv().await {
-        if capabilities.has_changed().unwrap_or(false) {
+async fn carry(id: NodeId, node: BackendConnection, news: mpsc::Sender<(NodeId, NodeNews)>) {
+    let BackendConnection { commands: _, mut facts, mut capabilities, mut load } = node;
+    let mut has_load = true;
+    loop {
+        let said = tokio::select! {
+            biased;
+            changed = load.changed(), if has_load => {
+                has_load = changed.is_ok();
+                NodeNews::Load(*load.borrow_and_update())
+            }
+            fact = facts.recv() => match fact {
+                Some(fact) => NodeNews::Fact(fact),
+                None => return,
+            },
+        };
+        if matches!(said, NodeNews::Fact(_)) && capabilities.has_changed().unwrap_or(false) {
             let able = capabilities.borrow_and_update().clone();
             if news.send((id, NodeNews::Capabilities(able))).await.is_err() {
                 return;
             }
         }
-        if news.send((id, NodeNews::Fact(fact))).await.is_err() {
+        if news.send((id, said)).await.is_err() {
             return;
         }
     }

@@ -666,7 +666,7 @@ impl Watch {
                 )?;
                 self.known.learn(fact.clone());
             }
-            WatchItem::Heartbeat => {}
+            WatchItem::Heartbeat(_) => {}
         }
         self.said = revision;
         self.revision = self.revision.max(revision);

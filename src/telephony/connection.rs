@@ -1,10 +1,11 @@
 //! How the gateway reaches a backend: a URL or a pipe in this process, the same `Channel` either
 //! way.
 
-use crate::model::{Capabilities, Fact};
+use crate::model::{Capabilities, Fact, NodeLoad};
 use crate::telephony::callers::{BearerToken, in_this_process};
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::proto::telephony_server::{Telephony, TelephonyServer};
+use crate::telephony::convert::node_load;
 use crate::telephony::{BackendConnection, CommandCall, WatchItem, execute, proto};
 use crate::tls::ClientTls;
 use hyper_util::rt::TokioIo;
@@ -151,11 +152,13 @@ fn start(channel: TelephonyChannel, complaint: Complaint) -> BackendConnection {
     let (facts, reported) = mpsc::channel(WAITING);
     let capabilities = watch::Sender::new(Capabilities::default());
     let described = capabilities.subscribe();
+    let (load, loaded) = watch::channel(NodeLoad::default());
     tokio::spawn(carry_commands(client.clone(), placed));
     let mut watching = WatchLoop {
         client,
         facts,
         capabilities,
+        load,
         resume: proto::WatchRequest {
             heartbeat_ms: HEARTBEAT.as_millis() as u32,
             ..proto::WatchRequest::default()
@@ -164,7 +167,7 @@ fn start(channel: TelephonyChannel, complaint: Complaint) -> BackendConnection {
         complaint,
     };
     tokio::spawn(async move { watching.run().await });
-    BackendConnection { commands, facts: reported, capabilities: described }
+    BackendConnection { commands, facts: reported, capabilities: described, load: loaded }
 }
 
 /// Commands do not wait for each other: each has its own deadline.
@@ -186,6 +189,7 @@ struct WatchLoop {
     client: TelephonyClient<TelephonyChannel>,
     facts: mpsc::Sender<Fact>,
     capabilities: watch::Sender<Capabilities>,
+    load: watch::Sender<NodeLoad>,
     resume: proto::WatchRequest,
     /// Something has come since the last break.
     is_up: bool,
@@ -330,6 +334,7 @@ impl WatchLoop {
             Ok(Err(status)) => return Ok(status.into()),
             Err(_) => return Ok(BreakCause::Silent(PATIENCE)),
         };
+        self.note_load(described.load.as_ref().map(node_load::load).unwrap_or_default());
         self.capabilities.send_replace(described.into());
         let mut stream = match timeout(PATIENCE, client.watch(self.resume.clone())).await {
             Ok(Ok(stream)) => stream.into_inner(),
@@ -376,21 +381,27 @@ impl WatchLoop {
                 self.resume.after_revision = 0;
                 self.tell(Fact::SnapshotBegin).await
             }
-            WatchItem::Heartbeat | WatchItem::Fact(_) if !was_up => {
+            WatchItem::Heartbeat(_) | WatchItem::Fact(_) if !was_up => {
                 self.tell(Fact::SnapshotComplete).await?;
                 self.keep(watched, revision).await
             }
-            WatchItem::Heartbeat | WatchItem::Fact(_) => self.keep(watched, revision).await,
+            WatchItem::Heartbeat(_) | WatchItem::Fact(_) => self.keep(watched, revision).await,
         }
     }
 
     async fn keep(&mut self, watched: WatchItem, revision: u64) -> Result<(), HungUp> {
-        if let WatchItem::Fact(fact) = watched {
-            self.tell(fact).await?;
+        match watched {
+            WatchItem::Fact(fact) => self.tell(fact).await?,
+            WatchItem::Heartbeat(Some(load)) => self.note_load(load),
+            WatchItem::Heartbeat(None) | WatchItem::SnapshotBegin { .. } => {}
         }
         // Entities of a snapshot carry no revision: a break in its middle begins it again.
         self.resume.after_revision = self.resume.after_revision.max(revision);
         Ok(())
+    }
+
+    fn note_load(&self, load: NodeLoad) {
+        self.load.send_if_modified(|told| std::mem::replace(told, load) != load);
     }
 
     async fn tell(&self, fact: Fact) -> Result<(), HungUp> {
@@ -448,7 +459,7 @@ mod tests {
                         watches.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
                         let begin = WireFact::SnapshotBegin(proto::SnapshotBegin::default());
                         let rest =
-                            std::iter::repeat_n(WireFact::Heartbeat(proto::Heartbeat {}), facts);
+                            std::iter::repeat_n(WireFact::Heartbeat(proto::Heartbeat::default()), facts);
                         let response =
                             |fact| proto::WatchResponse { revision: 0, fact: Some(fact) };
                         [begin]

@@ -8,15 +8,17 @@
 
 use super::callers::Lease;
 use super::convert;
+use super::proto::watch_response::Fact as Wire;
 use super::{CommandCall, Watcher, proto, status_of};
-use crate::model::{CallerName, Reason, Refusal};
+use crate::model::{CallerName, NodeLoad, Reason, Refusal};
 use futures_util::Stream;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 /// Watches of one caller at once: each is told everything, so a program needs one.
@@ -73,6 +75,8 @@ pub(super) struct Feeder {
     pub(super) watcher: Watcher,
     pub(super) instance: String,
     pub(super) heartbeat: Duration,
+    /// How busy the backend is.
+    pub(super) load: watch::Receiver<NodeLoad>,
     /// Of the caller.
     pub(super) lease: Lease,
     /// Closed when the backend is gone.
@@ -101,7 +105,8 @@ impl Feeder {
 
     /// The status that the stream ends with; none: as a stream whose backend has gone.
     async fn feed(mut self, queue: &mpsc::Sender<proto::WatchResponse>) -> Option<Status> {
-        let mut next = self.watcher.resumes().then(|| self.heartbeat());
+        let mut next = self.watcher.resumes().then(|| heartbeat(self.watcher.revision()));
+        let mut beats = Heartbeats { every: self.heartbeat, ..Heartbeats::default() };
         loop {
             let is_free = tokio::select! {
                 biased;
@@ -113,30 +118,67 @@ impl Feeder {
                 metrics::counter!("undertone_grpc_watches_unread_total").increment(1);
                 return Some(unread());
             };
-            let response = match next.take() {
+            let mut response = match next.take() {
                 Some(response) => response,
                 None => tokio::select! {
                     biased;
                     () = self.commands.closed() => return None,
                     () = self.lease.ended() => return Some(no_longer_known()),
                     () = queue.closed() => return None,
-                    fact = tokio::time::timeout(self.heartbeat, self.watcher.next()) => match fact {
-                        Ok(revised) => convert::wire_fact(&revised, &self.instance),
-                        Err(_) => self.heartbeat(),
-                    },
+                    revision = beats.due(&mut self.load) => heartbeat(revision),
+                    revised = self.watcher.next() => convert::wire_fact(&revised, &self.instance),
                 },
             };
+            beats.note(&mut response, &self.load.borrow());
             // The caller has gone.
             room.ok()?.send(response);
         }
     }
+}
 
-    fn heartbeat(&self) -> proto::WatchResponse {
-        proto::WatchResponse {
-            revision: self.watcher.revision(),
-            fact: Some(proto::watch_response::Fact::Heartbeat(proto::Heartbeat {})),
+/// When a watch is told again that its backend lives, and how busy it is.
+#[derive(Default)]
+struct Heartbeats {
+    every: Duration,
+    /// None before the first snapshot.
+    next: Option<Instant>,
+    /// The revision that was told last; none within a snapshot, and none before the first.
+    revision: Option<u64>,
+    told_draining: bool,
+}
+
+impl Heartbeats {
+    /// Waits until there is to be one; its revision.
+    async fn due(&self, load: &mut watch::Receiver<NodeLoad>) -> u64 {
+        let (Some(revision), Some(next)) = (self.revision, self.next) else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            () = sleep_until(next) => revision,
+            Ok(_) = load.wait_for(|load| load.is_draining != self.told_draining) => revision,
         }
     }
+
+    /// Something is told now; a heartbeat with the load.
+    fn note(&mut self, response: &mut proto::WatchResponse, load: &NodeLoad) {
+        match &mut response.fact {
+            Some(Wire::SnapshotBegin(_)) => return self.revision = None,
+            Some(Wire::SnapshotComplete(_)) => self.revision = Some(response.revision),
+            Some(Wire::Heartbeat(beat)) => {
+                beat.load = Some(convert::node_load::wire_load(load));
+                self.told_draining = load.is_draining;
+                self.next = Some(Instant::now() + self.every);
+                self.revision = Some(response.revision);
+            }
+            Some(_) | None => self.revision = self.revision.map(|_| response.revision),
+        }
+        self.next.get_or_insert_with(|| Instant::now() + self.every);
+    }
+}
+
+fn heartbeat(revision: u64) -> proto::WatchResponse {
+    let fact = Some(Wire::Heartbeat(proto::Heartbeat::default()));
+    proto::WatchResponse { revision, fact }
 }
 
 impl Stream for WatchStream {
@@ -182,6 +224,7 @@ mod tests {
             watcher: log.watch(),
             instance: log.instance().to_owned(),
             heartbeat: Duration::from_millis(50),
+            load: watch::Sender::new(NodeLoad::default()).subscribe(),
             lease: Lease::without_end(),
             commands,
         };

@@ -198,7 +198,7 @@ impl World {
         while let Some(output) = self.cluster.poll_output() {
             match output {
                 Output::Fact(fact) => self.hear(fact),
-                Output::Capabilities(_) | Output::NotArmed { .. } => {}
+                Output::Capabilities(_) | Output::Load(_) | Output::NotArmed { .. } => {}
                 Output::Command { id, node, command, .. } => {
                     let node = &mut self.nodes[node.0 as usize];
                     match node.is_linked {

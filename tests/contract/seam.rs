@@ -126,7 +126,7 @@ async fn a_gateway_that_has_never_met_its_backend_says_so_instead_of_describing_
         match WatchItem::try_from(told.message().await.unwrap().unwrap()).unwrap() {
             WatchItem::Fact(Fact::Device(_)) => devices += 1,
             WatchItem::Fact(Fact::SnapshotComplete) => break,
-            WatchItem::SnapshotBegin { .. } | WatchItem::Heartbeat | WatchItem::Fact(_) => {}
+            WatchItem::SnapshotBegin { .. } | WatchItem::Heartbeat(_) | WatchItem::Fact(_) => {}
         }
     }
     assert_eq!(devices, 4);
@@ -318,7 +318,7 @@ async fn an_agent_dials_holds_and_retrieves() {
 
 /// A backend that refuses every command with this.
 fn refuses(refusal: Refusal) -> TelephonyServer<TelephonyService> {
-    let (server, CommandInbox { mut commands, facts }) = serve(simulated::capabilities());
+    let (server, CommandInbox { mut commands, facts, .. }) = serve(simulated::capabilities());
     facts.publish(Fact::Device(DeviceFact {
         id: BOB_PHONE.into(),
         number: "5001".into(),
