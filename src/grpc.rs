@@ -30,11 +30,8 @@ pub fn serve_as(
     gateway: GatewayHandle,
     load: watch::Receiver<NodeLoad>,
 ) -> TelephonyServer<TelephonyService> {
-    let about = AboutBackend {
-        capabilities: gateway.capabilities(),
-        load,
-        has_met: gateway.meeting(),
-    };
+    let about =
+        AboutBackend { capabilities: gateway.capabilities(), load, has_met: gateway.meeting() };
     let (server, placed) = serve_facts(about, gateway.facts());
     tokio::spawn(carry(gateway, placed));
     server

@@ -379,7 +379,7 @@ fn describe() {
     describe_gauge!("undertone_node_calls", "Calls of a node of the cluster now, by node.");
     describe_gauge!(
         "undertone_node_calls_max",
-        "Calls that a node of the cluster may have at most, by node; +Inf: no limit is known."
+        "Calls that a node of the cluster may have at most, by node; NaN: no limit is known."
     );
     describe_gauge!(
         "undertone_node_draining",

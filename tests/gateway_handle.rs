@@ -13,8 +13,8 @@ use undertone::gateway::task::{GatewayEvent, GatewayHandle};
 use undertone::gateway::{DeviceEntry, Directory, GatewayConfig, Group, User};
 use undertone::model::{
     Activity, AdmissionAsked, AgentState, Answer, Capabilities, Command, DeviceFact, DeviceKind,
-    Fact, Feature, Mode, MonitorFact, MonitorState, Notice, NoticeBody, Query, Reason, Refusal,
-    Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp,
+    Fact, Feature, Mode, MonitorFact, MonitorState, NodeLoad, Notice, NoticeBody, Query, Reason,
+    Refusal, Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp,
 };
 use undertone::store::{self, Store};
 use undertone::telephony::{BackendConnection, CommandCall};

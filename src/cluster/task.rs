@@ -47,7 +47,7 @@ impl NodeLink {
                 false => tracing::info!(%node, calls, "a node takes calls again"),
             }
         }
-        let most = max_calls.map_or(f64::INFINITY, f64::from);
+        let most = max_calls.map_or(f64::NAN, f64::from);
         self.measure([f64::from(calls), most, f64::from(u8::from(is_draining))]);
     }
 

@@ -17,10 +17,7 @@ impl NodeLoad {
     pub fn of_all(nodes: impl Iterator<Item = NodeLoad>) -> NodeLoad {
         let together = |all: NodeLoad, node: NodeLoad| NodeLoad {
             calls: all.calls.saturating_add(node.calls),
-            max_calls: all
-                .max_calls
-                .zip(node.max_calls)
-                .map(|(all, one)| all.saturating_add(one)),
+            max_calls: all.max_calls.zip(node.max_calls).map(|(all, one)| all.saturating_add(one)),
             is_draining: all.is_draining && node.is_draining,
         };
         nodes.reduce(together).unwrap_or_default()

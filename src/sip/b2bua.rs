@@ -59,7 +59,7 @@ pub use routing::Unroutable;
 use crate::media::{CallKey, Codec, Expected, Gain, LeakReason, MediaCommand, MediaEvent, Targets};
 use crate::model::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, JoinSound, Mode,
-    MonitorFact, Now, Number, PartyRole, Reason, Refusal, Scope, config_value,
+    MonitorFact, NodeLoad, Now, Number, PartyRole, Reason, Refusal, Scope, config_value,
 };
 use crate::sip::config::HandedOn;
 use crate::sip::leg::{HangupCause, Identity, LegCommand, LegId, LegSource};

@@ -225,8 +225,7 @@ pub async fn start(
     for event in endpoint.restore(bindings) {
         b2bua.handle_leg(event, clock::now());
     }
-    let (server, CommandInbox { commands, facts, load }) =
-        telephony::serve(b2bua.capabilities());
+    let (server, CommandInbox { commands, facts, load }) = telephony::serve(b2bua.capabilities());
     let draining = watch::Sender::new(false);
     let loaded = load.subscribe();
     let most_by_ports = calls_by_ports(&media_config);
@@ -268,7 +267,14 @@ pub async fn start(
         calls_are_over,
         task: tokio::spawn(async move {
             let _alive = alive;
-            backend_task.run(Orders { stopped: Some(stopped), left: Some(left), drained: Some(drained), over }).await;
+            backend_task
+                .run(Orders {
+                    stopped: Some(stopped),
+                    left: Some(left),
+                    drained: Some(drained),
+                    over,
+                })
+                .await;
         }),
     };
     Ok((server, backend))

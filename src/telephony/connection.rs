@@ -3,9 +3,9 @@
 
 use crate::model::{Capabilities, Fact, NodeLoad};
 use crate::telephony::callers::{BearerToken, in_this_process};
+use crate::telephony::convert::node_load;
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::proto::telephony_server::{Telephony, TelephonyServer};
-use crate::telephony::convert::node_load;
 use crate::telephony::{BackendConnection, CommandCall, WatchItem, execute, proto};
 use crate::tls::ClientTls;
 use hyper_util::rt::TokioIo;
@@ -458,8 +458,10 @@ mod tests {
                     true => {
                         watches.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
                         let begin = WireFact::SnapshotBegin(proto::SnapshotBegin::default());
-                        let rest =
-                            std::iter::repeat_n(WireFact::Heartbeat(proto::Heartbeat::default()), facts);
+                        let rest = std::iter::repeat_n(
+                            WireFact::Heartbeat(proto::Heartbeat::default()),
+                            facts,
+                        );
                         let response =
                             |fact| proto::WatchResponse { revision: 0, fact: Some(fact) };
                         [begin]

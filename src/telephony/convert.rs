@@ -8,8 +8,9 @@ use super::status;
 use crate::model::{
     Activity, AdmissionAsked, CallFact, CallType, Capabilities, Command, CommandContext,
     DeviceFact, DeviceKind, Fact, Failure, JoinSound, LegSound, LegState, Mode, MonitorFact,
-    MonitorState, NodeLoad, NotDtmf, Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality,
-    RequestId, Revised, Scope, SentSound, Timestamp, TransferStep, UserData, UserDataChange,
+    MonitorState, NodeLoad, NotDtmf, Number, PartyFact, PartyRole, Quality, Reason, Refusal,
+    RemoteQuality, RequestId, Revised, Scope, SentSound, Timestamp, TransferStep, UserData,
+    UserDataChange,
 };
 use std::collections::HashMap;
 use std::fmt;
