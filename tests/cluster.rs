@@ -6,12 +6,16 @@ mod random;
 
 use crate::crash::{coach, my_device, on};
 use crate::support::process::{ANY, Process};
-use crate::support::rest_client::RestClient;
-use crate::support::server::{AGENT, SUPERVISOR, bystander, directory};
+use crate::support::rest_client::{RestClient, http_client};
+use crate::support::server::{AGENT, CUSTOMER, SUPERVISOR, bystander, directory};
 use crate::support::talk::{COACH, PATIENCE, TALK, Trio};
 use crate::support::wait;
+use reqwest::Method;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use tempfile::TempDir;
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
 
 /// Two SIP backends with the same devices, each with a state of its own, and a gateway of both.
 struct House {
@@ -144,4 +148,86 @@ async fn a_node_that_dies_in_a_coached_call_leaves_the_supervisor_armed_for_the_
     let elsewhere = Trio::register(house.node(1).door("sip")).await;
     elsewhere.call().await;
     elsewhere.hear(COACH).await;
+}
+
+/// What a node answers to an OPTIONS of a stranger.
+async fn asked_by_options(sip: SocketAddr, name: &str) -> String {
+    let socket = UdpSocket::bind(ANY).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let options = format!(
+        "OPTIONS sip:{sip} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch=z9hG4bK{name};rport\r\n\
+         Max-Forwards: 70\r\nFrom: <sip:x@{address}>;tag=x\r\nTo: <sip:{sip}>\r\n\
+         Call-ID: {name}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+    );
+    socket.send_to(options.as_bytes(), sip).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let read = timeout(PATIENCE, socket.recv(&mut answer)).await.unwrap().unwrap();
+    String::from_utf8(answer[..read].to_vec()).unwrap()
+}
+
+/// What a process says of its drain when this is asked there: status and JSON.
+async fn drain(process: &Process, method: Method, origin: Option<&str>) -> (u16, Value) {
+    let url = format!("http://{}/drain", process.door("admin"));
+    let mut asked = http_client().request(method, url);
+    if let Some(origin) = origin {
+        asked = asked.header("Origin", origin);
+    }
+    let answer = asked.send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_drains_keeps_its_coached_call_and_new_ones_go_to_the_other_node() {
+    let house = House::start().await;
+    let (node, sip) = (house.node(0), house.node(0).door("sip"));
+    let trio = Trio::register(sip).await;
+    trio.call().await;
+    house.supervisor().post(&my_device(SUPERVISOR), coach()).await;
+    trio.hear(COACH).await;
+    assert!(asked_by_options(sip, "before").await.starts_with("SIP/2.0 200 "));
+    assert_eq!(drain(node, Method::GET, None).await, (200, json!({"draining": false, "calls": 1})));
+
+    let (status, _) = drain(node, Method::POST, Some("https://evil.example")).await;
+    assert_eq!(status, 403, "no page of elsewhere");
+    let begun = (200, json!({"draining": true, "calls": 1}));
+    assert_eq!(drain(node, Method::POST, None).await, begun);
+    let (status, text) = node.says("/readyz").await;
+    assert!(status == 503 && text.contains("draining"), "{status} {text}");
+    let answer = asked_by_options(sip, "while").await;
+    assert!(answer.starts_with("SIP/2.0 503 ") && answer.contains("\r\nRetry-After: "), "{answer}");
+    let is_told = async || {
+        let (_, text) = house.gateway.says("/metrics").await;
+        let name = format!("undertone_node_draining{{node=\"http://{}\"}} 1", node.door("grpc"));
+        text.contains(&name).then_some(())
+    };
+    assert!(wait::found(PATIENCE, is_told).await.is_some(), "the gateway knows");
+    trio.hear(COACH).await;
+
+    // The agent's phone is at both nodes.
+    let elsewhere = Trio::register(house.node(1).door("sip")).await;
+    let agents = async || {
+        let (_, text) = house.node(1).says("/metrics").await;
+        text.contains("undertone_sip_registrations 3").then_some(())
+    };
+    assert!(wait::found(PATIENCE, agents).await.is_some(), "all three are registered");
+    let dial = json!({
+        "operationName": "Dial", "destination": {"phoneNumber": CUSTOMER.number},
+    });
+    let agent = RestClient::of(AGENT, house.gateway.door("rest"));
+    agent.post(&format!("{}/calls", my_device(AGENT)), dial).await;
+    elsewhere.agent.established(PATIENCE).await.unwrap();
+    trio.hear(COACH).await;
+
+    trio.customer.hang_up().await.unwrap();
+    trio.agent.ended(PATIENCE).await.unwrap();
+    trio.supervisor.ended(PATIENCE).await.unwrap();
+    let empty = async || {
+        let (_, told) = drain(node, Method::GET, None).await;
+        (told == json!({"draining": true, "calls": 0})).then_some(())
+    };
+    assert!(wait::found(PATIENCE, empty).await.is_some(), "it is empty");
+    let taken_back = (200, json!({"draining": false, "calls": 0}));
+    assert_eq!(drain(node, Method::DELETE, None).await, taken_back);
+    assert_eq!(node.says("/readyz").await.0, 200);
+    assert!(asked_by_options(sip, "after").await.starts_with("SIP/2.0 200 "));
 }

@@ -219,12 +219,20 @@ mod tests {
     }
 
     fn watch(log: &FactLog) -> (WatchStream, mpsc::Receiver<CommandCall>) {
+        let (load, _) = watch::channel(NodeLoad::default());
+        watch_of(log, &load)
+    }
+
+    fn watch_of(
+        log: &FactLog,
+        load: &watch::Sender<NodeLoad>,
+    ) -> (WatchStream, mpsc::Receiver<CommandCall>) {
         let (commands, backend) = mpsc::channel(1);
         let feeder = Feeder {
             watcher: log.watch(),
             instance: log.instance().to_owned(),
             heartbeat: Duration::from_millis(50),
-            load: watch::Sender::new(NodeLoad::default()).subscribe(),
+            load: load.subscribe(),
             lease: Lease::without_end(),
             commands,
         };
@@ -279,6 +287,76 @@ mod tests {
         drop(stream);
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(log.watchers(), 0);
+    }
+
+    async fn next(stream: &mut WatchStream) -> proto::WatchResponse {
+        stream.next().await.expect("open").expect("no status")
+    }
+
+    async fn next_beat(stream: &mut WatchStream) -> (u64, proto::NodeLoad) {
+        loop {
+            let response = next(stream).await;
+            if let Some(Wire::Heartbeat(beat)) = response.fact {
+                return (response.revision, beat.load.expect("each has the load"));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_come_as_often_as_asked_for_however_many_facts_come_between() {
+        let log = FactLog::new();
+        change(&log, false);
+        let load =
+            watch::Sender::new(NodeLoad { calls: 7, max_calls: Some(9), is_draining: false });
+        let (mut stream, _backend) = watch_of(&log, &load);
+        let teller = log.clone();
+        tokio::spawn(async move {
+            let mut each = tokio::time::interval(Duration::from_millis(1));
+            for number in 0..100_000 {
+                each.tick().await;
+                change(&teller, number % 2 == 0);
+            }
+        });
+        let begun = Instant::now();
+        let (mut told, mut beats) = (0, 0);
+        while begun.elapsed() < Duration::from_secs(1) {
+            let response = next(&mut stream).await;
+            match response.fact {
+                Some(Wire::Heartbeat(beat)) => {
+                    beats += 1;
+                    assert_eq!(response.revision, told, "the revision that was told last");
+                    let load = proto::NodeLoad { calls: 7, max_calls: 9, draining: false };
+                    assert_eq!(beat.load, Some(load));
+                }
+                _ => told = response.revision,
+            }
+        }
+        assert!((18..=21).contains(&beats), "{beats} in a second, one each 50 ms");
+        assert!(told > 900, "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_a_backend_drains_is_told_at_once_and_only_when_it_changes() {
+        let log = FactLog::new();
+        change(&log, false);
+        let load = watch::Sender::new(NodeLoad { is_draining: true, ..NodeLoad::default() });
+        let (mut stream, _backend) = watch_of(&log, &load);
+        let begun = Instant::now();
+        // Not within the snapshot: SnapshotBegin, the device, SnapshotComplete.
+        for _ in 0..3 {
+            let response = next(&mut stream).await;
+            assert!(!matches!(response.fact, Some(Wire::Heartbeat(_))), "{response:?}");
+        }
+        assert!(next_beat(&mut stream).await.1.draining);
+        for draining in [false, true, false] {
+            load.send_modify(|load| load.is_draining = draining);
+            assert_eq!(next_beat(&mut stream).await.1.draining, draining);
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "at once");
+        // How many calls there are waits for the next one.
+        load.send_modify(|load| load.calls = 5);
+        assert_eq!(next_beat(&mut stream).await.1.calls, 5);
+        assert_eq!(begun.elapsed(), Duration::from_millis(50));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use undertone::cluster::{Cluster, ClusterConfig, NodeId, Output, Token, WorkId};
 use undertone::model::{
     Activity, AdmissionAsked, CallFact, CallId, CallType, Capabilities, Command, CommandContext,
     DeviceFact, DeviceId, DeviceKind, Fact, FactTable, Failure, LegState, Mode, MonitorFact,
-    MonitorState, Now, PartyFact, PartyRole, Reason, Refusal, Scope, Timestamp,
+    MonitorState, NodeLoad, Now, PartyFact, PartyRole, Reason, Refusal, Scope, Timestamp,
 };
 use undertone::supervision::{LegOutcome, Supervision, SupervisionConfig, SupervisionOutput};
 
@@ -649,6 +649,79 @@ fn commands_go_to_the_node_that_has_the_call() {
     assert_eq!(world.ask(hangup("none")).unwrap_err().reason, Reason::NotFound);
     world.cut(1);
     assert_eq!(world.ask(hangup("c")).unwrap_err().reason, Reason::Unavailable);
+}
+
+/// The phone of anna is reached by both nodes, which are as busy as this; the node that is to call.
+fn called_by(loads: [NodeLoad; 2], reaches: [bool; 2]) -> Vec<bool> {
+    let mut world = World::met(2);
+    for (index, (load, registered)) in loads.into_iter().zip(reaches).enumerate() {
+        let anna = world.nodes[index].devices.get_mut(&DeviceId::from("anna")).unwrap();
+        anna.registered = registered;
+        let fact = Fact::Device(anna.clone());
+        world.nodes[index].say(fact);
+        world.cluster.handle_load(NodeId(index as u32), load);
+    }
+    world.settle();
+    let dial = Command::Dial {
+        device: "anna".into(),
+        destination: "0123".into(),
+        user_data: Default::default(),
+    };
+    world.command(dial);
+    world.nodes.iter().map(|node| !node.commands.is_empty()).collect()
+}
+
+#[test]
+fn a_call_is_made_at_a_node_that_reaches_the_phone_and_takes_calls_the_one_with_most_room() {
+    let load = |calls, max_calls| NodeLoad { calls, max_calls, is_draining: false };
+    let draining = NodeLoad { is_draining: true, ..NodeLoad::default() };
+    let (first, second) = (vec![true, false], vec![false, true]);
+    let idle = NodeLoad::default();
+    for (loads, reaches, expected) in [
+        ([idle, idle], [true, true], &first),
+        ([idle, idle], [false, true], &second),
+        ([draining, idle], [true, true], &second),
+        ([draining, load(9, Some(10))], [true, true], &second),
+        ([load(10, Some(10)), load(99, Some(100))], [true, true], &second),
+        ([load(1, Some(10)), load(2, Some(100))], [true, true], &second),
+        ([load(2, None), load(1, None)], [true, true], &second),
+        // Only there it is known why the phone can not be called.
+        ([draining, idle], [true, false], &first),
+        ([draining, idle], [false, false], &second),
+        ([draining, draining], [false, true], &second),
+    ] {
+        assert_eq!(&called_by(loads, reaches), expected, "{loads:?} {reaches:?}");
+    }
+}
+
+#[test]
+fn the_cluster_is_as_busy_as_its_nodes_that_can_be_asked() {
+    let mut cluster = Cluster::new(ClusterConfig::default(), "test");
+    let now = Now { mono: clock::instant(), wall: Timestamp(1_800_000_000_000) };
+    let load = |calls, is_draining| NodeLoad { calls, max_calls: Some(10), is_draining };
+    let told = |cluster: &mut Cluster| {
+        let outputs = std::iter::from_fn(|| cluster.poll_output());
+        let loads = outputs.filter_map(|output| match output {
+            Output::Load(load) => Some(load),
+            _ => None,
+        });
+        loads.last()
+    };
+    for (id, calls) in [(0, 3), (1, 4)] {
+        cluster.handle_node_added(NodeId(id));
+        cluster.handle_load(NodeId(id), load(calls, true));
+        assert_eq!(told(&mut cluster), None, "nothing is known of it yet");
+        cluster.handle_fact(NodeId(id), Fact::SnapshotBegin, now);
+        cluster.handle_fact(NodeId(id), Fact::SnapshotComplete, now);
+    }
+    let both = NodeLoad { calls: 7, max_calls: Some(20), is_draining: true };
+    assert_eq!(told(&mut cluster), Some(both));
+    cluster.handle_load(NodeId(1), load(4, false));
+    assert_eq!(told(&mut cluster), Some(NodeLoad { is_draining: false, ..both }));
+    cluster.handle_load(NodeId(1), load(4, false));
+    assert_eq!(told(&mut cluster), None, "it is no news");
+    cluster.handle_fact(NodeId(0), Fact::Lost, now);
+    assert_eq!(told(&mut cluster), Some(load(4, false)));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use undertone::gateway::task::GatewayHandle;
 use undertone::grpc;
 use undertone::model::{
     Activity, CallId, Capabilities, Command, CommandContext, DeviceFact, DeviceId, DeviceKind,
-    Fact, Mode, MonitorState, Reason, Refusal, Scope,
+    Fact, Mode, MonitorState, NodeLoad, Reason, Refusal, Scope,
 };
 use undertone::store;
 use undertone::supervision;
@@ -434,4 +434,20 @@ async fn carry(mut near: TcpStream, server: SocketAddr, mut whole: watch::Receiv
         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
         _ = whole.changed() => {}
     }
+}
+
+#[tokio::test]
+async fn how_busy_a_backend_is_comes_to_its_gateway_and_from_there_to_whoever_it_serves() {
+    let (server, CommandInbox { commands: _commands, facts: _, load }) =
+        serve(simulated::capabilities());
+    let busy = NodeLoad { calls: 3, max_calls: Some(5), is_draining: false };
+    load.send_replace(busy);
+    let line = line(in_process(server));
+    let mut told = line.load.clone();
+    let wait = timeout(PATIENCE, told.wait_for(|load| *load == busy));
+    wait.await.expect("it comes with Describe").expect("the line lives");
+    let draining = NodeLoad { is_draining: true, ..busy };
+    load.send_replace(draining);
+    let wait = timeout(PATIENCE, told.wait_for(|load| *load == draining));
+    wait.await.expect("it comes at once").expect("the line lives");
 }
