@@ -60,7 +60,9 @@ async fn from_here(request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     match peer.is_some_and(|ConnectInfo(peer)| peer.ip().to_canonical().is_loopback()) {
         true => next.run(request).await,
-        false => (StatusCode::FORBIDDEN, "error this is for this machine alone\n").into_response(),
+        false => {
+            (StatusCode::FORBIDDEN, "error this is done from this machine alone\n").into_response()
+        }
     }
 }
 

@@ -713,9 +713,10 @@ fn the_cluster_is_as_busy_as_its_nodes_that_can_be_asked() {
         assert_eq!(told(&mut cluster), None, "nothing is known of it yet");
         cluster.handle_fact(NodeId(id), Fact::SnapshotBegin, now);
         cluster.handle_fact(NodeId(id), Fact::SnapshotComplete, now);
+        let all = NodeLoad { max_calls: Some(10 + 10 * id), ..load(3 + 4 * id, true) };
+        assert_eq!(told(&mut cluster), Some(all));
     }
     let both = NodeLoad { calls: 7, max_calls: Some(20), is_draining: true };
-    assert_eq!(told(&mut cluster), Some(both));
     cluster.handle_load(NodeId(1), load(4, false));
     assert_eq!(told(&mut cluster), Some(NodeLoad { is_draining: false, ..both }));
     cluster.handle_load(NodeId(1), load(4, false));

@@ -118,7 +118,8 @@ async fn a_gateway_that_has_never_met_its_backend_says_so_instead_of_describing_
     wire.mend();
     let mut ready = gateway.readiness();
     timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.unwrap().unwrap();
-    let described = client.describe(proto::DescribeRequest {}).await.unwrap().into_inner();
+    let mut described = client.describe(proto::DescribeRequest {}).await.unwrap().into_inner();
+    assert_eq!(described.load.take(), Some(proto::NodeLoad::default()));
     assert_eq!(described, (&simulated::capabilities()).into());
     let mut told = client.watch(proto::WatchRequest::default()).await.unwrap().into_inner();
     let mut devices = 0;
