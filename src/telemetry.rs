@@ -338,6 +338,8 @@ fn describe() {
         ("undertone_sip_registrations", "Devices whose phones are registered now."),
         ("undertone_media_legs", "Open media legs now."),
         ("undertone_backend_ready", "1 while the gateway has its telephony backend."),
+        ("undertone_nodes", "Backends of a gateway that has several."),
+        ("undertone_nodes_ready", "Those of them that can be asked now."),
         ("undertone_cometd_held", "CometD connects held now."),
         ("undertone_cometd_websockets", "Websockets of the event channel that are open now."),
         ("undertone_cometd_queued", "Events that wait for CometD sessions now."),

@@ -37,8 +37,8 @@ pub async fn only_local(request: Request, next: Next) -> Response {
     match is_local(request.headers(), request.uri()) {
         true => next.run(request).await,
         false => {
-            let text = "error this is done from this machine alone: the Host, and the Origin of a page, \
-                        must be localhost or a loopback address\n";
+            let text = "error this is done from this machine alone: the Host, and the Origin of a \
+                        page, must be localhost or a loopback address\n";
             (StatusCode::FORBIDDEN, text).into_response()
         }
     }
