@@ -5,17 +5,15 @@ mod machine;
 mod random;
 
 use crate::crash::{coach, my_device, on};
+use crate::support::drain::{asked_by_options, drain};
 use crate::support::process::{ANY, Process};
-use crate::support::rest_client::{RestClient, http_client};
+use crate::support::rest_client::RestClient;
 use crate::support::server::{AGENT, CUSTOMER, SUPERVISOR, bystander, directory};
 use crate::support::talk::{COACH, PATIENCE, TALK, Trio};
 use crate::support::wait;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
 use tempfile::TempDir;
-use tokio::net::UdpSocket;
-use tokio::time::timeout;
 
 /// Two SIP backends with the same devices, each with a state of its own, and a gateway of both.
 struct House {
@@ -148,32 +146,6 @@ async fn a_node_that_dies_in_a_coached_call_leaves_the_supervisor_armed_for_the_
     let elsewhere = Trio::register(house.node(1).door("sip")).await;
     elsewhere.call().await;
     elsewhere.hear(COACH).await;
-}
-
-/// What a node answers to an OPTIONS of a stranger.
-async fn asked_by_options(sip: SocketAddr, name: &str) -> String {
-    let socket = UdpSocket::bind(ANY).await.unwrap();
-    let address = socket.local_addr().unwrap();
-    let options = format!(
-        "OPTIONS sip:{sip} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch=z9hG4bK{name};rport\r\n\
-         Max-Forwards: 70\r\nFrom: <sip:x@{address}>;tag=x\r\nTo: <sip:{sip}>\r\n\
-         Call-ID: {name}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
-    );
-    socket.send_to(options.as_bytes(), sip).await.unwrap();
-    let mut answer = vec![0; 4096];
-    let read = timeout(PATIENCE, socket.recv(&mut answer)).await.unwrap().unwrap();
-    String::from_utf8(answer[..read].to_vec()).unwrap()
-}
-
-/// What a process says of its drain when this is asked there: status and JSON.
-async fn drain(process: &Process, method: Method, origin: Option<&str>) -> (u16, Value) {
-    let url = format!("http://{}/drain", process.door("admin"));
-    let mut asked = http_client().request(method, url);
-    if let Some(origin) = origin {
-        asked = asked.header("Origin", origin);
-    }
-    let answer = asked.send().await.unwrap();
-    (answer.status().as_u16(), answer.json().await.unwrap_or_default())
 }
 
 #[tokio::test(flavor = "multi_thread")]
