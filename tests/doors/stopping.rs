@@ -121,7 +121,7 @@ async fn a_full_process_says_so_to_switches_and_a_drain_is_taken_back_but_not_si
     let empty =
         async || (drain(&serve, Method::GET, None).await == draining(false, 0)).then_some(());
     wait::found(PATIENCE, empty).await.expect("the call is over");
-    is_answered("empty again", "200").await;
+    is_answered("emptied", "200").await;
 
     assert_eq!(drain(&serve, Method::POST, None).await, draining(true, 0));
     is_answered("draining", "503").await;
@@ -134,7 +134,7 @@ async fn a_full_process_says_so_to_switches_and_a_drain_is_taken_back_but_not_si
     let refused = answer.json::<Value>().await.unwrap();
     assert_eq!(refused["statusMessage"], "The backend takes no new calls.");
     assert_eq!(drain(&serve, Method::DELETE, None).await, draining(false, 0));
-    is_answered("taken back", "200").await;
+    is_answered("taken-back", "200").await;
 
     trio.call().await;
     serve.signal(Signal::SIGTERM);
