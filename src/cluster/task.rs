@@ -135,6 +135,10 @@ where
     fn change(&mut self, member: Membership) {
         match member {
             Membership::Added(id, address) => {
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.is_leaving = false;
+                    return;
+                }
                 tracing::info!(node = %address, "a node of the cluster");
                 let connection = match (self.connect)(&address) {
                     Ok(connection) => connection,
