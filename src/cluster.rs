@@ -37,10 +37,15 @@ use std::time::{Duration, Instant};
 
 /// Feature codes whose node is remembered; each is answered within seconds.
 const CODES: usize = 4096;
+/// Supervisors whose monitors are gone that are remembered, and for how long.
+const CANCELLED: usize = 50_000;
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+/// How long after its end a node may still tell of a monitor as of one that is there.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Commands of the cluster's own that wait for their answer at one node.
 const IN_FLIGHT: usize = 64;
 
-/// Names a node from when it is added; no name is used twice.
+/// Names a node from when it is added; no other node ever has the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
 
@@ -122,6 +127,8 @@ pub struct Cluster {
     instance: String,
     nodes: BTreeMap<NodeId, Node>,
     monitors: BTreeMap<DeviceId, ClusterMonitor>,
+    /// The supervisors whose monitors are gone, and since when.
+    cancelled: BTreeMap<DeviceId, Instant>,
     /// When a monitor is looked at again; one that was looked at meanwhile is so in vain.
     wakes: BTreeSet<(Instant, DeviceId)>,
     /// Devices as they were told last.
@@ -158,6 +165,7 @@ impl Cluster {
             instance: instance.to_owned(),
             nodes: BTreeMap::new(),
             monitors: BTreeMap::new(),
+            cancelled: BTreeMap::new(),
             wakes: BTreeSet::new(),
             devices: BTreeMap::new(),
             settings: BTreeMap::new(),
@@ -173,9 +181,10 @@ impl Cluster {
         }
     }
 
-    /// A node that may be there from now on.
+    /// A node that may be there from now on; one of before that is not forgotten yet goes on as what it
+    /// was.
     pub fn handle_node_added(&mut self, id: NodeId) {
-        self.nodes.insert(id, Node::default());
+        self.nodes.entry(id).or_default().is_removed = false;
     }
 
     /// A node that is none any more, and is not told of again: as one that is lost for good.
@@ -186,7 +195,7 @@ impl Cluster {
         };
         node.is_removed = true;
         if node.is_expired || node.lost_since.is_none() {
-            self.forget(id);
+            self.forget(id, now);
         }
     }
 
@@ -316,6 +325,14 @@ impl Cluster {
     }
 
     fn handle_call(&mut self, id: NodeId, call: CallFact) {
+        // An id that another node has told of first is that one's.
+        if self
+            .nodes
+            .iter()
+            .any(|(other, node)| *other != id && node.facts.call(&call.id).is_some())
+        {
+            return;
+        }
         let node = self.node(id);
         if call.is_over() {
             node.facts.remove_call(&call.id);
@@ -331,15 +348,24 @@ impl Cluster {
         node.facts.insert_monitor(fact.clone());
         if in_snapshot {
             // Which calls are over is known at its end, and is told first.
-            return node.found.push(fact);
+            return drop(node.found.insert(fact.supervisor.clone(), fact));
         }
         self.take_monitor(id, fact, false, now);
     }
 
     fn take_monitor(&mut self, id: NodeId, fact: MonitorFact, in_snapshot: bool, now: Now) {
         let supervisor = fact.supervisor.clone();
+        let is_known = self.monitors.contains_key(&supervisor);
+        let is_cancelled = self
+            .cancelled
+            .get(&supervisor)
+            .is_some_and(|at| in_snapshot || now.mono.saturating_duration_since(*at) < SETTLED);
         let monitor = self.monitors.entry(supervisor.clone());
-        monitor.or_insert_with(|| ClusterMonitor::new(supervisor.clone()));
+        let monitor = monitor.or_insert_with(|| ClusterMonitor::new(supervisor.clone()));
+        // One that is on its way out, or was, and not one of another client.
+        if monitor.desired().is_none() && (is_known || is_cancelled) {
+            monitor.expect(id);
+        }
         self.step(&supervisor, now, |monitor| monitor.handle_fact(id, fact, in_snapshot));
     }
 
@@ -349,7 +375,7 @@ impl Cluster {
         let is_told = self.is_told;
         let node = self.node(id);
         if !is_told || node.facts.is_in_snapshot() {
-            return node.admissions.push(asked);
+            return drop(node.admissions.insert(asked.supervisor.clone(), asked));
         }
         let monitor = self.monitors.get(&asked.supervisor);
         if monitor.is_some_and(|monitor| monitor.is_active_at(id)) {
@@ -359,14 +385,19 @@ impl Cluster {
 
     /// Asks the gateway what a node has asked while the gateway could not be.
     fn ask_admissions(&mut self, id: NodeId) {
-        for asked in std::mem::take(&mut self.node(id).admissions) {
+        for asked in std::mem::take(&mut self.node(id).admissions).into_values() {
             self.handle_admission(id, asked);
         }
     }
 
     fn handle_ready(&mut self, id: NodeId, now: Now) {
         let node = self.node(id);
-        let unrepeated = node.facts.complete_snapshot().unwrap_or_default();
+        let snapshot = node.facts.complete_snapshot();
+        if node.is_ready && snapshot.is_none() {
+            return;
+        }
+        let is_whole = snapshot.is_some();
+        let unrepeated = snapshot.unwrap_or_default();
         node.is_ready = true;
         (node.lost_since, node.is_away, node.is_expired) = (None, false, false);
         let mut over = Vec::new();
@@ -379,11 +410,22 @@ impl Cluster {
         for supervisor in &unrepeated.monitors {
             node.facts.remove_monitor(supervisor);
         }
+        let mut found = std::mem::take(&mut node.found);
         over.into_iter().for_each(|call| self.tell_over(call));
-        for supervisor in &unrepeated.monitors {
-            self.step(supervisor, now, |monitor| monitor.handle_missing(id));
+        for (supervisor, monitor) in &mut self.monitors {
+            match found.remove(supervisor) {
+                Some(fact) => {
+                    if monitor.desired().is_none() {
+                        monitor.expect(id);
+                    }
+                    monitor.handle_fact(id, fact, true);
+                }
+                None if is_whole => monitor.handle_missing(id),
+                None => {}
+            }
+            monitor.handle_returned(id, now);
         }
-        for fact in std::mem::take(&mut self.node(id).found) {
+        for fact in found.into_values() {
             self.take_monitor(id, fact, true, now);
         }
         if self.is_told {
@@ -393,7 +435,8 @@ impl Cluster {
         for device in devices.iter().chain(&unrepeated.devices) {
             self.tell_device(device);
         }
-        self.set_again(id, &devices);
+        self.node(id).unset.extend(devices);
+        self.set_missed(id);
         let supervisors: Vec<_> = self.monitors.keys().cloned().collect();
         for supervisor in supervisors {
             self.reconcile(&supervisor, now);
@@ -435,7 +478,13 @@ impl Cluster {
         let Some(node) = self.nodes.get_mut(&id) else {
             return;
         };
-        let Some(since) = node.lost_since.filter(|_| !node.is_ready) else {
+        if node.unset_at.is_some_and(|at| node.is_ready && at <= now.mono) {
+            node.unset_at = None;
+            self.set_missed(id);
+        }
+        let node = self.node(id);
+        let is_silent = !node.is_ready && !node.facts.is_in_snapshot();
+        let Some(since) = node.lost_since.filter(|_| is_silent) else {
             return;
         };
         if !node.is_away && since + config.silence <= now.mono {
@@ -456,12 +505,12 @@ impl Cluster {
                 self.step(&supervisor, now, |monitor| monitor.handle_expired(id));
             }
             if is_removed {
-                self.forget(id);
+                self.forget(id, now);
             }
         }
     }
 
-    fn forget(&mut self, id: NodeId) {
+    fn forget(&mut self, id: NodeId, now: Now) {
         self.nodes.remove(&id);
         for monitor in self.monitors.values_mut() {
             monitor.forget_node(id);
@@ -469,6 +518,8 @@ impl Cluster {
         let devices: Vec<_> = self.devices.keys().cloned().collect();
         devices.iter().for_each(|device| self.tell_device(device));
         self.tell_capabilities();
+        let supervisors: Vec<_> = self.monitors.keys().cloned().collect();
+        supervisors.iter().for_each(|supervisor| self.reconcile(supervisor, now));
     }
 
     /// Supervisors whose call is on a node that has been silent for too long.
@@ -517,7 +568,7 @@ impl Cluster {
             };
             let owed = monitor.take_owed(*id);
             if owed.is_none() && node.in_flight >= IN_FLIGHT {
-                node.waiting.push_back(supervisor.clone());
+                node.waiting.insert(supervisor.clone());
                 continue;
             }
             steps.push((*id, step, owed));
@@ -532,9 +583,26 @@ impl Cluster {
         };
         if monitor.is_over() {
             self.monitors.remove(supervisor);
+            self.remember_cancelled(supervisor, now);
         } else if let Some(at) = monitor.wakes_at(now) {
             self.wakes.insert((at, supervisor.clone()));
         }
+    }
+
+    /// A monitor that is gone does not come back with a node that was away.
+    fn remember_cancelled(&mut self, supervisor: &DeviceId, now: Now) {
+        if self.cancelled.len() >= CANCELLED {
+            let since = |at: &Instant| now.mono.saturating_duration_since(*at);
+            self.cancelled.retain(|_, at| since(at) < REMEMBERED);
+        }
+        if self.cancelled.len() >= CANCELLED {
+            let oldest = self.cancelled.iter().min_by_key(|(_, at)| **at);
+            let oldest = oldest.map(|(supervisor, _)| supervisor.clone());
+            if let Some(oldest) = oldest {
+                self.cancelled.remove(&oldest);
+            }
+        }
+        self.cancelled.insert(supervisor.clone(), now.mono);
     }
 
     fn send_step(&mut self, node: NodeId, supervisor: &DeviceId, step: Step, owed: Option<Token>) {

@@ -1,12 +1,16 @@
 //! Which node a command goes to, and what becomes of the answers of several.
 
 use super::monitor::ClusterMonitor;
-use super::{Cluster, NodeId, Output, Settings, Token, WorkId};
+use super::{Cluster, IN_FLIGHT, NodeId, Output, Settings, Token, WorkId};
 use crate::model::{
     CallId, Command, CommandContext, DeviceId, FeatureCodeId, MonitorFact, MonitorState, Now,
     Reason, Refusal,
 };
 use std::cmp::Reverse;
+use std::time::Duration;
+
+/// How long after a setting has failed at a node it is tried again.
+const SET_AGAIN: Duration = Duration::from_secs(5);
 
 /// What an answer of a node belongs to.
 #[derive(Clone, Debug)]
@@ -14,13 +18,13 @@ pub(super) enum Work {
     /// A step toward a monitor, of the cluster's own or of a command of the gateway.
     Step { node: NodeId, supervisor: DeviceId, is_start: bool, is_own: bool },
     /// A setting that a node has missed.
-    Setting { node: NodeId },
+    Setting { node: NodeId, device: DeviceId },
     /// A command of the gateway for this node alone.
     Passed { token: Token },
     /// Leave to bring a supervisor in.
     Admission { token: Token, node: NodeId, supervisor: DeviceId },
     /// A setting of the gateway, which every node answers.
-    Set { token: Token },
+    Set { token: Token, node: NodeId, device: DeviceId },
 }
 
 /// A command of the gateway that several nodes answer.
@@ -164,7 +168,13 @@ impl Cluster {
         let supervisor = asked.supervisor.clone();
         let monitor = self.monitors.entry(supervisor.clone());
         let monitor = monitor.or_insert_with(|| ClusterMonitor::new(supervisor.clone()));
-        let before = monitor.desired().cloned().map(Box::new);
+        let desired = monitor.desired().cloned().map(Box::new);
+        let by = monitor.desired_by().and_then(|token| self.gathered.get(&token));
+        // What has not been accepted yet is not what it is to be again.
+        let before = match by.map(|gathered| &gathered.kind) {
+            Some(GatheredKind::Start { before, .. }) => before.clone(),
+            Some(GatheredKind::Stop | GatheredKind::Setting { .. }) | None => desired,
+        };
         let active = monitor.active();
         let nodes: Vec<_> =
             self.ready().filter(|node| active.is_none_or(|active| active == *node)).collect();
@@ -247,10 +257,11 @@ impl Cluster {
         if nodes.is_empty() {
             return self.reply(token, Err(away()));
         }
-        let kind = GatheredKind::Setting { device, settings };
+        let kind = GatheredKind::Setting { device: device.clone(), settings };
         self.gather(token, context.clone(), nodes.len(), kind);
         for node in nodes {
-            self.send(node, context.clone(), command.clone(), Work::Set { token });
+            let work = Work::Set { token, node, device: device.clone() };
+            self.send(node, context.clone(), command.clone(), work);
         }
     }
 
@@ -280,7 +291,12 @@ impl Cluster {
                     self.step(&supervisor, now, |monitor| monitor.handle_not_admitted(node));
                 }
             }
-            Work::Setting { node } => self.answered(node, now),
+            Work::Setting { node, device } => {
+                if result.is_err() {
+                    self.missed(node, device, now);
+                }
+                self.answered(node, now);
+            }
             Work::Step { node, supervisor, is_start, is_own } => {
                 if let (true, true, Err(refusal)) = (is_start, is_own, &result) {
                     self.outputs.push_back(Output::NotArmed {
@@ -300,7 +316,12 @@ impl Cluster {
                     self.answered(node, now);
                 }
             }
-            Work::Set { token } => self.gathered_one(token, result),
+            Work::Set { token, node, device } => {
+                if result.is_err() {
+                    self.missed(node, device, now);
+                }
+                self.gathered_one(token, result);
+            }
         }
     }
 
@@ -310,8 +331,20 @@ impl Cluster {
             return;
         };
         state.in_flight = state.in_flight.saturating_sub(1);
-        if let Some(supervisor) = state.waiting.pop_front() {
+        while let Some(state) = self.nodes.get_mut(&node)
+            && state.in_flight < IN_FLIGHT
+            && let Some(supervisor) = state.waiting.pop_first()
+        {
             self.reconcile(&supervisor, now);
+        }
+        self.set_missed(node);
+    }
+
+    /// A setting has not reached a node: it is tried again later.
+    fn missed(&mut self, node: NodeId, device: DeviceId, now: Now) {
+        if let Some(state) = self.nodes.get_mut(&node) {
+            state.unset.insert(device);
+            state.unset_at = Some(now.mono + SET_AGAIN);
         }
     }
 
@@ -372,11 +405,16 @@ impl Cluster {
         self.reply(token, result);
     }
 
-    /// A node is back: it is set as the others are.
-    pub(super) fn set_again(&mut self, node: NodeId, devices: &[DeviceId]) {
-        for device in devices {
-            let wanted = self.wanted_settings(node, device);
-            let Some(fact) = self.node(node).facts.device(device) else {
+    /// Sets a node as the others are, where it is not: some devices at a time.
+    pub(super) fn set_missed(&mut self, node: NodeId) {
+        while let Some(state) = self.nodes.get_mut(&node)
+            && state.is_ready
+            && state.unset_at.is_none()
+            && state.in_flight < IN_FLIGHT
+            && let Some(device) = state.unset.pop_first()
+        {
+            let wanted = self.wanted_settings(node, &device);
+            let Some(fact) = self.node(node).facts.device(&device) else {
                 continue;
             };
             let on = wanted.do_not_disturb.filter(|on| *on != fact.do_not_disturb);
@@ -385,7 +423,8 @@ impl Cluster {
                 on.map(|on| Command::SetDoNotDisturb { device: device.clone(), on });
             let forwarding = to.map(|to| Command::SetForwarding { device: device.clone(), to });
             for command in do_not_disturb.into_iter().chain(forwarding) {
-                self.send_own(node, None, command, Work::Setting { node });
+                let work = Work::Setting { node, device: device.clone() };
+                self.send_own(node, None, command, work);
             }
         }
     }

@@ -50,31 +50,25 @@ pub(super) enum Membership {
     Removed(NodeId),
 }
 
-/// The nodes that there are, by their addresses; each gets an id that no other ever had.
+/// The nodes that there are, and were, by their addresses. One that comes back is what it was.
 #[derive(Debug, Default)]
 struct Members {
-    known: BTreeMap<NodeAddress, NodeId>,
-    next: u32,
+    ids: BTreeMap<NodeAddress, NodeId>,
+    present: BTreeSet<NodeAddress>,
 }
 
 impl Members {
     /// What has changed now that these are the nodes.
     fn set(&mut self, now: BTreeSet<NodeAddress>) -> Vec<Membership> {
-        let gone: Vec<_> =
-            self.known.keys().filter(|address| !now.contains(*address)).cloned().collect();
-        let mut changes: Vec<_> = gone
-            .iter()
-            .filter_map(|address| self.known.remove(address).map(Membership::Removed))
-            .collect();
-        for address in now {
-            if self.known.contains_key(&address) {
-                continue;
-            }
-            let id = NodeId(self.next);
-            self.next += 1;
-            self.known.insert(address.clone(), id);
-            changes.push(Membership::Added(id, address));
+        let gone = self.present.difference(&now);
+        let gone = gone.filter_map(|address| self.ids.get(address)).copied();
+        let mut changes: Vec<_> = gone.map(Membership::Removed).collect();
+        for address in now.difference(&self.present) {
+            let next = NodeId(self.ids.len() as u32);
+            let id = *self.ids.entry(address.clone()).or_insert(next);
+            changes.push(Membership::Added(id, address.clone()));
         }
+        self.present = now;
         changes
     }
 }
@@ -140,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_comes_back_is_another_than_it_was() {
+    fn a_node_that_comes_back_is_what_it_was() {
         let mut members = Members::default();
         let added = members.set(BTreeSet::from([at(1), at(2)]));
         assert_eq!(
@@ -148,8 +142,11 @@ mod tests {
             [Membership::Added(NodeId(0), at(1)), Membership::Added(NodeId(1), at(2))]
         );
         assert_eq!(members.set(BTreeSet::from([at(2)])), [Membership::Removed(NodeId(0))]);
-        let back = members.set(BTreeSet::from([at(1), at(2)]));
-        assert_eq!(back, [Membership::Added(NodeId(2), at(1))]);
+        let back = members.set(BTreeSet::from([at(1), at(2), at(3)]));
+        assert_eq!(
+            back,
+            [Membership::Added(NodeId(0), at(1)), Membership::Added(NodeId(2), at(3))]
+        );
     }
 
     #[tokio::test]

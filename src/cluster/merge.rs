@@ -8,6 +8,7 @@ impl Cluster {
     pub(super) fn meet(&mut self, now: Now) {
         let (ready, all) = self.ready_nodes();
         if self.is_told || ready == 0 {
+            self.meeting_since = None;
             return;
         }
         let since = *self.meeting_since.get_or_insert(now.mono);

@@ -13,7 +13,8 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// How long after an acceptance its fact may take.
 const SETTLING: Duration = Duration::from_secs(5);
-/// How long after leave to join the node may take to say that it brings the supervisor in.
+/// How long after leave to join the node may take to say that it brings the supervisor in, and after
+/// a stop to say that the monitor is gone.
 const JOINING: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -44,6 +45,13 @@ struct NodeCopy {
     /// It has been given leave to bring the supervisor in, and its facts do not show that yet; until
     /// then it is taken for true.
     admitted_until: Option<Instant>,
+    /// It is lost, and the supervisor was on a call there, or about to be: nobody knows whether that
+    /// is still so.
+    is_held: bool,
+    /// It is lost for so long that its calls count as over.
+    is_expired: bool,
+    /// A stop was sent to it, and nobody knows whether it has arrived.
+    may_have_stopped: bool,
     failures: u32,
     retry_at: Option<Instant>,
 }
@@ -56,14 +64,16 @@ impl NodeCopy {
     /// The supervisor is on a call there, or about to be. One that waits for leave while the monitor
     /// is being taken back from there is not.
     fn is_busy(&self) -> bool {
-        let is_stopping =
-            matches!(self.pending, Some(Pending::Sent { is_start: false, .. } | Pending::Stopped));
+        let is_stopping = matches!(
+            self.pending,
+            Some(Pending::Sent { is_start: false, .. } | Pending::Stopped { .. })
+        );
         let is_busy = |fact: &MonitorFact| match fact.state {
             MonitorState::Armed => false,
             MonitorState::Admitting { .. } => !is_stopping,
             MonitorState::Inviting { .. } | MonitorState::Joined { .. } => true,
         };
-        self.admitted_until.is_some() || self.fact.as_ref().is_some_and(is_busy)
+        self.is_held || self.admitted_until.is_some() || self.fact.as_ref().is_some_and(is_busy)
     }
 
     fn may_hold(&self) -> bool {
@@ -79,7 +89,7 @@ enum Pending {
     /// It has accepted a start.
     Started { until: Instant },
     /// It has accepted a stop, and has yet to say that the monitor is gone.
-    Stopped,
+    Stopped { until: Instant },
 }
 
 /// What is sent to a node.
@@ -128,6 +138,11 @@ impl ClusterMonitor {
 
     pub(super) fn user(&self) -> Option<UserId> {
         self.user.clone()
+    }
+
+    /// The command of the gateway that it is to be as it is by.
+    pub(super) fn desired_by(&self) -> Option<Token> {
+        self.desired_by
     }
 
     pub(super) fn desired(&self) -> Option<&MonitorFact> {
@@ -179,11 +194,16 @@ impl ClusterMonitor {
     pub(super) fn handle_fact(&mut self, node: NodeId, fact: MonitorFact, in_snapshot: bool) {
         let may_say = self.active.is_none_or(|active| active == node);
         let copy = self.copies.entry(node).or_default();
+        // Back from its disk, without the one call that it was for.
+        let is_spent = in_snapshot && copy.fact.as_ref().is_some_and(is_spent);
+        if is_spent && may_say && !matches!(fact.state, MonitorState::Joined { .. }) {
+            (self.desired, self.desired_by) = (None, None);
+        }
         let is_idle = copy.pending.is_none();
         let is_known = copy.may_hold();
         let is_news = match &self.desired {
             // One that is known is on its way out.
-            None => !is_known,
+            None => !is_known && fact.confirm_joins,
             Some(desired) => !in_snapshot && may_say && !is_same_asked(desired, &fact),
         };
         if is_idle && is_news {
@@ -196,6 +216,9 @@ impl ClusterMonitor {
             copy.pending = None;
         }
         copy.may_have = false;
+        if in_snapshot {
+            copy.may_have_stopped = false;
+        }
         if let MonitorState::Inviting { .. } | MonitorState::Joined { .. } = fact.state {
             copy.admitted_until = None;
         }
@@ -218,7 +241,8 @@ impl ClusterMonitor {
 
     /// Time has passed.
     pub(super) fn handle_time(&mut self, now: Now) {
-        let is_due = |copy: &NodeCopy| copy.admitted_until.is_some_and(|at| at <= now.mono);
+        let is_due =
+            |copy: &NodeCopy| !copy.is_held && copy.admitted_until.is_some_and(|at| at <= now.mono);
         let due = self.copies.iter().filter(|(_, copy)| is_due(copy)).map(|(id, _)| *id);
         for node in due.collect::<Vec<_>>() {
             self.handle_not_admitted(node);
@@ -251,13 +275,13 @@ impl ClusterMonitor {
         };
         copy.fact = None;
         let is_ours = match &copy.pending {
-            None => false,
+            None => std::mem::take(&mut copy.may_have_stopped),
             Some(Pending::Sent { is_start: true, .. } | Pending::Started { .. }) => true,
             Some(Pending::Sent { is_start: false, .. }) => {
                 copy.may_have = false;
                 true
             }
-            Some(Pending::Stopped) => {
+            Some(Pending::Stopped { .. }) => {
                 (copy.pending, copy.may_have) = (None, false);
                 true
             }
@@ -268,26 +292,48 @@ impl ClusterMonitor {
         self.find_active(node);
     }
 
-    /// A node that was away has come back without it. One whose call it was is done, unless it was
-    /// for all calls; any other is armed there again.
+    /// A node has come back without it. One whose call it was is done, unless it was for all calls;
+    /// any other is armed there again.
     pub(super) fn handle_missing(&mut self, node: NodeId) {
         let Some(copy) = self.copies.get_mut(&node) else {
             return;
         };
-        (copy.may_have, copy.admitted_until) = (false, None);
+        if let Some(Pending::Stopped { .. }) = copy.pending {
+            copy.pending = None;
+        }
+        // What was accepted after the snapshot is told after it.
+        copy.may_have = matches!(
+            copy.pending,
+            Some(Pending::Started { .. } | Pending::Sent { is_start: true, .. })
+        );
+        (copy.may_have_stopped, copy.admitted_until) = (false, None);
         if copy.fact.take().is_some_and(|fact| is_spent(&fact)) && self.active == Some(node) {
             (self.desired, self.desired_by) = (None, None);
         }
+    }
+
+    /// A node can be asked again, and all it has is known.
+    pub(super) fn handle_returned(&mut self, node: NodeId, now: Now) {
+        let Some(copy) = self.copies.get_mut(&node) else {
+            return;
+        };
+        (copy.is_held, copy.is_expired) = (false, false);
+        // What has become of the leave that it was given is still to come.
+        copy.admitted_until = copy.admitted_until.map(|_| now.mono + JOINING);
         self.find_active(node);
     }
 
-    /// A node has been away for so long that its calls are over.
+    /// A node has been away for so long that its calls count as over. Whether the supervisor is on
+    /// one nobody knows: nobody else brings the supervisor in before the node is back.
     pub(super) fn handle_expired(&mut self, node: NodeId) {
-        let had = self.copies.get(&node).is_some_and(NodeCopy::may_hold);
-        self.handle_missing(node);
         if let Some(copy) = self.copies.get_mut(&node) {
-            copy.may_have = had;
+            copy.is_expired = true;
         }
+    }
+
+    /// A node may have it, from before it was cancelled.
+    pub(super) fn expect(&mut self, node: NodeId) {
+        self.copies.entry(node).or_default().may_have = true;
     }
 
     /// A node cannot be asked any more: the command of the gateway that it was not sent. What was
@@ -295,8 +341,13 @@ impl ClusterMonitor {
     pub(super) fn handle_lost(&mut self, node: NodeId) -> Option<Token> {
         let copy = self.copies.get_mut(&node)?;
         (copy.retry_at, copy.failures) = (None, 0);
-        if let Some(Pending::Started { .. } | Pending::Stopped) = copy.pending {
-            copy.pending = None;
+        copy.is_held |= copy.is_busy();
+        match copy.pending {
+            Some(Pending::Started { .. }) => copy.pending = None,
+            Some(Pending::Stopped { .. }) => {
+                (copy.pending, copy.may_have_stopped) = (None, true);
+            }
+            Some(Pending::Sent { .. }) | None => {}
         }
         copy.owes.take()
     }
@@ -324,7 +375,10 @@ impl ClusterMonitor {
 
     /// A node is none any more.
     pub(super) fn forget_node(&mut self, node: NodeId) {
-        self.copies.remove(&node);
+        let fact = self.copies.remove(&node).and_then(|copy| copy.fact);
+        if fact.is_some_and(|fact| is_spent(&fact)) && self.active == Some(node) {
+            (self.desired, self.desired_by) = (None, None);
+        }
         self.find_active(node);
     }
 
@@ -333,7 +387,7 @@ impl ClusterMonitor {
         let may_have = self.active.is_none_or(|active| active == node);
         let wanted = self.desired.as_ref().filter(|_| may_have);
         let copy = self.copies.entry(node).or_default();
-        if let Some(Pending::Started { until }) = copy.pending
+        if let Some(Pending::Started { until } | Pending::Stopped { until }) = copy.pending
             && until <= now.mono
         {
             copy.pending = None;
@@ -346,6 +400,8 @@ impl ClusterMonitor {
             (Some(wanted), Some(_)) if copy.owes.is_some() => Some(Step::Start(wanted.clone())),
             (Some(wanted), Some(fact)) if is_same_asked(wanted, fact) => None,
             (Some(wanted), Some(_) | None) => Some(Step::Start(wanted.clone())),
+            // One that joins unasked is another client's.
+            (None, Some(fact)) if !fact.confirm_joins && copy.owes.is_none() => None,
             (None, _) => copy.may_hold().then_some(Step::Stop),
         }
     }
@@ -382,6 +438,7 @@ impl ClusterMonitor {
         match result {
             Ok(()) => {
                 (copy.failures, copy.retry_at) = (0, None);
+                copy.may_have_stopped = false;
                 let is_shown = match (&copy.fact, is_start) {
                     (Some(fact), true) => {
                         desired.is_none_or(|desired| is_same_asked(desired, fact))
@@ -393,7 +450,7 @@ impl ClusterMonitor {
                 if !is_shown {
                     copy.pending = Some(match is_start {
                         true => Pending::Started { until: now.mono + SETTLING },
-                        false => Pending::Stopped,
+                        false => Pending::Stopped { until: now.mono + JOINING },
                     });
                 }
             }
@@ -402,6 +459,7 @@ impl ClusterMonitor {
                 self.find_active(node);
             }
             Err(refusal) => {
+                copy.may_have_stopped |= !is_start;
                 if is_start && refusal.reason != Reason::Unavailable {
                     copy.may_have = false;
                 }
@@ -416,8 +474,8 @@ impl ClusterMonitor {
     /// When something is to be sent though nothing happens.
     pub(super) fn wakes_at(&self, now: Now) -> Option<Instant> {
         let at = self.copies.values().filter_map(|copy| match copy.pending {
-            Some(Pending::Started { until }) => Some(until),
-            Some(Pending::Sent { .. } | Pending::Stopped) => None,
+            Some(Pending::Started { until } | Pending::Stopped { until }) => Some(until),
+            Some(Pending::Sent { .. }) => None,
             None => copy.retry_at,
         });
         let at = at.chain(self.copies.values().filter_map(|copy| copy.admitted_until));
@@ -450,25 +508,27 @@ impl ClusterMonitor {
     }
 
     fn shown(&self, is_ready: impl Fn(NodeId) -> bool) -> Option<MonitorFact> {
-        if let Some(fact) = self.active.and_then(|active| self.busy_at(active)) {
-            return Some(fact.clone());
+        if let Some(active) = self.active
+            && let Some(fact) = self.busy_at(active)
+        {
+            let is_expired = self.copies.get(&active).is_some_and(|copy| copy.is_expired);
+            return Some(if is_expired { armed(fact) } else { fact.clone() });
         }
         let ready = self.copies.iter().filter(|(id, _)| is_ready(**id));
         let armed_at = ready.filter_map(|(_, copy)| copy.fact.as_ref()).next();
         let wanted = self.desired.as_ref().filter(|_| self.told.is_some());
-        armed_at.or(wanted).map(armed)
+        armed_at.cloned().or_else(|| wanted.map(armed))
     }
 }
 
 /// The same monitor, while it waits for a call.
 fn armed(fact: &MonitorFact) -> MonitorFact {
-    MonitorFact { state: MonitorState::Armed, ..fact.clone() }
+    MonitorFact { state: MonitorState::Armed, confirm_joins: true, ..fact.clone() }
 }
 
-/// The same was asked for. Each join is always confirmed.
+/// The same was asked for.
 fn is_same_asked(one: &MonitorFact, other: &MonitorFact) -> bool {
-    (&one.target, one.activity, one.mode, one.scope, one.agent_side_only)
-        == (&other.target, other.activity, other.mode, other.scope, other.agent_side_only)
+    armed(one) == armed(other) && one.confirm_joins == other.confirm_joins
 }
 
 /// The one call that it was for has been joined.

@@ -2,7 +2,7 @@
 
 use super::ClusterConfig;
 use crate::model::{AdmissionAsked, Capabilities, DeviceId, FactTable, MonitorFact, NodeLoad};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 #[derive(Debug, Default)]
@@ -24,17 +24,25 @@ pub(super) struct Node {
     /// Commands of the cluster's own that it has not answered.
     pub(super) in_flight: usize,
     /// Monitors that wait for their turn to be armed there, or taken back.
-    pub(super) waiting: VecDeque<DeviceId>,
+    pub(super) waiting: BTreeSet<DeviceId>,
+    /// Devices whose settings it may have missed.
+    pub(super) unset: BTreeSet<DeviceId>,
+    /// When a setting that has failed there is tried again.
+    pub(super) unset_at: Option<Instant>,
     /// Monitors of the snapshot that is being read.
-    pub(super) found: Vec<MonitorFact>,
+    pub(super) found: BTreeMap<DeviceId, MonitorFact>,
     /// Asked while the gateway could not be.
-    pub(super) admissions: Vec<AdmissionAsked>,
+    pub(super) admissions: BTreeMap<DeviceId, AdmissionAsked>,
 }
 
 impl Node {
     /// When its silence changes what is told of it.
     pub(super) fn deadline(&self, config: &ClusterConfig) -> Option<Instant> {
-        let since = self.lost_since.filter(|_| !self.is_ready)?;
+        if self.is_ready {
+            return self.unset_at;
+        }
+        // One that tells everything anew is not silent.
+        let since = self.lost_since.filter(|_| !self.facts.is_in_snapshot())?;
         match (self.is_away, self.is_expired) {
             (false, _) => Some(since + config.silence),
             (true, false) => Some(since + config.calls_end),

@@ -173,6 +173,10 @@ where
     fn change(&mut self, member: Membership) {
         match member {
             Membership::Added(id, address) => {
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.is_leaving = false;
+                    return;
+                }
                 tracing::info!(node = %address, "a node of the cluster");
                 let connection = match (self.connect)(&address) {
                     Ok(connection) => connection,
@@ -266,6 +270,8 @@ where
 /// before its facts.
 async fn carry(id: NodeId, node: BackendConnection, news: mpsc::Sender<(NodeId, NodeNews)>) {
     let BackendConnection { commands: _, mut facts, mut capabilities, mut load } = node;
+    // What a node that comes back has said before is no longer so.
+    load.mark_changed();
     let mut has_load = true;
     loop {
         let said = tokio::select! {

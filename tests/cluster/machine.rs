@@ -43,9 +43,13 @@ impl TestNode {
     }
 
     pub(super) fn say(&mut self, fact: Fact) {
-        if self.is_linked {
-            self.facts.push_back(fact);
-        }
+        self.facts.push_back(fact);
+    }
+
+    /// A watch that goes on where it was: what was missed follows.
+    pub(super) fn resume(&mut self) {
+        self.is_linked = true;
+        self.facts.push_front(Fact::SnapshotComplete);
     }
 
     /// Everything as it is, as of a watch that begins.
@@ -153,6 +157,8 @@ pub(super) struct World {
     pub(super) next_token: u64,
     /// Rounds until everything should have arrived.
     pub(super) patience: usize,
+    /// The watch of a node is one that may go on: the node was met, and has not died since.
+    pub(super) may_resume: Vec<bool>,
 }
 
 impl World {
@@ -168,6 +174,7 @@ impl World {
             replies: BTreeMap::new(),
             next_token: 0,
             patience: 100_000,
+            may_resume: vec![false; nodes],
         };
         for index in 0..nodes {
             world.cluster.handle_node_added(NodeId(index as u32));
@@ -244,9 +251,17 @@ impl World {
 
     /// One fact of a node arrives.
     pub(super) fn deliver_fact(&mut self, node: usize) -> bool {
+        if !self.nodes[node].is_linked {
+            return false;
+        }
         let Some(fact) = self.nodes[node].facts.pop_front() else {
             return false;
         };
+        match fact {
+            Fact::SnapshotBegin => self.may_resume[node] = false,
+            Fact::SnapshotComplete => self.may_resume[node] = true,
+            _ => {}
+        }
         self.cluster.handle_fact(NodeId(node as u32), fact, self.now);
         self.drain();
         true
@@ -373,7 +388,6 @@ impl World {
         if !std::mem::take(&mut node.is_linked) {
             return;
         }
-        node.facts.clear();
         let unanswered = node.commands.drain(..).map(|(id, _)| id);
         let unanswered: Vec<_> =
             unanswered.chain(node.answers.drain(..).map(|(id, _)| id)).collect();
@@ -385,9 +399,17 @@ impl World {
         }
     }
 
+    /// The cluster reaches a node again, whose watch goes on where it was.
+    pub(super) fn resume(&mut self, index: usize) {
+        if !self.nodes[index].is_linked {
+            self.nodes[index].resume();
+        }
+    }
+
     /// A node's process dies; its monitors are on its disk.
     pub(super) fn kill(&mut self, index: usize) {
         self.cut(index);
+        self.may_resume[index] = false;
         let node = &mut self.nodes[index];
         let kept = node.supervision.monitors().collect();
         let devices = std::mem::take(&mut node.devices);
@@ -601,7 +623,7 @@ fn while_a_node_with_the_supervisor_is_silent_nobody_else_brings_the_supervisor_
 }
 
 #[test]
-fn the_calls_of_a_dead_node_are_over_in_a_minute_and_its_supervisors_are_armed_elsewhere() {
+fn the_calls_of_a_dead_node_are_over_in_a_minute_and_its_supervisors_wait_for_it() {
     let mut world = World::met(2);
     world.start(Mode::AllCalls).unwrap();
     world.talk(0, "c", "anna");
@@ -610,33 +632,129 @@ fn the_calls_of_a_dead_node_are_over_in_a_minute_and_its_supervisors_are_armed_e
     world.settle();
     world.kill(0);
     world.pass(Duration::from_secs(61));
-    world.settle();
-    assert_eq!(world.told.calls().count(), 0);
-    assert_eq!(world.told_state().as_deref(), Some("armed"));
-    assert_eq!(world.states()[1], "armed");
     world.talk(1, "d", "anna");
     world.settle();
-    assert_eq!(world.states()[1], "inviting");
+    assert_eq!(world.told.call(&"c".into()), None);
+    assert_eq!(world.told_state().as_deref(), Some("armed"));
+    // It may be no more than the way to it, and the supervisor still there.
+    assert_eq!(world.states()[1], "-");
+    assert_eq!(world.start(Mode::AllCalls).unwrap_err().reason, Reason::Unavailable);
     world.revive(0, true);
     world.settle();
     assert_eq!(world.states(), ["-", "inviting"]);
 }
 
 #[test]
-fn a_monitor_that_was_on_the_one_call_of_a_dead_node_is_spent() {
+fn a_dead_node_that_is_none_any_more_keeps_no_supervisor() {
     let mut world = World::met(2);
-    world.start(Mode::NextCall).unwrap();
+    world.start(Mode::AllCalls).unwrap();
     world.talk(0, "c", "anna");
     world.settle();
     world.phone_answers(0, "boss", LegOutcome::Answered);
     world.settle();
     world.kill(0);
+    world.talk(1, "d", "anna");
+    world.cluster.handle_node_removed(NodeId(0), world.now);
     world.pass(Duration::from_secs(61));
     world.settle();
-    assert_eq!(world.told_state(), None);
-    world.revive(0, true);
+    assert_eq!(world.states()[1], "inviting");
+    assert_eq!(world.told.calls().count(), 1);
+}
+
+#[test]
+fn a_monitor_that_was_on_the_one_call_of_a_dead_node_is_spent() {
+    for keeps in [true, false] {
+        let mut world = World::met(2);
+        world.start(Mode::NextCall).unwrap();
+        world.talk(0, "c", "anna");
+        world.settle();
+        world.phone_answers(0, "boss", LegOutcome::Answered);
+        world.settle();
+        world.kill(0);
+        world.pass(Duration::from_secs(61));
+        world.settle();
+        assert_eq!(world.states()[1], "-");
+        world.revive(0, keeps);
+        world.settle();
+        assert_eq!(world.told_state(), None);
+        assert_eq!(world.states(), ["-", "-"]);
+    }
+}
+
+#[test]
+fn a_cancel_is_remembered_for_a_node_that_is_another_one_when_it_is_back() {
+    let mut world = World::met(2);
+    world.start(Mode::AllCalls).unwrap();
+    world.kill(1);
+    world.cluster.handle_node_removed(NodeId(1), world.now);
+    world.pass(Duration::from_secs(61));
+    assert_eq!(world.ask(stop("boss")), Ok(()));
+    world.cluster.handle_node_added(NodeId(1));
+    world.revive(1, true);
     world.settle();
     assert_eq!(world.states(), ["-", "-"]);
+    assert_eq!(world.told_state(), None);
+}
+
+#[test]
+fn a_stop_that_has_arrived_and_was_not_answered_ends_the_monitor_at_that_node_alone() {
+    let mut world = World::met(2);
+    world.start(Mode::AllCalls).unwrap();
+    world.talk(0, "c", "anna");
+    world.settle_but(|_| false);
+    // The monitor is taken back from the other one, which cannot say so.
+    while world.deliver_fact(0) {}
+    world.deliver_command(1);
+    world.cut(1);
+    world.settle();
+    world.phone_answers(0, "boss", LegOutcome::Answered);
+    world.over(0, "c");
+    world.settle();
+    world.resume(1);
+    world.settle();
+    assert_eq!(world.states(), ["armed", "armed"]);
+}
+
+#[test]
+fn a_watch_that_lags_is_told_everything_anew_while_another_node_is_awaited() {
+    let mut world = World::new(2);
+    world.nodes[0].snapshot();
+    world.settle();
+    world.nodes[0].snapshot();
+    world.deliver_fact(0);
+    world.pass(Duration::from_secs(10));
+    world.settle();
+    assert!(!world.lost || world.cluster.poll_timeout().is_some());
+    world.pass(Duration::from_secs(10));
+    assert!(!world.lost);
+}
+
+#[test]
+fn a_call_of_another_node_by_the_same_name_is_not_told() {
+    let mut world = World::met(2);
+    world.talk(0, "c", "anna");
+    world.settle();
+    world.talk(1, "c", "boss");
+    world.over(1, "c");
+    world.settle();
+    assert_eq!(world.told.call(&"c".into()).unwrap().dnis, "anna".into());
+}
+
+#[test]
+fn two_starts_that_are_refused_leave_nothing() {
+    let mut world = World::met(2);
+    for node in 0..2 {
+        let now = world.now;
+        world.nodes[node].obey(&start("other", "anna", Mode::AllCalls), now).unwrap();
+        world.nodes[node].facts.clear();
+    }
+    world.command(start("boss", "anna", Mode::NextCall));
+    world.command(start("boss", "anna", Mode::AllCalls));
+    world.settle();
+    world.pass(Duration::from_secs(120));
+    world.settle();
+    assert_eq!(world.states(), ["-", "-"]);
+    assert_eq!(world.told_state(), None);
 }
 
 #[test]

@@ -4,8 +4,8 @@
 use super::machine::{TestNode, World, start, stop};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
-use undertone::cluster::{NodeId, Token};
+use std::time::Duration;
+use undertone::cluster::Token;
 use undertone::model::{DeviceId, Mode, MonitorState};
 use undertone::supervision::LegOutcome;
 
@@ -27,6 +27,8 @@ enum Event {
     Cut(usize),
     Kill(usize),
     Back(usize, bool),
+    Resume(usize),
+    Again(usize),
     Pass(u8),
 }
 
@@ -44,6 +46,8 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (node.clone(), pair, any::<bool>()).prop_map(|(n, p, ok)| Event::Phone(n, p, ok)),
         1 => node.clone().prop_map(Event::Cut),
         1 => node.clone().prop_map(Event::Kill),
+        2 => node.clone().prop_map(Event::Resume),
+        1 => node.clone().prop_map(Event::Again),
         2 => (node, any::<bool>()).prop_map(|(n, keeps)| Event::Back(n, keeps)),
         2 => (0..8u8).prop_map(Event::Pass),
     ]
@@ -52,8 +56,6 @@ fn event() -> impl Strategy<Value = Event> {
 /// The world, and what should come of it.
 struct Run {
     world: World,
-    /// Since when a node that runs cannot be reached.
-    cut_at: [Option<Instant>; NODES],
     /// Seconds since everything had arrived.
     lag: u8,
     /// Starts and stops of each pair that have been sent, in order.
@@ -89,16 +91,8 @@ impl Run {
                 let outcome = if answers { LegOutcome::Answered } else { LegOutcome::HungUp };
                 world.phone_answers(node, PAIRS[pair].0, outcome);
             }
-            Event::Cut(node) => {
-                if world.nodes[node].is_linked {
-                    self.cut_at[node].get_or_insert(world.now.mono);
-                }
-                world.cut(node);
-            }
-            Event::Kill(node) => {
-                self.cut_at[node] = None;
-                world.kill(node);
-            }
+            Event::Cut(node) => world.cut(node),
+            Event::Kill(node) => world.kill(node),
             Event::Back(node, keeps) => {
                 match (world.nodes[node].is_alive, world.nodes[node].is_linked) {
                     (false, _) => world.revive(node, keeps),
@@ -106,6 +100,9 @@ impl Run {
                     (true, true) => {}
                 }
             }
+            Event::Resume(node) if world.may_resume[node] => world.resume(node),
+            // A watch that lags is told everything anew.
+            Event::Again(node) if world.nodes[node].is_linked => world.nodes[node].snapshot(),
             Event::Pass(seconds) => {
                 // What a node has said arrives within seconds, or the node counts as lost.
                 if seconds > 0 || self.lag > 2 {
@@ -113,33 +110,20 @@ impl Run {
                     self.lag = 0;
                 }
                 self.lag += 1;
-                // Calls on a node that nobody can reach for a minute have ended by themselves.
                 let until = world.now.mono + Duration::from_secs((u64::from(seconds) * 4).max(1));
-                for node in 0..NODES {
-                    let since = self.cut_at[node];
-                    if since.is_some_and(|at| until >= at + Duration::from_secs(55)) {
-                        let calls: Vec<_> = world.nodes[node].calls.keys().cloned().collect();
-                        calls.iter().for_each(|call| world.over(node, call.as_str()));
-                    }
-                }
                 world.pass(until - world.now.mono);
                 for node in &mut world.nodes {
                     node.supervision.handle_timeout(world.now);
                     node.drain();
                 }
             }
-            Event::Talk(..) => {}
+            Event::Talk(..) | Event::Resume(_) | Event::Again(_) => {}
         }
         self.check();
     }
 
     /// No supervisor is on two nodes.
-    fn check(&mut self) {
-        for (index, cut_at) in self.cut_at.iter_mut().enumerate() {
-            if self.world.cluster.is_ready(NodeId(index as u32)) {
-                *cut_at = None;
-            }
-        }
+    fn check(&self) {
         let mut seen = BTreeSet::new();
         for node in &self.world.nodes {
             for supervisor in node.brought_in() {
@@ -176,7 +160,7 @@ proptest! {
     ) {
         let mut world = World::met(NODES);
         world.patience = 1_000;
-        let mut run = Run { world, cut_at: [None; NODES], lag: 0, sent: Vec::new() };
+        let mut run = Run { world, lag: 0, sent: Vec::new() };
         for event in events {
             run.step(event);
         }
