@@ -196,9 +196,11 @@ impl ClusterMonitor {
         let copy = self.copies.entry(node).or_default();
         // Back from its disk, without the one call that it was for.
         let is_spent = in_snapshot && copy.fact.as_ref().is_some_and(is_spent);
-        if is_spent && may_say && !matches!(fact.state, MonitorState::Joined { .. }) {
-            (self.desired, self.desired_by) = (None, None);
+        let is_spent = is_spent && may_say && !matches!(fact.state, MonitorState::Joined { .. });
+        if is_spent {
+            self.spend();
         }
+        let copy = self.copies.entry(node).or_default();
         let is_idle = copy.pending.is_none();
         let is_known = copy.may_hold();
         let is_news = match &self.desired {
@@ -246,6 +248,13 @@ impl ClusterMonitor {
         let due = self.copies.iter().filter(|(_, copy)| is_due(copy)).map(|(id, _)| *id);
         for node in due.collect::<Vec<_>>() {
             self.handle_not_admitted(node);
+        }
+    }
+
+    /// The one call of a monitor is over, unless it has been asked for all calls meanwhile.
+    fn spend(&mut self) {
+        if self.desired.as_ref().is_some_and(|desired| desired.mode == Mode::NextCall) {
+            (self.desired, self.desired_by) = (None, None);
         }
     }
 
@@ -308,7 +317,7 @@ impl ClusterMonitor {
         );
         (copy.may_have_stopped, copy.admitted_until) = (false, None);
         if copy.fact.take().is_some_and(|fact| is_spent(&fact)) && self.active == Some(node) {
-            (self.desired, self.desired_by) = (None, None);
+            self.spend();
         }
     }
 
@@ -377,7 +386,7 @@ impl ClusterMonitor {
     pub(super) fn forget_node(&mut self, node: NodeId) {
         let fact = self.copies.remove(&node).and_then(|copy| copy.fact);
         if fact.is_some_and(|fact| is_spent(&fact)) && self.active == Some(node) {
-            (self.desired, self.desired_by) = (None, None);
+            self.spend();
         }
         self.find_active(node);
     }
