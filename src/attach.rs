@@ -169,6 +169,9 @@ pub enum AttachmentFault {
     /// Nobody coaches at the own phone.
     #[error("'{0}' can not be the number of the agent and of the supervisor")]
     SameNumber(String),
+    /// Each number is one phone's.
+    #[error("{0} and {1} have numbers in common")]
+    Overlap(NumberRange, NumberRange),
     /// What begins so may be a number of the phones.
     #[error("'{prefix}' does not tell numbers outside from {number}")]
     OwnPrefix {
@@ -191,32 +194,64 @@ pub struct Paste {
     pub text: String,
 }
 
+/// These numbers can be led through: there are some, and each is one phone's.
+pub fn check_numbers(numbers: &[NumberRange]) -> Result<(), AttachmentFault> {
+    for (at, range) in numbers.iter().enumerate() {
+        if let Some(other) = numbers[..at].iter().find(|other| other.overlaps(range)) {
+            return Err(AttachmentFault::Overlap(other.clone(), range.clone()));
+        }
+    }
+    if numbers.is_empty() { Err(AttachmentFault::NoNumbers) } else { Ok(()) }
+}
+
+/// The agent and the supervisor can have these of the numbers.
+pub fn check_users(
+    numbers: &[NumberRange],
+    agent: &str,
+    supervisor: &str,
+) -> Result<(), AttachmentFault> {
+    for number in [agent, supervisor] {
+        if !numbers.iter().any(|range| range.contains(number)) {
+            return Err(AttachmentFault::NotAmongThem(number.to_owned()));
+        }
+    }
+    match agent == supervisor {
+        true => Err(AttachmentFault::SameNumber(agent.to_owned())),
+        false => Ok(()),
+    }
+}
+
+/// These prefixes begin none of the numbers.
+pub fn check_outside(
+    outside: &[OutsidePrefix],
+    numbers: &[NumberRange],
+) -> Result<(), AttachmentFault> {
+    for OutsidePrefix(prefix) in outside {
+        let begins = |range: &&NumberRange| range.first_with(prefix).is_some();
+        if let Some(number) = numbers.iter().find(begins) {
+            let (prefix, number) = (prefix.clone(), number.clone());
+            return Err(AttachmentFault::OwnPrefix { prefix, number });
+        }
+    }
+    Ok(())
+}
+
+/// The switch is not where we are.
+pub fn check_addresses(switch: &SwitchAddress, us: OurAddress) -> Result<(), AttachmentFault> {
+    match switch.host == us.0.ip().to_string() && switch.port == us.0.port() {
+        true => Err(AttachmentFault::SameAddress(us.0)),
+        false => Ok(()),
+    }
+}
+
 impl Attachment {
     /// The attachment, if it can be.
     pub fn checked(self) -> Result<Self, AttachmentFault> {
-        if self.numbers.is_empty() {
-            return Err(AttachmentFault::NoNumbers);
-        }
-        for number in [&self.agent, &self.supervisor] {
-            if !self.numbers.iter().any(|range| range.contains(number)) {
-                return Err(AttachmentFault::NotAmongThem(number.clone()));
-            }
-        }
-        if self.agent == self.supervisor {
-            return Err(AttachmentFault::SameNumber(self.agent));
-        }
-        for OutsidePrefix(prefix) in &self.outside {
-            let begins = |range: &&NumberRange| range.first_with(prefix).is_some();
-            if let Some(number) = self.numbers.iter().find(begins) {
-                let (prefix, number) = (prefix.clone(), number.clone());
-                return Err(AttachmentFault::OwnPrefix { prefix, number });
-            }
-        }
-        let us = self.us.0;
-        match self.switch.host == us.ip().to_string() && self.switch.port == us.port() {
-            true => Err(AttachmentFault::SameAddress(us)),
-            false => Ok(self),
-        }
+        check_numbers(&self.numbers)?;
+        check_users(&self.numbers, &self.agent, &self.supervisor)?;
+        check_outside(&self.outside, &self.numbers)?;
+        check_addresses(&self.switch, self.us)?;
+        Ok(self)
     }
 
     /// Our own configuration.
@@ -252,6 +287,10 @@ impl Attachment {
                 paste("freeswitch-without.xml", include_str!("attach/freeswitch-without.xml")),
             ],
             SwitchKind::Kamailio => vec![
+                paste(
+                    "kamailio-authenticated.cfg",
+                    include_str!("attach/kamailio-authenticated.cfg"),
+                ),
                 paste(
                     "kamailio-request-route.cfg",
                     include_str!("attach/kamailio-request-route.cfg"),

@@ -41,7 +41,10 @@ async fn what_is_printed_for_any_kind_of_switch_is_a_good_configuration() {
         for file in written.lines() {
             let text = std::fs::read_to_string(place.path().join(file)).unwrap();
             assert!(printed.contains(&text), "{file} is printed as it is written");
-            assert!(!text.contains("{us") && !text.contains("{numbers"), "{file} is filled in");
+            assert!(
+                !text.contains("{us}") && !text.contains("{us_") && !text.contains("{numbers"),
+                "{file} is filled in"
+            );
         }
         let check = ["check", "pasted/undertone.toml"];
         let (is_good, said, error) = undertone(&check, place.path()).await;
@@ -61,6 +64,8 @@ async fn what_can_not_be_attached_is_said() {
             &["--supervisor", "5000"],
             "'5000' can not be the number of the agent and of the supervisor",
         ),
+        (&["--numbers", "5010-5030"], "5000-5019 and 5010-5030 have numbers in common"),
+        (&["--numbers", "5100"], "5100 and 5100 have numbers in common"),
         (&["--outside", "5"], "'5' does not tell numbers outside from 5000-5019"),
         (&["--outside", "51"], "'51' does not tell numbers outside from 5100"),
     ];
@@ -73,6 +78,22 @@ async fn what_can_not_be_attached_is_said() {
     assert!(!is_good && error.contains("can not both be at 127.0.0.1:5060"), "{error}");
     let (is_good, _, error) = undertone(&["attach", "--kind", "other"], place.path()).await;
     assert!(!is_good && error.contains("--switch is missing, and there is no terminal"), "{error}");
+}
+
+#[tokio::test]
+async fn who_is_an_agent_by_from_alone_is_a_warning() {
+    let place = tempfile::tempdir().unwrap();
+    let flags = flags("other", "127.0.0.9", "127.0.0.1");
+    undertone(&[&flags[..], &["--into", "."]].concat(), place.path()).await;
+    let file = place.path().join("undertone.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let changed = text.replace("identity = \"pai\"", "identity = \"from\"");
+    assert_ne!(text, changed);
+    std::fs::write(&file, changed).unwrap();
+    let (is_good, said, error) = undertone(&["check", "undertone.toml"], place.path()).await;
+    assert!(is_good, "{error}");
+    let warning = "sip.trunk[0].identity: a caller outside that shows the number of one of the 21";
+    assert!(said.contains(warning), "{said}");
 }
 
 #[tokio::test]
@@ -162,7 +183,7 @@ async fn a_probe_says_which_realm_a_switch_wants_a_password_for() {
         switch.send_to(answer.as_bytes(), from).await.unwrap();
     });
     let (is_there, said) = probed(target, "127.0.0.1").await;
-    assert!(is_there && said.contains("asks for a password for realm \"pbx\""), "{said}");
+    assert!(!is_there && said.contains("asks for a password for realm \"pbx\""), "{said}");
     let (stranger, wish) = ("`undertone attach` prints", "set realm, user and password");
     assert!(said.contains(stranger) && said.contains(wish), "{said}");
 }

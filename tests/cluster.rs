@@ -140,9 +140,12 @@ async fn a_node_that_dies_in_a_coached_call_leaves_the_supervisor_armed_for_the_
         (calls["calls"] == json!([])).then_some(())
     };
     assert!(wait::found(PATIENCE, none).await.is_some(), "the call is still there");
-    let audit = std::fs::read_to_string(house.place.path().join("gateway/audit.jsonl"));
-    let audit = audit.unwrap();
-    assert!(audit.contains(r#""event":"lost""#), "nobody knows when it ended: {audit}");
+    let file = house.place.path().join("gateway/audit.jsonl");
+    let is_lost = async || {
+        let audit = std::fs::read_to_string(&file).ok()?;
+        audit.contains(r#""event":"lost""#).then_some(())
+    };
+    assert!(wait::found(PATIENCE, is_lost).await.is_some(), "nobody knows when it ended");
     let elsewhere = Trio::register(house.node(1).door("sip")).await;
     elsewhere.call().await;
     elsewhere.hear(COACH).await;

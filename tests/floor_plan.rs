@@ -20,7 +20,7 @@ const WALLS: &[(&str, &[&str])] = &[
         "gateway",
         &["model", "clock", "hex", "rate_limit", "telephony", "audit", "store", "telemetry"],
     ),
-    ("http", &["model", "clock", "rate_limit", "tls", "secret"]),
+    ("http", &["model", "clock", "rate_limit", "telemetry", "tls", "secret"]),
     ("directory", &["model", "gateway", "sip", "store", "secret"]),
     (
         "rest",

@@ -35,6 +35,11 @@ impl NumberRange {
             && (self.first.as_str()..=self.last.as_str()).contains(&number)
     }
 
+    /// They have a number in common.
+    pub fn overlaps(&self, other: &NumberRange) -> bool {
+        self.contains(&other.first) || other.contains(&self.first)
+    }
+
     /// The first of them that begins with these digits.
     pub fn first_with(&self, prefix: &str) -> Option<String> {
         let (first, last) = (self.first.get(..prefix.len())?, self.last.get(..prefix.len())?);

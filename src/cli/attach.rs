@@ -2,12 +2,13 @@
 
 use super::{fail, print};
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use undertone::attach::{
-    Attachment, NumberRange, OurAddress, OutsidePrefix, Paste, SwitchAddress, SwitchKind,
+    Attachment, AttachmentFault, NumberRange, OurAddress, OutsidePrefix, Paste, SwitchAddress,
+    SwitchKind, check_addresses, check_numbers, check_outside, check_users,
 };
 
 /// What is known of a switch.
@@ -41,8 +42,10 @@ pub(super) struct AttachOptions {
 
 pub(super) fn run(options: AttachOptions) -> ExitCode {
     let into = options.into.clone();
+    let stdin = std::io::stdin();
+    let answers = stdin.is_terminal().then(|| stdin.lock());
     let attachment = options
-        .complete()
+        .complete(&mut Terminal { answers, questions: std::io::stderr() })
         .and_then(|attachment| attachment.checked().map_err(|fault| fault.to_string()));
     let pastes = match attachment {
         Ok(attachment) => attachment.pastes(),
@@ -58,40 +61,50 @@ pub(super) fn run(options: AttachOptions) -> ExitCode {
 }
 
 impl AttachOptions {
-    /// Asks for what is missing.
-    fn complete(self) -> Result<Attachment, String> {
-        let kind =
-            known_or_asked(self.kind, "--kind", "Switch (asterisk, freeswitch, kamailio, other)")?;
-        let switch =
-            known_or_asked(self.switch, "--switch", "Where the switch is (host or host:port)")?;
-        let us = known_or_asked(
-            self.us,
-            "--us",
-            "Where it reaches Undertone (address or address:port)",
+    /// Asks for what is missing; for what can not be, again.
+    fn complete<A: BufRead, Q: Write>(
+        self,
+        terminal: &mut Terminal<A, Q>,
+    ) -> Result<Attachment, String> {
+        let kind = terminal.known_or_asked(
+            self.kind,
+            ("--kind", "Switch (asterisk, freeswitch, kamailio, other)"),
+            |_| Ok(()),
         )?;
-        let numbers = match self.numbers.is_empty() {
-            false => self.numbers,
-            true => known_or_asked(
-                None,
-                "--numbers",
-                "Numbers of its phones (5000-5999, several with commas)",
-            )
-            .map(|List(numbers)| numbers)?,
-        };
-        let outside = match self.outside.is_empty() {
-            false => self.outside,
-            true => known_or_asked(
-                None,
-                "--outside",
-                "What numbers outside begin with (0, several with commas)",
-            )
-            .map(|List(prefixes)| prefixes)?,
-        };
+        let switch = terminal.known_or_asked(
+            self.switch,
+            ("--switch", "Where the switch is (host or host:port)"),
+            |_| Ok(()),
+        )?;
+        let us = terminal.known_or_asked(
+            self.us,
+            ("--us", "Where it reaches Undertone (address or address:port)"),
+            |us| check_addresses(&switch, *us),
+        )?;
+        let (agent, supervisor) = (self.agent, self.supervisor);
         let of = |range: Option<&NumberRange>, end: fn(&NumberRange) -> &str| {
             range.map(|range| end(range).to_owned()).unwrap_or_default()
         };
-        let agent = self.agent.unwrap_or_else(|| of(numbers.first(), NumberRange::first));
-        let supervisor = self.supervisor.unwrap_or_else(|| of(numbers.last(), NumberRange::last));
+        let agent_of = |numbers: &[NumberRange]| {
+            agent.clone().unwrap_or_else(|| of(numbers.first(), NumberRange::first))
+        };
+        let supervisor_of = |numbers: &[NumberRange]| {
+            supervisor.clone().unwrap_or_else(|| of(numbers.last(), NumberRange::last))
+        };
+        let List(numbers) = terminal.known_or_asked(
+            Some(List(self.numbers)).filter(|List(numbers)| !numbers.is_empty()),
+            ("--numbers", "Numbers of its phones (5000-5999, several with commas)"),
+            |List(numbers)| {
+                check_numbers(numbers)?;
+                check_users(numbers, &agent_of(numbers), &supervisor_of(numbers))
+            },
+        )?;
+        let List(outside) = terminal.known_or_asked(
+            Some(List(self.outside)).filter(|List(outside)| !outside.is_empty()),
+            ("--outside", "What numbers outside begin with (0, several with commas)"),
+            |List(outside)| check_outside(outside, &numbers),
+        )?;
+        let (agent, supervisor) = (agent_of(&numbers), supervisor_of(&numbers));
         Ok(Attachment { kind, switch, us, numbers, outside, agent, supervisor })
     }
 }
@@ -107,28 +120,49 @@ impl<T: FromStr> FromStr for List<T> {
     }
 }
 
-/// What a flag says, or somebody at the terminal, who is asked until it can be read.
-fn known_or_asked<T>(known: Option<T>, flag: &str, question: &str) -> Result<T, String>
-where
-    T: FromStr<Err: Display>,
-{
-    if let Some(known) = known {
-        return Ok(known);
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(format!("{flag} is missing, and there is no terminal to ask at"));
-    }
-    loop {
-        let mut line = String::new();
-        let mut terminal = std::io::stderr().lock();
-        write!(terminal, "{question}: ").map_err(|error| error.to_string())?;
-        let read = std::io::stdin().read_line(&mut line).map_err(|error| error.to_string())?;
-        if read == 0 {
-            return Err(format!("{flag} is missing"));
+/// Where questions are asked.
+struct Terminal<A, Q> {
+    /// Where answers come from, if there is somebody.
+    answers: Option<A>,
+    questions: Q,
+}
+
+impl<A: BufRead, Q: Write> Terminal<A, Q> {
+    /// What a flag says, or somebody at the terminal, who is asked until it can be.
+    fn known_or_asked<T>(
+        &mut self,
+        known: Option<T>,
+        (flag, question): (&str, &str),
+        check: impl Fn(&T) -> Result<(), AttachmentFault>,
+    ) -> Result<T, String>
+    where
+        T: FromStr<Err: Display>,
+    {
+        if let Some(known) = known {
+            return Ok(known);
         }
-        match line.trim().parse() {
-            Ok(answer) => return Ok(answer),
-            Err(error) => writeln!(terminal, "{error}").map_err(|error| error.to_string())?,
+        let Some(answers) = &mut self.answers else {
+            return Err(format!("{flag} is missing, and there is no terminal to ask at"));
+        };
+        loop {
+            let mut line = String::new();
+            write!(self.questions, "{question}: ").map_err(|error| error.to_string())?;
+            self.questions.flush().map_err(|error| error.to_string())?;
+            let read = answers.read_line(&mut line).map_err(|error| error.to_string())?;
+            if read == 0 {
+                return Err(format!("{flag} is missing"));
+            }
+            let answer = line.trim().parse::<T>().map_err(|error| error.to_string());
+            let answer = answer.and_then(|answer| match check(&answer) {
+                Ok(()) => Ok(answer),
+                Err(fault) => Err(fault.to_string()),
+            });
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    writeln!(self.questions, "{error}").map_err(|error| error.to_string())?
+                }
+            }
         }
     }
 }
@@ -154,4 +188,38 @@ fn write_into(folder: &Path, pastes: &[Paste]) -> Result<String, String> {
         written += &format!("{}\n", path.display());
     }
     Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_can_not_be_is_asked_for_again_and_the_others_are_kept() {
+        let answers = "toaster\nasterisk\n192.0.2.10\n192.0.2.10\n192.0.2.20\n\
+                       5000-5999,5500-5600\n5001\n5000-5999\n5\n0,+\n";
+        let mut terminal = Terminal { answers: Some(answers.as_bytes()), questions: Vec::new() };
+        let options = AttachOptions {
+            kind: None,
+            switch: None,
+            us: None,
+            numbers: Vec::new(),
+            outside: Vec::new(),
+            agent: None,
+            supervisor: None,
+            into: None,
+        };
+        let attachment = options.complete(&mut terminal).unwrap().checked().unwrap();
+        assert_eq!((attachment.agent.as_str(), attachment.supervisor.as_str()), ("5000", "5999"));
+        let said = String::from_utf8(terminal.questions).unwrap();
+        for fault in [
+            "'toaster' is not asterisk",
+            "can not both be at 192.0.2.10:5060",
+            "5000-5999 and 5500-5600 have numbers in common",
+            "'5001' can not be the number of the agent and of the supervisor",
+            "'5' does not tell numbers outside from 5000-5999",
+        ] {
+            assert!(said.contains(fault), "{fault}: {said}");
+        }
+    }
 }

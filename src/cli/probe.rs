@@ -25,7 +25,8 @@ struct Answer {
     took: Duration,
 }
 
-/// Asks all trunks, and tells what is known of each. Exit code 1: one does not answer.
+/// Asks all trunks, and tells what is known of each. Exit code 1: one does not answer, or wants a
+/// password that is not here: nothing is attached there.
 pub(super) fn run(config: &Config) -> ExitCode {
     let mut all_answer = true;
     for trunk in &config.sip.trunks {
@@ -69,7 +70,7 @@ fn probe(trunk: &Trunk, target: &TrunkTarget, config: &Config) -> (String, bool)
     let is_there = match answer {
         Ok(Some(answer)) => {
             lines += &answered(trunk, (protocol, target), &answer);
-            true
+            is_known(trunk, &answer.response)
         }
         Ok(None) => {
             let protocol = protocol.as_str();
@@ -85,6 +86,22 @@ fn probe(trunk: &Trunk, target: &TrunkTarget, config: &Config) -> (String, bool)
     };
     lines += &said(sound(config, target));
     (lines, is_there)
+}
+
+/// It asks for no password, or for one that is here.
+fn is_known(trunk: &Trunk, response: &SipResponse) -> bool {
+    let known = |realm: Vec<u8>| {
+        let realm = String::from_utf8_lossy(&realm).into_owned();
+        trunk.logins.iter().any(|login| login.realm == realm)
+    };
+    !matches!(response.status, 401 | 407) || challenged(response).any(known)
+}
+
+/// The realms that it wants a password for.
+fn challenged(response: &SipResponse) -> impl Iterator<Item = Vec<u8>> {
+    let challenges = ["WWW-Authenticate", "Proxy-Authenticate"];
+    let challenges = challenges.into_iter().flat_map(|field| response.headers.get_all(field));
+    challenges.filter_map(realm)
 }
 
 fn answered(trunk: &Trunk, asked: (Protocol, SocketAddr), answer: &Answer) -> String {
@@ -111,9 +128,7 @@ fn answered(trunk: &Trunk, asked: (Protocol, SocketAddr), answer: &Answer) -> St
     if !has_names && !trunk.owns(protocol, *from) {
         lines += &format!("{name}: calls from {from} are refused: it is not among its sources\n");
     }
-    let challenges = ["WWW-Authenticate", "Proxy-Authenticate"];
-    let challenges = challenges.into_iter().flat_map(|field| response.headers.get_all(field));
-    for realm in challenges.filter_map(realm) {
+    for realm in challenged(response) {
         let realm = String::from_utf8_lossy(&realm).into_owned();
         let known = trunk.logins.iter().any(|login| login.realm == realm);
         let realm = realm.escape_debug();

@@ -3,32 +3,47 @@
 use super::reader::Finding;
 use super::sections::Sections;
 use crate::attach::NumberRange;
-use crate::sip::config::{HandedOn, Trunk, TrunkTarget};
+use crate::sip::config::{AssertedIdentity, HandedOn, Trunk, TrunkTarget};
 use crate::sip::flow::Protocol;
 use std::net::IpAddr;
 
 /// What is given up, with its place.
 pub(super) fn of(sections: &Sections) -> Vec<Finding> {
-    let trunks = sections.trunks.iter().enumerate();
-    let refusing = trunks.filter(|(_, (trunk, _))| trunk.handed_on == HandedOn::Refuse);
-    let remark = |(place, (trunk, _)): (usize, &(Trunk, _))| {
-        let is_behind = |via: Option<&str>| via == Some(trunk.name.as_str());
-        let devices = sections.devices.iter();
-        let devices = devices.filter(|(account, _)| is_behind(account.via.as_deref())).count();
-        let ranged = sections.ranges.iter().filter(|range| is_behind(Some(&range.via)));
-        let ranged: usize = ranged.map(|range| range.devices().map_or(0, |it| it.len())).sum();
-        Finding {
-            path: ["sip", "trunk", &place.to_string(), "handed_on"].map(str::to_owned).to_vec(),
-            message: format!(
-                "nobody is coached, and nobody coaches, at the {} devices behind '{}': it may hand \
-                 a call on without saying so",
-                devices + ranged,
-                trunk.name
-            ),
+    let mut found = Vec::new();
+    for (place, (trunk, _)) in sections.trunks.iter().enumerate() {
+        let mut find = |key: &str, message| {
+            let path = ["sip", "trunk", &place.to_string(), key].map(str::to_owned).to_vec();
+            found.push(Finding { path, message });
+        };
+        let (name, devices) = (&trunk.name, devices_behind(trunk, sections));
+        if trunk.handed_on == HandedOn::Refuse {
+            let message = format!(
+                "nobody is coached, and nobody coaches, at the {devices} devices behind '{name}': \
+                 it may hand a call on without saying so"
+            );
+            find("handed_on", message);
         }
-    };
-    let found = refusing.map(remark).chain(unreachable(sections));
-    found.chain(ambiguous_prefixes(sections)).collect()
+        if trunk.identity == AssertedIdentity::From && devices > 0 {
+            let message = format!(
+                "a caller outside that shows the number of one of the {devices} devices behind \
+                 '{name}' is taken for it, and hears its supervisor, unless '{name}' keeps such a \
+                 number out of From; \"pai\" needs P-Asserted-Identity"
+            );
+            find("identity", message);
+        }
+    }
+    found.extend(unreachable(sections));
+    found.extend(ambiguous_prefixes(sections));
+    found
+}
+
+/// How many devices are behind a trunk.
+fn devices_behind(trunk: &Trunk, sections: &Sections) -> usize {
+    let is_behind = |via: Option<&str>| via == Some(trunk.name.as_str());
+    let devices = sections.devices.iter();
+    let devices = devices.filter(|(account, _)| is_behind(account.via.as_deref())).count();
+    let ranged = sections.ranges.iter().filter(|range| is_behind(Some(&range.via)));
+    devices + ranged.map(|range| range.devices().map_or(0, |it| it.len())).sum::<usize>()
 }
 
 /// Prefixes of a trunk that begin the number of a device behind it. Here the device is called; what

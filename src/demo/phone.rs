@@ -55,6 +55,8 @@ pub enum AnswerPolicy {
 pub struct PhoneConfig {
     /// Its number: the user part of its address and its digest user name.
     pub number: String,
+    /// The number in P-Asserted-Identity of its INVITEs (RFC 3325): it stands for a carrier.
+    pub asserts: Option<String>,
     /// Its digest password.
     pub password: Secret,
     /// Registrar and outbound proxy.
@@ -95,6 +97,7 @@ impl PhoneConfig {
     pub fn new(number: &str, password: &str, server: SocketAddr, hz: f32) -> PhoneConfig {
         PhoneConfig {
             number: number.into(),
+            asserts: None,
             password: password.into(),
             server,
             ip: Ipv4Addr::LOCALHOST.into(),

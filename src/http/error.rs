@@ -1,6 +1,7 @@
 //! One table: refusal → statusCode + HTTP · Bayeux error. (The gRPC code is the contract's.)
 
 use crate::model::{Reason, Refusal, UserId};
+use crate::telemetry::logged;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -74,8 +75,8 @@ pub struct ErrorBody {
 pub(crate) struct Refused {
     pub(crate) reason: Reason,
     pub(crate) status_code: u8,
-    /// The text without the name of what it is about, where that is a text of ours.
-    pub(crate) pattern: Option<&'static str>,
+    /// The text as it may be logged; `None`: it may have a name or a number in it that may not.
+    pub(crate) why: Option<String>,
     /// What was asked, once it is known.
     pub(crate) operation: Option<Arc<str>>,
     /// The user that has asked, once it is known.
@@ -142,8 +143,8 @@ impl IntoResponse for HttpError {
         response.extensions_mut().insert(Refused {
             reason: self.refusal.reason,
             status_code: row.status_code,
-            pattern: match self.refusal.pattern {
-                Cow::Borrowed(pattern) => Some(pattern),
+            why: match self.refusal.pattern {
+                Cow::Borrowed(_) => Some(logged(&self.refusal).to_string()),
                 Cow::Owned(_) => None,
             },
             operation: None,
@@ -163,6 +164,21 @@ impl IntoResponse for HttpError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_logged_of_a_refusal_is_its_text_without_numbers() {
+        let logged = |refusal: Refusal| {
+            let response = HttpError::from(refusal).into_response();
+            response.extensions().get::<Refused>().and_then(|refused| refused.why.clone())
+        };
+        let missing = logged(Refusal::missing("targetDeviceUri")).unwrap();
+        assert_eq!(missing, "Parameter 'targetDeviceUri' is required.");
+        let number = logged(Refusal::no_number(&"5001".into())).unwrap();
+        assert!(number.starts_with("No device has the number '"), "{number}");
+        assert!(!number.contains("5001") && !number.contains(Refusal::PLACE), "{number}");
+        // What is made of parts is not known to have none in it.
+        assert_eq!(logged(Refusal::new(Reason::Internal, "5001 is gone".to_owned())), None);
+    }
 
     #[test]
     fn every_reason_has_the_row_of_the_mission() {

@@ -265,7 +265,7 @@ impl RequestTrace {
         let route = route.to_string();
         let operation = refused.operation.as_deref().unwrap_or(&route);
         let (status, reason) = (status.as_u16(), refused.reason.as_str());
-        let (status_code, why) = (refused.status_code, refused.pattern);
+        let (status_code, why) = (refused.status_code, refused.why.as_deref());
         match is_told {
             true => tracing::info!(operation, reason, status_code, status, why, "request refused"),
             false => {

@@ -123,6 +123,12 @@ impl Hearing {
         self.hears.get(&(listener, speaker)).copied().filter(|gain| gain.0 > 0)
     }
 
+    /// The listener hears a speaker.
+    pub fn hears_somebody(&self, listener: LegId) -> bool {
+        let mut heard = self.hears.iter().filter(|((by, _), _)| *by == listener);
+        heard.any(|(_, gain)| gain.0 > 0)
+    }
+
     /// What the speaker's loudness for the listener is times while a supervisor speaks to the
     /// listener.
     pub fn ducked(&self, listener: LegId, speaker: LegId) -> Gain {

@@ -236,7 +236,7 @@ impl Refusal {
         Self::about(
             Reason::NotFound,
             Subject::Number(number.clone()),
-            "Resource '/devices?phoneNumber={}' was not found.",
+            "No device has the number '{}'.",
         )
     }
 }

@@ -10,7 +10,8 @@ const asked = options();
 const client = new faye.Client(asked.url, { retry: 0.2, timeout: 30 });
 client.setHeader("Authorization", asked.authorization);
 if (asked.transport === "long-polling") client.disable("websocket");
-// Faye cannot do without long-polling: it carries the handshake. So `websocket` and `any` are the same.
+// Faye cannot do without long-polling: it carries the handshake, and the first connect too where the websocket is not open yet.
+// With `websocket` it counts as connected once it is by one; else that and `any` are the same.
 
 // Faye has no ack extension of its own; this is CometD's, as its manual describes it.
 const ack = { isOn: false, batch: 0 };
@@ -37,6 +38,7 @@ let isConnected = false;
 let isLeaving = false;
 let transport;
 function connected() {
+  if (asked.transport === "websocket" && transport !== "websocket") return;
   if (!isConnected && !isLeaving) say("connected", { transport });
   isConnected = true;
 }

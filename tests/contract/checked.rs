@@ -147,9 +147,9 @@ async fn the_author_of_a_desktop_needs_no_telephone() {
     assert_eq!(shown["calls"][0]["parties"], parties, "{shown:#}");
 
     for (line, status, text) in [
-        ("call 7001 4711", 404, "error Resource '/devices?phoneNumber=4711' was not found.\n"),
+        ("call 7001 4711", 404, "error No device has the number '4711'.\n"),
         ("answer 5002", 409, "error Device '5002' is on no call that this can be done with.\n"),
-        ("phone 7001 busy", 404, "error Resource '/devices?phoneNumber=7001' was not found.\n"),
+        ("phone 7001 busy", 404, "error No device has the number '7001'.\n"),
         (
             "ring 5001",
             400,

@@ -184,10 +184,16 @@ fn owners_pjsip(network: Network, carrier: [SocketAddr; 2]) -> String {
 }
 
 /// Its sound comes from the address of this transport then, and not from 127.0.0.1.
-const ON_THE_LOOPBACK: &str = "\n[undertone](+)\ntransport=udp\n";
+const ON_THE_LOOPBACK: &str =
+    "\n[undertone](+)\ntransport=udp\n[undertone-customer](+)\ntransport=udp\n";
 
 /// The owner's dial plan, with the lines that `undertone attach` says to put there.
-const OWNERS_DIAL_PLAN: &str = "[phones]\n\
+const OWNERS_DIAL_PLAN: &str = "[globals]\n\
+                                UNDERTONE_RING_TIME = 3\n\
+                                [undertone-unanswered]\n\
+                                exten => _5XXX,1,Answer()\n\
+                                exten => _5XXX,n,MusicOnHold()\n\
+                                [phones]\n\
                                 include => undertone-numbers\n\
                                 include => undertone-outside\n\
                                 [from-carrier]\n\
@@ -215,7 +221,7 @@ async fn asterisk_plays_its_music_while_the_agent_holds_by_rest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_transfers_blindly_behind_asterisk_and_the_coach_goes_along_or_is_out() {
-    scenarios::blind_transfer_by_the_phone(ASTERISK).await;
+    scenarios::blind_transfer_by_the_phone(ASTERISK, 503).await;
 }
 
 /// Asterisk joins two of our legs by itself.
@@ -242,6 +248,22 @@ async fn an_agent_behind_asterisk_asks_a_colleague_and_transfers_by_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_behind_asterisk_is_coached_on_a_call_to_outside() {
     scenarios::outward_call(ASTERISK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_of_the_carrier_that_shows_an_agents_number_is_a_customer_behind_asterisk() {
+    // The carrier is not trusted by Asterisk, which knows only what From says.
+    scenarios::impostor(ASTERISK, "anonymous").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisors_phone_that_is_not_registered_at_asterisk_is_said_at_once() {
+    scenarios::unregistered_supervisor(ASTERISK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_of_asterisk_that_nobody_answers_comes_to_where_the_owner_has_said() {
+    scenarios::unanswered(ASTERISK).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

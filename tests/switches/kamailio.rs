@@ -41,6 +41,7 @@ impl Kamailio {
             .replace("CARRIER_HOST", &carrier[0].ip().to_string())
             .replace("CARRIER", &carrier[0].to_string())
             .replace("PASSWORD", &password("$fU"))
+            .replace("PASTED_AT_ONCE", of("kamailio-authenticated.cfg"))
             .replace("PASTED_IN", of("kamailio-request-route.cfg"))
             .replace("PASTED_BESIDE", of("kamailio-routes.cfg"));
         let file = place.path().join("kamailio.cfg");
@@ -156,6 +157,7 @@ request_route {
             proxy_challenge("$fd", "1");
             exit;
         }
+PASTED_AT_ONCE
         consume_credentials();
     }
 
@@ -193,7 +195,7 @@ async fn an_agent_behind_kamailio_holds_by_rest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_transfers_blindly_behind_kamailio_and_the_coach_goes_along_or_is_out() {
-    scenarios::blind_transfer_by_the_phone(KAMAILIO).await;
+    scenarios::blind_transfer_by_the_phone(KAMAILIO, 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,6 +221,16 @@ async fn an_agent_behind_kamailio_asks_a_colleague_and_transfers_by_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_behind_kamailio_is_coached_on_a_call_to_outside() {
     scenarios::outward_call(KAMAILIO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_of_the_carrier_that_shows_an_agents_number_is_a_customer_behind_kamailio() {
+    scenarios::impostor(KAMAILIO, "0309999").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisors_phone_that_is_not_registered_at_kamailio_is_said_at_once() {
+    scenarios::unregistered_supervisor(KAMAILIO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,17 +97,27 @@ pub async fn hold_by_rest(kind: SwitchKind, has_music: bool) {
         let music = || heard(&site.customer, MUSIC_HZ) > -30.0;
         wait::holds("the switch plays its music", PATIENCE, music).await;
     }
+    let held = clock::instant();
+    a_while().await;
+    let ours = site.network.us().ip();
+    let packets = site.customer.received_between(held, clock::instant());
+    let ours = packets.iter().filter(|packet| packet.peer.ip() == ours).count();
+    assert_eq!(ours, 0, "silence of ours beside the music");
     site.does("agent", &calls[0], json!({"operationName": "Retrieve"})).await;
     site.hear(COACH).await;
     no_whisper(&[&site.customer], since);
 }
 
-pub async fn blind_transfer_by_the_phone(kind: SwitchKind) {
+/// `outcome`: what the phone is told at the end.
+pub async fn blind_transfer_by_the_phone(kind: SwitchKind, outcome: u16) {
     for scope in SCOPES {
         let site = coached(kind, scope).await;
         let since = clock::instant();
         site.agent.refer(COLLEAGUE.number).await.unwrap();
         site.colleague.established(PATIENCE).await.unwrap();
+        let told = |event: &PhoneEvent| matches!(event, PhoneEvent::Transfer(200..));
+        let told = site.agent.until(told, PATIENCE).await.unwrap();
+        assert_eq!(told.event, PhoneEvent::Transfer(outcome));
         let goes_along = scope == "Call";
         site.hear(if goes_along { COLLEAGUE_COACHED } else { COLLEAGUE_ALONE }).await;
         no_whisper(&[&site.customer], since);
@@ -269,5 +279,77 @@ pub async fn killed(kind: SwitchKind, within: Duration) {
     site.call().await;
     let took = clock::instant() - since;
     assert!(took < within, "{took:?}");
+    site.hear(TALK).await;
+    // Asterisk transfers by itself then; of a proxy it is the customer's phone that would.
+    if kind == SwitchKind::Asterisk {
+        site.agent.refer(COLLEAGUE.number).await.unwrap();
+        site.hear(COLLEAGUE_ALONE).await;
+    }
+}
+
+/// Nobody answers, and the caller comes to where the owner has said.
+pub async fn unanswered(kind: SwitchKind) {
+    let site = Site::open(kind).await;
+    site.agent.set_answer(AnswerPolicy::Never).await.unwrap();
+    site.call().await;
+    let music = || site.customer.hears(f32::from(MUSIC_HZ), Duration::from_millis(200)) > -30.0;
+    wait::holds("the caller comes to the voicemail", PATIENCE, music).await;
+    site.until("agent", &[]).await;
+}
+
+/// The carrier brings callers that show the agent's number, or assert it, while the agent is to be
+/// coached. `asserted`: what is known of a caller that is anonymous, and whom the carrier names.
+pub async fn impostor(kind: SwitchKind, asserted: &str) {
+    let site = Site::open(kind).await;
+    site.monitor("Coach", json!({})).await;
+    for (shown, asserts, known) in [
+        (AGENT.number, None, "anonymous"),
+        (AGENT.number, Some(AGENT.number), "anonymous"),
+        ("anonymous", Some(AGENT.number), "anonymous"),
+        ("anonymous", Some("0309999"), asserted),
+    ] {
+        let since = clock::instant();
+        let stranger = site.stranger(shown, asserts).await;
+        stranger.call(COLLEAGUE.number).await.unwrap();
+        stranger.established(PATIENCE).await.unwrap();
+        hear_two(("colleague", &site.colleague, COLLEAGUE.hz), ("stranger", &stranger, FRIEND.hz))
+            .await;
+        let calls = site.until("colleague", &["Established"]).await;
+        let told = [&calls[0]["callType"], &calls[0]["ani"]];
+        assert_eq!(told, ["Inbound", known], "{shown} {asserts:?}: {calls:#?}");
+        a_while().await;
+        no_whisper(&[&stranger, &site.colleague], since);
+        assert_eq!(site.calls("agent").await.len(), 0, "the agent has no call");
+        assert!(!called(&site.supervisor), "nobody is coached");
+        stranger.hang_up().await.unwrap();
+        site.colleague.ended(PATIENCE).await.unwrap();
+        site.until("colleague", &[]).await;
+    }
+    // The agent's own call is another matter.
+    site.agent.call(COLLEAGUE.number).await.unwrap();
+    site.agent.established(PATIENCE).await.unwrap();
+    site.hear(["", "colleague supervisor", "agent", "agent colleague"]).await;
+}
+
+/// The phone has got an INVITE.
+fn called(phone: &Phone) -> bool {
+    phone.trace().iter().any(|message| !message.sent && message.line.starts_with("INVITE "))
+}
+
+/// The supervisor's phone is not registered with the switch: that is said at once.
+pub async fn unregistered_supervisor(kind: SwitchKind) {
+    let site = Site::open(kind).await;
+    site.supervisor.unregister().await.unwrap();
+    site.call().await;
+    site.hear(TALK).await;
+    let since = clock::instant();
+    site.monitor("Coach", json!({})).await;
+    let refused = || site.log().contains("refused by the peer");
+    wait::holds("the refusal is in the log", PATIENCE, refused).await;
+    let took = clock::instant() - since;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let log = site.log();
+    let line = log.lines().find(|line| line.contains("refused by the peer")).unwrap();
+    assert!(line.contains("hint") && !line.contains("408"), "{line}");
     site.hear(TALK).await;
 }

@@ -136,6 +136,16 @@ impl Site {
         Phone::start(phone_config(AGENT, self.network)).await.unwrap()
     }
 
+    /// The carrier brings a call of somebody that shows this number, and asserts another or none.
+    pub async fn stranger(&self, shown: &'static str, asserted: Option<&str>) -> Phone {
+        let stranger = Person { name: "stranger", number: shown, hz: FRIEND.hz };
+        let config = PhoneConfig {
+            asserts: asserted.map(str::to_owned),
+            ..outside_config(stranger, self.network.ip(200), self.network)
+        };
+        Phone::start(config).await.unwrap()
+    }
+
     /// The customer calls the agent, who answers.
     pub async fn call(&self) {
         self.customer.call(AGENT.number).await.unwrap();
@@ -290,10 +300,11 @@ fn phone_config(person: Person, network: Network) -> PhoneConfig {
     }
 }
 
+fn outside_config(person: Person, ip: IpAddr, network: Network) -> PhoneConfig {
+    let config = PhoneConfig::new(person.number, "", network.switch(), f32::from(person.hz));
+    PhoneConfig { ip, ..config }
+}
+
 async fn outside(person: Person, ip: IpAddr, network: Network) -> Phone {
-    let config = PhoneConfig {
-        ip,
-        ..PhoneConfig::new(person.number, "", network.switch(), f32::from(person.hz))
-    };
-    Phone::start(config).await.unwrap()
+    Phone::start(outside_config(person, ip, network)).await.unwrap()
 }

@@ -219,7 +219,12 @@ impl Agent {
         let offer = (!self.config.late_offer)
             .then(|| self.description(SdpDirection::SendRecv, None))
             .flatten();
-        self.send_in_call(Method::Invite, offer, Purpose::Invite);
+        let asserted = self.config.asserts.as_ref().map(|number| {
+            let value = format!("<{}>", self.address_of(number));
+            Header::Other("P-Asserted-Identity".to_owned(), value)
+        });
+        let more = asserted.into_iter().collect();
+        self.send_in_call_with(Method::Invite, more, offer, Purpose::Invite);
         Ok(())
     }
 

@@ -454,6 +454,7 @@ impl Call {
     pub(super) fn update_hearing(&mut self, ctx: &mut Ctx<'_>) {
         if !self.parties.is_over() {
             let hearing = HearingPolicy::of(ctx.config).hearing(self);
+            self.parties.rest(&hearing, ctx.config.has_music, ctx.out);
             self.reports.tell_engine(self.key, hearing, ctx.out);
         }
     }

@@ -222,7 +222,12 @@ impl<E: Environment> B2bua<E> {
                 FeatureCode::Start { number, activity, mode, scope }
             }
             DialledCode::Stop => FeatureCode::Stop,
-            DialledCode::Incomplete => return Err(Rejection::Incomplete),
+            DialledCode::Incomplete => {
+                let refusal = Refusal::missing("number");
+                let code = incoming.to.as_str().to_owned();
+                self.out.push(Output::CodeRefused { device, code, refusal });
+                return Err(Rejection::Incomplete);
+            }
         };
         match self.codes.calls.get(&device).map(|call| &call.stage) {
             Some(CodeStage::Confirmed) => self.end_code_of(&device, Release::Hangup(None)),

@@ -9,7 +9,7 @@ use super::parties::Parties;
 use super::party::{MonitorLink, Party, PartyExchange};
 use super::step::{Ctx, Step};
 use super::{B2bua, Environment};
-use crate::media::MediaCommand;
+use crate::media::{Hearing, MediaCommand};
 use crate::model::{CallId, DeviceId, LegState, Now, PartyRole, Reason, Refusal, Subject};
 use crate::sip::leg::LegId;
 use crate::sip::sdp::Direction;
@@ -115,6 +115,26 @@ impl Parties {
             && !is_coached
             && self.is_on_hold(party)
             && others.all(|other| other.role == PartyRole::Agent)
+    }
+
+    /// A party that has been told of its hold, and has agreed, is sent nothing unless there is
+    /// something that it is to hear (RFC 3264 8.4: whoever holds may send). Its switch plays its own
+    /// music to it then, from its own port, and silence of ours would come between.
+    pub(super) fn rest(&mut self, hearing: &Hearing, has_music: bool, out: &mut Step) {
+        let rests = |party: &Party| {
+            party.told == Direction::SendOnly
+                && !(has_music && self.is_to_hear_music(party))
+                && !hearing.hears_somebody(party.leg)
+        };
+        let settled = self.list.iter().filter(|party| {
+            party.told != Direction::SendOnly || party.exchange == PartyExchange::Idle
+        });
+        let resting: Vec<(LegId, bool)> = settled.map(|party| (party.leg, rests(party))).collect();
+        for (leg, on) in resting {
+            if let Some(party) = self.get_mut(leg) {
+                party.rest(on, out);
+            }
+        }
     }
 
     /// Tells the phones of the others of a hold or its end. True: one was told.

@@ -61,6 +61,8 @@ pub(super) struct Party {
     pub(super) local: Local,
     /// What the engine was told of this leg.
     pub(super) media: Option<LegMedia>,
+    /// Nothing is sent to it: it knows that it is on hold, and there is nothing that it is to hear.
+    pub(super) rests: bool,
     /// The engine was told besides what may come while an offer of ours waits.
     pub(super) expecting: bool,
     /// What the engine was told of its addresses besides.
@@ -229,6 +231,7 @@ impl Party {
             established_at: None,
             local,
             media: None,
+            rests: false,
             expecting: false,
             rule: SourceRule::default(),
             keys: None,
@@ -320,12 +323,19 @@ impl Party {
             out.extend(
                 aim.remark(&self.policy.reach, &self.peer, self.place, &agreed).map(Output::Remark),
             );
-            out.push(Output::Media(MediaCommand::Describe {
-                leg: self.leg,
-                media,
-                srtp: agreed.srtp,
-            }));
             self.media = Some(media);
+            self.tell_media(media, out);
+        }
+    }
+
+    /// Begins or ends its rest.
+    pub(super) fn rest(&mut self, on: bool, out: &mut Step) {
+        if let Some(media) = self.media.filter(|_| self.rests != on) {
+            self.rests = on;
+            match self.expecting {
+                true => self.expect_offered(out),
+                false => self.tell_media(media, out),
+            }
         }
     }
 
@@ -349,7 +359,7 @@ impl Party {
     pub(super) fn tell_media(&self, media: LegMedia, out: &mut Step) {
         out.push(Output::Media(MediaCommand::Describe {
             leg: self.leg,
-            media,
+            media: LegMedia { send: media.send && !self.rests, ..media },
             srtp: self.keys.clone(),
         }));
     }

@@ -6,14 +6,15 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AssertedIdentity {
-    /// P-Asserted-Identity, else Remote-Party-ID, else From: the first that is there.
+    /// P-Asserted-Identity, else Remote-Party-ID: the first that is there. From alone is nobody's
+    /// phone.
     #[default]
     Any,
     /// P-Asserted-Identity (RFC 3325 9.1) and nothing else.
     Pai,
     /// Remote-Party-ID (draft-ietf-sip-privacy-04) and nothing else.
     Rpid,
-    /// From and nothing else.
+    /// From and nothing else, of a switch that lets nobody outside show a number of its phones.
     From,
 }
 

@@ -8,7 +8,7 @@ use super::password_throttle::{Attempt, PasswordThrottle, WrongPassword};
 use super::rate_limiter::{RateLimiter, TrunkCalls};
 use super::tokens::TokenGenerator;
 use crate::model::{DeviceId, Now};
-use crate::sip::config::{SipAccount, SipConfig, Trunk};
+use crate::sip::config::{AssertedIdentity, SipAccount, SipConfig, Trunk};
 use crate::sip::digest::{self, Algorithm, Authenticator, DigestRequest, DigestVerdict};
 use crate::sip::flow::Flow;
 use crate::sip::leg::LegSource;
@@ -355,8 +355,12 @@ fn account_at<'a>(
 fn asserted(trunk: &str, invite: &SipRequest, domain: &LocalDomain) -> Option<DeviceId> {
     let headers = &invite.headers;
     let identity = domain.trunk(trunk)?.identity;
-    let named =
-        asserted_parties(identity, headers).unwrap_or_else(|| headers.from().into_iter().collect());
+    let named = match asserted_parties(identity, headers) {
+        Some(parties) => parties,
+        // Anybody outside may write in From what they like, and switches hand it on.
+        None if identity == AssertedIdentity::From => headers.from().into_iter().collect(),
+        None => return None,
+    };
     let mut devices = named.iter().map(|name| {
         let number = domain.number_of(&name.uri)?;
         domain.account_behind(trunk, &number).map(|account| account.device.clone())

@@ -22,7 +22,8 @@ impl LocalDomain {
     /// device of ours: such a number is withheld and shown as not verified, unless the trunk may
     /// (`own_numbers`), or the call is one of ours that comes back: `returning` is the number that
     /// we go by on the leg with the INVITE that comes back in this one. What a trusted trunk
-    /// asserts goes before From, and is known to the house also where the caller withholds it.
+    /// asserts, or a switch that devices are behind, goes before From, and is known to the house
+    /// also where the caller withholds it.
     pub(super) fn identity(
         &self,
         source: &LegSource,
@@ -67,10 +68,11 @@ impl LocalDomain {
         (Identity { number: claimed.clone(), display, is_private }, claimed)
     }
 
-    /// The number and display name of the caller that a trusted trunk asserts (RFC 3325 5).
+    /// The number and display name of the caller that is asserted (RFC 3325 5) by a trusted trunk,
+    /// or by a switch that is believed which of its phones calls.
     fn asserted_caller(&self, source: &LegSource, headers: &Headers) -> Option<(Number, Vec<u8>)> {
         let LegSource::Trunk(name) = source else { return None };
-        let trunk = self.trunk(name).filter(|trunk| trunk.trusted)?;
+        let trunk = self.trunk(name).filter(|trunk| trunk.trusted || self.has_devices(name))?;
         let parties = asserted_parties(trunk.identity, headers)?;
         let mut known = parties.into_iter().filter(|party| !self.is_anonymous(party));
         known.find_map(|party| Some((self.number_of(&party.uri)?, party.display)))

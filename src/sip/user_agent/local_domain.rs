@@ -150,6 +150,12 @@ impl LocalDomain {
         self.config.accounts.get(device)
     }
 
+    /// Devices are behind this trunk.
+    pub(super) fn has_devices(&self, trunk: &str) -> bool {
+        let first = (trunk.to_owned(), Number::from(""));
+        self.behind.range(first..).next().is_some_and(|((name, _), _)| name == trunk)
+    }
+
     /// The number that a URI from a switch means here: that of a device, or what the switch calls
     /// a device behind it.
     pub(super) fn number_from(&self, trunk: Option<&str>, uri: &Uri) -> Option<Number> {

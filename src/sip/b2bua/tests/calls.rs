@@ -486,6 +486,43 @@ fn where_holds_are_signalled_the_other_phone_is_told_sendonly_and_sendrecv_again
 }
 
 #[test]
+fn a_party_that_knows_of_its_hold_is_sent_nothing_unless_it_is_to_hear_music() {
+    for has_music in [false, true] {
+        let config = B2buaConfig { signal_hold: true, has_music, ..B2buaConfig::default() };
+        let mut harness = Harness::with(config, RestoredCalls::default());
+        let (customer, _) = harness.talk();
+        // Whether the engine sends to the customer, where it has been told anew.
+        let sends = |harness: &mut Harness| {
+            let log = std::mem::take(&mut harness.log);
+            let mut told = log.iter().filter_map(|output| match output {
+                Output::Media(MediaCommand::Describe { leg, media, .. }) if *leg == customer => {
+                    Some(media.send)
+                }
+                _ => None,
+            });
+            told.next_back()
+        };
+        let (device, call) = (crate::model::DeviceId::from(AGENT), harness.call_id());
+        let hold = Command::Hold { device: device.clone(), call: call.clone() };
+        let retrieve = Command::Retrieve { device, call };
+        sends(&mut harness);
+        harness.command(hold.clone()).expect("accepted");
+        assert_ne!(sends(&mut harness), Some(false), "it has not agreed");
+        harness.leg(LegEvent::OfferAnswered { leg: customer, media: sdp(4000, "0", "recvonly") });
+        assert_eq!(sends(&mut harness), Some(has_music));
+        harness.command(retrieve.clone()).expect("accepted");
+        assert_ne!(sends(&mut harness), Some(false), "it is spoken to before it has agreed");
+        harness.leg(LegEvent::OfferAnswered { leg: customer, media: sdp(4000, "0", "sendrecv") });
+        assert_eq!(sends(&mut harness), Some(true));
+        // It takes no hold, and is sent to as before.
+        harness.command(hold).expect("accepted");
+        harness.leg(LegEvent::OfferRefused { leg: customer, status: 488 });
+        harness.command(retrieve).expect("accepted");
+        assert_ne!(sends(&mut harness), Some(false));
+    }
+}
+
+#[test]
 fn a_muted_party_is_heard_by_nobody() {
     let mut harness = Harness::new();
     let (customer, agent) = harness.talk();

@@ -413,6 +413,9 @@ fn a_code_without_a_number_is_incomplete_and_a_second_call_of_a_device_is_busy()
     let mut harness = harness();
     let leg = dials(&mut harness, SUPERVISOR, "*81");
     assert_eq!(refused_with(&harness.leg_commands(), leg), Some((484, "")));
+    dials(&mut harness, SUPERVISOR, "*81");
+    let logged = (SUPERVISOR.to_owned(), "*81".to_owned(), Reason::MissingParameter);
+    assert_eq!(refused_codes(&mut harness), [logged]);
     dials(&mut harness, SUPERVISOR, "*815001");
     let second = dials(&mut harness, SUPERVISOR, "*825001");
     assert_eq!(refused_with(&harness.leg_commands(), second), Some((486, "")));

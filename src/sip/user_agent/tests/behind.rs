@@ -149,7 +149,8 @@ fn a_call_from_the_switch_is_the_devices_that_it_asserts_and_else_a_customers() 
         (Any, pai("2001") + "P-Asserted-Identity: <tel:5002>\n", "7001", customer()),
         (Any, rpid("2001", ";party=calling;privacy=off"), "7001", device_of(AGENT)),
         (Any, rpid("2001", ";party=called"), "7001", customer()),
-        (Any, String::new(), "2001", device_of(AGENT)),
+        // Anybody outside may write that.
+        (Any, String::new(), "2001", customer()),
         (Any, String::new(), "7001", customer()),
         (Any, pai("\u{1}"), "5001", customer()),
         (Pai, String::new(), "5001", customer()),
@@ -159,6 +160,7 @@ fn a_call_from_the_switch_is_the_devices_that_it_asserts_and_else_a_customers() 
         (Rpid, rpid("5001", ""), "7001", device_of(AGENT)),
         (From, pai("5001"), "7001", customer()),
         (From, pai("7001"), "5001", device_of(AGENT)),
+        (From, String::new(), "2001", device_of(AGENT)),
     ];
     for (identity, headers, from, expected) in rows {
         let mut stage = asserting(identity);
@@ -168,6 +170,30 @@ fn a_call_from_the_switch_is_the_devices_that_it_asserts_and_else_a_customers() 
         stage.hear(CARRIER, &text);
         let (source, _) = who(&mut stage);
         assert_eq!(source, expected, "{identity:?} {headers}{from}");
+    }
+}
+
+#[test]
+fn a_customer_that_shows_an_agents_number_is_withheld_and_one_that_is_asserted_is_known() {
+    let pai = |name: &str| format!("P-Asserted-Identity: <sip:{name}@192.0.2.2>\n");
+    for (headers, from, number, display, is_private) in [
+        (String::new(), "5001", "anonymous", "unverified 5001", false),
+        (pai("0309999"), "5001", "0309999", "", false),
+        (pai("0309999"), "anonymous", "0309999", "", true),
+        (String::new(), "anonymous", "anonymous", "", false),
+    ] {
+        let mut stage = asserting(AssertedIdentity::Pai);
+        let text = invite("c1", "INVITE", 1, &headers);
+        let from = format!("sip:{from}@carrier.example");
+        stage.hear(CARRIER, &text.replace("sip:+4930@carrier.example", &from));
+        let told = stage.events().into_iter().find_map(|event| match event {
+            LegEvent::Incoming { source, from, .. } => Some((source, from)),
+            _ => None,
+        });
+        let (source, identity) = told.unwrap();
+        assert_eq!(source, LegSource::Trunk("carrier".to_owned()));
+        let shown = (identity.number.as_str(), identity.display.as_str(), identity.is_private);
+        assert_eq!(shown, (number, display, is_private), "{headers}{from}");
     }
 }
 
