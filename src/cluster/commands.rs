@@ -281,15 +281,8 @@ impl Cluster {
         match work {
             Work::Passed { token } => self.reply(token, result),
             Work::Admission { token, node, supervisor } => {
-                // Of one that is not answered nobody knows whether it has arrived.
-                let is_refused = matches!(
-                    &result,
-                    Err(refusal) if refusal.reason != Reason::Unavailable
-                );
+                self.step(&supervisor, now, |monitor| monitor.handle_admitted(node, &result));
                 self.reply(token, result);
-                if is_refused {
-                    self.step(&supervisor, now, |monitor| monitor.handle_not_admitted(node));
-                }
             }
             Work::Setting { node, device } => {
                 if result.is_err() {

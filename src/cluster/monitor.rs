@@ -45,6 +45,9 @@ struct NodeCopy {
     /// It has been given leave to bring the supervisor in, and its facts do not show that yet; until
     /// then it is taken for true.
     admitted_until: Option<Instant>,
+    /// Leaves that it has not answered, and whether it has taken one since its facts last showed it.
+    leaves: u32,
+    has_taken_leave: bool,
     /// It is lost, and the supervisor was on a call there, or about to be: nobody knows whether that
     /// is still so.
     is_held: bool,
@@ -222,7 +225,7 @@ impl ClusterMonitor {
             copy.may_have_stopped = false;
         }
         if let MonitorState::Inviting { .. } | MonitorState::Joined { .. } = fact.state {
-            copy.admitted_until = None;
+            (copy.admitted_until, copy.has_taken_leave) = (None, false);
         }
         copy.fact = Some(fact);
         self.find_active(node);
@@ -230,12 +233,21 @@ impl ClusterMonitor {
 
     /// A node is given leave to bring the supervisor in.
     pub(super) fn admit(&mut self, node: NodeId, now: Now) {
-        self.copies.entry(node).or_default().admitted_until = Some(now.mono + JOINING);
+        let copy = self.copies.entry(node).or_default();
+        copy.admitted_until = Some(now.mono + JOINING);
+        copy.leaves += 1;
     }
 
-    /// A node has refused to bring the supervisor in.
-    pub(super) fn handle_not_admitted(&mut self, node: NodeId) {
-        if let Some(copy) = self.copies.get_mut(&node) {
+    /// A node has answered to leave that it was given. Of one that is not reached nobody knows
+    /// whether it has taken it.
+    pub(super) fn handle_admitted(&mut self, node: NodeId, result: &Result<(), Refusal>) {
+        let Some(copy) = self.copies.get_mut(&node) else {
+            return;
+        };
+        copy.leaves = copy.leaves.saturating_sub(1);
+        let is_refused = matches!(result, Err(refusal) if refusal.reason != Reason::Unavailable);
+        copy.has_taken_leave |= !is_refused && copy.admitted_until.is_some();
+        if copy.leaves == 0 && !copy.has_taken_leave {
             copy.admitted_until = None;
         }
         self.find_active(node);
@@ -247,7 +259,10 @@ impl ClusterMonitor {
             |copy: &NodeCopy| !copy.is_held && copy.admitted_until.is_some_and(|at| at <= now.mono);
         let due = self.copies.iter().filter(|(_, copy)| is_due(copy)).map(|(id, _)| *id);
         for node in due.collect::<Vec<_>>() {
-            self.handle_not_admitted(node);
+            if let Some(copy) = self.copies.get_mut(&node) {
+                (copy.admitted_until, copy.has_taken_leave) = (None, false);
+            }
+            self.find_active(node);
         }
     }
 
@@ -315,7 +330,7 @@ impl ClusterMonitor {
             copy.pending,
             Some(Pending::Started { .. } | Pending::Sent { is_start: true, .. })
         );
-        (copy.may_have_stopped, copy.admitted_until) = (false, None);
+        (copy.may_have_stopped, copy.admitted_until, copy.has_taken_leave) = (false, None, false);
         if copy.fact.take().is_some_and(|fact| is_spent(&fact)) && self.active == Some(node) {
             self.spend();
         }
