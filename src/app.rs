@@ -15,6 +15,7 @@ mod directory;
 mod directory_edit;
 pub mod directory_files;
 mod directory_news;
+mod drain;
 mod gateway_users;
 pub mod new_passwords;
 mod simulated;
@@ -23,9 +24,12 @@ mod unaudited;
 pub use self::gateway_users::GatewayUsers;
 
 use self::directory::{BackendPart, DirectoryKeeper, GatewayPart, Told};
+use self::drain::{Drain, DrainDoor};
 use self::simulated::ScratchDirectory;
 use crate::audit::{AuditConfig, AuditError, AuditLog};
 use crate::clock;
+use crate::cluster::discovery::{NodeAddress, NodeSource};
+use crate::cluster::{self, ClusterConfig};
 use crate::cometd::long_polling::{self, Cometd};
 use crate::config::{Config, CredentialsError, DirectorySource, Made};
 use crate::directory::handle::DirectoryHandle;
@@ -45,6 +49,7 @@ use crate::sip::transport::TransportTls;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::{self, Measure, Metrics, Ready};
 use crate::telephony::callers::{Callers, CallersError, TokenError};
+use crate::telephony::connection::TelephonyChannel;
 use crate::telephony::simulated::{self as simulated_telephones, Simulated};
 use crate::telephony::{self, BackendConnection, proto::telephony_server::TelephonyServer};
 use crate::tls::{Alpn, ClientTls, ServerTls, ServerTlsFiles, TlsError};
@@ -162,8 +167,8 @@ pub struct Running {
     _scratch: Option<ScratchDirectory>,
     stores: Vec<Store>,
     introduction: Option<String>,
-    /// True from the request to stop on, while calls go on.
-    draining: watch::Sender<bool>,
+    /// Whether it takes new calls.
+    drain: watch::Sender<Drain>,
     stop: watch::Sender<bool>,
     reload: watch::Sender<()>,
     /// The directory is that of a file, which is read again.
@@ -257,7 +262,7 @@ impl Running {
     /// Stops in order: no new calls, live calls and their grace, with every door open for what may
     /// still be done about them; then CometD, the servers with the answers under way, the backend.
     pub async fn stop(mut self) {
-        self.draining.send_replace(true);
+        self.drain.send_replace(Drain::Stopping);
         if let Some(backend) = &mut self.backend {
             backend.close().await;
         }
@@ -363,7 +368,7 @@ pub async fn start(
         _scratch: scratch,
         stores: Vec::new(),
         introduction: None,
-        draining: watch::Sender::new(false),
+        drain: watch::Sender::default(),
         stop,
         reload: watch::Sender::new(()),
         reads_directory: false,
@@ -397,16 +402,7 @@ pub async fn start(
                 Some(server) => {
                     telephony::connection::line(telephony::connection::in_process(server))
                 }
-                None => {
-                    let url = &config.backend_url;
-                    let tls = ClientTls::new(config.tls.backend.clone());
-                    let token = callers::token(&config)?;
-                    let channel =
-                        telephony::connection::remote(url, tls, token).map_err(|error| {
-                            StartError::BackendUrl { url: config.backend_url.clone(), error }
-                        })?;
-                    telephony::connection::line_to(channel, url)
-                }
+                None => backend_elsewhere(&config)?,
             };
             let store = stores.gateway.unwrap_or_else(store::in_memory);
             let parts = GatewayParts { connection: line, store, directory };
@@ -421,16 +417,18 @@ pub async fn start(
             );
             running.servers.push(tokio::spawn(serving));
             let serving = gateway.readiness();
-            (grpc::serve(gateway), serving)
+            let load = drain::with_drain(gateway.load(), running.drain.subscribe());
+            (grpc::serve_as(gateway, load), serving)
         }
         (None, Some(server)) => {
             (server, running.backend.as_ref().map_or_else(never, SipBackend::running))
         }
         (None, None) => unreachable!("a process without REST has a backend"),
     };
-    let serving = unless_draining(serving, running.draining.subscribe());
+    let serving = unless_draining(serving, running.drain.subscribe());
     let contract = telephony::routes(server, auth, serving, config.grpc_reflection).await;
     let admin = telemetry::admin(metrics, readiness(&running), measures(&running));
+    let admin = admin.merge(drain::router(drain_door(&running)));
     let admin = match &running.simulated {
         Some(telephones) => admin.merge(simulated_telephones::door::router(telephones.clone())),
         None => admin,
@@ -623,6 +621,39 @@ async fn start_backend(
     Ok(server)
 }
 
+/// The line to the backend of the configuration, or to all of its backends as to one.
+fn backend_elsewhere(config: &Config) -> Result<BackendConnection, StartError> {
+    let Some(nodes) = config.backends.clone() else {
+        let address = NodeAddress { url: config.backend_url.clone(), address: None };
+        return node(config, &address);
+    };
+    let urls = match &nodes {
+        NodeSource::List(urls) => urls.as_slice(),
+        NodeSource::Name(url) => std::slice::from_ref(url),
+    };
+    // What cannot be used is said at the start, not when it is needed.
+    for url in urls {
+        channel(config, &NodeAddress { url: url.clone(), address: None })?;
+    }
+    let config = config.clone();
+    Ok(cluster::task::start(ClusterConfig::default(), nodes, move |address| {
+        node(&config, address).map_err(|error| error.to_string())
+    }))
+}
+
+/// The line to one backend elsewhere.
+fn node(config: &Config, address: &NodeAddress) -> Result<BackendConnection, StartError> {
+    let channel = channel(config, address)?;
+    Ok(telephony::connection::line_to(channel, &address.to_string()))
+}
+
+fn channel(config: &Config, node: &NodeAddress) -> Result<TelephonyChannel, StartError> {
+    let tls = ClientTls::new(config.tls.backend.clone());
+    let token = callers::token(config, &node.url)?;
+    telephony::connection::remote_at(&node.url, node.address, tls, token)
+        .map_err(|error| StartError::BackendUrl { url: node.url.clone(), error })
+}
+
 async fn start_gateway(
     config: &Config,
     parts: GatewayParts,
@@ -741,15 +772,15 @@ async fn watch_files(
     }
 }
 
-/// Readiness that ends as soon as the process is asked to stop.
+/// Readiness that ends as soon as the process takes no new calls.
 fn unless_draining(
     mut serving: watch::Receiver<bool>,
-    mut draining: watch::Receiver<bool>,
+    mut draining: watch::Receiver<Drain>,
 ) -> watch::Receiver<bool> {
     let (told, result) = watch::channel(*serving.borrow());
     tokio::spawn(async move {
         loop {
-            let serves = *serving.borrow_and_update() && !*draining.borrow_and_update();
+            let serves = *serving.borrow_and_update() && !draining.borrow_and_update().is_on();
             told.send_if_modified(|told| std::mem::replace(told, serves) != serves);
             let changed = tokio::select! {
                 changed = serving.changed() => changed,
@@ -769,6 +800,16 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
+fn drain_door(running: &Running) -> DrainDoor {
+    let load = running.backend.as_ref().map(SipBackend::load);
+    let load = load.or_else(|| running.gateway.as_ref().map(GatewayHandle::load));
+    DrainDoor {
+        drain: running.drain.clone(),
+        backend: running.backend.as_ref().map(SipBackend::draining),
+        load: load.unwrap_or_else(|| watch::Sender::default().subscribe()),
+    }
+}
+
 fn measures(running: &Running) -> Measure {
     let backend = running.backend.as_ref().map(SipBackend::measure);
     Arc::new(move || {
@@ -781,10 +822,15 @@ fn measures(running: &Running) -> Measure {
 fn readiness(running: &Running) -> Ready {
     let (gateway, stores) = (running.gateway.clone(), running.stores.clone());
     let has_media = running.backend.as_ref().map(SipBackend::has_media);
-    let draining = running.draining.subscribe();
+    let drain = running.drain.subscribe();
     Arc::new(move || {
-        if *draining.borrow() {
-            return Err("draining: it has been asked to stop".to_owned());
+        let draining = match *drain.borrow() {
+            Drain::Off => None,
+            Drain::Asked => Some("draining: it has been asked to take no new calls"),
+            Drain::Stopping => Some("draining: it has been asked to stop"),
+        };
+        if let Some(draining) = draining {
+            return Err(draining.to_owned());
         }
         if let Some(has_media) = &has_media {
             has_media().map_err(|missing| missing.to_string())?;

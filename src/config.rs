@@ -23,6 +23,7 @@ pub use credentials::{
 };
 
 use crate::audit::AuditConfig;
+use crate::cluster::discovery::NodeSource;
 use crate::cometd;
 use crate::gateway::{self, DeviceEntry, Directory};
 use crate::http;
@@ -69,6 +70,9 @@ pub struct Config {
     pub tls: TlsConfig,
     /// The address of the backend, for a gateway without one in its own process.
     pub backend_url: String,
+    /// Where the backends are, for a gateway of several: then they count instead of
+    /// `backend_url`.
+    pub backends: Option<NodeSource>,
     /// The file with the token that the gateway shows its backend.
     pub backend_token_file: Option<PathBuf>,
     /// Where REST and CometD listen.

@@ -312,6 +312,10 @@ impl Gateway {
                 monitoring.handle_sound(sound, &mut ctx);
             }
             Fact::FeatureCodeDialled(dialled) => self.handle_feature_code(dialled, now),
+            Fact::CallLost { call } => {
+                let (monitoring, mut ctx) = self.monitoring(now);
+                monitoring.handle_call_lost(&call, &mut ctx);
+            }
             Fact::SnapshotBegin => self.known.begin_snapshot(),
             Fact::SnapshotComplete => self.handle_snapshot_complete(now),
             Fact::Lost => self.known.lose(),

@@ -6,22 +6,33 @@
 use crate::gateway::task::GatewayHandle;
 use crate::model::{
     BadRequest, BadRequestOn, CallId, CallOperation, Command, CommandContext, DeviceId, DialString,
-    NotDialable, Number, Operation, Reason, Refusal, Request, RequestEnvelope, TargetRef,
+    NodeLoad, NotDialable, Number, Operation, Reason, Refusal, Request, RequestEnvelope, TargetRef,
     TransferStep, UserDataChange,
 };
 use crate::telephony::callers::RefusedCallers;
 use crate::telephony::proto::telephony_server::TelephonyServer;
-use crate::telephony::{CommandCall, OF_ITS_OWN, TelephonyService, serve_facts};
+use crate::telephony::{AboutBackend, CommandCall, OF_ITS_OWN, TelephonyService, serve_facts};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Where the other half of this process is.
 const THIS_PROCESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Serves the gateway as a backend, as long as the server lives.
 pub fn serve(gateway: GatewayHandle) -> TelephonyServer<TelephonyService> {
-    let (server, placed) = serve_facts(gateway.capabilities(), gateway.facts(), gateway.meeting());
+    let load = gateway.load();
+    serve_as(gateway, load)
+}
+
+/// The same, where it is as busy as this.
+pub fn serve_as(
+    gateway: GatewayHandle,
+    load: watch::Receiver<NodeLoad>,
+) -> TelephonyServer<TelephonyService> {
+    let about =
+        AboutBackend { capabilities: gateway.capabilities(), load, has_met: gateway.meeting() };
+    let (server, placed) = serve_facts(about, gateway.facts());
     tokio::spawn(carry(gateway, placed));
     server
 }

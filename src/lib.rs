@@ -24,6 +24,7 @@ pub mod attach;
 pub mod audit;
 #[cfg(feature = "io")]
 pub mod clock;
+pub mod cluster;
 pub mod cometd;
 #[cfg(feature = "io")]
 pub mod config;

@@ -24,6 +24,7 @@ mod fact_table;
 mod feature_code;
 mod ids;
 mod network;
+mod node_load;
 mod notice;
 mod operation;
 mod plain_text;
@@ -50,6 +51,7 @@ pub use ids::{
     UserId,
 };
 pub use network::{Network, NotANetwork};
+pub use node_load::NodeLoad;
 pub use notice::{
     CallNotification, CallView, DeviceView, Notice, NoticeBody, ParticipantView, Topic, UserView,
 };

@@ -338,6 +338,8 @@ fn describe() {
         ("undertone_sip_registrations", "Devices whose phones are registered now."),
         ("undertone_media_legs", "Open media legs now."),
         ("undertone_backend_ready", "1 while the gateway has its telephony backend."),
+        ("undertone_nodes", "Backends of a gateway that has several."),
+        ("undertone_nodes_ready", "Those of them that can be asked now."),
         ("undertone_cometd_held", "CometD connects held now."),
         ("undertone_cometd_websockets", "Websockets of the event channel that are open now."),
         ("undertone_cometd_queued", "Events that wait for CometD sessions now."),
@@ -375,6 +377,15 @@ fn describe() {
     describe_gauge!(
         "undertone_sip_trunk_registered",
         "1 while we are registered with a trunk that has register, by trunk."
+    );
+    describe_gauge!("undertone_node_calls", "Calls of a node of the cluster now, by node.");
+    describe_gauge!(
+        "undertone_node_calls_max",
+        "Calls that a node of the cluster may have at most, by node; NaN: no limit is known."
+    );
+    describe_gauge!(
+        "undertone_node_draining",
+        "1 while a node of the cluster takes no new calls, by node; NaN: it is no node any more."
     );
     describe_gauge!("undertone_connections", "TCP connections now, by door.");
     describe_counter!(

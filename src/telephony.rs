@@ -25,10 +25,10 @@ pub use client::execute;
 pub(crate) use convert::OF_ITS_OWN;
 pub use convert::{Malformed, WatchItem};
 pub use fact_log::{FactLog, Watcher};
-pub use server::{TelephonyService, router, routes, serve, serve_facts};
+pub use server::{AboutBackend, TelephonyService, router, routes, serve, serve_facts};
 pub use status::{code_of, refusal_of, status_of};
 
-use crate::model::{Capabilities, Command, CommandContext, Fact, Refusal};
+use crate::model::{Capabilities, Command, CommandContext, Fact, NodeLoad, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Generated from `proto/undertone/telephony/v1/telephony.proto`.
@@ -71,6 +71,8 @@ pub struct CommandInbox {
     pub commands: mpsc::Receiver<CommandCall>,
     /// Where the backend says what has become of things.
     pub facts: FactLog,
+    /// Where the backend says how busy it is; without a limit and not draining until it does.
+    pub load: watch::Sender<NodeLoad>,
 }
 
 /// The gateway's end of the seam, made by `telephony::connect::line`; reconnects and resumes by
@@ -86,4 +88,6 @@ pub struct BackendConnection {
     pub facts: mpsc::Receiver<Fact>,
     /// What the backend can do, as it last said; empty until it has said.
     pub capabilities: watch::Receiver<Capabilities>,
+    /// How busy the backend is, as it last said.
+    pub load: watch::Receiver<NodeLoad>,
 }

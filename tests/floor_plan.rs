@@ -14,6 +14,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("private", &["secret"]),
     ("tls", &["model", "clock", "private", "secret"]),
     ("supervision", &["model"]),
+    ("cluster", &["model", "clock", "rate_limit", "telephony"]),
     ("telephony", &["model", "clock", "rate_limit", "supervision", "tls", "private", "secret"]),
     (
         "gateway",
@@ -53,6 +54,7 @@ const WALLS: &[(&str, &[&str])] = &[
             "model",
             "attach",
             "audit",
+            "cluster",
             "cometd",
             "gateway",
             "http",

@@ -13,8 +13,8 @@ use undertone::gateway::task::{GatewayEvent, GatewayHandle};
 use undertone::gateway::{DeviceEntry, Directory, GatewayConfig, Group, User};
 use undertone::model::{
     Activity, AdmissionAsked, AgentState, Answer, Capabilities, Command, DeviceFact, DeviceKind,
-    Fact, Feature, Mode, MonitorFact, MonitorState, Notice, NoticeBody, Query, Reason, Refusal,
-    Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp,
+    Fact, Feature, Mode, MonitorFact, MonitorState, NodeLoad, Notice, NoticeBody, Query, Reason,
+    Refusal, Request, RequestEnvelope, Role, Scope, TargetRef, Timestamp,
 };
 use undertone::store::{self, Store};
 use undertone::telephony::{BackendConnection, CommandCall};
@@ -96,7 +96,8 @@ async fn start(audit: &Path, store: Store) -> (GatewayHandle, Backend) {
         ..Capabilities::default()
     };
     let (tell, capabilities) = watch::channel(able);
-    let line = BackendConnection { commands, facts: reported, capabilities };
+    let load = watch::Sender::new(NodeLoad::default()).subscribe();
+    let line = BackendConnection { commands, facts: reported, capabilities, load };
     // An earlier gateway lets go of it in tasks of this thread.
     let config = AuditConfig::of(audit);
     let audit = tokio::task::spawn_blocking(move || AuditLog::open(&config));

@@ -8,6 +8,7 @@ mod audit;
 mod bayeux;
 mod behind_switch;
 mod clients;
+mod cluster;
 mod contract;
 mod corpus;
 mod crash;

@@ -7,6 +7,7 @@ pub(crate) mod callers;
 pub(crate) mod certificates;
 pub(crate) mod cometd_connection;
 pub(crate) mod desktop;
+pub(crate) mod drain;
 pub(crate) mod frames;
 pub(crate) mod gateway_server;
 pub(crate) mod issuer;

@@ -34,22 +34,21 @@ pub(super) fn auth(
     Ok((callers, auth))
 }
 
-/// What the gateway shows its backend: the token that it is told to, or else, on one machine and
+/// What the gateway shows the backend at `url`: the token that it is told to, or else, on one machine and
 /// without a certificate to show, that of the state directory. A backend elsewhere in the machine
 /// would hold that one against the certificate.
-pub(super) fn token(config: &Config) -> Result<BearerToken, StartError> {
-    let url = &config.backend_url;
+pub(super) fn token(config: &Config, url: &str) -> Result<BearerToken, StartError> {
     Ok(match (&config.backend_token_file, &config.grpc_token_file) {
         (Some(path), _) => BearerToken::of_file(path, url)?,
-        (None, Some(path)) if is_loopback_url(url) && !shows_certificate(config) => {
+        (None, Some(path)) if is_loopback_url(url) && !shows_certificate(config, url) => {
             BearerToken::of_own_file(path, url)?
         }
         (None, _) => BearerToken::none(),
     })
 }
 
-fn shows_certificate(config: &Config) -> bool {
-    let scheme = config.backend_url.split(':').next().unwrap_or_default();
+fn shows_certificate(config: &Config, url: &str) -> bool {
+    let scheme = url.split(':').next().unwrap_or_default();
     scheme.eq_ignore_ascii_case("https") && config.tls.backend.pair.is_some()
 }
 

@@ -4,7 +4,7 @@ mod trunks;
 
 use super::locate::{ConfigFile, spelled};
 use super::reader::Finding;
-use super::sections::{Sections, TcpAddress, TlsPair};
+use super::sections::{ProcessConfig, Sections, TcpAddress, TlsPair};
 use crate::cometd::SameSite;
 use crate::cometd::message::Pattern;
 use crate::cometd::sessions::STATES;
@@ -216,17 +216,7 @@ impl<'a> Checks<'a> {
                 ),
             );
         }
-        let url = &sections.process.backend_url;
-        self.unless(
-            is_url(url, &["http", "https"]),
-            &[&"backend_url"],
-            format!("'{url}' is not an http:// or https:// URL"),
-        );
-        self.unless(
-            !is_url(url, &["http"]) || is_loopback_url(url),
-            &[&"backend_url"],
-            format!("'{url}' is another machine: its commands need https://"),
-        );
+        self.backends(&sections.process);
         self.unless(
             sections.process.state_dir != Path::new(""),
             &[&"state_dir"],
@@ -244,6 +234,41 @@ impl<'a> Checks<'a> {
             *backend_audit != Path::new("") && *backend_audit != sections.audit.file,
             &[&"sip_backend", &"audit_file"],
             "must name a file, another one than audit.file",
+        );
+    }
+
+    fn backends(&mut self, process: &ProcessConfig) {
+        self.backend(&process.backend_url, &[&"backend_url"]);
+        for (index, url) in process.backends.iter().enumerate() {
+            self.backend(url, &[&"backends", &index]);
+            self.unless(
+                !process.backends[..index].contains(url),
+                &[&"backends", &index],
+                format!("'{url}' is there twice"),
+            );
+        }
+        if process.backends_name.is_empty() {
+            return;
+        }
+        self.backend(&process.backends_name, &[&"backends_name"]);
+        self.unless(
+            process.backends.is_empty(),
+            &[&"backends_name"],
+            "there is a list of backends already: one of the two",
+        );
+    }
+
+    /// Whether a backend may be at this URL.
+    fn backend(&mut self, url: &str, place: &[&dyn ToString]) {
+        self.unless(
+            is_url(url, &["http", "https"]),
+            place,
+            format!("'{url}' is not an http:// or https:// URL"),
+        );
+        self.unless(
+            !is_url(url, &["http"]) || is_loopback_url(url),
+            place,
+            format!("'{url}' is another machine: its commands need https://"),
         );
     }
 

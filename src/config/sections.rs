@@ -5,6 +5,7 @@ use super::device_range::DeviceRange;
 use super::reader::ConfigReader;
 use super::{Config, DirectorySource, ServerLimits, Settings, TlsConfig};
 use crate::audit::AuditConfig;
+use crate::cluster::discovery::NodeSource;
 use crate::cometd::CometdConfig;
 use crate::gateway::{
     DeviceEntry, Directory, GatewayConfig, Group, NotifyAgent, User, VoiceEnvironment,
@@ -77,7 +78,19 @@ pub(super) struct Sections {
 pub(super) struct ProcessConfig {
     pub(super) state_dir: PathBuf,
     pub(super) backend_url: String,
+    pub(super) backends: Vec<String>,
+    pub(super) backends_name: String,
     pub(super) backend_token_file: Option<PathBuf>,
+}
+
+impl ProcessConfig {
+    /// Where the nodes of the cluster are, if the gateway has one.
+    fn backends(&self) -> Option<NodeSource> {
+        if !self.backends_name.is_empty() {
+            return Some(NodeSource::Name(self.backends_name.clone()));
+        }
+        (!self.backends.is_empty()).then(|| NodeSource::List(self.backends.clone()))
+    }
 }
 
 /// `[rest]`: where REST and CometD are, for themselves and for clients.
@@ -462,6 +475,7 @@ impl Sections {
                 sip_client: self.tls.sip_client(),
                 backend: self.tls.backend(),
             },
+            backends: self.process.backends(),
             backend_url: self.process.backend_url,
             backend_token_file: self.process.backend_token_file,
             rest_bind: self.rest.bind,

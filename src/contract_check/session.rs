@@ -562,6 +562,7 @@ impl Known {
             Fact::Failed(failure) => self.failures.push(failure.device),
             Fact::JoinSound(_)
             | Fact::FeatureCodeDialled(_)
+            | Fact::CallLost { .. }
             | Fact::SnapshotBegin
             | Fact::SnapshotComplete
             | Fact::Lost => {}
@@ -665,7 +666,7 @@ impl Watch {
                 )?;
                 self.known.learn(fact.clone());
             }
-            WatchItem::Heartbeat => {}
+            WatchItem::Heartbeat(_) => {}
         }
         self.said = revision;
         self.revision = self.revision.max(revision);

@@ -6,7 +6,8 @@ use super::{AuditFailed, Directory, Gateway, GatewayConfig, Restored, User, Voic
 use crate::audit::AuditLog;
 use crate::clock;
 use crate::model::{
-    Answer, Capabilities, DeviceId, Notice, Query, Reason, Refusal, RequestEnvelope, UserId,
+    Answer, Capabilities, DeviceId, NodeLoad, Notice, Query, Reason, Refusal, RequestEnvelope,
+    UserId,
 };
 use crate::store::{Store, StoreError};
 use crate::telephony::{BackendConnection, FactLog};
@@ -33,6 +34,7 @@ pub struct GatewayHandle {
     met: watch::Receiver<bool>,
     pub(super) facts: FactLog,
     capabilities: watch::Receiver<Capabilities>,
+    load: watch::Receiver<NodeLoad>,
     pub(super) audit: AuditLog,
 }
 
@@ -107,6 +109,7 @@ impl GatewayHandle {
             met,
             facts: FactLog::new(),
             capabilities: backend.capabilities.clone(),
+            load: backend.load.clone(),
             audit,
         };
         let mut gateway = Gateway::new(config, directory, kept, &instance);
@@ -258,5 +261,10 @@ impl GatewayHandle {
     /// What the backend can do.
     pub fn capabilities(&self) -> watch::Receiver<Capabilities> {
         self.capabilities.clone()
+    }
+
+    /// How busy the backend is.
+    pub fn load(&self) -> watch::Receiver<NodeLoad> {
+        self.load.clone()
     }
 }

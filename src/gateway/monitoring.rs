@@ -548,6 +548,17 @@ impl Monitoring {
         }
     }
 
+    /// Writes down, for each supervisor that heard a call or was about to, that nobody has seen its
+    /// end.
+    pub(super) fn handle_call_lost(&mut self, call: &CallId, ctx: &mut Ctx<'_>) {
+        let on_it = self.listening.values().filter(|listening| listening.call == *call);
+        for was in on_it.cloned().collect::<Vec<_>>() {
+            let known = ctx.known;
+            audit_end(&was, known.facts().monitor(&was.supervisor), true, ctx);
+            self.listen(&was.supervisor, None, ctx);
+        }
+    }
+
     /// Writes down what a failure means to a supervisor that hears a call or is about to.
     pub(super) fn handle_failure(&mut self, failure: &Failure, ctx: &mut Ctx<'_>) {
         let waits = |listening: &&ListeningRecord| {

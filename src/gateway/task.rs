@@ -145,7 +145,7 @@ impl GatewayTask {
         }
         match &fact {
             // Between the gateway and its backend alone.
-            Fact::AdmissionAsked(_) | Fact::FeatureCodeDialled(_) => {}
+            Fact::AdmissionAsked(_) | Fact::FeatureCodeDialled(_) | Fact::CallLost { .. } => {}
             Fact::Device(_)
             | Fact::DeviceGone { .. }
             | Fact::Call(_)

@@ -40,6 +40,12 @@ pub enum Fact {
     SnapshotBegin,
     /// Everything that existed when the watch began has been reported.
     SnapshotComplete,
+    /// Nobody has seen the end of this call: its backend, one of several, is lost or has come back
+    /// without it. Made by the seam, never sent on the wire; the call itself, over, comes next.
+    CallLost {
+        /// The call.
+        call: CallId,
+    },
     /// The backend can not be reached any more; made by the seam, never sent on the wire.
     Lost,
 }

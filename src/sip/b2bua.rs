@@ -59,7 +59,7 @@ pub use routing::Unroutable;
 use crate::media::{CallKey, Codec, Expected, Gain, LeakReason, MediaCommand, MediaEvent, Targets};
 use crate::model::{
     Activity, CallId, Capabilities, DeviceFact, DeviceId, DeviceKind, Fact, JoinSound, Mode,
-    MonitorFact, Now, Number, PartyRole, Reason, Refusal, Scope, config_value,
+    MonitorFact, NodeLoad, Now, Number, PartyRole, Reason, Refusal, Scope, config_value,
 };
 use crate::sip::config::HandedOn;
 use crate::sip::leg::{HangupCause, Identity, LegCommand, LegId, LegSource};
@@ -294,6 +294,8 @@ pub struct B2bua<E> {
     /// The supervisors that are on calls, by leg, until their sound has ended.
     joins: BTreeMap<LegId, JoinSound>,
     closing: Option<Instant>,
+    /// No new calls, until further notice; those that live go on as ever.
+    is_draining: bool,
 }
 
 struct DeviceState {
@@ -353,6 +355,7 @@ impl<E: Environment> B2bua<E> {
             out: Step { outputs, ..Step::default() },
             joins: BTreeMap::new(),
             closing: None,
+            is_draining: false,
         }
     }
 
@@ -397,6 +400,22 @@ impl<E: Environment> B2bua<E> {
         self.closing.get_or_insert(now.mono + grace);
         self.end_codes(&Rejection::Stopping, |_| true);
         self.handle_timeout(now);
+    }
+
+    /// Takes no new calls from now on, or takes them again. What belongs to a call that lives is
+    /// done as ever: a consultation about it, a transfer, a supervisor that joins it.
+    pub fn set_draining(&mut self, is_draining: bool) {
+        self.is_draining = is_draining;
+    }
+
+    /// How busy it is.
+    pub fn load(&self) -> NodeLoad {
+        let count = |calls: usize| u32::try_from(calls).unwrap_or(u32::MAX);
+        NodeLoad {
+            calls: count(self.calls.len()),
+            max_calls: Some(count(self.config.max_calls)),
+            is_draining: self.is_draining || self.closing.is_some(),
+        }
     }
 
     /// What is still to be told of the sound of calls that are over comes with media events.
@@ -640,6 +659,10 @@ fn identity(number: &Number, display: impl Into<String>) -> Identity {
 
 fn stopping() -> Refusal {
     Refusal::new(Reason::Unavailable, "The backend is stopping.")
+}
+
+fn draining() -> Refusal {
+    Refusal::new(Reason::Unavailable, "The backend takes no new calls.")
 }
 
 /// RFC 8866 5.2 sets no bound; 31 bits every peer can read.

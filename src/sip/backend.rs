@@ -21,8 +21,10 @@ use super::sdp::{SdpError, SrtpPolicy};
 use super::transport::TransportTls;
 use crate::clock;
 use crate::media::engine::{Engine, EngineStats, MediaEvents, NotReady};
-use crate::media::{CallKey, Expected, LeakReason, MediaCommand, MediaConfig, MediaEvent, Targets};
-use crate::model::{CommandContext, DeviceId, Fact, Now, Refusal, UserId};
+use crate::media::{
+    CallKey, Expected, LeakReason, MediaCommand, MediaConfig, MediaEvent, PortUse, Targets,
+};
+use crate::model::{CommandContext, DeviceId, Fact, NodeLoad, Now, Refusal, UserId};
 use crate::store::{Store, StoreError};
 use crate::telephony::{self, CommandCall, CommandInbox, FactLog, proto};
 use observer::Observer;
@@ -75,6 +77,8 @@ pub struct SipBackend {
     engine: Engine,
     facts: FactLog,
     directories: DirectorySender,
+    draining: watch::Sender<bool>,
+    load: watch::Receiver<NodeLoad>,
     stop: Option<oneshot::Sender<()>>,
     leave: Option<oneshot::Sender<()>>,
     running: watch::Receiver<bool>,
@@ -153,6 +157,16 @@ impl SipBackend {
         move || engine.is_ready()
     }
 
+    /// Where it is said whether new calls may come; the calls that live go on in any case.
+    pub fn draining(&self) -> watch::Sender<bool> {
+        self.draining.clone()
+    }
+
+    /// How busy it is.
+    pub fn load(&self) -> watch::Receiver<NodeLoad> {
+        self.load.clone()
+    }
+
     /// It still works.
     pub fn is_running(&self) -> bool {
         !self.task.is_finished()
@@ -211,7 +225,10 @@ pub async fn start(
     for event in endpoint.restore(bindings) {
         b2bua.handle_leg(event, clock::now());
     }
-    let (server, CommandInbox { commands, facts }) = telephony::serve(b2bua.capabilities());
+    let (server, CommandInbox { commands, facts, load }) = telephony::serve(b2bua.capabilities());
+    let draining = watch::Sender::new(false);
+    let loaded = load.subscribe();
+    let most_by_ports = calls_by_ports(&media_config);
     let (stop, stopped) = oneshot::channel();
     let (leave, left) = oneshot::channel();
     let (over, calls_are_over) = watch::channel(false);
@@ -231,7 +248,10 @@ pub async fn start(
         grace,
         observer: Observer::default(),
         registered,
+        most_by_ports,
+        load,
     };
+    let drained = draining.subscribe();
     let (alive, running) = watch::channel(true);
     let alive = Alive(alive);
     let backend = SipBackend {
@@ -239,16 +259,35 @@ pub async fn start(
         engine,
         facts,
         directories: DirectorySender(directories),
+        draining,
+        load: loaded,
         stop: Some(stop),
         leave: Some(leave),
         running,
         calls_are_over,
         task: tokio::spawn(async move {
             let _alive = alive;
-            backend_task.run(Orders { stopped: Some(stopped), left: Some(left), over }).await;
+            backend_task
+                .run(Orders {
+                    stopped: Some(stopped),
+                    left: Some(left),
+                    drained: Some(drained),
+                    over,
+                })
+                .await;
         }),
     };
     Ok((server, backend))
+}
+
+/// For how many calls of two parties there are ports; where legs share them, there is no such
+/// limit.
+fn calls_by_ports(media: &MediaConfig) -> u32 {
+    match (&media.ports, media.port_use) {
+        // A leg has two, for RTP and RTCP.
+        (Some(ports), PortUse::PerLeg) => (ports.len() as u32 / 4).max(1),
+        (Some(_) | None, PortUse::PerLeg | PortUse::Shared) => u32::MAX,
+    }
 }
 
 /// The machine's own addresses.
@@ -315,6 +354,9 @@ struct BackendTask {
     observer: Observer,
     /// The devices that can be rung.
     registered: BTreeSet<DeviceId>,
+    /// Calls for which there are media ports.
+    most_by_ports: u32,
+    load: watch::Sender<NodeLoad>,
 }
 
 /// A command that the B2BUA has not answered yet.
@@ -339,6 +381,8 @@ struct Orders {
     stopped: Option<oneshot::Receiver<()>>,
     /// Until nobody commands it any more.
     left: Option<oneshot::Receiver<()>>,
+    /// Whether it is to take no new calls, until its handle is gone.
+    drained: Option<watch::Receiver<bool>>,
     over: watch::Sender<bool>,
 }
 
@@ -350,6 +394,7 @@ enum Input {
     Stored(CommandId, bool),
     Media(Option<MediaEvent>),
     Timeout,
+    Drain(bool),
     Stop,
     Leave,
 }
@@ -379,6 +424,7 @@ impl BackendTask {
             (id, is_stored) = self.writer.stored() => Input::Stored(id, is_stored),
             event = next(&mut self.media) => Input::Media(event),
             () = until(at) => Input::Timeout,
+            drains = drained(&mut orders.drained) => Input::Drain(drains),
             () = ended(&mut orders.stopped) => Input::Stop,
             () = ended(&mut orders.left) => Input::Leave,
         }
@@ -405,6 +451,14 @@ impl BackendTask {
                     "stopping"
                 );
                 self.b2bua.close(self.grace, now);
+            }
+            Input::Drain(drains) => {
+                let calls = self.b2bua.live_calls();
+                match drains {
+                    true => tracing::info!(calls, "no new calls are taken"),
+                    false => tracing::info!(calls, "new calls are taken again"),
+                }
+                self.b2bua.set_draining(drains);
             }
             Input::Leave => {}
         }
@@ -596,11 +650,21 @@ impl BackendTask {
             self.writer.keep_bindings(&device, &bindings);
         }
         self.writer.submit();
+        self.tell_load();
         for (id, result) in replies {
             if let Some(command) = self.unanswered.remove(&id) {
                 self.answer(command, result);
             }
         }
+    }
+
+    /// Says how busy it is, to whoever asks and to whoever calls.
+    fn tell_load(&mut self) {
+        let load = self.b2bua.load();
+        let max_calls = load.max_calls.map(|most| most.min(self.most_by_ports));
+        let load = NodeLoad { max_calls, ..load };
+        self.endpoint.set_takes_calls(load.takes_calls());
+        self.load.send_if_modified(|told| std::mem::replace(told, load) != load);
     }
 
     fn answer(&mut self, command: Unanswered, result: Result<(), Refusal>) {
@@ -688,6 +752,17 @@ async fn next_directory(
         Some(receiver) => receiver.recv().await,
         None => std::future::pending().await,
     }
+}
+
+/// What is said next; as long as there is somebody to say it.
+async fn drained(asked: &mut Option<watch::Receiver<bool>>) -> bool {
+    if let Some(drains) = asked {
+        if drains.changed().await.is_ok() {
+            return *drains.borrow_and_update();
+        }
+        *asked = None;
+    }
+    std::future::pending().await
 }
 
 async fn until(at: Option<Instant>) {

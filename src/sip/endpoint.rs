@@ -102,6 +102,11 @@ impl Endpoint {
         self.drain();
     }
 
+    /// Whether new calls may come from now on.
+    pub fn set_takes_calls(&mut self, takes_calls: bool) {
+        self.agent.set_takes_calls(takes_calls);
+    }
+
     /// Takes back where phones were before a restart; what the B2BUA must know of it.
     pub fn restore(&mut self, kept: Vec<(DeviceId, Vec<KeptBinding>)>) -> Vec<LegEvent> {
         let now = clock::now();

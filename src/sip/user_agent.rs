@@ -270,6 +270,7 @@ impl UserAgent {
             targets: TargetStates::default(),
             refusals: RefusalLog::default(),
             counters: Counters::default(),
+            takes_calls: true,
             outputs: VecDeque::new(),
             certificates: PeerCertificates::default(),
             domain: LocalDomain::new(config, locals),
@@ -361,6 +362,12 @@ impl UserAgent {
             self.handle_trunks(now);
         }
         self.finish_step(now);
+    }
+
+    /// Whether new calls may come. While they may not, OPTIONS outside dialogs is answered 503, and
+    /// with a call that is refused so goes when to call again.
+    pub fn set_takes_calls(&mut self, takes_calls: bool) {
+        self.ctx.takes_calls = takes_calls;
     }
 
     /// Nothing is to be registered with trunks any more; [`Self::is_leaving`] until they have said

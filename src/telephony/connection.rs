@@ -1,14 +1,16 @@
 //! How the gateway reaches a backend: a URL or a pipe in this process, the same `Channel` either
 //! way.
 
-use crate::model::{Capabilities, Fact};
+use crate::model::{Capabilities, Fact, NodeLoad};
 use crate::telephony::callers::{BearerToken, in_this_process};
+use crate::telephony::convert::node_load;
 use crate::telephony::proto::telephony_client::TelephonyClient;
 use crate::telephony::proto::telephony_server::{Telephony, TelephonyServer};
 use crate::telephony::{BackendConnection, CommandCall, WatchItem, execute, proto};
 use crate::tls::ClientTls;
 use hyper_util::rt::TokioIo;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -23,7 +25,7 @@ const PIPE: usize = 256 * 1024;
 /// Facts and commands that wait for the other end of a line.
 const WAITING: usize = 256;
 /// How often the backend says that it lives, and how many times it may be silent.
-const HEARTBEAT: Duration = Duration::from_secs(3);
+const HEARTBEAT: Duration = Duration::from_secs(2);
 const MISSED: u32 = 3;
 /// How long to wait before the backend is tried again: doubled each time, up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -74,6 +76,16 @@ pub fn remote(
     tls: ClientTls,
     token: BearerToken,
 ) -> Result<TelephonyChannel, tonic::transport::Error> {
+    remote_at(url, None, tls, token)
+}
+
+/// As [`remote()`], at this address under the name in `url`; `None`: wherever that name leads.
+pub fn remote_at(
+    url: &str,
+    address: Option<SocketAddr>,
+    tls: ClientTls,
+    token: BearerToken,
+) -> Result<TelephonyChannel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(url.to_owned())?
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
@@ -81,7 +93,7 @@ pub fn remote(
     let connector = tower::service_fn(move |uri: Uri| {
         let tls = tls.clone();
         async move {
-            let reached = timeout(CONNECT, reach(&uri, &tls)).await;
+            let reached = timeout(CONNECT, reach(&uri, address, &tls)).await;
             reached.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         }
     });
@@ -89,16 +101,29 @@ pub fn remote(
     Ok(InterceptedService::new(channel, token))
 }
 
+/// Name or address of a server, and its port.
+pub fn host_and_port(uri: &Uri) -> (&str, u16) {
+    let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    (host, uri.port_u16().unwrap_or(default))
+}
+
 /// A connection to a server, in clear or by TLS.
 trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
 
-async fn reach(uri: &Uri, tls: &ClientTls) -> io::Result<TokioIo<Box<dyn Connection>>> {
+async fn reach(
+    uri: &Uri,
+    address: Option<SocketAddr>,
+    tls: &ClientTls,
+) -> io::Result<TokioIo<Box<dyn Connection>>> {
     let is_sealed = uri.scheme_str() == Some("https");
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(if is_sealed { 443 } else { 80 });
-    let stream = TcpStream::connect((host, port)).await?;
+    let (host, port) = host_and_port(uri);
+    let stream = match address {
+        Some(address) => TcpStream::connect(address).await?,
+        None => TcpStream::connect((host, port)).await?,
+    };
     stream.set_nodelay(true)?;
     let connection: Box<dyn Connection> = match is_sealed {
         true => Box::new(tls.connect(host, stream, &[b"h2"]).await?),
@@ -127,11 +152,13 @@ fn start(channel: TelephonyChannel, complaint: Complaint) -> BackendConnection {
     let (facts, reported) = mpsc::channel(WAITING);
     let capabilities = watch::Sender::new(Capabilities::default());
     let described = capabilities.subscribe();
+    let (load, loaded) = watch::channel(NodeLoad::default());
     tokio::spawn(carry_commands(client.clone(), placed));
     let mut watching = WatchLoop {
         client,
         facts,
         capabilities,
+        load,
         resume: proto::WatchRequest {
             heartbeat_ms: HEARTBEAT.as_millis() as u32,
             ..proto::WatchRequest::default()
@@ -140,7 +167,7 @@ fn start(channel: TelephonyChannel, complaint: Complaint) -> BackendConnection {
         complaint,
     };
     tokio::spawn(async move { watching.run().await });
-    BackendConnection { commands, facts: reported, capabilities: described }
+    BackendConnection { commands, facts: reported, capabilities: described, load: loaded }
 }
 
 /// Commands do not wait for each other: each has its own deadline.
@@ -162,6 +189,7 @@ struct WatchLoop {
     client: TelephonyClient<TelephonyChannel>,
     facts: mpsc::Sender<Fact>,
     capabilities: watch::Sender<Capabilities>,
+    load: watch::Sender<NodeLoad>,
     resume: proto::WatchRequest,
     /// Something has come since the last break.
     is_up: bool,
@@ -306,6 +334,7 @@ impl WatchLoop {
             Ok(Err(status)) => return Ok(status.into()),
             Err(_) => return Ok(BreakCause::Silent(PATIENCE)),
         };
+        self.note_load(described.load.as_ref().map(node_load::load).unwrap_or_default());
         self.capabilities.send_replace(described.into());
         let mut stream = match timeout(PATIENCE, client.watch(self.resume.clone())).await {
             Ok(Ok(stream)) => stream.into_inner(),
@@ -352,21 +381,27 @@ impl WatchLoop {
                 self.resume.after_revision = 0;
                 self.tell(Fact::SnapshotBegin).await
             }
-            WatchItem::Heartbeat | WatchItem::Fact(_) if !was_up => {
+            WatchItem::Heartbeat(_) | WatchItem::Fact(_) if !was_up => {
                 self.tell(Fact::SnapshotComplete).await?;
                 self.keep(watched, revision).await
             }
-            WatchItem::Heartbeat | WatchItem::Fact(_) => self.keep(watched, revision).await,
+            WatchItem::Heartbeat(_) | WatchItem::Fact(_) => self.keep(watched, revision).await,
         }
     }
 
     async fn keep(&mut self, watched: WatchItem, revision: u64) -> Result<(), HungUp> {
-        if let WatchItem::Fact(fact) = watched {
-            self.tell(fact).await?;
+        match watched {
+            WatchItem::Fact(fact) => self.tell(fact).await?,
+            WatchItem::Heartbeat(Some(load)) => self.note_load(load),
+            WatchItem::Heartbeat(None) | WatchItem::SnapshotBegin { .. } => {}
         }
         // Entities of a snapshot carry no revision: a break in its middle begins it again.
         self.resume.after_revision = self.resume.after_revision.max(revision);
         Ok(())
+    }
+
+    fn note_load(&self, load: NodeLoad) {
+        self.load.send_if_modified(|told| std::mem::replace(told, load) != load);
     }
 
     async fn tell(&self, fact: Fact) -> Result<(), HungUp> {
@@ -423,8 +458,10 @@ mod tests {
                     true => {
                         watches.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
                         let begin = WireFact::SnapshotBegin(proto::SnapshotBegin::default());
-                        let rest =
-                            std::iter::repeat_n(WireFact::Heartbeat(proto::Heartbeat {}), facts);
+                        let rest = std::iter::repeat_n(
+                            WireFact::Heartbeat(proto::Heartbeat::default()),
+                            facts,
+                        );
                         let response =
                             |fact| proto::WatchResponse { revision: 0, fact: Some(fact) };
                         [begin]

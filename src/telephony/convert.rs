@@ -2,13 +2,15 @@
 
 use super::proto::{self, watch_response::Fact as Wire};
 mod feature_codes;
+pub(super) mod node_load;
 
 use super::status;
 use crate::model::{
     Activity, AdmissionAsked, CallFact, CallType, Capabilities, Command, CommandContext,
     DeviceFact, DeviceKind, Fact, Failure, JoinSound, LegSound, LegState, Mode, MonitorFact,
-    MonitorState, NotDtmf, Number, PartyFact, PartyRole, Quality, Reason, Refusal, RemoteQuality,
-    RequestId, Revised, Scope, SentSound, Timestamp, TransferStep, UserData, UserDataChange,
+    MonitorState, NodeLoad, NotDtmf, Number, PartyFact, PartyRole, Quality, Reason, Refusal,
+    RemoteQuality, RequestId, Revised, Scope, SentSound, Timestamp, TransferStep, UserData,
+    UserDataChange,
 };
 use std::collections::HashMap;
 use std::fmt;
@@ -401,6 +403,7 @@ impl From<&Capabilities> for proto::DescribeResponse {
             routing_points: can.routing_points,
             sip_cluster: can.sip_cluster,
             codecs: can.codecs.clone(),
+            load: None,
         }
     }
 }
@@ -452,8 +455,8 @@ pub enum WatchItem {
     },
     /// A fact, `SnapshotComplete` among them.
     Fact(Fact),
-    /// Nothing has happened.
-    Heartbeat,
+    /// The backend lives, and is as busy as this; `None`: as it has said last.
+    Heartbeat(Option<NodeLoad>),
 }
 
 /// A fact as it goes on the wire.
@@ -492,7 +495,7 @@ pub(super) fn wire_fact(revised: &Revised, instance: &str) -> proto::WatchRespon
         Fact::SnapshotComplete => Wire::SnapshotComplete(proto::SnapshotComplete {}),
         // Made by the seam and never published; a watcher that sees a heartbeat instead loses
         // nothing.
-        Fact::Lost => Wire::Heartbeat(proto::Heartbeat {}),
+        Fact::CallLost { .. } | Fact::Lost => Wire::Heartbeat(proto::Heartbeat::default()),
     };
     proto::WatchResponse { revision: revised.revision, fact: Some(fact) }
 }
@@ -526,7 +529,9 @@ impl TryFrom<proto::WatchResponse> for WatchItem {
                 return Ok(WatchItem::SnapshotBegin { instance: begin.instance });
             }
             Wire::SnapshotComplete(proto::SnapshotComplete {}) => Fact::SnapshotComplete,
-            Wire::Heartbeat(proto::Heartbeat {}) => return Ok(WatchItem::Heartbeat),
+            Wire::Heartbeat(proto::Heartbeat { load }) => {
+                return Ok(WatchItem::Heartbeat(load.as_ref().map(node_load::load)));
+            }
         };
         Ok(WatchItem::Fact(fact))
     }

@@ -193,7 +193,10 @@ impl Latest {
             Fact::AdmissionAsked(asked) => {
                 self.admissions.insert(asked.supervisor.clone(), asked.clone());
             }
-            Fact::Failed(_) | Fact::JoinSound(_) | Fact::FeatureCodeDialled(_) => {}
+            Fact::Failed(_)
+            | Fact::JoinSound(_)
+            | Fact::FeatureCodeDialled(_)
+            | Fact::CallLost { .. } => {}
             Fact::SnapshotBegin => return self.facts.begin_snapshot(),
             Fact::SnapshotComplete => {
                 if let Some(gone) = self.facts.complete_snapshot() {

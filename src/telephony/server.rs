@@ -7,7 +7,7 @@ use super::proto::telephony_server::{Telephony, TelephonyServer};
 use super::proto::{self, CommandResponse};
 use super::watches::{Feeder, WatchStream, Watches};
 use super::{CommandCall, CommandInbox, FactLog, status_of};
-use crate::model::{Capabilities, Command, CommandContext, Reason, Refusal};
+use crate::model::{Capabilities, Command, CommandContext, NodeLoad, Reason, Refusal};
 use axum::Router as HttpRouter;
 use axum::extract::Request as HttpRequest;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -48,50 +48,61 @@ const HEARTBEAT_ALLOWED: (Duration, Duration) =
 /// Watches end, with `UNAVAILABLE`, when the backend drops its end.
 #[derive(Debug)]
 pub struct TelephonyService {
-    capabilities: watch::Receiver<Capabilities>,
+    about: AboutBackend,
     commands: mpsc::Sender<CommandCall>,
     facts: FactLog,
     watches: Watches,
-    /// Whether there is anything to tell: false as long as a gateway has not met its backend.
-    has_met: watch::Receiver<bool>,
     once: Arc<Deduplicator>,
     /// A gateway asks before each join itself, whatever it is told.
     asks_before_joins: bool,
+}
+
+/// What is told of a backend beside its facts.
+#[derive(Clone, Debug)]
+pub struct AboutBackend {
+    /// What it can do.
+    pub capabilities: watch::Receiver<Capabilities>,
+    /// How busy it is.
+    pub load: watch::Receiver<NodeLoad>,
+    /// Whether there is anything to tell: false as long as a gateway has not met its own backend.
+    /// Describe and Watch are then refused as [`Reason::Unavailable`]: an empty answer would say
+    /// that there is no device and no call.
+    pub has_met: watch::Receiver<bool>,
 }
 
 /// A server for one backend, and the backend's end of it. Request ids are done once, malformed
 /// input goes no further.
 pub fn serve(capabilities: Capabilities) -> (TelephonyServer<TelephonyService>, CommandInbox) {
     let facts = FactLog::new();
-    let capabilities = watch::Sender::new(capabilities).subscribe();
-    let has_met = watch::Sender::new(true).subscribe();
-    let (server, commands) = served((capabilities, has_met), facts.clone(), false);
-    (server, CommandInbox { commands, facts })
+    let load = watch::Sender::new(NodeLoad::default());
+    let about = AboutBackend {
+        capabilities: watch::Sender::new(capabilities).subscribe(),
+        load: load.subscribe(),
+        has_met: watch::Sender::new(true).subscribe(),
+    };
+    let (server, commands) = served(about, facts.clone(), false);
+    (server, CommandInbox { commands, facts, load })
 }
 
-/// The same for a gateway, which has its facts already and capabilities that change. Until it
-/// `has_met` its own backend, Describe and Watch are refused as [`Reason::Unavailable`]: an empty
-/// answer would say that there is no device and no call.
+/// The same for a gateway, which has its facts already and capabilities that change.
 pub fn serve_facts(
-    capabilities: watch::Receiver<Capabilities>,
+    about: AboutBackend,
     facts: FactLog,
-    has_met: watch::Receiver<bool>,
 ) -> (TelephonyServer<TelephonyService>, mpsc::Receiver<CommandCall>) {
-    served((capabilities, has_met), facts, true)
+    served(about, facts, true)
 }
 
 fn served(
-    (capabilities, has_met): (watch::Receiver<Capabilities>, watch::Receiver<bool>),
+    about: AboutBackend,
     facts: FactLog,
     asks_before_joins: bool,
 ) -> (TelephonyServer<TelephonyService>, mpsc::Receiver<CommandCall>) {
     let (commands, placed) = mpsc::channel(WAITING);
     let service = TelephonyService {
-        capabilities,
+        about,
         commands,
         facts,
         watches: Watches::default(),
-        has_met,
         once: Arc::default(),
         asks_before_joins,
     };
@@ -181,7 +192,7 @@ impl TelephonyService {
     /// Nobody has made the caller out, or the gateway has not met its backend yet.
     fn known(&self, extensions: &Extensions) -> Result<Known, Status> {
         let known = Known::of(extensions).map_err(|refusal| status_of(&refusal))?;
-        let has_met = *self.has_met.borrow();
+        let has_met = *self.about.has_met.borrow();
         has_met.then_some(known).ok_or_else(|| {
             let text = "The telephony backend has not been reached yet.";
             status_of(&Refusal::new(Reason::Unavailable, text))
@@ -251,7 +262,8 @@ impl Telephony for TelephonyService {
         request: Request<proto::DescribeRequest>,
     ) -> Result<Response<proto::DescribeResponse>, Status> {
         self.known(request.extensions())?;
-        let mut can = proto::DescribeResponse::from(&*self.capabilities.borrow());
+        let mut can = proto::DescribeResponse::from(&*self.about.capabilities.borrow());
+        can.load = Some(convert::node_load::wire_load(&self.about.load.borrow()));
         // A gateway answers feature codes itself.
         can.feature_codes &= !self.asks_before_joins;
         Ok(Response::new(can))
@@ -274,6 +286,7 @@ impl Telephony for TelephonyService {
             watcher: self.facts.resume(&request.instance, request.after_revision),
             instance: self.facts.instance().to_owned(),
             heartbeat,
+            load: self.about.load.clone(),
             lease: known.lease,
             commands: self.commands.clone(),
         };

@@ -8,15 +8,17 @@
 
 use super::callers::Lease;
 use super::convert;
+use super::proto::watch_response::Fact as Wire;
 use super::{CommandCall, Watcher, proto, status_of};
-use crate::model::{CallerName, Reason, Refusal};
+use crate::model::{CallerName, NodeLoad, Reason, Refusal};
 use futures_util::Stream;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 /// Watches of one caller at once: each is told everything, so a program needs one.
@@ -73,6 +75,8 @@ pub(super) struct Feeder {
     pub(super) watcher: Watcher,
     pub(super) instance: String,
     pub(super) heartbeat: Duration,
+    /// How busy the backend is.
+    pub(super) load: watch::Receiver<NodeLoad>,
     /// Of the caller.
     pub(super) lease: Lease,
     /// Closed when the backend is gone.
@@ -101,7 +105,8 @@ impl Feeder {
 
     /// The status that the stream ends with; none: as a stream whose backend has gone.
     async fn feed(mut self, queue: &mpsc::Sender<proto::WatchResponse>) -> Option<Status> {
-        let mut next = self.watcher.resumes().then(|| self.heartbeat());
+        let mut next = self.watcher.resumes().then(|| heartbeat(self.watcher.revision()));
+        let mut beats = Heartbeats { every: self.heartbeat, ..Heartbeats::default() };
         loop {
             let is_free = tokio::select! {
                 biased;
@@ -113,30 +118,67 @@ impl Feeder {
                 metrics::counter!("undertone_grpc_watches_unread_total").increment(1);
                 return Some(unread());
             };
-            let response = match next.take() {
+            let mut response = match next.take() {
                 Some(response) => response,
                 None => tokio::select! {
                     biased;
                     () = self.commands.closed() => return None,
                     () = self.lease.ended() => return Some(no_longer_known()),
                     () = queue.closed() => return None,
-                    fact = tokio::time::timeout(self.heartbeat, self.watcher.next()) => match fact {
-                        Ok(revised) => convert::wire_fact(&revised, &self.instance),
-                        Err(_) => self.heartbeat(),
-                    },
+                    revision = beats.due(&mut self.load) => heartbeat(revision),
+                    revised = self.watcher.next() => convert::wire_fact(&revised, &self.instance),
                 },
             };
+            beats.note(&mut response, &self.load.borrow());
             // The caller has gone.
             room.ok()?.send(response);
         }
     }
+}
 
-    fn heartbeat(&self) -> proto::WatchResponse {
-        proto::WatchResponse {
-            revision: self.watcher.revision(),
-            fact: Some(proto::watch_response::Fact::Heartbeat(proto::Heartbeat {})),
+/// When a watch is told again that its backend lives, and how busy it is.
+#[derive(Default)]
+struct Heartbeats {
+    every: Duration,
+    /// None before the first snapshot.
+    next: Option<Instant>,
+    /// The revision that was told last; none within a snapshot, and none before the first.
+    revision: Option<u64>,
+    told_draining: bool,
+}
+
+impl Heartbeats {
+    /// Waits until there is to be one; its revision.
+    async fn due(&self, load: &mut watch::Receiver<NodeLoad>) -> u64 {
+        let (Some(revision), Some(next)) = (self.revision, self.next) else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            () = sleep_until(next) => revision,
+            Ok(_) = load.wait_for(|load| load.is_draining != self.told_draining) => revision,
         }
     }
+
+    /// Something is told now; a heartbeat with the load.
+    fn note(&mut self, response: &mut proto::WatchResponse, load: &NodeLoad) {
+        match &mut response.fact {
+            Some(Wire::SnapshotBegin(_)) => return self.revision = None,
+            Some(Wire::SnapshotComplete(_)) => self.revision = Some(response.revision),
+            Some(Wire::Heartbeat(beat)) => {
+                beat.load = Some(convert::node_load::wire_load(load));
+                self.told_draining = load.is_draining;
+                self.next = Some(Instant::now() + self.every);
+                self.revision = Some(response.revision);
+            }
+            Some(_) | None => self.revision = self.revision.map(|_| response.revision),
+        }
+        self.next.get_or_insert_with(|| Instant::now() + self.every);
+    }
+}
+
+fn heartbeat(revision: u64) -> proto::WatchResponse {
+    let fact = Some(Wire::Heartbeat(proto::Heartbeat::default()));
+    proto::WatchResponse { revision, fact }
 }
 
 impl Stream for WatchStream {
@@ -177,11 +219,20 @@ mod tests {
     }
 
     fn watch(log: &FactLog) -> (WatchStream, mpsc::Receiver<CommandCall>) {
+        let (load, _) = watch::channel(NodeLoad::default());
+        watch_of(log, &load)
+    }
+
+    fn watch_of(
+        log: &FactLog,
+        load: &watch::Sender<NodeLoad>,
+    ) -> (WatchStream, mpsc::Receiver<CommandCall>) {
         let (commands, backend) = mpsc::channel(1);
         let feeder = Feeder {
             watcher: log.watch(),
             instance: log.instance().to_owned(),
             heartbeat: Duration::from_millis(50),
+            load: load.subscribe(),
             lease: Lease::without_end(),
             commands,
         };
@@ -236,6 +287,76 @@ mod tests {
         drop(stream);
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(log.watchers(), 0);
+    }
+
+    async fn next(stream: &mut WatchStream) -> proto::WatchResponse {
+        stream.next().await.expect("open").expect("no status")
+    }
+
+    async fn next_beat(stream: &mut WatchStream) -> (u64, proto::NodeLoad) {
+        loop {
+            let response = next(stream).await;
+            if let Some(Wire::Heartbeat(beat)) = response.fact {
+                return (response.revision, beat.load.expect("each has the load"));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heartbeats_come_as_often_as_asked_for_however_many_facts_come_between() {
+        let log = FactLog::new();
+        change(&log, false);
+        let load =
+            watch::Sender::new(NodeLoad { calls: 7, max_calls: Some(9), is_draining: false });
+        let (mut stream, _backend) = watch_of(&log, &load);
+        let teller = log.clone();
+        tokio::spawn(async move {
+            let mut each = tokio::time::interval(Duration::from_millis(1));
+            for number in 0..100_000 {
+                each.tick().await;
+                change(&teller, number % 2 == 0);
+            }
+        });
+        let begun = Instant::now();
+        let (mut told, mut beats) = (0, 0);
+        while begun.elapsed() < Duration::from_secs(1) {
+            let response = next(&mut stream).await;
+            match response.fact {
+                Some(Wire::Heartbeat(beat)) => {
+                    beats += 1;
+                    assert_eq!(response.revision, told, "the revision that was told last");
+                    let load = proto::NodeLoad { calls: 7, max_calls: 9, draining: false };
+                    assert_eq!(beat.load, Some(load));
+                }
+                _ => told = response.revision,
+            }
+        }
+        assert!((18..=21).contains(&beats), "{beats} in a second, one each 50 ms");
+        assert!(told > 900, "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_a_backend_drains_is_told_at_once_and_only_when_it_changes() {
+        let log = FactLog::new();
+        change(&log, false);
+        let load = watch::Sender::new(NodeLoad { is_draining: true, ..NodeLoad::default() });
+        let (mut stream, _backend) = watch_of(&log, &load);
+        let begun = Instant::now();
+        // Not within the snapshot: SnapshotBegin, the device, SnapshotComplete.
+        for _ in 0..3 {
+            let response = next(&mut stream).await;
+            assert!(!matches!(response.fact, Some(Wire::Heartbeat(_))), "{response:?}");
+        }
+        assert!(next_beat(&mut stream).await.1.draining);
+        for draining in [false, true, false] {
+            load.send_modify(|load| load.is_draining = draining);
+            assert_eq!(next_beat(&mut stream).await.1.draining, draining);
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "at once");
+        // How many calls there are waits for the next one.
+        load.send_modify(|load| load.calls = 5);
+        assert_eq!(next_beat(&mut stream).await.1.calls, 5);
+        assert_eq!(begun.elapsed(), Duration::from_millis(50));
     }
 
     #[tokio::test(start_paused = true)]

@@ -527,7 +527,7 @@ fn accepts_everything(
         scopes: all.scopes,
         ..Capabilities::default()
     };
-    let (server, CommandInbox { mut commands, facts }) = serve(offered);
+    let (server, CommandInbox { mut commands, facts, .. }) = serve(offered);
     for number in ["5001", "5002", "5005", "5006"] {
         facts.publish(Fact::Device(DeviceFact {
             id: format!("phone-{number}").into(),

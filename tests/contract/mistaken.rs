@@ -269,7 +269,8 @@ struct Teller {
 impl Teller {
     fn tell(&mut self, mut response: WatchResponse) -> Vec<WatchResponse> {
         let in_snapshot = self.in_snapshot;
-        if !std::mem::replace(&mut self.has_begun, true) {
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        if is_first {
             self.is_resumed = matches!(response.fact, Some(Fact::Heartbeat(_)));
         }
         match &response.fact {
@@ -282,7 +283,7 @@ impl Teller {
                 response.revision = 0;
                 vec![response]
             }
-            (Some(Mistake::ResumesAtTheLatestRevision), Some(Fact::Heartbeat(_))) => {
+            (Some(Mistake::ResumesAtTheLatestRevision), Some(Fact::Heartbeat(_))) if is_first => {
                 response.revision = self.simulated.facts().revision();
                 vec![response]
             }

@@ -16,7 +16,7 @@ use undertone::gateway::task::GatewayHandle;
 use undertone::grpc;
 use undertone::model::{
     Activity, CallId, Capabilities, Command, CommandContext, DeviceFact, DeviceId, DeviceKind,
-    Fact, Mode, MonitorState, Reason, Refusal, Scope,
+    Fact, Mode, MonitorState, NodeLoad, Reason, Refusal, Scope,
 };
 use undertone::store;
 use undertone::supervision;
@@ -118,7 +118,8 @@ async fn a_gateway_that_has_never_met_its_backend_says_so_instead_of_describing_
     wire.mend();
     let mut ready = gateway.readiness();
     timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.unwrap().unwrap();
-    let described = client.describe(proto::DescribeRequest {}).await.unwrap().into_inner();
+    let mut described = client.describe(proto::DescribeRequest {}).await.unwrap().into_inner();
+    assert_eq!(described.load.take(), Some(proto::NodeLoad::default()));
     assert_eq!(described, (&simulated::capabilities()).into());
     let mut told = client.watch(proto::WatchRequest::default()).await.unwrap().into_inner();
     let mut devices = 0;
@@ -126,7 +127,7 @@ async fn a_gateway_that_has_never_met_its_backend_says_so_instead_of_describing_
         match WatchItem::try_from(told.message().await.unwrap().unwrap()).unwrap() {
             WatchItem::Fact(Fact::Device(_)) => devices += 1,
             WatchItem::Fact(Fact::SnapshotComplete) => break,
-            WatchItem::SnapshotBegin { .. } | WatchItem::Heartbeat | WatchItem::Fact(_) => {}
+            WatchItem::SnapshotBegin { .. } | WatchItem::Heartbeat(_) | WatchItem::Fact(_) => {}
         }
     }
     assert_eq!(devices, 4);
@@ -318,7 +319,7 @@ async fn an_agent_dials_holds_and_retrieves() {
 
 /// A backend that refuses every command with this.
 fn refuses(refusal: Refusal) -> TelephonyServer<TelephonyService> {
-    let (server, CommandInbox { mut commands, facts }) = serve(simulated::capabilities());
+    let (server, CommandInbox { mut commands, facts, .. }) = serve(simulated::capabilities());
     facts.publish(Fact::Device(DeviceFact {
         id: BOB_PHONE.into(),
         number: "5001".into(),
@@ -434,4 +435,20 @@ async fn carry(mut near: TcpStream, server: SocketAddr, mut whole: watch::Receiv
         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
         _ = whole.changed() => {}
     }
+}
+
+#[tokio::test]
+async fn how_busy_a_backend_is_comes_to_its_gateway_and_from_there_to_whoever_it_serves() {
+    let (server, CommandInbox { commands: _commands, facts: _, load }) =
+        serve(simulated::capabilities());
+    let busy = NodeLoad { calls: 3, max_calls: Some(5), is_draining: false };
+    load.send_replace(busy);
+    let line = line(in_process(server));
+    let mut told = line.load.clone();
+    let wait = timeout(PATIENCE, told.wait_for(|load| *load == busy));
+    wait.await.expect("it comes with Describe").expect("the line lives");
+    let draining = NodeLoad { is_draining: true, ..busy };
+    load.send_replace(draining);
+    let wait = timeout(PATIENCE, told.wait_for(|load| *load == draining));
+    wait.await.expect("it comes at once").expect("the line lives");
 }

@@ -2,13 +2,14 @@
 //! done about them.
 
 use crate::crash::{coach, my_device, on};
+use crate::support::drain::{asked_by_options, drain};
 use crate::support::process::{ANY, Process};
 use crate::support::rest_client::RestClient;
 use crate::support::server::{AGENT, CUSTOMER, SUPERVISOR, directory};
 use crate::support::talk::{COACH, PATIENCE, TALK, Trio};
 use crate::support::wait;
 use nix::sys::signal::Signal;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -94,4 +95,54 @@ async fn while_calls_have_their_grace_a_coach_is_cancelled_a_call_hung_up_and_no
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_of_a_backend_that_stops_behind_its_gateway() {
     coach_is_hung_up_while_it_stops(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_process_says_so_to_switches_and_a_drain_is_taken_back_but_not_sigterm() {
+    let place = tempfile::tempdir().unwrap();
+    let config = on(ANY, ANY, ANY, "").replace("grace = 1", "grace = 600\nmax_calls = 1");
+    let serve = Process::start("serve", place.path(), &(config + &directory())).await;
+    serve.ready().await;
+    let sip = serve.door("sip");
+    let is_answered = async |name: &str, status: &str| {
+        let answer = asked_by_options(sip, name).await;
+        let has_wait = answer.contains("\r\nRetry-After: ");
+        assert!(answer.starts_with(&format!("SIP/2.0 {status} ")), "{name}: {answer}");
+        assert_eq!(has_wait, status == "503", "{name}: {answer}");
+    };
+    let trio = Trio::register(sip).await;
+    is_answered("empty", "200").await;
+    trio.call().await;
+    is_answered("full", "503").await;
+    assert_eq!(serve.says("/readyz").await.0, 200, "it works");
+    trio.customer.hang_up().await.unwrap();
+    trio.agent.ended(PATIENCE).await.unwrap();
+    let draining = |is_on, calls| (200, json!({"draining": is_on, "calls": calls}));
+    let empty =
+        async || (drain(&serve, Method::GET, None).await == draining(false, 0)).then_some(());
+    wait::found(PATIENCE, empty).await.expect("the call is over");
+    is_answered("emptied", "200").await;
+
+    assert_eq!(drain(&serve, Method::POST, None).await, draining(true, 0));
+    is_answered("draining", "503").await;
+    let agent = RestClient::of(AGENT, serve.door("rest"));
+    let dial = json!({
+        "operationName": "Dial", "destination": {"phoneNumber": CUSTOMER.number},
+    });
+    let answer = agent.posting(&format!("{}/calls", my_device(AGENT)), &dial).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let refused = answer.json::<Value>().await.unwrap();
+    assert_eq!(refused["statusMessage"], "The backend takes no new calls.");
+    assert_eq!(drain(&serve, Method::DELETE, None).await, draining(false, 0));
+    is_answered("taken-back", "200").await;
+
+    trio.call().await;
+    serve.signal(Signal::SIGTERM);
+    let stops = async || (serve.says("/readyz").await.0 == 503).then_some(());
+    wait::found(PATIENCE, stops).await.expect("it is asked to stop");
+    assert_eq!(drain(&serve, Method::DELETE, None).await.0, 409);
+    assert_eq!(drain(&serve, Method::GET, None).await, draining(true, 1));
+    is_answered("stopping", "503").await;
+    trio.customer.hang_up().await.unwrap();
+    serve.ends(PATIENCE).await;
 }

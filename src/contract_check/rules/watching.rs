@@ -35,7 +35,7 @@ pub(super) async fn begins_with_the_whole<P: Phones>(session: &mut Session<'_, P
         match watch.next().await? {
             WatchItem::Fact(Fact::SnapshotComplete) => break,
             WatchItem::Fact(Fact::Device(device)) => told.push(device.id),
-            WatchItem::Fact(_) | WatchItem::Heartbeat => {}
+            WatchItem::Fact(_) | WatchItem::Heartbeat(_) => {}
             again @ WatchItem::SnapshotBegin { .. } => {
                 return Err(Miss::failed("one snapshot", said(&again)));
             }
@@ -64,7 +64,7 @@ pub(super) async fn resumes_after_a_revision<P: Phones>(session: &mut Session<'_
     session.until_armed().await?;
     let mut resumed = fresh(session, revision, &instance).await?;
     match resumed.next().await? {
-        WatchItem::Heartbeat => {
+        WatchItem::Heartbeat(_) => {
             let expected = format!("the Heartbeat has revision {revision}, which was asked for");
             ensure(resumed.said == revision, expected, || format!("revision {}", resumed.said))?;
         }
@@ -80,7 +80,7 @@ pub(super) async fn resumes_after_a_revision<P: Phones>(session: &mut Session<'_
     let news = async {
         loop {
             match resumed.next().await? {
-                WatchItem::Heartbeat => {}
+                WatchItem::Heartbeat(_) => {}
                 told @ (WatchItem::Fact(_) | WatchItem::SnapshotBegin { .. }) => return Ok(told),
             }
         }
@@ -115,13 +115,13 @@ pub(super) async fn beats_when_nothing_happens<P: Phones>(session: &mut Session<
     let revision = session.watch.revision;
     for _ in 0..2 {
         let beat = session.watch.next().await?;
-        ensure(beat == WatchItem::Heartbeat, "a Heartbeat", || said(&beat))?;
+        ensure(matches!(beat, WatchItem::Heartbeat(_)), "a Heartbeat", || said(&beat))?;
         beats_at(session, revision)?;
     }
     session.start(Activity::Coach).await?;
     session.until_armed().await?;
     let mut told = session.watch.revision;
-    while session.watch.next().await? != WatchItem::Heartbeat {
+    while !matches!(session.watch.next().await?, WatchItem::Heartbeat(_)) {
         told = session.watch.revision;
     }
     beats_at(session, told)?;
@@ -154,7 +154,7 @@ async fn fresh<P: Phones>(
 fn said(item: &WatchItem) -> String {
     match item {
         WatchItem::SnapshotBegin { .. } => "SnapshotBegin".into(),
-        WatchItem::Heartbeat => "a Heartbeat".into(),
+        WatchItem::Heartbeat(_) => "a Heartbeat".into(),
         WatchItem::Fact(fact) => {
             let said = format!("{fact:?}");
             said.split(['(', ' ']).next().unwrap_or_default().to_owned()

@@ -234,6 +234,10 @@ impl<E: Environment> B2bua<E> {
         {
             return self.dial_code(incoming, caller, device, now);
         }
+        let consult = caller.device.as_ref().and_then(|device| self.calls.asks_about(device));
+        if self.is_draining && consult.is_none() {
+            return Err(Rejection::Draining);
+        }
         let next = self.legs.next_call();
         let offer = self.read_arriving(&incoming, &caller.policy, next)?;
         let (behind, hops) = self.calls.behind(incoming.returns);
@@ -246,7 +250,6 @@ impl<E: Environment> B2bua<E> {
         if self.plan.is_repeated(&self.calls, &caller, &incoming.claimed, &callee) {
             return Err(Unroutable::Repeated.into());
         }
-        let consult = caller.device.as_ref().and_then(|device| self.calls.asks_about(device));
         let relayed = consult.as_ref().and_then(|consult| self.calls.relayed(&consult.call));
         let routed = RoutedCall { caller, callee, offer, max_forwards, consult, relayed };
         let call = incoming.begin(routed, &mut self.ctx(now))?;

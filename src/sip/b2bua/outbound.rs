@@ -10,7 +10,7 @@ use super::party::{LegStage, Party, PartyStart, Release};
 use super::rejection::{CalleeFailure, Rejection};
 use super::routing::{CalledParty, CallingParty, DialPlan, Trail, Unroutable};
 use super::step::Ctx;
-use super::{B2bua, Environment, identity, stopping};
+use super::{B2bua, Environment, draining, identity, stopping};
 use crate::media::Codec;
 use crate::model::{DeviceId, Now, Number, Reason, Refusal, UserData};
 use crate::sip::leg::{
@@ -59,6 +59,9 @@ impl<E: Environment> B2bua<E> {
         let known = self.plan.known(device)?;
         if self.closing.is_some() {
             return Err(stopping());
+        }
+        if self.is_draining && about.is_none() {
+            return Err(draining());
         }
         let number = &known.extension.number;
         if !known.registered {

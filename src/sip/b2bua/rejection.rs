@@ -20,6 +20,8 @@ pub(super) enum Rejection {
     Incomplete,
     /// The backend takes no more calls.
     Stopping,
+    /// The backend takes no new calls for a while.
+    Draining,
     /// As many calls live as may.
     TooManyCalls,
     /// The caller's device or trunk is on as many calls as it may be.
@@ -160,6 +162,7 @@ impl Rejection {
             Rejection::DestinationOnCall | Rejection::NotJoinable => 486,
             Rejection::NotNow => 491,
             Rejection::Stopping
+            | Rejection::Draining
             | Rejection::TooManyCalls
             | Rejection::CallerFull
             | Rejection::NoPort

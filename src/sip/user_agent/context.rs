@@ -24,6 +24,10 @@ use crate::sip::transaction::{
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// After how long a call that finds no room may be tried again, at most.
+const RETRY_AFTER: Duration = Duration::from_secs(20);
 
 /// The parts of the user agent that it lends to its machines: a leg, the admission, the
 /// qualification. No leg is among them, so that a leg sees no other.
@@ -41,6 +45,8 @@ pub(super) struct Context {
     pub(super) refusals: RefusalLog,
     pub(super) counters: Counters,
     pub(super) certificates: PeerCertificates,
+    /// New calls may come here.
+    pub(super) takes_calls: bool,
     pub(super) outputs: VecDeque<Output>,
 }
 
@@ -273,6 +279,13 @@ impl Context {
         if let Some(response) = refuse.response(request) {
             self.respond(transaction, &response, now);
         }
+    }
+
+    /// When whoever calls may call again (RFC 3261 20.33), while no new calls are taken: not all of
+    /// them at one moment.
+    pub(super) fn retry_after(&mut self) -> Option<Vec<u8>> {
+        let wait = (!self.takes_calls).then(|| self.tokens.scattered(RETRY_AFTER))?;
+        Some(wait.as_secs().to_string().into_bytes())
     }
 
     /// Answers without a transaction (RFC 3261 8.2.7).

@@ -114,7 +114,12 @@ impl UserAgent {
             return Err(Refuse::new(404));
         }
         if self.admission.may_answer(&flow, &mut self.ctx, now) {
-            self.ctx.stateless(flow, capabilities(request));
+            // RFC 3261 11.2: as an INVITE would be answered.
+            let response = match self.ctx.retry_after() {
+                Some(wait) => SipResponse::to(request, 503).with("Retry-After", wait),
+                None => capabilities(request),
+            };
+            self.ctx.stateless(flow, response);
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 mod behind;
 mod bodies;
+mod capacity;
 mod connected;
 mod directory;
 mod flows;

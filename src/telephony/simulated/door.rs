@@ -26,18 +26,19 @@ pub fn router(simulated: Simulated) -> Router {
     Router::new()
         .route(PATH, get(show).post(perform))
         .layer(DefaultBodyLimit::max(LONGEST_LINE))
-        .layer(from_fn(local))
+        .layer(from_fn(only_local))
         .with_state(simulated)
 }
 
-/// A page that a browser shows from elsewhere reaches the loopback, too: by its own name, which it
-/// has resolved to 127.0.0.1, or across origins.
-async fn local(request: Request, next: Next) -> Response {
+/// The layer of a door on the loopback that asks nobody for a password. A page that a browser shows
+/// from elsewhere reaches the loopback, too: by its own name, which it has resolved to 127.0.0.1, or
+/// across origins.
+pub async fn only_local(request: Request, next: Next) -> Response {
     match is_local(request.headers(), request.uri()) {
         true => next.run(request).await,
         false => {
-            let text = "error simulated telephones are moved from this machine alone: the Host, and \
-                        the Origin of a page, must be localhost or a loopback address\n";
+            let text = "error this is done from this machine alone: the Host, and the Origin of a \
+                        page, must be localhost or a loopback address\n";
             (StatusCode::FORBIDDEN, text).into_response()
         }
     }
@@ -115,6 +116,7 @@ async fn show(State(simulated): State<Simulated>) -> Json<Value> {
             | Fact::FeatureCodeDialled(_)
             | Fact::SnapshotBegin
             | Fact::SnapshotComplete
+            | Fact::CallLost { .. }
             | Fact::Lost => {}
         }
     }

@@ -1,8 +1,11 @@
 //! Calls between two, and what their callers are told.
 
-use super::harness::{AGENT, CUSTOMER, Harness, OTHER, codecs_of, sdp};
+use super::harness::{AGENT, CUSTOMER, Harness, OTHER, SUPERVISOR, codecs_of, sdp};
 use crate::media::{Codec, Expected, Format, LegMedia, MediaCommand, MediaEvent};
-use crate::model::{CallType, Command, Fact, LegState, PartyFact, PartyRole, Quality, Reason};
+use crate::model::{
+    Activity, CallType, Command, Fact, LegState, Mode, PartyFact, PartyRole, Quality, Reason,
+    Scope, TransferStep, UserData,
+};
 use crate::sip::b2bua::{B2buaConfig, Output, RestoredCalls};
 use crate::sip::config::Nat;
 use crate::sip::leg::{
@@ -650,6 +653,45 @@ fn on_closing_no_call_comes_in_and_live_ones_end_when_grace_is_over() {
     assert!(!harness.b2bua.is_idle());
     harness.wait(Duration::from_secs(5));
     harness.assert_empty();
+}
+
+#[test]
+fn while_it_drains_no_call_begins_live_ones_go_on_and_supervisors_join_them() {
+    let mut harness = Harness::new();
+    let (customer, agent) = harness.talk();
+    harness.log.clear();
+    harness.b2bua.set_draining(true);
+    let load = harness.b2bua.load();
+    assert_eq!((load.calls, load.is_draining, load.takes_calls()), (1, true, false));
+    harness.customer_calls("5002");
+    assert_eq!(rejected(&mut harness), [503]);
+    let refusal = harness.command(dial(OTHER, "0123")).expect_err("no new calls");
+    assert_eq!(refusal.reason, Reason::Unavailable);
+    harness.wait(Duration::from_secs(3600));
+    let coach = harness.monitor(Activity::Coach, Mode::AllCalls, Scope::Agent);
+    coach.expect("a call that lives is coached");
+    let supervisor = harness.ringing(SUPERVISOR);
+    harness.answer(supervisor);
+    assert!(harness.hears(supervisor, customer) && harness.hears(agent, supervisor));
+    harness.b2bua.set_draining(false);
+    harness.log.clear();
+    harness.customer_calls("5002");
+    assert!(rejected(&mut harness).is_empty());
+}
+
+#[test]
+fn while_it_drains_an_agent_may_still_ask_about_a_call_that_lives() {
+    let mut harness = Harness::new();
+    harness.talk();
+    harness.b2bua.set_draining(true);
+    let call = harness.call_id();
+    let initiate =
+        TransferStep::Initiate { destination: "5002".into(), user_data: UserData::default() };
+    let ask = Command::Transfer { device: AGENT.into(), call, step: initiate };
+    harness.command(ask).expect("it belongs to that call");
+    let asking = harness.ringing(AGENT);
+    harness.answer(asking);
+    harness.ringing(OTHER);
 }
 
 #[test]

@@ -864,7 +864,7 @@ impl Harness {
             Fact::JoinSound(sound) => self.sounds.push(sound.clone()),
             Fact::FeatureCodeDialled(dialled) => self.dialled.push(dialled.clone()),
             Fact::Device(_) | Fact::DeviceGone { .. } => {}
-            Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::Lost => {
+            Fact::SnapshotBegin | Fact::SnapshotComplete | Fact::CallLost { .. } | Fact::Lost => {
                 panic!("not ours: {fact:?}")
             }
         }

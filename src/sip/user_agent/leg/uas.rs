@@ -82,7 +82,8 @@ impl IncomingInvite {
         ctx.timers.set((leg, LegTimer::Remind), now.mono + REMIND);
     }
 
-    /// Refuses the INVITE, with a Warning if there is one.
+    /// Refuses the INVITE, with a Warning if there is one, and with when to call again where no
+    /// calls are taken.
     fn refuse(
         &self,
         status: u16,
@@ -95,6 +96,11 @@ impl IncomingInvite {
             SipResponse::to(&self.invite, status).with_to_tag(&peer.dialog.local_tag);
         if let Some(warning) = warning {
             response.headers.push("Warning", warning);
+        }
+        if status == 503
+            && let Some(wait) = ctx.retry_after()
+        {
+            response.headers.push("Retry-After", wait);
         }
         ctx.respond(self.transaction, &response, now);
     }
