@@ -80,6 +80,8 @@ struct ClusterTask<C> {
     results: FuturesUnordered<CommandResult>,
     /// Facts that the gateway has not taken yet.
     backlog: VecDeque<Fact>,
+    /// The nodes that are ready and all of them, as the metrics have them.
+    counted: (usize, usize),
     capabilities: watch::Sender<Capabilities>,
     load: watch::Sender<NodeLoad>,
 }
@@ -105,6 +107,7 @@ where
         next_token: 0,
         results: FuturesUnordered::new(),
         backlog: VecDeque::new(),
+        counted: (0, 0),
         capabilities,
         load,
     };
@@ -260,7 +263,11 @@ where
                 }
             }
         }
-        let (ready, all) = self.cluster.ready_nodes();
+        let counted = self.cluster.ready_nodes();
+        if std::mem::replace(&mut self.counted, counted) == counted {
+            return;
+        }
+        let (ready, all) = counted;
         metrics::gauge!("undertone_nodes_ready").set(ready as f64);
         metrics::gauge!("undertone_nodes").set(all as f64);
     }

@@ -201,6 +201,17 @@ impl World {
         world
     }
 
+    /// Of two nodes, the supervisor is on call `c` of the first.
+    pub(super) fn joined(mode: Mode) -> Self {
+        let mut world = Self::met(2);
+        world.start(mode).unwrap();
+        world.talk(0, "c", "anna");
+        world.settle();
+        world.phone_answers(0, "boss", LegOutcome::Answered);
+        world.settle();
+        world
+    }
+
     pub(super) fn drain(&mut self) {
         while let Some(output) = self.cluster.poll_output() {
             match output {
@@ -520,12 +531,7 @@ fn the_node_that_asks_first_has_the_supervisor_and_the_others_have_nothing() {
 
 #[test]
 fn a_monitor_for_one_call_is_gone_everywhere_after_it() {
-    let mut world = World::met(2);
-    world.start(Mode::NextCall).unwrap();
-    world.talk(0, "c", "anna");
-    world.settle();
-    world.phone_answers(0, "boss", LegOutcome::Answered);
-    world.settle();
+    let mut world = World::joined(Mode::NextCall);
     world.over(0, "c");
     world.settle();
     assert_eq!(world.states(), ["-", "-"]);
@@ -597,12 +603,7 @@ fn a_node_that_comes_back_with_an_empty_disk_is_armed_again() {
 
 #[test]
 fn while_a_node_with_the_supervisor_is_silent_nobody_else_brings_the_supervisor_in() {
-    let mut world = World::met(2);
-    world.start(Mode::AllCalls).unwrap();
-    world.talk(0, "c", "anna");
-    world.settle();
-    world.phone_answers(0, "boss", LegOutcome::Answered);
-    world.settle();
+    let mut world = World::joined(Mode::AllCalls);
     world.cut(0);
     world.talk(1, "d", "anna");
     world.pass(Duration::from_secs(5));
@@ -624,12 +625,7 @@ fn while_a_node_with_the_supervisor_is_silent_nobody_else_brings_the_supervisor_
 
 #[test]
 fn the_calls_of_a_dead_node_are_over_in_a_minute_and_its_supervisors_wait_for_it() {
-    let mut world = World::met(2);
-    world.start(Mode::AllCalls).unwrap();
-    world.talk(0, "c", "anna");
-    world.settle();
-    world.phone_answers(0, "boss", LegOutcome::Answered);
-    world.settle();
+    let mut world = World::joined(Mode::AllCalls);
     world.kill(0);
     world.pass(Duration::from_secs(61));
     world.talk(1, "d", "anna");
@@ -646,12 +642,7 @@ fn the_calls_of_a_dead_node_are_over_in_a_minute_and_its_supervisors_wait_for_it
 
 #[test]
 fn a_dead_node_that_is_none_any_more_keeps_no_supervisor() {
-    let mut world = World::met(2);
-    world.start(Mode::AllCalls).unwrap();
-    world.talk(0, "c", "anna");
-    world.settle();
-    world.phone_answers(0, "boss", LegOutcome::Answered);
-    world.settle();
+    let mut world = World::joined(Mode::AllCalls);
     world.kill(0);
     world.talk(1, "d", "anna");
     world.cluster.handle_node_removed(NodeId(0), world.now);
@@ -664,12 +655,7 @@ fn a_dead_node_that_is_none_any_more_keeps_no_supervisor() {
 #[test]
 fn a_monitor_that_was_on_the_one_call_of_a_dead_node_is_spent() {
     for keeps in [true, false] {
-        let mut world = World::met(2);
-        world.start(Mode::NextCall).unwrap();
-        world.talk(0, "c", "anna");
-        world.settle();
-        world.phone_answers(0, "boss", LegOutcome::Answered);
-        world.settle();
+        let mut world = World::joined(Mode::NextCall);
         world.kill(0);
         world.pass(Duration::from_secs(61));
         world.settle();
